@@ -104,7 +104,8 @@ class Client:
             log.error("%s", unsent)  # what the block raised is told
 
     def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Answer:
-        """What an organisation used from `from_` on and before `to` (now), as GET /v1/usage says it, all pages."""
+        """What an organisation used from `from_` on and before `to` (None: the five minutes that go on), as
+        GET /v1/usage says it, all pages."""
         pages: list[Answer] = []
         after: str | None = None
         while len(pages) < reads.MOST_PAGES:

@@ -99,7 +99,7 @@ def of_sample(sample: Mapping[str, object], now_ms: int, new_id: str) -> Item:
     Errors: BadItem.
     """
     ts = sample.get("ts")
-    item_id = _id(sample.get("id") or new_id, "id")
+    item_id = _id(sample.get("id", new_id), "id")
     when = now_ms if ts is None else moment_ms(ts) if isinstance(ts, datetime) else ts
     return _item("samples", item_id, {**sample, "id": item_id, "ts": when})
 

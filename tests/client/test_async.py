@@ -124,12 +124,15 @@ def test_a_cancelled_task_leaves_no_hold(router: respx.MockRouter, when: str) ->
     slow = {"enters": "reserve", "runs": "release", "settles": "settle"}[when]
     is_slow = asyncio.Event()
 
+    async def later(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.1)
+        return counter.answer(request)
+
     async def answer(request: httpx.Request) -> httpx.Response:
-        found = counter.answer(request)
-        if request.url.path.endswith(slow):
-            is_slow.set()
-            await asyncio.sleep(0.1)
-        return found
+        if not request.url.path.endswith(slow):
+            return counter.answer(request)
+        is_slow.set()
+        return await asyncio.shield(asyncio.ensure_future(later(request)))  # a server does what it has read
 
     router.post(path__startswith="/v1/guard/").side_effect = answer
 

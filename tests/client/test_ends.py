@@ -87,6 +87,7 @@ def test_a_forked_process_sends_its_own_and_nothing_twice(tmp_path: Path, has_sp
     book = Book()
     with on_a_socket(book) as url:
         run(url, tmp_path / "app.spool" if has_spool else None, 150, "fork")
+    assert (tmp_path / "app.spool.1").exists() is has_spool, "each has its own"
     wanted = [*range(100, 250), *range(5_000, 5_150), *range(9_000, 9_150)]
     assert book.numbers == wanted
     assert sum(map(len, book.bodies)) == len(wanted), "no item was sent by both"

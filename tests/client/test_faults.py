@@ -234,6 +234,9 @@ def test_retry_after_is_waited_for_before_the_next_try(router: respx.MockRouter)
     router.post("/v1/events").side_effect = answer
     with client() as made:
         made.record("page.render", 1, org="acme")
+        while not times:
+            time.sleep(0.01)
+        time.sleep(0.2)
         made.flush(20)  # also where somebody waits
     assert times[1] - times[0] >= 1 and book.numbers == [1]
 

@@ -49,6 +49,15 @@ def test_only_the_owner_may_read_it(path: Path) -> None:
     made.close()
 
 
+def test_what_was_added_has_reached_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda _file: synced.append(path.read_bytes()))
+    made = Spool(path, 10_000)
+    made.add(items("a", "b"))
+    assert synced and synced[-1].count(b"\n") == 2
+    made.close()
+
+
 @pytest.mark.parametrize("cut", range(1, 70, 7))
 def test_a_line_that_a_crash_cut_is_dropped_and_the_next_one_is_whole(path: Path, cut: int) -> None:
     made = Spool(path, 10_000)

@@ -1,0 +1,60 @@
+"""What is recorded becomes one JSON text, the same for ever: ids, times, and the names that the server reads."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from drawdown.events.envelope import MAX_QUANTITY
+from drawdown.events.fields import moment_of
+from drawdown.events.reading import MAX_ITEM_BYTES, MOST_ITEMS
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.units import MAX_ID_CHARS
+from drawdown_client import BadItem, Event, World, items, settings
+from drawdown_client.items import moment_ms, of_event, of_sample
+
+
+def test_its_bounds_are_the_servers() -> None:
+    assert (items.MAX_ITEM_BYTES, items.MAX_QUANTITY, items.MAX_ID_CHARS) == (
+        MAX_ITEM_BYTES,
+        MAX_QUANTITY,
+        MAX_ID_CHARS,
+    )
+    assert settings.BATCH_ITEMS == MOST_ITEMS
+
+
+@example(2_190_201_663_943, 0)  # which floats do not show
+@given(st.integers(946_684_800_000, 4_102_444_800_000), st.integers(0, 999))
+def test_a_time_is_the_moment_that_the_server_reads_of_its_text(ms: int, finer: int) -> None:
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms, microseconds=finer)
+    assert moment_ms(at) == ms
+    assert moment_ms(at) == moment_of(at.isoformat(), "time")
+    assert moment_ms(at.astimezone(timezone(timedelta(hours=-7)))) == moment_ms(at)
+
+
+def test_an_event_says_what_was_given_and_nothing_else() -> None:
+    made = of_event(Event("page.render", 3, "acme"), "/web", 7, "id-1")
+    said = {"source": "/web", "event_id": "id-1", "event_type": "page.render", "org_id": "acme", "quantity": 3}
+    assert json.loads(made.body) == {**said, "occurred_at": 7} == made.said
+    whole = Event("a", 1, "o", 5, "e", "s", "sub", "pro", "plan", {"k": "ü"})
+    assert of_event(whole, "/web", 7, "id-1").said == {
+        "source": "s", "event_id": "e", "event_type": "a", "org_id": "o", "quantity": 1, "occurred_at": 5,
+        "subject": "sub", "project": "pro", "plan_key": "plan", "properties": {"k": "ü"},
+    }  # fmt: skip
+
+
+def test_an_id_that_is_given_is_never_replaced() -> None:
+    with pytest.raises(BadItem, match="event_id"):
+        of_event(Event("page.render", 3, "acme", event_id=""), "/web", 7, "id-1")
+    with pytest.raises(BadItem, match="id"):
+        of_sample({"id": ""}, 7, "id-1")
+    assert of_sample({}, 7, "id-1").said == {"id": "id-1", "ts": 7}
+
+
+def test_an_id_that_is_made_is_one_that_the_server_takes() -> None:
+    made = {World().new_id() for _ in range(1_000)}
+    assert len(made) == 1_000 and all(is_clean_id(one) for one in made)
