@@ -73,6 +73,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
         "parity": CommandModule("parity", "Parity: what cells count themselves, beside ours"),
         "export": CommandModule("export", "Export the ledger and sealed usage: CSV, JSON lines"),
+        "vendor": CommandModule("vendors", "Vendors: what usage costs there, their bills, drift"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },
 }

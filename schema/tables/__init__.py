@@ -2,7 +2,7 @@
 the triggers that carry the rules. A test holds the two equal."""
 
 from drawdown.schema.tables.columns import metadata
-from drawdown.schema.tables.drift import parity_checks
+from drawdown.schema.tables.drift import parity_checks, vendor_bills, vendor_imports, vendor_units
 from drawdown.schema.tables.fleet import (
     action_chain,
     balance_marks,
@@ -138,6 +138,9 @@ __all__ = [
     "topups",
     "usage_samples",
     "used_signatures",
+    "vendor_bills",
+    "vendor_imports",
+    "vendor_units",
     "voids",
     "watch_state",
     "webhooks",
