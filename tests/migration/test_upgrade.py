@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.ledger.maturing import mature_due
@@ -355,4 +358,28 @@ def test_what_was_over_and_not_booked_at_0030_is_looked_at_by_the_first_sweep(
     assert rows(wallets)[0] == ("wallet:acme", 60, 50, T0 + 5 + WAIT, T0 + 5)
     with pytest.raises(DBAPIError, match="ledger_accounts_over"):
         write(engine, lambda c: c.execute(sa.text("UPDATE ledger_accounts SET over_micro = -1")))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_what_is_compared_comes_beside_what_there_is_and_may_go_again(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Schema 0037 changes no row of before, and can be gone back from and come to again."""
+    engine = _empty(kind, request, tmp_path, "drift")
+    with engine.begin() as connection:
+        migrate_to(connection, "0033")
+        connection.execute(sa.text("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1')"))
+    down = import_module("drawdown.schema.migrations.versions.0037_drift")
+    for _ in range(2):
+        upgrade(engine)
+        write(engine, lambda c: c.execute(sa.text("INSERT INTO vendor_imports VALUES ('a file', 1, 5, 'ann', 'r')")))
+        with pytest.raises(DBAPIError, match="append-only"):
+            write(engine, lambda c: c.execute(sa.text("DELETE FROM vendor_imports")))
+        assert read(engine, lambda c: c.execute(sa.text("SELECT url FROM cells")).scalar()) == "http://cell-1"
+        with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+            down.downgrade()
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = '0033'"))
+    upgrade(engine)
+    read(engine, require_ready)
     engine.dispose()
