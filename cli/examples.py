@@ -294,5 +294,12 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "export ledger --org acme --from 30d --format jsonl",
     ),
     "export usage": ("export usage --from 2026-01-01 --to 2026-02-01", "export usage --org acme --from 7d"),
+    "vendor set": (
+        "vendor set compute_4gb --vendor cloud --service vm --unit vcpu-hour --units 1 --cost 0.04 --per 3600 "
+        "--currency USD --from 2026-01-01",
+    ),
+    "vendor costs": ("vendor costs",),
+    "vendor import": ("vendor import focus.csv", "vendor import invoice.csv --final --reason 'the January invoice'"),
+    "vendor drift": ("vendor drift", "vendor drift --from 2026-01-01 --to 2026-02-01 --tolerance 10 --least 5"),
     "audit list": ("audit list", "audit list --target acme", "audit list --actor alice --from 7d --json"),
 }

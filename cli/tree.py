@@ -79,6 +79,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "privacy": CommandModule("privacy", "Privacy: whether a report may be published"),
         "parity": CommandModule("parity", "Parity: what cells count themselves, beside ours"),
         "export": CommandModule("export", "Export the ledger and sealed usage: CSV, JSON lines"),
+        "vendor": CommandModule("vendors", "Vendors: what usage costs there, their bills, drift"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },
 }

@@ -133,6 +133,8 @@ class Server:
             **operation(models.TickAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
         add("/cron/parity", self.parity, methods=["POST"],
             **operation(models.ParityAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
+        add("/cron/vendors", self.vendors, methods=["POST"],
+            **operation(models.DriftAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
         add("/healthz", self.healthz, methods=["GET"], **operation(models.Health, 500))
         add("/readyz", self.readyz, methods=["GET"], **operation(models.Health, 503, *shut))
         router.add_api_route(
@@ -172,6 +174,11 @@ class Server:
         """Compare yesterday's totals of all cells with ours, and report as `drawdown parity check --cells --json`."""
         signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
         return JSONResponse(await self._cron.parity())
+
+    async def vendors(self, request: Request) -> JSONResponse:
+        """Compare what usage should have cost at vendors with their bills, as `drawdown vendor drift --json`."""
+        signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
+        return JSONResponse(await self._cron.vendors())
 
     async def healthz(self) -> JSONResponse:
         """Whether the process lives."""

@@ -3,7 +3,7 @@ the triggers that carry the rules. A test holds the two equal."""
 
 from drawdown.schema.tables.backfills import backfill_events, backfills
 from drawdown.schema.tables.columns import metadata
-from drawdown.schema.tables.drift import parity_checks
+from drawdown.schema.tables.drift import parity_checks, vendor_bills, vendor_imports, vendor_units
 from drawdown.schema.tables.fleet import (
     action_chain,
     balance_marks,
@@ -161,6 +161,9 @@ __all__ = [
     "usage_events",
     "usage_samples",
     "used_signatures",
+    "vendor_bills",
+    "vendor_imports",
+    "vendor_units",
     "voids",
     "watch_state",
     "webhooks",

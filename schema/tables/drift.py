@@ -1,8 +1,8 @@
-"""What others count of the same usage: cells, by parity."""
+"""What others count of the same usage: cells, by parity; vendors, by their bills."""
 
 import sqlalchemy as sa
 
-from drawdown.schema.tables.columns import Big, id_column, metadata, ms_column
+from drawdown.schema.tables.columns import Big, id_column, metadata, ms_column, said_columns
 
 parity_checks = sa.Table(
     "parity_checks",
@@ -19,4 +19,47 @@ parity_checks = sa.Table(
     ms_column("at_ms"),
     comment="Seconds by samples beside seconds by the cell, an organisation and day. cell_id empty: all cells. org_id "
     "empty: the whole cell; lines of another at_ms than its are of an earlier check. NULL is unknown, never zero.",
+)
+
+vendor_units = sa.Table(
+    "vendor_units",
+    metadata,
+    id_column("feature", key=True),
+    id_column("vendor", key=True),
+    id_column("service", key=True),
+    ms_column("start_ms", key=True),
+    sa.Column("unit", sa.Text, nullable=False),
+    sa.Column("units", Big, nullable=False),
+    sa.Column("money_micro", Big, nullable=False),
+    sa.Column("per_quantity", Big, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    comment="What per_quantity base units of a feature take of a vendor's service, in its units, and cost there, in "
+    "millionths of the currency; from a day on. Append-only.",
+)
+
+vendor_imports = sa.Table(
+    "vendor_imports",
+    metadata,
+    id_column("import_id", key=True),
+    sa.Column("number", Big, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.UniqueConstraint("number", name="vendor_imports_in_order"),
+    comment="Files of vendors' bills that were imported, by the hash of their bytes, in order. Append-only.",
+)
+
+vendor_bills = sa.Table(
+    "vendor_bills",
+    metadata,
+    id_column("vendor", key=True),
+    ms_column("day_ms", key=True),
+    sa.Column("number", Big, primary_key=True, autoincrement=False),
+    id_column("service", key=True),
+    id_column("currency", key=True),
+    sa.Column("billed_micro", Big, nullable=False),
+    sa.Column("is_final", sa.Boolean, nullable=False),
+    comment="What a vendor billed for a day, in millionths of the currency. Of one vendor's day the latest "
+    "import holds, whole. Append-only.",
 )

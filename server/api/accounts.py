@@ -19,7 +19,7 @@ from drawdown.server.api import run_models as models
 from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said, both_units
 from drawdown.worker.views.accounts import account_of, payer_of
-from drawdown.worker.views.forecast import Forecast, forecast_of
+from drawdown.worker.views.forecast import forecast_of
 from drawdown.worker.views.ledger import EntryRow, list_entries, list_lots
 from drawdown.worker.views.pools import PayerRow, list_payers
 from drawdown.worker.views.statement import of_org, span_of
@@ -71,11 +71,7 @@ def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, o
     found = account_of(connection, payer_of(connection, said.require_org(org), said.now_ms), said.now_ms)
     ends = forecast_of(connection, found.customer_id, found.available_micro, said.now_ms)
     payers = [_payer(one) for one in list_payers(connection, "", org, said.now_ms, MOST_PAYERS) if one.allowed]
-    return {"org_id": org, **both_units(vars(found)), "payers": payers, "forecast": _ends(ends)}
-
-
-def _ends(found: Forecast) -> dict[str, object]:
-    return {**vars(found), "used": None if found.used_micro is None else in_credits(found.used_micro)}
+    return {"org_id": org, **both_units(vars(found)), "payers": payers, "forecast": ends.said()}
 
 
 def _payer(row: PayerRow) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""POST /cron/tick and /cron/parity: what a cron does, for a scheduler that only calls URLs.
+"""POST /cron/tick, /cron/parity and /cron/vendors: what a cron does, for a scheduler that only calls URLs.
 
 Guarantee: this process never runs two ticks at once, nor two checks. A caller that goes away leaves what runs running
 to its end.
@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar, cast
 
 from drawdown.schema.clock import Clock
+from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS
 from drawdown.server.http.errors import ApiError
 from drawdown.server.services import Services, ThreadKit
@@ -22,6 +23,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, check_cells
 from drawdown.worker.tick import tick
+from drawdown.worker.views import vendors
 from drawdown.worker.views.tick_report import Report
 
 T = TypeVar("T")
@@ -46,6 +48,10 @@ class Cron:
         found = await self._alone("parity", self._step_threads.order, work)
         return {"parity": {**asdict(found), "exit_status": found.exit_status}}
 
+    async def vendors(self) -> dict[str, object]:
+        """Compare the last days' bills, as `drawdown vendor drift --json`. Errors: as `tick`."""
+        return asdict(await self._alone("vendors", self._step_threads.order, _vendors))
+
     async def _alone(
         self,
         what: str,
@@ -69,3 +75,11 @@ def _parity(thread_kit: ThreadKit, context: Context, *, clock: Clock) -> Checked
     now_ms = clock.now_ms()
     yesterday = now_ms - now_ms % DAY_MS - DAY_MS
     return runner.run(check_cells([yesterday], TOLERANCE_PPM, clock, context.stopping), thread_kit.world)
+
+
+def _vendors(thread_kit: ThreadKit, context: Context) -> vendors.Drifted:
+    now_ms = context.clock.now_ms()
+    today = now_ms - now_ms % DAY_MS
+    bounds = vendors.TOLERANCE_PPM, vendors.LEAST_MICRO
+    first = today - vendors.SPAN_DAYS * DAY_MS
+    return vendors.told_drift(read(thread_kit.world.engine, lambda c: vendors.drift(c, first, today, now_ms, *bounds)))

@@ -111,5 +111,13 @@ class ParityAnswer(BaseModel):
     parity: dict[str, object]
 
 
+class DriftAnswer(BaseModel):
+    """As `drawdown vendor drift --json`."""
+
+    drift: list[dict[str, object]]
+    alerts: int
+    exit_status: int
+
+
 class Health(BaseModel):
     status: str

@@ -237,6 +237,9 @@ IDS: dict[tuple[str, str], Typed] = {
     ("hook replay", "message"): t(f"{MESSAGE}x", MESSAGE),
     ("hook replay", "endpoint"): t("--failed --endpoint appp", "app"),
     **{(f"export {what}", "org"): t("--org acmee --from 2026-01-01", "acme") for what in ("ledger", "usage")},
+    ("vendor set", "feature"): t(
+        "compute_1g --vendor v --service s --unit u --units 1 --cost 1 --per 1 --currency USD --from 2026-01-01",
+        "compute_1gb"),
     ("cell set", "cell"): t("cell-11 http://127.0.0.1:9", "cell-1"),
     ("cell secret", "cell"): t("cell-11", "cell-1"),
     ("cell remove", "cell"): t("cell-11", "cell-1"),
@@ -266,12 +269,12 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
-    permanent soon to"""
+    permanent soon to vendor cost final least"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
     ("event list", "after"), ("backfill open", "name"), ("backfill stage", "file"),
-    ("parity check", "file"),
+    ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("guard consume", "key"), ("guard reserve", "key"), *((f"guard {verb}", label) for verb in ("consume", "reserve")

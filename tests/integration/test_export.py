@@ -28,15 +28,16 @@ ALL = Span("", 0, T0 + 400 * DAY_MS)
 BAD = '=HYPERLINK("http://x",1),\n\'\u202e'
 
 
+def paid(fleet: Fleet, org: str) -> None:
+    write(fleet.engine, lambda c: credit.grant(c, org, 10 * MICRO, fleet.by, key=f"paid-{org}", plan=None, new=True))
+
+
 @pytest.fixture
 def billed(engine: sa.Engine) -> Fleet:
     """Two wallets with a grant each, usage, a run, and a reason that a spreadsheet would obey."""
     fleet = Fleet(engine)
     for org in ("acme", "globex"):
-        write(
-            engine,
-            lambda c, org=org: credit.grant(c, org, 10 * MICRO, fleet.by, key=f"paid-{org}", plan=None, new=True),
-        )
+        paid(fleet, org)
     fleet.assign("acme", "globex", from_ms=T0)
     for minute in range(3):
         fleet.sample("acme", T0 + minute * WINDOW_MS)
@@ -122,11 +123,9 @@ def test_it_is_read_in_parts_and_never_held_as_a_whole(billed: Fleet, monkeypatc
         for _ in export.lines(connection, "ledger", ALL, "jsonl", 0):
             count += 1
             if count == 10 and connection.dialect.name == "postgresql":
-                raw = connection.connection.dbapi_connection
-                assert raw is not None
+                raw: Any = connection.connection.dbapi_connection
                 with raw.cursor() as cursor:
-                    cursor.execute("SELECT COUNT(*) FROM pg_cursors")
-                    open_cursors = cursor.fetchone()[0]
+                    open_cursors = cursor.execute("SELECT COUNT(*) FROM pg_cursors").fetchone()[0]
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert connection.dialect.name == "sqlite" or open_cursors == 1, "the server holds what was not fetched"

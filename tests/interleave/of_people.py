@@ -24,10 +24,12 @@ from drawdown.worker.commands import (
     pushes,
     samples,
     topups,
+    vendors,
     withdrawals,
 )
 from drawdown.worker.commands import rates as commands_rates
 from drawdown.worker.commands.stop_breached import stop_breached
+from drawdown.worker.commands.vendor_bills import BillFile, BillLine
 from drawdown.worker.push import balances
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.seal import stops
@@ -37,6 +39,9 @@ from drawdown.worker.verify.verify import Breach, Verification
 from tests.interleave.of_steps import TOPPED_UP, charged_in_vain
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, SEEN, Stage, key
+
+DAY: Final = NOW - NOW % DAY_MS
+BILLS: Final = BillFile("a file", [BillLine("cloud", "vm", DAY, "USD", 5, False)])
 
 
 def _granted(stage: Stage) -> Iterator[str]:
@@ -139,6 +144,13 @@ PEOPLE: Final = (
         lambda s, c: credit.grant(c, "spent", 5, s.by, key="invoice-1", plan=None),
         _granted,
     ),
+    plain(
+        "cli.nouns.vendors:set_",
+        lambda s, c: vendors.set_units(
+            c, "compute_1gb", vendors.Units("cloud", "vm", "hour", 1, 5, 3600, "USD"), DAY, s.by, new=False
+        ),
+    ),
+    plain("cli.nouns.vendors:import_", lambda s, c: vendors.import_bills(c, BILLS, s.by)),
     plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
     plain("cli.nouns.plans:set_", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
     plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.ledger.maturing import mature_due
@@ -515,4 +518,27 @@ def test_going_back_from_0036_keeps_keys_as_they_were(
     with pytest.raises(DBAPIError, match="API key"):
         write(engine, lambda c: c.execute(sa.text("UPDATE api_keys SET scopes = 'events:write'")))
     upgrade(engine)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_what_is_compared_comes_beside_what_there_is_and_may_go_again(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Schema 0037 changes no row of before, and can be gone back from and come to again."""
+    engine = _empty(kind, request, tmp_path, "drift")
+    with engine.begin() as connection:
+        migrate_to(connection, "0033")
+        connection.execute(sa.text("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1')"))
+    down = import_module("drawdown.schema.migrations.versions.0037_drift")
+    for _ in range(2):
+        upgrade(engine)
+        write(engine, lambda c: c.execute(sa.text("INSERT INTO vendor_imports VALUES ('a file', 1, 5, 'ann', 'r')")))
+        with pytest.raises(DBAPIError, match="append-only"):
+            write(engine, lambda c: c.execute(sa.text("DELETE FROM vendor_imports")))
+        assert read(engine, lambda c: c.execute(sa.text("SELECT url FROM cells")).scalar()) == "http://cell-1"
+        with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+            down.downgrade()
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = '0033'"))
+    upgrade(engine)
+    read(engine, require_ready)
     engine.dispose()

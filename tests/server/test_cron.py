@@ -6,7 +6,10 @@ import asyncio
 
 import httpx
 
+from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands import vendors
+from drawdown.worker.commands.vendor_bills import BillFile, BillLine
 from tests.server.house import CRON, Caller, House, served
 from tests.world import T0
 
@@ -59,6 +62,23 @@ def test_parity_is_checked_for_yesterday_by_who_has_the_secret(house: House) -> 
         found = answer.json()["parity"]
         assert (found["unread"], found["exit_status"]) == (1, 75)
         assert house.fleet.rows("SELECT day_ms, verdict FROM parity_checks") == [(T0, "unread")]
+
+    served(house, work)
+
+
+def test_vendors_bills_are_compared_for_who_has_the_secret(house: House) -> None:
+    units = vendors.Units("cloud", "vm", "hour", 1, 1_000_000, 3600, "USD")
+    write(house.fleet.engine, lambda c: vendors.set_units(c, "compute_1gb", units, T0, house.fleet.by, new=False))
+    lines = [BillLine("cloud", "vm", T0 + day * DAY_MS, "USD", 9_000_000, True) for day in range(2)]
+    write(house.fleet.engine, lambda c: vendors.import_bills(c, BillFile("bills", lines), house.fleet.by))
+    house.clock.at_ms = T0 + 6 * DAY_MS
+
+    async def work(caller: Caller) -> None:
+        for given in ("", f"Bearer {CRON}x", CRON):
+            assert (await caller.send("POST", "/cron/vendors", headers={"authorization": given})).status_code == 401
+        answer = await caller.send("POST", "/cron/vendors", headers={"authorization": f"Bearer {CRON}"})
+        found = answer.json()
+        assert (answer.status_code, found["alerts"], found["exit_status"], len(found["drift"])) == (200, 1, 1, 2)
 
     served(house, work)
 

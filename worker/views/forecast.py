@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, in_credits
 
 SQL = queries(__file__)
 
@@ -36,6 +36,10 @@ class Forecast:
     days: int
     from_ms: int | None
     used_micro: int | None
+
+    def said(self) -> dict[str, object]:
+        """As programs are told it: what was used in credits, too."""
+        return {**vars(self), "used": None if self.used_micro is None else in_credits(self.used_micro)}
 
 
 def forecast_of(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> Forecast:

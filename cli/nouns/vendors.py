@@ -1,0 +1,147 @@
+"""`drawdown vendor`: what usage costs at others, beside what they bill."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Annotated, Final
+
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import App
+from drawdown.cli.options import Actor, New, Reason
+from drawdown.cli.parsing import parse_percent, show_credits, show_percent, show_time
+from drawdown.cli.rendering import show, table
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS, micro_of
+from drawdown.worker.commands.vendor_bills import read_bills
+from drawdown.worker.commands.vendors import Units, import_bills, set_units
+from drawdown.worker.views import vendors as views
+from drawdown.worker.views.vendors import Cost, DriftLine, told_drift
+
+commands = typer.Typer()
+
+SHOWN: Final = 100
+"""Rows of a table."""
+FeatureName = Annotated[str, typer.Argument(metavar="FEATURE", help="The feature")]
+
+
+@commands.command("set")
+def set_(
+    context: typer.Context,
+    feature: FeatureName,
+    vendor: Annotated[str, typer.Option(help="Whose bill it is on, as the bill writes it")],
+    service: Annotated[str, typer.Option(help="...and for which service, as the bill writes it")],
+    unit: Annotated[str, typer.Option(help="The vendor's own unit: vcpu-hour")],
+    units: Annotated[int, typer.Option(min=0, help="So many of these")],
+    cost: Annotated[str, typer.Option(help="...at so much money, six decimals at most")],
+    per: Annotated[int, typer.Option(min=1, help="...for so many base units of the feature")],
+    currency: Annotated[str, typer.Option(help="USD")],
+    from_: Annotated[str, typer.Option("--from", help="From this day on (UTC)")],
+    new: New = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Say what a feature's base units cost at a vendor, from a day on. Append-only: a later day changes it."""
+    app: App = context.obj
+    if not (len(currency) == 3 and currency.isascii() and currency.isupper()):
+        raise UsageError(f"--currency {currency!r}: three capitals, such as USD")
+    given = Units(vendor, service, unit, units, _micro_of(cost, "--cost"), per, currency)
+    start, by = app.moment(from_, "--from"), app.by(actor, reason)
+    app.write(lambda c: set_units(c, feature, given, start, by, new=new))
+    line = f"{feature}: {units:,} {unit} and {cost} {currency} per {per:,} at {vendor} ({service}), from {from_} on"
+    show(app, {"feature": feature, "from_ms": start, **vars(given)}, [line])
+
+
+@commands.command()
+def costs(context: typer.Context) -> None:
+    """Show what each feature costs now: in credits here, and in money at vendors, in their words."""
+    app: App = context.obj
+    found = app.read(lambda c: views.costs(c, app.clock.now_ms()))
+    rows = [
+        (one.feature, one.per_quantity, _credits(one.credits_micro), one.vendor, one.service,
+         f"{one.units:,} {one.unit}", show_credits(one.money_micro), one.currency)
+        for one in found
+    ]  # fmt: skip
+    columns = ("feature", "#base units", "#credits", "vendor", "service", "takes", "#money", "currency")
+    show(app, {"costs": [_cost(one) for one in found]}, [table("What features cost", columns, rows)])
+
+
+def _credits(micro: Fraction | None) -> str | None:
+    return None if micro is None else show_credits(round(micro))
+
+
+def _cost(one: Cost) -> dict[str, object]:
+    return {**asdict(one), "credits_micro": None if one.credits_micro is None else round(one.credits_micro)}
+
+
+@commands.command("import")
+def import_(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(help="CSV: FOCUS columns, or day, vendor, service, amount, currency, final")],
+    final: Annotated[bool, typer.Option("--final", help="It is an invoice: these days change no more")] = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Import vendors' bills. Of a vendor's day the latest file holds, whole; the same file again adds nothing."""
+    app: App = context.obj
+    found, by = read_bills(file, is_final=final), app.by(actor, reason)
+    is_new = app.write(lambda c: import_bills(c, found, by))
+    days = {(line.vendor, line.day_ms) for line in found.lines}
+    text = f"{len(found.lines):,} lines (vendor, service, day, currency) of {len(days):,} vendors' days"
+    text += "" if is_new else "; this file was imported before: nothing was added"
+    show(app, {"lines": len(found.lines), "is_new": is_new, "import_id": found.import_id}, [text])
+
+
+@commands.command()
+def drift(
+    context: typer.Context,
+    from_: Annotated[str, typer.Option("--from", help="From this day on (UTC)")] = "",
+    to: Annotated[str, typer.Option("--to", help="Up to the begin of this day (UTC)")] = "today",
+    tolerance: Annotated[str, typer.Option(help="Per cent of the estimate that a bill may differ")] = "15",
+    least: Annotated[str, typer.Option(help="...and by less than so much money, whatever the per cent")] = "1",
+) -> None:
+    """Compare what usage should have cost with what vendors billed, by vendor, service and day.
+
+    Exit status 1: two days running a bill differs by more, and neither is one of the last two days.
+    """
+    app: App = context.obj
+    now_ms = app.clock.now_ms()
+    end = app.moment(to, "--to")
+    start = app.moment(from_, "--from") if from_ else end - views.SPAN_DAYS * DAY_MS
+    bounds = parse_percent(tolerance), _micro_of(least, "--least")
+    found = told_drift(app.read(lambda c: views.drift(c, start, end, now_ms, *bounds)))
+    show(app, asdict(found), _shown(found.drift, found.alerts, bounds[0]))
+    raise typer.Exit(found.exit_status)
+
+
+def _shown(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str | Table]:
+    text = f"{len(found):,} lines (vendor, service, day), {alerts:,} drifted by more than "
+    text += f"{show_percent(tolerance_ppm)} two days running"
+    rows = [
+        (show_time(line.day_ms)[:10], line.vendor, line.service, _money(line.estimated_micro),
+         _money(line.billed_micro), line.currency, line.state, "alert" if line.alerts else "off" if line.is_off else "")
+        for line in found[-SHOWN:]
+    ]  # fmt: skip
+    columns = ("day", "vendor", "service", "#estimated", "#billed", "currency", "", "")
+    lines: list[str | Table] = [text, table("Estimates and bills", columns, rows)]
+    return [*lines, f"{len(found) - SHOWN:,} lines before these: --json shows all"] if len(found) > SHOWN else lines
+
+
+def _micro_of(text: str, option: str) -> int:
+    """Millionths of the currency. Errors: UsageError."""
+    try:
+        if not text.isascii():
+            raise ValueError
+        amount = micro_of(Decimal(text))
+        if amount < 0:
+            raise ValueError
+        return amount
+    except (InvalidOperation, ValueError) as error:
+        raise UsageError(f"{option} {text!r} is no amount of money such as 12.50, of six decimals at most") from error
+
+
+def _money(micro: int | None) -> str | None:
+    return None if micro is None else show_credits(micro)

@@ -1,0 +1,324 @@
+"""What usage should cost at vendors, beside their bills: known answers, exact; unknown is not zero."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drawdown.cli.main import run as drawdown
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands import vendor_bills, vendors
+from drawdown.worker.commands.vendor_bills import BillFile, BillLine, read_bills
+from drawdown.worker.commands.vendors import Units, import_bills, set_units
+from drawdown.worker.views import vendors as views
+from drawdown.worker.views.vendors import LEAST_MICRO, TOLERANCE_PPM, DriftLine, costs, drift
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+HEAD = "day,vendor,service,amount,currency,final\n"
+LATER = T0 + 9 * DAY_MS
+VM = Units("cloud", "vm", "vcpu-hour", 1, 3_600_000, 3600, "USD")
+"""A millidollar a second of compute_1gb."""
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """20,000 s a day for five days: 20 dollars each."""
+    made = Fleet(engine)
+    made.assign("acme", from_ms=T0)
+    for day in range(5):
+        made.sample("acme", T0 + day * DAY_MS + 7, 20_000)
+    made.tick(T0 + 5 * DAY_MS + 2 * WINDOW_MS)
+    return made
+
+
+def mapped(fleet: Fleet, units: Units = VM, from_ms: int = T0, feature: str = "compute_1gb") -> None:
+    write(fleet.engine, lambda c: set_units(c, feature, units, from_ms, fleet.by, new=False))
+
+
+def bill(fleet: Fleet, *dollars: float, service: str = "vm", currency: str = "USD", final: bool = True) -> bool:
+    lines = [
+        BillLine("cloud", service, T0 + day * DAY_MS, currency, int(amount * 1_000_000), final)
+        for day, amount in enumerate(dollars)
+    ]
+    file = BillFile(repr((lines, final)), lines)
+    return write(fleet.engine, lambda c: import_bills(c, file, fleet.by))
+
+
+def told(fleet: Fleet, now: int = LATER, tolerance: int = TOLERANCE_PPM, least: int = LEAST_MICRO) -> list[DriftLine]:
+    return read(fleet.engine, lambda c: drift(c, T0, T0 + 5 * DAY_MS, now, tolerance, least))
+
+
+def alerts(fleet: Fleet, now: int = LATER) -> list[int]:
+    return [(line.day_ms - T0) // DAY_MS for line in told(fleet, now) if line.alerts]
+
+
+def test_a_bill_as_estimated_is_no_drift(fleet: Fleet) -> None:
+    mapped(fleet)
+    bill(fleet, 20, 20, 20, 20, 20)
+    found = told(fleet)
+    assert [(line.estimated_micro, line.billed_micro, line.state, line.is_off) for line in found] == [
+        (20_000_000, 20_000_000, "final", False)
+    ] * 5
+
+
+@pytest.mark.parametrize(
+    ("dollars", "days"),
+    [
+        ((20, 23, 23, 20, 20), []),
+        ((20, 23.000001, 23.000001, 20, 20), [2]),
+        ((20, 17, 17, 20, 20), []),
+        ((20, 16.999999, 16.999999, 20, 20), [2]),
+        ((20, 30, 20, 30, 20), []),
+        ((30, 30, 30, 20, 30), [1, 2]),
+    ],
+)
+def test_above_fifteen_per_cent_two_days_running_alerts(
+    fleet: Fleet, dollars: tuple[float, ...], days: list[int]
+) -> None:
+    mapped(fleet)
+    bill(fleet, *dollars)
+    assert alerts(fleet) == days
+
+
+def test_the_first_day_that_is_asked_for_knows_the_day_before(fleet: Fleet) -> None:
+    mapped(fleet)
+    bill(fleet, 30, 30)
+    found = read(fleet.engine, lambda c: drift(c, T0 + DAY_MS, T0 + 2 * DAY_MS, LATER, TOLERANCE_PPM, LEAST_MICRO))
+    assert [line.alerts for line in found] == [True]
+
+
+def test_the_last_two_days_alert_nobody(fleet: Fleet) -> None:
+    mapped(fleet)
+    bill(fleet, 30, 30, 30, 30, 30)
+    assert alerts(fleet) == [1, 2, 3, 4]
+    assert alerts(fleet, T0 + 6 * DAY_MS - 1) == [1, 2]
+    assert alerts(fleet, T0 + 6 * DAY_MS) == [1, 2, 3]
+
+
+def test_little_money_alerts_nobody_however_many_per_cent_it_is(fleet: Fleet) -> None:
+    mapped(fleet, Units("cloud", "vm", "s", 1, 10, 1, "USD"))
+    bill(fleet, 1.199999, 1.199999)
+    assert not any(line.is_off for line in told(fleet))
+    bill(fleet, 1.2, 1.2)
+    assert alerts(fleet) == [1]
+
+
+def test_a_day_without_a_bill_is_unknown_and_no_bill_of_zero(fleet: Fleet) -> None:
+    mapped(fleet)
+    bill(fleet, 20, 20)
+    assert [(line.billed_micro, line.state, line.is_off) for line in told(fleet)][2:] == [(None, "unbilled", False)] * 3
+
+
+def test_what_nothing_is_mapped_to_is_a_line_of_its_own(fleet: Fleet) -> None:
+    mapped(fleet)
+    bill(fleet, 20)
+    bill(fleet, 20)
+    assert {line.state for line in told(fleet)} == {"final", "unbilled"}
+    lines = [
+        BillLine("cloud", "disk", T0, "USD", 5_000_000, True),
+        BillLine("cloud", "vm", T0, "USD", 20_000_000, True),
+    ]
+    write(fleet.engine, lambda c: import_bills(c, BillFile("two", lines), fleet.by))
+    first = told(fleet)[0]
+    assert (first.service, first.estimated_micro, first.billed_micro, first.state) == (
+        "disk",
+        None,
+        5_000_000,
+        "unmapped",
+    )
+    assert not first.is_off and not first.alerts
+
+
+def test_two_currencies_are_never_added(fleet: Fleet) -> None:
+    mapped(fleet)
+    bill(fleet, 20, 20, currency="EUR")
+    found = [(line.currency, line.estimated_micro, line.billed_micro, line.state) for line in told(fleet)]
+    assert found[:2] == [("EUR", None, 20_000_000, "unmapped")] * 2
+    assert found[2:] == [("USD", 20_000_000, None, "unbilled")] * 5
+
+
+def test_use_that_ended_and_a_bill_that_goes_on_drift(fleet: Fleet) -> None:
+    mapped(fleet, from_ms=T0)
+    lines = [BillLine("cloud", "vm", T0 + day * DAY_MS, "USD", 9_000_000, True) for day in (5, 6)]
+    write(fleet.engine, lambda c: import_bills(c, BillFile("on", lines), fleet.by))
+    found = read(fleet.engine, lambda c: drift(c, T0 + 5 * DAY_MS, T0 + 7 * DAY_MS, LATER, TOLERANCE_PPM, LEAST_MICRO))
+    assert [(line.estimated_micro, line.is_off, line.alerts) for line in found] == [(0, True, False), (0, True, True)]
+
+
+def test_the_latest_file_of_a_day_holds_and_the_same_file_adds_nothing(fleet: Fleet) -> None:
+    mapped(fleet)
+    assert bill(fleet, 10, 10, final=False) and not bill(fleet, 10, 10, final=False)
+    assert bill(fleet, 11, final=False)
+    assert [line.billed_micro for line in told(fleet)][:2] == [11_000_000, 10_000_000]
+    assert [line.state for line in told(fleet)][:2] == ["provisional"] * 2
+    assert bill(fleet, 20)
+    with pytest.raises(Refused, match="final already"):
+        bill(fleet, 12, final=False)
+    assert [(line.billed_micro, line.state) for line in told(fleet)][:2] == [
+        (20_000_000, "final"),
+        (10_000_000, "provisional"),
+    ]
+    assert bill(fleet, 21) and told(fleet)[0].billed_micro == 21_000_000, "a corrected invoice"
+
+
+def test_two_files_at_once_are_told_apart(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    bill(fleet, 1)
+    original = vendors.SQL.pieces["insert_import", ""]
+    monkeypatch.setitem(vendors.SQL.pieces, ("insert_import", ""), original.replace("+ 1", "+ 0"))
+    vendors.SQL._ready.clear()
+    with pytest.raises(DatabaseBusy, match="try again"):
+        bill(fleet, 2)
+    monkeypatch.undo()
+    vendors.SQL._ready.clear()
+    assert bill(fleet, 2)
+
+
+def test_what_it_costs_changes_with_a_day_and_is_append_only(fleet: Fleet) -> None:
+    mapped(fleet)
+    mapped(fleet)
+    mapped(fleet, Units("cloud", "vm", "vcpu-hour", 1, 7_200_000, 3600, "USD"), T0 + 2 * DAY_MS)
+    assert [line.estimated_micro for line in told(fleet)] == [20_000_000] * 2 + [40_000_000] * 3
+    with pytest.raises(Refused, match="append-only"):
+        mapped(fleet, Units("cloud", "vm", "vcpu-hour", 2, 3_600_000, 3600, "USD"))
+    with pytest.raises(UsageError, match="begins with a day"):
+        mapped(fleet, from_ms=T0 + 1)
+    with pytest.raises(UnknownId, match="compute_1gb"):
+        mapped(fleet, feature="compute_1g")
+    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'vendor_set'") == 2
+    for text in ("UPDATE vendor_units SET money_micro = 1", "DELETE FROM vendor_units"):
+        with pytest.raises(Exception, match="append-only"):
+            fleet.write(text)
+
+
+def test_several_features_of_a_line_are_added_before_they_are_rounded(fleet: Fleet) -> None:
+    third = Units("cloud", "vm", "u", 1, 1, 3 * 20_000, "USD")
+    mapped(fleet, third)
+    fleet.sample("acme", T0 + 9, 20_000, memory_mb=4096)
+    fleet.tick(T0 + 5 * DAY_MS + 5 * WINDOW_MS)
+    mapped(fleet, third, feature="compute_4gb")
+    assert [line.estimated_micro for line in told(fleet) if line.vendor == "cloud"][:2] == [1, 0], "2/3 and 1/3"
+
+
+def test_each_action_costs_credits_and_money(fleet: Fleet) -> None:
+    mapped(fleet)
+    fleet.write(
+        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+        f"SELECT 'compute_1gb', {T0 + 1}, 5, 2, 1, 't', 't'"
+    )
+    (cost,) = read(fleet.engine, lambda c: costs(c, LATER))
+    assert (cost.unit, cost.units, cost.money_micro, cost.per_quantity) == ("vcpu-hour", 1, 3_600_000, 3600)
+    assert cost.credits_micro == 9_000
+
+
+def file_of(folder: Path, text: str) -> str:
+    made = folder / "bill.csv"
+    made.write_text(text, encoding="utf-8")
+    return str(made)
+
+
+def test_focus_and_the_small_form_say_the_same(tmp_path: Path) -> None:
+    small = file_of(tmp_path, HEAD + "2026-01-01,cloud,vm,0.1,USD,\n2026-01-01,cloud,vm,0.2,USD,true\n")
+    (line,) = read_bills(small, is_final=False).lines
+    assert line == BillLine("cloud", "vm", T0, "USD", 300_000, False)
+    assert read_bills(small, is_final=True).lines[0].is_final
+    focus = file_of(
+        tmp_path,
+        "\ufeffBilledCost,BillingCurrency,ChargePeriodStart,InvoiceId,ProviderName,ServiceName,Tags\n"
+        '0.10000000000001,USD,2026-01-01T00:00:00Z,i-1,cloud,vm,"{""a"": 1}"\n'
+        "0.2,USD,2026-01-01 23:00:00,i-1,cloud,vm,\n-1e-7,USD,2026-01-02T00:00:00Z,,cloud,vm,\n",
+    )
+    assert read_bills(focus, is_final=False).lines == [
+        BillLine("cloud", "vm", T0, "USD", 300_000, True),
+        BillLine("cloud", "vm", T0 + DAY_MS, "USD", 0, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "column day"),
+        ("day,vendor,service,amount\n", "column currency"),
+        ("day,day,vendor,service,amount,currency\n", "column day"),
+        ("BilledCost\n", "column ChargePeriodStart"),
+        (HEAD, "has no lines"),
+        (HEAD + "2026-01-01,cloud,vm,1,USD\n", "line 2 has 5 fields"),
+        (HEAD + "2026-02-30,cloud,vm,1,USD,\n", "line 2"),
+        (HEAD + "1.1.2026,cloud,vm,1,USD,\n", "line 2: the day"),
+        (HEAD + "2026-01-01,,vm,1,USD,\n", "line 2: vendor"),
+        (HEAD + "2026-01-01,cloud,v\x1bm,1,USD,\n", "line 2: service"),
+        (HEAD + "2026-01-01,cloud,vm,1,usd,\n", "line 2: the currency"),
+        (HEAD + "2026-01-01,cloud,vm,1,USD,maybe\n", "neither true nor false"),
+        *((HEAD + f"2026-01-01,cloud,vm,{wrong},USD,\n", "line 2: the amount")
+          for wrong in ("", "x", "NaN", "Infinity", "1e10", "1e999999", "1e-999999", "٣", "1" * 41)),
+        (HEAD + '2026-01-01,cloud,"vm,1,USD,\n', "line 1"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_as_asked_for_is_refused_by_its_place(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        read_bills(file_of(tmp_path, text), is_final=False)
+
+
+def test_a_bill_has_an_end(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="larger than 64 MiB"):
+        read_bills("/dev/zero", is_final=False)
+    with pytest.raises(UsageError, match="No such file"):
+        read_bills(str(tmp_path / "none"), is_final=False)
+
+
+@given(st.lists(st.integers(-(10**15), 10**15), min_size=1, max_size=20))
+def test_sums_are_exact(amounts: list[int]) -> None:
+    row = {"vendor": "v", "service": "s", "day": "2026-01-01", "currency": "USD", "final": ""}
+    total = Decimal(0)
+    for micro in amounts:
+        total += vendor_bills._line({**row, "amount": f"{Decimal(micro).scaleb(-6):f}"})[1]
+    assert vendor_bills._micro(total) == sum(amounts)
+
+
+def test_the_commands(engine: sa.Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fleet = Fleet(engine)
+    url = engine.url.render_as_string(hide_password=False)
+    line = ["--database-url", url, "--at", "2026-01-10", "--json", "vendor"]
+    units = "compute_1gb --vendor cloud --service vm --unit vcpu-hour --units 1 --cost 3.60 --per 3600 --currency USD"
+    assert drawdown([*line, "set", *units.split(), "--from", "2026-01-01"]) == 0
+    bills = HEAD + "".join(f"2026-01-0{day},cloud,vm,30,USD,\n" for day in (1, 2, 9))
+    for is_new in (True, False):
+        capfd.readouterr()
+        assert drawdown([*line, "import", file_of(tmp_path, bills)]) == 0
+        assert json.loads(capfd.readouterr().out)["is_new"] is is_new
+    assert drawdown([*line, "drift"]) == 1
+    found = json.loads(capfd.readouterr().out)
+    assert (found["alerts"], [one["alerts"] for one in found["drift"]]) == (1, [False, True, False])
+    assert drawdown([*line, "drift", "--least", "30.01"]) == 0
+    assert drawdown([*line, "costs"]) == 0
+    for bad in (["drift", "--least", "x"], ["drift", "--from", "2026-01-01T00:05"], ["set", *units.split()]):
+        assert drawdown([*line, *bad]) == 2
+    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action LIKE 'vendor%'") == 2
+
+
+def test_a_range_is_of_whole_days_and_ends(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped(fleet)
+
+    def asked(from_ms: int, to_ms: int) -> int:
+        return len(read(fleet.engine, lambda c: drift(c, from_ms, to_ms, LATER, 0, 0)))
+
+    assert asked(T0 - 395 * DAY_MS, T0 + 5 * DAY_MS) == 5
+    for span in ((T0 - 396 * DAY_MS, T0 + 5 * DAY_MS), (T0, T0), (T0 + 1, T0 + DAY_MS), (T0, T0 + DAY_MS + 1)):
+        with pytest.raises(UsageError, match="whole days, 400 at most"):
+            asked(*span)
+    monkeypatch.setattr(views, "MAX_ROWS", 4)
+    with pytest.raises(UsageError, match="more than 4 rows"):
+        asked(T0, T0 + 5 * DAY_MS)
+    most = vendors.MAX_UNITS
+    mapped(fleet, Units("cloud", "most", "u", most, most, most, "USD"))
+    for wrong in (most + 1, 1, 1), (1, most + 1, 1), (1, 1, most + 1), (1, 1, 0):
+        with pytest.raises(UsageError, match="whole numbers"):
+            mapped(fleet, Units("cloud", "other", "u", *wrong, "USD"))

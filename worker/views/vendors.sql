@@ -1,0 +1,32 @@
+-- Estimates and bills of vendors.
+
+-- name: estimated
+-- What was sealed, by feature and day, at what it costs from the latest day before on.
+WITH used AS (
+    SELECT p.feature, p.window_ms - p.window_ms % 86400000 AS day_ms, CAST(SUM(p.sealed_qty) AS BIGINT) AS quantity
+    FROM pushes p WHERE p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.state <> 'voided'
+    GROUP BY 1, 2
+)
+SELECT v.vendor, v.service, v.currency, u.day_ms, u.quantity, v.money_micro, v.per_quantity
+FROM used u JOIN vendor_units v ON v.feature = u.feature AND v.start_ms = (SELECT MAX(x.start_ms) FROM vendor_units x
+    WHERE x.feature = v.feature AND x.vendor = v.vendor AND x.service = v.service AND x.start_ms <= u.day_ms)
+LIMIT :at_most
+
+-- name: mapped
+SELECT DISTINCT vendor, service, currency FROM vendor_units
+
+-- name: bills
+-- Of a vendor's day the latest file holds, whole.
+SELECT b.vendor, b.service, b.currency, b.day_ms, b.billed_micro, b.is_final
+FROM vendor_bills b WHERE b.day_ms >= :from_ms AND b.day_ms < :to_ms
+    AND b.number = (SELECT MAX(x.number) FROM vendor_bills x WHERE x.vendor = b.vendor AND x.day_ms = b.day_ms)
+LIMIT :at_most
+
+-- name: costs
+SELECT v.feature, v.vendor, v.service, v.unit, v.units, v.money_micro, v.currency, v.per_quantity, r.micro_credits,
+    r.per_quantity AS rate_per
+FROM vendor_units v LEFT JOIN ledger_rates r ON r.feature = v.feature AND r.start_ms = (SELECT MAX(y.start_ms)
+    FROM ledger_rates y WHERE y.feature = v.feature AND y.start_ms <= :now_ms)
+WHERE v.start_ms = (SELECT MAX(x.start_ms) FROM vendor_units x WHERE x.feature = v.feature AND x.vendor = v.vendor
+    AND x.service = v.service AND x.start_ms <= :now_ms)
+ORDER BY v.feature, v.vendor, v.service
