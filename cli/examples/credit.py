@@ -1,0 +1,138 @@
+"""Examples of what has to do with credit: the ledger, plans, top-ups, runs, the guard, suppliers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CREDIT: Final[dict[str, tuple[str, ...]]] = {
+    "ledger grant": (
+        "ledger grant acme 12.50 --key invoice-7 --reason 'first invoice'",
+        "ledger grant acme 5 --plan team",
+        "ledger grant acme 20 --kind included --expires 2026-03-01 --priority 10 --key included-2026-02",
+        "ledger grant acme 5 --kind bonus --feature compute_4gb --begins tomorrow --expires +30d",
+        "ledger grant acme -- -5",
+    ),
+    "ledger show": ("ledger show", "ledger show acme --most 50"),
+    "ledger lots": ("ledger lots acme", "ledger lots acme --json"),
+    "ledger take-back": (
+        "ledger take-back invoice-7 --reason 'the invoice was not paid'",
+        "ledger take-back invoice-7 --whole --reason 'the card was stolen'",
+    ),
+    "ledger statement": (
+        "ledger statement acme --month 2026-02",
+        "ledger statement acme --month 2026-02 --csv",
+        "ledger statement acme --from 2026-02-01 --to 2026-02-15 --most 500 --json",
+    ),
+    "ledger rate": ("ledger rate compute_4gb --micro-credits 400 --from tomorrow",),
+    "plan set": (
+        "plan set team --max-concurrent 20 --new",
+        "plan set team --max-concurrent 30 --hold-factor 1.5 --most-hold 50 --most-held 500",
+        "plan set team --included 20 --rollover-min 1 --rollover-max 10 --reason 'as the site says'",
+        "plan set free --first 5",
+    ),
+    "plan list": ("plan list",),
+    "tier set": (
+        "tier set pro --at-once 100 --price 40 --new",
+        "tier set pro --price 45 --reason 'from the next month on'",
+    ),
+    "tier list": ("tier list",),
+    "tier buy": (
+        "tier buy acme pro --reason 'a load test'",
+        "tier buy acme pro --undo",
+    ),
+    "topup set": (
+        "topup set acme --below 5 --amount 20 --price 100 --currency usd --customer cus_1 --most 10000",
+        "topup set acme --below 5 --up-to 50 --price 100 --currency eur --customer cus_1 --most 20000 --shadow",
+    ),
+    "topup list": ("topup list", "topup list --state in_doubt", "topup list --wallet acme --json"),
+    "topup show": ("topup show acme", "topup show topup:acme:1"),
+    "topup arm": ("topup arm acme --reason 'a new card'",),
+    "topup stop": ("topup stop acme --reason 'asked for it'", "topup stop --all --reason 'their incident 7'"),
+    "topup start": ("topup start acme", "topup start acme --shadow", "topup start --all --reason over"),
+    "topup resolve": (
+        "topup resolve topup:acme:1 --paid pi_1 --evidence 'their dashboard'",
+        "topup resolve topup:acme:1 --absent --evidence 'their support, ticket 7'",
+    ),
+    "topup card": ("topup card acme --return-to https://console.example.com/billing",),
+    "topup portal": ("topup portal acme --return-to https://console.example.com/billing",),
+    "execution preview": ("execution preview --org acme --estimate 6",),
+    "execution accept": (
+        "execution accept e-1 --org acme --estimate 6 --project site",
+        "execution accept e-2 --org acme --use tokens_in=200000 --use tokens_out=8000 --overage cap --for 20m",
+        "execution accept e-3 --org acme --estimate 6 --supplier pixel",
+        "execution accept b-1 --org acme --estimate 6 --settled-by metering --sandbox sb-1 --sandbox sb-2",
+        "execution accept e-4 --org acme --estimate 6 --payer wayne",
+    ),
+    "execution draw": ("execution draw e-1 1 --credits 2.50", "execution draw e-2 1 --use tokens_in=40000"),
+    "execution extend": ("execution extend e-1", "execution extend e-1 --to 9 --for 2h"),
+    "execution settle": ("execution settle e-1 --actual 4", "execution settle b-1"),
+    "execution release": (
+        "execution release e-2 --reason 'the build was cancelled'",
+        "execution release e-2 --incurred 1.20 --reason 'cancelled half way'",
+    ),
+    "execution block": (
+        "execution block --org acme --project site --reason 'the owner asked'",
+        "execution block --org acme --action render --undo",
+    ),
+    "execution list": ("execution list --org acme --state held", "execution list --project site --json"),
+    "execution show": ("execution show e-1",),
+    "guard set": (
+        "guard set idea.create --credits 1 --phase 1 --new --reason 'priced'",
+        "guard set bandwidth --credits 1 --for 25000000 --new",
+        "guard set login.email --credits 0.1 --payer platform --fail open --new",
+    ),
+    "guard list": ("guard list", "guard list --json"),
+    "guard uses": ("guard uses --metric idea.create --org acme",),
+    "guard report": ("guard report idea.create --phase 3", "guard report idea.create --phase 2 --since 30d"),
+    "guard reconcile": ("guard reconcile --dry-run", "guard reconcile --since 2d --tolerance 1"),
+    "guard check": ("guard check idea.create --org acme", "guard check bandwidth 50000000 --org acme --json"),
+    "guard consume": ("guard consume idea-17 idea.create --org acme --subject ann",),
+    "guard reserve": ("guard reserve copy-3 bandwidth 50000000 --org acme --for 10m",),
+    "guard settle": ("guard settle copy-3 31250000",),
+    "guard release": ("guard release copy-3 --reason cancelled", "guard release copy-3 1000000"),
+    "guard extend": ("guard extend copy-3", "guard extend copy-3 --to 75000000 --for 2h"),
+    "limit set": (
+        "limit set idea.create 100 --per day --plan free",
+        "limit set idea.create none --plan team --phase 1",
+    ),
+    "limit end": ("limit end idea.create --per day --plan free",),
+    "limit list": ("limit list", "limit list --metric idea.create"),
+    "override make": (
+        "override make idea.create 500 --org acme --expires +30d --reason 'their launch'",
+        "override make idea.create none --org 'acme-*' --permanent",
+    ),
+    "override ask": ("override ask idea.create 500 --org acme --expires +7d --reason 'a workshop'",),
+    "override approve": ("override approve 3 --reason 'as agreed'",),
+    "override refuse": ("override refuse 3 --reason 'ask sales'",),
+    "override end": ("override end 3",),
+    "override list": ("override list", "override list --soon", "override list --all --metric idea.create"),
+    "pool make": ("pool make course --reason 'the spring term'",),
+    "pool allot": (
+        "pool allot course acme 20 --expires +30d --key spring-acme",
+        "pool allot course acme 20 --expires 2026-06-01 --key summer-acme --reason 'the summer term'",
+    ),
+    "pool list": ("pool list", "pool list --json"),
+    "pool show": ("pool show course",),
+    "payer allow": ("payer allow wayne acme --limit 100 --reason 'contract 12'", "payer allow course acme"),
+    "payer end": ("payer end wayne acme --reason 'the contract is over'",),
+    "payer list": ("payer list", "payer list --org acme"),
+    "supplier set": (
+        "supplier set pixel --share 70 --new --reason 'contract 12'",
+        "supplier set pixel --hold 7d --threshold 50 --clawbacks",
+    ),
+    "supplier freeze": ("supplier freeze pixel --reason 'a dispute'", "supplier freeze pixel --undo --reason settled"),
+    "supplier list": ("supplier list", "supplier list --json"),
+    "settlement list": ("settlement list --supplier pixel --state eligible", "settlement list --org acme --json"),
+    "settlement show": ("settlement show e-1",),
+    "settlement freeze": ("settlement freeze e-1 --reason 'ticket 7'", "settlement freeze e-1 --undo --reason settled"),
+    "settlement reverse": (
+        "settlement reverse e-1 --reason 'the render was black'",
+        "settlement reverse e-1 --amount 1.50 --key ticket-7 --reason 'half of it was usable'",
+    ),
+    "settlement batch": (
+        "settlement batch pixel --period 2026-02 --dry-run",
+        "settlement batch pixel --period 2026-02 --expect 140.50 --reason 'month end'",
+    ),
+    "settlement batches": ("settlement batches --supplier pixel",),
+    "settlement export": ("settlement export payout:pixel:2026-02 --json",),
+}
