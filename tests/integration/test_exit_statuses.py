@@ -79,7 +79,7 @@ def untimely() -> Iterator[str]:
     for line in TIMED:
         words = shlex.split(line)
         for number, word in enumerate(words[:-1]):
-            if word in TIMES and not line.startswith("execution extend"):  # grown to an amount
+            if word in TIMES and not line.startswith(("execution extend", "guard extend")):  # grown to an amount
                 yield shlex.join([*words[: number + 1], "soon", *words[number + 2 :]])
 
 
