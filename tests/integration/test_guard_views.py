@@ -18,6 +18,8 @@ from tests.integration.guarding import Guarded
 from tests.integration.verifying import verified
 from tests.world import T0
 
+BY_TURNS = True
+
 
 @pytest.fixture
 def guarded(engine: sa.Engine) -> Iterator[Guarded]:

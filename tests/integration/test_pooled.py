@@ -9,6 +9,8 @@ from drawdown.schema import database
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseNotReady
 
+BY_TURNS = True
+
 WORSE = ("synchronous_commit = off", "lock_timeout = 0", "work_mem = '1MB'", "timezone = 'Asia/Kolkata'")
 
 

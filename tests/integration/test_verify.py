@@ -31,6 +31,8 @@ from tests.integration.breaking_topups import TOPUPS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.world import T0, Fleet
 
+BY_TURNS = True
+
 BROKEN = {**TABLES, **BOOKS, **CREDIT, **PLANS, **POOLS, **SAID, **SETTLEMENTS, **TOPUPS, **HOOKS, **EVENTS, **GUARD}
 
 

@@ -23,6 +23,8 @@ from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.program import RUNS, Program, give, key_of, make_key, refused
 
+BY_TURNS = True
+
 Work = Callable[[Program], Awaitable[None]]
 HOUR_MS: Final = 60 * MINUTE_MS
 
@@ -504,10 +506,12 @@ def test_each_route_says_which_scope_it_takes(lone: House) -> None:
         for method, one in of_path.items()
         if "key" in one.get("security", [{}])[0]
     }
-    scopes = {*RUNS, "settlements:read", "events:write", "samples:write", "usage:read"}
-    assert len(wanted) == 22 and {scope for (scope,) in wanted.values()} == scopes
+    scopes = {*RUNS, "settlements:read", "events:write", "samples:write", "usage:read", "guard"}
+    assert len(wanted) == 28 and {scope for (scope,) in wanted.values()} == scopes
     assert {path for path, method in wanted if method == "post"} <= {
-        path for path, method in wanted if wanted[path, method][0].endswith(":write") or path.endswith("preview")
+        path
+        for path, method in wanted
+        if wanted[path, method][0].endswith((":write", "guard")) or path.endswith("preview")
     }
     assert {route.path for route in Executions(None).routes().routes} <= {  # type: ignore[arg-type, attr-defined]
         path.replace("{key}", "{key:id}") for path in paths

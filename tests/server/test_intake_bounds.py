@@ -26,6 +26,8 @@ from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, event, said, sample, sender
 from tests.server.program import refused
 
+BY_TURNS = True
+
 LIMIT_S: Final = 60
 PATHS: Final = (EVENTS, SAMPLES)
 
