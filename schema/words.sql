@@ -135,3 +135,8 @@ CASE WHEN over_micro = 0 OR balance_micro - held_micro >= over_micro THEN balanc
 -- name: named_sandboxes [postgresql]
 COALESCE((SELECT CAST(json_agg(n.sandbox_id ORDER BY n.sandbox_id) AS TEXT) FROM reservation_sandboxes n
     WHERE n.reservation = reservations.reservation), '[]') AS sandboxes
+
+-- name: feature_of_meter
+-- What a meter makes in a window (S5): NULL for nothing. No tier holds a meter.
+(SELECT m.feature FROM mappings m WHERE m.memory_mb = k.meter AND m.kind = 'exact' AND m.start_ms <= k.window_ms
+    ORDER BY m.start_ms DESC, m.mapping_id DESC LIMIT 1)

@@ -159,8 +159,9 @@ def test_nothing_but_what_was_shown_is_put_in(fleet: Fleet, change: Callable[[Fl
     before = shown(fleet).hash
     assert shown(fleet).hash == before
     change(fleet)
-    with pytest.raises(Refused, match="that is no hash of what june comes to now"):
+    with pytest.raises(Refused, match="that is no hash of what june comes to now") as refused:
         closed(fleet, hash_=before)
+    assert shown(fleet).hash not in str(refused.value), "nobody closes what they have not looked at"
     assert fleet.one("SELECT state FROM backfills") == "open"
     closed(fleet)
     clean(fleet)

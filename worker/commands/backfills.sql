@@ -55,16 +55,14 @@ SELECT {columns} FROM {standing} b WHERE standing = 'new' ORDER BY sample_id
 
 -- name: windows
 -- What would be used, by window and type, and what is made of it then: as the seal reads it (S5, P4).
-SELECT g.window_ms, g.event_type, g.events, g.quantity, a.provider, (
-    SELECT m.feature FROM event_types t JOIN mappings m ON m.memory_mb = t.meter AND m.kind = 'exact'
-        AND m.start_ms <= g.window_ms
-    WHERE t.event_type = g.event_type ORDER BY m.start_ms DESC, m.mapping_id DESC LIMIT 1) AS feature
-FROM (SELECT ts - ts % {window_length_ms} AS window_ms, event_type, COUNT(*) AS events,
-        CAST(SUM(quantity) AS BIGINT) AS quantity
-    FROM {standing} b WHERE standing = 'new' GROUP BY ts - ts % {window_length_ms}, event_type) g
-LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= g.window_ms
-    AND (a.end_ms IS NULL OR g.window_ms < a.end_ms)
-ORDER BY g.window_ms, g.event_type
+SELECT k.window_ms, k.event_type, k.events, k.quantity, a.provider, {feature_of_meter} AS feature
+FROM (SELECT g.*, t.meter FROM (SELECT ts - ts % {window_length_ms} AS window_ms, event_type, COUNT(*) AS events,
+            CAST(SUM(quantity) AS BIGINT) AS quantity
+        FROM {standing} b WHERE standing = 'new' GROUP BY ts - ts % {window_length_ms}, event_type) g
+    LEFT JOIN event_types t ON t.event_type = g.event_type) k
+LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= k.window_ms
+    AND (a.end_ms IS NULL OR k.window_ms < a.end_ms)
+ORDER BY k.window_ms, k.event_type
 
 -- name: drop_others
 -- Once it is closed, a backfill holds what went in by it.

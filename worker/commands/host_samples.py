@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, window_of
 from drawdown.worker.catalog.mapping import MappingRow, mapping_rows, resolve
-from drawdown.worker.sources.events.store import Taken
+from drawdown.worker.sources.events.store import TOO_LATE, UNASSIGNED, Taken
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.sources.samples.store import store_each
 
@@ -26,10 +26,6 @@ _PLAIN: Final = {"accepted": Taken("accepted"), "duplicate": Taken("duplicate")}
 _OTHER: Final = Taken(
     "conflict", "other_content", "its id was taken before, with other content: this one is kept aside"
 )
-_TOO_LATE: Final = Taken(
-    "invalid", "too_late", "it lies below the floor of its organisation: its window is closed for good"
-)
-_UNASSIGNED: Final = Taken("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str)
     answers = []
     for at, row in enumerate(rows):
         if (found := stored.get(at)) is None:
-            answers.append(_TOO_LATE)
+            answers.append(TOO_LATE)
         elif found == "conflict":
             answers.append(_OTHER)
         else:
@@ -69,7 +65,7 @@ def _standing(connection: sa.Connection, spots: Sequence[tuple[str, int]]) -> Ma
 def _waits(mapping: Sequence[MappingRow], memory_mb: int, window_ms: int, provider: str | None) -> Taken | None:
     """Why a sample that went in is not billed with its window, if it is not."""
     if provider is None:
-        return _UNASSIGNED
+        return UNASSIGNED
     if provider in EXEMPT_PROVIDERS or resolve(mapping, memory_mb, window_ms) is not None:
         return None
     said = f"nothing makes a feature of {memory_mb} MB then: `drawdown feature map FEATURE --memory-mb {memory_mb}`"

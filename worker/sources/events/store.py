@@ -55,7 +55,7 @@ _DUPLICATE: Final = Taken("duplicate")
 _WITHDRAWN: Final = (
     "it was taken before and withdrawn since, for good: what is right is a new event, with an id of its own"
 )
-_TOO_LATE: Final = Taken(
+TOO_LATE: Final = Taken(
     "invalid", "too_late", "it lies below the floor of its organisation: its window is closed for good"
 )
 _TOO_MANY: Final = Taken(
@@ -69,7 +69,7 @@ _REPEATED: Final = Taken(
     "invalid", "key_repeated", "another item of this batch has its source and id, and was refused: send this one alone"
 )
 _FOREIGN: Final = Taken("conflict", "other_content", "a sample that is no event's has its id")
-_UNASSIGNED: Final = Taken("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
+UNASSIGNED: Final = Taken("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
 
 
 def sample_id_of(source: str, event_id: str) -> str:
@@ -145,7 +145,7 @@ def _take_each(connection: sa.Connection, events: list[Event], now_ms: int) -> d
         return {}
     rows = SQL.run(connection, "floors", {"orgs": sorted({event.org_id for _, event in events})})
     floors = {str(row.org_id): int(row.floor_ms) for row in rows}
-    found = {name: _TOO_LATE for name, event in events if event.occurred_ms < floors.get(event.org_id, 0)}
+    found = {name: TOO_LATE for name, event in events if event.occurred_ms < floors.get(event.org_id, 0)}
     known = meters(connection, {event.event_type for name, event in events if name not in found}, now_ms)
     found |= {name: _TOO_MANY for name, event in events if name not in found and event.event_type not in known}
     new = _insert(connection, [one for one in events if one[0] not in found], known, now_ms)
@@ -231,7 +231,7 @@ def _standing(connection: sa.Connection, events: Iterable[Event], known: dict[st
 def _answer(provider: str | None, feature: str | None) -> Taken | None:
     """None: what bills it is not said yet."""
     if provider is None:
-        return _UNASSIGNED
+        return UNASSIGNED
     return _ACCEPTED if feature is not None or provider in EXEMPT_PROVIDERS else None
 
 

@@ -57,9 +57,7 @@ SELECT sample_id FROM withdrawals WHERE sample_id IN :sample_ids
 
 -- name: billed
 -- Who bills an organisation in a window, and what a meter makes there (S5): NULL where nobody, or nothing.
-SELECT k.org_id, k.window_ms, k.meter, a.provider, (
-    SELECT m.feature FROM mappings m WHERE m.memory_mb = k.meter AND m.kind = 'exact' AND m.start_ms <= k.window_ms
-    ORDER BY m.start_ms DESC, m.mapping_id DESC LIMIT 1) AS feature
+SELECT k.org_id, k.window_ms, k.meter, a.provider, {feature_of_meter} AS feature
 FROM {rows :spots (org_id text, window_ms bigint, meter bigint)} k
 LEFT JOIN assignments a ON a.org_id = k.org_id AND a.start_ms <= k.window_ms
     AND (a.end_ms IS NULL OR k.window_ms < a.end_ms)
