@@ -6,7 +6,7 @@ again it is the same event, and no conflict, also where both are under way at on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -19,15 +19,18 @@ from drawdown.events import cloudevents
 from drawdown.events.cloudevents import Given
 from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.server.api.described import operation
-from drawdown.server.http.errors import ApiError
+from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage import intake_models as models
 from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
-from drawdown.worker.sources.events.store import sample_id_of, take
+from drawdown.worker.sources.events.store import Taken, sample_id_of, take
 from drawdown.worker.sources.samples.store import times
 
 SCOPE: Final = "events:write"
 MOST_SAID: Final = 20
 """Items of one refused batch that are named in its one error."""
+MOST_TURNS: Final = 10
+"""In which a batch is taken whose events say no time: each after the first, as others who sent some of the same at once
+were first."""
 _WELL: Final = ("accepted", "duplicate", "pending")
 
 
@@ -36,22 +39,36 @@ def _read(sent: Sent) -> Iterable[Given | Unfit]:
 
 
 def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
-    timeless = {sample_id_of(one.event.source, one.event.event_id) for one in found if not one.has_time}
-    if not timeless:
-        return [result_of(one) for one in take(connection, [one.event for one in found], sent.now_ms)]
-    for _ in timeless:  # somebody else may send some of them at once, and date them first: each turn knows of one more
-        known = times(connection, timeless)
-        again = connection.begin_nested()
+    timeless = {_name_of(one) for one in found if not one.has_time}
+    known = times(connection, timeless) if timeless else {}
+    for _ in range(MOST_TURNS):
+        turn = connection.begin_nested()
         taken = take(connection, [_dated(one, known) for one in found], sent.now_ms)
-        if all(one.status != "conflict" for one in taken) or times(connection, timeless).keys() == known.keys():
-            break
-        again.rollback()
-    return [result_of(one) for one in taken]
+        doubtful = _in_doubt(found, taken) - known.keys()
+        others = times(connection, doubtful) if doubtful else {}
+        if not others:
+            return [result_of(one) for one in taken]
+        turn.rollback()
+        known |= others
+    message = "others send the same events at this moment; nothing was taken: send it again"
+    raise ApiError(503, "busy", message, headers=SOON)
 
 
-def _dated(given: Given, known: dict[str, int]) -> UsageEvent:
+def _in_doubt(found: Sequence[Given], taken: Sequence[Taken]) -> set[str]:
+    """Those without a time that are in conflict, maybe only since somebody else who sends them dated them first. Of one
+    that went in here, it is another item of the same batch that says otherwise."""
+    told = [(_name_of(one), one.has_time, answer.status) for one, answer in zip(found, taken, strict=True)]
+    in_conflict = {name for name, has_time, status in told if status == "conflict" and not has_time}
+    return in_conflict - {name for name, _, status in told if status in ("accepted", "pending")}
+
+
+def _name_of(given: Given) -> str:
+    return sample_id_of(given.event.source, given.event.event_id)
+
+
+def _dated(given: Given, known: Mapping[str, int]) -> UsageEvent:
     event = given.event
-    then = None if given.has_time else known.get(sample_id_of(event.source, event.event_id))
+    then = None if given.has_time else known.get(_name_of(given))
     return event if then is None else replace(event, occurred_ms=then)
 
 
