@@ -3,13 +3,15 @@ transaction, and each is answered.
 
 Guarantee: 200 is answered after the commit, and what is wrong with one item stops no other. A batch that was refused
 whole changed nothing. Reading and storing have threads of their own, so that no batch keeps a run, the gate or a
-webhook waiting; as many as MOST_BATCHES are held, and of those AT_ONCE are unpacked.
+webhook waiting; as many as MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked. What
+is still being sent waits for nothing but its sender, within the budget of all bodies.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Generic, Literal, TypeVar
@@ -40,7 +42,9 @@ MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
 AT_ONCE: Final = 2
 """Batches that are read and stored; with all others of the process, fewer than the engine has connections."""
 MOST_BATCHES: Final = 32
-"""Batches at once and waiting."""
+"""Batches at once and waiting, from where their bodies are here: whoever sends slowly keeps nobody's place."""
+MOST_BATCHES_OF_A_KEY: Final = 16
+"""Of one key: no program keeps all others out."""
 STATUSES: Final = ("accepted", "conflict", "duplicate", "invalid", "pending")
 KINDS: Final = ("events", "samples")
 
@@ -95,7 +99,7 @@ class Intake:
         self._refused = refused
         self._threads = Threads(services.engine, AT_ONCE, "intake")
         self._quotas = Quotas()
-        self._batches = 0
+        self._batches: Counter[str] = Counter()
         self.items: Counter[tuple[str, str]] = Counter(
             dict.fromkeys(((kind, status) for kind in KINDS for status in STATUSES), 0)
         )
@@ -113,14 +117,7 @@ class Intake:
         if type_of(kind) not in taker.types:
             raise ApiError(415, "not_json", f"send one of {', '.join(taker.types)}")
         packed = is_packed(request.headers.get("content-encoding", ""))
-        if self._batches >= MOST_BATCHES:
-            self._refused["batches"] += 1
-            raise ApiError(429, "busy", "too many batches wait here; send it again", headers=SOON)
-        self._batches += 1
-        try:
-            found = await self._outcome(request, taker, Sent(b"", kind, headers, key, 0), packed)
-        finally:
-            self._batches -= 1
+        found = await self._outcome(request, taker, Sent(b"", kind, headers, key, 0), packed)
         if isinstance(found, ApiError):
             raise found
         self.items.update((taker.kind, one.status) for one in found)
@@ -143,7 +140,22 @@ class Intake:
                     error.__context__ = None
                     return error.with_traceback(None)
 
-            return await soon(self._threads.run(work))
+            with self._place(sent.key.name):
+                return await soon(self._threads.run(work))
+
+    @contextmanager
+    def _place(self, key: str) -> Iterator[None]:
+        """A place among the batches that wait. Errors: ApiError 429 where there is none, or the key has its share."""
+        if self._batches.total() >= MOST_BATCHES or self._batches[key] >= MOST_BATCHES_OF_A_KEY:
+            self._refused["batches"] += 1
+            raise ApiError(429, "busy", "too many batches wait here; send it again", headers=SOON)
+        self._batches[key] += 1
+        try:
+            yield
+        finally:
+            self._batches[key] -= 1
+            if not self._batches[key]:
+                del self._batches[key]
 
     def _done(self, engine: sa.Engine, taker: Taker[T], sent: Sent) -> list[Result]:
         read = list(taker.read(sent))

@@ -8,9 +8,10 @@ import json
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -24,7 +25,7 @@ from drawdown.server.usage import intake, quotas
 from drawdown.server.usage.quotas import Quotas
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, event, said, sample, sender
-from tests.server.program import refused
+from tests.server.program import key_of, refused
 
 BY_TURNS = True
 
@@ -136,30 +137,81 @@ def test_items_have_a_number(shop: House) -> None:
     served(shop, work)
 
 
-def test_batches_that_wait_have_an_end(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "MOST_BATCHES", 3)
-    free = threading.Event()
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set, nothing is stored."""
+    made = threading.Event()
     write: Callable[..., Any] = database.write
 
     def slow(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
-        assert free.wait(LIMIT_S)
+        assert made.wait(LIMIT_S)
         return write(engine, work)
 
     monkeypatch.setattr("drawdown.server.usage.intake.write", slow)
+    return made
+
+
+async def waiting(caller: Caller, send: Sender, count: int) -> list[asyncio.Task[httpx.Response]]:
+    """So many batches more, which wait."""
+    waits = caller.server._intake._batches
+    there = waits.total()
+    made = [asyncio.create_task(send.send(EVENTS, event(f"{send.name}-{number}"))) for number in range(count)]
+    async with asyncio.timeout(LIMIT_S):
+        while waits.total() < there + count:
+            await asyncio.sleep(0.01)
+    return made
+
+
+def test_batches_that_wait_have_an_end(shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MOST_BATCHES", 3)
 
     async def work(caller: Caller) -> None:
         send = Sender(caller)
-        waiting = [asyncio.create_task(send.send(EVENTS, event(f"e{number}"))) for number in range(3)]
-        async with asyncio.timeout(LIMIT_S):
-            while caller.server._intake._batches < 3:
-                await asyncio.sleep(0.01)
+        tasks = await waiting(caller, send, 3)
         answer = await send.send(SAMPLES, sample())
         assert refused(answer) == (429, "busy") and answer.headers["retry-after"] == "1"
         assert (await send.get("/v1/usage/acme?from=2025-12-01")).status_code == 404, "nobody else waits for them"
         free.set()
-        assert {said(one)[0][0] for one in await asyncio.gather(*waiting)} == {"pending"}
-        assert (await send.told(SAMPLES, sample()))[0][0] == "pending" and caller.server._intake._batches == 0
+        assert {said(one)[0][0] for one in await asyncio.gather(*tasks)} == {"pending"}
+        assert (await send.told(SAMPLES, sample()))[0][0] == "pending" and not caller.server._intake._batches
         assert 'drawdown_server_refused_total{what="batches"} 1.0' in (await caller.get("/metrics")).text
+
+    served(shop, work)
+
+
+def test_no_key_keeps_the_others_out(shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MOST_BATCHES", 3)
+    monkeypatch.setattr(intake, "MOST_BATCHES_OF_A_KEY", 2)
+    sender(shop, "greedy")
+
+    async def work(caller: Caller) -> None:
+        greedy = Sender(caller, "greedy")
+        tasks = await waiting(caller, greedy, 2)
+        assert refused(await greedy.send(EVENTS, event("more"))) == (429, "busy")
+        tasks += await waiting(caller, Sender(caller), 1)
+        free.set()
+        assert {said(one)[0][0] for one in await asyncio.gather(*tasks)} == {"pending"}
+
+    served(shop, work)
+
+
+def test_whoever_sends_slowly_keeps_no_place(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MOST_BATCHES", 1)
+    sent, end = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"["
+        sent.set()
+        await end.wait()
+        yield b"]"
+
+    async def work(caller: Caller) -> None:
+        head = {"authorization": f"Bearer {key_of('app')}", "content-type": JSON}
+        slow = asyncio.create_task(caller.send("POST", EVENTS, slowly(), head))
+        await sent.wait()
+        assert (await Sender(caller).told(EVENTS, event()))[0][0] == "pending"
+        end.set()
+        assert (await slow).json() == {"results": []}
 
     served(shop, work)
 
