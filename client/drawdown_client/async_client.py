@@ -111,7 +111,7 @@ class AsyncClient:
         after: str | None = None
         while len(pages) < reads.MOST_PAGES:
             pages.append(await self._line.ask(reads.usage(org, from_, to, by, after)))
-            after = pages[-1].get("next")
+            after = reads.next_of(pages[-1], after)
             if after is None:
                 return reads.joined(pages)
         raise reads.too_many()

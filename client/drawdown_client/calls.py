@@ -2,7 +2,8 @@
 
 Guarantee: a call is tried again only where the same call is safe and may help: no connection, a cut one, an answer that
 cannot be read, 408, 429, 5xx. Any other refusal is final. A server that says how long to wait is believed, up to
-LONGEST_RETRY_AFTER_S. Redirects are not followed: the key goes to no other address.
+LONGEST_RETRY_AFTER_S. Redirects are not followed: the key goes to no other address. Whatever a server answers, it is a
+JSON object of bounded size, or a ClientError.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 import httpx
@@ -22,8 +24,16 @@ from tenacity.wait import wait_base
 
 from drawdown_client.clock import World
 from drawdown_client.errors import Refused, Unreachable
-from drawdown_client.items import Item, Kind, Result
-from drawdown_client.settings import FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S, Settings
+from drawdown_client.items import Item, Kind, Result, Status
+from drawdown_client.settings import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    LONGEST_RETRY_AFTER_S,
+    MAX_ANSWER_BYTES,
+    MAX_SAID_CHARS,
+    WHOLE_ANSWER_S,
+    Settings,
+)  # fmt: skip
 
 Answer = dict[str, Any]
 
@@ -66,7 +76,17 @@ def batch(kind: Kind, items: Sequence[Item]) -> Call:
 
 
 def headers(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}", "User-Agent": f"drawdown-client/{VERSION}", "Accept": "application/json"}
+    return {
+        "Authorization": f"Bearer {key}",
+        "User-Agent": f"drawdown-client/{VERSION}",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+    }
+
+
+def no_cookies() -> CookieJar:
+    """A server's cookies are not kept: it could send more and more of them."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 def base_url(url: str) -> str:
@@ -77,20 +97,53 @@ def base_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def read(response: httpx.Response, world: World) -> Answer:
+class Received:
+    """The bytes of an answer, as they come. They are not packed: what a few of those become has no end."""
+
+    def __init__(self, response: httpx.Response, world: World) -> None:
+        """Errors: Unreachable for what is packed all the same."""
+        if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise Unreachable("the answer is packed, which it was asked not to be")
+        self.body = bytearray()
+        self._world = world
+        self._until_s = world.monotonic_s() + WHOLE_ANSWER_S
+
+    def add(self, chunk: bytes) -> None:
+        """Errors: Unreachable for what is too long, or comes too slowly."""
+        self.body += chunk
+        if len(self.body) > MAX_ANSWER_BYTES:
+            raise Unreachable(f"the answer has more than {MAX_ANSWER_BYTES:,} bytes")
+        if self._world.monotonic_s() > self._until_s:
+            raise too_slow()
+
+
+def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Answer:
     """A JSON object. Errors: Refused; Unreachable where it may be tried again."""
     status = response.status_code
-    found = _object(response)
+    found = _object(body)
     if 200 <= status < 300 and found is not None:
         return found
     if 200 <= status < 300:
-        raise Unreachable(f"the answer to a call is no JSON object: {response.text[:_SHOWN]!r}")
+        raise Unreachable(f"the answer to a call is no JSON object: {_text(body)!r}")
     said = found.get("error") if found is not None else None
     error = said if isinstance(said, dict) else {}
-    code, message = str(error.get("code", "no_code")), str(error.get("message", response.text[:_SHOWN]))
+    code, message = shown(error.get("code", "no_code")), shown(error.get("message", _text(body)))
     if status >= 500 or status in _AGAIN:
         raise Unreachable(f"{status} {code}: {message}", _retry_after_s(response, world))
-    raise Refused(status, code, message, error.get("details"))
+    details = error.get("details")
+    raise Refused(status, code, message, details if isinstance(details, dict) else None)
+
+
+def shown(value: object) -> str:
+    """What a server said, fit for a line of a log: short, and without a control character."""
+    text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def too_slow() -> Unreachable:
+    return Unreachable(f"the answer did not end within {WHOLE_ANSWER_S:g} s")
 
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
@@ -107,17 +160,23 @@ def results(answer: Answer, count: int) -> list[Result]:
 
 
 def _result(said: object) -> Result:
-    if not isinstance(said, dict) or said.get("status") not in _STATUSES:
+    status = said.get("status") if isinstance(said, dict) else None
+    if not isinstance(said, dict) or not isinstance(status, str) or status not in _STATUSES:
         raise Unreachable("the answer says of an item what this version does not know")
-    return Result(said["status"], said.get("code"), said.get("message"), said.get("at"))
+    code, message, at = (None if said.get(name) is None else shown(said[name]) for name in ("code", "message", "at"))
+    return Result(cast(Status, status), code, message, at)
 
 
-def _object(response: httpx.Response) -> Answer | None:
+def _object(body: bytes | bytearray) -> Answer | None:
     try:
-        found = response.json()
-    except ValueError:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _text(body: bytes | bytearray) -> str:
+    return bytes(body[:_SHOWN]).decode(errors="replace")
 
 
 def _retry_after_s(response: httpx.Response, world: World) -> float | None:
@@ -129,9 +188,9 @@ def _retry_after_s(response: httpx.Response, world: World) -> float | None:
     else:
         try:
             when = parsedate_to_datetime(said)
-        except ValueError:
+            found = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - world.now_ms() / 1000
+        except (ValueError, OverflowError):
             return None
-        found = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - world.now_ms() / 1000
     return min(max(found, 0.0), LONGEST_RETRY_AFTER_S)
 
 

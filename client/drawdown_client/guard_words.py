@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from drawdown_client.calls import Answer, Call, post
+from drawdown_client.calls import Answer, Call, post, shown
 from drawdown_client.errors import ClientError, Refused, Unreachable
 
 HELD: Final = "held"
@@ -102,20 +102,32 @@ def decided(answer: Answer) -> Decision:
         raise Unreachable("the answer of the guard has no decision that this version knows")
     return Decision(
         decision=answer["decision"],
-        would=str(answer.get("would")),
+        would=shown(answer.get("would")),
         enforced=bool(answer.get("enforced")),
-        rule=str(answer.get("rule")),
-        reason=str(answer.get("reason")),
-        limit=answer.get("limit"),
-        used=answer.get("used"),
-        remaining=answer.get("remaining"),
-        resets_at=answer.get("resets_at"),
-        payer=answer.get("payer"),
-        options=tuple(answer.get("options", ())),
+        rule=shown(answer.get("rule")),
+        reason=shown(answer.get("reason")),
+        limit=_count(answer.get("limit")),
+        used=_count(answer.get("used")),
+        remaining=_count(answer.get("remaining")),
+        resets_at=_text(answer.get("resets_at")),
+        payer=_text(answer.get("payer")),
+        options=_texts(answer.get("options")),
         degraded=bool(answer.get("degraded")),
         repeated=bool(answer.get("repeated")),
         said=answer,
     )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str | None:
+    return shown(value) if isinstance(value, str) else None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(shown(one) for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
 def require_held(key: str, answer: Decision) -> None:
@@ -124,7 +136,7 @@ def require_held(key: str, answer: Decision) -> None:
         raise Blocked(answer)
     state = answer.said.get("state", HELD)
     if state != HELD:
-        raise Refused(409, ENDED, f"{key} is {state}: give another use a key of its own")
+        raise Refused(409, ENDED, f"{key} is {shown(state)}: give another use a key of its own")
 
 
 def _ms(seconds: float | None) -> int | None:

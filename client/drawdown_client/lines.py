@@ -5,6 +5,7 @@ Guarantee: a process that was forked shares no connection with the one it comes 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from functools import cache
@@ -14,10 +15,10 @@ import httpx
 from tenacity import AsyncRetrying, Retrying, retry_if_exception_type
 
 from drawdown_client import calls
-from drawdown_client.calls import Answer, Backoff, Call
+from drawdown_client.calls import Answer, Backoff, Call, Received
 from drawdown_client.clock import World
 from drawdown_client.errors import Unreachable
-from drawdown_client.settings import Settings
+from drawdown_client.settings import WHOLE_ANSWER_S, Settings
 
 _AGAIN: Final = retry_if_exception_type(Unreachable)
 _FAILURES: Final = (httpx.HTTPError, httpx.StreamError)
@@ -44,7 +45,11 @@ class Line:
         pid = os.getpid()
         if pid not in self._made:
             made = httpx.Client(
-                base_url=self._url, headers=self._headers, timeout=calls.timeouts(self._settings), verify=_tls()
+                base_url=self._url,
+                headers=self._headers,
+                timeout=calls.timeouts(self._settings),
+                verify=_tls(),
+                cookies=calls.no_cookies(),
             )
             if self._made.setdefault(pid, made) is not made:  # another thread was first
                 made.close()
@@ -53,12 +58,15 @@ class Line:
     def once(self, call: Call) -> Answer:
         """Errors: Refused, Unreachable."""
         try:
-            response = self._http().request(
+            with self._http().stream(
                 call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
-            )
+            ) as response:
+                received = Received(response, self._world)
+                for chunk in response.iter_bytes():
+                    received.add(chunk)
         except _FAILURES as error:
             raise calls.failed(error) from error
-        return calls.read(response, self._world)
+        return calls.read(response, received.body, self._world)
 
     def ask(self, call: Call) -> Answer:
         """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""
@@ -82,18 +90,30 @@ class AsyncLine:
         self._settings = settings
         self._world = world
         self._http = httpx.AsyncClient(
-            base_url=calls.base_url(url), headers=calls.headers(key), timeout=calls.timeouts(settings), verify=_tls()
+            base_url=calls.base_url(url),
+            headers=calls.headers(key),
+            timeout=calls.timeouts(settings),
+            verify=_tls(),
+            cookies=calls.no_cookies(),
         )
 
     async def once(self, call: Call) -> Answer:
         """Errors: Refused, Unreachable."""
         try:
-            response = await self._http.request(
-                call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
-            )
+            async with (
+                asyncio.timeout(WHOLE_ANSWER_S + self._settings.connect_s),
+                self._http.stream(
+                    call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
+                ) as response,
+            ):
+                received = Received(response, self._world)
+                async for chunk in response.aiter_bytes():
+                    received.add(chunk)
+        except TimeoutError:
+            raise calls.too_slow() from None
         except _FAILURES as error:
             raise calls.failed(error) from error
-        return calls.read(response, self._world)
+        return calls.read(response, received.body, self._world)
 
     async def ask(self, call: Call) -> Answer:
         """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""

@@ -10,7 +10,7 @@ from drawdown_client.calls import Answer, Call, get
 from drawdown_client.errors import Unreachable
 from drawdown_client.items import moment_ms
 
-MOST_PAGES: Final = 1_000
+MOST_PAGES: Final = 100
 """Of one answer."""
 
 Moment: TypeAlias = datetime | date | int
@@ -32,6 +32,14 @@ def joined(pages: list[Answer]) -> Answer:
     whole = {**pages[0], "rows": [row for page in pages for row in page["rows"]]}
     whole.pop("next", None)
     return whole
+
+
+def next_of(page: Answer, before: str | None) -> str | None:
+    """Where the next page begins, if there is one. Errors: Unreachable for what is no page, or the same again."""
+    after = page.get("next")
+    if not isinstance(page.get("rows"), list) or not isinstance(after, str | None) or after in ("", before or ""):
+        raise Unreachable("the answer is no page of usage")
+    return after
 
 
 def too_many() -> Unreachable:

@@ -25,6 +25,12 @@ CALL_WITHIN_S: Final = 15.0
 """After which no such call is tried again."""
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 30.0
+WHOLE_ANSWER_S: Final = 60.0
+"""For all of an answer, from its head on."""
+MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
+"""Of an answer: several times what 1,000 rows or results have."""
+MAX_SAID_CHARS: Final = 300
+"""Of a code or a message of the server's."""
 FIRST_PAUSE_S: Final = 0.2
 """After the first failure, at most; twice as long after each further one."""
 LONGEST_PAUSE_S: Final = 60.0

@@ -248,7 +248,7 @@ def test_retry_after_is_waited_for_before_the_next_try(router: respx.MockRouter)
 def test_retry_after_is_read_and_bounded(said: str, waits: float | None) -> None:
     headers = [(b"retry-after", said.encode())]
     with pytest.raises(Unreachable) as found:
-        calls.read(httpx.Response(503, headers=headers), World())
+        calls.read(httpx.Response(503, headers=headers), b"", World())
     assert found.value.retry_after_s == waits
 
 
@@ -256,7 +256,7 @@ def test_retry_after_may_be_a_date() -> None:
     now = datetime(2026, 2, 3, tzinfo=UTC)
     headers = {"retry-after": format_datetime(now + timedelta(seconds=9), usegmt=True)}
     with pytest.raises(Unreachable) as found:
-        calls.read(httpx.Response(503, headers=headers), World(now_ms=lambda: int(now.timestamp() * 1000)))
+        calls.read(httpx.Response(503, headers=headers), b"", World(now_ms=lambda: int(now.timestamp() * 1000)))
     assert found.value.retry_after_s == 9
 
 

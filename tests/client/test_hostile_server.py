@@ -1,0 +1,227 @@
+"""Whatever a server answers, a program gets an answer or a ClientError, within bounds, and logs no line but its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import httpx
+import pytest
+import respx
+
+from drawdown_client import (
+    AsyncClient,
+    Blocked,
+    Client,
+    ClientError,
+    Refused,
+    Settings,
+    Unreachable,
+    Unsent,
+    Wish,
+    calls,
+)
+from tests.client.book import KEY, URL, hasty
+
+ONCE: Final = Settings(call_tries=1, batch_ms=0)
+WISH: Final = Wish("acme", "idea.create")
+HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+ALLOWED: Final = {"decision": "allow"}
+
+
+def ask(answer: httpx.Response, call: Callable[[Client], Any]) -> Any:
+    """What becomes of a call that is answered so."""
+    with respx.mock(base_url=URL, using="httpx") as router:
+        router.route().mock(return_value=answer)
+        with Client(URL, KEY, ONCE, world=hasty()) as made:
+            return call(made)
+
+
+def check(client: Client) -> Any:
+    return client.guard.check(WISH)
+
+
+def used(client: Client) -> Any:
+    return client.usage("acme", 0)
+
+
+def within(client: Client) -> None:
+    with client.guard.budget("k", "m", 5, org="acme"):
+        pass
+
+
+NONSENSE: Final[dict[str, tuple[Callable[[Client], Any], httpx.Response, type[ClientError]]]] = {
+    "deep": (check, httpx.Response(200, content=b"[" * 100_000), Unreachable),
+    "deep_error": (check, httpx.Response(400, content=b'{"a":' * 100_000), Refused),
+    "many_digits": (check, httpx.Response(200, content=b"9" * 5_000), Unreachable),
+    "no_text": (check, httpx.Response(400, content=b"\xff", headers={"content-type": "a; charset=zip"}), Refused),
+    "details_of_a_number": (check, httpx.Response(400, json={"error": {"code": "x", "details": 5}}), Refused),
+    "details_of_texts": (check, httpx.Response(400, json={"error": {"code": "x", "details": ["ab", "c"]}}), Refused),
+    "a_decision_of_a_list": (check, httpx.Response(200, json={"decision": ["allow"]}), Unreachable),
+    "blocked_with_numbers": (within, httpx.Response(200, json={"decision": "block", "options": [1]}), Blocked),
+    "blocked_with_one_option": (within, httpx.Response(200, json={"decision": "block", "options": 5}), Blocked),
+    "held_as_nothing_known": (within, httpx.Response(200, json={**ALLOWED, "state": {"a": []}}), Refused),
+    "a_page_without_rows": (used, httpx.Response(200, json={"next": None}), Unreachable),
+    "a_page_of_a_number": (used, httpx.Response(200, json={"rows": 5, "next": None}), Unreachable),
+    "a_next_that_is_none": (used, httpx.Response(200, json={"rows": [], "next": ["a"]}), Unreachable),
+    "the_same_page_without_end": (used, httpx.Response(200, json={"rows": [1], "next": "a"}), Unreachable),
+    "a_wait_beyond_all_numbers": (
+        check, httpx.Response(503, headers={"retry-after": f"Mon, 01 Jan 2020 00:00:00 +{10**14}"}), Unreachable,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "answer", "error"), NONSENSE.values(), ids=NONSENSE)
+def test_nonsense_is_an_error_of_the_clients(call: Any, answer: httpx.Response, error: type[ClientError]) -> None:
+    with pytest.raises(error):
+        ask(answer, call)
+
+
+def test_what_a_decision_says_beside_is_read_where_it_can_be() -> None:
+    odd = {**ALLOWED, "limit": "x", "used": True, "remaining": 1.5, "payer": 3, "options": [1, "top_up"], "reason": {}}
+    found = ask(httpx.Response(200, json=odd), check)
+    assert (found.limit, found.used, found.remaining, found.payer, found.options) == (
+        None,
+        None,
+        None,
+        None,
+        ("top_up",),
+    )
+    assert found.is_allowed and found.reason == "?" and found.said == odd
+
+
+@pytest.mark.parametrize("status", [[], {}, 3, None])
+def test_an_item_of_which_nothing_is_said_is_sent_again(status: object) -> None:
+    with respx.mock(base_url=URL, using="httpx") as router:
+        route = router.post("/v1/events")
+        route.side_effect = [
+            httpx.Response(200, json={"results": [{"status": status}]}),
+            httpx.Response(200, json={"results": [{"status": "accepted"}]}),
+        ]
+        with Client(URL, KEY, ONCE, world=hasty()) as made:
+            made.record("page.render", 3, org="acme")
+            made.flush(20)
+        assert route.call_count == 2
+
+
+def test_what_a_server_says_makes_no_line_of_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    evil = "no\nERROR root: all is lost\x1b[2J\u202e" + "x" * 10_000
+    caplog.set_level(logging.WARNING)
+
+    def call(client: Client) -> None:
+        client.record("page.render", 3, org="acme")
+        with suppress(Unsent):
+            client.flush(20)
+
+    ask(httpx.Response(400, json={"error": {"code": evil, "message": evil}}), call)
+    ask(httpx.Response(200, json={"results": [{"status": "invalid", "code": evil, "message": evil}]}), call)
+    assert len(caplog.messages) == 2
+    assert all(one.isprintable() and len(one) < 2_000 and "all is lost" in one for one in caplog.messages)
+
+
+def test_cookies_are_not_kept() -> None:
+    def call(client: Client) -> None:
+        check(client)
+        check(client)
+
+    with respx.mock(base_url=URL, using="httpx") as router:
+        route = router.route().mock(return_value=httpx.Response(200, json=ALLOWED, headers={"set-cookie": "a=b"}))
+        with Client(URL, KEY, ONCE, world=hasty()) as made:
+            call(made)
+        assert route.call_count == 2 and not any("cookie" in one.request.headers for one in route.calls)
+
+
+# On a socket: what a server sends without end, or hardly at all.
+
+
+@contextmanager
+def answering(parts: Callable[[], Iterator[bytes]]) -> Iterator[str]:
+    """Each request is answered by these parts, one after the other, until whoever asked has gone."""
+
+    def answer(line: socket.socket) -> None:
+        with suppress(OSError), line:
+            while line.recv(65_536):
+                for part in parts():
+                    line.sendall(part)
+
+    def serve(door: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(door.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        threading.Thread(target=serve, args=(door,), daemon=True).start()
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        door.shutdown(socket.SHUT_RDWR)
+
+
+def endless() -> Iterator[bytes]:
+    yield HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    while True:
+        yield b"10000\r\n" + b" " * 65_536 + b"\r\n"
+
+
+def packed() -> Iterator[bytes]:
+    body = gzip.compress(json.dumps(ALLOWED).encode() + b" " * 10_000_000)
+    yield HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def slow() -> Iterator[bytes]:
+    yield HEAD + b"Content-Length: 1000\r\n\r\n"
+    for _ in range(100):
+        time.sleep(0.02)
+        yield b" "
+
+
+def slow_head() -> Iterator[bytes]:
+    yield HEAD
+    for _ in range(100):
+        time.sleep(0.02)
+        yield b"x"
+
+
+def asked(url: str) -> None:
+    with Client(url, KEY, ONCE) as made:
+        check(made)
+
+
+def asked_by_a_loop(url: str) -> None:
+    async def whole() -> None:
+        async with AsyncClient(url, KEY, Settings(call_tries=1, connect_s=0.1)) as made:
+            await made.guard.check(WISH)
+
+    asyncio.run(whole())
+
+
+BOTH: Final = [asked, asked_by_a_loop]
+
+
+@pytest.mark.parametrize("ask", BOTH)
+@pytest.mark.parametrize(("parts", "why"), [(endless, "more than 8,388,608 bytes"), (packed, "packed")])
+def test_an_answer_has_an_end(ask: Callable[[str], None], parts: Callable[[], Iterator[bytes]], why: str) -> None:
+    with answering(parts) as url, pytest.raises(Unreachable, match=why):
+        ask(url)
+
+
+@pytest.mark.parametrize(("ask", "parts"), [(asked, slow), (asked_by_a_loop, slow), (asked_by_a_loop, slow_head)])
+def test_nobody_waits_for_a_server_that_sends_byte_by_byte(
+    ask: Callable[[str], None], parts: Callable[[], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("calls", "lines"):
+        monkeypatch.setattr(f"drawdown_client.{module}.WHOLE_ANSWER_S", 0.2)
+    began = time.monotonic()
+    with answering(parts) as url, pytest.raises(Unreachable, match="did not end within"):
+        ask(url)
+    assert time.monotonic() - began < 1.5
+
+
+def test_no_packed_answer_is_asked_for() -> None:
+    assert calls.headers(KEY)["Accept-Encoding"] == "identity"
