@@ -9,12 +9,14 @@ by a crash is dropped: `add` had not returned for it.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from drawdown_client.errors import QueueFull
 from drawdown_client.items import Item
@@ -36,7 +38,11 @@ class Spool:
         if owned is None:
             raise OSError(f"{path} and {MOST_SPOOLS - 1} beside it are in use by other processes")
         self._path, self._lock = owned
-        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, _MODE)
+        try:
+            self._file = _open(self._path, os.O_APPEND | os.O_CREAT)
+        except OSError:
+            os.close(self._lock)
+            raise
         self.left = dict(_read(self._file))
         self._lengths = {number: len(_line(number, item)) for number, item in self.left.items()}
         self._last = max(self.left, default=0)
@@ -48,13 +54,7 @@ class Spool:
         numbers = list(range(self._last + 1, self._last + 1 + len(items)))
         lines = [_line(number, item) for number, item in zip(numbers, items, strict=True)]
         self._make_room(sum(map(len, lines)))
-        size = os.fstat(self._file).st_size
-        try:
-            _write(self._file, b"".join(lines))
-            os.fsync(self._file)
-        except OSError:
-            os.ftruncate(self._file, size)
-            raise
+        self._append(b"".join(lines), is_kept=True)
         self._last += len(items)
         self._lengths.update(zip(numbers, map(len, lines), strict=True))
         return numbers
@@ -66,7 +66,18 @@ class Spool:
         if not self._lengths:
             os.ftruncate(self._file, 0)
         elif numbers:
-            _write(self._file, b'{"done":[%d,%d]}\n' % (numbers[0], numbers[-1]))
+            self._append(b'{"done":[%d,%d]}\n' % (numbers[0], numbers[-1]), is_kept=False)
+
+    def _append(self, lines: bytes, *, is_kept: bool) -> None:
+        """All of it or nothing: what follows half a line would be lost with it."""
+        size = os.fstat(self._file).st_size
+        try:
+            _write(self._file, lines)
+            if is_kept:
+                os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
 
     def close(self) -> None:
         """The next process may take it over. In a process that was forked: the other one keeps it."""
@@ -83,10 +94,16 @@ class Spool:
     def _compact(self) -> None:
         """Leave out what is done. A crash leaves the old file, or the new one."""
         new = self._path.with_name(f"{self._path.name}.new")
-        made = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC, _MODE)
-        _write(made, b"".join(_line(number, item) for number, item in _read(self._file) if number in self._lengths))
-        os.fsync(made)
-        new.replace(self._path)
+        new.unlink(missing_ok=True)  # of a process that is gone: the lock is ours
+        made = _open(new, os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        try:
+            _write(made, b"".join(_line(number, item) for number, item in _read(self._file) if number in self._lengths))
+            os.fsync(made)
+            new.replace(self._path)
+        except OSError:
+            os.close(made)
+            new.unlink(missing_ok=True)
+            raise
         os.close(self._file)
         self._file = made
         folder = os.open(self._path.parent, os.O_RDONLY)
@@ -95,17 +112,23 @@ class Spool:
 
     def _adopt(self, other: Path) -> None:
         """What a process left that is gone. A crash in between leaves it in both, under the same ids."""
-        for place, lock in _free([other]):
-            file = os.open(place, os.O_RDWR)
-            try:
-                found = [item for _, item in _read(file)]
-                self.left.update(zip(self.add(found), found, strict=True) if found else ())
-                os.ftruncate(file, 0)
-            except QueueFull:
-                log.warning("%s keeps %d items: there is no room for them here yet", place, len(found))
-            finally:
-                os.close(file)
-                os.close(lock)
+        try:
+            for place, lock in _free([other]):
+                try:
+                    self._take_over(place)
+                finally:
+                    os.close(lock)
+        except (QueueFull, OSError) as error:
+            log.warning("%s is not taken over yet: %s", other, error)
+
+    def _take_over(self, place: Path) -> None:
+        file = _open(place, 0)
+        try:
+            found = [item for _, item in _read(file)]
+            self.left.update(zip(self.add(found), found, strict=True) if found else ())
+            os.ftruncate(file, 0)
+        finally:
+            os.close(file)
 
 
 def _free(places: Iterable[Path]) -> Iterator[tuple[Path, int]]:
@@ -113,13 +136,26 @@ def _free(places: Iterable[Path]) -> Iterator[tuple[Path, int]]:
     import fcntl  # not on every system, and only a spool needs it
 
     for place in places:
-        lock = os.open(place.with_name(f"{place.name}.lock"), os.O_RDWR | os.O_CREAT, _MODE)
+        lock = _open(place.with_name(f"{place.name}.lock"), os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             continue
         yield place, lock
+
+
+def _open(path: Path, flags: int) -> int:
+    """A plain file of this user's own, that nobody else may read. Somebody who may write the folder, too, could have
+    put a link there to what is to be overwritten. Errors: OSError."""
+    file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, _MODE)
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+        os.close(file)
+        raise PermissionError(errno.EPERM, "a spool is a plain file of the user who runs the program", str(path))
+    if stat.S_IMODE(found.st_mode) != _MODE:
+        os.fchmod(file, _MODE)
+    return file
 
 
 def _line(number: int, item: Item) -> bytes:
@@ -140,14 +176,30 @@ def _read(file: int) -> list[tuple[int, Item]]:
             said = json.loads(line)
             if "done" in said:
                 first, last = said["done"]
-                for number in range(first, min(last, latest) + 1):
+                for number in _done(first, min(last, latest), found):
                     found.pop(number, None)
             else:
-                latest = max(latest, said["number"])
-                found[said["number"]] = Item(said["kind"], said["id"], said["item"].encode())
-        except (ValueError, KeyError, TypeError, AttributeError):
+                number, item = _item(said)
+                latest = max(latest, number)
+                found[number] = item
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             log.error("a line of the spool cannot be read, and is passed over")
     return list(found.items())
+
+
+def _done(first: int, last: int, found: Mapping[int, Item]) -> Iterable[int]:
+    """Numbers that are done. A line that is spoilt can name more than anybody could count."""
+    if last - first < len(found):
+        return range(first, last + 1)
+    return [number for number in found if first <= number <= last]
+
+
+def _item(said: Mapping[str, Any]) -> tuple[int, Item]:
+    """Errors: ValueError, KeyError, AttributeError, TypeError."""
+    number, kind, item_id = said["number"], said["kind"], said["id"]
+    if type(number) is not int or kind not in ("events", "samples") or not isinstance(item_id, str):
+        raise ValueError("no item of a spool")
+    return number, Item(kind, item_id, said["item"].encode())
 
 
 def _write(file: int, text: bytes) -> None:

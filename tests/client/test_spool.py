@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -149,3 +151,109 @@ def test_so_many_processes_share_a_name_and_no_more(path: Path) -> None:
         Spool(path, 1_000)
     for one in made:
         one.close()
+
+
+@pytest.mark.parametrize("name", ["app.spool", "app.spool.lock", "app.spool.new"])
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_link_that_somebody_put_there_is_not_followed(
+    path: Path, name: str, link: Callable[[Path, Path], None]
+) -> None:
+    """In a folder that others may write to, too."""
+    other = path.with_name("precious")
+    other.write_text("nothing of ours")
+    other.chmod(0o644)
+    link(other, path.with_name(name))
+    if name.endswith(".new"):  # it is ours to take away
+        made = Spool(path, 2_000)
+        first = made.add(items("a", size=1_000))
+        made.add(items("b"))
+        made.done(first)
+        made.add(items("c", size=1_000))
+        made.close()
+    else:
+        for _ in range(2):  # nor is another place taken, in silence
+            with pytest.raises(OSError, match=r"plain file|symbolic links"):
+                Spool(path, 10_000)
+    assert other.read_text() == "nothing of ours" and stat.S_IMODE(other.stat().st_mode) == 0o644
+
+
+def test_what_is_no_file_is_no_spool(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(PermissionError, match="plain file"):
+        Spool(path, 10_000)
+
+
+def test_a_link_beside_it_is_passed_over(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = path.with_name("precious")
+    other.write_text("nothing of ours")
+    path.with_name("app.spool.7").symlink_to(other)
+    made = Spool(path, 10_000)
+    assert made.left == {} and other.read_text() == "nothing of ours" and "app.spool.7 is not taken over" in caplog.text
+    made.close()
+
+
+def test_what_others_could_read_they_can_no_more(path: Path) -> None:
+    path.touch(0o644)
+    Spool(path, 10_000).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_disk_that_is_full_when_items_are_done_costs_none_that_follows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Spool(path, 10_000)
+    done = made.add(items("a"))
+    made.add(items("b"))
+    real, left = os.write, [9]
+
+    def write(file: int, text: bytes) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "no space left")
+        count, left[0] = min(left[0], len(text)), 0
+        return real(file, text[:count])
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="no space"):
+        made.done(done)
+    monkeypatch.undo()
+    made.add(items("c"))
+    made.close()
+    again = Spool(path, 10_000)
+    assert names(again) == ["a", "b", "c"]
+    again.close()
+
+
+def test_a_disk_that_is_full_leaves_no_second_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Spool(path, 2_000)
+    first = made.add(items("a", size=1_000))
+    made.add(items("b"))
+    made.done(first)
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(os, "write", Mock(side_effect=OSError(errno.ENOSPC, "no space left")))
+    with pytest.raises(OSError, match="no space"):
+        made.add(items("c", size=1_000))
+    monkeypatch.undo()
+    assert len(list(Path("/proc/self/fd").iterdir())) == files and not path.with_name("app.spool.new").exists()
+    made.add(items("d", size=1_000))
+    made.close()
+    again = Spool(path, 2_000)
+    assert names(again) == ["b", "d"]
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"number":1000000000000000000,"kind":"events","id":"x","item":"{}"}\n{"done":[1,1000000000000000000]}',
+        b'{"number":1e400,"kind":"events","id":"x","item":"{}"}',
+        b'{"number":9,"kind":"../admin","id":"x","item":"{}"}',
+        b'{"number":9,"kind":"events","id":["x"],"item":"{}"}',
+        b'{"done":[-1000000000000000000,0]}',
+    ],
+)
+def test_no_spoilt_line_hangs_or_ends_a_start(path: Path, line: bytes) -> None:
+    path.write_bytes(line + b"\n")
+    made = Spool(path, 10_000)
+    assert made.left == {}
+    made.close()
