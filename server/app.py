@@ -28,7 +28,7 @@ from drawdown.server.api.guard.routes import Guard
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
 from drawdown.server.docs_page import serve_docs
-from drawdown.server.http import bodies, errors, signing
+from drawdown.server.http import bodies, errors
 from drawdown.server.http.limits import Limits, told
 from drawdown.server.http.paths import PathsAsSent
 from drawdown.server.http.threads import Threads
@@ -58,7 +58,6 @@ class Server:
         self.threads = Threads(services.engine)
         self.step_threads = StepThreads(services)
         self._gate = Gate(services, self.threads, self.step_threads)
-        self._cron = Cron(services, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
@@ -91,6 +90,7 @@ class Server:
             },
         )
         made.include_router(self._router())
+        made.include_router(Cron(self.services, self.step_threads).routes())
         for group in (Executions, Accounts, Settlements, Guard, UsageRoutes):
             made.include_router(group(self._programs).routes())
         for way_in in (Events, Samples):
@@ -129,12 +129,6 @@ class Server:
             **operation(models.AssignAnswer, *signed, body=models.ProviderOrder, security="signed"))  # fmt: skip
         add("/admin/orgs/{org:id}/override", self.override, methods=["POST"],
             **operation(models.OverrideAnswer, *signed, body=models.OverrideOrder, security="signed"))  # fmt: skip
-        add("/cron/tick", self.tick, methods=["POST"],
-            **operation(models.TickAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
-        add("/cron/parity", self.parity, methods=["POST"],
-            **operation(models.ParityAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
-        add("/cron/vendors", self.vendors, methods=["POST"],
-            **operation(models.DriftAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
         add("/healthz", self.healthz, methods=["GET"], **operation(models.Health, 500))
         add("/readyz", self.readyz, methods=["GET"], **operation(models.Health, 503, *shut))
         router.add_api_route(
@@ -164,21 +158,6 @@ class Server:
         order = await admin.order_of(self.services, self.threads, self._budget, request, models.OverrideOrder)
         now = self.services.clock.now_ms()
         return JSONResponse(await admin.override(self.threads, self.step_threads, now, org, order))
-
-    async def tick(self, request: Request) -> JSONResponse:
-        """Run one tick to its end, and report as `drawdown tick --json`."""
-        signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
-        return JSONResponse(await self._cron.tick())
-
-    async def parity(self, request: Request) -> JSONResponse:
-        """Compare yesterday's totals of all cells with ours, and report as `drawdown parity check --cells --json`."""
-        signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
-        return JSONResponse(await self._cron.parity())
-
-    async def vendors(self, request: Request) -> JSONResponse:
-        """Compare what usage should have cost at vendors with their bills, as `drawdown vendor drift --json`."""
-        signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
-        return JSONResponse(await self._cron.vendors())
 
     async def healthz(self) -> JSONResponse:
         """Whether the process lives."""
