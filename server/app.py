@@ -32,7 +32,7 @@ from drawdown.server.http import bodies, errors
 from drawdown.server.http.limits import Limits, told
 from drawdown.server.http.paths import PathsAsSent
 from drawdown.server.http.threads import Threads
-from drawdown.server.metrics import metrics
+from drawdown.server.metrics import metrics, process
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
 from drawdown.server.usage.events import Events
@@ -53,7 +53,7 @@ class Server:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self.refused: Counter[str] = Counter(dict.fromkeys(metrics.REFUSED, 0))
+        self.refused: Counter[str] = Counter(dict.fromkeys(process.REFUSED, 0))
         """What was turned away since the process began, by what it was: see the metric."""
         self.threads = Threads(services.engine)
         self.step_threads = StepThreads(services)
@@ -61,6 +61,7 @@ class Server:
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
+        self._guard = Guard(self._programs)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         self.routes = self._app()
@@ -91,8 +92,9 @@ class Server:
         )
         made.include_router(self._router())
         made.include_router(Cron(self.services, self.step_threads).routes())
-        for group in (Executions, Accounts, Settlements, Guard, UsageRoutes):
+        for group in (Executions, Accounts, Settlements, UsageRoutes):
             made.include_router(group(self._programs).routes())
+        made.include_router(self._guard.routes())
         for way_in in (Events, Samples):
             made.include_router(way_in(self._intake).routes())
         describe(made)
@@ -175,7 +177,7 @@ class Server:
             if self._metrics is None or not 0 <= now - self._metrics[0] < METRICS_KEPT_MS:
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
             measured = self._metrics[1]
-        counts = (metrics.refusals(self.refused), metrics.denials(self._programs.denied))
-        of_process = [*counts, metrics.intake(self._intake.items)]
+        counts = (process.refusals(self.refused), process.denials(self._programs.denied))
+        of_process = [*counts, process.intake(self._intake.items), *process.guard_calls(self._guard.calls)]
         found = metrics.text(of_process) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)
