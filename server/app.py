@@ -28,11 +28,11 @@ from drawdown.server.api.guard.routes import Guard
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
 from drawdown.server.docs_page import serve_docs
-from drawdown.server.http import bodies, errors, signing
+from drawdown.server.http import bodies, errors
 from drawdown.server.http.limits import Limits, told
 from drawdown.server.http.paths import PathsAsSent
 from drawdown.server.http.threads import Threads
-from drawdown.server.metrics import metrics
+from drawdown.server.metrics import metrics, process
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
 from drawdown.server.usage.events import Events
@@ -53,15 +53,15 @@ class Server:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self.refused: Counter[str] = Counter(dict.fromkeys(metrics.REFUSED, 0))
+        self.refused: Counter[str] = Counter(dict.fromkeys(process.REFUSED, 0))
         """What was turned away since the process began, by what it was: see the metric."""
         self.threads = Threads(services.engine)
         self.step_threads = StepThreads(services)
         self._gate = Gate(services, self.threads, self.step_threads)
-        self._cron = Cron(services, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
+        self._guard = Guard(self._programs)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         self.routes = self._app()
@@ -91,8 +91,10 @@ class Server:
             },
         )
         made.include_router(self._router())
-        for group in (Executions, Accounts, Settlements, Guard, UsageRoutes):
+        made.include_router(Cron(self.services, self.step_threads).routes())
+        for group in (Executions, Accounts, Settlements, UsageRoutes):
             made.include_router(group(self._programs).routes())
+        made.include_router(self._guard.routes())
         for way_in in (Events, Samples):
             made.include_router(way_in(self._intake).routes())
         describe(made)
@@ -129,12 +131,6 @@ class Server:
             **operation(models.AssignAnswer, *signed, body=models.ProviderOrder, security="signed"))  # fmt: skip
         add("/admin/orgs/{org:id}/override", self.override, methods=["POST"],
             **operation(models.OverrideAnswer, *signed, body=models.OverrideOrder, security="signed"))  # fmt: skip
-        add("/cron/tick", self.tick, methods=["POST"],
-            **operation(models.TickAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
-        add("/cron/parity", self.parity, methods=["POST"],
-            **operation(models.ParityAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
-        add("/cron/vendors", self.vendors, methods=["POST"],
-            **operation(models.DriftAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
         add("/healthz", self.healthz, methods=["GET"], **operation(models.Health, 500))
         add("/readyz", self.readyz, methods=["GET"], **operation(models.Health, 503, *shut))
         router.add_api_route(
@@ -165,21 +161,6 @@ class Server:
         now = self.services.clock.now_ms()
         return JSONResponse(await admin.override(self.threads, self.step_threads, now, org, order))
 
-    async def tick(self, request: Request) -> JSONResponse:
-        """Run one tick to its end, and report as `drawdown tick --json`."""
-        signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
-        return JSONResponse(await self._cron.tick())
-
-    async def parity(self, request: Request) -> JSONResponse:
-        """Compare yesterday's totals of all cells with ours, and report as `drawdown parity check --cells --json`."""
-        signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
-        return JSONResponse(await self._cron.parity())
-
-    async def vendors(self, request: Request) -> JSONResponse:
-        """Compare what usage should have cost at vendors with their bills, as `drawdown vendor drift --json`."""
-        signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
-        return JSONResponse(await self._cron.vendors())
-
     async def healthz(self) -> JSONResponse:
         """Whether the process lives."""
         return JSONResponse({"status": "ok"})
@@ -196,7 +177,7 @@ class Server:
             if self._metrics is None or not 0 <= now - self._metrics[0] < METRICS_KEPT_MS:
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
             measured = self._metrics[1]
-        counts = (metrics.refusals(self.refused), metrics.denials(self._programs.denied))
-        of_process = [*counts, metrics.intake(self._intake.items)]
+        counts = (process.refusals(self.refused), process.denials(self._programs.denied))
+        of_process = [*counts, process.intake(self._intake.items), *process.guard_calls(self._guard.calls)]
         found = metrics.text(of_process) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)

@@ -90,6 +90,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "backfill open": ("backfill open june --org acme --from 2025-06-01 --to 2025-07-01 --reason 'they were lost'",),
     "backfill stage": ("backfill stage june events.jsonl",),
     "backfill list": ("backfill list", "backfill list --org acme --json"),
+    "backfill overdue": ("backfill overdue", "backfill overdue --open-for 36h --json"),
     "backfill show": ("backfill show june",),
     "backfill close": ("backfill close june --hash 0f3a… --reason 'as agreed'",),
     "backfill revert": ("backfill revert june --reason 'wrong file'",),
@@ -167,6 +168,10 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     ),
     "vendor costs": ("vendor costs",),
     "vendor import": ("vendor import focus.csv", "vendor import invoice.csv --final --reason 'the January invoice'"),
-    "vendor drift": ("vendor drift", "vendor drift --from 2026-01-01 --to 2026-02-01 --tolerance 10 --least 5"),
+    "vendor drift": (
+        "vendor drift",
+        "vendor drift --keep",
+        "vendor drift --from 2026-01-01 --to 2026-02-01 --tolerance 10 --least 5",
+    ),
     "audit list": ("audit list", "audit list --target acme", "audit list --actor alice --from 7d --json"),
 }

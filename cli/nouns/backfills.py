@@ -12,7 +12,7 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, PageSize, Reason
-from drawdown.cli.parsing import show_credits, show_time
+from drawdown.cli.parsing import parse_length, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.schema.errors import Exit
@@ -21,12 +21,14 @@ from drawdown.worker.commands import backfills
 from drawdown.worker.commands.backfills import TAKEN_AT_ONCE, Diff
 from drawdown.worker.sources.events.files import read_events
 from drawdown.worker.sources.samples.lines import open_lines
+from drawdown.worker.views import backfills as views
 from drawdown.worker.views.backfills import list_backfills, show_backfill
 
 commands = typer.Typer()
 
 FIRST_FEW: Final = 20
 """Lines that are shown of those that were refused."""
+WHY: Final = {"open_long": "open for long", "below_floor": "a part of it never goes in: below the floor"}
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The backfill's name")]
 
 
@@ -105,6 +107,24 @@ def list_(
         for b in found
     ]
     show(app, {"backfills": found}, [table("Backfills", columns, rows)])
+
+
+@commands.command()
+def overdue(
+    context: typer.Context,
+    open_for: Annotated[str, typer.Option("--open-for", help="How long one may stay open: 36h, 7d")] = "7d",
+) -> None:
+    """List backfills that are open for too long, or lie below a floor by now. Nothing is closed or reverted by it.
+
+    Exit status 1: there is one, and a person has to close or revert it.
+    """
+    app: App = context.obj
+    found = app.read(lambda c: views.overdue(c, app.clock.now_ms(), parse_length(open_for, "--open-for")))
+    rows = [(one.backfill, one.org_id, show_time(one.at_ms), one.actor, WHY[one.why]) for one in found]
+    columns = ("backfill", "org", "open since", "by", "")
+    text, status = f"{len(found):,} backfills wait for a person's word", Exit.PERSON if found else Exit.SETTLED
+    show(app, {"overdue": found, "exit_status": int(status)}, [table(text, columns, rows)])
+    raise typer.Exit(status)
 
 
 @commands.command("show")

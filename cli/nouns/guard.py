@@ -12,9 +12,8 @@ from drawdown.cli.nouns.limits import Metric, Phase
 from drawdown.cli.options import Actor, DryRun, Most, New, Reason
 from drawdown.cli.parsing import parse_credits, parse_percent, parse_time, show_credits, show_percent, show_time
 from drawdown.cli.rendering import show, table
-from drawdown.schema.errors import Exit
-from drawdown.worker.commands import guard_reconcile, guard_terms
-from drawdown.worker.commands.guard_reconcile import CORRECTED_AT_ONCE, Counter
+from drawdown.worker.checks import counters
+from drawdown.worker.commands import guard_terms
 from drawdown.worker.commands.guard_terms import Change
 from drawdown.worker.views import guard as views
 from drawdown.worker.views.guard import Drift
@@ -122,25 +121,23 @@ def reconcile(
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
-) -> int:
+) -> None:
     """Compare counters with the uses they are sums of, and put them right. A counter without uses is left as it is:
     what is unknown is not nothing. Ends with 1 where one was off by more than the tolerance."""
     app: App = context.obj
     by, ppm = app.by(actor, reason), parse_percent(tolerance)
     since_ms = parse_time(since, "--since", by.now_ms)
-    found = app.read(lambda c: views.drifts(c, since_ms, CORRECTED_AT_ONCE))
-    counters = [Counter(one.org_id, one.metric, one.period, one.start_ms) for one in found if one.known]
-    done = [] if dry_run or not counters else app.write(lambda c: guard_reconcile.correct(c, counters, by))
+    drifts = app.read(lambda c: counters.look(c, since_ms))
+    done = counters.judged(drifts, ppm) if dry_run else app.write(lambda c: counters.put_right(c, drifts, ppm, by))
     rows = [
         (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted, one.amount if one.known else None,
          _said(one, dry_run))
-        for one in found
+        for one in drifts
     ]  # fmt: skip
     columns = ("organisation", "metric", "a", "from", "#counted", "#used", "")
-    above = sum(one.is_above(ppm) for one in found)
-    result = {"drifts": found, "corrected": len(done), "above_tolerance": above}
-    show(app, result, [table(f"{len(found):,} counters are off, {above:,} by more than the tolerance", columns, rows)])
-    return Exit.PERSON if above else Exit.SETTLED
+    text = f"{len(drifts):,} counters are off, {done.above_tolerance:,} by more than the tolerance"
+    show(app, {**vars(done), "exit_status": done.exit_status}, [table(text, columns, rows)])
+    raise typer.Exit(done.exit_status)
 
 
 def _said(one: Drift, dry_run: bool) -> str:

@@ -11,15 +11,16 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, New, Reason
+from drawdown.cli.options import Actor, New, Reason, only_with
 from drawdown.cli.parsing import parse_percent, show_credits, show_percent, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, micro_of
+from drawdown.worker.checks import vendor_drift
 from drawdown.worker.commands.vendor_bills import read_bills
 from drawdown.worker.commands.vendors import Units, import_bills, set_units
 from drawdown.worker.views import vendors as views
-from drawdown.worker.views.vendors import Cost, DriftLine, told_drift
+from drawdown.worker.views.vendors import Cost, Drifted, DriftLine, tell
 
 commands = typer.Typer()
 
@@ -102,17 +103,22 @@ def drift(
     to: Annotated[str, typer.Option("--to", help="Up to the begin of this day (UTC)")] = "today",
     tolerance: Annotated[str, typer.Option(help="Per cent of the estimate that a bill may differ")] = "15",
     least: Annotated[str, typer.Option(help="...and by less than so much money, whatever the per cent")] = "1",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep what is found for metrics and the alert: nightly")] = False,
 ) -> None:
     """Compare what usage should have cost with what vendors billed, by vendor, service and day.
 
     Exit status 1: two days running a bill differs by more, and neither is one of the last two days.
     """
     app: App = context.obj
-    now_ms = app.clock.now_ms()
-    end = app.moment(to, "--to")
-    start = app.moment(from_, "--from") if from_ else end - views.SPAN_DAYS * DAY_MS
-    bounds = parse_percent(tolerance), _micro_of(least, "--least")
-    found = told_drift(app.read(lambda c: views.drift(c, start, end, now_ms, *bounds)))
+    now_ms, bounds = app.clock.now_ms(), (parse_percent(tolerance), _micro_of(least, "--least"))
+    if keep:
+        only_with(context, "--keep", "keep", "tolerance", "least")
+        found = app.write(lambda c: vendor_drift.check(c, now_ms, *bounds))
+    else:
+        end = app.moment(to, "--to")
+        start = app.moment(from_, "--from") if from_ else end - views.SPAN_DAYS * DAY_MS
+        found = Drifted.of(app.read(lambda c: views.drift(c, start, end, now_ms, *bounds)))
+    tell(found)
     show(app, asdict(found), _shown(found.drift, found.alerts, bounds[0]))
     raise typer.Exit(found.exit_status)
 

@@ -2,6 +2,7 @@
 the triggers that carry the rules. A test holds the two equal."""
 
 from drawdown.schema.tables.backfills import backfill_events, backfills
+from drawdown.schema.tables.checks import checks
 from drawdown.schema.tables.columns import metadata
 from drawdown.schema.tables.drift import parity_checks, vendor_bills, vendor_imports, vendor_units
 from drawdown.schema.tables.fleet import (
@@ -95,6 +96,7 @@ __all__ = [
     "buckets",
     "carries",
     "cells",
+    "checks",
     "dirty_windows",
     "event_types",
     "gate_asks",

@@ -1,7 +1,7 @@
-"""POST /cron/tick, /cron/parity and /cron/vendors: what a cron does, for a scheduler that only calls URLs.
+"""POST /cron/…: what a cron does, for a scheduler that only calls URLs and has the bearer secret.
 
-Guarantee: this process never runs two ticks at once, nor two checks. A caller that goes away leaves what runs running
-to its end.
+Guarantee: this process never runs two ticks at once, nor two checks of a kind. A caller that goes away leaves what runs
+running to its end. Nothing here closes or reverts what waits for a person's word.
 """
 
 from __future__ import annotations
@@ -11,22 +11,39 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
-from drawdown.schema.database import read
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Exit
 from drawdown.schema.units import DAY_MS
+from drawdown.server.api import models
+from drawdown.server.api.described import operation
+from drawdown.server.http import signing
 from drawdown.server.http.errors import ApiError
 from drawdown.server.services import Services, ThreadKit
 from drawdown.server.step_threads import StepThreads
+from drawdown.worker.checks import counters, vendor_drift
+from drawdown.worker.checks.counters import Reconciled
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, check_cells
 from drawdown.worker.tick import tick
-from drawdown.worker.views import vendors
+from drawdown.worker.views import backfills, vendors
+from drawdown.worker.views.backfills import Overdue
 from drawdown.worker.views.tick_report import Report
 
 T = TypeVar("T")
+
+ACTOR: Final = "cron"
+"""Who puts counters right, on record."""
+STATUSES: Final = (400, 401, 409, 429, 500, 503)
 
 
 class Cron:
@@ -37,28 +54,55 @@ class Cron:
         self._step_threads = step_threads
         self._running: dict[str, tuple[int, Future[object]]] = {}
 
-    async def tick(self) -> dict[str, object]:
-        """Run one and report, as `drawdown tick --json` does. Errors: ApiError 409 while one runs; DrawdownError."""
-        report = await self._alone("tick", self._step_threads.tick, _tick)
-        return {"tick": {**asdict(report), "exit_status": report.exit_status}}
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        kinds: tuple[tuple[Callable[[Request], object], type[BaseModel]], ...] = (
+            (self.tick, models.TickAnswer),
+            (self.parity, models.ParityAnswer),
+            (self.vendors, models.DriftAnswer),
+            (self.guard, models.ReconcileAnswer),
+            (self.backfills, models.OverdueAnswer),
+        )
+        for work, answer in kinds:
+            described = operation(answer, *STATUSES, security="bearer")
+            router.add_api_route(f"/cron/{work.__name__}", work, methods=["POST"], **described)
+        return router
 
-    async def parity(self) -> dict[str, object]:
-        """Compare yesterday's totals of all cells, as `drawdown parity check --cells --json`. Errors: as `tick`."""
+    async def tick(self, request: Request) -> JSONResponse:
+        """Run one tick to its end, and report as `drawdown tick --json`."""
+        report = await self._alone(request, "tick", self._step_threads.tick, _tick)
+        return JSONResponse({"tick": {**asdict(report), "exit_status": report.exit_status}})
+
+    async def parity(self, request: Request) -> JSONResponse:
+        """Compare yesterday's totals of all cells with ours, and report as `drawdown parity check --cells --json`."""
         work = partial(_parity, clock=self._services.clock)
-        found = await self._alone("parity", self._step_threads.order, work)
-        return {"parity": {**asdict(found), "exit_status": found.exit_status}}
+        found = await self._alone(request, "parity", self._step_threads.order, work)
+        return JSONResponse({"parity": {**asdict(found), "exit_status": found.exit_status}})
 
-    async def vendors(self) -> dict[str, object]:
-        """Compare the last days' bills, as `drawdown vendor drift --json`. Errors: as `tick`."""
-        return asdict(await self._alone("vendors", self._step_threads.order, _vendors))
+    async def vendors(self, request: Request) -> JSONResponse:
+        """Compare what usage should have cost at vendors with their bills, as `drawdown vendor drift --keep --json`."""
+        return JSONResponse(asdict(await self._alone(request, "vendors", self._step_threads.order, _vendors)))
+
+    async def guard(self, request: Request) -> JSONResponse:
+        """Make the guard's counters the sums of their uses, and report as `drawdown guard reconcile --json`."""
+        found = await self._alone(request, "guard", self._step_threads.order, _guard)
+        return JSONResponse({**asdict(found), "exit_status": found.exit_status})
+
+    async def backfills(self, request: Request) -> JSONResponse:
+        """Say which backfills wait for a person's word for long, as `drawdown backfill overdue --json`."""
+        found = await self._alone(request, "backfills", self._step_threads.order, _backfills)
+        status = int(Exit.PERSON if found else Exit.SETTLED)
+        return JSONResponse({"overdue": [asdict(one) for one in found], "exit_status": status})
 
     async def _alone(
         self,
+        request: Request,
         what: str,
         begin: Callable[[Callable[[ThreadKit, Context], T]], Future[T]],
         work: Callable[[ThreadKit, Context], T],
     ) -> T:
-        """Errors: ApiError 409 while one runs."""
+        """Errors: ApiError 401 and 503 as for the secret, 409 while one runs; DrawdownError."""
+        signing.check_bearer(self._services.settings.cron_secret, request.headers.get("authorization", ""))
         if what in self._running and not self._running[what][1].done():
             details = {"running_since_ms": self._running[what][0]}
             raise ApiError(409, f"{what}_running", f"one ({what}) runs in this process already", details=details)
@@ -79,7 +123,17 @@ def _parity(thread_kit: ThreadKit, context: Context, *, clock: Clock) -> Checked
 
 def _vendors(thread_kit: ThreadKit, context: Context) -> vendors.Drifted:
     now_ms = context.clock.now_ms()
-    today = now_ms - now_ms % DAY_MS
-    bounds = vendors.TOLERANCE_PPM, vendors.LEAST_MICRO
-    first = today - vendors.SPAN_DAYS * DAY_MS
-    return vendors.told_drift(read(thread_kit.world.engine, lambda c: vendors.drift(c, first, today, now_ms, *bounds)))
+    found = write(thread_kit.world.engine, lambda c: vendor_drift.check(c, now_ms))
+    vendors.tell(found)
+    return found
+
+
+def _guard(thread_kit: ThreadKit, context: Context) -> Reconciled:
+    by = By(context.clock.now_ms(), ACTOR, "reconcile", "http")
+    engine = thread_kit.world.engine
+    drifts = read(engine, lambda c: counters.look(c, by.now_ms - counters.SPAN_MS))
+    return write(engine, lambda c: counters.put_right(c, drifts, 0, by))
+
+
+def _backfills(thread_kit: ThreadKit, context: Context) -> list[Overdue]:
+    return read(thread_kit.world.engine, lambda c: backfills.overdue(c, context.clock.now_ms()))

@@ -119,5 +119,21 @@ class DriftAnswer(BaseModel):
     exit_status: int
 
 
+class ReconcileAnswer(BaseModel):
+    """As `drawdown guard reconcile --json`."""
+
+    drifts: list[dict[str, object]]
+    corrected: int
+    above_tolerance: int
+    exit_status: int
+
+
+class OverdueAnswer(BaseModel):
+    """As `drawdown backfill overdue --json`."""
+
+    overdue: list[dict[str, object]]
+    exit_status: int
+
+
 class Health(BaseModel):
     status: str

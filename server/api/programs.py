@@ -69,6 +69,7 @@ BEARER: Final = {"WWW-Authenticate": "Bearer"}
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Answer = Mapping[str, object]
+Told = Callable[[Answer], None]
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,19 @@ class Programs:
         self._threads.close()
 
     async def act(
-        self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
+        self,
+        request: Request,
+        scope: str,
+        model: type[M],
+        work: Callable[[sa.Connection, M, Said], Answer],
+        told: Told | None = None,
     ) -> JSONResponse:
-        """Have something done, in one transaction."""
+        """Have something done, in one transaction. `told` is told the answer."""
 
         def do(order: M, key: ApiKey) -> Awaitable[Answer]:
             return self._threads.write(lambda c: work(c, order, self._said(key, c)))
 
-        return await self._answered(self._ordered(request, scope, model, do))
+        return await self._answered(self._ordered(request, scope, model, do), told)
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
         """Have `do` take a body that is no order, once the key is found and has the scope."""
@@ -124,14 +130,19 @@ class Programs:
         return await self.refused(taken())
 
     async def look(
-        self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
+        self,
+        request: Request,
+        scope: str,
+        model: type[M],
+        work: Callable[[sa.Connection, M, Said], Answer],
+        told: Told | None = None,
     ) -> JSONResponse:
-        """Answer a question, which is in the body."""
+        """Answer a question, which is in the body. `told` is told the answer."""
 
         def do(order: M, key: ApiKey) -> Awaitable[Answer]:
             return self._threads.read(lambda c: work(c, order, self._said(key, c)))
 
-        return await self._answered(self._ordered(request, scope, model, do))
+        return await self._answered(self._ordered(request, scope, model, do), told)
 
     async def act_together(
         self, request: Request, scope: str, model: type[M], do: Callable[[M, Said], Awaitable[Answer]]
@@ -205,8 +216,11 @@ class Programs:
         finally:
             self.noting = None
 
-    async def _answered(self, work: Awaitable[Answer]) -> JSONResponse:
-        return JSONResponse(dict(await self.refused(work)))
+    async def _answered(self, work: Awaitable[Answer], told: Told | None = None) -> JSONResponse:
+        answer = await self.refused(work)
+        if told is not None:
+            told(answer)
+        return JSONResponse(dict(answer))
 
     async def refused(self, work: Awaitable[T]) -> T:
         """The work's answer, where it has one; a refusal is counted by its code."""

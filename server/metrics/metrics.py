@@ -1,5 +1,4 @@
-"""Metrics from the database, so that a server and a one-shot tick say the same, but for the requests a server turned
-away.
+"""Metrics from the database, so that a server and a one-shot tick say the same; process.py has a server's own.
 
 Guarantee: reads only, by indexes. A zero is written as zero where its name is known, so that an alert on it can be
 written. A database that cannot be read is `drawdown_database_up 0` and nothing else.
@@ -7,19 +6,21 @@ written. A database that cannot be read is `drawdown_database_up 0` and nothing 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from drawdown.schema.database import read
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon
 from drawdown.server.metrics.calls import calls
+from drawdown.server.metrics.checks import checking
 from drawdown.server.metrics.credit import reserving
+from drawdown.server.metrics.guard import guarding
 from drawdown.server.metrics.hooks import hooking
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.server.metrics.parity import comparing
@@ -30,13 +31,12 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import unheeded
 from drawdown.worker.views import metrics as figures
 from drawdown.worker.views.backlog import quarantined
+from drawdown.worker.views.features import unmapped_events
 from drawdown.worker.views.long_open import oldest_open
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected")
 REASONS: Final = ("unknown_org", "no_assignment", "no_customer", "no_provider", "no_mapping")
-
-REFUSED: Final = ("batches", "bodies", "connections", "keys", "requests")
 
 PROBLEMS: Final = (
     "bad_id", "bad_org_id", "bad_sandbox_id", "bad_cell_id", "memory_missing", "memory_out_of_bounds",
@@ -44,6 +44,10 @@ PROBLEMS: Final = (
     "ts_missing", "ts_not_milliseconds", "ts_before_2000", "ts_in_the_future", "id_conflict", "below_floor",
 )  # fmt: skip
 """Told as zero before there is one: an alert on a change does not see a series begin."""
+
+MOST_TYPES: Final = 20
+"""Event types without a feature that have a series of their own."""
+OTHER_TYPES: Final = "other"
 
 OTHER_CELLS: Final = "other"
 """Cells that are not registered: what samples call their cell is anybody's to choose."""
@@ -63,32 +67,6 @@ def text(metrics: Iterable[Metric]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_GivenMetrics(list(metrics)))
     return generate_latest(registry)
-
-
-def refusals(refused: Mapping[str, int]) -> Metric:
-    """What this process turned away: beside `denials`, the one figure that is not in the database."""
-    return _counted("server_refused", "Turned away by this process for too many at once.", "what", refused)
-
-
-def denials(denied: Mapping[str, int]) -> Metric:
-    """What programs asked this process for and were refused, by the code of the answer."""
-    return _counted("programs_denied", "Calls of programs that this process refused, by code.", "code", denied)
-
-
-def intake(items: Mapping[tuple[str, str], int]) -> Metric:
-    """What became of events and samples that programs sent this process."""
-    labels = ("kind", "status")
-    metric = CounterMetricFamily("drawdown_intake_items", "Items that programs sent this process.", labels=labels)
-    for found, count in sorted(items.items()):
-        metric.add_metric(found, count)
-    return metric
-
-
-def _counted(name: str, says: str, label: str, counts: Mapping[str, int]) -> Metric:
-    metric = CounterMetricFamily(f"drawdown_{name}", says, labels=(label,))
-    for value, count in sorted(counts.items()):
-        metric.add_metric((value,), count)
-    return metric
 
 
 class _GivenMetrics(Collector):
@@ -116,6 +94,8 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield from topping_up(connection, now_ms)
     yield from hooking(connection, now_ms)
     yield from comparing(connection, now_ms)
+    yield from checking(connection, now_ms)
+    yield from guarding(connection, now_ms)
     yield from _samples(connection, now_ms)
     webhooks = figures.webhooks_since(connection, now_ms - 12 * WINDOW_MS)
     yield gauge("webhooks", "Genuine webhooks of the last hour.", webhooks.items(), ("provider", "state"))
@@ -132,6 +112,8 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     for (name, says), found in zip(helps.items(), figures.pending(connection), strict=True):
         pending = dict.fromkeys(REASONS, 0) | found
         yield gauge(name, says, [((why,), used) for why, used in sorted(pending.items())], ("reason",))
+    waiting = sorted(_unmapped(connection).items())
+    yield gauge("unmapped_units", "Units without a feature, by the types with the most.", waiting, ("event_type",))
     yield gauge("dirty_windows", "Windows to be sealed again.", [((), figures.dirty_windows(connection))])
     oldest = oldest_open(connection)
     age = 0 if oldest is None else oldest.age_ms
@@ -143,6 +125,15 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
     bad = [((problem,), samples) for problem, samples in sorted(found.items())]
     yield gauge("quarantined_samples", "Samples that cannot be billed.", bad, ("problem",))
+
+
+def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
+    """What programs call their events is theirs to choose: so many types have a series of their own."""
+    found = sorted(unmapped_events(connection), key=lambda one: (-one.units, one.event_type))
+    units = Counter({(OTHER_TYPES,): 0})
+    for number, one in enumerate(found):
+        units[one.event_type if number < MOST_TYPES else OTHER_TYPES,] += one.units
+    return units
 
 
 def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

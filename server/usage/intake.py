@@ -98,7 +98,7 @@ class Intake:
         self._budget = budget
         self._refused = refused
         self._threads = Threads(services.engine, AT_ONCE, "intake")
-        self._quotas = Quotas()
+        self._quotas = Quotas(refused)
         self._batches: Counter[str] = Counter()
         self.items: Counter[tuple[str, str]] = Counter(
             dict.fromkeys(((kind, status) for kind in KINDS for status in STATUSES), 0)

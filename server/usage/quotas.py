@@ -21,7 +21,8 @@ ORG_ITEMS_PER_S: Final = 40_000
 class Quotas:
     """Of one process; for any of its threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused: Counter[str]) -> None:
+        self._refused = refused
         self._keys = TokenBuckets(KEY_ITEMS_PER_S)
         self._orgs = TokenBuckets(ORG_ITEMS_PER_S)
         self._lock = Lock()
@@ -30,14 +31,14 @@ class Quotas:
         """Errors: ApiError 429, and nothing was taken."""
         with self._lock:
             if not self._keys.has(key, now_ms, items):
-                raise _too_many("with this key")
+                raise self._too_many("with this key")
             if not all(self._orgs.has(org, now_ms, count) for org, count in by_org.items()):
-                raise _too_many("of one organisation")
+                raise self._too_many("of one organisation")
             self._keys.take(key, now_ms, items)
             for org, count in by_org.items():
                 self._orgs.take(org, now_ms, count)
 
-
-def _too_many(what: str) -> ApiError:
-    message = f"too many items {what} a second; nothing was taken: send it again"
-    return ApiError(429, "too_many_requests", message, headers=SOON)
+    def _too_many(self, what: str) -> ApiError:
+        self._refused["items"] += 1
+        message = f"too many items {what} a second; nothing was taken: send it again"
+        return ApiError(429, "too_many_requests", message, headers=SOON)

@@ -13,7 +13,8 @@ import yaml
 
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
-from drawdown.server.metrics.metrics import REFUSED, intake, measure, refusals
+from drawdown.server.metrics.metrics import measure
+from drawdown.server.metrics.process import REFUSED, GuardCalls, denials, guard_calls, intake, refusals
 from tests.acceptance.commands import PROJECT
 from tests.world import Fleet
 
@@ -100,14 +101,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     fleet = Fleet(engine)
     fleet.tick()
     fleet.write("UPDATE watch_state SET round_ms = 1")
-    of_process = [refusals(dict.fromkeys(REFUSED, 0)), intake({("events", "invalid"): 0})]
+    of_process = [refusals(dict.fromkeys(REFUSED, 0)), intake({("events", "invalid"): 0}), denials({"halted": 0})]
+    of_process += guard_calls(GuardCalls())
     families = [*read(engine, lambda c: list(measure(c, fleet.clock.at_ms))), *of_process]
     engine.dispose()
-    suffixes = {"counter": "_total", "gaugehistogram": "_bucket"}
+    suffixes = {"counter": "_total", "gaugehistogram": "_bucket", "histogram": "_bucket"}
     return {
         family.name + suffixes.get(family.type, ""): {
             *family._labelnames,  # type: ignore[attr-defined]
-            *(["le"] if family.type == "gaugehistogram" else []),
+            *(["le"] if family.type in ("gaugehistogram", "histogram") else []),
         }
         for family in families
     }
@@ -162,7 +164,7 @@ def test_a_gauge_is_not_taken_for_a_counter() -> None:
     """`increase` and `rate` take each fall of a gauge for a restart."""
     for text in (*(rule["expr"] for rule in rules()), *queries()):
         for name in re.findall(r"(?:increase|rate)\((\w+)", text):
-            assert name.endswith("_total"), text
+            assert name.endswith("_total") or name == "drawdown_guard_seconds_bucket", text
 
 
 def test_the_dashboard_is_whole() -> None:

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Guarded:
     """`idea` costs a credit, `byte` one for 25; `look` costs nothing. All of them block in phase 3."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self.fleet = Fleet(engine)
+    def __init__(self, engine: sa.Engine, fleet: Fleet | None = None) -> None:
+        self.fleet = fleet or Fleet(engine)
         self.keys = 0
         self.metric("idea", price_micro=MICRO)
         self.metric("byte", price_micro=MICRO, per_units=25)

@@ -21,6 +21,7 @@ from drawdown.worker.commands.features import map_event
 from drawdown.worker.commands.prune import raise_floors
 from drawdown.worker.sources.events.store import Taken
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views import backfills as views
 from drawdown.worker.views.backfills import list_backfills
 from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
 from tests.world import T0, Fleet
@@ -320,3 +321,22 @@ def test_a_file_is_staged_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
     kinds = [one.event_id if isinstance(one, UsageEvent) else one.code for _, one in found]
     assert kinds == ["a", "c", "not_whole", "foreign_org", "no_time", "not_json", "not_an_object"]
     assert [number for number, _ in found] == [1, 3, 4, 5, 6, 7, 8]
+
+
+def test_one_that_nobody_closes_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def due(days: float, **more: int) -> list[tuple[str, str]]:
+        now_ms = fleet.by.now_ms + int(days * DAY_MS)
+        return [(one.backfill, one.why) for one in read(fleet.engine, lambda c: views.overdue(c, now_ms, **more))]
+
+    assert due(99) == [] and read(fleet.engine, views.open_backfills) == views.OpenBackfills(0, None)
+    opened(fleet)
+    assert read(fleet.engine, views.open_backfills) == views.OpenBackfills(1, fleet.by.now_ms)
+    assert due(7) == []
+    assert due(7.001) == due(1.001, open_ms=DAY_MS) == [("june", "open_long")]
+    fleet.write("UPDATE orgs SET floor_ms = :at WHERE org_id = 'acme'", {"at": T0 + WINDOW_MS})
+    assert due(0) == [("june", "below_floor")]
+    with monkeypatch.context() as patch:
+        patch.setattr(views, "MOST_OPEN", 0)
+        assert due(99) == []
+    reverted(fleet)
+    assert due(99) == [] and read(fleet.engine, views.open_backfills).count == 0

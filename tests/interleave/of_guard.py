@@ -12,11 +12,12 @@ from drawdown.guard.periods import start_of
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, guard, guard_holds, guard_overrides, guard_reconcile, guard_terms
+from drawdown.worker.checks import counters
+from drawdown.worker.commands import credit, guard, guard_holds, guard_overrides, guard_terms
 from drawdown.worker.commands.guard import Answer, Wish
 from drawdown.worker.commands.guard_overrides import Terms
-from drawdown.worker.commands.guard_reconcile import Counter
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.views.guard import Drift
 from tests.interleave.party import plain
 from tests.interleave.stage import NOW, Stage
 
@@ -63,8 +64,9 @@ def _use(work: Callable[..., Answer], key: str, amount: int) -> Callable[[Stage,
     return lambda s, c: work(c, key, Wish(BEE, "spark", amount), s.by)
 
 
-def _counters(stage: Stage) -> list[Counter]:
-    return [Counter(BEE, "spark", "month", start_of("month", stage.by.now_ms))]
+def _off(stage: Stage) -> list[Drift]:
+    """A counter that is as it should be by now: what is looked at may have been mended meanwhile."""
+    return [Drift(BEE, "spark", "month", start_of("month", stage.by.now_ms), 8, 7, 3)]
 
 
 ACTS: Final = "cli.nouns.guard_acts"
@@ -81,11 +83,8 @@ GUARD: Final = (
     ),
     plain("cli.nouns.guard:set_ a new one", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=1), s.by)),
     plain("cli.nouns.guard:set_ it otherwise", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=2), s.by)),
-    plain(
-        "cli.nouns.guard:reconcile",
-        lambda s, c: guard_reconcile.correct(c, _counters(s), s.by),
-        _never_beyond,
-    ),
+    plain("cli.nouns.guard:reconcile", lambda s, c: counters.put_right(c, _off(s), 0, s.by), _never_beyond),
+    plain("server.api.cron:_guard", lambda s, c: counters.put_right(c, _off(s), 0, s.by), _never_beyond),
     plain("cli.nouns.limits:set_", lambda s, c: guard_terms.set_limit(c, PlanLimit("spark", "*", "month", 8), s.by)),
     plain(
         "cli.nouns.limits:end",

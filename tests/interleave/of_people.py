@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.checks import vendor_drift
 from drawdown.worker.commands import (
     assignments,
     cells,
@@ -150,6 +151,8 @@ PEOPLE: Final = (
             c, "compute_1gb", vendors.Units("cloud", "vm", "hour", 1, 5, 3600, "USD"), DAY, s.by, new=False
         ),
     ),
+    plain("cli.nouns.vendors:drift", lambda s, c: vendor_drift.check(c, s.by.now_ms)),
+    plain("server.api.cron:_vendors", lambda s, c: vendor_drift.check(c, s.by.now_ms)),
     plain("cli.nouns.vendors:import_", lambda s, c: vendors.import_bills(c, BILLS, s.by)),
     plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
     plain("cli.nouns.plans:set_", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),

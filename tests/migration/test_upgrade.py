@@ -538,3 +538,31 @@ def test_what_is_compared_comes_beside_what_there_is_and_may_go_again(
     upgrade(engine)
     read(engine, require_ready)
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_what_checks_find_comes_beside_what_the_guard_counted_and_may_go_again(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Schema 0042 changes no use, finds those in the dark, and can be gone back from and come to again."""
+    engine = _empty(kind, request, tmp_path, "checks")
+    dark = "SELECT use_key FROM guard_uses WHERE degraded AND metric = 'look'"
+    with engine.begin() as connection:
+        migrate_to(connection, "0038")
+        for key, degraded in (("lit", "FALSE"), ("dark", "TRUE")):
+            connection.execute(sa.text(
+                "INSERT INTO guard_uses (use_key, org_id, metric, number, month_ms, metric_number, asked, amount, "
+                "state, decision, would, rule, enforced, degraded, charged_micro, forgone_micro, fingerprint, at_ms, "
+                f"actor, reason) VALUES ('{key}', 'acme', 'look', 1, 0, 1, 3, 3, 'used', 'allow', 'allow', 'r', FALSE, "
+                f"{degraded}, 0, 0, 'f', 5, 'ann', 'r')"
+            ))  # fmt: skip
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0042")
+            connection.execute(sa.text("INSERT INTO checks VALUES ('guard', 5, 2, 1)"))
+            assert connection.execute(sa.text(dark)).scalars().all() == ["dark"]
+            command.downgrade(_config(connection), "0038")
+            assert connection.execute(sa.text("SELECT COUNT(*) FROM guard_uses")).scalar() == 2
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()

@@ -1,17 +1,24 @@
-"""A tick by URL: for who has the secret, one at a time."""
+"""Ticks and checks by URL: for who has the secret, one at a time."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import httpx
+import pytest
+import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import vendors
+from drawdown.worker.commands.backfills import open_backfill
 from drawdown.worker.commands.vendor_bills import BillFile, BillLine
+from tests.integration.guarding import Guarded
 from tests.server.house import CRON, Caller, House, served
 from tests.world import T0
+
+SECRET = {"authorization": f"Bearer {CRON}"}
 
 
 def test_a_tick_is_run_and_reported(house: House) -> None:
@@ -47,6 +54,63 @@ def test_who_has_not_the_secret_is_refused(house: House) -> None:
 
     served(house, work)
     assert house.counts()["ticks"] == 0
+
+
+@pytest.mark.parametrize("kind", ["tick", "parity", "vendors", "guard", "backfills"])
+def test_each_of_them_takes_the_secret_and_is_described(house: House, kind: str) -> None:
+    async def work(caller: Caller) -> None:
+        for given in ("", f"Bearer {CRON}x", CRON):
+            answer = await caller.send("POST", f"/cron/{kind}", headers={"authorization": given})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
+        assert (await caller.get(f"/cron/{kind}")).status_code == 405
+        assert (await caller.send("POST", f"/cron/{kind}", headers=SECRET)).status_code == 200
+        described = (await caller.get("/openapi.json")).json()["paths"][f"/cron/{kind}"]["post"]
+        assert described["security"] == [{"bearer": []}] and described["description"]
+
+    served(house, work)
+
+
+def test_a_house_without_a_secret_lets_nobody_in(engine: sa.Engine) -> None:
+    house = House(engine, cron_secret="")
+
+    async def work(caller: Caller) -> None:
+        for given in ({}, SECRET, {"authorization": "Bearer "}):
+            assert (await caller.send("POST", "/cron/guard", headers=given)).status_code == 503
+
+    served(house, work)
+
+
+def test_counters_are_put_right_by_who_has_the_secret(house: House) -> None:
+    guarded = Guarded(house.fleet.engine, house.fleet)
+    guarded.limit("look", 10)
+    guarded.consume("look", 3)
+    house.fleet.write("UPDATE guard_counters SET used = 4 WHERE period = 'day'")
+
+    async def work(caller: Caller) -> None:
+        assert (await caller.send("POST", "/cron/guard")).status_code == 401
+        assert house.fleet.one("SELECT used FROM guard_counters WHERE period = 'day'") == 4
+        for off in (1, 0):
+            found = (await caller.send("POST", "/cron/guard", headers=SECRET)).json()
+            assert (len(found["drifts"]), found["corrected"], found["exit_status"]) == (off, off, off)
+        assert house.fleet.rows("SELECT actor FROM guard_corrections") == [("cron",)]
+        assert house.fleet.rows("SELECT check_name, off FROM checks") == [("guard", 0)]
+
+    served(house, work)
+
+
+def test_backfills_that_nobody_closes_are_told(house: House) -> None:
+    house.fleet.assign("acme", from_ms=T0 - DAY_MS)
+    opened = partial(open_backfill, name="june", org_id="acme", from_ms=T0 - DAY_MS, to_ms=T0, by=house.fleet.by)
+    write(house.fleet.engine, opened)
+
+    async def work(caller: Caller) -> None:
+        for days, names in ((7, []), (8, ["june"])):
+            house.clock.at_ms = T0 + days * DAY_MS
+            found = (await caller.send("POST", "/cron/backfills", headers=SECRET)).json()
+            assert ([one["backfill"] for one in found["overdue"]], found["exit_status"]) == (names, len(names))
+        assert house.fleet.rows("SELECT state FROM backfills") == [("open",)]
+
+    served(house, work)
 
 
 def test_parity_is_checked_for_yesterday_by_who_has_the_secret(house: House) -> None:

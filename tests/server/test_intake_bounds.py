@@ -219,7 +219,8 @@ def test_whoever_sends_slowly_keeps_no_place(shop: House, monkeypatch: pytest.Mo
 def test_a_key_and_an_organisation_send_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quotas, "KEY_ITEMS_PER_S", 100)
     monkeypatch.setattr(quotas, "ORG_ITEMS_PER_S", 50)
-    made = Quotas()
+    refused = Counter[str]()
+    made = Quotas(refused)
 
     def takes(key: str, now_ms: int, **by_org: int) -> bool:
         try:
@@ -236,12 +237,13 @@ def test_a_key_and_an_organisation_send_so_many_a_second(monkeypatch: pytest.Mon
     assert takes("one", 0, acme=40, globex=60) and not takes("one", 0, third=1), "the key has sent 200"
     assert takes("one", 1_000, third=100) and not takes("one", 1_000, third=1)
     assert takes("three", 1_000, acme=50) and not takes("three", 1_000, acme=1)
+    assert refused == {"items": 5}
 
 
 def test_a_batch_beyond_its_rate_is_kept_by_its_sender(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(caller: Caller) -> None:
         monkeypatch.setattr(quotas, "ORG_ITEMS_PER_S", 5)
-        caller.server._intake._quotas = Quotas()
+        caller.server._intake._quotas = Quotas(caller.server.refused)
         send = Sender(caller)
         assert len(await send.told(EVENTS, [event(f"a{number}") for number in range(10)])) == 10
         answer = await send.send(EVENTS, [event("b", subject="globex"), event("c")])

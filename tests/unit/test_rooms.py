@@ -29,6 +29,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "commands": {"push", "topup", "verdict", "seal", "halts", "catalog", "history", "engine", "sources", "verify"},
     "views": {"push", "topup", "verdict", "hooks", "halts", "catalog", "history", "engine", "sources"},
     "replay": {"seal", "push", "verdict", "views", "history", "engine", "catalog"},
+    "checks": {"commands", "views"},
     "watch": {"seal", "topup", "verdict", "hooks", "halts", "history", "engine"},
     "tick": {"seal", "push", "topup", "verdict", "hooks", "halts", "views", "history", "engine", "catalog"},
 }

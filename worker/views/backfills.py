@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
+
+OPEN_MS: Final = 7 * DAY_MS
+"""How long one may stay open before somebody is told."""
+MOST_OPEN: Final = 1_000
+"""Open ones that are looked at: an organisation has one."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,43 @@ class BackfillRow:
     reason: str
     events: int
     withdrawn: int
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """One that is open and waits for a person's word. `why`: it is open for too long; or a part of its range is below
+    its organisation's floor, and never goes in."""
+
+    backfill: str
+    org_id: str
+    at_ms: int
+    actor: str
+    why: Literal["open_long", "below_floor"]
+
+
+@dataclass(frozen=True)
+class OpenBackfills:
+    """How many are open, and since when the oldest is; None: there is none."""
+
+    count: int
+    since_ms: int | None
+
+
+def overdue(connection: sa.Connection, now_ms: int, open_ms: int = OPEN_MS) -> list[Overdue]:
+    """Open ones that somebody has to look at, the oldest first. Nothing is closed or reverted but by a person."""
+    found = []
+    for row in SQL.run(connection, "open", {"at_most": MOST_OPEN}):
+        is_below = int(row.floor_ms) > int(row.from_ms)
+        if is_below or now_ms - int(row.at_ms) > open_ms:
+            why: Literal["open_long", "below_floor"] = "below_floor" if is_below else "open_long"
+            found.append(Overdue(row.backfill, row.org_id, int(row.at_ms), row.actor, why))
+    return found
+
+
+def open_backfills(connection: sa.Connection) -> OpenBackfills:
+    """By the index on open ones."""
+    row = SQL.run(connection, "figures").one()
+    return OpenBackfills(int(row.backfills), None if row.since_ms is None else int(row.since_ms))
 
 
 def list_backfills(connection: sa.Connection, *, org_id: str = "", most: int = 100) -> list[BackfillRow]:

@@ -64,14 +64,18 @@ def list_features(connection: sa.Connection) -> FeatureList:
         for one in found
         if is_meter(one.lo)
     ]
-    waiting = [UnmappedEvent(str(row[0]), *map(int, row[1:])) for row in SQL.run(connection, "unmapped_events")]
     sizes = [one for one in found if not is_meter(one.lo)]
-    return FeatureList(sizes, events, unmapped_sizes(connection), waiting)
+    return FeatureList(sizes, events, unmapped_sizes(connection), unmapped_events(connection))
 
 
 def unmapped_sizes(connection: sa.Connection) -> list[UnmappedSize]:
     """Sizes that have no feature, the smallest first."""
     return [UnmappedSize(*map(int, row)) for row in SQL.run(connection, "unmapped_sizes")]
+
+
+def unmapped_events(connection: sa.Connection) -> list[UnmappedEvent]:
+    """Event types that have no feature, and of which something waits, in the order they were first seen."""
+    return [UnmappedEvent(str(row[0]), *map(int, row[1:])) for row in SQL.run(connection, "unmapped_events")]
 
 
 def mapped_features(connection: sa.Connection) -> list[str]:

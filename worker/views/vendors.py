@@ -77,13 +77,17 @@ class Drifted:
     alerts: int
     exit_status: int
 
+    @staticmethod
+    def of(lines: list[DriftLine]) -> Drifted:
+        alerts = sum(line.alerts for line in lines)
+        return Drifted(lines, alerts, int(Exit.PERSON if alerts else Exit.SETTLED))
 
-def told_drift(lines: list[DriftLine]) -> Drifted:
-    """An event for each line that alerts, and what commands and programs are answered."""
-    alerts = [line for line in lines if line.alerts]
-    for line in alerts:
-        log.error("vendor_drift", **vars(line))
-    return Drifted(lines, len(alerts), int(Exit.PERSON if alerts else Exit.SETTLED))
+
+def tell(found: Drifted) -> None:
+    """An event for each line that alerts."""
+    for line in found.drift:
+        if line.alerts:
+            log.error("vendor_drift", **vars(line))
 
 
 def drift(

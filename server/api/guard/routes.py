@@ -6,7 +6,8 @@ whoever lost the answer sends the same again. What is blocked is an answer, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -19,8 +20,9 @@ from drawdown.schema.units import in_credits
 from drawdown.server.api.described import operation
 from drawdown.server.api.gate import iso
 from drawdown.server.api.guard import models
-from drawdown.server.api.programs import Programs, Said
+from drawdown.server.api.programs import Programs, Said, Told
 from drawdown.server.http.errors import ApiError
+from drawdown.server.metrics.process import GuardCalls
 from drawdown.worker.commands import guard, guard_holds
 from drawdown.worker.commands.guard import Answer, Wish
 from drawdown.worker.views.guard import org_of_use
@@ -34,6 +36,7 @@ class Guard:
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
+        self.calls = GuardCalls()
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
@@ -52,27 +55,37 @@ class Guard:
 
     async def check(self, request: Request) -> JSONResponse:
         """Whether so much of a metric may be used now. Changes nothing."""
-        return await self._programs.look(request, SCOPE, models.CheckOrder, _check)
+        return await self._timed("check", partial(self._programs.look, request, SCOPE, models.CheckOrder, _check))
 
     async def consume(self, request: Request) -> JSONResponse:
         """Use so much at once, where it may be used: it is counted, and charged."""
-        return await self._programs.act(request, SCOPE, models.ConsumeOrder, _consume)
+        return await self._timed("consume", partial(self._programs.act, request, SCOPE, models.ConsumeOrder, _consume))
 
     async def reserve(self, request: Request) -> JSONResponse:
         """Hold so much to be used, where it may be used, before it is known how much it will be."""
-        return await self._programs.act(request, SCOPE, models.ReserveOrder, _reserve)
+        return await self._timed("reserve", partial(self._programs.act, request, SCOPE, models.ReserveOrder, _reserve))
 
     async def settle(self, request: Request) -> JSONResponse:
         """End what is held with what was used in all, also after its hold was over."""
-        return await self._programs.act(request, SCOPE, models.SettleUseOrder, _settle)
+        return await self._timed("settle", partial(self._programs.act, request, SCOPE, models.SettleUseOrder, _settle))
 
     async def release(self, request: Request) -> JSONResponse:
         """Give up what is held; what was used all the same counts, and is charged."""
-        return await self._programs.act(request, SCOPE, models.ReleaseUseOrder, _release)
+        return await self._timed(
+            "release", partial(self._programs.act, request, SCOPE, models.ReleaseUseOrder, _release)
+        )
 
     async def extend(self, request: Request) -> JSONResponse:
         """Say that what is held goes on; it may grow."""
-        return await self._programs.act(request, SCOPE, models.ExtendUseOrder, _extend)
+        return await self._timed("extend", partial(self._programs.act, request, SCOPE, models.ExtendUseOrder, _extend))
+
+    async def _timed(self, call: str, ask: Callable[[Told], Awaitable[JSONResponse]]) -> JSONResponse:
+        """Of what is answered, and not refused, how long it took is counted."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        answer = await ask(partial(self.calls.answered, call))
+        self.calls.timed(call, now() - began)
+        return answer
 
 
 def _check(connection: sa.Connection, order: models.CheckOrder, said: Said) -> Mapping[str, object]:

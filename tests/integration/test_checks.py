@@ -1,0 +1,114 @@
+"""What nightly checks find is kept: the newest, of each kind, for metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run as drawdown
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.checks import counters, vendor_drift
+from drawdown.worker.checks.kept import keep
+from drawdown.worker.commands.vendor_bills import BillFile, BillLine
+from drawdown.worker.commands.vendors import Units, import_bills, set_units
+from drawdown.worker.views.checks import LastCheck, last_checks
+from tests.integration.guarding import Guarded
+from tests.integration.verifying import verified
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+
+
+def last(engine: sa.Engine) -> dict[str, LastCheck]:
+    return read(engine, last_checks)
+
+
+def test_the_newest_check_of_each_kind_is_kept(engine: sa.Engine) -> None:
+    assert last(engine) == {}
+    write(engine, lambda c: keep(c, "guard", 100, off=3, alerts=2))
+    write(engine, lambda c: keep(c, "vendors", 50, off=1, alerts=0))
+    write(engine, lambda c: keep(c, "guard", 99, off=9, alerts=9))
+    assert last(engine) == {"guard": LastCheck(100, 3, 2), "vendors": LastCheck(50, 1, 0)}
+    write(engine, lambda c: keep(c, "guard", 100, off=0, alerts=0))
+    assert last(engine)["guard"] == LastCheck(100, 0, 0)
+    for off, alerts in ((1, 2), (-1, -1)):
+        with pytest.raises(sa.exc.DBAPIError):
+            write(engine, lambda c, off=off, alerts=alerts: keep(c, "guard", 101, off=off, alerts=alerts))  # type: ignore[misc]
+
+
+@pytest.fixture
+def guarded(engine: sa.Engine) -> Guarded:
+    """Two uses of `look`, and a counter of the month that says 1 too many of 10."""
+    made = Guarded(engine)
+    made.limit("look", 100)
+    made.consume("look", 6)
+    made.consume("look", 4)
+    made.fleet.write("UPDATE guard_counters SET used = 11 WHERE period = 'month'")
+    return made
+
+
+def test_counters_are_put_right_and_it_is_kept(guarded: Guarded) -> None:
+    since = guarded.fleet.clock.at_ms - counters.SPAN_MS
+    found = guarded.read(lambda c: counters.look(c, since))
+    assert [(one.period, one.counted, one.amount) for one in found] == [("month", 11, 10)]
+    judged = counters.judged(found, 0)
+    assert (judged.corrected, judged.above_tolerance, judged.exit_status) == (0, 1, 1)
+    assert counters.judged(found, 100_000).exit_status == 0
+    assert last(guarded.fleet.engine) == {}, "a dry run keeps nothing"
+
+    done = guarded.write(lambda c: counters.put_right(c, found, 100_000, guarded.fleet.by))
+    assert (done.corrected, done.above_tolerance, done.exit_status) == (1, 0, 0)
+    assert last(guarded.fleet.engine)["guard"] == LastCheck(guarded.fleet.by.now_ms, 1, 0)
+    assert verified(guarded.fleet).clean
+    again = guarded.read(lambda c: counters.look(c, since))
+    assert guarded.write(lambda c: counters.put_right(c, again, 0, guarded.fleet.by)).drifts == []
+    assert last(guarded.fleet.engine)["guard"].off == 0
+
+
+def billed(fleet: Fleet, *dollars: int) -> None:
+    """From the first day on, at a vendor where nothing was used."""
+    units = Units("cloud", "vm", "hour", 1, 1_000_000, 3600, "USD")
+    write(fleet.engine, lambda c: set_units(c, "compute_1gb", units, T0, fleet.by, new=True))
+    lines = [BillLine("cloud", "vm", T0 + day * DAY_MS, "USD", of * 1_000_000, True) for day, of in enumerate(dollars)]
+    write(fleet.engine, lambda c: import_bills(c, BillFile("bills", lines), fleet.by))
+
+
+def test_bills_that_drift_two_days_running_alert_and_it_is_kept(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    billed(fleet, 9, 9, 0, 9)
+    at = T0 + 6 * DAY_MS + 5
+    found = write(engine, lambda c: vendor_drift.check(c, at))
+    assert (found.alerts, found.exit_status) == (1, 1)
+    assert last(engine) == {"vendors": LastCheck(at, 3, 1)}
+    assert write(engine, lambda c: vendor_drift.check(c, T0 + 3 * DAY_MS)).alerts == 0, "the last two days alert nobody"
+    assert last(engine) == {"vendors": LastCheck(at, 3, 1)}, "an older one replaces no newer one"
+
+
+def test_the_commands_keep_what_they_are_to_keep(
+    guarded: Guarded, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet = guarded.fleet
+    billed(fleet, 9, 9)
+    url = fleet.engine.url.render_as_string(hide_password=False)
+    line = ["--database-url", url, "--at", "2026-01-10", "--json"]
+
+    def asked(*words: str) -> tuple[int, dict[str, object]]:
+        capfd.readouterr()
+        status = drawdown([*line, *words])
+        out = capfd.readouterr().out
+        return status, json.loads(out) if out else {}
+
+    assert asked("vendor", "drift")[0] == asked("guard", "reconcile", "--dry-run")[0] == 1
+    assert last(fleet.engine) == {}
+    assert asked("vendor", "drift", "--keep", "--from", "2026-01-01")[0] == 2
+    assert asked("vendor", "drift", "--keep", "--tolerance", "5")[1]["alerts"] == 1
+    status, found = asked("guard", "reconcile", "--since", "2026-01-01")
+    assert (status, found["exit_status"], found["corrected"], found["above_tolerance"]) == (1, 1, 1, 1)
+    assert {name: (one.off, one.alerts) for name, one in last(fleet.engine).items()} == {
+        "guard": (1, 1), "vendors": (2, 1),
+    }  # fmt: skip
+    assert asked("guard", "reconcile")[0] == 0

@@ -1,0 +1,57 @@
+"""The guard's counters beside the uses they are sums of: looked at, put right, and kept for metrics.
+
+Guarantee: what is looked at is put right under each counter's lock, as it is then. A dry run changes nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By
+from drawdown.schema.errors import Exit
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.checks.kept import keep
+from drawdown.worker.commands import guard_reconcile
+from drawdown.worker.commands.guard_reconcile import CORRECTED_AT_ONCE, Counter
+from drawdown.worker.views import guard as views
+from drawdown.worker.views.guard import Drift
+
+SPAN_MS: Final = 35 * DAY_MS
+"""Without a moment: periods that began since then, a whole month among them."""
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """Counters that were off, how many of them were put right, and how many were off by more than the tolerance."""
+
+    drifts: Sequence[Drift]
+    corrected: int
+    above_tolerance: int
+
+    @property
+    def exit_status(self) -> int:
+        """1: a person is to look where it came from."""
+        return int(Exit.PERSON if self.above_tolerance else Exit.SETTLED)
+
+
+def look(connection: sa.Connection, since_ms: int) -> list[Drift]:
+    """Counters of periods that begin at a moment or later and are off; the first so many as are put right at once."""
+    return views.drifts(connection, since_ms, CORRECTED_AT_ONCE)
+
+
+def judged(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
+    """What was looked at, as a dry run tells it."""
+    return Reconciled(found, 0, sum(one.is_above(tolerance_ppm) for one in found))
+
+
+def put_right(connection: sa.Connection, found: Sequence[Drift], tolerance_ppm: int, by: By) -> Reconciled:
+    """Put right what was looked at, and keep how much it was."""
+    counters = [Counter(one.org_id, one.metric, one.period, one.start_ms) for one in found if one.known]
+    done = guard_reconcile.correct(connection, counters, by)
+    above = judged(found, tolerance_ppm).above_tolerance
+    keep(connection, "guard", by.now_ms, off=len(found), alerts=above)
+    return Reconciled(found, len(done), above)
