@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import sqlalchemy as sa
 import structlog
 
 from tests.simulation.mutants_remote import Patches
@@ -54,7 +55,7 @@ def hunt(kind: Kind, name: str, seeds: int = SEEDS) -> Seen:
         patches = Patches()
         with patches.kept():
             plant(patches)
-            wrong = kind.lived(seed)
+            wrong = _lived(kind, seed)
         said = [line for line in wrong if text in line and not line.startswith("verify:")]
         if not said:
             continue
@@ -64,6 +65,14 @@ def hunt(kind: Kind, name: str, seeds: int = SEEDS) -> Seen:
             return found
         found.unclean.append(seed)
     return found
+
+
+def _lived(kind: Kind, seed: int) -> list[str]:
+    """What is wrong, or what a row of the database would not be."""
+    try:
+        return kind.lived(seed)
+    except sa.exc.IntegrityError as error:
+        return [f"the database keeps no such row: {error.orig}"]
 
 
 def main() -> int:

@@ -1,36 +1,22 @@
-"""How a product calls the guard: a process dies before it has committed, a commit is refused and done anew, an answer is
-lost and the call is given again, at once or days later.
+"""How a product calls the guard, and how an answer is compared with what it has to be.
 
-Guarantee: all chance is drawn from a stream of the product's own. All calls of the guard's own functions stand in this
-module.
+Guarantee: all calls that use anything stand in this module.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
-from drawdown.schema.database import write
-from drawdown.schema.driver_errors import CONFLICT_TRIES
-from drawdown.schema.errors import DatabaseBusy
 from drawdown.worker.commands import guard, guard_holds
 from drawdown.worker.commands.guard import Answer, Wish
-from tests.simulation.database import in_conflict
+from tests.simulation.callers import Caller
 from tests.simulation.guarding.books import Books, BooksOracle
-from tests.simulation.world import World
-
-DIES: Final = 0.1
-"""How often whoever calls is gone before it has committed, and another one calls in its place."""
-CONFLICTS: Final = 0.1
-AGAIN: Final = 0.2
-"""How often an answer is lost, and the call made again at once; and as often later."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +46,10 @@ class Call:
 
 
 @dataclass
-class Product:
+class Product(Caller):
     """Whoever asks, in one world, and what they know."""
 
-    world: World
-    rng: random.Random
-    names: int = 0
+    word: str = "guard"
     lost: set[str] = field(default_factory=set)
     """Keys that were given once, and of which nothing may be there: blocked, or lost with a database."""
 
@@ -74,42 +58,9 @@ class Product:
         assert isinstance(self.world.oracle, BooksOracle)
         return self.world.oracle.books
 
-    @property
-    def now(self) -> int:
-        return self.world.time.now
-
-    def name(self, kind: str) -> str:
-        """One that nothing else has."""
-        self.names += 1
-        return f"{kind}{self.names}"
-
-    def note(self, kind: str) -> None:
-        self.world.faults.note(f"guard_{kind}")
-
-    def breach(self, text: str) -> None:
-        self.world.breaches.append(f"guard: {text}")
-
-    def write(self, work: Callable[[sa.Connection, By], Any]) -> Any:
-        """What people do, done anew where its commit was refused."""
-        by = By(self.now, "product", "simulated")
-
-        def whole(connection: sa.Connection) -> Any:
-            return work(connection, by)
-
-        if self.rng.random() >= CONFLICTS:
-            return self.world.write(whole)
-        self.note("in_conflict")
-        with suppress(DatabaseBusy):  # as often as that it is tried anew; then whoever asked does so
-            return self.world.write(in_conflict(whole, self.rng.randint(1, CONFLICT_TRIES)))
-        return self.world.write(whole)
-
     def call(self, one: Call) -> Any:
         """The answer, or how it was denied."""
-        if self.rng.random() < DIES:
-            by = By(self.now, "product", "died")
-            with suppress(Denied):
-                write(self.world.engine, lambda c: one.work(c, by), rollback=True)
-            self.note("died_before_commit")
+        self.dies(one.work, Denied)
         try:
             return self.write(one.work)
         except Denied as denied:

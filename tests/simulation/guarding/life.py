@@ -53,7 +53,7 @@ PLANS: Final = {"ann": "basic", "bob": "gold", people.METERED: "basic"}
 Act = Callable[[Product], str | None]
 ACTS: Final[tuple[tuple[Act, float], ...]] = (
     (product.ask, 30.0), (product.go_on, 14.0), (product.hear, 3.0), (product.misuse, 1.0), (people.limit, 2.0),
-    (people.terms, 2.0), (people.override, 1.5), (people.judge, 2.0), (people.give, 4.0), (people.halt, 0.5),
+    (people.terms, 2.0), (people.override, 4.0), (people.judge, 3.0), (people.give, 4.0), (people.halt, 0.5),
     (people.use, 2.0),
 )  # fmt: skip
 

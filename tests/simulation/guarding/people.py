@@ -16,8 +16,9 @@ from drawdown.worker.commands import credit, guard_overrides, guard_terms, orgs
 from drawdown.worker.commands.guard_overrides import Terms
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from tests.simulation.actions import insert
+from tests.simulation.callers import AGAIN
 from tests.simulation.guarding.books import Over
-from tests.simulation.guarding.calling import AGAIN, DIES, Product
+from tests.simulation.guarding.calling import Product
 from tests.simulation.guarding.product import ASKERS, FAR
 from tests.simulation.oracle import Sample
 
@@ -151,9 +152,7 @@ def use(product: Product) -> str:
 
 def _twice(product: Product, work: Any) -> Any:
     """The first answer of a person, who may be gone before it is committed, or hear nothing and say it again."""
-    if product.rng.random() < DIES:
-        product.note("person_died")
-        product.world.read(lambda c: None)
+    product.dies(work, Denied)
     answer = product.write(work)
     if product.rng.random() < AGAIN:
         product.note("said_again")

@@ -12,8 +12,9 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import guard
 from drawdown.worker.commands.guard import Wish
+from tests.simulation.callers import AGAIN
 from tests.simulation.guarding.books import Said, Used, Who
-from tests.simulation.guarding.calling import AGAIN, Call, Product
+from tests.simulation.guarding.calling import Call, Product
 
 NAMING: Final = ("ann", "cid", "far")
 """Who names a sponsor now and then; of one of them it does not pay."""
