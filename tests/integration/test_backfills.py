@@ -196,6 +196,13 @@ def test_each_item_has_its_own_answer(fleet: Fleet) -> None:
     assert statuses(again) == [("conflict", "other_content"), ("duplicate", None)]
 
 
+def test_an_item_is_answered_by_what_stands_and_not_by_its_batch(fleet: Fleet) -> None:
+    opened(fleet)
+    staged(fleet, event("e1", 3))
+    told = staged(fleet, event("e1", 4), event("e1", 3))
+    assert [one.status for one in told] == ["conflict", "duplicate"]
+
+
 def test_what_nobody_bills_or_nothing_maps_is_shown_as_what_waits(fleet: Fleet) -> None:
     opened(fleet)
     staged(fleet, event("a", 3, event_type="strange"), event("b", 4))

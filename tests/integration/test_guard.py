@@ -355,6 +355,14 @@ def test_a_hold_grows_where_there_is_room_and_goes_on_in_any_case(guarded: Guard
     assert guarded.settle("long", 1).charged_micro == MICRO
 
 
+def test_what_a_hold_that_grew_holds_is_free_as_its_end_comes(guarded: Guarded) -> None:
+    guarded.limit("byte", None)
+    guarded.reserve("byte", 25, key="short", for_ms=10 * MINUTE_MS)
+    guarded.extend("short", 50, for_ms=10 * MINUTE_MS)
+    guarded.later(10 * MINUTE_MS)
+    assert guarded.check("byte").balance_micro == 100 * MICRO, "its run is over with it"
+
+
 def test_a_hold_that_finds_no_credit_grows_where_its_phase_blocks_nobody(guarded: Guarded) -> None:
     guarded.limit("idea", None)
     guarded.reserve("idea", 60, key="firm")

@@ -221,7 +221,8 @@ def _room(world: World, customer: str) -> int:
 def runs(world: World) -> Iterator[str]:
     """10: each run has drawn what it should, each wallet holds what is left."""
     theirs = "SELECT reservation, drawn_micro, state, customer_id FROM reservations WHERE reservation NOT LIKE 'shop-%'"
-    kept = {row[0]: row[1:] for row in world.rows(theirs)}  # those of shops are judged by shops
+    theirs += " AND reservation NOT LIKE 'guard:%'"
+    kept = {row[0]: row[1:] for row in world.rows(theirs)}  # others have judges of their own
     for key, run in world.oracle.runs.items():
         drawn, state, customer = kept.get(key, (None, None, None))
         early = state == "expired" and run.state == "held" and run.expires_ms <= world.latest

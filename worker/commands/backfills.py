@@ -124,24 +124,28 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
     """
     found = _hold(connection, name)
     _require_open(found)
+    wrong = [_outside(found, event) for event in events]
+    asked = [_row(sample_id_of(event.source, event.event_id), event) for event in events]
     rows: dict[str, dict[str, Any]] = {}
-    answers: list[Taken | None] = []
-    for event in events:
-        row = _row(sample_id_of(event.source, event.event_id), event)
-        wrong = _outside(found, event)
-        if wrong is None and rows.setdefault(row["sample_id"], row) is not row:
-            wrong = _REPEATED if rows[row["sample_id"]] == row else _OTHER
-        answers.append(wrong)
+    for row, no in zip(asked, wrong, strict=True):
+        if no is None:
+            rows.setdefault(row["sample_id"], row)
     new = set(SQL.run(connection, "stage", {"backfill": name, "events": list(rows.values())}).scalars())
     if int(SQL.run(connection, "staged", {"backfill": name}).scalar_one()) > MOST_STAGED:
         raise Refused(f"a backfill holds {MOST_STAGED:,} events at most: close this one, and open another for the rest")
-    asked = {"backfill": name, "sample_ids": list(rows)}
-    stored = {row["sample_id"]: dict(row) for row in SQL.run(connection, "staged_before", asked).mappings()}
-    firsts = (
-        Taken("accepted") if sample_id in new else _REPEATED if stored[sample_id] == row else _OTHER
-        for sample_id, row in rows.items()
-    )
-    return [next(firsts) if answer is None else answer for answer in answers]
+    values = {"backfill": name, "sample_ids": list(rows)}
+    stored = {row["sample_id"]: dict(row) for row in SQL.run(connection, "staged_before", values).mappings()}
+    return [no or _staged(row, stored[row["sample_id"]], new) for row, no in zip(asked, wrong, strict=True)]
+
+
+def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) -> Taken:
+    """The answer to an event, by what stands under its key. Of those that are `new` the first is accepted."""
+    if stored != row:
+        return _OTHER
+    if row["sample_id"] not in new:
+        return _REPEATED
+    new.remove(row["sample_id"])
+    return Taken("accepted")
 
 
 def _outside(found: Backfill, event: UsageEvent) -> Taken | None:

@@ -63,7 +63,7 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     reason = "allowed"
     if more:
-        verdict, done = _grown(connection, use, counters, wanted, known, by)
+        verdict, done = _grown(connection, use, counters, wanted, life_ms, known, by)
         reason = verdict.reason
         if verdict.decision == "block":
             return answer(use.metric, wanted, verdict, done.costs, by.now_ms, use)
@@ -76,7 +76,7 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
 
 
 def _grown(
-    connection: sa.Connection, use: Use, counters: Counters, wanted: int, known: Known, by: By
+    connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: Known, by: By
 ) -> tuple[Verdict, Charged]:
     """Whether it may hold so much; its run holds the price of it, by the terms of its acceptance. A run that cannot
     hold more, and is let through, goes on with what it holds."""
@@ -86,7 +86,7 @@ def _grown(
         run, price = use.reservation, _price(connection, use, wanted)
 
         def work() -> Charged:
-            executions.extend(connection, run, price, None, by)
+            executions.extend(connection, run, price, life_ms, by)
             return Charged(Costs(price), run)
 
         done = attempt(connection, known, price, use.org_id, work)

@@ -1,0 +1,78 @@
+"""How a product calls the guard, and how an answer is compared with what it has to be.
+
+Guarantee: all calls that use anything stand in this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from drawdown.ledger.runs.reservations import Denied
+from drawdown.schema.audit import By
+from drawdown.worker.commands import guard, guard_holds
+from drawdown.worker.commands.guard import Answer, Wish
+from tests.simulation.callers import Caller
+from tests.simulation.guarding.books import Books, BooksOracle
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is asked of the guard. `org`: whose use it is."""
+
+    what: str
+    key: str
+    org: str
+    wish: Wish | None = None
+    amount: int | None = None
+    for_ms: int | None = None
+
+    def work(self, connection: sa.Connection, by: By) -> Answer:
+        """The call itself."""
+        match self.what:
+            case "consume":
+                assert self.wish is not None
+                return guard.consume(connection, self.key, self.wish, by)
+            case "reserve":
+                assert self.wish is not None
+                return guard_holds.reserve(connection, self.key, self.wish, by)
+            case "extend":
+                return guard_holds.extend(connection, self.key, self.amount, self.for_ms, by)
+        end = guard_holds.settle if self.what == "settle" else guard_holds.release
+        return end(connection, self.key, self.amount or 0, by)
+
+
+@dataclass
+class Product(Caller):
+    """Whoever asks, in one world, and what they know."""
+
+    word: str = "guard"
+    lost: set[str] = field(default_factory=set)
+    """Keys that were given once, and of which nothing may be there: blocked, or lost with a database."""
+
+    @property
+    def books(self) -> Books:
+        assert isinstance(self.world.oracle, BooksOracle)
+        return self.world.oracle.books
+
+    def call(self, one: Call) -> Any:
+        """The answer, or how it was denied."""
+        self.dies(one.work, Denied)
+        try:
+            return self.write(one.work)
+        except Denied as denied:
+            return denied
+
+    def compare(self, one: Call, answer: Any, want: Mapping[str, Any]) -> None:
+        """`want`: what has to stand in the answer, by name; `denied` alone: with which code it is refused."""
+        if "denied" in want or isinstance(answer, Denied):
+            code = answer.code if isinstance(answer, Denied) else None
+            if code != want.get("denied"):
+                self.breach(f"{one} was answered {answer!r:.300}, and should be {want}")
+            return
+        wrong = {name: (getattr(answer, name), right) for name, right in want.items() if getattr(answer, name) != right}
+        if wrong:
+            self.breach(f"{one}: (answered, right) is {wrong}")

@@ -1,0 +1,167 @@
+"""Bugs of the guard planted on purpose, one at a time: each has to be seen by what people and products were told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.guard import decide, periods
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.commands import executions, guard, guard_counts, guard_facts, guard_holds, guard_terms
+from drawdown.worker.commands.guard import Charged, Wish
+from drawdown.worker.commands.guard_terms import Metric
+from drawdown.worker.commands.run_request import Request
+from tests.simulation.guarding.life import lived
+from tests.simulation.mutants_remote import Patches
+from tests.simulation.planting import Kind
+
+
+def _keys_are_not_looked_up(patches: Patches) -> None:
+    """Whoever gives a call again is told that it is another use."""
+    right = guard_counts.read_use
+    patches.put(guard_counts, "read_use", lambda c, key, *rest: None if rest or key else right(c, key))
+
+
+def _counts_where_it_ends(patches: Patches) -> None:
+    def wrong(connection: sa.Connection, use: guard_counts.Use) -> guard_counts.Counters:
+        return guard_counts._locked(connection, use.org_id, use.metric, use.expires_ms or use.at_ms)
+
+    patches.put(guard_counts, "lock_of", wrong)
+
+
+def _price_of_now(patches: Patches) -> None:
+    def wrong(connection: sa.Connection, use: guard_counts.Use, amount: int) -> int:
+        return guard_terms.find(connection, use.metric).price.of(amount)
+
+    patches.put(guard_holds, "_price", wrong)
+
+
+def _who_asks_pays(patches: Patches) -> None:
+    right = guard_facts.run_of
+
+    def wrong(wish: Wish, metric: Metric, amount_micro: int) -> Request:
+        return right(wish, replace(metric, payer=None), amount_micro)
+
+    patches.put(guard, "run_of", wrong)
+    patches.put(guard_holds, "run_of", wrong)
+
+
+def _without_credit(patches: Patches, when: Callable[[Charged], bool]) -> None:
+    """A use goes in though whoever pays was refused."""
+    right = guard.attempt
+
+    def wrong(*given: Any) -> Charged:
+        done = right(*given)
+        return replace(done, code=None) if when(done) else done
+
+    patches.put(guard, "attempt", wrong)
+    patches.put(guard_holds, "attempt", wrong)
+
+
+def _incurred_is_free(patches: Patches) -> None:
+    def wrong(connection: sa.Connection, key: str, incurred: Any, by: Any) -> Any:
+        return executions.release(connection, key, None, by)
+
+    patches.put(guard_holds, "executions", SimpleNamespace(**{**vars(executions), "release": wrong}))
+
+
+def _hour_long_growth(patches: Patches) -> None:
+    """What a hold that grows holds is held for an hour, however short the hold."""
+
+    def wrong(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: Any) -> Any:
+        return executions.extend(connection, key, to, None if to is not None else for_ms, by)
+
+    patches.put(guard_holds, "executions", SimpleNamespace(**{**vars(executions), "extend": wrong}))
+
+
+def _months_of_thirty_days(patches: Patches) -> None:
+    right = periods.start_of
+
+    def wrong(period: periods.Period, moment_ms: int) -> int:
+        return moment_ms - moment_ms % (30 * DAY_MS) if period == "month" else right(period, moment_ms)
+
+    for where in (periods, guard, guard_counts):
+        patches.put(where, "start_of", wrong)
+
+
+def _warned_at_each_use(patches: Patches) -> None:
+    def wrong(facts: decide.Facts, bound: decide.Bound, amount: int) -> bool:
+        used = facts.counted[bound.period].used + amount
+        return decide.warned_after(facts.warn_ppm, bound.amount, used, before=False)
+
+    patches.put(decide, "_warns_anew", wrong)
+
+
+PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
+    "a use that is given again is another one": (_keys_are_not_looked_up, "was answered Denied"),
+    "a hold that is over goes on counting": (
+        lambda p: p.query(guard_counts, "is_over", "expires_ms <= :now_ms", "expires_ms < :now_ms - 86400000"),
+        "(answered, right)",
+    ),
+    "what is given back is not given back to its day": (
+        lambda p: p.query(guard_counts, "give_back", "WHERE {these}", "WHERE {these} AND period <> 'day'"),
+        "",
+    ),
+    "settling corrects no counter": (lambda p: p.put(guard_holds, "_moved", lambda *given: None), ""),
+    "a hold counts where it ends": (_counts_where_it_ends, ""),
+    "the oldest override counts": (
+        lambda p: p.query(guard_facts, "overrides", "ORDER BY o.number DESC", "ORDER BY o.number"),
+        "'override:",
+    ),
+    "an override that is over goes on": (
+        lambda p: p.query(guard_facts, "overrides", "o.ends_ms > :now_ms", "o.ends_ms > :now_ms - 34560000000"),
+        "'override:",
+    ),
+    "an override that is asked for counts": (
+        lambda p: p.query(guard_facts, "overrides", "o.state = 'in_force'", "o.state IN ('in_force', 'asked')"),
+        "'override:",
+    ),
+    "a pattern stands before an organisation": (
+        lambda p: p.put(decide, "_CLOSENESS", {"org": 1, "pattern": 0, "plan": 2}),
+        "'override:",
+    ),
+    "any plan stands before the plan": (
+        lambda p: p.query(guard_facts, "limits", "THEN 1 ELSE 0", "THEN 0 ELSE 1"),
+        "'limit:",
+    ),
+    "a limit that was ended counts": (
+        lambda p: p.query(guard_facts, "limits", "AND NOT l.ended", "AND l.number > 0"),
+        "(answered, right)",
+    ),
+    "what was reserved is charged by the price of now": (_price_of_now, "charged_micro"),
+    "who asks pays in the payer's place": (_who_asks_pays, ""),
+    "phase 2 blocks whoever bought credit": (
+        lambda p: p.put(decide, "holds", lambda phase, pays: phase >= 2),
+        "'enforced'",
+    ),
+    "without credit it is allowed": (
+        lambda p: _without_credit(p, lambda done: not done.costs.degraded),
+        "'no_credit'",
+    ),
+    "what nobody knows is allowed": (lambda p: _without_credit(p, lambda done: done.costs.degraded), "_"),
+    "what was incurred before a release is not charged": (_incurred_is_free, "charged_micro"),
+    "what a hold that grew holds is held for an hour": (_hour_long_growth, "was told of"),
+    "months have thirty days": (_months_of_thirty_days, ""),
+    "it is warned at each use": (_warned_at_each_use, "'low'"),
+    "denials count once a minute": (
+        lambda p: p.query(guard_counts, "deny", "count = guard_denials.count + 1", "count = guard_denials.count"),
+        "(asked, blocked, would",
+    ),
+}
+"""Each bug, and a part of what is said of it."""
+TICKS: Final = 8
+SEEN_AT: Final[dict[str, int]] = {}
+"""Where a bug showed last, if not in the first life."""
+
+
+def _wrong(seed: int) -> list[str]:
+    life, wrong = lived(seed, TICKS)
+    life.world.close()
+    return wrong
+
+
+KIND: Final = Kind(_wrong, PLANTED, SEEN_AT)
