@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash trace topups exhaustion \
+.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash trace door topups exhaustion \
 	bench conformance docs emulators lock sbom release clean
 
 demo: install
@@ -70,6 +70,12 @@ crash: install
 trace: install
 	$(BIN)/python -W ignore -m tests.crash.credit.run --seed $(SEED) $(if $(DATABASE),--database $(DATABASE)) \
 		$(if $(REQUESTS),--requests $(REQUESTS))
+
+# Real usage sent over HTTP by eight clients, a third of all connections cut, clients and server killed; each exact:
+# make door DATABASE=sqlite TRACE=gentd26 AS=events ROWS=2000
+door: install
+	$(BIN)/python -W ignore -m tests.crash.door.run --seed $(SEED) $(if $(DATABASE),--database $(DATABASE)) \
+		$(if $(TRACE),--trace $(TRACE)) $(if $(AS),--as $(AS)) $(if $(ROWS),--rows $(ROWS))
 
 # Automatic top-ups at a payment service that fails a third of all calls, with kills; its own books are the judge.
 EPISODES ?= 100000

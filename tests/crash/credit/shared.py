@@ -31,9 +31,13 @@ class Board:
         """A client has come so far in the list of requests."""
         self._put(client + 1, place)
 
+    def place(self, client: int) -> int:
+        """How far a client has come."""
+        return self._get(client + 1)
+
     def behind(self) -> int:
         """How far the last of them has come."""
-        return min(self._get(client + 1) for client in range(self.clients))
+        return min(map(self.place, range(self.clients)))
 
     def _get(self, at: int) -> int:
         (found,) = struct.unpack_from("<q", self._map, at * 8)

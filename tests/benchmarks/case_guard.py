@@ -1,0 +1,207 @@
+"""A check of the guard over HTTP: beside a handler that decides nothing, and 500 a second while a fleet is drained."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median, quantiles
+from time import perf_counter, sleep
+from typing import Any, Final
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.schema import database
+from drawdown.schema.clock import SystemClock
+from drawdown.schema.database import write
+from drawdown.schema.units import MICRO
+from drawdown.server.api.guard import models, routes
+from drawdown.server.api.programs import Programs, Said
+from drawdown.server.app import Server
+from drawdown.worker.commands import api_keys, guard_terms
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from tests.benchmarks.case_gate import drained, listening, services
+from tests.benchmarks.case_tick import run_tick
+from tests.benchmarks.databases import Databases, tidy, url_of
+from tests.benchmarks.fleet import Fleet, give_credit, settle_in, use
+from tests.benchmarks.measure import Figure, Result, compared
+from tests.benchmarks.wallets import BY
+from tests.server.program import key_of
+from tests.server.test_process import serving
+
+GOAL: Final = 3.0
+REQUESTS: Final = 100
+METRIC: Final = "idea"
+PER_S: Final = 500
+KEYS: Final = 10
+"""A key may ask 100 times a second: 500 checks a second are of several programs."""
+SENDERS: Final = 10
+SECONDS: Final = 10.0
+P99_MS: Final = 10.0
+COUNTED: Final = "SELECT used FROM guard_counters WHERE org_id = :org AND metric = :metric"
+CHECK, FRAME = "/v1/guard/check", "/v1/guard/nothing"
+_KEYS: Final = [key_of(f"app-{number}") for number in range(KEYS)]
+
+
+def run(databases: Databases, kind: str, fleet: Fleet, scale: float, runs: int) -> list[Result]:
+    """Each organisation has credit and a limit that nobody meets."""
+    engine = databases.new(kind)
+    settle_in(engine, fleet.orgs)
+    give_credit(engine, fleet.orgs)
+    use(engine, fleet, 0)
+    _guarded(engine)
+    tidy(engine)
+    run_tick(engine, 0)
+    found = [_beside(engine, kind, fleet, runs), _in_time(engine, kind, fleet, max(SECONDS * scale, 0.5))]
+    databases.drop(engine)
+    return found
+
+
+def _guarded(engine: sa.Engine) -> None:
+    def work(connection: sa.Connection) -> None:
+        guard_terms.set_metric(connection, METRIC, Change(price_micro=MICRO, phase=3), BY)
+        guard_terms.set_limit(connection, PlanLimit(METRIC, "*", "month", 10**9), BY)
+        for number in range(KEYS):
+            name = f"app-{number}"
+            api_keys.create(connection, key_of(name), name, (routes.SCOPE,), BY, new=True)
+
+    write(engine, work)
+
+
+def _beside(engine: sa.Engine, kind: str, fleet: Fleet, runs: int) -> Result:
+    server = Server(replace(services(engine), clock=SystemClock()))
+    server.routes.include_router(_nothing(vars(server)["_programs"]))
+    with listening(server.app) as port, listening(_bare(engine)) as bare_port:
+        check = Asker(port, CHECK, fleet.orgs)
+        frame, bare = Asker(port, FRAME, fleet.orgs), Asker(bare_port, CHECK, fleet.orgs)
+        figures = compared(check.median_s, frame.median_s, runs, goal=GOAL, what=("check", "bare handler"))
+        further = compared(check.median_s, bare.median_s, runs, goal=GOAL, what=("check", "without the server"))
+    server.close()
+    assert check.allowed == check.asked and frame.allowed == frame.asked, "every organisation has credit and room"
+    return Result(
+        case="guard",
+        database=kind,
+        compares=f"POST /v1/guard/check, the median of {REQUESTS} requests one after the other on one connection, "
+        "beside a handler of the same server that has the key, the body and a transaction, and decides nothing",
+        figures=[*figures, Figure("times a handler without the server's frame", "", further[0].values), further[2]],
+        baseline=f"{COUNTED}; without the frame: no route, no limit, no model; the key and this row, read at once",
+        totals={"checked": check.asked, "beside": frame.asked},
+    )
+
+
+def _nothing(programs: Programs) -> APIRouter:
+    """The route's frame around one row that is read."""
+    said = {"decision": "allow", "rule": "none", "used": 0}
+
+    def read(connection: sa.Connection, order: models.CheckOrder, _said: Said) -> Mapping[str, object]:
+        connection.execute(sa.text(COUNTED), {"org": order.org, "metric": order.metric}).one_or_none()
+        return said
+
+    async def nothing(request: Request) -> JSONResponse:
+        return await programs.look(request, routes.SCOPE, models.CheckOrder, read)
+
+    router = APIRouter(default_response_class=JSONResponse)
+    router.add_api_route(FRAME, nothing, methods=["POST"])
+    return router
+
+
+def _bare(engine: sa.Engine) -> Callable[..., Any]:
+    """The least that reads a key and a counter for whoever asks."""
+    pool = ThreadPoolExecutor(6)
+
+    async def app(scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[dict[str, object]], Any]) -> None:
+        order = json.loads((await receive())["body"])
+        token = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
+
+        def work(connection: sa.Connection) -> None:
+            assert api_keys.find(connection, token, 0) is not None
+            connection.execute(sa.text(COUNTED), {"org": order["org"], "metric": order["metric"]}).one_or_none()
+
+        await asyncio.get_running_loop().run_in_executor(pool, database.read, engine, work)
+        body = json.dumps({"decision": "allow", "rule": "none", "used": 0}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+class Asker:
+    """Asks on one connection about one organisation after the other, with one key after the other."""
+
+    def __init__(self, port: int, path: str, orgs: int, first: int = 0) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._path, self._orgs, self._first = path, orgs, first
+        self.asked = self.allowed = 0
+
+    def median_s(self) -> float:
+        self._connection.close()  # the server may have, meanwhile
+        return median(self.once() for _ in range(REQUESTS))
+
+    def once(self) -> float:
+        number = self._first + self.asked
+        body = json.dumps({"org": f"org-{number * 7919 % self._orgs}", "metric": METRIC})
+        headers = {"Authorization": f"Bearer {_KEYS[number % KEYS]}", "Content-Type": "application/json"}
+        began = perf_counter()
+        self._connection.request("POST", self._path, body, headers)
+        said = self._connection.getresponse().read()
+        took = perf_counter() - began
+        self.asked += 1
+        self.allowed += json.loads(said).get("decision") == "allow"
+        return took
+
+
+def _in_time(engine: sa.Engine, kind: str, fleet: Fleet, seconds: float) -> Result:
+    """Checks at their moments, whether those before were answered or not: who is late is late by the clock."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = {"DRAWDOWN_REQUESTS_PER_S": "1000000", "DRAWDOWN_LOG_LEVEL": "CRITICAL"}
+        with serving(url_of(engine.url), env, Path(folder) / "log") as (url, _process):
+            port = int(url.rpartition(":")[2])
+            _sent(port, fleet, min(seconds, 1.0))
+            alone = _sent(port, fleet, seconds)
+            with drained(engine, fleet) as windows:
+                beside = _sent(port, fleet, seconds)
+    goals = (("alone", alone, None), ("during a drain", beside, P99_MS))
+    return Result(
+        case="guard in time",
+        database=kind,
+        compares=f"{PER_S} checks a second on {SENDERS} connections with {KEYS} keys, at a process of its own; "
+        "milliseconds from the moment at which each was to be sent",
+        figures=[
+            Figure(f"{name}, {when}", "ms", [value], goal if name == "p99" else None)
+            for when, found, goal in goals
+            for name, value in _percentiles(found)
+        ],
+        totals={"checked": len(alone) + len(beside), "windows": 1 + len(windows)},
+    )
+
+
+def _sent(port: int, fleet: Fleet, seconds: float) -> list[float]:
+    """Milliseconds that each took from its moment on."""
+    began, each = perf_counter() + 0.05, int(PER_S * seconds / SENDERS)
+
+    def send(sender: int) -> list[float]:
+        asker, found = Asker(port, CHECK, fleet.orgs, sender), []
+        for number in range(each):
+            due = began + (number * SENDERS + sender) / PER_S
+            sleep(max(due - perf_counter(), 0))
+            asker.once()
+            found.append((perf_counter() - due) * 1000)
+        assert asker.allowed == asker.asked == each, "each is answered, and allowed"
+        return found
+
+    with ThreadPoolExecutor(SENDERS) as pool:
+        return [one for found in pool.map(send, range(SENDERS)) for one in found]
+
+
+def _percentiles(found: Sequence[float]) -> list[tuple[str, float]]:
+    cuts = quantiles(found, n=100)
+    return [("p50", cuts[49]), ("p99", cuts[98])]
