@@ -13,6 +13,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, guard, guard_holds, guard_overrides, guard_reconcile, guard_terms
+from drawdown.worker.commands.features import map_event
 from drawdown.worker.commands.guard import Answer, Wish
 from drawdown.worker.commands.guard_overrides import Terms
 from drawdown.worker.commands.guard_reconcile import Counter
@@ -67,6 +68,16 @@ def _counters(stage: Stage) -> list[Counter]:
     return [Counter(BEE, "spark", "month", start_of("month", stage.by.now_ms))]
 
 
+def _billed_once(stage: Stage) -> Iterator[str]:
+    """Of a metric that costs something and the mapping of what it counts, one is there."""
+    ((priced, mapped),) = stage.rows(
+        "SELECT (SELECT COUNT(*) FROM guard_metrics WHERE metric = 'glow.done' AND price_micro > 0), "
+        "(SELECT COUNT(*) FROM mappings WHERE feature = 'glow')"
+    )
+    if priced and mapped:
+        yield "the guard charges for glow.done, and the seal bills it as glow"
+
+
 ACTS: Final = "cli.nouns.guard_acts"
 GUARD: Final = (
     plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
@@ -81,6 +92,16 @@ GUARD: Final = (
     ),
     plain("cli.nouns.guard:set_ a new one", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=1), s.by)),
     plain("cli.nouns.guard:set_ it otherwise", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=2), s.by)),
+    plain(
+        "cli.nouns.guard:set_ a price of what may be metered",
+        lambda s, c: guard_terms.set_metric(c, "glow.done", Change(price_micro=1, phase=3), s.by),
+        _billed_once,
+    ),
+    plain(
+        "cli.nouns.features:map_event_ what may be charged",
+        lambda s, c: map_event(c, "glow.done", "glow", s.by),
+        _billed_once,
+    ),
     plain(
         "cli.nouns.guard:reconcile",
         lambda s, c: guard_reconcile.correct(c, _counters(s), s.by),
