@@ -1,8 +1,9 @@
 """The decision: may so much of a metric be used now, by which rule, and how much is left. Pure.
 
 Guarantee: rules are asked in one order: the operator, an override in place of the plan's limit, the plan's limit, the
-credit of whoever pays. A plan that says nothing of a metric allows none of it; unlimited is said. What would be decided
-is always computed (`would`); the phase says what comes of it.
+credit of whoever pays. Where that cannot be known, it is said beforehand whether it is allowed. A plan that says
+nothing of a metric allows none of it; unlimited is said. What would be decided is always computed (`would`); the phase
+says what comes of it. The gate of sandboxes is answered by the same rules (`worker/verdict/gate_asks.py`).
 
     phase          nothing left                     little left
     0 silent       allow                            allow
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from drawdown.guard.periods import PERIODS, Period
+from drawdown.guard.periods import SPANS, Span
 
 Decision: TypeAlias = Literal["allow", "warn", "block"]
 Reach: TypeAlias = Literal["org", "pattern", "plan"]
@@ -30,6 +31,10 @@ SILENT: Final = 0
 WARN: Final = 1
 BLOCK_FREE: Final = 2
 BLOCK_ALL: Final = 3
+IN_DOUBT: Final = frozenset(
+    {"balance_unknown", "needs_quantities", "never_projected", "database_unreadable", "unknown_org"}
+)
+"""With which codes credit is refused that cannot be known here, or now."""
 _CLOSENESS: Final[Mapping[Reach, int]] = {"org": 0, "pattern": 1, "plan": 2}
 
 
@@ -37,7 +42,7 @@ _CLOSENESS: Final[Mapping[Reach, int]] = {"org": 0, "pattern": 1, "plan": 2}
 class Limit:
     """How much of a metric a plan allows in a period: base units; None: without an end. `phase` None: the metric's."""
 
-    period: Period
+    period: Span
     amount: int | None
     phase: int | None = None
     plan: str = ""
@@ -45,11 +50,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Override:
-    """What stands in place of a plan's limit: the same words, and how it came to be about whoever asks."""
+    """What stands in place of a plan's limit: the same words, and how it came to be about whoever asks. `number` 0: an
+    operator's word about one organisation (`org override`), of which there is one."""
 
     number: int
     reach: Reach
-    period: Period
+    period: Span
     amount: int | None
 
 
@@ -63,18 +69,25 @@ class Counted:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a decision goes by. `halted`: why an operator lets nothing run. `limits`: at most one for each period,
+    """All that a decision goes by. `halted`: why an operator lets nothing run. `limits`: at most one for each span,
     the plan's. `overrides`: those in force for whoever asks, in any order. `no_credit`: the code with which whoever
-    pays was refused. `pays`: credit was bought at some time."""
+    pays was refused, or why that is not known; `fails_open`: it is allowed where it is not. `pays`: credit was bought
+    at some time."""
 
     phase: int
     warn_ppm: int
     pays: bool
     limits: Sequence[Limit]
-    counted: Mapping[Period, Counted]
+    counted: Mapping[Span, Counted]
     overrides: Sequence[Override] = ()
     halted: str | None = None
     no_credit: str | None = None
+    fails_open: bool = False
+
+    @property
+    def degraded(self) -> bool:
+        """Whether it is decided without knowing the credit."""
+        return self.no_credit in IN_DOUBT
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class Bound:
     """A limit as it counts, with the rule that says so."""
 
     rule: str
-    period: Period
+    period: Span
     amount: int | None
     phase: int
 
@@ -106,7 +119,7 @@ class Verdict:
 def in_force(facts: Facts) -> list[Bound]:
     """What counts in each period: the override that is nearest to whoever asks, then the newest; else the limit."""
     found: list[Bound] = []
-    for period in PERIODS:
+    for period in SPANS:
         limit = next((one for one in facts.limits if one.period == period), None)
         over = min(
             (one for one in facts.overrides if one.period == period),
@@ -115,7 +128,7 @@ def in_force(facts: Facts) -> list[Bound]:
         )
         phase = facts.phase if limit is None or limit.phase is None else limit.phase
         if over is not None:
-            found.append(Bound(f"override:{over.number}", period, over.amount, phase))
+            found.append(Bound(f"override:{over.number}" if over.number else "override", period, over.amount, phase))
         elif limit is not None:
             found.append(Bound(f"limit:{limit.plan}:{period}", period, limit.amount, phase))
     return found
@@ -133,7 +146,7 @@ def decide(facts: Facts, amount: int) -> Verdict:
     if short:
         worst = min(short, key=lambda one: (not holds(one.phase, facts.pays), _room(facts, one)))
         return _verdict(facts, worst, amount, "block", worst.rule, "limit", worst.phase)
-    if facts.no_credit is not None:
+    if facts.no_credit is not None and not (facts.degraded and facts.fails_open):
         return _verdict(facts, nearest, amount, "block", "credits", facts.no_credit, facts.phase)
     rule = "unlimited" if nearest is None else nearest.rule
     phase = facts.phase if nearest is None else nearest.phase

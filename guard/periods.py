@@ -1,4 +1,4 @@
-"""Hours, days and months in UTC, in which the guard counts. Pure.
+"""Hours, days and months in UTC, in which the guard counts, and what stands at once. Pure.
 
 Guarantee: the periods of a kind do not overlap, and leave no moment out. The begin of its period is a part of each
 counter's key, so that nothing is ever set back to zero. Moments are milliseconds.
@@ -12,9 +12,12 @@ from drawdown.ledger.monthly import calendar
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 Period: TypeAlias = Literal["hour", "day", "month"]
+Span: TypeAlias = Literal["hour", "day", "month", "at_once"]
+"""What a limit is of: what is used in a period, or what stands at the same time."""
 
 PERIODS: Final[tuple[Period, ...]] = get_args(Period)
 """From the shortest to the longest."""
+SPANS: Final[tuple[Span, ...]] = get_args(Span)
 _LENGTH: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 
 

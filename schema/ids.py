@@ -97,6 +97,8 @@ ENDPOINT: Final = Kind("endpoint", (IdSource("hook_endpoints"),), "drawdown hook
 MESSAGE: Final = Kind("message", (IdSource("hook_messages"),), "drawdown hook messages")
 EVENT: Final = Kind("event", (), "drawdown hook set --help")
 EVENT_TYPE: Final = Kind("event type", (IdSource("event_types"),), "drawdown feature list")
+MAPPED: Final = Kind("event type", (*EVENT_TYPE.sources, IdSource("mapped_features")), "drawdown feature list")
+"""Or a feature."""
 BACKFILL: Final = Kind("backfill", (IdSource("backfills"),), "drawdown backfill list")
 SOURCE: Final = Kind("source of events", (), "drawdown event list")
 USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list")

@@ -80,6 +80,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "guard set idea.create --credits 1 --phase 1 --new --reason 'priced'",
         "guard set bandwidth --credits 1 --for 25000000 --new",
         "guard set login.email --credits 0.1 --payer platform --fail open --new",
+        "guard set drawing --credits 0.5 --counts sketch.done --new",
     ),
     "guard list": ("guard list", "guard list --json"),
     "guard uses": ("guard uses --metric idea.create --org acme",),

@@ -38,11 +38,19 @@ def set_(
     fail: Annotated[
         str | None, typer.Option(metavar="open|closed", help="Where credit cannot be known", show_default="closed")
     ] = None,
+    counts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The event type or feature that it counts; none: what has its name",
+            show_default="as it is",
+        ),
+    ] = None,
     new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Change a metric, or with --new make one. What was used keeps its price."""
+    """Change a metric, or with --new make one. What was used keeps its price. What the seal bills has no price here."""
     app: App = context.obj
     by = app.by(actor, reason)
     change = Change(
@@ -52,6 +60,7 @@ def set_(
         phase=phase,
         warn_ppm=None if warn_left is None else parse_percent(warn_left),
         fails_open=None if fail is None else guard_acts.is_open(fail),
+        counts="" if counts == "none" else counts,
     )
     now, was = app.write(lambda c: guard_terms.set_metric(c, metric, change, by, new=new))
     cost = "nothing" if not now.price_micro else f"{show_credits(now.price_micro)} for {now.per_units:,}"

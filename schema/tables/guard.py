@@ -23,13 +23,15 @@ guard_metrics = sa.Table(
     sa.Column("phase", sa.Integer, nullable=False),
     sa.Column("warn_ppm", sa.Integer, nullable=False),
     sa.Column("fails_open", sa.Boolean, nullable=False),
+    id_column("counts", null=True),
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint(
         f"{_PHASE} AND price_micro >= 0 AND per_units > 0 AND warn_ppm BETWEEN 0 AND 1000000", name="guard_metrics_sane"
     ),
     comment="What the guard counts. The last number counts. price_micro for per_units; payer: who pays in place of the "
-    "organisation. fails_open: allowed where the credit of whoever pays cannot be known.",
+    "organisation. fails_open: allowed where the credit of whoever pays cannot be known. counts: the event type or "
+    "feature of the mapping that it counts (NULL: what has its name).",
 )
 
 guard_limits = sa.Table(

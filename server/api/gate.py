@@ -1,10 +1,10 @@
 """GET /v1/gate/{org}: may a sandbox be made or woken?
 
-Guarantee: the answer is one read of the organisation's row. The provider is asked again about an organisation that is
-halted, or was never projected: at most every ten seconds and one call at a time, across all processes. Each provider is
-asked at most so often a second for all its organisations together, since no caller of the gate proves its identity. The
-fresh verdict is answered where it comes in time, else the stored one. In doubt the gate is closed, unless the settings
-say otherwise.
+Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. The provider is
+asked again about an organisation that is halted, or was never projected: at most every ten seconds and one call at a
+time, across all processes. Each provider is asked at most so often a second for all its organisations together, since
+no caller of the gate proves its identity. The fresh verdict is answered where it comes in time, else the stored one. In
+doubt the gate is closed, unless the settings say otherwise.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from typing import Final
 
 import structlog
 
+from drawdown.guard.decide import Facts, decide
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import TokenBuckets, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.verdict.gate_asks import ASK_EVERY_MS, Gated, asked, may_ask, read_gated
+from drawdown.worker.commands.guard_answers import options_of
+from drawdown.worker.verdict.gate_asks import ASK_EVERY_MS, Gated, asked, in_doubt, may_ask, read_gated
 
 log = structlog.get_logger()
 
 FRESH_WITHIN_S: Final = 1.0
 READ_WITHIN_S: Final = 2.0
+LIMIT_ZERO: Final = "limit_zero"
+"""Why it is closed where a limit decides: hosts count what runs, so that only a limit of none is passed here."""
 MOST_REMEMBERED: Final = 10_000
 ASKS_PER_S: Final = 20
 """Of one provider, by one process, on the average; twice as many at once. Ticks and the watch ask the rest."""
@@ -54,7 +57,8 @@ class Gate:
                 found = await self._read(org_id) or found
         except Exception as error:
             log.error("gate_in_doubt", org=org_id, **told(error))
-            return self._doubtful(org_id, "database_unreadable", None)
+            facts = in_doubt("database_unreadable", allowed=self._services.settings.gate_open_when_in_doubt)
+            return decided(org_id, facts, None, None)
         if found is None:
             return self._unknown(org_id)
         return self._verdict(org_id, found)
@@ -71,21 +75,14 @@ class Gate:
         return bool(shut and found.halt_reason != "operator" and found.billing_provider in self._services.providers)
 
     def _verdict(self, org_id: str, found: Gated) -> dict[str, object]:
-        if found.unknown and not found.is_halted and found.billing_provider not in EXEMPT_PROVIDERS:
-            return self._doubtful(org_id, "never_projected", found.max_concurrent_sandboxes)
-        reason = (found.halt_reason or "halted") if found.is_halted else None
-        if reason is None and found.max_concurrent_sandboxes == 0:
-            reason = "limit_zero"
-        return shown(org_id, reason is None, reason, found.max_concurrent_sandboxes, found.projection_read_ms)
-
-    def _doubtful(self, org_id: str, reason: str, most: int | None) -> dict[str, object]:
-        return shown(org_id, self._services.settings.gate_open_when_in_doubt, reason, most, None)
+        facts = found.facts(open_in_doubt=self._services.settings.gate_open_when_in_doubt)
+        return decided(org_id, facts, found.max_concurrent_sandboxes, found.projection_read_ms)
 
     def _unknown(self, org_id: str) -> dict[str, object]:
         wanted = self._services.settings.gate_unknown_org
         if wanted == "not_found":
             raise ApiError(404, "unknown_org", "there is no such organisation")
-        return shown(org_id, wanted == "allow", "unknown_org", None, None)
+        return decided(org_id, in_doubt("unknown_org", allowed=wanted == "allow"), None, None)
 
     async def _ask_again(self, org_id: str, provider: str) -> None:
         """Wait a little for a fresh verdict, if one is asked for now."""
@@ -120,14 +117,24 @@ class Gate:
             log.error("gate_ask_failed", org=org_id, **told(error))
 
 
-def shown(org_id: str, allowed: bool, reason: str | None, most: int | None, as_of_ms: int | None) -> dict[str, object]:
-    """A `GateAnswer`."""
+def decided(org_id: str, facts: Facts, most: int | None, as_of_ms: int | None) -> dict[str, object]:
+    """A `GateAnswer`: may one sandbox more be made?"""
+    verdict = decide(facts, 1)
+    allowed = verdict.decision != "block"
+    degraded = facts.degraded and (allowed or verdict.rule == "credits")
+    reason = facts.no_credit if degraded else None  # a gate that is open in doubt says why it is in doubt
+    if not allowed:
+        reason = LIMIT_ZERO if verdict.reason == "limit" else verdict.reason
     return {
         "org_id": org_id,
         "allowed": allowed,
         "reason": reason,
         "max_concurrent_sandboxes": most,
         "as_of": None if as_of_ms is None else iso(as_of_ms),
+        "decision": verdict.decision,
+        "rule": verdict.rule,
+        "options": options_of(verdict),
+        "degraded": degraded,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -67,13 +67,18 @@ class Error(BaseModel):
 
 class GateAnswer(BaseModel):
     """Whether a sandbox may be made or woken. `max_concurrent_sandboxes` null: no limit. `as_of`: the moment of the
-    provider's word that this rests on; null: it has not been asked yet, or was not read."""
+    provider's word that this rests on; null: it has not been asked yet, or was not read. `decision`, `rule` and
+    `options` are the guard's; `degraded`: decided without knowing the credit."""
 
     org_id: str
     allowed: bool
     reason: str | None
     max_concurrent_sandboxes: int | None
     as_of: str | None
+    decision: Literal["allow", "warn", "block"]
+    rule: str
+    options: list[Literal["top_up", "sponsor", "run_locally"]]
+    degraded: bool
 
 
 class WebhookAnswer(BaseModel):

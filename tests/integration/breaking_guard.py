@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from drawdown.schema.units import WINDOW_MS
 from tests.integration.breaking import Broken
+from tests.world import T0
+
+USED: Final = T0 + 4 * WINDOW_MS
+"""The window in which keen used what it used."""
 
 
 def _of(text: str, *statements: str, org: str | None = "keen", also: tuple[int, ...] = ()) -> Broken:
     return Broken(14, statements, text, org=org, also=also)
+
+
+def _twice(text: str, counts: str) -> Broken:
+    what = f"UPDATE guard_metrics SET counts = '{counts}' WHERE metric = 'spark'"
+    return Broken(14, (what,), text, USED, "render", "keen")
 
 
 SPARK = "org_id = 'keen' AND metric = 'spark'"
@@ -54,6 +66,17 @@ GUARD = {
     "a use at another price": _of(
         "keen-1 used 3 at 5 for 2; 15 were charged, 0 let go",
         "UPDATE guard_metrics SET per_units = 2 WHERE metric = 'spark'",
+    ),
+    "a use of what the seal billed by its feature": _twice(
+        "keen-1 was charged 15 for render as spark, and 2 were sealed as render", "render"
+    ),
+    "a use of what the seal billed by its event type": _twice(
+        "keen-off was charged 5 for page.render as spark, and 2 were sealed as render", "page.render"
+    ),
+    "a metric that counts what nobody said": _of(
+        "metric peek, number 1 is 0 for 1 by itself, phase 1, of look; on record is 0 for 1 by itself, phase 1, of its",
+        "UPDATE guard_metrics SET counts = 'look' WHERE metric = 'peek'",
+        org=None,
     ),
     "a limit that nobody set so": _of(
         "limit spark of * a day, number 1 is 21, phase as its metric; on record is 20, phase as its metric",

@@ -143,6 +143,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
     ("plan set", "name"): t("tema --max-concurrent 5", "team"),
     ("guard set", "metric"): t("lok --phase 1", "look"),
+    ("guard set", "counts"): t("look --counts compute_1g", "compute_1gb"),
     ("guard set", "payer"): t("look --payer wayn", "wayne"),
     ("guard uses", "metric"): t("--metric lok", "look"),
     ("guard uses", "org"): t("--org acmee", "acme"),

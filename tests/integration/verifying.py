@@ -350,7 +350,8 @@ def _pooled(fleet: Fleet) -> None:
 
 def _guarded(fleet: Fleet) -> None:
     """Of a metric that costs five and one that costs nothing: what was used, held, settled above its hold, given up and
-    over; refused, and let through; a limit, an override in force, one that was refused, and a counter corrected."""
+    over; refused, and let through; a limit, an override in force, one that was refused, and a counter corrected. In the
+    same window, something else is billed by the seal."""
     fleet.assign("keen", from_ms=T0)
     by, ago = fleet.by, replace(fleet.by, now_ms=fleet.by.now_ms - DAY_MS)
 
@@ -372,6 +373,7 @@ def _guarded(fleet: Fleet) -> None:
             terms = guard_overrides.Terms("peek", "pattern", "ke*", "hour", amount, by.now_ms + DAY_MS)
             made = guard_overrides.add(connection, terms, by, asked=asked)
         guard_overrides.decide(connection, made.number, "refuse", by)
+        take(connection, [UsageEvent("app", "keen-r", "page.render", "keen", 2, by.now_ms)], by.now_ms)
 
     write(fleet.engine, work)
 

@@ -14,6 +14,7 @@ from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.checks import counters
 from drawdown.worker.commands import credit, guard, guard_holds, guard_overrides, guard_terms
+from drawdown.worker.commands.features import map_event
 from drawdown.worker.commands.guard import Answer, Wish
 from drawdown.worker.commands.guard_overrides import Terms
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
@@ -69,6 +70,16 @@ def _off(stage: Stage) -> list[Drift]:
     return [Drift(BEE, "spark", "month", start_of("month", stage.by.now_ms), 8, 7, 3)]
 
 
+def _billed_once(stage: Stage) -> Iterator[str]:
+    """Of a metric that costs something and the mapping of what it counts, one is there."""
+    ((priced, mapped),) = stage.rows(
+        "SELECT (SELECT COUNT(*) FROM guard_metrics WHERE metric = 'glow.done' AND price_micro > 0), "
+        "(SELECT COUNT(*) FROM mappings WHERE feature = 'glow')"
+    )
+    if priced and mapped:
+        yield "the guard charges for glow.done, and the seal bills it as glow"
+
+
 ACTS: Final = "cli.nouns.guard_acts"
 GUARD: Final = (
     plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
@@ -83,6 +94,16 @@ GUARD: Final = (
     ),
     plain("cli.nouns.guard:set_ a new one", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=1), s.by)),
     plain("cli.nouns.guard:set_ it otherwise", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=2), s.by)),
+    plain(
+        "cli.nouns.guard:set_ a price of what may be metered",
+        lambda s, c: guard_terms.set_metric(c, "glow.done", Change(price_micro=1, phase=3), s.by),
+        _billed_once,
+    ),
+    plain(
+        "cli.nouns.features:map_event_ what may be charged",
+        lambda s, c: map_event(c, "glow.done", "glow", s.by),
+        _billed_once,
+    ),
     plain("cli.nouns.guard:reconcile", lambda s, c: counters.put_right(c, _off(s), 0, s.by), _never_beyond),
     plain("server.api.cron:_guard", lambda s, c: counters.put_right(c, _off(s), 0, s.by), _never_beyond),
     plain("cli.nouns.limits:set_", lambda s, c: guard_terms.set_limit(c, PlanLimit("spark", "*", "month", 8), s.by)),

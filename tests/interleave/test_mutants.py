@@ -11,7 +11,7 @@ from drawdown.ledger.monthly import tiers
 from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands import credit, withdrawals
+from drawdown.worker.commands import credit, guard_terms, withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
 from drawdown.worker.seal import statements, stops
@@ -47,6 +47,10 @@ def _missed_halts_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
 def _corrections_without_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(withdrawals, "lock_buckets", _none)
     patch.setattr(locks, "lock_buckets", _none)
+
+
+def _priced_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(guard_terms, "lock_buckets", _none)
 
 
 def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:
@@ -107,6 +111,11 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _tier_set_without_the_lock,
         "cli.nouns.tiers:set_",
         "cli.nouns.tiers:set_ at once",
+    ),
+    "a price is set without the lock": (
+        _priced_without_the_lock,
+        "cli.nouns.guard:set_ a price of what may be metered",
+        "cli.nouns.features:map_event_ what may be charged",
     ),
     "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),

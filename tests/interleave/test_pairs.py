@@ -65,6 +65,8 @@ PAIRS = (
     ("cli.nouns.guard_acts:consume", "cli.nouns.guard:reconcile"),
     ("cli.nouns.guard_acts:consume", "expire_holds"),
     ("cli.nouns.guard:set_ a new one", "cli.nouns.guard:set_ it otherwise"),
+    ("cli.nouns.guard:set_ a price of what may be metered", "cli.nouns.features:map_event_ what may be charged"),
+    ("cli.nouns.features:map_event_ what may be charged", "cli.nouns.guard:set_ a price of what may be metered"),
     ("cli.nouns.limits:set_", "cli.nouns.limits:end"),
     ("cli.nouns.limits:set_", "cli.nouns.limits:set_"),
     ("cli.nouns.overrides:_decide", "cli.nouns.overrides:_decide against it"),

@@ -11,8 +11,10 @@ from alembic.config import Config
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.ledger.maturing import mature_due
+from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import MIGRATIONS, migrate_to, require_ready, upgrade
+from drawdown.worker.commands import guard_terms
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.api_keys import list_keys
 from tests.conftest import _new_database
@@ -309,6 +311,27 @@ def test_runs_of_0030_are_held_in_wallets(kind: str, request: pytest.FixtureRequ
     }.items():
         with pytest.raises(DBAPIError, match=rule):
             write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_metric_of_0038_counts_what_has_its_name(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    engine = _empty(kind, request, tmp_path, "counts")
+    columns = "metric, number, price_micro, per_units, phase, warn_ppm, fails_open, at_ms, actor, reason"
+    with engine.begin() as connection:
+        migrate_to(connection, "0038")
+        connection.execute(
+            sa.text(f"INSERT INTO guard_metrics ({columns}) VALUES ('idea', 1, 5, 2, 3, 9, TRUE, {T0}, 'ann', 'r')")
+        )
+    upgrade(engine)
+    kept = read(engine, lambda c: guard_terms.find(c, "idea"))
+    assert kept == guard_terms.Metric("idea", 1, 5, 2, None, 3, 9, fails_open=True, counts=None)
+    with pytest.raises(DBAPIError, match="append-only"):
+        write(engine, lambda c: c.execute(sa.text("UPDATE guard_metrics SET counts = 'x'")))
+    by = By(T0 + 1, "ann", "a test")
+    write(engine, lambda c: guard_terms.set_metric(c, "idea", guard_terms.Change(counts="page.render"), by))
+    with pytest.raises(NotImplementedError, match="restore a backup"), engine.begin() as connection:
+        command.downgrade(_config(connection), "0038")
     engine.dispose()
 
 

@@ -35,6 +35,10 @@ def test_an_open_gate_asks_nobody(house: House) -> None:
             "reason": None,
             "max_concurrent_sandboxes": None,
             "as_of": "2026-01-01T00:05:00.000Z",
+            "decision": "allow",
+            "rule": "unlimited",
+            "options": [],
+            "degraded": False,
         }
 
     served(house, work)
@@ -96,6 +100,7 @@ def test_a_provider_that_is_down_changes_nothing(house: House) -> None:
     async def work(caller: Caller) -> None:
         answer = await caller.get("/v1/gate/acme")
         assert (answer.status_code, answer.json()["allowed"]) == (200, False)
+        assert (answer.json()["rule"], answer.json()["degraded"]) == ("credits", False)
 
     served(house, work)
     assert house.halted("acme")
@@ -109,7 +114,8 @@ def test_an_operators_halt_is_not_asked_about(house: House) -> None:
     asked = calls(house)
 
     async def work(caller: Caller) -> None:
-        assert (await caller.get("/v1/gate/acme")).json()["reason"] == "operator"
+        answer = (await caller.get("/v1/gate/acme")).json()
+        assert (answer["reason"], answer["rule"], answer["options"]) == ("operator", "operator", [])
 
     served(house, work)
     assert calls(house) == asked
@@ -139,6 +145,7 @@ def test_a_limit_of_zero_is_no_leave_to_make_one(house: House) -> None:
     async def work(caller: Caller) -> None:
         answer = (await caller.get("/v1/gate/acme")).json()
         assert (answer["allowed"], answer["reason"], answer["max_concurrent_sandboxes"]) == (False, "limit_zero", 0)
+        assert (answer["rule"], answer["options"]) == ("override", ["run_locally"])
 
     served(house, work)
 
@@ -173,7 +180,7 @@ def test_an_unreadable_database_is_closed_unless_the_settings_say_otherwise(lone
         async def work(caller: Caller, allowed: bool = open_in_doubt) -> None:
             answer = await caller.get("/v1/gate/acme")
             assert (answer.status_code, answer.json()["allowed"]) == (200, allowed)
-            assert answer.json()["reason"] == "database_unreadable"
+            assert (answer.json()["reason"], answer.json()["degraded"]) == ("database_unreadable", True)
             assert (await caller.get("/readyz")).status_code == 503
             assert (await caller.get("/healthz")).status_code == 200
             assert (await caller.get("/metrics")).text.splitlines()[-1] == "drawdown_database_up 0.0"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawdown.guard.decide import (
+    IN_DOUBT,
     Counted,
     Decision,
     Facts,
@@ -22,7 +23,7 @@ from drawdown.guard.decide import (
     in_force,
     warned_after,
 )
-from drawdown.guard.periods import PERIODS, Period, end_of, start_of, starts
+from drawdown.guard.periods import PERIODS, Period, Span, end_of, start_of, starts
 
 NOTHING = {period: Counted() for period in PERIODS}
 MONTH = Limit("month", 10, plan="free")
@@ -50,6 +51,15 @@ def test_the_first_rule_that_refuses_is_named_in_one_order() -> None:
         ("operator", "stopped"), ("override:7", "limit"), ("limit:free:month", "limit"), ("credits", "no_credit"),
     ]  # fmt: skip
     assert decide(facts(MONTH), 1).rule == "limit:free:month"
+
+
+@pytest.mark.parametrize("code", sorted(IN_DOUBT))
+def test_where_credit_is_in_doubt_it_is_said_beforehand_whether_it_is_allowed(code: str) -> None:
+    """What is known to be lacking is lacking, and a limit is one, however credit stands."""
+    assert decide(facts(MONTH, no_credit=code), 1).rule == "credits"
+    assert decide(facts(MONTH, no_credit=code, fails_open=True), 1).decision == "allow"
+    assert decide(facts(MONTH, no_credit="no_credit", fails_open=True), 1).rule == "credits"
+    assert decide(facts(MONTH, no_credit=code, fails_open=True), 11).rule == "limit:free:month"
 
 
 def test_what_a_plan_says_nothing_of_is_not_allowed_and_unlimited_is_said() -> None:
@@ -146,7 +156,7 @@ def test_little_is_warned_of_once_an_episode_and_again_after_it_was_clearly_more
 def test_what_is_held_to_a_limit_never_passes_it(
     used: int, amount: int, limit: int | None, phase: int, pays: bool, warn_ppm: int, warned: bool
 ) -> None:
-    counted = {period: Counted(used, warned) for period in PERIODS}
+    counted: dict[Span, Counted] = {period: Counted(used, warned) for period in PERIODS}
     found = decide(Facts(phase, warn_ppm, pays, (Limit("day", limit, plan="p"),), counted), amount)
     above = limit is not None and used + amount > limit
     assert (found.would == "block") == above

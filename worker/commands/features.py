@@ -32,7 +32,7 @@ from drawdown.worker.catalog.mapping import (
     resolve,
     rewrites,
 )
-from drawdown.worker.commands import credit
+from drawdown.worker.commands import billed_once, credit
 from drawdown.worker.history.losses import read_losses
 from drawdown.worker.sources.events.types import meters
 
@@ -70,7 +70,7 @@ def map_size(
 
     Errors: UsageError for values no mapping can have; Refused where it would change what sealed windows meant, or
     where it reaches back (only holes can be filled so), or into history that was lost, and was not confirmed, or would
-    give the feature a second unit;
+    give the feature a second unit, or bill what the guard charges for (`billed_once`);
     UnknownId, unless `new`, for a feature that there is not.
     """
     _require_name(feature)
@@ -162,11 +162,13 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
             f"history up to {lost_to} was lost, and windows before that may have been billed by a mapping that was "
             "lost with it: give again what was in force then, with --yes; begin anything else later"
         )
+    event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
+    billed_once.require_uncharged(connection, mapping, row, event_type)
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_mapping", {**asdict(row), **person})
     details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}
     if row.is_of_events:
-        details = {"event_type": _type_of(connection, row.memory_mb), "unit": row.unit, "start_ms": start}
+        details = {"event_type": event_type, "unit": row.unit, "start_ms": start}
     action = "feature_map" if row.feature else "feature_end"
     record(connection, action, row.feature or "", details, by)
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]

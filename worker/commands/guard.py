@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
-from drawdown.guard.decide import Verdict, decide, in_force
+from drawdown.guard.decide import IN_DOUBT, Verdict, decide, in_force
 from drawdown.guard.periods import PERIODS, start_of
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
@@ -33,8 +33,6 @@ __all__ = ["Answer", "Wish"]
 
 RUN: Final = "guard:"
 """Stands before a use's key in that of its run."""
-UNKNOWN: Final = ("balance_unknown", "needs_quantities")
-"""With which codes a run is refused whose payer's credit cannot be known here."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,7 @@ def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
         found = executions.preview(connection, run, now_ms)
         balance = found.available_micro if found.customer_id == known.customer_id else None
         code = None if found.allowed else found.code
-        degraded = code in UNKNOWN
-        costs = Costs(price, 0, found.customer_id or run.payer or run.org_id, balance, degraded)
-        code = None if degraded and known.metric.fails_open else code
+        costs = Costs(price, 0, found.customer_id or run.payer or run.org_id, balance, code in IN_DOUBT)
     return answer(wish.metric, wish.amount, decide(known.facts(counters, code), wish.amount), costs, now_ms)
 
 
@@ -119,7 +115,7 @@ def refuse(connection: sa.Connection, key: str, wish: Wish, known: Known, verdic
     )  # fmt: skip
 
 
-def attempt(connection: sa.Connection, known: Known, price: int, payer: str, work: Callable[[], Charged]) -> Charged:
+def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[], Charged]) -> Charged:
     """Charge, or leave nothing behind where that is refused. Errors: Denied for a run's key of another content."""
     try:
         with connection.begin_nested():
@@ -127,9 +123,7 @@ def attempt(connection: sa.Connection, known: Known, price: int, payer: str, wor
     except Denied as error:
         if error.code == "other_content":
             raise
-        unknown = error.code in UNKNOWN
-        costs = Costs(price, 0, payer, None, unknown)
-        return Charged(costs, None, None if unknown and known.metric.fails_open else error.code)
+        return Charged(Costs(price, 0, payer, None, error.code in IN_DOUBT), None, error.code)
 
 
 def require_key(key: str) -> None:
@@ -157,7 +151,7 @@ def _settled_at_once(connection: sa.Connection, key: str, wish: Wish, known: Kno
         balance = None if done.wallet is None or paid.customer_id != known.customer_id else done.wallet.available_micro
         return Charged(Costs(price, done.drawn.charged_micro, paid.customer_id, balance), RUN + key)
 
-    return attempt(connection, known, price, run.payer or run.org_id, work)
+    return attempt(connection, price, run.payer or run.org_id, work)
 
 
 def _use(

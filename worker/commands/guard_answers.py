@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from drawdown.guard.decide import Decision, Verdict
-from drawdown.guard.periods import Period, end_of
+from drawdown.guard.periods import Span, end_of
 from drawdown.worker.commands.guard_counts import State, Use
 
 Option: TypeAlias = Literal["top_up", "sponsor", "request_override", "run_locally"]
@@ -28,7 +28,7 @@ class Answer:
     reason: str
     metric: str
     amount: int
-    period: Period | None
+    period: Span | None
     limit: int | None
     used: int | None
     remaining: int | None
@@ -72,12 +72,12 @@ def answer(metric: str, amount: int, verdict: Verdict, costs: Costs, now_ms: int
         limit=None if bound is None else bound.amount,
         used=verdict.used if ends else None,
         remaining=verdict.remaining,
-        resets_ms=end_of(bound.period, now_ms) if bound is not None and ends else None,
+        resets_ms=_resets_ms(bound.period if bound is not None and ends else None, now_ms),
         price_micro=costs.price_micro,
         charged_micro=costs.charged_micro,
         payer=costs.payer,
         balance_micro=costs.balance_micro,
-        options=_options(verdict),
+        options=options_of(verdict),
         degraded=costs.degraded,
         as_of_ms=now_ms,
         state=None if use is None else use.state,
@@ -99,7 +99,7 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
         limit=use.limit_amount,
         used=None,
         remaining=None,
-        resets_ms=None if use.limit_period is None else end_of(use.limit_period, use.at_ms),
+        resets_ms=_resets_ms(use.limit_period, use.at_ms),
         price_micro=use.charged_micro + use.forgone_micro,
         charged_micro=charged_micro,
         payer=None,
@@ -113,8 +113,17 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
     )
 
 
-def _options(verdict: Verdict) -> tuple[Option, ...]:
-    """What whoever was refused, or would be, can do: nothing against an operator's word."""
+def _resets_ms(span: Span | None, at_ms: int) -> int | None:
+    """What stands at once begins anew at no time."""
+    return None if span is None or span == "at_once" else end_of(span, at_ms)
+
+
+def options_of(verdict: Verdict) -> tuple[Option, ...]:
+    """What whoever was refused, or would be, can do: nothing against an operator's word. A limit of what stands at once
+    is the provider's or an operator's, and no override of the guard's stands in its place."""
     if verdict.would != "block" or verdict.rule == "operator":
         return ()
-    return ("top_up", "sponsor", "run_locally") if verdict.rule == "credits" else ("request_override", "run_locally")
+    if verdict.rule == "credits":
+        return "top_up", "sponsor", "run_locally"
+    is_at_once = verdict.bound is not None and verdict.bound.period == "at_once"
+    return ("run_locally",) if is_at_once else ("request_override", "run_locally")

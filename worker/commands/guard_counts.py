@@ -9,13 +9,13 @@ looked at it since or not.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
 from drawdown.guard.decide import Bound, Counted, warned_after
-from drawdown.guard.periods import PERIODS, Period, start_of, starts
+from drawdown.guard.periods import PERIODS, Span, start_of, starts
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
 
@@ -45,7 +45,7 @@ class Use:
     would: str
     rule: str
     enforced: bool
-    limit_period: Period | None
+    limit_period: Span | None
     limit_amount: int | None
     degraded: bool
     reservation: str | None
@@ -67,7 +67,7 @@ class Counters:
     org_id: str
     metric: str
     at_ms: int
-    counted: Mapping[Period, Counted]
+    counted: Mapping[Span, Counted]
     uses: int
     overs: int = 0
     rows: int = 0
@@ -79,8 +79,10 @@ def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms}
     over = SQL.run(connection, "over_in_all", {**values, **_starts(now_ms)}).one()
     given_back = dict(zip(PERIODS, (int(over.hour), int(over.day), int(over.month)), strict=True))
-    counted = {period: Counted(one.used - given_back[period], one.warned) for period, one in found.counted.items()}
-    return Counters(org_id, metric, now_ms, counted, found.uses)
+    counted: dict[Span, Counted] = {
+        one: replace(found.counted[one], used=found.counted[one].used - given_back[one]) for one in PERIODS
+    }
+    return replace(found, counted=counted, overs=0, rows=0)
 
 
 def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
@@ -107,8 +109,8 @@ def lock_of(connection: sa.Connection, use: Use) -> Counters:
 
 
 def move(
-    connection: sa.Connection, found: Counters, amount: int, bounds: Mapping[Period, Bound], warn_ppm: int,
-    *, uses: int, passes: Collection[Period] = (),
+    connection: sa.Connection, found: Counters, amount: int, bounds: Mapping[Span, Bound], warn_ppm: int,
+    *, uses: int, passes: Collection[Span] = (),
 ) -> None:  # fmt: skip
     """Count so much more, or less, of what is locked. `bounds` are those by which it is warned, and which it is not to
     pass but in the periods that `passes` names. The statement asks for the limit once more.
@@ -170,7 +172,7 @@ def _locked(connection: sa.Connection, org_id: str, metric: str, at_ms: int) -> 
 def _read(connection: sa.Connection, org_id: str, metric: str, at_ms: int, *, held: str) -> Counters:
     values = {"org_id": org_id, "metric": metric, "now_ms": at_ms, **_starts(at_ms)}
     rows = {row.period: row for row in SQL.run(connection, "counters", values, held=held)}
-    counted = {
+    counted: dict[Span, Counted] = {
         period: Counted(int(rows[period].used), bool(rows[period].warned)) if period in rows else Counted()
         for period in PERIODS
     }

@@ -61,6 +61,7 @@ class Known:
             overrides=self.overrides,
             halted=self.halted,
             no_credit=no_credit,
+            fails_open=self.metric.fails_open,
         )
 
 

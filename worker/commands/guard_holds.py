@@ -89,7 +89,7 @@ def _grown(
             executions.extend(connection, run, price, life_ms, by)
             return Charged(Costs(price), run)
 
-        done = attempt(connection, known, price, use.org_id, work)
+        done = attempt(connection, price, use.org_id, work)
         if done.code is not None and verdict.would != "block":
             verdict = decide(known.facts(counters, done.code), wish.amount)
     if verdict.would == "block":
@@ -109,7 +109,7 @@ def _held(connection: sa.Connection, key: str, wish: Wish, known: Known, by: By)
         balance = None if done.wallet is None or paid != known.customer_id else done.wallet.available_micro
         return Charged(Costs(price, 0, paid, balance), RUN + key)
 
-    return attempt(connection, known, price, run.payer or run.org_id, work)
+    return attempt(connection, price, run.payer or run.org_id, work)
 
 
 def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By) -> Answer:

@@ -17,7 +17,9 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.worker.commands import billed_once
 
 SQL = queries(__file__)
 
@@ -32,7 +34,8 @@ LITTLE_PPM: Final = 200_000
 @dataclass(frozen=True)
 class Metric:
     """What is counted: its price, who pays in place of the organisation (None: nobody), what comes of a decision, at
-    which part of a limit it is warned, and whether it is allowed where credit cannot be known."""
+    which part of a limit it is warned, whether it is allowed where credit cannot be known, and which event type or
+    feature of the mapping it counts (None: what has its name)."""
 
     metric: str
     number: int
@@ -42,6 +45,7 @@ class Metric:
     phase: int = SILENT
     warn_ppm: int = LITTLE_PPM
     fails_open: bool = False
+    counts: str | None = None
 
     @property
     def price(self) -> Price:
@@ -50,7 +54,8 @@ class Metric:
 
 @dataclass(frozen=True)
 class Change:
-    """What of a metric is set; None: it stays as it is. `payer` "" is the organisation itself."""
+    """What of a metric is set; None: it stays as it is. `payer` "" is the organisation itself, `counts` "" what has the
+    metric's name."""
 
     price_micro: int | None = None
     per_units: int | None = None
@@ -58,6 +63,7 @@ class Change:
     phase: int | None = None
     warn_ppm: int | None = None
     fails_open: bool | None = None
+    counts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,11 @@ def set_metric(
 ) -> tuple[Metric, Metric | None]:
     """Change a metric or make one; as it is now and was before. What was used keeps its price.
 
-    Errors: UsageError for what makes no sense; UnknownId, unless `new`, and for a payer that is none.
+    Errors: UsageError for what makes no sense; UnknownId, unless `new`, and for a payer that is none; Refused for a
+    price of what the seal bills (`billed_once`).
     """
+    if change.price_micro or change.counts is not None:
+        lock_buckets(connection)
     if not is_clean_id(metric) or metric == ANY_PLAN:
         raise UsageError("a metric's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.METRIC, metric, new=new)
@@ -95,10 +104,14 @@ def set_metric(
     was = find(connection, metric) if is_there else None
     given = {name: value for name, value in vars(change).items() if value is not None}
     now = replace(was or Metric(metric, 0), **given)
-    now = replace(now, payer=now.payer or None)
+    now = replace(now, payer=now.payer or None, counts=now.counts or None)
     _require_sane(now)
     if change.payer:
         ids.require(connection, ids.CUSTOMER, change.payer)
+    if change.counts:
+        ids.require(connection, ids.MAPPED, change.counts, new=new)
+    if now.price_micro and (was is None or (was.price_micro, was.counts) != (now.price_micro, now.counts)):
+        billed_once.require_unmetered(connection, metric, now.counts or metric, by.now_ms)
     if now != was:
         now = replace(now, number=now.number + 1)
         values = {**vars(now), "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
@@ -142,6 +155,8 @@ def _require_sane(metric: Metric) -> None:
         raise UsageError(f"a price is nothing or more credits, for 1 to {MAX_UNITS:,} units")
     if not 0 <= metric.warn_ppm <= ONE_PPM:
         raise UsageError("it is warned at a part of the limit: from 0 to 1")
+    if metric.counts is not None and not is_clean_id(metric.counts):
+        raise UsageError("what a metric counts has 1 to 200 characters, none of them control characters")
     _require_phase(metric.phase)
 
 

@@ -10,13 +10,14 @@ FOR UPDATE
 SELECT 1 FROM guard_metrics WHERE metric = :metric AND number = 1 {for_update}
 
 -- name: metric
-SELECT metric, number, price_micro, per_units, payer, phase, warn_ppm, fails_open FROM guard_metrics
+SELECT metric, number, price_micro, per_units, payer, phase, warn_ppm, fails_open, counts FROM guard_metrics
 WHERE metric = :metric AND (number = :number OR CAST(:number AS INTEGER) IS NULL) ORDER BY number DESC LIMIT 1
 
 -- name: add_metric
-INSERT INTO guard_metrics (metric, number, price_micro, per_units, payer, phase, warn_ppm, fails_open, at_ms, actor,
-    reason)
-VALUES (:metric, :number, :price_micro, :per_units, :payer, :phase, :warn_ppm, :fails_open, :at_ms, :actor, :reason)
+INSERT INTO guard_metrics (metric, number, price_micro, per_units, payer, phase, warn_ppm, fails_open, counts,
+    at_ms, actor, reason)
+VALUES (:metric, :number, :price_micro, :per_units, :payer, :phase, :warn_ppm, :fails_open, :counts,
+    :at_ms, :actor, :reason)
 ON CONFLICT DO NOTHING RETURNING number
 
 -- name: last_limit

@@ -55,8 +55,9 @@ SELECT org_id FROM orgs WHERE is_halted AND NOT operator_halt AND (override_halt
     AND billing_provider IN {unbilled} AND bucket BETWEEN :lo AND :hi
 
 -- name: gated
-SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms,
-    projection_read_ms IS NULL AND override_halted IS NULL AS unknown
+SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms, "plan",
+    projection_read_ms IS NULL AND override_halted IS NULL AS unknown,
+    override_halted IS NOT NULL OR override_max_concurrent IS NOT NULL AS overridden
 FROM orgs
 WHERE org_id = :org_id
 

@@ -229,6 +229,10 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "{use_key} used {amount} at {price_micro} for {per_units}; {charged_micro} were charged, {forgone_micro} "
         "let go",
     ),
+    "billed_twice": (
+        14,
+        "{use_key} was charged {charged_micro} for {counts} as {metric}, and {sealed} were sealed as {feature}",
+    ),
     "guard_unsaid": (14, "{thing} is {kept}; on record is {said}"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""

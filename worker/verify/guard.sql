@@ -67,6 +67,22 @@ WHERE m.metric IS NULL OR (u.state IN ('used', 'settled', 'released')
     AND u.amount <= 4000000000000000000 / (m.price_micro + 1)
     AND u.charged_micro + u.forgone_micro <> (2 * u.amount * m.price_micro + m.per_units) / (2 * m.per_units))
 
+-- name: billed_twice
+-- What the guard charged for, the seal did not bill: of the feature, or of the event type, that the metric counts, in
+-- the window of the use. A push that was voided, or never counted, bills nothing.
+SELECT 'billed_twice' AS what, u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric,
+    COALESCE(m.counts, m.metric) AS counts, SUM(p.sealed_qty) AS sealed
+FROM guard_uses u JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number
+    JOIN pushes p ON p.org_id = u.org_id AND p.window_ms = u.at_ms - u.at_ms % 300000
+WHERE u.charged_micro > 0 AND p.state NOT IN ('voided', 'shadow')
+    AND (p.feature = COALESCE(m.counts, m.metric) OR EXISTS (SELECT 1 FROM event_types t JOIN mappings x
+        ON x.memory_mb = t.meter AND x.feature = p.feature AND x.start_ms <= p.window_ms
+        JOIN usage_samples s ON s.memory_mb = t.meter AND s.org_id = u.org_id AND s.ts >= p.window_ms
+            AND s.ts < p.window_ms + 300000
+        WHERE t.event_type = COALESCE(m.counts, m.metric)))
+GROUP BY u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric, COALESCE(m.counts, m.metric)
+HAVING SUM(p.sealed_qty) > 0
+
 -- name: actions [postgresql]
 (SELECT action, target, CAST(details AS json) AS said FROM operator_actions) x
 
@@ -94,7 +110,7 @@ WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '')
 
 -- name: kept
 SELECT 'metric ' || m.metric || ', number ' || m.number AS thing, m.price_micro || ' for ' || m.per_units || ' by '
-    || COALESCE(m.payer, 'itself') || ', phase ' || m.phase AS kept
+    || COALESCE(m.payer, 'itself') || ', phase ' || m.phase || ', of ' || COALESCE(m.counts, 'its name') AS kept
 FROM guard_metrics m
 UNION ALL SELECT 'limit ' || l.metric || ' of ' || l.plan || ' a ' || l.period || ', number ' || l.number,
     COALESCE(CAST(l.amount AS TEXT), 'no end') || ', phase ' || COALESCE(CAST(l.phase AS TEXT), 'as its metric')
@@ -109,7 +125,7 @@ FROM guard_overrides o WHERE o.state <> 'asked'
 -- name: said
 SELECT 'metric ' || x.target || ', number ' || {said_number} AS thing, (x.said ->> 'price_micro') || ' for '
     || (x.said ->> 'per_units') || ' by ' || COALESCE(x.said ->> 'payer', 'itself') || ', phase '
-    || (x.said ->> 'phase') AS said
+    || (x.said ->> 'phase') || ', of ' || COALESCE(x.said ->> 'counts', 'its name') AS said
 FROM {actions} WHERE x.action = 'guard_metric'
 UNION ALL SELECT 'limit ' || x.target || ' of ' || (x.said ->> 'plan') || ' a ' || (x.said ->> 'period') || ', number '
     || {said_number}, COALESCE(x.said ->> 'amount', 'no end') || ', phase '

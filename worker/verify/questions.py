@@ -55,6 +55,7 @@ STATEMENTS: Final = (
     (HOOKS, ("told_nothing", "undelivered")),
     (EVENTS, ("sampleless", "event_otherwise", "eventless", "backfilled_otherwise", "backfill_unreverted")),
     (GUARD, ("guard_counter", "guard_number", "guard_beyond", "guard_charged", "guard_price", "guard_unsaid")),
+    (GUARD, ("billed_twice",)),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""

@@ -1,0 +1,120 @@
+"""Usage is billed by the seal or charged by the guard: whichever comes second is refused, and says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.errors import Refused, UnknownId
+from drawdown.schema.units import MICRO, WINDOW_MS
+from drawdown.worker.commands.features import end_feature, map_event, map_size
+from drawdown.worker.commands.guard_terms import Change, set_metric
+from tests.integration.guarding import Guarded
+from tests.world import T0
+
+BY_TURNS = True
+
+
+@pytest.fixture
+def guarded(engine: sa.Engine) -> Iterator[Guarded]:
+    made = Guarded(engine)
+    yield made
+    made.prove()
+
+
+def price(guarded: Guarded, metric: str, micro: int = MICRO, **more: str) -> None:
+    guarded.write(lambda c: set_metric(c, metric, Change(price_micro=micro, phase=3, **more), guarded.fleet.by))  # type: ignore[arg-type]
+
+
+def meter(guarded: Guarded, event_type: str, feature: str, from_ms: int | None = None) -> None:
+    guarded.write(
+        lambda c: map_event(c, event_type, feature, guarded.fleet.by, from_ms=from_ms, confirmed=True, new=True)
+    )
+
+
+def size(guarded: Guarded, feature: str, memory_mb: int, kind: str = "exact") -> None:
+    guarded.write(lambda c: map_size(c, feature, guarded.fleet.by, kind=kind, memory_mb=memory_mb, unit="s"))
+
+
+def refused(work: Callable[[], object]) -> str:
+    with pytest.raises(Refused) as found:
+        work()
+    return str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "counts"),
+    [("page.render", None), ("render", None), ("draw", "page.render"), ("draw", "render")],
+    ids=["type by its name", "feature by its name", "type by the word", "feature by the word"],
+)
+def test_of_a_price_and_a_mapping_the_second_is_refused(guarded: Guarded, metric: str, counts: str | None) -> None:
+    said: dict[str, Any] = {} if counts is None else {"counts": counts}
+    price(guarded, metric, **said)
+    text = refused(lambda: meter(guarded, "page.render", "render"))
+    assert f"{counts or metric} is charged by the guard, as {metric}" in text
+    assert f"drawdown guard set {metric} --credits 0" in text
+    price(guarded, metric, 0)
+    guarded.later(1)
+    meter(guarded, "page.render", "render")
+    text = refused(lambda: price(guarded, metric, 2 * MICRO))
+    assert f"{counts or metric} is billed by the seal, as render" in text
+    assert "drawdown feature end render" in text
+
+
+def test_sizes_and_tiers_are_held_to_it_as_event_types_are(guarded: Guarded) -> None:
+    price(guarded, "compute_big")
+    for kind in ("exact", "up_to"):
+        assert "charged by the guard" in refused(lambda kind=kind: size(guarded, "compute_big", 99_000, kind))  # type: ignore[misc]
+    assert "compute_1gb is billed by the seal" in refused(lambda: price(guarded, "compute_1gb"))
+    assert "compute_1gb is billed by the seal" in refused(lambda: price(guarded, "second", counts="compute_1gb"))
+    size(guarded, "compute_tier", 99_000, "up_to")
+    assert "compute_tier is billed" in refused(lambda: price(guarded, "compute_tier"))
+
+
+def test_what_costs_nothing_may_count_what_the_seal_bills(guarded: Guarded) -> None:
+    meter(guarded, "page.render", "render")
+    price(guarded, "page.render", 0)
+    guarded.metric("page.render", phase=1)
+    guarded.limit("page.render", 3)
+    assert guarded.consume("page.render").charged_micro == 0
+
+
+def test_the_word_is_changed_under_a_price_only_to_what_nobody_bills(guarded: Guarded) -> None:
+    meter(guarded, "page.render", "render")
+    price(guarded, "draw", counts="sketch")
+    assert "billed by the seal" in refused(lambda: price(guarded, "draw", counts="page.render"))
+    price(guarded, "page.render", counts="sketch")
+    assert "billed by the seal" in refused(lambda: price(guarded, "page.render", counts=""))
+
+
+def test_it_passes_from_one_to_the_other_at_a_window(guarded: Guarded) -> None:
+    """No window is billed by both, and none has to be left out but the one that it passes in."""
+    guarded.fleet.clock.at_ms = T0 + 10 * WINDOW_MS + 7
+    meter(guarded, "page.render", "render")
+    guarded.later(2 * WINDOW_MS)
+    by = guarded.fleet.by
+    guarded.write(lambda c: end_feature(c, "render", by))
+    refused(lambda: price(guarded, "page.render"))
+    guarded.later(WINDOW_MS)
+    price(guarded, "page.render")
+    guarded.limit("page.render", None)
+    assert guarded.consume("page.render").charged_micro == MICRO
+    guarded.later(2 * WINDOW_MS)
+    price(guarded, "page.render", 0)
+    now = guarded.now - guarded.now % WINDOW_MS
+    for window in (now, now - WINDOW_MS):
+        assert "charged by the guard" in refused(lambda window=window: meter(guarded, "page.render", "render", window))  # type: ignore[misc]
+    meter(guarded, "page.render", "render")
+
+
+def test_a_word_that_names_nothing_is_a_slip_unless_it_is_said_to_be_new(guarded: Guarded) -> None:
+    meter(guarded, "page.render", "render")
+    for slip in ("page.rendr", "rendr"):
+        with pytest.raises(UnknownId):
+            guarded.write(
+                lambda c, slip=slip: set_metric(c, "look", Change(counts=slip), guarded.fleet.by, new=False)  # type: ignore[misc]
+            )
+    guarded.write(lambda c: set_metric(c, "look", Change(counts="to.come"), guarded.fleet.by))

@@ -1,0 +1,83 @@
+"""Usage is billed by the seal or charged by the guard, never both: a metric's word of the mapping (`counts`) says which
+event type or feature it counts.
+
+Guarantee: while a metric costs credit, no mapping makes a feature of what it counts, or makes the feature that it
+counts, in any window in which it does; whichever comes second is refused. Both take rule S1's lock first, so that of
+two at once one sees the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.schema.errors import Refused
+from drawdown.schema.sql import queries
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.catalog.mapping import FOREVER_MS, MappingRow, Segment, akin, is_meter, mapping_rows, segments
+
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class Charging:
+    """A metric costs credit in [start_ms, end_ms), and counts what has this name in the mapping."""
+
+    metric: str
+    counts: str
+    start_ms: int
+    end_ms: int
+
+    def meets(self, segment: Segment, event_type: str | None) -> bool:
+        """Whether a window in which it costs something is one of the segment's."""
+        first = self.start_ms - self.start_ms % WINDOW_MS
+        named = self.counts in (segment.feature, event_type)
+        return named and first < segment.end_ms and segment.start_ms < self.end_ms
+
+
+def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_ms: int) -> None:
+    """Nothing bills by its window what a metric is to charge for from now on. The caller holds S1's lock. Errors:
+    Refused."""
+    mine = Charging(metric, counts, now_ms, FOREVER_MS)
+    for _, segment in _met([mine], segments(mapping_rows(connection)), _types(connection, [counts])):
+        raise Refused(
+            f"{counts} is billed by the seal, as {segment.feature}, in windows from {segment.start_ms} on, and usage "
+            f"is billed once: give {metric} no price (--credits 0), end the feature (`drawdown feature end "
+            f"{segment.feature}`) and try again once that window has come, or say what else it counts (--counts NAME)"
+        )
+
+
+def require_uncharged(
+    connection: sa.Connection, mapping: Sequence[MappingRow], row: MappingRow, event_type: str | None
+) -> None:
+    """No metric charges for what a new row of the mapping makes the seal bill. The caller holds S1's lock. Errors:
+    Refused."""
+    before = akin(mapping, row)
+    names = {one.feature for one in [*before, row] if one.feature} | ({event_type} if event_type else set())
+    charging = [Charging(**one) for one in SQL.run(connection, "charging", {"names": sorted(names)}).mappings()]
+    types = {} if event_type is None or row.memory_mb is None else {row.memory_mb: event_type}
+    known = {(one.metric, segment.feature) for one, segment in _met(charging, segments(before), types)}
+    for one, segment in _met(charging, segments([*before, row]), types):
+        if (one.metric, segment.feature) not in known:
+            raise Refused(
+                f"{one.counts} is charged by the guard, as {one.metric}, and usage is billed once: give the metric no "
+                f"price (`drawdown guard set {one.metric} --credits 0`) and map it from the next window on, or say "
+                f"what else the metric counts (--counts NAME)"
+            )
+
+
+def _met(
+    charging: Collection[Charging], made: Sequence[Segment], types: dict[int, str]
+) -> Iterator[tuple[Charging, Segment]]:
+    """What is charged and billed; `types`: the event types of meters."""
+    for segment in made if charging else ():
+        event_type = types.get(segment.lo) if is_meter(segment.lo) else None
+        for one in charging:
+            if one.meets(segment, event_type):
+                yield one, segment
+
+
+def _types(connection: sa.Connection, names: Sequence[str]) -> dict[int, str]:
+    return {int(row.meter): row.event_type for row in SQL.run(connection, "types", {"names": list(names)})}
