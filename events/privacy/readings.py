@@ -1,6 +1,7 @@
 """The readings of a text: as it stands, and as whoever decodes it would read it.
 
-Guarantee: bounded. Of one text there are MAX_READINGS at most, each of MAX_TEXT_CHARS at most.
+Guarantee: bounded. Of one text there are MAX_READINGS at most, each of MAX_TEXT_CHARS at most. Where there would be
+more, or longer ones, that is said: what was not read is not public.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ MAX_TEXT_CHARS: Final = 10_000
 """Of a text that is looked through; a longer one is a finding of its own."""
 MAX_READINGS: Final = 12
 MAX_RUNS: Final = 20
-"""Runs of one text that are taken for base64."""
+"""Runs of one text that are taken for base64 each for itself; what the others say is one reading."""
 
 _UNSEEN: Final = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-_ESCAPE: Final = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|x([0-9a-fA-F]{2})|([\"'/\\]))")
+_ESCAPE: Final = re.compile(
+    r"\\+(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|([\"'/\\]))"
+)
+_DIGIT: Final = re.compile(r"[^\D0-9]")
+"""Of another script."""
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{16,4096}={0,2}")
 _PLAIN: Final = re.compile(r"[ !#$'()*,.:;<>?@\[\]^`{|}~\w-]{0,15}", re.ASCII)
 """A short text that nothing hides in."""
@@ -30,16 +36,24 @@ _PLAIN: Final = re.compile(r"[ !#$'()*,.:;<>?@\[\]^`{|}~\w-]{0,15}", re.ASCII)
 
 def readings(text: str) -> list[str]:
     """The text first, then what its decodings give, and theirs; none twice."""
+    return look(text)[0]
+
+
+def look(text: str) -> tuple[list[str], bool]:
+    """The readings, and whether these are all, and whole."""
     if _PLAIN.fullmatch(text):
-        return [text]
-    found = [text[:MAX_TEXT_CHARS]]
+        return [text], True
+    found, is_all = [text[:MAX_TEXT_CHARS]], len(text) <= MAX_TEXT_CHARS
     for reading in found:
         for decoded in _decodings(reading):
+            cut = decoded[:MAX_TEXT_CHARS]
+            is_all = is_all and len(cut) == len(decoded)
+            if cut in found:
+                continue
             if len(found) == MAX_READINGS:
-                return found
-            if decoded[:MAX_TEXT_CHARS] not in found:
-                found.append(decoded[:MAX_TEXT_CHARS])
-    return found
+                return found, False
+            found.append(cut)
+    return found, is_all
 
 
 def _decodings(text: str) -> Iterator[str]:
@@ -50,20 +64,22 @@ def _decodings(text: str) -> Iterator[str]:
     if "&" in text:
         yield html.unescape(text)
     if not text.isascii() or _UNSEEN.search(text):
-        yield _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
-    for number, run in enumerate(_RUN.finditer(text)):
-        if number == MAX_RUNS:
-            return
-        decoded = _of_base64(run[0])
-        if decoded is not None:
-            yield decoded
+        yield _DIGIT.sub(_digit, _UNSEEN.sub("", unicodedata.normalize("NFKC", text)))
+    said = [decoded for run in _RUN.finditer(text) if (decoded := _of_base64(run[0])) is not None]
+    yield from said[:MAX_RUNS]
+    if len(said) > MAX_RUNS:
+        yield "\n".join(said[MAX_RUNS:])
 
 
 def _character(found: re.Match[str]) -> str:
-    if found[4]:
-        return found[4]
-    number = int(found[1] or found[2] or found[3], 16)
+    if found[6]:
+        return found[6]
+    number = int(found[5], 8) if found[5] else int(found[1] or found[2] or found[3] or found[4], 16)
     return chr(number) if number <= 0x10FFFF else ""
+
+
+def _digit(found: re.Match[str]) -> str:
+    return str(unicodedata.decimal(found[0]))
 
 
 def _of_base64(run: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
 import threading
 import zlib
 from collections import Counter
@@ -62,9 +63,10 @@ def test_a_body_has_a_size_packed_and_unpacked(shop: House, monkeypatch: pytest.
     served(shop, work)
 
 
-def test_no_more_is_unpacked_than_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted where it is unpacked: of bombs of one member and of many, one behind the other."""
-    got = 0
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Bytes as they are unpacked: `given` and `got`."""
+    counts: Counter[str] = Counter()
     make: Callable[[int], Any] = zlib.decompressobj
 
     class Counted:
@@ -75,19 +77,35 @@ def test_no_more_is_unpacked_than_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
             return getattr(self._real, name)
 
         def decompress(self, data: bytes, most: int) -> bytes:
-            nonlocal got
             found: bytes = self._real.decompress(data, most)
-            got += len(found)
+            counts.update(given=len(data), got=len(found))
             return found
 
     monkeypatch.setattr(zlib, "decompressobj", Counted)
-    for bomb in (gzip.compress(b"0" * 50_000_000), gzip.compress(b"0" * 900) * 100_000):
-        got = 0
+    return counts
+
+
+def test_no_more_is_unpacked_than_is_taken(unpacked: Counter[str]) -> None:
+    """Counted where it is unpacked: of bombs of one member and of many, one behind the other."""
+    for bomb in (gzip.compress(b"0" * 50_000_000), gzip.compress(b"0" * 9_000) * 10_000):
+        unpacked.clear()
         with pytest.raises(ApiError, match="not unpacked"):
             unpacking.unpack(bomb, 1_000_000)
-        assert got == 1_000_001
+        assert unpacked["got"] == 1_000_001
     many = gzip.compress(b"[{}") + gzip.compress(b"]")
     assert unpacking.unpack(many, 4) == b"[{}]" and unpacking.unpack(b"", 4) == b""
+
+
+def test_many_members_cost_no_square_of_their_number(unpacked: Counter[str]) -> None:
+    """Of 4 MB of them, each was once unpacked out of all that followed it: for minutes."""
+    small = gzip.compress(b" ", mtime=0)
+    assert unpacking.unpack(small * unpacking.MOST_MEMBERS, 4_000) == b" " * unpacking.MOST_MEMBERS
+    assert unpacked["given"] <= unpacking.MOST_MEMBERS * unpacking.PIECE_BYTES
+    with pytest.raises(ApiError, match="1,000 gzip members") as refused_:
+        unpacking.unpack(small * (intake.MAX_BYTES // len(small)), 4_000)
+    assert refused_.value.status == 413
+    large = gzip.compress(random.Random(1).randbytes(300_000), mtime=0)
+    assert len(unpacking.unpack(large + small + large, 700_000)) == 600_001, "in several pieces"
 
 
 PACKED: Final = gzip.compress(b"[]", mtime=0)

@@ -174,8 +174,47 @@ def test_readings_of_one_text_have_a_bound() -> None:
     hostile = "&amp;" * 30 + "%25" * 30 + "\\\\u0041" * 30 + "QUJDREVGR0hJSktMTU5PUA== " * 100 + "ﷺ" * 9_000
     found_ = readings.readings(hostile)
     assert len(found_) == readings.MAX_READINGS and max(map(len, found_)) == readings.MAX_TEXT_CHARS
-    runs = " ".join(["QUJDREVGR0hJSktMTU5P"] * readings.MAX_RUNS + ["Y3VzdG9tZXIgd2FzIGN1c185"])
-    assert len(readings.readings(runs)) == 2, "what comes after MAX_RUNS runs of base64 is not decoded"
+    assert scan.scan([hostile]).findings[0] == Finding("$[0]", "long_text"), "and what lies beyond is not public"
+    runs = " ".join(["QUJDREVGR0hJSktMTU5P"] * readings.MAX_RUNS + ["Y3VzdG9tZXIgd2FzIGN1c185"] * 9)
+    assert readings.look(runs) == ([runs, "ABCDEFGHIJKLMNO", "\n".join(["customer was cus_9"] * 9)], True)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"a " * readings.MAX_TEXT_CHARS + "end": 1},
+        ["ﷺ" * 600 + "\uff43\uff55\uff53\uff3f9"],
+        ["%" + "25" * readings.MAX_READINGS + "41"],
+    ],
+    ids=["a_long_key", "what_grows_as_it_is_read", "what_is_read_in_too_many_ways"],
+)
+def test_what_was_not_looked_through_is_not_public(report: object) -> None:
+    assert {one.rule for one in scan.scan(report).findings} & {"long_text", "many_readings"}
+
+
+def test_a_small_report_that_is_read_in_ever_more_ways_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way to read a text of JSON has its own ways to read what stands in it: twelve, and twelve of each."""
+    monkeypatch.setattr(leaves, "MAX_DECODED_CHARS", 40_000)
+    text = "%" + "25" * 60 + "41"
+    for _ in range(5):
+        text = json.dumps([text])
+    found_ = list(leaves.leaves_of([text]))
+    assert len(text) < 200 and len(found_) < 40_000 / leaves.LEAST_DECODED_CHARS * 2
+    last = found_[-1]
+    assert isinstance(last, leaves.Trouble) and last.rule == "too_large"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cus_Nffr\U000e0061FeUfNV2Hib", "cus_Nffr\u034fFeUfNV2Hib", "cus_Nffr\u3164FeUfNV2Hib",
+        "cus_Nffr\x85FeUfNV2Hib",
+        "".join(f"\\{ord(one):03o}" for one in "cus_9"), "".join(f"\\U{ord(one):08x}" for one in "cus_9"),
+        "\u0661\u0669\u0662.\u0661\u0666\u0668.\u0661.\u0661", '"ann miller"@example.com',
+    ],
+)  # fmt: skip
+def test_what_hides_in_signs_that_nobody_sees_is_found(text: str) -> None:
+    assert scan.scan([text]).count == 1, text
 
 
 def test_a_report_of_its_shape_is_public() -> None:
