@@ -40,8 +40,8 @@ DRIFT = {
     ),
     "a line of a cell that nobody compared": _of(
         "the whole cell's day at nothing",
-        "INSERT INTO parity_checks (day_ms, cell_id, org_id, ours_s, theirs_s, withdrawn_s, off_s, ppm, verdict, at_ms) "
-        f"VALUES ({T0}, 'cell-7', 'acme', 1, 1, 0, 0, 0, 'equal', {T0 + 2 * DAY_MS})",
+        "INSERT INTO parity_checks (day_ms, cell_id, org_id, ours_s, theirs_s, withdrawn_s, off_s, ppm, verdict, "
+        f"at_ms) VALUES ({T0}, 'cell-7', 'acme', 1, 1, 0, 0, 0, 'equal', {T0 + 2 * DAY_MS})",
     ),
     "a day that was compared before it was over": _of(
         f"compared at {T0 + DAY_MS}",
@@ -68,7 +68,8 @@ DRIFT = {
         "lines of second is 1; on record is 2", "DELETE FROM vendor_bills WHERE currency = 'EUR'"
     ),
     "a bill of another amount": _of(
-        "money of second in USD is 32; on record is 31", "UPDATE vendor_bills SET billed_micro = 32 WHERE billed_micro = 31"
+        "money of second in USD is 32; on record is 31",
+        "UPDATE vendor_bills SET billed_micro = 32 WHERE billed_micro = 31"
     ),
     "a price at a vendor that nobody said": _of(
         "1 vcpu-hour and 6 USD for 3600; on record is 1 vcpu-hour and 5 USD for 3600",
