@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -29,6 +30,7 @@ from tests.world import T0
 FEATURE = "compute_4gb"
 HOOK_ROOT = "root-secret-of-the-hooks"
 HOUR_MS = 60 * MINUTE_MS
+BILLED = "SELECT feature, SUM(quantity) FROM ledger_entries WHERE kind = 'usage' GROUP BY 1 ORDER BY 1"
 
 
 @pytest.fixture
@@ -142,14 +144,49 @@ def test_a_wrong_rate_or_mapping(home: Home) -> None:
     assert number(home.url, wallet) == 100_000_000 - 100 * 400 + 20_000
     home.run("ledger", "rate", "compute_3gb", "--micro-credits", "300", "--new")
     home.follow("wrong-rate-or-mapping", "A size without", {**values, "FEATURE": "compute_3gb", "SIZE": "3000"})
+    past_events(home, "dave", {"e-1": 3, "e-2": 4})
+    home.run("ledger", "rate", "page_view", "--micro-credits", "10", "--new")
+    of_type = {**values, "EVENT_TYPE": "page.view", "EVENT_FEATURE": "page_view"}
+    home.follow("wrong-rate-or-mapping", "An event type", of_type)
     home.run("ledger", "rate", "compute_small", "--micro-credits", "50", "--new")
     home.follow("wrong-rate-or-mapping", "A size with the wrong", values)
     home.clock.at_ms += 3 * WINDOW_MS
     home.use("dave", 10)
     home.tick()
     found = rows(home.url, "SELECT feature, amount_micro FROM ledger_entries WHERE kind = 'usage' ORDER BY 1")
-    assert found == [("compute_3gb", 9000), ("compute_4gb", 40_000), ("compute_small", 500)]
+    assert found == [("compute_3gb", 9000), ("compute_4gb", 40_000), ("compute_small", 500), ("page_view", 70)]
     home.clean()
+
+
+def event_file(home: Home, events: dict[str, int], name: str = "events.jsonl") -> str:
+    """Of pages that were viewed in the first window."""
+    said = {"source": "app", "event_type": "page.view", "occurred_at": T0}
+    lines = [json.dumps({**said, "event_id": event_id, "quantity": used}) for event_id, used in events.items()]
+    file = home.folder / name
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(file)
+
+
+def hash_in(said: str) -> str:
+    found = re.search(r"--hash (\w+)", said)
+    assert found is not None, said
+    return found[1]
+
+
+def past_events(home: Home, org: str, events: dict[str, int]) -> None:
+    """By a backfill."""
+    home.clock.at_ms = max(home.clock.at_ms, T0 + WINDOW_MS)
+    home.used[org] = home.used.get(org, 0) + sum(events.values())
+    window = ("--from", show_time(T0), "--to", show_time(T0 + WINDOW_MS))
+    home.run("backfill", "open", "past", "--org", org, *window)
+    home.run("backfill", "stage", "past", event_file(home, events))
+    home.run("backfill", "close", "past", "--hash", hash_in(home.run("backfill", "show", "past").out))
+
+
+def views_have_a_feature(home: Home) -> None:
+    window = ("--from", show_time(T0), "--yes", "--new")
+    home.run("feature", "map-event", "page.view", "page_view", "--unit", "units", *window)
+    home.run("ledger", "rate", "page_view", "--micro-credits", "10", "--new")
 
 
 def broke(home: Home) -> None:
@@ -346,6 +383,108 @@ def test_cells_count_something_else(home: Home) -> None:
     home.follow("cells-differ", "Look", values)
     home.follow("cells-differ", "Mend", values)
     home.used["bob"] = 60
+    home.clean()
+
+
+def test_items_were_refused(home: Home) -> None:
+    """A host's samples and a product's events were refused at the door; both still have them."""
+    home.run("org", "assign", "--new", "dave", "--provider", "embedded", "--from", show_time(T0))
+    home.run("ledger", "grant", "dave", "100", "--reason", "paid")
+    past_events(home, "dave", {"e-1": 3})
+    views_have_a_feature(home)
+    home.run("key", "create", "site", "--scope", "events:write")
+    lost = home.folder / "lost.csv"
+    head = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts"
+    lost.write_text(f"{head}\nlost-1,dave,box,cell-1,4096,60,{show_time(T0)}\n", encoding="utf-8")
+    home.clock.at_ms += DAY_MS
+    values = {
+        "KEY_NAME": "site", "ORG": "dave", "FROM": show_time(T0), "UNTIL": show_time(T0 + DAY_MS), "FILE": str(lost),
+        "BACKFILL": "refused", "EVENTS": event_file(home, {"e-1": 3, "e-2": 4, "e-3": 5}),
+    }  # fmt: skip
+    assert "e-1" in home.follow("items-refused", "See who", values)
+    home.follow("items-refused", "What was lost is recent", values)
+    shown = home.follow("items-refused", "What was lost is of", values)
+    home.follow("items-refused", "It is what", {**values, "HASH": hash_in(shown)})
+    found = rows(home.url, BILLED)
+    assert found == [(FEATURE, 60), ("page_view", 12)]
+    home.used["dave"] = 72
+    home.clean()
+
+
+def test_backfills_are_left_open(home: Home) -> None:
+    home.run("org", "assign", "--new", "dave", "erin", "--provider", "embedded", "--from", show_time(T0))
+    home.run("ledger", "grant", "dave", "100", "--reason", "paid")
+    window = ("--from", show_time(T0), "--to", show_time(T0 + WINDOW_MS))
+    home.clock.at_ms += WINDOW_MS
+    for org in ("dave", "erin"):
+        home.run("backfill", "open", f"of-{org}", "--org", org, *window)
+    home.run("backfill", "stage", "of-dave", event_file(home, {"e-1": 3}))
+    home.run("backfill", "overdue")
+    home.clock.at_ms += 8 * DAY_MS
+    views_have_a_feature(home)
+    values = {"BACKFILL": "of-dave", "OTHER_BACKFILL": "of-erin", "ORG": "dave"}
+    shown = home.follow("backfill-left-open", "Look", values)
+    home.follow("backfill-left-open", "It is right", {**values, "HASH": hash_in(shown)})
+    assert number(home.url, "SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'usage'") == 30
+    home.used["dave"] = 3
+    home.follow("backfill-left-open", "It is not", values)
+    home.clean()
+
+
+def test_the_guard_says_something_odd(home: Home) -> None:
+    """Somebody wrote to a counter, a limit is small, credit of one cannot be known, and a person asked for more."""
+    home.run("ledger", "grant", "dave", "100", "--reason", "paid")
+    home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
+    home.run("guard", "set", "idea", "--credits", "1", "--phase", "3", "--fail", "open", "--new")
+    home.run("limit", "set", "idea", "2", "--per", "month")
+    for key in ("idea-1", "idea-2"):
+        home.run("guard", "consume", key, "idea", "--org", "dave")
+    home.run("guard", "consume", "idea-3", "idea", "--org", "dave", status=1)
+    home.run("guard", "consume", "idea-4", "idea", "--org", "alice")
+    home.run("override", "ask", "idea", "50", "--per", "day", "--org", "dave", "--expires", "+7d")
+    values = {"METRIC": "idea", "ORG": "dave", "AMOUNT": "9", "NUMBER": "1", "UNKNOWN": "alice"}
+    home.tick()
+    said = home.follow("guard", "See what", values)
+    assert "idea-2" in said and "1 of 4 blocked" in said
+    execute(home, "UPDATE guard_counters SET used = 7 WHERE org_id = 'dave' AND period = 'month'")
+    home.follow("guard", "A counter", values)
+    home.follow("guard", "Much is", values)
+    home.run("guard", "set", "idea", "--phase", "3")
+    home.follow("guard", "Let through", values)
+    home.follow("guard", "An override", values)
+    found = rows(home.url, "SELECT number, state FROM guard_overrides ORDER BY 1")
+    assert found == [(1, "in_force"), (2, "in_force")]
+    assert number(home.url, "SELECT used FROM guard_counters WHERE org_id = 'dave' AND period = 'month'") == 2
+
+
+def test_a_vendor_bills_something_else(home: Home) -> None:
+    """From the third day on each costs half as much again; one file is not right."""
+    home.run("org", "assign", "--new", "dave", "--provider", "embedded", "--from", show_time(T0))
+    home.run("ledger", "grant", "dave", "100", "--reason", "paid")
+    home.clock.at_ms += 8 * DAY_MS
+    for day in range(6):
+        home.use("dave", 3600, ts=T0 + day * DAY_MS)
+    home.tick()
+    at = "--vendor cloud --service vm --unit hour --units 1 --per 3600 --currency USD --cost 4 --from"
+    home.run("vendor", "set", FEATURE, *at.split(), show_time(T0)[:10])
+
+    def bill(*dollars: int) -> str:
+        file = home.folder / f"bill-{dollars[-1]}.csv"
+        lines = [f"{show_time(T0 + day * DAY_MS)[:10]},cloud,vm,{amount},USD" for day, amount in enumerate(dollars)]
+        file.write_text("\n".join(["day,vendor,service,amount,currency", *lines]) + "\n", encoding="utf-8")
+        return str(file)
+
+    home.run("vendor", "import", bill(4, 4, 6, 6, 6, 6))
+    values = {
+        "FEATURE": FEATURE, "VENDOR": "cloud", "SERVICE": "vm", "UNIT": "hour", "COST": "6", "QUANTITY": "3600",
+        "DAY": show_time(T0 + 2 * DAY_MS)[:10],
+    }  # fmt: skip
+    home.follow("vendor-drift", "Look", values)
+    home.follow("vendor-drift", "Their price", values)
+    home.run("vendor", "import", bill(4, 4, 6, 6, 9, 9))
+    home.run("vendor", "drift", "--keep", status=1)
+    home.follow("vendor-drift", "A bill was", {**values, "FILE": bill(4, 4, 6, 6, 6, 7)})
+    assert rows(home.url, "SELECT check_name, off, alerts FROM checks") == [("vendors", 1, 0)]
     home.clean()
 
 

@@ -6,6 +6,7 @@ import itertools
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,7 @@ from drawdown.worker.commands import (
     settlements,
     tiers,
     topups,
+    vendors,
 )
 from drawdown.worker.commands.credit import grant, set_plan_limit, take_back
 from drawdown.worker.commands.features import map_event, map_size
@@ -41,9 +43,13 @@ from drawdown.worker.commands.guard import Wish
 from drawdown.worker.commands.pushes import void
 from drawdown.worker.commands.rates import set_rate
 from drawdown.worker.commands.run_request import Request
+from drawdown.worker.commands.vendor_bills import BillFile, BillLine
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import UsageAnswer, UsageRequest
 from drawdown.worker.hooks.deliver import deliver
+from drawdown.worker.parity.parity import check_cells, check_totals
+from drawdown.worker.parity.totals import Days
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.topup.fill import fill
@@ -100,6 +106,7 @@ def busy(engine: sa.Engine) -> Fleet:
     _boxed(fleet)
     _pooled(fleet)
     _guarded(fleet)
+    _compared(fleet)
     _reject_and_void(fleet)
     _ran_far(fleet)
     write(engine, lambda c: stop_org(c, org_id="stuck", reason="a test", now_ms=fleet.clock.at_ms, actor="test"))
@@ -346,6 +353,37 @@ def _pooled(fleet: Fleet) -> None:
         pools.end(connection, "course", "pupil", replace(by, now_ms=by.now_ms + 1))
 
     write(fleet.engine, work)
+
+
+def _compared(fleet: Fleet) -> None:
+    """Two days of a cell's own totals, one of which it gave no answer for; two files of a vendor's bills, of which the
+    second one is final and in two currencies; what two features cost there."""
+    later = FixedClock(T0 + 3 * DAY_MS)
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, later)
+    totals: Days = {
+        (T0, "cell-1"): {"acme": {1024: 90, 2048: 7}, "other": {None: 10**9}, "far": {None: 5}, "gone": {None: 3}},
+    }
+    runner.run(check_totals(totals, 70, later), world)
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-9', 'http://127.0.0.1:9')")
+    runner.run(check_cells([T0 + DAY_MS], 70, later), replace(world, usage=Silent()))
+    fleet.write("DELETE FROM cells WHERE cell_id = 'cell-9'")
+    day = partial(BillLine, "cloud", "vm", T0)
+
+    def work(connection: sa.Connection) -> None:
+        for feature, cost in (("compute_1gb", 5), ("compute_4gb", 20)):
+            units = vendors.Units("cloud", "vm", "vcpu-hour", 1, cost, 3600, "USD")
+            vendors.set_units(connection, feature, units, T0, fleet.by, new=True)
+        vendors.import_bills(connection, BillFile("first", [day("USD", 30, False)]), fleet.by)
+        vendors.import_bills(connection, BillFile("second", [day("EUR", -7, True), day("USD", 31, True)]), fleet.by)
+
+    write(fleet.engine, work)
+
+
+class Silent:
+    """Cells that give no answer."""
+
+    async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
+        return [UsageAnswer(error="no connection") for _ in requests]
 
 
 def _guarded(fleet: Fleet) -> None:

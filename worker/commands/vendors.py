@@ -6,6 +6,7 @@ final is replaced by nothing that is not.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,5 +76,13 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     if final is not None:
         raise Refused(f"{final.vendor}: a day of this file is final already: import its invoice with --final")
     SQL.run(connection, "insert_bills", [{**vars(line), "number": number} for line in file.lines])
-    record(connection, "vendor_import", file.import_id, {"lines": len(file.lines)}, by)
+    record(connection, "vendor_import", file.import_id, {"lines": len(file.lines), "billed_micro": _sums(file)}, by)
     return True
+
+
+def _sums(file: BillFile) -> dict[str, int]:
+    """By currency, for the record."""
+    found: Counter[str] = Counter()
+    for line in file.lines:
+        found[line.currency] += line.billed_micro
+    return dict(found)

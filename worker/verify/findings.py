@@ -234,5 +234,27 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "{use_key} was charged {charged_micro} for {counts} as {metric}, and {sealed} were sealed as {feature}",
     ),
     "guard_unsaid": (14, "{thing} is {kept}; on record is {said}"),
+    "parity_sum": (
+        15,
+        "{cell_id} on the day of {day_ms} is {ours_s} here and {theirs_s} there, {withdrawn_s} withdrawn, {off_s} "
+        "apart ({ppm} ppm); its organisations come to {ours}, {theirs}, {withdrawn}, {off}",
+    ),
+    "parity_line": (
+        15,
+        "{its_org} at {cell_id} on the day of {day_ms} is {ours_s} here and {theirs_s} there, {off_s} apart ({ppm} "
+        "ppm): that is not {verdict}",
+    ),
+    "parity_stray": (
+        15,
+        "{its_org} at {cell_id} on the day of {day_ms} was compared at {at_ms}; the whole cell's day at {checked_ms}",
+    ),
+    "bill_unimported": (
+        15,
+        "{vendor} billed {service} for the day of {day_ms} in file {number}, which nobody imported",
+    ),
+    "bill_unfinal": (15, "the bill of {vendor} for the day of {day_ms} was final, and file {number} is not"),
+    "imports_gap": (15, "{files} files of bills are numbered up to {highest}"),
+    "import_otherwise": (15, "{thing} is {kept}; on record is {said}"),
+    "units_unsaid": (15, "{thing} is {kept}; on record is {said}"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""

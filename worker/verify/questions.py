@@ -21,6 +21,7 @@ SAID: Final = queries(str(_HERE.with_name("said.sql")))
 SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
 TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
 HOOKS: Final = queries(str(_HERE.with_name("hooks.sql")))
+DRIFT: Final = queries(str(_HERE.with_name("drift.sql")))
 EVENTS: Final = queries(str(_HERE.with_name("events.sql")))
 STATE: Final = queries(str(_HERE.with_name("state.sql")))
 
@@ -56,6 +57,8 @@ STATEMENTS: Final = (
     (EVENTS, ("sampleless", "event_otherwise", "eventless", "backfilled_otherwise", "backfill_unreverted")),
     (GUARD, ("guard_counter", "guard_number", "guard_beyond", "guard_charged", "guard_price", "guard_unsaid")),
     (GUARD, ("billed_twice",)),
+    (DRIFT, ("parity_sum", "parity_line", "parity_stray")),
+    (DRIFT, ("bill_unimported", "bill_unfinal", "imports_gap", "import_otherwise", "units_unsaid")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""

@@ -49,7 +49,7 @@ LISTED: Final = 1_000
 
 @dataclass(frozen=True)
 class Breach:
-    """One broken invariant (1 to 14). `org_id` is None where it is no single organisation's, as with the ledger's sum;
+    """One broken invariant (1 to 15). `org_id` is None where it is no single organisation's, as with the ledger's sum;
     `window_ms` and `feature` are None where it is about no window or feature."""
 
     invariant: int
