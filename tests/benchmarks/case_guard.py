@@ -60,7 +60,10 @@ def run(databases: Databases, kind: str, fleet: Fleet, scale: float, runs: int) 
     _guarded(engine)
     tidy(engine)
     run_tick(engine, 0)
-    found = [_beside(engine, kind, fleet, runs), _in_time(engine, kind, fleet, max(SECONDS * scale, 0.5))]
+    found = [
+        _beside(engine, kind, fleet, max(int(REQUESTS * scale), 10), runs),
+        _in_time(engine, kind, fleet, max(SECONDS * scale, 0.2)),
+    ]
     databases.drop(engine)
     return found
 
@@ -76,12 +79,12 @@ def _guarded(engine: sa.Engine) -> None:
     write(engine, work)
 
 
-def _beside(engine: sa.Engine, kind: str, fleet: Fleet, runs: int) -> Result:
+def _beside(engine: sa.Engine, kind: str, fleet: Fleet, asks: int, runs: int) -> Result:
     server = Server(replace(services(engine), clock=SystemClock()))
     server.routes.include_router(_nothing(vars(server)["_programs"]))
     with listening(server.app) as port, listening(_bare(engine)) as bare_port:
-        check = Asker(port, CHECK, fleet.orgs)
-        frame, bare = Asker(port, FRAME, fleet.orgs), Asker(bare_port, CHECK, fleet.orgs)
+        check = Asker(port, CHECK, fleet.orgs, asks=asks)
+        frame, bare = Asker(port, FRAME, fleet.orgs, asks=asks), Asker(bare_port, CHECK, fleet.orgs, asks=asks)
         figures = compared(check.median_s, frame.median_s, runs, goal=GOAL, what=("check", "bare handler"))
         further = compared(check.median_s, bare.median_s, runs, goal=GOAL, what=("check", "without the server"))
     server.close()
@@ -89,7 +92,7 @@ def _beside(engine: sa.Engine, kind: str, fleet: Fleet, runs: int) -> Result:
     return Result(
         case="guard",
         database=kind,
-        compares=f"POST /v1/guard/check, the median of {REQUESTS} requests one after the other on one connection, "
+        compares=f"POST /v1/guard/check, the median of {asks} requests one after the other on one connection, "
         "beside a handler of the same server that has the key, the body and a transaction, and decides nothing",
         figures=[*figures, Figure("times a handler without the server's frame", "", further[0].values), further[2]],
         baseline=f"{COUNTED}; without the frame: no route, no limit, no model; the key and this row, read at once",
@@ -137,14 +140,14 @@ def _bare(engine: sa.Engine) -> Callable[..., Any]:
 class Asker:
     """Asks on one connection about one organisation after the other, with one key after the other."""
 
-    def __init__(self, port: int, path: str, orgs: int, first: int = 0) -> None:
+    def __init__(self, port: int, path: str, orgs: int, first: int = 0, asks: int = 0) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        self._path, self._orgs, self._first = path, orgs, first
+        self._path, self._orgs, self._first, self._asks = path, orgs, first, asks
         self.asked = self.allowed = 0
 
     def median_s(self) -> float:
         self._connection.close()  # the server may have, meanwhile
-        return median(self.once() for _ in range(REQUESTS))
+        return median(self.once() for _ in range(self._asks))
 
     def once(self) -> float:
         number = self._first + self.asked
@@ -165,7 +168,7 @@ def _in_time(engine: sa.Engine, kind: str, fleet: Fleet, seconds: float) -> Resu
         env = {"DRAWDOWN_REQUESTS_PER_S": "1000000", "DRAWDOWN_LOG_LEVEL": "CRITICAL"}
         with serving(url_of(engine.url), env, Path(folder) / "log") as (url, _process):
             port = int(url.rpartition(":")[2])
-            _sent(port, fleet, min(seconds, 1.0))
+            _sent(port, fleet, min(seconds, 0.2))
             alone = _sent(port, fleet, seconds)
             with drained(engine, fleet) as windows:
                 beside = _sent(port, fleet, seconds)

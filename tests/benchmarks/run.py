@@ -18,6 +18,7 @@ import structlog
 from tests.benchmarks import (
     case_beside,
     case_credit,
+    case_events,
     case_gate,
     case_guard,
     case_hot,
@@ -61,6 +62,7 @@ CASES: Final[dict[str, Case]] = {
     "beside": lambda made, kind, o: case_beside.run(made, kind, o.scale, min(o.runs, 3)),
     "idle": lambda made, kind, o: [case_idle.run(made, kind, max(int(IDLE_ORGS * o.scale), FEWEST), o.runs)],
     "gate": lambda made, kind, o: case_gate.run(made, kind, scaled(o.scale / 10), o.runs),
+    "events": lambda made, kind, o: case_events.run(made, kind, o.scale, min(o.runs, 5)),
     "guard": lambda made, kind, o: case_guard.run(made, kind, scaled(o.scale / 10), o.scale, o.runs),
     "credit": lambda made, kind, o: case_credit.run(made, kind, o.scale, min(o.runs, 5)),
     "hot": lambda made, kind, o: case_hot.run(made, kind, o.scale, min(o.runs, 3)),
@@ -68,8 +70,8 @@ CASES: Final[dict[str, Case]] = {
     "transfers": lambda made, kind, o: case_transfers.run(made, kind, o.scale, min(o.runs, 3)),
     "memory": lambda made, kind, o: case_memory.run(made, kind, scaled(o.scale), min(o.runs, 5)),
 }
-"""`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot` gives two; `credit` gives `check` and `reserve`,
-`transfers` gives `mix` and `rows`."""
+"""`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot` and `guard` give two, `events` three; `credit` gives
+`check` and `reserve`, `transfers` gives `mix` and `rows`."""
 
 
 def results(options: Options) -> Iterator[Result]:

@@ -28,6 +28,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS, in_credits
 from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.commands import remote_runs, run_request
+from drawdown.worker.commands.run_payer import Asker
 from drawdown.worker.commands.run_permission import (
     Permit,
     above_cap,
@@ -49,14 +50,14 @@ LIFE_MS: Final = 60 * MINUTE_MS
 QUEUED_LIFE_MS: Final = DAY_MS
 
 
-def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview:
-    """What `accept` would answer now. Nothing is written."""
+def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:
+    """What `accept` would answer now. Nothing is written. `asker`: who asks, where that was read at this moment."""
     found: Permit | None = None
     wallet: accounts.Wallet | None = None
     denied: Denied | None = None
     try:
         require_sane(request)
-        found = permit(connection, request, now_ms)
+        found = permit(connection, request, now_ms, asker)
         if found.hold == "wallet":
             wallet = look_ahead(connection, found.customer_id, now_ms)
             require_room(connection, found, wallet, now_ms)

@@ -55,7 +55,7 @@ def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
     price, code, costs = known.metric.price.of(wish.amount), None, Costs()
     if price:
         run = run_of(wish, known.metric, price)
-        found = executions.preview(connection, run, now_ms)
+        found = executions.preview(connection, run, now_ms, known.asker)
         balance = found.available_micro if found.customer_id == known.customer_id else None
         code = None if found.allowed else found.code
         costs = Costs(price, 0, found.customer_id or run.payer or run.org_id, balance, code in IN_DOUBT)

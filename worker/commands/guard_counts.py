@@ -76,6 +76,8 @@ class Counters:
 def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
     """As they are; what is held and over is taken off. Nothing is written."""
     found = _read(connection, org_id, metric, now_ms, held="")
+    if not found.overs:
+        return found
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms}
     over = SQL.run(connection, "over_in_all", {**values, **_starts(now_ms)}).one()
     given_back = dict(zip(PERIODS, (int(over.hour), int(over.day), int(over.month)), strict=True))

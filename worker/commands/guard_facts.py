@@ -19,7 +19,7 @@ from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.commands import guard_terms
 from drawdown.worker.commands.guard_counts import Counters
 from drawdown.worker.commands.guard_terms import ANY_PLAN, MAX_UNITS, Metric
-from drawdown.worker.commands.run_payer import read_asker
+from drawdown.worker.commands.run_payer import Asker, read_asker
 from drawdown.worker.commands.run_request import Request, require_life
 
 SQL = queries(__file__)
@@ -44,6 +44,7 @@ class Known:
     """Who asks, and what of the metric counts for it. `customer_id` has the plan that is gone by."""
 
     metric: Metric
+    asker: Asker
     customer_id: str
     plan: str | None
     pays: bool
@@ -93,7 +94,7 @@ def know(connection: sa.Connection, wish: Wish, now_ms: int) -> Known:
     overrides = tuple(Override(**one) for one in SQL.run(connection, "overrides", said).mappings())
     halted = "halted" if asker.is_halted and asker.halt_reason == "operator" else None
     halted = "stopped" if asker.stopped_at_ms is not None else halted
-    return Known(metric, customer, row.plan, bool(row.pays), halted, tuple(limits.values()), overrides)
+    return Known(metric, asker, customer, row.plan, bool(row.pays), halted, tuple(limits.values()), overrides)
 
 
 def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:

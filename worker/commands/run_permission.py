@@ -23,7 +23,7 @@ from drawdown.schema.errors import UnknownId
 from drawdown.schema.sql import queries
 from drawdown.schema.units import as_credits
 from drawdown.worker.commands import remote_runs
-from drawdown.worker.commands.run_payer import Paying, own_wallet, read_asker, sponsor
+from drawdown.worker.commands.run_payer import Asker, Paying, own_wallet, read_asker, sponsor
 from drawdown.worker.commands.run_request import Request, bad_estimate
 from drawdown.worker.verdict.metered import freed_by_now, shrink_of
 from drawdown.worker.verdict.rates import rate_card_of
@@ -43,9 +43,11 @@ class Permit:
     hold: Hold = "wallet"
 
 
-def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
-    """Every step but the last, credits: those are asked for where they are held. Errors: Denied, with its step."""
-    asker = read_asker(connection, request.org_id, now_ms)
+def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Permit:
+    """Every step but the last, credits: those are asked for where they are held. `asker`: who asks, where that was read
+    already. Errors: Denied, with its step."""
+    if asker is None or asker.org_id != request.org_id:
+        asker = read_asker(connection, request.org_id, now_ms)
     paying = sponsor(connection, request, asker, now_ms) or own_wallet(connection, asker, now_ms)
     here = paying.hold == "wallet"
     if not here:
@@ -99,6 +101,8 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
     """A wallet as it is once all is true that is due in it, and holds are no larger than metering has left them."""
     found = maturing.look_ahead(connection, customer_id, now_ms)
+    if not found.held_micro:
+        return found
     return replace(found, held_micro=found.held_micro - freed_by_now(connection, customer_id, now_ms))
 
 
