@@ -22,8 +22,7 @@ from drawdown.server.api.described import operation
 from drawdown.server.http.errors import ApiError
 from drawdown.server.usage import intake_models as models
 from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
-from drawdown.worker.sources.events.store import sample_id_of, take
-from drawdown.worker.sources.samples.store import times
+from drawdown.worker.sources.events.store import names_of, take, times
 
 SCOPE: Final = "events:write"
 MOST_SAID: Final = 20
@@ -36,23 +35,29 @@ def _read(sent: Sent) -> Iterable[Given | Unfit]:
 
 
 def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
-    timeless = {sample_id_of(one.event.source, one.event.event_id) for one in found if not one.has_time}
+    """A key that is bound to an organisation speaks for that alone."""
+    org_id = sent.key.org_id
+    own = org_id is not None
+    timeless = [one.event for one in found if not one.has_time]
     if not timeless:
-        return [result_of(one) for one in take(connection, [one.event for one in found], sent.now_ms)]
+        taken = take(connection, [one.event for one in found], sent.now_ms, own=own, types_of=org_id)
     for _ in timeless:  # somebody else may send some of them at once, and date them first: each turn knows of one more
-        known = times(connection, timeless)
+        known = times(connection, timeless, own=own)
         again = connection.begin_nested()
-        taken = take(connection, [_dated(one, known) for one in found], sent.now_ms)
-        if all(one.status != "conflict" for one in taken) or times(connection, timeless).keys() == known.keys():
+        names = names_of([one.event for one in found], own=own)
+        dated = [_dated(one, known.get(name)) for one, name in zip(found, names, strict=True)]
+        taken = take(connection, dated, sent.now_ms, own=own, types_of=org_id)
+        if (
+            all(one.status != "conflict" for one in taken)
+            or times(connection, timeless, own=own).keys() == known.keys()
+        ):
             break
         again.rollback()
     return [result_of(one) for one in taken]
 
 
-def _dated(given: Given, known: dict[str, int]) -> UsageEvent:
-    event = given.event
-    then = None if given.has_time else known.get(sample_id_of(event.source, event.event_id))
-    return event if then is None else replace(event, occurred_ms=then)
+def _dated(given: Given, then_ms: int | None) -> UsageEvent:
+    return given.event if given.has_time or then_ms is None else replace(given.event, occurred_ms=then_ms)
 
 
 EVENTS: Final = Taker("events", SCOPE, cloudevents.TYPES, _read, lambda given: given.event.org_id, _store)

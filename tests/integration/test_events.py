@@ -23,7 +23,8 @@ from drawdown.worker.commands.features import end_feature, map_event, map_size
 from drawdown.worker.commands.prune import prune, raise_floors
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.withdrawals import withdraw
-from drawdown.worker.sources.events.store import Taken, sample_id_of, sandbox_of, take
+from drawdown.worker.sources.events.keys import sample_id_of
+from drawdown.worker.sources.events.store import Taken, sandbox_of, take
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
 from tests.integration.remote import Far

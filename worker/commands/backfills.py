@@ -3,7 +3,7 @@
 Guarantee: what is staged is no usage: no seal, watch or proof sees it. Closing names the hash of the difference that
 was shown, and puts in exactly that, in one transaction, or nothing. Reverting withdraws all that went in by it, and the
 seal gives the money back; whoever is interrupted gives the same command again. The ids of what was reverted are never
-taken again.
+taken again. A backfill speaks for its organisation alone: an id that another one used is no matter to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.prices import add, rate_card
 from drawdown.worker.commands.withdrawals import withdraw
-from drawdown.worker.sources.events.store import Taken, sample_id_of, take
+from drawdown.worker.sources.events import keys
+from drawdown.worker.sources.events.store import WITHDRAWN, Taken, names_of, take
 
 SQL = queries(__file__)
 
@@ -126,9 +127,14 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
     _require_open(found)
     rows: dict[str, dict[str, Any]] = {}
     answers: list[Taken | None] = []
-    for event in events:
-        row = _row(sample_id_of(event.source, event.event_id), event)
+    names = names_of(events, own=True)
+    gone = keys.withdrawn(connection, keys.keyed(names, events, own=True))
+    there = keys.stored(connection, keys.keyed(names, events, own=True)) if gone else {}
+    for name_of_one, event in zip(names, events, strict=True):
+        row = _row(name_of_one, event)
         wrong = _outside(found, event)
+        if wrong is None and name_of_one in gone and name_of_one not in there:  # it was pruned since: nothing shows it
+            wrong = WITHDRAWN
         if wrong is None and rows.setdefault(row["sample_id"], row) is not row:
             wrong = _REPEATED if rows[row["sample_id"]] == row else _OTHER
         answers.append(wrong)
@@ -176,7 +182,7 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
     if len(events) != now.counts.get("new", 0):
         raise Refused(f"events of {name} came in otherwise meanwhile: look at it again")
     for start in range(0, len(events), TAKEN_AT_ONCE):
-        for answer in take(connection, events[start : start + TAKEN_AT_ONCE], by.now_ms):
+        for answer in take(connection, events[start : start + TAKEN_AT_ONCE], by.now_ms, own=True):
             if answer.status not in ("accepted", "pending"):
                 raise Refused(f"an event of {name} came in otherwise meanwhile ({answer.code}): look at it again")
     SQL.run(connection, "close", {"backfill": name, "now_ms": by.now_ms, "diff_hash": shown})
