@@ -45,7 +45,7 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
         known = times(connection, timeless, own=own)
         again = connection.begin_nested()
         names = names_of([one.event for one in found], own=own)
-        dated = [_dated(one, known.get(name)) for one, name in zip(found, names, strict=True)]
+        dated = [_dated(one, known.get((name, one.event.org_id))) for one, name in zip(found, names, strict=True)]
         taken = take(connection, dated, sent.now_ms, own=own, types_of=org_id)
         if (
             all(one.status != "conflict" for one in taken)

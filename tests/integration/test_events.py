@@ -478,7 +478,7 @@ def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine
         ("DELETE FROM usage_samples", "S4"),
         ("UPDATE event_types SET meter = 16777300", "append-only"),
         ("DELETE FROM event_types", "append-only"),
-        ("INSERT INTO event_types VALUES ('other', 16777217, 0)", "(?i)unique"),
+        ("INSERT INTO event_types VALUES ('other', 16777217, 0, NULL)", "(?i)unique"),
         ("INSERT INTO usage_events SELECT 'x', source, event_id, event_type, org_id, -1, ts, subject, project, "
          "plan_key, properties, ingested_ms FROM usage_events", "usage_events_quantity"),
     ],

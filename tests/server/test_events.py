@@ -179,7 +179,7 @@ def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
     """The other one dates and commits it between our look for its time and our insert."""
     looks = 0
 
-    def looked(connection: sa.Connection, events: Any, *, own: bool) -> dict[str, int]:
+    def looked(connection: sa.Connection, events: Any, *, own: bool) -> dict[tuple[str, str], int]:
         nonlocal looks
         found = times(connection, events, own=own)
         looks += 1

@@ -129,7 +129,7 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
     answers: list[Taken | None] = []
     names = names_of(events, own=True)
     gone = keys.withdrawn(connection, keys.keyed(names, events, own=True))
-    there = keys.stored(connection, keys.keyed(names, events, own=True)) if gone else {}
+    there = {name for name, _ in keys.stored(connection, keys.keyed(names, events, own=True))} if gone else set()
     for name_of_one, event in zip(names, events, strict=True):
         row = _row(name_of_one, event)
         wrong = _outside(found, event)

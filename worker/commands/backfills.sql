@@ -35,7 +35,7 @@ SELECT {columns} FROM backfill_events WHERE backfill = :backfill AND sample_id I
 
 -- name: same
 e.org_id = :org_id AND e.event_type = b.event_type AND e.quantity = b.quantity AND e.ts = b.ts
-    AND COALESCE(e.subject, '') = COALESCE(b.subject, '') AND COALESCE(e.project, '') = COALESCE(b.project, '')
+    AND COALESCE(NULLIF(e.subject, e.org_id), '') = COALESCE(NULLIF(b.subject, e.org_id), '') AND COALESCE(e.project, '') = COALESCE(b.project, '')
     AND COALESCE(e.plan_key, '') = COALESCE(b.plan_key, '') AND e.properties = b.properties
 
 -- name: standing

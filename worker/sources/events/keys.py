@@ -45,6 +45,17 @@ def content_of(event: UsageEvent) -> tuple[Any, ...]:
             event.plan_key, event.properties_json)  # fmt: skip
 
 
+def is_same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether two events of one key say the same. A CloudEvent's subject is a label to whoever is bound to an
+    organisation, and to others the organisation itself: one that is the organisation says nothing more."""
+    return _meant(one) == _meant(other)
+
+
+def _meant(content: tuple[Any, ...]) -> tuple[Any, ...]:
+    event_type, org_id, quantity, ts, subject, *rest = content
+    return (event_type, org_id, quantity, ts, None if subject == org_id else subject, *rest)
+
+
 def keyed(names: Sequence[str], events: Sequence[UsageEvent], *, own: bool) -> list[dict[str, str]]:
     """Each event by all that it may have been taken under: its sample's id (its name), that of the other way to send
     it, and its key."""
@@ -60,14 +71,15 @@ def keyed(names: Sequence[str], events: Sequence[UsageEvent], *, own: bool) -> l
     ]
 
 
-def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[str, Stored]:
-    """What was taken under the keys of events, by their names: first of their own organisation, then of whichever
-    claimed source and id."""
+def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[tuple[str, str], Stored]:
+    """What was taken under the keys of events, by their names and organisations: first of their own organisation, then
+    of whichever claimed source and id."""
     if not asked:
         return {}
-    found: dict[str, Stored] = {}
+    found: dict[tuple[str, str], Stored] = {}
     for row in SQL.run(connection, "stored", {"keys": asked}):  # the own one comes last
-        found[str(row.name)] = Stored(str(row.sample_id), tuple(row)[3:-1], bool(row.withdrawn))
+        said = Stored(str(row.sample_id), tuple(row)[4:-1], bool(row.withdrawn))
+        found[str(row.name), str(row.asker)] = said
     return found
 
 

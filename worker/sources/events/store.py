@@ -19,7 +19,7 @@ from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_EVENT_TYPES, MAX_ID_CHARS, MAX_ORG_TYPES, window_of
 from drawdown.worker.sources.events import keys
-from drawdown.worker.sources.events.keys import PREFIX, Stored, content_of, keyed, sample_id_of
+from drawdown.worker.sources.events.keys import PREFIX, Stored, content_of, is_same, keyed, sample_id_of
 from drawdown.worker.sources.events.types import is_full, meters
 from drawdown.worker.sources.samples import rows
 from drawdown.worker.sources.samples.store import keep_conflicts
@@ -93,24 +93,31 @@ def take(
     """
     refused = [_untimely(event, now_ms) for event in events]
     names = names_of(events, own=own)
+    asked = keyed(names, events, own=own)
     firsts: dict[str, int] = {}
     for at, name in enumerate(names):
         if refused[at] is None:
             firsts.setdefault(name, at)
-    chosen = [events[at] for at in firsts.values()]
-    by_name = dict(zip(firsts, keyed(list(firsts), chosen, own=own), strict=True))
-    batch = list(zip(by_name.values(), chosen, strict=True))
-    found = _take_each(connection, batch, now_ms, types_of)
-    before = keys.stored(connection, [by_name[name] for name in firsts if not _went_in(found.get(name))])
-    _why_not(connection, [by_name[name] for name in firsts if name not in found and name not in before], found)
+    found = _take_each(connection, [(asked[at], events[at]) for at in firsts.values()], now_ms, types_of)
+    went_in = {(name, events[at].org_id) for name, at in firsts.items() if _went_in(found.get(name))}
+    others = {
+        (one["sample_id"], one["org_id"]): one for one in asked if (one["sample_id"], one["org_id"]) not in went_in
+    }
+    before = keys.stored(connection, list(others.values()))
+    _why_not(connection, [asked[at] for at in firsts.values() if not _is_told(asked[at], found, before)], found)
     answers = []
     for at, (name, event) in enumerate(zip(names, events, strict=True)):
-        answer = refused[at] or _answer_before(before.get(name), event)
+        answer = refused[at] or _answer_before(before.get((name, event.org_id)), event)
         if answer is None and firsts[name] == at:
             answer = found[name]
-        answers.append(answer or _repeated(found[name], alike=content_of(event) == content_of(events[firsts[name]])))
-    _keep_apart(connection, names, events, answers, before, now_ms)
+        alike = answer is None and is_same(content_of(event), content_of(events[firsts[name]]))
+        answers.append(answer or _repeated(found[name], alike=alike))
+    _keep_apart(connection, asked, events, answers, before, now_ms)
     return answers
+
+
+def _is_told(key: dict[str, str], found: dict[str, Taken], before: dict[tuple[str, str], Stored]) -> bool:
+    return key["sample_id"] in found or (key["sample_id"], key["org_id"]) in before
 
 
 def names_of(events: Sequence[UsageEvent], *, own: bool) -> list[str]:
@@ -118,23 +125,24 @@ def names_of(events: Sequence[UsageEvent], *, own: bool) -> list[str]:
     return [sample_id_of(one.source, one.event_id, one.org_id if own else None) for one in events]
 
 
-def times(connection: sa.Connection, events: Sequence[UsageEvent], *, own: bool) -> dict[str, int]:
-    """When events were used, by what was taken under their keys before; by the ids of their samples."""
+def times(connection: sa.Connection, events: Sequence[UsageEvent], *, own: bool) -> dict[tuple[str, str], int]:
+    """When events were used, by what was taken under their keys before; by their names and organisations."""
     found = keys.stored(connection, keyed(names_of(events, own=own), events, own=own))
     at = _SAID.index("ts")
-    return {name: int(one.content[at]) for name, one in found.items()}
+    return {key: int(one.content[at]) for key, one in found.items()}
 
 
 def _keep_apart(
-    connection: sa.Connection, names: list[str], events: Sequence[UsageEvent], answers: list[Taken],
-    before: dict[str, Stored], now_ms: int,
+    connection: sa.Connection, asked: list[dict[str, str]], events: Sequence[UsageEvent], answers: list[Taken],
+    before: dict[tuple[str, str], Stored], now_ms: int,
 ) -> None:  # fmt: skip
     """What says otherwise goes to quarantine, under the sample that stays."""
-    kept = [
-        (before[name].sample_id if name in before else name, PREFIX + event.source, _said(event), now_ms)
-        for name, event, at in zip(names, events, answers, strict=True)
-        if at.status == "conflict"
-    ]
+    kept = []
+    for key, event, answer in zip(asked, events, answers, strict=True):
+        if answer.status == "conflict":
+            stays = before.get((key["sample_id"], event.org_id))
+            name = key["sample_id"] if stays is None else stays.sample_id
+            kept.append((name, PREFIX + event.source, _said(event), now_ms))
     if kept:
         keep_conflicts(connection, kept)
 
@@ -155,7 +163,7 @@ def _answer_before(stored: Stored | None, event: UsageEvent) -> Taken | None:
     """The answer to a key that was taken before this batch; None for one that was not."""
     if stored is None:
         return None
-    if stored.content != content_of(event):
+    if not is_same(stored.content, content_of(event)):
         return _OTHER
     return Taken("duplicate", "withdrawn", _WITHDRAWN) if stored.withdrawn else _DUPLICATE
 
