@@ -25,13 +25,16 @@ RUN: Final = "guard:"
 OWN: Final = "own:"
 """Begins the names of uses whose keys are an organisation's own."""
 _OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")
-_MOST: Final = MAX_ID_CHARS - len(RUN)
 
 
 def own_name(org_id: str, key: str) -> str:
     """What an organisation's own key is kept as: no other organisation's, whatever both are called."""
     whole = f"{OWN}{hashlib.sha256(org_id.encode()).hexdigest()[:20]}:{key}"
-    return whole if len(whole) <= _MOST else f"{whole[:100]}…{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
+    return (
+        whole
+        if len(RUN + whole) <= MAX_ID_CHARS
+        else f"{whole[:100]}…{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
+    )
 
 
 def shown(name: str) -> str:
@@ -42,7 +45,8 @@ def shown(name: str) -> str:
 def require_key(key: str) -> None:
     """Errors: UsageError."""
     if not is_clean_id(key) or not is_clean_id(RUN + key):
-        raise UsageError(f"a use's key has 1 to {_MOST} characters, none of them control characters")
+        most = MAX_ID_CHARS - len(RUN)
+        raise UsageError(f"a use's key has 1 to {most} characters, none of them control characters")
 
 
 def read(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:

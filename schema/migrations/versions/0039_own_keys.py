@@ -22,7 +22,6 @@ STAGED = (
     "SELECT f.backfill, f.sample_id, b.org_id, f.source, f.event_id FROM backfill_events f "
     "JOIN backfills b ON b.backfill = f.backfill WHERE b.state = 'open'"
 )
-AT_ONCE = 1_000
 
 
 def upgrade() -> None:
@@ -46,12 +45,11 @@ def _rename(*, own: bool) -> None:
     """What is staged, by the ids of events' samples."""
     connection = op.get_bind()
     drop(FROZEN.name, FROZEN.table)
-    rows = connection.exec_driver_sql(STAGED).all()
-    for start in range(0, len(rows), AT_ONCE):
-        named = [
-            {"backfill": row.backfill, "old": row.sample_id, "new": _sample_id(*((row.org_id,) * own), *row[3:])}
-            for row in rows[start : start + AT_ONCE]
-        ]
+    named = [
+        {"backfill": row.backfill, "old": row.sample_id, "new": _sample_id(*((row.org_id,) * own), *row[3:])}
+        for row in connection.exec_driver_sql(STAGED)
+    ]
+    if named:
         change = "UPDATE backfill_events SET sample_id = :new WHERE backfill = :backfill AND sample_id = :old"
         connection.execute(sa.text(change), named)
     create(FROZEN)
