@@ -50,6 +50,8 @@ MAX_MEMORY_MB: Final = 16_777_216
 """16 TiB: with MAX_INTERVAL_S, six million samples of one window still fit in 64 bits as MB-seconds."""
 MAX_EVENT_TYPES: Final = 10_000
 """An event type has a meter for good. One that is unknown beyond is refused."""
+MAX_ORG_TYPES: Final = 100
+"""Those of them that keys which are bound to one organisation bring."""
 MAX_METER: Final = MAX_MEMORY_MB + MAX_EVENT_TYPES
 """Meters stand where samples of sandboxes have their memory size, and are above each of them."""
 MAX_ID_CHARS: Final = 200

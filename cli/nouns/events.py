@@ -17,6 +17,10 @@ from drawdown.worker.views.events import EventRow, list_events, show_event
 
 commands = typer.Typer()
 
+Of = Annotated[
+    str | None,
+    typer.Option("--org", help="Whose event it is, where several used the id", show_default="whose there is"),
+]
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as the events say it")]
 
 
@@ -53,11 +57,19 @@ def show_(
     context: typer.Context,
     source: Source,
     event: Annotated[str, typer.Argument(metavar="ID", help="The event's id")],
+    org: Of = None,
 ) -> None:
     """Show all that an event said, and what became of it."""
     app: App = context.obj
-    found = app.read(lambda c: show_event(c, source, event))
+    found = app.read(lambda c: show_event(c, source, event, _of(app, org)))
     show(app, {"event": found}, [f"{name}: {text}" for name, text in _facts(found).items()])
+
+
+def _of(app: App, org: str | None) -> str | None:
+    """Errors: UnknownId."""
+    if org is not None:
+        app.read(lambda c: require_org(c, org))
+    return org
 
 
 def _facts(found: EventRow) -> dict[str, str]:
@@ -71,14 +83,15 @@ def withdraw(
     context: typer.Context,
     source: Source,
     given: Annotated[list[str], typer.Argument(metavar="ID...", help="Events")],
+    org: Of = None,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Declare events wrong; the next tick gives back what was billed for them. Their ids are never taken again."""
     app: App = context.obj
-    by = app.by(actor, reason)
-    done = app.write(lambda c: withdraw_events(c, source, given, by), rollback=dry_run)
+    by, of = app.by(actor, reason), _of(app, org)
+    done = app.write(lambda c: withdraw_events(c, source, given, by, of), rollback=dry_run)
     rows = [
         (event, d.org_id, show_time(d.window_ms), d.interval_s, d.already)
         for event, d in zip(dict.fromkeys(given), done, strict=True)

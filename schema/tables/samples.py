@@ -76,9 +76,11 @@ event_types = sa.Table(
     id_column("event_type", key=True),
     sa.Column("meter", Big, nullable=False),
     ms_column("first_seen_ms"),
+    id_column("org_id", null=True),
     sa.UniqueConstraint("meter", name="event_types_meter"),
     sa.CheckConstraint("meter BETWEEN 16777217 AND 16787216", name="event_types_meters"),
-    comment="Kinds of usage events; the meter stands where a sample of a sandbox has its memory size. Append-only.",
+    comment="Kinds of usage events; the meter stands where a sample of a sandbox has its memory size. org_id: "
+    "whose own key brought it. Append-only.",
 )
 
 usage_events = sa.Table(
@@ -97,5 +99,6 @@ usage_events = sa.Table(
     sa.Column("properties", sa.Text, nullable=False),
     ms_column("ingested_ms"),
     sa.CheckConstraint("quantity BETWEEN 0 AND 1000000000000", name="usage_events_quantity"),
+    sa.Index("usage_events_key", "source", "event_id", "org_id", unique=True),
     comment="What usage events said; each is billed by its sample, and goes with it. Rows never change (S7).",
 )

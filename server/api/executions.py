@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -23,13 +23,29 @@ from drawdown.schema.units import in_credits
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
 from drawdown.server.api.programs import Programs, Said, clean_id
+from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.commands import executions, run_request
-from drawdown.worker.commands.executions import Asked
+from drawdown.worker.commands.executions import Accepted, Asked
+from drawdown.worker.commands.guard_keys import RUN
 from drawdown.worker.views.executions import RunFilter, list_runs, org_of_run, show_run
 
 ROOT: Final = "/v1/executions"
 _HEADER: Final = re.compile(r"[!-~]{1,200}")
+
+
+def _accept_all(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> Sequence[Accepted]:
+    return executions.accept_together(connection, asked, now_ms)
+
+
+def _accept(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
+    return executions.accept(connection, asked.key, asked.request, asked.by(now_ms))
+
+
+WAY: Final = Way[Asked, Accepted](
+    lambda asked: asked.request.org_id, _accept_all, _accept, lambda asked: asked.tells_names
+)
+"""A wallet that many draw on is locked once for all runs of its organisation."""
 
 
 class Executions:
@@ -37,6 +53,7 @@ class Executions:
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
+        self._accepting = programs.together(WAY)
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
@@ -86,8 +103,10 @@ class Executions:
 
         async def accept(order: models.AcceptOrder, said: Said) -> Mapping[str, object]:
             key, run = _key_of(order.key, given), _request(order, said)
+            if said.key.org_id is not None and key.startswith(RUN):
+                raise ApiError(422, "bad_value", f"a key that begins with {RUN} is that of a use: choose another one")
             asked = Asked(key, run, said.key.actor, order.reason, tells_names=said.key.org_id is None)
-            done = await self._programs.together.accept(asked)
+            done = await self._accepting.ask(asked)
             return _with_wallet(done.reservation, done, repeated=done.repeated)
 
         return await self._programs.act_together(request, "executions:write", models.AcceptOrder, accept)

@@ -26,7 +26,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_no_names
 from drawdown.schema.units import in_credits
-from drawdown.server.api.together import Together
+from drawdown.server.api.together import Together, Way
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import SOON, ApiError, of_drawdown
 from drawdown.server.http.limits import TokenBuckets, told
@@ -68,6 +68,8 @@ BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+A = TypeVar("A")
+R = TypeVar("R")
 Answer = Mapping[str, object]
 Told = Callable[[Answer], None]
 
@@ -98,13 +100,16 @@ class Programs:
         self._budget = budget
         self._refused = refused
         self._threads = Threads(services.engine, AT_ONCE, "programs")
-        self.together = Together(self._threads, services.clock)
         self._rates = TokenBuckets(REQUESTS_PER_S)
         self.noting: asyncio.Task[None] | None = None
         self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))
 
     def close(self) -> None:
         self._threads.close()
+
+    def together(self, way: Way[A, R]) -> Together[A, R]:
+        """What many ask for at once, in transactions that they share."""
+        return Together(self._threads, self._services.clock, way)
 
     async def act(
         self,

@@ -1,42 +1,46 @@
-"""Runs of one organisation that are accepted at once are decided in one transaction: a wallet that many draw on is
-locked, and committed, once for all of them.
+"""What asks for the same row at once is decided in one transaction: a wallet that many draw on, or a counter that many
+use, is locked, and committed, once for all of them.
 
-Guarantee: what cannot be decided together is decided alone, by the same function as ever: each request gets the answer
-that it would have got alone. An organisation waits for no other. A request that comes alone waits for none; where
-several came right before, it waits for GATHER_S at most.
+Guarantee: each request gets the answer that it would have got alone, after the commit. What cannot be decided together
+is decided alone, and so is each that was refused. A lane waits for no other. A request that comes alone waits for none;
+where several came right before, it waits for GATHER_S at most.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import sqlalchemy as sa
 
 from drawdown.schema.clock import Clock
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import tell_no_names
+from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
-from drawdown.worker.commands import executions
-from drawdown.worker.commands.executions import Accepted, Asked
 
 GATHER_S: Final = 0.005
 """How long a transaction that several would share waits for as many as shared the last one."""
 MOST_TOGETHER: Final = 256
-"""Runs of one transaction."""
+"""Requests of one transaction."""
+MOST_WAITING: Final = 1_024
+"""Requests of one lane: whoever comes then is to come again."""
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 @dataclass
-class _Waiting:
-    """A run, and where its answer is waited for."""
+class _Waiting(Generic[A, R]):
+    """What is asked for, and where its answer is waited for."""
 
-    asked: Asked
-    answer: asyncio.Future[Accepted]
+    asked: A
+    answer: asyncio.Future[R]
 
-    def tell(self, found: Accepted | BaseException) -> None:
+    def tell(self, found: R | BaseException) -> None:
         """Whoever waited too long is told nothing any more."""
         if self.answer.done():
             return
@@ -47,39 +51,55 @@ class _Waiting:
 
 
 @dataclass
-class _Lane:
-    """Those of one organisation that wait. `last`: how many were decided together before them."""
+class _Lane(Generic[A, R]):
+    """Those that wait for one row. `last`: how many were decided together before them."""
 
-    waiting: list[_Waiting] = field(default_factory=list)
+    waiting: list[_Waiting[A, R]] = field(default_factory=list)
     last: int = 1
     enough: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
 
-class Together:
-    """One lane an organisation, while it has any. Of one event loop."""
+@dataclass(frozen=True)
+class Way(Generic[A, R]):
+    """How requests are decided, at a moment of their transaction. `all_` answers each, or says why not in its answer's
+    place, and keeps nothing of that one; it raises Refused or UsageError where they are to be asked for alone. `alone`
+    decides one. `lane`: the row that it asks for."""
 
-    def __init__(self, threads: Threads, clock: Clock) -> None:
+    lane: Callable[[A], object]
+    all_: Callable[[sa.Connection, Sequence[A], int], Sequence[R | DrawdownError]]
+    alone: Callable[[sa.Connection, A, int], R]
+    tells_names: Callable[[A], bool]
+    """Whether whoever asks may learn names of any organisation."""
+
+
+class Together(Generic[A, R]):
+    """One lane a row, while anybody asks for it. Of one event loop."""
+
+    def __init__(self, threads: Threads, clock: Clock, way: Way[A, R]) -> None:
         self._threads = threads
         self._clock = clock
-        self._lanes: dict[str, _Lane] = {}
+        self._way = way
+        self._lanes: dict[object, _Lane[A, R]] = {}
 
-    async def accept(self, asked: Asked) -> Accepted:
-        """As `executions.accept`, and with its errors."""
-        org = asked.request.org_id
-        waiting = _Waiting(asked, asyncio.get_running_loop().create_future())
-        lane = self._lanes.get(org)
+    async def ask(self, asked: A) -> R:
+        """As `Way.alone`, and with its errors. Errors: ApiError 429 where too many wait."""
+        name = self._way.lane(asked)
+        waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
+        lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[org] = _Lane()
+            lane = self._lanes[name] = _Lane()
             lane.waiting.append(waiting)
-            lane.task = asyncio.create_task(self._go(org, lane))
+            lane.task = asyncio.create_task(self._go(name, lane))
+        elif len(lane.waiting) >= MOST_WAITING:
+            raise ApiError(429, "busy", "too many wait for the same here; send it again", headers=SOON)
         else:
             lane.waiting.append(waiting)
             if len(lane.waiting) >= lane.last:
                 lane.enough.set()
         return await waiting.answer
 
-    async def _go(self, org: str, lane: _Lane) -> None:
+    async def _go(self, name: object, lane: _Lane[A, R]) -> None:
         """Until nobody waits any more."""
         try:
             while lane.waiting:
@@ -90,47 +110,51 @@ class Together:
                 lane.last = max(len(batch), 1)
                 await _gather(lane)
         finally:
-            del self._lanes[org]
+            del self._lanes[name]
             for one in lane.waiting:
                 one.answer.cancel()
 
-    async def _decide(self, batch: Sequence[_Waiting]) -> None:
+    async def _decide(self, batch: Sequence[_Waiting[A, R]]) -> None:
         if len(batch) == 1:
             await self._alone(batch[0])
             return
         asked = [one.asked for one in batch]
         try:
-            found = await self._threads.write(lambda c: self._accept_all(c, asked))
+            found = await self._threads.write(lambda c: self._all(c, asked))
         except (Refused, UsageError):  # one of them at least: nothing was kept
             await asyncio.gather(*map(self._alone, batch))
         except Exception as error:
             for one in batch:
                 one.tell(error)
         else:
-            for one, accepted in zip(batch, found, strict=True):
-                one.tell(accepted)
+            refused = []
+            for one, answer in zip(batch, found, strict=True):
+                if isinstance(answer, DrawdownError):
+                    refused.append(one)
+                else:
+                    one.tell(answer)
+            await asyncio.gather(*map(self._alone, refused))
 
-    def _accept_all(self, connection: sa.Connection, asked: Sequence[Asked]) -> list[Accepted]:
-        """Whoever is refused is told why by `_accept`: no name is looked for before."""
+    def _all(self, connection: sa.Connection, asked: Sequence[A]) -> Sequence[R | DrawdownError]:
+        """Whoever is refused is told why by `_one`: no name is looked for before."""
         tell_no_names(connection)
-        return executions.accept_together(connection, asked, self._clock.now_ms())
+        return self._way.all_(connection, asked, self._clock.now_ms())
 
-    def _accept(self, connection: sa.Connection, asked: Asked) -> Accepted:
-        if not asked.tells_names:
+    def _one(self, connection: sa.Connection, asked: A) -> R:
+        if not self._way.tells_names(asked):
             tell_no_names(connection)
-        return executions.accept(connection, asked.key, asked.request, asked.by(self._clock.now_ms()))
+        return self._way.alone(connection, asked, self._clock.now_ms())
 
-    async def _alone(self, one: _Waiting) -> None:
-        asked = one.asked
+    async def _alone(self, one: _Waiting[A, R]) -> None:
         try:
-            found = await self._threads.write(lambda c: self._accept(c, asked))
+            found = await self._threads.write(lambda c: self._one(c, one.asked))
         except Exception as error:
             one.tell(error)
         else:
             one.tell(found)
 
 
-async def _gather(lane: _Lane) -> None:
+async def _gather(lane: _Lane[A, R]) -> None:
     """Those who are answered may come again at once: they are waited for, as many as they were."""
     lane.enough.clear()
     if len(lane.waiting) < lane.last:

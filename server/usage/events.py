@@ -22,8 +22,7 @@ from drawdown.server.api.described import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage import intake_models as models
 from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
-from drawdown.worker.sources.events.store import Taken, sample_id_of, take
-from drawdown.worker.sources.samples.store import times
+from drawdown.worker.sources.events.store import Taken, names_of, take, times
 
 SCOPE: Final = "events:write"
 MOST_SAID: Final = 20
@@ -39,13 +38,18 @@ def _read(sent: Sent) -> Iterable[Given | Unfit]:
 
 
 def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
-    timeless = {_name_of(one) for one in found if not one.has_time}
-    known = times(connection, timeless) if timeless else {}
+    """A key that is bound to an organisation speaks for that alone."""
+    org_id = sent.key.org_id
+    own = org_id is not None
+    asked = list(zip(found, _keys_of(found, own=own), strict=True))
+    timeless = [one.event for one in found if not one.has_time]
+    known = times(connection, timeless, own=own) if timeless else {}
     for _ in range(MOST_TURNS):
         turn = connection.begin_nested()
-        taken = take(connection, [_dated(one, known) for one in found], sent.now_ms)
-        doubtful = _in_doubt(found, taken) - known.keys()
-        others = times(connection, doubtful) if doubtful else {}
+        dated = [_dated(one, known.get(key)) for one, key in asked]
+        taken = take(connection, dated, sent.now_ms, own=own, types_of=org_id)
+        doubtful = _in_doubt(asked, taken) - known.keys()
+        others = times(connection, [one.event for one, key in asked if key in doubtful], own=own) if doubtful else {}
         if not others:
             return [result_of(one) for one in taken]
         turn.rollback()
@@ -54,22 +58,21 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
     raise ApiError(503, "busy", message, headers=SOON)
 
 
-def _in_doubt(found: Sequence[Given], taken: Sequence[Taken]) -> set[str]:
+def _keys_of(found: Sequence[Given], *, own: bool) -> list[Key]:
+    events = [one.event for one in found]
+    return [(name, one.org_id) for name, one in zip(names_of(events, own=own), events, strict=True)]
+
+
+def _in_doubt(asked: Sequence[tuple[Given, Key]], taken: Sequence[Taken]) -> set[Key]:
     """Those without a time that are in conflict, maybe only since somebody else who sends them dated them first. Of one
     that went in here, it is another item of the same batch that says otherwise."""
-    told = [(_name_of(one), one.has_time, answer.status) for one, answer in zip(found, taken, strict=True)]
-    in_conflict = {name for name, has_time, status in told if status == "conflict" and not has_time}
-    return in_conflict - {name for name, _, status in told if status in ("accepted", "pending")}
+    told = [(key, one.has_time, answer.status) for (one, key), answer in zip(asked, taken, strict=True)]
+    in_conflict = {key for key, has_time, status in told if status == "conflict" and not has_time}
+    return in_conflict - {key for key, _, status in told if status in ("accepted", "pending")}
 
 
-def _name_of(given: Given) -> str:
-    return sample_id_of(given.event.source, given.event.event_id)
-
-
-def _dated(given: Given, known: Mapping[str, int]) -> UsageEvent:
-    event = given.event
-    then = None if given.has_time else known.get(_name_of(given))
-    return event if then is None else replace(event, occurred_ms=then)
+def _dated(given: Given, then_ms: int | None) -> UsageEvent:
+    return given.event if given.has_time or then_ms is None else replace(given.event, occurred_ms=then_ms)
 
 
 EVENTS: Final = Taker("events", SCOPE, cloudevents.TYPES, _read, lambda given: given.event.org_id, _store)

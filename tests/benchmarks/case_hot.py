@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
+from drawdown.server.api.executions import WAY
 from drawdown.server.api.programs import AT_ONCE
 from drawdown.server.api.together import Together
 from drawdown.server.http.threads import Threads
@@ -96,11 +97,11 @@ def _shared(engine: sa.Engine, in_flight: int, each: int, numbers: itertools.cou
     threads = Threads(engine, AT_ONCE, "bench")
 
     async def whole() -> None:
-        together = Together(threads, FixedClock(NOW))
+        together = Together(threads, FixedClock(NOW), WAY)
 
         async def client() -> None:
             for _ in range(each):
-                await together.accept(_asked(next(numbers)))
+                await together.ask(_asked(next(numbers)))
 
         await asyncio.gather(*(client() for _ in range(CLIENTS * in_flight)))
 

@@ -1,9 +1,11 @@
 """Many clients, each a process of its own, ask to use one metric of one organisation at once.
 
     python -m tests.integration.guard_rush --database-url URL --clients 16 --decisions 100000 --seed 0
+    python -m tests.integration.guard_rush --database-url URL --http --kills 5
 
-on an empty database of that URL. Exit status 1 where one more was used than the limit, where a counter is not the sum
-of its uses, or where `verify` finds anything.
+on an empty database of that URL; by transactions of their own, or over HTTP (`guard_over_http`) while the server is
+killed. Exit status 1 where one more was used than the limit, where a counter is not the sum of its uses, where a use is
+not what its client was told, or where `verify` finds anything.
 """
 
 from __future__ import annotations
@@ -12,15 +14,18 @@ import argparse
 import multiprocessing
 import random
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.schema.audit import By
+from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.migrate import upgrade
@@ -29,14 +34,15 @@ from drawdown.worker.commands import credit, guard, guard_holds, guard_terms
 from drawdown.worker.commands.guard import Answer, Wish
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
+from tests.integration import guard_over_http
 from tests.world import T0
 
 MOST_S: Final = 3_600.0
 
 
-def begin(engine: sa.Engine, limit: int, price_micro: int) -> None:
+def begin(engine: sa.Engine, limit: int, price_micro: int, now_ms: int = T0) -> None:
     """An organisation with credit, and a metric of which it may use so much a month, and an hour."""
-    by = By(T0, "test", "a rush")
+    by = By(now_ms, "test", "a rush")
 
     def work(connection: sa.Connection) -> None:
         credit.grant(connection, "acme", 10**6 * MICRO, by, key="first", plan=None, new=True)
@@ -106,26 +112,43 @@ def rush(
     share = [(url, seed, number, decisions // clients) for number in range(clients)]
     with multiprocessing.get_context("spawn").Pool(clients) as pool:
         said = sum(pool.starmap(client, share), Counter[str]())
-    last = Client(engine, seed, clients)
-    while guard_ends(last, "last") != "block":
-        last.keys += 1
+    use_up(Client(engine, seed, clients), T0)
     wrong = judge(engine, limit)
     engine.dispose()
     return wrong, said
 
 
-def guard_ends(last: Client, name: str) -> str:
-    """One unit more, while there is one: then exactly the limit is used."""
-    by = By(T0, "last", "rushed")
-    key = f"{name}-{last.keys}"
-    return last.sure(lambda c: guard.consume(c, key, Wish("acme", "hot", 1), by)).decision
+def rush_over_http(
+    url: str, log: Path, clients: int, decisions: int, seed: int, limit: int, price_micro: int, kills: int,
+    most_s: float = MOST_S,
+) -> tuple[list[str], Counter[str], float]:  # fmt: skip
+    """The same over HTTP; and how long the clients took, in seconds."""
+    engine = connect(url)
+    begin(engine, limit, price_micro, SystemClock().now_ms() - MINUTE_MS)
+    engine.dispose()
+    told, said, took = guard_over_http.rush(url, log, clients, decisions, seed, kills, most_s)
+    wrong = guard_over_http.judge(engine, told)
+    use_up(Client(engine, seed, clients), SystemClock().now_ms())
+    wrong += judge(engine, limit)
+    engine.dispose()
+    return wrong, said, took
+
+
+def use_up(last: Client, now_ms: int) -> None:
+    """What is left, by halves: then exactly the limit is used."""
+    by, amount = By(now_ms, "last", "rushed"), 2**20
+    while amount:
+        last.keys += 1
+        key, wish = f"last-{last.keys}", Wish("acme", "hot", amount)
+        if last.sure(lambda c, key=key, wish=wish: guard.consume(c, key, wish, by)).decision == "block":  # type: ignore[misc]
+            amount //= 2
 
 
 def judge(engine: sa.Engine, limit: int) -> list[str]:
     """By rows alone, and by `verify`."""
 
     def sums(connection: sa.Connection) -> list[tuple[str, int]]:
-        rows = connection.execute(sa.text("SELECT period, used FROM guard_counters ORDER BY period")).all()
+        rows = connection.execute(sa.text("SELECT period, SUM(used) AS used FROM guard_counters GROUP BY period")).all()
         used = connection.execute(sa.text("SELECT SUM(amount) FROM guard_uses")).scalar_one()
         charged = connection.execute(sa.text("SELECT SUM(charged_micro) FROM guard_uses")).scalar_one()
         paid = connection.execute(
@@ -147,15 +170,25 @@ def main() -> int:
     parser.add_argument("--decisions", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--price", type=int, default=0, help="micro-credits a unit: each use is charged, too")
+    parser.add_argument("--http", action="store_true", help="over HTTP, by API keys")
+    parser.add_argument("--kills", type=int, default=5, help="how often the server is killed (--http)")
+    parser.add_argument("--most-s", type=float, default=MOST_S, help="after which clients ask for no more (--http)")
     given = parser.parse_args()
     engine = connect(given.database_url)
     upgrade(engine)
     engine.dispose()
     began, limit = time.monotonic(), given.decisions // 2
-    wrong, said = rush(given.database_url, given.clients, given.decisions, given.seed, limit, given.price)
-    took = time.monotonic() - began
-    asked = said.total() - said["busy"]
-    print(f"{asked:,} decisions of {given.clients} clients in {took:,.0f} s, on a limit of {limit:,}: {dict(said)}")
+    shared = (given.clients, given.decisions, given.seed, limit, given.price)
+    if given.http:
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            wrong, said, took = rush_over_http(given.database_url, log, *shared, given.kills, given.most_s)
+    else:
+        wrong, said = rush(given.database_url, *shared)
+        took = time.monotonic() - began
+    asked = sum(said[one] for one in ("allow", "warn", "block"))
+    told = f"{asked:,} decisions of {given.clients} clients in {took:,.0f} s ({asked / took:,.0f}/s)"
+    print(f"{told}, on a limit of {limit:,}: {dict(said)}; judged after {time.monotonic() - began:,.0f} s")
     for one in wrong:
         print(f"WRONG: {one}")
     return 1 if wrong or took > MOST_S else 0

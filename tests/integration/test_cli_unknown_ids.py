@@ -94,6 +94,8 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event list", "org"): t("--org acmee --from 2026-01-01", "acme"),
     ("event show", "source"): t("shopp e-first", "shop"),
     ("event show", "event"): t("shop e-frist", "e-first"),
+    ("event show", "org"): t("shop e-first --org acmee", "acme"),
+    ("event withdraw", "org"): t("shop e-first --org acmee", "acme"),
     ("event withdraw", "source"): t("shopp e-first", "shop"),
     ("event withdraw", "given"): t("shop e-first e-frist", "e-first"),
     ("backfill open", "org"): t(f"july --org acmee {RANGE}", "acme"),

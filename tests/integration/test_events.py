@@ -23,7 +23,8 @@ from drawdown.worker.commands.features import end_feature, map_event, map_size
 from drawdown.worker.commands.prune import prune, raise_floors
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.withdrawals import withdraw
-from drawdown.worker.sources.events.store import Taken, sample_id_of, sandbox_of, take
+from drawdown.worker.sources.events.keys import sample_id_of
+from drawdown.worker.sources.events.store import Taken, sandbox_of, take
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
 from tests.integration.remote import Far
@@ -477,7 +478,7 @@ def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine
         ("DELETE FROM usage_samples", "S4"),
         ("UPDATE event_types SET meter = 16777300", "append-only"),
         ("DELETE FROM event_types", "append-only"),
-        ("INSERT INTO event_types VALUES ('other', 16777217, 0)", "(?i)unique"),
+        ("INSERT INTO event_types VALUES ('other', 16777217, 0, NULL)", "(?i)unique"),
         ("INSERT INTO usage_events SELECT 'x', source, event_id, event_type, org_id, -1, ts, subject, project, "
          "plan_key, properties, ingested_ms FROM usage_events", "usage_events_quantity"),
     ],

@@ -12,7 +12,7 @@ from drawdown.cli.main import run
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.sources.events.store import sample_id_of
+from drawdown.worker.sources.events.keys import sample_id_of
 from drawdown.worker.views.events import MOST_LISTED, list_events
 from tests.integration.telling_events import RENDER, clean, event, mapped, told
 from tests.world import T0, Fleet

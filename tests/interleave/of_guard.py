@@ -15,7 +15,9 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.checks import counters
 from drawdown.worker.commands import credit, guard, guard_holds, guard_overrides, guard_terms
 from drawdown.worker.commands.features import map_event
-from drawdown.worker.commands.guard import Answer, Wish
+from drawdown.worker.commands.guard import Answer, Ask, Wish
+from drawdown.worker.commands.guard_counts import State
+from drawdown.worker.commands.guard_keys import own_name
 from drawdown.worker.commands.guard_overrides import Terms
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.views.guard import Drift
@@ -65,6 +67,34 @@ def _use(work: Callable[..., Answer], key: str, amount: int) -> Callable[[Stage,
     return lambda s, c: work(c, key, Wish(BEE, "spark", amount), s.by)
 
 
+def _own(key: str, amount: int, org_id: str = BEE) -> Callable[[Stage, sa.Connection], object]:
+    """By a key that is bound to the organisation."""
+    return lambda s, c: guard.take(c, Ask(key, Wish(org_id, "spark", amount), s.by, own=True))
+
+
+def _together(*asked: tuple[str, int, bool]) -> Callable[[Stage, sa.Connection], object]:
+    """Several in one transaction: some are refused, and hold up none."""
+    states: tuple[State, State] = ("used", "held")
+
+    def work(stage: Stage, connection: sa.Connection) -> object:
+        asks = [
+            Ask(key, Wish(BEE, "spark", amount), stage.by, states[at % 2], own=own)
+            for at, (key, amount, own) in enumerate(asked)
+        ]
+        return guard.take_all(connection, asks)
+
+    return work
+
+
+def _one_use_of_a_key(stage: Stage) -> Iterator[str]:
+    """A key is one use of an organisation, whichever API key it comes by."""
+    yield from _never_beyond(stage)
+    names = f"('bee-1', '{own_name(BEE, 'bee-1')}')"
+    ((uses,),) = stage.rows(f"SELECT COUNT(*) FROM guard_uses WHERE org_id = 'bee' AND use_key IN {names}")
+    if int(str(uses)) > 1:
+        yield f"bee-1 was used {uses} times"
+
+
 def _off(stage: Stage) -> list[Drift]:
     """A counter that is as it should be by now: what is looked at may have been mended meanwhile."""
     return [Drift(BEE, "spark", "month", start_of("month", stage.by.now_ms), 8, 7, 3)]
@@ -84,6 +114,16 @@ ACTS: Final = "cli.nouns.guard_acts"
 GUARD: Final = (
     plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
     plain(f"{ACTS}:consume another", _use(guard.consume, "bee-2", 5), _never_beyond),
+    plain("server.api.together:_alone the same as its own", _own("bee-1", 4), _one_use_of_a_key),
+    plain("server.api.together:_alone another organisation's of the key", _own("bee-1", 1, "acme"), _never_beyond),
+    plain(
+        "server.api.together:_decide uses",
+        _together(("bee-1", 4, False), ("bee-4", 2, True), ("bee-5", 9, True), ("bee-1", 4, True)),
+        _one_use_of_a_key,
+    ),
+    plain(
+        "server.api.together:_decide other uses", _together(("bee-4", 2, True), ("bee-1", 5, False)), _one_use_of_a_key
+    ),
     plain(f"{ACTS}:reserve", _use(guard_holds.reserve, "bee-3", 6), _never_beyond),
     plain(f"{ACTS}:settle", lambda s, c: guard_holds.settle(c, "bee-going", 1, s.by), _never_beyond),
     plain(f"{ACTS}:settle what is over", lambda s, c: guard_holds.settle(c, "bee-over", 1, s.by)),

@@ -10,11 +10,14 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.events.envelope import UsageEvent
 from drawdown.ledger.maturing import mature_due
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import MIGRATIONS, migrate_to, require_ready, upgrade
-from drawdown.worker.commands import guard_terms
+from drawdown.worker.commands import backfills, guard_terms
+from drawdown.worker.sources.events.keys import sample_id_of
+from drawdown.worker.sources.events.store import take
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.api_keys import list_keys
 from tests.conftest import _new_database
@@ -588,4 +591,70 @@ def test_what_checks_find_comes_beside_what_the_guard_counted_and_may_go_again(
             assert connection.execute(sa.text("SELECT COUNT(*) FROM guard_uses")).scalar() == 2
     upgrade(engine)
     read(engine, require_ready)
+    engine.dispose()
+
+
+def _told_before(connection: sa.Connection) -> None:
+    """Three events of 0038 by their claims, two of them withdrawn, of which one is gone; and one that is staged."""
+    text = [
+        "INSERT INTO event_types VALUES ('page.render', 16777217, 0)",
+        "INSERT INTO backfills (backfill, org_id, from_ms, to_ms, state, at_ms, actor, reason) "
+        f"VALUES ('june', 'acme', {T0}, {T0 + 300_000}, 'open', {T0}, 'ann', 'r')",
+        "INSERT INTO backfill_events (backfill, sample_id, source, event_id, event_type, quantity, ts, properties) "
+        f"VALUES ('june', '{sample_id_of('app', 'staged')}', 'app', 'staged', 'page.render', 3, {T0 + 1}, '{{}}')",
+    ]
+    for event_id, ts in (("a", T0 + 1), ("b", T0 + 1), ("gone", T0 - 1)):
+        name = sample_id_of("app", event_id)
+        text += [
+            "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+            f"VALUES ('{name}', 'acme', 'event:page.render', 'events', 16777217, 3, {ts}, {T0 + 2})",
+            "INSERT INTO usage_events (sample_id, source, event_id, event_type, org_id, quantity, ts, properties, "
+            f"ingested_ms) VALUES ('{name}', 'app', '{event_id}', 'page.render', 'acme', 3, {ts}, '{{}}', {T0 + 2})",
+        ]
+        if event_id != "a":
+            text.append(
+                "INSERT INTO withdrawals (sample_id, org_id, ts, memory_mb, interval_s, at_ms, actor, reason) "
+                f"VALUES ('{name}', 'acme', {ts}, 16777217, 3, {T0}, 'ann', 'r')"
+            )
+    text += [
+        "INSERT INTO buckets (id, watermark_ms, cursor, sweep_began_ms, sweep_next_ms) VALUES (7, 0, 0, 0, 0)",
+        f"INSERT INTO orgs (org_id, bucket, floor_ms) VALUES ('acme', 7, {T0})",
+        f"DELETE FROM usage_samples WHERE ts < {T0}",
+    ]
+    for statement in text:
+        connection.execute(sa.text(statement.replace(":", "\\:")))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_events_of_0038_are_known_by_their_claims_and_their_organisations(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    engine = _empty(kind, request, tmp_path, "events")
+    events = "SELECT * FROM usage_events ORDER BY 1"
+    with engine.begin() as connection:
+        migrate_to(connection, "0038")
+        _told_before(connection)
+        before = [tuple(row) for row in connection.execute(sa.text(events))]
+    upgrade(engine)
+
+    def sent(org: str, event_id: str, *, own: bool) -> tuple[str, str | None]:
+        event = UsageEvent("app", event_id, "page.render", org, 3, T0 + 1)
+        (found,) = write(engine, lambda c: take(c, [event], T0 + 10, own=own))
+        return found.status, found.code
+
+    kept = {"a": ("duplicate", None), "b": ("duplicate", "withdrawn"), "gone": ("invalid", "withdrawn")}
+    for own in (True, False):
+        assert {event_id: sent("acme", event_id, own=own) for event_id in kept} == kept
+        assert sent("acme", "staged", own=own)[0] == ("pending" if own else "duplicate")
+    assert sent("globex", "a", own=False) == ("conflict", "other_content")
+    assert sent("globex", "a", own=True)[0] == "pending"
+    after = read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(events))])
+    assert set(before) <= set(after) and len(after) == len(before) + 2
+    counts = read(engine, lambda c: backfills.diff(c, "june")).counts
+    assert counts == {"duplicate": 1}
+    with pytest.raises(DBAPIError, match="S7"):
+        write(engine, lambda c: c.execute(sa.text("UPDATE backfill_events SET quantity = 9")))
+    assert read(engine, lambda c: c.execute(sa.text("SELECT sample_id FROM backfill_events")).scalar()) == sample_id_of(
+        "app", "staged", "acme"
+    )
     engine.dispose()

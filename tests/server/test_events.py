@@ -14,8 +14,7 @@ from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.usage import events as way_in
-from drawdown.worker.sources.events.store import Taken, take
-from drawdown.worker.sources.samples.store import times
+from drawdown.worker.sources.events.store import Taken, take, times
 from tests.integration.telling_events import billed_by_units
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, RENDER, TIME, Sender, clean, close, event, said, sender
@@ -239,9 +238,9 @@ def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
     """The other one dates and commits it between our look for its time and our insert."""
     looks = 0
 
-    def looked(connection: sa.Connection, ids: Any) -> dict[str, int]:
+    def looked(connection: sa.Connection, events: Any, *, own: bool) -> dict[tuple[str, str], int]:
         nonlocal looks
-        found = times(connection, ids)
+        found = times(connection, events, own=own)
         looks += 1
         if looks == 1:
             other = UsageEvent("/web", "e1", RENDER, "acme", 3, T0 + 5_000)

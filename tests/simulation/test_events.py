@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,7 +34,14 @@ def test_each_event_is_billed_once_and_no_other_way(monkeypatch: pytest.MonkeyPa
 
 def _keys_are_new_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     count = itertools.count()
-    monkeypatch.setattr(store, "sample_id_of", lambda source, event_id: f"event:{next(count)}")
+    monkeypatch.setattr(store, "sample_id_of", lambda *key: f"event:{next(count)}")
+    right: Callable[..., Any] = store._insert
+
+    def wrong(connection: sa.Connection, batch: Any, *rest: Any) -> set[str]:
+        new = [({**key, "event_id": (name := key["sample_id"])}, replace(event, event_id=name)) for key, event in batch]
+        return set(right(connection, new, *rest))
+
+    monkeypatch.setattr(store, "_insert", wrong)
 
 
 def _an_open_top_takes_meters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,11 +63,11 @@ def _the_last_of_a_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     right: Callable[..., Any] = store._insert
 
     def wrong(connection: sa.Connection, events: Any, *rest: Any) -> set[str]:
-        for name, event in events:
+        for key, event in events:
             connection.execute(sa.text("DROP TRIGGER IF EXISTS events_immutable"))
             connection.execute(
                 sa.text("UPDATE usage_events SET quantity = :q WHERE sample_id = :id"),
-                {"q": event.quantity, "id": name},
+                {"q": event.quantity, "id": key["sample_id"]},
             )
         return set(right(connection, events, *rest))
 

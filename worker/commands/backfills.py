@@ -3,7 +3,7 @@
 Guarantee: what is staged is no usage: no seal, watch or proof sees it. Closing names the hash of the difference that
 was shown, and puts in exactly that, in one transaction, or nothing. Reverting withdraws all that went in by it, and the
 seal gives the money back; whoever is interrupted gives the same command again. The ids of what was reverted are never
-taken again.
+taken again. A backfill speaks for its organisation alone: an id that another one used is no matter to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.prices import add, rate_card
 from drawdown.worker.commands.withdrawals import withdraw
-from drawdown.worker.sources.events.store import Taken, sample_id_of, take
+from drawdown.worker.sources.events import keys
+from drawdown.worker.sources.events.store import WITHDRAWN, Taken, names_of, take
 
 SQL = queries(__file__)
 
@@ -124,8 +125,13 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
     """
     found = _hold(connection, name)
     _require_open(found)
-    wrong = [_outside(found, event) for event in events]
-    asked = [_row(sample_id_of(event.source, event.event_id), event) for event in events]
+    names = names_of(events, own=True)
+    gone = _gone(connection, names, events)
+    wrong = [
+        _outside(found, event) or (WITHDRAWN if name in gone else None)
+        for name, event in zip(names, events, strict=True)
+    ]
+    asked = [_row(name, event) for name, event in zip(names, events, strict=True)]
     rows: dict[str, dict[str, Any]] = {}
     for row, no in zip(asked, wrong, strict=True):
         if no is None:
@@ -146,6 +152,13 @@ def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) ->
         return _REPEATED
     new.remove(row["sample_id"])
     return Taken("accepted")
+
+
+def _gone(connection: sa.Connection, names: Sequence[str], events: Sequence[UsageEvent]) -> set[str]:
+    """Those that were withdrawn, and pruned since: nothing shows them."""
+    asked = keys.keyed(names, events, own=True)
+    gone = keys.withdrawn(connection, asked)
+    return gone - {name for name, _ in keys.stored(connection, asked)} if gone else gone
 
 
 def _outside(found: Backfill, event: UsageEvent) -> Taken | None:
@@ -180,7 +193,7 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
     if len(events) != now.counts.get("new", 0):
         raise Refused(f"events of {name} came in otherwise meanwhile: look at it again")
     for start in range(0, len(events), TAKEN_AT_ONCE):
-        for answer in take(connection, events[start : start + TAKEN_AT_ONCE], by.now_ms):
+        for answer in take(connection, events[start : start + TAKEN_AT_ONCE], by.now_ms, own=True):
             if answer.status not in ("accepted", "pending"):
                 raise Refused(f"an event of {name} came in otherwise meanwhile ({answer.code}): look at it again")
     SQL.run(connection, "close", {"backfill": name, "now_ms": by.now_ms, "diff_hash": shown})

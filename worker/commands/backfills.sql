@@ -35,7 +35,7 @@ SELECT {columns} FROM backfill_events WHERE backfill = :backfill AND sample_id I
 
 -- name: same
 e.org_id = :org_id AND e.event_type = b.event_type AND e.quantity = b.quantity AND e.ts = b.ts
-    AND COALESCE(e.subject, '') = COALESCE(b.subject, '') AND COALESCE(e.project, '') = COALESCE(b.project, '')
+    AND COALESCE(NULLIF(e.subject, e.org_id), '') = COALESCE(NULLIF(b.subject, e.org_id), '') AND COALESCE(e.project, '') = COALESCE(b.project, '')
     AND COALESCE(e.plan_key, '') = COALESCE(b.plan_key, '') AND e.properties = b.properties
 
 -- name: standing
@@ -43,8 +43,10 @@ e.org_id = :org_id AND e.event_type = b.event_type AND e.quantity = b.quantity A
 (SELECT b.sample_id, b.source, b.event_id, b.event_type, b.quantity, b.ts, b.subject, b.project, b.plan_key, b.properties,
         CASE WHEN w.sample_id IS NOT NULL THEN 'withdrawn' WHEN b.ts < COALESCE(o.floor_ms, 0) THEN 'too_late'
             WHEN s.id IS NULL THEN 'new' WHEN {same} THEN 'duplicate' ELSE 'conflict' END AS standing
-    FROM backfill_events b LEFT JOIN withdrawals w ON w.sample_id = b.sample_id
-    LEFT JOIN usage_samples s ON s.id = b.sample_id LEFT JOIN usage_events e ON e.sample_id = b.sample_id
+    FROM backfill_events b LEFT JOIN usage_events e ON e.source = b.source AND e.event_id = b.event_id
+        AND e.org_id = :org_id
+    LEFT JOIN withdrawals w ON w.sample_id = COALESCE(e.sample_id, b.sample_id)
+    LEFT JOIN usage_samples s ON s.id = COALESCE(e.sample_id, b.sample_id)
     LEFT JOIN orgs o ON o.org_id = :org_id WHERE b.backfill = :backfill)
 
 -- name: counts

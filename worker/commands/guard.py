@@ -3,36 +3,60 @@
 Guarantee: a use is counted, charged and written down in one transaction, under the caller's key: the same again is the
 first answer, and another content under it is refused. All limits of a metric hold, or nothing is used. It is charged by
 a run of its own, `guard:KEY`, that is accepted and settled in that transaction: `verify`, statements and lots hold it
-as they hold any run.
+as they hold any run. Several uses of one counter may be decided in one transaction, one after another: each gets the
+answer that it would have got alone, and what is wrong with one is no matter to the others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.guard.decide import IN_DOUBT, Verdict, decide, in_force
 from drawdown.guard.periods import PERIODS, start_of
 from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
-from drawdown.schema.errors import UsageError
-from drawdown.schema.ids import is_clean_id
-from drawdown.worker.commands import executions, guard_counts
+from drawdown.schema.errors import DrawdownError, Refused, UsageError
+from drawdown.worker.commands import executions, guard_counts, guard_keys
 from drawdown.worker.commands.executions import LIFE_MS
 from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
-from drawdown.worker.commands.guard_counts import Counters, State, Use
+from drawdown.worker.commands.guard_counts import Counters, Denials, State, Use
 from drawdown.worker.commands.guard_facts import Known, Wish, know, require_sane, run_of
+from drawdown.worker.commands.guard_keys import OWN, RUN, own_name, require_key, shown
 
 __all__ = ["Answer", "Wish"]
 
-RUN: Final = "guard:"
-"""Stands before a use's key in that of its run."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A use that is asked for, at once or to be `held`; `own`: by an API key that is bound to its organisation."""
+
+    key: str
+    wish: Wish
+    by: By
+    state: State = "used"
+    own: bool = False
+
+    @property
+    def name(self) -> str:
+        return own_name(self.wish.org_id, self.key) if self.own else self.key
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells a repetition from another use under the same key."""
+        said = json.dumps([vars(self.wish), self.state], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def at(self, now_ms: int) -> Ask:
+        return replace(self, by=replace(self.by, now_ms=now_ms))
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,19 @@ class Charged:
     code: str | None = None
 
 
-Charging: TypeAlias = Callable[[sa.Connection, str, Wish, Known, By], Charged]
+@dataclass
+class _Book:
+    """Counters that are locked, and what is decided of them in one transaction: `counters` are as they will be."""
+
+    connection: sa.Connection
+    known: Known
+    locked: Counters
+    counters: Counters
+    uses: dict[str, Use]
+    made: list[Use] = field(default_factory=list)
+    denials: Denials = field(default_factory=Denials)
+    passes: bool = False
+    """Whether a use was let through beyond a limit."""
 
 
 def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
@@ -67,52 +103,110 @@ def consume(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
 
     Errors: Denied `other_content` for a key of another use; UnknownId; UsageError; DatabaseBusy.
     """
-    return take(connection, key, wish, by, "used", _settled_at_once)
+    return take(connection, Ask(key, wish, by))
 
 
-def take(connection: sa.Connection, key: str, wish: Wish, by: By, state: State, charging: Charging) -> Answer:
-    """The same for what is `used`, or `held` to be used, and charged as is said."""
-    require_key(key)
-    require_sane(wish)
-    said = fingerprint(wish, state)
-    before = guard_counts.read_use(connection, key)
-    if before is not None:
-        return _again(before, said, by.now_ms)
-    known = know(connection, wish, by.now_ms)
-    counters = guard_counts.lock(connection, wish.org_id, wish.metric, by.now_ms)
-    before = guard_counts.read_use(connection, key)  # whoever waited for the same
-    if before is not None:
-        return _again(before, said, by.now_ms)
-    verdict = decide(known.facts(counters), wish.amount)
+def take(connection: sa.Connection, ask: Ask) -> Answer:
+    """The same for whatever is asked for."""
+    (found,) = take_all(connection, [ask])
+    if isinstance(found, DrawdownError):
+        raise found
+    return found
+
+
+def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | DrawdownError]:
+    """The same for several uses of one organisation's metric, at one moment: decided one after another, in their order.
+    An error stands in the place of the answer of whoever is refused: nothing is kept of that one.
+
+    Errors: NotTogether, UnknownId where they are to be asked for alone; DatabaseBusy.
+    """
+    found: list[Answer | DrawdownError | None] = [_wrong(one) for one in asked]
+    keys = [(one.wish.org_id, one.key) for one, error in zip(asked, found, strict=True) if error is None]
+    uses = guard_keys.read(connection, keys) if keys else {}
+    for at, one in enumerate(asked):
+        found[at] = found[at] or _before(uses, one)
+    left = [at for at, one in enumerate(found) if one is None]
+    if left:
+        first = asked[left[0]]
+        known = know(connection, first.wish, first.by.now_ms)
+        counters = guard_counts.lock(connection, first.wish.org_id, first.wish.metric, first.by.now_ms)
+        again = guard_keys.read(connection, keys)  # whoever waited for the same
+        book = _Book(connection, known, counters, counters, again)
+        for at in left:
+            found[at] = _before(book.uses, asked[at]) or _answered(book, asked[at])
+        _write(book, len(asked))
+    return [one for one in found if one is not None]
+
+
+def _wrong(ask: Ask) -> UsageError | None:
+    try:
+        require_key(ask.key)
+        require_sane(ask.wish)
+    except UsageError as error:
+        return error
+    return None
+
+
+def _before(uses: dict[str, Use], ask: Ask) -> Answer | Denied | None:
+    """The answer to a key that was used before."""
+    before = guard_keys.before(uses, ask.wish.org_id, ask.key, own=ask.own)
+    if before is None:
+        return None
+    if before.fingerprint != ask.fingerprint:
+        return _other_content(ask.key)
+    return of_use(before, 0, ask.by.now_ms, repeated=True)
+
+
+def _answered(book: _Book, ask: Ask) -> Answer | DrawdownError:
+    try:
+        return _decide(book, ask)
+    except (Refused, UsageError) as error:
+        return error
+
+
+def _decide(book: _Book, ask: Ask) -> Answer:
+    if not ask.own and ask.key.startswith(OWN):
+        raise UsageError(f"a key that begins with {OWN} is an organisation's own: choose another one")
+    wish, known, before = ask.wish, book.known, book.counters
+    verdict = decide(known.facts(before), wish.amount)
     done = Charged(Costs())
     if verdict.decision != "block":
-        done = charging(connection, key, wish, known, by)
+        done = _charge(book.connection, ask, known)
         if done.code is not None and verdict.would != "block":
-            verdict = decide(known.facts(counters, done.code), wish.amount)
+            verdict = decide(known.facts(before, done.code), wish.amount)
     if verdict.would == "block":
-        refuse(connection, key, wish, known, verdict, by.now_ms)
+        book.denials.add(verdict.reason, wish.amount, ask.name, enforced=verdict.decision == "block")
     if verdict.decision == "block":
-        return answer(wish.metric, wish.amount, verdict, done.costs, by.now_ms)
-    use = _use(key, wish, by, state, said, counters, known, verdict, done)
-    count(connection, counters, wish.amount, known, verdict)
-    if not guard_counts.add_use(connection, use):
-        raise _other_content(key)
-    return answer(wish.metric, wish.amount, verdict, done.costs, by.now_ms, use)
+        return answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms)
+    use = _use(ask, before, known, verdict, done)
+    book.counters = guard_counts.after(
+        before, wish.amount, in_force(known.facts(before)), known.metric.warn_ppm, uses=1
+    )
+    book.passes = book.passes or verdict.would == "block"
+    book.made.append(use)
+    book.uses[use.use_key] = use
+    return answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms, use)
 
 
-def count(connection: sa.Connection, counters: Counters, amount: int, known: Known, verdict: Verdict) -> None:
-    """One use more. It passes a limit only where it was decided that it may."""
-    bounds = {one.period: one for one in in_force(known.facts(counters))}
-    passes = PERIODS if verdict.would == "block" else ()
-    guard_counts.move(connection, counters, amount, bounds, known.metric.warn_ppm, uses=1, passes=passes)
+def _write(book: _Book, asked: int) -> None:
+    """All that was decided. A limit is passed only where it was decided that it may."""
+    known = book.known
+    guard_counts.deny(book.connection, book.locked, book.denials, book.locked.at_ms, pays=known.pays)
+    if not book.made:
+        return
+    passes = PERIODS if book.passes else ()
+    guard_counts.write(book.connection, book.locked, book.counters, in_force(known.facts(book.locked)), passes=passes)
+    if guard_counts.add_uses(book.connection, book.made) < len(book.made):
+        raise _other_content(shown(book.made[0].use_key)) if asked == 1 else NotTogether("a key was used this moment")
 
 
-def refuse(connection: sa.Connection, key: str, wish: Wish, known: Known, verdict: Verdict, now_ms: int) -> None:
-    """Count what was refused, or would be."""
-    guard_counts.deny(
-        connection, wish.org_id, wish.metric, verdict.reason, wish.amount, now_ms,
-        enforced=verdict.decision == "block", pays=known.pays, sample=key,
-    )  # fmt: skip
+def refuse(
+    connection: sa.Connection, counters: Counters, name: str, amount: int, known: Known, verdict: Verdict, now_ms: int
+) -> None:
+    """Count what was refused, or would be, of a use that is there."""
+    denials = Denials()
+    denials.add(verdict.reason, amount, name, enforced=verdict.decision == "block")
+    guard_counts.deny(connection, counters, denials, now_ms, pays=known.pays)
 
 
 def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[], Charged]) -> Charged:
@@ -126,43 +220,32 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
         return Charged(Costs(price, 0, payer, None, error.code in IN_DOUBT), None, error.code)
 
 
-def require_key(key: str) -> None:
-    """Errors: UsageError."""
-    if not is_clean_id(key) or not is_clean_id(RUN + key):
-        raise UsageError("a use's key has 1 to 194 characters, none of them control characters")
-
-
-def fingerprint(wish: Wish, state: State) -> str:
-    """Tells a repetition from another use under the same key."""
-    said = json.dumps([vars(wish), state], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()
-
-
-def _settled_at_once(connection: sa.Connection, key: str, wish: Wish, known: Known, by: By) -> Charged:
-    price = known.metric.price.of(wish.amount)
+def _charge(connection: sa.Connection, ask: Ask, known: Known) -> Charged:
+    """A run of its own, settled at once where it is used at once."""
+    price = known.metric.price.of(ask.wish.amount)
     if not price:
         return Charged(Costs())
-    run = run_of(wish, known.metric, price)
+    run, name = run_of(ask.wish, known.metric, price), RUN + ask.name
 
     def work() -> Charged:
-        executions.accept(connection, RUN + key, run, by)
-        done = executions.settle(connection, RUN + key, Cost(price), by)
-        paid = done.drawn.reservation
-        balance = None if done.wallet is None or paid.customer_id != known.customer_id else done.wallet.available_micro
-        return Charged(Costs(price, done.drawn.charged_micro, paid.customer_id, balance), RUN + key)
+        done = executions.accept(connection, name, run, ask.by)
+        paid, wallet, charged = done.reservation.customer_id, done.wallet, 0
+        if ask.state == "used":
+            ended = executions.settle(connection, name, Cost(price), ask.by)
+            wallet, charged = ended.wallet, ended.drawn.charged_micro
+        balance = None if wallet is None or paid != known.customer_id else wallet.available_micro
+        return Charged(Costs(price, charged, paid, balance), name)
 
     return attempt(connection, price, run.payer or run.org_id, work)
 
 
-def _use(
-    key: str, wish: Wish, by: By, state: State, said: str, counters: Counters, known: Known, verdict: Verdict,
-    done: Charged,
-) -> Use:  # fmt: skip
+def _use(ask: Ask, counters: Counters, known: Known, verdict: Verdict, done: Charged) -> Use:
+    wish, by = ask.wish, ask.by
     bound = verdict.bound if verdict.bound is not None and verdict.would != "block" else None
-    held = state == "held"
+    held = ask.state == "held"
     unpaid = 0 if done.reservation is not None or held else done.costs.price_micro
     return Use(
-        use_key=key,
+        use_key=ask.name,
         org_id=wish.org_id,
         metric=wish.metric,
         number=counters.uses + 1,
@@ -170,7 +253,7 @@ def _use(
         metric_number=known.metric.number,
         asked=wish.amount,
         amount=wish.amount,
-        state=state,
+        state=ask.state,
         decision=verdict.decision,
         would=verdict.would,
         rule=verdict.rule,
@@ -181,19 +264,13 @@ def _use(
         reservation=done.reservation,
         charged_micro=done.costs.charged_micro,
         forgone_micro=unpaid,
-        fingerprint=said,
+        fingerprint=ask.fingerprint,
         at_ms=by.now_ms,
         expires_ms=by.now_ms + (wish.for_ms or LIFE_MS) if held else None,
         ended_ms=None if held else by.now_ms,
         actor=by.actor,
         reason=by.reason,
     )
-
-
-def _again(before: Use, said: str, now_ms: int) -> Answer:
-    if before.fingerprint != said:
-        raise _other_content(before.use_key)
-    return of_use(before, 0, now_ms, repeated=True)
 
 
 def _other_content(key: str) -> Denied:

@@ -8,9 +8,9 @@ looked at it since or not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
@@ -110,41 +110,57 @@ def lock_of(connection: sa.Connection, use: Use) -> Counters:
     return _locked(connection, use.org_id, use.metric, use.at_ms)
 
 
-def move(
-    connection: sa.Connection, found: Counters, amount: int, bounds: Mapping[Span, Bound], warn_ppm: int,
-    *, uses: int, passes: Collection[Span] = (),
+def after(found: Counters, amount: int, bounds: Sequence[Bound], warn_ppm: int, *, uses: int) -> Counters:
+    """Counters once so much more, or less, was used; `bounds` are those by which it is warned."""
+    limits = {one.period: one.amount for one in bounds}
+    counted: dict[Span, Counted] = {}
+    for period, before in found.counted.items():
+        limit = limits.get(period)
+        was = before.warned and warned_after(warn_ppm, limit, before.used, before=True)
+        used = before.used + amount
+        counted[period] = Counted(used, warned_after(warn_ppm, limit, used, before=was))
+    return replace(found, counted=counted, uses=found.uses + uses)
+
+
+def write(
+    connection: sa.Connection, found: Counters, then: Counters, bounds: Sequence[Bound],
+    *, passes: Collection[Span] = (),
 ) -> None:  # fmt: skip
-    """Count so much more, or less, of what is locked. `bounds` are those by which it is warned, and which it is not to
-    pass but in the periods that `passes` names. The statement asks for the limit once more.
+    """Move counters that are locked from what was found to what they are then. The statement asks once more for the
+    limits, which they are not to pass but in the periods that `passes` names.
 
     Errors: DatabaseBusy where a limit would be passed all the same: nothing of the transaction is kept.
     """
-    most, warned = {}, {}
-    for period in PERIODS:
-        bound, before = bounds.get(period), found.counted[period]
-        limit = None if bound is None else bound.amount
-        most[f"most_{period}"] = NO_END if limit is None or period in passes else limit
-        was = before.warned and warned_after(warn_ppm, limit, before.used, before=True)
-        warned[f"warned_{period}"] = warned_after(warn_ppm, limit, before.used + amount, before=was)
-    values = {"org_id": found.org_id, "metric": found.metric, "amount": amount, "uses": uses, **most, **warned}
-    moved = SQL.run(connection, "move", {**values, **_starts(found.at_ms)}).rowcount
+    limits = {one.period: one.amount for one in bounds if one.period not in passes}
+    most = {f"most_{period}": limits.get(period) for period in PERIODS}
+    warned = {f"warned_{period}": one.warned for period, one in then.counted.items()}
+    amount = then.counted["month"].used - found.counted["month"].used
+    values = {"org_id": found.org_id, "metric": found.metric, "amount": amount, "uses": then.uses - found.uses}
+    ends = {name: NO_END if limit is None else limit for name, limit in most.items()}
+    moved = SQL.run(connection, "move", {**values, **ends, **warned, **_starts(found.at_ms)}).rowcount
     if moved != len(PERIODS):
         raise DatabaseBusy(f"a limit of {found.metric} was reached this moment; try again")
 
 
-def read_use(connection: sa.Connection, key: str) -> Use | None:
+def read_use(connection: sa.Connection, name: str) -> Use | None:
     """A use; None where there is none."""
-    return _use(connection, key, "")
+    return read_uses(connection, [name]).get(name)
 
 
-def hold_use(connection: sa.Connection, key: str) -> Use | None:
-    """The same, and nobody else ends it until this transaction is over."""
-    return _use(connection, key, "for_update")
+def read_uses(connection: sa.Connection, names: Sequence[str]) -> dict[str, Use]:
+    """Those that are there."""
+    return {one.use_key: one for one in map(_use, SQL.run(connection, "uses", {"names": names}, held="").mappings())}
 
 
-def add_use(connection: sa.Connection, use: Use) -> bool:
-    """Write down a use; whether its key was free."""
-    return SQL.run(connection, "add_use", vars(use)).first() is not None
+def hold_use(connection: sa.Connection, name: str) -> Use | None:
+    """One, and nobody else ends it until this transaction is over."""
+    row = SQL.run(connection, "uses", {"names": [name]}, held="for_update").mappings().one_or_none()
+    return None if row is None else _use(row)
+
+
+def add_uses(connection: sa.Connection, uses: Sequence[Use]) -> int:
+    """Write down uses; how many of their keys were free."""
+    return len(SQL.run(connection, "add_uses", {"uses": [vars(one) for one in uses]}).all())
 
 
 def change_use(connection: sa.Connection, use: Use) -> None:
@@ -152,14 +168,24 @@ def change_use(connection: sa.Connection, use: Use) -> None:
     SQL.run(connection, "change_use", vars(use))
 
 
-def deny(
-    connection: sa.Connection, org_id: str, metric: str, code: str, amount: int, now_ms: int,
-    *, enforced: bool, pays: bool, sample: str,
-) -> None:  # fmt: skip
+class Denials:
+    """What was refused, or would be, of one metric in one minute: how often and how much, by why and whether the phase
+    held to it; with the key of the first."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, bool], tuple[int, int, str]] = {}
+
+    def add(self, code: str, amount: int, sample: str, *, enforced: bool) -> None:
+        count, before, first = self.found.get((code, enforced), (0, 0, sample))
+        self.found[code, enforced] = count + 1, before + amount, first
+
+
+def deny(connection: sa.Connection, found: Counters, denials: Denials, now_ms: int, *, pays: bool) -> None:
     """Count what was refused, or would be: a row a minute."""
-    values = {"org_id": org_id, "metric": metric, "minute_ms": now_ms - now_ms % 60_000, "reason_code": code}
-    more = {"amount": amount, "enforced": enforced, "pays": pays, "sample": sample, "now_ms": now_ms}
-    SQL.run(connection, "deny", {**values, **more})
+    of = {"org_id": found.org_id, "metric": found.metric, "now_ms": now_ms, "pays": pays}
+    for (code, enforced), (count, amount, sample) in sorted(denials.found.items()):
+        said = {"reason_code": code, "enforced": enforced, "count": count, "amount": amount, "sample": sample}
+        SQL.run(connection, "deny", {**of, **said, "minute_ms": now_ms - now_ms % 60_000})
 
 
 def _locked(connection: sa.Connection, org_id: str, metric: str, at_ms: int) -> Counters:
@@ -187,8 +213,5 @@ def _starts(at_ms: int) -> dict[str, int]:
     return {f"{period}_ms": start for period, start in starts(at_ms).items()}
 
 
-def _use(connection: sa.Connection, key: str, held: str) -> Use | None:
-    row = SQL.run(connection, "use", {"use_key": key}, held=held).mappings().one_or_none()
-    if row is None:
-        return None
+def _use(row: Mapping[Any, Any]) -> Use:
     return Use(**{**row, "enforced": bool(row["enforced"]), "degraded": bool(row["degraded"])})

@@ -53,20 +53,22 @@ FROM guard_uses WHERE {is_over}
 -- name: expire
 UPDATE guard_uses SET state = 'expired', amount = 0, ended_ms = :now_ms WHERE use_key IN :keys
 
--- name: use
-SELECT use_key, org_id, metric, number, month_ms, metric_number, asked, amount, state, decision, would, rule, enforced,
+-- name: columns
+use_key, org_id, metric, number, month_ms, metric_number, asked, amount, state, decision, would, rule, enforced,
     limit_period, limit_amount, degraded, reservation, charged_micro, forgone_micro, fingerprint, at_ms, expires_ms,
     ended_ms, actor, reason
-FROM guard_uses WHERE use_key = :use_key {held}
 
--- name: add_use
-INSERT INTO guard_uses (use_key, org_id, metric, number, month_ms, metric_number, asked, amount, state, decision, would,
-    rule, enforced, limit_period, limit_amount, degraded, reservation, charged_micro, forgone_micro, fingerprint, at_ms,
-    expires_ms, ended_ms, actor, reason)
-VALUES (:use_key, :org_id, :metric, :number, :month_ms, :metric_number, :asked, :amount, :state, :decision, :would,
-    :rule, :enforced, :limit_period, :limit_amount, :degraded, :reservation, :charged_micro, :forgone_micro,
-    :fingerprint, :at_ms, :expires_ms, :ended_ms, :actor, :reason)
-ON CONFLICT DO NOTHING RETURNING use_key
+-- name: uses
+SELECT {columns} FROM guard_uses WHERE use_key IN :names ORDER BY use_key {held}
+
+-- name: add_uses
+-- In the order of their keys, as all who write many rows at once.
+INSERT INTO guard_uses ({columns})
+SELECT {columns} FROM {rows :uses (use_key text, org_id text, metric text, number bigint, month_ms bigint,
+    metric_number integer, asked bigint, amount bigint, state text, decision text, would text, rule text,
+    enforced boolean, limit_period text, limit_amount bigint, degraded boolean, reservation text, charged_micro bigint,
+    forgone_micro bigint, fingerprint text, at_ms bigint, expires_ms bigint, ended_ms bigint, actor text, reason text)} r
+WHERE 1 = 1 ORDER BY use_key ON CONFLICT DO NOTHING RETURNING use_key
 
 -- name: change_use
 UPDATE guard_uses SET amount = :amount, state = :state, charged_micro = :charged_micro,
@@ -76,7 +78,7 @@ WHERE use_key = :use_key
 -- name: deny
 INSERT INTO guard_denials (org_id, metric, minute_ms, reason_code, enforced, count, amount, pays, first_ms, last_ms,
     sample)
-VALUES (:org_id, :metric, :minute_ms, :reason_code, :enforced, 1, :amount, :pays, :now_ms, :now_ms, :sample)
-ON CONFLICT (org_id, metric, minute_ms, reason_code, enforced) DO UPDATE SET count = guard_denials.count + 1,
+VALUES (:org_id, :metric, :minute_ms, :reason_code, :enforced, :count, :amount, :pays, :now_ms, :now_ms, :sample)
+ON CONFLICT (org_id, metric, minute_ms, reason_code, enforced) DO UPDATE SET count = guard_denials.count + excluded.count,
     amount = guard_denials.amount + excluded.amount, pays = excluded.pays,
     last_ms = CASE WHEN excluded.last_ms > guard_denials.last_ms THEN excluded.last_ms ELSE guard_denials.last_ms END

@@ -21,10 +21,11 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.worker.commands import executions, guard_counts, guard_terms
 from drawdown.worker.commands.executions import LIFE_MS
-from drawdown.worker.commands.guard import RUN, Charged, attempt, refuse, require_key, take
+from drawdown.worker.commands.guard import Ask, Charged, attempt, refuse, take
 from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
 from drawdown.worker.commands.guard_counts import Counters, State, Use
-from drawdown.worker.commands.guard_facts import Known, Wish, know, run_of
+from drawdown.worker.commands.guard_facts import Known, Wish, know
+from drawdown.worker.commands.guard_keys import require_key, shown
 from drawdown.worker.commands.guard_terms import MAX_UNITS
 from drawdown.worker.commands.run_request import require_life
 
@@ -32,7 +33,7 @@ from drawdown.worker.commands.run_request import require_life
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
     """Hold so much to be used, where it may be used, for an hour or as long as is said. Errors: those of
     `guard.consume`."""
-    return take(connection, key, wish, by, "held", _held)
+    return take(connection, Ask(key, wish, by, "held"))
 
 
 def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
@@ -93,23 +94,8 @@ def _grown(
         if done.code is not None and verdict.would != "block":
             verdict = decide(known.facts(counters, done.code), wish.amount)
     if verdict.would == "block":
-        refuse(connection, use.use_key, wish, known, verdict, by.now_ms)
+        refuse(connection, counters, use.use_key, wish.amount, known, verdict, by.now_ms)
     return verdict, done
-
-
-def _held(connection: sa.Connection, key: str, wish: Wish, known: Known, by: By) -> Charged:
-    price = known.metric.price.of(wish.amount)
-    if not price:
-        return Charged(Costs())
-    run = run_of(wish, known.metric, price)
-
-    def work() -> Charged:
-        done = executions.accept(connection, RUN + key, run, by)
-        paid = done.reservation.customer_id
-        balance = None if done.wallet is None or paid != known.customer_id else done.wallet.available_micro
-        return Charged(Costs(price, 0, paid, balance), RUN + key)
-
-    return attempt(connection, price, run.payer or run.org_id, work)
 
 
 def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By) -> Answer:
@@ -118,7 +104,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     counters, use = _locked(connection, key, by.now_ms)
     if use.state == state:
         if use.amount != amount:
-            text = f"{key} is {state} already, with {use.amount:,}: what was used is said once"
+            text = f"{shown(key)} is {state} already, with {use.amount:,}: what was used is said once"
             raise Denied("other_content", text)
         return of_use(use, 0, by.now_ms, repeated=True)
     if use.state != "held" and (use.state, state) != ("expired", "settled"):
@@ -157,14 +143,15 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
     found = guard_counts.hold_use(connection, key)
     assert found is not None
     if found.state == "used":
-        raise Denied("ended", f"{key} was used at once: it cannot be settled, released or extended")
+        raise Denied("ended", f"{shown(key)} was used at once: it cannot be settled, released or extended")
     return counters, found
 
 
 def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Known) -> None:
     """What was used is counted whatever the limit is by now."""
-    bounds = {one.period: one for one in in_force(known.facts(counters))}
-    guard_counts.move(connection, counters, amount, bounds, known.metric.warn_ppm, uses=0, passes=PERIODS)
+    bounds = in_force(known.facts(counters))
+    then = guard_counts.after(counters, amount, bounds, known.metric.warn_ppm, uses=0)
+    guard_counts.write(connection, counters, then, bounds, passes=PERIODS)
 
 
 def _price(connection: sa.Connection, use: Use, amount: int) -> int:
@@ -174,4 +161,4 @@ def _price(connection: sa.Connection, use: Use, amount: int) -> int:
 
 def _ended(use: Use) -> Denied:
     late = "settle it with what was used, which it may be late" if use.state == "expired" else "reserve another one"
-    return Denied("ended", f"{use.use_key} is {use.state}; {late}")
+    return Denied("ended", f"{shown(use.use_key)} is {use.state}; {late}")

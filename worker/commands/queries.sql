@@ -87,9 +87,6 @@ SELECT s.org_id, s.ts, s.memory_mb, s.interval_s, s.problem, COALESCE(o.floor_ms
     w.sample_id AS withdrawn FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
 LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE s.id = :sample_id
 
--- name: events_there
-SELECT sample_id FROM usage_events WHERE sample_id IN :sample_ids
-
 -- name: insert_withdrawal
 INSERT INTO withdrawals (sample_id, org_id, ts, memory_mb, interval_s, at_ms, actor, reason)
 VALUES (:sample_id, :org_id, :ts, :memory_mb, :interval_s, :at_ms, :actor, :reason)

@@ -9,8 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.worker.sources.events.find import no_event
-from drawdown.worker.sources.events.store import sample_id_of
+from drawdown.worker.sources.events.find import samples_of
 
 SQL = queries(__file__)
 
@@ -65,9 +64,7 @@ def list_events(
     return EventPage(page, None if last is None else last.ts, None if last is None else last.sample_id)
 
 
-def show_event(connection: sa.Connection, source: str, event_id: str) -> EventRow:
-    """One event, by its key. Errors: UnknownId."""
-    found = SQL.run(connection, "show", {"sample_id": sample_id_of(source, event_id)}).one_or_none()
-    if found is None:
-        raise no_event(connection, source, event_id)
-    return EventRow(**found._mapping)
+def show_event(connection: sa.Connection, source: str, event_id: str, org_id: str | None = None) -> EventRow:
+    """One event, by its key; that of an organisation, where it is named. Errors: those of `samples_of`."""
+    sample_id = samples_of(connection, source, [event_id], org_id)[event_id]
+    return EventRow(**SQL.run(connection, "show", {"sample_id": sample_id}).one()._mapping)

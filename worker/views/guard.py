@@ -150,11 +150,6 @@ def list_uses(connection: sa.Connection, metric: str, org_id: str, most: int) ->
     return [UseRow(**{**row, "degraded": bool(row["degraded"])}) for row in rows]
 
 
-def org_of_use(connection: sa.Connection, key: str) -> str | None:
-    """Whose use it is; None where there is none."""
-    return SQL.run(connection, "org_of_use", {"use_key": key}).scalar_one_or_none()
-
-
 def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) -> PhaseReport:
     """Before a phase is set: what it would have blocked. Errors: UnknownId."""
     _require(connection, metric, "")

@@ -19,9 +19,6 @@ SELECT use_key, org_id, metric, state, asked, amount, decision, would, rule, deg
 WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id)
 ORDER BY at_ms DESC, use_key LIMIT :at_most
 
--- name: org_of_use
-SELECT org_id FROM guard_uses WHERE use_key = :use_key
-
 -- name: allowed_since
 SELECT COUNT(*) AS uses, COALESCE(SUM(CASE WHEN degraded THEN amount ELSE 0 END), 0) AS dark,
     COALESCE(SUM(forgone_micro), 0) AS forgone_micro

@@ -1,13 +1,13 @@
 """/v1/guard: may it be used now, and what became of it, by the functions of `drawdown guard`.
 
-Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key:
-whoever lost the answer sends the same again. What is blocked is an answer, and no error. A check writes nothing.
+Guarantee: each call is decided by the same function that the command line calls, under the caller's own key: whoever
+lost the answer sends the same again. Uses of one metric of an organisation that come at once share a transaction
+(`together`). What is blocked is an answer, and no error. A check writes nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -16,19 +16,37 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import in_credits
 from drawdown.server.api.described import operation
 from drawdown.server.api.gate import iso
 from drawdown.server.api.guard import models
-from drawdown.server.api.programs import Programs, Said, Told
+from drawdown.server.api.programs import Programs, Said
+from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
-from drawdown.server.metrics.process import GuardCalls
-from drawdown.worker.commands import guard, guard_holds
-from drawdown.worker.commands.guard import Answer, Wish
-from drawdown.worker.views.guard import org_of_use
+from drawdown.worker.commands import guard, guard_holds, guard_keys
+from drawdown.worker.commands.guard import Answer, Ask, Wish
+from drawdown.worker.commands.guard_counts import State
 
 ROOT: Final = "/v1/guard"
 SCOPE: Final = "guard"
+
+
+def _take_all(connection: sa.Connection, asked: Sequence[Ask], now_ms: int) -> Sequence[Answer | DrawdownError]:
+    return guard.take_all(connection, [one.at(now_ms) for one in asked])
+
+
+def _take(connection: sa.Connection, asked: Ask, now_ms: int) -> Answer:
+    return guard.take(connection, asked.at(now_ms))
+
+
+WAY: Final = Way[Ask, Answer](
+    lambda asked: (asked.wish.org_id, asked.wish.metric, asked.wish.payer),
+    _take_all,
+    _take,
+    lambda asked: not asked.own,
+)
+"""A counter that many use is locked once for all of them, and with it the wallet of whoever pays."""
 
 
 class Guard:
@@ -36,7 +54,7 @@ class Guard:
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
-        self.calls = GuardCalls()
+        self._taking = programs.together(WAY)
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
@@ -59,11 +77,19 @@ class Guard:
 
     async def consume(self, request: Request) -> JSONResponse:
         """Use so much at once, where it may be used: it is counted, and charged."""
-        return await self._timed("consume", partial(self._programs.act, request, SCOPE, models.ConsumeOrder, _consume))
+
+        async def use(order: models.ConsumeOrder, said: Said) -> Mapping[str, object]:
+            return shown(await self._taking.ask(_ask(order, said, None, "used")))
+
+        return await self._programs.act_together(request, SCOPE, models.ConsumeOrder, use)
 
     async def reserve(self, request: Request) -> JSONResponse:
         """Hold so much to be used, where it may be used, before it is known how much it will be."""
-        return await self._timed("reserve", partial(self._programs.act, request, SCOPE, models.ReserveOrder, _reserve))
+
+        async def hold(order: models.ReserveOrder, said: Said) -> Mapping[str, object]:
+            return shown(await self._taking.ask(_ask(order, said, order.for_ms, "held")))
+
+        return await self._programs.act_together(request, SCOPE, models.ReserveOrder, hold)
 
     async def settle(self, request: Request) -> JSONResponse:
         """End what is held with what was used in all, also after its hold was over."""
@@ -93,14 +119,6 @@ def _check(connection: sa.Connection, order: models.CheckOrder, said: Said) -> M
     return shown(guard.check(connection, wish, said.now_ms))
 
 
-def _consume(connection: sa.Connection, order: models.ConsumeOrder, said: Said) -> Mapping[str, object]:
-    return shown(guard.consume(connection, order.key, _wish(order, said, None), said.by(order.reason)))
-
-
-def _reserve(connection: sa.Connection, order: models.ReserveOrder, said: Said) -> Mapping[str, object]:
-    return shown(guard_holds.reserve(connection, order.key, _wish(order, said, order.for_ms), said.by(order.reason)))
-
-
 def _settle(connection: sa.Connection, order: models.SettleUseOrder, said: Said) -> Mapping[str, object]:
     settle = partial(guard_holds.settle, connection, _own(connection, order.key, said))
     return shown(settle(order.actual, said.by(order.reason)))
@@ -116,16 +134,20 @@ def _extend(connection: sa.Connection, order: models.ExtendUseOrder, said: Said)
     return shown(extend(order.to, order.for_ms, said.by(order.reason)))
 
 
-def _wish(order: models.ConsumeOrder, said: Said, for_ms: int | None) -> Wish:
+def _ask(order: models.ConsumeOrder, said: Said, for_ms: int | None, state: State) -> Ask:
     org = said.require_org(order.org)
-    return Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
+    wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
+    return Ask(order.key, wish, said.by(order.reason), state, own=said.key.org_id is not None)
 
 
 def _own(connection: sa.Connection, key: str, said: Said) -> str:
-    """A use's key. To a key that is bound to an organisation, another's use is none. Errors: ApiError 404."""
-    if said.key.org_id is not None and org_of_use(connection, key) != said.key.org_id:
+    """A use's name. To a key that is bound to an organisation, another's use is none. Errors: ApiError 404."""
+    if said.key.org_id is None:
+        return key
+    name = guard_keys.name_of(connection, said.key.org_id, key)
+    if name is None:
         raise ApiError(404, "unknown_use", f"{said.key.org_id} has no use of this key")
-    return key
+    return name
 
 
 def shown(found: Answer) -> dict[str, object]:

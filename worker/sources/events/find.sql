@@ -1,4 +1,8 @@
--- Events that may be meant by a mistyped key.
+-- Events by their keys, and those that may be meant by a mistyped one.
+
+-- name: of_keys
+SELECT event_id, org_id, sample_id FROM usage_events
+WHERE source = :source AND event_id IN :event_ids AND (:org_id = '' OR org_id = :org_id) ORDER BY org_id
 
 -- name: sources
 SELECT DISTINCT source FROM (SELECT source FROM usage_events LIMIT :scanned) e ORDER BY 1 LIMIT :at_most

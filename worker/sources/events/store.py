@@ -1,36 +1,37 @@
 """Usage events into the database: what each said, and the sample by which it is sealed, pushed and proven as all usage.
 
-Guarantee: an event goes in once by its key (source and id), with its sample, in the transaction given; both or neither.
-The same key with other content goes to `sample_conflicts`, once, and is never billed (S7). What is wrong with one item
+Guarantee: an event goes in once by its key (`keys`), with its sample, in the transaction given; both or neither. The
+same key with other content goes to `sample_conflicts`, once, and is never billed (S7). What is wrong with one item
 is that item's answer, and the others go in. A few statements, however many events there are.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
 from drawdown.events.envelope import Unfit, UsageEvent
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_EVENT_TYPES, MAX_ID_CHARS, window_of
-from drawdown.worker.sources.events.types import meters
-from drawdown.worker.sources.samples.rows import content_of
+from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_EVENT_TYPES, MAX_ID_CHARS, MAX_ORG_TYPES, window_of
+from drawdown.worker.sources.events import keys
+from drawdown.worker.sources.events.keys import PREFIX, Stored, content_of, is_same, keyed, sample_id_of
+from drawdown.worker.sources.events.types import is_full, meters
+from drawdown.worker.sources.samples import rows
 from drawdown.worker.sources.samples.store import keep_conflicts
 
 SQL = queries(__file__)
 
 CELL: Final = "events"
 """Stands where the cell of a sandbox stands."""
-PREFIX: Final = "event:"
-"""Begins the ids of events' samples, and what stands where the id of a sandbox stands."""
 
 Status: TypeAlias = Literal["accepted", "duplicate", "conflict", "invalid", "pending"]
-Event: TypeAlias = tuple[str, UsageEvent]
-"""An event, and its sample's id before it."""
+Event: TypeAlias = tuple[dict[str, str], UsageEvent]
+"""An event, and all that it may have been taken under before it (`keyed`)."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,20 @@ class Taken:
     message: str | None = None
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What an event said that was taken before, as `_content` says it."""
-
-    content: tuple[Any, ...]
-    withdrawn: bool
-
-
 _ACCEPTED: Final = Taken("accepted")
 _DUPLICATE: Final = Taken("duplicate")
 _WITHDRAWN: Final = (
     "it was taken before and withdrawn since, for good: what is right is a new event, with an id of its own"
 )
+WITHDRAWN: Final = Taken("invalid", "withdrawn", _WITHDRAWN)
 TOO_LATE: Final = Taken(
     "invalid", "too_late", "it lies below the floor of its organisation: its window is closed for good"
 )
 _TOO_MANY: Final = Taken(
     "invalid", "too_many_types", f"there are {MAX_EVENT_TYPES:,} event types already: send one of those"
+)
+_TOO_MANY_OWN: Final = Taken(
+    "invalid", "too_many_org_types", f"keys of its organisation brought {MAX_ORG_TYPES} event types: send one of those"
 )
 _OTHER: Final = Taken(
     "conflict", "other_content", "its source and id were taken before, with other content: that stays, and this one is "
@@ -72,11 +69,6 @@ _FOREIGN: Final = Taken("conflict", "other_content", "a sample that is no event'
 UNASSIGNED: Final = Taken("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
 
 
-def sample_id_of(source: str, event_id: str) -> str:
-    """The id of an event's sample: the same for the same key, on every host."""
-    return PREFIX + hashlib.sha256(f"{source}\0{event_id}".encode()).hexdigest()[:40]
-
-
 def sandbox_of(event_type: str) -> str:
     """What stands for the sandbox of a type's samples."""
     whole = PREFIX + event_type
@@ -85,30 +77,74 @@ def sandbox_of(event_type: str) -> str:
     return f"{whole[:100]}…{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
 
 
-def take(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int) -> list[Taken]:
-    """Take events, in one batch; an answer for each, in their order.
+def take(
+    connection: sa.Connection,
+    events: Sequence[UsageEvent],
+    now_ms: int,
+    *,
+    own: bool = False,
+    types_of: str | None = None,
+) -> list[Taken]:
+    """Take events, in one batch; an answer for each, in their order. `own`: whoever sends them speaks for their one
+    organisation alone, and claims no id among all. `types_of`: whose bound of event types holds (None: that of all).
 
     Below an organisation's floor an event is `invalid`, `too_late`, and not kept: above it keys hold for good.
+    Errors: DatabaseBusy where a sample took an event's id at this moment.
     """
     refused = [_untimely(event, now_ms) for event in events]
-    names = [sample_id_of(event.source, event.event_id) for event in events]
+    names = names_of(events, own=own)
+    asked = keyed(names, events, own=own)
     firsts: dict[str, int] = {}
     for at, name in enumerate(names):
         if refused[at] is None:
             firsts.setdefault(name, at)
-    found = _take_each(connection, [(name, events[at]) for name, at in firsts.items()], now_ms)
-    before = _stored(connection, [name for name in firsts if not _went_in(found.get(name))])
-    _why_not(connection, [name for name in firsts if name not in found and name not in before], found)
+    found = _take_each(connection, [(asked[at], events[at]) for at in firsts.values()], now_ms, types_of)
+    went_in = {(name, events[at].org_id) for name, at in firsts.items() if _went_in(found.get(name))}
+    others = {
+        (one["sample_id"], one["org_id"]): one for one in asked if (one["sample_id"], one["org_id"]) not in went_in
+    }
+    before = keys.stored(connection, list(others.values()))
+    _why_not(connection, [asked[at] for at in firsts.values() if not _is_told(asked[at], found, before)], found)
     answers = []
     for at, (name, event) in enumerate(zip(names, events, strict=True)):
-        answer = refused[at] or _answer_before(before.get(name), event)
+        answer = refused[at] or _answer_before(before.get((name, event.org_id)), event)
         if answer is None and firsts[name] == at:
             answer = found[name]
-        answers.append(answer or _repeated(found[name], alike=_content(event) == _content(events[firsts[name]])))
-    kept = [(name, event) for name, event, at in zip(names, events, answers, strict=True) if at.status == "conflict"]
-    if kept:
-        keep_conflicts(connection, [(name, PREFIX + event.source, _said(event), now_ms) for name, event in kept])
+        alike = answer is None and is_same(content_of(event), content_of(events[firsts[name]]))
+        answers.append(answer or _repeated(found[name], alike=alike))
+    _keep_apart(connection, asked, events, answers, before, now_ms)
     return answers
+
+
+def _is_told(key: dict[str, str], found: dict[str, Taken], before: dict[tuple[str, str], Stored]) -> bool:
+    return key["sample_id"] in found or (key["sample_id"], key["org_id"]) in before
+
+
+def names_of(events: Sequence[UsageEvent], *, own: bool) -> list[str]:
+    """The ids of their samples."""
+    return [sample_id_of(one.source, one.event_id, one.org_id if own else None) for one in events]
+
+
+def times(connection: sa.Connection, events: Sequence[UsageEvent], *, own: bool) -> dict[tuple[str, str], int]:
+    """When events were used, by what was taken under their keys before; by their names and organisations."""
+    found = keys.stored(connection, keyed(names_of(events, own=own), events, own=own))
+    at = _SAID.index("ts")
+    return {key: int(one.content[at]) for key, one in found.items()}
+
+
+def _keep_apart(
+    connection: sa.Connection, asked: list[dict[str, str]], events: Sequence[UsageEvent], answers: list[Taken],
+    before: dict[tuple[str, str], Stored], now_ms: int,
+) -> None:  # fmt: skip
+    """What says otherwise goes to quarantine, under the sample that stays."""
+    kept = []
+    for key, event, answer in zip(asked, events, answers, strict=True):
+        if answer.status == "conflict":
+            stays = before.get((key["sample_id"], event.org_id))
+            name = key["sample_id"] if stays is None else stays.sample_id
+            kept.append((name, PREFIX + event.source, _said(event), now_ms))
+    if kept:
+        keep_conflicts(connection, kept)
 
 
 def _untimely(event: UsageEvent, now_ms: int) -> Taken | None:
@@ -127,7 +163,7 @@ def _answer_before(stored: Stored | None, event: UsageEvent) -> Taken | None:
     """The answer to a key that was taken before this batch; None for one that was not."""
     if stored is None:
         return None
-    if stored.content != _content(event):
+    if not is_same(stored.content, content_of(event)):
         return _OTHER
     return Taken("duplicate", "withdrawn", _WITHDRAWN) if stored.withdrawn else _DUPLICATE
 
@@ -139,80 +175,73 @@ def _repeated(first: Taken, *, alike: bool) -> Taken:
     return first if alike else _REPEATED
 
 
-def _take_each(connection: sa.Connection, events: list[Event], now_ms: int) -> dict[str, Taken]:
-    """Insert events, of different keys. The answers to those that went in, or have no place, by sample id."""
-    if not events:
+def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types_of: str | None) -> dict[str, Taken]:
+    """Insert events, of different names. The answers to those that went in, or have no place, by name."""
+    if not batch:
         return {}
-    rows = SQL.run(connection, "floors", {"orgs": sorted({event.org_id for _, event in events})})
-    floors = {str(row.org_id): int(row.floor_ms) for row in rows}
-    found = {name: TOO_LATE for name, event in events if event.occurred_ms < floors.get(event.org_id, 0)}
-    known = meters(connection, {event.event_type for name, event in events if name not in found}, now_ms)
-    found |= {name: _TOO_MANY for name, event in events if name not in found and event.event_type not in known}
-    new = _insert(connection, [one for one in events if one[0] not in found], known, now_ms)
-    return found | _standing(connection, [one for one in events if one[0] in new], known)
+    asked = {"orgs": sorted({event.org_id for _, event in batch})}
+    floors = {str(row.org_id): int(row.floor_ms) for row in SQL.run(connection, "floors", asked)}
+    late = {key["sample_id"] for key, event in batch if event.occurred_ms < floors.get(event.org_id, 0)}
+    timely = [one for one in batch if one[0]["sample_id"] not in late]
+    known = meters(connection, {event.event_type for _, event in timely}, now_ms, types_of)
+    typed = [one for one in timely if one[1].event_type in known]
+    found = dict.fromkeys(late, TOO_LATE)
+    if len(typed) < len(timely):
+        why = _TOO_MANY if types_of is None or is_full(connection) else _TOO_MANY_OWN
+        found |= {key["sample_id"]: why for key, event in timely if event.event_type not in known}
+    new = _insert(connection, typed, known, now_ms)
+    return found | _standing(connection, [(k["sample_id"], e) for k, e in typed if k["sample_id"] in new], known)
 
 
-def _insert(connection: sa.Connection, events: list[Event], known: dict[str, int], now_ms: int) -> set[str]:
-    """Insert those whose keys are new, with their samples; the samples' ids."""
-    if not events:
+def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int], now_ms: int) -> set[str]:
+    """Insert those whose keys are new, with their samples; the samples' ids. Errors: DatabaseBusy."""
+    if not batch:
         return set()
     if connection.dialect.name == "postgresql":
         arrays = {
-            "sample_id": [name for name, _ in events],
-            **{field: [getattr(event, field) for _, event in events] for field in _PLAIN},
-            "ts": [event.occurred_ms for _, event in events],
-            "properties": [event.properties_json for _, event in events],
-            "meter": [known[event.event_type] for _, event in events],
-            "sandbox_id": [sandbox_of(event.event_type) for _, event in events],
+            **{field: [key[field] for key, _ in batch] for field in ("sample_id", "other_id")},
+            **{field: [getattr(event, field) for _, event in batch] for field in _PLAIN},
+            "ts": [event.occurred_ms for _, event in batch],
+            "properties": [event.properties_json for _, event in batch],
+            "meter": [known[event.event_type] for _, event in batch],
+            "sandbox_id": [sandbox_of(event.event_type) for _, event in batch],
         }
-        values = {**arrays, "cell_id": CELL, "now_ms": now_ms}
-        return set(SQL.run(connection, "insert", values).scalars())
-    asked = {"sample_ids": [name for name, _ in events]}
-    there = set(SQL.run(connection, "not_new", asked).scalars())
-    new = [one for one in events if one[0] not in there]
+        answers = SQL.run(connection, "insert", {**arrays, "cell_id": CELL, "now_ms": now_ms}).all()
+        if any(row.id is None for row in answers):
+            raise DatabaseBusy("a sample took the id of an event this moment; try again")
+        return {str(row.id) for row in answers}
+    there = set(keys.SQL.run(connection, "not_new", {"keys": [key for key, _ in batch]}).scalars())
+    new = [(key["sample_id"], event) for key, event in batch if key["sample_id"] not in there]
     if new:
         samples = [
             (name, event.org_id, sandbox_of(event.event_type), CELL, known[event.event_type], event.quantity,
              event.occurred_ms, now_ms) for name, event in new
         ]  # fmt: skip
-        rows = [(name, event.source, event.event_id, *_content(event), now_ms) for name, event in new]
+        said = [(name, event.source, event.event_id, *content_of(event), now_ms) for name, event in new]
         # Straight to the driver: a mapping for each row would take longer than to insert it.
         connection.exec_driver_sql(SQL.text("insert_samples", "sqlite"), samples)
-        connection.exec_driver_sql(SQL.text("insert_events", "sqlite"), rows)
+        connection.exec_driver_sql(SQL.text("insert_events", "sqlite"), said)
     return {name for name, _ in new}
 
 
 _PLAIN: Final = ("source", "event_id", "event_type", "org_id", "quantity", "subject", "project", "plan_key")
-
-
-def _content(event: UsageEvent) -> tuple[Any, ...]:
-    """What an event says beside its key, in the order of the table."""
-    return (event.event_type, event.org_id, event.quantity, event.occurred_ms, event.subject, event.project,
-            event.plan_key, event.properties_json)  # fmt: skip
-
-
 _SAID: Final = ("event_type", "org_id", "quantity", "ts", "subject", "project", "plan_key", "properties")
 
 
 def _said(event: UsageEvent) -> str:
-    return content_of({"event_id": event.event_id, **dict(zip(_SAID, _content(event), strict=True))})
+    return rows.content_of({"event_id": event.event_id, **dict(zip(_SAID, content_of(event), strict=True))})
 
 
-def _stored(connection: sa.Connection, names: list[str]) -> dict[str, Stored]:
-    if not names:
-        return {}
-    rows = SQL.run(connection, "stored", {"sample_ids": names})
-    return {str(row.sample_id): Stored(tuple(row)[1:-1], bool(row.withdrawn)) for row in rows}
-
-
-def _why_not(connection: sa.Connection, names: list[str], found: dict[str, Taken]) -> None:
+def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict[str, Taken]) -> None:
     """Why samples did not go in that are no stored events': they were withdrawn, and pruned since; or say otherwise."""
-    withdrawn = set(SQL.run(connection, "withdrawn", {"sample_ids": names}).scalars()) if names else set()
-    for name in names:
-        found[name] = Taken("invalid", "withdrawn", _WITHDRAWN) if name in withdrawn else _FOREIGN
+    withdrawn = keys.withdrawn(connection, asked)
+    for name in (one["sample_id"] for one in asked):
+        found[name] = WITHDRAWN if name in withdrawn else _FOREIGN
 
 
-def _standing(connection: sa.Connection, events: Iterable[Event], known: dict[str, int]) -> dict[str, Taken]:
+def _standing(
+    connection: sa.Connection, events: list[tuple[str, UsageEvent]], known: dict[str, int]
+) -> dict[str, Taken]:
     """Of those that went in: whether they are billed with their window, or wait."""
     spots = {name: (event.org_id, int(window_of(event.occurred_ms)), known[event.event_type]) for name, event in events}
     if not spots:

@@ -10,35 +10,35 @@ id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at
 sample_id, source, event_id, event_type, org_id, quantity, ts, subject, project, plan_key, properties, ingested_ms
 
 -- name: insert [postgresql]
--- One statement from arrays. In the order of ids, because two batches of the same events would otherwise wait for each
--- other crosswise. A sample decides whether its event is new; one whose id was withdrawn stays out, though it be pruned.
+-- One statement from arrays. An event decides whether it is new, by its organisation's key and by its claim alike. In the
+-- order of keys, because two batches of the same events would otherwise wait for each other crosswise, however they are
+-- sent. One that was withdrawn stays out, though it be pruned. No `id`: a sample took it meanwhile.
 WITH incoming AS MATERIALIZED (
     SELECT * FROM unnest(
-        CAST(:sample_id AS text[]), CAST(:source AS text[]), CAST(:event_id AS text[]), CAST(:event_type AS text[]),
-        CAST(:org_id AS text[]), CAST(:quantity AS bigint[]), CAST(:ts AS bigint[]), CAST(:subject AS text[]),
-        CAST(:project AS text[]), CAST(:plan_key AS text[]), CAST(:properties AS text[]), CAST(:meter AS bigint[]),
-        CAST(:sandbox_id AS text[])
-    ) AS i (sample_id, source, event_id, event_type, org_id, quantity, ts, subject, project, plan_key, properties,
-        meter, sandbox_id)
-),
-taken AS (
-    INSERT INTO usage_samples ({sample_columns})
-    SELECT sample_id, org_id, sandbox_id, :cell_id, meter, quantity, ts, :now_ms FROM incoming i
-    WHERE NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = i.sample_id)
-    ORDER BY sample_id COLLATE "C" ON CONFLICT (id) DO NOTHING RETURNING id
+        CAST(:sample_id AS text[]), CAST(:other_id AS text[]), CAST(:source AS text[]), CAST(:event_id AS text[]),
+        CAST(:event_type AS text[]), CAST(:org_id AS text[]), CAST(:quantity AS bigint[]), CAST(:ts AS bigint[]),
+        CAST(:subject AS text[]), CAST(:project AS text[]), CAST(:plan_key AS text[]), CAST(:properties AS text[]),
+        CAST(:meter AS bigint[]), CAST(:sandbox_id AS text[])
+    ) AS i (sample_id, other_id, source, event_id, event_type, org_id, quantity, ts, subject, project, plan_key,
+        properties, meter, sandbox_id)
 ),
 noted AS (
     INSERT INTO usage_events ({event_columns})
     SELECT sample_id, source, event_id, event_type, org_id, quantity, ts, subject, project, plan_key, properties,
-        :now_ms FROM incoming i JOIN taken t ON t.id = i.sample_id
-    ON CONFLICT DO NOTHING
+        :now_ms FROM incoming i
+    WHERE NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id IN (i.sample_id, i.other_id)
+            AND (w.sample_id = i.sample_id OR w.org_id = i.org_id))
+        AND NOT EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = i.sample_id)
+    ORDER BY source COLLATE "C", event_id COLLATE "C", org_id COLLATE "C"
+    ON CONFLICT DO NOTHING RETURNING sample_id
+),
+taken AS (
+    INSERT INTO usage_samples ({sample_columns})
+    SELECT i.sample_id, i.org_id, i.sandbox_id, :cell_id, i.meter, i.quantity, i.ts, :now_ms
+    FROM incoming i JOIN noted n ON n.sample_id = i.sample_id
+    ORDER BY i.sample_id COLLATE "C" ON CONFLICT (id) DO NOTHING RETURNING id
 )
-SELECT id FROM taken
-
--- name: not_new [sqlite]
--- Looked up before, as nobody else writes meanwhile.
-SELECT id FROM usage_samples WHERE id IN :sample_ids
-UNION SELECT sample_id FROM withdrawals WHERE sample_id IN :sample_ids
+SELECT n.sample_id, t.id FROM noted n LEFT JOIN taken t ON t.id = n.sample_id
 
 -- name: insert_samples [sqlite]
 -- Bound by place, a tuple a row.
@@ -46,14 +46,6 @@ INSERT INTO usage_samples ({sample_columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_events [sqlite]
 INSERT INTO usage_events ({event_columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-
--- name: stored
-SELECT e.sample_id, e.event_type, e.org_id, e.quantity, e.ts, e.subject, e.project, e.plan_key, e.properties,
-    CASE WHEN w.sample_id IS NULL THEN 0 ELSE 1 END AS withdrawn
-FROM usage_events e LEFT JOIN withdrawals w ON w.sample_id = e.sample_id WHERE e.sample_id IN :sample_ids
-
--- name: withdrawn
-SELECT sample_id FROM withdrawals WHERE sample_id IN :sample_ids
 
 -- name: billed
 -- Who bills an organisation in a window, and what a meter makes there (S5): NULL where nobody, or nothing.

@@ -6,10 +6,13 @@ SELECT event_type, meter FROM event_types WHERE event_type IN :event_types
 -- name: newest
 SELECT MAX(meter) FROM event_types
 
+-- name: brought
+SELECT COUNT(*) FROM event_types WHERE org_id = :org_id
+
 -- name: meet
 -- In the order of their meters, so that of two that meet types at once the second waits before it has any.
-INSERT INTO event_types (event_type, meter, first_seen_ms)
-SELECT event_type, meter, :first_seen_ms FROM (
+INSERT INTO event_types (event_type, meter, first_seen_ms, org_id)
+SELECT event_type, meter, :first_seen_ms, :org_id FROM (
     SELECT event_type, COALESCE((SELECT MAX(meter) FROM event_types), :below)
         + ROW_NUMBER() OVER (ORDER BY event_type) AS meter
     FROM {rows :types (event_type text)} r

@@ -7,7 +7,7 @@ never billed (S7). Both happen in the transaction given, and may be repeated.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Literal
 
@@ -56,12 +56,6 @@ def store_each(
     if conflicts:
         keep_conflicts(connection, [(row[0], origin, content(row), row[8]) for row in conflicts])
     return found
-
-
-def times(connection: sa.Connection, ids: Collection[str]) -> dict[str, int]:
-    """When samples were taken, of those with these ids that are there."""
-    rows = SQL.run(connection, "times", {"sample_ids": sorted(ids)})
-    return {row.id: row.ts for row in rows if row.ts is not None}
 
 
 def _insert_each(connection: sa.Connection, rows: list[Sample]) -> set[str]:

@@ -1,0 +1,151 @@
+"""Uses of one counter that come at once over HTTP: few transactions, each its own answer, none beyond the limit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import connect, read, write
+from drawdown.schema.errors import AnswerLost
+from drawdown.schema.migrate import upgrade
+from drawdown.schema.units import MICRO
+from drawdown.server.api import together
+from drawdown.worker.commands import guard, guard_terms
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.verify.verify import verify
+from tests.integration.guard_rush import rush_over_http
+from tests.server.house import Caller, House, served
+from tests.server.program import Program, give, key_of, make_key, refused
+
+BY_TURNS = True
+
+
+@pytest.fixture
+def shared(house: House, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many each transaction was asked for. acme may use 20 of `look`, and pay for 10 of `idea`."""
+    seen: list[int] = []
+    real = guard.take_all
+
+    def counted(connection: sa.Connection, asked: Sequence[Any]) -> Any:
+        seen.append(len(asked))
+        return real(connection, asked)
+
+    monkeypatch.setattr(guard, "take_all", counted)
+    by = house.fleet.by
+    for org in ("acme", "globex"):
+        give(house, org, 10)
+        make_key(house, org, "guard", org=org)
+
+    def work(connection: sa.Connection) -> None:
+        for name, price in (("look", 0), ("idea", MICRO)):
+            guard_terms.set_metric(connection, name, Change(price_micro=price, phase=3), by)
+            guard_terms.set_limit(connection, PlanLimit(name, "*", "month", 20), by)
+
+    write(house.fleet.engine, work)
+    return seen
+
+
+Orders = Sequence[tuple[str, dict[str, Any]]]
+
+
+def asked(house: House, *rounds: Orders) -> list[list[Any]]:
+    """All of a round at once; the answers, in order."""
+
+    async def work(caller: Caller) -> list[list[Any]]:
+        program = Program(caller, key_of("acme"))
+
+        async def one(act: str, order: dict[str, Any]) -> Any:
+            body = json.dumps({"org": "acme", **order}).encode()
+            return await caller.send("POST", f"/v1/guard/{act}", body, program.headers())
+
+        return [list(await asyncio.gather(*(one(act, order) for act, order in orders))) for orders in rounds]
+
+    found = served(house, work)
+    assert read(house.fleet.engine, verify).breaches == []
+    return found
+
+
+def uses(metric: str, count: int) -> list[tuple[str, dict[str, Any]]]:
+    acts = ("consume", "consume", "reserve")
+    return [(acts[at % 3], {"key": f"{metric}-{at}", "metric": metric}) for at in range(count)]
+
+
+@pytest.mark.parametrize(("metric", "most"), [("look", 20), ("idea", 10)])
+def test_many_at_once_share_transactions_and_stop_at_the_last_unit(
+    house: House, shared: list[int], metric: str, most: int
+) -> None:
+    first, again = asked(house, uses(metric, 30), uses(metric, 30))
+    assert [one.json()["decision"] for one in first].count("block") == 30 - most
+    assert max(shared) > 3 and len(shared) < 30
+    assert house.fleet.rows("SELECT used, uses FROM guard_counters WHERE period = 'month'") == [(most, most)]
+    assert sum(one.json()["repeated"] for one in again) == most
+
+
+def test_what_is_wrong_with_one_is_no_matter_to_the_others(house: House, shared: list[int]) -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("consume", {"key": "idea-1", "metric": "idea", "amount": 2}),
+        ("consume", {"key": "k" * 195, "metric": "idea"}),
+        ("consume", {"key": "x", "metric": "ideas"}),
+        ("consume", {"key": "y", "metric": "idea", "payer": "nobody"}),
+        uses("idea", 2)[1],
+    ]
+    _, found = asked(house, uses("idea", 2), [*wrong, *uses("idea", 5), *uses("look", 5)])
+    assert [refused(one)[0] for one in found[:3]] == [409, 422, 404]
+    assert found[3].json()["decision"] == "block", "that payer pays for nobody"
+    assert [one.json()["decision"] for one in found[4:]] == ["allow"] * 11
+    assert found[4].json()["repeated"] and max(shared) > 3
+
+
+def test_so_many_wait_and_whoever_comes_then_is_to_come_again(
+    house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "MOST_WAITING", 4)
+    monkeypatch.setattr(together, "MOST_TOGETHER", 2)
+    answers, again = asked(house, uses("look", 20), uses("look", 3))
+    busy = [one for one in answers if one.status_code == 429]
+    assert {refused(one) for one in busy} == {(429, "busy")} and all("retry-after" in one.headers for one in busy)
+    taken = {one.json()["state"] is not None for one in answers if one.status_code == 200}
+    assert taken == {True} and max(shared) == 2
+    assert {one.status_code for one in again} == {200}
+    assert house.fleet.one("SELECT COUNT(*) FROM guard_uses") == 20 - len(busy) + sum(
+        not one.json()["repeated"] for one in again
+    )
+
+
+def test_a_lost_answer_is_told_to_each_and_again_is_safe(
+    house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit was done, and its answer lost, once."""
+    real = house.server._programs._threads.write
+    lost: list[int] = []
+
+    async def losing(work: Any) -> Any:
+        found = await real(work)
+        if isinstance(found, list) and not lost:
+            lost.append(len(found))
+            raise AnswerLost("a secret of the driver's")
+        return found
+
+    monkeypatch.setattr(house.server._programs._threads, "write", losing)
+    first, again = asked(house, uses("idea", 6), uses("idea", 6))
+    assert [refused(one) for one in first if one.status_code != 200] == [(503, "answer_lost")] * lost[0]
+    assert [one.json()["repeated"] for one in again] == [True] * 6
+    assert house.fleet.one("SELECT SUM(charged_micro) FROM guard_uses") == 4 * MICRO, "two of six are held"
+
+
+def test_a_limit_holds_while_the_server_is_killed(tmp_path: Path) -> None:
+    """The smallest share of `python -m tests.integration.guard_rush --http`."""
+    url = f"sqlite:///{tmp_path}/rush.db"
+    engine = connect(url)
+    upgrade(engine)
+    engine.dispose()
+    wrong, said, _ = rush_over_http(url, tmp_path / "log", 4, 80, 1, 40, 2, 1)
+    assert wrong == [] and said["kills"] == 1 and said["no answer"] > 0
+    assert said["allow"] + said["warn"] + said["block"] == 80 and said["block"] > 10
+    assert "Traceback" not in (tmp_path / "log").read_text()

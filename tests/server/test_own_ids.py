@@ -1,0 +1,192 @@
+"""Programs of several organisations that use the same ids: none meets, learns of or blocks what another one has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from drawdown.schema.database import read, write
+from drawdown.schema.units import MICRO
+from drawdown.worker.commands import guard, guard_keys, guard_terms
+from drawdown.worker.commands.guard import Wish
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.sources.events import types
+from drawdown.worker.verify.verify import verify
+from tests.server.house import Caller, House, served
+from tests.server.intake import EVENTS, Sender, event
+from tests.server.program import Program, give, key_of, make_key, refused
+
+BY_TURNS = True
+
+OK = ("pending", "unmapped")
+AGAIN = ("duplicate",)
+OTHER = ("conflict", "other_content")
+
+
+@pytest.fixture
+def street(house: House) -> House:
+    """acme and globex, a key bound to each, and one of the operator's."""
+    for org in ("acme", "globex"):
+        give(house, org)
+        make_key(house, org, "events:write", "guard", "executions:write", "executions:read", org=org)
+    make_key(house, "operator", "events:write", "guard", "executions:write")
+    return house
+
+
+def of(org: str, event_id: str = "req-1", quantity: int = 3, **more: Any) -> dict[str, Any]:
+    return event(event_id, quantity, subject=org, **more)
+
+
+def test_events_of_two_organisations_have_their_ids_each(street: House) -> None:
+    async def work(caller: Caller) -> None:
+        acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
+        assert await acme.told(EVENTS, [of("acme")]) == [OK]
+        assert await globex.told(EVENTS, [of("globex", quantity=4)]) == [OK], "acme has that id, and it is no matter"
+        assert await globex.told(EVENTS, [of("globex", quantity=4), of("globex", quantity=3)]) == [AGAIN, OTHER]
+        assert await operator.told(EVENTS, [of("acme")]) == [AGAIN], "the same event, whoever sends it"
+        assert await operator.told(EVENTS, [of("acme", quantity=4)]) == [OTHER]
+
+    served(street, work)
+    rows = street.fleet.rows("SELECT org_id, quantity FROM usage_events ORDER BY 1")
+    assert rows == [("acme", 3), ("globex", 4)]
+    assert street.fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 2
+    assert read(street.fleet.engine, verify).breaches == []
+
+
+def test_an_operators_producer_means_one_event_by_an_id_and_binds_no_organisation_by_it(street: House) -> None:
+    async def work(caller: Caller) -> None:
+        acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
+        assert await operator.told(EVENTS, [of("acme"), of("acme"), of("globex")]) == [OK, AGAIN, OTHER]
+        assert await operator.told(EVENTS, [of("globex")]) == [OTHER], "the same id for another organisation"
+        assert await globex.told(EVENTS, [of("globex")]) == [OK], "its own id was never taken"
+        assert await acme.told(EVENTS, [of("acme"), of("acme", quantity=5)]) == [AGAIN, OTHER]
+        assert await operator.told(EVENTS, [of("globex"), of("acme")]) == [AGAIN, AGAIN]
+
+    served(street, work)
+    assert street.fleet.one("SELECT COUNT(*) FROM usage_events") == 2
+    assert read(street.fleet.engine, verify).breaches == []
+
+
+def test_an_event_that_says_no_time_is_one_event_whoever_sends_it(street: House) -> None:
+    async def work(caller: Caller) -> None:
+        acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
+        for sender, org, wanted in ((acme, "acme", OK), (operator, "acme", AGAIN), (globex, "globex", OK)):
+            street.clock.at_ms += 1_000
+            assert await sender.told(EVENTS, [of(org, time=...)]) == [wanted]
+        street.clock.at_ms += 1_000
+        assert await acme.told(EVENTS, [of("acme", time=...)]) == [AGAIN]
+
+    served(street, work)
+    times = street.fleet.rows("SELECT org_id, ts FROM usage_events ORDER BY 1")
+    assert [org for org, _ in times] == ["acme", "globex"] and int(str(times[1][1])) == int(str(times[0][1])) + 2_000
+
+
+def test_an_organisations_keys_bring_so_many_types_and_take_no_room_from_others(
+    street: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(types, "MAX_ORG_TYPES", 2)
+
+    async def work(caller: Caller) -> None:
+        acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
+        assert await operator.told(EVENTS, [of("acme", "o", type="theirs")]) == [OK]
+        named = [of("acme", f"a{number}", type=f"a{number}") for number in range(4)]
+        full = ("invalid", "too_many_org_types")
+        assert await acme.told(EVENTS, named) == [OK, OK, full, full]
+        known = [of("acme", "b0", type="a0"), of("acme", "b1", type="theirs"), of("acme", "b2", type="a9")]
+        assert await acme.told(EVENTS, known) == [OK, OK, full]
+        assert await globex.told(EVENTS, [of("globex", "g", type="a2")]) == [OK]
+        assert await acme.told(EVENTS, named[2:3]) == [OK], "another one brought it"
+        assert (
+            await operator.told(EVENTS, [of("acme", f"c{number}", type=f"c{number}") for number in range(3)])
+            == [OK] * 3
+        )
+
+    served(street, work)
+    brought = street.fleet.rows("SELECT org_id, COUNT(*) FROM event_types GROUP BY 1 ORDER BY 1 NULLS FIRST")
+    assert brought == [(None, 4), ("acme", 2), ("globex", 1)]
+
+
+class Guarded:
+    """Programs that ask the guard for `idea`, which costs a credit."""
+
+    def __init__(self, caller: Caller, name: str) -> None:
+        self.program, self.org = Program(caller, key_of(name)), name
+
+    async def ask(self, act: str, key: str, **more: Any) -> httpx.Response:
+        body = json.dumps({"key": key, **more}).encode()
+        return await self.program.caller.send("POST", f"/v1/guard/{act}", body, self.program.headers())
+
+    async def use(self, key: str, amount: int = 1, org: str | None = None, act: str = "consume") -> tuple[Any, ...]:
+        found = await self.ask(act, key, org=org or self.org, metric="idea", amount=amount)
+        return refused(found) if found.status_code != 200 else (found.json()["decision"], found.json()["repeated"])
+
+
+def metered(house: House) -> None:
+    by = house.fleet.by
+
+    def work(connection: Any) -> None:
+        guard_terms.set_metric(connection, "idea", Change(price_micro=MICRO, phase=3), by)
+        guard_terms.set_limit(connection, PlanLimit("idea", "*", "month", 9), by)
+        guard.consume(connection, "before", Wish("acme", "idea", 1), by)  # by a key of acme's, of earlier days
+
+    write(house.fleet.engine, work)
+
+
+def test_uses_of_two_organisations_have_their_keys_each(street: House) -> None:
+    metered(street)
+    conflict = (409, "other_content")
+
+    async def work(caller: Caller) -> None:
+        acme, globex, operator = (Guarded(caller, name) for name in ("acme", "globex", "operator"))
+        assert [await one.use("req-1", amount) for one, amount in ((acme, 1), (globex, 2))] == [("allow", False)] * 2
+        assert [await one.use("req-1", amount) for one, amount in ((acme, 1), (globex, 2))] == [("allow", True)] * 2
+        assert [await one.use("req-1", 3) for one in (acme, globex)] == [conflict] * 2
+        assert await operator.use("req-1", 1, "acme") == ("allow", True), "the same use, whoever asks"
+        assert await acme.use("before") == ("allow", True) and await globex.use("before") == ("allow", False)
+        assert await operator.use("op-1", 1, "globex") == ("allow", False)
+        assert await operator.use("op-1", 1, "acme") == conflict, "one key of the operator's is one use"
+        assert await acme.use("op-1") == ("allow", False) and await globex.use("op-1") == ("allow", True)
+        assert await operator.use("own:mine", 1, "acme") == (422, "bad_value")
+
+    served(street, work)
+    used = street.fleet.rows("SELECT org_id, SUM(amount), SUM(charged_micro) FROM guard_uses GROUP BY 1 ORDER BY 1")
+    assert used == [("acme", 3, 3 * MICRO), ("globex", 4, 4 * MICRO)]
+    assert read(street.fleet.engine, verify).breaches == []
+
+
+def test_what_is_held_is_ended_by_its_own_key_or_by_its_name(street: House) -> None:
+    metered(street)
+
+    async def work(caller: Caller) -> None:
+        acme, globex, operator = (Guarded(caller, name) for name in ("acme", "globex", "operator"))
+        for one in (acme, globex):
+            assert await one.use("r", act="reserve") == ("allow", False)
+        assert (await acme.ask("extend", "r", to=2)).json()["amount"] == 2
+        assert (await acme.ask("settle", "r", actual=2)).json()["state"] == "settled"
+        answer = await acme.ask("settle", "r", actual=1)
+        assert refused(answer) == (409, "other_content") and "own:" not in answer.text
+        assert refused(await operator.ask("release", "r")) == (404, "unknown_use"), "whose it is, is not said"
+        name = guard_keys.own_name("globex", "r")
+        assert refused(await acme.ask("release", name)) == (404, "unknown_use")
+        assert (await operator.ask("release", name)).json()["state"] == "released"
+        assert await acme.use("k" * 194) == ("allow", False) and await acme.use("k" * 194) == ("allow", True)
+        assert await acme.use("k" * 193 + "j") == ("allow", False)
+
+    served(street, work)
+    assert read(street.fleet.engine, verify).breaches == []
+
+
+def test_no_run_of_a_program_takes_the_key_of_the_guards_run(street: House) -> None:
+    metered(street)
+
+    async def work(caller: Caller) -> None:
+        globex, acme = Program(caller, key_of("globex")), Guarded(caller, "acme")
+        for key in ("guard:mine", f"guard:{guard_keys.own_name('acme', 'mine')}"):
+            taken = await globex.post("", {"key": key, "org": "globex", "estimate": 1})
+            assert refused(taken) == (422, "bad_value")
+        assert await acme.use("mine") == ("allow", False)
+
+    served(street, work)

@@ -1,0 +1,72 @@
+"""The keys of uses: who meets whose.
+
+Guarantee: an API key that is bound to an organisation has use keys of its organisation's own: what others use is no
+matter to it, and what it uses takes no key of theirs. A key that is bound to none takes use keys among all
+organisations. Either finds what the other used under the same key for the same organisation: it is one use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.units import MAX_ID_CHARS
+from drawdown.worker.commands import guard_counts
+from drawdown.worker.commands.guard_counts import Use
+
+RUN: Final = "guard:"
+"""Stands before a use's name in the key of its run."""
+OWN: Final = "own:"
+"""Begins the names of uses whose keys are an organisation's own."""
+_OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")
+
+
+def own_name(org_id: str, key: str) -> str:
+    """What an organisation's own key is kept as: no other organisation's, whatever both are called."""
+    whole = f"{OWN}{hashlib.sha256(org_id.encode()).hexdigest()[:20]}:{key}"
+    return (
+        whole
+        if len(RUN + whole) <= MAX_ID_CHARS
+        else f"{whole[:100]}…{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
+    )
+
+
+def shown(name: str) -> str:
+    """A key as whoever uses it gave it."""
+    return _OWN.sub("", name, count=1)
+
+
+def require_key(key: str) -> None:
+    """Errors: UsageError."""
+    if not is_clean_id(key) or not is_clean_id(RUN + key):
+        most = MAX_ID_CHARS - len(RUN)
+        raise UsageError(f"a use's key has 1 to {most} characters, none of them control characters")
+
+
+def read(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:
+    """All that may have been used under these keys, each beside whose use it is, by their names."""
+    names = {name for org_id, key in keys for name in (key, own_name(org_id, key))}
+    return guard_counts.read_uses(connection, sorted(names))
+
+
+def before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) -> Use | None:
+    """What was used under a key before, to whom an API key that is bound to the organisation (`own`), or to none, gives
+    it; None where there is nothing."""
+    mine, all_ = uses.get(own_name(org_id, key)), uses.get(key)
+    if own:
+        return mine or (all_ if all_ is not None and all_.org_id == org_id else None)
+    return all_ or mine
+
+
+def name_of(connection: sa.Connection, org_id: str, key: str) -> str | None:
+    """What a key that is an organisation's own names; None where that is nothing of the organisation's.
+    Errors: UsageError."""
+    require_key(key)
+    found = before(read(connection, [(org_id, key)]), org_id, key, own=True)
+    return None if found is None else found.use_key
