@@ -24,6 +24,7 @@ from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.gate import Gate
+from drawdown.server.api.guard.dark import Dark
 from drawdown.server.api.guard.routes import Guard
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
@@ -61,6 +62,7 @@ class Server:
         self._cron = Cron(services, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
+        self._dark = Dark(services, self._programs.threads)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
@@ -70,6 +72,7 @@ class Server:
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
         self.step_threads.close()
+        self._dark.close()
         self._intake.close()
         self._programs.close()
         self.threads.close()
@@ -91,7 +94,8 @@ class Server:
             },
         )
         made.include_router(self._router())
-        for group in (Executions, Accounts, Settlements, Guard, UsageRoutes):
+        made.include_router(Guard(self._programs, self._dark).routes())
+        for group in (Executions, Accounts, Settlements, UsageRoutes):
             made.include_router(group(self._programs).routes())
         for way_in in (Events, Samples):
             made.include_router(way_in(self._intake).routes())
@@ -197,6 +201,6 @@ class Server:
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
             measured = self._metrics[1]
         counts = (metrics.refusals(self.refused), metrics.denials(self._programs.denied))
-        of_process = [*counts, metrics.intake(self._intake.items)]
+        of_process = [*counts, metrics.intake(self._intake.items), metrics.in_the_dark(self._dark.uses)]
         found = metrics.text(of_process) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)

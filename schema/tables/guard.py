@@ -120,6 +120,7 @@ guard_uses = sa.Table(
     ),
     sa.Index("guard_uses_by_metric", "org_id", "metric", "at_ms"),
     sa.Index("guard_uses_by_time", "metric", "at_ms"),
+    sa.Index("guard_uses_dark", "at_ms", sqlite_where=sa.text("degraded"), postgresql_where=sa.text("degraded")),
     sa.Index("guard_uses_held", "org_id", "metric", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     comment="What was used: the rows that counters are sums of. amount counts now; asked is what was decided. number: "
     "its place among its metric's of the organisation in that month. forgone_micro: let through without credit.",

@@ -53,7 +53,7 @@ STATUSES: Final[Mapping[str, int]] = {
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
     "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_request", "bad_value", "balance_unknown",
-    "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database", "ended",
+    "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database", "ended", "fails_closed",
     "foreign_org", "halted", "metered", "metering_alone", "needs_quantities", "needs_wallet", "no_credit",
     "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json", "not_metered", "other_content",
     "other_key", "other_org", "other_unit", "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped",
@@ -69,6 +69,8 @@ BEARER: Final = {"WWW-Authenticate": "Bearer"}
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Answer = Mapping[str, object]
+Find = Callable[[str, int], Awaitable[ApiKey | None]]
+"""Whose key it is, at a moment."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,14 @@ class Programs:
         self._services = services
         self._budget = budget
         self._refused = refused
-        self._threads = Threads(services.engine, AT_ONCE, "programs")
-        self.together = Together(self._threads, services.clock)
+        self.threads = Threads(services.engine, AT_ONCE, "programs")
+        self.together = Together(self.threads, services.clock)
         self._rates = TokenBuckets(REQUESTS_PER_S)
         self.noting: asyncio.Task[None] | None = None
         self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))
 
     def close(self) -> None:
-        self._threads.close()
+        self.threads.close()
 
     async def act(
         self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
@@ -111,7 +113,7 @@ class Programs:
         """Have something done, in one transaction."""
 
         def do(order: M, key: ApiKey) -> Awaitable[Answer]:
-            return self._threads.write(lambda c: work(c, order, self._said(key, c)))
+            return self.threads.write(lambda c: work(c, order, self.said(key, c)))
 
         return await self._answered(self._ordered(request, scope, model, do))
 
@@ -129,7 +131,7 @@ class Programs:
         """Answer a question, which is in the body."""
 
         def do(order: M, key: ApiKey) -> Awaitable[Answer]:
-            return self._threads.read(lambda c: work(c, order, self._said(key, c)))
+            return self.threads.read(lambda c: work(c, order, self.said(key, c)))
 
         return await self._answered(self._ordered(request, scope, model, do))
 
@@ -137,12 +139,23 @@ class Programs:
         self, request: Request, scope: str, model: type[M], do: Callable[[M, Said], Awaitable[Answer]]
     ) -> JSONResponse:
         """The same, in a transaction that others may share: `do` sees to that."""
-        return await self._answered(self._ordered(request, scope, model, lambda order, key: do(order, self._now(key))))
+        return await self._answered(self._ordered(request, scope, model, lambda order, key: do(order, self.now(key))))
+
+    async def act_by(
+        self, request: Request, scope: str, model: type[M], do: Callable[[M, ApiKey], Awaitable[Answer]], find: Find
+    ) -> JSONResponse:
+        """The same, where `find` knows keys, and `do` what to answer, also without the database."""
+        return await self._answered(self._ordered(request, scope, model, do, find))
 
     async def _ordered(
-        self, request: Request, scope: str, model: type[M], do: Callable[[M, ApiKey], Awaitable[Answer]]
+        self,
+        request: Request,
+        scope: str,
+        model: type[M],
+        do: Callable[[M, ApiKey], Awaitable[Answer]],
+        find: Find | None = None,
     ) -> Answer:
-        key = await self._proven(request, scope)
+        key = await self._proven(request, scope, find)
         async with bodies.body_of(request, MAX_BYTES, self._budget) as body:
             order = bodies.parse(body, request.headers.get("content-type", ""), model)
         return await soon(do(order, key))
@@ -155,20 +168,23 @@ class Programs:
         async def asked() -> Answer:
             key = await self._proven(request, scope)
             query = _query_of(request, model)
-            return await soon(self._threads.read(lambda c: work(c, query, self._said(key, c))))
+            return await soon(self.threads.read(lambda c: work(c, query, self.said(key, c))))
 
         return await self._answered(asked())
 
-    def _said(self, key: ApiKey, connection: sa.Connection) -> Said:
+    def said(self, key: ApiKey, connection: sa.Connection) -> Said:
         """The time is taken in the transaction: one that waited for its thread is late."""
         if key.org_id is not None:
             tell_no_names(connection)
-        return self._now(key)
+        return self.now(key)
 
-    def _now(self, key: ApiKey) -> Said:
+    def now(self, key: ApiKey) -> Said:
         return Said(key, self._services.clock.now_ms())
 
-    async def _proven(self, request: Request, scope: str) -> ApiKey:
+    async def _find(self, offered: str, now_ms: int) -> ApiKey | None:
+        return await soon(self.threads.read(lambda connection: api_keys.find(connection, offered, now_ms)))
+
+    async def _proven(self, request: Request, scope: str, find: Find | None = None) -> ApiKey:
         """The key of a request. Errors: ApiError 401, 403, 429."""
         given = request.headers.getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
@@ -176,7 +192,7 @@ class Programs:
         key = None
         if scheme.lower() == "bearer" and api_keys.KEY.fullmatch(offered):
             now = self._services.clock.now_ms()
-            key = await soon(self._threads.read(lambda connection: api_keys.find(connection, offered, now)))
+            key = await (find or self._find)(offered, now)
         if key is None:
             message = "send Authorization: Bearer with an API key that goes on (`drawdown key create`)"
             raise ApiError(401, "unauthorized", message, headers=BEARER)
@@ -199,7 +215,7 @@ class Programs:
 
     async def _keep_use(self, offered: str, now_ms: int) -> None:
         try:
-            await self._threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
+            await self.threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
         except Exception as error:  # nobody is refused for it, and the next request tries again
             log.warning("key_use_not_kept", **told(error))
         finally:

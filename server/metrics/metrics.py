@@ -20,6 +20,7 @@ from drawdown.schema.database import read
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon
 from drawdown.server.metrics.calls import calls
 from drawdown.server.metrics.credit import reserving
+from drawdown.server.metrics.guard import guarding
 from drawdown.server.metrics.hooks import hooking
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.server.metrics.parity import comparing
@@ -75,6 +76,12 @@ def denials(denied: Mapping[str, int]) -> Metric:
     return _counted("programs_denied", "Calls of programs that this process refused, by code.", "code", denied)
 
 
+def in_the_dark(uses: Mapping[str, int]) -> Metric:
+    """What this process's guard let through while its database was away, and what became of that."""
+    help_ = "Uses that this process let through while its database was away: let_through, then recorded or lost."
+    return _counted("guard_in_the_dark", help_, "outcome", uses)
+
+
 def intake(items: Mapping[tuple[str, str], int]) -> Metric:
     """What became of events and samples that programs sent this process."""
     labels = ("kind", "status")
@@ -116,6 +123,7 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield from topping_up(connection, now_ms)
     yield from hooking(connection, now_ms)
     yield from comparing(connection, now_ms)
+    yield from guarding(connection, now_ms)
     yield from _samples(connection, now_ms)
     webhooks = figures.webhooks_since(connection, now_ms - 12 * WINDOW_MS)
     yield gauge("webhooks", "Genuine webhooks of the last hour.", webhooks.items(), ("provider", "state"))

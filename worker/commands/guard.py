@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import sqlalchemy as sa
@@ -67,11 +67,14 @@ def consume(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
 
     Errors: Denied `other_content` for a key of another use; UnknownId; UsageError; DatabaseBusy.
     """
-    return take(connection, key, wish, by, "used", _settled_at_once)
+    return take(connection, key, wish, by, "used", settled_at_once)
 
 
-def take(connection: sa.Connection, key: str, wish: Wish, by: By, state: State, charging: Charging) -> Answer:
-    """The same for what is `used`, or `held` to be used, and charged as is said."""
+def take(
+    connection: sa.Connection, key: str, wish: Wish, by: By, state: State, charging: Charging, *, dark: bool = False
+) -> Answer:
+    """The same for what is `used`, or `held` to be used, and charged as is said. `dark`: it was let through before
+    anybody could be asked (errors: Denied `fails_closed` for a metric that does not allow that)."""
     require_key(key)
     require_sane(wish)
     said = fingerprint(wish, state)
@@ -79,16 +82,21 @@ def take(connection: sa.Connection, key: str, wish: Wish, by: By, state: State, 
     if before is not None:
         return _again(before, said, by.now_ms)
     known = know(connection, wish, by.now_ms)
+    if dark and not known.metric.fails_open:
+        text = f"{wish.metric} is not let through while nobody can be asked (`guard set {wish.metric} --fail open`)"
+        raise Denied("fails_closed", text)
     counters = guard_counts.lock(connection, wish.org_id, wish.metric, by.now_ms)
     before = guard_counts.read_use(connection, key)  # whoever waited for the same
     if before is not None:
         return _again(before, said, by.now_ms)
-    verdict = decide(known.facts(counters), wish.amount)
+    verdict = judged(known, counters, wish.amount, dark=dark)
     done = Charged(Costs())
     if verdict.decision != "block":
         done = charging(connection, key, wish, known, by)
         if done.code is not None and verdict.would != "block":
-            verdict = decide(known.facts(counters, done.code), wish.amount)
+            verdict = judged(known, counters, wish.amount, done.code, dark=dark)
+    if dark:
+        done = replace(done, costs=replace(done.costs, degraded=True))
     if verdict.would == "block":
         refuse(connection, key, wish, known, verdict, by.now_ms)
     if verdict.decision == "block":
@@ -96,8 +104,22 @@ def take(connection: sa.Connection, key: str, wish: Wish, by: By, state: State, 
     use = _use(key, wish, by, state, said, counters, known, verdict, done)
     count(connection, counters, wish.amount, known, verdict)
     if not guard_counts.add_use(connection, use):
-        raise _other_content(key)
+        raise other_content(key)
     return answer(wish.metric, wish.amount, verdict, done.costs, by.now_ms, use)
+
+
+def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
+    """Count what was used, or is held, by a word that nobody could be asked for, whatever the limit; it is charged
+    where there is credit. Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy."""
+    return take(connection, key, wish, by, state, held if state == "held" else settled_at_once, dark=True)
+
+
+def judged(known: Known, counters: Counters, amount: int, code: str | None = None, *, dark: bool = False) -> Verdict:
+    """What is decided; of what was let through before, what would have been."""
+    verdict = decide(known.facts(counters, code), amount)
+    if dark and verdict.decision == "block":
+        return replace(verdict, decision="allow", enforced=False)
+    return verdict
 
 
 def count(connection: sa.Connection, counters: Counters, amount: int, known: Known, verdict: Verdict) -> None:
@@ -138,7 +160,7 @@ def fingerprint(wish: Wish, state: State) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _settled_at_once(connection: sa.Connection, key: str, wish: Wish, known: Known, by: By) -> Charged:
+def settled_at_once(connection: sa.Connection, key: str, wish: Wish, known: Known, by: By) -> Charged:
     price = known.metric.price.of(wish.amount)
     if not price:
         return Charged(Costs())
@@ -150,6 +172,21 @@ def _settled_at_once(connection: sa.Connection, key: str, wish: Wish, known: Kno
         paid = done.drawn.reservation
         balance = None if done.wallet is None or paid.customer_id != known.customer_id else done.wallet.available_micro
         return Charged(Costs(price, done.drawn.charged_micro, paid.customer_id, balance), RUN + key)
+
+    return attempt(connection, price, run.payer or run.org_id, work)
+
+
+def held(connection: sa.Connection, key: str, wish: Wish, known: Known, by: By) -> Charged:
+    price = known.metric.price.of(wish.amount)
+    if not price:
+        return Charged(Costs())
+    run = run_of(wish, known.metric, price)
+
+    def work() -> Charged:
+        done = executions.accept(connection, RUN + key, run, by)
+        paid = done.reservation.customer_id
+        balance = None if done.wallet is None or paid != known.customer_id else done.wallet.available_micro
+        return Charged(Costs(price, 0, paid, balance), RUN + key)
 
     return attempt(connection, price, run.payer or run.org_id, work)
 
@@ -192,10 +229,10 @@ def _use(
 
 def _again(before: Use, said: str, now_ms: int) -> Answer:
     if before.fingerprint != said:
-        raise _other_content(before.use_key)
+        raise other_content(before.use_key)
     return of_use(before, 0, now_ms, repeated=True)
 
 
-def _other_content(key: str) -> Denied:
+def other_content(key: str) -> Denied:
     text = f"the key {key} was used before, for something else: nothing was used; give a new key for another use"
     return Denied("other_content", text)

@@ -28,6 +28,10 @@ NO_END: Final = 2**62
 """More than any counter counts."""
 
 
+class LimitReached(DatabaseBusy):
+    """A limit was reached this moment, past what was decided by; nothing of the transaction is kept."""
+
+
 @dataclass(frozen=True)
 class Use:
     """A row of `guard_uses`: what was used, or is held to be used, in base units, micro-credits and milliseconds."""
@@ -115,7 +119,7 @@ def move(
     """Count so much more, or less, of what is locked. `bounds` are those by which it is warned, and which it is not to
     pass but in the periods that `passes` names. The statement asks for the limit once more.
 
-    Errors: DatabaseBusy where a limit would be passed all the same: nothing of the transaction is kept.
+    Errors: LimitReached where a limit would be passed all the same: nothing of the transaction is kept.
     """
     most, warned = {}, {}
     for period in PERIODS:
@@ -127,7 +131,7 @@ def move(
     values = {"org_id": found.org_id, "metric": found.metric, "amount": amount, "uses": uses, **most, **warned}
     moved = SQL.run(connection, "move", {**values, **_starts(found.at_ms)}).rowcount
     if moved != len(PERIODS):
-        raise DatabaseBusy(f"a limit of {found.metric} was reached this moment; try again")
+        raise LimitReached(f"a limit of {found.metric} was reached this moment; try again")
 
 
 def read_use(connection: sa.Connection, key: str) -> Use | None:

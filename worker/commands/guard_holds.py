@@ -21,10 +21,10 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.worker.commands import executions, guard_counts, guard_terms
 from drawdown.worker.commands.executions import LIFE_MS
-from drawdown.worker.commands.guard import RUN, Charged, attempt, refuse, require_key, take
+from drawdown.worker.commands.guard import Charged, attempt, held, refuse, require_key, take
 from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
 from drawdown.worker.commands.guard_counts import Counters, State, Use
-from drawdown.worker.commands.guard_facts import Known, Wish, know, run_of
+from drawdown.worker.commands.guard_facts import Known, Wish, know
 from drawdown.worker.commands.guard_terms import MAX_UNITS
 from drawdown.worker.commands.run_request import require_life
 
@@ -32,7 +32,7 @@ from drawdown.worker.commands.run_request import require_life
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
     """Hold so much to be used, where it may be used, for an hour or as long as is said. Errors: those of
     `guard.consume`."""
-    return take(connection, key, wish, by, "held", _held)
+    return take(connection, key, wish, by, "held", held)
 
 
 def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
@@ -95,21 +95,6 @@ def _grown(
     if verdict.would == "block":
         refuse(connection, use.use_key, wish, known, verdict, by.now_ms)
     return verdict, done
-
-
-def _held(connection: sa.Connection, key: str, wish: Wish, known: Known, by: By) -> Charged:
-    price = known.metric.price.of(wish.amount)
-    if not price:
-        return Charged(Costs())
-    run = run_of(wish, known.metric, price)
-
-    def work() -> Charged:
-        done = executions.accept(connection, RUN + key, run, by)
-        paid = done.reservation.customer_id
-        balance = None if done.wallet is None or paid != known.customer_id else done.wallet.available_micro
-        return Charged(Costs(price, 0, paid, balance), RUN + key)
-
-    return attempt(connection, price, run.payer or run.org_id, work)
 
 
 def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By) -> Answer:

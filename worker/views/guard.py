@@ -143,10 +143,12 @@ def list_limits(connection: sa.Connection, metric: str, most: int) -> list[Limit
     return [LimitRow(**row) for row in rows]
 
 
-def list_uses(connection: sa.Connection, metric: str, org_id: str, most: int) -> list[UseRow]:
-    """The latest first. Errors: UnknownId."""
+def list_uses(connection: sa.Connection, metric: str, org_id: str, most: int, *, dark: bool = False) -> list[UseRow]:
+    """The latest first; of those let through without an answer alone, where `dark` is asked for. Errors: UnknownId."""
     _require(connection, metric, org_id)
-    rows = SQL.run(connection, "uses", {"metric": metric, "org_id": org_id, "at_most": most}).mappings()
+    rows = SQL.run(
+        connection, "uses", {"metric": metric, "org_id": org_id, "dark": int(dark), "at_most": most}
+    ).mappings()
     return [UseRow(**{**row, "degraded": bool(row["degraded"])}) for row in rows]
 
 
@@ -162,6 +164,11 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
     row = SQL.run(connection, "would_block", values).one()
     asked = _rate(connection, metric, "", since_ms).asked
     return PhaseReport(metric, phase, since_ms, asked, int(row.times), int(row.amount), int(row.orgs), int(row.paying))
+
+
+def dark(connection: sa.Connection, since_ms: int) -> list[tuple[str, int, int]]:
+    """What was let through since a moment without an answer about limit or credit: metric, uses, base units."""
+    return [(row.metric, int(row.uses), int(row.amount)) for row in SQL.run(connection, "dark", {"since_ms": since_ms})]
 
 
 def drifts(connection: sa.Connection, since_ms: int, most: int) -> list[Drift]:

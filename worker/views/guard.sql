@@ -16,7 +16,7 @@ ORDER BY l.metric, l."plan", CASE l.period WHEN 'hour' THEN 0 WHEN 'day' THEN 1 
 -- name: uses
 SELECT use_key, org_id, metric, state, asked, amount, decision, would, rule, degraded, charged_micro, forgone_micro,
     at_ms, expires_ms, actor FROM guard_uses
-WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id)
+WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id) AND (:dark = 0 OR degraded)
 ORDER BY at_ms DESC, use_key LIMIT :at_most
 
 -- name: org_of_use
@@ -26,6 +26,11 @@ SELECT org_id FROM guard_uses WHERE use_key = :use_key
 SELECT COUNT(*) AS uses, COALESCE(SUM(CASE WHEN degraded THEN amount ELSE 0 END), 0) AS dark,
     COALESCE(SUM(forgone_micro), 0) AS forgone_micro
 FROM guard_uses WHERE metric = :metric AND at_ms >= :since_ms
+
+-- name: dark
+-- What was let through without knowing the credit, or without an answer, by its metric.
+SELECT metric, COUNT(*) AS uses, SUM(amount) AS amount FROM guard_uses WHERE degraded AND at_ms >= :since_ms
+GROUP BY metric ORDER BY metric
 
 -- name: denied_since
 -- A minute counts as a whole.

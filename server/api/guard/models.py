@@ -39,6 +39,8 @@ class ConsumeOrder(CheckOrder):
     project: Id | None = None
     subject: Id | None = None
     reason: Why = "not given"
+    let_through: bool = False
+    """It was let through while nobody could be asked: it is counted whatever the limit. Of metrics that fail open."""
 
 
 class ReserveOrder(ConsumeOrder):

@@ -6,9 +6,10 @@ whoever lost the answer sends the same again. What is blocked is an answer, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter
@@ -19,21 +20,26 @@ from drawdown.schema.units import in_credits
 from drawdown.server.api.described import operation
 from drawdown.server.api.gate import iso
 from drawdown.server.api.guard import models
+from drawdown.server.api.guard.dark import Dark, Use
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.commands import guard, guard_holds
+from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.guard import Answer, Wish
+from drawdown.worker.commands.guard_counts import State
 from drawdown.worker.views.guard import org_of_use
 
 ROOT: Final = "/v1/guard"
 SCOPE: Final = "guard"
+E = TypeVar("E", models.SettleUseOrder, models.ReleaseUseOrder, models.ExtendUseOrder)
 
 
 class Guard:
     """The routes."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, dark: Dark) -> None:
         self._programs = programs
+        self._dark = dark
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
@@ -52,40 +58,74 @@ class Guard:
 
     async def check(self, request: Request) -> JSONResponse:
         """Whether so much of a metric may be used now. Changes nothing."""
-        return await self._programs.look(request, SCOPE, models.CheckOrder, _check)
+
+        async def do(order: models.CheckOrder, key: ApiKey) -> Mapping[str, object]:
+            said = self._programs.now(key)
+            wish = Wish(said.require_org(order.org), order.metric, order.amount, payer=order.payer)
+            use = Use(wish, said.by("not given"))
+            return shown(await self._dark.ask(use, self._within(said, lambda c, now: guard.check(c, wish, now))))
+
+        return await self._programs.act_by(request, SCOPE, models.CheckOrder, do, self._dark.find)
 
     async def consume(self, request: Request) -> JSONResponse:
         """Use so much at once, where it may be used: it is counted, and charged."""
-        return await self._programs.act(request, SCOPE, models.ConsumeOrder, _consume)
+
+        async def do(order: models.ConsumeOrder, key: ApiKey) -> Mapping[str, object]:
+            return await self._use(order, key, "used", None)
+
+        return await self._programs.act_by(request, SCOPE, models.ConsumeOrder, do, self._dark.find)
 
     async def reserve(self, request: Request) -> JSONResponse:
         """Hold so much to be used, where it may be used, before it is known how much it will be."""
-        return await self._programs.act(request, SCOPE, models.ReserveOrder, _reserve)
+
+        async def do(order: models.ReserveOrder, key: ApiKey) -> Mapping[str, object]:
+            return await self._use(order, key, "held", order.for_ms)
+
+        return await self._programs.act_by(request, SCOPE, models.ReserveOrder, do, self._dark.find)
+
+    async def _use(
+        self, order: models.ConsumeOrder, key: ApiKey, state: State, for_ms: int | None
+    ) -> Mapping[str, object]:
+        said = self._programs.now(key)
+        org = said.require_org(order.org)
+        wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
+        use = Use(wish, said.by(order.reason), state, order.key)
+
+        def work(connection: sa.Connection, now_ms: int) -> Answer:
+            by = replace(use.by, now_ms=now_ms)
+            if order.let_through:
+                return guard.let_through(connection, order.key, wish, by, state)
+            take = guard.consume if state == "used" else guard_holds.reserve
+            return take(connection, order.key, wish, by)
+
+        return shown(await self._dark.ask(use, self._within(said, work)))
+
+    def _within(self, said: Said, work: Callable[[sa.Connection, int], Answer]) -> Callable[[sa.Connection], Answer]:
+        """The time is taken in the transaction; a key that is bound is told no names."""
+        return lambda c: work(c, self._programs.said(said.key, c).now_ms)
 
     async def settle(self, request: Request) -> JSONResponse:
         """End what is held with what was used in all, also after its hold was over."""
-        return await self._programs.act(request, SCOPE, models.SettleUseOrder, _settle)
+        return await self._ended(request, models.SettleUseOrder, _settle)
 
     async def release(self, request: Request) -> JSONResponse:
         """Give up what is held; what was used all the same counts, and is charged."""
-        return await self._programs.act(request, SCOPE, models.ReleaseUseOrder, _release)
+        return await self._ended(request, models.ReleaseUseOrder, _release)
 
     async def extend(self, request: Request) -> JSONResponse:
         """Say that what is held goes on; it may grow."""
-        return await self._programs.act(request, SCOPE, models.ExtendUseOrder, _extend)
+        return await self._ended(request, models.ExtendUseOrder, _extend)
 
+    async def _ended(
+        self, request: Request, model: type[E], work: Callable[[sa.Connection, E, Said], Mapping[str, object]]
+    ) -> JSONResponse:
+        """Of a use that was let through in the dark, that is written down first."""
 
-def _check(connection: sa.Connection, order: models.CheckOrder, said: Said) -> Mapping[str, object]:
-    wish = Wish(said.require_org(order.org), order.metric, order.amount, payer=order.payer)
-    return shown(guard.check(connection, wish, said.now_ms))
+        async def do(order: E, key: ApiKey) -> Mapping[str, object]:
+            await self._dark.before(order.key)
+            return await self._programs.threads.write(lambda c: work(c, order, self._programs.said(key, c)))
 
-
-def _consume(connection: sa.Connection, order: models.ConsumeOrder, said: Said) -> Mapping[str, object]:
-    return shown(guard.consume(connection, order.key, _wish(order, said, None), said.by(order.reason)))
-
-
-def _reserve(connection: sa.Connection, order: models.ReserveOrder, said: Said) -> Mapping[str, object]:
-    return shown(guard_holds.reserve(connection, order.key, _wish(order, said, order.for_ms), said.by(order.reason)))
+        return await self._programs.act_by(request, SCOPE, model, do, self._dark.find)
 
 
 def _settle(connection: sa.Connection, order: models.SettleUseOrder, said: Said) -> Mapping[str, object]:
@@ -101,11 +141,6 @@ def _release(connection: sa.Connection, order: models.ReleaseUseOrder, said: Sai
 def _extend(connection: sa.Connection, order: models.ExtendUseOrder, said: Said) -> Mapping[str, object]:
     extend = partial(guard_holds.extend, connection, _own(connection, order.key, said))
     return shown(extend(order.to, order.for_ms, said.by(order.reason)))
-
-
-def _wish(order: models.ConsumeOrder, said: Said, for_ms: int | None) -> Wish:
-    org = said.require_org(order.org)
-    return Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
 
 
 def _own(connection: sa.Connection, key: str, said: Said) -> str:
