@@ -89,7 +89,7 @@ def read(response: httpx.Response, world: World) -> Answer:
     error = said if isinstance(said, dict) else {}
     code, message = str(error.get("code", "no_code")), str(error.get("message", response.text[:_SHOWN]))
     if status >= 500 or status in _AGAIN:
-        raise Unreachable(f"{status} {code}: {message}", _retry_after_s(response, world))
+        raise Unreachable(f"{status} {code}: {message}", _retry_after_s(response, world), too_many=status == 429)
     raise Refused(status, code, message, error.get("details"))
 
 
