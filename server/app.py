@@ -24,7 +24,10 @@ from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.gate import Gate
+from drawdown.server.api.guard import models as guard_models
+from drawdown.server.api.guard import overrides
 from drawdown.server.api.guard.dark import Dark
+from drawdown.server.api.guard.overrides import Overrides
 from drawdown.server.api.guard.routes import Guard
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
@@ -95,7 +98,7 @@ class Server:
         )
         made.include_router(self._router())
         made.include_router(Guard(self._programs, self._dark).routes())
-        for group in (Executions, Accounts, Settlements, UsageRoutes):
+        for group in (Executions, Accounts, Settlements, UsageRoutes, Overrides):
             made.include_router(group(self._programs).routes())
         for way_in in (Events, Samples):
             made.include_router(way_in(self._intake).routes())
@@ -133,6 +136,8 @@ class Server:
             **operation(models.AssignAnswer, *signed, body=models.ProviderOrder, security="signed"))  # fmt: skip
         add("/admin/orgs/{org:id}/override", self.override, methods=["POST"],
             **operation(models.OverrideAnswer, *signed, body=models.OverrideOrder, security="signed"))  # fmt: skip
+        add("/admin/overrides/{number}/{word}", self.decide_override, methods=["POST"],
+            **operation(guard_models.OverrideShown, *signed, body=models.DecideOrder, security="signed"))  # fmt: skip
         add("/cron/tick", self.tick, methods=["POST"],
             **operation(models.TickAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
         add("/cron/parity", self.parity, methods=["POST"],
@@ -168,6 +173,12 @@ class Server:
         order = await admin.order_of(self.services, self.threads, self._budget, request, models.OverrideOrder)
         now = self.services.clock.now_ms()
         return JSONResponse(await admin.override(self.threads, self.step_threads, now, org, order))
+
+    async def decide_override(self, number: str, word: str, request: Request) -> JSONResponse:
+        """A person's word on an override of a limit, as `drawdown override approve`, `refuse`, `end`."""
+        order = await admin.order_of(self.services, self.threads, self._budget, request, models.DecideOrder)
+        now = self.services.clock.now_ms()
+        return JSONResponse(dict(await overrides.decide(self.threads, now, number, word, order)))
 
     async def tick(self, request: Request) -> JSONResponse:
         """Run one tick to its end, and report as `drawdown tick --json`."""

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from drawdown.schema.units import in_credits
 from drawdown.server.api.described import operation
 from drawdown.server.api.gate import iso
-from drawdown.server.api.guard import models
+from drawdown.server.api.guard import models, overrides
 from drawdown.server.api.guard.dark import Dark, Use
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import ApiError
@@ -157,6 +157,7 @@ def shown(found: Answer) -> dict[str, object]:
     return {
         **kept,
         **{name: None if value is None else in_credits(value) for name, value in micro.items()},
+        "links": {"request_override": overrides.PATH} if "request_override" in found.options else {},
         "resets_at": None if found.resets_ms is None else iso(found.resets_ms),
         "as_of": iso(found.as_of_ms),
     }
