@@ -25,11 +25,16 @@ BALANCE_EXHAUSTED: Final = "balance.exhausted"
 BALANCE_LOW: Final = "balance.low"
 ORG_HALTED: Final = "organisation.halted"
 ORG_RESUMED: Final = "organisation.resumed"
+OVERRIDE_APPROVED: Final = "override.approved"
+OVERRIDE_ENDED: Final = "override.ended"
+OVERRIDE_REFUSED: Final = "override.refused"
+OVERRIDE_REQUESTED: Final = "override.requested"
 RESERVATION_EXPIRED: Final = "reservation.expired"
 TOPUP_CREDITED: Final = "topup.credited"
 TOPUP_FAILED: Final = "topup.failed"
 EVENTS: Final = (
-    BALANCE_EXHAUSTED, BALANCE_LOW, ORG_HALTED, ORG_RESUMED, RESERVATION_EXPIRED, TOPUP_CREDITED, TOPUP_FAILED,
+    BALANCE_EXHAUSTED, BALANCE_LOW, ORG_HALTED, ORG_RESUMED, OVERRIDE_APPROVED, OVERRIDE_ENDED, OVERRIDE_REFUSED,
+    OVERRIDE_REQUESTED, RESERVATION_EXPIRED, TOPUP_CREDITED, TOPUP_FAILED,
 )  # fmt: skip
 """All that an endpoint may want."""
 TEST: Final = "endpoint.test"

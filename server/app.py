@@ -24,6 +24,10 @@ from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.gate import Gate
+from drawdown.server.api.guard import models as guard_models
+from drawdown.server.api.guard import overrides
+from drawdown.server.api.guard.dark import Dark
+from drawdown.server.api.guard.overrides import Overrides
 from drawdown.server.api.guard.routes import Guard
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
@@ -60,8 +64,9 @@ class Server:
         self._gate = Gate(services, self.threads, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
+        self._dark = Dark(services, self._programs.threads)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
-        self._guard = Guard(self._programs)
+        self._guard = Guard(self._programs, self._dark)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         self.routes = self._app()
@@ -70,6 +75,7 @@ class Server:
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
         self.step_threads.close()
+        self._dark.close()
         self._intake.close()
         self._programs.close()
         self.threads.close()
@@ -92,7 +98,7 @@ class Server:
         )
         made.include_router(self._router())
         made.include_router(Cron(self.services, self.step_threads).routes())
-        for group in (Executions, Accounts, Settlements, UsageRoutes):
+        for group in (Executions, Accounts, Settlements, UsageRoutes, Overrides):
             made.include_router(group(self._programs).routes())
         made.include_router(self._guard.routes())
         for way_in in (Events, Samples):
@@ -131,6 +137,8 @@ class Server:
             **operation(models.AssignAnswer, *signed, body=models.ProviderOrder, security="signed"))  # fmt: skip
         add("/admin/orgs/{org:id}/override", self.override, methods=["POST"],
             **operation(models.OverrideAnswer, *signed, body=models.OverrideOrder, security="signed"))  # fmt: skip
+        add("/admin/overrides/{number}/{word}", self.decide_override, methods=["POST"],
+            **operation(guard_models.OverrideShown, *signed, body=models.DecideOrder, security="signed"))  # fmt: skip
         add("/healthz", self.healthz, methods=["GET"], **operation(models.Health, 500))
         add("/readyz", self.readyz, methods=["GET"], **operation(models.Health, 503, *shut))
         router.add_api_route(
@@ -161,6 +169,12 @@ class Server:
         now = self.services.clock.now_ms()
         return JSONResponse(await admin.override(self.threads, self.step_threads, now, org, order))
 
+    async def decide_override(self, number: str, word: str, request: Request) -> JSONResponse:
+        """A person's word on an override of a limit, as `drawdown override approve`, `refuse`, `end`."""
+        order = await admin.order_of(self.services, self.threads, self._budget, request, models.DecideOrder)
+        now = self.services.clock.now_ms()
+        return JSONResponse(dict(await overrides.decide(self.threads, now, number, word, order)))
+
     async def healthz(self) -> JSONResponse:
         """Whether the process lives."""
         return JSONResponse({"status": "ok"})
@@ -178,6 +192,7 @@ class Server:
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
             measured = self._metrics[1]
         counts = (process.refusals(self.refused), process.denials(self._programs.denied))
-        of_process = [*counts, process.intake(self._intake.items), *process.guard_calls(self._guard.calls)]
+        guard = (*process.guard_calls(self._guard.calls), process.in_the_dark(self._dark.uses))
+        of_process = [*counts, process.intake(self._intake.items), *guard]
         found = metrics.text(of_process) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)

@@ -90,11 +90,12 @@ def uses(
     context: typer.Context,
     metric: Annotated[str, typer.Option(help="Of this metric alone")] = "",
     org: Annotated[str, typer.Option(help="Of this organisation alone")] = "",
+    dark: Annotated[bool, typer.Option("--dark", help="What was let through without an answer alone")] = False,
     most: Most = 50,
 ) -> None:
     """List what was used, the latest first."""
     app: App = context.obj
-    found = app.read(lambda c: views.list_uses(c, metric, org, most))
+    found = app.read(lambda c: views.list_uses(c, metric, org, most, dark=dark))
     rows = [
         (one.use_key, one.org_id, one.metric, one.state, one.amount, show_credits(one.charged_micro), one.decision,
          one.would, one.rule, show_time(one.at_ms), one.actor)

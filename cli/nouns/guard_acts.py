@@ -55,12 +55,17 @@ def consume(
     payer: Payer = None,
     project: Project = None,
     subject: Subject = None,
+    let_through: Annotated[
+        bool, typer.Option("--let-through", help="It was let through without an answer: it counts whatever the limit")
+    ] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> int:
     """Use so much at once, where it may be used: it is counted, and charged. The same again changes nothing."""
     app: App = context.obj
     by, wish = app.by(actor, reason), Wish(org, metric, amount, None, project, subject, payer)
+    if let_through:
+        return _tell(app, app.write(lambda c: guard.let_through(c, key, wish, by, "used")))
     return _tell(app, app.write(lambda c: guard.consume(c, key, wish, by)))
 
 

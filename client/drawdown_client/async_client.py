@@ -67,7 +67,7 @@ class AsyncClient:
         )
         self.events = AsyncEvents(self._outbox, self.settings, world)
         self.samples = AsyncSamples(self._outbox, self.settings, world)
-        self.guard = AsyncGuard(self._line)
+        self.guard = AsyncGuard(self._line, self.settings)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._url!r})"
@@ -90,6 +90,7 @@ class AsyncClient:
         try:
             await asyncio.to_thread(self._outbox.close, self.settings.close_s if timeout_s is None else timeout_s)
         finally:
+            await self.guard.close()
             await self._line.close()
 
     async def __aenter__(self) -> AsyncClient:

@@ -12,10 +12,12 @@ from types import TracebackType
 from typing import TypeVar
 
 from drawdown_client import guard_words as words
-from drawdown_client.errors import ClientError, Refused
+from drawdown_client.calls import Call
+from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.guard import EXTENDS_A_HOLD, LONGEST_S
-from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, Wish
+from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, Wish
 from drawdown_client.lines import AsyncLine
+from drawdown_client.settings import Settings
 
 T = TypeVar("T")
 
@@ -25,32 +27,80 @@ log = logging.getLogger("drawdown_client")
 class AsyncGuard:
     """For one event loop. Errors of all: as `Guard`."""
 
-    def __init__(self, line: AsyncLine) -> None:
+    def __init__(self, line: AsyncLine, settings: Settings | None = None) -> None:
         self._line = line
+        self.dark = LetThrough(settings or Settings())
+        """What was let through without an answer, and is not told yet."""
+        self._telling = asyncio.Lock()
 
     async def check(self, wish: Wish) -> Decision:
         """Whether so much may be used now; nothing is used."""
-        return words.decided(await self._line.ask(words.check(wish)))
+        await self._tell()
+        try:
+            return words.decided(await self._line.ask(words.check(wish)))
+        except Unreachable as error:
+            if not self.dark.admits(wish, error):
+                raise
+            return words.UNANSWERED
 
     async def consume(self, key: str, wish: Wish) -> Decision:
         """Use so much at once, where it may be used."""
-        return words.decided(await self._line.ask(words.consume(key, wish)))
+        return await self._use(key, wish, words.consume(key, wish), words.consume(key, wish, late=True))
 
     async def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
         """Hold so much, where it may be used."""
-        return words.decided(await self._line.ask(words.reserve(key, wish, hold_s)))
+        late = words.reserve(key, wish, hold_s, late=True)
+        return await self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
     async def settle(self, key: str, actual: int, *, reason: str | None = None) -> Decision:
         """End it with what was used in all, also after its hold was over."""
-        return words.decided(await self._line.ask(words.settle(key, actual, reason)))
+        return await self._end(key, words.settle(key, actual, reason))
 
     async def release(self, key: str, incurred: int = 0, *, reason: str | None = None) -> Decision:
         """Give it up; what it used all the same counts."""
-        return words.decided(await self._line.ask(words.release(key, incurred, reason)))
+        return await self._end(key, words.release(key, incurred, reason))
 
     async def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
         """Hold `to` in all, and for longer."""
-        return words.decided(await self._line.ask(words.extend(key, to, hold_s)))
+        return await self._end(key, words.extend(key, to, hold_s))
+
+    async def close(self) -> None:
+        """Tell what was let through, as far as anybody answers; what is left is logged."""
+        await self._tell()
+        self.dark.give_up()
+
+    async def _use(self, key: str, wish: Wish, call: Call, late: Call) -> Decision:
+        away = await self._tell()
+        if away is not None and self.dark.admits(wish, away):
+            return self.dark.keep(key, late, away)
+        try:
+            return words.decided(await self._line.ask(call))
+        except Unreachable as error:
+            if not self.dark.admits(wish, error):
+                raise
+            return self.dark.keep(key, late, error)
+
+    async def _end(self, key: str, call: Call) -> Decision:
+        away = await self._tell()
+        if away is not None and self.dark.ends(key):
+            return self.dark.keep(key, call, away)
+        return words.decided(await self._line.ask(call))
+
+    async def _tell(self) -> Unreachable | None:
+        """Tell what was let through, in order; why that did not come to its end. Each is asked for once."""
+        if self.dark.next() is None:
+            return None
+        async with self._telling:
+            while (call := self.dark.next()) is not None:
+                try:
+                    await self._line.once(call)
+                except Refused as error:
+                    self.dark.told(error)
+                except Unreachable as error:
+                    return error
+                else:
+                    self.dark.told()
+        return None
 
     def budget(
         self, key: str, metric: str, estimate: int, *, org: str, project: str | None = None,

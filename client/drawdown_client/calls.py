@@ -129,7 +129,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
     error = said if isinstance(said, dict) else {}
     code, message = shown(error.get("code", "no_code")), shown(error.get("message", _text(body)))
     if status >= 500 or status in _AGAIN:
-        raise Unreachable(f"{status} {code}: {message}", _retry_after_s(response, world))
+        raise Unreachable(f"{status} {code}: {message}", _retry_after_s(response, world), too_many=status == 429)
     details = error.get("details")
     raise Refused(status, code, message, details if isinstance(details, dict) else None)
 

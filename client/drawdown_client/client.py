@@ -65,7 +65,7 @@ class Client:
         )
         self.events = Events(self._outbox, self.settings, world)
         self.samples = Samples(self._outbox, world)
-        self.guard = Guard(self._line)
+        self.guard = Guard(self._line, self.settings)
 
     def __repr__(self) -> str:
         return f"Client({self._url!r})"
@@ -88,6 +88,7 @@ class Client:
         try:
             self._outbox.close(self.settings.close_s if timeout_s is None else timeout_s)
         finally:
+            self.guard.close()
             self._line.close()
 
     def __enter__(self) -> Client:

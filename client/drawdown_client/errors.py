@@ -45,8 +45,10 @@ class Refused(ClientError):
 
 class Unreachable(ClientError):
     """No answer after all tries: it may have been done, or not. The same call again, with the same key, is safe.
-    `retry_after_s`: how long the server asked to wait after the last try, if it did."""
+    `retry_after_s`: how long the server asked to wait after the last try, if it did. `too_many`: it was there, and
+    asked for fewer calls."""
 
-    def __init__(self, why: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, why: str, retry_after_s: float | None = None, *, too_many: bool = False) -> None:
         super().__init__(why)
         self.retry_after_s = retry_after_s
+        self.too_many = too_many

@@ -1,17 +1,23 @@
 """What the guard is asked, and what it answers.
 
-Guarantee: pure. Amounts are whole numbers of base units of the metric. The key of a use is the caller's: the same call
-again, after an answer that was lost, is done once.
+Guarantee: nothing here calls anybody. Amounts are whole numbers of base units of the metric. The key of a use is the
+caller's: the same call again, after an answer that was lost, is done once.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from drawdown_client.calls import Answer, Call, post, shown
 from drawdown_client.errors import ClientError, Refused, Unreachable
+from drawdown_client.settings import Settings
+
+log = logging.getLogger("drawdown_client")
 
 HELD: Final = "held"
 ENDED: Final = "ended"
@@ -55,6 +61,10 @@ class Blocked(ClientError):
         self.answer = answer
 
 
+UNANSWERED: Final = Decision("allow", "allow", False, "unlimited", "unreachable", degraded=True)
+"""Of what is let through."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """What is to be used, by whom, with which labels, and who pays in place of the metric's word."""
@@ -76,12 +86,14 @@ def check(wish: Wish) -> Call:
     return post("/v1/guard/check", said)
 
 
-def consume(key: str, wish: Wish) -> Call:
-    return post("/v1/guard/consume", {"key": key, **wish.said()})
+def consume(key: str, wish: Wish, *, late: bool = False) -> Call:
+    """`late`: it was let through, and is told now."""
+    return post("/v1/guard/consume", {"key": key, **wish.said(), "let_through": late or None})
 
 
-def reserve(key: str, wish: Wish, hold_s: float | None) -> Call:
-    return post("/v1/guard/reserve", {"key": key, **wish.said(), "for_ms": _ms(hold_s)})
+def reserve(key: str, wish: Wish, hold_s: float | None, *, late: bool = False) -> Call:
+    said = {"key": key, **wish.said(), "for_ms": _ms(hold_s), "let_through": late or None}
+    return post("/v1/guard/reserve", said)
 
 
 def settle(key: str, actual: int, reason: str | None) -> Call:
@@ -128,6 +140,59 @@ def _text(value: object) -> str | None:
 
 def _texts(value: object) -> tuple[str, ...]:
     return tuple(shown(one) for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
+class LetThrough:
+    """What was let through without an answer, as calls in their order, until the server is told. For any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._metrics = frozenset(settings.fails_open)
+        self._most = settings.kept_calls
+        self._calls: deque[Call] = deque()
+        self._keys: set[str] = set()
+        self._lock = threading.Lock()
+        self.lost = 0
+        """Calls that the server refused, or that were left at the end."""
+
+    def admits(self, wish: Wish, error: Unreachable) -> bool:
+        """Whether it is let through that nobody answered. Who is asked for fewer calls had an answer."""
+        return wish.metric in self._metrics and not error.too_many
+
+    def ends(self, key: str) -> bool:
+        """Whether what ends this use has to wait for what began it."""
+        return key in self._keys
+
+    def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
+        """Errors: that of the call, where no more is kept."""
+        with self._lock:
+            if len(self._calls) >= self._most:
+                raise error
+            if not self._calls:
+                log.error("the guard cannot be asked, and what fails open is let through: %s", error)
+            if call not in self._calls:
+                self._calls.append(call)
+            self._keys.add(key)
+        return UNANSWERED
+
+    def next(self) -> Call | None:
+        with self._lock:
+            if not self._calls:
+                self._keys.clear()
+                return None
+            return self._calls[0]
+
+    def told(self, refused: ClientError | None = None) -> None:
+        """The first one was answered."""
+        with self._lock:
+            call = self._calls.popleft()
+        if refused is not None:
+            self.lost += 1
+            log.error("what was let through is counted nowhere: %s (%s)", (call.body or b"").decode(), refused)
+
+    def give_up(self) -> None:
+        """Nobody is told any more: what is left is logged."""
+        while self.next() is not None:
+            self.told(Unreachable("the program ended before the server answered"))
 
 
 def require_held(key: str, answer: Decision) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -18,6 +18,8 @@ BATCH_MS: Final = 200
 QUEUE_ITEMS: Final = 10_000
 BLOCK_S: Final = 5.0
 CLOSE_S: Final = 10.0
+KEPT_CALLS: Final = 1_000
+"""Of the guard: what was let through without an answer, and is not told yet."""
 SPOOL_BYTES: Final = 64 * 1024 * 1024
 CALL_TRIES: Final = 4
 """Of a call that somebody waits for: the guard, usage, a balance."""
@@ -42,7 +44,8 @@ LONGEST_RETRY_AFTER_S: Final = 300.0
 class Settings:
     """`source`: of events that name none. `on_result`: is told of each item once, from the thread that sends. `spool`:
     a file that keeps items until they are acknowledged. `when_full`: a call waits up to `block_s` seconds for room
-    and raises QueueFull then, or raises it at once. `close_s`: how long closing, and the end of the program, wait."""
+    and raises QueueFull then, or raises it at once. `close_s`: how long closing, and the end of the program, wait.
+    `fails_open`: metrics of the guard that are let through where nobody answers, as `guard set --fail open` says."""
 
     source: str = "drawdown-client"
     on_result: Callable[[Item, Result], None] | None = None
@@ -58,6 +61,8 @@ class Settings:
     call_within_s: float = CALL_WITHIN_S
     connect_s: float = CONNECT_S
     answer_s: float = ANSWER_S
+    fails_open: Collection[str] = ()
+    kept_calls: int = KEPT_CALLS
 
     def __post_init__(self) -> None:
         if not 0 < self.batch_items <= BATCH_ITEMS:

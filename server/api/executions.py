@@ -109,7 +109,7 @@ class Executions:
             done = await self._accepting.ask(asked)
             return _with_wallet(done.reservation, done, repeated=done.repeated)
 
-        return await self._programs.act_together(request, "executions:write", models.AcceptOrder, accept)
+        return await self._programs.act_by(request, "executions:write", models.AcceptOrder, accept)
 
     async def draw(self, key: str, request: Request) -> JSONResponse:
         """Charge a part of a run that goes on."""

@@ -53,6 +53,10 @@ class OverrideOrder(_Strict):
     """The old name of `undo`."""
 
 
+class DecideOrder(_Strict):
+    """As `drawdown override approve`, `refuse` or `end`."""
+
+
 class ErrorBody(BaseModel):
     code: str
     message: str

@@ -53,12 +53,12 @@ STATUSES: Final[Mapping[str, int]] = {
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
     "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_request", "bad_value", "balance_unknown",
-    "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database", "ended",
+    "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database", "ended", "fails_closed",
     "foreign_org", "halted", "metered", "metering_alone", "needs_quantities", "needs_wallet", "no_credit",
     "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json", "not_metered", "other_content",
     "other_key", "other_org", "other_unit", "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped",
-    "too_large", "too_many_requests", "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow",
-    "unauthorized", "unknown_action", "unknown_feature", "unknown_metric", "unknown_org", "unknown_payer",
+    "too_large", "too_many_asked", "too_many_requests", "too_many_runs", "too_many_sandboxes", "too_much_held",
+    "too_slow", "unauthorized", "unknown_action", "unknown_feature", "unknown_metric", "unknown_org", "unknown_payer",
     "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject", "unknown_supplier", "unknown_use",
     "unsaid_settlement",
 )  # fmt: skip
@@ -71,7 +71,8 @@ M = TypeVar("M", bound=BaseModel)
 A = TypeVar("A")
 R = TypeVar("R")
 Answer = Mapping[str, object]
-Told = Callable[[Answer], None]
+Find = Callable[[str, int], Awaitable[ApiKey | None]]
+"""Whose key it is, at a moment."""
 
 
 @dataclass(frozen=True)
@@ -99,32 +100,38 @@ class Programs:
         self._services = services
         self._budget = budget
         self._refused = refused
-        self._threads = Threads(services.engine, AT_ONCE, "programs")
+        self.threads = Threads(services.engine, AT_ONCE, "programs")
         self._rates = TokenBuckets(REQUESTS_PER_S)
         self.noting: asyncio.Task[None] | None = None
         self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))
 
     def close(self) -> None:
-        self._threads.close()
+        self.threads.close()
 
     def together(self, way: Way[A, R]) -> Together[A, R]:
         """What many ask for at once, in transactions that they share."""
-        return Together(self._threads, self._services.clock, way)
+        return Together(self.threads, self._services.clock, way)
 
     async def act(
+        self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
+    ) -> JSONResponse:
+        """Have something done, in one transaction."""
+
+        def do(order: M, said: Said) -> Awaitable[Answer]:
+            return self.threads.write(lambda c: work(c, order, self.said(said.key, c)))
+
+        return await self.act_by(request, scope, model, do)
+
+    async def act_by(
         self,
         request: Request,
         scope: str,
         model: type[M],
-        work: Callable[[sa.Connection, M, Said], Answer],
-        told: Told | None = None,
+        do: Callable[[M, Said], Awaitable[Answer]],
+        find: Find | None = None,
     ) -> JSONResponse:
-        """Have something done, in one transaction. `told` is told the answer."""
-
-        def do(order: M, key: ApiKey) -> Awaitable[Answer]:
-            return self._threads.write(lambda c: work(c, order, self._said(key, c)))
-
-        return await self._answered(self._ordered(request, scope, model, do), told)
+        """The same, where `do` sees to the transaction, which others may share. `find`: knows keys in its own way."""
+        return await self._answered(self._ordered(request, scope, model, do, find))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
         """Have `do` take a body that is no order, once the key is found and has the scope."""
@@ -134,34 +141,18 @@ class Programs:
 
         return await self.refused(taken())
 
-    async def look(
+    async def _ordered(
         self,
         request: Request,
         scope: str,
         model: type[M],
-        work: Callable[[sa.Connection, M, Said], Answer],
-        told: Told | None = None,
-    ) -> JSONResponse:
-        """Answer a question, which is in the body. `told` is told the answer."""
-
-        def do(order: M, key: ApiKey) -> Awaitable[Answer]:
-            return self._threads.read(lambda c: work(c, order, self._said(key, c)))
-
-        return await self._answered(self._ordered(request, scope, model, do), told)
-
-    async def act_together(
-        self, request: Request, scope: str, model: type[M], do: Callable[[M, Said], Awaitable[Answer]]
-    ) -> JSONResponse:
-        """The same, in a transaction that others may share: `do` sees to that."""
-        return await self._answered(self._ordered(request, scope, model, lambda order, key: do(order, self._now(key))))
-
-    async def _ordered(
-        self, request: Request, scope: str, model: type[M], do: Callable[[M, ApiKey], Awaitable[Answer]]
+        do: Callable[[M, Said], Awaitable[Answer]],
+        find: Find | None,
     ) -> Answer:
-        key = await self._proven(request, scope)
+        key = await self._proven(request, scope, find)
         async with bodies.body_of(request, MAX_BYTES, self._budget) as body:
             order = bodies.parse(body, request.headers.get("content-type", ""), model)
-        return await soon(do(order, key))
+        return await soon(do(order, self._now(key)))
 
     async def ask(
         self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
@@ -171,11 +162,11 @@ class Programs:
         async def asked() -> Answer:
             key = await self._proven(request, scope)
             query = _query_of(request, model)
-            return await soon(self._threads.read(lambda c: work(c, query, self._said(key, c))))
+            return await soon(self.threads.read(lambda c: work(c, query, self.said(key, c))))
 
         return await self._answered(asked())
 
-    def _said(self, key: ApiKey, connection: sa.Connection) -> Said:
+    def said(self, key: ApiKey, connection: sa.Connection) -> Said:
         """The time is taken in the transaction: one that waited for its thread is late."""
         if key.org_id is not None:
             tell_no_names(connection)
@@ -184,7 +175,10 @@ class Programs:
     def _now(self, key: ApiKey) -> Said:
         return Said(key, self._services.clock.now_ms())
 
-    async def _proven(self, request: Request, scope: str) -> ApiKey:
+    async def _find(self, offered: str, now_ms: int) -> ApiKey | None:
+        return await soon(self.threads.read(lambda connection: api_keys.find(connection, offered, now_ms)))
+
+    async def _proven(self, request: Request, scope: str, find: Find | None = None) -> ApiKey:
         """The key of a request. Errors: ApiError 401, 403, 429."""
         given = request.headers.getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
@@ -192,7 +186,7 @@ class Programs:
         key = None
         if scheme.lower() == "bearer" and api_keys.KEY.fullmatch(offered):
             now = self._services.clock.now_ms()
-            key = await soon(self._threads.read(lambda connection: api_keys.find(connection, offered, now)))
+            key = await (find or self._find)(offered, now)
         if key is None:
             message = "send Authorization: Bearer with an API key that goes on (`drawdown key create`)"
             raise ApiError(401, "unauthorized", message, headers=BEARER)
@@ -215,17 +209,14 @@ class Programs:
 
     async def _keep_use(self, offered: str, now_ms: int) -> None:
         try:
-            await self._threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
+            await self.threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
         except Exception as error:  # nobody is refused for it, and the next request tries again
             log.warning("key_use_not_kept", **told(error))
         finally:
             self.noting = None
 
-    async def _answered(self, work: Awaitable[Answer], told: Told | None = None) -> JSONResponse:
-        answer = await self.refused(work)
-        if told is not None:
-            told(answer)
-        return JSONResponse(dict(answer))
+    async def _answered(self, work: Awaitable[Answer]) -> JSONResponse:
+        return JSONResponse(dict(await self.refused(work)))
 
     async def refused(self, work: Awaitable[T]) -> T:
         """The work's answer, where it has one; a refusal is counted by its code."""

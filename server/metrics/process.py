@@ -53,6 +53,12 @@ def refusals(refused: Mapping[str, int]) -> Metric:
     return _counted("server_refused", "Turned away by this process for too many at once.", "what", refused)
 
 
+def in_the_dark(uses: Mapping[str, int]) -> Metric:
+    """What this process's guard let through while its database was away, and what became of that."""
+    says = "Uses that this process let through while its database was away: let_through, then recorded or lost."
+    return _counted("guard_in_the_dark", says, "outcome", uses)
+
+
 def denials(denied: Mapping[str, int]) -> Metric:
     """What programs asked this process for and were refused, by the code of the answer."""
     return _counted("programs_denied", "Calls of programs that this process refused, by code.", "code", denied)

@@ -6,9 +6,9 @@ again it is the same event, and no conflict, also where both are under way at on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 from fastapi import APIRouter
@@ -30,6 +30,8 @@ MOST_SAID: Final = 20
 MOST_TURNS: Final = 10
 """In which a batch is taken whose events say no time: each after the first, as others who sent some of the same at once
 were first."""
+Key: TypeAlias = tuple[str, str]
+"""An event's name, and its organisation."""
 _WELL: Final = ("accepted", "duplicate", "pending")
 
 

@@ -488,6 +488,18 @@ def test_a_vendor_bills_something_else(home: Home) -> None:
     home.clean()
 
 
+def test_the_guard_let_things_through(home: Home) -> None:
+    home.run("org", "assign", "--new", "alice", "--provider", "embedded", "--from", show_time(T0))
+    home.run("ledger", "grant", "alice", "20")
+    home.run("guard", "set", "login", "--credits", "1", "--phase", "3", "--fail", "open", "--new")
+    home.run("limit", "set", "login", "1")
+    home.run("guard", "consume", "l-1", "login", "2", "--org", "alice", "--let-through")
+    values = {"METRIC": "login", "ORG": "alice", "KEY": "l-2"}
+    home.follow("guard-in-the-dark", "Look", values)
+    home.follow("guard-in-the-dark", "Mend", values)
+    home.run("guard", "consume", "l-3", "login", "--org", "alice", "--let-through", status=1)
+
+
 def test_the_months_end(home: Home) -> None:
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
     home.run("org", "assign", "--new", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", show_time(T0))

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import write
 from drawdown.worker.commands import api_keys, features
-from drawdown.worker.sources.events.store import CELL, sample_id_of, sandbox_of, take
+from drawdown.worker.sources.events.store import CELL, names_of, sandbox_of, take
 from drawdown_client import Client, Event, Settings
 from tests.benchmarks.databases import Databases, indexes_of, tidy, url_of
 from tests.benchmarks.fleet import START_MS, settle_in
@@ -262,7 +262,7 @@ def _bare(engine: sa.Engine, batches: Sequence[Sequence[UsageEvent]], meter: int
 
 
 def _rows(batch: Sequence[UsageEvent], meter: int) -> Rows:
-    names = [sample_id_of(one.source, one.event_id) for one in batch]
+    names = names_of(batch, own=False)
     samples: list[tuple[object, ...]] = [
         (name, one.org_id, sandbox_of(one.event_type), CELL, meter, one.quantity, one.occurred_ms, BY.now_ms)
         for name, one in zip(names, batch, strict=True)

@@ -104,12 +104,13 @@ def _nothing(programs: Programs) -> APIRouter:
     """The route's frame around one row that is read."""
     said = {"decision": "allow", "rule": "none", "used": 0}
 
-    def read(connection: sa.Connection, order: models.CheckOrder, _said: Said) -> Mapping[str, object]:
-        connection.execute(sa.text(COUNTED), {"org": order.org, "metric": order.metric}).one_or_none()
+    async def read(order: models.CheckOrder, _said: Said) -> Mapping[str, object]:
+        asked = {"org": order.org, "metric": order.metric}
+        await programs.threads.read(lambda c: c.execute(sa.text(COUNTED), asked).one_or_none())
         return said
 
     async def nothing(request: Request) -> JSONResponse:
-        return await programs.look(request, routes.SCOPE, models.CheckOrder, read)
+        return await programs.act_by(request, routes.SCOPE, models.CheckOrder, read)
 
     router = APIRouter(default_response_class=JSONResponse)
     router.add_api_route(FRAME, nothing, methods=["POST"])

@@ -18,6 +18,10 @@ class Counter:
         self.limit = limit
         self.uses: dict[str, dict[str, Any]] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.away = 0
+        """The status of each answer, where it is not 0; then nothing is done."""
+        self.refuses = ""
+        """The key of a use that is refused."""
 
     @property
     def used(self) -> int:
@@ -26,6 +30,10 @@ class Counter:
     def answer(self, request: httpx.Request) -> httpx.Response:
         """As a side effect of respx."""
         act, order = request.url.path.rpartition("/")[2], json.loads(request.content)
+        if self.away:
+            return httpx.Response(self.away, json={"error": {"code": "database", "message": "away"}})
+        if order.get("key") == self.refuses != "":
+            return _refused(409, "fails_closed")
         self.calls.append((act, order))
         return self._begun(act, order) if act in ("check", "consume", "reserve") else self._ended(act, order)
 
@@ -36,7 +44,7 @@ class Counter:
         before = self.uses.get(order.get("key", ""))
         if before is not None:
             return _decision("allow", repeated=True, state=before["state"])
-        if self.used + order["amount"] > self.limit:
+        if not order.get("let_through") and self.used + order["amount"] > self.limit:
             return _decision("block", rule="limit:*:day", reason="limit", options=["request_override", "run_locally"])
         if act != "check":
             self.uses[order["key"]] = {"state": "used" if act == "consume" else "held", "amount": order["amount"]}

@@ -21,6 +21,11 @@ HOOKS = {
         "INSERT INTO hook_messages (message_id, event, fact, org_id, at_ms, body) "
         "VALUES ('msg_1', 'topup.credited', 'topup.credited:topup:hooked:1', 'hooked', 0, '{}')",
     ),
+    "a message of an approval that was a refusal": _of(
+        "tells of override.approved:2, which is on no record",
+        "INSERT INTO hook_messages (message_id, event, fact, org_id, at_ms, body) "
+        "VALUES ('msg_2', 'override.approved', 'override.approved:2', 'hooked', 0, '{}')",
+    ),
     "a delivery that was never sent": _of(
         "is delivered at app after 0 calls", f"UPDATE hook_deliveries SET attempts = 0 WHERE {_HALT}"
     ),

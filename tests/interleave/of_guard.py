@@ -41,6 +41,8 @@ def begin(stage: Stage) -> None:
         guard.consume(connection, "bee-used", Wish(BEE, "spark", 1), hour_ago)
         guard_holds.reserve(connection, "bee-over", Wish(BEE, "spark", 4), hour_ago)
         guard_holds.reserve(connection, "bee-going", Wish(BEE, "spark", 2, for_ms=DAY_MS), hour_ago)
+        guard_terms.set_metric(connection, "gloom", Change(price_micro=1, phase=3, fails_open=True), hour_ago)
+        guard_terms.set_limit(connection, PlanLimit("gloom", "*", "month", 1), hour_ago)
         terms = Terms("spark", "org", BEE, "day", 9, NOW + DAY_MS)
         guard_overrides.add(connection, terms, hour_ago, asked=True)
 
@@ -50,8 +52,9 @@ def begin(stage: Stage) -> None:
 def _never_beyond(stage: Stage) -> Iterator[str]:
     """Counters are sums of uses; nothing but what was settled late brings them above the limit; each is paid for."""
     for used, lines in stage.rows(
-        "SELECT c.used, (SELECT COALESCE(SUM(u.amount), 0) FROM guard_uses u WHERE u.org_id = c.org_id) "
-        "FROM guard_counters c WHERE c.org_id = 'bee' AND c.period = 'month'"
+        "SELECT c.used, (SELECT COALESCE(SUM(u.amount), 0) FROM guard_uses u WHERE u.org_id = c.org_id "
+        "AND u.metric = c.metric) "
+        "FROM guard_counters c WHERE c.org_id = 'bee' AND c.period = 'month' AND c.metric = 'spark'"
     ):
         if used != lines or int(str(used)) > MOST:
             yield f"bee's counter says {used}, its uses come to {lines}, of {MOST}"
@@ -98,6 +101,24 @@ def _one_use_of_a_key(stage: Stage) -> Iterator[str]:
 def _off(stage: Stage) -> list[Drift]:
     """A counter that is as it should be by now: what is looked at may have been mended meanwhile."""
     return [Drift(BEE, "spark", "month", start_of("month", stage.by.now_ms), 8, 7, 3)]
+
+
+def _counted_once(stage: Stage) -> Iterator[str]:
+    """What was let through counts once, beyond its limit."""
+    found = stage.rows("SELECT used, uses FROM guard_counters WHERE metric = 'gloom' AND period = 'month'")
+    if found and found != [(4, 1)]:
+        yield f"what was let through is counted as {found}"
+
+
+def _asked_once(stage: Stage) -> Iterator[str]:
+    """The same is asked for once."""
+    ((asked,),) = stage.rows("SELECT COUNT(*) FROM guard_overrides WHERE reach = 'plan' AND target = 'free'")
+    if asked != 1:
+        yield f"one override was asked for, and {asked} are there"
+
+
+def _let_through(stage: Stage, connection: sa.Connection) -> object:
+    return guard.let_through(connection, "bee-dark", Wish(BEE, "gloom", 4), stage.by, "used")
 
 
 def _billed_once(stage: Stage) -> Iterator[str]:
@@ -154,7 +175,12 @@ GUARD: Final = (
     plain(
         "cli.nouns.overrides:_add",
         lambda s, c: guard_overrides.add(c, Terms("spark", "plan", "free", "hour", 9, NOW + DAY_MS), s.by, asked=True),
+        _asked_once,
     ),
+    plain("server.api.guard.dark:record", _let_through, _counted_once),
+    plain("server.api.guard.dark:_record_now the same", _let_through, _counted_once),
+    plain("server.api.guard.overrides:decide", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
+    plain("server.api.guard.routes:_ended", lambda s, c: guard_holds.settle(c, "bee-going", 2, s.by), _never_beyond),
     plain("cli.nouns.overrides:_decide", lambda s, c: guard_overrides.decide(c, 1, "approve", s.by)),
     plain("cli.nouns.overrides:_decide against it", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
 )

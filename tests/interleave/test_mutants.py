@@ -53,6 +53,10 @@ def _priced_without_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(guard_terms, "lock_buckets", _none)
 
 
+def _asked_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(guard_terms, "hold", _none)
+
+
 def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:
     _put(patch, statements.SQL, "for_update", "", "postgresql")
 
@@ -116,6 +120,11 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _priced_without_the_lock,
         "cli.nouns.guard:set_ a price of what may be metered",
         "cli.nouns.features:map_event_ what may be charged",
+    ),
+    "an override is asked for without the lock": (
+        _asked_without_the_lock,
+        "cli.nouns.overrides:_add",
+        "cli.nouns.overrides:_add",
     ),
     "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),

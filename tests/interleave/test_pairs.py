@@ -79,6 +79,8 @@ PAIRS = (
     ("cli.nouns.limits:set_", "cli.nouns.limits:end"),
     ("cli.nouns.limits:set_", "cli.nouns.limits:set_"),
     ("cli.nouns.overrides:_decide", "cli.nouns.overrides:_decide against it"),
+    ("cli.nouns.overrides:_add", "cli.nouns.overrides:_add"),
+    ("server.api.guard.dark:record", "server.api.guard.dark:_record_now the same"),
     ("cli.nouns.pools:allot", "expire_holds"),
     ("expire_holds", "cli.nouns.executions:extend a member's metered run"),
     ("cli.nouns.executions:accept paid by a pool", "cli.nouns.payers:end"),

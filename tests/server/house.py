@@ -212,6 +212,7 @@ def _route(path: str) -> str:
     for start, end, route in (
         ("/webhooks/", "", "/webhooks/{provider}"),
         ("/v1/gate/", "", "/v1/gate/{org}"),
+        ("/admin/overrides/", "", "/admin/overrides/{number}/{word}"),
         ("/admin/orgs/", "/provider", "/admin/orgs/{org}/provider"),
         ("/admin/orgs/", "/override", "/admin/orgs/{org}/override"),
         *(("/v1/executions/", f"/{act}", f"/v1/executions/{{key}}/{act}") for act in RUN_ACTS),

@@ -507,12 +507,12 @@ def test_each_route_says_which_scope_it_takes(lone: House) -> None:
         if "key" in one.get("security", [{}])[0]
     }
     scopes = {*RUNS, "settlements:read", "events:write", "samples:write", "usage:read", "guard"}
-    assert len(wanted) == 28 and {scope for (scope,) in wanted.values()} == scopes
+    assert len(wanted) == 30 and {scope for (scope,) in wanted.values()} == scopes
     assert {path for path, method in wanted if method == "post"} <= {
         path
         for path, method in wanted
         if wanted[path, method][0].endswith((":write", "guard")) or path.endswith("preview")
     }
-    assert {route.path for route in Executions(lone.server._programs).routes().routes} <= {  # type: ignore[arg-type, attr-defined]
+    assert {route.path for route in Executions(lone.server._programs).routes().routes} <= {  # type: ignore[attr-defined]
         path.replace("{key}", "{key:id}") for path in paths
     }

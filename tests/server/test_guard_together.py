@@ -122,7 +122,7 @@ def test_a_lost_answer_is_told_to_each_and_again_is_safe(
     house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit was done, and its answer lost, once."""
-    real = house.server._programs._threads.write
+    real = house.server._programs.threads.write
     lost: list[int] = []
 
     async def losing(work: Any) -> Any:
@@ -132,7 +132,7 @@ def test_a_lost_answer_is_told_to_each_and_again_is_safe(
             raise AnswerLost("a secret of the driver's")
         return found
 
-    monkeypatch.setattr(house.server._programs._threads, "write", losing)
+    monkeypatch.setattr(house.server._programs.threads, "write", losing)
     first, again = asked(house, uses("idea", 6), uses("idea", 6))
     assert [refused(one) for one in first if one.status_code != 200] == [(503, "answer_lost")] * lost[0]
     assert [one.json()["repeated"] for one in again] == [True] * 6

@@ -186,7 +186,7 @@ def test_a_lost_answer_is_told_to_each_and_again_is_safe(house: House, monkeypat
     """The commit was done, and its answer lost."""
     give(house, "acme")
     make_key(house, "app")
-    real = house.server._programs._threads.write
+    real = house.server._programs.threads.write
 
     async def lost(work: Callable[[sa.Connection], Any]) -> Any:
         found = await real(work)
@@ -196,7 +196,7 @@ def test_a_lost_answer_is_told_to_each_and_again_is_safe(house: House, monkeypat
 
     async def whole(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
-        monkeypatch.setattr(house.server._programs._threads, "write", lost)
+        monkeypatch.setattr(house.server._programs.threads, "write", lost)
         found = await asyncio.gather(*(program.accept(f"e-{number}", 1) for number in range(6)))
         assert {refused(one) for one in found if one.status_code != 200} == {(503, "answer_lost")}
         again = await asyncio.gather(*(program.accept(f"e-{number}", 1) for number in range(6)))

@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import sqlalchemy as sa
 
@@ -34,16 +33,17 @@ from drawdown.worker.commands.guard_keys import OWN, RUN, own_name, require_key,
 __all__ = ["Answer", "Wish"]
 
 
-
 @dataclass(frozen=True)
 class Ask:
-    """A use that is asked for, at once or to be `held`; `own`: by an API key that is bound to its organisation."""
+    """A use that is asked for, at once or to be `held`; `own`: by an API key that is bound to its organisation. `dark`:
+    it was let through before anybody could be asked."""
 
     key: str
     wish: Wish
     by: By
     state: State = "used"
     own: bool = False
+    dark: bool = False
 
     @property
     def name(self) -> str:
@@ -106,6 +106,12 @@ def consume(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
     return take(connection, Ask(key, wish, by))
 
 
+def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
+    """Count what was used, or is held, by a word that nobody could be asked for, whatever the limit; it is charged
+    where there is credit. Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy."""
+    return take(connection, Ask(key, wish, by, state, dark=True))
+
+
 def take(connection: sa.Connection, ask: Ask) -> Answer:
     """The same for whatever is asked for."""
     (found,) = take_all(connection, [ask])
@@ -153,7 +159,7 @@ def _before(uses: dict[str, Use], ask: Ask) -> Answer | Denied | None:
     if before is None:
         return None
     if before.fingerprint != ask.fingerprint:
-        return _other_content(ask.key)
+        return other_content(ask.key)
     return of_use(before, 0, ask.by.now_ms, repeated=True)
 
 
@@ -168,12 +174,17 @@ def _decide(book: _Book, ask: Ask) -> Answer:
     if not ask.own and ask.key.startswith(OWN):
         raise UsageError(f"a key that begins with {OWN} is an organisation's own: choose another one")
     wish, known, before = ask.wish, book.known, book.counters
-    verdict = decide(known.facts(before), wish.amount)
+    if ask.dark and not known.metric.fails_open:
+        text = f"{wish.metric} is not let through while nobody can be asked (`guard set {wish.metric} --fail open`)"
+        raise Denied("fails_closed", text)
+    verdict = _judged(known, before, ask)
     done = Charged(Costs())
     if verdict.decision != "block":
         done = _charge(book.connection, ask, known)
         if done.code is not None and verdict.would != "block":
-            verdict = decide(known.facts(before, done.code), wish.amount)
+            verdict = _judged(known, before, ask, done.code)
+    if ask.dark:
+        done = replace(done, costs=replace(done.costs, degraded=True))
     if verdict.would == "block":
         book.denials.add(verdict.reason, wish.amount, ask.name, enforced=verdict.decision == "block")
     if verdict.decision == "block":
@@ -188,6 +199,14 @@ def _decide(book: _Book, ask: Ask) -> Answer:
     return answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms, use)
 
 
+def _judged(known: Known, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
+    """What is decided; of what was let through before, what would have been."""
+    verdict = decide(known.facts(counters, code), ask.wish.amount)
+    if ask.dark and verdict.decision == "block":
+        return replace(verdict, decision="allow", enforced=False)
+    return verdict
+
+
 def _write(book: _Book, asked: int) -> None:
     """All that was decided. A limit is passed only where it was decided that it may."""
     known = book.known
@@ -197,7 +216,7 @@ def _write(book: _Book, asked: int) -> None:
     passes = PERIODS if book.passes else ()
     guard_counts.write(book.connection, book.locked, book.counters, in_force(known.facts(book.locked)), passes=passes)
     if guard_counts.add_uses(book.connection, book.made) < len(book.made):
-        raise _other_content(shown(book.made[0].use_key)) if asked == 1 else NotTogether("a key was used this moment")
+        raise other_content(shown(book.made[0].use_key)) if asked == 1 else NotTogether("a key was used this moment")
 
 
 def refuse(
@@ -273,6 +292,6 @@ def _use(ask: Ask, counters: Counters, known: Known, verdict: Verdict, done: Cha
     )
 
 
-def _other_content(key: str) -> Denied:
+def other_content(key: str) -> Denied:
     text = f"the key {key} was used before, for something else: nothing was used; give a new key for another use"
     return Denied("other_content", text)

@@ -28,6 +28,10 @@ NO_END: Final = 2**62
 """More than any counter counts."""
 
 
+class LimitReached(DatabaseBusy):
+    """A limit was reached this moment, past what was decided by; nothing of the transaction is kept."""
+
+
 @dataclass(frozen=True)
 class Use:
     """A row of `guard_uses`: what was used, or is held to be used, in base units, micro-credits and milliseconds."""
@@ -129,7 +133,7 @@ def write(
     """Move counters that are locked from what was found to what they are then. The statement asks once more for the
     limits, which they are not to pass but in the periods that `passes` names.
 
-    Errors: DatabaseBusy where a limit would be passed all the same: nothing of the transaction is kept.
+    Errors: LimitReached where a limit would be passed all the same: nothing of the transaction is kept.
     """
     limits = {one.period: one.amount for one in bounds if one.period not in passes}
     most = {f"most_{period}": limits.get(period) for period in PERIODS}
@@ -139,7 +143,7 @@ def write(
     ends = {name: NO_END if limit is None else limit for name, limit in most.items()}
     moved = SQL.run(connection, "move", {**values, **ends, **warned, **_starts(found.at_ms)}).rowcount
     if moved != len(PERIODS):
-        raise DatabaseBusy(f"a limit of {found.metric} was reached this moment; try again")
+        raise LimitReached(f"a limit of {found.metric} was reached this moment; try again")
 
 
 def read_use(connection: sa.Connection, name: str) -> Use | None:

@@ -18,6 +18,14 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.messages import (
+    OVERRIDE_APPROVED,
+    OVERRIDE_ENDED,
+    OVERRIDE_REFUSED,
+    OVERRIDE_REQUESTED,
+    Message,
+    tell,
+)  # fmt: skip
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands import guard_terms
@@ -30,9 +38,12 @@ Word: TypeAlias = Literal["approve", "refuse", "end"]
 
 MOST_LIFE_MS: Final = 90 * DAY_MS
 """Of an override that is not said to be for good."""
+MOST_ASKED: Final = 20
+"""Of one metric for one organisation, pattern or plan, that wait for a word: who asks in a loop fills no disk."""
 SOON_MS: Final = 7 * DAY_MS
 """Before its end an override is listed as one that ends soon."""
 _AFTER: Final[dict[Word, OverrideState]] = {"approve": "in_force", "refuse": "refused", "end": "ended"}
+_TOLD: Final[dict[Word, str]] = {"approve": OVERRIDE_APPROVED, "refuse": OVERRIDE_REFUSED, "end": OVERRIDE_ENDED}
 _MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "asked", "end": "in_force"}
 
 
@@ -76,21 +87,28 @@ class OverrideRow:
 
 
 def add(connection: sa.Connection, terms: Terms, by: By, *, asked: bool, permanent: bool = False) -> OverrideRow:
-    """Make an override that counts from now on, or have one `asked` for, which counts once it is approved.
+    """Make an override that counts from now on, or have one `asked` for, which counts once it is approved. What waits
+    and is asked for again by the same is the first one.
 
-    Errors: UnknownId; UsageError for an end or an amount that makes no sense.
+    Errors: UnknownId; UsageError for an end or an amount that makes no sense; Denied `too_many_asked`.
     """
     guard_terms.find(connection, terms.metric)
     _require_target(connection, terms)
     if terms.amount is not None and not 0 <= terms.amount <= MAX_UNITS:
         raise UsageError(f"an override allows a whole number from 0 to {MAX_UNITS:,}, or none: without an end")
     _require_end(terms, by.now_ms, permanent)
+    before = _asked_before(connection, terms, by) if asked else None
+    if before is not None:
+        return before
     decided = (None, None, None) if asked else (by.now_ms, by.actor, by.reason)
     values = {**vars(terms), "state": "asked" if asked else "in_force", "at_ms": by.now_ms, "actor": by.actor}
     values |= dict(zip(("decided_ms", "decided_by", "decided_reason"), decided, strict=True))
     number = int(SQL.run(connection, "add", {**values, "reason": by.reason}).scalar_one())
     record(connection, "override_ask" if asked else "override_make", str(number), vars(terms), by)
-    return OverrideRow(number, reason=by.reason, **values)
+    made = OverrideRow(number, reason=by.reason, **values)
+    if asked:
+        _tell(connection, OVERRIDE_REQUESTED, made, by)
+    return made
 
 
 def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[OverrideRow, bool]:
@@ -113,17 +131,41 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
     after = replace(found, state=state, decided_ms=by.now_ms, decided_by=by.actor, decided_reason=by.reason)
     SQL.run(connection, "decide", vars(after))
     record(connection, f"override_{word}", str(number), {"was": found.state}, by)
+    _tell(connection, _TOLD[word], after, by)
     return after, True
 
 
+def _asked_before(connection: sa.Connection, terms: Terms, by: By) -> OverrideRow | None:
+    """Of those who ask at once, one comes after the other."""
+    guard_terms.hold(connection, terms.metric)
+    row = SQL.run(connection, "same_asked", {**vars(terms), "actor": by.actor}).mappings().one_or_none()
+    if row is not None:
+        return OverrideRow(**row)
+    if SQL.run(connection, "asked_for", vars(terms)).scalar_one() >= MOST_ASKED:
+        text = f"{MOST_ASKED} overrides of {terms.metric} wait for a word about {terms.target} already"
+        raise Denied("too_many_asked", f"{text}: `drawdown override list` shows them")
+    return None
+
+
+def _tell(connection: sa.Connection, event: str, row: OverrideRow, by: By) -> None:
+    """The operator's product."""
+    said = {name: getattr(row, name) for name in ("metric", "reach", "target", "period", "amount", "ends_ms")}
+    data = {"override": row.number, **said, "actor": by.actor, "reason": by.reason}
+    org = row.target if row.reach == "org" else None
+    tell(connection, [Message(event, f"{event}:{row.number}", by.now_ms, data, org)])
+
+
 def list_overrides(
-    connection: sa.Connection, metric: str, now_ms: int, most: int, *, everything: bool = False, soon: bool = False
-) -> list[OverrideRow]:
+    connection: sa.Connection, metric: str, now_ms: int, most: int, *, everything: bool = False, soon: bool = False,
+    org_id: str = "",
+) -> list[OverrideRow]:  # fmt: skip
     """Those that are asked for first, then those in force, by their ends; all there ever were, where `everything` is
-    asked for; those alone that end within a week, where `soon` is. Errors: UnknownId."""
+    asked for; those alone that end within a week, where `soon` is; of one organisation itself. Errors: UnknownId."""
     if metric:
         ids.require(connection, ids.METRIC, metric)
-    values = {"metric": metric, "now_ms": now_ms, "at_most": most, "everything": int(everything)}
+    if org_id:
+        ids.require(connection, ids.CUSTOMER, org_id)
+    values = {"metric": metric, "org_id": org_id, "now_ms": now_ms, "at_most": most, "everything": int(everything)}
     before_ms = now_ms + SOON_MS if soon else None
     rows = SQL.run(connection, "list", {**values, "before_ms": before_ms}).mappings()
     return [OverrideRow(**row) for row in rows]

@@ -16,6 +16,15 @@ FOR UPDATE
 
 -- name: for_update [sqlite]
 
+-- name: same_asked
+-- What was asked for in the same words by the same, and waits.
+SELECT {columns} FROM guard_overrides WHERE state = 'asked' AND metric = :metric AND reach = :reach AND target = :target
+    AND period = :period AND COALESCE(amount, -1) = COALESCE(CAST(:amount AS BIGINT), -1)
+    AND COALESCE(ends_ms, -1) = COALESCE(CAST(:ends_ms AS BIGINT), -1) AND actor = :actor LIMIT 1
+
+-- name: asked_for
+SELECT COUNT(*) FROM guard_overrides WHERE state = 'asked' AND metric = :metric AND reach = :reach AND target = :target
+
 -- name: read
 SELECT {columns} FROM guard_overrides WHERE number = :number {for_update}
 
@@ -28,5 +37,5 @@ WHERE number = :number
 -- Those that are in force and over are shown as over.
 SELECT {columns} FROM guard_overrides
 WHERE (:everything = 1 OR state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))
-    AND (:metric = '' OR metric = :metric) AND (CAST(:before_ms AS BIGINT) IS NULL OR ends_ms <= :before_ms)
+    AND (:metric = '' OR metric = :metric) AND (:org_id = '' OR (reach = 'org' AND target = :org_id)) AND (CAST(:before_ms AS BIGINT) IS NULL OR ends_ms <= :before_ms)
 ORDER BY CASE WHEN state = 'asked' THEN 0 ELSE 1 END, COALESCE(ends_ms, 9223372036854775807), number LIMIT :at_most

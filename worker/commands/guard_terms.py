@@ -78,6 +78,12 @@ class PlanLimit:
     phase: int | None = None
 
 
+def hold(connection: sa.Connection, metric: str) -> bool:
+    """Nobody else changes the metric, a limit of it, or asks for an override, until this transaction is over; whether
+    it is there."""
+    return SQL.run(connection, "hold", {"metric": metric}).first() is not None
+
+
 def find(connection: sa.Connection, metric: str, number: int | None = None) -> Metric:
     """A metric as it is, or as it was by a number. Errors: UnknownId."""
     row = SQL.run(connection, "metric", {"metric": metric, "number": number}).mappings().one_or_none()
@@ -100,8 +106,7 @@ def set_metric(
     if not is_clean_id(metric) or metric == ANY_PLAN:
         raise UsageError("a metric's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.METRIC, metric, new=new)
-    is_there = SQL.run(connection, "hold", {"metric": metric}).first() is not None
-    was = find(connection, metric) if is_there else None
+    was = find(connection, metric) if hold(connection, metric) else None
     given = {name: value for name, value in vars(change).items() if value is not None}
     now = replace(was or Metric(metric, 0), **given)
     now = replace(now, payer=now.payer or None, counts=now.counts or None)
@@ -134,7 +139,7 @@ def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: boo
     if limit.amount is not None and not 0 <= limit.amount <= MAX_UNITS:
         raise UsageError(f"a limit is a whole number from 0 to {MAX_UNITS:,}, or none: without an end")
     _require_phase(limit.phase)
-    SQL.run(connection, "hold", {"metric": limit.metric})
+    hold(connection, limit.metric)
     key = {"metric": limit.metric, "plan": limit.plan, "period": limit.period}
     row = SQL.run(connection, "last_limit", key).one_or_none()
     if ended:

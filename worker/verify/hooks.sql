@@ -26,6 +26,10 @@ AND NOT EXISTS (
 AND NOT EXISTS (
     SELECT 1 FROM topups p WHERE m.event = 'topup.failed' AND p.topup = SUBSTR(m.fact, 14)
         AND p.state IN ('credited', 'declined', 'needs_customer', 'given_up'))
+AND NOT EXISTS (
+    SELECT 1 FROM guard_overrides o WHERE m.fact = m.event || ':' || o.number AND CASE m.event
+        WHEN 'override.requested' THEN o.at_ms = m.at_ms WHEN 'override.approved' THEN o.state IN ('in_force', 'ended')
+        WHEN 'override.refused' THEN o.state = 'refused' WHEN 'override.ended' THEN o.state = 'ended' END)
 
 -- name: undelivered
 -- What is said to have been delivered was sent; and nothing was given up before its schedule was over, but where its

@@ -143,10 +143,12 @@ def list_limits(connection: sa.Connection, metric: str, most: int) -> list[Limit
     return [LimitRow(**row) for row in rows]
 
 
-def list_uses(connection: sa.Connection, metric: str, org_id: str, most: int) -> list[UseRow]:
-    """The latest first. Errors: UnknownId."""
+def list_uses(connection: sa.Connection, metric: str, org_id: str, most: int, *, dark: bool = False) -> list[UseRow]:
+    """The latest first; of those let through without an answer alone, where `dark` is asked for. Errors: UnknownId."""
     _require(connection, metric, org_id)
-    rows = SQL.run(connection, "uses", {"metric": metric, "org_id": org_id, "at_most": most}).mappings()
+    rows = SQL.run(
+        connection, "uses", {"metric": metric, "org_id": org_id, "dark": int(dark), "at_most": most}
+    ).mappings()
     return [UseRow(**{**row, "degraded": bool(row["degraded"])}) for row in rows]
 
 

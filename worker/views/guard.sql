@@ -16,7 +16,7 @@ ORDER BY l.metric, l."plan", CASE l.period WHEN 'hour' THEN 0 WHEN 'day' THEN 1 
 -- name: uses
 SELECT use_key, org_id, metric, state, asked, amount, decision, would, rule, degraded, charged_micro, forgone_micro,
     at_ms, expires_ms, actor FROM guard_uses
-WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id)
+WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id) AND (:dark = 0 OR degraded)
 ORDER BY at_ms DESC, use_key LIMIT :at_most
 
 -- name: allowed_since

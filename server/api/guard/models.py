@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from drawdown.server.api.run_models import Id, LifeMs, Why
+from drawdown.server.api.models import EpochMs
+from drawdown.server.api.run_models import MOST_ROWS, Id, LifeMs, Why
 from drawdown.worker.commands.guard_terms import MAX_UNITS
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
+NUMBER_DIGITS: Final = 18
+"""Of an override's number in a path."""
 UsedUnits = Annotated[int, Field(ge=0, le=MAX_UNITS)]
 
 
@@ -39,6 +42,8 @@ class ConsumeOrder(CheckOrder):
     project: Id | None = None
     subject: Id | None = None
     reason: Why = "not given"
+    let_through: bool = False
+    """It was let through while nobody could be asked: it is counted whatever the limit. Of metrics that fail open."""
 
 
 class ReserveOrder(ConsumeOrder):
@@ -82,6 +87,59 @@ class ExtendUseOrder(_Body):
     reason: Why = "not given"
 
 
+class OverrideAsk(_Body):
+    """As `drawdown override ask --org`: so much of a metric in a period (`amount` null: without an end), until
+    `ends_ms`, 90 days from now at the latest."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"org": "acme", "metric": "idea.create", "amount": 50, "ends_ms": 1_768_000_000_000}]
+        }
+    )
+
+    org: Id
+    metric: Id
+    amount: Annotated[int, Field(ge=0, le=MAX_UNITS)] | None
+    period: Literal["hour", "day", "month"] = "month"
+    ends_ms: EpochMs
+    reason: Why = "not given"
+
+
+class OverridesQuery(BaseModel):
+    """Which overrides. `all`: also those that were refused, were ended or are over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    org: Id
+    metric: Id | None = None
+    all: bool = False
+    most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
+
+
+class OverrideShown(BaseModel):
+    """What is asked for or allowed, for whom (`target` by `reach`), until when (null: for good); who asked for it, and
+    who decided."""
+
+    number: int
+    metric: str
+    reach: Literal["org", "pattern", "plan"]
+    target: str
+    period: Literal["hour", "day", "month"]
+    amount: int | None
+    ends_ms: int | None
+    state: Literal["asked", "in_force", "refused", "ended", "over"]
+    at_ms: int
+    actor: str
+    reason: str
+    decided_ms: int | None
+    decided_by: str | None
+    decided_reason: str | None
+
+
+class OverridesAnswer(BaseModel):
+    overrides: list[OverrideShown]
+
+
 class GuardAnswer(BaseModel):
     """`decision` counts; `would` is what phase 3 would say, `enforced` whether the phase holds the organisation to it.
     `rule` decided, for `reason`. Of the limit that is nearest (null: none ends): its `period`, what was `used` before,
@@ -109,6 +167,7 @@ class GuardAnswer(BaseModel):
     balance: float | None
     balance_micro: int | None
     options: list[Literal["top_up", "sponsor", "request_override", "run_locally"]]
+    links: dict[Literal["request_override"], str]
     degraded: bool
     as_of: str
     repeated: bool

@@ -7,12 +7,14 @@ lost the answer sends the same again. Uses of one metric of an organisation that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -20,16 +22,20 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import in_credits
 from drawdown.server.api.described import operation
 from drawdown.server.api.gate import iso
-from drawdown.server.api.guard import models
+from drawdown.server.api.guard import models, overrides
+from drawdown.server.api.guard.dark import Dark
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
+from drawdown.server.metrics.process import GuardCalls
 from drawdown.worker.commands import guard, guard_holds, guard_keys
 from drawdown.worker.commands.guard import Answer, Ask, Wish
 from drawdown.worker.commands.guard_counts import State
 
 ROOT: Final = "/v1/guard"
 SCOPE: Final = "guard"
+M = TypeVar("M", bound=BaseModel)
+E = TypeVar("E", models.SettleUseOrder, models.ReleaseUseOrder, models.ExtendUseOrder)
 
 
 def _take_all(connection: sa.Connection, asked: Sequence[Ask], now_ms: int) -> Sequence[Answer | DrawdownError]:
@@ -50,11 +56,13 @@ WAY: Final = Way[Ask, Answer](
 
 
 class Guard:
-    """The routes."""
+    """The routes. `calls`: what was decided, and how long it took."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, dark: Dark) -> None:
         self._programs = programs
+        self._dark = dark
         self._taking = programs.together(WAY)
+        self.calls = GuardCalls()
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
@@ -73,50 +81,71 @@ class Guard:
 
     async def check(self, request: Request) -> JSONResponse:
         """Whether so much of a metric may be used now. Changes nothing."""
-        return await self._timed("check", partial(self._programs.look, request, SCOPE, models.CheckOrder, _check))
+
+        async def look(order: models.CheckOrder, said: Said) -> Mapping[str, object]:
+            wish = Wish(said.require_org(order.org), order.metric, order.amount, payer=order.payer)
+
+            def work() -> Awaitable[Answer]:
+                now_ms = partial(self._programs.said, said.key)
+                return self._programs.threads.read(lambda c: guard.check(c, wish, now_ms(c).now_ms))
+
+            return shown(await self._dark.ask(Ask("", wish, said.by("not given")), work, uses=False))
+
+        return await self._answer("check", request, models.CheckOrder, look)
 
     async def consume(self, request: Request) -> JSONResponse:
         """Use so much at once, where it may be used: it is counted, and charged."""
 
         async def use(order: models.ConsumeOrder, said: Said) -> Mapping[str, object]:
-            return shown(await self._taking.ask(_ask(order, said, None, "used")))
+            return await self._use(_ask(order, said, None, "used"))
 
-        return await self._programs.act_together(request, SCOPE, models.ConsumeOrder, use)
+        return await self._answer("consume", request, models.ConsumeOrder, use)
 
     async def reserve(self, request: Request) -> JSONResponse:
         """Hold so much to be used, where it may be used, before it is known how much it will be."""
 
         async def hold(order: models.ReserveOrder, said: Said) -> Mapping[str, object]:
-            return shown(await self._taking.ask(_ask(order, said, order.for_ms, "held")))
+            return await self._use(_ask(order, said, order.for_ms, "held"))
 
-        return await self._programs.act_together(request, SCOPE, models.ReserveOrder, hold)
+        return await self._answer("reserve", request, models.ReserveOrder, hold)
+
+    async def _use(self, asked: Ask) -> Mapping[str, object]:
+        return shown(await self._dark.ask(asked, partial(self._taking.ask, asked)))
 
     async def settle(self, request: Request) -> JSONResponse:
         """End what is held with what was used in all, also after its hold was over."""
-        return await self._timed("settle", partial(self._programs.act, request, SCOPE, models.SettleUseOrder, _settle))
+        return await self._answer("settle", request, models.SettleUseOrder, partial(self._on, _settle))
 
     async def release(self, request: Request) -> JSONResponse:
         """Give up what is held; what was used all the same counts, and is charged."""
-        return await self._timed(
-            "release", partial(self._programs.act, request, SCOPE, models.ReleaseUseOrder, _release)
-        )
+        return await self._answer("release", request, models.ReleaseUseOrder, partial(self._on, _release))
 
     async def extend(self, request: Request) -> JSONResponse:
         """Say that what is held goes on; it may grow."""
-        return await self._timed("extend", partial(self._programs.act, request, SCOPE, models.ExtendUseOrder, _extend))
+        return await self._answer("extend", request, models.ExtendUseOrder, partial(self._on, _extend))
 
-    async def _timed(self, call: str, ask: Callable[[Told], Awaitable[JSONResponse]]) -> JSONResponse:
-        """Of what is answered, and not refused, how long it took is counted."""
+    async def _on(
+        self, work: Callable[[sa.Connection, E, Said], Mapping[str, object]], order: E, said: Said
+    ) -> Mapping[str, object]:
+        """Of a use that was let through in the dark, that is written down first."""
+        await self._dark.before(order.key)
+        return await self._programs.threads.write(lambda c: work(c, order, self._programs.said(said.key, c)))
+
+    async def _answer(
+        self, call: str, request: Request, model: type[M], do: Callable[[M, Said], Awaitable[Mapping[str, object]]]
+    ) -> JSONResponse:
+        """What is answered, and not refused, is counted, and how long it took."""
         now = asyncio.get_running_loop().time
         began = now()
-        answer = await ask(partial(self.calls.answered, call))
+
+        async def counted(order: M, said: Said) -> Mapping[str, object]:
+            found = await do(order, said)
+            self.calls.answered(call, found)
+            return found
+
+        answer = await self._programs.act_by(request, SCOPE, model, counted, self._dark.find)
         self.calls.timed(call, now() - began)
         return answer
-
-
-def _check(connection: sa.Connection, order: models.CheckOrder, said: Said) -> Mapping[str, object]:
-    wish = Wish(said.require_org(order.org), order.metric, order.amount, payer=order.payer)
-    return shown(guard.check(connection, wish, said.now_ms))
 
 
 def _settle(connection: sa.Connection, order: models.SettleUseOrder, said: Said) -> Mapping[str, object]:
@@ -137,7 +166,8 @@ def _extend(connection: sa.Connection, order: models.ExtendUseOrder, said: Said)
 def _ask(order: models.ConsumeOrder, said: Said, for_ms: int | None, state: State) -> Ask:
     org = said.require_org(order.org)
     wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
-    return Ask(order.key, wish, said.by(order.reason), state, own=said.key.org_id is not None)
+    own = said.key.org_id is not None
+    return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=order.let_through)
 
 
 def _own(connection: sa.Connection, key: str, said: Said) -> str:
@@ -157,6 +187,7 @@ def shown(found: Answer) -> dict[str, object]:
     return {
         **kept,
         **{name: None if value is None else in_credits(value) for name, value in micro.items()},
+        "links": {"request_override": overrides.PATH} if "request_override" in found.options else {},
         "resets_at": None if found.resets_ms is None else iso(found.resets_ms),
         "as_of": iso(found.as_of_ms),
     }

@@ -143,7 +143,9 @@ def halt(product: Product) -> str:
 def use(product: Product) -> str:
     """Sandboxes run beside, of one who pays for them and for what the guard counts from one wallet."""
     made = [
-        Sample(product.name("guard-s"), METERED, product.now - product.rng.randrange(5 * MINUTE_MS), SIZE, 300, good=True)
+        Sample(
+            product.name("guard-s"), METERED, product.now - product.rng.randrange(5 * MINUTE_MS), SIZE, 300, good=True
+        )
         for _ in range(product.rng.randint(1, 4))
     ]
     insert(product.world, made, box=METERED)

@@ -1,0 +1,109 @@
+"""The guard without a server: what fails open is let through, kept with its key, and told in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import respx
+
+from drawdown_client import AsyncClient, Client, Settings, Unreachable, Wish
+from tests.client.book import KEY, URL, hasty
+from tests.client.counter import Counter
+
+OPEN = Settings(fails_open=("login",), call_tries=1)
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    made = Counter(limit=5)
+    with respx.mock(base_url=URL, using="httpx") as router:
+        router.post(path__startswith="/v1/guard/").side_effect = made.answer
+        yield made
+
+
+def login(amount: int = 1) -> Wish:
+    return Wish("acme", "login", amount)
+
+
+def test_it_is_told_once_the_server_is_back_whatever_the_limit(counter: Counter) -> None:
+    with Client(URL, KEY, OPEN, world=hasty()) as client:
+        counter.away = 503
+        found = client.guard.consume("l-1", login(9))
+        assert (found.decision, found.reason, found.degraded) == ("allow", "unreachable", True)
+        assert client.guard.consume("l-1", login(9)).is_allowed
+        assert client.guard.check(login()).degraded
+        with pytest.raises(Unreachable):
+            client.guard.consume("i-1", Wish("acme", "idea.create"))
+        assert counter.uses == {}
+        counter.away = 0
+        assert not client.guard.consume("l-2", login()).is_allowed, "it is told before the next is asked for"
+    assert counter.uses == {"l-1": {"state": "used", "amount": 9}}
+    assert [order.get("let_through") for order in counter.said("consume")] == [True, None]
+
+
+def test_a_budget_is_kept_with_its_end_in_their_order(counter: Counter) -> None:
+    with Client(URL, KEY, OPEN, world=hasty()) as client:
+        counter.away = 500
+        with client.guard.budget("l-1", "login", 4, org="acme") as budget:
+            budget.actual = 3
+        with pytest.raises(ValueError), client.guard.budget("l-2", "login", 4, org="acme"):
+            raise ValueError
+        counter.away = 0
+    assert counter.uses == {"l-1": {"state": "settled", "amount": 3}, "l-2": {"state": "released", "amount": 0}}
+    assert [act for act, _ in counter.calls] == ["reserve", "settle", "reserve", "release"]
+
+
+def test_who_is_asked_for_fewer_calls_lets_nothing_through(counter: Counter) -> None:
+    with Client(URL, KEY, OPEN, world=hasty()) as client:
+        counter.away = 429
+        with pytest.raises(Unreachable):
+            client.guard.consume("l-1", login())
+        counter.away = 0
+    assert counter.uses == {}
+
+
+def test_no_more_is_kept_than_there_is_room_for(counter: Counter) -> None:
+    with Client(URL, KEY, Settings(fails_open=("login",), call_tries=1, kept_calls=2), world=hasty()) as client:
+        counter.away = 503
+        for number in range(2):
+            client.guard.consume(f"l-{number}", login())
+        with pytest.raises(Unreachable):
+            client.guard.consume("l-2", login())
+        counter.away = 0
+    assert set(counter.uses) == {"l-0", "l-1"}
+
+
+@pytest.mark.parametrize("why", ["refused", "left at the end"])
+def test_what_is_counted_nowhere_is_said(counter: Counter, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(URL, KEY, OPEN, world=hasty())
+    counter.away = 503
+    client.guard.consume("l-1", login(7))
+    client.guard.consume("l-2", login())
+    if why == "refused":
+        counter.away, counter.refuses = 0, "l-1"
+    caplog.set_level(logging.ERROR)
+    client.close()
+    assert client.guard.dark.lost == (1 if why == "refused" else 2)
+    lost = [one.getMessage() for one in caplog.records if "counted nowhere" in one.getMessage()]
+    assert len(lost) == client.guard.dark.lost and '"key": "l-1"' in lost[0] and '"amount": 7' in lost[0]
+    assert set(counter.uses) == ({"l-2"} if why == "refused" else set())
+
+
+def test_with_an_event_loop(counter: Counter) -> None:
+    async def work() -> Any:
+        async with AsyncClient(URL, KEY, OPEN, world=hasty()) as client:
+            counter.away = 503
+            found = await asyncio.gather(*(client.guard.consume(f"l-{n}", login(3)) for n in range(3)))
+            async with client.guard.budget("l-3", "login", 4, org="acme") as budget:
+                budget.actual = 1
+            with pytest.raises(Unreachable):
+                await client.guard.consume("i-1", Wish("acme", "idea.create"))
+            counter.away = 0
+            return found
+
+    assert all(one.degraded for one in asyncio.run(work()))
+    assert {key: use["amount"] for key, use in counter.uses.items()} == {"l-0": 3, "l-1": 3, "l-2": 3, "l-3": 1}

@@ -1,0 +1,205 @@
+"""The guard while its database is away: what fails open is let through, bounded, and counted once it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from drawdown.schema.database import read, write
+from drawdown.schema.units import MICRO
+from drawdown.server.api.guard import dark
+from drawdown.worker.commands import guard_terms
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.verify.verify import verify
+from tests.server.away import away
+from tests.server.house import Caller, House, served
+from tests.server.program import Program, give, key_of, make_key, refused
+
+Send = Callable[..., Awaitable[httpx.Response]]
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for long, and nothing is recorded but when a test asks for it."""
+    monkeypatch.setattr(dark, "WITHIN_S", 0.3)
+    monkeypatch.setattr(dark, "RECORD_EVERY_S", 3600.0)
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """What is told as lost, as an error."""
+    told: list[dict[str, object]] = []
+
+    class Log:
+        def error(self, event: str, **said: object) -> None:
+            if event == "guard_use_lost":
+                told.append(said)
+
+    monkeypatch.setattr(dark, "log", Log())
+    return told
+
+
+def set_terms(house: House, metric: str, **terms: Any) -> None:
+    by = house.fleet.by
+    write(house.fleet.engine, lambda c: guard_terms.set_metric(c, metric, Change(**{"phase": 3, **terms}), by))
+
+
+def with_dark(house: House, work: Callable[[Send], Awaitable[None]]) -> None:
+    """`login` fails open and costs a tenth of a credit, five a month; `idea` is the same and fails closed."""
+    give(house, "acme")
+    for metric, is_open in (("login", True), ("idea", False)):
+        set_terms(house, metric, price_micro=MICRO // 10, fails_open=is_open)
+        limit = PlanLimit(metric, "*", "month", 5)
+        write(house.fleet.engine, lambda c, limit=limit: guard_terms.set_limit(c, limit, house.fleet.by))  # type: ignore[misc]
+    make_key(house, "app", "guard")
+
+    async def whole(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+
+        async def send(act: str, **order: object) -> httpx.Response:
+            given = {"org": "acme", "metric": "login"} if act in ("check", "consume", "reserve") else {}
+            body = json.dumps({**given, **order}).encode()
+            return await program.caller.send("POST", f"/v1/guard/{act}", body, program.headers())
+
+        for metric in ("login", "idea"):
+            assert (await send("consume", key=f"first-{metric}", metric=metric)).json()["degraded"] is False
+        await caller.settled()
+        await work(send)
+        await caller.settled()
+
+    served(house, whole)
+    assert read(house.fleet.engine, verify).breaches == []
+
+
+def uses(house: House) -> list[tuple[object, ...]]:
+    text = "SELECT use_key, amount, state, would, degraded, charged_micro, forgone_micro FROM guard_uses "
+    rows = house.fleet.rows(text + "WHERE use_key NOT LIKE 'first-%' ORDER BY use_key")
+    return [(*row[:4], bool(row[4]), *row[5:]) for row in rows]
+
+
+def test_what_fails_open_is_let_through_and_counted_once_the_database_is_back(house: House) -> None:
+    outcomes = house.server._dark.uses
+
+    async def work(send: Send) -> None:
+        with away(house.fleet.engine):
+            found = (await send("consume", key="d-1", amount=2)).json()
+            assert (found["decision"], found["reason"], found["degraded"]) == ("allow", "database_unreadable", True)
+            assert (found["state"], found["price_micro"], found["charged"]) == ("used", 200_000, 0)
+            again = (await send("consume", key="d-1", amount=2)).json()
+            assert (again["decision"], again["repeated"]) == ("allow", True)
+            assert refused(await send("consume", key="d-1", amount=3)) == (409, "other_content")
+            held = (await send("reserve", key="d-2", amount=1)).json()
+            assert (held["decision"], held["state"], held["degraded"]) == ("allow", "held", True)
+            closed = await send("consume", key="d-3", metric="idea")
+            assert closed.status_code == 503, "what fails closed is not let through"
+            assert (await send("check", amount=1)).json()["decision"] == "allow"
+        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        found = (await send("settle", key="d-2", actual=1)).json()
+        assert (found["state"], found["charged"]) == ("settled", 0.1), "it is written down before it ends"
+        again = (await send("consume", key="d-1", amount=2)).json()
+        assert (again["repeated"], again["price_micro"]) == (True, 200_000)
+        metrics = (await Caller(house).get("/metrics")).text
+        assert 'drawdown_guard_in_the_dark_total{outcome="recorded"} 2.0' in metrics
+
+    with_dark(house, work)
+    found = [one for one in uses(house) if one[0] != "d-3"]
+    assert [(one[:3], one[5:]) for one in found] == [
+        (("d-1", 2, "used"), (200_000, 0)),
+        (("d-2", 1, "settled"), (100_000, 0)),
+    ]
+    assert outcomes == {"let_through": 2, "recorded": 2, "lost": 0}
+
+
+def test_beyond_a_limit_it_is_counted_all_the_same_and_said(house: House) -> None:
+    async def work(send: Send) -> None:
+        dark_ = house.server._dark
+        with away(house.fleet.engine):
+            await asyncio.gather(*(send("consume", key=f"d-{n}", amount=9) for n in range(3)))
+        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        await dark_.record()
+        assert dark_.uses["recorded"] == 3
+        found = (await send("check")).json()
+        assert (found["decision"], found["used"]) == ("block", 28)
+
+    with_dark(house, work)
+    assert [one[:5] for one in uses(house)] == [(f"d-{n}", 9, "used", "block", True) for n in range(3)]
+    denied = "SELECT SUM(count), SUM(amount), COUNT(DISTINCT enforced) FROM guard_denials WHERE metric = 'login'"
+    assert house.fleet.rows(denied)[0][:2] == (3, 27), "what would have been blocked is counted as that"
+
+
+def test_the_dark_is_bounded_in_time_number_and_in_whom_it_knows(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dark, "KEPT_AT_MOST", 1)
+
+    async def work(send: Send) -> None:
+        make_key(house, "stranger", "guard")
+        stranger = Program(Caller(house), key_of("stranger"))
+        order = json.dumps({"key": "s", "org": "acme", "metric": "unmet"}).encode()
+        set_terms(house, "unmet", fails_open=True)
+        with away(house.fleet.engine):
+            assert (await send("consume", key="d-1", amount=1)).status_code == 200
+            assert (await send("consume", key="d-2", amount=1)).status_code == 503, "no more can be remembered"
+            assert (await send("consume", key="d-3", metric="unmet")).status_code == 503, "its terms were never read"
+            if house.fleet.engine.dialect.name == "postgresql":
+                sent = await stranger.caller.send("POST", "/v1/guard/consume", order, stranger.headers())
+                assert sent.status_code == 503, "its key was never met"
+            house.clock.at_ms += dark.DARK_MS + 1
+            assert (await send("consume", key="d-1", amount=1)).status_code == 503, "it is dark for too long"
+        await house.server._dark.record()
+
+    monkeypatch.setattr("drawdown.server.api.programs.WITHIN_S", 0.5)
+    with_dark(house, work)
+    assert ("d-1", 1) in [one[:2] for one in uses(house)]
+
+
+def test_what_cannot_be_written_down_is_lost_loudly(house: House, lost: list[dict[str, object]]) -> None:
+    """The metric fails closed by now, or the process ends before the database is back."""
+    outcomes = house.server._dark.uses
+
+    async def work(send: Send) -> None:
+        with away(house.fleet.engine):
+            house.server._dark._failed_ms = house.server._dark._since_ms = (
+                house.clock.at_ms
+            )  # nothing waits for the lock
+            assert (await send("consume", key="d-1", amount=4)).json()["degraded"]
+        set_terms(house, "login", fails_open=False)
+        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        await house.server._dark.record()
+        assert [(one["key"], one["amount"]) for one in lost] == [("d-1", 4)]
+        assert outcomes == {"let_through": 1, "recorded": 0, "lost": 1}
+
+    with_dark(house, work)
+    assert uses(house) == []
+
+
+def test_a_process_that_ends_writes_down_what_it_can_and_says_the_rest(
+    house: House, lost: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dark, "CLOSING_S", 0.3)
+    outcomes = house.server._dark.uses
+
+    async def work(send: Send) -> None:
+        with away(house.fleet.engine):
+            assert (await send("consume", key="d-1", amount=1)).json()["degraded"]
+            await asyncio.to_thread(house.server._dark.close)
+            assert [one["key"] for one in lost] == ["d-1"]
+        house.clock.at_ms += dark.LOOK_AGAIN_MS
+
+    with_dark(house, work)
+    assert outcomes["lost"] == 1
+
+
+def test_who_let_something_through_without_an_answer_says_so_later(house: House) -> None:
+    async def work(send: Send) -> None:
+        told: dict[str, Any] = {"key": "c-1", "amount": 9, "let_through": True}
+        found = (await send("consume", **told)).json()
+        assert (found["decision"], found["would"], found["degraded"]) == ("allow", "block", True)
+        assert (await send("consume", **told)).json()["repeated"] is True
+        assert refused(await send("consume", **{**told, "key": "c-2", "metric": "idea"})) == (409, "fails_closed")
+
+    with_dark(house, work)
+    assert [one[:5] for one in uses(house)] == [("c-1", 9, "used", "block", True)]
