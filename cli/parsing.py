@@ -162,7 +162,7 @@ def parse_percent(text: str) -> int:
         if not text.isascii():
             raise InvalidOperation
         ppm = Decimal(text.removesuffix("%")) * 10_000
-    except InvalidOperation as error:
+    except ArithmeticError as error:
         raise UsageError(f"{text!r} is no percentage; write 70 or 12.5") from error
     if not ppm.is_finite() or ppm != ppm.to_integral_value() or not 0 <= ppm <= 1_000_000:
         raise UsageError(f"{text!r}: a share lies between 0 and 100 percent, and has at most four decimals")

@@ -6,10 +6,15 @@ and no half of a surrogate pair, which PostgreSQL would not store: each stands t
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 MAX_ERROR_CHARS: Final = 300
 """Of an error's first line: enough to know it by."""
+
+
+_FORMULA: Final = re.compile('((?:^|;)[ "]*)(?=[=+@\\-\uff1d\uff0b\uff0d\uff20])')
+"""Where one begins: some spreadsheets take wide signs, too."""
 
 
 def clean(text: str, most_chars: int | None = None) -> str:
@@ -26,9 +31,9 @@ def clean(text: str, most_chars: int | None = None) -> str:
 
 def no_formula(text: str) -> str:
     """A text for a cell of a spreadsheet, clean, which none takes for a formula: an apostrophe stands before what could
-    begin one."""
-    shown = clean(text)
-    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@", "'") else shown
+    begin one. Also after a semicolon: where numbers have commas, that parts the cells."""
+    shown = _FORMULA.sub(r"\1'", clean(text))
+    return f"'{shown}" if shown[:1] == "'" and text[:1] == "'" else shown
 
 
 def in_short(error: BaseException) -> str:

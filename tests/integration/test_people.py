@@ -233,12 +233,13 @@ def test_usage_of_windows_whose_samples_were_pruned_is_what_was_sealed(fleet: Fl
 
 
 def test_a_spreadsheet_takes_no_id_for_a_formula() -> None:
-    for text in ("=1+1", "+1", "-1", "@x", "'x"):
+    for text in ("=1+1", "+1", "-1", "@x", "'x", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20x"):
         out = io.StringIO()
         csv.writer(out).writerow([no_formula(text)])
         assert next(csv.reader([out.getvalue()]))[0].startswith("'")
     assert [no_formula(text) for text in ("\tx", "\rx")] == [r"\tx", r"\rx"], "told as what they are"
-    assert no_formula("acme") == "acme"
+    assert no_formula("acme") == "acme" and no_formula("a;b-1=2 +3") == "a;b-1=2 +3"
+    assert no_formula('a;=1+1;"-2; @x') == "a;'=1+1;\"'-2; '@x", "where a semicolon parts the cells"
 
 
 def broken(fleet: Fleet) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawdown.cli.main import run as drawdown
+from drawdown.cli.parsing import parse_percent
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
@@ -267,11 +268,25 @@ def test_a_file_that_is_not_as_asked_for_is_refused_by_its_place(tmp_path: Path,
         read_bills(file_of(tmp_path, text), is_final=False)
 
 
-def test_a_bill_has_an_end(tmp_path: Path) -> None:
+def test_a_bill_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="larger than 64 MiB"):
         read_bills("/dev/zero", is_final=False)
     with pytest.raises(UsageError, match="No such file"):
         read_bills(str(tmp_path / "none"), is_final=False)
+    monkeypatch.setattr(vendor_bills, "MAX_LINES", 2)
+    bill = tmp_path / "bill.csv"
+    lines = [f"2026-01-01,v{number % 2},s,1,USD" for number in range(9)]
+    bill.write_text("\n".join(["day,vendor,service,amount,currency", *lines]))
+    assert [line.billed_micro for line in read_bills(str(bill), is_final=False).lines] == [5_000_000, 4_000_000]
+    bill.write_text("\n".join([bill.read_text(), "2026-01-01,other,s,1,USD"]))
+    with pytest.raises(UsageError, match="line 11: these are more than 2"):
+        read_bills(str(bill), is_final=False)
+
+
+@pytest.mark.parametrize("text", ["1e999999", "1e-999999", "9" * 5_000, "NaN", "-1", "\u0661", "101", "0.00001"])
+def test_a_tolerance_is_a_share(text: str) -> None:
+    with pytest.raises(UsageError, match=r"no percentage|a share lies between"):
+        parse_percent(text)
 
 
 @given(st.lists(st.integers(-(10**15), 10**15), min_size=1, max_size=20))

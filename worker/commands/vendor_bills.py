@@ -22,6 +22,8 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import DAY_MS, MICRO
 
 MAX_FILE_BYTES: Final = 64 << 20
+MAX_LINES: Final = 100_000
+"""Of one file, once they are added up: a vendor, service, day and currency each."""
 MAX_AMOUNT: Final = 10**9
 """Of one line, in the currency."""
 MAX_AMOUNT_CHARS: Final = 40
@@ -68,6 +70,10 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
             number = line
             key, amount, final = _line(row)
             sums[key] = _EXACT.add(sums.get(key, Decimal(0)), amount)
+            if len(sums) > MAX_LINES:
+                raise ValueError(
+                    f"these are more than {MAX_LINES:,} vendors' services and days: give fewer days at once"
+                )
             if not (is_final or final):
                 open_days.add((key[0], key[2]))
     except (ValueError, csv.Error) as error:
