@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -43,6 +43,12 @@ class Pod:
     @property
     def seconds(self) -> int:
         return self.end_s - self.start_s
+
+    def within(self, from_s: int, to_s: int) -> Pod:
+        """What is left of it in the minutes that begin in a span: samples are of the moment that they begin at."""
+        first = self.start_s + -(-max(0, from_s - self.start_s) // MINUTE_S) * MINUTE_S
+        last = self.start_s + -(-max(0, to_s - self.start_s) // MINUTE_S) * MINUTE_S
+        return replace(self, start_s=first, end_s=min(self.end_s, last))
 
     def samples(self, now_ms: int) -> Iterator[Row]:
         """A sample a minute."""

@@ -6,6 +6,7 @@ import csv
 import json
 from collections import defaultdict
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import read, write
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, SECOND_MS
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ReadCells, Transaction, UsageAnswer, UsageRequest
 from drawdown.worker.parity.parity import CELLS_AT_ONCE, MAX_LINES, SETTLING_MS, Checked, check_cells, check_totals
 from drawdown.worker.parity.totals import Days, day_text, read_file
 from drawdown.worker.views.parity import parity_figures
-from tests.acceptance import gentd26
+from tests.acceptance import gentd26, openb
 from tests.acceptance.commands import must
 from tests.world import T0, Fleet
 
@@ -339,3 +340,52 @@ class TestRealDay:
         assert sum(cell["ours"] for cell in found["cells"]) == gentd26.SECONDS
         assert sum(cell["theirs"] for cell in found["cells"]) == gentd26.SECONDS
         assert len(read_file(str(file))) == len({day for day, _ in sums})
+
+
+class TestDayOfACluster:
+    """A day of openb, all of it: the cell's totals are of the pods' lives, ours of their samples, one a minute."""
+
+    pytestmark = openb.needed()
+    FROM_S = 148 * DAY_MS // SECOND_MS
+    """The trace's day with the most pods."""
+    DAY = (openb.EPOCH_S + FROM_S) * SECOND_MS
+
+    def test_it_agrees_to_the_second_and_the_bound_is_met_exactly(self, engine: sa.Engine) -> None:
+        ran = [pod.within(self.FROM_S, self.FROM_S + DAY_MS // SECOND_MS) for pod in openb.pods(whole=True)]
+        ran = [pod for pod in ran if pod.seconds > 0]
+        assert (len(ran), sum(pod.seconds for pod in ran)) == (643, 3_536_107)
+        fleet = Fleet(engine)
+        fleet.clock.at_ms = self.DAY + 2 * DAY_MS
+        sums: dict[str, dict[int | None, int]] = defaultdict(lambda: defaultdict(int))
+        for pod in ran:
+            sums[pod.org][pod.memory_mb] += pod.seconds
+        exact: Days = {(self.DAY, "cell-1"): dict(sums)}
+        assert len(sums) == openb.ORGS
+
+        small = min(sums, key=lambda org: sum(sums[org].values()))
+        lost = max((pod for pod in ran if pod.org == small), key=lambda pod: pod.seconds)
+        at = lost.start_s + 7 * openb.MINUTE_S
+        before, after = replace(lost, end_s=at), replace(lost, name="after", start_s=at + openb.MINUTE_S)
+        openb.load(engine, [*(pod for pod in ran if pod is not lost), before, after], fleet.clock.at_ms)
+        used = sum(sums[lost.org].values())
+        line = ("cell-1", lost.org, used - 60, used, -(-60_000_000 // used), "differs")
+        assert told(compared(fleet, exact)) == [line], "a minute of one pod"
+        openb.load(engine, [replace(lost, name="found", start_s=at, end_s=at + openb.MINUTE_S)], fleet.clock.at_ms)
+        found = compared(fleet, exact)
+        assert (found.compared, found.differing, found.cells[0].off) == (openb.ORGS, 0, 0)
+        assert found.cells[0].ours == found.cells[0].theirs == 3_536_107
+
+        found = compared(fleet, self._counted_more(sums, 0))
+        assert (found.differing, found.exit_status) == (0, 0), "0.007 % is no difference"
+        parts = fleet.rows("SELECT DISTINCT verdict, ppm FROM parity_checks WHERE org_id <> '' ORDER BY ppm")
+        assert parts == [("within", 69), ("within", 70)], "whole seconds, rounded up"
+        found = compared(fleet, self._counted_more(sums, 1))
+        assert found.differing == openb.ORGS, "a second more is one"
+        assert {line.ppm for line in found.lines} == {71, 72}
+
+    def _counted_more(self, sums: dict[str, dict[int | None, int]], seconds: int) -> Days:
+        """The cell counts the most that may differ without a word, and so many seconds more, of each organisation."""
+        totals = {org: dict(by_size) for org, by_size in sums.items()}
+        for by_size in totals.values():
+            by_size[min(by_size, key=str)] += sum(by_size.values()) * 70 // (1_000_000 - 70) + seconds
+        return {(self.DAY, "cell-1"): totals}
