@@ -59,7 +59,7 @@ def work(role: str, number: int, folder: Path) -> int:
     observer.note("ready")
     if role == SERVER:
         vars(intake)["write"] = _marked(observer, "take", vars(intake)["write"])
-        return run(["serve", "--port", str(told["port"])])
+        return _serve_on(told["port"])
     if role == TICKER:
         observer.install()
         return _tick_on(Path(told["place"]), observer)
@@ -77,6 +77,13 @@ def _marked(observer: Observer, name: str, write: Any) -> Any:
             observer.mark("end", name)
 
     return written
+
+
+def _serve_on(port: int) -> int:
+    """As whoever watches over it: one that found no database is started again."""
+    while (status := run(["serve", "--port", str(port)])) == TRY_AGAIN:
+        time.sleep(TICK_EVERY_S)
+    return status
 
 
 def _tick_on(place: Path, observer: Observer) -> int:
