@@ -133,7 +133,10 @@ def test_what_was_withdrawn_and_pruned_is_not_staged(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_bound_and_unbound_keys_send_the_same_at_once_and_nothing_waits_crosswise(fleet: Fleet) -> None:
+def test_bound_and_unbound_keys_send_the_same_at_once_and_nothing_waits_crosswise(postgres: sa.Engine) -> None:
+    fleet = Fleet(postgres)
+    fleet.clock.at_ms = T0 + 10
+    billed_by_units(fleet, "acme", "globex")
     for number in range(4):
         events = [of("acme", f"{number}-{i}", i) for i in range(120)]
         others = [of("globex", f"{number}-{i}", i + 1) for i in range(120)]
