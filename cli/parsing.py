@@ -18,6 +18,7 @@ LATEST_MS: Final = 253_402_300_799_999
 
 EARLIEST_MS: Final = -62_135_596_800_000
 """The first moment of the year 1."""
+_PLAIN: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
 RELATIVE: Final = re.compile(r"(\+?)(\d{1,6})(s|m|h|d|w)")
 UNITS_MS: Final = {"s": SECOND_MS, "m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": DAY_MS, "w": 7 * DAY_MS}
 DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
@@ -134,15 +135,21 @@ def lasting(ms: int) -> str:
     return f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
 
 
+def plain_decimal(text: str) -> Decimal:
+    """A number as people write it: a sign, digits, a point. No exponent, no digits of other scripts, no underscore: in
+    an amount each of these is sooner a slip than meant. Errors: InvalidOperation."""
+    if not _PLAIN.fullmatch(text):
+        raise InvalidOperation
+    return Decimal(text)
+
+
 def parse_credits(text: str) -> int:
     """Micro-credits from a decimal number of credits.
 
     Errors: UsageError for what is no number, or finer than a micro-credit.
     """
     try:
-        if not text.isascii():  # digits of other scripts are a slip, and look like others
-            raise InvalidOperation
-        return micro_of(Decimal(text))
+        return micro_of(plain_decimal(text))
     except InvalidOperation as error:
         raise UsageError(f"{text!r} is no amount of credits; write 12 or 12.50") from error
     except ValueError as error:
@@ -159,9 +166,7 @@ def show_credits(micro: int) -> str:
 def parse_percent(text: str) -> int:
     """Parts per million, of a percentage: `70` or `12.5`. Errors: UsageError."""
     try:
-        if not text.isascii():
-            raise InvalidOperation
-        ppm = Decimal(text.removesuffix("%")) * 10_000
+        ppm = plain_decimal(text.removesuffix("%")) * 10_000
     except ArithmeticError as error:
         raise UsageError(f"{text!r} is no percentage; write 70 or 12.5") from error
     if not ppm.is_finite() or ppm != ppm.to_integral_value() or not 0 <= ppm <= 1_000_000:

@@ -172,7 +172,8 @@ def _diff_lines(diff: Diff) -> list[str | Table]:
     columns = ("feature", "provider", "#events", "#quantity", "#windows", "#credits", "")
     rows = [
         (one.what, one.provider or "-", one.events, one.quantity, one.windows,
-         "-" if one.price_micro is None else show_credits(one.price_micro), one.code or "")
+         "-" if one.code or one.price_micro is None else show_credits(one.price_micro),
+         f"waits: {one.code}" if one.code else "")
         for one in diff.lines
     ]  # fmt: skip
     total = (

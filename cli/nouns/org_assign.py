@@ -151,7 +151,7 @@ def _flip_lines(done: list[flip_rules.Flip], options: flip_rules.FlipOptions) ->
     title = f"{'Would assign' if options.dry_run else 'Assigned'} {len(moved):,} to {options.provider}"
     if already:
         title += f"; {already:,} were so already"
-    columns = ("org", "billed before by", "as", "customer now", "from", "#pending s now billed", "#pending s before")
+    columns = ("org", "billed before by", "as", "customer now", "from", "#pending, now billed", "#pending before")
     rows = [
         (
             flip.org_id,
@@ -159,8 +159,8 @@ def _flip_lines(done: list[flip_rules.Flip], options: flip_rules.FlipOptions) ->
             flip.customer_was or None,
             flip.customer_id or None,
             show_time(flip.start_ms),
-            flip.mended_s,
-            flip.before_start_s,
+            _amount(flip.mended_s, flip.mended_units),
+            _amount(flip.before_start_s, flip.before_start_units),
         )
         for flip in moved[:50]
     ]
@@ -169,6 +169,10 @@ def _flip_lines(done: list[flip_rules.Flip], options: flip_rules.FlipOptions) ->
     lines += [f"{org}: {note}" for org, note in notes]
     problems = [flip for flip in done if flip.problem is not None]
     return lines + [_problem_line(flip) for flip in problems[:50]]
+
+
+def _amount(seconds: int, units: int) -> str:
+    return f"{seconds:,} s, {units:,} units" if units else f"{seconds:,} s"
 
 
 def _problem_line(flip: flip_rules.Flip) -> str:

@@ -70,7 +70,7 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
     app: App = context.obj
     found = app.read(lambda c: explain_push(c, key))
     push, sent_as = found.push, found.sent_as
-    samples = [(s.id, show_time(s.ts), s.memory_mb, s.interval_s, s.withdrawn) for s in found.samples]
+    samples = [(s.id, show_time(s.ts), s.event_type or s.memory_mb, s.interval_s, s.withdrawn) for s in found.samples]
     attempts = [
         (a.attempt, show_time(a.started_ms), show_time(a.finished_ms), a.outcome, a.detail) for a in found.attempts
     ]
@@ -84,7 +84,7 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
             table(
                 f"Samples of {show_time(push.window_ms)}, this feature: {found.samples_in_force_qty:,} in force, "
                 f"{found.sealed_qty:,} sealed in all revisions",
-                ("id", "at", "#MB", "#seconds", "withdrawn"),
+                ("id", "at", "#MB or event type", "#seconds or units", "withdrawn"),
                 samples,
             ),
             table("Attempts", ("#no.", "started", "finished", "outcome", "detail"), attempts),

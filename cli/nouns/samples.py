@@ -49,10 +49,10 @@ def list_(
         raise UsageError("give --quarantined; or --org and --from, for its samples in the order of their use")
     until = app.clock.now_ms() if chosen.to_ms is None else chosen.to_ms
     found = app.read(lambda c: list_samples(c, org, chosen.from_ms or 0, until, most))
-    columns = ("sample", "sandbox", "at", "#MB", "#seconds", "")
+    columns = ("sample", "sandbox", "at", "#MB or event type", "#seconds or units", "")
     times = [show_time(int(s.ts)) for s in found]
     plain = [
-        (s.sample_id, s.sandbox_id, at, s.memory_mb, s.interval_s, s.reason or "")
+        (s.sample_id, s.sandbox_id, at, s.event_type or s.memory_mb, s.interval_s, s.reason or "")
         for s, at in zip(found, times, strict=True)
     ]
     more = [f"there may be more: --from {times[-1]}, or --most"] if len(found) == most else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from decimal import Decimal, InvalidOperation
+from decimal import InvalidOperation
 from fractions import Fraction
 from typing import Annotated, Final
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, New, Reason, only_with
-from drawdown.cli.parsing import parse_percent, show_credits, show_percent, show_time
+from drawdown.cli.parsing import parse_percent, plain_decimal, show_credits, show_percent, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, micro_of
@@ -139,9 +139,7 @@ def _shown(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str 
 def _micro_of(text: str, option: str) -> int:
     """Millionths of the currency. Errors: UsageError."""
     try:
-        if not text.isascii():
-            raise ValueError
-        amount = micro_of(Decimal(text))
+        amount = micro_of(plain_decimal(text))
         if amount < 0:
             raise ValueError
         return amount

@@ -52,9 +52,9 @@ STATUSES: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
-    "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_request", "bad_value", "balance_unknown",
-    "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database", "ended", "fails_closed",
-    "foreign_org", "halted", "metered", "metering_alone", "needs_quantities", "needs_wallet", "no_credit",
+    "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_items", "bad_request", "bad_value",
+    "balance_unknown", "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database",
+    "ended", "fails_closed", "foreign_org", "halted", "metered", "metering_alone", "needs_quantities", "needs_wallet", "no_credit",
     "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json", "not_metered", "other_content",
     "other_key", "other_org", "other_unit", "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped",
     "too_large", "too_many_asked", "too_many_requests", "too_many_runs", "too_many_sandboxes", "too_much_held",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.main import run as drawdown
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
@@ -347,3 +348,12 @@ def test_one_that_nobody_closes_is_told(fleet: Fleet, monkeypatch: pytest.Monkey
         assert due(99) == []
     reverted(fleet)
     assert due(99) == [] and read(fleet.engine, views.open_backfills).count == 0
+
+
+def test_what_waits_has_no_price(engine: sa.Engine, fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    opened(fleet)
+    staged(fleet, event("a", 3, event_type="strange"), event("b", 4))
+    url = engine.url.render_as_string(hide_password=False)
+    assert drawdown(["--database-url", url, "--at", str(fleet.clock.at_ms), "backfill", "show", "june"]) == 0
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.split()[:1] == ["strange"]]
+    assert "waits: unmapped" in line and "0.00" not in line

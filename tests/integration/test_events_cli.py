@@ -14,7 +14,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.sources.events.keys import sample_id_of
 from drawdown.worker.views.events import MOST_LISTED, list_events
-from tests.integration.telling_events import RENDER, clean, event, mapped, told
+from tests.integration.telling_events import RENDER, clean, event, mapped, statuses, told
 from tests.world import T0, Fleet
 
 BY_TURNS = True
@@ -99,7 +99,42 @@ def test_usage_shows_what_events_count(shell: Shell) -> None:
     assert found["used"] == {"s": 110, "units": 7}
     boxes = {row["what"] for row in shell.json(f"usage acme --from {T0} --to {NOW} --by sandbox")["usage"]["rows"]}
     assert boxes == {"box", "event:page.render", "event:page.view"}
-    assert shell.json(f"push show usage:acme:{T0}:render")["samples_in_force_qty"] == 3
+    key = f"push show usage:acme:{T0}:render"
+    assert shell.json(key)["samples_in_force_qty"] == 3
+    assert [one["event_type"] for one in shell.json(key)["samples"]] == ["page.render"]
+    assert "page.render" in shell(key) and "16777217" not in shell(key), "a meter is no size"
+    listed = f"sample list --org acme --from {T0} --to {NOW}"
+    assert "page.view" in shell(listed) and "16777" not in shell(listed) and "1024" in shell(listed)
+    types = {one["memory_mb"]: one["event_type"] for one in shell.json(listed)["samples"]}
+    assert {size: kind for size, kind in types.items() if len(size) < 8} == {"1024": None, "77": None}
+
+
+def test_an_assignment_says_apart_what_sandboxes_and_events_waited_for(shell: Shell) -> None:
+    fleet = shell.fleet
+    mapped(fleet)
+    told(fleet, event("a", 3, org_id="late"), event("b", 9, org_id="late", occurred_ms=T0 + WINDOW_MS))
+    fleet.sample("late", T0 + 1, 60)
+    fleet.tick(T0 + 3 * WINDOW_MS)
+    line = f"org assign late --provider embedded --dry-run --from {T0 + WINDOW_MS}"
+    (flip,) = shell.json(line)["assigned"]
+    names = ("mended_s", "mended_units", "before_start_s", "before_start_units")
+    assert tuple(flip[name] for name in names) == (0, 9, 60, 3)
+    said = shell(line)
+    assert "0 s, 9 units" in said and "60 s, 3 units" in said
+
+
+def test_marks_that_turn_the_direction_of_reading_are_kept_and_shown_as_escapes(shell: Shell) -> None:
+    """An id is opaque, an organisation's and an event's alike."""
+    mapped(shell.fleet)
+    marked = "e\u202e1"
+    assert statuses(told(shell.fleet, event(marked, 3), event("e1", 4))) == [("accepted", None)] * 2
+    line = f"event list --org acme --from {T0} --to {NOW}"
+    said = shell(line)
+    assert "\u202e" not in said and r"e\u202e1" in said
+    assert {one["event_id"] for one in shell.json(line)["events"]} == {
+        marked,
+        "e1",
+    }
 
 
 def test_events_are_listed_by_pages_and_shown_whole(shell: Shell) -> None:

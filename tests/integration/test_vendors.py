@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 
 from drawdown.cli.main import run as drawdown
 from drawdown.cli.parsing import parse_percent
+from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
-from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import vendor_bills, vendors
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.worker.commands import executions, vendor_bills, vendors
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.vendor_bills import BillFile, BillLine, read_bills
 from drawdown.worker.commands.vendors import Units, import_bills, set_units
 from drawdown.worker.views import vendors as views
 from drawdown.worker.views.vendors import LEAST_MICRO, TOLERANCE_PPM, DriftLine, costs, drift
+from tests.integration.guarding import Guarded
 from tests.world import T0, Fleet
 
 BY_TURNS = True
@@ -207,6 +210,27 @@ def test_several_features_of_a_line_are_added_before_they_are_rounded(fleet: Fle
     fleet.tick(T0 + 5 * DAY_MS + 5 * WINDOW_MS)
     mapped(fleet, third, feature="compute_4gb")
     assert [line.estimated_micro for line in told(fleet) if line.vendor == "cloud"][:2] == [1, 0], "2/3 and 1/3"
+
+
+def test_what_was_charged_at_once_is_estimated_too(engine: sa.Engine) -> None:
+    """Receipts of runs, by their quantities, and uses of the guard; what was reserved alone is none."""
+    guarded = Guarded(engine)
+    fleet = guarded.fleet
+    guarded.limit("idea", 100)
+    guarded.consume("idea", 3)
+    guarded.reserve("idea", 4)
+    fleet.write(
+        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+        f"VALUES ('gpu_s', {T0}, 5, 1, 1, 't', 't')"
+    )
+    request = Request("acme", MICRO)
+    write(engine, lambda c: executions.accept(c, "run", request, fleet.by))
+    write(engine, lambda c: executions.settle(c, "run", Cost(quantities={"gpu_s": 700}), fleet.by))
+    for feature, service in (("idea", "ideas"), ("gpu_s", "gpus")):
+        units = Units("cloud", service, "u", 1, 1_000_000, 1, "USD")
+        write(engine, lambda c, f=feature, u=units: set_units(c, f, u, T0, fleet.by, new=True))  # type: ignore[misc]
+    found = {line.service: line.estimated_micro for line in told(fleet)}
+    assert found == {"ideas": 3_000_000, "gpus": 700_000_000}
 
 
 def test_each_action_costs_credits_and_money(fleet: Fleet) -> None:

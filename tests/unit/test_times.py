@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from drawdown.cli.main import global_options_first
 from drawdown.cli.nouns.tick import parse_shard
-from drawdown.cli.parsing import parse_credits, parse_time, parse_window, show_credits, show_time
+from drawdown.cli.parsing import parse_credits, parse_percent, parse_time, parse_window, show_credits, show_time
 from drawdown.ledger.rates import Rate
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import BUCKETS, GRACE_MS, WINDOW_MS, horizon, next_window, push_key, window_of
@@ -80,6 +80,13 @@ def test_times_are_shown_as_they_are() -> None:
 @pytest.mark.parametrize(("text", "micro"), [("1", 1_000_000), ("12.50", 12_500_000), ("-0.000001", -1), ("0", 0)])
 def test_credits_are_exact(text: str, micro: int) -> None:
     assert parse_credits(text) == micro
+
+
+@pytest.mark.parametrize("text", ["1e3", "1E3", "1_000", " 5", "5 ", "--5", ".", "1.2.3", "٣", "0x10", "1,5", "1e-2"])
+def test_an_amount_is_written_as_people_write_it(text: str) -> None:
+    for parse in (parse_credits, parse_percent):
+        with pytest.raises(UsageError):
+            parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "x", "NaN", "inf", "0.0000001", "1e30"])

@@ -26,16 +26,26 @@ SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
+class Waited:
+    """Usage that waited for an assignment, from its start on and before: seconds of sandboxes, and units of event
+    types, which are never added up."""
+
+    mended_s: int = 0
+    mended_units: int = 0
+    before_start_s: int = 0
+    before_start_units: int = 0
+
+
+@dataclass(frozen=True)
 class Assigned:
-    """One assignment that was made, and what used time it brings in (`mended_s`, seconds, and units of event
-    types, that had been pending)."""
+    """One assignment that was made, and what it brings in that had been pending: seconds, and units of event types; and
+    what still waits, from before its start."""
 
     org_id: str
     provider: str
     customer_id: str
     start_ms: int
-    mended_s: int
-    before_start_s: int
+    waited: Waited
 
 
 @dataclass(frozen=True)
@@ -108,8 +118,7 @@ def assign_one(
         apply_now(connection, [org_id], by.now_ms)  # nobody will ask about it again
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
     record(connection, "org_assign", org_id, details, by)
-    mended, before = _mend(connection, org_id, start)
-    return Assigned(org_id, provider, customer_id, start, mended, before)
+    return Assigned(org_id, provider, customer_id, start, _mend(connection, org_id, start))
 
 
 def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
@@ -152,8 +161,7 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
     _take_effect(connection, org_id, found.start_ms, by.now_ms)
     details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
     record(connection, "org_customer", org_id, details, by)
-    mended, before = _mend(connection, org_id, found.start_ms)
-    return Assigned(org_id, provider, customer_id, found.start_ms, mended, before)
+    return Assigned(org_id, provider, customer_id, found.start_ms, _mend(connection, org_id, found.start_ms))
 
 
 def cancel(connection: sa.Connection, org_id: str, by: By) -> Assigned:
@@ -176,7 +184,7 @@ def cancel(connection: sa.Connection, org_id: str, by: By) -> Assigned:
         SQL.run(connection, "go_on", {"org_id": org_id, "start_ms": before.start_ms})
     details = {"provider": latest.provider, "customer": latest.customer_id, "start_ms": latest.start_ms}
     record(connection, "org_assign_cancel", org_id, details, by)
-    return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, 0, 0)
+    return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, Waited())
 
 
 def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:
@@ -211,10 +219,10 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
     SQL.run(connection, "take_effect", values)
 
 
-def _mend(connection: sa.Connection, org_id: str, start: int) -> tuple[int, int]:
-    """Mark the windows that had waited for an assignment; returns (seconds mended, seconds still before the start)."""
+def _mend(connection: sa.Connection, org_id: str, start: int) -> Waited:
+    """Mark the windows that had waited for an assignment."""
     values = {"org_id": org_id, "start_ms": start}
     make_windows_dirty(connection, SQL, "waiting_windows", values)
     mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
-    waiting = SQL.run(connection, "waiting_seconds", {**values, "segments": mapped}).one()
-    return int(waiting.mended_s), int(waiting.before_start_s)
+    waiting = SQL.run(connection, "waiting", {**values, "segments": mapped}).mappings().one()
+    return Waited(**{name: int(amount) for name, amount in waiting.items()})

@@ -55,15 +55,15 @@ balance_read_ms = NULL, unseen_micro = NULL, unread_since_ms = NULL WHERE org_id
 -- The windows that had waited for an assignment.
 pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
 
--- name: waiting_seconds
+-- name: waiting
 -- Beside what a seal wrote down as pending: what none has come to yet, of windows that nobody was to bill.
 WITH segments AS MATERIALIZED ( -- else SQLite takes the mapping apart anew for each sample
     SELECT lo, hi, start_ms, end_ms
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint)} r),
 waiting AS (
-    SELECT window_ms, seconds FROM pending_usage WHERE org_id = :org_id AND reason <> 'no_mapping'
+    SELECT window_ms, memory_mb, seconds FROM pending_usage WHERE org_id = :org_id AND reason <> 'no_mapping'
     UNION ALL
-    SELECT {window}, s.interval_s FROM orgs o JOIN buckets b ON b.id = o.bucket
+    SELECT {window}, s.memory_mb, s.interval_s FROM orgs o JOIN buckets b ON b.id = o.bucket
     JOIN usage_samples s ON s.org_id = o.org_id AND s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms)
     JOIN segments g ON s.memory_mb BETWEEN g.lo AND g.hi AND {window} >= g.start_ms AND {window} < g.end_ms
     LEFT JOIN withdrawals w ON w.sample_id = s.id
@@ -71,8 +71,14 @@ waiting AS (
         SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.start_ms < :start_ms AND a.start_ms <= s.ts
             AND (a.end_ms IS NULL OR s.ts < a.end_ms OR a.end_ms = :start_ms))
 )
-SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms THEN seconds END), 0) AS mended_s,
-    COALESCE(SUM(CASE WHEN window_ms < :start_ms THEN seconds END), 0) AS before_start_s FROM waiting
+SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND {sized} THEN seconds END), 0) AS mended_s,
+    COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND NOT {sized} THEN seconds END), 0) AS mended_units,
+    COALESCE(SUM(CASE WHEN window_ms < :start_ms AND {sized} THEN seconds END), 0) AS before_start_s,
+    COALESCE(SUM(CASE WHEN window_ms < :start_ms AND NOT {sized} THEN seconds END), 0) AS before_start_units FROM waiting
+
+-- name: sized
+-- What sandboxes used, in seconds; all else is units of event types, and never added to those.
+memory_mb <= {most_memory_mb}
 
 -- name: window
 s.ts - s.ts % {window_length_ms}

@@ -48,7 +48,9 @@ class Flip:
     credit_there_micro: int | None = None
     start_ms: int | None = None
     mended_s: int = 0
+    mended_units: int = 0
     before_start_s: int = 0
+    before_start_units: int = 0
     already: bool = False
     problem: str | None = None
     note: str | None = None

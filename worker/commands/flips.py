@@ -201,4 +201,4 @@ def _assign_one(
         if not (options.each_alone or options.dry_run):
             raise
         return replace(flip, problem=str(error))
-    return replace(flip, start_ms=made.start_ms, mended_s=made.mended_s, before_start_s=made.before_start_s)
+    return replace(flip, start_ms=made.start_ms, **vars(made.waited))

@@ -57,13 +57,14 @@ class SentAs:
 
 @dataclass(frozen=True)
 class ShownSample:
-    """A sample that makes the push's feature."""
+    """A sample that makes the push's feature: seconds of `memory_mb`; or units of an `event_type`, of that meter."""
 
     id: str
     ts: int
     memory_mb: int
     interval_s: int
     withdrawn: bool
+    event_type: str | None
 
 
 @dataclass(frozen=True)
@@ -138,5 +139,6 @@ def _samples(connection: sa.Connection, push: PushColumns) -> tuple[list[ShownSa
         if not row.withdrawn:
             quantity += int(row.interval_s) * (row.memory_mb if rule.unit == MB_SECONDS else 1)
         if len(samples) < SAMPLES_SHOWN:
-            samples.append(ShownSample(row.id, row.ts, row.memory_mb, int(row.interval_s), bool(row.withdrawn)))
+            said = (row.id, row.ts, row.memory_mb, int(row.interval_s), bool(row.withdrawn), row.event_type)
+            samples.append(ShownSample(*said))
     return samples, quantity

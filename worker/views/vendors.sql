@@ -1,11 +1,18 @@
 -- Estimates and bills of vendors.
 
 -- name: estimated
--- What was sealed, by feature and day, at what it costs from the latest day before on.
+-- What was sealed, and what receipts of runs and uses of the guard charged for in place, by feature and day, at what it
+-- costs from the latest day before on. What was written off as it was drawn was used all the same.
 WITH used AS (
     SELECT p.feature, p.window_ms - p.window_ms % 86400000 AS day_ms, CAST(SUM(p.sealed_qty) AS BIGINT) AS quantity
     FROM pushes p WHERE p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.state <> 'voided'
     GROUP BY 1, 2
+    UNION ALL SELECT e.feature, e.ts - e.ts % 86400000, CAST(SUM(e.quantity) AS BIGINT) FROM ledger_entries e
+    WHERE e.kind = 'run' AND e.quantity IS NOT NULL AND e.ts >= :from_ms AND e.ts < :to_ms AND e.key NOT LIKE '%:-'
+    GROUP BY 1, 2
+    UNION ALL SELECT u.metric, u.at_ms - u.at_ms % 86400000, CAST(SUM(u.amount) AS BIGINT) FROM guard_uses u
+    WHERE u.metric IN (SELECT x.feature FROM vendor_units x) AND u.at_ms >= :from_ms AND u.at_ms < :to_ms
+        AND u.reservation IS NOT NULL AND u.state IN ('used', 'settled', 'released') GROUP BY 1, 2
 )
 SELECT v.vendor, v.service, v.currency, u.day_ms, u.quantity, v.money_micro, v.per_quantity
 FROM used u JOIN vendor_units v ON v.feature = u.feature AND v.start_ms = (SELECT MAX(x.start_ms) FROM vendor_units x

@@ -70,6 +70,8 @@ class SampleRow:
     id_bytes: int | None = None
     """The size of an id that was cut."""
     samples: int = 1
+    event_type: str | None = None
+    """Of a sample that counts units: `memory_mb` is the meter of this type. Not told of what is quarantined."""
     """How many have ids that begin so, where it was cut."""
 
 
