@@ -55,7 +55,7 @@ def test_a_planted_bug_is_found(
     tmp_path: Path,
     nursery: Nursery,
 ) -> None:
-    asked = replace(SHARE, planted=planted, at=at, every_s=0.05, strikes=3 if at else 0)
+    asked = replace(SHARE, planted=planted, at=at, batches=(1,), every_s=0.05, strikes=3 if at else 0)
     with pytest.raises(AssertionError, match=text):
         siege(nursery, tmp_path, database_url, asked)
 
