@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
-import threading
-import time
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any, Final
+from typing import Any
 
 from drawdown.schema import database
 from drawdown.server.usage import intake
 from drawdown_client import calls, lines, outbox
 from drawdown_client.errors import Unreachable
 from drawdown_client.spool import Spool
-from tests.crash.observer import Observer
-
-AFTER_S: Final = 0.1
 
 
-def _a_cut_is_taken_for_an_answer(_observer: Observer) -> None:
+def _a_cut_is_taken_for_an_answer() -> None:
     """A client whose connection broke off in a call thinks that the server has it."""
     once = lines.Line.once
 
@@ -36,7 +31,7 @@ def _a_cut_is_taken_for_an_answer(_observer: Observer) -> None:
     setattr(lines.Line, "once", taken)  # noqa: B010
 
 
-def _a_new_id_each_time(_observer: Observer) -> None:
+def _a_new_id_each_time() -> None:
     """Each try of a batch gives its items new ids."""
     original, number = calls.batch, count()
 
@@ -49,25 +44,20 @@ def _a_new_id_each_time(_observer: Observer) -> None:
     vars(calls)["batch"] = batch
 
 
-def _answered_before_the_commit(observer: Observer) -> None:
-    """The server says what will become of a batch, and stores it a moment later."""
+def _answered_before_the_commit() -> None:
+    """The server says what will become of a batch, and then stores it: or fails to, each second time."""
+    turns = count()
 
     def write(engine: Any, work: Any) -> Any:
         found = database.write(engine, work, rollback=True)
-
-        def later() -> None:
-            time.sleep(AFTER_S)
-            observer.mark("begin", "late")
+        if next(turns) % 2:
             database.write(engine, work)
-            observer.mark("end", "late")
-
-        threading.Thread(target=later, daemon=True).start()
         return found
 
     vars(intake)["write"] = write
 
 
-def _forgotten_before_the_answer(_observer: Observer) -> None:
+def _forgotten_before_the_answer() -> None:
     """A client's spool has no more of what is under way."""
     original = outbox.Outbox._until_answered
 
@@ -81,7 +71,7 @@ def _forgotten_before_the_answer(_observer: Observer) -> None:
     setattr(outbox.Outbox, "_until_answered", until_answered)  # noqa: B010
 
 
-def _what_was_left_stays(_observer: Observer) -> None:
+def _what_was_left_stays() -> None:
     """A client does not read what its spool kept."""
     original = Spool.__init__
 
@@ -92,7 +82,7 @@ def _what_was_left_stays(_observer: Observer) -> None:
     setattr(Spool, "__init__", begin)  # noqa: B010
 
 
-PLANTED: dict[str, Callable[[Observer], None]] = {
+PLANTED: dict[str, Callable[[], None]] = {
     "a cut is taken for an answer": _a_cut_is_taken_for_an_answer,
     "a new id each time": _a_new_id_each_time,
     "answered before the commit": _answered_before_the_commit,

@@ -55,7 +55,7 @@ def work(role: str, number: int, folder: Path) -> int:
     os.environ["DRAWDOWN_DATABASE_URL"] = told["url"]
     observer = Observer(folder / f"{role}.{number}.log", folder / f"order.{role.split('-')[0]}")
     if told["planted"]:
-        PLANTED[told["planted"]](observer)
+        PLANTED[told["planted"]]()
     observer.note("ready")
     if role == SERVER:
         vars(intake)["write"] = _marked(observer, "take", vars(intake)["write"])

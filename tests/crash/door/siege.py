@@ -40,7 +40,7 @@ from tests.server.program import key_of
 CLIENTS: Final = 8
 MOST_AT_ONCE: Final = (*(1,) * 10, 2, CLIENTS + 2)
 """How many are killed in one moment: one, two, or all, as a power cut would."""
-BY_ORDER, ORDER_S = 0.5, 0.5
+BY_ORDER, ORDER_S, ORDERED_S = 0.5, 0.5, 5.0
 STEPS: Final = (
     ("client", "begin send"), ("client", "inside send"), ("client", "inside record"), ("client", "begin answered"),
     (SERVER, "begin take"), (SERVER, "inside take"), (SERVER, "inside take"), (SERVER, "end take"),
@@ -139,7 +139,7 @@ class _Siege(Hunt):
             return
         if self.asked.at or self.dice.random() < BY_ORDER:
             kind, step = self.dice.choice(self.asked.at or STEPS)
-            if self.kill_by_order(kind, step, ORDER_S) or self.asked.at:
+            if self.kill_by_order(kind, step, ORDERED_S if self.asked.at else ORDER_S) or self.asked.at:
                 return
         roles = [*alive, SERVER, SERVER, TICKER]
         for role in set(self.dice.sample(roles, min(self.dice.choice(MOST_AT_ONCE), len(roles)))):
