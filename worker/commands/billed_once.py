@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.mapping import FOREVER_MS, MappingRow, Segment, akin, is_meter, mapping_rows, segments
 
 SQL = queries(__file__)
@@ -31,10 +30,9 @@ class Charging:
     end_ms: int
 
     def meets(self, segment: Segment, event_type: str | None) -> bool:
-        """Whether a window in which it costs something is one of the segment's."""
-        first = self.start_ms - self.start_ms % WINDOW_MS
+        """Whether a window in which it costs something is one of the segment's, which begins and ends with a window."""
         named = self.counts in (segment.feature, event_type)
-        return named and first < segment.end_ms and segment.start_ms < self.end_ms
+        return named and self.start_ms < segment.end_ms and segment.start_ms < self.end_ms
 
 
 def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_ms: int) -> None:
