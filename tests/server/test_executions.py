@@ -513,6 +513,6 @@ def test_each_route_says_which_scope_it_takes(lone: House) -> None:
         for path, method in wanted
         if wanted[path, method][0].endswith((":write", "guard")) or path.endswith("preview")
     }
-    assert {route.path for route in Executions(lone.server._programs).routes().routes} <= {  # type: ignore[arg-type, attr-defined]
+    assert {route.path for route in Executions(lone.server._programs).routes().routes} <= {  # type: ignore[attr-defined]
         path.replace("{key}", "{key:id}") for path in paths
     }
