@@ -62,8 +62,7 @@ def test_each_organisation_is_billed_for_its_own_and_none_is_mistaken_for_anothe
     assert own(fleet, of("acme")) == [("duplicate", "withdrawn")] == statuses(told(fleet, of("acme")))
     assert own(fleet, of("globex", quantity=4)) == [("duplicate", None)]
     charged = "SELECT from_account, SUM(CASE WHEN kind = 'usage' THEN amount_micro ELSE 0 END) FROM ledger_entries "
-    charges = fleet.rows(charged + "WHERE feature = 'render' GROUP BY 1")
-    sums: dict[object, object] = {one[0]: one[1] for one in charges}
+    sums = {row[0]: row[1] for row in fleet.rows(charged + "WHERE feature = 'render' GROUP BY 1")}
     assert (sums.get("wallet:globex"), sums.get("wallet:acme")) == (8, 0), "and acme's was given back"
     clean(fleet)
 
