@@ -27,7 +27,7 @@ class ServerSettings:
     cron_secret: str = field(default="", repr=False)
     gate_unknown_org: UnknownOrg = "not_found"
     gate_open_when_in_doubt: bool = False
-    requests_per_s: int = 200
+    requests_per_s: int = 1_000
     """Of one caller's address, on the average; twice as many at once."""
 
 

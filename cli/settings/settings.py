@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     """What the gate says of an organisation it does not know: not_found (404), deny or allow."""
     gate_open_when_in_doubt: bool = False
     """Whether the gate is open where the database cannot be read, or the provider was not asked yet."""
-    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """What the server takes of one address, on the average."""
     trusted_proxies: str = ""
     """Addresses of proxies before the server, whose X-Forwarded-For is believed, separated by commas."""

@@ -44,7 +44,7 @@ AT_ONCE: Final = 4
 """Transactions of programs; with all others of the process, fewer than the engine has connections."""
 WITHIN_S: Final = 20.0
 """How long a program waits for the database. What it asked for may be done all the same, later."""
-REQUESTS_PER_S: Final = 100
+REQUESTS_PER_S: Final = 1_000
 """Of one key, by one process, on the average; twice as many at once."""
 STATUSES: Final[Mapping[str, int]] = {
     "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "unsaid_settlement": 422, "no_sandbox": 422,
