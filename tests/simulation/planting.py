@@ -87,7 +87,9 @@ def main() -> int:
         for name in (one for one in kind.planted if word in one or word == package):
             found = hunt(kind, name)
             failed += found.seed is None or bool(found.unclean)
-            print(f"{name}: {'SURVIVED' if found.seed is None else f'seed {found.seed}'}: {found.said}"[:240], flush=True)
+            print(
+                f"{name}: {'SURVIVED' if found.seed is None else f'seed {found.seed}'}: {found.said}"[:240], flush=True
+            )
             for seed in found.unclean:
                 print(f"  seed {seed} of {package} breaches without the bug", flush=True)
     print(f"{failed} survived, {time.perf_counter() - began:.0f} s")

@@ -121,7 +121,9 @@ class Life:
             name for name, one in zip(names, answers, strict=True) if one.get("decision") != "block" and name in new
         }
         if len(allowed) != right or any("decision" not in one for one in answers):
-            door.breach(f"{org}: {self.used[day]} were used, {len(new)} asked for, and {len(allowed)} allowed: {answers}")
+            door.breach(
+                f"{org}: {self.used[day]} were used, {len(new)} asked for, and {len(allowed)} allowed: {answers}"
+            )
         for name in new if not door.breaches else ():
             told = [one for key, one in zip(names, answers, strict=True) if key == name]
             if name in allowed and sum(not one["repeated"] for one in told) != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -35,10 +36,8 @@ def _answered_before_the_commit(patches: Patches) -> None:
         def work(connection: sa.Connection) -> None:
             kept[:] = taker.store(connection, fit, sent)
 
-        try:
+        with suppress(intake.DrawdownError):
             intake.write(engine, work)
-        except intake.DrawdownError:
-            pass
         stored = iter(kept)
         return [intake._unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
 

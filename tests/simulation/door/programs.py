@@ -182,7 +182,10 @@ class Door:
         head = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         body = json.dumps([one.sent for one in batch]).encode()
         if rng.random() < 0.3:
-            body, head["content-type"] = b"\n".join(json.dumps(one.sent).encode() for one in batch), "application/x-ndjson"
+            body, head["content-type"] = (
+                b"\n".join(json.dumps(one.sent).encode() for one in batch),
+                "application/x-ndjson",
+            )
         if rng.random() < 0.3:
             body, head["content-encoding"] = gzip.compress(body), "gzip"
         return await post(caller, f"/v1/{kind}", body, head)
@@ -211,23 +214,16 @@ class Door:
         if own and rng.random() < 0.1:
             name, quantity = rng.choice(own).key[3], quantity + 17
         project = rng.choice((None, "red"))
+        said = (name, source, event_type, org, quantity, ts, project)
         if rng.random() < 0.5:
-            data = {"quantity": quantity, "project": project, "k": 1}
-            sent = {"specversion": "1.0", "id": name, "source": source, "type": event_type, "subject": org,
-                    "time": _iso(ts), "data": {one: what for one, what in data.items() if what is not None}}  # fmt: skip
+            sent, wrong = _cloudevent(*said)
             more: tuple[Any, ...] = (org if key.org else None, '{"k":1}')
-            wrong = rng.choice(((_put(sent, "id", ...), "missing"), (_put(sent, "specversion", "0.3"), "bad_specversion"),
-                                (_put(sent, "data", {"quantity": -1}), "bad_quantity")))  # fmt: skip
         else:
-            sent = {"source": source, "event_id": name, "event_type": event_type, "org_id": org, "quantity": quantity,
-                    "occurred_at": _iso(ts), "project": project}  # fmt: skip
-            more = (None, "{}")
-            wrong = rng.choice(((_put(sent, "x", 1), "unknown_field"), (_put(sent, "quantity", 1.5), "not_whole"),
-                                (_put(sent, "occurred_at", _iso(self.now + DAY_MS)), "in_the_future")))  # fmt: skip
+            (sent, wrong), more = _envelope(*said), (None, "{}")
             if key.org is not None and rng.random() < 0.2:
                 return Item(_put(sent, "org_id", "other"), "foreign_org")
         if rng.random() < 0.1:
-            return Item(*wrong)
+            return Item(*rng.choice(wrong))
         content = (event_type, quantity, ts, project, *more)
         return Item(sent, None, ("events", by, org, name), content, org, event_type, quantity, ts)
 
@@ -242,12 +238,40 @@ class Door:
             name, seconds = rng.choice(own).key[2], seconds + 17
         sent = {"id": name, "org_id": org, "sandbox_id": f"box-{org}", "cell_id": cell, "memory_mb": size,
                 "interval_s": seconds, "ts": ts}  # fmt: skip
-        wrong = [(_put(sent, "x", 1), "unknown_field"), (_put(sent, "interval_s", -1), "interval_negative"), (3, "not_an_object")]
+        wrong = [
+            (_put(sent, "x", 1), "unknown_field"),
+            (_put(sent, "interval_s", -1), "interval_negative"),
+            (3, "not_an_object"),
+        ]
         wrong += [] if key.org is None else [(_put(sent, "org_id", "other"), "foreign_org")]
         wrong += [] if key.cell is None else [(_put(sent, "cell_id", "cell-9"), "foreign_cell")]
         if rng.random() < 0.12:
             return Item(*rng.choice(wrong))
         return Item(sent, None, ("samples", by, name), (org, cell, size, seconds, ts), org, str(size), seconds, ts)
+
+
+Wrong = list[tuple[dict[str, Any], str]]
+
+
+def _cloudevent(
+    name: str, source: str, kind: str, org: str, quantity: int, ts: int, project: str | None
+) -> tuple[dict[str, Any], Wrong]:
+    """An event as CloudEvents say it, and ways in which it is none."""
+    data = {"quantity": quantity, "k": 1} | ({} if project is None else {"project": project})
+    sent = {"specversion": "1.0", "id": name, "source": source, "type": kind, "subject": org, "time": _iso(ts)}
+    sent |= {"data": data}
+    wrong = [(_put(sent, "id", ...), "missing"), (_put(sent, "specversion", "0.3"), "bad_specversion")]
+    return sent, [*wrong, (_put(sent, "data", {"quantity": -1}), "bad_quantity")]
+
+
+def _envelope(
+    name: str, source: str, kind: str, org: str, quantity: int, ts: int, project: str | None
+) -> tuple[dict[str, Any], Wrong]:
+    """The same in our own words."""
+    sent = {"source": source, "event_id": name, "event_type": kind, "org_id": org, "quantity": quantity}
+    sent |= {"occurred_at": _iso(ts), "project": project}
+    wrong = [(_put(sent, "x", 1), "unknown_field"), (_put(sent, "quantity", 1.5), "not_whole")]
+    return sent, [*wrong, (_put(sent, "occurred_at", _iso(ts + 400 * DAY_MS)), "in_the_future")]
 
 
 async def post(caller: Caller, path: str, body: bytes, head: dict[str, str]) -> httpx.Response:

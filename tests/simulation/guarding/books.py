@@ -66,7 +66,8 @@ class Over:
 
 @dataclass
 class Used:
-    """A use. `said`: what was asked for under its key. `run`: a run charges for it, and holds `held_micro` while it goes on."""
+    """A use. `said`: what was asked for under its key. `run`: a run charges for it, and holds `held_micro` while it
+    goes on."""
 
     org: str
     metric: str
@@ -182,9 +183,7 @@ class Books:
             elif plan is not None:
                 yield Bound(f"limit:{plan}:{period}", period, amount, whole)
 
-    def decide(
-        self, who: Who, metric: str, amount: int, at_ms: int, now_ms: int, no_credit: str | None = None
-    ) -> Said:
+    def decide(self, who: Who, metric: str, amount: int, at_ms: int, now_ms: int, no_credit: str | None = None) -> Said:
         """What has to be said to a wish for so much more in the periods of `at_ms`."""
         bounds, terms = list(self.bounds(who, metric, now_ms)), self.metrics[metric]
         used = {one.period: self.count(who.org, metric, one.period, at_ms, now_ms) for one in bounds}

@@ -87,9 +87,7 @@ def _rates(product: Product) -> Iterator[str]:
 
 def _overrides(product: Product) -> Iterator[str]:
     """Each as people said."""
-    rows = product.world.read(
-        lambda c: guard_overrides.list_overrides(c, "", product.now, ALL, everything=True)
-    )
+    rows = product.world.read(lambda c: guard_overrides.list_overrides(c, "", product.now, ALL, everything=True))
     found = {one.number: (one.target, one.amount, one.ends_ms, one.state) for one in rows}
     want = {one.number: (one.target, one.amount, one.ends_ms, one.state) for one in product.books.overs}
     if found != want:

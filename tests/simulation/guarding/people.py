@@ -84,6 +84,8 @@ def override(product: Product) -> str:
     rng = product.rng
     (reach, target), metric = rng.choice(TARGETS), rng.choice(sorted(product.books.metrics))
     period, amount, lasts = rng.choice(PERIODS), rng.choice(AMOUNTS), rng.choice(LASTS)
+    if product.books.overs and rng.random() < 0.6:  # which of several counts
+        metric, period = (other := rng.choice(product.books.overs)).metric, other.period  # type: ignore[assignment]
     ends = None if lasts is None else product.now + lasts
     said, asked = Terms(metric, reach, target, period, amount, ends), rng.random() < 0.4
     made = product.write(lambda c, by: guard_overrides.add(c, said, by, asked=asked, permanent=ends is None))
@@ -143,7 +145,9 @@ def halt(product: Product) -> str:
 def use(product: Product) -> str:
     """Sandboxes run beside, of one who pays for them and for what the guard counts from one wallet."""
     made = [
-        Sample(product.name("guard-s"), METERED, product.now - product.rng.randrange(5 * MINUTE_MS), SIZE, 300, good=True)
+        Sample(
+            product.name("guard-s"), METERED, product.now - product.rng.randrange(5 * MINUTE_MS), SIZE, 300, good=True
+        )
         for _ in range(product.rng.randint(1, 4))
     ]
     insert(product.world, made, box=METERED)
