@@ -42,7 +42,7 @@ def _charged_apart() -> None:
 
 def _closed_in_parts() -> None:
     """Each part that goes in is committed, and then the backfill is closed."""
-    original = backfills.take
+    original = vars(backfills)["take"]
 
     def take(connection: sa.Connection, *given: Any) -> Any:
         found = original(connection, *given)
@@ -54,7 +54,7 @@ def _closed_in_parts() -> None:
 
 def _reverted_first() -> None:
     """It is said to be reverted before anything is taken back."""
-    original = backfills.withdraw
+    original = vars(backfills)["withdraw"]
 
     def withdraw(connection: sa.Connection, names: Sequence[str], by: Any) -> Any:
         connection.execute(sa.text("UPDATE backfills SET state = 'reverted', reverted_ms = 1 WHERE state = 'closed'"))

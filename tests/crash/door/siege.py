@@ -57,6 +57,7 @@ STEPS: Final = {
     TICKER: ("seal", "charge"),
 }
 BY_ORDER, ORDER_S = 0.6, 0.5
+METERED: Final = "SELECT SUBSTR(from_account, 8), SUM(amount_micro) FROM ledger_entries WHERE kind = 'usage' GROUP BY 1"
 WALLETS: Final = (
     r"SELECT SUBSTR(account_id, 8), balance_micro, held_micro FROM ledger_accounts WHERE account_id LIKE 'wallet\:%'"
 )
@@ -213,10 +214,9 @@ def _used(url: str, folder: Path, asked: dict[str, Ask], limit: int) -> Counter[
         at_once[one.org, one.metric] += one.actual if one.end == "used" else 0
         charged[one.org] += price
     assert all(used <= limit for used in at_once.values()), f"more than {limit} were used: {at_once}"
-    metered = dict(rows(url, "SELECT SUBSTR(from_account, 8), SUM(amount_micro) FROM ledger_entries "
-                        "WHERE kind = 'usage' GROUP BY 1"))  # fmt: skip
+    metered = {str(org): int(str(micro)) for org, micro in rows(url, METERED)}
     for org, balance, held in rows(url, WALLETS):
-        left = GIVEN - charged[str(org)] - int(str(metered.get(org, 0)))
+        left = GIVEN - charged[str(org)] - metered.get(str(org), 0)
         assert (balance, held) == (left, 0), f"{org}: (balance, held) is {balance, held}, and has to be {left, 0}"
     return Counter(told.values())
 

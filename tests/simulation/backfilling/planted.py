@@ -50,10 +50,11 @@ def _outside_is_staged(patches: Patches) -> None:
 
 
 def _an_event_of_each_batch_is_lost(patches: Patches) -> None:
-    right = backfills.take
+    right = vars(backfills)["take"]
 
     def wrong(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int) -> list[Taken]:
-        return right(connection, events[:-1], now_ms)
+        answers: list[Taken] = right(connection, events[:-1], now_ms)
+        return answers
 
     patches.put(backfills, "take", wrong)
 

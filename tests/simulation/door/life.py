@@ -36,7 +36,7 @@ PER_ORG: Final = 8
 """Items a second: so few that programs meet the bound."""
 A_DAY: Final = 12
 """Of what the guard counts, for each organisation."""
-KEYS: Final = (
+KEYS: Final[tuple[tuple[str, tuple[str, ...], dict[str, str]], ...]] = (
     ("app", ("events:write", "samples:write", "guard", "usage:read"), {}),
     ("of-acme", ("events:write", "samples:write", "guard"), {"org_id": "acme"}),
     ("of-cell", ("samples:write",), {"cell_id": "cell-1"}),
@@ -103,7 +103,7 @@ class Life:
         org = key.org or door.rng.choice(BILLED)
         names = [f"{org}-{door.name()}" for _ in range(door.rng.randint(1, 6))]
         old = [name for name in self.keys if name.startswith(f"{org}-")]
-        names += [door.rng.choice(names)] + door.rng.sample(old, min(len(old), 1))
+        names += [door.rng.choice(names), *door.rng.sample(old, min(len(old), 1))]
         head = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         orders = [json.dumps({"key": name, "org": org, "metric": "look"}).encode() for name in names]
         answers = await asyncio.gather(*(post(caller, "/v1/guard/consume", one, head) for one in orders))
@@ -186,7 +186,7 @@ def _judged(life: Life) -> Iterator[str]:
     house.fleet.tick(door.now + MINUTE_MS)
     yield from (f"verify: {breach}" for breach in read(house.fleet.engine, verify).breaches)
     rows = house.fleet.rows("SELECT org_id, window_ms, feature, SUM(sealed_qty) FROM pushes GROUP BY 1, 2, 3")
-    sealed = {(org, window, feature): quantity for org, window, feature, quantity in rows if quantity}
+    sealed = {(str(org), int(str(at)), str(what)): int(str(quantity)) for org, at, what, quantity in rows if quantity}
     wanted = door.books.owed()
     for place in sorted(sealed.keys() | wanted.keys(), key=str):
         if sealed.get(place) != wanted.get(place):

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 
 from drawdown.events import cloudevents
 from drawdown.events.envelope import Unfit, UsageEvent
+from drawdown.schema.errors import DrawdownError
 from drawdown.server.usage import events, intake, quotas
 from drawdown.server.usage.intake import Result, Sent
-from drawdown.worker.commands import api_keys, guard
+from drawdown.worker.commands import api_keys, guard, guard_counts
 from drawdown.worker.commands.guard_answers import Answer
 from drawdown.worker.sources.events import store as events_store
 from drawdown.worker.sources.events.store import Taken
@@ -36,8 +37,8 @@ def _answered_before_the_commit(patches: Patches) -> None:
         def work(connection: sa.Connection) -> None:
             kept[:] = taker.store(connection, fit, sent)
 
-        with suppress(intake.DrawdownError):
-            intake.write(engine, work)
+        with suppress(DrawdownError):
+            vars(intake)["write"](engine, work)
         stored = iter(kept)
         return [intake._unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
 
@@ -113,7 +114,7 @@ def _repeated_use_counts(patches: Patches) -> None:
     right, count = guard.consume, iter(range(10**6))
 
     def wrong(connection: sa.Connection, key: str, *given: Any) -> Answer:
-        known = guard.guard_counts.read_use(connection, key) is not None
+        known = guard_counts.read_use(connection, key) is not None
         return right(connection, f"{key}+{next(count)}" if known else key, *given)
 
     patches.put(guard, "consume", wrong)

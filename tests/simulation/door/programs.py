@@ -258,7 +258,14 @@ def _cloudevent(
 ) -> tuple[dict[str, Any], Wrong]:
     """An event as CloudEvents say it, and ways in which it is none."""
     data = {"quantity": quantity, "k": 1} | ({} if project is None else {"project": project})
-    sent = {"specversion": "1.0", "id": name, "source": source, "type": kind, "subject": org, "time": _iso(ts)}
+    sent: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": name,
+        "source": source,
+        "type": kind,
+        "subject": org,
+        "time": _iso(ts),
+    }
     sent |= {"data": data}
     wrong = [(_put(sent, "id", ...), "missing"), (_put(sent, "specversion", "0.3"), "bad_specversion")]
     return sent, [*wrong, (_put(sent, "data", {"quantity": -1}), "bad_quantity")]
@@ -268,7 +275,7 @@ def _envelope(
     name: str, source: str, kind: str, org: str, quantity: int, ts: int, project: str | None
 ) -> tuple[dict[str, Any], Wrong]:
     """The same in our own words."""
-    sent = {"source": source, "event_id": name, "event_type": kind, "org_id": org, "quantity": quantity}
+    sent: dict[str, Any] = {"source": source, "event_id": name, "event_type": kind, "org_id": org, "quantity": quantity}
     sent |= {"occurred_at": _iso(ts), "project": project}
     wrong = [(_put(sent, "x", 1), "unknown_field"), (_put(sent, "quantity", 1.5), "not_whole")]
     return sent, [*wrong, (_put(sent, "occurred_at", _iso(ts + 400 * DAY_MS)), "in_the_future")]
