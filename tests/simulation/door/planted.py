@@ -137,7 +137,7 @@ def _conflicts_are_billed(patches: Patches) -> None:
 
 
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
-    "a batch is answered before it is committed": (_answered_before_the_commit, "door:"),
+    "a batch is answered before it is committed": (_answered_before_the_commit, ""),
     "one bad item stops all events": (_one_bad_item_stops_all, "and should be"),
     "answers stand in another order": (_answers_shift, "and should be"),
     "a bound key names another organisation": (_foreign_is_taken, "foreign_org"),
