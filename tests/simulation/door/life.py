@@ -10,6 +10,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -69,9 +70,9 @@ class Life:
                 await self._guard(caller)
             elif what < 0.85:
                 door.rotate()
-            elif what < 0.88:
+            elif what < 0.9:
                 door.end_key()
-            elif what < 0.95 or "started anew" in door.seen:  # to start takes long
+            elif what < 0.96 or "started anew" in door.seen:  # to start takes long
                 await asyncio.to_thread(door.house.fleet.tick, door.now)
             else:
                 await caller.settled()
@@ -147,13 +148,24 @@ def lived(seed: int) -> tuple[Life, list[str]]:
             house = House(engine)
             house.clock.at_ms = T0 + 40 * DAY_MS + 10_000
             door = Door(house, random.Random(f"{seed}-door"), Books(PER_KEY, PER_ORG))
-            patches.put(intake, "write", door.write)
             _open(door)
             life = Life(door)
-            asyncio.run(life.live())
+            with _written_by(door):
+                asyncio.run(life.live())
             wrong = [*door.breaches, *(_judged(life) if not door.breaches else ())]
             engine.dispose()
         return life, wrong
+
+
+@contextmanager
+def _written_by(door: Door) -> Iterator[None]:
+    """What is sent is written as the door's fate has it."""
+    names = vars(intake)
+    right, names["write"] = names["write"], door.write
+    try:
+        yield
+    finally:
+        names["write"] = right
 
 
 def _open(door: Door) -> None:

@@ -147,6 +147,8 @@ class Door:
             return refused is not None
         if self.committed:
             self.books.commit(batch)
+        elif answer.status_code == 200 and any(one.wrong is None for one in batch):
+            self.breach(f"a batch of {key.name} was answered, and did not go in")
         if answer.status_code == 503:
             self.seen.add(f"503 {fate}")
             if fate not in ("dies", "commit answer lost"):
@@ -211,7 +213,7 @@ class Door:
         by = key.name if key.org is not None else ""
         name, source = f"{org}-{self.name()}", "/door"
         own = [one for one in self.sent if one.key[:2] == ("events", by) and one.key[2] == org]
-        if own and rng.random() < 0.1:
+        if own and rng.random() < 0.15:
             name, quantity = rng.choice(own).key[3], quantity + 17
         project = rng.choice((None, "red"))
         said = (name, source, event_type, org, quantity, ts, project)
@@ -234,7 +236,7 @@ class Door:
         name = f"{org}-{self.name()}"
         by = key.name if key.org is not None else ""
         own = [one for one in self.sent if one.key[:2] == ("samples", by) and one.org == org]
-        if own and rng.random() < 0.1:
+        if own and rng.random() < 0.15:
             name, seconds = rng.choice(own).key[2], seconds + 17
         sent = {"id": name, "org_id": org, "sandbox_id": f"box-{org}", "cell_id": cell, "memory_mb": size,
                 "interval_s": seconds, "ts": ts}  # fmt: skip
