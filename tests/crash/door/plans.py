@@ -78,7 +78,7 @@ def fills(seed: int, count: int) -> list[Fill]:
         first -= first % WINDOW_MS
         event = partial(_event, dice, org, span=(first, first + DAY_MS))
         events = tuple(event(f"fill-{number}-{place}") for place in range(dice.randint(8, 24)))
-        made.append(Fill(f"fill-{number}", org, first, first + DAY_MS, events, number % 3 == 1))
+        made.append(Fill(f"fill-{number}", org, first, first + DAY_MS, events, number % 3 == 0))
     return made
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.events.envelope import UsageEvent
+from drawdown.server.usage import events as way_in
 from drawdown.worker.commands import backfills, guard, guard_counts
-from drawdown.worker.sources.events import store
 
 
 def _commit(connection: sa.Connection) -> None:
@@ -65,13 +67,15 @@ def _reverted_first() -> None:
 
 
 def _fresh_ids() -> None:
-    """An event has an id of its own each time it is sent."""
-    original = store.sample_id_of
+    """An event has an id of its own for each process that sends it."""
+    names = vars(way_in)
+    original = names["take"]
 
-    def sample_id_of(source: str, event_id: str, *more: str) -> str:
-        return original(source, f"{event_id}:{os.getpid()}", *more)
+    def take(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int) -> Any:
+        sent = [replace(one, event_id=f"{one.event_id}:{os.getpid()}") for one in events]
+        return original(connection, sent, now_ms)
 
-    vars(store)["sample_id_of"] = sample_id_of
+    names["take"] = take
 
 
 PLANTED: dict[str, Callable[[], None]] = {
