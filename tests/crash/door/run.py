@@ -14,6 +14,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from tests.crash.door.siege import Outcome, Size, besieged
 from tests.postgres_server import Server
 
@@ -69,6 +71,7 @@ def main() -> int:
     parser.add_argument("--server-kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     return int(at_the_door(given.kills, given.server_kills, given.seed))
 
 
