@@ -154,7 +154,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
     "only keys have a quota": (lambda p: _quota(p, of_keys=True), "too_many_requests"),
     "a refused batch spends its key's quota": (_tokens_are_spent_by_halves, "door:"),
     "what is said otherwise of a sample is the same": (_samples_go_in_as_they_come, "and should be"),
-    "a use that is given again counts again": (_repeated_use_counts, "was used before"),
+    "a use that is given again counts again": (_repeated_use_counts, " used"),
     "what is in conflict is billed, too": (_conflicts_are_billed, ""),
 }
 """Each bug, and a part of what is said of it."""
@@ -163,6 +163,7 @@ SEEN_AT: Final[dict[str, int]] = {
     "only organisations have a quota": 2,
     "only keys have a quota": 1,
     "a refused batch spends its key's quota": 14,
+    "what is in conflict is billed, too": 1,
 }
 """Where a bug showed last, if not in the first life."""
 
