@@ -29,8 +29,8 @@ from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.guard import Wish
 from drawdown.worker.views.backfills import show_backfill
 from tests.crash.credit.shared import Board
-from tests.crash.door.plans import PART, Ask, Fill, batches, fills, uses
-from tests.crash.door.planted import PLANTED
+from tests.crash.programs.plans import PART, Ask, Fill, batches, fills, uses
+from tests.crash.programs.planted import PLANTED
 from tests.crash.observer import Observer
 from tests.crash.process import TRY_AGAIN
 

@@ -1,6 +1,6 @@
-"""The siege of the door at length, as a part of `make crash`, on PostgreSQL and on SQLite.
+"""The siege of programs at length, as a part of `make crash`, on PostgreSQL and on SQLite.
 
-    python -W ignore -m tests.crash.door.run --kills 200 --server-kills 5 --seed 1
+    python -W ignore -m tests.crash.programs.run --kills 200 --server-kills 5 --seed 1
 
 Exit status 1 where anything was lost, doubled or left over, and where no kill landed inside a step.
 """
@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from tests.crash.door.siege import Outcome, Size, besieged
+from tests.crash.programs.siege import Outcome, Size, besieged
 from tests.postgres_server import Server
 
 EVERY_S, MOST_S, LIKELY_A_KILL = 0.15, 3_600.0, 6
@@ -40,7 +40,7 @@ def _siege(database: str, kills: int, strikes: int, seed: int) -> Outcome:
             return found
 
 
-def at_the_door(kills: int, server_kills: int, seed: int) -> bool:
+def by_programs(kills: int, server_kills: int, seed: int) -> bool:
     """Whether anything failed; says what happened."""
     failed = False
     for database, share, strikes in (("postgresql", kills, server_kills), ("sqlite", -(-kills // SQLITE_SHARE), 0)):
@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    return int(at_the_door(given.kills, given.server_kills, given.seed))
+    return int(by_programs(given.kills, given.server_kills, given.seed))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.crash.door.siege import Size, besieged
+from tests.crash.programs.siege import Size, besieged
 from tests.postgres_server import Server
 from tests.whole import share
 

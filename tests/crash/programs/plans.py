@@ -1,4 +1,4 @@
-"""What the processes of a siege of the door are to do, all of it by the seed: uses, batches of events, backfills."""
+"""What the processes of a siege of programs are to do, all of it by the seed: uses, batches of events, backfills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bugs for the siege of the door to find, planted in its own processes only."""
+"""Bugs for the siege of programs to find, planted in its own processes only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The siege of the door: clients of the guard, senders of events, one who fills in the past and a ticker are killed,
+"""The siege of programs: clients of the guard, senders of events, one who fills in the past and a ticker are killed,
 and the server with them; what was used, charged and billed is exact in the end.
 
 Guarantee: what has to be there is worked out from the plans and from what the journals say was answered.
@@ -39,8 +39,8 @@ from tests.acceptance.tables import billed_exactly, rows
 from tests.crash.credit.shared import Board
 from tests.crash.credit.trace import killed
 from tests.crash.data import FROM_MS
-from tests.crash.door.plans import FEATURE, GIVEN, METRICS, NOW_MS, ORGS, TYPE, Ask, batches, fills, uses
-from tests.crash.door.process import TICKER, records
+from tests.crash.programs.plans import FEATURE, GIVEN, METRICS, NOW_MS, ORGS, TYPE, Ask, batches, fills, uses
+from tests.crash.programs.process import TICKER, records
 from tests.crash.hunt import Hunt
 from tests.crash.nursery import Nursery
 from tests.crash.toll import Toll, sound
@@ -156,7 +156,7 @@ def besieged(
     (folder / "siege.json").write_text(json.dumps({"seed": seed, **vars(size)}))
     began = time.monotonic()
     env = {"CRASH_PLANTED": planted}
-    with closing(Nursery(folder, url, env, work="tests.crash.door.process")) as nursery:
+    with closing(Nursery(folder, url, env, work="tests.crash.programs.process")) as nursery:
         toll = Door(nursery, random.Random(seed), at, strikes, server).besiege(kills, every_s, most_s)
     took = time.monotonic() - began
     engine = connect(url)

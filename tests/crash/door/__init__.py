@@ -1,1 +1,0 @@
-"""The siege of the door: who asks the guard, who sends events and who fills in the past are killed, again and again."""
