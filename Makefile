@@ -51,6 +51,7 @@ regressions: install
 
 mutants: install
 	$(BIN)/python -m tests.simulation.mutants
+	$(BIN)/python -m tests.simulation.planting
 
 # Every ordered pair of transactions on a real PostgreSQL, the first held after each of its statements: make interleave JOBS=2
 # FIRST=seal SECOND=cli.nouns.orgs narrow it down; LOST=1 cuts the connection at each statement instead.

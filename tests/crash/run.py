@@ -21,12 +21,13 @@ from tests.crash.billers import blockade
 from tests.crash.controller import CUT, Plan
 from tests.crash.credit.topups import till
 from tests.crash.credit.trace import trace
+from tests.crash.programs.run import by_programs
 from tests.crash.siege import Outcome, siege
 from tests.postgres_server import Server
 
 SQLITE_SHARE, BILLER_SHARE = 5, 20
 KINDS = ("postgresql", "sqlite", "autumn", "stripe")
-CREDIT_SHARE, REQUESTS_A_KILL = 10, 10
+CREDIT_SHARE, REQUESTS_A_KILL, PROGRAMS_SHARE = 10, 10, 3
 K = TypeVar("K", int, str)
 
 
@@ -107,6 +108,7 @@ def main() -> int:
         failed |= short is not None
     if not given.only and not given.no_kill:
         failed |= _on_credit(-(-given.kills // CREDIT_SHARE), given.server_kills, given.seed)
+        failed |= by_programs(-(-given.kills // PROGRAMS_SHARE), -(-given.server_kills // PROGRAMS_SHARE), given.seed)
     return int(failed)
 
 

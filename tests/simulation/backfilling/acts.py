@@ -176,10 +176,9 @@ def send(clerk: Clerk) -> str | None:
 def _sent(clerk: Clerk, event: UsageEvent, answer: Taken) -> None:
     books, standing = clerk.books, clerk.books.standing(event)
     before = books.taken.get(name_of(event))
+    want: tuple[str, ...] = ("accepted", "pending") if standing == "new" else (standing,)
     if standing == "withdrawn":
         want = ("duplicate",) if before == event else ("conflict",)
-    else:
-        want = ("accepted", "pending") if standing == "new" else (standing,)
     books.statuses[f"sent_{standing}"] += 1
     if answer.status not in want:
         clerk.breach(f"{event} was sent, and answered {answer}: it is {standing}")

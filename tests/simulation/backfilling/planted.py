@@ -50,10 +50,11 @@ def _outside_is_staged(patches: Patches) -> None:
 
 
 def _an_event_of_each_batch_is_lost(patches: Patches) -> None:
-    right = backfills.take
+    right = vars(backfills)["take"]
 
     def wrong(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int) -> list[Taken]:
-        return right(connection, events[:-1], now_ms)
+        answers: list[Taken] = right(connection, events[:-1], now_ms)
+        return answers
 
     patches.put(backfills, "take", wrong)
 
@@ -89,8 +90,8 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
         "comes to",
     ),
     "what lies outside is staged": (_outside_is_staged, "should be invalid"),
-    "what is staged again takes the first one's place": (
-        lambda p: p.query(backfills, "stage", "DO NOTHING", "DO UPDATE SET quantity = excluded.quantity"),
+    "what is staged again is said to be new": (
+        lambda p: p.put(backfills, "_staged", lambda row, stored, new: Taken("accepted")),
         "was staged",
     ),
     "an event of each batch is lost": (_an_event_of_each_batch_is_lost, "is there 0 times"),
@@ -106,7 +107,11 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
 }
 """Each bug, and a part of what is said of it."""
 TICKS: Final = 10
-SEEN_AT: Final[dict[str, int]] = {}
+SEEN_AT: Final[dict[str, int]] = {
+    "what is closed is closed by any hash": 1,
+    "an event of the same key is the same": 7,
+    "what is over is open": 20,
+}
 """Where a bug showed last, if not in the first life."""
 
 

@@ -66,7 +66,8 @@ class Over:
 
 @dataclass
 class Used:
-    """A use. `said`: what was asked for under its key. `run`: a run charges for it, and holds `held_micro` while it goes on."""
+    """A use. `said`: what was asked for under its key. `run`: a run charges for it, and holds `held_micro` while it
+    goes on."""
 
     org: str
     metric: str

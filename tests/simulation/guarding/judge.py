@@ -7,7 +7,7 @@ nothing to say.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands import guard_overrides
@@ -55,12 +55,12 @@ def _counters(product: Product) -> Iterator[str]:
     """Each counter is what was used in its period: by a sum of the judge's own."""
     text = "SELECT org_id, metric, period, start_ms, used FROM guard_counters"
     found = {tuple(spot): int(used) for *spot, used in product.world.rows(text)}
-    sums: dict[tuple[object, ...], int] = {}
+    sums: dict[tuple[Any, ...], int] = {}
     for use in product.books.uses.values():
         for period in PERIODS:
-            spot = (use.org, use.metric, period, begin_of(period, use.at_ms))
-            sums[spot] = sums.get(spot, 0) + use.amount
-    for spot in found.keys() | sums.keys():
+            of = (use.org, use.metric, period, begin_of(period, use.at_ms))
+            sums[of] = sums.get(of, 0) + use.amount
+    for spot in sorted(found.keys() | sums.keys()):
         if found.get(spot, 0) != sums.get(spot, 0):
             yield f"the counter {spot} says {found.get(spot)}, and {sums.get(spot)} were used"
 

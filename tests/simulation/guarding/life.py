@@ -127,14 +127,14 @@ def _open(made: Product, *, tops_up: bool) -> None:
         if customer != product.FAR:
             _begin(made, customer, credits * MICRO)
     for org in ("ann", product.FAR):
-        made.write(lambda c, by, org=org: pools.allow(c, product.PATRON, org, by))
+        world.write(partial(pools.allow, payer=product.PATRON, org_id=org, by=by))
         books.sponsors.add((product.PATRON, org))
-    for name, terms in METRICS.items():
-        _metric(made, name, terms)
-    for metric, plan, period, amount in LIMITS:
-        one = PlanLimit(metric, plan, period, amount)  # type: ignore[arg-type]
-        made.write(lambda c, by, one=one: guard_terms.set_limit(c, one, by))
-        books.limits[(metric, plan, period)] = (amount, None)
+    for name, metric in METRICS.items():
+        _metric(made, name, metric)
+    for what, plan, period, amount in LIMITS:
+        one = PlanLimit(what, plan, period, amount)  # type: ignore[arg-type]
+        world.write(partial(guard_terms.set_limit, limit=one, by=by))
+        books.limits[(what, plan, period)] = (amount, None)
     if tops_up:
         world.payments.cards["cus_bob"] = "good"
         terms = replace(TERMS, threshold_micro=2 * MICRO, amount_micro=5 * MICRO, service_customer="cus_bob")

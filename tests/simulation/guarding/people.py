@@ -13,7 +13,7 @@ from drawdown.ledger.lots import Terms as LotTerms
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import credit, guard_overrides, guard_terms, orgs
-from drawdown.worker.commands.guard_overrides import Terms
+from drawdown.worker.commands.guard_overrides import Terms, Word
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from tests.simulation.actions import insert
 from tests.simulation.callers import AGAIN
@@ -30,6 +30,7 @@ LASTS: Final = (10 * MINUTE_MS, 180 * MINUTE_MS, 2 * DAY_MS, 89 * DAY_MS, None)
 TARGETS: Final[tuple[tuple[Reach, str], ...]] = (
     *(("org", one) for one in ASKERS), ("pattern", "acme-*"), ("pattern", "a*"), ("plan", "basic"), ("plan", "gold"),
 )  # fmt: skip
+WORDS: Final[tuple[Word, ...]] = ("approve", "approve", "refuse", "end")
 METERED: Final = "used"
 SIZE: Final = 1024
 
@@ -84,6 +85,8 @@ def override(product: Product) -> str:
     rng = product.rng
     (reach, target), metric = rng.choice(TARGETS), rng.choice(sorted(product.books.metrics))
     period, amount, lasts = rng.choice(PERIODS), rng.choice(AMOUNTS), rng.choice(LASTS)
+    if product.books.overs and rng.random() < 0.6:  # which of several counts
+        metric, period = (other := rng.choice(product.books.overs)).metric, other.period  # type: ignore[assignment]
     ends = None if lasts is None else product.now + lasts
     said, asked = Terms(metric, reach, target, period, amount, ends), rng.random() < 0.4
     made = product.write(lambda c, by: guard_overrides.add(c, said, by, asked=asked, permanent=ends is None))
@@ -98,7 +101,7 @@ def judge(product: Product) -> str | None:
     if not product.books.overs:
         return None
     found = product.rng.choice(product.books.overs)
-    word = product.rng.choice(("approve", "approve", "refuse", "end"))
+    word: Word = product.rng.choice(WORDS)
     after = {"approve": "in_force", "refuse": "refused", "end": "ended"}[word]
     over = found.ends_ms is not None and found.ends_ms <= product.now
     may = found.state == ("in_force" if word == "end" else "asked") and not (word == "approve" and over)

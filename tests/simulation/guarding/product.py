@@ -37,7 +37,7 @@ def ask(product: Product) -> str:
     payer = PATRON if org in NAMING and rng.random() < 0.3 else None
     what = "reserve" if rng.random() < 0.45 else "consume"
     wish = Wish(org, metric, amount, rng.choice(LIVES_MS) if what == "reserve" else None, payer=payer, subject="ann")
-    gone = sorted(product.lost - product.books.uses.keys())
+    gone = sorted(one for one in product.lost - product.books.uses.keys() if one.startswith(f"{org}-k"))
     key = rng.choice(gone) if gone and rng.random() < 0.15 else product.name(f"{org}-k")
     if rng.random() < 0.4:
         _check(product, wish)

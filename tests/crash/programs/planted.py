@@ -1,0 +1,87 @@
+"""Bugs for the siege of programs to find, planted in its own processes only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from drawdown.events.envelope import UsageEvent
+from drawdown.server.usage import events as way_in
+from drawdown.worker.commands import backfills, guard, guard_counts
+
+
+def _commit(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("COMMIT")
+    connection.exec_driver_sql("BEGIN")
+
+
+def _counted_apart() -> None:
+    """A counter is committed before the use that it counts."""
+    original = guard_counts.move
+
+    def move(connection: sa.Connection, *given: Any, **more: Any) -> None:
+        original(connection, *given, **more)
+        _commit(connection)
+
+    vars(guard_counts)["move"] = move
+
+
+def _charged_apart() -> None:
+    """What a use costs is committed before the use, and under a key of the process's own."""
+    original = guard._settled_at_once
+
+    def charged(connection: sa.Connection, key: str, *given: Any) -> Any:
+        found = original(connection, f"{key}:{os.getpid()}", *given)
+        _commit(connection)
+        return found
+
+    vars(guard)["_settled_at_once"] = charged
+
+
+def _closed_in_parts() -> None:
+    """Each part that goes in is committed, and then the backfill is closed."""
+    original = vars(backfills)["take"]
+
+    def take(connection: sa.Connection, *given: Any) -> Any:
+        found = original(connection, *given)
+        _commit(connection)
+        return found
+
+    vars(backfills)["take"] = take
+
+
+def _reverted_first() -> None:
+    """It is said to be reverted before anything is taken back."""
+    original = vars(backfills)["withdraw"]
+
+    def withdraw(connection: sa.Connection, names: Sequence[str], by: Any) -> Any:
+        connection.execute(sa.text("UPDATE backfills SET state = 'reverted', reverted_ms = 1 WHERE state = 'closed'"))
+        _commit(connection)
+        return original(connection, names, by)
+
+    vars(backfills)["withdraw"] = withdraw
+
+
+def _fresh_ids() -> None:
+    """An event has an id of its own for each process that sends it."""
+    names = vars(way_in)
+    original = names["take"]
+
+    def take(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int) -> Any:
+        sent = [replace(one, event_id=f"{one.event_id}:{os.getpid()}") for one in events]
+        return original(connection, sent, now_ms)
+
+    names["take"] = take
+
+
+PLANTED: dict[str, Callable[[], None]] = {
+    "counted apart": _counted_apart,
+    "charged apart": _charged_apart,
+    "closed in parts": _closed_in_parts,
+    "reverted first": _reverted_first,
+    "fresh ids": _fresh_ids,
+}

@@ -1,0 +1,47 @@
+"""Whatever dies, is refused or is lost beside ticks and flips: of the past that is put in, what was shown is billed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import pytest
+
+from tests.simulation.backfilling.life import lived
+from tests.simulation.backfilling.planted import KIND, TICKS
+from tests.simulation.planting import hunt
+from tests.whole import share
+
+SEEDS: Final = share(5, whole=200)
+"""Lives in which all of it happens, taken together."""
+HAPPENED: Final = (
+    "backfill_opened", "backfill_open_refused", "backfill_shown", "backfill_closed", "backfill_closed_again",
+    "backfill_close_refused", "backfill_close_of_reverted", "backfill_reverted", "backfill_revert_left",
+    "backfill_mapped", "backfill_in_conflict", "backfill_died_before_commit", "staged_accepted", "staged_duplicate",
+    "staged_conflict", "staged_invalid", "sent_new", "sent_duplicate", "sent_conflict", "sent_withdrawn", "new",
+    "duplicate", "flip", "late_sample",
+)  # fmt: skip
+
+
+def test_what_was_shown_is_billed_once() -> None:
+    there = Counter[str]()
+    for seed in range(SEEDS):
+        life, wrong = lived(seed, TICKS)
+        assert wrong == [], f"seed {seed}"
+        there.update(life.world.faults.counts)
+        there.update(life.clerk.books.statuses)
+        there["flip"] += sum(len(found) > 1 for found in life.world.oracle.assignments.values())
+        life.world.close()
+    never = {what for what in HAPPENED if not there[what]}
+    assert never == set(), f"a life in which nothing happens proves nothing: {never} of {there}"
+
+
+@pytest.mark.parametrize("name", share(list(KIND.planted)[::5], whole=list(KIND.planted)))
+def test_a_planted_bug_is_seen(name: str) -> None:
+    seen = hunt(KIND, name)
+    assert seen.seed is not None, f"{name!r} was not seen"
+    assert seen.unclean == [], "a seed breaches without any bug"
+
+
+def test_what_is_known_of_a_bug_is_of_one_there_is() -> None:
+    assert KIND.seen_at.keys() <= KIND.planted.keys()

@@ -1,0 +1,49 @@
+"""Whatever dies or is lost at the door: each item is answered for itself, taken once, and billed as it was told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import pytest
+
+from tests.simulation.door.life import lived
+from tests.simulation.door.planted import KIND
+from tests.simulation.planting import hunt
+from tests.whole import share
+
+SEEDS: Final = share(4, whole=100)
+"""Lives in which all of it happens, taken together."""
+SEEN: Final = frozenset(
+    {
+        "", "in conflict", "answer lost", "503 dies", "503 commit answer lost", "too much", "rotated", "ended",
+        "(401, 'unauthorized')", "(403, 'no_scope')", "started anew",
+    }
+)  # fmt: skip
+SAID: Final = tuple(
+    f"{kind} {said}"
+    for kind in ("events", "samples")
+    for said in ("accepted None", "pending unmapped", "pending unassigned", "duplicate None", "conflict other_content")
+)
+
+
+def test_each_item_is_answered_and_billed_once() -> None:
+    said, seen = Counter[str](), set[str]()
+    for seed in range(SEEDS):
+        life, wrong = lived(seed)
+        assert wrong == [], f"seed {seed}"
+        said.update(life.door.books.said)
+        seen |= life.door.seen
+    assert seen >= SEEN, f"a life in which nothing happens proves nothing: {SEEN - seen}"
+    assert all(said[one] for one in SAID), said
+
+
+@pytest.mark.parametrize("name", share(list(KIND.planted)[::5], whole=list(KIND.planted)))
+def test_a_planted_bug_is_seen(name: str) -> None:
+    seen = hunt(KIND, name)
+    assert seen.seed is not None, f"{name!r} was not seen"
+    assert seen.unclean == [], "a seed breaches without any bug"
+
+
+def test_what_is_known_of_a_bug_is_of_one_there_is() -> None:
+    assert KIND.seen_at.keys() <= KIND.planted.keys()
