@@ -21,33 +21,33 @@ def _commit(connection: sa.Connection) -> None:
 
 def _counted_apart() -> None:
     """A counter is committed before the use that it counts."""
-    original = guard_counts.move
+    original = guard_counts.write
 
-    def move(connection: sa.Connection, *given: Any, **more: Any) -> None:
+    def write(connection: sa.Connection, *given: Any, **more: Any) -> None:
         original(connection, *given, **more)
         _commit(connection)
 
-    vars(guard_counts)["move"] = move
+    vars(guard_counts)["write"] = write
 
 
 def _charged_apart() -> None:
     """What a use costs is committed before the use, and under a key of the process's own."""
-    original = guard._settled_at_once
+    original = guard._charge
 
-    def charged(connection: sa.Connection, key: str, *given: Any) -> Any:
-        found = original(connection, f"{key}:{os.getpid()}", *given)
+    def charged(connection: sa.Connection, ask: guard.Ask, *given: Any) -> Any:
+        found = original(connection, replace(ask, key=f"{ask.key}:{os.getpid()}"), *given)
         _commit(connection)
         return found
 
-    vars(guard)["_settled_at_once"] = charged
+    vars(guard)["_charge"] = charged
 
 
 def _closed_in_parts() -> None:
     """Each part that goes in is committed, and then the backfill is closed."""
     original = vars(backfills)["take"]
 
-    def take(connection: sa.Connection, *given: Any) -> Any:
-        found = original(connection, *given)
+    def take(connection: sa.Connection, *given: Any, **more: Any) -> Any:
+        found = original(connection, *given, **more)
         _commit(connection)
         return found
 
@@ -71,9 +71,9 @@ def _fresh_ids() -> None:
     names = vars(way_in)
     original = names["take"]
 
-    def take(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int) -> Any:
+    def take(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, **more: Any) -> Any:
         sent = [replace(one, event_id=f"{one.event_id}:{os.getpid()}") for one in events]
-        return original(connection, sent, now_ms)
+        return original(connection, sent, now_ms, **more)
 
     names["take"] = take
 

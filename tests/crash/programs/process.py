@@ -29,10 +29,10 @@ from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.guard import Wish
 from drawdown.worker.views.backfills import show_backfill
 from tests.crash.credit.shared import Board
-from tests.crash.programs.plans import PART, Ask, Fill, batches, fills, uses
-from tests.crash.programs.planted import PLANTED
 from tests.crash.observer import Observer
 from tests.crash.process import TRY_AGAIN
+from tests.crash.programs.plans import PART, Ask, Fill, batches, fills, uses
+from tests.crash.programs.planted import PLANTED
 
 BUSY_TRIES, BUSY_S = 3_000, 0.01
 HOLDS_MS: Final = 3 * DAY_MS

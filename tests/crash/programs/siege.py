@@ -39,10 +39,10 @@ from tests.acceptance.tables import billed_exactly, rows
 from tests.crash.credit.shared import Board
 from tests.crash.credit.trace import killed
 from tests.crash.data import FROM_MS
-from tests.crash.programs.plans import FEATURE, GIVEN, METRICS, NOW_MS, ORGS, TYPE, Ask, batches, fills, uses
-from tests.crash.programs.process import TICKER, records
 from tests.crash.hunt import Hunt
 from tests.crash.nursery import Nursery
+from tests.crash.programs.plans import FEATURE, GIVEN, METRICS, NOW_MS, ORGS, TYPE, Ask, batches, fills, uses
+from tests.crash.programs.process import TICKER, records
 from tests.crash.toll import Toll, sound
 from tests.postgres_server import Server
 from tests.world import Cells

@@ -52,8 +52,8 @@ def _outside_is_staged(patches: Patches) -> None:
 def _an_event_of_each_batch_is_lost(patches: Patches) -> None:
     right = vars(backfills)["take"]
 
-    def wrong(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int) -> list[Taken]:
-        answers: list[Taken] = right(connection, events[:-1], now_ms)
+    def wrong(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, **more: Any) -> list[Taken]:
+        answers: list[Taken] = right(connection, events[:-1], now_ms, **more)
         return answers
 
     patches.put(backfills, "take", wrong)

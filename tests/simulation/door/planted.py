@@ -16,6 +16,7 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.server.usage import events, intake, quotas
 from drawdown.server.usage.intake import Result, Sent
 from drawdown.worker.commands import api_keys, guard, guard_counts
+from drawdown.worker.commands.guard import Ask
 from drawdown.worker.commands.guard_answers import Answer
 from drawdown.worker.sources.events import store as events_store
 from drawdown.worker.sources.events.store import Taken
@@ -98,7 +99,7 @@ def _tokens_are_spent_by_halves(patches: Patches) -> None:
     def wrong(self: quotas.Quotas, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
         spent = self._keys.take(key, now_ms, items)
         if not spent or not all(self._orgs.take(org, now_ms, count) for org, count in by_org.items()):
-            raise quotas._too_many("at once")
+            raise self._too_many("at once")
 
     patches.put(quotas.Quotas, "take", wrong)
 
@@ -111,26 +112,27 @@ def _samples_go_in_as_they_come(patches: Patches) -> None:
 
 def _repeated_use_counts(patches: Patches) -> None:
     """A consume that is given again is decided anew, under a key of its own."""
-    right, count = guard.consume, iter(range(10**6))
+    right, count = guard.take_all, iter(range(10**6))
 
-    def wrong(connection: sa.Connection, key: str, *given: Any) -> Answer:
-        known = guard_counts.read_use(connection, key) is not None
-        return right(connection, f"{key}+{next(count)}" if known else key, *given)
+    def wrong(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | DrawdownError]:
+        there = guard_counts.read_uses(connection, [one.name for one in asked])
+        anew = [replace(one, key=f"{one.key}+{next(count)}") if one.name in there else one for one in asked]
+        return right(connection, anew)
 
-    patches.put(guard, "consume", wrong)
+    patches.put(guard, "take_all", wrong)
 
 
 def _conflicts_are_billed(patches: Patches) -> None:
     right: Any = events_store.take
 
-    def wrong(connection: sa.Connection, batch: Sequence[UsageEvent], now_ms: int) -> list[Taken]:
-        answers: list[Taken] = right(connection, batch, now_ms)
+    def wrong(connection: sa.Connection, batch: Sequence[UsageEvent], now_ms: int, **more: Any) -> list[Taken]:
+        answers: list[Taken] = right(connection, batch, now_ms, **more)
         others = [
             replace(event, event_id=f"{event.event_id}~{event.quantity}")
             for event, answer in zip(batch, answers, strict=True)
             if answer.status == "conflict"
         ]
-        right(connection, others, now_ms)
+        right(connection, others, now_ms, **more)
         return answers
 
     patches.put(events, "take", wrong)

@@ -24,7 +24,7 @@ from tests.simulation.planting import Kind
 def _each_call_is_another(patches: Patches) -> None:
     """Whoever gives a call again is told that it is another use."""
     count = itertools.count()
-    patches.put(guard, "fingerprint", lambda *given: str(next(count)))
+    patches.put(guard.Ask, "fingerprint", property(lambda _ask: str(next(count))))
 
 
 def _counts_where_it_ends(patches: Patches) -> None:
