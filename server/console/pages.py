@@ -26,7 +26,7 @@ does; error: what could not be read, and what still holds; demo: a bar over it."
 class Page:
     """A page: its path, its name, what it reads for its template, and who may see it. `menu`: whether it stands in the
     menu; `lines`: what it hands out as a file, at its path with .csv behind; `example`: what stands behind its path
-    where it needs that."""
+    where it needs that; `tabs`: its tabs, the first one first."""
 
     path: str
     title: str
@@ -36,6 +36,7 @@ class Page:
     menu: bool = True
     lines: Lines | None = None
     example: str = ""
+    tabs: tuple[str, ...] = ()
 
     @property
     def file_path(self) -> str:
@@ -45,6 +46,15 @@ class Page:
 PAGES: Final = (
     Page("/console/", "Overview", "overview.html", overview.read),
     Page("/console/orgs", "Organisations", "orgs.html", orgs.read, lines=orgs.lines),
-    Page("/console/org", "Organisation", "org.html", org.read, menu=False, lines=org.lines, example="?id=acme"),
+    Page(
+        "/console/org",
+        "Organisation",
+        "org.html",
+        org.read,
+        menu=False,
+        lines=org.lines,
+        example="?id=acme",
+        tabs=tuple(org.TABS),
+    ),
 )
 MENU: Final = tuple(page for page in PAGES if page.menu)

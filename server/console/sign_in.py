@@ -118,7 +118,14 @@ class SignIn:
         return answer
 
     async def _link_form(self, request: Request) -> Response:
-        return self._console.render("link.html", {"token": request.query_params.get("token", ""), "why": ""})
+        return await self._console.answered(request, lambda: self._link_shown(request.query_params.get("token", "")))
+
+    async def _link_shown(self, token: str, why: str = "", status: int = 200) -> Response:
+        now_ms = self._console.now_ms()
+        name = await self._threads.read(lambda c: console_users.linked(c, token, now_ms))
+        if name is None:
+            return self._console.failed(404, NO_LINK)
+        return self._console.render("link.html", {"token": token, "name": name, "why": why}, status)
 
     async def _link(self, request: Request) -> Response:
         return await self._console.answered(request, lambda: self._linked(request))
@@ -127,15 +134,12 @@ class SignIn:
         form = await self._form_of(request)
         token, password = form.get("token", ""), form.get("password", "")
 
-        def again(status: int, why: str) -> Response:
-            return self._console.render("link.html", {"token": token, "why": why}, status)
-
         if password != form.get("again", ""):
-            return again(400, "the two passwords differ")
+            return await self._link_shown(token, "the two passwords differ", 400)
         try:
             stored = await self._hash(lambda: console_users.hash_password(password, secrets.token_bytes(16)))
         except UsageError as error:
-            return again(400, str(error))
+            return await self._link_shown(token, str(error), 400)
         address, now_ms = caller_of(request.client and request.client.host), self._console.now_ms()
         session = secrets.token_urlsafe(32)
 
@@ -146,7 +150,7 @@ class SignIn:
             return console_sessions.begin(connection, person.name, stored, session, address, now_ms)
 
         person = await self._threads.write(work)
-        return again(404, NO_LINK) if person is None else _in("/console/", session)
+        return self._console.failed(404, NO_LINK) if person is None else _in("/console/", session)
 
     async def _enter(self, request: Request) -> Response:
         return await self._console.answered(request, lambda: self._entered(request))

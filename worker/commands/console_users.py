@@ -163,6 +163,16 @@ def set_password(connection: sa.Connection, link: str, password: str, now_ms: in
     return person
 
 
+def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
+    """Who may set a password by this link; None where nobody may, or no more."""
+    if not LINK.fullmatch(link):
+        return None
+    name: str | None = SQL.run(
+        connection, "linked", {"link_sha256": hash_of(link), "now_ms": now_ms}
+    ).scalar_one_or_none()
+    return name
+
+
 def mark_demo(connection: sa.Connection, now_ms: int) -> None:
     """Say for good that all in this database was made up: the console shows it on each page."""
     SQL.run(connection, "mark_demo", {"now_ms": now_ms})

@@ -31,5 +31,8 @@ DELETE FROM console_sessions WHERE name = :name
 UPDATE console_users SET password = :password, link_sha256 = NULL, link_expires_ms = NULL
 WHERE link_sha256 = :link_sha256 AND :now_ms < link_expires_ms RETURNING name, role, grant_limit_micro
 
+-- name: linked
+SELECT name FROM console_users WHERE link_sha256 = :link_sha256 AND :now_ms < link_expires_ms
+
 -- name: mark_demo
 INSERT INTO console_marks (mark, at_ms) VALUES ('demo', :now_ms) ON CONFLICT DO NOTHING

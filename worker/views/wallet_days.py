@@ -25,10 +25,10 @@ MOST_DAY_ENTRIES: Final = 200
 
 
 @dataclass(frozen=True)
-class DayUse:
-    """What a feature cost on a day; '': what names none."""
+class Use:
+    """What a feature cost from a moment on, for a day or an hour; '': what names none."""
 
-    day_ms: int
+    at_ms: int
     feature: str
     micro: int
 
@@ -74,10 +74,11 @@ class RunSteps:
     net_micro: int
 
 
-def use_by_day(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> list[DayUse]:
-    """By day and feature. What was given back is less."""
-    values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "at_most": MOST_DAY_ROWS}
-    return [DayUse(int(row.day_ms), row.feature, int(row.micro)) for row in SQL.run(connection, "use_by_day", values)]
+def use_by(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int, step_ms: int = DAY_MS) -> list[Use]:
+    """By feature and day, or whatever length divides a day. What was given back is less."""
+    values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "step_ms": step_ms}
+    rows = SQL.run(connection, "use_by", {**values, "at_most": MOST_DAY_ROWS})
+    return [Use(int(row.at_ms), row.feature, int(row.micro)) for row in rows]
 
 
 def ledger_by_day(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> list[LedgerDay]:

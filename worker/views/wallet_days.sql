@@ -12,8 +12,8 @@ UNION ALL
 SELECT key, kind, amount_micro, feature, quantity, ts, at_ms, actor, reason FROM ledger_entries
 WHERE to_account = :account_id AND kind = 'expiry' AND to_account <> 'breakage' AND ts >= :from_ms AND ts < :to_ms
 
--- name: use_by_day
-SELECT ts - ts % 86400000 AS day_ms, COALESCE(feature, '') AS feature, CAST(SUM(amount_micro) AS BIGINT) AS micro
+-- name: use_by
+SELECT ts - ts % :step_ms AS at_ms, COALESCE(feature, '') AS feature, CAST(SUM(amount_micro) AS BIGINT) AS micro
 FROM ledger_entries WHERE from_account = :account_id AND kind IN ('usage', 'run') AND ts >= :from_ms AND ts < :to_ms
 GROUP BY 1, 2 ORDER BY 1, 2 LIMIT :at_most
 

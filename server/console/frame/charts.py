@@ -21,12 +21,13 @@ STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars and what goes with them: the picture, its series (name, class, sum) and the lines of its axis, the top
-    first."""
+    """Bars and what goes with them: the picture, its series (name, class, sum), the lines of its axis, the top one
+    first, and what the first bar is called."""
 
     picture: Markup
     series: list[tuple[str, str, int]]
     axis: list[str]
+    first: str
 
 
 def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int) -> Chart:
@@ -49,7 +50,7 @@ def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int)
     series = [(name, classes[name], sums[name]) for name in shown]
     if rest:
         series.append((OTHERS, f"s{SERIES}", sum(sums[name] for name in rest)))
-    return Chart(picture, series, [_number(top), _number(top / 2), "0"])
+    return Chart(picture, series, [_number(top), _number(top / 2), "0"], days[0][0] if days else "")
 
 
 def _bar(

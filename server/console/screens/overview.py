@@ -77,9 +77,14 @@ def tiles(standing: Standing) -> list[Tile]:
         Tile("Rejected", f"{rejected:,}", "refused by a provider", _if(rejected, "bad")),
         Tile("Halts due", f"{standing.halts.due:,}", "not acknowledged by a cell", _if(standing.halts.due, "warn")),
         Tile("Stopped", f"{stopped:,}", "organisations that are sealed no more", _if(stopped, "bad")),
-        Tile("Last tick", figures.time(ticked), figures.ago(ticked, at_ms)),
-        Tile("Last watch round", figures.time(standing.watch_ms), figures.ago(standing.watch_ms, at_ms)),
+        _moment("Last tick", ticked, at_ms),
+        _moment("Last watch round", standing.watch_ms, at_ms),
     ]
+
+
+def _moment(name: str, ms: int | None, at_ms: int) -> Tile:
+    day, _, hour = figures.time(ms).partition(" ")
+    return Tile(name, hour or day, "never" if ms is None else f"{day}, {figures.ago(ms, at_ms)}")
 
 
 def _if(number: int, tone: str) -> str:

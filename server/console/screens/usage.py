@@ -21,12 +21,15 @@ from drawdown.worker.views.accounts import Account, account_of, payer_of
 from drawdown.worker.views.export import Span
 from drawdown.worker.views.forecast import Forecast, forecast_of
 from drawdown.worker.views.usage import read_usage
-from drawdown.worker.views.wallet_days import DayUse, LedgerDay, RunSteps
+from drawdown.worker.views.wallet_days import LedgerDay, RunSteps, Use
 
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
 OTHER: Final = "runs"
 """What names no feature: runs that were settled by an amount alone."""
+HOUR_MS: Final = DAY_MS // 24
+HOURS_BELOW_MS: Final = 3 * DAY_MS
+"""A wallet that was first used less than this ago is shown by hours: three bars say nothing."""
 SPLIT_DAYS: Final = 7
 """The share by sandbox and project is counted from samples, and those of a week are many."""
 MOST_SHARES: Final = 8
@@ -69,18 +72,23 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     customer = payer_of(connection, org_id, ask.now_ms)
     account = account_of(connection, customer, ask.now_ms)
     tomorrow = ask.now_ms - ask.now_ms % DAY_MS + DAY_MS
-    use = wallet_days.use_by_day(connection, customer, tomorrow - max(days, TILE_DAYS) * DAY_MS, tomorrow)
+    use = wallet_days.use_by(connection, customer, tomorrow - max(days, TILE_DAYS) * DAY_MS, tomorrow)
     begin = tomorrow - days * DAY_MS
+    shown = [one for one in use if one.at_ms >= begin]
+    first = min((one.at_ms for one in shown), default=begin)
+    by_hour = ask.now_ms - first < HOURS_BELOW_MS and bool(shown)
+    bars = wallet_days.use_by(connection, customer, first, tomorrow, HOUR_MS) if by_hour else shown
     opened = _opened(ask)
     return {
         "customer": customer,
         "account": account,
         "forecast": forecast_of(connection, customer, account.available_micro, ask.now_ms),
-        "used_micro": sum(one.micro for one in use if one.day_ms >= tomorrow - TILE_DAYS * DAY_MS),
+        "used_micro": sum(one.micro for one in use if one.at_ms >= tomorrow - TILE_DAYS * DAY_MS),
         "days": days,
         "day_choices": sorted(DAYS),
-        "chart": chart(use, begin, tomorrow),
-        "table": _table(use, begin, tomorrow),
+        "chart": chart(bars, ask.now_ms, HOUR_MS if by_hour else DAY_MS),
+        "by_hour": by_hour,
+        "table": _table(shown),
         "steps": steps(wallet_days.run_steps(connection, org_id, begin, ask.now_ms), account),
         "shares": _shares(connection, org_id, ask.now_ms),
         "ledger": _ledger(wallet_days.ledger_by_day(connection, customer, begin, tomorrow)),
@@ -99,24 +107,23 @@ def outlook(found: Forecast, now_ms: int) -> str:
     return OUTLOOKS.get(found.state, "")
 
 
-def chart(use: list[DayUse], begin_ms: int, end_ms: int) -> charts.Chart:
-    """Credits a day by feature."""
-    parts: dict[int, dict[str, int]] = {day: {} for day in range(begin_ms, end_ms, DAY_MS)}
+def chart(use: list[Use], now_ms: int, step_ms: int) -> charts.Chart:
+    """Credits by feature, a day or an hour each, from the first use on."""
+    first = min((one.at_ms for one in use), default=now_ms)
+    parts: dict[int, dict[str, int]] = {at: {} for at in range(first, now_ms + 1, step_ms)}
     for one in use:
-        if one.day_ms in parts:
-            parts[one.day_ms][one.feature or OTHER] = one.micro
-    total = sum(one.micro for one in use if one.day_ms in parts)
-    span = f"{figures.day(begin_ms)} to {figures.day(end_ms - DAY_MS)}"
-    said = f"Credits a day by feature, {span}: {figures.credits(total)} in all"
-    return charts.stacked([(figures.day(day), named) for day, named in parts.items()], said, MICRO)
+        parts.setdefault(one.at_ms, {})[one.feature or OTHER] = one.micro
+    by_hour, total = step_ms < DAY_MS, figures.credits(sum(one.micro for one in use))
+    show = figures.time if by_hour else figures.day
+    said = f"Credits {'an hour' if by_hour else 'a day'} by feature, {show(first)} to {show(now_ms)}: {total} in all"
+    return charts.stacked([(show(at), named) for at, named in sorted(parts.items())], said, MICRO)
 
 
-def _table(use: list[DayUse], begin_ms: int, end_ms: int) -> list[tuple[int, int]]:
+def _table(use: list[Use]) -> list[tuple[int, int]]:
     """What the chart shows, for who reads: each day with use and its sum, the latest first."""
     sums: dict[int, int] = {}
     for one in use:
-        if begin_ms <= one.day_ms < end_ms:
-            sums[one.day_ms] = sums.get(one.day_ms, 0) + one.micro
+        sums[one.at_ms] = sums.get(one.at_ms, 0) + one.micro
     return sorted(sums.items(), reverse=True)
 
 
