@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.worker.commands.console_users import Person
-
-MAX_NUMBER_DIGITS: Final = 12
 
 
 @dataclass(frozen=True)

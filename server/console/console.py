@@ -21,11 +21,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
-from drawdown.schema.looking import look
 from drawdown.server.console import door, files
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.door import Known
 from drawdown.server.console.frame import assets, templates
+from drawdown.server.console.looking import look
 from drawdown.server.console.pages import MENU, PAGES, Page
 from drawdown.server.console.sign_in import SignIn
 from drawdown.server.http import bodies

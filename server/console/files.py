@@ -26,6 +26,9 @@ MOST_FILES: Final = 2
 MOST_PIECES: Final = 4
 """Read, and not yet sent."""
 
+GONE_EVERY_S: Final = 1.0
+"""How soon a thread notices that nobody wants its file any more."""
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -60,13 +63,14 @@ class Stream:
 
     def _put(self, piece: bytes | Exception | None) -> bool:
         """Wait until there is room; whether anybody still wants it."""
+        waiting = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
         while not self._gone:
-            waiting = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
             try:
-                waiting.result(1.0)
+                waiting.result(GONE_EVERY_S)
                 return True
             except TimeoutError:
-                waiting.cancel()
+                continue
+        waiting.cancel()
         return False
 
     def work(self, engine: sa.Engine, begin: Callable[[sa.Connection], Iterator[str]]) -> None:

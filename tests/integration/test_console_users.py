@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -183,11 +184,15 @@ def test_a_name_that_could_be_taken_for_another_is_refused(door: Door, name: str
 
 
 def test_roles_and_limits_that_make_no_sense_are_refused(door: Door) -> None:
-    for role, limit, error in (("viewer", 5, UsageError), ("operator", -1, UsageError), ("admn", None, UnknownId)):
+    wrong: list[tuple[str, int | None, type[Exception]]] = [
+        ("viewer", 5, UsageError), ("operator", -1, UsageError), ("admn", None, UnknownId)
+    ]  # fmt: skip
+    for role, limit, error in wrong:
+        add = partial(
+            console_users.add, name="ann", role=role, link=secret(1), by=door.fleet.by, grant_limit_micro=limit
+        )
         with pytest.raises(error):
-            door.do(
-                lambda c, r=role, m=limit: console_users.add(c, "ann", r, secret(1), door.fleet.by, grant_limit_micro=m)
-            )  # type: ignore[misc]
+            door.do(add)
     with pytest.raises(UsageError, match="256 random bits"):
         door.do(lambda c: console_users.add(c, "ann", "viewer", "short", door.fleet.by))
     assert door.fleet.one("SELECT COUNT(*) FROM console_users") == 0

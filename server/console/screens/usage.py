@@ -80,6 +80,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     bars = wallet_days.use_by(connection, customer, first, tomorrow, HOUR_MS) if by_hour else shown
     opened = _opened(ask)
     return {
+        "part": "org_usage.html",
         "customer": customer,
         "account": account,
         "forecast": forecast_of(connection, customer, account.available_micro, ask.now_ms),
