@@ -36,6 +36,12 @@ def exact(micro: int | None) -> str:
     return f"{MINUS if micro < 0 else ''}{whole:,}.{f'{rest:06d}'.rstrip('0').ljust(2, '0')}"
 
 
+def moved(micro: int | None) -> str:
+    """The same as `exact`, with a plus where it is more."""
+    text = exact(micro)
+    return f"+{text}" if micro is not None and micro > 0 else text
+
+
 def signed(micro: int | None) -> str:
     """The same as `credits`, with a plus where it is more."""
     text = credits(micro)

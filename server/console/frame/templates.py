@@ -29,7 +29,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("credits", "exact", "signed", "count", "time", "day", "iso", "lasting", "ago"):
+    for name in ("credits", "exact", "moved", "signed", "count", "time", "day", "iso", "lasting", "ago"):
         made.filters[name] = getattr(figures, name)
     made.filters["id"] = bdi
     made.filters["words"] = lambda state: WORDS.get(state, str(state).replace("_", " "))

@@ -23,7 +23,7 @@ MOST_DEEDS: Final = 100
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table. `kind`: number, id, state, or nothing; `tone`: of a state."""
+    """One cell of a table. `kind`: number, time, id, state, or nothing; `tone`: of a state."""
 
     text: str
     kind: str = ""
@@ -56,12 +56,18 @@ def pushes(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org_id = ask.required("id")
     found = org_history.pushes_between(connection, org_id, ask.now_ms - PUSH_DAYS * DAY_MS, ask.now_ms)
     rows = [
-        (Cell(figures.time(one.window_ms)), Cell(one.feature, "id"), Cell(figures.count(one.sealed_qty), "number"),
-         Cell(figures.count(one.sent_qty), "number", narrow=False), Cell(one.provider, "id", narrow=False),
-         Cell(one.state, "state", PUSH_TONES.get(one.state, "")),
-         Cell(figures.count(one.attempts), "number", narrow=False), Cell(one.last_error or one.key, "id", narrow=False))
+        (
+            Cell(figures.time(one.window_ms), "time"),
+            Cell(one.feature, "id"),
+            Cell(figures.count(one.sealed_qty), "number"),
+            Cell(figures.count(one.sent_qty), "number", narrow=False),
+            Cell(one.provider, "id", narrow=False),
+            Cell(one.state, "state", PUSH_TONES.get(one.state, "")),
+            Cell(figures.count(one.attempts), "number", narrow=False),
+            Cell(one.last_error or one.key, "id", narrow=False),
+        )
         for one in found
-    ]  # fmt: skip
+    ]
     heads = ("Window, UTC", "Feature", "#Sealed", "#Sent", "Provider", "State", "#Tries", "Error, or key")
     none = "No push is of a window of the last 24 hours."
     table = Table("Pushes of the last 24 hours", heads, rows, none, f"drawdown push list --org {org_id}")
@@ -71,17 +77,21 @@ def pushes(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org_id = ask.required("id")
     told = [
-        (Cell(figures.time(one.halted_at)), Cell(one.cell_id, "id"), Cell(*_answered(one.acked_at_ms)),
+        (Cell(figures.time(one.halted_at), "time"), Cell(one.cell_id, "id"), Cell(*_answered(one.acked_at_ms)),
          Cell(figures.count(one.attempts), "number", narrow=False),
          Cell(one.last_error or figures.UNKNOWN, "id", narrow=False))
         for one in org_history.halts_of(connection, org_id)
     ]  # fmt: skip
     said = [
-        (Cell(figures.time(one.at_ms)), Cell(*(("halted", "state", "bad") if one.is_halted else ("open", "state"))),
-         Cell(one.reason or figures.UNKNOWN, "id"), Cell(figures.credits(one.balance_micro), "number"),
-         Cell(figures.count(one.max_concurrent_sandboxes), "number", narrow=False))
+        (
+            Cell(figures.time(one.at_ms), "time"),
+            Cell(*(("halted", "state", "bad") if one.is_halted else ("open", "state"))),
+            Cell(one.reason or figures.UNKNOWN, "id"),
+            Cell(figures.credits(one.balance_micro), "number"),
+            Cell(figures.count(one.max_concurrent_sandboxes), "number", narrow=False),
+        )
         for one in verdict_history(connection, org_id)
-    ]  # fmt: skip
+    ]
     show = f"drawdown org show {org_id}"
     tables = [
         Table("Which cells were told", ("Halted, UTC", "Cell", "Answer", "#Tries", "Error"), told,
@@ -99,7 +109,7 @@ def _answered(acked_ms: int | None) -> tuple[str, str, str]:
 def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org_id = ask.required("id")
     rows = [
-        (Cell(figures.time(one.start_ms)), Cell("open" if one.end_ms is None else figures.time(one.end_ms)),
+        (Cell(figures.time(one.start_ms), "time"), Cell("open" if one.end_ms is None else figures.time(one.end_ms)),
          Cell(one.provider, "id"), Cell(one.customer_id or figures.UNKNOWN, "id"), Cell(one.actor, "id", narrow=False),
          Cell(one.reason, "id", narrow=False))
         for one in org_history.assignments_of(connection, org_id)
@@ -112,7 +122,7 @@ def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def audit(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org_id = ask.required("id")
     rows = [
-        (Cell(figures.time(one.at_ms)), Cell(one.action.replace("_", " ")), Cell(one.actor, "id"),
+        (Cell(figures.time(one.at_ms), "time"), Cell(one.action.replace("_", " ")), Cell(one.actor, "id"),
          Cell(one.via, narrow=False), Cell(one.reason, "id"))
         for one in list_deeds(connection, AuditFilter(target=org_id), most=MOST_DEEDS).deeds
     ]  # fmt: skip

@@ -30,6 +30,8 @@ OTHER: Final = "runs"
 HOUR_MS: Final = DAY_MS // 24
 HOURS_BELOW_MS: Final = 3 * DAY_MS
 """A wallet that was first used less than this ago is shown by hours: three bars say nothing."""
+LEAST_BARS: Final = 12
+"""So that one bar is not as wide as the picture."""
 SPLIT_DAYS: Final = 7
 """The share by sandbox and project is counted from samples, and those of a week are many."""
 MOST_SHARES: Final = 8
@@ -110,7 +112,8 @@ def outlook(found: Forecast, now_ms: int) -> str:
 
 def chart(use: list[Use], now_ms: int, step_ms: int) -> charts.Chart:
     """Credits by feature, a day or an hour each, from the first use on."""
-    first = min((one.at_ms for one in use), default=now_ms)
+    last = now_ms - now_ms % step_ms
+    first = min([*(one.at_ms for one in use), last - (LEAST_BARS - 1) * step_ms])
     parts: dict[int, dict[str, int]] = {at: {} for at in range(first, now_ms + 1, step_ms)}
     for one in use:
         parts.setdefault(one.at_ms, {})[one.feature or OTHER] = one.micro
