@@ -79,6 +79,7 @@ class Visitor:
 
     def sign_in(self, session: str) -> None:
         """By a session that goes on."""
+        self.session = session
         url = self.site.url.replace("http:", "https:")  # what a browser keeps is the host's; this machine gets it, too
         cookie = {"name": COOKIE, "value": session, "url": url, "secure": True, "httpOnly": True}
         self.context.add_cookies([cookie])  # type: ignore[list-item]

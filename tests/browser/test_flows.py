@@ -12,7 +12,7 @@ import pytest
 
 from drawdown.schema.database import write
 from drawdown.server.console.door import COOKIE
-from drawdown.worker.commands import console_users
+from drawdown.worker.commands import console_sessions, console_users
 from tests.browser.conftest import Visitor
 from tests.browser.sites import BIDI, FORMULA, HOSTILE, NOW, Site, secret
 
@@ -112,15 +112,15 @@ def test_live_parts_come_anew_but_not_while_nobody_looks(live: Site, visit: Visi
     asked: list[str] = []
     page.wait_for_load_state("networkidle")
     page.on("request", lambda request: asked.append(request.url))
-    page.clock.run_for(10_500)
-    page.wait_for_load_state("networkidle")
+    with page.expect_request_finished():
+        page.clock.run_for(10_500)
     assert len(asked) == 1
     page.evaluate("Object.defineProperty(document, 'hidden', {get: () => true, configurable: true})")
-    page.clock.run_for(60_000)
+    page.clock.run_for(45_000)
     assert len(asked) == 1, "nobody looks"
     page.evaluate("Object.defineProperty(document, 'hidden', {get: () => false, configurable: true})")
-    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    page.wait_for_load_state("networkidle")
+    with page.expect_request_finished():
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     assert len(asked) == 2, "whoever comes back sees what is"
 
 
@@ -139,6 +139,23 @@ def test_figures_that_cannot_be_read_again_stay_and_say_so(live: Site, visit: Vi
     page.locator("#live:not(.stale)").wait_for()
     assert "Live" in page.inner_text(".asof")
     visitor.wrong.clear()  # what the browser, and htmx, say of a 503
+
+
+def test_whoever_is_signed_out_meanwhile_keeps_the_last_figures_and_is_asked_to_sign_in(
+    live: Site, visit: Visit
+) -> None:
+    visitor = visit(live, "operator")
+    page = visitor.page
+    page.clock.install()
+    visitor.go("/console/org?id=acme")
+    before = page.locator(".tile .figure").all_inner_texts()
+    write(live.engine, lambda c: console_sessions.end(c, visitor.session, NOW))
+    page.clock.run_for(10_500)
+    page.locator(".stale .stale-word").wait_for()
+    assert page.locator(".tile .figure").all_inner_texts() == before
+    visitor.wrong.clear()  # what the browser says of a 401
+    page.reload()
+    assert "/console/sign-in?next=" in page.url
 
 
 def test_a_form_of_another_site_is_refused(live: Site, visit: Visit) -> None:

@@ -16,5 +16,5 @@ const stale = (why) => {
   if (word) word.textContent = "Stale";
   if (said) said.textContent = " · " + why + "; these are the last figures that could be read";
 };
-document.addEventListener("htmx:response:error", () => stale("it cannot be read now"));
+document.addEventListener("htmx:response:error", () => stale("it cannot be read now: load the page again"));
 document.addEventListener("htmx:error", () => stale("the server does not answer"));
