@@ -11,6 +11,7 @@ from drawdown.cli.options import Actor, Most, Reason
 from drawdown.cli.parsing import parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.cli.tree import Group
+from drawdown.schema.errors import AnswerLost
 from drawdown.worker.commands import console_users
 from drawdown.worker.views.console_users import list_users
 
@@ -37,7 +38,11 @@ def add(
     """Add a person, and show the link by which they set a password: this once."""
     app: App = context.obj
     by, link, limit = app.by(actor, reason), new_link(), _micro(grant_limit)
-    until = app.write(lambda c: console_users.add(c, name, role, link, by, grant_limit_micro=limit))
+    try:
+        until = app.write(lambda c: console_users.add(c, name, role, link, by, grant_limit_micro=limit))
+    except AnswerLost as error:
+        again = f"where `drawdown console user list` has {name}, `drawdown console user reset {name}` shows a link"
+        raise AnswerLost(error.why, again) from error
     _tell(app, name, link, until)
 
 

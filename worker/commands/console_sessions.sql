@@ -40,7 +40,9 @@ DELETE FROM console_sessions WHERE name = :name AND session_sha256 NOT IN (
     ORDER BY s.seen_ms DESC, s.session_sha256 LIMIT :most)
 
 -- name: insert
+-- Whoever lost the answer may say it again.
 INSERT INTO console_sessions (session_sha256, name, began_ms, seen_ms) VALUES (:session_sha256, :name, :now_ms, :now_ms)
+ON CONFLICT DO NOTHING
 
 -- name: signed_in
 UPDATE console_users SET signed_in_ms = :now_ms WHERE name = :name
