@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 MAKEFLAGS += --jobs=2
 
 .PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash trace door topups exhaustion \
-	bench conformance docs emulators lock sbom release clean
+	bench conformance browser docs emulators lock sbom release clean
 
 demo: install
 	@$(BIN)/drawdown demo
@@ -98,6 +98,10 @@ bench: install
 # The suite that every provider has to pass, run on all there are, a third party's among them.
 conformance: install
 	$(BIN)/pytest tests/contract
+
+# The console in a real Chromium, each page in each state, role, width and theme; `make test` looks at a share of it.
+browser: install
+	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 1 --dist loadgroup tests/browser
 
 # "Autumn", "Stripe" and a cell on this machine, to try Drawdown against; prints the settings to use.
 emulators: install

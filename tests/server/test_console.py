@@ -1,0 +1,405 @@
+"""The console's door and its answers: who comes in, which forms are taken, what nonsense gets, what a page costs."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import write
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.server.app import Server
+from drawdown.server.console import console as consoles
+from drawdown.server.console import door, files, sign_in
+from drawdown.server.console.door import COOKIE
+from drawdown.server.console.frame import charts, figures
+from drawdown.server.console.looking import TooSlow, look
+from drawdown.server.console.pages import PAGES
+from drawdown.server.services import NobodyThere, ServerSettings, Services
+from drawdown.worker.commands import console_sessions, console_users, credit
+from drawdown.worker.views import org_list
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+T = TypeVar("T")
+URL: Final = "https://drawdown.internal"
+OURS: Final = {"sec-fetch-site": "same-origin"}
+PASSWORD: Final = "correct horse battery"
+STORED: Final = console_users.hash_password(PASSWORD, bytes(16))
+
+
+def secret(number: int) -> str:
+    return f"{number:043}"
+
+
+class Home:
+    """A server with a console, on one database; ann is an operator who has a password and is signed in."""
+
+    def __init__(self, engine: sa.Engine, **settings: Any) -> None:
+        self.engine, self.fleet = engine, Fleet(engine)
+        self.fleet.assign("acme", from_ms=T0)
+        write(engine, lambda c: credit.grant(c, "acme", 10 * MICRO, self.fleet.by, key="k", plan=None))
+        self.fleet.sample("acme", T0 + 1)
+        self.fleet.tick_windows(3)
+        self.now = self.fleet.clock.at_ms
+        write(engine, self._people)
+        self.settings = ServerSettings(requests_per_s=1_000_000, **{"console_url": URL} | settings)
+
+    def _people(self, connection: sa.Connection) -> None:
+        console_users.add(connection, "ann", "operator", secret(1), self.fleet.by)
+        console_users.set_password(connection, secret(1), STORED, self.now)
+        console_sessions.begin(connection, "ann", STORED, secret(7), "192.0.2.7", self.now)
+
+    def register(self, names: Iterable[str]) -> None:
+        """Organisations that nobody bills yet."""
+        many = [{"org": name, "bucket": number % 256} for number, name in enumerate(names)]
+        text = sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)")
+        write(self.engine, lambda c: c.execute(text, many))
+
+    def server(self, console: bool = True) -> Server:
+        def nobody() -> Any:
+            raise AssertionError("no page asks for a step")
+
+        return Server(
+            Services(
+                engine=self.engine,
+                clock=self.fleet.clock,
+                settings=self.settings,
+                providers={},
+                unasked={},
+                broken={},
+                http=NobodyThere(),
+                thread_kit=nobody,
+                console_engine=self.engine if console else None,
+            )
+        )
+
+    def ask(self, work: Callable[[httpx.AsyncClient, Any], Awaitable[T]], console: bool = True) -> T:
+        async def whole() -> T:
+            server = self.server(console)
+            transport = httpx.ASGITransport(server.app, client=("192.0.2.9", 4711))
+            try:
+                async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
+                    return await work(client, server._console)
+            finally:
+                await asyncio.to_thread(server.close)
+
+        return asyncio.run(whole())
+
+    def get(self, *paths: str, session: int | None = 7, **headers: Any) -> list[httpx.Response]:
+        cookies = {} if session is None else {"cookie": f"{COOKIE}={secret(session)}"}
+
+        async def work(client: httpx.AsyncClient, _: Any) -> list[httpx.Response]:
+            return [await client.get(path, headers={**cookies, **headers}) for path in paths]
+
+        return self.ask(work)
+
+    def post(self, path: str, form: Any, headers: dict[str, str] = OURS) -> httpx.Response:
+        kind = {"content-type": "application/x-www-form-urlencoded"}
+
+        async def work(client: httpx.AsyncClient, _: Any) -> httpx.Response:
+            if isinstance(form, dict):
+                return await client.post(path, data=form, headers=headers)
+            return await client.post(path, content=form, headers={**kind, **headers})
+
+        return self.ask(work)
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    return Home(engine)
+
+
+def test_there_is_no_console_until_it_is_set(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, _: Any) -> list[int]:
+        return [(await client.get(page.path)).status_code for page in PAGES]
+
+    assert set(home.ask(work, console=False)) == {404}
+
+
+@pytest.mark.parametrize(
+    "url", ["drawdown.internal", "http://drawdown.internal", "https://x/console", "https://", "ftp://x", "https://x:y"]
+)
+def test_where_it_is_reached_has_to_be_an_origin_that_is_safe(url: str) -> None:
+    with pytest.raises(UsageError, match="CONSOLE_URL"):
+        door.require_url(url)
+    assert door.require_url("http://127.0.0.1:8080") and door.require_url(URL)
+
+
+def test_somebody_signs_in_goes_on_and_signs_out(home: Home) -> None:
+    wrong = home.post("/console/sign-in", {"name": "ann", "password": "no" + PASSWORD, "next": "/console/orgs"})
+    assert (wrong.status_code, 'value="ann"' in wrong.text, 'value="/console/orgs"' in wrong.text) == (401, True, True)
+    right = home.post("/console/sign-in", {"name": " Ann ", "password": PASSWORD, "next": "/console/orgs?state=halted"})
+    assert (right.status_code, right.headers["location"]) == (303, "/console/orgs?state=halted")
+    cookie = right.headers["set-cookie"]
+    assert cookie.startswith(f"{COOKIE}=") and {"HttpOnly", "Secure", "SameSite=lax", "Path=/"} <= set(
+        cookie.split("; ")
+    )
+    assert "Domain" not in cookie
+    session = cookie.partition("=")[2].partition(";")[0]
+    assert session not in str(home.fleet.rows("SELECT * FROM console_sessions"))
+    out = home.post("/console/sign-out", {}, {**OURS, "cookie": f"{COOKIE}={session}"})
+    assert out.status_code == 303 and "Max-Age=0" in out.headers["set-cookie"]
+    assert len(home.fleet.rows("SELECT 1 FROM console_sessions")) == 1, "the other browser stays signed in"
+
+
+def test_a_name_that_is_nobodys_gets_the_very_same_answer(home: Home) -> None:
+    answers = [home.post("/console/sign-in", {"name": name, "password": "x" * 20}) for name in ("ann", "nobody")]
+    first, second = (one.text.replace("nobody", "ann") for one in answers)
+    assert first == second and {one.status_code for one in answers} == {401}
+
+
+def test_after_five_failures_not_even_the_right_password_is_looked_at(home: Home) -> None:
+    for _ in range(console_sessions.MOST_FAILURES):
+        assert home.post("/console/sign-in", {"name": "ann", "password": ""}).status_code == 401
+    assert home.post("/console/sign-in", {"name": "ann", "password": PASSWORD}).status_code == 429
+    home.fleet.clock.at_ms += console_sessions.WITHIN_MS
+    assert home.post("/console/sign-in", {"name": "ann", "password": PASSWORD}).status_code == 303
+
+
+@pytest.mark.parametrize(
+    "place", ["//evil.example", "https://evil.example", "/console/\\evil", "/docs", "/console/\n", "", "/console"]
+)
+def test_whoever_signs_in_goes_on_in_the_console_alone(place: str) -> None:
+    assert sign_in._inside(place) == "/console/"
+
+
+ORIGINS: Final[list[tuple[dict[str, str], bool]]] = [
+    ({"sec-fetch-site": "same-origin"}, True),
+    ({"sec-fetch-site": "cross-site", "origin": URL}, False),
+    ({"sec-fetch-site": "same-site"}, False),
+    ({"sec-fetch-site": "none"}, False),
+    ({"origin": URL}, True),
+    ({"origin": "https://evil.example"}, False),
+    ({"origin": "null"}, False),
+    ({"referer": URL, "host": "evil.example"}, False),
+    ({}, False),
+]
+
+
+def test_a_form_is_taken_from_our_own_pages_alone(home: Home) -> None:
+    for headers, taken in ORIGINS:
+        for path in ("/console/sign-out", "/console/link"):
+            answer = home.post(path, {"password": "y", "again": "x", "token": secret(9)}, headers)
+            assert (answer.status_code != 403) is taken, (headers, answer.text)
+    assert home.post("/console/sign-in", {"name": "ann"}, {"sec-fetch-site": "cross-site"}).status_code == 403
+    assert home.fleet.rows("SELECT 1 FROM console_failures") == [], "it was not even counted"
+
+
+FORMS: Final = [
+    (b"name=a&name=b", 400),
+    (b"name=%ff", 400),
+    ("&".join(f"f{n}=1" for n in range(sign_in.MOST_FIELDS + 1)).encode(), 400),
+    (b"x" * (sign_in.MAX_FORM_BYTES + 1), 413),
+    (b"", 401),
+]
+
+
+def test_a_form_that_makes_no_sense_is_refused_in_words(home: Home) -> None:
+    for body, status in FORMS:
+        answer = home.post("/console/sign-in", body)
+        assert answer.status_code == status and "<h1>" in answer.text
+
+
+def test_passwords_are_looked_at_a_few_at_once(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, console: Any) -> list[int]:
+        console._sign_in._hashes = sign_in.MOST_HASHES
+        form = {"name": "ann", "password": PASSWORD}
+        return [(await client.post("/console/sign-in", data=form, headers=OURS)).status_code]
+
+    assert home.ask(work) == [503]
+    assert sign_in.HASHES_AT_ONCE <= sign_in.MOST_HASHES
+
+
+def test_whoever_is_not_signed_in_is_asked_to_and_a_foreign_cookie_is_none(home: Home) -> None:
+    for session in (None, 8):
+        for answer in home.get("/console/", "/console/org?id=acme", "/console/orgs.csv", session=session):
+            assert answer.status_code == 303 and answer.headers["location"].startswith(
+                "/console/sign-in?next=%2Fconsole"
+            )
+    (answer,) = home.get("/console/", session=None, cookie=f"{COOKIE}=' OR 1=1 --")
+    assert answer.status_code == 303
+
+
+def test_a_proxy_that_proves_itself_says_who_it_is_and_we_say_what_they_may(engine: sa.Engine) -> None:
+    home = Home(engine, console_proxy_header="x-forwarded-user", console_proxy_secret="between us")
+    proof = {"x-drawdown-proxy-secret": "between us"}
+
+    def status(**headers: str) -> int:
+        return home.get("/console/", session=None, **headers)[0].status_code
+
+    assert status(**proof, **{"x-forwarded-user": "ann"}) == 200
+    assert status(**{"x-forwarded-user": "ann"}) == 303
+    assert status(**{"x-drawdown-proxy-secret": "between u", "x-forwarded-user": "ann"}) == 303
+    assert status(**proof, **{"x-forwarded-user": "nobody"}) == 303
+    assert status(**proof, **{"x-forwarded-user": "ann, bob"}) == 303
+    write(engine, lambda c: console_users.end(c, "ann", home.fleet.by))
+    assert status(**proof, **{"x-forwarded-user": "ann"}) == 303
+    plain = Home.__new__(Home)
+    plain.__dict__.update(
+        home.__dict__, settings=ServerSettings(console_url=URL, console_proxy_header="x-forwarded-user")
+    )
+    assert plain.get("/console/", session=None, **{"x-forwarded-user": "ann"})[0].status_code == 303, "no secret is set"
+
+
+NONSENSE: Final = [
+    ("/console/orgs?state=nonsense", 400, "state: there is active, halted"),
+    ("/console/orgs?after=%00", 400, "after: this is no id"),
+    ("/console/orgs?search=" + "x" * 201, 400, "search: this is no id"),
+    ("/console/orgs?state=halted&state=active", 400, "says one thing twice"),
+    ("/console/orgs?" + "&".join(f"p{n}=1" for n in range(consoles.MOST_PARAMETERS + 1)), 400, "too much"),
+    ("/console/org", 400, "names no id"),
+    ("/console/org?id=acmee", 404, "did you mean acme?"),
+    ("/console/org?id=../../etc&tab=usage", 404, "there is no organisation"),
+    ("/console/org?id=acme&tab=x", 400, "tab: there is usage"),
+    ("/console/org?id=acme&days=31", 400, "days: there is 30, 7, 90"),
+    ("/console/org?id=acme&day=2026-13-01", 400, "day: write it as"),
+    ("/console/org?id=acme&day=1", 400, "day: write it as"),
+    ("/console/org.csv?id=acmee", 404, "did you mean acme?"),
+    ("/console/nothing", 404, "Not Found"),
+]
+
+
+def test_nonsense_is_refused_in_words(home: Home) -> None:
+    answers = home.get(*(place for place, _, _ in NONSENSE))
+    for (place, status, said), answer in zip(NONSENSE, answers, strict=True):
+        assert answer.status_code == status and said in answer.text.replace("&#39;", "'"), (place, answer.text[-600:])
+
+
+def test_each_answer_has_the_policy_and_is_kept_by_nobody_but_files_that_never_change(home: Home) -> None:
+    page, form = home.get("/console/", "/console/sign-in")
+    for answer in (page, form):
+        assert answer.headers.get_list("content-security-policy") == [consoles.POLICY]
+        assert answer.headers["cache-control"] == "no-store"
+        assert "style=" not in answer.text and "<script>" not in answer.text and "onclick" not in answer.text
+    places = re.findall(r'(?:href|src)="(/console/static/[^"]+)"', page.text)
+    assert len(places) == 4
+    packed_too = home.get(*places, session=None, **{"accept-encoding": "gzip"})
+    for answer, packed in zip(home.get(*places, session=None), packed_too, strict=True):
+        assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"]
+        assert packed.headers["content-encoding"] == "gzip" and packed.content == answer.content
+    (other,) = home.get(places[0].replace("/static/", "/static/0"))
+    assert other.status_code == 404
+    assert len(gzip.compress(home.get(places[1])[0].content)) < 12_000, "our own style is small"
+
+
+def test_a_page_reads_only_and_only_for_so_long(engine: sa.Engine) -> None:
+    postgresql = engine.dialect.name == "postgresql"
+    slow = (
+        "SELECT pg_sleep(5)"
+        if postgresql
+        else "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000) SELECT MAX(i) FROM n"
+    )
+    with pytest.raises(TooSlow, match="longer than"):
+        look(engine, lambda c: c.execute(sa.text(slow)).all(), 0.2)
+    with pytest.raises(Exception, match=r"read-?only|readonly"):
+        look(engine, lambda c: c.execute(sa.text("UPDATE orgs SET halt_reason = 'x'")), 1.0)
+    assert look(engine, lambda c: c.execute(sa.text("SELECT 1")).scalar(), 1.0) == 1
+    Fleet(engine).assign("acme")  # the same connections write again
+    assert consoles.WITHIN_S < 30 and consoles.AT_ONCE == 4
+
+
+def _statements(home: Home, path: str) -> int:
+    seen: list[str] = []
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if not re.match(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK)", statement.lstrip()):
+            seen.append(statement)
+
+    sa.event.listen(home.engine, "before_cursor_execute", note)
+    try:
+        assert home.get(path)[0].status_code == 200
+    finally:
+        sa.event.remove(home.engine, "before_cursor_execute", note)
+    return len(seen)
+
+
+def test_a_page_asks_as_much_of_many_as_of_few(home: Home) -> None:
+    paths = ("/console/", "/console/orgs", "/console/org?id=acme")
+    few = [_statements(home, path) for path in paths]
+    home.fleet.assign(*(f"org-{n:02}" for n in range(org_list.PAGE_ROWS + 10)), from_ms=T0)
+    for n in range(5):
+        home.fleet.sample(f"org-{n:02}", home.now, 60)
+    home.fleet.tick_windows(3)
+    many = [_statements(home, path) for path in paths]
+    print(few, many)
+    assert all(now <= then + 1 for now, then in zip(many, few, strict=True)), (few, many)
+
+
+def test_a_list_goes_on_behind_its_last_row_and_ends(home: Home) -> None:
+    names = [f"org-{n:03}" for n in range(2 * org_list.PAGE_ROWS)]
+    home.register(names)
+    path, seen = "/console/orgs", []
+    while path:
+        (answer,) = home.get(path)
+        seen += re.findall(r"<td><a href=\"/console/org\?id=([^\"]+)\"", answer.text)
+        following = re.search(r'rel="next" href="([^"]+)"', answer.text)
+        path = following[1].replace("&amp;", "&") if following else ""
+    assert seen == ["acme", *names]
+
+
+def test_files_are_made_a_few_at_once_and_each_is_on_record(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, console: Any) -> list[int]:
+        cookie = {"cookie": f"{COOKIE}={secret(7)}"}
+        console._files._under_way = files.MOST_FILES
+        full = (await client.get("/console/orgs.csv", headers=cookie)).status_code
+        console._files._under_way = 0
+        taken = await client.get("/console/orgs.csv?state=active", headers=cookie)
+        while console._files._under_way:
+            await asyncio.sleep(0.01)
+        return [full, taken.status_code, taken.text.count("\n")]
+
+    assert home.ask(work) == [503, 200, 2]
+    assert home.fleet.rows("SELECT actor, target FROM operator_actions WHERE action = 'console_export'") == [
+        ("console:ann", "/console/orgs.csv")
+    ]
+
+
+def test_a_large_file_comes_in_pieces(home: Home) -> None:
+    home.register(f"an-organisation-with-a-rather-long-name-{n:05}" for n in range(3_000))
+
+    async def work(client: httpx.AsyncClient, _: Any) -> list[int]:
+        async with client.stream("GET", "/console/orgs.csv", headers={"cookie": f"{COOKIE}={secret(7)}"}) as answer:
+            return [len(piece) async for piece in answer.aiter_raw()]
+
+    sizes = home.ask(work)
+    assert sum(sizes) > 2 * files.PIECE_BYTES
+    assert files.MOST_PIECES * files.PIECE_BYTES < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("micro", "text"),
+    [
+        (0, "0.00"), (None, figures.UNKNOWN), (4_000, "<0.01"), (-4_000, f">{figures.MINUS}0.01"), (5_000, "0.01"),
+        (-1_234_567_890, f"{figures.MINUS}1,234.57"), (999_995_000, "1,000.00"), (10_000, "0.01"),
+    ],
+)  # fmt: skip
+def test_money_is_told_so(micro: int | None, text: str) -> None:
+    assert figures.credits(micro) == text
+
+
+def test_times_are_told_so() -> None:
+    assert figures.time(T0) == "2026-01-01 00:00" and figures.time(None) == figures.UNKNOWN
+    assert [figures.lasting(ms) for ms in (0, 61_000, 3 * 3_600_000 + 720_000, 2 * DAY_MS)] == [
+        "0 s",
+        "1 min",
+        "3 h 12 min",
+        "2 d",
+    ]
+    assert (figures.ago(T0, T0 + 60_000), figures.ago(T0 + 60_000, T0)) == ("1 min ago", "in 1 min")
+
+
+def test_a_chart_adds_up_small_series_and_its_axis_has_round_steps() -> None:
+    days = [("a", {f"f{n}": n * MICRO for n in range(7)}), ("b", {"f6": 1})]
+    found = charts.stacked(days, "<said>", MICRO)
+    assert [name for name, _, _ in found.series] == ["f6", "f5", "f4", charts.OTHERS]
+    assert found.series[-1][2] == 6 * MICRO and found.axis == ["50", "25", "0"]
+    assert "&lt;said&gt;" in found.picture and found.picture.count("<title>") == 7
+    assert charts.stacked([], "none", MICRO).axis == ["1", "0.5", "0"]
