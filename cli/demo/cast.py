@@ -39,7 +39,7 @@ class Member:
     customer_id: str | None = None
     plan: str | None = None
     steady: bool = False
-    """Whether each hour is like the other."""
+    """Whether each hour is like the other: whose credit has to end when the story says, whatever the month."""
     since: int = 0
 
 
@@ -47,9 +47,9 @@ MEMBERS: Final = (
     Member("acme", "embedded", 8, 4096, 420, (6, 22), plan="team"),
     Member("globex", "embedded", 6, 8192, 300, (4, 22), plan="pro"),
     Member("initech", "embedded", 2, 1024, 600, (8, 18), plan="hobby"),
-    Member("hooli", "embedded", 5, 16384, 400, (7, 21), plan="starter"),
+    Member("hooli", "embedded", 5, 16384, 400, (7, 21), plan="starter", steady=True),
     Member("umbrella", "embedded", 4, 4096, 900, WHOLE_DAY, plan="starter", steady=True),
-    Member("vandelay", "embedded", 3, 4096, 500, (9, 21), plan="starter"),
+    Member("vandelay", "embedded", 3, 4096, 500, (9, 21), plan="starter", steady=True),
     Member("piedpiper", "embedded", 1, 4096, 240, (10, 20), plan="hobby"),
     Member(HOSTILE, "embedded", 1, 1024, 500, (8, 20), plan="hobby"),
     Member("stark", "stripe", 4, 8192, 200, WHOLE_DAY, "cus_Stark01"),

@@ -1,7 +1,7 @@
 """The moments of the month, counted back from its last one.
 
-Guarantee: ticks are counted: most of the month is settled three times a day, its last day by the hour, its last hour
-and what happened in between every few minutes.
+Guarantee: ticks are counted: most of the month is settled three times a day, its last day every two hours, its
+last hour and what happened in between every few minutes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
 
 TICKED_EVERY_MS: Final = 8 * HOUR_MS
-MOST_TICKS: Final = 170
+MOST_TICKS: Final = 150
 CHARGED_AT: Final = 14 * HOUR_MS + 5 * MINUTE_MS
 OUTAGE_DAY: Final = 20
 
@@ -77,8 +77,8 @@ class Calendar:
         """When the month was settled."""
         found = set(range(self.start_ms + TICKED_EVERY_MS, self.now_ms, TICKED_EVERY_MS))
         found |= set(range(self.now_ms - 2 * DAY_MS, self.now_ms, 3 * HOUR_MS))
-        found |= set(range(self.now_ms - 28 * HOUR_MS, self.now_ms, HOUR_MS))
+        found |= set(range(self.now_ms - 28 * HOUR_MS, self.now_ms, 2 * HOUR_MS))
         found |= set(range(self.now_ms - HOUR_MS, self.now_ms + 1, WINDOW_MS))
         found |= {self.charged_ms - WINDOW_MS, self.charged_ms, self.charged_ms + WINDOW_MS}
         found |= set(range(self.outage[0], self.outage[1] + HOUR_MS, 6 * WINDOW_MS))
-        return sorted(moment for moment in found if moment > self.start_ms)
+        return sorted(moment for moment in found if self.start_ms < moment <= self.now_ms)

@@ -38,10 +38,10 @@ PLANS: Final[Mapping[str, tuple[int, Mapping[str, int]]]] = {
 CREDIT: Final[Mapping[str, int]] = {
     "acme": 300,
     "globex": 150,
-    "initech": 110,
+    "initech": 120,
     "hooli": 300,
     "umbrella": 1050,
-    "vandelay": 230,
+    "vandelay": 245,
     "piedpiper": 6,
     HOSTILE: 70,
 }
@@ -96,7 +96,7 @@ def _who_sells(stage: Stage, connection: sa.Connection, by: By) -> None:
     credit.grant(connection, "incubator", 200 * MICRO, by, key="incubator-1", plan=None)
     assert stage.app.card is not None
     can = stage.app.card.capabilities
-    topups.set_terms(connection, "globex", _filled(20, 100, "cus_Globex77"), can, by)
+    topups.set_terms(connection, "globex", _filled(20, 50, "cus_Globex77"), can, by)
     topups.set_terms(connection, "piedpiper", _filled(12, 25, DECLINED_CARD), can, by)
 
 

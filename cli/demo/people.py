@@ -190,7 +190,8 @@ def _bills(calendar: Calendar, connection: sa.Connection, by: By) -> None:
         off_percent = 131 if today - day in (4 * DAY_MS, 5 * DAY_MS) else 102
         billed = sum(one.interval_s for one in used) * VM_HOUR_MICRO // 3_600 * off_percent // 100
         lines.append(BillLine("cloudhost", "vm", day, "USD", billed, day < today - 3 * DAY_MS))
-    vendors.import_bills(connection, BillFile(hashlib.sha256(repr(lines).encode()).hexdigest(), lines), by)
+    if lines:
+        vendors.import_bills(connection, BillFile(hashlib.sha256(repr(lines).encode()).hexdigest(), lines), by)
 
 
 def _present(now_ms: int) -> Iterator[Act]:

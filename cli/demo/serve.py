@@ -12,7 +12,7 @@ import tempfile
 import threading
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -27,6 +27,7 @@ from drawdown.cli.demo.stage import Stage
 from drawdown.cli.nouns.serve import services_of
 from drawdown.cli.rendering import show
 from drawdown.cli.stopping import Stopping
+from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.app import Server
 from drawdown.server.http import listen
@@ -42,33 +43,39 @@ ENDS_WITHIN_S: Final = 20.0
 """How long a tick under way is waited for."""
 
 
+class Ended(DrawdownError):
+    """Told to end while the month was made. Nothing of it is left."""
+
+    exit_status = Exit.LEFT
+    code = "stopped"
+
+
 def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
     """Make the month, print one line with a URL that signs in, and stay until told to end.
 
-    Errors: UsageError for a port that is taken.
+    Errors: UsageError for a port that is taken; Ended.
     """
-    with _told_to_end(), listen.bind(HOST, port) as listening, _folder() as folder:
+    with listen.bind(HOST, port) as listening, _folder() as folder:
         root = f"http://{HOST}:{listening.getsockname()[1]}"
         if sys.stderr.isatty():
             app.err.print("making a month of life, some ten seconds …")
-        stage = live(folder, file or folder / "demo.db", app.clock, app.out, app.err)
-        try:
+        with _making(file):
+            stage = live(folder, file or folder / "demo.db", app.clock, app.out, app.err)
+        with closing(stage), _going_on(stage):
             url = let_in(stage.app, root)
-            with _going_on(stage):
-                show(app, {"url": url}, [url])
-                sys.stdout.flush()
-                if sys.stderr.isatty():
-                    app.err.print(f"Ctrl-C ends it; {'all of it is gone then' if file is None else f'{file} stays'}")
-                if browser:
-                    _open(url)
-                listen.serve(Server(services_of(stage.app)), listening, "")
-        finally:
-            stage.close()
+            server = Server(services_of(stage.app))
+            show(app, {"url": url}, [url])
+            sys.stdout.flush()
+            if sys.stderr.isatty():
+                app.err.print(f"Ctrl-C ends it; {'all of it is gone then' if file is None else f'{file} stays'}")
+            if browser:
+                _open(url)
+            listen.serve(server, listening, "")
 
 
 @contextmanager
-def _told_to_end() -> Iterator[None]:
-    """SIGTERM ends the making as Ctrl-C does: what was made is cleared away."""
+def _making(file: Path | None) -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does, and half a month is cleared away."""
 
     def told(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -76,6 +83,12 @@ def _told_to_end() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, told)
     try:
         yield
+    except BaseException as error:
+        for suffix in ("", "-wal", "-shm") if file is not None else ():
+            Path(f"{file}{suffix}").unlink(missing_ok=True)
+        if isinstance(error, KeyboardInterrupt):
+            raise Ended("stopped while the month was made; nothing of it is left") from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -43,7 +43,7 @@ def story(stage: Stage, calendar: Calendar) -> list[Act]:
     acts = list(whole_story(stage, calendar))
     for day in range(calendar.days + 1):
         acts += _runs(calendar.first_day_ms, day)
-        acts += _events(calendar.first_day_ms, day)
+        acts += _events(calendar, day)
         acts += _uses(calendar.first_day_ms, day)
     within = (act for act in acts if calendar.start_ms < act.at_ms < calendar.now_ms)
     return sorted(within, key=lambda act: act.at_ms)
@@ -77,9 +77,9 @@ def _end_of(key: str, estimate: int, luck: float) -> Work:
     return end
 
 
-def _events(start: int, day: int) -> Iterator[Act]:
+def _events(calendar: Calendar, day: int) -> Iterator[Act]:
     chance = random.Random(f"{SEED} events {day}")  # noqa: S311
-    told = at(start, day, 12)
+    told = at(calendar.first_day_ms, day, 12)
     found = [
         UsageEvent(
             "products",
@@ -87,7 +87,7 @@ def _events(start: int, day: int) -> Iterator[Act]:
             kind,
             org,
             chance.randrange(1, most),
-            told - chance.randrange(6 * HOUR_MS),
+            max(told - chance.randrange(6 * HOUR_MS), calendar.start_ms),
             project=chance.choice(("site", "app")),
             subject=f"user-{chance.randrange(9)}",
         )
