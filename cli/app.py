@@ -218,6 +218,11 @@ def new_api_key() -> str:
     return api_keys.PREFIX + secrets.token_urlsafe(32)
 
 
+def new_link() -> str:
+    """256 random bits, for the path of a link."""
+    return secrets.token_urlsafe(32)
+
+
 def default_actor() -> str:
     """The operating system's user."""
     return os.environ.get("USER") or f"uid {os.getuid()}"

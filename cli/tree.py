@@ -75,6 +75,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "topup": CommandModule("topups", "Automatic top-ups: terms, cards, charges, the kill switch"),
         "hook": CommandModule("hooks", "Webhooks to your product: endpoints, messages, replay"),
         "key": CommandModule("keys", "Keys: what programs may do over HTTP"),
+        "console": CommandModule("console", "The console: people, their roles, the way in"),
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
         "privacy": CommandModule("privacy", "Privacy: whether a report may be published"),
         "parity": CommandModule("parity", "Parity: what cells count themselves, beside ours"),

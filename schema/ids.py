@@ -84,6 +84,8 @@ TIER: Final = Kind("tier", (IdSource("tiers"),), "drawdown tier list")
 LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdown ledger lots CUSTOMER")
 """By its key, or by that which its grant was given."""
 API_KEY: Final = Kind("API key", (IdSource("api_key_names"),), "drawdown key list")
+CONSOLE_USER: Final = Kind("person of the console", (IdSource("console_users"),), "drawdown console user list")
+ROLE: Final = Kind("role", (), "drawdown console user add --help")
 SCOPE: Final = Kind("scope", (), "drawdown key create --help")
 PROJECT: Final = Kind("project", (IdSource("projects"),), "drawdown execution list")
 SUBJECT: Final = Kind("subject", (IdSource("subjects"),), "drawdown execution list")

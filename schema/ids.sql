@@ -94,6 +94,9 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 
 -- name: payouts
 (SELECT payout AS id FROM payouts)
+-- name: console_users
+(SELECT name AS id FROM console_users)
+
 -- name: api_key_names
 (SELECT name AS id FROM api_keys)
 

@@ -26,10 +26,13 @@ name was cut keeps none."""
 SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts")
 """What a host says of a sample. `arrival`, `ingested_at` and `problem` are the database's to say."""
 DELETED_FROM: Final = (
-    "assignments", "backfill_events", "cells", "dirty_windows", "halts", "pending_usage", "provider_when_down",
-    "quarantine_closed", "run_blocks", "usage_samples", "used_signatures", "webhooks",
+    "assignments", "backfill_events", "cells", "console_failures", "console_sessions", "dirty_windows", "halts",
+    "pending_usage", "provider_when_down", "quarantine_closed", "run_blocks", "usage_samples", "used_signatures",
+    "webhooks",
 )  # fmt: skip
 """Where Drawdown's own commands delete, guarded as everywhere."""
+UNREAD: Final = ("console_users",)
+"""What a reader has no business with: passwords of people, slowly hashed as they are."""
 
 _ROLES = ", ".join((HOST, READ, WORKER))
 _OWN = f"'{OF_CELL}' || cell_id = current_user"
@@ -77,7 +80,7 @@ def require_roles(engine: sa.Engine) -> None:
 
 def statements() -> tuple[str, ...]:
     """Each statement. What an earlier version granted and this one does not is taken back."""
-    tables = ", ".join(sorted(metadata.tables))
+    tables, read = (", ".join(sorted(set(metadata.tables) - set(but))) for but in ((), UNREAD))
     return (
         *(_role(name) for name in (HOST, READ, WORKER)),
         _on_database(f"GRANT USAGE ON SCHEMA ' || quote_ident(current_schema()) || ' TO {_ROLES}"),
@@ -86,7 +89,8 @@ def statements() -> tuple[str, ...]:
         f"GRANT INSERT ({', '.join(SAMPLE_COLUMNS)}) ON usage_samples TO {HOST}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON sandboxes TO {HOST}",
         *_own_sandboxes(),
-        f"GRANT SELECT ON {tables}, alembic_version, ledger_lines TO {READ}, {WORKER}",
+        f"GRANT SELECT ON {tables}, alembic_version, ledger_lines TO {WORKER}",
+        f"GRANT SELECT ON {read}, alembic_version, ledger_lines TO {READ}",
         f"GRANT INSERT, UPDATE ON {tables} TO {WORKER}",
         f"REVOKE UPDATE ON usage_samples FROM {WORKER}",
         f"GRANT DELETE ON {', '.join(DELETED_FROM)} TO {WORKER}",

@@ -27,6 +27,7 @@ from drawdown.server.api.gate import Gate
 from drawdown.server.api.guard.routes import Guard
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
+from drawdown.server.console.console import Console
 from drawdown.server.docs_page import serve_docs
 from drawdown.server.http import bodies, errors, signing
 from drawdown.server.http.limits import Limits, told
@@ -64,6 +65,8 @@ class Server:
         self._intake = Intake(services, self._programs, self._budget, self.refused)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
+        looking = services.console_engine
+        self._console = None if looking is None else Console(services, looking, self.refused)
         self.routes = self._app()
         self.app = Limits(PathsAsSent(self.routes), services.clock, services.settings.requests_per_s, self.refused)
 
@@ -73,6 +76,8 @@ class Server:
         self._intake.close()
         self._programs.close()
         self.threads.close()
+        if self._console is not None:
+            self._console.close()
 
     def _app(self) -> FastAPI:
         made = FastAPI(
@@ -97,6 +102,8 @@ class Server:
             made.include_router(way_in(self._intake).routes())
         describe(made)
         serve_docs(made)
+        if self._console is not None:
+            made.router.routes.extend(self._console.routes())
         return made
 
     async def renewing(self) -> None:

@@ -29,6 +29,11 @@ class ServerSettings:
     gate_open_when_in_doubt: bool = False
     requests_per_s: int = 200
     """Of one caller's address, on the average; twice as many at once."""
+    console_url: str = ""
+    """Where the console is reached; empty: there is none."""
+    console_proxy_header: str = ""
+    """The header, in lower case, in which a proxy names who it signed in; empty: none is believed."""
+    console_proxy_secret: str = field(default="", repr=False)
 
 
 @dataclass
@@ -58,6 +63,8 @@ class Services:
     http: Http
     thread_kit: Callable[[], ThreadKit]
     renew: Callable[[Services], None] = _nothing_new
+    console_engine: sa.Engine | None = None
+    """The console's own connections; none where there is no console."""
 
 
 class NobodyThere:

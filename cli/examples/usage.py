@@ -126,6 +126,14 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "key rotate": ("key rotate app --overlap 2h --reason 'once a quarter'", "key rotate app --quiet"),
     "key end": ("key end app --reason 'it was in a log'",),
     "key list": ("key list",),
+    "console user add": (
+        "console user add ann --role viewer --reason 'joined support'",
+        "console user add bob --role operator --grant-limit 100",
+    ),
+    "console user list": ("console user list",),
+    "console user role": ("console user role ann --role operator --grant-limit 25 --reason 'on call from today'",),
+    "console user reset": ("console user reset ann --reason 'forgot it'",),
+    "console user end": ("console user end ann --reason 'left'",),
     "hook set": (
         "hook set app https://app.example/webhooks/drawdown --new",
         "hook set alerts https://alerts.example/in --event organisation.halted --event balance.exhausted --new",

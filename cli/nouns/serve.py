@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from typing import Annotated
 
+import sqlalchemy as sa
 import structlog
 import typer
 
@@ -14,7 +15,7 @@ from drawdown.cli.app import App
 from drawdown.cli.rendering import show
 from drawdown.providers.http import Http
 from drawdown.providers.http.client import HttpClient
-from drawdown.schema.database import read
+from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import require_ready
 from drawdown.server.services import NobodyThere, Services, ThreadKit
 from drawdown.worker.engine.context import Context
@@ -74,7 +75,15 @@ def services_of(app: App) -> Services:
         http=asking.http,
         thread_kit=lambda: _thread_kit(_with_own(asking, HttpClient())),
         renew=renew,
+        console_engine=_console_engine(app),
     )
+
+
+def _console_engine(app: App) -> sa.Engine | None:
+    """Connections that the console alone uses: whoever looks never takes one from the gate."""
+    if not app.settings.console_url:
+        return None
+    return connect(app.settings.database_url, app.settings.latest_database_url)
 
 
 def _with_own(app: App, http: Http) -> App:

@@ -67,6 +67,13 @@ class Settings(BaseSettings):
     trusted_proxies: str = ""
     """Addresses of proxies before the server, whose X-Forwarded-For is believed, separated by commas."""
 
+    console_url: str = ""
+    """Where people reach the console, without its path: https://drawdown.internal; without it, there is no console."""
+    console_proxy_header: str = ""
+    """A header in which a proxy that signs people in names them, X-Forwarded-User; believed with its secret alone."""
+    console_proxy_secret: SecretStr = SecretStr("")
+    """What that proxy sends as X-Drawdown-Proxy-Secret beside it."""
+
     _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
     _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)
     """What of the files is in these settings."""
@@ -107,6 +114,9 @@ class Settings(BaseSettings):
             gate_unknown_org=self.gate_unknown_org,
             gate_open_when_in_doubt=self.gate_open_when_in_doubt,
             requests_per_s=self.requests_per_s,
+            console_url=self.console_url.rstrip("/"),
+            console_proxy_header=self.console_proxy_header.strip().lower(),
+            console_proxy_secret=self.console_proxy_secret.get_secret_value(),
         )
 
     def of_providers(self) -> Mapping[str, str]:

@@ -3,6 +3,7 @@ the triggers that carry the rules. A test holds the two equal."""
 
 from drawdown.schema.tables.backfills import backfill_events, backfills
 from drawdown.schema.tables.columns import metadata
+from drawdown.schema.tables.console import console_failures, console_marks, console_sessions, console_users
 from drawdown.schema.tables.drift import parity_checks, vendor_bills, vendor_imports, vendor_units
 from drawdown.schema.tables.fleet import (
     action_chain,
@@ -95,6 +96,10 @@ __all__ = [
     "buckets",
     "carries",
     "cells",
+    "console_failures",
+    "console_marks",
+    "console_sessions",
+    "console_users",
     "dirty_windows",
     "event_types",
     "gate_asks",

@@ -35,5 +35,9 @@ class Threads:
         """Work that has more to do than a transaction, and makes its own."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._engine)
 
+    def begin(self, work: Callable[[sa.Engine], None]) -> None:
+        """Work that nobody waits for as a whole."""
+        self._pool.submit(work, self._engine)
+
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -22,6 +22,7 @@ from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import (
     api_keys,
+    console_users,
     credit,
     executions,
     guard_holds,
@@ -201,6 +202,11 @@ IDS: dict[tuple[str, str], Typed] = {
         )
     },
     ("topup resolve", "topup"): t("topup:acme:2 --absent --evidence e", "topup:acme:1"),
+    ("console user add", "role"): t("bob --role admn", "admin"),
+    ("console user role", "name"): t("annn --role admin", "anna"),
+    ("console user role", "role"): t("anna --role admn", "admin"),
+    ("console user reset", "name"): t("annn", "anna"),
+    ("console user end", "name"): t("annn", "anna"),
     ("key create", "scope"): t("other --scope usage:raed", "usage:read"),
     ("key create", "org"): t("other --scope guard --org acmee", "acme"),
     ("key create", "cell"): t("other --scope guard --cell cell-11", "cell-1"),
@@ -269,10 +275,11 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
-    permanent soon to vendor cost final least"""
+    permanent soon to vendor cost final least grant_limit"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
-    ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
+    ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
+    ("sample list", "after"), ("demo", "file"),
     ("event list", "after"), ("backfill open", "name"), ("backfill stage", "file"),
     ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
@@ -338,6 +345,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="first", plan="team"))
     write(engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(100, 10), fleet.by))
     write(engine, lambda c: api_keys.create(c, f"{api_keys.PREFIX}{7:043}", "app", ["guard"], fleet.by))
+    write(engine, lambda c: console_users.add(c, "anna", "viewer", f"{7:043}", fleet.by))
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     write(engine, lambda c: hooks.set_endpoint(c, "app", "https://app.example/in", (), fleet.by, new=True))
     write(engine, lambda c: hooks.try_endpoint(c, "app", fleet.by))

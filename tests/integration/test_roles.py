@@ -17,6 +17,7 @@ from drawdown.schema import roles
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import upgrade
+from drawdown.schema.roles import UNREAD
 from drawdown.schema.tables import metadata
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands.prune import prune
@@ -128,10 +129,11 @@ ALLOWED = {
     "a reader sees all sandboxes": ("reader", "SELECT * FROM sandboxes", 2),
     "a reader sees lines of the ledger": ("reader", "SELECT * FROM ledger_lines", 0),
     "a worker keeps all sandboxes": ("worker", "UPDATE sandboxes SET state = 'stopped'", 2),
-    **{f"a reader reads {name}": ("reader", f"SELECT * FROM {name}", -1) for name in TABLES},
+    **{f"a reader reads {name}": ("reader", f"SELECT * FROM {name}", -1) for name in TABLES if name not in UNREAD},
 }  # fmt: skip
 REFUSED = {
     **{f"a host reads {name}": ("host", f"SELECT * FROM {name}") for name in TABLES if name != "sandboxes"},
+    **{f"a reader reads {name}": ("reader", f"SELECT name FROM {name}") for name in UNREAD},
     **{f"a reader deletes from {name}": ("reader", f"DELETE FROM {name} WHERE false") for name in TABLES},
     **{f"a host truncates {name}": ("host", f"TRUNCATE {name}") for name in ("sandboxes", "usage_samples")},
     "a host says when a sample arrived": (

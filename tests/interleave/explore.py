@@ -15,7 +15,7 @@ from typing import NamedTuple
 from drawdown.schema.database import connect
 from drawdown.schema.errors import DatabaseBusy, DrawdownError
 from drawdown.schema.migrate import upgrade
-from tests.interleave import of_backfills, of_guard, of_plans, of_pools, of_runs, of_suppliers
+from tests.interleave import of_backfills, of_console, of_guard, of_plans, of_pools, of_runs, of_suppliers
 from tests.interleave import stage as stages
 from tests.interleave.footprint import Footprint, Spy, is_settled, points, whole
 from tests.interleave.hand import Hand
@@ -67,6 +67,7 @@ class Explorer:
         of_plans.begin(Stage(self.engine, self.known))
         of_pools.begin(Stage(self.engine, self.known))
         of_backfills.begin(Stage(self.engine, self.known))
+        of_console.begin(Stage(self.engine, self.known))
         of_guard.begin(Stage(self.engine, self.known))
         self.postgres.keep()
         self.first, self.second = Hand(self.postgres.url), Hand(self.postgres.url)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.interleave.of_backfills import BACKFILLS
+from tests.interleave.of_console import CONSOLE
 from tests.interleave.of_events import EVENTS
 from tests.interleave.of_guard import GUARD
 from tests.interleave.of_hooks import HOOKS
@@ -40,6 +41,7 @@ PARTIES: Final[dict[str, Party]] = {
         *INTAKE,
         *SERVER,
         *PROGRAMS,
+        *CONSOLE,
         *HOSTS,
     )
 }

@@ -538,3 +538,28 @@ def test_what_is_compared_comes_beside_what_there_is_and_may_go_again(
     upgrade(engine)
     read(engine, require_ready)
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_people_of_the_console_come_beside_what_there_is_and_may_go_again(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Schema 0044 changes no row of before, keeps people for good while it is there, and can be gone back from."""
+    engine = _empty(kind, request, tmp_path, "console")
+    with engine.begin() as connection:
+        migrate_to(connection, "0038")
+        connection.execute(sa.text("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1')"))
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0044")
+        ann = "INSERT INTO console_users (name, role, created_ms, actor, reason) VALUES ('ann', 'viewer', 1, 'a', 'r')"
+        write(engine, lambda c, text=ann: c.execute(sa.text(text)))  # type: ignore[misc]
+        for change in ("DELETE FROM console_users", "UPDATE console_users SET name = 'bob'"):
+            with pytest.raises(DBAPIError, match=r"person of the console|one person's"):
+                write(engine, lambda c, text=change: c.execute(sa.text(text)))  # type: ignore[misc]
+        assert read(engine, lambda c: c.execute(sa.text("SELECT url FROM cells")).scalar()) == "http://cell-1"
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0038")
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()

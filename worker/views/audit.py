@@ -17,7 +17,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 
 MAX_ROWS: Final = 10_000
-VIAS: Final = ("cli", "http", "webhook", "program", "unknown")
+VIAS: Final = ("cli", "console", "http", "webhook", "program", "unknown")
 """`program`: one that calls the functions itself; `unknown`: done before it was kept."""
 SQL = queries(__file__)
 

@@ -1,0 +1,67 @@
+"""The console's tables: people, their sessions, sign-ins that failed, and what the console says of its database."""
+
+import sqlalchemy as sa
+
+from drawdown.schema.tables.columns import Big, id_column, metadata, ms_column, said_columns
+
+_LINKED = sa.text("link_sha256 IS NOT NULL")
+console_users = sa.Table(
+    "console_users",
+    metadata,
+    id_column("name", key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("grant_limit_micro", Big, nullable=True),
+    sa.Column("password", sa.Text, nullable=True),
+    sa.Column("link_sha256", sa.Text, nullable=True),
+    ms_column("link_expires_ms", null=True),
+    ms_column("created_ms"),
+    ms_column("signed_in_ms", null=True),
+    ms_column("ended_ms", null=True),
+    *said_columns(),
+    sa.CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="console_users_role"),
+    sa.CheckConstraint("grant_limit_micro >= 0", name="console_users_grant_limit"),
+    sa.CheckConstraint("(link_sha256 IS NULL) = (link_expires_ms IS NULL)", name="console_users_link"),
+    sa.CheckConstraint(
+        "ended_ms IS NULL OR (password IS NULL AND link_sha256 IS NULL)", name="console_users_ended_have_no_way_in"
+    ),
+    sa.Index("console_users_by_link", "link_sha256", unique=True, sqlite_where=_LINKED, postgresql_where=_LINKED),
+    comment="People of the console. password: scrypt, its cost and salt before it; link: the hash of the one-time link "
+    "by which a password is set. grant_limit_micro: what a person may grant at once. A name is one person's for good.",
+)
+
+console_sessions = sa.Table(
+    "console_sessions",
+    metadata,
+    sa.Column("session_sha256", sa.Text, primary_key=True),
+    id_column("name"),
+    ms_column("began_ms"),
+    ms_column("seen_ms"),
+    sa.CheckConstraint("length(session_sha256) = 64", name="console_sessions_hash"),
+    sa.CheckConstraint("seen_ms >= began_ms", name="console_sessions_seen"),
+    sa.Index("console_sessions_by_name", "name"),
+    sa.Index("console_sessions_by_time", "began_ms"),
+    comment="Who is signed in, by the hash of what their browser holds; a session that is over is deleted. seen_ms: "
+    "its last use, to a minute.",
+)
+
+console_failures = sa.Table(
+    "console_failures",
+    metadata,
+    id_column("name", key=True),
+    id_column("address", key=True),
+    ms_column("since_ms"),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.CheckConstraint("failures > 0", name="console_failures_some"),
+    sa.Index("console_failures_by_time", "since_ms"),
+    comment="Sign-ins that failed since a moment, by the name that was typed and the address it came from; the name '' "
+    "counts all of an address.",
+)
+
+console_marks = sa.Table(
+    "console_marks",
+    metadata,
+    sa.Column("mark", sa.Text, primary_key=True),
+    ms_column("at_ms"),
+    sa.CheckConstraint("mark IN ('demo')", name="console_marks_known"),
+    comment="What the console says of the database itself. demo: all in it was made up.",
+)

@@ -1,0 +1,200 @@
+"""The console: pages, their files, signing in and out.
+
+Guarantee: a page reads in one read-only transaction of its own pool, at most WITHIN_S, so that nobody who looks keeps
+the gate or a tick waiting. Who asks is proven in that same transaction. Whatever fails is told on a page, in words:
+which part could not be read, since when, and what still holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
+from urllib.parse import urlencode
+
+import sqlalchemy as sa
+import structlog
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
+from drawdown.schema.looking import look
+from drawdown.server.console import door, files
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.door import Known
+from drawdown.server.console.frame import assets, templates
+from drawdown.server.console.pages import MENU, PAGES, Page
+from drawdown.server.console.sign_in import SignIn
+from drawdown.server.http import bodies
+from drawdown.server.http.errors import ApiError
+from drawdown.server.http.limits import told
+from drawdown.server.http.threads import Threads
+from drawdown.server.services import Services
+from drawdown.worker.commands import console_sessions
+from drawdown.worker.views.console_users import is_demo
+
+log = structlog.get_logger()
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+AT_ONCE: Final = 4
+"""Reads and writes of pages, each with a connection of the console's own pool."""
+WITHIN_S: Final = 5.0
+"""The longest that one page may read."""
+MOST_PARAMETERS: Final = 20
+"""Of one address."""
+
+T = TypeVar("T")
+
+
+class SignedOut(Exception):
+    """Nobody is signed in."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a page has read: who asked, and what its template shows."""
+
+    known: Known
+    shown: Mapping[str, object]
+
+
+class Console:
+    """One server's console. `engine` is its own: connections that nothing else waits for."""
+
+    def __init__(self, services: Services, engine: sa.Engine, refused: Counter[str]) -> None:
+        self.services = services
+        self.url = door.require_url(services.settings.console_url)
+        self._threads = Threads(engine, AT_ONCE, "console")
+        self._files = files.Files(self._threads)
+        self._templates = templates.environment()
+        self._assets = assets.load()
+        self._templates.globals.update(asset={name: one.path for name, one in self._assets.items()}, menu=MENU)
+        self._sign_in = SignIn(self, self._threads, bodies.Budget(refused))
+
+    def close(self) -> None:
+        self._sign_in.close()
+        self._threads.close()
+
+    def routes(self) -> list[Route]:
+        """All there are, made of the list of pages."""
+        found = [Route(page.path, partial(self._page, page), methods=["GET"]) for page in PAGES]
+        found += [Route(page.file_path, partial(self._file, page), methods=["GET"]) for page in PAGES if page.lines]
+        found += [Route(one.path, partial(self._asset, one), methods=["GET"]) for one in self._assets.values()]
+        return [*found, *self._sign_in.routes(), Route("/console", self._to_overview, methods=["GET"])]
+
+    async def look(self, work: Callable[[sa.Connection], T]) -> T:
+        """Read in a transaction of its own. Errors: TooSlow, and those of the database."""
+        return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
+
+    def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> HTMLResponse:
+        """A page as it is sent. What each needs and is not given is taken as not there."""
+        base: dict[str, object] = {"person": None, "page": None, "demo": False, "live": False, "now_ms": self.now_ms()}
+        text = self._templates.get_template(template).render({**base, **shown})
+        return HTMLResponse(text, status, headers={"content-security-policy": POLICY})
+
+    def now_ms(self) -> int:
+        return self.services.clock.now_ms()
+
+    async def answered(self, request: Request, do: Callable[[], Awaitable[Response]]) -> Response:
+        """The answer; where something fails, the page that says so."""
+        try:
+            return await do()
+        except SignedOut:
+            return RedirectResponse(f"/console/sign-in?{urlencode({'next': _place(request)})}", 303)
+        except ApiError as error:
+            return self.failed(error.status, error.message)
+        except UnknownId as error:
+            return self.failed(404, str(error))
+        except UsageError as error:
+            return self.failed(400, str(error))
+        except Refused as error:
+            return self.failed(409, str(error))
+        except (DatabaseBusy, DatabaseNotReady) as error:
+            return self.failed(503, str(error))
+        except DrawdownError as error:
+            return self.failed(500, str(error))
+        except Exception as error:
+            log.error("console_failed", path=request.url.path, **told(error))
+            return self.failed(500, "something failed here; it was written down")
+
+    def failed(self, status: int, why: str) -> HTMLResponse:
+        """The error state: no figure at all is better than a wrong one."""
+        return self.render("error.html", {"status": status, "why": why}, status)
+
+    async def _page(self, page: Page, request: Request) -> Response:
+        return await self.answered(request, lambda: self._shown(page, request))
+
+    async def _shown(self, page: Page, request: Request) -> Response:
+        now_ms, query = self.now_ms(), _query(request)
+
+        def work(connection: sa.Connection) -> Looked:
+            known = self._known(connection, request, page, now_ms)
+            shown = page.read(connection, Ask(known.person, now_ms, query))
+            return Looked(known, {**shown, "demo": is_demo(connection)})
+
+        found = await self.look(work)
+        await self._keep_use(found.known, now_ms)
+        more = {"live": True, "now_ms": now_ms, "page": page, "person": found.known.person, "query": query}
+        return self.render(page.template, {**found.shown, **more})
+
+    def _known(self, connection: sa.Connection, request: Request, page: Page, now_ms: int) -> Known:
+        """Errors: SignedOut; ApiError 403 for a role that may not see the page."""
+        known = door.who(connection, self.services.settings, request, now_ms)
+        if known is None:
+            raise SignedOut
+        if not known.person.may(page.role):
+            has, name = known.person.role, known.person.name
+            raise ApiError(403, "no_role", f"{page.title} is for the role {page.role}, and {name} is {has}")
+        return known
+
+    async def _file(self, page: Page, request: Request) -> Response:
+        return await self.answered(request, lambda: self._handed_out(page, request))
+
+    async def _handed_out(self, page: Page, request: Request) -> Response:
+        """Its lines as they are read, row by row; who took how many is on record."""
+        assert page.lines is not None
+        now_ms, query, lines = self.now_ms(), _query(request), page.lines
+        known = await self.look(lambda c: self._known(c, request, page, now_ms))
+        ask = Ask(known.person, now_ms, query)
+
+        def begin(connection: sa.Connection) -> Iterator[str]:
+            return lines(connection, ask)
+
+        stream = await self._files.open(begin, files.Taken(page.file_path, ask))
+        name = f"{page.title.lower()}.csv"
+        headers = {"content-disposition": f'attachment; filename="{name}"', "content-security-policy": POLICY}
+        return StreamingResponse(stream, media_type="text/csv; charset=utf-8", headers=headers)
+
+    async def _keep_use(self, known: Known, now_ms: int) -> None:
+        """That a session is used, once a minute: a page that could be read is shown even where that cannot be kept."""
+        if known.session and now_ms - known.seen_ms >= console_sessions.SEEN_EVERY_MS:
+            try:
+                await self._threads.write(lambda c: console_sessions.note_use(c, known.session, now_ms))
+            except DrawdownError as error:
+                log.warning("console_use_not_kept", **told(error))
+
+    async def _asset(self, asset: assets.Asset, request: Request) -> Response:
+        return assets.answer(asset, request)
+
+    async def _to_overview(self, _request: Request) -> Response:
+        return RedirectResponse("/console/", 303)
+
+
+def _query(request: Request) -> dict[str, str]:
+    """What stands in the address. Errors: UsageError for a name that stands there twice, or too many."""
+    pairs = request.query_params.multi_items()
+    found = dict(pairs)
+    if len(pairs) > MOST_PARAMETERS or len(found) != len(pairs):
+        raise UsageError("the address says one thing twice, or too much: begin at the overview")
+    return found
+
+
+def _place(request: Request) -> str:
+    """Where somebody wanted to go, to go on there."""
+    return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path

@@ -1,0 +1,98 @@
+"""The console's door: who asks, and whether a form was sent from our own pages.
+
+Guarantee: the cookie's name begins with __Host-, so that no other host, path or plain connection sets it; browsers
+send it over HTTPS alone, and over plain HTTP to this machine. A form is taken from our own pages alone, by what the
+browser itself says of where it comes from. A proxy's word on who somebody is counts only with the proxy's secret, and
+even then their role is ours to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import Response
+
+from drawdown.schema.errors import UsageError
+from drawdown.server.services import ServerSettings
+from drawdown.worker.commands import console_sessions
+from drawdown.worker.commands.console_sessions import LIFE_MS
+from drawdown.worker.commands.console_users import NAME, Person
+
+COOKIE: Final = "__Host-drawdown-console"
+SECRET_HEADER: Final = "x-drawdown-proxy-secret"  # noqa: S105, the header's name
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+
+def require_url(text: str) -> str:
+    """Where the console is reached, as browsers say it in Origin.
+
+    Errors: UsageError for what is no origin, and for one that is neither HTTPS nor this machine.
+    """
+    parts = urlsplit(text)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or port == -1:
+        raise UsageError("DRAWDOWN_CONSOLE_URL is no origin such as https://drawdown.internal")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise UsageError("DRAWDOWN_CONSOLE_URL: passwords go over https:// alone, but to this machine itself")
+    return text
+
+
+@dataclass(frozen=True)
+class Known:
+    """Who asks; with a session, when that was last used."""
+
+    person: Person
+    session: str = ""
+    seen_ms: int = 0
+
+
+def who(connection: sa.Connection, settings: ServerSettings, request: Request, now_ms: int) -> Known | None:
+    """Who asks; None where nobody is signed in."""
+    named = proxied(settings, request)
+    if named is not None:
+        person = console_sessions.person_named(connection, named)
+        return None if person is None else Known(person)
+    session = request.cookies.get(COOKIE, "")
+    found = console_sessions.find(connection, session, now_ms)
+    return None if found is None else Known(found[0], session, found[1])
+
+
+def proxied(settings: ServerSettings, request: Request) -> str | None:
+    """Whom the proxy signed in, by its own word; None where it names nobody, or is not proven to be the proxy."""
+    if not (settings.console_proxy_header and settings.console_proxy_secret):
+        return None
+    wanted, offered = (
+        hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        for text in (settings.console_proxy_secret, request.headers.get(SECRET_HEADER, ""))
+    )
+    named = request.headers.getlist(settings.console_proxy_header)
+    genuine = hmac.compare_digest(wanted, offered)
+    return named[0] if genuine and len(named) == 1 and NAME.fullmatch(named[0]) else None
+
+
+def is_ours(request: Request, url: str) -> bool:
+    """Whether a form was sent from a page of this console. Browsers say so in a header that no script may set; those
+    that do not say the origin."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    return request.headers.get("origin") == url
+
+
+def give(answer: Response, session: str) -> None:
+    """Have the browser keep a session, as long as that could last."""
+    answer.set_cookie(COOKIE, session, max_age=LIFE_MS // 1000, path="/", secure=True, httponly=True, samesite="lax")
+
+
+def take_back(answer: Response) -> None:
+    """Have the browser forget it."""
+    answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")

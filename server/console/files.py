@@ -1,0 +1,132 @@
+"""Files that pages hand out, row by row.
+
+Guarantee: however many rows, little of them is held: they are sent in pieces of PIECE_BYTES, read at one moment, and a
+browser that does not read on holds up its own file alone. At most MOST_FILES are under way. Who took how many rows
+is on record once the last one is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By, record
+from drawdown.schema.database import read, write
+from drawdown.server.console.asking import Ask
+from drawdown.server.http.errors import SOON, ApiError
+from drawdown.server.http.threads import Threads
+
+PIECE_BYTES: Final = 64 * 1024
+MOST_FILES: Final = 2
+"""Under way in one process; half of what the console reads with, so that pages go on."""
+MOST_PIECES: Final = 4
+"""Read, and not yet sent."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What is on record of a file: its path, and who asked for what."""
+
+    path: str
+    ask: Ask
+
+
+class Stream:
+    """A file under way: one thread reads, the browser is sent what it read."""
+
+    def __init__(self, taken: Taken, ended: Callable[[], None]) -> None:
+        self._taken = taken
+        self._ended = ended
+        self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MOST_PIECES)
+        self._loop = asyncio.get_running_loop()
+        self._gone = False
+
+    async def pieces(self, first: bytes) -> AsyncIterator[bytes]:
+        """Each piece; an error ends the file half-way, so that none takes it for whole."""
+        try:
+            yield first
+            while (piece := await self._pieces.get()) is not None:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+        finally:
+            self._gone = True
+            while not self._pieces.empty():
+                self._pieces.get_nowait()
+
+    def _put(self, piece: bytes | Exception | None) -> bool:
+        """Wait until there is room; whether anybody still wants it."""
+        while not self._gone:
+            waiting = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
+            try:
+                waiting.result(1.0)
+                return True
+            except TimeoutError:
+                waiting.cancel()
+        return False
+
+    def work(self, engine: sa.Engine, begin: Callable[[sa.Connection], Iterator[str]]) -> None:
+        """In a thread: read all, piece by piece, then put it on record."""
+        rows = 0
+
+        def send(connection: sa.Connection) -> None:
+            nonlocal rows
+            held: list[str] = []
+            size = 0
+            for line in begin(connection):
+                held.append(line)
+                size += len(line)
+                rows += 1
+                if size >= PIECE_BYTES:
+                    if not self._put("".join(held).encode()):
+                        return
+                    held, size = [], 0
+            self._put("".join(held).encode())
+
+        try:
+            read(engine, send)
+            keep(engine, self._taken, max(rows - 1, 0))
+            self._put(None)
+        except Exception as error:
+            self._put(error)
+        finally:
+            self._loop.call_soon_threadsafe(self._ended)
+
+    async def first(self) -> bytes:
+        """The first piece: what fails before it is told on a page."""
+        piece = await self._pieces.get()
+        if isinstance(piece, Exception):
+            raise piece
+        return piece or b""
+
+
+def keep(engine: sa.Engine, taken: Taken, rows: int) -> None:
+    """Who took how many rows of what."""
+    ask = taken.ask
+    by = By(ask.now_ms, ask.person.actor, "took a file", "console")
+    details = {"rows": rows, "query": dict(ask.query)}
+    write(engine, lambda c: record(c, "console_export", taken.path, details, by))
+
+
+class Files:
+    """The files of one server. Guarantee: no more than MOST_FILES are under way."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._under_way = 0
+
+    async def open(self, begin: Callable[[sa.Connection], Iterator[str]], taken: Taken) -> AsyncIterator[bytes]:
+        """Errors: ApiError 503 where enough are under way; those of the first rows."""
+        if self._under_way >= MOST_FILES:
+            raise ApiError(503, "busy", "enough files are being made: try again in a moment", headers=SOON)
+        self._under_way += 1
+        stream = Stream(taken, self._ended)
+        self._threads.begin(lambda engine: stream.work(engine, begin))
+        return stream.pieces(await stream.first())
+
+    def _ended(self) -> None:
+        self._under_way -= 1

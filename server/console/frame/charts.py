@@ -1,0 +1,103 @@
+"""Charts as SVG, made by the server.
+
+Guarantee: bars are in percentages of their box and hold no text, so that nothing shrinks on a narrow screen; what they
+show is said in words and stands in a table beside them, too. The largest series has the first colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import Final
+
+from markupsafe import Markup
+
+SERIES: Final = 4
+"""Colours there are: the smaller series are added up as the last one."""
+OTHERS: Final = "others"
+STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars and what goes with them: the picture, its series (name, class, sum), the lines of its axis, the top one
+    first, and what the first bar is called."""
+
+    picture: Markup
+    series: list[tuple[str, str, int]]
+    axis: list[str]
+    first: str
+
+
+def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int) -> Chart:
+    """A bar for each day, of its series one above the other. `unit`: how many make one of what the axis counts."""
+    sums: dict[str, int] = {}
+    for _, parts in days:
+        for name, amount in parts.items():
+            sums[name] = sums.get(name, 0) + max(amount, 0)
+    order = sorted((name for name, total in sums.items() if total), key=lambda name: (-sums[name], name))
+    shown, rest = (order, []) if len(order) <= SERIES else (order[: SERIES - 1], order[SERIES - 1 :])
+    classes = {name: f"s{number + 1}" for number, name in enumerate(shown)} | dict.fromkeys(rest, f"s{SERIES}")
+    highest = max((sum(max(amount, 0) for amount in parts.values()) for _, parts in days), default=0)
+    top = _top(Decimal(highest) / unit)
+    full = top * unit
+    bars = [_bar(number, len(days), day, parts, order, classes, full) for number, (day, parts) in enumerate(days)]
+    lines = [Markup('<line class="grid" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>').format(at) for at in (0, 50, 100)]
+    picture = Markup('<svg class="chart" role="img" aria-label="{}">{}{}</svg>').format(
+        said, Markup("").join(lines), Markup("").join(bars)
+    )
+    series = [(name, classes[name], sums[name]) for name in shown]
+    if rest:
+        series.append((OTHERS, f"s{SERIES}", sum(sums[name] for name in rest)))
+    return Chart(picture, series, [_number(top), _number(top / 2), "0"], days[0][0] if days else "")
+
+
+def _bar(
+    number: int,
+    many: int,
+    day: str,
+    parts: Mapping[str, int],
+    order: Sequence[str],
+    classes: Mapping[str, str],
+    full: Decimal,
+) -> Markup:
+    width = Decimal(100) / max(many, 1)
+    left, wide = width * number + width / 10, width * 8 / 10
+    at, found = Decimal(100), []
+    for name in order:
+        amount = max(parts.get(name, 0), 0)
+        if amount and full:
+            high = Decimal(amount) * 100 / full
+            at -= high
+            box = Markup('<rect class="{}" x="{:.3f}%" width="{:.3f}%" y="{:.3f}%" height="{:.3f}%">').format(
+                classes[name], left, wide, at, high
+            )
+            found.append(box + Markup("<title>{}: {}</title></rect>").format(day, name))
+    return Markup("").join(found)
+
+
+def strip(cells: Sequence[tuple[str, str]], said: str) -> Markup:
+    """A row of boxes, each with a class and what it says."""
+    width = Decimal(100) / max(len(cells), 1)
+    boxes = [
+        Markup('<rect class="t-{}" x="{:.3f}%" width="{:.3f}%" y="0" height="100%"><title>{}</title></rect>').format(
+            kind, width * number + width / 20, width * 9 / 10, text
+        )
+        for number, (kind, text) in enumerate(cells)
+    ]
+    return Markup('<svg class="strip" role="img" aria-label="{}">{}</svg>').format(said, Markup("").join(boxes))
+
+
+def _top(highest: Decimal) -> Decimal:
+    """The first of 1, 2, 5, 10 at its power of ten that nothing is above."""
+    if highest <= 0:
+        return Decimal(1)
+    power = Decimal(10) ** highest.adjusted()
+    return next(step * power for step in STEPS if step * power >= highest)
+
+
+def _number(value: Decimal) -> str:
+    """As many decimals as its step needs."""
+    places = max(-value.normalize().as_tuple().exponent, 0)  # type: ignore[operator]
+    return f"{value.quantize(Decimal(1).scaleb(-places), ROUND_CEILING):,}"

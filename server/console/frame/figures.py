@@ -1,0 +1,91 @@
+"""Money, quantities and times as pages show them.
+
+Guarantee: what is unknown is a dash, never a zero; a negative number has a minus sign (U+2212) that no font takes for
+a hyphen; an amount that would round to nothing is told as less than a cent. Times are UTC, to the minute.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS
+
+UNKNOWN: Final = "\N{EN DASH}"
+MINUS: Final = "\N{MINUS SIGN}"
+_CENT: Final = MICRO // 100
+
+
+def credits(micro: int | None) -> str:
+    """Two decimals, halves away from zero."""
+    if micro is None:
+        return UNKNOWN
+    size = abs(micro)
+    cents = (size + _CENT // 2) // _CENT
+    sign = MINUS if micro < 0 else ""
+    if size and not cents:
+        return f"{'>' if sign else '<'}{sign}0.01"
+    return f"{sign}{cents // 100:,}.{cents % 100:02}"
+
+
+def exact(micro: int | None) -> str:
+    """All six decimals that there are, without those that say nothing: for what is to be compared."""
+    if micro is None:
+        return UNKNOWN
+    whole, rest = divmod(abs(micro), MICRO)
+    return f"{MINUS if micro < 0 else ''}{whole:,}.{f'{rest:06d}'.rstrip('0').ljust(2, '0')}"
+
+
+def signed(micro: int | None) -> str:
+    """The same as `credits`, with a plus where it is more."""
+    text = credits(micro)
+    return f"+{text}" if micro is not None and micro > 0 else text
+
+
+def count(number: int | None) -> str:
+    """A whole number, its thousands apart."""
+    if number is None:
+        return UNKNOWN
+    return f"{MINUS if number < 0 else ''}{abs(number):,}"
+
+
+def time(ms: int | None) -> str:
+    """`2026-11-20 23:15`; the zone stands in the head."""
+    return UNKNOWN if ms is None else datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def day(ms: int | None) -> str:
+    """`2026-11-20`."""
+    return UNKNOWN if ms is None else datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%d")
+
+
+def iso(ms: int) -> str:
+    """For programs, to the second."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def lasting(ms: int | None) -> str:
+    """A length of time as exact as its size asks for: `45 s`, `3 h 12 min`, `2 d 4 h`."""
+    if ms is None:
+        return UNKNOWN
+    ms = max(ms, 0)
+    for size, name, less, smaller in ((DAY_MS, "d", 60 * MINUTE_MS, "h"), (60 * MINUTE_MS, "h", MINUTE_MS, "min")):
+        if ms >= size:
+            rest = ms % size // less
+            return f"{ms // size:,} {name}" + (f" {rest} {smaller}" if rest else "")
+    return f"{ms // MINUTE_MS} min" if ms >= MINUTE_MS else f"{ms // SECOND_MS} s"
+
+
+def ago(ms: int | None, now_ms: int) -> str:
+    """Beside a time, never in its place."""
+    if ms is None:
+        return "never"
+    return f"{lasting(now_ms - ms)} ago" if ms <= now_ms else f"in {lasting(ms - now_ms)}"
+
+
+def plain(micro: int | None) -> str | None:
+    """For programs: all decimals, a hyphen for less than nothing, no thousands."""
+    if micro is None:
+        return None
+    whole, rest = divmod(abs(micro), MICRO)
+    return f"{'-' if micro < 0 else ''}{whole}.{rest:06d}"

@@ -1,0 +1,206 @@
+"""Signing in and out, and the link by which a person sets a password.
+
+Guarantee: nobody learns from an answer, or from how long it takes, whether a name is somebody's. A password is looked
+at in threads of its own, a few at once, since each look takes a quarter of a second and 32 MB. Where somebody goes on
+after signing in lies in the console.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol, TypeVar
+from urllib.parse import parse_qsl
+
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from drawdown.schema.errors import UsageError
+from drawdown.server.console import door
+from drawdown.server.http.bodies import Budget, body_of
+from drawdown.server.http.callers import caller_of
+from drawdown.server.http.errors import SOON, ApiError
+from drawdown.server.http.threads import Threads
+from drawdown.worker.commands import console_sessions, console_users
+from drawdown.worker.commands.console_sessions import TooManyFailures
+from drawdown.worker.commands.console_users import Person
+
+MAX_FORM_BYTES: Final = 16 * 1024
+MOST_FIELDS: Final = 20
+HASHES_AT_ONCE: Final = 2
+"""Passwords that are looked at together: 32 MB each."""
+MOST_HASHES: Final = 20
+"""Under way or waiting; whoever comes after them is told to try again."""
+WRONG: Final = "no person of this name has this password here"
+NO_LINK: Final = "this link was used, or ran out: ask whoever gave it for another (`drawdown console user reset`)"
+
+T = TypeVar("T")
+
+
+class Desk(Protocol):
+    """What the console does for its forms: see there."""
+
+    url: str
+
+    def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> Response: ...
+    def failed(self, status: int, why: str) -> Response: ...
+    def now_ms(self) -> int: ...
+    async def answered(self, request: Request, do: Callable[[], Awaitable[Response]]) -> Response: ...
+
+
+class SignIn:
+    """The routes by which people come in and go."""
+
+    def __init__(self, console: Desk, threads: Threads, budget: Budget) -> None:
+        self._console = console
+        self._threads = threads
+        self._budget = budget
+        self._hashing = ThreadPoolExecutor(HASHES_AT_ONCE, thread_name_prefix="drawdown-password")
+        self._hashes = 0
+
+    def close(self) -> None:
+        self._hashing.shutdown(wait=True, cancel_futures=True)
+
+    def routes(self) -> list[Route]:
+        """Each form by its path, and what takes it."""
+        return [
+            Route("/console/sign-in", self._form, methods=["GET"]),
+            Route("/console/sign-in", self._sign_in, methods=["POST"]),
+            Route("/console/sign-out", self._sign_out, methods=["POST"]),
+            Route("/console/link", self._link_form, methods=["GET"]),
+            Route("/console/link", self._link, methods=["POST"]),
+            Route("/console/enter", self._enter, methods=["GET"]),
+        ]
+
+    async def _form(self, request: Request) -> Response:
+        shown = {"next": _inside(request.query_params.get("next")), "name": "", "why": ""}
+        return self._console.render("sign_in.html", shown)
+
+    async def _sign_in(self, request: Request) -> Response:
+        return await self._console.answered(request, lambda: self._signed_in(request))
+
+    async def _signed_in(self, request: Request) -> Response:
+        form = await self._form_of(request)
+        name, password = form.get("name", "").strip().lower(), form.get("password", "")
+        address, now_ms = caller_of(request.client and request.client.host), self._console.now_ms()
+
+        def again(status: int, why: str) -> Response:
+            shown = {"next": _inside(form.get("next")), "name": name, "why": why}
+            return self._console.render("sign_in.html", shown, status)
+
+        try:
+            stored = await self._threads.write(lambda c: console_sessions.count_try(c, name, address, now_ms))
+        except TooManyFailures as error:
+            return again(429, str(error))
+        if not await self._hash(lambda: console_users.is_password(password, stored)) or stored is None:
+            return again(401, WRONG)
+        session = secrets.token_urlsafe(32)
+        person = await self._begin(name, stored, session, address)
+        return again(401, WRONG) if person is None else _in(_inside(form.get("next")), session)
+
+    async def _begin(self, name: str, stored: str, session: str, address: str) -> Person | None:
+        now_ms = self._console.now_ms()
+        return await self._threads.write(lambda c: console_sessions.begin(c, name, stored, session, address, now_ms))
+
+    async def _sign_out(self, request: Request) -> Response:
+        return await self._console.answered(request, lambda: self._signed_out(request))
+
+    async def _signed_out(self, request: Request) -> Response:
+        await self._form_of(request)
+        session, now_ms = request.cookies.get(door.COOKIE, ""), self._console.now_ms()
+        await self._threads.write(lambda c: console_sessions.end(c, session, now_ms))
+        answer = RedirectResponse("/console/sign-in", 303)
+        door.take_back(answer)
+        return answer
+
+    async def _link_form(self, request: Request) -> Response:
+        return await self._console.answered(request, lambda: self._link_shown(request.query_params.get("token", "")))
+
+    async def _link_shown(self, token: str, why: str = "", status: int = 200) -> Response:
+        now_ms = self._console.now_ms()
+        name = await self._threads.read(lambda c: console_users.linked(c, token, now_ms))
+        if name is None:
+            return self._console.failed(404, NO_LINK)
+        return self._console.render("link.html", {"token": token, "name": name, "why": why}, status)
+
+    async def _link(self, request: Request) -> Response:
+        return await self._console.answered(request, lambda: self._linked(request))
+
+    async def _linked(self, request: Request) -> Response:
+        form = await self._form_of(request)
+        token, password = form.get("token", ""), form.get("password", "")
+
+        if password != form.get("again", ""):
+            return await self._link_shown(token, "the two passwords differ", 400)
+        try:
+            stored = await self._hash(lambda: console_users.hash_password(password, secrets.token_bytes(16)))
+        except UsageError as error:
+            return await self._link_shown(token, str(error), 400)
+        address, now_ms = caller_of(request.client and request.client.host), self._console.now_ms()
+        session = secrets.token_urlsafe(32)
+
+        def work(connection: sa.Connection) -> Person | None:
+            person = console_users.set_password(connection, token, stored, now_ms)
+            if person is None:
+                return None
+            return console_sessions.begin(connection, person.name, stored, session, address, now_ms)
+
+        person = await self._threads.write(work)
+        return self._console.failed(404, NO_LINK) if person is None else _in("/console/", session)
+
+    async def _enter(self, request: Request) -> Response:
+        return await self._console.answered(request, lambda: self._entered(request))
+
+    async def _entered(self, request: Request) -> Response:
+        """Sign in by a link alone, where all in the database was made up."""
+        token, session, now_ms = (
+            request.query_params.get("token", ""),
+            secrets.token_urlsafe(32),
+            self._console.now_ms(),
+        )
+        address = caller_of(request.client and request.client.host)
+        person = await self._threads.write(lambda c: console_sessions.enter(c, token, session, address, now_ms))
+        if person is None:
+            return self._console.failed(404, NO_LINK)
+        return _in(_inside(request.query_params.get("next")), session)
+
+    async def _hash(self, work: Callable[[], T]) -> T:
+        """Errors: ApiError 503 where too many wait."""
+        if self._hashes >= MOST_HASHES:
+            raise ApiError(503, "busy", "too many people sign in at this moment: try again", headers=SOON)
+        self._hashes += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._hashing, work)
+        finally:
+            self._hashes -= 1
+
+    async def _form_of(self, request: Request) -> Mapping[str, str]:
+        """The fields of a form of ours, each once. Errors: ApiError 403 for one of another site, 400 for nonsense."""
+        if not door.is_ours(request, self._console.url):
+            why = f"this form was not sent from the console: open it at {self._console.url}/console/"
+            raise ApiError(403, "foreign_form", why)
+        async with body_of(request, MAX_FORM_BYTES, self._budget) as body:
+            try:
+                pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
+            except (UnicodeDecodeError, ValueError):
+                raise ApiError(400, "bad_form", "the form cannot be read") from None
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ApiError(400, "bad_form", "the form says one thing twice")
+        return found
+
+
+def _in(place: str, session: str) -> Response:
+    answer = RedirectResponse(place, 303)
+    door.give(answer, session)
+    return answer
+
+
+def _inside(place: str | None) -> str:
+    """Where to go on: in the console, or at its beginning."""
+    inside = place is not None and place.startswith("/console/") and "\\" not in place and place.isprintable()
+    return place if place is not None and inside else "/console/"

@@ -1,0 +1,20 @@
+// Live parts: every ten seconds one event, which htmx waits for; none while nobody looks. What cannot be read stays,
+// grey, with its time: an old figure that says so is better than none, and none is better than a wrong one.
+"use strict";
+const EVERY_MS = 10000;
+const refresh = () => {
+  if (!document.hidden && document.getElementById("live")) document.body.dispatchEvent(new Event("refresh"));
+};
+setInterval(refresh, EVERY_MS);
+document.addEventListener("visibilitychange", refresh);
+
+const stale = (why) => {
+  const part = document.getElementById("live");
+  if (!part || part.classList.contains("stale")) return;
+  part.classList.add("stale");
+  const word = part.querySelector(".live-word"), said = part.querySelector(".stale-word");
+  if (word) word.textContent = "Stale";
+  if (said) said.textContent = " · " + why + "; these are the last figures that could be read";
+};
+document.addEventListener("htmx:response:error", () => stale("it cannot be read now"));
+document.addEventListener("htmx:error", () => stale("the server does not answer"));

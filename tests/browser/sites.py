@@ -1,0 +1,138 @@
+"""Consoles to look at: one server in a thread for each state that pages have, on databases of SQLite.
+
+Guarantee: the clock stands, so that a page is the same each time; every text that others choose is a hostile one
+somewhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+import sqlalchemy as sa
+import uvicorn
+
+from drawdown.schema.database import connect, write
+from drawdown.schema.errors import DatabaseBusy
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.server.app import Server
+from drawdown.server.services import NobodyThere, ServerSettings, Services
+from drawdown.worker.commands import console_sessions, console_users, credit, executions, orgs
+from drawdown.worker.commands.run_request import Request
+from tests.fresh import name_anew
+from tests.world import T0, Fleet
+
+HOSTILE: Final = "<b onmouseover=alert(1)>\"&'/../?x=1#"
+"""An id that is none of a page's business, but for being shown."""
+BIDI: Final = "usd\u200f-שלום-123"
+"""It reads from right to left, and turns nothing around it."""
+FORMULA: Final = '=HYPERLINK("http://x")'
+NOW: Final = T0 + 9 * DAY_MS + 7 * WINDOW_MS
+STORED: Final = "00:ff"
+ROLES: Final = console_users.ROLES
+
+
+def secret(number: int) -> str:
+    return f"{number:043}"
+
+
+class Site:
+    """One server on one database, and the sessions of a person of each role."""
+
+    def __init__(self, path: Path, *, filled: bool = True, demo: bool = False) -> None:
+        self.engine = connect(f"sqlite:///{path}")
+        write(self.engine, name_anew)
+        self.fleet = Fleet(self.engine)
+        self._sessions = itertools.count()
+        if filled:
+            fill(self.fleet)
+        self.fleet.clock.at_ms = NOW
+        write(self.engine, lambda c: people(c, self.fleet, demo=demo))
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.console_engine = connect(f"sqlite:///{path}")
+        self.server = self._made()
+        config = uvicorn.Config(self.server.app, lifespan="off", log_level="error", ws="none", http="h11")
+        self._uvicorn = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+        while not self._uvicorn.started:
+            time.sleep(0.01)
+
+    def _made(self) -> Server:
+        def nobody() -> Any:
+            raise AssertionError("no step is asked for by a page")
+
+        settings = ServerSettings(console_url=self.url, requests_per_s=1_000_000)
+        services = Services(
+            engine=self.engine, clock=self.fleet.clock, settings=settings, providers={}, unasked={}, broken={},
+            http=NobodyThere(), thread_kit=nobody, console_engine=self.console_engine,
+        )  # fmt: skip
+        return Server(services)
+
+    def session(self, role: str) -> str:
+        """A new session of the person of this role."""
+        made = secret(100 + next(self._sessions))
+        write(self.engine, lambda c: console_sessions.begin(c, role, STORED, made, "192.0.2.1", NOW))
+        return made
+
+    @property
+    def console(self) -> Any:
+        return self.server._console
+
+    def fail(self) -> Any:
+        """While it is entered, no page can read its database."""
+        return patch.object(self.console, "look", _down)
+
+    def close(self) -> None:
+        self._uvicorn.should_exit = True
+        self._thread.join(10)
+        self.server.close()
+        self.engine.dispose()
+        self.console_engine.dispose()
+
+
+async def _down(_work: object) -> None:
+    raise DatabaseBusy("the database does not answer or is busy; nothing uncommitted was kept, try again")
+
+
+def people(connection: sa.Connection, fleet: Fleet, *, demo: bool) -> None:
+    """A person of each role, who has a password; and eve, who has a link."""
+    for number, role in enumerate(ROLES):
+        console_users.add(connection, role, role, secret(number), fleet.by)
+        console_users.set_password(connection, secret(number), STORED, NOW)
+    console_users.add(connection, "eve", "viewer", secret(9), fleet.by)
+    if demo:
+        console_users.mark_demo(connection, NOW)
+
+
+def fill(fleet: Fleet) -> None:
+    """Nine days of use, runs, somebody who is halted, stopped, in debt; ids of all shapes."""
+    write(fleet.engine, lambda c: credit.set_plan_limit(c, "team", 20, fleet.by))
+    names = ("acme", "initech", HOSTILE, BIDI, FORMULA)
+    fleet.assign(*names, from_ms=T0)
+    for number, (name, amount) in enumerate({"acme": 100, HOSTILE: 5, BIDI: 5, FORMULA: 5}.items()):
+        given = partial(
+            credit.grant, customer_id=name, amount_micro=amount * MICRO, by=fleet.by, key=f"k{number}", plan="team"
+        )
+        write(fleet.engine, given)
+    for day in range(9):
+        for hour in (1, 13):
+            at = T0 + day * DAY_MS + hour * 3_600_000 + 5
+            fleet.sample("acme", at, 3_600, 1024, sandbox=HOSTILE)
+            fleet.sample("acme", at, 1_800, 4096)
+            fleet.sample(HOSTILE, at, 60)
+        fleet.tick(T0 + (day + 1) * DAY_MS)
+    fleet.sample("initech", T0 + 8 * DAY_MS, 60)
+    fleet.sample("nobody's", T0 + 8 * DAY_MS, 60)
+    fleet.tick(NOW - WINDOW_MS)
+    run = Request("acme", 5 * MICRO, project="site")
+    write(fleet.engine, lambda c: executions.accept(c, "run-1", run, fleet.by))
+    write(fleet.engine, lambda c: orgs.halt(c, [BIDI], replace(fleet.by, reason=HOSTILE)))

@@ -1,0 +1,181 @@
+"""People at the console: by keyboard, without JavaScript, with hostile names, from other sites, while it fails."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from drawdown.schema.database import write
+from drawdown.server.console.door import COOKIE
+from drawdown.worker.commands import console_users
+from tests.browser.conftest import Visitor
+from tests.browser.sites import BIDI, FORMULA, HOSTILE, NOW, Site, secret
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+Visit = Callable[..., Visitor]
+PASSWORD = "correct horse battery"
+
+
+def test_somebody_sets_a_password_by_the_link_signs_out_and_in_again_by_keyboard_alone(
+    live: Site, visit: Visit
+) -> None:
+    visitor = visit(live, None)
+    page = visitor.page
+    visitor.go(f"/console/link?token={secret(9)}")
+    assert page.get_by_label("Name").input_value() == "eve"
+    for key in ("Tab", "Tab", "Tab", "Tab"):
+        page.keyboard.press(key)
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/")
+    assert page.inner_text(".who") == "eve viewer"
+    assert visitor.go(f"/console/link?token={secret(9)}") == 404, "once"
+    visitor.go("/console/org?id=acme")
+    page.get_by_role("button", name="Sign out").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/sign-in")
+    visitor.go("/console/orgs?state=halted")
+    page.get_by_label("Name").focus()
+    page.keyboard.type("Eve")
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/orgs?state=halted")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_all_of_it_works_without_javascript(live: Site, visit: Visit) -> None:
+    visitor = visit(live, java_script_enabled=False)
+    page = visitor.page
+    visitor.go("/console/")
+    page.get_by_role("link", name="Organisations").click()
+    page.get_by_label("Id contains").fill("acm")
+    page.get_by_role("button", name="Show").click()
+    assert page.locator("tbody tr").count() == 1
+    page.get_by_role("link", name="acme").click()
+    page.locator("#ledger tbody a").first.click()
+    assert page.locator("tr.inner tbody tr").count() > 1
+    page.get_by_role("button", name="Sign out").click()
+    assert "/console/sign-in" in page.url
+
+
+def test_names_that_others_chose_are_text_everywhere(live: Site, visit: Visit) -> None:
+    visitor = visit(live)
+    page = visitor.page
+    visitor.go("/console/orgs")
+    shown = page.locator("tbody td:first-child").all_inner_texts()
+    assert {HOSTILE, FORMULA, "acme"} <= set(shown)
+    for name in (HOSTILE, FORMULA):
+        visitor.go("/console/orgs")
+        page.get_by_role("link", name=name, exact=True).click()
+        assert page.inner_text("h1") == name
+        assert page.locator("h1 bdi").count() == 1
+    visitor.go("/console/org?id=acme")
+    assert HOSTILE in page.inner_text("main")
+    assert page.locator("b").count() == 0
+    assert any("שלום" in text for text in shown) and BIDI not in shown, "what turns the reading is escaped"
+
+
+def test_the_address_is_the_state(live: Site, visit: Visit) -> None:
+    visitor = visit(live)
+    page = visitor.page
+    visitor.go("/console/orgs")
+    page.get_by_label("State").select_option("halted")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**state=halted**")
+    halted = page.locator("tbody").inner_text()
+    page.reload()
+    assert page.locator("tbody").inner_text() == halted
+    other = visit(live)
+    other.page.goto(page.url)
+    assert other.page.locator("tbody").inner_text() == halted
+    page.go_back()
+    assert page.locator("tbody tr").count() > halted.count("\n")
+
+
+def test_live_parts_come_anew_but_not_while_nobody_looks(live: Site, visit: Visit) -> None:
+    visitor = visit(live)
+    page = visitor.page
+    page.clock.install()
+    visitor.go("/console/")
+    asked: list[str] = []
+    page.wait_for_load_state("networkidle")
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(10_500)
+    page.wait_for_load_state("networkidle")
+    assert len(asked) == 1
+    page.evaluate("Object.defineProperty(document, 'hidden', {get: () => true, configurable: true})")
+    page.clock.run_for(60_000)
+    assert len(asked) == 1, "nobody looks"
+    page.evaluate("Object.defineProperty(document, 'hidden', {get: () => false, configurable: true})")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_load_state("networkidle")
+    assert len(asked) == 2, "whoever comes back sees what is"
+
+
+def test_figures_that_cannot_be_read_again_stay_and_say_so(live: Site, visit: Visit) -> None:
+    visitor = visit(live)
+    page = visitor.page
+    page.clock.install()
+    visitor.go("/console/org?id=acme")
+    before = page.locator(".tile .figure").all_inner_texts()
+    with live.fail():
+        page.clock.run_for(10_500)
+        page.locator(".stale .stale-word").wait_for()
+    assert page.locator(".tile .figure").all_inner_texts() == before
+    assert "Live" not in page.inner_text("main") and "last figures that could be read" in page.inner_text(".asof")
+    page.clock.run_for(10_500)
+    page.locator("#live:not(.stale)").wait_for()
+    assert "Live" in page.inner_text(".asof")
+    visitor.wrong.clear()  # what the browser, and htmx, say of a 503
+
+
+def test_a_form_of_another_site_is_refused(live: Site, visit: Visit) -> None:
+    visitor = visit(live)
+    page = visitor.page
+    page.set_content(f'<form method="post" action="{live.url}/console/sign-out"><button>Win</button></form>')
+    page.get_by_role("button", name="Win").click()
+    page.wait_for_url("**/console/sign-out")
+    assert "not sent from the console" in page.inner_text("main")
+    visitor.wrong.clear()  # what the browser says of a 403
+    assert visitor.go("/console/") == 200 and page.locator(".who").count() == 1, "still signed in"
+
+
+def test_files_hold_what_the_page_shows(live: Site) -> None:
+    cookies = {COOKIE: live.session("viewer")}
+    with httpx.Client(base_url=live.url, cookies=cookies) as client:
+        taken = client.get("/console/orgs.csv", params={"state": "halted"})
+        assert taken.headers["content-type"] == "text/csv; charset=utf-8"
+        rows = list(csv.DictReader(io.StringIO(taken.text)))
+        assert rows and {row["state"] for row in rows} == {"halted"}
+        every = list(csv.DictReader(io.StringIO(client.get("/console/orgs.csv").text)))
+        assert f"'{FORMULA}" in {row["org_id"] for row in every}
+        ledger = list(csv.DictReader(io.StringIO(client.get("/console/org.csv", params={"id": "acme"}).text)))
+        assert sum(int(row["moved_micro"]) for row in ledger) == live.fleet.one(
+            "SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'"
+        )
+    kept = live.fleet.rows("SELECT actor, details FROM operator_actions WHERE action = 'console_export'")
+    assert len(kept) >= 3 and {row[0] for row in kept} == {"console:viewer"}
+
+
+def test_a_link_of_a_demo_signs_in_by_itself(demo: Site, live: Site, visit: Visit) -> None:
+    link = secret(77)
+    for site in (demo, live):
+        write(site.engine, lambda c, s=site: console_users.add(c, "guest", "admin", link, s.fleet.by))  # type: ignore[misc]
+    guest: Any = visit(demo, None)
+    guest.go(f"/console/enter?token={link}")
+    assert guest.page.inner_text(".who") == "guest admin"
+    nobody = visit(live, None)
+    assert nobody.go(f"/console/enter?token={link}") == 404, "not where anything is real"
+    assert NOW

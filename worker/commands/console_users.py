@@ -1,0 +1,208 @@
+"""People of the console: added, given a role, let in anew by a link, ended; and the password that each sets.
+
+Guarantee: neither a password nor a link is stored, logged or put on record. Of a link its SHA-256 is kept: it has 256
+random bits. Of a password scrypt's is: a person thought of it, so each guess has to cost memory and time. A name is one
+person's for good, since it stands as the actor on what that person did. Whoever is ended, or given another link, is
+signed out in the same transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
+
+SQL = queries(__file__)
+
+ROLES: Final = ("viewer", "operator", "admin")
+"""Each may do all that those before it may."""
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
+LINK: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+"""What a link's secret, or a session's, looks like: what does not is none, and costs no read."""
+LINK_MS: Final = DAY_MS
+"""How long a link lets its person set a password."""
+LEAST_PASSWORD_CHARS: Final = 12
+MAX_PASSWORD_CHARS: Final = 200
+SALT_BYTES: Final = 16
+_COST: Final = {"n": 2**15, "r": 8, "p": 3}
+"""scrypt as OWASP's cheat sheet on password storage has it for 32 MiB."""
+_MEMORY: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who is signed in, or may be. `grant_limit_micro`: what they may grant at once; None: nothing is said."""
+
+    name: str
+    role: str
+    grant_limit_micro: int | None = None
+
+    @property
+    def actor(self) -> str:
+        """What a person does is on record as theirs, and not as a user's of the operating system of the same name."""
+        return f"console:{self.name}"
+
+    def may(self, role: str) -> bool:
+        """Whether this person has the role, or one above it."""
+        return ROLES.index(self.role) >= ROLES.index(role)
+
+
+def hash_of(secret: str) -> str:
+    """What is stored of a link or a session."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def hash_password(password: str, salt: bytes) -> str:
+    """What is stored of a password: the salt and the hash, in hex. Takes about a quarter of a second and 32 MB.
+
+    Errors: UsageError for one that is too short or too long.
+    """
+    if not LEAST_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
+        raise UsageError(f"a password has {LEAST_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
+    return f"{salt.hex()}:{_scrypt(password, salt)}"
+
+
+def is_password(password: str, stored: str | None) -> bool:
+    """Whether it is the one that was stored. Takes as long where none is stored, so that nobody learns who there is."""
+    salt, _, wanted = (stored or f"{'00' * SALT_BYTES}:").partition(":")
+    found = _scrypt(password[:MAX_PASSWORD_CHARS], bytes.fromhex(salt))
+    return hmac.compare_digest(found, wanted) and len(password) <= MAX_PASSWORD_CHARS
+
+
+def _scrypt(password: str, salt: bytes) -> str:
+    return hashlib.scrypt(password.encode("utf-8", "replace"), salt=salt, maxmem=_MEMORY, **_COST).hex()
+
+
+def add(
+    connection: sa.Connection, name: str, role: str, link: str, by: By, *, grant_limit_micro: int | None = None
+) -> int:
+    """Let a person set a password by `link`; until when.
+
+    Errors: UsageError; UnknownId for a role there is not; Refused for a name that is taken.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError("a name has 1 to 64 of a-z, 0-9 and . _ @ + -, and begins with a letter or a digit")
+    _require_role(role, grant_limit_micro)
+    values = {
+        "name": name,
+        "role": role,
+        "grant_limit_micro": grant_limit_micro,
+        **_link(link, by.now_ms),
+        "created_ms": by.now_ms,
+        "actor": by.actor,
+        "reason": by.reason,
+    }
+    if SQL.run(connection, "insert", values).first() is None:
+        raise Refused(f"there is a person {name}, or there was: `drawdown console user reset {name}`, or another name")
+    record(connection, "console_user_add", name, {"role": role, "grant_limit_micro": grant_limit_micro}, by)
+    return by.now_ms + LINK_MS
+
+
+def set_role(connection: sa.Connection, name: str, role: str, by: By, *, grant_limit_micro: int | None = None) -> bool:
+    """Give a person this role and limit, from their next request on; whether they had another one.
+
+    Errors: UnknownId; Refused for a person who was ended.
+    """
+    was = _hold(connection, name)
+    _require_role(role, grant_limit_micro)
+    if (was.role, was.grant_limit_micro) == (role, grant_limit_micro):
+        return False
+    SQL.run(connection, "set_role", {"name": name, "role": role, "grant_limit_micro": grant_limit_micro})
+    before = {"role": was.role, "grant_limit_micro": was.grant_limit_micro}
+    record(
+        connection, "console_user_role", name, {"role": role, "grant_limit_micro": grant_limit_micro, "was": before}, by
+    )
+    return True
+
+
+def reset(connection: sa.Connection, name: str, link: str, by: By) -> int:
+    """Take a person's password, sign them out everywhere, and let them set another by `link`; until when.
+
+    Errors: UnknownId; Refused for a person who was ended.
+    """
+    _hold(connection, name)
+    SQL.run(connection, "reset", {"name": name, **_link(link, by.now_ms)})
+    SQL.run(connection, "sign_out", {"name": name})
+    record(connection, "console_user_reset", name, {}, by)
+    return by.now_ms + LINK_MS
+
+
+def end(connection: sa.Connection, name: str, by: By) -> bool:
+    """Let a person in no more, and sign them out everywhere; whether they were let in before. Errors: UnknownId."""
+    if _row(connection, name).ended_ms is not None:
+        return False
+    SQL.run(connection, "end", {"name": name, "now_ms": by.now_ms})
+    SQL.run(connection, "sign_out", {"name": name})
+    record(connection, "console_user_end", name, {}, by)
+    return True
+
+
+def set_password(connection: sa.Connection, link: str, password: str, now_ms: int) -> Person | None:
+    """Use a link up: its person has this password (as `hash_password` made it), and is signed out elsewhere. None where
+    there is no such link, or no more."""
+    if not LINK.fullmatch(link):
+        return None
+    values = {"link_sha256": hash_of(link), "password": password, "now_ms": now_ms}
+    row = SQL.run(connection, "set_password", values).one_or_none()
+    if row is None:
+        return None
+    SQL.run(connection, "sign_out", {"name": row.name})
+    person = Person(row.name, row.role, row.grant_limit_micro)
+    by = By(now_ms, person.actor, "set a password by the link", "console")
+    record(connection, "console_password", row.name, {}, by)
+    return person
+
+
+def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
+    """Who may set a password by this link; None where nobody may, or no more."""
+    if not LINK.fullmatch(link):
+        return None
+    name: str | None = SQL.run(
+        connection, "linked", {"link_sha256": hash_of(link), "now_ms": now_ms}
+    ).scalar_one_or_none()
+    return name
+
+
+def mark_demo(connection: sa.Connection, now_ms: int) -> None:
+    """Say for good that all in this database was made up: the console shows it on each page."""
+    SQL.run(connection, "mark_demo", {"now_ms": now_ms})
+
+
+def _require_role(role: str, grant_limit_micro: int | None) -> None:
+    ids.require_among(ids.ROLE, role, ROLES)
+    if grant_limit_micro is not None and grant_limit_micro < 0:
+        raise UsageError("a limit of what is granted is 0 or more")
+    if grant_limit_micro is not None and role == "viewer":
+        raise UsageError("a viewer grants nothing: leave out the limit, or choose another role")
+
+
+def _link(link: str, now_ms: int) -> dict[str, object]:
+    if not LINK.fullmatch(link):
+        raise UsageError("a link has 256 random bits")
+    return {"link_sha256": hash_of(link), "link_expires_ms": now_ms + LINK_MS}
+
+
+def _row(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
+    """The person, whom nobody else changes until this transaction is over. Errors: UnknownId."""
+    row = SQL.run(connection, "hold", {"name": name}).one_or_none()
+    if row is None:
+        ids.require(connection, ids.CONSOLE_USER, name)
+        raise Refused(f"{name} appeared this moment: try again")
+    return row
+
+
+def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
+    row = _row(connection, name)
+    if row.ended_ms is not None:
+        raise Refused(f"{name} was ended: add a person of another name")
+    return row

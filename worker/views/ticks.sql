@@ -1,0 +1,6 @@
+-- The ticks of a time.
+
+-- name: since
+-- By the key, newest first: no index is by time.
+SELECT t.tick_id, t.worker, t.started_ms, t.finished_ms, t.exit_status
+FROM (SELECT * FROM ticks ORDER BY tick_id DESC LIMIT :at_most) t WHERE t.started_ms >= :since_ms ORDER BY t.tick_id DESC

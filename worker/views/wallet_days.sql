@@ -1,0 +1,42 @@
+-- A wallet by days.
+
+-- name: lines
+-- Use and tiers leave a wallet; a grant, and what an expiry gave back, comes in. Each part has its index: by both sides
+-- at once, the whole ledger would be read.
+SELECT key, kind, -amount_micro AS moved_micro, feature, quantity, ts, at_ms, actor, reason FROM ledger_entries
+WHERE from_account = :account_id AND ts >= :from_ms AND ts < :to_ms
+UNION ALL
+SELECT key, kind, amount_micro, feature, quantity, ts, at_ms, actor, reason FROM ledger_entries
+WHERE to_account = :account_id AND kind = 'grant' AND ts >= :from_ms AND ts < :to_ms
+UNION ALL
+SELECT key, kind, amount_micro, feature, quantity, ts, at_ms, actor, reason FROM ledger_entries
+WHERE to_account = :account_id AND kind = 'expiry' AND to_account <> 'breakage' AND ts >= :from_ms AND ts < :to_ms
+
+-- name: use_by
+SELECT ts - ts % :step_ms AS at_ms, COALESCE(feature, '') AS feature, CAST(SUM(amount_micro) AS BIGINT) AS micro
+FROM ledger_entries WHERE from_account = :account_id AND kind IN ('usage', 'run') AND ts >= :from_ms AND ts < :to_ms
+GROUP BY 1, 2 ORDER BY 1, 2 LIMIT :at_most
+
+-- name: ledger_by_day
+SELECT l.ts - l.ts % 86400000 AS day_ms, l.kind, COUNT(*) AS entries, CAST(SUM(l.moved_micro) AS BIGINT) AS moved_micro
+FROM ({lines}) l GROUP BY 1, 2 ORDER BY 1 DESC, 2 LIMIT :at_most
+
+-- name: entries_of_day
+SELECT l.key, l.kind, l.moved_micro, l.feature, l.quantity, l.ts, l.at_ms, l.actor, l.reason
+FROM ({lines}) l ORDER BY l.ts DESC, l.key DESC LIMIT :at_most
+
+-- name: goes_on
+-- A run that is over goes on no more, whether anything has looked at it since or not.
+r.state = 'held' AND r.expires_ms > :now_ms
+
+-- name: run_steps
+SELECT COUNT(*) AS accepted, SUM(r.amount_micro) AS accepted_micro,
+    SUM(CASE WHEN {goes_on} THEN 1 ELSE 0 END) AS going,
+    SUM(CASE WHEN {goes_on} AND r.drawn_micro = 0 THEN 1 ELSE 0 END) AS waiting,
+    SUM(CASE WHEN {goes_on} AND r.amount_micro > r.drawn_micro THEN r.amount_micro - r.drawn_micro ELSE 0 END)
+        AS held_micro,
+    SUM(CASE WHEN {goes_on} THEN 0 ELSE 1 END) AS complete,
+    SUM(CASE WHEN {goes_on} THEN 0 ELSE r.drawn_micro END) AS drawn_micro,
+    SUM(CASE WHEN s.reservation IS NULL THEN 0 ELSE 1 END) AS settling, SUM(s.net_micro) AS net_micro
+FROM reservations r LEFT JOIN settlements s ON s.reservation = r.reservation
+WHERE r.org_id = :org_id AND r.accepted_ms >= :from_ms
