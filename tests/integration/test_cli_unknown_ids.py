@@ -271,11 +271,11 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     by as_csv shard deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop correct
     threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format format_
     below price currency up_to per_day per_month shadow paid return_to
-    serve browser strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
+    strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
-    permanent soon to vendor cost final least grant_limit"""
+    permanent soon to vendor cost final least grant_limit serve browser"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
