@@ -41,6 +41,12 @@ SAME = (
     "SELECT action, target, at_ms, actor, reason FROM operator_actions ORDER BY at_ms, target, action",
     "SELECT org_id, cell_id, halted_at, acked_at_ms FROM halts ORDER BY 1, 2, 3",
 )
+PLACES = (
+    ("/console/", ("made up",)),
+    ("/console/orgs", ("acme", "hooli", "&lt;b&gt;Bobby&lt;/b&gt;")),
+    ("/console/org?id=acme&tab=usage", ("acme",)),
+)
+"""Pages, and what stands there."""
 MOST_STATEMENTS_TO_OPEN = 3_000
 MOST_STATEMENTS_A_TICK = 400
 """Of a tick of the demo, with what happened before it."""
@@ -69,7 +75,13 @@ def test_a_month_is_served_whole_by_one_url_and_what_was_made_is_gone_when_told(
         url = httpx.URL(line.strip())
         assert (url.scheme, url.host) == ("http", "127.0.0.1"), process.stderr and process.stderr.read()
         assert httpx.get(url.join("/readyz")).status_code == 200
-        assert httpx.get(url).status_code < 400
+        let_in = httpx.get(url)
+        assert (let_in.status_code, let_in.headers["location"]) == (303, "/console/")
+        session = let_in.headers["set-cookie"].partition(";")[0]
+        for place, shown in PLACES:
+            page = httpx.get(url.join(place), headers={"Cookie": session})
+            assert page.status_code == 200, place
+            assert all(text in page.text for text in shown), place
         gate: dict[str, Any] = httpx.get(url.join("/v1/gate/hooli")).json()
         assert (gate["allowed"], gate["reason"]) == (False, "credits_exhausted")
         (made,) = (tmp_path / "tmp").glob("drawdown-demo-*/demo.db")
