@@ -54,7 +54,7 @@ MEMBERS: Final = (
     Member(HOSTILE, "embedded", 1, 1024, 500, (8, 20), plan="hobby"),
     Member("stark", "stripe", 4, 8192, 200, WHOLE_DAY, "cus_Stark01"),
     Member("wayne", "stripe", 3, 4096, 260, WHOLE_DAY, "cus_Wayne02"),
-    Member("wonka", "stripe", 1, 4096, 180, (9, 19), "cus_Wonka03"),
+    Member("wonka", "stripe", 1, 4096, 180, WHOLE_DAY, "cus_Wonka03"),
     Member("cyberdyne", "autumn", 4, 4096, 300, WHOLE_DAY, "cyberdyne"),
     Member("tyrell", "autumn", 2, 8192, 240, (0, 12), "tyrell"),
     Member("soylent", "", 1, 1024, 300, (8, 20), since=26),
@@ -71,14 +71,28 @@ def sandboxes_of(member: Member, generation: int = 0) -> list[Sandbox]:
     ]
 
 
-def samples_of(member: Member, sandboxes: list[Sandbox], hour_ms: int) -> Iterator[SandboxSample]:
-    """One sample of each sandbox, all in one window of the hour: as a host that tells once an hour."""
+def samples_of(
+    member: Member, sandboxes: list[Sandbox], hour_ms: int, *, often: bool = False
+) -> Iterator[SandboxSample]:
+    """One sample of each sandbox, all in one window of the hour: as a host that tells once an hour. Where it tells
+    `often`: one in each window, so that an estimate knows what is used now."""
     if not member.hours[0] <= hour_ms % DAY_MS // HOUR_MS < member.hours[1]:
         return
     chance = random.Random(f"{SEED} {member.org_id} {hour_ms}")  # noqa: S311, a demo's jitter
     window_ms = hour_ms + chance.randrange(HOUR_MS // WINDOW_MS - QUIET_WINDOWS) * WINDOW_MS
+    if often:
+        yield from _each_window(member, sandboxes, hour_ms)
+        return
     level = 1.0 if member.steady else chance.choice((0.5, 0.8, 1.0, 1.0, 1.3))
     for sandbox in sandboxes:
         seconds = member.busy_s if member.steady else max(1, round(member.busy_s * level * chance.uniform(0.7, 1.3)))
         ts = window_ms + chance.randrange(WINDOW_MS // MINUTE_MS) * MINUTE_MS + chance.randrange(60) * SECOND_MS
         yield SandboxSample(f"{sandbox.sandbox_id}@{hour_ms // HOUR_MS}", sandbox, seconds, ts)
+
+
+def _each_window(member: Member, sandboxes: list[Sandbox], hour_ms: int) -> Iterator[SandboxSample]:
+    windows = HOUR_MS // WINDOW_MS
+    for window_ms in range(hour_ms, hour_ms + HOUR_MS, WINDOW_MS):
+        for number, sandbox in enumerate(sandboxes):
+            name = f"{sandbox.sandbox_id}@{window_ms // WINDOW_MS}w"
+            yield SandboxSample(name, sandbox, member.busy_s // windows, window_ms + number * SECOND_MS)

@@ -68,6 +68,7 @@ def hire(stage: Stage, calendar: Calendar) -> None:
 def turn(stage: Stage, calendar: Calendar) -> None:
     """Every span between two ticks: its acts, its samples, then the tick."""
     acts = story(stage, calendar)
+    stage.often_from_ms = calendar.often_from_ms
     before, done = calendar.start_ms, 0
     for now in calendar.ticks():
         stage.clock.turn(now)
@@ -86,7 +87,8 @@ def used(stage: Stage, from_ms: int, to_ms: int) -> Iterator[SandboxSample]:
     """What the hosts' sandboxes used in [from_ms, to_ms)."""
     for hour in range(from_ms - from_ms % HOUR_MS, to_ms, HOUR_MS):
         for org, sandboxes in stage.running.items():
-            yield from (one for one in samples_of(MEMBER[org], sandboxes, hour) if from_ms <= one.ts < to_ms)
+            found = samples_of(MEMBER[org], sandboxes, hour, often=hour >= stage.often_from_ms)
+            yield from (one for one in found if from_ms <= one.ts < to_ms)
 
 
 def told_late(calendar: Calendar, from_ms: int, to_ms: int) -> Iterator[SandboxSample]:

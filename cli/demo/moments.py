@@ -1,6 +1,6 @@
 """The moments of the month, counted back from its last one.
 
-Guarantee: ticks are counted: most of the month is settled three times a day, its last day every two hours, its
+Guarantee: ticks are counted: most of the month is settled three times a day, its last day every half hour, its
 last hour and what happened in between every few minutes.
 """
 
@@ -15,7 +15,8 @@ from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
 
 TICKED_EVERY_MS: Final = 8 * HOUR_MS
-MOST_TICKS: Final = 150
+HALF_HOUR_MS: Final = 30 * MINUTE_MS
+MOST_TICKS: Final = 190
 CHARGED_AT: Final = 14 * HOUR_MS + 5 * MINUTE_MS
 OUTAGE_DAY: Final = 20
 
@@ -35,6 +36,11 @@ class Calendar:
     def first_day_ms(self) -> int:
         """The midnight (UTC) before its first moment: days are counted from there."""
         return self.start_ms - self.start_ms % DAY_MS
+
+    @property
+    def often_from_ms(self) -> int:
+        """Since when hosts tell of each window: the hour before the last whole one."""
+        return self.now_ms - self.now_ms % HOUR_MS - 2 * HOUR_MS
 
     @property
     def charged_ms(self) -> int:
@@ -66,7 +72,7 @@ class Calendar:
         return {
             "autumn": (Outage(*self.outage, "silent"),),
             "stripe": (
-                Outage(self.now_ms - 2 * DAY_MS, self.now_ms - DAY_MS, "unknown_customer", "cus_Wonka03"),
+                Outage(self.now_ms - 7 * HOUR_MS, self.now_ms - 4 * HOUR_MS, "unknown_customer", "cus_Wonka03"),
                 Outage(self.tangled_ms, self.tangled_ms + 50 * HOUR_MS, "tangled", "cus_Stark01"),
                 Outage(self.silent_ms, None, "tangled", "cus_Wayne02"),
                 Outage(self.down_ms, None, "refused"),
@@ -77,7 +83,7 @@ class Calendar:
         """When the month was settled."""
         found = set(range(self.start_ms + TICKED_EVERY_MS, self.now_ms, TICKED_EVERY_MS))
         found |= set(range(self.now_ms - 2 * DAY_MS, self.now_ms, 3 * HOUR_MS))
-        found |= set(range(self.now_ms - 28 * HOUR_MS, self.now_ms, 2 * HOUR_MS))
+        found |= set(range(self.now_ms - DAY_MS, self.now_ms, HALF_HOUR_MS))
         found |= set(range(self.now_ms - HOUR_MS, self.now_ms + 1, WINDOW_MS))
         found |= {self.charged_ms - WINDOW_MS, self.charged_ms, self.charged_ms + WINDOW_MS}
         found |= set(range(self.outage[0], self.outage[1] + HOUR_MS, 6 * WINDOW_MS))

@@ -81,6 +81,8 @@ class Stage:
     cells: list[DemoCell] = field(default_factory=list)
     running: dict[str, list[Sandbox]] = field(default_factory=dict)
     """What hosts run, by organisation; what a halt stopped is gone."""
+    often_from_ms: int = 0
+    """From when on hosts tell of each window."""
     generations: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     """Ticks, samples and acts: the making is bounded by these."""
