@@ -136,7 +136,7 @@ def _credit(month: Month) -> Iterator[str]:
     samples = month.rows(
         "SELECT interval_s FROM usage_samples WHERE org_id = 'acme' AND ts BETWEEN :w AND :w + 299999", w=window
     )
-    if [charge[0]["key"]] != [f"usage:acme:{window}:{feature_of(4096)}"] or samples != [(300,)] * BURST:
+    if [row["key"] for row in charge] != [f"usage:acme:{window}:{feature_of(4096)}"] or samples != [(300,)] * BURST:
         yield "that charge is not of the forty sandboxes"
     topups = dict(month.rows("SELECT state, COUNT(*) FROM topups GROUP BY state"))
     if not (topups.get("credited", 0) >= 3 and topups.get("declined") == 3):

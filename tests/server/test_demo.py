@@ -16,11 +16,13 @@ import pytest
 import sqlalchemy as sa
 from rich.console import Console
 
+from drawdown.cli.demo import moments
 from drawdown.cli.demo.cast import DAYS
 from drawdown.cli.demo.life import live
 from drawdown.cli.demo.moments import MOST_TICKS, Calendar
 from drawdown.cli.demo.story import story
 from drawdown.cli.main import run
+from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, window_of
@@ -120,6 +122,7 @@ def rows_of(engine: sa.Engine) -> list[list[tuple[Any, ...]]]:
 
 def test_the_same_moment_gives_the_same_month_in_bounded_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, statements = [], 0
+    monkeypatch.setattr(moments, "HALF_HOUR_MS", 4 * HOUR_MS)  # what is the same with fewer ticks is with more
 
     def counted(*_: object) -> None:
         nonlocal statements
