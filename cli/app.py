@@ -6,8 +6,8 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Self, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -58,6 +58,10 @@ class App:
     _engine: sa.Engine | None = None
     _registry: Registry | None = None
     _payments: PaymentServices | None = None
+
+    def apart(self) -> Self:
+        """The same invocation with connections and providers of its own, of the database and of the services."""
+        return replace(self, http=HttpClient(), _engine=None, _registry=None, _payments=None)
 
     @property
     def engine(self) -> sa.Engine:

@@ -92,7 +92,7 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
     scheduler.add_listener(loop.overlapped, EVENT_JOB_MAX_INSTANCES)
     if options.watch_every_s is not None:
         # Connections of its own: a tick that waits for a slow provider holds up no halt.
-        watch_loop = WatchLoop(App(app.settings, app.clock, app.json), options.shard, loop.stopping)
+        watch_loop = WatchLoop(app.apart(), options.shard, loop.stopping)
         scheduler.add_job(watch_loop.try_round, IntervalTrigger(seconds=options.watch_every_s), id="watch")
         scheduler.start()
     loop.tick()

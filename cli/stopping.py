@@ -33,6 +33,10 @@ class Stopping:
     def _told(self, number: int, _frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
 
+    def end(self) -> None:
+        """End without a signal."""
+        self._signal = "none"
+
     def is_set(self) -> bool:
         return bool(self._signal)
 

@@ -6,7 +6,7 @@ from typing import Final
 
 USAGE: Final[dict[str, tuple[str, ...]]] = {
     "": ("demo", "init", "import samples.csv", "tick", "status", "org assign --help"),
-    "demo": ("demo",),
+    "demo": ("demo", "demo --serve", "demo --serve --port 8080 --no-open --file drawdown-demo-month.db"),
     "init": (
         "init",
         "init --database-url postgresql://drawdown@db.internal/billing",

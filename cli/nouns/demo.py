@@ -1,4 +1,5 @@
-"""`drawdown demo`: a small fleet, metered from samples to a halt, on a database you may keep and try things on."""
+"""`drawdown demo`: a small fleet, metered from samples to a halt, on a database you may keep and try things on; with
+--serve, a month of life in a console."""
 
 from __future__ import annotations
 
@@ -91,15 +92,47 @@ def register(commands: typer.Typer) -> None:
 
 def demo(
     context: typer.Context,
-    file: Annotated[Path, typer.Option(help="The database it makes, anew each time")] = Path(FILE),
+    file: Annotated[
+        Path | None,
+        typer.Option(help="The database it makes, anew each time", show_default=f"{FILE}; with --serve, one that goes"),
+    ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="A month of life, in a console, until Ctrl-C")] = False,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="With --serve", show_default="a free one")] = None,
+    browser: Annotated[bool, typer.Option("--open/--no-open", help="With --serve: open a browser on it")] = True,
 ) -> None:
-    """Meter a small fleet with two cells on this machine, run one organisation out of credit, and prove the result."""
+    """Meter a small fleet with two cells on this machine, run one organisation out of credit, and prove the result; or
+    with --serve, show a month of a small product's life in the console."""
     given: App = context.obj
+    if port is not None and not serve:
+        raise UsageError("--port is for --serve")
+    if serve:
+        _serve(given, file, port or 0, browser=browser)
+    else:
+        _fleet(given, file or Path(FILE))
+
+
+def _clear(file: Path) -> None:
+    """Errors: UsageError for a file that is not surely a demo's."""
     if file.exists() and not file.name.startswith("drawdown-demo"):
         raise UsageError(f"{file} exists; the demo overwrites only files named drawdown-demo…")
     for suffix in ("", "-wal", "-shm"):
         Path(f"{file}{suffix}").unlink(missing_ok=True)
     shutil.rmtree(f"{file}-state", ignore_errors=True)
+
+
+def _serve(given: App, file: Path | None, port: int, *, browser: bool) -> None:
+    from drawdown.cli.demo.serve import serve  # the server, which the small fleet has no need of
+
+    if file is not None:
+        _clear(file)
+    # What the month's outages make it warn of is a part of the demo, and on its pages.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    serve(given, file, port, browser=browser)
+
+
+def _fleet(given: App, file: Path) -> None:
+    """The small fleet, step by step."""
+    _clear(file)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # the tables tell it
     clock = FixedClock(window_of(given.clock.now_ms()) - (WINDOWS + 2) * WINDOW_MS)
     secret = secrets.token_hex(16)
@@ -230,6 +263,7 @@ def next_steps(demo: Demo) -> None:
     ):
         demo.app.out.print(f"  drawdown {command:60} # {what}", highlight=False, markup=False)
     demo.app.out.print(f"with: export DRAWDOWN_DATABASE_URL={url}", highlight=False)
+    demo.app.out.print("A month of life in a console: drawdown demo --serve", highlight=False)
 
 
 def show_balances(demo: Demo) -> None:

@@ -77,7 +77,15 @@ def test_the_table_of_settings_is_the_one_of_the_code() -> None:
 def test_the_demo_ends_in_a_proof(tmp_path: Path) -> None:
     done = subprocess.run([str(BIN / "drawdown"), "demo"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for said in ("initech", "signature verified", "compute_4gb:r1", "0 pushes", "all hold", "drawdown-demo.db"):
+    for said in (
+        "initech",
+        "signature verified",
+        "compute_4gb:r1",
+        "0 pushes",
+        "all hold",
+        "drawdown-demo.db",
+        "drawdown demo --serve",
+    ):
         assert said in done.stdout
     url = f"sqlite:///{tmp_path}/drawdown-demo.db"
     verified = subprocess.run([str(BIN / "drawdown"), "verify", "--database-url", url], capture_output=True, text=True)

@@ -48,7 +48,6 @@ def _who_asks_pays(patches: Patches) -> None:
         return right(wish, replace(metric, payer=None), amount_micro)
 
     patches.put(guard, "run_of", wrong)
-    patches.put(guard_holds, "run_of", wrong)
 
 
 def _without_credit(patches: Patches, when: Callable[[Charged], bool]) -> None:
@@ -149,7 +148,9 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
     "months have thirty days": (_months_of_thirty_days, ""),
     "it is warned at each use": (_warned_at_each_use, "'low'"),
     "denials count once a minute": (
-        lambda p: p.query(guard_counts, "deny", "count = guard_denials.count + 1", "count = guard_denials.count"),
+        lambda p: p.query(
+            guard_counts, "deny", "count = guard_denials.count + excluded.count", "count = guard_denials.count"
+        ),
         "(asked, blocked, would",
     ),
 }

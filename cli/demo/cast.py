@@ -1,0 +1,98 @@
+"""Who is in the demo: the organisations, what they run, and what they used in an hour.
+
+Guarantee: what is used follows from the organisation and the hour alone: however the month is cut into ticks, the
+samples are the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from drawdown.providers.protocol import HOUR_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.worker.sources.demo_host import Sandbox, SandboxSample
+
+SEED: Final = 7
+DAYS: Final = 30
+CELLS: Final = ("cell-1", "cell-2", "cell-3")
+WHOLE_DAY: Final = (0, 24)
+HOSTILE: Final = '<b>Bobby</b>/../?id=acme&"\u202etxt.exe'
+"""Tags, a path, a query, and a mark that turns what follows: an id as somebody may well choose one."""
+QUIET_WINDOWS: Final = 2
+"""At the end of an hour nobody's samples are dated, so that what the story needs there stands alone."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """An organisation: who bills it as which customer, and its sandboxes, each used for about `busy_s` seconds of every
+    hour of `hours` (UTC), from day `since` on."""
+
+    org_id: str
+    provider: str
+    sandboxes: int
+    memory_mb: int
+    busy_s: int
+    hours: tuple[int, int]
+    customer_id: str | None = None
+    plan: str | None = None
+    steady: bool = False
+    """Whether each hour is like the other: whose credit has to end when the story says, whatever the month."""
+    since: int = 0
+
+
+MEMBERS: Final = (
+    Member("acme", "embedded", 8, 4096, 420, (6, 22), plan="team"),
+    Member("globex", "embedded", 6, 8192, 300, (4, 22), plan="pro"),
+    Member("initech", "embedded", 2, 1024, 600, (8, 18), plan="hobby"),
+    Member("hooli", "embedded", 5, 16384, 400, (7, 21), plan="starter", steady=True),
+    Member("umbrella", "embedded", 4, 4096, 900, WHOLE_DAY, plan="starter", steady=True),
+    Member("vandelay", "embedded", 3, 4096, 500, (9, 21), plan="starter", steady=True),
+    Member("piedpiper", "embedded", 1, 4096, 240, (10, 20), plan="hobby"),
+    Member(HOSTILE, "embedded", 1, 1024, 500, (8, 20), plan="hobby"),
+    Member("stark", "stripe", 4, 8192, 200, WHOLE_DAY, "cus_Stark01"),
+    Member("wayne", "stripe", 3, 4096, 260, WHOLE_DAY, "cus_Wayne02"),
+    Member("wonka", "stripe", 1, 4096, 180, WHOLE_DAY, "cus_Wonka03"),
+    Member("cyberdyne", "autumn", 4, 4096, 300, WHOLE_DAY, "cyberdyne"),
+    Member("tyrell", "autumn", 2, 8192, 240, (0, 12), "tyrell"),
+    Member("soylent", "", 1, 1024, 300, (8, 20), since=26),
+)
+"""`soylent` was assigned to nobody: its usage waits."""
+MEMBER: Final = {member.org_id: member for member in MEMBERS}
+
+
+def sandboxes_of(member: Member, generation: int = 0) -> list[Sandbox]:
+    """What it runs; after a halt its product makes others."""
+    return [
+        Sandbox(f"{member.org_id}-{number}.{generation}", member.org_id, CELLS[number % len(CELLS)], member.memory_mb)
+        for number in range(member.sandboxes)
+    ]
+
+
+def samples_of(
+    member: Member, sandboxes: list[Sandbox], hour_ms: int, *, often: bool = False
+) -> Iterator[SandboxSample]:
+    """One sample of each sandbox, all in one window of the hour: as a host that tells once an hour. Where it tells
+    `often`: one in each window, so that an estimate knows what is used now."""
+    if not member.hours[0] <= hour_ms % DAY_MS // HOUR_MS < member.hours[1]:
+        return
+    chance = random.Random(f"{SEED} {member.org_id} {hour_ms}")  # noqa: S311, a demo's jitter
+    window_ms = hour_ms + chance.randrange(HOUR_MS // WINDOW_MS - QUIET_WINDOWS) * WINDOW_MS
+    if often:
+        yield from _each_window(member, sandboxes, hour_ms)
+        return
+    level = 1.0 if member.steady else chance.choice((0.5, 0.8, 1.0, 1.0, 1.3))
+    for sandbox in sandboxes:
+        seconds = member.busy_s if member.steady else max(1, round(member.busy_s * level * chance.uniform(0.7, 1.3)))
+        ts = window_ms + chance.randrange(WINDOW_MS // MINUTE_MS) * MINUTE_MS + chance.randrange(60) * SECOND_MS
+        yield SandboxSample(f"{sandbox.sandbox_id}@{hour_ms // HOUR_MS}", sandbox, seconds, ts)
+
+
+def _each_window(member: Member, sandboxes: list[Sandbox], hour_ms: int) -> Iterator[SandboxSample]:
+    windows = HOUR_MS // WINDOW_MS
+    for window_ms in range(hour_ms, hour_ms + HOUR_MS, WINDOW_MS):
+        for number, sandbox in enumerate(sandboxes):
+            name = f"{sandbox.sandbox_id}@{window_ms // WINDOW_MS}w"
+            yield SandboxSample(name, sandbox, member.busy_s // windows, window_ms + number * SECOND_MS)

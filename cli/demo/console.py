@@ -1,0 +1,34 @@
+"""The way into the demo: the mark that all of it is made up, and a link that signs in.
+
+Guarantee: such a link lets nobody in where the mark is not; and the mark is set on the database that the demo made.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.cli.app import new_link
+from drawdown.cli.demo.stage import DemoApp
+from drawdown.schema.audit import By
+from drawdown.schema.units import MICRO
+from drawdown.worker.commands import console_users
+
+PERSON: Final = "you"
+GRANT_LIMIT: Final = 100
+"""Credits that this person may grant at once."""
+
+
+def let_in(app: DemoApp, root: str) -> str:
+    """A URL that signs in to the console at `root`, as an admin."""
+    app.settings.console_url = root
+    now, link = app.clock.now_ms(), new_link()
+    by = By(now, "the demo", "whoever looks at it", "cli")
+
+    def begin(connection: sa.Connection) -> None:
+        console_users.mark_demo(connection, now)
+        console_users.add(connection, PERSON, "admin", link, by, grant_limit_micro=GRANT_LIMIT * MICRO)
+
+    app.write(begin)
+    return f"{root}/console/enter?token={link}"

@@ -1,0 +1,145 @@
+"""`drawdown demo --serve`: a month of life in a folder of its own, the server on it, and a way in.
+
+Guarantee: the port is taken before anything is made. Whatever ends it (SIGTERM, Ctrl-C, an error), also while the month
+is made: the folder it made is gone. A database that was named stays.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import structlog
+
+from drawdown.cli import scheduler
+from drawdown.cli.app import App
+from drawdown.cli.demo.console import let_in
+from drawdown.cli.demo.life import live, used
+from drawdown.cli.demo.stage import Stage
+from drawdown.cli.nouns.serve import services_of
+from drawdown.cli.rendering import show
+from drawdown.cli.stopping import Stopping
+from drawdown.schema.errors import DrawdownError, Exit
+from drawdown.schema.units import SECOND_MS
+from drawdown.server.app import Server
+from drawdown.server.http import listen
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.watch import ROUND_MS
+
+log = structlog.get_logger()
+
+HOST: Final = "127.0.0.1"
+HOSTS_EVERY_S: Final = 60.0
+TICK_EVERY_S: Final = 300
+ENDS_WITHIN_S: Final = 20.0
+"""How long a tick under way is waited for."""
+
+
+class Ended(DrawdownError):
+    """Told to end while the month was made. Nothing of it is left."""
+
+    exit_status = Exit.LEFT
+    code = "stopped"
+
+
+def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
+    """Make the month, print one line with a URL that signs in, and stay until told to end.
+
+    Errors: UsageError for a port that is taken; Ended.
+    """
+    with listen.bind(HOST, port) as listening, _folder() as folder:
+        root = f"http://{HOST}:{listening.getsockname()[1]}"
+        if sys.stderr.isatty():
+            app.err.print("making a month of life, some ten seconds …")
+        with _making(file):
+            stage = live(folder, file or folder / "demo.db", app.clock, app.out, app.err)
+        with closing(stage), _going_on(stage):
+            url = let_in(stage.app, root)
+            server = Server(services_of(stage.app))
+            show(app, {"url": url}, [url])
+            sys.stdout.flush()
+            if sys.stderr.isatty():
+                app.err.print(f"Ctrl-C ends it; {'all of it is gone then' if file is None else f'{file} stays'}")
+            if browser:
+                _open(url)
+            listen.serve(server, listening, "")
+
+
+@contextmanager
+def _making(file: Path | None) -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does, and half a month is cleared away."""
+
+    def told(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield
+    except BaseException as error:
+        for suffix in ("", "-wal", "-shm") if file is not None else ():
+            Path(f"{file}{suffix}").unlink(missing_ok=True)
+        if isinstance(error, KeyboardInterrupt):
+            raise Ended("stopped while the month was made; nothing of it is left") from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="drawdown-demo-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@contextmanager
+def _going_on(stage: Stage) -> Iterator[None]:
+    """Life goes on: hosts tell what sandboxes use, ticks settle it, a watch goes round."""
+    stopping, ended = Stopping(), threading.Event()
+    options = scheduler.Options(
+        Shard(), None, accept_clock=True, every_s=TICK_EVERY_S, watch_every_s=ROUND_MS // SECOND_MS
+    )
+    threads = [
+        threading.Thread(target=_hosts, args=(stage, ended), name="demo-hosts", daemon=True),
+        threading.Thread(
+            target=scheduler.run, args=(stage.app.apart(), options, stopping), name="demo-run", daemon=True
+        ),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopping.end()
+        ended.set()
+        for thread in threads:
+            thread.join(ENDS_WITHIN_S)
+
+
+def _hosts(stage: Stage, ended: threading.Event) -> None:
+    """What sandboxes use from now on."""
+    told_ms = stage.clock.now_ms()
+    while not ended.wait(HOSTS_EVERY_S):
+        now = stage.clock.now_ms()
+        try:
+            stage.host_writes(list(used(stage, told_ms, now)))
+            told_ms = now
+        except Exception:  # told the next time
+            log.exception("demo_hosts_failed")
+
+
+def _open(url: str) -> None:
+    """In a browser with a window; one in the terminal would keep it."""
+    try:
+        found = webbrowser.get()
+    except webbrowser.Error:
+        return
+    if type(found) is not webbrowser.GenericBrowser:
+        found.open(url)

@@ -1,0 +1,189 @@
+"""`drawdown demo --serve`: the month that it makes, and the process that shows it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import subprocess
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from rich.console import Console
+
+from drawdown.cli.demo import moments
+from drawdown.cli.demo.cast import DAYS
+from drawdown.cli.demo.life import live
+from drawdown.cli.demo.moments import MOST_TICKS, Calendar
+from drawdown.cli.demo.story import story
+from drawdown.cli.main import run
+from drawdown.providers.protocol import HOUR_MS
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import read
+from drawdown.schema.units import DAY_MS, window_of
+from drawdown.worker.verify.verify import verify
+from tests.acceptance.commands import PROJECT, SCRIPT, environment
+from tests.demo_life import YEARS_MS, Month
+
+MOMENT = 1_772_442_900_000
+"""2026-03-02T09:15Z: most of its month lies in February. As a window's begin it is the month's last moment, too: the
+tick of the server that was begun settles nothing more, whoever reads meanwhile."""
+SHORT = 1
+SAME = (
+    "SELECT id, org_id, ts, interval_s, ingested_at FROM usage_samples ORDER BY id",
+    "SELECT key, state, sealed_qty, sent_qty, customer_id FROM pushes ORDER BY key",
+    "SELECT key, kind, from_account, to_account, amount_micro, at_ms, ts FROM ledger_entries ORDER BY key",
+    "SELECT reservation, state, amount_micro, drawn_micro, accepted_ms, ended_ms FROM reservations ORDER BY 1",
+    "SELECT use_key, decision, rule, amount, charged_micro, at_ms FROM guard_uses ORDER BY 1",
+    "SELECT org_id, is_halted, halted_at, balance_micro, halt_reason FROM orgs ORDER BY 1",
+    "SELECT action, target, at_ms, actor, reason FROM operator_actions ORDER BY at_ms, target, action",
+    "SELECT org_id, cell_id, halted_at, acked_at_ms FROM halts ORDER BY 1, 2, 3",
+)
+PLACES = (
+    ("/console/", ("made up",)),
+    ("/console/orgs", ("acme", "hooli", "&lt;b&gt;Bobby&lt;/b&gt;")),
+    ("/console/org?id=acme&tab=usage", ("acme",)),
+)
+"""Pages, and what stands there."""
+MOST_STATEMENTS_TO_OPEN = 3_000
+MOST_STATEMENTS_A_TICK = 400
+"""Of a tick of the demo, with what happened before it."""
+
+
+def started(folder: Path, *options: str, **env: str) -> subprocess.Popen[str]:
+    """The process, with its own folder for what is temporary."""
+    (folder / "tmp").mkdir()
+    other = {**environment(f"sqlite:///{folder}/not-the-demo.db"), "TMPDIR": str(folder / "tmp"), **env}
+    pipe = subprocess.PIPE
+    command = [str(SCRIPT), "--at", str(MOMENT), *options, "demo", "--serve", "--no-open"]
+    return subprocess.Popen(command, env=other, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True)
+
+
+def left(folder: Path) -> list[str]:
+    """What is left of it."""
+    return [path.name for path in (folder / "tmp").iterdir() if path.name.startswith("drawdown-demo")]
+
+
+def test_a_month_is_served_whole_by_one_url_and_what_was_made_is_gone_when_told(tmp_path: Path) -> None:
+    foreign = {"DRAWDOWN_STRIPE_SECRET_KEY": "sk_live_1", "DRAWDOWN_STRIPE_URL": "http://127.0.0.1:9"}
+    process = started(tmp_path, **foreign)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = httpx.URL(line.strip())
+        assert (url.scheme, url.host) == ("http", "127.0.0.1"), process.stderr and process.stderr.read()
+        assert httpx.get(url.join("/readyz")).status_code == 200
+        let_in = httpx.get(url)
+        assert (let_in.status_code, let_in.headers["location"]) == (303, "/console/")
+        session = let_in.headers["set-cookie"].partition(";")[0]
+        for place, shown in PLACES:
+            page = httpx.get(url.join(place), headers={"Cookie": session})
+            assert page.status_code == 200, place
+            assert all(text in page.text for text in shown), place
+        gate: dict[str, Any] = httpx.get(url.join("/v1/gate/hooli")).json()
+        assert (gate["allowed"], gate["reason"]) == (False, "credits_exhausted")
+        (made,) = (tmp_path / "tmp").glob("drawdown-demo-*/demo.db")
+        assert Month(f"sqlite:///{made}", Calendar(window_of(MOMENT))).wrong() == []
+        process.send_signal(signal.SIGTERM)
+        said, complaints = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait(60)
+    assert (process.returncode, said, complaints) == (0, "", "")
+    assert left(tmp_path) == []
+    assert not (tmp_path / "not-the-demo.db").exists()
+
+
+def test_told_to_end_while_the_month_is_made_it_leaves_nothing(tmp_path: Path) -> None:
+    process = started(tmp_path)
+    try:
+        until = time.monotonic() + 60
+        while not list((tmp_path / "tmp").glob("drawdown-demo-*/demo.db")) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert left(tmp_path)
+        process.send_signal(signal.SIGTERM)
+        said, complaints = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait(60)
+    assert (process.returncode, said) == (75, "")
+    assert "stopped" in complaints
+    assert left(tmp_path) == []
+
+
+def rows_of(engine: sa.Engine) -> list[list[tuple[Any, ...]]]:
+    return read(engine, lambda c: [[tuple(row) for row in c.execute(sa.text(text))] for text in SAME])
+
+
+def test_the_same_moment_gives_the_same_month_in_bounded_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, statements = [], 0
+    monkeypatch.setattr(moments, "HALF_HOUR_MS", 4 * HOUR_MS)  # what is the same with fewer ticks is with more
+
+    def counted(*_: object) -> None:
+        nonlocal statements
+        statements += 1
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", counted)
+    try:
+        for name in ("one", "two"):
+            monkeypatch.setenv("DRAWDOWN_DATABASE_URL", f"sqlite:///{tmp_path}/nobody-s.db")
+            folder = tmp_path / name
+            folder.mkdir()
+            stage = live(folder, folder / "a.db", FixedClock(MOMENT), Console(), Console(), SHORT)
+            stage.close()
+            found.append(rows_of(stage.app.engine))
+            assert stage.app.read(verify).breaches == []
+            assert stage.done["ticks"] == len(Calendar(window_of(MOMENT), SHORT).ticks())
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", counted)
+    assert found[0] == found[1]
+    assert all(found[0][:5])
+    assert statements < 2 * (MOST_STATEMENTS_TO_OPEN + MOST_STATEMENTS_A_TICK * stage.done["ticks"])
+    assert stage.clock.now_ms() == MOMENT
+
+
+def test_of_any_moment_the_ticks_and_acts_of_a_month_are_bounded(tmp_path: Path) -> None:
+    """So is the time it takes, on a machine that is known: nothing here is timed."""
+    chance, folder = random.Random(5), tmp_path
+    for _ in range(200):
+        calendar = Calendar(window_of(chance.randrange(*YEARS_MS)))
+        ticks = calendar.ticks()
+        assert len(ticks) <= MOST_TICKS
+        assert calendar.charged_ms in ticks
+        assert (ticks[-1], max(late - soon for soon, late in pairwise(ticks))) == (
+            calendar.now_ms,
+            DAY_MS // 3,
+        )
+    stage: Any = folder  # acts take it, and are not done here
+    acts = story(stage, calendar)
+    assert calendar.now_ms - calendar.start_ms == DAYS * DAY_MS
+    assert 800 < len(acts) < 1_200
+    assert acts == sorted(acts, key=lambda act: act.at_ms)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", "8080"], "--port is for --serve"),
+        (["--serve", "--no-open", "--file", "mine.db"], "mine.db exists"),
+        (["--serve", "--no-open", "--port", "TAKEN"], "cannot listen"),
+        (["--serve", "--no-open", "--port", "70000"], "65535"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_made(
+    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = [str(taken.getsockname()[1]) if option == "TAKEN" else option for option in options]
+        Path("mine.db").write_text("mine")
+        assert run(["demo", *options]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.db"]
+    assert Path("mine.db").read_text() == "mine"
