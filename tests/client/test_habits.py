@@ -20,7 +20,7 @@ FILES: Final = sorted((ROOT / "client" / "drawdown_client").rglob("*.py"))
 MAY_IMPORT: Final = {"drawdown_client", "httpx", "tenacity"}
 PROJECT: Final = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PAGE: Final = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
-BOUND: Final = re.compile(r"_(S|MS|BYTES|CHARS|ITEMS|TRIES|QUANTITY)$|^MOST_|^EXTENDS")
+BOUND: Final = re.compile(r"_(S|MS|BYTES|CHARS|CALLS|ITEMS|TRIES|QUANTITY)$|^MOST_|^EXTENDS")
 
 
 def trees() -> dict[Path, ast.Module]:

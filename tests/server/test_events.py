@@ -196,10 +196,10 @@ def test_a_conflict_has_events_without_a_time_taken_once(shop: House, monkeypatc
     """However many they are: else one small batch would keep a thread, and the database, for a minute."""
     turns = 0
 
-    def counted(*given: Any) -> list[Taken]:
+    def counted(*given: Any, **more: Any) -> list[Taken]:
         nonlocal turns
         turns += 1
-        return take(*given)
+        return take(*given, **more)
 
     monkeypatch.setattr("drawdown.server.usage.events.take", counted)
 
@@ -217,9 +217,9 @@ def test_events_that_others_always_date_first_are_not_taken(shop: House, monkeyp
     names = [f"e{number}" for number in range(way_in.MOST_TURNS)]
     left = list(names)
 
-    def outrun(connection: sa.Connection, events: Any, now_ms: int) -> list[Taken]:
+    def outrun(connection: sa.Connection, events: Any, now_ms: int, **more: Any) -> list[Taken]:
         take(connection, [UsageEvent("/web", left.pop(), RENDER, "acme", 3, T0 + 5_000)], now_ms)
-        return take(connection, events, now_ms)
+        return take(connection, events, now_ms, **more)
 
     monkeypatch.setattr("drawdown.server.usage.events.take", outrun)
 
