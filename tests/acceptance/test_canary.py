@@ -44,6 +44,7 @@ SECRETS = {
     "DRAWDOWN_CELL_SECRET": f"cell-{CANARY}-0123456789",
     "DRAWDOWN_CELL_SECRETS": f"cell-1=cell-1-{CANARY}-new,cell-1-{CANARY}-old;cell-9=cell-9-{CANARY}-only",
     "DRAWDOWN_HOOK_SECRET": f"hook-{CANARY}-0123456789",
+    "DRAWDOWN_CONSOLE_PROXY_SECRET": f"proxy-{CANARY}-0123456789",
     "DRAWDOWN_AUTUMN_SECRET_KEY": f"am_sk_test_{CANARY}",
     "DRAWDOWN_AUTUMN_WEBHOOK_SECRETS": f"whsec_{CANARY}AAAAAAAAAAAAAAAAAAAA,whsec_{CANARY}BBBBBBBBBBBBBBBBBBBB",
     "DRAWDOWN_STRIPE_SECRET_KEY": f"sk_test_{CANARY}",
@@ -115,6 +116,8 @@ def home(postgres_url: str, tmp_path: Path) -> Iterator[Home]:
             "DRAWDOWN_STRIPE_URL": stripe_url,
             "DRAWDOWN_CELL_ORIGINS": cell_url,
             "DRAWDOWN_HOOK_ORIGINS": product_url,
+            "DRAWDOWN_CONSOLE_URL": "https://drawdown.test",
+            "DRAWDOWN_CONSOLE_PROXY_HEADER": "X-Forwarded-User",
             "DRAWDOWN_LOG_LEVEL": "DEBUG",
             "DRAWDOWN_STATE_DIR": str(tmp_path / "state"),
         }

@@ -27,9 +27,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line("tests/browser: NO CHROMIUM HERE, the console was not looked at", red=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """A Chromium of this system."""
+    """A Chromium of this system. While it runs, this thread has a loop, and no other may run: it ends with
+    these tests."""
     executable = chromium.path()
     if executable is None:
         pytest.skip("no Chromium here: the console is not looked at (Debian: apt-get install chromium)")
@@ -37,7 +38,7 @@ def browser() -> Iterator[Browser]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def folder() -> Path:
     return leftovers.folder("dd-console-")
 
@@ -51,17 +52,17 @@ def made(path: Path, migrated: Path, **how: bool) -> Iterator[Site]:
     site.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live(folder: Path, migrated_sqlite: Path) -> Iterator[Site]:
     yield from made(folder / "live.db", migrated_sqlite)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def empty(folder: Path, migrated_sqlite: Path) -> Iterator[Site]:
     yield from made(folder / "empty.db", migrated_sqlite, filled=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def demo(folder: Path, migrated_sqlite: Path) -> Iterator[Site]:
     yield from made(folder / "demo.db", migrated_sqlite, demo=True)
 
