@@ -103,6 +103,8 @@ def test_reverting_gives_the_money_back_and_its_ids_are_never_taken_again(
     fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS)
     assert billed(fleet) == 5 * PRICE
     assert statuses(told(fleet, event("e-1", 1))) == [("duplicate", "withdrawn")]
+    with pytest.raises(Refused, match="june is reverted: open another, with a name of its own"):
+        opened(fleet)
     opened(fleet, "again")
     staged(fleet, event("e-2", 2), name="again")
     assert shown(fleet, "again").counts == {"withdrawn": 1}
