@@ -29,7 +29,9 @@ def test_the_calls_that_the_pages_show_are_answered(tmp_path: Path) -> None:
     with serving(database, {}, tmp_path / "log") as (url, _process):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         env = environment(database, {"URL": url, "PATH": path})
-        done = subprocess.run(["bash", "-ec", f"{block}\n{events}"], cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-ec", f"{block}\n{events}"], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for said in ('"allowed":true', '"key":"builds/7"', '"drawn":1e-06', '"available":95.999999', '"next":"',
                  '"status":"pending"', '"code":"not_whole"', '"what":"site"',

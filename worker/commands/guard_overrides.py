@@ -125,11 +125,8 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
     if found.state == state:
         return found, False
     if found.state != _MAY_FOLLOW[word]:
-        next_ = (
-            f"end it, `drawdown override end {number}`"
-            if found.state == "in_force"
-            else "make another one, `drawdown override make`"
-        )
+        instead = {"asked": f"`drawdown override refuse {number}`", "in_force": f"`drawdown override end {number}`"}
+        next_ = instead.get(found.state, "make another one, `drawdown override make`")
         raise Denied("ended", f"the override {number} is {found.state.replace('_', ' ')}: {next_}")
     if word == "approve" and found.ends_ms is not None and found.ends_ms <= by.now_ms:
         raise Denied("ended", f"the end of the override {number} has come: make one that ends later")
