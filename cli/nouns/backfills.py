@@ -69,6 +69,7 @@ def stage(
                 if status in ("invalid", "conflict") and len(wrong) < FIRST_FEW:
                     wrong.append((number, code, message))
     said = ", ".join(f"{times:,} {status}" for status, times in sorted(counts.items())) or "no event"
+    wrong.sort()
     rows = [f"line {number}: {code}: {clean(message)}" for number, code, message in wrong]
     result = {
         "backfill": name,
@@ -157,14 +158,18 @@ def close(
 def revert(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
     """Withdraw all that went in by a backfill; the next tick gives back what was billed.
 
-    Ended half-way, give it again.
+    For good: what is right after all comes in under ids of its own. Ended half-way, give it again.
     """
     app: App = context.obj
     by, total, done = app.by(actor, reason), 0, False
+    was = app.read(lambda c: show_backfill(c, name)).state
     while not done:
         count, done = app.write(lambda c: backfills.revert(c, name, by))
         total += count
-    show(app, {"backfill": name, "withdrawn": total}, [f"{name}: reverted; {total:,} events withdrawn"])
+    said = {"reverted": "was reverted before", "open": "reverted; it was open, and nothing of it was usage"}.get(
+        was, f"reverted; {total:,} events withdrawn, and the next tick gives back what was billed for them"
+    )
+    show(app, {"backfill": name, "withdrawn": total}, [f"{name}: {said}"])
 
 
 def _diff_lines(diff: Diff) -> list[str | Table]:

@@ -17,6 +17,7 @@ from drawdown.worker.commands import features
 from drawdown.worker.views.features import list_features
 
 commands = typer.Typer()
+EARLIER = "what was used before that has no feature by it: give --from, an earlier window, to bill that, too"
 
 
 @commands.command("list")
@@ -126,6 +127,7 @@ def map_event_(
             f"before: {made.was or 'nothing'}",
             f"{made.mended_s:,} units in {made.mended_windows:,} places that waited for a feature "
             f"{'would be' if dry_run else 'will be'} sealed by the next tick",
+            *([EARLIER] if from_ is None and made.was is None else []),
         ],
     )
 

@@ -40,7 +40,7 @@ def set_(
     app: App = context.obj
     by, terms = app.by(actor, reason), PlanLimit(metric, plan, period_of(per), units_of(amount), phase)
     changed = app.write(lambda c: guard_terms.set_limit(c, terms, by))
-    said = f"{metric} of {plan}: {shown(terms.amount)} a {per}"
+    said = f"{metric} of {plan}, per {per}: {shown(terms.amount)}"
     show(app, {**vars(terms), "changed": changed}, [said if changed else f"{said}; it was so before"])
 
 
@@ -57,7 +57,8 @@ def end(
     app: App = context.obj
     by, terms = app.by(actor, reason), PlanLimit(metric, plan, period_of(per), None)
     changed = app.write(lambda c: guard_terms.set_limit(c, terms, by, ended=True))
-    said = f"{metric} of {plan} a {per}: {'ended' if changed else 'there is no such limit'}"
+    none = f"where {plan} has no other limit of {metric}, it allows none of it now"
+    said = f"{metric} of {plan}, per {per}: {f'ended; {none}' if changed else 'there is no such limit'}"
     show(app, {"metric": metric, "plan": plan, "period": per, "changed": changed}, [said])
 
 

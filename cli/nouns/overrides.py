@@ -116,7 +116,7 @@ def _terms(
 def _add(app: App, terms: Terms, actor: str | None, reason: str, permanent: bool, *, asked: bool) -> None:
     by = app.by(actor, reason)
     made = app.write(lambda c: guard_overrides.add(c, terms, by, asked=asked, permanent=permanent))
-    said = f"override {made.number}: {shown(terms.amount)} of {terms.metric} a {terms.period} for {terms.target}, "
+    said = f"override {made.number}: {shown(terms.amount)} of {terms.metric} per {terms.period} for {terms.target}, "
     said += f"until {_until(made)}; "
     said += f"`drawdown override approve {made.number}` lets it count" if asked else "in force"
     show(app, vars(made), [said])

@@ -80,7 +80,8 @@ def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
     else:
         day = since[:10]
         lines += [
-            f"incarnation {found.number}: ticks go on. Samples that are imported again later are billed once, too.",
+            f"incarnation {found.number}: ticks go on. Samples, events and uses of the guard that are sent again "
+            "later are billed once, too.",
             f"When `drawdown status` says that all is settled: `drawdown reconcile --from {day}`, then "
             "`drawdown verify`.",
         ]

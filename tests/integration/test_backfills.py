@@ -104,6 +104,8 @@ def test_reverting_gives_the_money_back_and_its_ids_are_never_taken_again(
     fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS)
     assert billed(fleet) == 5 * PRICE
     assert statuses(told(fleet, event("e-1", 1))) == [("duplicate", "withdrawn")]
+    with pytest.raises(Refused, match="june is reverted: open another, with a name of its own"):
+        opened(fleet)
     opened(fleet, "again")
     staged(fleet, event("e-2", 2), name="again")
     assert shown(fleet, "again").counts == {"withdrawn": 1}
@@ -329,6 +331,7 @@ def test_a_file_is_staged_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
     kinds = [one.event_id if isinstance(one, UsageEvent) else one.code for _, one in found]
     assert kinds == ["a", "c", "not_whole", "foreign_org", "no_time", "not_json", "not_an_object"]
     assert [number for number, _ in found] == [1, 3, 4, 5, 6, 7, 8]
+    assert "these are events of acme" in [str(one) for _, one in found if not isinstance(one, UsageEvent)]
 
 
 def test_one_that_nobody_closes_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

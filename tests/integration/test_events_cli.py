@@ -52,7 +52,9 @@ def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[st
 def test_an_event_type_is_mapped_before_its_first_event(shell: Shell) -> None:
     said = shell("feature map-event page.render render --unit units")
     assert "mapped page.render to render from 2026-01-01T00:05:00Z on; before: nothing" in said
-    told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 11))
+    assert "what was used before that has no feature by it: give --from" in said
+    answer = told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 11))[0]
+    assert "`drawdown feature map-event page.render FEATURE --from 2026-01-01T00:00:00Z`" in str(answer.message)
     shell.fleet.clock.at_ms = T0 + WINDOW_MS
     told(shell.fleet, event("c", 5, occurred_ms=T0 + WINDOW_MS))
     shell.fleet.write(

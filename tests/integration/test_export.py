@@ -82,6 +82,8 @@ def test_of_one_organisation_what_moved_adds_up_to_its_balance(billed: Fleet) ->
     assert all("wallet:acme" in (row["from_account"], row["to_account"]) for row in rows) and len(rows) == 5
     with pytest.raises(UnknownId, match="acme"):
         told(billed, "ledger", Span("acmee", 0, ALL.to_ms))
+    with pytest.raises(UnknownId), billed.engine.connect() as connection:
+        next(export.lines(connection, "ledger", Span("acmee", 0, ALL.to_ms), "csv", 0))  # nor are columns named first
 
 
 def test_nothing_is_a_formula_and_nothing_turns_the_direction(billed: Fleet) -> None:

@@ -69,8 +69,12 @@ def test_an_override_that_is_asked_for_counts_once_it_is_approved(guarded: Guard
     assert guarded.decide(one.number, "approve")[1] is False, "the same again changes nothing"
     assert guarded.check("look").limit == 5
     assert guarded.decide(two.number, "refuse")[0].state == "refused"
-    for number, word in ((one.number, "refuse"), (two.number, "approve"), (two.number, "end")):
-        with pytest.raises(Denied) as found:
+    for number, word, next_ in (
+        (one.number, "refuse", f"is in force: `drawdown override end {one.number}`"),
+        (two.number, "approve", "is refused: make another one"),
+        (two.number, "end", "is refused: make another one"),
+    ):
+        with pytest.raises(Denied, match=next_) as found:
             guarded.decide(number, word)  # type: ignore[arg-type]
         assert found.value.code == "ended"
     assert guarded.decide(one.number, "end")[0].state == "ended"

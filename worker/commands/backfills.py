@@ -39,9 +39,7 @@ TAKEN_AT_ONCE: Final = 1_000
 REVERTED_AT_ONCE: Final = 500
 """Events that one transaction withdraws."""
 _REPEATED: Final = Taken("duplicate")
-_OTHER: Final = Taken(
-    "conflict", "other_content", "its source and id stand in this backfill already, with other content"
-)
+_OTHER: Final = Taken("conflict", "other_content", "its source and id stand in this backfill, with other content")
 
 
 @dataclass(frozen=True)
@@ -88,10 +86,10 @@ class Diff:
 
 
 def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: int, to_ms: int, by: By) -> Backfill:
-    """Begin one. Given again, it is the same.
+    """Begin one. Given again while it is open, it is the same.
 
-    Errors: UsageError for a name or range that is none; UnknownId; Refused for a name that was used otherwise, a range
-    below the organisation's floor, or where another one is open.
+    Errors: UsageError for a name or range that is none; UnknownId; Refused for a name that was used otherwise or has
+    ended, a range below the organisation's floor, or where another one is open.
     """
     if not is_clean_id(name):
         raise UsageError("a backfill's name has 1 to 200 characters, none of them control characters")
@@ -115,6 +113,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
         raise Refused(f"{org_id} has a backfill open: close or revert {other} first")
     if (found.org_id, found.from_ms, found.to_ms) != (org_id, from_ms, to_ms):
         raise Refused(f"there is a backfill {name} of {found.org_id}, of another range: give this one another name")
+    _require_open(found)
     return found
 
 

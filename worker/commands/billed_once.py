@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.mapping import FOREVER_MS, MappingRow, Segment, akin, is_meter, mapping_rows, segments
@@ -41,8 +42,8 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
     mine = Charging(metric, counts, now_ms, FOREVER_MS)
     for _, segment in _met([mine], segments(mapping_rows(connection)), _types(connection, [counts])):
         raise Refused(
-            f"{counts} is billed by the seal, as {segment.feature}, in windows from {segment.start_ms} on, and usage "
-            f"is billed once: give {metric} no price (--credits 0), end the feature (`drawdown feature end "
+            f"{counts} is billed by the seal, as {segment.feature}, in windows from {utc(segment.start_ms)} on, and "
+            f"usage is billed once: give {metric} no price (--credits 0), end the feature (`drawdown feature end "
             f"{segment.feature}`) and try again once that window has come, or say what else it counts (--counts NAME)"
         )
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
@@ -151,16 +152,16 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
         size, window, meant = changed
         what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
         raise Refused(
-            f"{what} is {meant} in windows from {window} on, which are sealed; a mapping may only be changed from "
-            f"{sealed_to} on"
+            f"{what} is {meant} in windows from {utc(window)} on, which are sealed; a mapping may only be changed from "
+            f"{utc(sealed_to)} on"
         )
     if row.feature and start < sealed_to and not confirmed:
         raise Refused("this reaches back into sealed windows to fill a hole: see it with --dry-run, then add --yes")
     lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)
     if start < min(lost_to, by.now_ms) and not confirmed:
         raise Refused(
-            f"history up to {lost_to} was lost, and windows before that may have been billed by a mapping that was "
-            "lost with it: give again what was in force then, with --yes; begin anything else later"
+            f"history up to {utc(lost_to)} was lost, and windows before that may have been billed by a mapping that "
+            "was lost with it: give again what was in force then, with --yes; begin anything else later"
         )
     event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
     billed_once.require_uncharged(connection, mapping, row, event_type)

@@ -125,7 +125,9 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
     if found.state == state:
         return found, False
     if found.state != _MAY_FOLLOW[word]:
-        raise Denied("ended", f"the override {number} is {found.state}: make another one, `drawdown override make`")
+        instead = {"asked": f"`drawdown override refuse {number}`", "in_force": f"`drawdown override end {number}`"}
+        next_ = instead.get(found.state, "make another one, `drawdown override make`")
+        raise Denied("ended", f"the override {number} is {found.state.replace('_', ' ')}: {next_}")
     if word == "approve" and found.ends_ms is not None and found.ends_ms <= by.now_ms:
         raise Denied("ended", f"the end of the override {number} has come: make one that ends later")
     after = replace(found, state=state, decided_ms=by.now_ms, decided_by=by.actor, decided_reason=by.reason)
@@ -186,4 +188,6 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
     if permanent != (terms.ends_ms is None):
         raise UsageError("an override ends 90 days from now at the latest (--expires), or is for good (--permanent)")
     if terms.ends_ms is not None and not now_ms < terms.ends_ms <= now_ms + MOST_LIFE_MS:
-        raise UsageError("an override ends later than now, and 90 days from now at the latest; or --permanent")
+        raise UsageError(
+            "an override ends later than now (+7d: in a week), and 90 days from now at the latest; or --permanent"
+        )

@@ -77,11 +77,20 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
             if not (is_final or final):
                 open_days.add((key[0], key[2]))
     except (ValueError, csv.Error) as error:
-        raise UsageError(f"{name}, line {number}: {error}") from error
+        at = error.line if isinstance(error, _Unfit) else number
+        raise UsageError(f"{name}, line {at}: {error}") from error
     if not sums:
         raise UsageError(f"{name}: it has no lines")
     lines = [BillLine(*key, _micro(total), (key[0], key[2]) not in open_days) for key, total in sorted(sums.items())]
     return BillFile(hashlib.sha256(b"final\n" * is_final + raw).hexdigest(), lines)
+
+
+class _Unfit(ValueError):
+    """What is wrong with a line that was read and not handed on yet."""
+
+    def __init__(self, line: int, said: str) -> None:
+        super().__init__(said)
+        self.line = line
 
 
 def _raw(name: str) -> bytes:
@@ -108,12 +117,12 @@ def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     for fields in reader:
         if fields:
             if len(fields) != len(heads):
-                raise ValueError(f"line {reader.line_num} has {len(fields)} fields, the head has {len(heads)}")
+                raise _Unfit(reader.line_num, f"{len(fields)} fields, and the head has {len(heads)}")
             row = dict(zip(heads, fields, strict=True))
             said = row.get(final, "").strip()
             is_final = bool(said) if names is FOCUS else said == "true"
             if names is SMALL and said not in ("", "true", "false"):
-                raise ValueError("final is neither true nor false")
+                raise _Unfit(reader.line_num, "final is neither true nor false")
             yield reader.line_num, {**{ours: row[theirs] for ours, theirs in names.items()}, "final": "1" * is_final}
 
 

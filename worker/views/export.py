@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain, islice
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
@@ -59,10 +60,10 @@ def lines(connection: sa.Connection, kind: Kind, span: Span, form: Format, now_m
     """The export, line by line; CSV begins with the columns' names. Errors: UnknownId for an organisation that has
     neither usage nor a wallet."""
     rows = _ledger(connection, span, now_ms) if kind == "ledger" else _usage(connection, span, now_ms)
-    columns = COLUMNS[kind]
+    columns, first = COLUMNS[kind], list(islice(rows, 1))  # before anything is printed: it may be refused
     if form == "csv":
         yield _csv_line({name: name for name in columns}, columns)
-    for row in rows:
+    for row in chain(first, rows):
         yield _csv_line(row, columns) if form == "csv" else _json_line(row, columns)
 
 

@@ -26,7 +26,8 @@ def _of_line(raw: bytes, org_id: str, now_ms: int) -> UsageEvent | Unfit:
     try:
         for found in cloudevents.given(raw, cloudevents.LINES, {}, org_id, now_ms):
             if isinstance(found, Unfit):
-                return found
+                mine = found.code == "foreign_org"
+                return Unfit(found.code, f"these are events of {org_id}", found.at) if mine else found
             return found.event if found.has_time else Unfit("no_time", "say when it was used", "time")
     except Unreadable as error:
         return Unfit(error.code, str(error))

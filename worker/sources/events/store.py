@@ -15,6 +15,7 @@ from typing import Final, Literal, TypeAlias
 import sqlalchemy as sa
 
 from drawdown.events.envelope import Unfit, UsageEvent
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_EVENT_TYPES, MAX_ID_CHARS, MAX_ORG_TYPES, window_of
@@ -253,7 +254,7 @@ def _standing(
         spot = (str(row.org_id), int(row.window_ms), int(row.meter))
         billed[spot] = _answer(row.provider, row.feature)
     by_meter = {meter: name for name, meter in known.items()}
-    waits = {spot: _unmapped(by_meter[spot[2]]) if billed[spot] is None else billed[spot] for spot in billed}
+    waits = {spot: _unmapped(by_meter[spot[2]], spot[1]) if billed[spot] is None else billed[spot] for spot in billed}
     return {name: waits[spot] or _ACCEPTED for name, spot in spots.items()}
 
 
@@ -264,8 +265,6 @@ def _answer(provider: str | None, feature: str | None) -> Taken | None:
     return _ACCEPTED if feature is not None or provider in EXEMPT_PROVIDERS else None
 
 
-def _unmapped(event_type: str) -> Taken:
-    said = (
-        f"nothing makes a feature of {event_type} then: `drawdown feature map-event {event_type} FEATURE --unit units`"
-    )
-    return Taken("pending", "unmapped", said)
+def _unmapped(event_type: str, window_ms: int) -> Taken:
+    command = f"drawdown feature map-event {event_type} FEATURE --from {utc(window_ms)}"
+    return Taken("pending", "unmapped", f"nothing makes a feature of {event_type} then: `{command}`")
