@@ -68,7 +68,8 @@ def _floored(stage: Stage) -> Act:
 
 def _mends_a_twin(stage: Stage) -> Act:
     """A sample of the same sandbox and moment, under an id of its own."""
-    stage.sample("seconds again", "acme", (FLIP + 9_000) // 1_000)
+    if not stage.rows("SELECT 1 FROM usage_samples WHERE id = 'seconds again'"):  # the same command once more
+        stage.sample("seconds again", "acme", (FLIP + 9_000) // 1_000)
     chosen = QuarantineFilter(ids=("seconds again",))
     return Act(lambda engine: write(engine, lambda c: samples.mend(c, chosen, stage.by)))
 
