@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import sqlalchemy as sa
@@ -11,34 +12,48 @@ from drawdown.schema.database import read, write
 from drawdown.worker.commands import backfills
 from drawdown.worker.sources.events.store import take
 from tests.interleave.party import Act, Party, plain
-from tests.interleave.stage import NOW, T0, Stage
+from tests.interleave.stage import NOW, OLD, T0, Stage
 
 FROM: Final = T0
 TO: Final = T0 + 300_000
 HELD: Final = "later"
 """Has a backfill that went in; acme has one that is open."""
+ANCIENT: Final = "spent"
+"""Has one open of windows that are old enough to be pruned."""
 
 
-def _event(event_id: str, org_id: str = "acme") -> UsageEvent:
-    return UsageEvent("app", event_id, "page.render", org_id, 3, T0 + 1)
+def _event(event_id: str, org_id: str = "acme", from_ms: int = FROM) -> UsageEvent:
+    return UsageEvent("app", event_id, "page.render", org_id, 3, from_ms + 1)
 
 
 def begin(stage: Stage) -> None:
     """What every case finds."""
 
     def work(connection: sa.Connection) -> None:
-        for name, org in (("june", "acme"), ("may", HELD)):
-            backfills.open_backfill(connection, name, org, FROM, TO, stage.by)
-            backfills.stage(connection, name, [_event(f"{org}-1", org), _event(f"{org}-2", org)], NOW)
+        for name, org, start in (("june", "acme", FROM), ("may", HELD, FROM), ("january", ANCIENT, OLD)):
+            backfills.open_backfill(connection, name, org, start, start + TO - FROM, stage.by)
+            backfills.stage(connection, name, [_event(f"{org}-{at}", org, start) for at in (1, 2)], NOW)
         backfills.close(connection, "may", backfills.diff(connection, "may").hash, stage.by)
 
     write(stage.engine, work)
 
 
-def _closing(stage: Stage) -> Act:
+def _closing(name: str) -> Callable[[Stage], Act]:
     """By the hash that was shown before the other one began."""
-    shown = read(stage.engine, lambda c: backfills.diff(c, "june").hash)
-    return Act(lambda engine: write(engine, lambda c: backfills.close(c, "june", shown, stage.by)))
+
+    def ready(stage: Stage) -> Act:
+        shown = read(stage.engine, lambda c: backfills.diff(c, name).hash)
+        return Act(lambda engine: write(engine, lambda c: backfills.close(c, name, shown, stage.by)))
+
+    return ready
+
+
+def _is_usage(stage: Stage) -> Iterator[str]:
+    """What was shown with its price, and went in, was not too late for good."""
+    for name, event_id in stage.rows(
+        "SELECT b.backfill, b.event_id FROM backfill_events b JOIN late_quarantine q ON q.sample_id = b.sample_id"
+    ):
+        yield f"{event_id} went in by {name}, and is too late to be billed"
 
 
 BACKFILLS: Final = (
@@ -47,7 +62,8 @@ BACKFILLS: Final = (
         lambda s, c: backfills.open_backfill(c, "july", "drifter", FROM, TO, s.by),
     ),
     plain("cli.nouns.backfills:_stage", lambda s, c: backfills.stage(c, "june", [_event("acme-3")], NOW)),
-    Party("cli.nouns.backfills:close", _closing),
+    Party("cli.nouns.backfills:close", _closing("june"), _is_usage),
+    Party("cli.nouns.backfills:close what is old", _closing("january"), _is_usage),
     plain("cli.nouns.backfills:revert", lambda s, c: backfills.revert(c, "may", s.by)),
     plain("cli.nouns.backfills:revert an open one", lambda s, c: backfills.revert(c, "june", s.by)),
     plain("server.usage.intake:_done what is staged", lambda s, c: take(c, [_event("acme-2"), _event("acme-9")], NOW)),

@@ -180,7 +180,7 @@ GUARD: Final = (
     plain("server.api.guard.dark:record", _let_through, _counted_once),
     plain("server.api.guard.dark:_record_now the same", _let_through, _counted_once),
     plain("server.api.guard.overrides:decide", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
-    plain("server.api.guard.routes:_ended", lambda s, c: guard_holds.settle(c, "bee-going", 2, s.by), _never_beyond),
+    plain("server.api.guard.routes:_on", lambda s, c: guard_holds.settle(c, "bee-going", 2, s.by), _never_beyond),
     plain("cli.nouns.overrides:_decide", lambda s, c: guard_overrides.decide(c, 1, "approve", s.by)),
     plain("cli.nouns.overrides:_decide against it", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
 )

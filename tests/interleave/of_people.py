@@ -66,6 +66,21 @@ def _floored(stage: Stage) -> Act:
     return Act(lambda engine: write(engine, lambda c: prune._delete_between(c, since=OLD, to=OLD + DAY_MS)))
 
 
+def _mends_a_twin(stage: Stage) -> Act:
+    """A sample of the same sandbox and moment, under an id of its own."""
+    if not stage.rows("SELECT 1 FROM usage_samples WHERE id = 'seconds again'"):  # the same command once more
+        stage.sample("seconds again", "acme", (FLIP + 9_000) // 1_000)
+    chosen = QuarantineFilter(ids=("seconds again",))
+    return Act(lambda engine: write(engine, lambda c: samples.mend(c, chosen, stage.by)))
+
+
+def _one_of_a_moment(stage: Stage) -> Iterator[str]:
+    """A sandbox is not billed twice for a moment."""
+    ((there,),) = stage.rows("SELECT COUNT(*) FROM usage_samples WHERE org_id = 'acme' AND ts = :ts", ts=FLIP + 9_000)
+    if there > 1:
+        yield f"{there} samples of a sandbox and moment were entered again"
+
+
 def _resolved(stage: Stage) -> Act:
     """Its console shows that it was charged."""
     stage.charge(2)
@@ -157,7 +172,12 @@ PEOPLE: Final = (
     plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
     plain("cli.nouns.plans:set_", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
     plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),
-    plain("cli.nouns.samples:mend_", lambda s, c: samples.mend(c, QuarantineFilter(ids=("seconds",)), s.by)),
+    plain(
+        "cli.nouns.samples:mend_",
+        lambda s, c: samples.mend(c, QuarantineFilter(ids=("seconds",)), s.by),
+        _one_of_a_moment,
+    ),
+    Party("cli.nouns.samples:mend_ its twin", _mends_a_twin, _one_of_a_moment),
     plain("cli.nouns.samples:dismiss", lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.by)),
     plain("worker.commands.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, by=s.by)),
     Party("worker.commands.prune:_delete", _floored),

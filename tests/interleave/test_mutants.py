@@ -15,6 +15,7 @@ from drawdown.worker.commands import credit, guard_terms, withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
 from drawdown.worker.seal import statements, stops
+from drawdown.worker.sources.events import store
 from tests.interleave.explore import Explorer
 
 pytestmark = pytest.mark.xdist_group("interleave")
@@ -55,6 +56,10 @@ def _priced_without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 def _asked_without_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(guard_terms, "hold", _none)
+
+
+def _closed_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(store, "lock_org", _none)
 
 
 def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:
@@ -125,6 +130,11 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _asked_without_the_lock,
         "cli.nouns.overrides:_add",
         "cli.nouns.overrides:_add",
+    ),
+    "a backfill is closed without the lock": (
+        _closed_without_the_lock,
+        "worker.commands.prune:prune",
+        "cli.nouns.backfills:close what is old",
     ),
     "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),

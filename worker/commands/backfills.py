@@ -27,7 +27,7 @@ from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.prices import add, rate_card
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.sources.events import keys
-from drawdown.worker.sources.events.store import WITHDRAWN, Taken, names_of, take
+from drawdown.worker.sources.events.store import WITHDRAWN, Taken, keep_above_floor, names_of, take
 
 SQL = queries(__file__)
 
@@ -110,7 +110,8 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
         return found
     if found is None:
         other = SQL.run(connection, "open_of", {"org_id": org_id}).scalar()
-        raise Refused(f"{org_id} has a backfill open: close or revert {other} first")
+        first = "it was ended this moment: try again" if other is None else f"close or revert {other} first"
+        raise Refused(f"{org_id} has a backfill open: {first}")
     if (found.org_id, found.from_ms, found.to_ms) != (org_id, from_ms, to_ms):
         raise Refused(f"there is a backfill {name} of {found.org_id}, of another range: give this one another name")
     _require_open(found)
@@ -122,8 +123,7 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
 
     Errors: UnknownId; Refused where it is not open, or would hold more than MOST_STAGED.
     """
-    found = _hold(connection, name)
-    _require_open(found)
+    found = _require_open(_hold(connection, name))
     names = names_of(events, own=True)
     gone = _gone(connection, names, events)
     wrong = [
@@ -170,15 +170,13 @@ def _outside(found: Backfill, event: UsageEvent) -> Taken | None:
 
 def diff(connection: sa.Connection, name: str) -> Diff:
     """What closing would do now. Errors: UnknownId; Refused where it is not open."""
-    found = _require(connection, name)
-    _require_open(found)
-    return _diff(connection, found)
+    return _diff(connection, _require_open(_require(connection, name)))
 
 
 def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
     """Put in what was shown: `shown` is its hash. Given again once it is done, it does nothing.
 
-    Errors: UnknownId; Refused for a hash of something else, or where it was reverted.
+    Errors: UnknownId; Refused for a hash of something else, where it was reverted, or windows were closed for good.
     """
     found = _hold(connection, name)
     if found.state == "closed" and found.diff_hash == shown:
@@ -195,6 +193,7 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
         for answer in take(connection, events[start : start + TAKEN_AT_ONCE], by.now_ms, own=True):
             if answer.status not in ("accepted", "pending"):
                 raise Refused(f"an event of {name} came in otherwise meanwhile ({answer.code}): look at it again")
+    keep_above_floor(connection, found.org_id, events)
     SQL.run(connection, "close", {"backfill": name, "now_ms": by.now_ms, "diff_hash": shown})
     details = {"org_id": found.org_id, "hash": shown, "events": len(events), "price_micro": now.price_micro}
     record(connection, "backfill_close", name, details, by)
@@ -294,6 +293,7 @@ def _hold(connection: sa.Connection, name: str) -> Backfill:
     return _require(connection, name, "for_update")
 
 
-def _require_open(found: Backfill) -> None:
+def _require_open(found: Backfill) -> Backfill:
     if found.state != "open":
         raise Refused(f"the backfill {found.backfill} is {found.state}: open another, with a name of its own")
+    return found

@@ -2,7 +2,8 @@
 
 Guarantee: nothing is edited (S7). A mended sample is inserted once, under an id made from its own, with the same
 content but for its time. It comes in as any other sample, and the next tick seals it. A sample that was entered rightly
-since, that is below the floor, or whose time cannot be told stays where it is, with the reason.
+since, that is below the floor, or whose time cannot be told stays where it is, with the reason. Both are judged under
+rule S1's lock: of samples that mean one moment one goes in, whoever mends them at once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 from drawdown.worker.sources.samples.quarantine import (
@@ -71,6 +73,7 @@ def mend(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: s
         raise UsageError(f"--as {unit!r}: there is {', '.join(AS)}")
     rows = _chosen(connection, chosen, by)
     wrong_time = [row.sample_id for row in rows if _is_of_its_time(row)]
+    lock_buckets(connection)  # of two that mean one moment, or of a floor that is raised, the second sees the first
     asked = {"sample_ids": wrong_time}
     whole = {row.id: row for row in SQL.run(connection, "whole_samples", asked)} if wrong_time else {}
     found: list[Mended] = []

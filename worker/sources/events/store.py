@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.schema.clock import utc
-from drawdown.schema.errors import DatabaseBusy
+from drawdown.schema.errors import DatabaseBusy, Refused
+from drawdown.schema.locks import lock_org
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_EVENT_TYPES, MAX_ID_CHARS, MAX_ORG_TYPES, window_of
 from drawdown.worker.sources.events import keys
@@ -89,7 +90,8 @@ def take(
     """Take events, in one batch; an answer for each, in their order. `own`: whoever sends them speaks for their one
     organisation alone, and claims no id among all. `types_of`: whose bound of event types holds (None: that of all).
 
-    Below an organisation's floor an event is `invalid`, `too_late`, and not kept: above it keys hold for good.
+    Below an organisation's floor an event is `invalid`, `too_late`, and not kept: above it keys hold for good. Where it
+    is raised before the commit, the event is quarantined, as what hosts insert (S4), unless `keep_above_floor` follows.
     Errors: DatabaseBusy where a sample took an event's id at this moment.
     """
     refused = [_untimely(event, now_ms) for event in events]
@@ -115,6 +117,16 @@ def take(
         answers.append(answer or _repeated(found[name], alike=alike))
     _keep_apart(connection, asked, events, answers, before, now_ms)
     return answers
+
+
+def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[UsageEvent]) -> None:
+    """Nobody raises an organisation's floor past its events that were taken here: whoever would looks, under S1's lock,
+    at what came in before, and those of a transaction that goes on are not seen. No seal waits for more than what
+    follows. Errors: Refused where it was raised past them since they were taken."""
+    lock_org(connection, org_id)
+    floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
+    if any(event.occurred_ms < floor for event in events):
+        raise Refused(f"windows of {org_id} before {utc(floor)} were closed for good meanwhile: look at it again")
 
 
 def _is_told(key: dict[str, str], found: dict[str, Taken], before: dict[tuple[str, str], Stored]) -> bool:
