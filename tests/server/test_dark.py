@@ -13,7 +13,8 @@ import pytest
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
 from drawdown.server.api.guard import dark
-from drawdown.worker.commands import guard_terms
+from drawdown.worker.commands import guard, guard_terms
+from drawdown.worker.commands.guard_counts import LimitReached
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
 from tests.server.away import away
@@ -118,6 +119,25 @@ def test_what_fails_open_is_let_through_and_counted_once_the_database_is_back(ho
         (("d-2", 1, "settled"), (100_000, 0)),
     ]
     assert outcomes == {"let_through": 2, "recorded": 2, "lost": 0}
+
+
+def test_a_limit_that_is_reached_this_moment_is_no_darkness(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the database was away a moment ago."""
+
+    async def work(send: Send) -> None:
+        with away(house.fleet.engine):
+            nothing_waits(house)
+            await send("check")
+        house.clock.at_ms += dark.LOOK_AGAIN_MS
+
+        def reached(*_given: object) -> None:
+            raise LimitReached("a limit was reached this moment; try again")
+
+        monkeypatch.setattr(guard, "take_all", reached)
+        assert refused(await send("consume", key="d-9")) == (503, "busy")
+        assert house.server._dark.uses["let_through"] == 0
+
+    with_dark(house, work)
 
 
 def test_beyond_a_limit_it_is_counted_all_the_same_and_said(house: House) -> None:

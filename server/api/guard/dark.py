@@ -127,6 +127,8 @@ class Dark:
         quick, ends = terms is not None and terms.fails_open, uses or not self._kept
         try:
             found = await self._asked(work, quick=quick, ends=ends)
+        except LimitReached:  # the database said so
+            raise
         except AWAY as error:
             if terms is None or not terms.fails_open or not self._is_young(now):
                 raise _not_now(error) from error
