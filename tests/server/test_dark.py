@@ -134,7 +134,7 @@ def test_a_limit_that_is_reached_this_moment_is_no_darkness(house: House, monkey
             raise LimitReached("a limit was reached this moment; try again")
 
         monkeypatch.setattr(guard, "take_all", reached)
-        assert refused(await send("consume", key="d-9")) == (503, "busy")
+        assert refused(await send("consume", key="d-9")) == (503, "database")
         assert house.server._dark.uses["let_through"] == 0
 
     with_dark(house, work)
