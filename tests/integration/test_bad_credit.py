@@ -67,7 +67,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution accept new --org acme --estimate 99999999999": (2, "bad_estimate", "a thousand million at most"),
     "execution accept new --org acme --estimate 1e400": (2, "bad_estimate", "write 12 or 12.50"),
     "execution accept new --org acme --estimate six": (2, "bad_estimate", "write 12 or 12.50"),
-    "execution accept new --org acme --estimate nan": (2, "bad_estimate", "at most six decimals"),
+    "execution accept new --org acme --estimate nan": (2, "bad_estimate", "write 12 or 12.50"),
     "execution accept new --org acme --estimate 11": (1, "above_cap", "ask for less, or change the plan"),
     "execution extend going --to 11": (1, "above_cap", "ask for less, or change the plan"),
     "execution settle released --actual 1": (1, "ended", CORRECT),

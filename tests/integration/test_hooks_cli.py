@@ -61,7 +61,7 @@ def test_an_endpoint_from_its_making_to_its_end(fleet: Fleet, product: tuple[Pro
     emulator, url = product
     made = told("set", "app", url, "--new")
     assert made["secret"] == endpoint_secret(ROOT, "app", 1) == told("secret", "app")["secret"]
-    assert made["allowed"] and len(made["events"]) == 7 and made["was"] is None
+    assert made["allowed"] and len(made["events"]) == 11 and made["was"] is None
     assert told("test", "app")["message"]["state"] == "delivered"
     assert len(emulator.taken) == 1
     again = told("set", "app", url, "--event", "balance.low")
