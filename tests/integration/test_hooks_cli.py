@@ -65,7 +65,7 @@ def test_an_endpoint_from_its_making_to_its_end(fleet: Fleet, product: tuple[Pro
     assert told("test", "app")["message"]["state"] == "delivered"
     assert len(emulator.taken) == 1
     again = told("set", "app", url, "--event", "balance.low")
-    assert "secret" not in again and again["events"] == ["balance.low"] and len(again["was"]["events"]) == 7
+    assert "secret" not in again and again["events"] == ["balance.low"] and len(again["was"]["events"]) == 11
     (row,) = told("list")["endpoints"]
     assert (row["name"], row["due"], row["failed"], row["allowed"]) == ("app", 0, 0, True)
     assert told("end", "app") == {"name": "app", "changed": True, "untold": 0}
