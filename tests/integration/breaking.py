@@ -59,6 +59,8 @@ class Broken:
     """None: of no single organisation."""
     also: tuple[int, ...] = ()
     """Other invariants that the same is a breach of."""
+    beside: str | None = None
+    """Another organisation of which the same is said."""
 
 
 LATER = T0 + 1000 * WINDOW_MS

@@ -10,8 +10,8 @@ _ID = sample_id_of("app", "e-1")
 _EVENT = f"sample_id = '{_ID}'"
 
 
-def _of(text: str, *statements: str, also: tuple[int, ...] = ()) -> Broken:
-    return Broken(9, statements, text, window_ms=T0, org="told", also=also)
+def _of(text: str, *statements: str, also: tuple[int, ...] = (), beside: str | None = None) -> Broken:
+    return Broken(9, statements, text, window_ms=T0, org="told", also=also, beside=beside)
 
 
 EVENTS = {
@@ -35,6 +35,7 @@ EVENTS = {
     "a meter that moved": _of(
         "its sample says 7 of the meter",
         "UPDATE event_types SET meter = 16787216 WHERE event_type = 'page.render'",
+        beside="keen",
     ),
     "a sample that no event says": _of(
         f"{_ID} counts units of the meter 16777217", f"DELETE FROM usage_events WHERE {_EVENT}"

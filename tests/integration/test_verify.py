@@ -157,7 +157,7 @@ def test_a_broken_database_is_found_out(fleet: Fleet, name: str) -> None:
     tamper(fleet, *broken.statements)
     found = verified(fleet)
     assert set(found.by_invariant) == {broken.invariant, *broken.also}, found.breaches
-    assert {breach.org_id for breach in found.breaches} <= {broken.org, None}
+    assert {breach.org_id for breach in found.breaches} <= {broken.org, broken.beside, None}
     assert [
         breach
         for breach in found.breaches

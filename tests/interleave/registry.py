@@ -56,6 +56,10 @@ APART: Final[dict[str, str]] = {
     "cli.nouns.database:init": "on a database that is being made",
     "cli.nouns.demo:host_writes": "on a database of its own",
     "cli.nouns.demo:build_fleet": "on a database of its own",
+    **{
+        f"cli.demo.{site}": "on a database of its own"
+        for site in ("console:let_in", "life:live", "life:turn", "stage:stopped", "stage:host_writes")
+    },
     "cli.nouns.doctor:_sqlite": "rolled back, and on SQLite alone",
     "probe": "a seal that is rolled back: `seal` holds its locks longer",
     "orgs_of_bucket": "the first statements of `seal newcomers`, after a seal that failed",
