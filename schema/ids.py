@@ -2,36 +2,28 @@
 
 Guarantee: an id that names nothing changes nothing and finds nothing in silence. The search for the nearest reads a
 bounded number of rows, for a table of any size: those around the place where the id would stand, and of SCANNED others
-those that share a half with it. What it compares has a bound, too, whatever ids there are and whichever is given: of
-those, the COMPARED_AT_MOST that begin and end most alike, and of each what lies between, cut to MAX_COMPARED_CHARS. Who
-may see one organisation alone (`tell_no_names`) costs no search, and is told no name.
+those that share a half with it. What it compares has a bound, too (`text.nearest`). Who may see one organisation alone
+(`tell_no_names`) costs no search, and is told no name.
 """
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.sql import queries
+from drawdown.schema.text import nearest
 from drawdown.schema.units import MAX_ID_CHARS
 
 SQL = queries(__file__)
 
 NEIGHBOURS: Final = 500
 """Ids read on either side of where a mistyped one would stand, for each place where such ids lie."""
-ALIKE: Final = 0.6
-"""How alike two ids are that may be meant for each other, as difflib counts: 1 is the same."""
-COMPARED_AT_MOST: Final = 20
-"""Ids that are compared letter by letter with one that was given."""
-MAX_COMPARED_CHARS: Final = 64
-"""Of what lies between the beginning and the end that two ids have in common."""
 MAX_SAID_CHARS: Final = 200
 SCANNED: Final = 100_000
 """Ids looked at for the half that a single slip leaves as it was meant."""
@@ -222,42 +214,6 @@ def unknown(
 
 def _said(given: str) -> str:
     return given[:MAX_SAID_CHARS] or repr(given)
-
-
-def nearest(given: str, candidates: Iterable[str]) -> str | None:
-    """Which one was probably meant; upper and lower case are alike."""
-    wanted = given[: MAX_ID_CHARS + 1].casefold()
-    by_text = {name[: MAX_ID_CHARS + 1].casefold(): name for name in candidates}
-    likely = heapq.nlargest(COMPARED_AT_MOST, by_text, key=lambda text: _roughly(wanted, text))
-    alike, text = max(((_alike(wanted, one), one) for one in likely), default=(0.0, ""))
-    return by_text[text] if alike >= ALIKE else None
-
-
-def _roughly(one: str, other: str) -> int:
-    """How much two texts have in common at their ends, and of which letters: cheap, and the most for a single slip."""
-    return 2 * sum(_ends(one, other)) + 2 * len(set(one) & set(other)) - abs(len(one) - len(other))
-
-
-def _ends(one: str, other: str) -> tuple[int, int]:
-    """How many characters two texts begin with alike; and of the rest, end with."""
-    head = _begin(one, other)
-    return head, _begin(one[head:][::-1], other[head:][::-1])
-
-
-def _begin(one: str, other: str) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (mine, its) in pairs if mine != its), min(len(one), len(other)))
-
-
-def _alike(one: str, other: str) -> float:
-    """How alike two texts are: 1 is the same."""
-    if not one and not other:
-        return 1.0
-    head, tail = _ends(one, other)
-    mine, its = (text[head : len(text) - tail][:MAX_COMPARED_CHARS] for text in (one, other))
-    blocks = SequenceMatcher(None, mine, its).get_matching_blocks()
-    same: int = head + tail + sum(block.size for block in blocks)
-    return 2 * same / (len(one) + len(other))
 
 
 def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:

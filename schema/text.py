@@ -1,16 +1,29 @@
 """Text that others wrote, fit to be stored and shown.
 
 Guarantee: the result has no control character (ESC, NUL, a line's end), no mark that turns the direction of reading,
-and no half of a surrogate pair, which PostgreSQL would not store: each stands there as its escape.
+and no half of a surrogate pair, which PostgreSQL would not store: each stands there as its escape. Which text was meant
+by a mistyped one is found within bounds, whatever there is and whichever is given: compared are the COMPARED_AT_MOST
+that begin and end most alike, and of each what lies between, cut to MAX_COMPARED_CHARS.
 """
 
 from __future__ import annotations
 
+import heapq
 import re
+from collections.abc import Iterable
+from difflib import SequenceMatcher
 from typing import Final
+
+from drawdown.schema.units import MAX_ID_CHARS
 
 MAX_ERROR_CHARS: Final = 300
 """Of an error's first line: enough to know it by."""
+ALIKE: Final = 0.6
+"""How alike two ids are that may be meant for each other, as difflib counts: 1 is the same."""
+COMPARED_AT_MOST: Final = 20
+"""Ids that are compared letter by letter with one that was given."""
+MAX_COMPARED_CHARS: Final = 64
+"""Of what lies between the beginning and the end that two ids have in common."""
 
 
 _FORMULA: Final = re.compile('((?:^|;)[ "]*)(?=[=+@\\-\uff1d\uff0b\uff0d\uff20])')
@@ -40,3 +53,39 @@ def in_short(error: BaseException) -> str:
     """An error's kind and first line: what follows may hold a statement, or others' values."""
     first = str(error).partition("\n")[0]
     return clean(f"{type(error).__name__}: {first}", MAX_ERROR_CHARS)
+
+
+def nearest(given: str, candidates: Iterable[str]) -> str | None:
+    """Which one was probably meant; upper and lower case are alike."""
+    wanted = given[: MAX_ID_CHARS + 1].casefold()
+    by_text = {name[: MAX_ID_CHARS + 1].casefold(): name for name in candidates}
+    likely = heapq.nlargest(COMPARED_AT_MOST, by_text, key=lambda text: _roughly(wanted, text))
+    alike, text = max(((_alike(wanted, one), one) for one in likely), default=(0.0, ""))
+    return by_text[text] if alike >= ALIKE else None
+
+
+def _roughly(one: str, other: str) -> int:
+    """How much two texts have in common at their ends, and of which letters: cheap, and the most for a single slip."""
+    return 2 * sum(_ends(one, other)) + 2 * len(set(one) & set(other)) - abs(len(one) - len(other))
+
+
+def _ends(one: str, other: str) -> tuple[int, int]:
+    """How many characters two texts begin with alike; and of the rest, end with."""
+    head = _begin(one, other)
+    return head, _begin(one[head:][::-1], other[head:][::-1])
+
+
+def _begin(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (mine, its) in pairs if mine != its), min(len(one), len(other)))
+
+
+def _alike(one: str, other: str) -> float:
+    """How alike two texts are: 1 is the same."""
+    if not one and not other:
+        return 1.0
+    head, tail = _ends(one, other)
+    mine, its = (text[head : len(text) - tail][:MAX_COMPARED_CHARS] for text in (one, other))
+    blocks = SequenceMatcher(None, mine, its).get_matching_blocks()
+    same: int = head + tail + sum(block.size for block in blocks)
+    return 2 * same / (len(one) + len(other))

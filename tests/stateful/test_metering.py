@@ -66,7 +66,11 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
 """What is put in the place of what."""
 
 
-@pytest.mark.parametrize("bug", PLANTED)
+SLOW = frozenset({"a hold that shrinks by what it had shrunk by before"})
+"""Shown by few lives: not hunted every day."""
+
+
+@pytest.mark.parametrize("bug", share([one for one in PLANTED if one not in SLOW], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     module, name, wrong = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)

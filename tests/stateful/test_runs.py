@@ -74,7 +74,9 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
 """What is put in the place of what."""
 SLOW = frozenset(
     {"what was drawn is charged again at the end", "holds of a plan without an end",
-     "an overage that nobody asks about", "a repeated draw that is charged"}
+     "an overage that nobody asks about", "a repeated draw that is charged",
+     "what is over is not expired before a balance is believed", "a draw frees the whole hold",
+     "a settlement frees nothing", "an end that counts twice"}
 )  # fmt: skip
 """Shown by few lives: not hunted every day."""
 

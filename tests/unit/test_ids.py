@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from drawdown.schema import ids
-from drawdown.schema.ids import COMPARED_AT_MOST, MAX_COMPARED_CHARS, is_clean, is_clean_id, nearest
+from drawdown.schema import text as texts
+from drawdown.schema.ids import is_clean, is_clean_id
+from drawdown.schema.text import COMPARED_AT_MOST, MAX_COMPARED_CHARS, nearest
 
 MANY = [
     f"{org}-{what}-{number}" for org in ("acme", "globex", "wayne") for what in ("prod", "dev") for number in range(200)
@@ -56,7 +57,7 @@ def test_few_are_compared_and_no_more_of_each_than_so_much(monkeypatch: pytest.M
         compared.append(max(len(one), len(other)))
         return SequenceMatcher(junk, one, other)
 
-    monkeypatch.setattr(ids, "SequenceMatcher", counting)
+    monkeypatch.setattr(texts, "SequenceMatcher", counting)
     nearest("x" + "ab" * 98 + "y", ["z" + "ba" * 97 + str(number) for number in range(1_500)])
     assert (len(compared), max(compared)) == (COMPARED_AT_MOST, MAX_COMPARED_CHARS)
 
