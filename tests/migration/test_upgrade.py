@@ -629,7 +629,7 @@ def _told_before(connection: sa.Connection) -> None:
 def test_events_of_0038_are_known_by_their_claims_and_their_organisations(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    engine = _empty(kind, request, tmp_path, "events")
+    engine = _empty(kind, request, tmp_path, "own_events")
     events = "SELECT * FROM usage_events ORDER BY 1"
     with engine.begin() as connection:
         migrate_to(connection, "0038")
