@@ -2,7 +2,8 @@
 
 Guarantee: an API key that is bound to an organisation has use keys of its organisation's own: what others use is no
 matter to it, and what it uses takes no key of theirs. A key that is bound to none takes use keys among all
-organisations. Either finds what the other used under the same key for the same organisation: it is one use.
+organisations. Either finds what the other used under the same key for the same organisation: it is one use, whatever
+comes at once, of one metric, whose counter is locked. Of two metrics at the same moment both may go in.
 """
 
 from __future__ import annotations
