@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 MAKEFLAGS += --jobs=2
 
 .PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash trace door topups exhaustion \
-	bench conformance browser docs emulators lock sbom release clean
+	bench conformance browser screenshots docs emulators lock sbom release clean
 
 demo: install
 	@$(BIN)/drawdown demo
@@ -27,7 +27,7 @@ test-whole: export DRAWDOWN_TEST_WHOLE := 1
 
 # More processes than cores: many tests wait. What they run is told nothing of this make.
 pytest: install
-	@MAKEFLAGS= $(BIN)/pytest -n 3 --dist loadgroup $(TESTS)
+	@MAKEFLAGS= $(BIN)/pytest -n 4 --dist loadgroup $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -103,6 +103,10 @@ conformance: install
 browser: install
 	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 1 --dist loadgroup tests/browser
 
+# The pictures of docs/console.md, anew, of the demo's month.
+screenshots: install
+	$(BIN)/python -m tests.browser.screenshots docs/screenshots
+
 # "Autumn", "Stripe" and a cell on this machine, to try Drawdown against; prints the settings to use.
 emulators: install
 	@$(BIN)/python -m tests.emulators.serve $(if $(PORT),--port $(PORT))
@@ -122,7 +126,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 lock: release
-	$(LOCK) pyproject.toml --output-file ops/deploy/requirements.lock
+	$(LOCK) --extra oidc pyproject.toml --output-file ops/deploy/requirements.lock
 	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) - --output-file ops/deploy/build.lock
 
 # What is in the image, as CycloneDX: build/sbom.json

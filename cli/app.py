@@ -13,7 +13,6 @@ import sqlalchemy as sa
 import structlog
 from rich.console import Console
 
-from drawdown.cli.parsing import parse_time, parse_window
 from drawdown.cli.settings.settings import Settings
 from drawdown.providers import registry
 from drawdown.providers.http import Http
@@ -28,6 +27,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
+from drawdown.schema.typed.parsing import parse_time, parse_window
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog import terms
 from drawdown.worker.commands import api_keys

@@ -7,13 +7,16 @@ holds one object. `--help` and `--version` import little more than Typer.
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.streams import Fault, Stderr, fail, open_missing
-from drawdown.cli.tree import NothingAsked, Root
+from drawdown.cli.tree import NothingAsked, Root, Stopped
 from drawdown.schema.errors import MEANINGS, Exit
 
 EPILOG = (
@@ -64,6 +67,14 @@ def root(
     context.obj = open_state(database_url, at, as_json=json_)
 
 
+@cache
+def program() -> TyperCommand | TyperGroup:
+    """What Typer makes of `app`: once in a process, however many commands it runs."""
+    made = get_command(app)
+    assert isinstance(made, TyperCommand | TyperGroup), made
+    return made
+
+
 def global_options_first(arguments: list[str]) -> list[str]:
     """Move the options of every command to the front, so that they work in any place."""
     front: list[str] = []
@@ -97,7 +108,7 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns its exit status."""
     as_json = "--json" in arguments
     try:
-        result = app(arguments, prog_name="drawdown", standalone_mode=False)
+        result = program()(arguments, prog_name="drawdown", standalone_mode=False)
     except typer.Exit as ended:
         return int(ended.exit_code)
     except NothingAsked as help_:
@@ -108,7 +119,7 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         fault = Fault(f"{error.format_message()} (`--help` shows how)", Exit.USAGE, BAD_USAGE)
         return fail(fault, as_json=as_json)
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt):
         fault = Fault("stopped; whatever was not committed did not happen", Exit.LEFT, "stopped")
         return fail(fault, as_json=as_json)
     except Exception as error:

@@ -13,13 +13,13 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.cli.app import App
-from drawdown.cli.parsing import parse_time
 from drawdown.cli.settings import settings
 from drawdown.cli.streams import Fault, Stderr
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
 from drawdown.schema.driver_errors import explain
 from drawdown.schema.errors import DrawdownError, Exit, UsageError
 from drawdown.schema.text import clean, in_short
+from drawdown.schema.typed.parsing import parse_time
 from drawdown.schema.units import FUTURE_SLACK_MS
 
 log = structlog.get_logger()

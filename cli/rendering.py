@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from drawdown.cli.app import App
-from drawdown.cli.parsing import show_credits, show_time
 from drawdown.schema.text import clean
+from drawdown.schema.typed.parsing import show_credits, show_time
 
 
 def plain(value: object) -> object:
@@ -104,8 +104,10 @@ def shown(name: str, value: object) -> object:
 
 
 def facts(row: Mapping[str, object]) -> list[tuple[str, object]]:
-    """The columns of one row, a line each, for people: names without the unit that the value now shows."""
-    return [(name.removesuffix("_ms").removesuffix("_micro"), shown(name, value)) for name, value in row.items()]
+    """The columns of one row, a line each, for people: names without the unit that the value now shows; `-` is what
+    there is not (yet)."""
+    named = ((name.removesuffix("_ms").removesuffix("_micro"), shown(name, value)) for name, value in row.items())
+    return [(name, "-" if value is None else value) for name, value in named]
 
 
 def _text(value: object) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from drawdown.cli.app import App
-from drawdown.cli.parsing import in_credits, show_credits, show_time
 from drawdown.cli.rendering import show
 from drawdown.ledger.runs.reservations import Reservation
+from drawdown.schema.typed.parsing import in_credits, show_credits, show_time
 from drawdown.worker.commands.run_results import Accepted, Preview, Settled
 
 

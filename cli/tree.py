@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, Final, Protocol, TypeAlias, cast
 
@@ -46,6 +47,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     "Look": {
         "status": CommandModule("status", "What is behind, why, since when, and what to do next"),
         "verify": CommandModule("database", "Prove the invariants from the raw tables"),
+        "proof": CommandModule("database", "When each invariant last held, by which run of verify"),
         "reconcile": CommandModule("reconcile", "Compare our totals with the providers'"),
         "usage": CommandModule("usage", "What one organisation used, by feature, day or sandbox"),
     },
@@ -91,6 +93,10 @@ class NothingAsked(Exception):
     """A group without a command; says its help."""
 
 
+class Stopped(Exception):
+    """Ctrl-C while a command runs. Typer would make a status of its own of it, 130, which is none of `Exit`."""
+
+
 class Formatter(Protocol):
     """Where a group writes its help. Typer keeps its own class, and that of contexts, to itself."""
 
@@ -120,6 +126,12 @@ class Root(Group):
         super().__init__(**attributes | {"commands": {}})
         self.commands = Commands()
 
+    def invoke(self, ctx: object) -> Any:
+        try:
+            return super().invoke(cast(typer.Context, ctx))
+        except KeyboardInterrupt as error:
+            raise Stopped from error
+
     def format_commands(self, ctx: object, formatter: Formatter) -> None:
         for title, entries in SECTIONS.items():
             with formatter.section(title):
@@ -136,15 +148,7 @@ class Commands(MutableMapping[str, Any]):
     """By name: built by Typer from the functions of their modules, with their examples."""
 
     def __getitem__(self, name: str) -> object:
-        module, holder = import_module(f"drawdown.cli.nouns.{MODULES[name].module}"), typer.Typer(rich_markup_mode=None)
-        if hasattr(module, "register"):
-            module.register(holder)
-        else:
-            holder.add_typer(module.commands, name=name, cls=Group, help=f"{MODULES[name].says}.")
-        command = get_group(holder).commands[name]
-        for path, below in walk(command, (name,)):
-            below.epilog = examples_of(path)
-        return command
+        return _built(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(MODULES)
@@ -157,6 +161,19 @@ class Commands(MutableMapping[str, Any]):
 
     def __delitem__(self, name: str) -> None:
         raise NotImplementedError("commands are taken from SECTIONS")
+
+
+@cache  # whoever runs many commands in one process builds each once
+def _built(name: str) -> object:
+    module, holder = import_module(f"drawdown.cli.nouns.{MODULES[name].module}"), typer.Typer(rich_markup_mode=None)
+    if hasattr(module, "register"):
+        module.register(holder)
+    else:
+        holder.add_typer(module.commands, name=name, cls=Group, help=f"{MODULES[name].says}.")
+    command = get_group(holder).commands[name]
+    for path, below in walk(command, (name,)):
+        below.epilog = examples_of(path)
+    return command
 
 
 def walk(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from drawdown.ledger.closing import left as left
 from drawdown.ledger.closing import promised as promised
 from drawdown.ledger.entries import EVER_MS, SOURCE, post
 from drawdown.ledger.monthly import grants
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.units import GRACE_MS, WINDOW_MS
 
 SQL = queries(__file__)
@@ -126,8 +126,19 @@ def read(connection: sa.Connection, lot: str) -> Lot | None:
 
 def read_all(connection: sa.Connection, customer_ids: Sequence[str]) -> dict[str, list[Lot]]:
     """The lots of wallets, with what was booked of each, in their order of use."""
+    part = wallets_part(customer_ids)
+    return lots_of(customer_ids, SQL.run(connection, part.name, part.values).mappings())
+
+
+def wallets_part(customer_ids: Sequence[str]) -> Part:
+    """The lots of wallets, for whoever reads more in one statement: rows for `lots_of`."""
+    return SQL.part("of_wallets", {"customers": list(customer_ids)})
+
+
+def lots_of(customer_ids: Sequence[str], rows: Iterable[Mapping[Any, Any]]) -> dict[str, list[Lot]]:
+    """The lots of rows that were read, as `read_all` has them."""
     found: dict[str, list[Lot]] = {customer_id: [] for customer_id in customer_ids}
-    for row in SQL.run(connection, "of_wallets", {"customers": list(customer_ids)}).mappings():
+    for row in rows:
         found[row["customer_id"]].append(_lot(row))
     return {customer_id: sorted(lots, key=lambda lot: lot.turn) for customer_id, lots in found.items()}
 
@@ -167,9 +178,11 @@ def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due
     """What lots and plans ask to be posted by now in these wallets, of which so much (`freed`) is held no longer though
     their rows still say so. Nothing is written."""
     found, over_ms = Due(), now_ms - EXPIRY_WAIT_MS
-    for to_begin in SQL.run(connection, "to_begin", {"customers": list(freed), "now_ms": now_ms}).mappings():
-        found.entries.append(entry_of(_lot(to_begin), now_ms))
-    of_plans = grants.due(connection, list(freed), now_ms)
+    to_begin = SQL.part("to_begin", {"customers": list(freed), "now_ms": now_ms})
+    read = together(connection, to_begin=to_begin, behind=grants.behind_part(list(freed), now_ms))
+    for begun_row in read["to_begin"]:
+        found.entries.append(entry_of(_lot(vars(begun_row)), now_ms))
+    of_plans = grants.due(connection, [row.account_id.removeprefix(WALLET) for row in read["behind"]], now_ms)
     found.caught_up, found.unfinished = of_plans.caught_up, of_plans.unfinished
     for lot in of_plans.lots:
         found.give(lot, now_ms)
@@ -262,8 +275,14 @@ def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 
 def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
     """Those of whom something comes back to these customers, as far as they are pools: the first of them."""
+    part = borrowers_part(customer_ids, now_ms)
+    return list(SQL.run(connection, part.name, part.values).scalars())
+
+
+def borrowers_part(customer_ids: Sequence[str], now_ms: int) -> Part:
+    """The same, for whoever reads more in one statement."""
     values = {"customers": list(customer_ids), "over_ms": now_ms - EXPIRY_WAIT_MS, "at_most": RETURNED_AT_ONCE}
-    return list(SQL.run(connection, "borrowers", values).scalars())
+    return SQL.part("borrowers", values)
 
 
 def looked_at(connection: sa.Connection, found: Due, now_ms: int) -> None:

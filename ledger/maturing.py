@@ -20,7 +20,7 @@ from drawdown.ledger.entries import moves
 from drawdown.ledger.monthly import grants, tiers
 from drawdown.ledger.monthly.calendar import next_start
 from drawdown.ledger.runs.told import tell_expired
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries, together
 
 SQL = queries(__file__)
 
@@ -45,17 +45,27 @@ def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wall
 
 def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[Wallet, list[Lot]]:
     """The same, and the lots that plans give by now and that no row tells of yet."""
-    row = SQL.run(connection, "look", {"account_id": wallet_account(customer_id), "now_ms": now_ms}).one_or_none()
-    if row is None:
+    part = look_part(customer_id, now_ms)
+    return look_ahead_by(connection, customer_id, SQL.run(connection, part.name, part.values).all(), now_ms)
+
+
+def look_part(customer_id: str, now_ms: int) -> Part:
+    """A wallet as it is, for whoever reads more in one statement: rows for `look_ahead_by`."""
+    return SQL.part("look", {"account_id": wallet_account(customer_id), "now_ms": now_ms})
+
+
+def look_ahead_by(
+    connection: sa.Connection, customer_id: str, wallet: Sequence[Any], now_ms: int
+) -> tuple[Wallet, list[Lot]]:
+    """The same as `look_ahead_with_lots`, by a wallet that was read: more is read only where something is due in it."""
+    if not wallet:
         return Wallet(0, None, None), []
+    row = wallet[0]
     amounts = (row.held_micro, row.overdraft_micro, row.over_micro)
     found = Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, *amounts)
     if not row.is_due:
         return found, []
-    freed = {
-        one: int(SQL.run(connection, "due_left", {"customer_id": one, "now_ms": now_ms}).scalar_one())
-        for one in (customer_id, *lots.borrowers(connection, [customer_id], now_ms))
-    }
+    freed = _freed(connection, customer_id, now_ms)
     of_lots, own = lots.due(connection, freed, now_ms), wallet_account(customer_id)
     moved = sum(amount for entry in of_lots.entries for account, amount in moves(entry) if account == own)
     then = replace(
@@ -68,6 +78,21 @@ def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: in
     return replace(then, balance_micro=then.balance_micro - charged), [
         one for one in of_lots.given if one.customer_id == customer_id
     ]
+
+
+def _freed(connection: sa.Connection, customer_id: str, now_ms: int) -> dict[str, int]:
+    """What is held no longer of a wallet, and of those from which something comes back to it."""
+    returning = lots.borrowers_part([customer_id], now_ms)
+    read = together(connection, own=_due_left([customer_id], now_ms), returning=returning)
+    found, rows = {customer_id: 0}, read["own"]
+    if others := [row.customer_id for row in read["returning"]]:
+        found |= dict.fromkeys(others, 0)
+        rows += together(connection, theirs=_due_left(others, now_ms))["theirs"]
+    return found | {row.customer_id: int(row.left_micro) for row in rows}
+
+
+def _due_left(customers: Sequence[str], now_ms: int) -> Part:
+    return SQL.part("due_left", {"customers": list(customers), "now_ms": now_ms})
 
 
 def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:

@@ -65,5 +65,7 @@ FROM {rows :wallets (account_id text, customer_id text, again boolean)} r
 WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.account_id, ledger_accounts.next_due_ms
 
 -- name: due_left
-SELECT COALESCE(CAST(SUM({left}) AS BIGINT), 0) FROM reservations
-WHERE customer_id = :customer_id AND state = 'held' AND hold = 'wallet' AND expires_ms <= :now_ms
+-- By customer; who has nothing of the kind has no row.
+SELECT customer_id, CAST(SUM({left}) AS BIGINT) AS left_micro FROM reservations
+WHERE customer_id IN :customers AND state = 'held' AND hold = 'wallet' AND expires_ms <= :now_ms
+GROUP BY customer_id

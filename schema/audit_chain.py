@@ -83,6 +83,11 @@ def newest(connection: sa.Connection) -> str:
     return _head(connection).hash
 
 
+def head(connection: sa.Connection) -> Head:
+    """How many are chained, and the newest one's hash."""
+    return _head(connection)
+
+
 def _head(connection: sa.Connection, lock: str = "") -> Head:
     row = SQL.run(connection, "chain_head", lock=lock).one()
     return Head(int(row.actions), str(row.hash))

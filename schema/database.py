@@ -30,6 +30,8 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 SQLITE_BUSY_S: Final = 60
 LOCK_TIMEOUT_S: Final = 60
+SQLITE_PREPARED: Final = 1_000
+"""Statements that a connection keeps prepared: more than there are in a tick and a verify, which follow each other."""
 MAX_OVERFLOW: Final = 15
 """Connections of a process above the five that it keeps: together more than a server's threads that may want one."""
 # For each transaction: nothing is set, or prepared, for a connection, so a pooler of transactions may stand in front.
@@ -126,7 +128,10 @@ def _say_no_values(context: sa.engine.ExceptionContext) -> None:
 def _sqlite(url: sa.URL) -> sa.Engine:
     memory = url.database in (None, "", ":memory:")
     engine = sa.create_engine(
-        url, hide_parameters=True, **({"poolclass": sa.StaticPool} if memory else {"max_overflow": MAX_OVERFLOW})
+        url,
+        hide_parameters=True,
+        connect_args={"cached_statements": SQLITE_PREPARED},
+        **({"poolclass": sa.StaticPool} if memory else {"max_overflow": MAX_OVERFLOW}),
     )
     sa.event.listen(engine, "handle_error", _say_no_values)
 

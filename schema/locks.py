@@ -6,6 +6,8 @@ half of the change, and forget the other.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import sqlalchemy as sa
 
 from drawdown.schema.migrate import bucket_of
@@ -30,9 +32,14 @@ def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
 
 def lock_org(connection: sa.Connection, org_id: str) -> None:
     """The same for one organisation: the bucket that it has, or that a seal would give it."""
-    found = SQL.run(connection, "bucket_of_org", {"org_id": org_id}).scalar()
-    bucket = bucket_of(org_id) if found is None else int(found)
-    lock_buckets(connection, bucket, bucket)
+    lock_orgs(connection, [org_id])
+
+
+def lock_orgs(connection: sa.Connection, org_ids: Collection[str]) -> None:
+    """The same for some, in the order of their buckets, in which everybody takes them."""
+    found = {org_id: SQL.run(connection, "bucket_of_org", {"org_id": org_id}).scalar() for org_id in org_ids}
+    for bucket in sorted({bucket_of(org_id) if own is None else int(own) for org_id, own in found.items()}):
+        lock_buckets(connection, bucket, bucket)
 
 
 def make_windows_dirty(

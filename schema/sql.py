@@ -9,6 +9,8 @@ alone. Comments and blank lines go. A piece may hold:
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
 - several statements, each but the last ended by `;` at the end of its line; they run in order.
 
+Several pieces that read are one statement by `together`: a way to the database and back for all of them, at one moment.
+
 Guarantee: values are bound, never pasted. A value or a piece that is missing, and a slot that is chosen in vain, is an
 error that names the file and the piece. Each text is put together once a process. Rows that a statement joins from the
 inside stand in a `WITH … AS MATERIALIZED`, or have a LIMIT: SQLite would take their JSON apart for each outer row.
@@ -19,9 +21,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
@@ -50,6 +54,7 @@ class _Statement:
         self.lists = frozenset(name for _, name in _LIST.findall(text))
         self.names = names
         self.is_array = dialect == "postgresql"
+        self.as_json = "CAST(json_agg(x) AS TEXT)" if self.is_array else ""
         self.clause = sa.text(_LIST.sub(lambda found: _list_sql(dialect, found[2], found[1] or ""), text))
 
     def bound(self, values: Values) -> dict[str, object]:
@@ -62,6 +67,14 @@ class _Statement:
             assert isinstance(value, Sequence) and not isinstance(value, str), "IN takes a list"
             found[name] = list(value) if self.is_array else json.dumps(list(value))
         return found
+
+    def learn_columns(self, connection: sa.Connection, bound: dict[str, object]) -> None:
+        """SQLite makes objects of columns that are named: once a process, the statement is asked which it has."""
+        if not self.as_json:
+            clause = sa.text(f"SELECT * FROM ({self.clause.text}) x LIMIT 0")
+            names = connection.execute(clause, bound).keys()
+            fields = ", ".join(f"'{name}', x.\"{name}\"" for name in names)
+            self.as_json = f"json_group_array(json_object({fields}))"
 
 
 class Queries:
@@ -85,16 +98,30 @@ class Queries:
         statements = self._statements(connection.dialect.name, name, slots)
         each = [values] if isinstance(values, Mapping) else values
         for statement in statements:
-            try:
-                bound = [statement.bound(row) for row in each]
-            except KeyError as missing:
-                raise SqlError(f"{self.path}: {name}: no value for :{missing.args[0]}") from None
+            bound = [self._bound(name, statement, row) for row in each]
             answer = connection.execute(statement.clause, bound[0] if isinstance(values, Mapping) else bound)
         return answer
+
+    def part(self, name: str, values: Values = NOTHING, /, **slots: str) -> Part:
+        """A piece that reads, for `together`."""
+        return Part(self, name, values, tuple(slots.items()))
+
+    def _bound(self, name: str, statement: _Statement, values: Values) -> dict[str, object]:
+        try:
+            return statement.bound(values)
+        except KeyError as missing:
+            raise SqlError(f"{self.path}: {name}: no value for :{missing.args[0]}") from None
 
     def text(self, name: str, dialect: str, /, **slots: str) -> str:
         """A piece as that database is given it, for whoever shows or explains it."""
         return "; ".join(statement.clause.text for statement in self._statements(dialect, name, slots))
+
+    def reading(self, dialect: str, part: Part) -> tuple[_Statement, dict[str, object]]:
+        """The one statement that a part is, and what is bound in it. Errors: SqlError."""
+        found = self._statements(dialect, part.name, dict(part.slots))
+        if len(found) > 1:
+            raise SqlError(f"{self.path}: {part.name} is more than one statement")
+        return found[0], self._bound(part.name, found[0], part.values)
 
     def put(self, name: str, text: str, dialect: str = "") -> None:
         """Let a piece be another: how tests plant a mistake."""
@@ -136,6 +163,44 @@ class Queries:
             return _rows_sql(dialect, f":{found[1]}", found[2])
 
         return _SLOT.sub(piece, _ROWS.sub(shape, text))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One read among several: a piece of a file, its values, and what its slots hold."""
+
+    queries: Queries
+    name: str
+    values: Values
+    slots: tuple[tuple[str, str], ...]
+
+
+def together(connection: sa.Connection, /, **parts: Part) -> dict[str, list[Any]]:
+    """The rows of each part, in its order, all read by one statement. A row has its columns as attributes (`vars` has
+    them by name). Numbers that are no integers are Decimal.
+
+    Errors: SqlError, and the database's.
+    """
+    chosen = [part.queries.reading(connection.dialect.name, part) for part in parts.values()]
+    bound: dict[str, object] = {}
+    for number, (statement, values) in enumerate(chosen):
+        statement.learn_columns(connection, values)
+        bound |= {f"p{number}_{name}": value for name, value in values.items()}
+    row = connection.execute(_joined(tuple(statement for statement, _ in chosen)), bound).one()
+    return {
+        name: [SimpleNamespace(**one) for one in json.loads(text or "[]", parse_float=Decimal)]
+        for name, text in zip(parts, row, strict=True)
+    }
+
+
+@cache
+def _joined(statements: tuple[_Statement, ...]) -> sa.TextClause:
+    """One statement with a column for each of these: its rows, as JSON."""
+    columns = []
+    for number, statement in enumerate(statements):
+        text = _BIND.sub(lambda found: f":p{number}_{found[1]}", statement.clause.text)  # noqa: B023, done at once
+        columns.append(f"(SELECT {statement.as_json} FROM ({text}) x)")
+    return sa.text(f"SELECT {', '.join(columns)}")
 
 
 def _rows_sql(dialect: str, value: str, columns: str) -> str:

@@ -45,6 +45,8 @@ def clean(text: str, most_chars: int | None = None) -> str:
 def no_formula(text: str) -> str:
     """A text for a cell of a spreadsheet, clean, which none takes for a formula: an apostrophe stands before what could
     begin one. Also after a semicolon: where numbers have commas, that parts the cells."""
+    if text[:1].isalnum() and ";" not in text:  # most are so, and a file has many
+        return clean(text)
     shown = _FORMULA.sub(r"\1'", clean(text))
     return f"'{shown}" if shown[:1] == "'" and text[:1] == "'" else shown
 

@@ -140,3 +140,8 @@ COALESCE((SELECT CAST(json_agg(n.sandbox_id ORDER BY n.sandbox_id) AS TEXT) FROM
 -- What a meter makes in a window (S5): NULL for nothing. No tier holds a meter.
 (SELECT m.feature FROM mappings m WHERE m.memory_mb = k.meter AND m.kind = 'exact' AND m.start_ms <= k.window_ms
     ORDER BY m.start_ms DESC, m.mapping_id DESC LIMIT 1)
+
+-- name: was_withdrawn
+-- The event `i`, whichever way it was sent then: the id of the other way counts where its organisation is the same.
+SELECT 1 FROM withdrawals w WHERE w.sample_id IN (i.sample_id, i.other_id)
+    AND (w.sample_id = i.sample_id OR w.org_id = i.org_id)

@@ -14,10 +14,9 @@ from typing import Final
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
 
-from drawdown.schema.errors import DrawdownError
 from drawdown.server.api import admin, health, models, webhooks
 from drawdown.server.api.accounts import Accounts
 from drawdown.server.api.cron import Cron
@@ -27,6 +26,7 @@ from drawdown.server.api.gate import Gate
 from drawdown.server.api.guard import models as guard_models
 from drawdown.server.api.guard import overrides
 from drawdown.server.api.guard.dark import Dark
+from drawdown.server.api.guard.options import Options
 from drawdown.server.api.guard.overrides import Overrides
 from drawdown.server.api.guard.routes import Guard
 from drawdown.server.api.programs import Programs
@@ -36,6 +36,7 @@ from drawdown.server.docs_page import serve_docs
 from drawdown.server.http import bodies, errors
 from drawdown.server.http.limits import Limits, told
 from drawdown.server.http.paths import PathsAsSent
+from drawdown.server.http.straight import Straight
 from drawdown.server.http.threads import Threads
 from drawdown.server.metrics import metrics, process
 from drawdown.server.services import Services
@@ -65,15 +66,17 @@ class Server:
         self._gate = Gate(services, self.threads, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
-        self._dark = Dark(services, self._programs.threads)
+        self._dark = Dark(services, self._programs.threads, self._programs.reading)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
         self._guard = Guard(self._programs, self._dark)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         looking = services.console_engine
         self._console = None if looking is None else Console(services, looking, self.refused)
+        self._of_programs: list[BaseRoute] = []
         self.routes = self._app()
-        self.app = Limits(PathsAsSent(self.routes), services.clock, services.settings.requests_per_s, self.refused)
+        straight = Straight(self.routes, self._of_programs, errors.HANDLERS)
+        self.app = Limits(PathsAsSent(straight), services.clock, services.settings.requests_per_s, self.refused)
 
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
@@ -94,20 +97,18 @@ class Server:
             redoc_url=None,
             redirect_slashes=False,
             lifespan=self._lifespan,
-            exception_handlers={
-                errors.ApiError: errors.on_api_error,
-                DrawdownError: errors.on_drawdown_error,
-                HTTPException: errors.on_http_error,
-                Exception: errors.on_any_error,
-            },
+            exception_handlers={Exception: errors.on_any_error},
         )
+        for kind, handler in errors.HANDLERS.items():
+            made.add_exception_handler(kind, handler)
         made.include_router(self._router())
         made.include_router(Cron(self.services, self.step_threads).routes())
-        for group in (Executions, Accounts, Settlements, UsageRoutes, Overrides):
-            made.include_router(group(self._programs).routes())
-        made.include_router(self._guard.routes())
-        for way_in in (Events, Samples):
-            made.include_router(way_in(self._intake).routes())
+        groups = [group(self._programs) for group in (Executions, Accounts, Settlements, UsageRoutes, Overrides)]
+        ways_in = [way_in(self._intake) for way_in in (Events, Samples)]
+        for one in (*groups, self._guard, Options(self.services, self._programs), *ways_in):
+            router = one.routes()
+            made.include_router(router)
+            self._of_programs.extend(router.routes)
         describe(made)
         serve_docs(made)
         if self._console is not None:

@@ -9,12 +9,43 @@ from typing import Literal
 import sqlalchemy as sa
 
 from drawdown.providers.http import Call, Http, HttpResult, NotSent
+from drawdown.providers.payments.protocol import PaymentService
 from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import Clock
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.runner import World
 
 UnknownOrg = Literal["not_found", "deny", "allow"]
+
+
+@dataclass(frozen=True)
+class OidcSettings:
+    """Where people of the console may sign in besides; nowhere, while `issuer` is empty."""
+
+    issuer: str = ""
+    client_id: str = ""
+    client_secret: str = field(default="", repr=False)
+    """Empty: the client is a public one, and proves itself by PKCE alone."""
+    claim: str = "email"
+    """Which claim is a person's name here."""
+    label: str = ""
+    """What the button calls it; empty: the issuer's host."""
+
+
+@dataclass(frozen=True)
+class MySettings:
+    """Links by which an organisation's own people come in; none is taken while neither a secret nor keys are set."""
+
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    jwks_url: str = ""
+    url: str = ""
+    """Where those people reach it; empty: where the console is."""
+    contact: str = ""
+    """Whom they may ask."""
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self.secrets or self.jwks_url)
 
 
 @dataclass(frozen=True)
@@ -34,6 +65,13 @@ class ServerSettings:
     console_proxy_header: str = ""
     """The header, in lower case, in which a proxy names who it signed in; empty: none is believed."""
     console_proxy_secret: str = field(default="", repr=False)
+    oidc: OidcSettings = OidcSettings()
+    my: MySettings = MySettings()
+
+    @property
+    def my_page(self) -> str:
+        """Where an organisation's own people see their usage; empty: nowhere."""
+        return f"{self.my.url or self.console_url}/my/usage" if self.console_url and self.my.is_set else ""
 
 
 @dataclass
@@ -47,6 +85,10 @@ class ThreadKit:
 
 def _nothing_new(_services: Services) -> None:
     return
+
+
+def _no_payments(_name: str) -> PaymentService | None:
+    return None
 
 
 @dataclass
@@ -63,6 +105,8 @@ class Services:
     http: Http
     thread_kit: Callable[[], ThreadKit]
     renew: Callable[[Services], None] = _nothing_new
+    payments: Callable[[str], PaymentService | None] = _no_payments
+    """The payment service of a name, where one is set up."""
     console_engine: sa.Engine | None = None
     """The console's own connections; none where there is no console."""
 

@@ -10,6 +10,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -40,10 +41,27 @@ hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
 hypothesis.settings.load_profile("fixed")
 """The same examples each time; nothing is kept from one run to the next."""
 
+QUICK = Path(__file__).with_name("unit")
+"""Thousands of tests of milliseconds: to hand out each by itself costs more than to run it. A module is a group."""
+SHORT = Path(__file__).with_name("integration")
+
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is run of a module that says `BY_TURNS`, in which groups, and what last."""
+    left_out = set() if WHOLE else _other_database(items)
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
+    for item in items:
+        if item.path.is_relative_to(QUICK) and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.path.is_relative_to(SHORT))  # so that all processes are done at once
+
+
+def _other_database(items: list[pytest.Item]) -> set[pytest.Item]:
     """Where a module says `BY_TURNS`, one test meets SQLite and the next one PostgreSQL: what they test is decided in
     Python, and their statements meet both all the same. In `make test-whole` each meets both."""
     both = defaultdict[str, dict[str, pytest.Item]](dict)
@@ -52,10 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if database is not None and getattr(getattr(item, "module", None), "BY_TURNS", False):
             both[f"{item.path}::{item.name.replace(database[0], '', 1)}"][database[0]] = item
     pairs = [pair for pair in both.values() if len(pair) == 2]
-    left_out = {pair[("sqlite", "postgresql")[turn % 2]] for turn, pair in enumerate(pairs)}
-    if left_out and not WHOLE:
-        config.hook.pytest_deselected(items=list(left_out))
-        items[:] = [item for item in items if item not in left_out]
+    return {pair[("sqlite", "postgresql")[turn % 2]] for turn, pair in enumerate(pairs)}
 
 
 def pytest_collection_finish() -> None:
@@ -71,9 +86,20 @@ def postgres_server() -> Iterator[str]:
         yield server.url
 
 
+@cache
+def _line(server: str) -> psycopg.Connection:
+    """To make and drop databases by: a new connection for each costs as much as dropping one."""
+    return psycopg.connect(server, autocommit=True)
+
+
 def _do(server: str, statement: str) -> None:
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(statement.encode())
+    try:
+        _line(server).execute(statement.encode())
+    except psycopg.OperationalError:
+        if not _line(server).closed:
+            raise
+        _line.cache_clear()
+        _line(server).execute(statement.encode())
 
 
 def _new_database(server: str, name: str, template: str = "template1") -> str:

@@ -7,6 +7,7 @@ Python process ends. What the interpreter itself takes from the environment (`ON
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -15,11 +16,14 @@ import pkgutil
 import selectors
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
@@ -118,47 +122,70 @@ def serve(place: Path) -> None:
         if "migrations" not in module.name:
             importlib.import_module(module.name)
     importlib.import_module("uvicorn.loops.auto")
+    from drawdown.cli.main import program
+    from drawdown.cli.tree import walk
+
+    assert [*walk(program())], "each command is built once"
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    ended, told = socket.socketpair()
+    for end in (ended, told):
+        end.setblocking(False)
+    signal.set_wakeup_fd(told.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    lines: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as either:
         listener.bind(str(place))
         listener.listen(64)
         os.write(1, b"ready\n")
-        either.register(listener, selectors.EVENT_READ)
-        either.register(0, selectors.EVENT_READ)
-        while all(key.fileobj is listener for key, _ in either.select()):
-            line, _ = listener.accept()
-            if os.fork() == 0:
-                either.close()
-                listener.close()
-                _watched(line)
-            line.close()
+        for each in (listener, ended, 0):
+            either.register(each, selectors.EVENT_READ)
+        while 0 not in (ready := [key.fileobj for key, _ in either.select()]):
+            if ended in ready:
+                ended.recv(4096)
+                _tell_ends(lines)
+            if listener in ready:
+                line, _ = listener.accept()
+                with suppress(OSError, EOFError):  # whoever asked may be gone
+                    lines[_forked(line, [listener, ended, told, *lines.values()], either)] = line
     place.unlink()
     place.parent.rmdir()
 
 
-def _watched(line: socket.socket) -> None:
-    """Fork the command, say its number, and how it ended; in the command itself this returns never."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def _forked(line: socket.socket, ours: list[socket.socket], either: selectors.BaseSelector) -> int:
+    """The process of a command, which has nothing of ours open; it is said to whoever asked for it."""
     _, files, _, _ = socket.recv_fds(line, 1, 3)
     asked = json.loads(_read(line, int.from_bytes(_read(line, 4))))
     pid = os.fork()
     if pid == 0:
-        line.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        either.close()
+        for one in (line, *ours):
+            one.close()
         _become(files, *asked)
+    for file in files:
+        os.close(file)
     line.sendall(f"{pid}\n".encode())
-    _, status = os.waitpid(pid, 0)
-    line.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    os._exit(0)
+    return pid
+
+
+def _tell_ends(lines: dict[int, socket.socket]) -> None:
+    """Say to whoever waits how each command ended that has."""
+    for pid in [*lines]:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            with lines.pop(pid) as line, suppress(OSError):  # whoever asked may be gone
+                line.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
 def _read(line: socket.socket, count: int) -> bytes:
     found = b""
     while len(found) < count:
         part = line.recv(count - len(found))
-        assert part, "whoever asked is gone"
+        if not part:
+            raise EOFError
         found += part
     return found
 
@@ -183,8 +210,28 @@ def _become(files: Sequence[int], arguments: list[str], env: dict[str, str], cwd
     sys.argv = [PROGRAM, *arguments]
     from drawdown.cli.main import main
 
-    main()
+    try:
+        main()
+    except SystemExit as ended:
+        _end(ended.code)
+        raise
     sys.exit(0)
+
+
+def _end(code: object) -> None:
+    """End as Python does, but for taking apart, object by object, all that was read before the fork: that would copy
+    the whole program's memory. Returns where what was printed cannot be written: Python itself is to say so."""
+    if not isinstance(code, int):
+        return
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for one in [one for one in gc.get_objects() if isinstance(one, sqlite3.Connection)]:
+            with suppress(sqlite3.Error):
+                one.close()  # SQLite puts its log into the file when the last connection is closed
+        os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
+from tests.simulation.shortcut import shorten
 
 
 @cache
@@ -19,13 +20,16 @@ def _migrated() -> sa.Engine:
 
 
 def fresh(path: Path | None = None) -> sa.Engine:
-    """A database of its own, in this file or in memory."""
+    """A database of its own, in this file or in memory. One in memory does a transaction after the other, and takes the
+    simulation's short cut."""
     made = connect("sqlite://" if path is None else f"sqlite:///{path}")
     source, target = _migrated().raw_connection(), made.raw_connection()
     source.driver_connection.backup(target.driver_connection)  # type: ignore[union-attr]
     source.close()
     target.close()
-    if path is not None:
+    if path is None:
+        shorten(made)
+    else:
         write(made, name_anew)
     return made
 

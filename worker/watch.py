@@ -31,7 +31,7 @@ from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.project import Projected, project
-from drawdown.worker.verdict.rules import LAST_LOOK_MS, next_look_ms
+from drawdown.worker.verdict.rules import LAST_LOOK_MS, end_ms, next_look_ms
 from drawdown.worker.verdict.watch_state import note_round
 
 log = structlog.get_logger()
@@ -190,8 +190,9 @@ def _look_at(
                 continue  # stays due: the next round begins with it
             wanted.append(org.org_id)
         soon = ROUND_MS if org.override_halted is None else LAST_LOOK_MS  # a person's word holds whatever is read
-        look_ms = now + soon if gone else next_look_ms(effective, used[org.org_id].burn_a_minute, now)
-        looks.append({"org_id": org.org_id, "watch_due_ms": look_ms})
+        burn = used[org.org_id].burn_a_minute
+        look_ms = now + soon if gone else next_look_ms(effective, burn, now)
+        looks.append({"org_id": org.org_id, "watch_due_ms": look_ms, "runs_out_ms": end_ms(effective, burn, now)})
     if looks:
         SQL.run(connection, "looked", looks)
     done.looked += len(looks)

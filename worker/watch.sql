@@ -26,7 +26,7 @@ FOR UPDATE OF o SKIP LOCKED
 -- name: skip_locked [sqlite]
 
 -- name: looked
-UPDATE orgs SET watch_due_ms = :watch_due_ms WHERE org_id = :org_id AND NOT is_halted
+UPDATE orgs SET watch_due_ms = :watch_due_ms, runs_out_ms = :runs_out_ms WHERE org_id = :org_id AND NOT is_halted
 
 -- name: halted
 -- A person's halt and override are no matter of credit: there is nothing to ask.

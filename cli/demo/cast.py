@@ -75,13 +75,13 @@ def samples_of(
     member: Member, sandboxes: list[Sandbox], hour_ms: int, *, often: bool = False
 ) -> Iterator[SandboxSample]:
     """One sample of each sandbox, all in one window of the hour: as a host that tells once an hour. Where it tells
-    `often`: one in each window, so that an estimate knows what is used now."""
+    `often`: one a minute, so that an estimate knows what is used now."""
     if not member.hours[0] <= hour_ms % DAY_MS // HOUR_MS < member.hours[1]:
         return
     chance = random.Random(f"{SEED} {member.org_id} {hour_ms}")  # noqa: S311, a demo's jitter
     window_ms = hour_ms + chance.randrange(HOUR_MS // WINDOW_MS - QUIET_WINDOWS) * WINDOW_MS
     if often:
-        yield from _each_window(member, sandboxes, hour_ms)
+        yield from _each_minute(member, sandboxes, hour_ms)
         return
     level = 1.0 if member.steady else chance.choice((0.5, 0.8, 1.0, 1.0, 1.3))
     for sandbox in sandboxes:
@@ -90,9 +90,12 @@ def samples_of(
         yield SandboxSample(f"{sandbox.sandbox_id}@{hour_ms // HOUR_MS}", sandbox, seconds, ts)
 
 
-def _each_window(member: Member, sandboxes: list[Sandbox], hour_ms: int) -> Iterator[SandboxSample]:
-    windows = HOUR_MS // WINDOW_MS
-    for window_ms in range(hour_ms, hour_ms + HOUR_MS, WINDOW_MS):
+def _each_minute(member: Member, sandboxes: list[Sandbox], hour_ms: int) -> Iterator[SandboxSample]:
+    """As much as the member's hour has, however it divides by sixty."""
+    minutes = HOUR_MS // MINUTE_MS
+    for minute in range(minutes):
+        seconds = (minute + 1) * member.busy_s // minutes - minute * member.busy_s // minutes
+        at_ms = hour_ms + minute * MINUTE_MS
         for number, sandbox in enumerate(sandboxes):
-            name = f"{sandbox.sandbox_id}@{window_ms // WINDOW_MS}w"
-            yield SandboxSample(name, sandbox, member.busy_s // windows, window_ms + number * SECOND_MS)
+            name = f"{sandbox.sandbox_id}@{at_ms // MINUTE_MS}m"
+            yield SandboxSample(name, sandbox, seconds, at_ms + number * SECOND_MS)

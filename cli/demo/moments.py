@@ -39,7 +39,7 @@ class Calendar:
 
     @property
     def often_from_ms(self) -> int:
-        """Since when hosts tell of each window: the hour before the last whole one."""
+        """Since when hosts tell of each minute: the hour before the last whole one."""
         return self.now_ms - self.now_ms % HOUR_MS - 2 * HOUR_MS
 
     @property

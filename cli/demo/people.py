@@ -23,6 +23,7 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, window_of
+from drawdown.worker.checks import spenders, vendor_drift
 from drawdown.worker.commands import (
     api_keys,
     backfills,
@@ -62,6 +63,7 @@ def whole_story(stage: Stage, calendar: Calendar) -> Iterator[Act]:
     yield from _present(now)
     yield Act(calendar.tangled_ms + 40 * HOUR_MS, JUN, "compared with their invoice", _resolved)
     yield Act(now - 3 * HOUR_MS, MARA, "the vendor's bills", partial(_bills, calendar))
+    yield Act(now - 2 * HOUR_MS, MARA, "what is looked at nightly", _nightly)
 
 
 def at(start_ms: int, day: int, hour: int, minute: int = 0) -> int:
@@ -192,6 +194,12 @@ def _bills(calendar: Calendar, connection: sa.Connection, by: By) -> None:
         lines.append(BillLine("cloudhost", "vm", day, "USD", billed, day < today - 3 * DAY_MS))
     if lines:
         vendors.import_bills(connection, BillFile(hashlib.sha256(repr(lines).encode()).hexdigest(), lines), by)
+
+
+def _nightly(connection: sa.Connection, by: By) -> None:
+    """Who spent most, and whether bills drift, are kept as they are found."""
+    spenders.check(connection, by.now_ms)
+    vendor_drift.check(connection, by.now_ms)
 
 
 def _present(now_ms: int) -> Iterator[Act]:

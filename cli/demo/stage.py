@@ -82,7 +82,9 @@ class Stage:
     running: dict[str, list[Sandbox]] = field(default_factory=dict)
     """What hosts run, by organisation; what a halt stopped is gone."""
     often_from_ms: int = 0
-    """From when on hosts tell of each window."""
+    """From when on hosts tell of each minute."""
+    told_to_ms: int = 0
+    """Up to when hosts told."""
     generations: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     """Ticks, samples and acts: the making is bounded by these."""

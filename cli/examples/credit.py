@@ -23,6 +23,10 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "ledger statement acme --month 2026-02 --csv",
         "ledger statement acme --from 2026-02-01 --to 2026-02-15 --most 500 --json",
     ),
+    "ledger wallets": ("ledger wallets --which low", "ledger wallets --plan team --search acme --most 100"),
+    "ledger entries": ("ledger entries acme", "ledger entries acme --after usage:acme:1767225600000:compute_1gb"),
+    "ledger billing": ("ledger billing acme", "ledger billing acme --json"),
+    "ledger spenders": ("ledger spenders", "ledger spenders --keep"),
     "ledger rate": ("ledger rate compute_4gb --micro-credits 400 --from tomorrow",),
     "plan set": (
         "plan set team --max-concurrent 20 --new",
@@ -98,6 +102,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "limit end": ("limit end idea.create --per day --plan free",),
     "limit list": ("limit list", "limit list --metric idea.create"),
+    "limit show": ("limit show acme", "limit show acme --json"),
     "override make": (
         "override make idea.create 500 --org acme --expires +30d --reason 'their launch'",
         "override make idea.create none --org 'acme-*' --permanent",

@@ -29,10 +29,12 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "serve": ("serve", "serve --host 0.0.0.0 --port 8080"),
     "status": ("status", "status acme", "status --json"),
     "verify": ("verify", "verify --org acme"),
+    "proof": ("proof", "proof --json"),
     "reconcile": (
         "reconcile",
         "reconcile --correct --reason nightly",
         "reconcile acme --provider stripe --from 2026-01-01 --to today",
+        "reconcile --kept",
     ),
     "replay": (
         "replay acme --from 2d --to 1d --dry-run",
@@ -44,7 +46,13 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "usage acme --from 30d --by day --csv",
         "usage acme --from today --by sandbox --json",
     ),
-    "org list": ("org list", "org list --halted --sort balance", "org list --search test-", "org list --scheduled"),
+    "org list": (
+        "org list",
+        "org list --halted --sort balance",
+        "org list --runs-out-within 6h --sort end",
+        "org list --search test-",
+        "org list --scheduled",
+    ),
     "org show": ("org show acme",),
     "org assign": (
         "org assign --unassigned --from yesterday",
@@ -86,6 +94,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "sample withdraw": ("sample withdraw a-2 --reason 'counted twice by the host'",),
     "event list": ("event list --org acme --from 2h", "event list --org acme --from today --to now --json"),
     "event show": ("event show app e-1",),
+    "event sources": ("event sources", "event sources --org acme --json"),
     "event withdraw": ("event withdraw app e-1 --reason 'counted twice by the product'",),
     "backfill open": ("backfill open june --org acme --from 2025-06-01 --to 2025-07-01 --reason 'they were lost'",),
     "backfill stage": ("backfill stage june events.jsonl",),
@@ -165,6 +174,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "parity check --cells",
         "parity check --cells --from yesterday --to today --tolerance 0.01",
     ),
+    "parity show": ("parity show", "parity show --from 30d"),
     "export ledger": (
         "export ledger --from 2026-01-01 --to 2026-02-01",
         "export ledger --org acme --from 30d --format jsonl",

@@ -9,8 +9,8 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import PageSize
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.views.audit import VIAS, AuditFilter, list_deeds
 
 commands = typer.Typer()

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, PageSize, Reason
-from drawdown.cli.parsing import parse_length, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import clean
+from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
 from drawdown.worker.commands import backfills
 from drawdown.worker.commands.backfills import TAKEN_AT_ONCE, Diff
 from drawdown.worker.sources.events.files import read_events

@@ -8,10 +8,10 @@ import typer
 
 from drawdown.cli.app import App, new_link
 from drawdown.cli.options import Actor, Most, Reason
-from drawdown.cli.parsing import parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.cli.tree import Group
 from drawdown.schema.errors import AnswerLost
+from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.worker.commands import console_users
 from drawdown.worker.views.console_users import list_users
 

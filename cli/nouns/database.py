@@ -1,4 +1,4 @@
-"""`drawdown init`, `doctor`, `verify`."""
+"""`drawdown init`, `doctor`, `verify`, `proof`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.nouns import doctor
+from drawdown.cli.nouns import doctor, proof
 from drawdown.cli.options import Actor, only_with
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
-from drawdown.schema.audit import require_org
+from drawdown.schema.audit import By, require_org
 from drawdown.schema.database import write
-from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.errors import DrawdownError, Exit, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.roles import HOST, READ, WORKER, require_roles, script
 from drawdown.schema.roles import apply as apply_roles
+from drawdown.schema.typed.parsing import show_time
+from drawdown.worker.checks import proofs
 from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.commands.stop_breached import stop_breached
-from drawdown.worker.verify.verify import verify
+from drawdown.worker.verify.verify import Verification, verify
 
 
 def register(commands: typer.Typer) -> None:
@@ -29,6 +30,7 @@ def register(commands: typer.Typer) -> None:
     commands.command("init")(init)
     commands.command("doctor")(doctor_)
     commands.command("verify")(verify_)
+    commands.command("proof")(proof.proof)
 
 
 def init(
@@ -95,10 +97,10 @@ def verify_(
     app: App = context.obj
     for name in org or ():
         app.read(partial(require_org, org_id=name))
+    by = app.by(actor, "verify")
     found = app.read(lambda c: verify(c, orgs=org, now_ms=app.clock.now_ms()))
     stopped: list[str] = []
     if found.breaches and stop:
-        by = app.by(actor, "verify")
         stopped = list(app.write(lambda c: stop_breached(c, found, by.now_ms, by.actor)))
     rows = [(b.invariant, b.org_id, show_time(b.window_ms), b.feature, b.text) for b in found.breaches]
     lines: list[str | Table] = [
@@ -111,10 +113,22 @@ def verify_(
         lines += [f"stopped: {name}; mend it, then `drawdown org release {name} --reason …`" for name in stopped]
     else:
         lines.append("all invariants hold")
-    if (doubted := app.doubt()) is not None:
+    doubted = app.doubt()
+    lines += _kept(app, found, by, len(set(org)) if org else None, doubted)
+    if doubted is not None:
         lines.append(f"but this database lost history: {doubted}; what it forgot is not verified: `drawdown recover`")
     result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
     result |= {"newest_action": found.newest_action, "doubted": doubted}
     show(app, {**result, "stopped": stopped}, lines)
     if found.breaches or doubted is not None:
         raise typer.Exit(Exit.PERSON)
+
+
+def _kept(app: App, found: Verification, by: By, orgs: int | None, doubted: str | None) -> list[str]:
+    """Keep what was found, for who looks later (`drawdown proof`); what cannot be kept was proven all the same."""
+    took_ms = max(app.clock.now_ms() - by.now_ms, 0)
+    try:
+        write(app.engine, lambda c: proofs.keep(c, found, by, took_ms=took_ms, orgs=orgs, doubted=doubted))
+    except DrawdownError as error:
+        return [f"not kept for `drawdown proof`: {error}"]
+    return []

@@ -20,13 +20,13 @@ from pydantic import SecretStr
 from drawdown.cli.app import App
 from drawdown.cli.nouns.demo_cell import DemoCell
 from drawdown.cli.nouns.tick import report_lines, run_tick
-from drawdown.cli.parsing import show_credits, show_time
 from drawdown.cli.rendering import table
 from drawdown.cli.settings.settings import Settings
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import upgrade
+from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import GRACE_MS, MICRO, MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.commands import assignments, cells, credit
 from drawdown.worker.commands.features import install_defaults

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drawdown.cli.app import App
-from drawdown.cli.parsing import lasting, show_time
 from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
+from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
 from drawdown.worker.halts.cell_client import SHARED, CellSettings

@@ -9,10 +9,12 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.nouns.event_summary import summary
 from drawdown.cli.options import Actor, DryRun, PageSize, Reason
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import require_org
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.commands.events import withdraw_events
+from drawdown.worker.views import event_intake
+from drawdown.worker.views.event_intake import EventFilter
 from drawdown.worker.views.events import EventRow, list_events, show_event
 
 commands = typer.Typer()
@@ -99,6 +101,25 @@ def withdraw(
     columns = ("event", "org", "window", "#quantity", "withdrawn before")
     title = "Would withdraw; nothing was changed" if dry_run else "Withdrawn"
     show(app, {"withdrawn": done, "dry_run": dry_run}, [table(title, columns, rows)])
+
+
+@commands.command()
+def sources(
+    context: typer.Context,
+    source: Annotated[str, typer.Option(help="Of this source alone")] = "",
+    type_: Annotated[str, typer.Option("--type", help="Of this type alone")] = "",
+    org: Annotated[str, typer.Option("--org", help="Of this organisation alone")] = "",
+) -> None:
+    """List what came in lately, by source and type: of so many of the newest events."""
+    app: App = context.obj
+    found = app.read(lambda c: event_intake.sources(c, app.clock.now_ms(), EventFilter(source, type_, org)))
+    rows = [
+        (one.source, one.event_type, one.of_day, one.events, one.orgs, show_time(one.first_ms), show_time(one.last_ms))
+        for one in found.rows
+    ]
+    columns = ("source", "type", "#in 24 hours", "#events", "#organisations", "first came in", "last came in")
+    since = [] if found.whole else [f"of the newest {found.seen:,}, which came in since {show_time(found.since_ms)}"]
+    show(app, vars(found), [table("Events by source and type", columns, rows), *since])
 
 
 commands.command("summary")(summary)

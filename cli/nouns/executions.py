@@ -9,11 +9,11 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
-from drawdown.cli.parsing import parse_credits, parse_length, parse_quantities, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.cli.run_answers import credits_of, preview_of, said_of, show_settled, show_with_wallet
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.typed.parsing import parse_credits, parse_length, parse_quantities, show_credits, show_time
 from drawdown.worker.commands import executions, run_blocks
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views.executions import RunFilter, list_runs, show_run

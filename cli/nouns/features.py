@@ -9,9 +9,9 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, From, New, Reason
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.commands import features
 from drawdown.worker.views.features import list_features
@@ -80,16 +80,14 @@ def map_(
     what = (
         f"{size:,} MB" if memory_mb is not None else "all larger sizes" if size is None else f"sizes up to {size:,} MB"
     )
-    show(
-        app,
-        {"feature": feature, "dry_run": dry_run, "mapped": made},
-        [
-            f"{'would map' if dry_run else 'mapped'} {feature} from {show_time(made.start_ms)} on: {what}; before: "
-            f"{made.was or 'nothing of their own'}",
-            f"{made.mended_s:,} s of {made.mended_sizes:,} sizes in {made.mended_windows:,} places that waited for a "
-            f"feature {'would be' if dry_run else 'will be'} sealed by the next tick",
-        ],
-    )
+    lines = [
+        f"{'would map' if dry_run else 'mapped'} {feature} {_since(made)}: {what}; before: "
+        f"{made.was or 'nothing of their own'}",
+        f"{made.mended_s:,} s of {made.mended_sizes:,} sizes in {made.mended_windows:,} places that waited for a "
+        f"feature {'would be' if dry_run else 'will be'} sealed by the next tick",
+    ]
+    already = [f"{what}: {feature} already, {_since(made)}; nothing was changed"]
+    show(app, {"feature": feature, "dry_run": dry_run, "mapped": made}, already if made.again else lines)
 
 
 @commands.command("map-event")
@@ -109,7 +107,8 @@ def map_event_(
 ) -> None:
     """Bill events of a type as a feature: the sum of their quantities.
 
-    A type may be mapped before its first event. What a window meant once it was sealed never changes.
+    A type may be mapped before its first event: then, without --from, whenever it is used; of a type that was used
+    already, from the next window on. What a window meant once it was sealed never changes.
     """
     app: App = context.obj
     start, by = app.window(from_, "--from"), app.by(actor, reason)
@@ -122,14 +121,20 @@ def map_event_(
     show(
         app,
         {"event_type": event_type, "feature": feature, "dry_run": dry_run, "mapped": made},
-        [
-            f"{'would map' if dry_run else 'mapped'} {event_type} to {feature} from {show_time(made.start_ms)} on; "
+        [f"{event_type} is mapped to {feature} already, {_since(made)}; nothing was changed"]
+        if made.again
+        else [
+            f"{'would map' if dry_run else 'mapped'} {event_type} to {feature} {_since(made)}; "
             f"before: {made.was or 'nothing'}",
             f"{made.mended_s:,} units in {made.mended_windows:,} places that waited for a feature "
             f"{'would be' if dry_run else 'will be'} sealed by the next tick",
-            *([EARLIER] if from_ is None and made.was is None else []),
+            *([EARLIER] if from_ is None and made.was is None and made.start_ms else []),
         ],
     )
+
+
+def _since(made: features.Mapped) -> str:
+    return f"from {show_time(made.start_ms)} on" if made.start_ms else "whenever it is used"
 
 
 @commands.command()

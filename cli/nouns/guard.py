@@ -10,8 +10,15 @@ from drawdown.cli.app import App
 from drawdown.cli.nouns import guard_acts
 from drawdown.cli.nouns.limits import Metric, Phase
 from drawdown.cli.options import Actor, DryRun, Most, New, Reason
-from drawdown.cli.parsing import parse_credits, parse_percent, parse_time, show_credits, show_percent, show_time
 from drawdown.cli.rendering import show, table
+from drawdown.schema.typed.parsing import (
+    parse_credits,
+    parse_percent,
+    parse_time,
+    show_credits,
+    show_percent,
+    show_time,
+)
 from drawdown.worker.checks import counters
 from drawdown.worker.commands import guard_terms
 from drawdown.worker.commands.guard_terms import Change

@@ -9,9 +9,9 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.nouns.limits import Metric
 from drawdown.cli.options import Actor, Reason
-from drawdown.cli.parsing import parse_length, show_credits, show_time
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
 from drawdown.worker.commands import guard, guard_holds
 from drawdown.worker.commands.guard import Answer, Wish
 

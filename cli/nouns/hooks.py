@@ -10,10 +10,10 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason
-from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost, Exit, Refused, UsageError
 from drawdown.schema.messages import EVENTS
+from drawdown.schema.typed.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.worker.commands import hooks
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.cell_urls import origin

@@ -9,9 +9,9 @@ import typer
 
 from drawdown.cli.app import App, new_api_key
 from drawdown.cli.options import Actor, Most, New, Reason
-from drawdown.cli.parsing import parse_length, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost
+from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.commands import api_keys
 from drawdown.worker.views.api_keys import list_keys
 

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from drawdown.cli.app import App, new_key
 from drawdown.cli.nouns.statement import statement
+from drawdown.cli.nouns.wallets import billing_, entries_, spenders_, wallets_
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason
-from drawdown.cli.parsing import parse_credits, parse_time, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger.allocation import KINDS, Kind
@@ -20,6 +20,7 @@ from drawdown.ledger.monthly.tiers import NO_CREDIT
 from drawdown.ledger.rates import Rate
 from drawdown.schema import ids
 from drawdown.schema.errors import AnswerLost, UsageError
+from drawdown.schema.typed.parsing import parse_credits, parse_time, show_credits, show_time
 from drawdown.worker.commands import credit
 from drawdown.worker.views.accounts import Account, account_of
 from drawdown.worker.views.forecast import MIN_DAYS, Forecast, forecast_of
@@ -285,3 +286,5 @@ def rate(
 
 
 commands.command("statement")(statement)
+for name, act in (("wallets", wallets_), ("entries", entries_), ("billing", billing_), ("spenders", spenders_)):
+    commands.command(name)(act)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, Reason
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.guard.periods import PERIODS, Period
 from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.commands import guard_terms
 from drawdown.worker.commands.guard_terms import ANY_PLAN, PlanLimit
 from drawdown.worker.views.guard import list_limits
+from drawdown.worker.views.guard_standing import standing_of
 
 commands = typer.Typer()
 
@@ -77,6 +79,33 @@ def list_(
     ]
     columns = ("metric", "plan", "a", "#amount", "#phase", "since", "by", "reason")
     show(app, {"limits": found}, [table("Limits", columns, rows)])
+
+
+@commands.command("show")
+def show_(
+    context: typer.Context,
+    org: Annotated[str, typer.Argument(metavar="ORG", help="Whose limits")],
+    after: Annotated[str, typer.Option(help="Go on after this metric: the last one of a page")] = "",
+) -> None:
+    """Show what an organisation may use of each metric now, what it has used, and when that begins anew."""
+    app: App = context.obj
+    found = app.read(lambda c: standing_of(c, org, app.clock.now_ms(), after=after))
+    rows = [
+        (one.metric, one.period, shown(one.amount), one.used, shown(one.left), one.rule, show_time(one.resets_ms),
+         show_time(one.until_ms))
+        for one in found.rows
+    ]  # fmt: skip
+    columns = ("metric", "a", "#limit", "#used", "#left", "by", "begins anew", "override until")
+    refused = [
+        (one.metric, one.reason, one.times, one.amount, one.enforced, show_time(one.last_ms)) for one in found.refusals
+    ]
+    heads = ("metric", "why", "#times", "#amount", "blocked", "last")
+    more = [f"there are more: --after {found.next_after}"] if found.next_after is not None else []
+    halted = [f"{org} is {found.halted}: nothing may be used"] if found.halted else []
+    plan = f"Limits of {org}, {f'plan {found.plan}' if found.plan else 'on no plan'}"
+    refusals = table("Blocked in 24 hours, or would be in phase 3", heads, refused)
+    lines: list[str | Table] = [*halted, table(plan, columns, rows), *more, refusals]
+    show(app, vars(found), lines)
 
 
 def period_of(text: str) -> Period:

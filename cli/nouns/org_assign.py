@@ -12,12 +12,12 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, From, New, Reason, Undo, only_with
-from drawdown.cli.parsing import show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.commands import assignments, flip_rules, flips
 from drawdown.worker.engine.runner import run
 

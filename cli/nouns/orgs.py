@@ -14,12 +14,13 @@ from rich.table import Table
 from drawdown.cli.app import App
 from drawdown.cli.nouns import org_assign
 from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, PageSize, Reason, Undo, only_with
-from drawdown.cli.parsing import show_credits, show_time
 from drawdown.cli.rendering import facts, show, shown, table
 from drawdown.schema import ids
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
 from drawdown.worker.commands import orgs
 from drawdown.worker.seal import stops
+from drawdown.worker.verdict.watch_state import is_watched
 from drawdown.worker.views.org_credit import VerdictChange
 from drawdown.worker.views.org_standing import OrgStatus
 from drawdown.worker.views.orgs import SORTS, OrgFilter, chosen_orgs, list_orgs, scheduled_flips
@@ -40,6 +41,9 @@ def list_(
     halted: Annotated[bool, typer.Option("--halted", help="Only halted ones")] = False,
     unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those nobody bills")] = False,
     scheduled: Annotated[bool, typer.Option("--scheduled", help="Assignments that begin later, instead")] = False,
+    runs_out_within: Annotated[
+        str | None, typer.Option(help="Only those whose credit ends by then, as the watch last estimated: 6h, 7d")
+    ] = None,
     sort: Annotated[str, typer.Option(help=f"By {', '.join(SORTS)}")] = "name",
     after: Annotated[str, typer.Option(help="Go on after this organisation: the last one of a page")] = "",
     most: PageSize = 100,
@@ -55,15 +59,22 @@ def list_(
         headings = ("org", "billed by", "then by", "as", "from", "who", "why")
         return show(app, {"scheduled": coming}, [table("Flips to come", headings, for_people)])
 
-    chosen = OrgFilter(provider, plan, search, halted, unassigned)
+    by_ms = None
+    if runs_out_within is not None:
+        by_ms = app.clock.now_ms() + parse_length(runs_out_within, "--runs-out-within")
+    chosen = OrgFilter(provider, plan, search, halted, unassigned, by_ms)
     app.read(lambda c: _require(c, plan, after))
     page = app.read(lambda c: list_orgs(c, chosen, sort=sort, after=after, most=most))
     rows = [
-        (*astuple(row)[:6], None if row.balance_micro is None else show_credits(row.balance_micro), row.stopped_reason)
+        (*astuple(row)[:6], _credits(row.balance_micro), row.stopped_reason)
+        + ((show_time(row.runs_out_ms),) if by_ms is not None else ())
         for row in page.orgs
     ]
-    columns = ("org", "billed by", "plan", "halted", "why", "#at once", "#balance", "stopped")
+    ends = ("runs out",) if by_ms is not None else ()
+    columns = ("org", "billed by", "plan", "halted", "why", "#at once", "#balance", "stopped", *ends)
     more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
+    if by_ms is not None and not app.read(lambda c: is_watched(c, app.clock.now_ms())):
+        more.append("no watch goes round, so nobody estimates: start drawdown watch, or drawdown run")
     return show(app, {"orgs": page.orgs, "next_after": page.next_after}, [table("Organisations", columns, rows), *more])
 
 

@@ -9,10 +9,10 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.nouns.limits import Metric, Per, period_of, shown, units_of
 from drawdown.cli.options import Actor, Most, Reason
-from drawdown.cli.parsing import parse_time, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.guard.decide import Reach
 from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import parse_time, show_time
 from drawdown.worker.commands import guard_overrides
 from drawdown.worker.commands.guard_overrides import OverrideRow, Terms, Word
 

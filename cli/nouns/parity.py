@@ -10,14 +10,15 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import only_with
-from drawdown.cli.parsing import parse_percent, show_percent
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import parse_percent, show_percent
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
 from drawdown.worker.parity.compare import Line
 from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, check_cells, check_totals
 from drawdown.worker.parity.totals import MAX_DAYS, day_text, read_file
+from drawdown.worker.views.parity import parity_found
 
 commands = typer.Typer()
 
@@ -55,6 +56,26 @@ def check(
     found = run(steps, app.world())
     show(app, {"parity": {**asdict(found), "exit_status": found.exit_status}}, _shown(found, tolerance_ppm))
     raise typer.Exit(found.exit_status)
+
+
+@commands.command("show")
+def show_(
+    context: typer.Context,
+    from_: Annotated[str, typer.Option("--from", help="From this day on (UTC)")] = "7d",
+) -> None:
+    """Show what was compared last: cells' days, and what of them differs or is unknown. No cell is asked."""
+    app: App = context.obj
+    since = app.moment(from_, "--from")
+    cells, found = app.read(lambda c: parity_found(c, since - since % DAY_MS))
+    columns = ("day", "cell", "org", "#ours", "#theirs", "#withdrawn", "#apart", "#ppm", "")
+    tables = [
+        table(title, columns, [
+            (day_text(one.day_ms), one.cell_id or "all", one.org_id or "all", one.ours_s, one.theirs_s, one.withdrawn_s,
+             one.off_s, one.ppm, one.verdict) for one in lines
+        ])
+        for title, lines in (("Cells' days, in seconds", cells), ("What differs, or is unknown", found))
+    ]  # fmt: skip
+    show(app, {"cells": cells, "found": found}, tables)
 
 
 def _days(app: App, from_: str, to: str) -> list[int]:

@@ -9,9 +9,9 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, AtOnce, New, Reason
-from drawdown.cli.parsing import parse_credits, show_credits
 from drawdown.cli.rendering import show, table
 from drawdown.ledger.plans import ONE_PPM
+from drawdown.schema.typed.parsing import parse_credits, show_credits
 from drawdown.worker.commands import credit
 
 commands = typer.Typer()

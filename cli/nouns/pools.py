@@ -8,9 +8,9 @@ import typer
 
 from drawdown.cli.app import App, new_key
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason
-from drawdown.cli.parsing import parse_credits, parse_time, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost
+from drawdown.schema.typed.parsing import parse_credits, parse_time, show_credits, show_time
 from drawdown.worker.commands import pools
 from drawdown.worker.views.pools import list_pools, show_pool
 

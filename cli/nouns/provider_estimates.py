@@ -9,9 +9,9 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.nouns.ledger import MAX_RATE
 from drawdown.cli.options import Actor, New, ProviderName, Reason, Undo, only_with
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
 from drawdown.worker.commands.rates import end_when_down, set_rate, set_when_down
 from drawdown.worker.verdict import rates

@@ -11,10 +11,10 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.nouns import provider_estimates
 from drawdown.cli.options import Actor, DryRun, ProviderName, Reason, Undo, only_with
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.errors import Exit, Refused, UsageError
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog import terms
 from drawdown.worker.commands import providers

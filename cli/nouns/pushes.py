@@ -11,10 +11,11 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Expect, Keys, Most, Reason
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import facts, show, table
+from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.commands import pushes
 from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.views.push import PushColumns, explain_push
@@ -35,6 +36,9 @@ def list_(
     ] = None,
     org: Annotated[str, typer.Option(help="Only this organisation's")] = "",
     provider: Annotated[str, typer.Option(help="Only this provider's")] = "",
+    feature: Annotated[str, typer.Option(help="Only of this feature")] = "",
+    from_: Annotated[str, typer.Option("--from", help="Only of windows from this moment on")] = "",
+    to: Annotated[str, typer.Option("--to", help="Only of windows that begin before this moment")] = "",
     most: Most = 100,
 ) -> None:
     """List pushes; without --state, those that are not settled. Of these there are sums by customer, too."""
@@ -44,7 +48,10 @@ def list_(
     app.require_any_provider(provider)
     if org:
         app.read(lambda c: require_org(c, org))
-    chosen = PushFilter(state_ or OPEN, org, provider)
+    if feature:
+        app.read(lambda c: ids.require(c, ids.FEATURE, feature))
+    times = [app.moment(text, option) if text else None for text, option in ((from_, "--from"), (to, "--to"))]
+    chosen = PushFilter(state_ or OPEN, org, provider, feature, *times)
     rows = app.read(lambda c: list_pushes(c, chosen, most))
     shown = [(r.key, r.provider, r.sent_qty, r.state, r.attempts, r.last_error) for r in rows]
     columns = ("key", "provider", "#quantity", "state", "#attempts", "last error")

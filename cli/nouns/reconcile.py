@@ -10,15 +10,17 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Reason, only_with
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
+from drawdown.worker.views import reconciliations
+from drawdown.worker.views.reconciliations import ComparedFilter
 
 FromDay = Annotated[
     str | None, typer.Option("--from", help="From this day on (UTC)", show_default="what was settled lately")
@@ -31,6 +33,10 @@ Correct = Annotated[
 ]
 Acknowledge = Annotated[
     bool, typer.Option("--acknowledge", help="What was told of balances is seen to; nothing is compared")
+]
+
+Kept = Annotated[
+    bool, typer.Option("--kept", help="Show what the last comparisons found, what differs first; nobody is asked")
 ]
 
 
@@ -49,6 +55,7 @@ def reconcile_(
     shadow_threshold: ShadowThreshold = 15.0,
     correct: Correct = False,
     acknowledge: Acknowledge = False,
+    kept: Kept = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -57,9 +64,11 @@ def reconcile_(
     Exit status 1: something differs and a person is needed; 75: it was corrected, and the next tick settles it.
     """
     app: App = context.obj
-    if acknowledge:
-        only_with(context, "--acknowledge", "org", "actor", "reason")
-        return _acknowledge(app, org, app.by(actor, reason))
+    if acknowledge or kept:
+        other = ("actor", "reason") if acknowledge else ("provider", "kept")
+        only_with(context, "--acknowledge" if acknowledge else "--kept", "org", *other)
+        by = app.by(actor, reason)
+        return _acknowledge(app, org, by) if acknowledge else _show_kept(app, ComparedFilter(provider, org))
     if provider:
         app.require_provider(provider)
     start, end = _days(app, from_, to)
@@ -81,6 +90,23 @@ def reconcile_(
     found = run(reconcile(app.context(), scope, app.by(actor, reason)), app.world())
     show(app, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
     raise typer.Exit(found.exit_status)
+
+
+def _show_kept(app: App, chosen: ComparedFilter) -> None:
+    differing, found, runs = app.read(
+        lambda c: (reconciliations.differing(c, chosen), reconciliations.page(c, chosen), reconciliations.runs(c))
+    )
+    columns = ("day", "org", "provider", "feature", "#ours", "#theirs", "", "compared")
+    tables = [
+        table(title, columns, [
+            (show_time(one.day_ms)[:10], one.org_id, one.provider, one.feature, one.ours_qty, one.theirs_qty,
+             one.verdict, show_time(one.at_ms)) for one in lines
+        ])
+        for title, lines in (("What differs, in base units", differing), ("The latest days", found.lines))
+    ]  # fmt: skip
+    last = "never" if not runs else show_time(runs[0].at_ms)
+    result = {"differing": differing, "lines": found.lines, "runs": runs}
+    show(app, result, [*tables, f"last compared: {last}"])
 
 
 def _acknowledge(app: App, org: str, by: By) -> None:

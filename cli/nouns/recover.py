@@ -8,8 +8,8 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Reason
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.recover import Recovered, recover
 

@@ -16,11 +16,11 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Reason
-from drawdown.cli.parsing import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import clean
+from drawdown.schema.typed.parsing import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.prices import add
 from drawdown.worker.engine import runner

@@ -9,10 +9,10 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Expect, PageSize, Reason, Undo
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import Exit, Refused, UsageError
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.commands import prune, samples, withdrawals
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.views.samples import list_samples

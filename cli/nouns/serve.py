@@ -15,6 +15,7 @@ from drawdown.cli.app import App
 from drawdown.cli.rendering import show
 from drawdown.providers.http import Http
 from drawdown.providers.http.client import HttpClient
+from drawdown.providers.payments.protocol import PaymentService
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import require_ready
 from drawdown.server.services import NobodyThere, Services, ThreadKit
@@ -65,6 +66,9 @@ def services_of(app: App) -> Services:
         services.providers, services.broken = asking.registry.providers, asking.registry.broken
         services.unasked = unasked.registry.providers
 
+    def payments(name: str) -> PaymentService | None:
+        return asking.payments.services.get(name)
+
     return Services(
         engine=app.engine,
         clock=app.clock,
@@ -75,6 +79,7 @@ def services_of(app: App) -> Services:
         http=asking.http,
         thread_kit=lambda: _thread_kit(_with_own(asking, HttpClient())),
         renew=renew,
+        payments=payments,
         console_engine=_console_engine(app),
     )
 

@@ -12,14 +12,14 @@ import typer
 
 from drawdown.cli.app import App, new_key
 from drawdown.cli.options import Actor, DryRun, Most, Reason, Undo
-from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_percent, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.ledger.payouts import Payout, period_of
 from drawdown.ledger.settlements import Settlement
 from drawdown.schema.errors import AnswerLost, UsageError
+from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_percent, show_time
 from drawdown.worker.commands import settlements
 from drawdown.worker.views import payout_file
-from drawdown.worker.views.settlements import SettlementFilter, list_batches, list_settlements, show_settlement, unpaid
+from drawdown.worker.views.settlements import SettlementFilter, list_batches, page, show_settlement, unpaid
 
 commands = typer.Typer()
 
@@ -45,19 +45,22 @@ def list_(
     state: Annotated[list[StateName] | None, typer.Option(help="In this state; may be repeated")] = None,
     org: Annotated[str, typer.Option(help="Of runs of this organisation alone")] = "",
     project: Annotated[str, typer.Option(help="Of runs of this project alone")] = "",
+    after: Annotated[str, typer.Option(help="Go on after the settlement of this run: the last one of a page")] = "",
     most: Most = 50,
 ) -> None:
     """List settlements, the newest first."""
     app: App = context.obj
     chosen = SettlementFilter(tuple(one.value for one in state or StateName), supplier, org, project)
-    found = app.read(lambda c: list_settlements(c, chosen, app.clock.now_ms(), most))
+    found, following = app.read(lambda c: page(c, chosen, app.clock.now_ms(), after, most))
     rows = [
         (one.reservation, one.supplier, one.state, show_credits(one.gross_micro), show_percent(one.share_ppm),
          show_credits(one.owed_micro), show_credits(one.clawed_back_micro), show_time(one.hold_until_ms))
         for one in found
     ]  # fmt: skip
     columns = ("run", "supplier", "state", "#charged", "#share", "#owed", "#clawed back", "held until")
-    show(app, {"settlements": [_said(one) for one in found]}, [table("Settlements", columns, rows)])
+    more = [] if following is None else [f"there are more: --after {following}"]
+    result = {"settlements": [_said(one) for one in found], "next_after": following}
+    show(app, result, [table("Settlements", columns, rows), *more])
 
 
 @commands.command("show")

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import PageSize
-from drawdown.cli.parsing import show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.commands import credit
 from drawdown.worker.views.statement import LINES, CreditLine, Statement, of_customer, span_of
 from drawdown.worker.views.statement_file import as_object, csv_lines

@@ -16,9 +16,9 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.parsing import lasting, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
+from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.views.headline import missed_minutes, unwatched_minutes

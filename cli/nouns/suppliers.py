@@ -8,8 +8,15 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
-from drawdown.cli.parsing import lasting, parse_credits, parse_length, parse_percent, show_credits, show_percent
 from drawdown.cli.rendering import show, table
+from drawdown.schema.typed.parsing import (
+    lasting,
+    parse_credits,
+    parse_length,
+    parse_percent,
+    show_credits,
+    show_percent,
+)
 from drawdown.worker.commands import settlements
 from drawdown.worker.views.settlements import list_suppliers
 

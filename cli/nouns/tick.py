@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from drawdown.cli import after_tick, scheduler
 from drawdown.cli.app import App
 from drawdown.cli.opening import set_up_logs
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show
 from drawdown.cli.stopping import Stopping
 from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context

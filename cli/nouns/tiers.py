@@ -8,8 +8,8 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, AtOnce, New, Reason, Undo
-from drawdown.cli.parsing import parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
+from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.worker.commands import tiers
 from drawdown.worker.views.tiers import list_tiers
 

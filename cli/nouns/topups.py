@@ -10,10 +10,10 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason
-from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.providers.payments.protocol import FillsItself, Link, NoLink, NotSent
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.worker.commands import topups
 from drawdown.worker.commands.topups import Mode, Said, Terms
 from drawdown.worker.engine import runner

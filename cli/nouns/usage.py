@@ -10,10 +10,10 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Org
-from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import no_formula
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.views.usage import BY, OF_SAMPLES, UsageReport, read_usage
 
 

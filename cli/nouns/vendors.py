@@ -12,9 +12,9 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, New, Reason, only_with
-from drawdown.cli.parsing import parse_percent, plain_decimal, show_credits, show_percent, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import parse_percent, plain_decimal, show_credits, show_percent, show_time
 from drawdown.schema.units import DAY_MS, micro_of
 from drawdown.worker.checks import vendor_drift
 from drawdown.worker.commands.vendor_bills import read_bills

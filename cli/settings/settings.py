@@ -18,7 +18,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from drawdown.cli.settings import cells as cell_settings
 from drawdown.cli.settings.secret_files import SUFFIX, Check, SecretFiles
 from drawdown.schema.errors import UsageError
-from drawdown.server.services import ServerSettings, UnknownOrg
+from drawdown.server.services import MySettings, OidcSettings, ServerSettings, UnknownOrg
+from drawdown.server.tokens.jwts import LEAST_SECRET_BYTES
 from drawdown.worker.halts.cell_client import CellSettings
 from drawdown.worker.hooks.client import HookSettings
 
@@ -73,6 +74,25 @@ class Settings(BaseSettings):
     """A header in which a proxy that signs people in names them, X-Forwarded-User; believed with its secret alone."""
     console_proxy_secret: SecretStr = SecretStr("")
     """What that proxy sends as X-Drawdown-Proxy-Secret beside it."""
+    console_oidc_issuer: str = ""
+    """Where people of the console may sign in by OpenID Connect: https://login.example.com"""
+    console_oidc_client_id: str = ""
+    """What that issuer calls this console."""
+    console_oidc_client_secret: SecretStr = SecretStr("")
+    """What proves this console to that issuer; without it, PKCE alone does."""
+    console_oidc_claim: str = "email"
+    """Which claim is a person's name here: email, preferred_username, sub."""
+    console_oidc_label: str = ""
+    """What the button says after "Sign in with"; by default the issuer's host."""
+
+    my_secret: SecretStr = SecretStr("")
+    """Signs links to /my (HS256), 32 bytes at least; two while it is rotated: new,old"""
+    my_jwks_url: str = ""
+    """Where the public keys lie of what signs links to /my (RS256, ES256)."""
+    my_url: str = ""
+    """Where organisations' people reach /my, without its path; by default where the console is."""
+    my_contact: str = ""
+    """Whom organisations' people may ask, as they read it: billing@example.com"""
 
     _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
     _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)
@@ -117,6 +137,26 @@ class Settings(BaseSettings):
             console_url=self.console_url.rstrip("/"),
             console_proxy_header=self.console_proxy_header.strip().lower(),
             console_proxy_secret=self.console_proxy_secret.get_secret_value(),
+            oidc=self._oidc(),
+            my=self._my(),
+        )
+
+    def _oidc(self) -> OidcSettings:
+        return OidcSettings(
+            self.console_oidc_issuer.strip(),
+            self.console_oidc_client_id.strip(),
+            self.console_oidc_client_secret.get_secret_value(),
+            self.console_oidc_claim.strip(),
+            self.console_oidc_label.strip(),
+        )
+
+    def _my(self) -> MySettings:
+        """Errors: UsageError for a secret that makes no sense."""
+        return MySettings(
+            _my_secrets(self.my_secret.get_secret_value()),
+            self.my_jwks_url.strip(),
+            self.my_url.rstrip("/"),
+            self.my_contact.strip(),
         )
 
     def of_providers(self) -> Mapping[str, str]:
@@ -208,9 +248,18 @@ def _one_database(text: str, was: str | None) -> None:
         raise UsageError("it names another database, which is used from the next start on")
 
 
+def _my_secrets(text: str) -> tuple[str, ...]:
+    """Errors: UsageError for a secret that can be guessed."""
+    found = cell_settings.roots(text, "DRAWDOWN_MY_SECRET")
+    if any(len(one.encode()) < LEAST_SECRET_BYTES for one in found):
+        raise UsageError(f"DRAWDOWN_MY_SECRET: a secret has {LEAST_SECRET_BYTES} bytes at least: openssl rand -hex 32")
+    return found
+
+
 CHECKS: Final[Mapping[str, Check]] = {
     "database_url": _one_database,
     "cell_secret": lambda text, _was: cell_settings.roots(text),
     "cell_secrets": lambda text, _was: cell_settings.secrets(text),
     "hook_secret": lambda text, _was: cell_settings.roots(text, "DRAWDOWN_HOOK_SECRET"),
+    "my_secret": lambda text, _was: _my_secrets(text),
 }

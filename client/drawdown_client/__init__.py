@@ -6,7 +6,7 @@ from drawdown_client.client import Client
 from drawdown_client.clock import World
 from drawdown_client.errors import BadItem, ClientError, Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.guard import Budget
-from drawdown_client.guard_words import Blocked, Decision, Wish
+from drawdown_client.guard_words import Blocked, Decision, WayOut, Wish
 from drawdown_client.items import Event, Item, Result
 from drawdown_client.settings import Settings
 
@@ -28,6 +28,7 @@ __all__ = [
     "Settings",
     "Unreachable",
     "Unsent",
+    "WayOut",
     "Wish",
     "World",
 ]

@@ -15,7 +15,7 @@ from drawdown_client import guard_words as words
 from drawdown_client.calls import Call
 from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.guard import EXTENDS_A_HOLD, LONGEST_S
-from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, Wish
+from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, WayOut, Wish
 from drawdown_client.lines import AsyncLine
 from drawdown_client.settings import Settings
 
@@ -42,6 +42,10 @@ class AsyncGuard:
             if not self.dark.admits(wish, error):
                 raise
             return words.UNANSWERED
+
+    async def options(self, wish: Wish) -> tuple[WayOut, ...]:
+        """The four ways out of a block (top up, sponsor, request an override, run locally), and which are open now."""
+        return words.ways_out(await self._line.ask(words.options(wish)))
 
     async def consume(self, key: str, wish: Wish) -> Decision:
         """Use so much at once, where it may be used."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from drawdown_client.calls import Answer, Call, post, shown
+from drawdown_client.calls import Answer, Call, get, post, shown
 from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.settings import Settings
 
@@ -61,6 +61,21 @@ class Blocked(ClientError):
         self.answer = answer
 
 
+@dataclass(frozen=True)
+class WayOut:
+    """One way out of a block. `is_open`, or else why not (`code`, and `said` in words). `call`: method, path and body
+    of what a program sends; `link`: where the organisation's own people do it. `whole`: all that the answer has."""
+
+    option: str
+    is_open: bool
+    code: str | None
+    said: str
+    call: Mapping[str, Any] | None = None
+    link: str | None = None
+    payers: tuple[str, ...] = ()
+    whole: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
 UNANSWERED: Final = Decision("allow", "allow", False, "unlimited", "unreachable", degraded=True)
 """Of what is let through."""
 
@@ -84,6 +99,31 @@ def check(wish: Wish) -> Call:
     """The labels are of no use to it, and it knows none."""
     said = {name: value for name, value in wish.said().items() if name not in ("project", "subject")}
     return post("/v1/guard/check", said)
+
+
+def options(wish: Wish) -> Call:
+    query = {"metric": wish.metric, "amount": str(wish.amount), "payer": wish.payer}
+    return get("v1", "guard", wish.org, "options", query=query)
+
+
+def ways_out(answer: Answer) -> tuple[WayOut, ...]:
+    """Errors: Unreachable for what says nothing of options."""
+    listed = answer.get("options")
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise Unreachable("the answer says nothing of options")
+    return tuple(
+        WayOut(
+            option=shown(one.get("option")),
+            is_open=one.get("open") is True,
+            code=_text(one.get("code")),
+            said=shown(one.get("said")),
+            call=one["call"] if isinstance(one.get("call"), dict) else None,
+            link=_text(one.get("link")),
+            payers=_texts(one.get("payers")),
+            whole=one,
+        )
+        for one in listed
+    )
 
 
 def consume(key: str, wish: Wish, *, late: bool = False) -> Call:

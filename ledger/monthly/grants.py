@@ -17,11 +17,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger import accounts
-from drawdown.ledger.accounts import WALLET, wallet_account
+from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY, Lot
 from drawdown.ledger.monthly.calendar import next_start, period_of, start_of
 from drawdown.ledger.monthly.terms import Terms, in_force, of_plans
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 
 SQL = queries(__file__)
 
@@ -56,12 +56,14 @@ def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: i
         accounts.hold_plans(connection, plans)
 
 
-def due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> Given:
+def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
+    """Those of these customers to whom something may be due, by their accounts: for `due`."""
+    return SQL.part("behind", _of(customer_ids, now_ms))
+
+
+def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> Given:
     """What plans give these customers by now, and did not give yet. Nothing is written."""
     found = Given()
-    behind = [
-        account.removeprefix(WALLET) for account in SQL.run(connection, "behind", _of(customer_ids, now_ms)).scalars()
-    ]
     if not behind:
         return found
     stays: dict[str, list[Stay]] = defaultdict(list)

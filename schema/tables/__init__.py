@@ -4,7 +4,14 @@ the triggers that carry the rules. A test holds the two equal."""
 from drawdown.schema.tables.backfills import backfill_events, backfills
 from drawdown.schema.tables.checks import checks
 from drawdown.schema.tables.columns import metadata
-from drawdown.schema.tables.console import console_failures, console_marks, console_sessions, console_users
+from drawdown.schema.tables.console import (
+    console_acts,
+    console_failures,
+    console_marks,
+    console_sessions,
+    console_users,
+    my_sessions,
+)
 from drawdown.schema.tables.drift import parity_checks, vendor_bills, vendor_imports, vendor_units
 from drawdown.schema.tables.fleet import (
     action_chain,
@@ -38,6 +45,7 @@ from drawdown.schema.tables.hooks import (
     hook_messages,
 )
 from drawdown.schema.tables.ledger import (
+    high_spenders,
     ledger_accounts,
     ledger_entries,
     ledger_lots,
@@ -62,6 +70,7 @@ from drawdown.schema.tables.outbox import (
 )
 from drawdown.schema.tables.plans import plan_lots, plan_stays, plan_terms, tier_holders, tiers
 from drawdown.schema.tables.pools import payers, pools
+from drawdown.schema.tables.proofs import invariants, proofs
 from drawdown.schema.tables.samples import (
     event_types,
     late_quarantine,
@@ -98,6 +107,7 @@ __all__ = [
     "carries",
     "cells",
     "checks",
+    "console_acts",
     "console_failures",
     "console_marks",
     "console_sessions",
@@ -113,10 +123,12 @@ __all__ = [
     "guard_overrides",
     "guard_uses",
     "halts",
+    "high_spenders",
     "hook_deliveries",
     "hook_endpoints",
     "hook_messages",
     "incarnation",
+    "invariants",
     "late_quarantine",
     "ledger_accounts",
     "ledger_entries",
@@ -126,6 +138,7 @@ __all__ = [
     "losses",
     "mappings",
     "metadata",
+    "my_sessions",
     "operator_actions",
     "orgs",
     "parity_checks",
@@ -138,6 +151,7 @@ __all__ = [
     "plan_terms",
     "pools",
     "projections",
+    "proofs",
     "provider_rates",
     "provider_reads",
     "provider_states",

@@ -1,4 +1,5 @@
-"""The console's tables: people, their sessions, sign-ins that failed, and what the console says of its database."""
+"""The console's tables: people, their sessions, sign-ins that failed, what the console says of its database; and
+sessions of organisations' own people."""
 
 import sqlalchemy as sa
 
@@ -64,4 +65,36 @@ console_marks = sa.Table(
     ms_column("at_ms"),
     sa.CheckConstraint("mark IN ('demo')", name="console_marks_known"),
     comment="What the console says of the database itself. demo: all in it was made up.",
+)
+
+console_acts = sa.Table(
+    "console_acts",
+    metadata,
+    id_column("key", key=True),
+    id_column("name"),
+    sa.Column("action", sa.Text, nullable=False),
+    ms_column("at_ms"),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("place", sa.Text, nullable=False),
+    sa.Index("console_acts_by_time", "at_ms"),
+    comment="Forms of the console that were carried out, by the key that each was given: sent twice, it is done once. "
+    "answer: what was said of it; place: where its person goes on. Kept as long as a form's key counts.",
+)
+
+my_sessions = sa.Table(
+    "my_sessions",
+    metadata,
+    sa.Column("session_sha256", sa.Text, primary_key=True),
+    sa.Column("link_sha256", sa.Text, nullable=False),
+    id_column("org_id"),
+    id_column("person", null=True),
+    ms_column("began_ms"),
+    ms_column("ended_ms", null=True),
+    sa.CheckConstraint("length(session_sha256) = 64 AND length(link_sha256) = 64", name="my_sessions_hash"),
+    sa.CheckConstraint("ended_ms >= began_ms", name="my_sessions_ended"),
+    sa.Index("my_sessions_by_link", "link_sha256", unique=True),
+    sa.Index("my_sessions_by_org", "org_id", "began_ms"),
+    sa.Index("my_sessions_by_time", "began_ms"),
+    comment="Who of an organisation's own people is in, by the hash of what their browser holds, and by which link "
+    "(the hash of its id): each lets in once. Rows are deleted once neither can count any more.",
 )

@@ -20,6 +20,15 @@ parity_checks = sa.Table(
     comment="Seconds by samples beside seconds by the cell, an organisation and day. cell_id empty: all cells. org_id "
     "empty: the whole cell; lines of another at_ms than its are of an earlier check. NULL is unknown, never zero.",
 )
+_FOUND = sa.text("verdict IN ('compared', 'differs', 'only_here', 'only_there', 'unread', 'pruned')")
+sa.Index(
+    "parity_checks_found",
+    parity_checks.c.day_ms,
+    parity_checks.c.cell_id,
+    parity_checks.c.org_id,
+    sqlite_where=_FOUND,
+    postgresql_where=_FOUND,
+)
 
 vendor_units = sa.Table(
     "vendor_units",

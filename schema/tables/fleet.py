@@ -12,6 +12,7 @@ cells = sa.Table(
     comment="Host groups that run sandboxes and obey POST /admin/halt-org.",
 )
 
+_RUNNING = sa.text("state = 'running'")
 sandboxes = sa.Table(
     "sandboxes",
     metadata,
@@ -21,6 +22,7 @@ sandboxes = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.CheckConstraint("state IN ('running', 'hibernated', 'migrating', 'stopped')", name="sandboxes_state"),
     sa.Index("sandboxes_by_org", "org_id", "cell_id"),
+    sa.Index("sandboxes_running", "cell_id", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
     comment="Where an organisation's sandboxes are. The hosts' own program keeps it.",
 )
 
@@ -110,6 +112,7 @@ reconciliations = sa.Table(
     sa.Column("verdict", sa.Text, nullable=False),
     ms_column("at_ms"),
     sa.CheckConstraint("verdict IN ('equal', 'short', 'over', 'shadow')", name="reconciliations_verdict"),
+    sa.Index("reconciliations_by_run", "at_ms", "verdict"),
     comment="What we call accepted beside the provider's own total, by day (UTC): the last comparison of each (R2).",
 )
 sa.Index(

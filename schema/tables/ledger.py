@@ -22,6 +22,7 @@ ledger_accounts = sa.Table(
     sa.CheckConstraint("held_micro >= 0 AND overdraft_micro >= 0", name="ledger_accounts_sane"),
     sa.CheckConstraint("over_micro >= 0", name="ledger_accounts_over"),
     sa.Index("ledger_accounts_due", "next_due_ms", sqlite_where=_DUE, postgresql_where=_DUE),
+    sa.Index("ledger_accounts_by_balance", "balance_micro", "account_id"),
     comment="Wallets. The balance is the sum of its lines, kept; held: what runs that go on have reserved of it; "
     "next_due_ms: when the first of them expires, or a lot begins, ends or expires (0: at once); over_micro: what is "
     "left of lots that are over, and not booked yet; lots_over_ms: use dated before it may change that, or what they "
@@ -82,6 +83,26 @@ sa.Index(
     ledger_entries.c.to_account,
     sqlite_where=sa.text("kind = 'grant'"),
     postgresql_where=sa.text("kind = 'grant'"),
+)
+
+sa.Index(
+    "ledger_entries_of_runs",
+    ledger_entries.c.ts,
+    sqlite_where=sa.text("kind = 'run'"),
+    postgresql_where=sa.text("kind = 'run'"),
+)
+
+high_spenders = sa.Table(
+    "high_spenders",
+    metadata,
+    sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),
+    id_column("customer_id"),
+    sa.Column("used_micro", Big, nullable=False),
+    ms_column("from_ms"),
+    ms_column("at_ms"),
+    sa.CheckConstraint("place > 0 AND used_micro > 0 AND from_ms < at_ms", name="high_spenders_sane"),
+    comment="Whose wallets were used most in the time before the last look (at_ms). Rows of another at_ms than the "
+    "first one's are of an earlier look. Nothing is decided by it.",
 )
 
 ledger_rates = sa.Table(
@@ -167,6 +188,7 @@ reservations = sa.Table(
     sa.Index("reservations_held_by_wallet", "customer_id", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_held_by_end", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_by_org", "org_id", "accepted_ms"),
+    sa.Index("reservations_by_accepted", "accepted_ms", "reservation"),
     sa.Index("reservations_held_by_org", "org_id", "expires_ms", sqlite_where=_ELSEWHERE, postgresql_where=_ELSEWHERE),
     sa.Index("reservations_by_supplier", "supplier", "state", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
     sa.Index(

@@ -43,6 +43,7 @@ orgs = sa.Table(
     ms_column("unread_since_ms", null=True),
     ms_column("watch_due_ms", null=True),
     sa.Column("resume_above_micro", Big, nullable=True),
+    ms_column("runs_out_ms", null=True),
     ms_column("held_watermark_ms", null=True),
     sa.Column("floor_ms", Big, nullable=False, server_default="0"),
     ms_column("stopped_at_ms", null=True),
@@ -88,6 +89,19 @@ sa.Index(
     orgs.c.org_id,
     sqlite_where=sa.text("is_halted"),
     postgresql_where=sa.text("is_halted"),
+)
+sa.Index(
+    "orgs_runs_out",
+    orgs.c.runs_out_ms,
+    orgs.c.org_id,
+    sqlite_where=sa.text("runs_out_ms IS NOT NULL"),
+    postgresql_where=sa.text("runs_out_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_unbilled",
+    orgs.c.org_id,
+    sqlite_where=sa.text("billing_provider IS NULL"),
+    postgresql_where=sa.text("billing_provider IS NULL"),
 )
 
 mappings = sa.Table(

@@ -70,6 +70,17 @@ sa.Index(
     postgresql_where=sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')"),
 )
 
+_FOR_PEOPLE = sa.text("state IN ('in_doubt', 'rejected')")
+sa.Index(
+    "pushes_for_people",
+    pushes.c.state,
+    pushes.c.window_ms,
+    pushes.c.org_id,
+    pushes.c.feature,
+    pushes.c.revision,
+    sqlite_where=_FOR_PEOPLE,
+    postgresql_where=_FOR_PEOPLE,
+)
 sa.Index(
     "pushes_by_wire_key",
     pushes.c.wire_key,

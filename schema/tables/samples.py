@@ -100,5 +100,6 @@ usage_events = sa.Table(
     ms_column("ingested_ms"),
     sa.CheckConstraint("quantity BETWEEN 0 AND 1000000000000", name="usage_events_quantity"),
     sa.Index("usage_events_key", "source", "event_id", "org_id", unique=True),
+    sa.Index("usage_events_by_ingested", "ingested_ms", "sample_id"),
     comment="What usage events said; each is billed by its sample, and goes with it. Rows never change (S7).",
 )

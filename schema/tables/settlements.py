@@ -44,6 +44,7 @@ settlements = sa.Table(
         name="settlements_hold",
     ),
     sa.Index("settlements_by_supplier", "supplier", "settled_ms"),
+    sa.Index("settlements_by_time", "settled_ms", "reservation"),
     comment="What a supplier is owed for one run, whose receipt it is of; the terms of then are copied, for good. "
     "Whether it is held, eligible, frozen, released or reversed follows from time and rows.",
 )

@@ -49,6 +49,10 @@ IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
 }  # fmt: skip
 
 
+_ERROR: Final[Mapping[str, object]] = {
+    "application/json": {"schema": {"$ref": f"#/components/schemas/{Error.__name__}"}}
+}
+"""As FastAPI says it of the model, which it would read anew for each status: `default` names the model."""
 NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
 
 
@@ -88,7 +92,7 @@ def operation(
     if parameters:
         extra["parameters"] = parameters
     responses: dict[int | str, dict[str, object]] = {
-        status: {"model": Error, "description": MEANINGS[status]} for status in statuses
+        status: {"description": MEANINGS[status], "content": _ERROR} for status in statuses
     }
     if empty:
         responses[204] = {"description": "Done"}

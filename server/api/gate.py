@@ -140,4 +140,4 @@ def decided(org_id: str, facts: Facts, most: int | None, as_of_ms: int | None) -
 
 def iso(ms: int) -> str:
     """ISO 8601 in UTC, to the millisecond."""
-    return f"{datetime.fromtimestamp(ms // 1000, UTC).strftime('%Y-%m-%dT%H:%M:%S')}.{ms % 1000:03d}Z"
+    return f"{datetime.fromtimestamp(ms // 1000, UTC).isoformat()[:19]}.{ms % 1000:03d}Z"

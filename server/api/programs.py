@@ -1,8 +1,9 @@
 """What all routes of programs share: a program proves who it is by an API key, asks for what the key may, and is
 answered in one transaction.
 
-Guarantee: nothing of a body is read before the key was found and has the scope. A key that is bound to an organisation
-names no other, and learns nothing of another's runs. Programs have threads of their own: none of them keeps the gate, a
+Guarantee: nothing of a body is read before the key was found, now or (by a check of the guard) a short while ago, and
+has the scope; nothing is done or answered by a key that is over. A key that is bound to an organisation names no other,
+and learns nothing of another's runs. Programs have threads of their own: none of them keeps the gate, a
 webhook or a signed order waiting. An answer other than the one that was asked for has a code, and where the permission
 order refused, its step.
 """
@@ -28,7 +29,7 @@ from drawdown.schema.ids import is_clean, is_clean_id, tell_no_names
 from drawdown.schema.units import in_credits
 from drawdown.server.api.together import Together, Way
 from drawdown.server.http import bodies
-from drawdown.server.http.errors import SOON, ApiError, of_drawdown
+from drawdown.server.http.errors import SOON, ApiError, of_drawdown, unauthorized
 from drawdown.server.http.limits import TokenBuckets, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
@@ -42,6 +43,8 @@ MOST_PARAMETERS: Final = 50
 """Of one query."""
 AT_ONCE: Final = 4
 """Transactions of programs; with all others of the process, fewer than the engine has connections."""
+READS_AT_ONCE: Final = 2
+"""Readings of keys, and of checks of the guard: they wait for no writer, and for no question that takes long."""
 WITHIN_S: Final = 20.0
 """How long a program waits for the database. What it asked for may be done all the same, later."""
 REQUESTS_PER_S: Final = 1_000
@@ -64,7 +67,6 @@ CODES: Final = (
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_run", "unknown_settlement", "unknown_use")
-BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -73,6 +75,8 @@ R = TypeVar("R")
 Answer = Mapping[str, object]
 Find = Callable[[str, int], Awaitable[ApiKey | None]]
 """Whose key it is, at a moment."""
+Again = Callable[[ApiKey], Awaitable[None]]
+"""Insists that a key goes on. Errors: ApiError 401."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,18 @@ class Programs:
         self._budget = budget
         self._refused = refused
         self.threads = Threads(services.engine, AT_ONCE, "programs")
+        self.reading = Threads(services.engine, READS_AT_ONCE, "reads")
         self._rates = TokenBuckets(REQUESTS_PER_S)
         self.noting: asyncio.Task[None] | None = None
         self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))
 
     def close(self) -> None:
         self.threads.close()
+        self.reading.close()
 
     def together(self, way: Way[A, R]) -> Together[A, R]:
         """What many ask for at once, in transactions that they share."""
-        return Together(self.threads, self._services.clock, way)
+        return Together(self.reading if way.reads else self.threads, self._services.clock, way)
 
     async def act(
         self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
@@ -129,9 +135,11 @@ class Programs:
         model: type[M],
         do: Callable[[M, Said], Awaitable[Answer]],
         find: Find | None = None,
+        again: Again | None = None,
     ) -> JSONResponse:
-        """The same, where `do` sees to the transaction, which others may share. `find`: knows keys in its own way."""
-        return await self._answered(self._ordered(request, scope, model, do, find))
+        """The same, where `do` sees to the transaction, which others may share. `find`: knows keys in its own way;
+        `again`: it may have known one that is over, so that `do` finds it again before it answers."""
+        return await self._answered(self._ordered(request, scope, model, do, find, again))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
         """Have `do` take a body that is no order, once the key is found and has the scope."""
@@ -148,10 +156,16 @@ class Programs:
         model: type[M],
         do: Callable[[M, Said], Awaitable[Answer]],
         find: Find | None,
+        again: Again | None,
     ) -> Answer:
         key = await self._proven(request, scope, find)
-        async with bodies.body_of(request, MAX_BYTES, self._budget) as body:
-            order = bodies.parse(body, request.headers.get("content-type", ""), model)
+        try:
+            async with bodies.body_of(request, MAX_BYTES, self._budget) as body:
+                order = bodies.parse(body, request.headers.get("content-type", ""), model)
+        except ApiError:
+            if again is not None:
+                await again(key)
+            raise
         return await soon(do(order, self._now(key)))
 
     async def ask(
@@ -176,7 +190,7 @@ class Programs:
         return Said(key, self._services.clock.now_ms())
 
     async def _find(self, offered: str, now_ms: int) -> ApiKey | None:
-        return await soon(self.threads.read(lambda connection: api_keys.find(connection, offered, now_ms)))
+        return await soon(self.reading.read(lambda connection: api_keys.find(connection, offered, now_ms)))
 
     async def _proven(self, request: Request, scope: str, find: Find | None = None) -> ApiKey:
         """The key of a request. Errors: ApiError 401, 403, 429."""
@@ -188,8 +202,7 @@ class Programs:
             now = self._services.clock.now_ms()
             key = await (find or self._find)(offered, now)
         if key is None:
-            message = "send Authorization: Bearer with an API key that goes on (`drawdown key create`)"
-            raise ApiError(401, "unauthorized", message, headers=BEARER)
+            raise unauthorized()
         self._note_use(key, offered, now)
         if not self._rates.take(key.name, self._services.clock.now_ms()):
             self._refused["keys"] += 1
@@ -261,7 +274,8 @@ def clean_id(text: str, what: str) -> str:
 
 async def soon(work: Awaitable[T]) -> T:
     try:
-        return await asyncio.wait_for(work, WITHIN_S)
+        async with asyncio.timeout(WITHIN_S):
+            return await work
     except TimeoutError:
         message = "the database took too long, and this may be done all the same; to ask for the same again is safe"
         raise ApiError(503, "answer_lost", message, headers=SOON) from None

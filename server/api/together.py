@@ -1,5 +1,5 @@
 """What asks for the same row at once is decided in one transaction: a wallet that many draw on, or a counter that many
-use, is locked, and committed, once for all of them.
+use, is locked, and committed, once for all of them. What only asks is read at one moment for all who ask at once.
 
 Guarantee: each request gets the answer that it would have got alone, after the commit. What cannot be decided together
 is decided alone, and so is each that was refused. A lane waits for no other. A request that comes alone waits for none;
@@ -26,6 +26,10 @@ GATHER_S: Final = 0.005
 """How long a transaction that several would share waits for as many as shared the last one."""
 MOST_TOGETHER: Final = 256
 """Requests of one transaction."""
+READ_GATHER_S: Final = 0.002
+"""The same of one that only reads: no commit is saved by it."""
+STUCK_S: Final = 1.0
+"""A reading that takes longer keeps those who came after it no longer."""
 MOST_WAITING: Final = 1_024
 """Requests of one lane: whoever comes then is to come again."""
 
@@ -71,15 +75,18 @@ class Way(Generic[A, R]):
     alone: Callable[[sa.Connection, A, int], R]
     tells_names: Callable[[A], bool]
     """Whether whoever asks may learn names of any organisation."""
+    reads: bool = False
+    """Whether nothing is written."""
 
 
 class Together(Generic[A, R]):
     """One lane a row, while anybody asks for it. Of one event loop."""
 
     def __init__(self, threads: Threads, clock: Clock, way: Way[A, R]) -> None:
-        self._threads = threads
         self._clock = clock
         self._way = way
+        self._threads = threads
+        self._stuck: set[asyncio.Task[None]] = set()
         self._lanes: dict[object, _Lane[A, R]] = {}
 
     async def ask(self, asked: A) -> R:
@@ -106,13 +113,24 @@ class Together(Generic[A, R]):
                 batch = [one for one in lane.waiting[:MOST_TOGETHER] if not one.answer.done()]
                 del lane.waiting[:MOST_TOGETHER]
                 if batch:
-                    await self._decide(batch)
+                    await self._in_time(batch)
                 lane.last = max(len(batch), 1)
-                await _gather(lane)
+                await _gather(lane, READ_GATHER_S if self._way.reads else GATHER_S)
         finally:
             del self._lanes[name]
             for one in lane.waiting:
                 one.answer.cancel()
+
+    async def _in_time(self, batch: Sequence[_Waiting[A, R]]) -> None:
+        """Whoever waits for a lock comes before the next who want it. A reading that hangs, on a connection that is
+        dead, is left to itself."""
+        if not self._way.reads:
+            await self._decide(batch)
+            return
+        task = asyncio.create_task(self._decide(batch))
+        self._stuck.add(task)
+        task.add_done_callback(self._stuck.discard)
+        await asyncio.wait((task,), timeout=STUCK_S)
 
     async def _decide(self, batch: Sequence[_Waiting[A, R]]) -> None:
         if len(batch) == 1:
@@ -120,7 +138,10 @@ class Together(Generic[A, R]):
             return
         asked = [one.asked for one in batch]
         try:
-            found = await self._threads.write(lambda c: self._all(c, asked))
+            if self._way.reads:
+                found = await self._threads.read(lambda c: self._all(c, asked))
+            else:
+                found = await self._threads.write(lambda c: self._all(c, asked))
         except (Refused, UsageError):  # one of them at least: nothing was kept
             await asyncio.gather(*map(self._alone, batch))
         except Exception as error:
@@ -129,7 +150,9 @@ class Together(Generic[A, R]):
         else:
             refused = []
             for one, answer in zip(batch, found, strict=True):
-                if isinstance(answer, DrawdownError):
+                if isinstance(answer, DrawdownError) and self._way.reads and not self._way.tells_names(one.asked):
+                    one.tell(answer)  # alone it would be told the same
+                elif isinstance(answer, DrawdownError):
                     refused.append(one)
                 else:
                     one.tell(answer)
@@ -147,16 +170,19 @@ class Together(Generic[A, R]):
 
     async def _alone(self, one: _Waiting[A, R]) -> None:
         try:
-            found = await self._threads.write(lambda c: self._one(c, one.asked))
+            if self._way.reads:
+                found = await self._threads.read(lambda c: self._one(c, one.asked))
+            else:
+                found = await self._threads.write(lambda c: self._one(c, one.asked))
         except Exception as error:
             one.tell(error)
         else:
             one.tell(found)
 
 
-async def _gather(lane: _Lane[A, R]) -> None:
+async def _gather(lane: _Lane[A, R], most_s: float) -> None:
     """Those who are answered may come again at once: they are waited for, as many as they were."""
     lane.enough.clear()
     if len(lane.waiting) < lane.last:
         with suppress(TimeoutError):
-            await asyncio.wait_for(lane.enough.wait(), GATHER_S)
+            await asyncio.wait_for(lane.enough.wait(), most_s)

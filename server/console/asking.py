@@ -5,27 +5,45 @@ Guarantee: a value that makes no sense is refused in words, and never taken for 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from drawdown.schema.errors import UsageError
-from drawdown.schema.ids import is_clean_id
+from drawdown.schema.ids import is_clean, is_clean_id
+from drawdown.schema.typed.parsing import parse_time
 from drawdown.worker.commands.console_users import Person
+
+MAX_KEY_CHARS: Final = 700
+"""Three ids of any length, and what stands between them."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One look at a page. `query` is what stands in the address, each name once."""
+    """One look at a page. `query` is what stands in the address, each name once; `form` is that of the file that is
+    asked for."""
 
     person: Person
     now_ms: int
     query: Mapping[str, str] = field(default_factory=dict)
+    form: Literal["csv", "jsonl"] = "csv"
 
     def text(self, name: str) -> str:
         """An id or a part of one; '' where none is given. Errors: UsageError for what no id can be."""
         found = self.query.get(name, "")
         if found and not is_clean_id(found):
             raise UsageError(f"{name}: this is no id: 1 to 200 characters, none of them control characters")
+        return found
+
+    def key(self, name: str) -> str:
+        """A key that is made of several ids (an entry's, a top-up's); '' where none is given. Errors: UsageError for
+        what no key can be."""
+        found = self.query.get(name, "")
+        if found and not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
+            raise UsageError(
+                f"{name}: this is no key: 1 to {MAX_KEY_CHARS} characters, none of them control characters"
+            )
         return found
 
     def required(self, name: str) -> str:
@@ -40,6 +58,27 @@ class Ask:
         if found not in choices:
             raise UsageError(f"{name}: there is {', '.join(filter(None, choices))}")
         return found
+
+    def whole(self, name: str) -> int | None:
+        """A whole number that a database holds, as pages write it for their next one; None where none is given.
+        Errors: UsageError for any other text."""
+        found = self.query.get(name, "")
+        if found and not (re.fullmatch(r"-?[0-9]{1,18}", found) and found.isascii()):
+            raise UsageError(f"{name}: this is no whole number: begin at the first page")
+        return int(found) if found else None
+
+    def place(self, name: str) -> int:
+        """The number of a row behind which a page goes on; 0: it begins. Errors: UsageError for what none can be."""
+        found = self.whole(name) or 0
+        if found < 0:
+            raise UsageError(f"{name}: no row has a number below 1: begin at the first page")
+        return found
+
+    def moment(self, name: str) -> int | None:
+        """A time as people type it (`2026-01-31`, `7d`), in milliseconds; None where none is given. Errors: UsageError
+        for what is none."""
+        found = self.text(name).strip()
+        return parse_time(found, name, self.now_ms) if found else None
 
     def number(self, name: str, choices: tuple[int, ...]) -> int:
         """The same for numbers."""

@@ -21,20 +21,24 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
-from drawdown.server.console import door, files
+from drawdown.server.console import door, files, oidc
+from drawdown.server.console.acting.acting import Acting
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.door import Known
 from drawdown.server.console.frame import assets, templates
 from drawdown.server.console.looking import look
-from drawdown.server.console.pages import MENU, PAGES, Page
+from drawdown.server.console.my import my
+from drawdown.server.console.page import Page
+from drawdown.server.console.pages import ACTIONS, MENU, PAGES
+from drawdown.server.console.screens.csv_lines import FORMS, Form, as_json
 from drawdown.server.console.sign_in import SignIn
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
+from drawdown.server.tokens.elsewhere import Elsewhere
 from drawdown.worker.commands import console_sessions
-from drawdown.worker.views.console_users import is_demo
 
 log = structlog.get_logger()
 
@@ -49,6 +53,8 @@ WITHIN_S: Final = 5.0
 MOST_PARAMETERS: Final = 20
 """Of one address."""
 
+MEDIA: Final[Mapping[Form, str]] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
+
 T = TypeVar("T")
 
 
@@ -58,10 +64,11 @@ class SignedOut(Exception):
 
 @dataclass(frozen=True)
 class Looked:
-    """What a page has read: who asked, and what its template shows."""
+    """A page that was read: who asked, and the answer. It is put together where it was read: the gate's requests pass
+    through the loop meanwhile."""
 
     known: Known
-    shown: Mapping[str, object]
+    answer: HTMLResponse
 
 
 class Console:
@@ -75,7 +82,14 @@ class Console:
         self._templates = templates.environment()
         self._assets = assets.load()
         self._templates.globals.update(asset={name: one.path for name, one in self._assets.items()}, menu=MENU)
-        self._sign_in = SignIn(self, self._threads, bodies.Budget(refused))
+        budget = bodies.Budget(refused)
+        self._sign_in = SignIn(self, self._threads, budget)
+        self._acting = Acting(self, services.settings, self._threads, budget, ACTIONS)
+        oidc.require_sane(services.settings.oidc)
+        my.require_sane(services.settings.my)
+        elsewhere = Elsewhere(services)
+        self._oidc = oidc.Oidc(self, self._threads, services, elsewhere)
+        self._my = my.My(self, self._threads, self._files, services, elsewhere, budget)
 
     def close(self) -> None:
         self._sign_in.close()
@@ -84,9 +98,12 @@ class Console:
     def routes(self) -> list[Route]:
         """All there are, made of the list of pages."""
         found = [Route(page.path, partial(self._page, page), methods=["GET"]) for page in PAGES]
-        found += [Route(page.file_path, partial(self._file, page), methods=["GET"]) for page in PAGES if page.lines]
+        for form in FORMS:
+            files_of = [(page.file_path(form), partial(self._file, page, form)) for page in PAGES if page.lines]
+            found += [Route(path, answer, methods=["GET"]) for path, answer in files_of]
         found += [Route(one.path, partial(self._asset, one), methods=["GET"]) for one in self._assets.values()]
-        return [*found, *self._sign_in.routes(), Route("/console", self._to_overview, methods=["GET"])]
+        found += [*self._sign_in.routes(), *self._acting.routes(), *self._oidc.routes(), *self._my.routes()]
+        return [*found, Route("/console", self._to_overview, methods=["GET"])]
 
     async def look(self, work: Callable[[sa.Connection], T]) -> T:
         """Read in a transaction of its own. Errors: TooSlow, and those of the database."""
@@ -95,39 +112,50 @@ class Console:
     def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> HTMLResponse:
         """A page as it is sent. What each needs and is not given is taken as not there."""
         base: dict[str, object] = {"person": None, "page": None, "demo": False, "live": False, "now_ms": self.now_ms()}
+        base["oidc"] = oidc.label_of(self.services.settings.oidc)
         text = self._templates.get_template(template).render({**base, **shown})
         return HTMLResponse(text, status, headers={"content-security-policy": POLICY})
 
     def now_ms(self) -> int:
         return self.services.clock.now_ms()
 
-    async def answered(self, request: Request, do: Callable[[], Awaitable[Response]]) -> Response:
+    async def answered(
+        self,
+        request: Request,
+        do: Callable[[], Awaitable[Response]],
+        failed: Callable[[int, str], Response] | None = None,
+    ) -> Response:
         """The answer; where something fails, the page that says so."""
+        failed = failed or self.failed
         try:
             return await do()
         except SignedOut:
             if "hx-request" in request.headers:  # a part of an open page, whose figures stay
-                return self.failed(401, "nobody is signed in any more: load the page again")
+                return failed(401, "nobody is signed in any more: load the page again")
             return RedirectResponse(f"/console/sign-in?{urlencode({'next': _place(request)})}", 303)
         except ApiError as error:
-            return self.failed(error.status, error.message)
+            return failed(error.status, error.message)
         except UnknownId as error:
-            return self.failed(404, str(error))
+            return failed(404, str(error))
         except UsageError as error:
-            return self.failed(400, str(error))
+            return failed(400, str(error))
         except Refused as error:
-            return self.failed(409, str(error))
+            return failed(409, str(error))
         except (DatabaseBusy, DatabaseNotReady) as error:
-            return self.failed(503, str(error))
+            return failed(503, str(error))
         except DrawdownError as error:
-            return self.failed(500, str(error))
+            return failed(500, str(error))
         except Exception as error:
             log.error("console_failed", path=request.url.path, **told(error))
-            return self.failed(500, "something failed here; it was written down")
+            return failed(500, "something failed here; it was written down")
 
     def failed(self, status: int, why: str) -> HTMLResponse:
         """The error state: no figure at all is better than a wrong one."""
         return self.render("error.html", {"status": status, "why": why}, status)
+
+    def query(self, request: Request) -> dict[str, str]:
+        """What the address says, each once. Errors: UsageError."""
+        return _query(request)
 
     async def _page(self, page: Page, request: Request) -> Response:
         return await self.answered(request, lambda: self._shown(page, request))
@@ -138,12 +166,12 @@ class Console:
         def work(connection: sa.Connection) -> Looked:
             known = self._known(connection, request, page, now_ms)
             shown = page.read(connection, Ask(known.person, now_ms, query))
-            return Looked(known, {**shown, "demo": is_demo(connection)})
+            more = {"live": True, "now_ms": now_ms, "page": page, "person": known.person, "query": query}
+            return Looked(known, self.render(page.template, {"demo": known.person.in_demo, **shown, **more}))
 
         found = await self.look(work)
         await self._keep_use(found.known, now_ms)
-        more = {"live": True, "now_ms": now_ms, "page": page, "person": found.known.person, "query": query}
-        return self.render(page.template, {**found.shown, **more})
+        return found.answer
 
     def _known(self, connection: sa.Connection, request: Request, page: Page, now_ms: int) -> Known:
         """Errors: SignedOut; ApiError 403 for a role that may not see the page."""
@@ -155,23 +183,24 @@ class Console:
             raise ApiError(403, "no_role", f"{page.title} is for the role {page.role}, and {name} is {has}")
         return known
 
-    async def _file(self, page: Page, request: Request) -> Response:
-        return await self.answered(request, lambda: self._handed_out(page, request))
+    async def _file(self, page: Page, form: Form, request: Request) -> Response:
+        return await self.answered(request, lambda: self._handed_out(page, form, request))
 
-    async def _handed_out(self, page: Page, request: Request) -> Response:
+    async def _handed_out(self, page: Page, form: Form, request: Request) -> Response:
         """Its lines as they are read, row by row; who took how many is on record."""
         assert page.lines is not None
         now_ms, query, lines = self.now_ms(), _query(request), page.lines
         known = await self.look(lambda c: self._known(c, request, page, now_ms))
-        ask = Ask(known.person, now_ms, query)
+        ask = Ask(known.person, now_ms, query, form)
 
         def begin(connection: sa.Connection) -> Iterator[str]:
-            return lines(connection, ask)
+            found = lines(connection, ask)
+            return found if form == "csv" else as_json(found)
 
-        stream = await self._files.open(begin, files.Taken(page.file_path, ask))
-        name = f"{page.title.lower()}.csv"
+        stream = await self._files.open(begin, files.Taken(page.file_path(form), ask))
+        name = f"{page.title.lower()}.{form}"
         headers = {"content-disposition": f'attachment; filename="{name}"', "content-security-policy": POLICY}
-        return StreamingResponse(stream, media_type="text/csv; charset=utf-8", headers=headers)
+        return StreamingResponse(stream, media_type=MEDIA[form], headers=headers)
 
     async def _keep_use(self, known: Known, now_ms: int) -> None:
         """That a session is used, once a minute: a page that could be read is shown even where that cannot be kept."""

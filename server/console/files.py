@@ -93,7 +93,7 @@ class Stream:
 
         try:
             read(engine, send)
-            keep(engine, self._taken, max(rows - 1, 0))
+            keep(engine, self._taken, max(rows - (self._taken.ask.form == "csv"), 0))  # without the line of names
             self._put(None)
         except Exception as error:
             self._put(error)
@@ -111,7 +111,7 @@ class Stream:
 def keep(engine: sa.Engine, taken: Taken, rows: int) -> None:
     """Who took how many rows of what."""
     ask = taken.ask
-    by = By(ask.now_ms, ask.person.actor, "took a file", "console")
+    by = By(ask.now_ms, ask.person.actor, "took a file", ask.person.via)
     details = {"rows": rows, "query": dict(ask.query)}
     write(engine, lambda c: record(c, "console_export", taken.path, details, by))
 

@@ -7,6 +7,7 @@ database itself.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -19,6 +20,7 @@ from drawdown.schema.errors import DatabaseBusy, DrawdownError
 
 T = TypeVar("T")
 
+_TOO_SLOW: Final = "this takes longer than {:g} s: choose less, or try again"
 _ENDED: Final = ("57014", "25P02")
 """PostgreSQL's for a statement that took too long, and for what follows it."""
 
@@ -36,30 +38,50 @@ def look(engine: sa.Engine, work: Callable[[sa.Connection], T], within_s: float)
     """
 
     def bounded(connection: sa.Connection) -> T:
-        limit = _on_postgresql if connection.dialect.name == "postgresql" else _on_sqlite
-        with limit(connection, within_s):
+        with limited(connection, within_s), _read_only(connection):
             return work(connection)
 
-    try:
+    with in_words(within_s):
         return read(engine, bounded)
+
+
+@contextmanager
+def in_words(within_s: float) -> Iterator[None]:
+    """Errors: TooSlow for what the database ended, as `limited` asks it to."""
+    try:
+        yield
     except (DBAPIError, DrawdownError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else getattr(error.__cause__, "orig", None)
         if getattr(cause, "sqlstate", None) in _ENDED or str(cause) == "interrupted":
-            raise TooSlow(f"this takes longer than {within_s:g} s: choose less, or try again") from error
+            raise TooSlow(_TOO_SLOW.format(within_s)) from error
         raise
 
 
 @contextmanager
-def _on_postgresql(connection: sa.Connection, within_s: float) -> Iterator[None]:
-    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(within_s * 1000)}")
-    connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-    yield
+def limited(connection: sa.Connection, within_s: float) -> Iterator[None]:
+    """While it is entered, no statement begins after so many seconds, and the database ends by itself one that takes
+    longer. Errors: TooSlow; else what `in_words` reads."""
+    end = time.monotonic() + within_s
+
+    def in_time(*_: object) -> None:
+        if time.monotonic() > end:
+            raise TooSlow(_TOO_SLOW.format(within_s))
+
+    sa.event.listen(connection, "before_cursor_execute", in_time)
+    try:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(within_s * 1000)}")
+            yield
+        else:
+            with _interrupted(connection, within_s):
+                yield
+    finally:
+        sa.event.remove(connection, "before_cursor_execute", in_time)
 
 
 @contextmanager
-def _on_sqlite(connection: sa.Connection, within_s: float) -> Iterator[None]:
+def _interrupted(connection: sa.Connection, within_s: float) -> Iterator[None]:
     driver: Any = connection.connection.dbapi_connection
-    connection.exec_driver_sql("PRAGMA query_only = ON")
     late = threading.Timer(within_s, driver.interrupt)
     late.daemon = True
     late.start()
@@ -67,4 +89,17 @@ def _on_sqlite(connection: sa.Connection, within_s: float) -> Iterator[None]:
         yield
     finally:
         late.cancel()
+
+
+@contextmanager
+def _read_only(connection: sa.Connection) -> Iterator[None]:
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        yield
+        return
+    driver: Any = connection.connection.dbapi_connection
+    connection.exec_driver_sql("PRAGMA query_only = ON")
+    try:
+        yield
+    finally:
         driver.execute("PRAGMA query_only = OFF")

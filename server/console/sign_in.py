@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar
-from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 from starlette.requests import Request
@@ -21,7 +20,8 @@ from starlette.routing import Route
 
 from drawdown.schema.errors import UsageError
 from drawdown.server.console import door
-from drawdown.server.http.bodies import Budget, body_of
+from drawdown.server.console.forms import form_of
+from drawdown.server.http.bodies import Budget
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
@@ -29,8 +29,6 @@ from drawdown.worker.commands import console_sessions, console_users
 from drawdown.worker.commands.console_sessions import TooManyFailures
 from drawdown.worker.commands.console_users import Person
 
-MAX_FORM_BYTES: Final = 16 * 1024
-MOST_FIELDS: Final = 20
 HASHES_AT_ONCE: Final = 2
 """Passwords that are looked at together: 32 MB each."""
 MOST_HASHES: Final = 20
@@ -77,7 +75,7 @@ class SignIn:
         ]
 
     async def _form(self, request: Request) -> Response:
-        shown = {"next": _inside(request.query_params.get("next")), "name": "", "why": ""}
+        shown = {"next": inside(request.query_params.get("next")), "name": "", "why": ""}
         return self._console.render("sign_in.html", shown)
 
     async def _sign_in(self, request: Request) -> Response:
@@ -89,7 +87,7 @@ class SignIn:
         address, now_ms = caller_of(request.client and request.client.host), self._console.now_ms()
 
         def again(status: int, why: str) -> Response:
-            shown = {"next": _inside(form.get("next")), "name": name, "why": why}
+            shown = {"next": inside(form.get("next")), "name": name, "why": why}
             return self._console.render("sign_in.html", shown, status)
 
         try:
@@ -100,7 +98,7 @@ class SignIn:
             return again(401, WRONG)
         session = secrets.token_urlsafe(32)
         person = await self._begin(name, stored, session, address)
-        return again(401, WRONG) if person is None else _in(_inside(form.get("next")), session)
+        return again(401, WRONG) if person is None else _in(inside(form.get("next")), session)
 
     async def _begin(self, name: str, stored: str, session: str, address: str) -> Person | None:
         now_ms = self._console.now_ms()
@@ -166,7 +164,7 @@ class SignIn:
         person = await self._threads.write(lambda c: console_sessions.enter(c, token, session, address, now_ms))
         if person is None:
             return self._console.failed(404, NO_LINK)
-        return _in(_inside(request.query_params.get("next")), session)
+        return _in(inside(request.query_params.get("next")), session)
 
     async def _hash(self, work: Callable[[], T]) -> T:
         """Errors: ApiError 503 where too many wait."""
@@ -179,19 +177,7 @@ class SignIn:
             self._hashes -= 1
 
     async def _form_of(self, request: Request) -> Mapping[str, str]:
-        """The fields of a form of ours, each once. Errors: ApiError 403 for one of another site, 400 for nonsense."""
-        if not door.is_ours(request, self._console.url):
-            why = f"this form was not sent from the console: open it at {self._console.url}/console/"
-            raise ApiError(403, "foreign_form", why)
-        async with body_of(request, MAX_FORM_BYTES, self._budget) as body:
-            try:
-                pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
-            except (UnicodeDecodeError, ValueError):
-                raise ApiError(400, "bad_form", "the form cannot be read") from None
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ApiError(400, "bad_form", "the form says one thing twice")
-        return found
+        return await form_of(request, self._console.url, self._budget)
 
 
 def _in(place: str, session: str) -> Response:
@@ -200,7 +186,7 @@ def _in(place: str, session: str) -> Response:
     return answer
 
 
-def _inside(place: str | None) -> str:
+def inside(place: str | None) -> str:
     """Where to go on: in the console, or at its beginning."""
-    inside = place is not None and place.startswith("/console/") and "\\" not in place and place.isprintable()
-    return place if place is not None and inside else "/console/"
+    is_inside = place is not None and place.startswith("/console/") and "\\" not in place and place.isprintable()
+    return place if place is not None and is_inside else "/console/"

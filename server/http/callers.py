@@ -7,6 +7,7 @@ addresses.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -14,8 +15,11 @@ from drawdown.schema.errors import UsageError
 
 PREFIX_V6: Final = 64
 EVERYBODY: Final = "*"
+CALLERS_KEPT: Final = 1_000
+"""Addresses whose callers' names are not found out again: those that ask most."""
 
 
+@lru_cache(CALLERS_KEPT)
 def caller_of(address: str | None) -> str:
     """The name of whoever has this address; "-" where there is none, as on a Unix socket."""
     if not address:

@@ -5,12 +5,12 @@ Guarantee: no part of a secret, a statement or a stack is ever in an answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from drawdown.schema.errors import (
     AnswerLost,
@@ -27,6 +27,7 @@ ANSWER_LOST: Final = (
     "the connection was lost while the database committed, so this may have been kept, or not; to ask for the same "
     "again is safe"
 )
+Handlers = Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -71,6 +72,12 @@ def of_drawdown(error: DrawdownError) -> ApiError:
     return ApiError(500, "failed", str(error))
 
 
+def unauthorized() -> ApiError:
+    """There is no such API key, or it is over."""
+    message = "send Authorization: Bearer with an API key that goes on (`drawdown key create`)"
+    return ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+
+
 async def on_api_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     return error_answer(error)
@@ -86,6 +93,10 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "bad_request")
     return error_answer(ApiError(error.status_code, code, str(error.detail), headers=error.headers))
+
+
+HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_error, HTTPException: on_http_error}
+"""What an error that a route raises is answered with."""
 
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:

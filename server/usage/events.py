@@ -22,14 +22,15 @@ from drawdown.server.api.described import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage import intake_models as models
 from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
+from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.events.store import Taken, names_of, take, times
 
 SCOPE: Final = "events:write"
 MOST_SAID: Final = 20
 """Items of one refused batch that are named in its one error."""
 MOST_TURNS: Final = 10
-"""In which a batch is taken whose events say no time: each after the first, as others who sent some of the same at once
-were first."""
+"""In which a batch is taken: each after the first, as others who sent some of the same events (which say no time) at
+once were first, or as a floor was raised meanwhile."""
 Key: TypeAlias = tuple[str, str]
 """An event's name, and its organisation."""
 _WELL: Final = ("accepted", "duplicate", "pending")
@@ -50,6 +51,9 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
         turn = connection.begin_nested()
         dated = [_dated(one, known.get(key)) for one, key in asked]
         taken = take(connection, dated, sent.now_ms, own=own, types_of=org_id)
+        if not floors.hold(connection, dated, taken, sent.now_ms):
+            turn.rollback()  # what the floor was raised past is told so
+            continue
         doubtful = _in_doubt(asked, taken) - known.keys()
         others = times(connection, [one.event for one, key in asked if key in doubtful], own=own) if doubtful else {}
         if not others:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -16,8 +16,10 @@ from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import ApiError
 from drawdown.server.usage import usage_models as models
-from drawdown.worker.views.usage import UsageRow, read_usage
+from drawdown.worker.catalog.mapping import MB_SECONDS, SECONDS, UNITS
+from drawdown.worker.views.usage import Place, UsageRow, usage_page
 
+UNITS_THERE_ARE: Final = (SECONDS, MB_SECONDS, UNITS)
 SCOPE: Final = "usage:read"
 
 
@@ -41,12 +43,13 @@ class UsageRoutes:
 
 def _usage(connection: sa.Connection, query: models.UsageQuery, said: Said, *, org: str) -> Mapping[str, object]:
     to_ms = window_of(said.now_ms) + WINDOW_MS if query.to_ms is None else query.to_ms
-    found = read_usage(connection, said.require_org(org), query.from_ms, to_ms, query.by)
-    begin = 0 if query.after is None else _after(found.rows, query.after)
-    page = found.rows[begin : begin + query.most]
-    more = _name(page[-1]) if begin + len(page) < len(found.rows) else None
+    after = None if query.after is None else _place(query.after)
+    found, is_more = usage_page(
+        connection, said.require_org(org), query.from_ms, to_ms, query.by, most=query.most, after=after
+    )
     carried = [vars(one) for one in found.carried]
-    return {**vars(found), "rows": [vars(row) for row in page], "carried": carried, "next": more}
+    more = _name(found.rows[-1]) if is_more else None
+    return {**vars(found), "rows": [vars(row) for row in found.rows], "carried": carried, "next": more}
 
 
 def _name(row: UsageRow) -> str:
@@ -54,9 +57,10 @@ def _name(row: UsageRow) -> str:
     return f"{row.feature}:{row.unit}:{row.what}"
 
 
-def _after(rows: Sequence[UsageRow], name: str) -> int:
+def _place(name: str) -> Place:
     """Where the page after the row of this name begins. Errors: ApiError 422."""
-    for at, row in enumerate(rows):
-        if _name(row) == name:
-            return at + 1
-    raise ApiError(422, "bad_value", "`after` is `next` of a page, and that row is there no more: begin anew")
+    feature, _, rest = name.partition(":")
+    unit, colon, what = rest.partition(":")
+    if not colon or unit not in UNITS_THERE_ARE:
+        raise ApiError(422, "bad_value", "`after` is `next` of a page: begin anew without it")
+    return Place(what, feature, unit)

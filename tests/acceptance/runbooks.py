@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drawdown.cli.parsing import show_time
 from drawdown.schema.clock import FixedClock
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import GRACE_MS, WINDOW_MS
 from tests.acceptance.commands import PROJECT, Ended
 from tests.acceptance.inside import inside

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
 import sqlalchemy as sa
+from joserfc import jwt
+from joserfc.jwk import OctKey
 
-from drawdown.cli.parsing import show_time
 from drawdown.cli.settings.settings import Settings
 from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.http.signing import Signed, signature
 from drawdown.worker.hooks.signing import endpoint_secret
@@ -45,6 +48,8 @@ SECRETS = {
     "DRAWDOWN_CELL_SECRETS": f"cell-1=cell-1-{CANARY}-new,cell-1-{CANARY}-old;cell-9=cell-9-{CANARY}-only",
     "DRAWDOWN_HOOK_SECRET": f"hook-{CANARY}-0123456789",
     "DRAWDOWN_CONSOLE_PROXY_SECRET": f"proxy-{CANARY}-0123456789",
+    "DRAWDOWN_CONSOLE_OIDC_CLIENT_SECRET": f"oidc-{CANARY}-0123456789",
+    "DRAWDOWN_MY_SECRET": f"my-{CANARY}-01234567890123456789,my-{CANARY}-old-0123456789012345",
     "DRAWDOWN_AUTUMN_SECRET_KEY": f"am_sk_test_{CANARY}",
     "DRAWDOWN_AUTUMN_WEBHOOK_SECRETS": f"whsec_{CANARY}AAAAAAAAAAAAAAAAAAAA,whsec_{CANARY}BBBBBBBBBBBBBBBBBBBB",
     "DRAWDOWN_STRIPE_SECRET_KEY": f"sk_test_{CANARY}",
@@ -59,8 +64,13 @@ class Echo:
     behind: Emulator
     status: int | None = None
     said_back: int = 0
+    told: dict[str, Any] = field(default_factory=dict)
+    """What is answered at an address, whatever else is asked."""
 
     def handle(self, call: Call, now_ms: int) -> HttpResult:
+        path = urlsplit(call.url).path
+        if path in self.told:
+            return Answer(200, {"content-type": "application/json"}, json.dumps(self.told[path]).encode())
         if self.status is None:
             return self.behind.handle(call, now_ms)
         self.said_back += 1
@@ -118,6 +128,8 @@ def home(postgres_url: str, tmp_path: Path) -> Iterator[Home]:
             "DRAWDOWN_HOOK_ORIGINS": product_url,
             "DRAWDOWN_CONSOLE_URL": "https://drawdown.test",
             "DRAWDOWN_CONSOLE_PROXY_HEADER": "X-Forwarded-User",
+            "DRAWDOWN_CONSOLE_OIDC_ISSUER": product_url,
+            "DRAWDOWN_CONSOLE_OIDC_CLIENT_ID": "drawdown",
             "DRAWDOWN_LOG_LEVEL": "DEBUG",
             "DRAWDOWN_STATE_DIR": str(tmp_path / "state"),
         }
@@ -206,6 +218,7 @@ def serve(home: Home) -> None:
         for path in ("/v1/gate/alice", "/v1/gate/broke", "/readyz", "/healthz", "/metrics", "/openapi.json"):
             assert send("GET", path) == 200, path
         assert send("GET", f"/nowhere?{CANARY}") == 404
+        signs_in(home, send, url)
         process.send_signal(signal.SIGTERM)
         assert process.wait(300) == 0
         assert process.stdout is not None
@@ -213,6 +226,27 @@ def serve(home: Home) -> None:
     log = (home.folder / "serve.log").read_text()
     assert "tick_finished" in log and '"stopped"' in log and "Traceback" not in log
     home.said["serve's log"] = log
+
+
+def signs_in(home: Home, send: Callable[..., int], url: str) -> None:
+    """Through an issuer that says back all it was sent, the console's secret with it; and by links, right and wrong."""
+    issuer = home.env["DRAWDOWN_CONSOLE_OIDC_ISSUER"]
+    own = {"issuer": issuer, "authorization_endpoint": f"{issuer}/a", "token_endpoint": f"{issuer}/t"}
+    home.product.told["/.well-known/openid-configuration"] = {**own, "jwks_uri": f"{issuer}/j"}
+    there = httpx.get(f"{url}/console/oidc")
+    assert there.status_code == 303, there.text
+    state = dict(parse_qsl(urlsplit(there.headers["location"]).query))["state"]
+    kept, said_back = there.headers["set-cookie"].partition(";")[0], home.product.said_back
+    for status in (200, 400):
+        home.product.status = status
+        assert send("GET", f"/console/oidc/back?code=c&state={state}", cookie=kept) == 502
+    assert home.product.said_back == said_back + 2
+    home.product.status = None
+    claims = {"aud": "https://drawdown.test", "org": "alice", "jti": "1", "exp": SystemClock().now_ms() // 1000 + 60}
+    secret = SECRETS["DRAWDOWN_MY_SECRET"].partition(",")[0]
+    token = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret))
+    for one, wanted in ((token, 303), (token, 403), (secret, 403), (f"{token}x", 403)):
+        assert send("GET", f"/my/enter?token={one}") == wanted
 
 
 def admin(url: str, path: str, order: dict[str, Any]) -> tuple[bytes, dict[str, str]]:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.parsing import show_time
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, write
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.hooks.schedule import WAITS
 from drawdown.worker.hooks.signing import endpoint_secret

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter, sleep
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.schema import database
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
@@ -28,6 +27,7 @@ from drawdown.server.api.programs import Programs, Said
 from drawdown.server.app import Server
 from drawdown.worker.commands import api_keys, guard_terms
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from tests.benchmarks.bare_guard import COUNTED, SAID, bare, serving_bare
 from tests.benchmarks.case_gate import drained, listening, services
 from tests.benchmarks.case_tick import run_tick
 from tests.benchmarks.databases import Databases, tidy, url_of
@@ -46,7 +46,7 @@ KEYS: Final = 10
 SENDERS: Final = 10
 SECONDS: Final = 10.0
 P99_MS: Final = 10.0
-COUNTED: Final = "SELECT used FROM guard_counters WHERE org_id = :org AND metric = :metric"
+WARMED_S: Final = 1.0
 CHECK, FRAME = "/v1/guard/check", "/v1/guard/nothing"
 _KEYS: Final = [key_of(f"app-{number}") for number in range(KEYS)]
 
@@ -82,11 +82,11 @@ def _guarded(engine: sa.Engine) -> None:
 def _beside(engine: sa.Engine, kind: str, fleet: Fleet, asks: int, runs: int) -> Result:
     server = Server(replace(services(engine), clock=SystemClock()))
     server.routes.include_router(_nothing(vars(server)["_programs"]))
-    with listening(server.app) as port, listening(_bare(engine)) as bare_port:
+    with listening(server.app) as port, listening(bare(engine)) as bare_port:
         check = Asker(port, CHECK, fleet.orgs, asks=asks)
-        frame, bare = Asker(port, FRAME, fleet.orgs, asks=asks), Asker(bare_port, CHECK, fleet.orgs, asks=asks)
+        frame, least = Asker(port, FRAME, fleet.orgs, asks=asks), Asker(bare_port, CHECK, fleet.orgs, asks=asks)
         figures = compared(check.median_s, frame.median_s, runs, goal=GOAL, what=("check", "bare handler"))
-        further = compared(check.median_s, bare.median_s, runs, goal=GOAL, what=("check", "without the server"))
+        further = compared(check.median_s, least.median_s, runs, goal=GOAL, what=("check", "without the server"))
     server.close()
     assert check.allowed == check.asked and frame.allowed == frame.asked, "every organisation has credit and room"
     return Result(
@@ -102,12 +102,11 @@ def _beside(engine: sa.Engine, kind: str, fleet: Fleet, asks: int, runs: int) ->
 
 def _nothing(programs: Programs) -> APIRouter:
     """The route's frame around one row that is read."""
-    said = {"decision": "allow", "rule": "none", "used": 0}
 
     async def read(order: models.CheckOrder, _said: Said) -> Mapping[str, object]:
         asked = {"org": order.org, "metric": order.metric}
         await programs.threads.read(lambda c: c.execute(sa.text(COUNTED), asked).one_or_none())
-        return said
+        return SAID
 
     async def nothing(request: Request) -> JSONResponse:
         return await programs.act_by(request, routes.SCOPE, models.CheckOrder, read)
@@ -115,27 +114,6 @@ def _nothing(programs: Programs) -> APIRouter:
     router = APIRouter(default_response_class=JSONResponse)
     router.add_api_route(FRAME, nothing, methods=["POST"])
     return router
-
-
-def _bare(engine: sa.Engine) -> Callable[..., Any]:
-    """The least that reads a key and a counter for whoever asks."""
-    pool = ThreadPoolExecutor(6)
-
-    async def app(scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[dict[str, object]], Any]) -> None:
-        order = json.loads((await receive())["body"])
-        token = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
-
-        def work(connection: sa.Connection) -> None:
-            assert api_keys.find(connection, token, 0) is not None
-            connection.execute(sa.text(COUNTED), {"org": order["org"], "metric": order["metric"]}).one_or_none()
-
-        await asyncio.get_running_loop().run_in_executor(pool, database.read, engine, work)
-        body = json.dumps({"decision": "allow", "rule": "none", "used": 0}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    return app
 
 
 class Asker:
@@ -164,28 +142,49 @@ class Asker:
 
 
 def _in_time(engine: sa.Engine, kind: str, fleet: Fleet, seconds: float) -> Result:
-    """Checks at their moments, whether those before were answered or not: who is late is late by the clock."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Checks at their moments, whether those before were answered or not: who is late is late by the clock. Beside it a
+    handler that decides nothing, asked likewise: what the machine itself is late by."""
+    url, found = url_of(engine.url), list[tuple[str, list[float]]]()
+    with tempfile.TemporaryDirectory() as folder, serving_bare(url) as other:
         env = {"DRAWDOWN_REQUESTS_PER_S": "1000000", "DRAWDOWN_LOG_LEVEL": "CRITICAL"}
-        with serving(url_of(engine.url), env, Path(folder) / "log") as (url, _process):
-            port = int(url.rpartition(":")[2])
-            _sent(port, fleet, min(seconds, 0.2))
-            alone = _sent(port, fleet, seconds)
+        with serving(url, env, Path(folder) / "log") as (at, process):
+            assert other.stdout is not None
+            ports = {"": int(at.rpartition(":")[2]), " of a bare handler": int(other.stdout.readline())}
+            for port in ports.values():
+                _sent(port, fleet, min(seconds, WARMED_S))
+            pids = process.pid, other.pid
+            before = [_cpu_s(pid) for pid in pids]
+            found += [(f"{whose}, alone", _sent(port, fleet, seconds)) for whose, port in ports.items()]
+            spent_s = [_cpu_s(pid) - was for pid, was in zip(pids, before, strict=True)]
             with drained(engine, fleet) as windows:
-                beside = _sent(port, fleet, seconds)
-    goals = (("alone", alone, None), ("during a drain", beside, P99_MS))
+                found += [(f"{whose}, during a drain", _sent(port, fleet, seconds)) for whose, port in ports.items()]
+    goal = {"p99, during a drain": P99_MS}
+    figures = [
+        Figure(name + when, "ms", [value], goal.get(name + when))
+        for when, times in found
+        for name, value in _percentiles(times)
+    ]
     return Result(
         case="guard in time",
         database=kind,
         compares=f"{PER_S} checks a second on {SENDERS} connections with {KEYS} keys, at a process of its own; "
         "milliseconds from the moment at which each was to be sent",
         figures=[
-            Figure(f"{name}, {when}", "ms", [value], goal if name == "p99" else None)
-            for when, found, goal in goals
-            for name, value in _percentiles(found)
+            *figures,
+            *(
+                Figure(f"CPU of the process{whose} for each, alone", "ms", [one * 1000 / len(found[0][1])])
+                for whose, one in zip(ports, spent_s, strict=True)
+            ),
         ],
-        totals={"checked": len(alone) + len(beside), "windows": 1 + len(windows)},
+        totals={"checked": 2 * len(found[0][1]), "windows": 1 + len(windows)},
     )
+
+
+def _cpu_s(pid: int) -> float:
+    """What a process has had by now; nothing where the system does not say it in a file."""
+    file = Path(f"/proc/{pid}/stat")
+    fields = file.read_text().rpartition(")")[2].split() if file.exists() else ["0"] * 13
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _sent(port: int, fleet: Fleet, seconds: float) -> list[float]:

@@ -17,6 +17,7 @@ import structlog
 
 from tests.benchmarks import (
     case_beside,
+    case_console,
     case_credit,
     case_events,
     case_gate,
@@ -68,10 +69,11 @@ CASES: Final[dict[str, Case]] = {
     "hot": lambda made, kind, o: case_hot.run(made, kind, o.scale, min(o.runs, 3)),
     "mature": lambda made, kind, o: case_mature.run(made, kind, o.scale, min(o.runs, 3)),
     "transfers": lambda made, kind, o: case_transfers.run(made, kind, o.scale, min(o.runs, 3)),
+    "console": lambda made, kind, o: case_console.run(made, kind, o.scale, min(o.runs, 3)),
     "memory": lambda made, kind, o: case_memory.run(made, kind, scaled(o.scale), min(o.runs, 5)),
 }
 """`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot` and `guard` give two, `events` three; `credit` gives
-`check` and `reserve`, `transfers` gives `mix` and `rows`."""
+`check` and `reserve`, `transfers` gives `mix` and `rows`; `console` gives files, and the gate beside clicks, too."""
 
 
 def results(options: Options) -> Iterator[Result]:

@@ -19,10 +19,10 @@ CREDIT_MICRO: Final = 10**12
 """Of each wallet: more than any benchmark takes."""
 
 
-def insert(engine: sa.Engine, into: str, select: str, count: int) -> None:
-    """`INSERT INTO into SELECT select` for i from 0 to count - 1."""
+def insert(engine: sa.Engine, into: str, select: str, count: int, where: str = "1 = 1") -> None:
+    """`INSERT INTO into SELECT select` for those i from 0 to count - 1 that are so."""
     series = _SERIES[engine.dialect.name].replace(":first", "0").replace(":last", str(count - 1))
-    text = f"INSERT INTO {into} {series} SELECT {select} FROM n"
+    text = f"INSERT INTO {into} {series} SELECT {select} FROM n WHERE {where}"
     write(engine, lambda c: c.exec_driver_sql(text.replace("%", "%%") if _percents(engine) else text))
 
 

@@ -12,9 +12,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from drawdown.server.console.door import COOKIE
+from drawdown.server.console.my.my import COOKIE as MY_COOKIE
 from tests import leftovers
 from tests.browser import chromium
-from tests.browser.sites import Site
+from tests.browser.sites import MY, Site
 
 WATCH: Final = (
     "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP: ' + e.violatedDirective))"
@@ -43,7 +44,7 @@ def folder() -> Path:
     return leftovers.folder("dd-console-")
 
 
-def made(path: Path, migrated: Path, **how: bool) -> Iterator[Site]:
+def made(path: Path, migrated: Path, **how: Any) -> Iterator[Site]:
     """Ticks run a loop of their own, and the browser's is in this thread already."""
     shutil.copy(migrated, path)
     with ThreadPoolExecutor(1) as other:
@@ -74,15 +75,15 @@ class Visitor:
         self.context, self.site = context, site
         self.wrong: list[str] = []
         if role is not None:
-            self.sign_in(site.session(role))
+            self.sign_in(site.session(role), MY_COOKIE if role == MY else COOKIE)
         context.add_init_script(WATCH)
         self.page = self.watched(context.new_page())
 
-    def sign_in(self, session: str) -> None:
+    def sign_in(self, session: str, name: str = COOKIE) -> None:
         """By a session that goes on."""
         self.session = session
         url = self.site.url.replace("http:", "https:")  # what a browser keeps is the host's; this machine gets it, too
-        cookie = {"name": COOKIE, "value": session, "url": url, "secure": True, "httpOnly": True}
+        cookie = {"name": name, "value": session, "url": url, "secure": True, "httpOnly": True}
         self.context.add_cookies([cookie])  # type: ignore[list-item]
 
     def watched(self, page: Page) -> Page:

@@ -19,14 +19,32 @@ from unittest.mock import patch
 import sqlalchemy as sa
 import uvicorn
 
+from drawdown.events.envelope import UsageEvent
+from drawdown.providers.http import Http
 from drawdown.schema.database import connect, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.app import Server
-from drawdown.server.services import NobodyThere, ServerSettings, Services
-from drawdown.worker.commands import console_sessions, console_users, credit, executions, orgs
+from drawdown.server.services import MySettings, NobodyThere, OidcSettings, ServerSettings, Services
+from drawdown.worker.commands import (
+    backfills,
+    cells,
+    console_sessions,
+    console_users,
+    credit,
+    executions,
+    guard,
+    guard_terms,
+    my_sessions,
+    orgs,
+    providers,
+)
+from drawdown.worker.commands.guard_facts import Wish
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.commands.run_request import Request
+from tests.browser import money
 from tests.fresh import name_anew
+from tests.server.ruled import rule
 from tests.world import T0, Fleet
 
 HOSTILE: Final = "<b onmouseover=alert(1)>\"&'/../?x=1#"
@@ -37,6 +55,10 @@ FORMULA: Final = '=HYPERLINK("http://x")'
 NOW: Final = T0 + 9 * DAY_MS + 7 * WINDOW_MS
 STORED: Final = "00:ff"
 ROLES: Final = console_users.ROLES
+MY: Final = "my"
+"""Who came to the small face."""
+NO_OIDC: Final = OidcSettings()
+NOBODY: Final = NobodyThere()
 
 
 def secret(number: int) -> str:
@@ -46,7 +68,10 @@ def secret(number: int) -> str:
 class Site:
     """One server on one database, and the sessions of a person of each role."""
 
-    def __init__(self, path: Path, *, filled: bool = True, demo: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, filled: bool = True, demo: bool = False, oidc: OidcSettings = NO_OIDC, http: Http = NOBODY
+    ) -> None:
+        self.oidc, self.http = oidc, http
         self.engine = connect(f"sqlite:///{path}")
         write(self.engine, name_anew)
         self.fleet = Fleet(self.engine)
@@ -70,16 +95,21 @@ class Site:
         def nobody() -> Any:
             raise AssertionError("no step is asked for by a page")
 
-        settings = ServerSettings(console_url=self.url, requests_per_s=1_000_000)
+        own = MySettings(secrets=("0" * 32,), contact=HOSTILE)
+        settings = ServerSettings(console_url=self.url, requests_per_s=1_000_000, oidc=self.oidc, my=own)
         services = Services(
             engine=self.engine, clock=self.fleet.clock, settings=settings, providers={}, unasked={}, broken={},
-            http=NobodyThere(), thread_kit=nobody, console_engine=self.console_engine,
+            http=self.http, thread_kit=nobody, console_engine=self.console_engine,
         )  # fmt: skip
         return Server(services)
 
     def session(self, role: str) -> str:
-        """A new session of the person of this role."""
+        """A new session of the person of this role; of somebody of acme's own, where that is no role here."""
         made = secret(100 + next(self._sessions))
+        if role == MY:
+            who = my_sessions.visitor("acme", BIDI)
+            write(self.engine, lambda c: my_sessions.enter(c, made, who, made, "192.0.2.1", NOW))
+            return made
         write(self.engine, lambda c: console_sessions.begin(c, role, STORED, made, "192.0.2.1", NOW))
         return made
 
@@ -132,7 +162,45 @@ def fill(fleet: Fleet) -> None:
         fleet.tick(T0 + (day + 1) * DAY_MS)
     fleet.sample("initech", T0 + 8 * DAY_MS, 60)
     fleet.sample("nobody's", T0 + 8 * DAY_MS, 60)
+    rule(fleet, hostile=HOSTILE)
     fleet.tick(NOW - WINDOW_MS)
     run = Request("acme", 5 * MICRO, project="site")
     write(fleet.engine, lambda c: executions.accept(c, "run-1", run, fleet.by))
+    write(fleet.engine, lambda c: guard_terms.set_metric(c, "idea.create", Change(phase=3), fleet.by))
+    write(fleet.engine, lambda c: guard_terms.set_limit(c, PlanLimit("idea.create", "*", "month", 1), fleet.by))
+    for key in ("idea-1", "idea-2"):
+        use = partial(guard.consume, key=key, wish=Wish("acme", "idea.create", 1), by=replace(fleet.by, now_ms=NOW))
+        write(fleet.engine, use)
     write(fleet.engine, lambda c: orgs.halt(c, [BIDI], replace(fleet.by, reason=HOSTILE)))
+    money.fill(fleet, HOSTILE)
+    wait(fleet)
+
+
+def wait(fleet: Fleet) -> None:
+    """What on call looks at: cells, one of which does not answer; a push in doubt and one refused; a sample whose time
+    is in seconds; an event that waits in a backfill; a provider that is paused."""
+    write(fleet.engine, lambda c: cells.set_cell(c, "cell-1", "http://cell-1:8080", fleet.by, new=True))
+    for name, cell in ((BIDI, "cell-1"), (HOSTILE, f"cell {FORMULA}")):
+        values = {"sandbox": f"box of {name}", "org": name, "cell": cell}
+        fleet.write("INSERT INTO sandboxes VALUES (:sandbox, :org, :cell, 'running')", values)
+    fleet.cells.failing.add("cell-1")
+    fleet.tick()
+    late = {"id": HOSTILE, "org": "acme", "now": fleet.clock.at_ms}
+    fleet.write(
+        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, cpu_count, interval_s, ts, "
+        "ingested_at) VALUES (:id, :org, 's', 'cell-1', 1024, 1, 60, 1767225600, :now)",
+        late,
+    )
+    at = T0 + 8 * DAY_MS
+    write(fleet.engine, lambda c: backfills.open_backfill(c, "june", "acme", at, at + DAY_MS, fleet.by))
+    event = UsageEvent("app", "e-1", "page.render", "acme", 3, at + 1)
+    write(fleet.engine, lambda c: backfills.stage(c, "june", [event], fleet.clock.at_ms))
+    fleet.sample("acme", NOW - 2 * WINDOW_MS, 60)
+    fleet.sample(HOSTILE, NOW - 2 * WINDOW_MS, 60)
+    write(fleet.engine, lambda c: providers.pause(c, "embedded", fleet.by))
+    fleet.tick(NOW - 1)
+    for name, state in (("acme", "in_doubt"), (HOSTILE, "rejected")):
+        fleet.write(
+            "UPDATE pushes SET state = :state, last_error = :error WHERE org_id = :org AND state = 'due'",
+            {"state": state, "error": HOSTILE, "org": name},
+        )

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import oidc_provider_mock
 import pytest
+from joserfc import jwt
+from joserfc.jwk import OctKey
 
+from drawdown.providers.http.client import HttpClient
+from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import write
 from drawdown.server.console.door import COOKIE
+from drawdown.server.services import OidcSettings
 from drawdown.worker.commands import console_sessions, console_users
-from tests.browser.conftest import Visitor
-from tests.browser.sites import BIDI, FORMULA, HOSTILE, NOW, Site, secret
+from tests.browser.conftest import Visitor, made
+from tests.browser.sites import BIDI, FORMULA, HOSTILE, MY, NOW, Site, secret
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -59,7 +67,7 @@ def test_all_of_it_works_without_javascript(live: Site, visit: Visit) -> None:
     visitor = visit(live, java_script_enabled=False)
     page = visitor.page
     visitor.go("/console/")
-    page.get_by_role("link", name="Organisations").click()
+    page.get_by_role("link", name="Organisations", exact=True).click()
     page.get_by_label("Id contains").fill("acm")
     page.get_by_role("button", name="Show").click()
     assert page.locator("tbody tr").count() == 1
@@ -196,3 +204,64 @@ def test_a_link_of_a_demo_signs_in_by_itself(demo: Site, live: Site, visit: Visi
     nobody = visit(live, None)
     assert nobody.go(f"/console/enter?token={link}") == 404, "not where anything is real"
     assert NOW
+
+
+@pytest.fixture
+def office(folder: Path, migrated_sqlite: Path) -> Iterator[Site]:
+    """A console whose people sign in at a real server of OpenID Connect, of a package, at another origin."""
+    with oidc_provider_mock.run_server_in_thread(require_nonce=True) as server:
+        issuer = OidcSettings(f"http://localhost:{server.server_port}", "drawdown", "secret", label="the office")
+        yield from made(folder / "office.db", migrated_sqlite, filled=False, oidc=issuer, http=HttpClient())
+
+
+def test_somebody_signs_in_through_another_service(office: Site, visit: Visit) -> None:
+    office.fleet.clock.at_ms = SystemClock().now_ms()  # that service goes by the time that it is
+    write(office.engine, lambda c: console_users.add(c, "ann@example.com", "viewer", secret(55), office.fleet.by))
+    visitor = visit(office, None)
+    visitor.context.route(re.compile(r"^https?://(?!127\.0\.0\.1|localhost)"), lambda route: route.abort())
+    page = visitor.page
+    visitor.go("/console/orgs")
+    page.get_by_role("link", name="Sign in with the office").click()
+    page.wait_for_url(f"{office.oidc.issuer}/**")
+    page.locator("input[name=sub]").fill("ann@example.com")
+    page.locator("input[name=sub]").press("Enter")
+    page.wait_for_url("**/console/orgs")
+    assert page.inner_text(".who") == "ann@example.com viewer"
+    assert not [one for one in visitor.wrong if "CSP" in one]
+    visitor.wrong.clear()  # what the other service's own page asks for
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_an_organisations_own_people_come_by_a_link_and_ask_for_more(live: Site, visit: Visit, script: bool) -> None:
+    """With and without JavaScript; the link leaves the address at once."""
+    visitor = visit(live, None, java_script_enabled=script)
+    page = visitor.page
+    claims = {"aud": live.url, "org": "acme", "exp": NOW // 1000 + 60, "jti": f"link-{script}"}
+    token = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key("0" * 32))
+    assert visitor.go(f"/my/enter?token={token}") == 200 and page.url == f"{live.url}/my/usage"
+    assert page.locator("nav.menu").count() == 0 and page.locator(".top").inner_text().split() == ["acme", "Leave"]
+    page.locator("#ledger tbody a").first.click()
+    assert page.locator("tr.inner tbody tr").count() > 1
+    page.get_by_role("link", name="idea.create").click()
+    page.get_by_label("How many in all").fill("7" if script else "8")
+    page.get_by_label("What for").fill(HOSTILE)
+    page.get_by_role("button", name="Ask").click()
+    assert page.locator("#asked tbody tr").filter(has_text="waits for a word").count() >= 1
+    page.get_by_role("button", name="Leave").click()
+    assert page.inner_text("h1") == "You have left"
+    assert visitor.go("/my/usage") == 401
+
+
+def test_the_small_face_works_by_keyboard_alone(live: Site, visit: Visit) -> None:
+    visitor = visit(live, MY)
+    page = visitor.page
+    visitor.go("/my/usage")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    for _ in range(9):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "idea.create":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/my/blocked?metric=idea.create")
+    assert "The limit is reached" in page.inner_text("main")

@@ -60,7 +60,7 @@ def test_python(shop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.Monke
     with Client(url, key) as client:
         exec(guard, {"client": client, "copy": lambda: 25_000_000})
         assert client.balance("acme")["available"] == 98
-    assert capsys.readouterr().out == ""
+    assert "request_override open {'method': 'POST'" in capsys.readouterr().out
 
     async def copy() -> int:
         return 1_000_000

@@ -54,6 +54,17 @@ def test_each_act_and_its_repetition(shop: tuple[str, str, str]) -> None:
         assert guard.reserve("r-2", wish(10)).is_allowed and guard.release("r-2", 2).said["charged"] == 2
         assert client.balance("acme")["available"] == 100 - 3 - 15 - 2
         assert guard.check(wish(1)).used == 20
+        ways = {way.option: way for way in guard.options(wish(98))}
+        assert {name for name, way in ways.items() if way.is_open} == {"request_override", "run_locally"}
+        asked = ways["request_override"].call
+        assert asked is not None and (asked["path"], asked["body"]["amount"]) == ("/v1/guard/overrides", 118)
+        assert ways["top_up"].code == "not_credit"
+
+    async def same() -> None:
+        async with AsyncClient(url, key) as other:
+            assert {way.option: way for way in await other.guard.options(wish(98))} == ways
+
+    asyncio.run(same())
     assert drawdown(database, "verify").status == 0
 
 

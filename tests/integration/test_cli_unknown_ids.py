@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from drawdown.worker.commands.run_request import Request
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.topup.topups import begin
 from tests.fake_payments import CAN
+from tests.fresh import fresh
 from tests.world import T0, Fleet
 
 TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))
@@ -96,6 +98,9 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event show", "source"): t("shopp e-first", "shop"),
     ("event show", "event"): t("shop e-frist", "e-first"),
     ("event show", "org"): t("shop e-first --org acmee", "acme"),
+    ("event sources", "source"): t("--source shopp", "shop"),
+    ("event sources", "type_"): t("--type page.rendr", "page.render"),
+    ("event sources", "org"): t("--org acmee", "acme"),
     ("event withdraw", "org"): t("shop e-first --org acmee", "acme"),
     ("event withdraw", "source"): t("shopp e-first", "shop"),
     ("event withdraw", "given"): t("shop e-first e-frist", "e-first"),
@@ -117,6 +122,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("sample withdraw", "given"): t("bda-sample", "bad-sample"),
     ("push list", "org"): t("--org acmee", "acme"),
     ("push list", "provider"): t("--provider embeddedd", "embedded"),
+    ("push list", "feature"): t("--feature compute_1gbb", "compute_1gb"),
     ("push show", "key"): t(f"{KEY}x", KEY),
     **{
         (f"push {verb}", name): t(f"{words} {more}", near)
@@ -143,6 +149,10 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger statement", "customer"): t("acmee --month 2026-01", "acme"),
     ("ledger take-back", "lot"): t("grant:firts", "grant:first"),
     ("ledger show", "customer"): t("acmee", "acme"),
+    ("ledger wallets", "plan"): t("--plan tema", "team"),
+    ("ledger wallets", "after"): t("--after acmee", "acme"),
+    ("ledger entries", "customer"): t("acmee", "acme"),
+    ("ledger billing", "customer"): t("acmee", "acme"),
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
     ("plan set", "name"): t("tema --max-concurrent 5", "team"),
     ("guard set", "metric"): t("lok --phase 1", "look"),
@@ -170,6 +180,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("limit end", "metric"): t("lok", "look"),
     ("limit end", "plan"): t("look --plan tema", "team"),
     ("limit list", "metric"): t("--metric lok", "look"),
+    ("limit show", "org"): t("acmee", "acme"),
     **{
         (f"override {verb}", name): t(f"{words} --expires +1d", near)
         for verb in ("make", "ask")
@@ -260,6 +271,7 @@ IDS: dict[tuple[str, str], Typed] = {
     **{(f"settlement {verb}", "run"): t("render-11", "render-1") for verb in ("show", "freeze", "reverse")},
     ("settlement list", "org"): t("--org acmee", "acme"),
     ("settlement list", "project"): t("--project siet", "site"),
+    ("settlement list", "after"): t("--after render-11", "render-1"),
     ("settlement batch", "supplier"): t("pixle --dry-run", "pixel"),
     ("settlement export", "payout"): t("payout:pixel:2026-1", "payout:pixel:2026-01"),
     ("audit list", "actor"): t("--actor tset", "test"),
@@ -278,19 +290,20 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
-    permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser"""
+    permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser
+    which kept runs_out_within"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
     ("sample list", "after"), ("demo", "file"),
-    ("event list", "after"), ("backfill open", "name"), ("backfill stage", "file"),
+    ("event list", "after"), ("limit show", "after"), ("backfill open", "name"), ("backfill stage", "file"),
     ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("guard consume", "key"), ("guard reserve", "key"), *((f"guard {verb}", label) for verb in ("consume", "reserve")
     for label in ("project", "subject")), *((f"override {verb}", "number") for verb in ("approve", "refuse", "end")),
     ("pool make", "pool"), ("pool allot", "key"),
-    ("topup set", "customer"),
+    ("topup set", "customer"), ("ledger entries", "after"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip
 
@@ -316,11 +329,12 @@ class Shop:
     said: list[str] = field(default_factory=list)
 
     def content(self) -> dict[str, list[str]]:
-        names = [name for name in sa.inspect(self.engine).get_table_names() if name not in ("ticks", "seals")]
-        return {
-            name: read(self.engine, lambda c, n=name: sorted(map(str, c.execute(sa.text(f'SELECT * FROM "{n}"')))))  # type: ignore[misc]
-            for name in names
-        }
+        return read(self.engine, self._content)
+
+    @staticmethod
+    def _content(connection: sa.Connection) -> dict[str, list[str]]:
+        names = [name for name in sa.inspect(connection).get_table_names() if name not in ("ticks", "seals")]
+        return {name: sorted(map(str, connection.exec_driver_sql(f'SELECT * FROM "{name}"'))) for name in names}
 
 
 def supply(connection: sa.Connection, by: By) -> None:
@@ -340,8 +354,8 @@ def count_looks(connection: sa.Connection, by: By) -> None:
     guard_holds.reserve(connection, "u-1", Wish("acme", "look", 1), by)
 
 
-@pytest.fixture
-def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def stock(engine: sa.Engine) -> None:
+    """Put one of everything into a database."""
     fleet = Fleet(engine)
     fleet.assign("acme", "wayne", from_ms=T0)
     write(engine, lambda c: credit.set_plan_limit(c, "team", 20, fleet.by))
@@ -368,10 +382,38 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     write(engine, lambda c: pools.make(c, "course", fleet.by))
     write(engine, lambda c: count_looks(c, fleet.by))
     write(engine, lambda c: pools.allow(c, "wayne", "acme", fleet.by))
+
+
+@pytest.fixture(scope="module")
+def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file to copy: to stock it anew takes most of what is asked here."""
+    file = tmp_path_factory.mktemp("stocked") / "drawdown.db"
+    engine = fresh(file)
+    stock(engine)
+    engine.dispose()
+    return file
+
+
+@pytest.fixture
+def shop(
+    request: pytest.FixtureRequest,
+    engine: sa.Engine,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shop:
+    if engine.dialect.name == "sqlite":
+        with (
+            closing(sqlite3.connect(request.getfixturevalue("stocked"))) as one,
+            closing(engine.raw_connection()) as to,
+        ):
+            one.backup(to.driver_connection)  # type: ignore[arg-type]
+    else:
+        stock(engine)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
     monkeypatch.setenv("DRAWDOWN_STATE_DIR", str(tmp_path / "state"))
-    yield Shop(engine)
+    return Shop(engine)
 
 
 @pytest.mark.parametrize(("command", "name"), IDS, ids=str)

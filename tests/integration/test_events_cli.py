@@ -41,6 +41,12 @@ class Shell:
         return json.loads(said.out)
 
 
+RATE = (
+    "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+    "VALUES ('render', 0, 2, 1, 0, 'test', 'a test')"
+)
+
+
 @pytest.fixture
 def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[str]) -> Shell:
     fleet = Fleet(engine)
@@ -50,17 +56,51 @@ def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[st
 
 
 def test_an_event_type_is_mapped_before_its_first_event(shell: Shell) -> None:
+    """Whenever it is used, also in windows that are sealed by then: nothing of it had no feature there."""
+    shell.fleet.clock.at_ms = T0 + 2 * WINDOW_MS
+    shell.fleet.tick(T0 + 2 * WINDOW_MS)
+    said = shell("feature map-event page.render render")
+    assert "mapped page.render to render whenever it is used; before: nothing" in said
+    assert "what was used before" not in said
+    actions = shell.fleet.one("SELECT COUNT(*) FROM operator_actions")
+    for more in ("", " --unit units", " --yes", " --from 1970-01-01"):
+        again = shell(f"feature map-event page.render render{more}")
+        assert again == "page.render is mapped to render already, whenever it is used; nothing was changed\n"
+    assert shell.json("feature map-event page.render render")["mapped"]["again"] is True
+    assert "1,024 MB: compute_1gb already, whenever it is used; nothing was changed" in shell(
+        "feature map compute_1gb --memory-mb 1024"
+    )
+    assert shell.fleet.one("SELECT COUNT(*) FROM operator_actions") == actions
+    assert (
+        statuses(told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + WINDOW_MS)))
+        == [("accepted", None)] * 2
+    )
+    shell.fleet.write(RATE)
+    shell.fleet.tick(T0 + 3 * WINDOW_MS)
+    assert [push[1:] for push in shell.fleet.pushes()] == [
+        (T0, "render", 0, 3, "accepted"),
+        (T0 + WINDOW_MS, "render", 0, 4, "accepted"),
+    ]
+    clean(shell.fleet)
+
+
+def test_a_type_that_was_lost_with_history_is_mapped_from_the_next_window(shell: Shell) -> None:
+    shell.fleet.write(
+        "INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason) "
+        f"VALUES (1, 0, {T0}, {T0}, 0, 'x', 'test', 'a test')"
+    )
+    assert "mapped page.render to render from 2026-01-01T00:05:00Z on" in shell("feature map-event page.render render")
+
+
+def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell) -> None:
+    answer = told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 11))[0]
+    assert "`drawdown feature map-event page.render FEATURE --from 2026-01-01T00:00:00Z`" in str(answer.message)
     said = shell("feature map-event page.render render --unit units")
     assert "mapped page.render to render from 2026-01-01T00:05:00Z on; before: nothing" in said
     assert "what was used before that has no feature by it: give --from" in said
-    answer = told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 11))[0]
-    assert "`drawdown feature map-event page.render FEATURE --from 2026-01-01T00:00:00Z`" in str(answer.message)
     shell.fleet.clock.at_ms = T0 + WINDOW_MS
     told(shell.fleet, event("c", 5, occurred_ms=T0 + WINDOW_MS))
-    shell.fleet.write(
-        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-        "VALUES ('render', 0, 2, 1, 0, 'test', 'a test')"
-    )
+    shell.fleet.write(RATE)
     shell.fleet.tick(T0 + 3 * WINDOW_MS)
     assert shell.fleet.pushes() == [("acme", T0 + WINDOW_MS, "render", 0, 5, "accepted")]
     listed = shell("feature list")

@@ -74,6 +74,23 @@ def test_a_database_that_does_not_answer(line: str, capfd: pytest.CaptureFixture
     assert (ended, "try again" in said) == (Exit.LEFT, True), said
 
 
+@pytest.mark.parametrize("where", ["drawdown.cli.opening.open_state", "drawdown.cli.nouns.orgs.list_orgs"])
+def test_a_command_that_is_interrupted(
+    where: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C: the status of a scheduler's next try, as all statuses one of those that are explained."""
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", "sqlite:///there.db")
+    assert run(["init"]) == Exit.SETTLED
+    capfd.readouterr()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    ended, said = mistaken("org list", capfd)
+    assert (ended, said) == (Exit.LEFT, "drawdown: stopped; whatever was not committed did not happen\n")
+
+
 def untimely() -> Iterator[str]:
     """Each command that takes a time, with one that is none."""
     for line in TIMED:

@@ -146,7 +146,7 @@ def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
         listed(actor="alcie")
 
 
-@pytest.mark.parametrize("sort", ["name", "balance", "halted", "plan"])
+@pytest.mark.parametrize("sort", ["name", "balance", "halted", "plan", "end"])
 def test_organisations_are_listed_page_by_page_in_each_order(fleet: Fleet, sort: str) -> None:
     fleet.assign(*(f"org-{n}" for n in range(7)), from_ms=T0)
     for n in range(0, 6, 2):

@@ -10,7 +10,6 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run
-from drawdown.cli.parsing import show_time
 from drawdown.providers.protocol import (
     HOUR_MS,
     Absent,
@@ -29,6 +28,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.database import write
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import credit, providers, pushes, withdrawals
 from drawdown.worker.push.notices import apply_notices

@@ -689,7 +689,7 @@ def test_the_commands_say_what_to_do(
     assert "is no length of time" in asked("supplier set stone --hold soon", 2)
     assert "say which share" in asked("supplier set sand --new", 2)
     assert "pixel" in asked("supplier list") and "eligible" in asked("settlement list")
-    assert json.loads(asked("--json settlement list --state hold")) == {"settlements": []}
+    assert json.loads(asked("--json settlement list --state hold"))["settlements"] == []
     assert "--expect 140 makes it" in asked("settlement batch pixel --dry-run")
     assert "give --expect CREDITS" in asked("settlement batch pixel", 2)
     assert "not to 139" in asked("settlement batch pixel --expect 139", 1)

@@ -10,9 +10,9 @@ from structlog.testing import CapturingLogger
 
 from drawdown.cli.main import run
 from drawdown.cli.nouns.status import WIDTH, as_object, status_lines
-from drawdown.cli.parsing import lasting
 from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
+from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import providers, pushes
 from drawdown.worker.views import status as views_status
@@ -316,7 +316,7 @@ def test_quarantine_alone_is_not_settled(fleet: Fleet) -> None:
     found = look(fleet)
     assert (found["verdict"], found["reason"]) == (
         "behind",
-        "1 samples are quarantined (ts_not_milliseconds) and billed to nobody",
+        "1 samples or events are quarantined (ts_not_milliseconds) and billed to nobody",
     )
     assert "sample list --quarantined" in found["next"]
 
@@ -331,4 +331,7 @@ def test_samples_dated_later_than_now_are_counted(fleet: Fleet) -> None:
         )
     assert fleet.tick_windows(2).left.dated_ahead == 2
     found = look(fleet)
-    assert (found["verdict"], found["reason"]) == ("behind", "2 samples are dated later than now, and billed only then")
+    assert (found["verdict"], found["reason"]) == (
+        "behind",
+        "2 samples or events are dated later than now, and billed only then",
+    )

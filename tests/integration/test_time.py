@@ -9,11 +9,11 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.parsing import parse_time
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
+from drawdown.schema.typed.parsing import parse_time
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS

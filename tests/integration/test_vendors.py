@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawdown.cli.main import run as drawdown
-from drawdown.cli.parsing import parse_percent
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
+from drawdown.schema.typed.parsing import parse_percent
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.worker.commands import executions, vendor_bills, vendors
 from drawdown.worker.commands.run_request import Request

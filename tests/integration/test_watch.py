@@ -322,8 +322,10 @@ def test_who_uses_nothing_is_not_looked_at_and_who_begins_is_found_within_a_roun
     use(fleet, 10)
     assert look(fleet, watcher=watcher).looked == 1
     assert look(fleet, watcher=watcher).looked == 0  # far from the end: later
+    ends = int(str(fleet.one("SELECT runs_out_ms FROM orgs WHERE org_id = 'acme'")))
+    assert 8 * MINUTE_MS < ends - fleet.clock.at_ms <= 9 * MINUTE_MS, "90 seconds are left, and 10 are used a minute"
     assert look(fleet, 10 * MINUTE_MS, watcher=watcher).looked == 1
-    assert fleet.one("SELECT watch_due_ms FROM orgs WHERE org_id = 'acme'") is None
+    assert fleet.rows("SELECT watch_due_ms, runs_out_ms FROM orgs WHERE org_id = 'acme'") == [(None, None)]
 
 
 def test_an_organisation_that_appears_while_it_runs_is_halted_too(fleet: Fleet, provider: Prepaid) -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import DAY_MS
 from drawdown.server.console import files
+from drawdown.server.console.acting import dry_run
+from drawdown.server.console.acting.action import Doing
 from drawdown.server.console.asking import Ask
-from drawdown.worker.commands import console_sessions, console_users
+from drawdown.server.console.screens.money.acts import GRANT
+from drawdown.worker.commands import console_acts, console_sessions, console_users, guard_overrides, my_sessions
 from drawdown.worker.commands.console_users import Person
+from drawdown.worker.commands.guard_overrides import Terms
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import NOW, Stage
 
 ANN: Final = Person("ann", "admin")
+ANNS: Final = my_sessions.visitor("acme", "ann")
 STORED: Final = "00:ff"
 """What `hash_password` might have made; nobody looks at it here."""
 HOME: Final = "192.0.2.7"
@@ -34,6 +43,7 @@ def begin(stage: Stage) -> None:
         console_users.set_password(connection, _secret(1), STORED, NOW)
         console_sessions.begin(connection, "ann", STORED, _secret(7), HOME, NOW - console_sessions.SEEN_EVERY_MS)
         console_users.mark_demo(connection, NOW)
+        my_sessions.enter(connection, "before", ANNS, _secret(9), HOME, NOW)
 
     write(stage.engine, work)
 
@@ -48,6 +58,13 @@ def _nobody_stays(stage: Stage) -> Iterator[str]:
     for name, times in stage.rows("SELECT name, COUNT(*) FROM console_sessions GROUP BY name"):
         if times > console_sessions.MOST_SESSIONS:
             yield f"{name} is signed in {times} times"
+
+
+def _once(stage: Stage) -> Iterator[str]:
+    """A link lets in once, and whoever has left stays out."""
+    for link, times in stage.rows("SELECT link_sha256, COUNT(*) FROM my_sessions GROUP BY link_sha256"):
+        if times > 1:
+            yield f"{times} came in by the link {link}"
 
 
 def _party(name: str, work: Callable[[Stage, sa.Connection], object]) -> Party:
@@ -65,7 +82,40 @@ def _linked(connection: sa.Connection, number: int) -> None:
         console_sessions.begin(connection, person.name, "11:ff", _secret(9), HOME, NOW)
 
 
+def _form(stage: Stage, connection: sa.Connection) -> tuple[Doing, dict[str, str]]:
+    """One form, as it is sent twice: the organisation that all cases have is given credit."""
+    values = {"id": "acme", "amount": "1", "kind": "purchased", "reason": "asked"}
+    doing = Doing(ANN, replace(stage.by, now_ms=NOW), values, console_acts.new_key(NOW, _secret(6)))
+    return doing, {"key": doing.key, "seen": dry_run.rehearse(connection, GRANT, doing).seen}
+
+
+def _acting(stage: Stage) -> Act:
+    def looked(connection: sa.Connection) -> tuple[Doing, dict[str, str]]:
+        return _form(stage, connection)
+
+    doing, form = write(stage.engine, looked, rollback=True)
+
+    def done(connection: sa.Connection) -> None:
+        with suppress(Refused):  # somebody changed meanwhile what was seen
+            dry_run.carry_out(connection, GRANT, doing, form)
+
+    return Act(lambda engine: write(engine, done))
+
+
+def _given_once(stage: Stage) -> Iterator[str]:
+    yield from _nobody_stays(stage)
+    for (times,) in stage.rows(f"SELECT COUNT(*) FROM ledger_lots WHERE lot LIKE '%{_secret(6)}'"):
+        if times > 1:
+            yield f"one form gave credit {times} times"
+
+
 CONSOLE: Final = (
+    Party("server.console.acting.acting:_done", _acting, _given_once),
+    Party(
+        "server.console.acting.acting:_looked",
+        lambda stage: Act(lambda engine: write(engine, lambda c: _form(stage, c), rollback=True)),
+        _nobody_stays,
+    ),
     _party("cli.nouns.console:add", lambda s, c: console_users.add(c, "cat", "viewer", _secret(3), s.by)),
     _party("cli.nouns.console:role", lambda s, c: console_users.set_role(c, "ann", "viewer", s.by)),
     _party("cli.nouns.console:reset", lambda s, c: console_users.reset(c, "ann", _secret(4), s.by)),
@@ -76,6 +126,16 @@ CONSOLE: Final = (
     _party("server.console.sign_in:_linked", lambda s, c: _linked(c, 2)),
     _party(
         "server.console.sign_in:_entered", lambda s, c: console_sessions.enter(c, _secret(2), _secret(5), HOME, NOW)
+    ),
+    _party(
+        "server.console.oidc:_let_in",
+        lambda s, c: console_sessions.begin_proven(c, "ann", _secret(6), HOME, NOW, "https://login.example.com"),
+    ),
+    plain("server.console.my.my:_enter", lambda s, c: my_sessions.enter(c, "link", ANNS, _secret(8), HOME, NOW), _once),
+    plain("server.console.my.my:_leave", lambda s, c: my_sessions.end(c, _secret(9), NOW), _once),
+    plain(
+        "server.console.my.my:_override",
+        lambda s, c: guard_overrides.add(c, Terms("spark", "org", "bee", "hour", 9, NOW + DAY_MS), s.by, asked=True),
     ),
     _party("server.console.console:_keep_use", lambda s, c: console_sessions.note_use(c, _secret(7), NOW)),
     Party(

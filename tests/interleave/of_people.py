@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.checks import vendor_drift
+from drawdown.worker.checks import proofs, spenders, vendor_drift
 from drawdown.worker.commands import (
     assignments,
     cells,
@@ -166,6 +166,7 @@ PEOPLE: Final = (
             c, "compute_1gb", vendors.Units("cloud", "vm", "hour", 1, 5, 3600, "USD"), DAY, s.by, new=False
         ),
     ),
+    plain("cli.nouns.wallets:spenders_", lambda s, c: spenders.check(c, s.by.now_ms)),
     plain("cli.nouns.vendors:drift", lambda s, c: vendor_drift.check(c, s.by.now_ms)),
     plain("server.api.cron:_vendors", lambda s, c: vendor_drift.check(c, s.by.now_ms)),
     plain("cli.nouns.vendors:import_", lambda s, c: vendors.import_bills(c, BILLS, s.by)),
@@ -231,6 +232,7 @@ PEOPLE: Final = (
     plain("cli.nouns.topups:start", lambda s, c: topups.switch(c, s.by, stopped=False)),
     Party("cli.nouns.topups:resolve", _doubted),
     plain("cli.nouns.database:verify_", _stop_breached),
+    plain("cli.nouns.database:_kept", lambda s, c: proofs.keep(c, Verification(), s.by)),
     Party("cli.nouns.reconcile:_acknowledge", _acknowledged, _still_told),
     Party("cli.nouns.reconcile:_acknowledge tells", _tells),
 )

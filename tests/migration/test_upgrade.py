@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -683,3 +684,145 @@ def test_people_of_the_console_come_beside_what_there_is_and_may_go_again(
     upgrade(engine)
     read(engine, require_ready)
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_ends_are_estimated_anew_after_an_upgrade_and_nothing_else_changes(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Schema 0046 keeps each organisation as it is, knows nobody's end, and can be gone back from and come to again."""
+    engine = _empty(kind, request, tmp_path, "ends")
+    with engine.begin() as connection:
+        migrate_to(connection, "0001")
+        for statement in BEFORE:
+            connection.execute(sa.text(statement))
+        migrate_to(connection, "0045")
+        connection.execute(sa.text("UPDATE orgs SET balance_micro = 7, watch_due_ms = 9"))
+    was = read(engine, lambda c: [tuple(row) for row in c.execute(sa.text("SELECT * FROM orgs"))])
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0046")
+        write(engine, lambda c: c.execute(sa.text("UPDATE orgs SET runs_out_ms = 5 WHERE runs_out_ms IS NULL")))
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0045")
+        assert read(engine, lambda c: [tuple(row) for row in c.execute(sa.text("SELECT * FROM orgs"))]) == was
+    upgrade(engine)
+    assert read(engine, lambda c: c.execute(sa.text("SELECT runs_out_ms, balance_micro FROM orgs")).one()) == (None, 7)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_lists_of_money_come_beside_what_there_is_and_may_go_again(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Schema 0051 changes no row, is kept to while it is there, and can be gone back from and come to again."""
+    engine = _empty(kind, request, tmp_path, "money")
+    wallet = "SELECT account_id, balance_micro FROM ledger_accounts"
+    with engine.begin() as connection:
+        migrate_to(connection, "0046")
+        connection.execute(
+            sa.text("INSERT INTO ledger_accounts (account_id, balance_micro) VALUES ('wallet:acme', -5)")
+        )
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0051")
+        spender = (
+            "INSERT INTO high_spenders (place, customer_id, used_micro, from_ms, at_ms) VALUES (:at, 'acme', 5, 0, 1)"
+        )
+        write(engine, lambda c, text=spender: c.execute(sa.text(text), {"at": 1}))  # type: ignore[misc]
+        with pytest.raises(DBAPIError, match="high_spenders_sane"):
+            write(engine, lambda c, text=spender: c.execute(sa.text(text), {"at": 0}))  # type: ignore[misc]
+        assert [tuple(row) for row in read(engine, lambda c: c.execute(sa.text(wallet)).all())] == [("wallet:acme", -5)]
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0046")
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_sessions_of_organisations_people_come_beside_those_of_the_console_and_may_go_again(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Schema 0049 changes no row of before; a session there stays what it is, and ends once."""
+    engine = _empty(kind, request, tmp_path, "my")
+    with engine.begin() as connection:
+        migrate_to(connection, "0044")
+        session = f"INSERT INTO console_sessions VALUES ('{'c' * 64}', 'ann', 1, 1)"
+        connection.execute(sa.text(session))
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0049")
+        one = f"'{'a' * 64}', '{'b' * 64}', 'acme', NULL, 1"
+        made = f"INSERT INTO my_sessions (session_sha256, link_sha256, org_id, person, began_ms) VALUES ({one})"
+        ended = "UPDATE my_sessions SET ended_ms = 2"
+        for text in (made, ended):
+            write(engine, lambda c, text=text: c.execute(sa.text(text)))  # type: ignore[misc]
+        for change in (made.replace("a" * 64, "d" * 64), ended, "UPDATE my_sessions SET org_id = 'wayne'"):
+            with pytest.raises(DBAPIError):
+                write(engine, lambda c, text=change: c.execute(sa.text(text)))  # type: ignore[misc]
+        assert read(engine, lambda c: c.execute(sa.text("SELECT name FROM console_sessions")).scalar()) == "ann"
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0044")
+    upgrade(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_proofs_come_beside_what_there_is_and_events_are_found_by_when_they_came_in(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Schema 0054 changes no row of before, keeps runs for good while it is there, and can be gone back from."""
+    engine = _empty(kind, request, tmp_path, "proofs")
+    event = (
+        "INSERT INTO usage_events (sample_id, source, event_id, event_type, org_id, quantity, ts, properties, "
+        "ingested_ms) VALUES ('s', 'app', 'e', 'order', 'acme', 1, 5, '{}', 7)"
+    ).replace(":", "\\:")
+    with engine.begin() as connection:
+        migrate_to(connection, "0045")
+        connection.execute(
+            sa.text("INSERT INTO event_types (event_type, meter, first_seen_ms) VALUES ('order', 16777217, 1)")
+        )
+        connection.execute(sa.text(event))
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0054")
+        run = (
+            "INSERT INTO proofs (at_ms, took_ms, breaches, by_invariant, checked, open, newest_action, actor, reason) "
+        )
+        write(engine, lambda c, text=run: c.execute(sa.text(f"{text} VALUES (1, 2, 0, '', '', '', '', 'a', 'r')")))  # type: ignore[misc]
+        for change in ("DELETE FROM proofs", "UPDATE proofs SET breaches = 9"):
+            with pytest.raises(DBAPIError, match="stays on record as it was"):
+                write(engine, lambda c, text=change: c.execute(sa.text(text)))  # type: ignore[misc]
+        assert read(engine, lambda c: c.execute(sa.text("SELECT ingested_ms FROM usage_events")).scalar()) == 7
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0045")
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_what_people_look_for_is_indexed_beside_what_there_is(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Schema 0052 changes no row of before, and can be gone back from."""
+    engine = _empty(kind, request, tmp_path, "looking")
+    with engine.begin() as connection:
+        migrate_to(connection, "0045")
+        connection.execute(sa.text("INSERT INTO sandboxes VALUES ('box', 'acme', 'cell-1', 'running')"))
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0052")
+        names = {one["name"] for table in ("pushes", "reservations", "sandboxes") for one in _indexes(engine, table)}
+        assert {"pushes_for_people", "reservations_by_accepted", "sandboxes_running"} <= names
+        assert read(engine, lambda c: c.execute(sa.text("SELECT cell_id FROM sandboxes")).scalar()) == "cell-1"
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0045")
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()
+
+
+def _indexes(engine: sa.Engine, table: str) -> list[Any]:
+    return list(sa.inspect(engine).get_indexes(table))

@@ -175,7 +175,7 @@ class Caller:
         self, method: str, path: str, body: Any = b"", headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
         answer = await self.client.request(method, path, content=body, headers=dict(headers or {}))
-        operations = self.server.routes.openapi()["paths"].get(_route(path), {})
+        operations = described(self.server).get(_route(path), {})
         if method.lower() in operations:
             assert str(answer.status_code) in operations[method.lower()]["responses"], f"{path}: {answer.status_code}"
         if answer.status_code >= 400:
@@ -205,6 +205,17 @@ class Caller:
         await asyncio.to_thread(self.server.step_threads.wait_for_reads)
         if (noting := self.server._programs.noting) is not None:
             await noting
+
+
+def described(server: Server) -> Mapping[str, Any]:
+    """What /openapi.json says of each path. It is the program's, whatever a server's settings are
+    (`test_the_description_is_the_same_of_any_server`), so it is made once: to make it takes as long as ten tests."""
+    if not _described:
+        _described.update(server.routes.openapi()["paths"])
+    return _described
+
+
+_described: Final[dict[str, Any]] = {}
 
 
 def _route(path: str) -> str:

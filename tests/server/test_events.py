@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -12,8 +14,12 @@ import sqlalchemy as sa
 
 from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES
 from drawdown.events.envelope import UsageEvent
+from drawdown.schema.clock import utc
+from drawdown.schema.database import connect, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.usage import events as way_in
+from drawdown.worker.commands.prune import raise_floors
+from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.events.store import Taken, take, times
 from tests.integration.telling_events import billed_by_units
 from tests.server.house import Caller, House, served
@@ -60,6 +66,67 @@ def test_an_event_is_taken_once_and_billed_with_its_window(shop: House) -> None:
     shop.fleet.tick(T0 + 2 * WINDOW_MS)
     assert sealed(shop) == [(T0, "render", 3)]
     clean(shop)
+
+
+OLD: Final = T0 - 60 * DAY_MS
+
+
+def _prune(house: House) -> None:
+    """As another process would, which sees what is committed."""
+    other = connect(house.fleet.engine.url.render_as_string(hide_password=False))
+    write(other, lambda c: raise_floors(c, before=OLD + WINDOW_MS, by=house.fleet.by))
+    other.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_event_whose_floor_is_raised_while_it_is_taken_is_told_so(
+    shop: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite nobody else writes meanwhile."""
+    shop.fleet.tick(T0 + WINDOW_MS)
+    taken: list[object] = []
+
+    def interrupted(*given: Any, **named: Any) -> list[Taken]:
+        answers = take(*given, **named)
+        if not taken:
+            _prune(shop)
+        taken.append(answers)
+        return answers
+
+    monkeypatch.setattr(way_in, "take", interrupted)
+    items = [event("old", time=utc(OLD)), event("new")]
+
+    async def work(caller: Caller) -> None:
+        assert await Sender(caller).told(EVENTS, items) == [("invalid", "too_late"), ("accepted",)]
+
+    served(shop, work)
+    assert len(taken) == 2
+    assert shop.fleet.rows("SELECT event_id FROM usage_events") == [("new",)]
+    clean(shop)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_nobody_raises_a_floor_past_an_event_that_is_taken(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.fleet.tick(T0 + WINDOW_MS)
+    pruning = threading.Thread(target=_prune, args=(shop,), daemon=True)
+
+    def held(*given: Any) -> bool:
+        found = floors.hold(*given)
+        pruning.start()
+        pruning.join(0.3)
+        assert pruning.is_alive(), "it waits for the event"
+        return found
+
+    monkeypatch.setattr(way_in, "floors", SimpleNamespace(hold=held))
+
+    async def work(caller: Caller) -> None:
+        assert await Sender(caller).told(EVENTS, [event("old", time=utc(OLD))]) == [("pending", "unassigned")]
+
+    served(shop, work)
+    pruning.join(30)
+    assert not pruning.is_alive()
+    assert int(str(shop.fleet.one("SELECT floor_ms FROM orgs WHERE org_id = 'acme'"))) <= OLD
+    assert shop.fleet.rows("SELECT problem FROM usage_samples") == [(None,)]
 
 
 def test_each_shape_says_the_same_event(shop: House) -> None:

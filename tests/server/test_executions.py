@@ -507,7 +507,7 @@ def test_each_route_says_which_scope_it_takes(lone: House) -> None:
         if "key" in one.get("security", [{}])[0]
     }
     scopes = {*RUNS, "settlements:read", "events:write", "samples:write", "usage:read", "guard"}
-    assert len(wanted) == 30 and {scope for (scope,) in wanted.values()} == scopes
+    assert len(wanted) == 31 and {scope for (scope,) in wanted.values()} == scopes
     assert {path for path, method in wanted if method == "post"} <= {
         path
         for path, method in wanted

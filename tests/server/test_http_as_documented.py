@@ -20,24 +20,39 @@ PAGE = (DOCS / "http-api.md").read_text(encoding="utf-8")
 EVENTS = (DOCS / "events.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
-def test_the_calls_that_the_pages_show_are_answered(tmp_path: Path) -> None:
-    block, events = (re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)[0] for page in (PAGE, EVENTS))
-    database = f"sqlite:///{tmp_path}/drawdown.db"
-    for words in ("init", "ledger grant acme 100 --new --reason first", "org assign acme --provider embedded --new"):
+def answered(page: str, folder: Path, *before: str) -> str:
+    """What the first block of a page prints, on a database that was just made."""
+    block = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)[0]
+    database = f"sqlite:///{folder}/drawdown.db"
+    for words in ("init", *before):
         assert drawdown(database, *words.split()).status == 0
-    with serving(database, {}, tmp_path / "log") as (url, _process):
+    with serving(database, {}, folder / "log") as (url, _process):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         env = environment(database, {"URL": url, "PATH": path})
-        done = subprocess.run(
-            ["bash", "-ec", f"{block}\n{events}"], cwd=tmp_path, env=env, capture_output=True, text=True
-        )
+        done = subprocess.run(["bash", "-ec", block], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "Traceback" not in (folder / "log").read_text()
+    return done.stdout.replace(" ", "")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
+def test_the_calls_that_the_page_shows_are_answered(tmp_path: Path) -> None:
+    there = ("ledger grant acme 100 --new --reason first", "org assign acme --provider embedded --new")
+    told = answered(PAGE, tmp_path, *there)
     for said in ('"allowed":true', '"key":"builds/7"', '"drawn":1e-06', '"available":95.999999', '"next":"',
-                 '"status":"pending"', '"code":"not_whole"', '"what":"site"',
-                 '"feature":"render","unit":"units","used":3,"sealed":3', '"rule":"limit:*:day"'):  # fmt: skip
-        assert said in done.stdout.replace(" ", ""), done.stdout
-    assert "Traceback" not in (tmp_path / "log").read_text()
+                 '"status":"pending"', '"code":"not_whole"', '"what":"site"'):  # fmt: skip
+        assert said in told, told
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
+def test_the_first_event_is_billed_as_the_page_shows(tmp_path: Path) -> None:
+    told = answered(EVENTS, tmp_path)
+    for said in (
+        '"status":"accepted"',
+        '"feature":"render","unit":"units","used":3,"sealed":3',
+        '"rule":"limit:*:day"',
+    ):
+        assert said in told, told
 
 
 def test_each_code_that_a_program_is_told_stands_on_the_page() -> None:

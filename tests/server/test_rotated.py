@@ -14,10 +14,10 @@ import httpx
 import sqlalchemy as sa
 from svix.webhooks import Webhook
 
-from drawdown.cli.parsing import show_time
 from drawdown.providers.http import Call, HttpResult
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.server.http.signing import Signed, signature
 from tests.acceptance.commands import SCRIPT, drawdown, environment

@@ -6,14 +6,20 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
 
 from drawdown.cli.main import global_options_first, run
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.database import read
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server import docs_page
+from drawdown.worker.views import usage
 from drawdown.worker.views.usage import BY
 from tests.integration.telling_events import billed_by_units
 from tests.server.house import Caller, House, served
@@ -81,19 +87,58 @@ def test_usage_reads_as_the_command_says_by_whatever_it_is_asked(
     served(shop, work)
 
 
-def test_pages_of_usage_are_the_whole_of_it(shop: House) -> None:
+@pytest.mark.parametrize("by", BY)
+def test_pages_of_usage_are_the_whole_of_it(shop: House, by: str) -> None:
+    for day in range(1, 4):
+        shop.fleet.sample("acme", T0 + day * DAY_MS, 60 + day, sandbox=f"a:{day}")
+    span = f"from=2026-01-01&to=2026-01-09&by={by}"
+
     async def work(caller: Caller) -> None:
         send = Sender(caller)
-        whole = (await send.get(f"/v1/usage/acme?{DAY}&by=subject")).json()["rows"]
+        whole = (await send.get(f"/v1/usage/acme?{span}")).json()
         rows, after = [], ""
-        for _ in whole:
-            page = (await send.get(f"/v1/usage/acme?{DAY}&by=subject&most=1{after}")).json()
+        for _ in whole["rows"]:
+            page = (await send.get(f"/v1/usage/acme?{span}&most=1{after}")).json()
             rows += page["rows"]
-            after = f"&after={page['next']}"
-        assert rows == whole and page["next"] is None and len(whole) == 5
-        assert refused(await send.get(f"/v1/usage/acme?{DAY}&after=x")) == (422, "bad_value")
+            after = f"&after={quote(page['next'] or '')}"
+        assert rows == whole["rows"] and page["next"] is None
+        assert len(rows) == {"feature": 3, "day": 6, "sandbox": 6, "project": 4, "subject": 5}[by]
+        assert {**page, "rows": []} == {**whole, "rows": []}
+        for wrong in ("x", "render:s", "render:hours:ann"):
+            assert refused(await send.get(f"/v1/usage/acme?{DAY}&after={wrong}")) == (422, "bad_value")
+        assert refused(await send.get(f"/v1/usage/acme?{DAY}&by=day&after=render:units:soon")) == (422, "bad_value")
 
     served(shop, work)
+
+
+def test_a_page_of_usage_brings_its_own_rows_alone(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far it lies behind the first, and also where the row that it follows has gone since."""
+    for number in range(40):
+        shop.fleet.sample("acme", T0 + number, 60, sandbox=f"box-{number:02}")
+    asked: list[tuple[str, Mapping[str, Any], int]] = []
+    right = usage.SQL.run
+
+    def counted(connection: sa.Connection, name: str, values: Any, **slots: str) -> Any:
+        rows = right(connection, name, values, **slots).all()
+        asked.append((name, values, len(rows)))
+        return SimpleNamespace(all=lambda: rows, __iter__=lambda: iter(rows)) if name == "usage" else rows
+
+    monkeypatch.setattr(usage.SQL, "run", counted)
+
+    def page(after: usage.Place | None) -> tuple[list[str], bool, list[tuple[str, int]]]:
+        asked.clear()
+        span = ("acme", T0, T0 + DAY_MS, "sandbox")
+        report, is_more = read(shop.fleet.engine, lambda c: usage.usage_page(c, *span, most=3, after=after))
+        return [row.what for row in report.rows], is_more, [(name, count) for name, _, count in asked]
+
+    first, last = page(None), page(usage.Place("box-36", "compute_1gb", "s"))
+    assert first == (["box", "box-00", "box-01"], True, [("usage", 4), ("carried", 0)])
+    assert last == (["box-37", "box-38", "box-39"], True, first[2])
+    gone = page(usage.Place("box-03x", "compute_1gb", "s"))
+    assert gone == (["box-04", "box-05", "box-06"], True, first[2])
+    span = ("acme", T0 - 5 * DAY_MS, T0 + DAY_MS, "day")
+    read(shop.fleet.engine, lambda c: usage.usage_page(c, *span, most=3, after=usage.Place("2026-01-01", "", "s")))
+    assert asked[-2][1]["from_ms"] == T0, "days before the page's are not added up again"
 
 
 def test_a_range_is_said_as_a_day_a_moment_or_in_milliseconds(shop: House) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from openapi_spec_validator import validate
 
 from drawdown.providers.http import NotSent
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.server.app import Server
 from drawdown.server.http.limits import TokenBuckets
 from drawdown.server.metrics.metrics import render
 from drawdown.server.services import ServerSettings
 from drawdown.worker.engine import runner
 from drawdown.worker.watch import Watcher, watch
-from tests.server.house import Caller, House, served
+from tests.server.house import Caller, House, described, served
 from tests.world import T0
 
 
@@ -152,7 +154,7 @@ def test_the_routes_are_described_as_openapi_wants_and_as_they_answer(lone: Hous
     async def work(caller: Caller) -> None:
         found = (await caller.client.get("/openapi.json")).json()
         validate(found)
-        assert len(found["paths"]) == 41
+        assert len(found["paths"]) == 42
         for path, method in (("/healthz", "POST"), ("/nowhere", "GET"), ("/v1/gate/acme", "DELETE"), ("/redoc", "GET")):
             assert (await caller.client.request(method, path)).status_code in (404, 405)
         for route, operations in found["paths"].items():
@@ -164,6 +166,19 @@ def test_the_routes_are_described_as_openapi_wants_and_as_they_answer(lone: Hous
                 assert {each["name"] for each in parameters if each["in"] == "path"} == wanted
 
     served(lone, work)
+
+
+def test_the_description_is_the_same_of_any_server(lone: House) -> None:
+    bare = Server(
+        replace(
+            lone.server.services,
+            settings=ServerSettings(console_url="https://console.test"),
+            console_engine=lone.fleet.engine,
+        )
+    )
+    assert bare.routes.openapi() == lone.server.routes.openapi()
+    assert described(lone.server) == lone.server.routes.openapi()["paths"]
+    bare.close()
 
 
 def test_a_caller_that_asks_too_much_is_told_so_and_no_other_is(lone: House) -> None:

@@ -42,7 +42,8 @@ def test_each_command_has_examples_of_its_own_that_parse(
         words = shlex.split(line)
         assert tuple(words[: len(path)]) == path
         moved = global_options_first(words)
-        TREE[path].make_context(path[-1], moved[moved.index(path[0]) + len(path) :])
+        within = ROOT.make_context("drawdown", [], resilient_parsing=True)
+        TREE[path].make_context(path[-1], moved[moved.index(path[0]) + len(path) :], parent=within)
 
 
 def test_no_example_is_of_a_command_that_there_is_not() -> None:

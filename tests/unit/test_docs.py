@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from drawdown.worker.verify.findings import FINDINGS
+from drawdown.worker.verify.invariants import INVARIANTS as NAMED
 from drawdown.worker.verify.questions import STATEMENTS
 from tests.unit.test_rooms import MAY_IMPORT
 
@@ -51,6 +52,12 @@ def test_the_findings_of_each_invariant_are_those_of_verify() -> None:
     }
     numbers = {of for of, _ in FINDINGS.values()}
     assert said == {number: {name for name, (of, _) in FINDINGS.items() if of == number} for number in numbers}
+
+
+def test_the_names_of_the_invariants_are_those_of_the_document() -> None:
+    """The console and `drawdown proof` tell them."""
+    said = dict(re.findall(r"^## ([0-9]+)\. (.+)$", INVARIANTS, flags=re.M))
+    assert {str(number): name for number, (name, _) in NAMED.items()} == said
 
 
 def test_each_finding_is_one_that_a_statement_which_is_asked_may_answer() -> None:

@@ -27,9 +27,9 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "reconcile": {"push", "catalog", "history", "engine"},
     "parity": {"sources", "engine"},
     "commands": {"push", "topup", "verdict", "seal", "halts", "catalog", "history", "engine", "sources", "verify"},
-    "views": {"push", "topup", "verdict", "hooks", "halts", "catalog", "history", "engine", "sources"},
+    "views": {"push", "topup", "verdict", "hooks", "halts", "catalog", "history", "engine", "sources", "verify"},
     "replay": {"seal", "push", "verdict", "views", "history", "engine", "catalog"},
-    "checks": {"commands", "views"},
+    "checks": {"commands", "views", "verify"},
     "watch": {"seal", "topup", "verdict", "hooks", "halts", "history", "engine"},
     "tick": {"seal", "push", "topup", "verdict", "hooks", "halts", "views", "history", "engine", "catalog"},
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.sql import Queries, SqlError, queries
+from drawdown.schema.sql import Queries, SqlError, queries, together
 from drawdown.worker.halts import dispatch, unheeded
 
 TEXT = """-- A file's head, about :nothing in particular.
@@ -41,6 +42,10 @@ SELECT COUNT(*) FROM t
 
 -- name: put
 INSERT INTO t (id, name) VALUES (:id, :name)
+
+-- name: odd
+SELECT id, name, id > 1 AS later, id / 2.0 AS half, 9007199254740993 AS large FROM t
+WHERE id < :least ORDER BY name DESC
 
 -- name: circle
 {ring}
@@ -92,6 +97,35 @@ def test_lists_and_rows_are_values_too(sql: Queries, table: sa.Engine) -> None:
         assert sql.run(connection, "listed", {"ids": [5, 1, 9]}).scalars().all() == [1, 5]
         assert sql.run(connection, "not_named", {"names": ["a", "e"]}).scalars().all() == ["'; DROP TABLE t; --", "b"]
         assert len(sql.run(connection, "not_named", {"names": []}).all()) == 5
+
+
+def test_several_reads_are_one_statement_with_the_rows_of_each(sql: Queries, table: sa.Engine) -> None:
+    with table.begin() as connection:
+        names = ('"\\\n\u202e', None, "'; --", "\U0001f9ea")
+        sql.run(connection, "put", [{"id": 10 + n, "name": name} for n, name in enumerate(names)])
+        asked = {"least": 13}
+        parts = {
+            "odd": sql.part("odd", asked),
+            "same": sql.part("odd", {"least": 12}),
+            "empty": sql.part("all", only="none"),
+            "listed": sql.part("listed", {"ids": [11, 10]}),
+            "rows": sql.part("all", {"least": 1}),
+        }
+        together(connection, **parts)
+        seen: list[str] = []
+        sa.event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
+        found = together(connection, **parts)
+        assert len(seen) == 1
+        for name in ("odd", "listed", "rows"):
+            part = parts[name]
+            alone = [dict(row._mapping) for row in sql.run(connection, part.name, part.values, **dict(part.slots))]
+            assert [vars(row) for row in found[name]] == alone and alone
+        assert [row.id for row in found["same"]] == [row.id for row in found["odd"] if row.id < 12]
+        assert found["empty"] == [] and isinstance(found["odd"][0].half, Decimal)
+        with pytest.raises(SqlError, match="add is more than one statement"):
+            together(connection, add=sql.part("add", {"more": []}))
+        with pytest.raises(SqlError, match=r"queries\.sql: odd: no value for :least"):
+            together(connection, odd=sql.part("odd"))
 
 
 def test_what_is_missing_is_named(sql: Queries, table: sa.Engine) -> None:

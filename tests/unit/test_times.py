@@ -8,9 +8,16 @@ from hypothesis import strategies as st
 
 from drawdown.cli.main import global_options_first
 from drawdown.cli.nouns.tick import parse_shard
-from drawdown.cli.parsing import parse_credits, parse_percent, parse_time, parse_window, show_credits, show_time
 from drawdown.ledger.rates import Rate
 from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import (
+    parse_credits,
+    parse_percent,
+    parse_time,
+    parse_window,
+    show_credits,
+    show_time,
+)
 from drawdown.schema.units import BUCKETS, GRACE_MS, WINDOW_MS, horizon, next_window, push_key, window_of
 
 MOMENT = 1_733_702_400_000

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import MAX_MEMORY_MB
 
 SQL = queries(__file__)
@@ -69,7 +69,16 @@ def is_meter(memory_mb: int | None) -> bool:
 
 def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
     """The whole mapping, in the order it was added."""
-    rows = SQL.run(connection, "mapping_rows")
+    return mapping_of(SQL.run(connection, "mapping_rows"))
+
+
+def mapping_part() -> Part:
+    """The same, for whoever reads more in one statement: rows for `mapping_of`."""
+    return SQL.part("mapping_rows")
+
+
+def mapping_of(rows: Iterable[Any]) -> list[MappingRow]:
+    """The mapping of rows that were read."""
     return [MappingRow(row.kind, row.memory_mb, row.feature, row.unit, row.start_ms) for row in rows]
 
 

@@ -8,12 +8,13 @@ it moved.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
 
 SQL = queries(__file__)
@@ -21,7 +22,16 @@ SQL = queries(__file__)
 
 def wallets_at(connection: sa.Connection) -> Collection[str]:
     """The providers whose customers' balances lie in the ledger, by the terms in force."""
-    stored = SQL.run(connection, "terms_in_force")
+    return with_wallets(SQL.run(connection, "terms_in_force"))
+
+
+def terms_part() -> Part:
+    """The terms in force, for whoever reads more in one statement: rows for `with_wallets`."""
+    return SQL.part("terms_in_force")
+
+
+def with_wallets(stored: Iterable[Any]) -> Collection[str]:
+    """The same by terms that were read."""
     return {EMBEDDED, *(row.provider for row in stored if json.loads(row.terms).get("balance_in_ledger"))}
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import sqlalchemy as sa
@@ -54,6 +54,8 @@ class ApiKey:
     used_ms: int | None = None
     """When it was last used before, to a minute."""
     cell_id: str | None = None
+    proof: str = field(default="", repr=False, compare=False)
+    """The hash by which it was found, and is found again."""
 
     @property
     def actor(self) -> str:
@@ -79,8 +81,19 @@ def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
     """Whose key this is; None for one that is unknown, over or ended."""
     if not KEY.fullmatch(key):
         return None
-    row = SQL.run(connection, "find", {"key_sha256": hash_of(key), "now_ms": now_ms}).one_or_none()
-    return None if row is None else ApiKey(row.name, tuple(row.scopes.split()), row.org_id, row.used_ms, row.cell_id)
+    proof = hash_of(key)
+    return find_all(connection, [proof], now_ms).get(proof)
+
+
+def find_all(connection: sa.Connection, proofs: Collection[str], now_ms: int) -> Mapping[str, ApiKey]:
+    """The same for many, by their hashes; without those that are unknown, over or ended."""
+    rows = SQL.run(connection, "find", {"proofs": sorted(set(proofs)), "now_ms": now_ms})
+    return {
+        row.key_sha256: ApiKey(
+            row.name, tuple(row.scopes.split()), row.org_id, row.used_ms, row.cell_id, row.key_sha256
+        )
+        for row in rows
+    }
 
 
 def note_use(connection: sa.Connection, key: str, now_ms: int) -> None:

@@ -67,6 +67,11 @@ def require_uncharged(
             )
 
 
+def was_charged(connection: sa.Connection, names: Collection[str]) -> bool:
+    """Whether a metric charges, or ever charged, for one of them."""
+    return SQL.run(connection, "charging", {"names": sorted(names)}).first() is not None
+
+
 def _met(
     charging: Collection[Charging], made: Sequence[Segment], types: dict[int, str]
 ) -> Iterator[tuple[Charging, Segment]]:

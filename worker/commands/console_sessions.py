@@ -8,7 +8,8 @@ A password that was changed, or a person who was ended, between the look and the
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -32,6 +33,7 @@ MOST_ADDRESS_FAILURES: Final = 50
 """Of one address, whichever names it tries: so the rows that are kept of it have a bound, too."""
 MOST_SESSIONS: Final = 20
 """Of one person; the oldest ends where there is one more."""
+NOTHING: Final[Mapping[str, str]] = {}
 
 
 class TooManyFailures(Refused):
@@ -81,13 +83,33 @@ def enter(connection: sa.Connection, link: str, session: str, address: str, now_
     return person
 
 
-def _begin(connection: sa.Connection, person: Person, session: str, address: str, now_ms: int) -> None:
+def begin_proven(
+    connection: sa.Connection, name: str, session: str, address: str, now_ms: int, through: str
+) -> Person | None:
+    """Begin a session of a person whom another service proved, by its address (`through`). None for who is nobody
+    here."""
+    row = SQL.run(connection, "proven", {"name": name}).one_or_none()
+    if row is None:
+        return None
+    person = Person(row.name, row.role, row.grant_limit_micro)
+    _begin(connection, person, session, address, now_ms, {"through": clean(through, MAX_ID_CHARS)})
+    return person
+
+
+def _begin(
+    connection: sa.Connection,
+    person: Person,
+    session: str,
+    address: str,
+    now_ms: int,
+    more: Mapping[str, str] = NOTHING,
+) -> None:
     SQL.run(connection, "forget_sessions", {"idle_ms": now_ms - IDLE_MS, "life_ms": now_ms - LIFE_MS})
     SQL.run(connection, "make_room", {"name": person.name, "most": MOST_SESSIONS - 1})
     SQL.run(connection, "insert", {"session_sha256": hash_of(session), "name": person.name, "now_ms": now_ms})
     SQL.run(connection, "signed_in", {"name": person.name, "now_ms": now_ms})
     by = By(now_ms, person.actor, "signed in", "console")
-    record(connection, "console_sign_in", person.name, {"address": clean(address, MAX_ID_CHARS)}, by)
+    record(connection, "console_sign_in", person.name, {"address": clean(address, MAX_ID_CHARS), **more}, by)
 
 
 def find(connection: sa.Connection, session: str, now_ms: int) -> tuple[Person, int] | None:
@@ -96,7 +118,7 @@ def find(connection: sa.Connection, session: str, now_ms: int) -> tuple[Person, 
         return None
     values = {"session_sha256": hash_of(session), "idle_ms": now_ms - IDLE_MS, "life_ms": now_ms - LIFE_MS}
     row = SQL.run(connection, "find", values).one_or_none()
-    return None if row is None else (Person(row.name, row.role, row.grant_limit_micro), int(row.seen_ms))
+    return None if row is None else (_person(row), int(row.seen_ms))
 
 
 def note_use(connection: sa.Connection, session: str, now_ms: int) -> None:
@@ -116,4 +138,8 @@ def end(connection: sa.Connection, session: str, now_ms: int) -> None:
 def person_named(connection: sa.Connection, name: str) -> Person | None:
     """Who a trusted proxy says it is; None where nobody of this name may come in."""
     row = SQL.run(connection, "named", {"name": name}).one_or_none()
-    return None if row is None else Person(row.name, row.role, row.grant_limit_micro)
+    return None if row is None else _person(row)
+
+
+def _person(row: sa.Row[Any]) -> Person:
+    return Person(row.name, row.role, row.grant_limit_micro, bool(row.in_demo))

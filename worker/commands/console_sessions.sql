@@ -28,8 +28,14 @@ WHERE name = :name AND password = :password AND ended_ms IS NULL {for_update}
 SELECT name, role, grant_limit_micro FROM console_users WHERE link_sha256 = :link_sha256 AND :now_ms < link_expires_ms
     AND EXISTS (SELECT 1 FROM console_marks WHERE mark = 'demo') {for_update}
 
+-- name: in_demo
+EXISTS (SELECT 1 FROM console_marks m WHERE m.mark = 'demo') AS in_demo
+
 -- name: named
-SELECT name, role, grant_limit_micro FROM console_users WHERE name = :name AND ended_ms IS NULL
+SELECT name, role, grant_limit_micro, {in_demo} FROM console_users WHERE name = :name AND ended_ms IS NULL
+
+-- name: proven
+SELECT name, role, grant_limit_micro FROM console_users WHERE name = :name AND ended_ms IS NULL {for_update}
 
 -- name: forget_sessions
 DELETE FROM console_sessions WHERE began_ms <= :life_ms OR seen_ms <= :idle_ms
@@ -48,7 +54,8 @@ ON CONFLICT DO NOTHING
 UPDATE console_users SET signed_in_ms = :now_ms WHERE name = :name
 
 -- name: find
-SELECT u.name, u.role, u.grant_limit_micro, s.seen_ms FROM console_sessions s JOIN console_users u ON u.name = s.name
+SELECT u.name, u.role, u.grant_limit_micro, s.seen_ms, {in_demo} FROM console_sessions s
+JOIN console_users u ON u.name = s.name
 WHERE s.session_sha256 = :session_sha256 AND s.began_ms > :life_ms AND s.seen_ms > :idle_ms AND u.ended_ms IS NULL
 
 -- name: note_use

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import sqlalchemy as sa
@@ -41,11 +41,18 @@ _MEMORY: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Person:
-    """Who is signed in, or may be. `grant_limit_micro`: what they may grant at once; None: nothing is said."""
+    """Who is signed in, or may be. `grant_limit_micro`: what they may grant at once; None: nothing is said. `in_demo`:
+    whether all in their database was made up."""
 
     name: str
     role: str
     grant_limit_micro: int | None = None
+    in_demo: bool = field(default=False, compare=False)
+
+    @property
+    def via(self) -> str:
+        """Through what they do it, on record."""
+        return "console"
 
     @property
     def actor(self) -> str:

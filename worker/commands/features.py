@@ -35,7 +35,7 @@ from drawdown.worker.catalog.mapping import (
 )
 from drawdown.worker.commands import billed_once, credit
 from drawdown.worker.history.losses import read_losses
-from drawdown.worker.sources.events.types import meters
+from drawdown.worker.sources.events.types import is_known, meters
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
@@ -53,6 +53,8 @@ class Mapped:
     mended_sizes: int
     was: str | None = None
     """The feature that the same selector (this size, or this tier) made until then."""
+    again: bool = False
+    """It was so already, from `start_ms` on: nothing was changed."""
 
 
 def map_size(
@@ -93,7 +95,8 @@ def map_event(
     new: bool = True,
 ) -> Mapped:
     """Give an event type a feature from a window on: what its events count is billed as that. The type may be mapped
-    before its first event.
+    before its first event; then, where no window is said, whenever it is used. (From the next window on, as any, where
+    history was lost, whose events they may have been, or where a metric charged for it before.)
 
     Errors: as `map_size`; UnknownId, unless `new`, for a feature or a type that there is not and that is like one there
     is; Refused where there are too many types.
@@ -105,6 +108,9 @@ def map_event(
         raise UsageError(f"--unit is {UNITS}: a unit is one of what the event type counts")
     ids.require_unlike(connection, ids.FEATURE, feature, new=new)
     ids.require_unlike(connection, ids.EVENT_TYPE, event_type, new=new)
+    is_new = from_ms is None and not is_known(connection, event_type) and not read_losses(connection)
+    if is_new and not billed_once.was_charged(connection, {event_type, feature}):
+        from_ms, confirmed = 0, True
     meter = meters(connection, [event_type], by.now_ms).get(event_type)
     if meter is None:
         raise Refused(f"there are {MAX_EVENT_TYPES:,} event types already: `drawdown feature list` shows them")
@@ -145,7 +151,9 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     sealed_to = int(SQL.run(connection, "sealed_to").scalar_one())
     if [before for before in mapping if (before.selector, before.start_ms) == (row.selector, start)][-1:] == [row]:
         # It is given again, perhaps for an answer that was lost.
-        return Mapped(start, 0, 0, 0)
+        return Mapped(start, 0, 0, 0, again=True)
+    if from_ms is None and (since := _so_already(mapping, row)) is not None:
+        return Mapped(since, 0, 0, 0, row.feature, again=True)
     _require_one_unit(connection, mapping, row)
     changed = rewrites(mapping, row, sealed_to)
     if changed is not None:
@@ -175,6 +183,15 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
     was = sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None  # of two, the last added
     return replace(_mend(connection, start, mapping, row), was=was)
+
+
+def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
+    """Since when a selector makes what it is to make, where nothing else is to come."""
+    mine = [before for before in mapping if before.selector == row.selector]
+    newest = max(mine, key=lambda before: before.start_ms, default=None)
+    if newest is None or newest.start_ms > row.start_ms or (newest.feature, newest.unit) != (row.feature, row.unit):
+        return None
+    return newest.start_ms
 
 
 def _type_of(connection: sa.Connection, meter: int | None) -> str:

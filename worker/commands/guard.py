@@ -1,4 +1,4 @@
-"""The guard: may so much of a metric be used now? Asked (`check`), or asked and used at once (`consume`).
+"""The guard: may so much of a metric be used now? Asked and used at once (`consume`); `guard_check` only asks.
 
 Guarantee: a use is counted, charged and written down in one transaction, under the caller's key: the same again is the
 first answer, and another content under it is refused. All limits of a metric hold, or nothing is used. It is charged by
@@ -26,11 +26,12 @@ from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.worker.commands import executions, guard_counts, guard_keys
 from drawdown.worker.commands.executions import LIFE_MS
 from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
+from drawdown.worker.commands.guard_check import check, check_all
 from drawdown.worker.commands.guard_counts import Counters, Denials, State, Use
 from drawdown.worker.commands.guard_facts import Known, Wish, know, require_sane, run_of
 from drawdown.worker.commands.guard_keys import OWN, RUN, own_name, require_key, shown
 
-__all__ = ["Answer", "Wish"]
+__all__ = ["Answer", "Wish", "check", "check_all"]
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,6 @@ class _Book:
     denials: Denials = field(default_factory=Denials)
     passes: bool = False
     """Whether a use was let through beyond a limit."""
-
-
-def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
-    """What `consume` would answer now. Nothing is written. Errors: UnknownId; UsageError."""
-    require_sane(wish)
-    known = know(connection, wish, now_ms)
-    counters = guard_counts.look(connection, wish.org_id, wish.metric, now_ms)
-    price, code, costs = known.metric.price.of(wish.amount), None, Costs()
-    if price:
-        run = run_of(wish, known.metric, price)
-        found = executions.preview(connection, run, now_ms, known.asker)
-        balance = found.available_micro if found.customer_id == known.customer_id else None
-        code = None if found.allowed else found.code
-        costs = Costs(price, 0, found.customer_id or run.payer or run.org_id, balance, code in IN_DOUBT)
-    return answer(wish.metric, wish.amount, decide(known.facts(counters, code), wish.amount), costs, now_ms)
 
 
 def consume(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:

@@ -5,6 +5,7 @@ Guarantee: nothing is written here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -86,15 +87,27 @@ def know(connection: sa.Connection, wish: Wish, now_ms: int) -> Known:
     row = SQL.run(connection, "customer", values).one()
     if asker.provider is None and not row.has_wallet:
         ids.require(connection, ids.CUSTOMER, wish.org_id)
-    asked = {"metric": wish.metric, "plans": [row.plan or ANY_PLAN, ANY_PLAN], "any_plan": ANY_PLAN}
-    limits: dict[str, Limit] = {}
-    for one in SQL.run(connection, "limits", asked):
-        limits.setdefault(one.period, Limit(one.period, one.amount, one.phase, one.plan))
     said = {"metric": wish.metric, "org_id": wish.org_id, "plan": row.plan or "", "now_ms": now_ms}
-    overrides = tuple(Override(**one) for one in SQL.run(connection, "overrides", said).mappings())
-    halted = "halted" if asker.is_halted and asker.halt_reason == "operator" else None
-    halted = "stopped" if asker.stopped_at_ms is not None else halted
-    return Known(metric, asker, customer, row.plan, bool(row.pays), halted, tuple(limits.values()), overrides)
+    given = {"its_metric": "given_metric", "its_plan": "given_plan"}
+    limits = limits_of(Limit(**one) for one in SQL.run(connection, "limits", said, **given).mappings())
+    rows = SQL.run(connection, "overrides", said, **given, its_org="given_org").mappings()
+    overrides = tuple(Override(**one) for one in rows)
+    return Known(metric, asker, customer, row.plan, bool(row.pays), halted_by(asker), limits, overrides)
+
+
+def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
+    """Those that count: in each period the plan's own, or else that of any plan."""
+    limits: dict[str, Limit] = {}
+    for one in sorted(found, key=lambda limit: limit.plan == ANY_PLAN):
+        limits.setdefault(one.period, one)
+    return tuple(limits.values())
+
+
+def halted_by(asker: Asker) -> str | None:
+    """Why an operator lets nothing of an organisation run."""
+    if asker.stopped_at_ms is not None:
+        return "stopped"
+    return "halted" if asker.is_halted and asker.halt_reason == "operator" else None
 
 
 def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:

@@ -116,11 +116,7 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
 
     Errors: UnknownId; Denied `ended` for one of which something else was said, or whose end has come.
     """
-    row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
-    if row is None:
-        text = f"there is no override {number}; `drawdown override list --all` shows those there are"
-        raise UnknownId(text, "override")
-    found = OverrideRow(**row)
+    found = show(connection, number)
     state = _AFTER[word]
     if found.state == state:
         return found, False
@@ -135,6 +131,15 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
     record(connection, f"override_{word}", str(number), {"was": found.state}, by)
     _tell(connection, _TOLD[word], after, by)
     return after, True
+
+
+def show(connection: sa.Connection, number: int) -> OverrideRow:
+    """An override, which nobody else decides until this transaction is over. Errors: UnknownId."""
+    row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
+    if row is None:
+        text = f"there is no override {number}; `drawdown override list --all` shows those there are"
+        raise UnknownId(text, "override")
+    return OverrideRow(**row)
 
 
 def _asked_before(connection: sa.Connection, terms: Terms, by: By) -> OverrideRow | None:
@@ -159,17 +164,21 @@ def _tell(connection: sa.Connection, event: str, row: OverrideRow, by: By) -> No
 
 def list_overrides(
     connection: sa.Connection, metric: str, now_ms: int, most: int, *, everything: bool = False, soon: bool = False,
-    org_id: str = "",
+    org_id: str = "", state: OverrideState | Literal[""] = "", after: int = 0, known: bool = False,
 ) -> list[OverrideRow]:  # fmt: skip
     """Those that are asked for first, then those in force, by their ends; all there ever were, where `everything` is
-    asked for; those alone that end within a week, where `soon` is; of one organisation itself. Errors: UnknownId."""
-    if metric:
+    asked for; those alone that end within a week, where `soon` is; of one organisation itself. `after`: of one `state`,
+    what comes behind the override of that number. Errors: UnknownId, but for a metric that is `known`."""
+    if metric and not known:
         ids.require(connection, ids.METRIC, metric)
     if org_id:
         ids.require(connection, ids.CUSTOMER, org_id)
+    if after and SQL.run(connection, "is_there", {"number": after}).first() is None:
+        raise UnknownId(f"there is no override {after} to go on behind: begin at the first page", "override")
     values = {"metric": metric, "org_id": org_id, "now_ms": now_ms, "at_most": most, "everything": int(everything)}
     before_ms = now_ms + SOON_MS if soon else None
-    rows = SQL.run(connection, "list", {**values, "before_ms": before_ms}).mappings()
+    more = {"before_ms": before_ms, "state": state, "after": after}
+    rows = SQL.run(connection, "list", {**values, **more}).mappings()
     return [OverrideRow(**row) for row in rows]
 
 

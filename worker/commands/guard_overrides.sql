@@ -28,6 +28,9 @@ SELECT COUNT(*) FROM guard_overrides WHERE state = 'asked' AND metric = :metric 
 -- name: read
 SELECT {columns} FROM guard_overrides WHERE number = :number {for_update}
 
+-- name: is_there
+SELECT 1 FROM guard_overrides WHERE number = :number
+
 -- name: decide
 UPDATE guard_overrides SET state = :state, decided_ms = :decided_ms, decided_by = :decided_by,
     decided_reason = :decided_reason
@@ -38,4 +41,6 @@ WHERE number = :number
 SELECT {columns} FROM guard_overrides
 WHERE (:everything = 1 OR state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))
     AND (:metric = '' OR metric = :metric) AND (:org_id = '' OR (reach = 'org' AND target = :org_id)) AND (CAST(:before_ms AS BIGINT) IS NULL OR ends_ms <= :before_ms)
+    AND (:state = '' OR state = :state) AND (:after = 0 OR (COALESCE(ends_ms, 9223372036854775807), number) > (
+        SELECT COALESCE(x.ends_ms, 9223372036854775807), x.number FROM guard_overrides x WHERE x.number = :after))
 ORDER BY CASE WHEN state = 'asked' THEN 0 ELSE 1 END, COALESCE(ends_ms, 9223372036854775807), number LIMIT :at_most

@@ -100,7 +100,11 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
     """A wallet as it is once all is true that is due in it, and holds are no larger than metering has left them."""
-    found = maturing.look_ahead(connection, customer_id, now_ms)
+    return without_freed(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
+
+
+def without_freed(connection: sa.Connection, customer_id: str, found: accounts.Wallet, now_ms: int) -> accounts.Wallet:
+    """A wallet whose holds are no larger than metering has left them."""
     if not found.held_micro:
         return found
     return replace(found, held_micro=found.held_micro - freed_by_now(connection, customer_id, now_ms))

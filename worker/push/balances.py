@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
 from drawdown.schema.audit import By, record
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 from drawdown.worker.engine.effects import Over, ReadDrawn, Steps, never
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.rows import Row
@@ -258,6 +258,11 @@ def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> 
     """What a person was told of balances, and has not acknowledged: rows of `balance_marks`, with `hold` kept as they
     are until the transaction ends."""
     return SQL.run(connection, "told", {"org_id": org_id}, held="for_update" if hold else "").all()
+
+
+def told_part() -> Part:
+    """The same of all organisations, for whoever reads more in one statement."""
+    return SQL.part("told", {"org_id": ""}, held="")
 
 
 def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]:

@@ -12,13 +12,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
-from drawdown.schema.sql import queries
+from drawdown.ledger.rates import RateCard
+from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.verdict.holds import Lapsed, read_held, read_lapsed
 from drawdown.worker.verdict.org_row import Effective, Row
 from drawdown.worker.verdict.rates import rate_card_of
@@ -129,65 +130,87 @@ def _last_seals(connection: sa.Connection) -> Sequence[int]:
 def _read_once(
     connection: sa.Connection, provider: str, orgs: Sequence[Row], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> dict[str, Used]:
+    ids = [org.org_id for org in orgs]
+    held = read_held(connection, provider, ids, now_ms)
+    lapsed = read_lapsed(connection, provider, ids, now_ms)
+    card = rate_card_of(connection, provider)
+    rules = segments(mapping_rows(connection))
+    unsealed, pushes = (
+        SQL.run(connection, part.name, part.values).all()
+        for part in parts_of(provider, orgs, rules, now_ms=now_ms, read_ms=read_ms, lag_ms=lag_ms)
+    )
+    return used_by(Seen(unsealed, pushes, held, lapsed, card), orgs, read_ms=read_ms, lag_ms=lag_ms)
+
+
+def parts_of(
+    provider: str, orgs: Sequence[Row], rules: Sequence[Segment], *, now_ms: int, read_ms: int, lag_ms: int
+) -> tuple[Part, Part]:
+    """What is used and not sealed, and pushes that a balance may not show: rows for `Seen`."""
+    read_before = min(now_ms if org.balance_read_ms is None else org.balance_read_ms for org in orgs)
+    values: dict[str, object] = {
+        "orgs": [{"org_id": org_id} for org_id in sorted({org.org_id for org in orgs})],
+        "segments": [asdict(segment) for segment in rules],
+        "provider": provider,
+        "now_ms": now_ms,
+        "lately_ms": now_ms - LATELY_MS,
+        "just_now_ms": now_ms - JUST_NOW_MS,
+        "since_ms": max(min(read_before, read_ms - lag_ms), now_ms - DAY_MS),
+    }
+    return SQL.part("unsealed", values), SQL.part("unseen_pushes", values)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the database says of organisations of one provider: rows of `unsealed` and `unseen_pushes`, what runs hold
+    and what is left of lots that are over, by organisation, and what usage costs there."""
+
+    unsealed: Sequence[Any]
+    pushes: Sequence[Any]
+    held: Mapping[str, int]
+    lapsed: Mapping[str, Lapsed]
+    card: RateCard
+
+    def price(self, used: Used, row: Any, quantity: int | Decimal) -> int:
+        """What a quantity of a row's feature costs; one without a rate is named."""
+        amount = self.card.price(row.feature, row.window_ms, int(quantity))
+        if amount is None:
+            used.unpriced.add(row.feature)
+            return 0
+        return amount
+
+
+def used_by(seen: Seen, orgs: Sequence[Row], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
+    """What was seen, added up by organisation. Pure."""
     found: dict[str, Used] = defaultdict(Used)
-    for org_id, held_micro in read_held(connection, provider, [org.org_id for org in orgs], now_ms).items():
+    for org_id, held_micro in seen.held.items():
         found[org_id].held = held_micro
-    lapsed = read_lapsed(connection, provider, [org.org_id for org in orgs], now_ms)
     in_time: dict[str, int] = defaultdict(int)
     """What was used before lots that are over ended, and is not charged yet."""
     reads = {org.org_id: org.balance_read_ms for org in orgs}
-    read_before = min(now_ms if read_at is None else read_at for read_at in reads.values())
-    run = _Run(connection, provider, sorted(reads), now_ms)
-    for row in run.rows("unsealed"):
+    for row in seen.unsealed:
         used = found[row.org_id]
-        amount = run.price(used, row, row.owed)
+        amount = seen.price(used, row, row.owed)
         used.unsealed += amount
-        in_time[row.org_id] += amount if _is_in_time(row, lapsed) else 0
-        used.unsampled += run.price(used, row, row.unsampled)
-        used.lately += run.price(used, row, row.lately)
-        used.just_now += run.price(used, row, row.just_now)
-    for row in run.rows("unseen_pushes", since_ms=max(min(read_before, read_ms - lag_ms), now_ms - DAY_MS)):
+        in_time[row.org_id] += amount if _is_in_time(row, seen.lapsed) else 0
+        used.unsampled += seen.price(used, row, row.unsampled)
+        used.lately += seen.price(used, row, row.lately)
+        used.just_now += seen.price(used, row, row.just_now)
+    for row in seen.pushes:
         used = found[row.org_id]
-        amount = run.price(used, row, row.sent_qty)
+        amount = seen.price(used, row, row.sent_qty)
         if row.state == "rejected" or row.first_attempt_ms is None:
             used.unsent += amount
-            in_time[row.org_id] += amount if _is_in_time(row, lapsed) else 0
+            in_time[row.org_id] += amount if _is_in_time(row, seen.lapsed) else 0
             continue
         read = reads[row.org_id] or 0
         # What was settled when the read began, in the same millisecond, was judged by that read: it is in `unseen`.
         settled_before = row.state == "accepted" and row.settled_ms is not None and row.settled_ms <= read
         used.sent_since += amount if row.first_attempt_ms >= read and not settled_before else 0
         used.maybe += amount if row.state != "accepted" or (row.settled_ms or read_ms) > read_ms - lag_ms else 0
-    for org_id, over in lapsed.items():
+    for org_id, over in seen.lapsed.items():
         found[org_id].unsealed -= min(over.lapsed_micro, max(in_time[org_id], 0))
     return found
 
 
-def _is_in_time(row: Row, lapsed: Mapping[str, Lapsed]) -> bool:
+def _is_in_time(row: Any, lapsed: Mapping[str, Lapsed]) -> bool:
     return row.org_id in lapsed and bool(row.window_ms < lapsed[row.org_id].until_ms)
-
-
-class _Run:
-    """Runs the statements for some organisations, and prices what they say."""
-
-    def __init__(self, connection: sa.Connection, provider: str, orgs: Sequence[str], now_ms: int) -> None:
-        self._connection = connection
-        self._card = rate_card_of(connection, provider)
-        self._values: dict[str, object] = {
-            "orgs": [{"org_id": org_id} for org_id in orgs],
-            "segments": [asdict(segment) for segment in segments(mapping_rows(connection))],
-            "provider": provider,
-            "now_ms": now_ms,
-            "lately_ms": now_ms - LATELY_MS,
-            "just_now_ms": now_ms - JUST_NOW_MS,
-        }
-
-    def rows(self, name: str, **values: int) -> Sequence[Row]:
-        return SQL.run(self._connection, name, {**self._values, **values}).all()
-
-    def price(self, used: Used, row: Row, quantity: int | Decimal) -> int:
-        amount = self._card.price(row.feature, row.window_ms, int(quantity))
-        if amount is None:
-            used.unpriced.add(row.feature)
-            return 0
-        return amount

@@ -8,16 +8,16 @@ whoever reserves credit has what is due made true first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger.maturing import Matured, expire, mature_due
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 from drawdown.worker.catalog.wallets import orgs_of, wallets_at
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
@@ -40,19 +40,33 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
     provider."""
     if not org_ids:
         return {}
-    if provider not in wallets_at(connection):
-        elsewhere = SQL.run(connection, "held_elsewhere", {"org_ids": list(org_ids), "now_ms": now_ms})
-        return {row.org_id: int(row.held_micro) for row in elsewhere}
-    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
-    rows = SQL.run(connection, "held", values).all()
+    part = held_part(provider, org_ids, now_ms, in_wallets=provider in wallets_at(connection))
+    rows: Sequence[Any] = SQL.run(connection, part.name, part.values).all()
+    used: Mapping[str, int] = {}
     for _ in range(READ_TRIES):
-        metering = [row.customer_id for row in rows if row.has_metering]
-        if not metering:
-            return {row.org_id: int(row.held_micro) for row in rows}
-        used, before = used_up(connection, metering, now_ms), rows
-        rows = SQL.run(connection, "held", values).all()
+        if not metering_in(rows):
+            break
+        used, before = used_up(connection, metering_in(rows), now_ms), rows
+        rows = SQL.run(connection, part.name, part.values).all()
         if rows == before:
             break  # nothing was freed between the statements that is not held, and is taken off, or neither
+    return held_of(rows, used if metering_in(rows) else {})
+
+
+def held_part(provider: str, org_ids: Sequence[str], now_ms: int, *, in_wallets: bool) -> Part:
+    """What is held, for whoever reads more in one statement: rows for `metering_in` and `held_of`. `in_wallets`:
+    whether the balances lie here."""
+    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
+    return SQL.part("held" if in_wallets else "held_elsewhere", {**values, "org_ids": list(org_ids)})
+
+
+def metering_in(rows: Iterable[Any]) -> list[str]:
+    """The customers of whom runs hold something that metering settles: `used_up` has to be read, too."""
+    return [row.customer_id for row in rows if row.has_metering]
+
+
+def held_of(rows: Iterable[Any], used: Mapping[str, int]) -> dict[str, int]:
+    """What is held by organisation, without what was used up of it."""
     return {row.org_id: max(int(row.held_micro) - used.get(row.customer_id, 0), 0) for row in rows}
 
 
@@ -69,8 +83,19 @@ def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str]
     """What is left of lots that are over, of those organisations that have any."""
     if not org_ids or provider not in wallets_at(connection):
         return {}
-    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
-    rows = SQL.run(connection, "lapsed", values)
+    part = lapsed_part(provider, org_ids, now_ms)
+    return lapsed_of(SQL.run(connection, part.name, part.values))
+
+
+def lapsed_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
+    """The same where balances lie here, for whoever reads more in one statement: rows for `lapsed_of`."""
+    return SQL.part(
+        "lapsed", {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
+    )
+
+
+def lapsed_of(rows: Iterable[Any]) -> dict[str, Lapsed]:
+    """What is left of lots that are over, by organisation."""
     return {row.org_id: Lapsed(int(row.lapsed_micro), row.lots_over_ms) for row in rows}
 
 

@@ -15,7 +15,8 @@ WHERE a.org_id = o.org_id AND a.provider = :provider
 
 -- name: held_elsewhere
 -- Of balances that providers keep: held here, and not over.
-SELECT h.org_id, SUM(h.amount_micro - h.drawn_micro) AS held_micro FROM reservations h
+SELECT h.org_id, SUM(h.amount_micro - h.drawn_micro) AS held_micro, h.org_id AS customer_id, FALSE AS has_metering
+FROM reservations h
 WHERE h.org_id IN :org_ids AND h.state = 'held' AND h.hold <> 'wallet' AND h.hold = 'local' AND h.expires_ms > :now_ms
     AND h.drawn_micro < h.amount_micro
 GROUP BY h.org_id

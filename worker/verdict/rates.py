@@ -6,13 +6,14 @@ them.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger.rates import Rate, RateCard
 from drawdown.ledger.wallet import read_rate_card
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 from drawdown.worker.catalog.wallets import wallets_at
 
 SQL = queries(__file__)
@@ -30,7 +31,17 @@ def rate_card_of(connection: sa.Connection, provider: str) -> RateCard:
     """What usage costs at a provider, in millionths of the unit of its balance."""
     if uses_ledger(connection, provider):
         return read_rate_card(connection)
-    rows = SQL.run(connection, "rates", {"provider": provider})
+    return card_of(SQL.run(connection, "rates", {"provider": provider}))
+
+
+def rates_part(provider: str) -> Part:
+    """The rates of a provider that keeps balances itself, for whoever reads more in one statement: rows for
+    `card_of`."""
+    return SQL.part("rates", {"provider": provider})
+
+
+def card_of(rows: Iterable[Any]) -> RateCard:
+    """A provider's rates that were read."""
     return RateCard(Rate(row.feature, row.start_ms, row.micro, row.per_quantity) for row in rows)
 
 

@@ -140,6 +140,18 @@ LAST_LOOK_MS: Final = MINUTE_MS
 LOOKS_TO_ZERO: Final = 4
 
 
+FURTHEST_MS: Final = 253_402_300_799_999
+"""The last moment of the year 9999: an end beyond it is none."""
+
+
+def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
+    """When an effective balance ends if it is used on as it is now; None where it does not."""
+    if effective_micro is None or burn_a_minute <= 0:
+        return None
+    ends = now_ms + max(effective_micro, 0) * MINUTE_MS // burn_a_minute
+    return ends if ends <= FURTHEST_MS else None
+
+
 def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
     """When to look at an organisation's credit again; None: when it uses something again."""
     if effective_micro is None:  # no end to it, or never read yet

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.ledger import maturing
+from drawdown.ledger import lots, maturing
 from drawdown.schema import ids
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import queries, together
 from drawdown.schema.units import in_credits
-from drawdown.worker.catalog.wallets import wallets_at
-from drawdown.worker.views.ledger import list_lots
+from drawdown.worker.catalog.wallets import terms_part, with_wallets
+from drawdown.worker.views.ledger import view_lots
 
 SQL = queries(__file__)
 
@@ -52,11 +52,13 @@ class Account:
 
 def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Account:
     """What a customer has; nothing where the wallet was never used."""
-    found = maturing.look_ahead(connection, customer_id, now_ms)
-    lots = list_lots(connection, customer_id, now_ms)
-    values = {"customer_id": customer_id, "now_ms": now_ms}
-    hold = SQL.run(connection, "hold", values, of_settlements="of_customer").scalar_one()
-    kinds = {f"{kind}_micro": micro for kind, micro in lots.left_by_kind().items()}
+    hold = SQL.part("hold", {"customer_id": customer_id, "now_ms": now_ms}, of_settlements="of_customer")
+    look = maturing.look_part(customer_id, now_ms)
+    read = together(connection, look=look, lots=lots.wallets_part([customer_id]), hold=hold)
+    found, given = maturing.look_ahead_by(connection, customer_id, read["look"], now_ms)
+    kept = lots.lots_of([customer_id], [vars(row) for row in read["lots"]])[customer_id]
+    in_lots = view_lots(connection, kept, given, customer_id, now_ms)
+    kinds = {f"{kind}_micro": micro for kind, micro in in_lots.left_by_kind().items()}
     return Account(
         customer_id=customer_id,
         plan=found.plan,
@@ -64,8 +66,8 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
         reserved_micro=found.held_micro,
         over_micro=found.lapsed_micro,
         balance_micro=found.balance_micro,
-        owed_micro=lots.owed_micro - lots.back_micro,
-        hold_micro=int(hold),
+        owed_micro=in_lots.owed_micro - in_lots.back_micro,
+        hold_micro=int(read["hold"][0].hold_micro),
         **kinds,
     )
 
@@ -73,9 +75,10 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
 def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
     """Whose wallet pays for an organisation's runs: its customer's at a biller that keeps wallets here, else its own.
     Errors: UnknownId."""
-    row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
-    if row is None:
+    found = together(connection, biller=SQL.part("biller", {"org_id": org_id, "now_ms": now_ms}), terms=terms_part())
+    if not found["biller"]:
         ids.require(connection, ids.CUSTOMER, org_id)
         return org_id
-    billed_here = row.customer_id and row.provider in wallets_at(connection)
+    row = found["biller"][0]
+    billed_here = row.customer_id and row.provider in with_wallets(found["terms"])
     return str(row.customer_id) if billed_here else org_id

@@ -6,7 +6,7 @@ SELECT provider, customer_id FROM assignments WHERE org_id = :org_id AND start_m
 
 -- name: hold
 -- What of the cost of a wallet's runs waits for suppliers: held, or frozen.
-SELECT COALESCE(CAST(SUM(x.owed_micro) AS BIGINT), 0) FROM {settlements_now} x WHERE x.state IN ('hold', 'frozen')
+SELECT COALESCE(CAST(SUM(x.owed_micro) AS BIGINT), 0) AS hold_micro FROM {settlements_now} x WHERE x.state IN ('hold', 'frozen')
 
 -- name: of_customer
 r.customer_id = :customer_id AND r.supplier IS NOT NULL

@@ -36,6 +36,28 @@ def list_keys(connection: sa.Connection, now_ms: int, most: int) -> list[KeyRow]
     return [_row(row._mapping, now_ms) for row in SQL.run(connection, "list", {"at_most": most})]
 
 
+@dataclass(frozen=True)
+class KeysPage:
+    """`next_after`: the name after which more come; None: there are none."""
+
+    keys: list[KeyRow]
+    next_after: str | None
+
+
+def page_of_keys(connection: sa.Connection, now_ms: int, *, after: str = "", most: int = 100) -> KeysPage:
+    """So many programs by their names: the key that goes on of each, and those that are taken beside it still."""
+    values = {"after": after, "at_most": most + 1, "now_ms": now_ms}
+    found = [_row(row._mapping, now_ms) for row in SQL.run(connection, "taken", values)]
+    names = list(dict.fromkeys(one.name for one in found))
+    shown = set(names[:most])
+    return KeysPage([one for one in found if one.name in shown], names[most - 1] if len(names) > most else None)
+
+
+def keys_named(connection: sa.Connection, name: str, now_ms: int) -> list[KeyRow]:
+    """All there ever were of a name, the first one first."""
+    return [_row(row._mapping, now_ms) for row in SQL.run(connection, "named", {"name": name})]
+
+
 def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
     state: Literal["good", "rotated", "expired", "ended"] = "good" if row["rotated_ms"] is None else "rotated"
     if row["expires_ms"] is not None and row["expires_ms"] <= now_ms:

@@ -7,17 +7,19 @@ empty list means that nothing was done.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
+from drawdown.schema.audit_chain import HASHED, Head, hash_after
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 
 MAX_ROWS: Final = 10_000
-VIAS: Final = ("cli", "console", "http", "webhook", "program", "unknown")
+VIAS: Final = ("cli", "console", "my", "http", "webhook", "program", "unknown")
 """`program`: one that calls the functions itself; `unknown`: done before it was kept."""
 SQL = queries(__file__)
 
@@ -57,8 +59,11 @@ class AuditPage:
     next_before: int | None
 
 
-def list_deeds(connection: sa.Connection, chosen: AuditFilter, *, before: int = 0, most: int = 100) -> AuditPage:
-    """One page; `before` is the `next_before` of the page before it.
+def list_deeds(
+    connection: sa.Connection, chosen: AuditFilter, *, before: int = 0, most: int = 100, within: int | None = None
+) -> AuditPage:
+    """One page; `before` is the `next_before` of the page before it. `within`: at most so many actions are looked
+    through, where no index has those of the filter: a page may then have few, or none, and go on.
 
     Errors: UsageError for more rows than MAX_ROWS; UnknownId for a person or an action that never occurred.
     """
@@ -69,8 +74,10 @@ def list_deeds(connection: sa.Connection, chosen: AuditFilter, *, before: int = 
     for kind, given in ((ids.ACTOR, chosen.actor), (ids.ACTION, chosen.action), (ids.TARGET, chosen.target)):
         if given:
             ids.require(connection, kind, given)
+    floor = 0 if within is None else _floor(connection, chosen, before, within)
     values = {
         "before_id": before,
+        "floor_id": floor,
         "from_ms": chosen.from_ms,
         "to_ms": chosen.to_ms,
         "actor": chosen.actor,
@@ -81,4 +88,30 @@ def list_deeds(connection: sa.Connection, chosen: AuditFilter, *, before: int = 
     }
     rows = SQL.run(connection, "list", values)
     found = [Deed(**{**row._mapping, "details": json.loads(row.details)}) for row in rows]
-    return AuditPage(found[:most], found[most - 1].action_id if len(found) > most else None)
+    if len(found) > most:
+        return AuditPage(found[:most], found[most - 1].action_id)
+    return AuditPage(found, floor if floor > 1 else None)
+
+
+def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: int) -> int:
+    """The lowest number that is looked at."""
+    if chosen.target or chosen == AuditFilter():
+        return 0
+    newest = before or SQL.run(connection, "newest_id").scalar() or 0
+    return max(int(newest) - within, 0)
+
+
+def unchained(connection: sa.Connection, deeds: Sequence[Deed]) -> list[int]:
+    """Those of some deeds, by number, that are not what was recorded after the one before them (`audit_chain`)."""
+    rows = SQL.run(connection, "with_those_before", {"ids": [one.action_id for one in deeds]}).mappings()
+    return [
+        int(row["action_id"])
+        for row in rows
+        if row["hash"] != hash_after(str(row["hash_before"]), {name: row[name] for name in HASHED})
+    ]
+
+
+def is_cut(connection: sa.Connection, chain: Head) -> bool:
+    """Whether the newest action on record is not the last one there was."""
+    newest = SQL.run(connection, "newest_hash").scalar()
+    return (newest or "") != chain.hash

@@ -6,13 +6,14 @@ Guarantee: everything that is used and not settled is in one of these counts.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import queries, together
 from drawdown.schema.units import FUTURE_SLACK_MS
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.unheeded import unheeded
+from drawdown.worker.halts.unheeded import unheeded_part
 from drawdown.worker.sources.samples import quarantine
 
 SQL = queries(__file__)
@@ -48,29 +49,30 @@ class Backlog:
         return bool(self.due or self.queued or self.dirty_windows or self.halts_due or self.projections_due)
 
 
+COUNTS: Final = ("dirty_windows", "halts_due", "projections_due", "stopped_orgs", "dated_ahead")
+
+
 def quarantined(connection: sa.Connection) -> dict[str, int]:
     """Samples that cannot be billed and that nobody dealt with, by what is wrong with them."""
     return {row.reason: int(row.samples) for row in quarantine.SQL.run(connection, "count_by_reason")}
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
-    """Count what is left in a shard (a whole database with the default one)."""
+    """Count what is left in a shard (a whole database with the default one), in one statement."""
     values = {"lo": shard.lo, "hi": shard.hi, "now_ms": now_ms, "ahead_ms": now_ms + FUTURE_SLACK_MS}
-
-    def count(name: str) -> int:
-        return int(SQL.run(connection, name, values).scalar_one())
-
-    states = SQL.run(connection, "open_pushes", values).all()
-    pending = SQL.run(connection, "pending_seconds", values).all()
+    found = together(
+        connection,
+        states=SQL.part("open_pushes", values),
+        pending=SQL.part("pending_seconds", values),
+        quarantined=quarantine.SQL.part("count_by_reason"),
+        unheeded=unheeded_part(shard),
+        **{name: SQL.part(name, values) for name in COUNTS},
+    )
     return Backlog(
-        **{row.state: int(row.pushes) for row in states},
-        dirty_windows=count("dirty_windows"),
-        halts_due=count("halts_due"),
-        halts_unheeded=len(unheeded(connection, shard)),
-        projections_due=count("projections_due"),
-        stopped_orgs=count("stopped_orgs"),
-        pending_s={row.reason: int(row.seconds) for row in pending if row.seconds},
-        pending_units={row.reason: int(row.units) for row in pending if row.units},
-        quarantined=quarantined(connection),
-        dated_ahead=count("dated_ahead"),
+        **{row.state: int(row.pushes) for row in found["states"]},
+        **{name: int(found[name][0].left_over) for name in COUNTS},
+        halts_unheeded=len(found["unheeded"]),
+        pending_s={row.reason: int(row.seconds) for row in found["pending"] if row.seconds},
+        pending_units={row.reason: int(row.units) for row in found["pending"] if row.units},
+        quarantined={row.reason: int(row.samples) for row in found["quarantined"]},
     )

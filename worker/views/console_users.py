@@ -30,9 +30,18 @@ class UserRow:
     reason: str
 
 
-def list_users(connection: sa.Connection, now_ms: int, most: int) -> list[UserRow]:
-    """By name, those who were ended last."""
-    return [_row(row._mapping, now_ms) for row in SQL.run(connection, "list", {"at_most": most})]
+def list_users(
+    connection: sa.Connection, now_ms: int, most: int, *, after: str = "", ended: bool = False
+) -> list[UserRow]:
+    """By name, those who were ended last. `after`: behind this name, which was `ended` or not."""
+    values = {"at_most": most, "after": after, "ended": int(ended)}
+    return [_row(row._mapping, now_ms) for row in SQL.run(connection, "list", values)]
+
+
+def user_named(connection: sa.Connection, name: str, now_ms: int) -> UserRow | None:
+    """One person; None where there is none of this name."""
+    row = SQL.run(connection, "named", {"name": name}).one_or_none()
+    return None if row is None else _row(row._mapping, now_ms)
 
 
 def is_demo(connection: sa.Connection) -> bool:

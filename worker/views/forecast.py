@@ -7,12 +7,12 @@ nothing is said, and no use is not taken for an end far away.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import DAY_MS, in_credits
 
 SQL = queries(__file__)
@@ -45,16 +45,24 @@ class Forecast:
 def forecast_of(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> Forecast:
     """Of a wallet that has so much available. Credit that ends by itself or is still to come is not looked at, nor what
     a plan or a tier costs by the month."""
-    account = {"account_id": wallet_account(customer_id)}
-    first = SQL.run(connection, "first_use", account).scalar_one()
-    today = now_ms - now_ms % DAY_MS
-    # The day of the first use is no full one, unless it began with it.
-    days = 0 if first is None else min(DAYS, (today - -(-int(first) // DAY_MS) * DAY_MS) // DAY_MS)
+    part = used_part(customer_id, now_ms)
+    return forecast_by(SQL.run(connection, part.name, part.values).one(), available_micro, now_ms)
+
+
+def used_part(customer_id: str, now_ms: int) -> Part:
+    """What a wallet was used for on its last full days, for whoever reads more in one statement: a row for
+    `forecast_by`."""
+    values = {"account_id": wallet_account(customer_id), "today_ms": now_ms - now_ms % DAY_MS, "most_days": DAYS}
+    return SQL.part("used", values)
+
+
+def forecast_by(row: Any, available_micro: int, now_ms: int) -> Forecast:
+    """The forecast by what was read."""
+    days = 0 if row.days is None else int(row.days)
     if days < MIN_DAYS:
         return Forecast("spent" if available_micro <= 0 else "unknown", None, max(days, 0), None, None)
-    span = {"from_ms": today - days * DAY_MS, "to_ms": today}
-    used = int(SQL.run(connection, "used", {**account, **span}).scalar_one())
-    return _ends(available_micro, now_ms, days, span["from_ms"], used)
+    from_ms = now_ms - now_ms % DAY_MS - days * DAY_MS
+    return _ends(available_micro, now_ms, days, from_ms, int(row.used_micro))
 
 
 def _ends(available_micro: int, now_ms: int, days: int, from_ms: int, used_micro: int) -> Forecast:

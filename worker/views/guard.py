@@ -136,9 +136,10 @@ def rates_of(connection: sa.Connection, metric: str, now_ms: int) -> tuple[Rate,
     return tuple(_rate(connection, metric, span, now_ms - length) for span, length in SPANS.items())
 
 
-def list_limits(connection: sa.Connection, metric: str, most: int) -> list[LimitRow]:
-    """Those that count now, of one metric where it is given. Errors: UnknownId."""
-    _require(connection, metric, "")
+def list_limits(connection: sa.Connection, metric: str, most: int, *, known: bool = False) -> list[LimitRow]:
+    """Those that count now, of one metric where it is given. Errors: UnknownId, but for one that is `known`."""
+    if not known:
+        _require(connection, metric, "")
     rows = SQL.run(connection, "limits", {"metric": metric, "at_most": most}).mappings()
     return [LimitRow(**row) for row in rows]
 

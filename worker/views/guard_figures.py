@@ -46,6 +46,11 @@ def guard_figures(
     for row in SQL.run(connection, "dark", {"since_ms": dark_since_ms}):
         name = row.metric if row.metric in kept else OTHER
         dark[name] = dark[name][0] + int(row.uses), dark[name][1] + int(row.units)
+    return GuardFigures(denied, dict(dark), *open_overrides(connection, now_ms, ending_by_ms))
+
+
+def open_overrides(connection: sa.Connection, now_ms: int, ending_by_ms: int) -> tuple[int, int | None, int]:
+    """How many wait for a decision, since when (None: none does), and how many end by a moment."""
     asked = SQL.run(connection, "overrides", {"now_ms": now_ms, "before_ms": ending_by_ms}).one()
     since = None if asked.since_ms is None else int(asked.since_ms)
-    return GuardFigures(denied, dict(dark), int(asked.waiting), since, int(asked.ending))
+    return int(asked.waiting), since, int(asked.ending)

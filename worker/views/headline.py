@@ -52,7 +52,8 @@ def _needs_person(found: Standing) -> Headline | None:
             ("rejected", "rejected", provider.rejected),
         ):
             if pushes:
-                reason = f"{pushes:,} pushes {word} at {provider.provider}: {provider.error}"
+                why = provider.errors.get(state) or "no reason is on record"
+                reason = f"{pushes:,} pushes {word} at {provider.provider}: {why}"
                 return person(reason, f"drawdown push list --state {state} --provider {provider.provider}")
     if found.balances:
         balance = found.balances[0]
@@ -90,7 +91,9 @@ def _waits_at_provider(found: Standing) -> Headline | None:
             reason = f"{name} is paused ({provider.paused_reason}); {waiting:,} pushes wait"
             return Headline("behind", reason, f"drawdown provider pause {name} --undo, once it may go on")
         if waiting:
-            reason = f"{waiting:,} pushes wait at {name}: {provider.error or UNANSWERED[provider.tried > 0]}"
+            reason = (
+                f"{waiting:,} pushes wait at {name}: {provider.errors.get('waiting') or UNANSWERED[provider.tried > 0]}"
+            )
             return Headline("behind", reason, _mend(provider))
     return None
 
@@ -127,10 +130,10 @@ def _unsettled(found: Standing) -> Headline | None:
         reason = f"{how_much(most)} of usage are billed by nobody yet ({most.reason})"
         return Headline("behind", reason, PENDING.get(most.reason, "drawdown org list"))
     for why, samples in found.left.quarantined.items():
-        reason = f"{samples:,} samples are quarantined ({why}) and billed to nobody"
+        reason = f"{samples:,} samples or events are quarantined ({why}) and billed to nobody"
         return Headline("behind", reason, f"drawdown sample list --quarantined --why {why}")
     if found.left.dated_ahead:
-        reason = f"{found.left.dated_ahead:,} samples are dated later than now, and billed only then"
+        reason = f"{found.left.dated_ahead:,} samples or events are dated later than now, and billed only then"
         return Headline("behind", reason, "mend that host's clock; drawdown sample withdraw ID, and enter them again")
     if found.last_tick is None:
         return Headline("behind", "there was no tick yet", "drawdown tick")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import lots
 from drawdown.ledger.accounts import wallet_account
-from drawdown.ledger.allocation import KINDS, ORDER
+from drawdown.ledger.allocation import KINDS, ORDER, Lot
 from drawdown.ledger.maturing import look_ahead_with_lots
 from drawdown.ledger.rates import Rate
 from drawdown.ledger.wallet import read_rate_card
@@ -93,8 +94,15 @@ class LotsView:
 def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsView:
     """All lots of a customer, by what is in the ledger now. What a plan gives by now is among them, whether anybody has
     looked at the wallet since or not."""
-    found, given = lots.read_all(connection, [customer_id]), look_ahead_with_lots(connection, customer_id, now_ms)[1]
-    found[customer_id] = sorted((*found[customer_id], *given), key=lambda lot: lot.turn)
+    kept = lots.read_all(connection, [customer_id])[customer_id]
+    return view_lots(connection, kept, look_ahead_with_lots(connection, customer_id, now_ms)[1], customer_id, now_ms)
+
+
+def view_lots(
+    connection: sa.Connection, kept: Sequence[Lot], given: Sequence[Lot], customer_id: str, now_ms: int
+) -> LotsView:
+    """The same by lots that were read, and those that a plan gives by now."""
+    found = {customer_id: sorted((*kept, *given), key=lambda lot: lot.turn)}
     allocation = lots.allocations(connection, found)[customer_id]
     rows, places = [], itertools.count(1)
     for lot in found[customer_id]:

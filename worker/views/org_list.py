@@ -7,16 +7,19 @@ and estimates for those on it alone, as the watch does.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import sqlalchemy as sa
 
 from drawdown.schema.errors import UsageError
-from drawdown.schema.sql import queries
-from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
-from drawdown.worker.verdict.effective_balance import Used, read_used, since_read
+from drawdown.schema.sql import queries, together
+from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MINUTE_MS
+from drawdown.worker.verdict.effective_balance import Used, since_read
+from drawdown.worker.verdict.org_row import Row
+from drawdown.worker.verdict.rules import end_ms
+from drawdown.worker.verdict.used_now import read_used_now
 
 SQL = queries(__file__)
 
@@ -25,18 +28,22 @@ MOST_AT_ONCE: Final = 1_000
 """Rows of a file that are read, and held, together."""
 STATES: Final = ("", "active", "halted", "stopped", "unassigned")
 """By what a list may be narrowed; '': all."""
-FURTHEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999: an end beyond it is none."""
+WITHIN: Final[Mapping[str, int]] = {
+    "": 0, "1h": 60 * MINUTE_MS, "6h": 360 * MINUTE_MS, "24h": DAY_MS, "7d": 7 * DAY_MS,
+}  # fmt: skip
+"""Within what time their credit ends; '': whenever, or never."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which organisations; `search` is a part of the id. Empty: any."""
+    """Which organisations; `search` is a part of the id, `within` a name of WITHIN: those that the watch last estimated
+    to run out by then, the first of them first. Empty: any."""
 
     state: str = ""
     provider: str = ""
     plan: str = ""
     search: str = ""
+    within: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,66 +66,86 @@ class OrgLine:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Behind which organisation a list goes on; where it is by their ends, and when that one's was."""
+
+    org_id: str = ""
+    ends_ms: int = 0
+
+
+@dataclass(frozen=True)
 class OrgLines:
-    """`next_after`: where the next page begins; None where there is no more."""
+    """`following`: where the next page begins; None where there is no more."""
 
     lines: list[OrgLine]
-    next_after: str | None
+    following: Place | None
 
 
-def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: str = "") -> OrgLines:
-    """Those behind `after`, by id. Errors: UsageError for a state there is not."""
-    rows = _rows(connection, chosen, after, PAGE_ROWS + 1)
+START: Final = Place()
+
+
+def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: Place = START) -> OrgLines:
+    """Those behind `after`, by id, or by when they run out. Errors: UsageError for a state there is not."""
+    rows = _rows(connection, chosen, after, PAGE_ROWS + 1, now_ms)
     shown = rows[:PAGE_ROWS]
     used = _used(connection, shown, now_ms)
-    lines = [_line(row, used.get(row.org_id), now_ms) for row in shown]
-    return OrgLines(lines, str(shown[-1].org_id) if len(rows) > PAGE_ROWS else None)
+    # Those chosen by their ends are shown as they were found: a new estimate may lie on the other side by now.
+    lines = [_line(row, used.get(row.org_id), now_ms, row.runs_out_ms if chosen.within else None) for row in shown]
+    return OrgLines(lines, _place(shown[-1]) if len(rows) > PAGE_ROWS else None)
 
 
 def every(connection: sa.Connection, chosen: Chosen, now_ms: int) -> Iterator[OrgLine]:
-    """All of them, by id, without estimates: those would be read for each."""
-    after = ""
-    while rows := _rows(connection, chosen, after, MOST_AT_ONCE):
-        yield from (_line(row, None, now_ms) for row in rows)
-        after = str(rows[-1].org_id)
+    """All of them, in the same order, with the watch's last estimate: to make others would take a read of each."""
+    after = START
+    while rows := _rows(connection, chosen, after, MOST_AT_ONCE, now_ms):
+        yield from (_line(row, None, now_ms, row.runs_out_ms) for row in rows)
+        after = _place(rows[-1])
 
 
 def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:
     """What may be chosen."""
-    found = [[str(name) for name in SQL.run(connection, what).scalars()] for what in ("providers", "plans")]
-    return found[0], found[1]
+    found = together(connection, providers=SQL.part("providers"), plans=SQL.part("plans"))
+    return [str(row.provider) for row in found["providers"]], [str(row.plan) for row in found["plans"]]
 
 
-def _rows(connection: sa.Connection, chosen: Chosen, after: str, most: int) -> Sequence[sa.Row[tuple[object, ...]]]:
-    if chosen.state not in STATES:
-        raise UsageError(f"state: there is {', '.join(filter(None, STATES))}")
+def _place(row: Row) -> Place:
+    """Where a list goes on behind a row."""
+    return Place(str(row.org_id), row.runs_out_ms or 0)
+
+
+def _rows(connection: sa.Connection, chosen: Chosen, after: Place, most: int, now_ms: int) -> Sequence[Row]:
+    for name, choices in (("state", STATES), ("within", tuple(WITHIN))):
+        if getattr(chosen, name) not in choices:
+            raise UsageError(f"{name}: there is {', '.join(filter(None, choices))}")
     part = chosen.search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     values = {
         "provider": chosen.provider,
         "plan": chosen.plan,
         "search": chosen.search,
         "like": f"%{part}%",
-        "after_org_id": after,
+        "after_org_id": after.org_id,
+        "after_ms": after.ends_ms,
+        "by_ms": now_ms + WITHIN[chosen.within],
         "at_most": most,
     }
-    return SQL.run(connection, "page", values, of_state=f"is_{chosen.state or 'any'}").all()
+    order = "end" if chosen.within else "id"
+    slots = {"of_state": f"is_{chosen.state or 'any'}", "behind": f"behind_{order}", "order": f"by_{order}"}
+    return SQL.run(connection, "page", values, **slots).all()
 
 
-def _used(connection: sa.Connection, rows: Sequence[sa.Row[tuple[object, ...]]], now_ms: int) -> dict[str, Used]:
-    by_provider: dict[str, list[sa.Row[tuple[object, ...]]]] = defaultdict(list)
+def _used(connection: sa.Connection, rows: Sequence[Row], now_ms: int) -> dict[str, Used]:
+    by_provider: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.billing_provider is not None and row.billing_provider not in EXEMPT_PROVIDERS:
             by_provider[row.billing_provider].append(row)
-    found: dict[str, Used] = {}
-    for provider, those in by_provider.items():
-        used = read_used(connection, provider, those, now_ms=now_ms, read_ms=now_ms, lag_ms=0)
-        found |= {str(row.org_id): used[row.org_id] for row in those}
-    return found
+    return read_used_now(connection, by_provider, now_ms)
 
 
-def _line(row: sa.Row[tuple[object, ...]], used: Used | None, now_ms: int) -> OrgLine:
+def _line(row: Row, used: Used | None, now_ms: int, ends_ms: int | None) -> OrgLine:
+    """`ends_ms`: what is known of its end; None: it is estimated by what it used."""
     state, since, why = _state(row)
     effective = None if used is None else since_read(row, used)
+    burn = None if used is None or (used.unpriced and not used.burn_a_minute) else used.burn_a_minute
     return OrgLine(
         org_id=str(row.org_id),
         provider=row.billing_provider,
@@ -129,23 +156,16 @@ def _line(row: sa.Row[tuple[object, ...]], used: Used | None, now_ms: int) -> Or
         running=int(row.running),
         limit=row.max_concurrent_sandboxes,
         balance_micro=row.balance_micro if effective is None else effective.value,
-        burn_micro=None if used is None else used.burn_a_minute,
-        runs_out_ms=None if effective is None or used is None else _end(effective.value, used.burn_a_minute, now_ms),
+        burn_micro=burn,
+        runs_out_ms=end_ms(effective.value, burn, now_ms) if ends_ms is None and effective and burn else ends_ms,
     )
 
 
 def _state(
-    row: sa.Row[tuple[object, ...]],
+    row: Row,
 ) -> tuple[Literal["active", "halted", "stopped", "unassigned"], int | None, str | None]:
     if row.stopped_at_ms is not None:
         return "stopped", int(row.stopped_at_ms), row.stopped_reason
     if row.is_halted:
         return "halted", row.halted_at, row.halt_reason
     return ("unassigned" if row.billing_provider is None else "active"), None, None
-
-
-def _end(left_micro: int, burn_micro: int, now_ms: int) -> int | None:
-    if burn_micro <= 0 or left_micro <= 0:
-        return now_ms if left_micro <= 0 < burn_micro else None
-    ends = now_ms + left_micro * MINUTE_MS // burn_micro
-    return ends if ends <= FURTHEST_MS else None

@@ -16,25 +16,34 @@ from drawdown.schema.sql import queries
 
 MAX_ROWS: Final = 10_000
 
-SORTS: Final = {"name": "ascending", "balance": "ascending", "halted": "descending", "plan": "ascending"}
+SORTS: Final = {
+    "name": "ascending",
+    "balance": "ascending",
+    "halted": "descending",
+    "plan": "ascending",
+    "end": "ascending",
+}
 """By what a list may be sorted, and which way."""
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class OrgFilter:
-    """Which organisations: `search` is a part of the id. Empty: any."""
+    """Which organisations: `search` is a part of the id; `runs_out_by_ms`: the watch last estimated that their credit
+    ends by then. Empty: any."""
 
     provider: str = ""
     plan: str = ""
     search: str = ""
     halted: bool = False
     unassigned: bool = False
+    runs_out_by_ms: int | None = None
 
 
 @dataclass(frozen=True)
 class OrgRow:
-    """An organisation in a list. Money in millionths of its provider's credits, as last read."""
+    """An organisation in a list. Money in millionths of its provider's credits, as last read. `runs_out_ms`: when the
+    watch last estimated that it ends; None: never, or nobody knows."""
 
     org_id: str
     billing_provider: str | None
@@ -44,6 +53,7 @@ class OrgRow:
     max_concurrent_sandboxes: int | None
     balance_micro: int | None
     stopped_reason: str | None
+    runs_out_ms: int | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,8 @@ def list_orgs(
         raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--after` goes on")
     way = SORTS[sort]
     values = {**_values(chosen), "after_org_id": after, "at_most": most + 1}
-    rows = SQL.run(connection, "list", values, value=f"by_{sort}", order=way, later=f"after_{way}")
+    ending = "any_end" if chosen.runs_out_by_ms is None else "ends_by"
+    rows = SQL.run(connection, "list", values, value=f"by_{sort}", order=way, later=f"after_{way}", ending=ending)
     found = [OrgRow(**{**row._mapping, "is_halted": bool(row.is_halted)}) for row in rows]
     return OrgPage(found[:most], found[most - 1].org_id if len(found) > most else None)
 
@@ -90,7 +101,8 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int) -> list
 
     Errors: UsageError where they are more than `most`.
     """
-    found = SQL.run(connection, "ids", {**_values(chosen), "at_most": most + 1}).scalars().all()
+    ending = "any_end" if chosen.runs_out_by_ms is None else "ends_by"
+    found = SQL.run(connection, "ids", {**_values(chosen), "at_most": most + 1}, ending=ending).scalars().all()
     if len(found) > most:
         raise UsageError(f"these are more than {most:,} organisations: choose fewer")
     return [str(org) for org in found]
@@ -111,4 +123,5 @@ def _values(chosen: OrgFilter) -> dict[str, object]:
         "like": f"%{part}%",
         "halted": int(chosen.halted),
         "unassigned": int(chosen.unassigned),
+        "runs_out_by_ms": chosen.runs_out_by_ms,
     }

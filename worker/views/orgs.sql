@@ -3,12 +3,23 @@
 -- name: chosen
 (:provider = '' OR o.billing_provider = :provider) AND (:plan = '' OR o."plan" = :plan)
     AND (:search = '' OR o.org_id LIKE :like ESCAPE '!') AND (:halted = 0 OR o.is_halted)
-    AND (:unassigned = 0 OR NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id))
+    AND (:unassigned = 0 OR NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AND {ending}
+
+-- name: any_end
+1 = 1
+
+-- name: ends_by
+-- Of the index, then of those that are still looked at.
+o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :runs_out_by_ms AND {ends} IS NOT NULL
+
+-- name: ends
+-- Of whom the watch looks at no more its last estimate stays.
+CASE WHEN NOT o.is_halted AND o.billing_provider NOT IN {unbilled} THEN o.runs_out_ms END
 
 -- name: list
 -- One page. `value`: by what; `order`: which way, names behind it; `later`: what comes after a page in that order.
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halt_reason, o.max_concurrent_sandboxes, o.balance_micro,
-    o.stopped_reason
+    o.stopped_reason, {ends} AS runs_out_ms
 FROM orgs o WHERE {chosen} AND {later} ORDER BY {order} LIMIT :at_most
 
 -- name: ascending
@@ -36,6 +47,9 @@ COALESCE(o.balance_micro, 9223372036854775807)
 
 -- name: by_halted
 COALESCE(o.halted_at, -1)
+
+-- name: by_end
+COALESCE({ends}, 9223372036854775807)
 
 -- name: by_plan
 COALESCE(o."plan", '')

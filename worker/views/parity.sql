@@ -7,3 +7,21 @@ SELECT COALESCE(SUM(CASE WHEN p.verdict IN ('differs', 'only_here', 'only_there'
     (SELECT MAX(k.at_ms) FROM parity_checks k) AS checked_ms
 FROM parity_checks w JOIN parity_checks p ON p.day_ms = w.day_ms AND p.cell_id = w.cell_id AND p.at_ms = w.at_ms
 WHERE w.day_ms >= :since_ms AND w.org_id = ''
+
+-- name: cells
+-- Whole cells' days, as they were last checked.
+SELECT p.day_ms, p.cell_id, p.org_id, p.ours_s, p.theirs_s, p.withdrawn_s, p.off_s, p.ppm, p.verdict, p.at_ms
+FROM parity_checks p WHERE p.day_ms >= :since_ms AND {is_told} AND p.org_id = ''
+ORDER BY p.day_ms DESC, p.cell_id LIMIT :at_most
+
+-- name: found
+-- What differs, or is unknown, of the last check of its cell's day.
+SELECT p.day_ms, p.cell_id, p.org_id, p.ours_s, p.theirs_s, p.withdrawn_s, p.off_s, p.ppm, p.verdict, p.at_ms
+FROM parity_checks p JOIN parity_checks w ON w.day_ms = p.day_ms AND w.cell_id = p.cell_id AND w.org_id = ''
+    AND w.at_ms = p.at_ms
+WHERE p.day_ms >= :since_ms AND {is_told} AND p.verdict <> 'compared'
+ORDER BY p.day_ms DESC, p.cell_id, p.org_id LIMIT :at_most
+
+-- name: is_told
+-- As it stands in the index, which SQLite knows by nothing else: all but what is equal.
+p.verdict IN ('compared', 'differs', 'only_here', 'only_there', 'unread', 'pruned')

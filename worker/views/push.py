@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -14,6 +13,7 @@ from drawdown.worker.catalog.mapping import MB_SECONDS, mapping_rows, resolve
 from drawdown.worker.push.rows import dated, find_push
 
 SAMPLES_SHOWN: Final = 200
+MOST_REVISIONS: Final = 100
 SQL = queries(__file__)
 
 
@@ -65,6 +65,8 @@ class ShownSample:
     interval_s: int
     withdrawn: bool
     event_type: str | None
+    sandbox_id: str | None = None
+    cell_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,33 @@ class ShownVoid:
 
 
 @dataclass(frozen=True)
+class Adoption:
+    """That its provider was found to have it at another quantity."""
+
+    at_ms: int
+    kind: str
+    evidence: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One of a window's pushes of one feature."""
+
+    revision: int
+    key: str
+    state: str
+    sealed_qty: int
+    sent_qty: int
+    sealed_at_ms: int
+    settled_ms: int | None
+
+
+@dataclass(frozen=True)
 class ExplainedPush:
     """A push with all that it rests on. `samples`: the first SAMPLES_SHOWN; `samples_in_force_qty`: of all of them;
-    `sealed_qty`: of all revisions."""
+    `sealed_qty`: of all revisions; `revisions`: the first MOST_REVISIONS."""
 
     push: PushColumns
     sent_as: SentAs
@@ -102,6 +128,8 @@ class ExplainedPush:
     sealed_qty: int
     attempts: list[ShownAttempt]
     void: ShownVoid | None
+    adoption: Adoption | None
+    revisions: list[Revision]
 
 
 def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
@@ -113,32 +141,44 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
     push = PushColumns(**{column.name: getattr(found, column.name) for column in fields(PushColumns)})
     push_id = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": push.revision}
     samples, quantity = _samples(connection, push)
-    void = SQL.run(connection, "void", push_id).one_or_none()
+    said = {row.what: row for row in SQL.run(connection, "said", push_id)}
+    void, adoption = said.get("void"), said.get("adoption")
+    revisions = SQL.run(connection, "revisions", {**push_id, "at_most": MOST_REVISIONS}).all()
     return ExplainedPush(
         push=push,
         sent_as=SentAs(push.wire_key or push.key, push.customer_id, dated(push.window_ms, push.revision)),
         samples=samples,
         samples_in_force_qty=quantity,
-        sealed_qty=int(SQL.run(connection, "sealed", push_id).scalar_one()),
+        sealed_qty=int(revisions[0].sealed_in_all),
         attempts=[ShownAttempt(**row._mapping) for row in SQL.run(connection, "attempts", push_id)],
-        void=None if void is None else ShownVoid(**void._mapping),
+        void=None if void is None else ShownVoid(void.at_ms, void.kind, void.evidence, void.actor, void.reason),
+        adoption=None
+        if adoption is None
+        else Adoption(adoption.at_ms, adoption.kind, adoption.evidence, adoption.actor, adoption.reason),
+        revisions=[Revision(**_without(row, "sealed_in_all")) for row in revisions],
     )
 
 
 def _samples(connection: sa.Connection, push: PushColumns) -> tuple[list[ShownSample], int]:
-    """The first of those that make a push's feature, and the quantity of all that are in force."""
+    """The first of those that make a push's feature, and the quantity of all that are in force. The database sums them
+    up by size: there may be any number."""
     rules = mapping_rows(connection)
-    made_of = cache(lambda memory_mb: resolve(rules, memory_mb, push.window_ms))
-    quantity = 0
-    samples: list[ShownSample] = []
     values = {"org_id": push.org_id, "window_ms": push.window_ms, "window_end_ms": push.window_ms + WINDOW_MS}
-    for row in SQL.run(connection, "samples", values):
-        rule = made_of(row.memory_mb)
-        if rule is None or rule.feature != push.feature:
-            continue
-        if not row.withdrawn:
-            quantity += int(row.interval_s) * (row.memory_mb if rule.unit == MB_SECONDS else 1)
-        if len(samples) < SAMPLES_SHOWN:
-            said = (row.id, row.ts, row.memory_mb, int(row.interval_s), bool(row.withdrawn), row.event_type)
-            samples.append(ShownSample(*said))
-    return samples, quantity
+    quantity, sizes = 0, []
+    for row in SQL.run(connection, "sizes", values):
+        rule = resolve(rules, row.memory_mb, push.window_ms)
+        if rule is not None and rule.feature == push.feature:
+            sizes.append(int(row.memory_mb))
+            quantity += int(row.in_force) * (row.memory_mb if rule.unit == MB_SECONDS else 1)
+    if not sizes:
+        return [], quantity
+    rows = SQL.run(connection, "samples", {**values, "sizes": sizes, "at_most": SAMPLES_SHOWN})
+    said = ((row, int(row.interval_s), bool(row.withdrawn)) for row in rows)
+    return [
+        ShownSample(row.id, row.ts, row.memory_mb, seconds, gone, row.event_type, row.sandbox_id, row.cell_id)
+        for row, seconds, gone in said
+    ], quantity
+
+
+def _without(row: sa.Row[tuple[object, ...]], name: str) -> dict[str, Any]:
+    return {str(other): value for other, value in row._mapping.items() if other != name}

@@ -1,9 +1,16 @@
 -- The rows that explain one push.
 
+-- name: in_window
+s.org_id = :org_id AND s.ts >= :window_ms AND s.ts < :window_end_ms AND s.problem IS NULL
+
+-- name: sizes
+SELECT s.memory_mb, SUM(CASE WHEN w.sample_id IS NULL THEN s.interval_s ELSE 0 END) AS in_force
+FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE {in_window} GROUP BY s.memory_mb
+
 -- name: samples
-SELECT s.id, s.ts, s.memory_mb, s.interval_s, w.sample_id IS NOT NULL AS withdrawn, t.event_type
+SELECT s.id, s.ts, s.memory_mb, s.interval_s, w.sample_id IS NOT NULL AS withdrawn, t.event_type, s.sandbox_id, s.cell_id
 FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id LEFT JOIN event_types t ON t.meter = s.memory_mb
-WHERE s.org_id = :org_id AND s.ts >= :window_ms AND s.ts < :window_end_ms AND s.problem IS NULL ORDER BY s.ts, s.id
+WHERE {in_window} AND s.memory_mb IN :sizes ORDER BY s.ts, s.id LIMIT :at_most
 
 -- name: of_push
 window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
@@ -11,9 +18,13 @@ window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision 
 -- name: attempts
 SELECT attempt, started_ms, finished_ms, owner, outcome, detail FROM attempts WHERE {of_push} ORDER BY attempt
 
--- name: sealed
-SELECT COALESCE(SUM(sealed_qty), 0) FROM pushes
-WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND state <> 'voided'
+-- name: revisions
+-- What a window comes to stands in its revisions; what was voided is owed again by a later one.
+SELECT revision, key, state, sealed_qty, sent_qty, sealed_at_ms, settled_ms,
+    SUM(CASE WHEN state = 'voided' THEN 0 ELSE sealed_qty END) OVER () AS sealed_in_all FROM pushes
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature ORDER BY revision LIMIT :at_most
 
--- name: void
-SELECT at_ms, evidence_kind, evidence, actor, reason FROM voids WHERE {of_push}
+-- name: said
+-- A person's or a look-up's word.
+SELECT 'void' AS what, at_ms, evidence_kind AS kind, evidence, actor, reason FROM voids WHERE {of_push}
+UNION ALL SELECT 'adoption', at_ms, kind, evidence, actor, reason FROM adoptions WHERE {of_push}

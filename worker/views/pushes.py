@@ -14,11 +14,15 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class PushFilter:
-    """Which pushes: in these states, of an organisation, at a provider. Empty: any."""
+    """Which pushes: in these states, of an organisation, at a provider, of a feature, of windows in [from_ms, to_ms).
+    Empty: any."""
 
     states: Sequence[str]
     org: str = ""
     provider: str = ""
+    feature: str = ""
+    from_ms: int | None = None
+    to_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,4 +62,11 @@ def sum_pushes(connection: sa.Connection, chosen: PushFilter) -> list[PushSum]:
 
 
 def _values(chosen: PushFilter) -> dict[str, object]:
-    return {"states": list(chosen.states), "org_id": chosen.org, "provider": chosen.provider}
+    return {
+        "states": list(chosen.states),
+        "org_id": chosen.org,
+        "provider": chosen.provider,
+        "feature": chosen.feature,
+        "from_ms": chosen.from_ms or 0,
+        "to_ms": 2**62 if chosen.to_ms is None else chosen.to_ms,
+    }

@@ -2,6 +2,7 @@
 
 -- name: chosen
 state IN :states AND (:org_id = '' OR org_id = :org_id) AND (:provider = '' OR provider = :provider)
+    AND (:feature = '' OR feature = :feature) AND window_ms >= :from_ms AND window_ms < :to_ms
 
 -- name: list
 SELECT key, provider, customer_id, sent_qty, state, attempts, due_at_ms, last_error FROM pushes

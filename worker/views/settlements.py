@@ -6,7 +6,9 @@ reversed; all that its batches came to (paid) is released - what they took off f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -17,6 +19,10 @@ from drawdown.schema import ids
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
+
+MOST_ON_PAGE: Final = 50
+MOST_SETTLEMENTS_AT_ONCE: Final = 1_000
+"""Of a file, read and held together."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,39 @@ class Account:
 
 def list_settlements(connection: sa.Connection, chosen: SettlementFilter, now_ms: int, most: int) -> list[Settlement]:
     """The newest first. Errors: UnknownId."""
+    return _page(connection, chosen, now_ms, "", most)
+
+
+def page(
+    connection: sa.Connection, chosen: SettlementFilter, now_ms: int, after: str = "", most: int = MOST_ON_PAGE
+) -> tuple[list[Settlement], str | None]:
+    """Those behind the settlement of a run, the newest first; behind which the next page begins (None: there is no
+    more). Errors: UnknownId."""
+    found = _page(connection, chosen, now_ms, after, most + 1)
+    return found[:most], found[most - 1].reservation if len(found) > most else None
+
+
+def every(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) -> Iterator[Settlement]:
+    """All of them, in that order."""
+    after = ""
+    while rows := _page(connection, chosen, now_ms, after, MOST_SETTLEMENTS_AT_ONCE):
+        yield from rows
+        after = rows[-1].reservation
+
+
+def _page(connection: sa.Connection, chosen: SettlementFilter, now_ms: int, after: str, most: int) -> list[Settlement]:
     for kind, given in ((ids.SUPPLIER, chosen.supplier), (ids.CUSTOMER, chosen.org), (ids.PROJECT, chosen.project)):
         if given:
             ids.require(connection, kind, given)
-    values = {**vars(chosen), "states": list(chosen.states), "now_ms": now_ms, "at_most": most}
-    rows = SQL.run(connection, "settlements", values, of_settlements="of_chosen").mappings()
+    values = {**vars(chosen), "states": list(chosen.states), "now_ms": now_ms, "at_most": most, "after": after}
+    if after:
+        last = settlements.read(connection, after, now_ms)
+        if last is None:
+            ids.require(connection, ids.SETTLEMENT, after)
+        assert last is not None
+        values["after_ms"] = last.settled_ms
+    behind = "from_there" if after else "from_the_start"
+    rows = SQL.run(connection, "page", values, of_settlements="of_chosen", behind=behind).mappings()
     return [settlement_of(row) for row in rows]
 
 
@@ -86,9 +120,17 @@ def show_settlement(
 
 def list_suppliers(connection: sa.Connection, now_ms: int, most: int) -> list[Account]:
     """By name, with what each is owed at a moment."""
-    rows = SQL.run(connection, "suppliers", {"at_most": most}).mappings().all()
+    rows = SQL.run(connection, "suppliers", {"at_most": most}, which="of_any").mappings().all()
     sums = _sums(connection, [row["supplier"] for row in rows], now_ms)
     return [_account(row, sums[row["supplier"]]) for row in rows]
+
+
+def account_of_supplier(connection: sa.Connection, supplier: str, now_ms: int) -> Account:
+    """One supplier, with what it is owed at a moment. Errors: UnknownId."""
+    ids.require(connection, ids.SUPPLIER, supplier)
+    values = {"supplier": supplier, "at_most": 1}
+    row = SQL.run(connection, "suppliers", values, which="of_name").mappings().one()
+    return _account(row, _sums(connection, [supplier], now_ms)[supplier])
 
 
 def list_batches(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:

@@ -1,9 +1,17 @@
 -- Settlements, suppliers and batches, as people and programs read them.
 
--- name: settlements
+-- name: page
+-- The newest first, behind the settlement of `after`. `behind`: the page before, or nothing.
 SELECT x.reservation, x.org_id, x.project, x.supplier, x.gross_micro, x.share_ppm, x.net_micro, x.settled_ms,
     x.hold_until_ms, x.threshold_micro, x.takes_clawbacks, x.reversed_micro, x.clawed_back_micro, x.payout, x.state
-FROM {settlements_now} x WHERE x.state IN :states ORDER BY x.settled_ms DESC, x.reservation LIMIT :at_most
+FROM {settlements_now} x WHERE x.state IN :states AND {behind}
+ORDER BY x.settled_ms DESC, x.reservation DESC LIMIT :at_most
+
+-- name: from_the_start
+1 = 1
+
+-- name: from_there
+(x.settled_ms, x.reservation) < (:after_ms, :after)
 
 -- name: of_chosen
 (:supplier = '' OR s.supplier = :supplier) AND (:org = '' OR r.org_id = :org)
@@ -24,8 +32,14 @@ SELECT t.supplier, t.share_ppm, t.hold_ms, t.threshold_micro, t.takes_clawbacks,
     EXISTS (SELECT 1 FROM settlement_freezes f WHERE f.supplier = t.supplier AND f.reservation IS NULL
         AND f.ended_ms IS NULL) AS is_frozen
 FROM supplier_terms t
-WHERE t.revision = (SELECT MAX(n.revision) FROM supplier_terms n WHERE n.supplier = t.supplier)
+WHERE t.revision = (SELECT MAX(n.revision) FROM supplier_terms n WHERE n.supplier = t.supplier) AND {which}
 ORDER BY t.supplier LIMIT :at_most
+
+-- name: of_any
+1 = 1
+
+-- name: of_name
+t.supplier = :supplier
 
 -- name: sums
 SELECT x.supplier, x.state, CAST(SUM(x.owed_micro) AS BIGINT) AS owed_micro,

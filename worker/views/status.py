@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.catalog.terms import paused
+from drawdown.worker.catalog import terms
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.unheeded import unheeded
+from drawdown.worker.halts.unheeded import Unheeded, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
-from drawdown.worker.push.balances import told
-from drawdown.worker.verdict.watch_state import last_round_ms, unread_orgs
+from drawdown.worker.push.balances import told_part
+from drawdown.worker.verdict import watch_state
+from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views import standing as parts
 from drawdown.worker.views.backlog import read_backlog
 from drawdown.worker.views.headline import judge
@@ -25,62 +28,63 @@ from drawdown.worker.views.org_standing import AssignmentRow, HaltRow, OrgStatus
 from drawdown.worker.views.waiting import read_providers
 
 SQL = queries(__file__)
-NOT_SHOWN = frozenset({"held_watermark_ms", "bucket"})
-"""Of an organisation's row: what only the seal uses; how far it is sealed says both."""
+WHOLE: Final = ("counts", "pending", "halts", "differing", "stopped", "halted_orgs", "doubted", "last_tick")
+"""What is read of everything, and asks for no value."""
+NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
+"""Of an organisation's row: what only the seal uses, for how far it is sealed says both; and what lists alone go by."""
 
 
 def status(connection: sa.Connection, now_ms: int, witness: Witness | None = None) -> parts.Status:
     """What is behind, why, since when, how much it is worth, and when it will be drained; the headline sums it up.
 
     `witness`: what this host remembers of the database, so that a loss shows before the next tick writes it down."""
-    counts = {name: int(SQL.run(connection, name).scalar_one() or 0) for name in ("orgs", "halted", "unassigned")}
-    watermark_ms = int(SQL.run(connection, "watermark_ms").scalar_one() or 0)
+    read = together(
+        connection,
+        **{name: SQL.part(name) for name in WHOLE},
+        replays=SQL.part("replays", {"since_ms": now_ms - DAY_MS}),
+        running=SQL.part("running_tick", {"since_ms": now_ms - DAY_MS}),
+        paused=terms.SQL.part("paused"),
+        watch=watch_state.SQL.part("rounds"),
+        unread=watch_state.SQL.part("unread_orgs"),
+        unheeded=unheeded_part(Shard()),
+        balances=told_part(),
+    )
     backlog = read_backlog(connection, Shard(), now_ms)
     found = parts.Standing(
-        **counts,
-        watermark_ms=watermark_ms,
+        **vars(read["counts"][0]),
         at_ms=now_ms,
         left=backlog,
         providers=read_providers(connection, now_ms),
-        paused={name: parts.Pause(since, why) for name, (since, why) in paused(connection).items()},
-        pending=_pending(connection),
-        halts=parts.HaltsDue(**SQL.run(connection, "halts").one()._mapping),
-        watch_ms=last_round_ms(connection),
-        unread=unread_orgs(connection),
+        paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
+        pending=[
+            parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
+            for row in read["pending"]
+        ],
+        halts=parts.HaltsDue(**vars(read["halts"][0])),
+        watch_ms=read["watch"][0].round_ms,
+        unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
         unheeded=[
             parts.UnheededHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
-            for halt in unheeded(connection, Shard())
+            for halt in (Unheeded(**vars(row)) for row in read["unheeded"])
         ],
-        differing=[parts.Differing(**row._mapping) for row in SQL.run(connection, "differing")],
-        balances=[parts.ToldBalance(**row._mapping) for row in told(connection)],
-        stopped=[parts.StoppedOrg(**row._mapping) for row in SQL.run(connection, "stopped")],
-        halted_orgs=[parts.HaltedOrg(**row._mapping) for row in SQL.run(connection, "halted_orgs")],
-        doubted=_doubt(connection, now_ms, witness),
-        replays=[
-            parts.OpenReplay(**row._mapping) for row in SQL.run(connection, "replays", {"since_ms": now_ms - DAY_MS})
-        ],
+        differing=[parts.Differing(**vars(row)) for row in read["differing"]],
+        balances=[parts.ToldBalance(**vars(row)) for row in read["balances"]],
+        stopped=[parts.StoppedOrg(**vars(row)) for row in read["stopped"]],
+        halted_orgs=[parts.HaltedOrg(**vars(row)) for row in read["halted_orgs"]],
+        doubted=_doubt(connection, read["doubted"], now_ms, witness),
+        replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
         open_transaction=_open_for_long(connection),
-        last_tick=_last_tick(connection, now_ms),
+        last_tick=_last_tick(read["last_tick"], read["running"]),
         needs_person=backlog.needs_person,
     )
     return parts.Status(found, judge(found))
 
 
-def _pending(connection: sa.Connection) -> list[parts.PendingUsage]:
-    return [
-        parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
-        for row in SQL.run(connection, "pending")
-    ]
-
-
-def _replays(connection: sa.Connection, now_ms: int) -> list[parts.OpenReplay]:
-    rows = SQL.run(connection, "replays", {"since_ms": now_ms - DAY_MS})
-    return [parts.OpenReplay(**row._mapping) for row in rows]
-
-
-def _doubt(connection: sa.Connection, now_ms: int, witness: Witness | None) -> parts.Doubt | None:
-    for row in SQL.run(connection, "doubted"):
-        return parts.Doubt(**row._mapping)
+def _doubt(
+    connection: sa.Connection, doubted: Sequence[Any], now_ms: int, witness: Witness | None
+) -> parts.Doubt | None:
+    for row in doubted:
+        return parts.Doubt(**vars(row))
     why = difference(connection, read_incarnation(connection), witness)
     return None if why is None else parts.Doubt(now_ms, why)
 
@@ -90,12 +94,10 @@ def _open_for_long(connection: sa.Connection) -> LongOpen | None:
     return oldest if oldest is not None and oldest.told else None
 
 
-def _last_tick(connection: sa.Connection, now_ms: int) -> parts.LastTick | None:
-    last = SQL.run(connection, "last_tick").one_or_none()
-    since = {"last_tick_id": 0 if last is None else last.tick_id, "since_ms": now_ms - DAY_MS}
-    running = SQL.run(connection, "running_tick", since).scalar_one()
-    if last is None:
+def _last_tick(found: Sequence[Any], running: Sequence[Any]) -> parts.LastTick | None:
+    if not found:
         return None
+    last = found[0]
     return parts.LastTick(
         tick_id=last.tick_id,
         worker=last.worker,
@@ -106,7 +108,7 @@ def _last_tick(connection: sa.Connection, now_ms: int) -> parts.LastTick | None:
         exit_status=last.exit_status,
         clock_trusted=last.clock_trusted,
         took_ms=last.finished_ms - last.started_ms,
-        another_began_ms=running,
+        another_began_ms=running[0].began_ms,
         problems=json.loads(last.report or "{}").get("problems", []),
     )
 

@@ -1,23 +1,21 @@
 -- The status of everything, or of one organisation.
 
--- name: orgs
-SELECT COUNT(*) FROM orgs
-
--- name: halted
-SELECT COUNT(*) FROM orgs WHERE is_halted
-
--- name: unassigned
-SELECT COUNT(*) FROM orgs o WHERE NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
-
--- name: watermark_ms
-SELECT MIN(watermark_ms) FROM buckets
+-- name: counts
+-- One row. Whom somebody bills now is assigned; those whom nobody does are few, and have an index. `watermark_ms`: how
+-- far the bucket furthest behind is sealed.
+SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_halted) AS halted,
+    (SELECT COUNT(*) FROM orgs o WHERE o.billing_provider IS NULL
+        AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AS unassigned,
+    (SELECT COALESCE(MIN(watermark_ms), 0) FROM buckets) AS watermark_ms
 
 -- name: last_tick
 SELECT tick_id, worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report FROM ticks
 WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
 
 -- name: running_tick
-SELECT MAX(started_ms) FROM ticks WHERE finished_ms IS NULL AND tick_id > :last_tick_id AND started_ms > :since_ms
+-- One that began after the last that ended.
+SELECT MAX(t.started_ms) AS began_ms FROM ticks t WHERE t.finished_ms IS NULL AND t.started_ms > :since_ms
+    AND t.tick_id > COALESCE((SELECT MAX(e.tick_id) FROM ticks e WHERE e.finished_ms IS NOT NULL), 0)
 
 -- name: pending
 SELECT reason, {seconds_and_units}, COUNT(DISTINCT org_id) AS orgs, MIN(window_ms) AS since_ms FROM pending_usage
@@ -34,7 +32,9 @@ WHERE verdict IN ('short', 'over') GROUP BY provider, verdict ORDER BY provider,
 SELECT org_id, halt_reason, halted_at FROM orgs WHERE is_halted ORDER BY halted_at DESC, org_id LIMIT 3
 
 -- name: stopped
-SELECT org_id, stopped_at_ms, stopped_reason FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY org_id LIMIT 20
+-- By the index, word for word its condition: SQLite would else go through all organisations in the order of their ids.
+SELECT org_id, stopped_at_ms, stopped_reason FROM orgs WHERE org_id IN (SELECT x.org_id FROM orgs x
+    WHERE (x.held_watermark_ms IS NOT NULL OR x.stopped_at_ms IS NOT NULL) AND x.stopped_at_ms IS NOT NULL) ORDER BY org_id LIMIT 20
 
 -- name: doubted
 SELECT doubted_ms, doubted_reason FROM incarnation WHERE doubted_ms IS NOT NULL

@@ -130,6 +130,11 @@ def switched(connection: sa.Connection) -> Switched | None:
     return None if row is None else Switched(**row)
 
 
+def open_now(connection: sa.Connection) -> dict[str, int]:
+    """How many go on, by state."""
+    return {row.state: int(row.topups) for row in SQL.run(connection, "open")}
+
+
 def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
     """Those that ended since then, and what is open now."""
     open_ = {row.state: (int(row.topups), int(row.oldest_ms)) for row in SQL.run(connection, "open")}

@@ -2,11 +2,14 @@
 
 Guarantee: used is the sum of the samples in force, mapped as the seal maps them. Where samples were pruned, below the
 floor, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. Nothing is cut: a
-table that would be too long is refused.
+table that would be too long is refused, and pages one after the other are the whole table. A page brings its own rows
+from the database and no other.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -17,7 +20,7 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.catalog.mapping import SECONDS, UNITS, mapping_rows, segments
+from drawdown.worker.catalog.mapping import SECONDS, UNITS, MappingRow, mapping_rows, segments
 
 MAX_DAYS: Final = 400
 MAX_ROWS: Final = 100_000
@@ -64,11 +67,32 @@ class UsageReport:
     carried: list[Carried]
 
 
+@dataclass(frozen=True)
+class Place:
+    """A row of a report, by what it is of: a page begins after it. Of by=day, `what` is the day as the row says it."""
+
+    what: str
+    feature: str
+    unit: str
+
+
 def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> UsageReport:
     """What was used in windows of [from_ms, to_ms), both on window boundaries.
 
     Errors: UnknownId for the organisation; UsageError for a range that is empty, longer than MAX_DAYS or off the
     windows' boundaries, a grouping there is not, or more than MAX_ROWS rows.
+    """
+    found, is_more = usage_page(connection, org_id, from_ms, to_ms, by, most=MAX_ROWS)
+    if is_more:
+        raise UsageError(f"these are more than {MAX_ROWS:,} rows: choose a shorter range")
+    return found
+
+
+def usage_page(
+    connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str, *, most: int, after: Place | None = None
+) -> tuple[UsageReport, bool]:
+    """So many rows of it at most, those after a place; and whether there are more. A row that is gone by now has kept
+    its place. Errors: as `read_usage`; UsageError for a place that no row can have.
     """
     if by not in BY:
         raise UsageError(f"--by {by!r}: there is {', '.join(BY)}")
@@ -78,25 +102,21 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
         raise UsageError(f"the range is empty or longer than {MAX_DAYS} days: `to` lies after `from`")
     floor = int(require_org(connection, org_id).floor_ms)
     rules = mapping_rows(connection)
-    units = {row.feature: row.unit for row in sorted(rules, key=lambda row: row.start_ms) if row.feature is not None}
+    units = _units(rules)
+    begin_ms, what = from_ms, "" if after is None else after.what
+    if by == "day" and after is not None:
+        begin_ms, what = _day_ms(after.what, from_ms)
     values = {
         "org_id": org_id,
-        "from_ms": from_ms,
-        "samples_from_ms": max(from_ms, floor),
+        "from_ms": begin_ms,
+        "samples_from_ms": max(begin_ms, floor),
         "floor_ms": floor,
         "to_ms": to_ms,
-        "at_most": MAX_ROWS + 1,
+        "at_most": most + 1,
         "segments": [asdict(segment) for segment in segments(rules)],
+        **_begins(what, after),
     }
-    slots = {
-        "grouping": "by_day" if by == "day" else "by_label",
-        "label": f"its_{by}" if by in OF_SAMPLES else "no_label",
-        "of_event": "with_event" if by in ("project", "subject") else "",
-        "shown": "nothing_more" if by in OF_SAMPLES else "all_sealed",
-    }
-    found = SQL.run(connection, "usage", values, **slots).all()
-    if len(found) > MAX_ROWS:
-        raise UsageError(f"these are more than {MAX_ROWS:,} rows: choose a shorter range")
+    found = SQL.run(connection, "usage", values, **_slots(by, after)).all()
     rows = [
         UsageRow(
             _day(row.what) if by == "day" else str(row.what),
@@ -105,15 +125,88 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
             int(row.used),
             None if by in OF_SAMPLES else int(row.sealed),
         )
-        for row in found
+        for row in found[:most]
     ]
-    return UsageReport(org_id, by, from_ms, to_ms, floor > from_ms, rows, _carried(connection, org_id))
+    report = UsageReport(org_id, by, from_ms, to_ms, floor > from_ms, rows, _carried(connection, org_id))
+    return report, len(found) > most
+
+
+def _begins(what: str, after: Place | None) -> dict[str, object]:
+    """The row that a page follows, as the statement names it; of a whole report, nothing reads it."""
+    if after is None:
+        return {"what": what, "feature": "", "of_events": 0}
+    return {"what": what, "feature": after.feature, "of_events": int((after.feature, after.unit) == ("", UNITS))}
+
+
+def _slots(by: str, after: Place | None) -> dict[str, str]:
+    return {
+        "grouping": "by_day" if by == "day" else "by_label",
+        "label": f"its_{by}" if by in OF_SAMPLES else "no_label",
+        "of_event": "with_event" if by in ("project", "subject") else "",
+        "shown": "nothing_more" if by in OF_SAMPLES else "all_sealed",
+        "of_page": "" if after is None else "later_rows",
+    }
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a sandbox, or a project, used of a feature ('': what has none), in base units."""
+
+    what: str
+    feature: str
+    unit: str
+    used: int
+
+
+def read_shares(
+    connection: sa.Connection, org_id: str, floor_ms: int, from_ms: int, to_ms: int
+) -> dict[str, list[Share]]:
+    """An organisation's usage by sandbox and by project, in one read of its samples: the same figures as `read_usage`
+    has of windows that are not pruned (`floor_ms`: the organisation's), the most first.
+
+    Errors: UsageError for more than MAX_ROWS pairs of sandbox and project.
+    """
+    rules = mapping_rows(connection)
+    values = {
+        "org_id": org_id,
+        "from_ms": max(from_ms, floor_ms),
+        "to_ms": to_ms,
+        "at_most": MAX_ROWS + 1,
+        "segments": [asdict(segment) for segment in segments(rules)],
+    }
+    rows = SQL.run(connection, "shares", values).all()
+    if len(rows) > MAX_ROWS:
+        raise UsageError(f"these are more than {MAX_ROWS:,} sandboxes and projects: `drawdown usage`, by days")
+    units = _units(rules)
+    sums: dict[str, dict[tuple[str, str, str], int]] = {"sandbox": defaultdict(int), "project": defaultdict(int)}
+    for row in rows:
+        unit = UNITS if row.of_events else units.get(row.feature, SECONDS)
+        for by, found in sums.items():
+            found[str(getattr(row, by)), str(row.feature), unit] += int(row.used)
+    return {
+        by: sorted((Share(*key, used) for key, used in found.items() if used), key=lambda one: (-one.used, one.what))
+        for by, found in sums.items()
+    }
+
+
+def _units(rules: Sequence[MappingRow]) -> dict[str, str]:
+    return {row.feature: row.unit for row in sorted(rules, key=lambda row: row.start_ms) if row.feature is not None}
 
 
 def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
     """One for each feature at each customer the organisation ever was, so they are few."""
     found = SQL.run(connection, "carried", {"org_id": org_id, "at_most": MAX_ROWS})
     return [Carried(**row._mapping) for row in found]
+
+
+def _day_ms(day: str, from_ms: int) -> tuple[int, str]:
+    """Where a page that goes on within this day begins to read, and what the day is called in the statement: nothing
+    before it is added up again. Errors: UsageError."""
+    try:
+        start = int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
+    except ValueError:
+        raise UsageError(f"there is no day {day!r}: a page goes on after a row of the one before") from None
+    return max(from_ms, start), str(start)
 
 
 def _day(text: str) -> str:

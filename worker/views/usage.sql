@@ -2,7 +2,7 @@
 
 -- name: usage
 -- `grouping`: by what; `label`: what of a sample that is, `of_event` where only its event says it; `shown`: which lines
--- besides those with usage. A push lies at its window and organisation: one look for each window, however many
+-- besides those with usage; `of_page`: which of them a page shows. A push lies at its window and organisation: one look for each window, however many
 -- organisations there are.
 WITH RECURSIVE windows (window_ms) AS (
     SELECT CAST(:from_ms AS BIGINT)
@@ -29,7 +29,33 @@ lines AS (
     FROM windows w {then} pushes q ON q.window_ms = w.window_ms AND q.org_id = :org_id AND q.state <> 'voided'
 )
 SELECT {grouping} AS what, feature, of_events, SUM(used) AS used, SUM(sealed) AS sealed FROM lines
-WHERE used <> 0 OR {shown} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT :at_most
+WHERE (used <> 0 OR {shown}) {of_page} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT :at_most
+
+-- name: later_rows
+-- Those after the last row of the page before, in the order of the report.
+AND ({grouping} > :what OR ({grouping} = :what AND (feature > :feature OR (feature = :feature AND of_events > :of_events))))
+
+-- name: shares
+-- By sandbox and project at once. Which samples are withdrawn is looked up once, and an event for those alone that are
+-- of one.
+WITH segments AS MATERIALIZED (
+    SELECT lo, hi, start_ms, end_ms, feature, unit
+    FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r
+),
+taken AS MATERIALIZED (
+    SELECT s.ts - s.ts % {window_length_ms} AS window_ms, COALESCE(s.sandbox_id, '') AS sandbox,
+        COALESCE(e.project, '') AS project, s.memory_mb, SUM(s.interval_s) AS seconds
+    FROM usage_samples s
+    LEFT JOIN usage_events e ON e.sample_id = CASE WHEN s.memory_mb > {most_memory_mb} THEN s.id END
+    WHERE s.org_id = :org_id AND s.ts >= :from_ms AND s.ts < :to_ms AND s.problem IS NULL AND s.id NOT IN (
+        SELECT w.sample_id FROM withdrawals w WHERE w.org_id = :org_id AND w.ts >= :from_ms AND w.ts < :to_ms)
+    GROUP BY 1, 2, 3, 4
+)
+SELECT u.sandbox, u.project, COALESCE(g.feature, '') AS feature,
+    CASE WHEN g.feature IS NULL AND u.memory_mb > {most_memory_mb} THEN 1 ELSE 0 END AS of_events,
+    SUM(CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds) AS used
+FROM taken u LEFT JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms AND u.window_ms < g.end_ms
+GROUP BY 1, 2, 3, 4 LIMIT :at_most
 
 -- name: then [postgresql]
 -- From the windows to what lies in them. Of a cross join SQLite keeps the order; else it might begin with all pushes

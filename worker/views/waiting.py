@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger.rates import RateCard
-from drawdown.schema.sql import queries
+from drawdown.ledger.wallet import rate_card, rates_part
+from drawdown.schema.sql import queries, together
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.catalog.prices import rate_card
-from drawdown.worker.catalog.terms import paused
 
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
 TICKS_LOOKED_AT: Final = 1_000
 """The newest ticks of all shards: more than end in a quarter of an hour."""
+RANKS: Final = {1: "in_doubt", 2: "rejected", 3: "waiting"}
 SQL = queries(__file__)
 
 
@@ -37,8 +37,12 @@ class Waiting:
     rejected: int = 0
     oldest_ms: int = 0
     """When the oldest of them was sealed."""
+    waiting_since_ms: int | None = None
+    """When the oldest of those was sealed that ticks will settle by themselves."""
     oldest_window_ms: int = 0
     error: str | None = None
+    errors: dict[str, str] = field(default_factory=dict)
+    """The one of most pushes, by state: in_doubt, rejected, waiting. `error` is the first of these."""
     error_pushes: int = 0
     tried: int = 0
     """Of the open ones, how many were ever sent, or tried to be."""
@@ -79,29 +83,40 @@ class _Open:
 
 
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
-    """Each provider where something waits, or that a person paused; the one with most of it first."""
-    card = rate_card(connection)
+    """Each provider where something waits, or that a person paused; the one with most of it first. One statement."""
+    read = together(
+        connection,
+        rates=rates_part(),
+        open=SQL.part("open"),
+        errors=SQL.part("errors"),
+        paused=SQL.part("paused"),
+        ticks=SQL.part("ticks", {"at_most": TICKS_LOOKED_AT, "since_ms": now_ms - RATE_SPAN_MS}),
+    )
+    card = rate_card(read["rates"])
     waiting: dict[str, list[_Open]] = defaultdict(list)
-    for row in SQL.run(connection, "open"):
-        waiting[row.provider].append(_Open(**row._mapping))
-    errors: dict[str, tuple[str, int]] = {}
-    for row in SQL.run(connection, "errors"):
-        errors.setdefault(row.provider, (str(row.error), int(row.pushes)))
-    found = {name: _in_all(name, some, errors.get(name), card) for name, some in waiting.items()}
-    for name, (since, why) in paused(connection).items():
-        by = SQL.run(connection, "paused_by", {"provider": name}).scalar_one_or_none()
-        found[name] = replace(found.get(name, Waiting(name)), paused_ms=since, paused_reason=why, paused_by=by)
-    settled = settled_per_minute(connection, now_ms)
+    for row in read["open"]:
+        waiting[row.provider].append(_Open(**vars(row)))
+    errors: dict[str, dict[str, tuple[str, int]]] = defaultdict(dict)
+    for row in read["errors"]:
+        errors[row.provider].setdefault(RANKS[row.rank], (str(row.error), int(row.pushes)))
+    found = {name: _in_all(name, some, errors[name], card) for name, some in waiting.items()}
+    for row in read["paused"]:
+        before = found.get(row.provider, Waiting(row.provider))
+        found[row.provider] = replace(
+            before, paused_ms=int(row.paused_ms), paused_reason=str(row.paused_reason), paused_by=row.paused_by
+        )
+    settled = settled_per_minute(read["ticks"], now_ms)
     predicted = [_predicted(provider, settled.get(name, 0.0), now_ms) for name, provider in found.items()]
     return sorted(predicted, key=lambda provider: provider.order)
 
 
-def _in_all(name: str, some: Sequence[_Open], error: tuple[str, int] | None, card: RateCard) -> Waiting:
+def _in_all(name: str, some: Sequence[_Open], errors: Mapping[str, tuple[str, int]], card: RateCard) -> Waiting:
     """What waits at one provider, added up."""
     states: dict[str, int] = defaultdict(int)
     units: dict[str, int] = defaultdict(int)
     unpriced: dict[str, int] = defaultdict(int)
     price_micro = 0
+    error = next(iter(errors.values()), None)
     for part in some:
         quantity = int(part.quantity)
         states[part.state] += int(part.pushes)
@@ -118,8 +133,10 @@ def _in_all(name: str, some: Sequence[_Open], error: tuple[str, int] | None, car
         in_doubt=states["in_doubt"],
         rejected=states["rejected"],
         oldest_ms=min(part.oldest_ms for part in some),
+        waiting_since_ms=min((part.oldest_ms for part in some if part.state in ("due", "queued")), default=None),
         oldest_window_ms=min(part.window_ms for part in some),
         error=None if error is None else error[0],
+        errors={state: text for state, (text, _) in errors.items()},
         error_pushes=0 if error is None else error[1],
         tried=sum(int(part.tried) for part in some),
         units=dict(units),
@@ -134,14 +151,13 @@ def _predicted(provider: Waiting, per_minute: float, now_ms: int) -> Waiting:
     return replace(provider, settled_per_min=round(per_minute), drained_ms=drained_ms)
 
 
-def settled_per_minute(connection: sa.Connection, now_ms: int) -> Mapping[str, float]:
+def settled_per_minute(ticks: Iterable[Any], now_ms: int) -> Mapping[str, float]:
     """Pushes that ticks saw accepted, by provider, a minute: those of the last quarter of an hour, back to the last one
     that saw none. What was before an outage says nothing of when it will be over."""
-    values = {"at_most": TICKS_LOOKED_AT, "since_ms": now_ms - RATE_SPAN_MS}
     totals: dict[str, int] = {}
     since: dict[str, int] = {}
     ended: set[tuple[str, int]] = set()
-    for row in SQL.run(connection, "ticks", values):
+    for row in ticks:
         for provider, count in json.loads(row.report).get("accepted_at", {}).items():
             if not count:
                 ended.add((provider, row.bucket_lo))

@@ -19,6 +19,8 @@ GROUP BY 1, 2, 3 ORDER BY 2, 4 DESC, 3 LIMIT 500
 SELECT started_ms, bucket_lo, report FROM ticks WHERE tick_id > (SELECT MAX(tick_id) FROM ticks) - :at_most
     AND finished_ms > :since_ms AND report IS NOT NULL ORDER BY tick_id DESC
 
--- name: paused_by
-SELECT actor FROM operator_actions WHERE action = 'provider_pause' AND target = :provider
-ORDER BY action_id DESC LIMIT 1
+-- name: paused
+-- With whoever paused it last.
+SELECT s.provider, s.paused_ms, s.paused_reason, (SELECT a.actor FROM operator_actions a
+        WHERE a.action = 'provider_pause' AND a.target = s.provider ORDER BY a.action_id DESC LIMIT 1) AS paused_by
+FROM provider_states s WHERE s.paused_ms IS NOT NULL

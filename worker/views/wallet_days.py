@@ -7,14 +7,16 @@ each statement goes by an index of this one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.views.forecast import used_part
 
 SQL = queries(__file__)
 
@@ -77,14 +79,20 @@ class RunSteps:
 def use_by(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int, step_ms: int = DAY_MS) -> list[Use]:
     """By feature and day, or whatever length divides a day. What was given back is less."""
     values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "step_ms": step_ms}
-    rows = SQL.run(connection, "use_by", {**values, "at_most": MOST_DAY_ROWS})
+    return _uses(SQL.run(connection, "use_by", {**values, "at_most": MOST_DAY_ROWS}))
+
+
+def _uses(rows: Iterable[Any]) -> list[Use]:
     return [Use(int(row.at_ms), row.feature, int(row.micro)) for row in rows]
 
 
 def ledger_by_day(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> list[LedgerDay]:
     """By day, the latest first, and kind."""
     values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "at_most": MOST_DAY_ROWS}
-    rows = SQL.run(connection, "ledger_by_day", values)
+    return _days(SQL.run(connection, "ledger_by_day", values))
+
+
+def _days(rows: Iterable[Any]) -> list[LedgerDay]:
     return [LedgerDay(int(row.day_ms), row.kind, int(row.entries), int(row.moved_micro)) for row in rows]
 
 
@@ -95,7 +103,53 @@ def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> 
     return [DayEntry(**row._mapping) for row in rows]
 
 
-def run_steps(connection: sa.Connection, org_id: str, from_ms: int, now_ms: int) -> RunSteps:
-    """How far its runs have come."""
-    row = SQL.run(connection, "run_steps", {"org_id": org_id, "from_ms": from_ms, "now_ms": now_ms}).one()
-    return RunSteps(**{str(name): int(value or 0) for name, value in row._mapping.items()})
+@dataclass(frozen=True)
+class Asked:
+    """Of which wallet and organisation, and of which days: `from_ms` to `to_ms`, of use from `use_from_ms` on and by
+    hours from `hours_from_ms` on; `opened_ms`: the day whose entries are shown, None: of none. Days begin at midnight
+    (UTC)."""
+
+    customer_id: str
+    org_id: str
+    from_ms: int
+    to_ms: int
+    use_from_ms: int
+    hours_from_ms: int
+    opened_ms: int | None
+
+
+@dataclass(frozen=True)
+class WalletDays:
+    """Use by feature, by day and of late by hour; the ledger by day, and the entries of the day that is opened; how far
+    runs have come; and what a forecast rests on (a row for `forecast_by`)."""
+
+    by_day: list[Use]
+    by_hour: list[Use]
+    ledger: list[LedgerDay]
+    entries: list[DayEntry]
+    steps: RunSteps
+    forecast: Any
+
+
+def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDays:
+    """All of it, in one statement."""
+    account = {"account_id": wallet_account(asked.customer_id), "to_ms": asked.to_ms, "at_most": MOST_DAY_ROWS}
+    day = -DAY_MS if asked.opened_ms is None else asked.opened_ms
+    of_day = {**account, "from_ms": day, "to_ms": day + DAY_MS, "at_most": MOST_DAY_ENTRIES}
+    read = together(
+        connection,
+        by_day=SQL.part("use_by", {**account, "from_ms": asked.use_from_ms, "step_ms": DAY_MS}),
+        by_hour=SQL.part("use_by", {**account, "from_ms": asked.hours_from_ms, "step_ms": DAY_MS // 24}),
+        ledger=SQL.part("ledger_by_day", {**account, "from_ms": asked.from_ms}),
+        entries=SQL.part("entries_of_day", of_day),
+        steps=SQL.part("run_steps", {"org_id": asked.org_id, "from_ms": asked.from_ms, "now_ms": now_ms}),
+        forecast=used_part(asked.customer_id, now_ms),
+    )
+    return WalletDays(
+        by_day=_uses(read["by_day"]),
+        by_hour=_uses(read["by_hour"]),
+        ledger=_days(read["ledger"]),
+        entries=[DayEntry(**vars(row)) for row in read["entries"]],
+        steps=RunSteps(**{name: int(value or 0) for name, value in vars(read["steps"][0]).items()}),
+        forecast=read["forecast"][0],
+    )

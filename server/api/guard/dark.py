@@ -26,7 +26,7 @@ from drawdown.schema import database
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.server.api.programs import soon
-from drawdown.server.http.errors import SOON, ApiError
+from drawdown.server.http.errors import SOON, ApiError, unauthorized
 from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
@@ -53,6 +53,8 @@ MOST_REMEMBERED: Final = 1_000
 """Keys, and metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
 """What was said of a key or a metric is believed no longer than this without the database."""
+RECALLED_MS: Final = MINUTE_MS
+"""For how long a key is no reason to ask before a check is read, which finds it again."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 KEPT_AT_MOST: Final = 10_000
 """Uses that were let through and are not written down yet."""
@@ -87,9 +89,10 @@ class Memory(Generic[T]):
 class Dark:
     """Of one process. `uses` counts what became of those that were let through."""
 
-    def __init__(self, services: Services, threads: Threads) -> None:
+    def __init__(self, services: Services, threads: Threads, reading: Threads) -> None:
         self._services = services
         self._threads = threads
+        self._reading = reading
         self._keys: Memory[ApiKey] = Memory()
         self._terms: Memory[Metric] = Memory()
         self._since_ms: int | None = None
@@ -101,22 +104,39 @@ class Dark:
 
     async def find(self, offered: str, now_ms: int) -> ApiKey | None:
         """Whose key this is; by what is remembered, where the database does not say."""
-        name = api_keys.hash_of(offered)
-        known = self._keys.get(name, now_ms)
+        return await self._find(api_keys.hash_of(offered), now_ms)
+
+    async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
+        """Whose key this is, where that was found a short while ago, or is by now. Whoever answers by it finds it
+        again, and says with `remember` what was found."""
+        proof = api_keys.hash_of(offered)
+        return self._keys.get(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
+
+    async def again(self, key: ApiKey) -> None:
+        """Errors: ApiError 401 for a key that was recalled and is over."""
+        if await self._find(key.proof, self._services.clock.now_ms()) is None:
+            raise unauthorized()
+
+    def remember(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
+        """What the database says of a key."""
+        if found is None:
+            self._keys.forget(proof)
+        else:
+            self._keys.put(proof, found, now_ms)
+
+    async def _find(self, proof: str, now_ms: int) -> ApiKey | None:
+        known = self._keys.get(proof, now_ms)
+
+        def find(connection: sa.Connection) -> ApiKey | None:
+            return api_keys.find_all(connection, [proof], now_ms).get(proof)
+
         try:
-            found = await self._asked(
-                lambda: self._threads.read(lambda c: api_keys.find(c, offered, now_ms)),
-                quick=known is not None,
-                ends=False,
-            )
+            found = await self._asked(lambda: self._reading.read(find), quick=known is not None, ends=False)
         except AWAY:
             if known is None:
                 raise
             return known
-        if found is None:
-            self._keys.forget(name)
-        else:
-            self._keys.put(name, found, now_ms)
+        self.remember(proof, found, now_ms)
         return found
 
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
@@ -140,7 +160,7 @@ class Dark:
     async def _learn(self, metric: str, now_ms: int) -> None:
         """Whether it fails open has to be known before the database is away."""
         with suppress(*AWAY, ApiError):
-            work = partial(self._threads.read, lambda c: guard_terms.find(c, metric))
+            work = partial(self._reading.read, lambda c: guard_terms.find(c, metric))
             self._terms.put(metric, await self._asked(work, quick=True, ends=False), now_ms)
 
     async def before(self, key: str) -> None:
@@ -200,7 +220,8 @@ class Dark:
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:
             raise DatabaseBusy("the database did not answer a moment ago")
         try:
-            found = await (asyncio.wait_for(work(), WITHIN_S) if quick else soon(work()))
+            async with asyncio.timeout(WITHIN_S if quick else None):
+                found = await soon(work())
         except LimitReached:
             raise
         except (*AWAY, ApiError) as error:

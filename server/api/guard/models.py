@@ -173,3 +173,54 @@ class GuardAnswer(BaseModel):
     repeated: bool
     state: Literal["used", "held", "settled", "released", "expired"] | None
     expires_ms: int | None
+
+
+class OptionsQuery(BaseModel):
+    """Of which wish: as `check`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metric: Id
+    amount: Units = 1
+    payer: Id | None = None
+
+
+class WayCall(BaseModel):
+    """A call of this API, with the same key."""
+
+    method: Literal["POST"]
+    path: str
+    body: dict[str, str | int]
+
+
+class WayOut(BaseModel):
+    """One way out of a block. `code`: why it is not open (null: it is), `said` in words. `call`: what a program sends;
+    `link`: where the organisation's own people do it; `command`: what an operator does. `payers`: who could pay, `at`:
+    where credit is bought, where that is not here, `missing`: credits that are short, `asked`: overrides that wait."""
+
+    option: Literal["top_up", "sponsor", "request_override", "run_locally"]
+    open: bool
+    code: str | None
+    said: str
+    call: WayCall | None
+    link: str | None
+    command: str | None
+    payers: list[str]
+    at: str | None
+    missing: float | None
+    missing_micro: int | None
+    asked: int
+
+
+class OptionsAnswer(BaseModel):
+    """What the guard answers of the wish now, and the four ways out of a block, always all of them."""
+
+    org_id: str
+    metric: str
+    amount: int
+    decision: Literal["allow", "warn", "block"]
+    would: Literal["allow", "warn", "block"]
+    rule: str
+    reason: str
+    options: list[WayOut]
+    as_of: str

@@ -2,15 +2,17 @@
 
 Guarantee: each call is decided by the same function that the command line calls, under the caller's own key: whoever
 lost the answer sends the same again. Uses of one metric of an organisation that come at once share a transaction
-(`together`). What is blocked is an answer, and no error. A check writes nothing.
+(`together`), and so do all checks. What is blocked is an answer, and no error. A check writes nothing, waits for no
+writer, and is answered by the transaction that found its key.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter
@@ -26,9 +28,10 @@ from drawdown.server.api.guard import models, overrides
 from drawdown.server.api.guard.dark import Dark
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.api.together import Way
-from drawdown.server.http.errors import ApiError
+from drawdown.server.http.errors import ApiError, unauthorized
 from drawdown.server.metrics.process import GuardCalls
-from drawdown.worker.commands import guard, guard_holds, guard_keys
+from drawdown.worker.commands import api_keys, guard, guard_holds, guard_keys
+from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.guard import Answer, Ask, Wish
 from drawdown.worker.commands.guard_counts import State
 
@@ -55,6 +58,40 @@ WAY: Final = Way[Ask, Answer](
 """A counter that many use is locked once for all of them, and with it the wallet of whoever pays."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is checked, and whose key it was that asks."""
+
+    wish: Wish
+    key: ApiKey
+
+
+Checked: TypeAlias = tuple[ApiKey | None, Answer | None]
+"""The key as it is now, and what it is told; neither where it is over."""
+
+
+def _check_all(connection: sa.Connection, asked: Sequence[Question], now_ms: int) -> Sequence[Checked | DrawdownError]:
+    keys = api_keys.find_all(connection, [one.key.proof for one in asked], now_ms)
+    found = guard.check_all(connection, [one.wish for one in asked], now_ms)
+    return [
+        (None, None) if key is None else answer if isinstance(answer, DrawdownError) else (key, answer)
+        for key, answer in zip((keys.get(one.key.proof) for one in asked), found, strict=True)
+    ]
+
+
+def _check(connection: sa.Connection, asked: Question, now_ms: int) -> Checked:
+    (found,) = _check_all(connection, [asked], now_ms)
+    if isinstance(found, DrawdownError):
+        raise found
+    return found
+
+
+CHECKING: Final = Way[Question, Checked](
+    lambda _asked: None, _check_all, _check, lambda asked: asked.key.org_id is None, reads=True
+)
+"""Whoever asks while others are answered is answered with the next: one transaction, and two statements, for all."""
+
+
 class Guard:
     """The routes. `calls`: what was decided, and how long it took."""
 
@@ -62,6 +99,7 @@ class Guard:
         self._programs = programs
         self._dark = dark
         self._taking = programs.together(WAY)
+        self._checking = programs.together(CHECKING)
         self.calls = GuardCalls()
 
     def routes(self) -> APIRouter:
@@ -81,17 +119,22 @@ class Guard:
 
     async def check(self, request: Request) -> JSONResponse:
         """Whether so much of a metric may be used now. Changes nothing."""
+        return await self._answer("check", request, models.CheckOrder, self._look, checks=True)
 
-        async def look(order: models.CheckOrder, said: Said) -> Mapping[str, object]:
-            wish = Wish(said.require_org(order.org), order.metric, order.amount, payer=order.payer)
+    async def _look(self, order: models.CheckOrder, said: Said) -> Mapping[str, object]:
+        if said.key.org_id not in (None, order.org):
+            await self._dark.again(said.key)
+        wish = Wish(said.require_org(order.org), order.metric, order.amount, payer=order.payer)
+        question = Question(wish, said.key)
 
-            def work() -> Awaitable[Answer]:
-                now_ms = partial(self._programs.said, said.key)
-                return self._programs.threads.read(lambda c: guard.check(c, wish, now_ms(c).now_ms))
+        async def work() -> Answer:
+            key, answer = await self._checking.ask(question)
+            self._dark.remember(said.key.proof, key, said.now_ms)
+            if key is None or answer is None:
+                raise unauthorized()
+            return answer
 
-            return shown(await self._dark.ask(Ask("", wish, said.by("not given")), work, uses=False))
-
-        return await self._answer("check", request, models.CheckOrder, look)
+        return shown(await self._dark.ask(Ask("", wish, said.by("not given")), work, uses=False))
 
     async def consume(self, request: Request) -> JSONResponse:
         """Use so much at once, where it may be used: it is counted, and charged."""
@@ -132,9 +175,15 @@ class Guard:
         return await self._programs.threads.write(lambda c: work(c, order, self._programs.said(said.key, c)))
 
     async def _answer(
-        self, call: str, request: Request, model: type[M], do: Callable[[M, Said], Awaitable[Mapping[str, object]]]
+        self,
+        call: str,
+        request: Request,
+        model: type[M],
+        do: Callable[[M, Said], Awaitable[Mapping[str, object]]],
+        *,
+        checks: bool = False,
     ) -> JSONResponse:
-        """What is answered, and not refused, is counted, and how long it took."""
+        """What is answered, and not refused, is counted, and how long it took. `checks`: it finds the key again."""
         now = asyncio.get_running_loop().time
         began = now()
 
@@ -143,7 +192,8 @@ class Guard:
             self.calls.answered(call, found)
             return found
 
-        answer = await self._programs.act_by(request, SCOPE, model, counted, self._dark.find)
+        find, again = (self._dark.recall, self._dark.again) if checks else (self._dark.find, None)
+        answer = await self._programs.act_by(request, SCOPE, model, counted, find, again)
         self.calls.timed(call, now() - began)
         return answer
 

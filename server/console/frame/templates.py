@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,9 @@ def environment() -> Environment:
         made.filters[name] = getattr(figures, name)
     made.filters["id"] = bdi
     made.filters["words"] = lambda state: WORDS.get(state, str(state).replace("_", " "))
+    made.filters["shell"] = shlex.join
+    made.filters["quote"] = shlex.quote
+    made.filters["plain_number"] = lambda number: f"{number:f}"
     made.globals.update(url=url, stacked=charts.stacked, strip=charts.strip)
     return made
 

@@ -1,13 +1,44 @@
-"""Lines of a file for spreadsheets. Guarantee: no text is taken for a formula; numbers are plain."""
+"""Lines of a file: for spreadsheets, or for programs.
+
+Guarantee: no text is taken for a formula by a spreadsheet, and a program is given it as it is; numbers are plain, and
+decimals texts, so that none is rounded on its way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal
 
 from drawdown.schema.text import no_formula
 
+Form = Literal["csv", "jsonl"]
+FORMS: Final[tuple[Form, ...]] = ("csv", "jsonl")
+"""What a file may be, by how its path ends."""
 
-def csv_line(texts: Sequence[str | None], numbers: Sequence[int | str | None] = ()) -> str:
-    """One line: texts that anybody may have written, then numbers of ours."""
-    cells = ['"' + no_formula(text or "").replace('"', '""') + '"' for text in texts]
-    return ",".join([*cells, *("" if number is None else str(number) for number in numbers)]) + "\n"
+
+class Line(str):
+    """A line of CSV that knows its cells."""
+
+    __slots__ = ("cells",)
+    cells: tuple[str | int | None, ...]
+
+
+def csv_line(texts: Sequence[str | None], numbers: Sequence[int | str | None] = ()) -> Line:
+    """One line: texts that anybody may have written, then numbers of ours. The first line of a file has its names."""
+    cells = ['"' + no_formula(text).replace('"', '""') + '"' if text else '""' for text in texts]
+    line = Line(",".join([*cells, *("" if number is None else str(number) for number in numbers)]) + "\n")
+    line.cells = (*texts, *numbers)
+    return line
+
+
+def as_json(lines: Iterator[str]) -> Iterator[str]:
+    """The same lines as JSON, an object each; what is no line of `csv_line` is JSON already."""
+    names: tuple[str | int | None, ...] = ()
+    for line in lines:
+        if not isinstance(line, Line):
+            yield line
+        elif not names:
+            names = line.cells
+        else:
+            yield json.dumps(dict(zip(names, line.cells, strict=True))) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Final
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from drawdown.guard import decide, periods
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import executions, guard, guard_counts, guard_facts, guard_holds, guard_terms
+from drawdown.worker.commands import executions, guard, guard_check, guard_counts, guard_facts, guard_holds, guard_terms
 from drawdown.worker.commands.guard import Charged, Wish
 from drawdown.worker.commands.guard_terms import Metric
 from drawdown.worker.commands.run_request import Request
@@ -96,6 +96,27 @@ def _warned_at_each_use(patches: Patches) -> None:
     patches.put(decide, "_warns_anew", wrong)
 
 
+def _oldest_override(patches: Patches) -> None:
+    right = decide.in_force
+
+    def wrong(facts: decide.Facts) -> list[decide.Bound]:
+        newest_first = sorted(facts.overrides, key=lambda one: -one.number)
+        oldest = {(one.reach, one.period): one for one in newest_first}
+        return right(replace(facts, overrides=tuple(oldest.values())))
+
+    for where in (decide, guard):
+        patches.put(where, "in_force", wrong)
+
+
+def _any_plan_first(patches: Patches) -> None:
+    def wrong(found: Iterable[decide.Limit]) -> tuple[decide.Limit, ...]:
+        limits = {one.period: one for one in sorted(found, key=lambda limit: limit.plan == "*")}
+        return tuple(limits.values())
+
+    for where in (guard_facts, guard_check):
+        patches.put(where, "limits_of", wrong)
+
+
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
     "a use that is given again is another one": (_each_call_is_another, "was answered Denied"),
     "a hold that is over goes on counting": (
@@ -108,10 +129,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
     ),
     "settling corrects no counter": (lambda p: p.put(guard_holds, "_moved", lambda *given: None), ""),
     "a hold counts where it ends": (_counts_where_it_ends, ""),
-    "the oldest override counts": (
-        lambda p: p.query(guard_facts, "overrides", "ORDER BY o.number DESC", "ORDER BY o.number"),
-        "'override:",
-    ),
+    "the oldest override counts": (_oldest_override, "'override:"),
     "an override that is over goes on": (
         lambda p: p.query(guard_facts, "overrides", "o.ends_ms > :now_ms", "o.ends_ms > :now_ms - 34560000000"),
         "'override:",
@@ -124,10 +142,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
         lambda p: p.put(decide, "_CLOSENESS", {"org": 1, "pattern": 0, "plan": 2}),
         "'override:",
     ),
-    "any plan stands before the plan": (
-        lambda p: p.query(guard_facts, "limits", "THEN 1 ELSE 0", "THEN 0 ELSE 1"),
-        "'limit:",
-    ),
+    "any plan stands before the plan": (_any_plan_first, "'limit:"),
     "a limit that was ended counts": (
         lambda p: p.query(guard_facts, "limits", "AND NOT l.ended", "AND l.number > 0"),
         "(answered, right)",
@@ -147,6 +162,14 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
     "what a hold that grew holds is held for an hour": (_hour_long_growth, "was told of"),
     "months have thirty days": (_months_of_thirty_days, ""),
     "it is warned at each use": (_warned_at_each_use, "'low'"),
+    "a check takes no hold that is over off": (
+        lambda p: p.query(guard_facts, "seen", "AND u.expires_ms <= :now_ms", "AND u.expires_ms < 0"),
+        "step by step",
+    ),
+    "a check sees nothing that is due in a wallet": (
+        lambda p: p.query(guard_facts, "seen", "x.next_due_ms", "NULL AS next_due_ms"),
+        "",
+    ),
     "denials count once a minute": (
         lambda p: p.query(
             guard_counts, "deny", "count = guard_denials.count + excluded.count", "count = guard_denials.count"
@@ -159,7 +182,8 @@ TICKS: Final = 8
 SEEN_AT: Final[dict[str, int]] = {
     "a hold that is over goes on counting": 1,
     "what is given back is not given back to its day": 1,
-    "the oldest override counts": 1,
+    "any plan stands before the plan": 1,
+    "a check takes no hold that is over off": 21,
     "a pattern stands before an organisation": 1,
     "a limit that was ended counts": 9,
     "what was reserved is charged by the price of now": 5,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import guard
+from drawdown.worker.commands import guard, guard_check
 from drawdown.worker.commands.guard import Wish
 from tests.simulation.callers import AGAIN
 from tests.simulation.guarding.books import Said, Used, Who
@@ -182,6 +182,9 @@ def _check(product: Product, wish: Wish) -> None:
     said = _decided(product, wish)[0]
     found = product.world.read(lambda c: guard.check(c, wish, product.now))
     product.compare(Call("check", "", wish.org_id, wish), found, {**_words(said), "charged_micro": 0, "state": None})
+    slowly = product.world.read(lambda c: guard_check.step_by_step(c, wish, product.now))
+    if found != slowly:
+        product.breach(f"{wish} at {product.now}: {found}, and step by step {slowly}")
     _has(product, wish, product.now)
     product.note(f"checked_{said.decision}")
 

@@ -34,6 +34,13 @@ def samples_of(
     return found
 
 
+def require_source(connection: sa.Connection, source: str) -> None:
+    """Errors: UnknownId for a source that no event has, with the nearest."""
+    if SQL.run(connection, "is_source", {"source": source}).first() is None:
+        values = {"scanned": ids.SCANNED, "at_most": ids.NEIGHBOURS}
+        raise ids.unknown(ids.SOURCE, source, map(str, SQL.run(connection, "sources", values).scalars()))
+
+
 def no_event(connection: sa.Connection, source: str, event_id: str) -> UnknownId:
     """The error for a key that no event has: the nearest source there is, or the nearest event of that source. Of
     events so many are looked at (`ids.SCANNED`), however many there are."""

@@ -4,6 +4,9 @@
 SELECT event_id, org_id, sample_id FROM usage_events
 WHERE source = :source AND event_id IN :event_ids AND (:org_id = '' OR org_id = :org_id) ORDER BY org_id
 
+-- name: is_source
+SELECT 1 FROM usage_events WHERE source = :source LIMIT 1
+
 -- name: sources
 SELECT DISTINCT source FROM (SELECT source FROM usage_events LIMIT :scanned) e ORDER BY 1 LIMIT :at_most
 

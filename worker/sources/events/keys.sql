@@ -3,11 +3,6 @@
 -- name: keys
 {rows :keys (sample_id text, other_id text, source text, event_id text, org_id text)}
 
--- name: was_withdrawn
--- Of `i`, whichever way it was sent then: the id of the other way counts where its organisation is the same.
-SELECT 1 FROM withdrawals w WHERE w.sample_id IN (i.sample_id, i.other_id)
-    AND (w.sample_id = i.sample_id OR w.org_id = i.org_id)
-
 -- name: stored
 -- By the claim (0), and by the organisation's own key (1).
 WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)

@@ -91,7 +91,8 @@ def take(
     organisation alone, and claims no id among all. `types_of`: whose bound of event types holds (None: that of all).
 
     Below an organisation's floor an event is `invalid`, `too_late`, and not kept: above it keys hold for good. Where it
-    is raised before the commit, the event is quarantined, as what hosts insert (S4), unless `keep_above_floor` follows.
+    is raised before the commit, the event is quarantined, as what hosts insert (S4), unless `keep_above_floor` or
+    `floors.hold` follows.
     Errors: DatabaseBusy where a sample took an event's id at this moment.
     """
     refused = [_untimely(event, now_ms) for event in events]

@@ -26,8 +26,7 @@ noted AS (
     INSERT INTO usage_events ({event_columns})
     SELECT sample_id, source, event_id, event_type, org_id, quantity, ts, subject, project, plan_key, properties,
         :now_ms FROM incoming i
-    WHERE NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id IN (i.sample_id, i.other_id)
-            AND (w.sample_id = i.sample_id OR w.org_id = i.org_id))
+    WHERE NOT EXISTS ({was_withdrawn})
         AND NOT EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = i.sample_id)
     ORDER BY source COLLATE "C", event_id COLLATE "C", org_id COLLATE "C"
     ON CONFLICT DO NOTHING RETURNING sample_id

@@ -36,6 +36,11 @@ def meters(
     return found
 
 
+def is_known(connection: sa.Connection, event_type: str) -> bool:
+    """Whether an event, a mapping or a backfill named it before."""
+    return bool(_known(connection, [event_type]))
+
+
 def is_full(connection: sa.Connection) -> bool:
     """Whether there is no room for one type more."""
     return int(SQL.run(connection, "newest").scalar() or 0) >= MAX_METER

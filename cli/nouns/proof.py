@@ -1,0 +1,41 @@
+"""`drawdown proof`: what runs of `verify` found."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import App
+from drawdown.cli.options import Most
+from drawdown.cli.rendering import show, table
+from drawdown.schema.typed.parsing import show_time
+from drawdown.worker.views import proofs
+
+
+def proof(
+    context: typer.Context,
+    before: Annotated[int, typer.Option(min=0, help="Go on before this run: the last one of a page")] = 0,
+    most: Most = 20,
+) -> None:
+    """Say when each invariant last held, by which run of `verify`, and what runs found: it proves nothing."""
+    app: App = context.obj
+    held = app.read(proofs.standing)
+    page = app.read(lambda c: proofs.list_runs(c, before=before, most=most))
+    words = {True: "holds", False: "BROKEN", None: "not proven"}
+    standing = [
+        (one.invariant, one.name, words[one.holds], show_time(one.held_ms), one.held_by, show_time(one.broken_ms))
+        for one in held
+    ]
+    runs = [
+        (run.number, show_time(run.at_ms), "all" if run.orgs is None else run.orgs, run.breaches, run.doubted or "",
+         ", ".join(f"{count:,} {name}" for name, count in run.checked.items()), f"{run.took_ms / 1000:.1f} s",
+         run.actor)
+        for run in page.runs
+    ]  # fmt: skip
+    columns = ("#", "invariant", "", "last held", "#by run", "last broken")
+    heads = ("#run", "at", "organisations", "#breaches", "doubted", "looked at", "took", "by")
+    more = [f"there are older ones: --before {page.next_before}"] if page.next_before is not None else []
+    tables: list[str | Table] = [table("Invariants", columns, standing), table("Runs of verify", heads, runs), *more]
+    show(app, {"invariants": held, "runs": page.runs, "next_before": page.next_before}, tables)

@@ -1,0 +1,162 @@
+"""What an action is: declared once, in the list of its area.
+
+Guarantee: an action is a function of `worker/commands/`, which the command line calls, too. It says what it asks for,
+what it does, how things stand that it changes, and the command line that does the same: the form, the dry run and the
+deed are made of that alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By
+from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.typed.parsing import parse_credits, parse_time
+from drawdown.worker.commands.console_users import Person
+
+MAX_REASON_CHARS: Final = 500
+MAX_NUMBER: Final = 10**15
+
+
+class WrongField(UsageError):
+    """A value of a form that makes no sense; `field`: whose."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.field = name
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value that an action is asked for. `kind`: text (an id, or a word), credits, number, time, choice, or fixed:
+    what the page that led here chose, shown and not changed. `many`: one a line."""
+
+    name: str
+    label: str
+    kind: str = "text"
+    hint: str = ""
+    choices: Sequence[tuple[str, str]] = ()
+    optional: bool = False
+    many: bool = False
+
+
+REASON: Final = Field("reason", "Reason", hint="It stands in the audit, with your name.")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """How something stands that an action changes, before it and after it. `fixed`: whether a change of it by somebody
+    else, between the dry run and the deed, is a reason to look again. What time alone changes is not."""
+
+    name: str
+    value: str
+    fixed: bool = True
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much an action does: to how many, and how much credit it gives, or takes, in micro-credits."""
+
+    rows: int = 1
+    micro: int = 0
+    taken_micro: int = 0
+
+
+ONE: Final = Size()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an action did, in a sentence; `secret`: what is shown once, and kept nowhere."""
+
+    said: str
+    secret: str = ""
+
+
+@dataclass(frozen=True)
+class Doing:
+    """A form as it was filled in. `key`: the form's own, which makes a repetition harmless; `secret`: 43 new random
+    characters, for an action that hands one out."""
+
+    person: Person
+    by: By
+    values: Mapping[str, str]
+    key: str = ""
+    secret: str = field(default="", repr=False)
+    url: str = ""
+    """Where the console is reached."""
+
+    def text(self, name: str) -> str:
+        """An id; '' where none is given. Errors: WrongField for what no id can be."""
+        found = self.values.get(name, "").strip()
+        if found and not is_clean_id(found):
+            raise WrongField(name, "1 to 200 characters, none of them control characters")
+        return found
+
+    def maybe(self, name: str) -> str | None:
+        """The same; None where none is given."""
+        return self.text(name) or None
+
+    def texts(self, name: str) -> list[str]:
+        """Ids, one a line, each once. Errors: WrongField."""
+        found = [line.strip() for line in self.values.get(name, "").splitlines() if line.strip()]
+        if not all(is_clean_id(one) for one in found):
+            raise WrongField(name, "one a line, each of 1 to 200 characters, none of them control characters")
+        return list(dict.fromkeys(found))
+
+    def credits(self, name: str) -> int | None:
+        """Micro-credits; None where nothing is given. Errors: WrongField for what is no amount of credits."""
+        text = self.values.get(name, "").strip()
+        try:
+            return parse_credits(text) if text else None
+        except UsageError as error:
+            raise WrongField(name, str(error)) from None
+
+    def number(self, name: str) -> int | None:
+        """A whole number of 0 or more; None where nothing is given. Errors: WrongField."""
+        text = self.values.get(name, "").strip()
+        if not text:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_NUMBER)) and int(text) <= MAX_NUMBER):
+            raise WrongField(name, "a whole number of 0 or more")
+        return int(text)
+
+    def time(self, name: str) -> int | None:
+        """Milliseconds; None where nothing is given. Errors: WrongField for what is no time."""
+        text = self.values.get(name, "").strip()
+        try:
+            return parse_time(text, "this", self.by.now_ms) if text else None
+        except UsageError as error:
+            raise WrongField(name, str(error)) from None
+
+
+Do = Callable[[sa.Connection, Doing], Done]
+Look = Callable[[sa.Connection, Doing], Sequence[Fact]]
+
+
+def one(_connection: sa.Connection, _doing: Doing) -> Size:
+    """Most change one thing, and give nothing."""
+    return ONE
+
+
+@dataclass(frozen=True)
+class Action:
+    """An action: its name in the address, what it is called, what it asks for (a reason is always asked for), what it
+    does, how things stand, the command line that does the same, without `drawdown` and the reason, and where its person
+    goes on. `size`: to how many, and how much it gives; `said`: what it does, in a sentence, over its form."""
+
+    name: str
+    title: str
+    fields: tuple[Field, ...]
+    do: Do
+    look: Look
+    command: Callable[[Doing], Sequence[str]]
+    place: Callable[[Doing], str]
+    said: str = ""
+    role: str = "operator"
+    size: Callable[[sa.Connection, Doing], Size] = one

@@ -1,0 +1,119 @@
+"""What pages are put together of: figures, tables, filters, and links to what may be done.
+
+Guarantee: a page that is a list says what it holds, and nothing of how it looks; `list.html` shows each the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from drawdown.server.console.frame.templates import url
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where somebody goes on; those without the role are not shown it."""
+
+    text: str
+    href: str
+    role: str = "viewer"
+
+
+def act(text: str, name: str, role: str = "operator", /, **values: object) -> Link:
+    """To an action's form, filled in with what is known; a value that is None or '' is left out."""
+    return Link(text, url(f"/console/act/{name}", **values), role)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure with its name. `tone`: of its ground, where it is one that somebody has to see; `href`: the page that
+    says more."""
+
+    name: str
+    figure: str
+    said: str = ""
+    tone: str = ""
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table. `kind`: number, time, id, state, or nothing; `tone`: of a state, or bad of a number;
+    `href`: where it leads; `links`: what may be done with the row."""
+
+    text: str
+    kind: str = ""
+    tone: str = ""
+    narrow: bool = True
+    """Whether it is shown on a narrow screen, too."""
+    href: str = ""
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. A head that begins with # is over numbers. `none`: what is said where there are no rows, and the command
+    that shows, or fills, it; `next`: the address of the next page of it."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: Sequence[Sequence[Cell]]
+    none: str
+    command: str
+    next: str = ""
+    note: str = ""
+
+    @property
+    def columns(self) -> list[tuple[str, bool, bool]]:
+        """Each head, whether it is over numbers, and whether it is shown on a narrow screen."""
+        first = self.rows[0] if self.rows else [Cell("")] * len(self.heads)
+        return [
+            (head.lstrip("#"), head.startswith("#"), cell.narrow) for head, cell in zip(self.heads, first, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A field of a page's filter: its name in the address, its label, what stands in it now; `choices`: what there is
+    to choose from, each with its words (none: text is typed)."""
+
+    name: str
+    label: str
+    value: str = ""
+    choices: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What `list.html` shows, from above: acts, filters, tiles (they refresh by themselves), tables. `path`: the page's
+    own; `query`: what its filter says now; `file`: where its lines are taken as a file ('': nowhere); `said`: a
+    sentence under its head; `above`: where it belongs to, and `heading` what it is called where its title does not say
+    it (an id)."""
+
+    path: str
+    tables: Sequence[Table]
+    tiles: Sequence[Tile] = ()
+    filters: Sequence[Filter] = ()
+    acts: Sequence[Link] = ()
+    query: Mapping[str, object] = field(default_factory=dict)
+    file: str = ""
+    said: str = ""
+    above: Link | None = None
+    heading: str = ""
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether the filter leaves anything out."""
+        return any(one.value for one in self.filters)
+
+    @property
+    def here(self) -> str:
+        """The page's address as it is now."""
+        return url(self.path, **self.query)
+
+
+def shown(page: Shown) -> Mapping[str, object]:
+    """For the template; empty where nothing is there without a filter."""
+    nothing = bool(page.tables) and not any(table.rows for table in page.tables) and not page.narrowed
+    return {"shown": page, "empty": nothing}

@@ -1,0 +1,1 @@
+"""The small face for an organisation's own people, at /my/."""

@@ -1,0 +1,107 @@
+"""What an organisation's own people see: what is left, what it was used for, its ledger; and the ways out of a block.
+
+Guarantee: all of it is of the organisation that the session is bound to, which the address cannot name: `Ask` is given
+it. Where its wallet pays for others, too, nothing of the wallet is read. No name of another organisation, or of an
+operator, and no reason that an operator wrote, is in what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.errors import UnknownId
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.screens.csv_lines import csv_line
+from drawdown.server.console.screens.customers import usage as full
+from drawdown.worker.commands.guard_facts import Wish
+from drawdown.worker.commands.guard_options import ways_out
+from drawdown.worker.views import own_wallet, wallet_days
+from drawdown.worker.views.forecast import forecast_of
+from drawdown.worker.views.usage import read_usage
+
+COLUMNS: Final = ("used_at", "kind", "event", "quantity", "credits")
+DAY_CHOICES: Final = (7, 30, 89)
+"""For how long an override is asked for: until a midnight, 90 days from now at the latest."""
+
+
+def usage(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id, days = ask.required("id"), ask.number("days", full.DAYS)
+    nothing = {"empty": True, "shared": False, "card": None, "days": days, "day_choices": sorted(full.DAYS)}
+    try:
+        told = own_wallet.told_of(connection, org_id, ask.now_ms)
+    except UnknownId:
+        return nothing
+    blocked = own_wallet.blocked(connection, org_id, ask.now_ms)
+    shown = {**nothing, "empty": False, "shared": told.is_shared, "card": told.card, "blocked": blocked}
+    if told.is_shared:
+        return {**shown, "features": _features(connection, org_id, ask.now_ms)}
+    return {**shown, **_wallet(connection, told.customer_id, days, ask)}
+
+
+def _wallet(connection: sa.Connection, customer: str, days: int, ask: Ask) -> Mapping[str, object]:
+    account = own_wallet.standing(connection, customer, ask.now_ms)
+    tomorrow = _tomorrow(ask.now_ms)
+    use = wallet_days.use_by(connection, customer, tomorrow - max(days, full.TILE_DAYS) * DAY_MS, tomorrow)
+    begin = tomorrow - days * DAY_MS
+    bars = [one for one in use if one.at_ms >= begin]
+    opened = full.opened_day(ask)
+    return {
+        "account": account,
+        "forecast": full.outlook(forecast_of(connection, customer, account.available_micro, ask.now_ms), ask.now_ms),
+        "used_micro": sum(one.micro for one in use if one.at_ms >= tomorrow - full.TILE_DAYS * DAY_MS),
+        "chart": full.chart(bars, ask.now_ms, DAY_MS),
+        "table": full.by_day(bars),
+        "ledger": full.ledger_days(wallet_days.ledger_by_day(connection, customer, begin, tomorrow)),
+        "opened": opened,
+        "entries": [] if opened is None else wallet_days.entries_of_day(connection, customer, opened),
+        "most": wallet_days.MOST_DAY_ENTRIES,
+    }
+
+
+def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple[str, int, str]]:
+    """What was sampled or sent in the last days: feature, base units and their name, the most first."""
+    to_ms = now_ms - now_ms % WINDOW_MS + WINDOW_MS
+    try:
+        rows = read_usage(connection, org_id, to_ms - full.SPLIT_DAYS * DAY_MS, to_ms, "feature").rows
+    except UnknownId:  # a wallet alone
+        return []
+    return sorted(((row.feature, row.used, row.unit) for row in rows if row.used), key=lambda row: (-row[1], row[0]))
+
+
+def _tomorrow(now_ms: int) -> int:
+    return now_ms - now_ms % DAY_MS + DAY_MS
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """The ledger of the days that are shown; of a wallet that others share, the heads alone."""
+    org_id, days, tomorrow = ask.required("id"), ask.number("days", full.DAYS), _tomorrow(ask.now_ms)
+    told = own_wallet.told_of(connection, org_id, ask.now_ms)
+    begin = tomorrow - days * DAY_MS
+    yield csv_line(COLUMNS)
+    for one in () if told.is_shared else own_wallet.moved(connection, told.customer_id, begin, tomorrow):
+        texts = (figures.iso(one.ts), one.kind, one.feature)
+        yield csv_line(texts, (one.quantity, figures.plain(one.moved_micro)))
+
+
+def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id, metric = ask.required("id"), ask.required("metric")
+    found = ways_out(connection, Wish(org_id, metric, 1), ask.now_ms, most_sponsors=0)
+    by_credit = found.answer.rule == "credits"  # what no override lifts
+    return {
+        "metric": metric,
+        "answer": found.answer,
+        "ways": {way.option: way for way in found.ways},
+        "asked": [] if by_credit else own_wallet.overrides(connection, org_id, metric, ask.now_ms),
+        "day_choices": [(days, until(ask.now_ms, days)) for days in DAY_CHOICES],
+        "empty": False,
+    }
+
+
+def until(now_ms: int, days: int) -> int:
+    """A midnight, so that the same form sent twice asks for the same."""
+    return now_ms - now_ms % DAY_MS + days * DAY_MS

@@ -1,0 +1,290 @@
+"""Signing in by OpenID Connect: the authorization code flow with PKCE, at the one issuer that is configured.
+
+Guarantee: whoever comes back is the browser that went, within WITHIN_MS: all that is sent (state, nonce, PKCE's
+verifier) is made from one secret that lies in that browser's cookie alone, and is used once. What the issuer says is
+believed once its key has signed it, for us, for this sign-in, and now. The issuer says who somebody is; whether they
+may come in, and as what, is said here alone. Nobody is sent anywhere but to the issuer, and then into the console.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from drawdown.providers.http import Call
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import MINUTE_MS
+from drawdown.server.console import door
+from drawdown.server.console.sign_in import Desk, inside
+from drawdown.server.http.callers import caller_of
+from drawdown.server.http.threads import Threads
+from drawdown.server.services import OidcSettings, Services
+from drawdown.server.tokens import jwts
+from drawdown.server.tokens.elsewhere import Elsewhere, Trouble, is_safe
+from drawdown.server.tokens.jwts import Unproven
+from drawdown.worker.commands import console_sessions
+from drawdown.worker.commands.console_users import NAME, Person
+
+log = structlog.get_logger()
+
+BEGIN: Final = "/console/oidc"
+BACK: Final = "/console/oidc/back"
+COOKIE: Final = "__Host-drawdown-oidc"
+WITHIN_MS: Final = 10 * MINUTE_MS
+"""From the button to the way back."""
+MAX_NEXT_CHARS: Final = 1_000
+"""Of the place to go on at: a longer one is forgotten."""
+MAX_CODE_CHARS: Final = 4_000
+_CODE: Final = re.compile(r"[a-z_]{1,50}")
+"""What an issuer says that went wrong: a code, and never its words, which may hold whatever it was sent."""
+SCOPES: Final = "openid profile email"
+
+
+def require_sane(settings: OidcSettings) -> None:
+    """Errors: UsageError for settings that make no sense, or lack the library."""
+    if not settings.issuer:
+        return
+    if not is_safe(settings.issuer) or urlsplit(settings.issuer).query:
+        raise UsageError("DRAWDOWN_CONSOLE_OIDC_ISSUER is no issuer such as https://login.example.com")
+    if not settings.client_id or not settings.claim:
+        raise UsageError("DRAWDOWN_CONSOLE_OIDC_ISSUER needs DRAWDOWN_CONSOLE_OIDC_CLIENT_ID, and a claim")
+    jwts.require_library()
+
+
+def label_of(settings: OidcSettings) -> str:
+    """What the button calls the issuer; empty: there is no button."""
+    return settings.issuer and (settings.label or urlsplit(settings.issuer).hostname or "")
+
+
+@dataclass(frozen=True)
+class Trip:
+    """One way to the issuer and back. All that leaves is a hash of `secret`, which does not."""
+
+    secret: str
+    began_ms: int
+
+    @property
+    def state(self) -> str:
+        return f"{self.began_ms}.{self._made('state')}"
+
+    @property
+    def nonce(self) -> str:
+        return self._made("nonce")
+
+    @property
+    def verifier(self) -> str:
+        return self._made("verifier")
+
+    @property
+    def challenge(self) -> str:
+        """PKCE's S256 (RFC 7636)."""
+        return _base64(hashlib.sha256(self.verifier.encode()).digest())
+
+    def _made(self, what: str) -> str:
+        return _base64(hmac.digest(self.secret.encode(), f"{what} {self.began_ms}".encode(), "sha256"))
+
+
+def trip_of(secret: str, state: str) -> Trip | None:
+    """The way that a state is of; None where it is not of this secret."""
+    began, _, _ = state.partition(".")
+    if not (began.isascii() and began.isdecimal() and len(began) <= 15 and secret):
+        return None
+    trip = Trip(secret, int(began))
+    return trip if hmac.compare_digest(trip.state.encode(), state.encode("utf-8", "replace")) else None
+
+
+class Oidc:
+    """The two routes. `desk` shows pages, and says where a person goes on."""
+
+    def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: Elsewhere) -> None:
+        self._desk = desk
+        self._threads = threads
+        self._services = services
+        self._elsewhere = elsewhere
+
+    def routes(self) -> list[Route]:
+        return [Route(BEGIN, self._begin, methods=["GET"]), Route(BACK, self._back, methods=["GET"])]
+
+    @property
+    def _settings(self) -> OidcSettings:
+        return self._services.settings.oidc
+
+    async def _begin(self, request: Request) -> Response:
+        async def to_issuer() -> Response:
+            if not self._settings.issuer:
+                return self._desk.failed(404, "nobody signs in through another service here")
+            place = inside(request.query_params.get("next"))
+            try:
+                found = await self._provider()
+            except Trouble as error:
+                return self._again(str(error), 502)
+            trip = Trip(secrets.token_urlsafe(32), self._services.clock.now_ms())
+            answer = RedirectResponse(self._address(found["authorization_endpoint"], trip), 303)
+            kept = f"{trip.secret}.{quote(place, safe='')}" if len(place) <= MAX_NEXT_CHARS else trip.secret
+            answer.set_cookie(
+                COOKIE, kept, max_age=WITHIN_MS // 1000, path="/", secure=True, httponly=True, samesite="lax"
+            )
+            return answer
+
+        return await self._desk.answered(request, to_issuer)
+
+    def _address(self, endpoint: str, trip: Trip) -> str:
+        asked = {
+            "response_type": "code",
+            "client_id": self._settings.client_id,
+            "redirect_uri": self._desk.url + BACK,
+            "scope": SCOPES,
+            "state": trip.state,
+            "nonce": trip.nonce,
+            "code_challenge": trip.challenge,
+            "code_challenge_method": "S256",
+        }
+        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(asked)}"
+
+    async def _provider(self) -> Mapping[str, Any]:
+        """What the issuer says of itself. Errors: Trouble."""
+        issuer = self._settings.issuer
+        said = await self._elsewhere.kept(f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
+        if said.get("issuer") != issuer:
+            raise Trouble(f"{issuer} calls itself by another name: see DRAWDOWN_CONSOLE_OIDC_ISSUER")
+        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+            if not isinstance(said.get(name), str) or not is_safe(said[name]):
+                raise Trouble(f"{issuer} names no {name} that is https://")
+        return said
+
+    async def _back(self, request: Request) -> Response:
+        return await self._desk.answered(request, lambda: self._came_back(request))
+
+    async def _came_back(self, request: Request) -> Response:
+        secret, _, place = request.cookies.get(COOKIE, "").partition(".")
+        query = request.query_params
+        trip = trip_of(secret, query.get("state", ""))
+        if not secret or not self._settings.issuer:
+            why = "this sign-in was not begun in this browser, is over ten minutes old, or was used: begin again"
+            return self._again(why, 400)
+        if trip is None:  # the other one's cookie stays
+            return self._again("another sign-in was begun in this browser since: finish that one, or begin again", 400)
+        try:
+            if not 0 <= self._services.clock.now_ms() - trip.began_ms <= WITHIN_MS:
+                raise Unproven("this sign-in took longer than ten minutes: begin again")
+            claims = await self._proven(query, trip)
+            answer = await self._entered(request, self._name_of(claims), inside(unquote(place)))
+        except Unproven as error:
+            answer = self._again(str(error), 400)
+        except Trouble as error:
+            answer = self._again(str(error), 502)
+        answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
+        return answer
+
+    async def _proven(self, query: Mapping[str, str], trip: Trip) -> Mapping[str, Any]:
+        """What the issuer says of whoever came back. Errors: Unproven, Trouble."""
+        issuer = self._settings.issuer
+        if query.get("iss", issuer) != issuer:  # RFC 9207
+            raise Unproven("this answer is another issuer's: begin again")
+        if "error" in query:
+            why = query["error"] if _CODE.fullmatch(query["error"]) else "that it does not work"
+            raise Unproven(f"{issuer} says: {why}")
+        if not 0 < len(query.get("code", "")) <= MAX_CODE_CHARS:
+            raise Unproven(f"{issuer} sent no code: begin again")
+        provider = await self._provider()
+        status, said = await self._elsewhere.ask(self._exchange(provider, query["code"], trip), issuer)
+        token = said.get("id_token")
+        if status != 200 or not isinstance(token, str):
+            code = said.get("error")
+            why = code if isinstance(code, str) and _CODE.fullmatch(code) else f"it answers {status}"
+            raise Trouble(f"{issuer} gives no token: {why}")
+        claims = await self._claims_of(token, provider, trip)
+        if self._settings.claim in claims or not isinstance(provider.get("userinfo_endpoint"), str):
+            return claims
+        return await self._more(claims, provider["userinfo_endpoint"], said.get("access_token"))
+
+    def _exchange(self, provider: Mapping[str, Any], code: str, trip: Trip) -> Call:
+        """A code for a token, once."""
+        own = self._settings
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": self._desk.url + BACK}
+        form |= {"code_verifier": trip.verifier}
+        headers = {"content-type": "application/x-www-form-urlencoded", "accept": "application/json"}
+        ways = provider.get("token_endpoint_auth_methods_supported")
+        if not own.client_secret:
+            form |= {"client_id": own.client_id}
+        elif isinstance(ways, list) and "client_secret_basic" not in ways and "client_secret_post" in ways:
+            form |= {"client_id": own.client_id, "client_secret": own.client_secret}
+        else:
+            both = f"{quote(own.client_id, safe='')}:{quote(own.client_secret, safe='')}"
+            headers |= {"authorization": f"Basic {base64.b64encode(both.encode()).decode()}"}
+        return Call("POST", provider["token_endpoint"], headers, urlencode(form).encode())
+
+    async def _claims_of(self, token: str, provider: Mapping[str, Any], trip: Trip) -> Mapping[str, Any]:
+        """Errors: Unproven, Trouble."""
+        own = self._settings
+        try:
+            _, kid = jwts.head_of(token)
+            keys = await self._elsewhere.keys(provider["jwks_uri"], kid, f"{own.issuer}, asked for its keys,")
+            claims = jwts.claims_of(token, keys, jwts.BY_KEYS)
+            audience = claims.get("aud")
+            several = isinstance(audience, list) and len(audience) > 1
+            more = {"azp": own.client_id} if "azp" in claims or several else {}
+            wanted = {"iss": own.issuer, "aud": own.client_id, "nonce": trip.nonce, **more}
+            jwts.require(claims, self._services.clock.now_ms(), **wanted)
+            if not isinstance(claims.get("sub"), str):
+                raise Unproven("it does not say sub")
+        except Unproven as error:
+            raise Unproven(f"the token of {own.issuer} is not believed: {error}") from None
+        return claims
+
+    async def _more(self, claims: Mapping[str, Any], url: str, access: object) -> Mapping[str, Any]:
+        """The same, with what the issuer says where it is asked for more: of the same one. Errors: Trouble."""
+        if not isinstance(access, str) or not access.isascii() or not access.isprintable():
+            return claims
+        headers = {"authorization": f"Bearer {access}", "accept": "application/json"}
+        status, said = await self._elsewhere.ask(Call("GET", url, headers), self._settings.issuer)
+        if status != 200 or said.get("sub") != claims["sub"]:
+            raise Trouble(f"{self._settings.issuer} does not say more of whoever signed in there")
+        return {**said, **claims}
+
+    def _name_of(self, claims: Mapping[str, Any]) -> str:
+        """Who it is here. Errors: Unproven."""
+        claim, issuer = self._settings.claim, self._settings.issuer
+        name = claims.get(claim)
+        if not isinstance(name, str) or not (name.isascii() and NAME.fullmatch(name.lower())):
+            raise Unproven(f"{issuer} says no {claim} that is a name here: a to z, 0-9 and . _ @ + -")
+        if claim == "email" and claims.get("email_verified", True) is not True:
+            raise Unproven(f"{issuer} has not proven that {name} is theirs who signed in")
+        return name.lower()  # of ASCII alone: elsewhere two letters may become one
+
+    async def _entered(self, request: Request, name: str, place: str) -> Response:
+        session = secrets.token_urlsafe(32)
+        address = caller_of(request.client and request.client.host)
+        if await self._let_in(name, session, address) is None:
+            why = f"{name} signed in at {self._settings.issuer}, and is nobody here: an admin adds them with "
+            return self._again(f"{why}`drawdown console user add {name} --role viewer`", 403)
+        answer = RedirectResponse(place, 303)
+        door.give(answer, session)
+        return answer
+
+    async def _let_in(self, name: str, session: str, address: str) -> Person | None:
+        now_ms, through = self._services.clock.now_ms(), self._settings.issuer
+        return await self._threads.write(
+            lambda c: console_sessions.begin_proven(c, name, session, address, now_ms, through)
+        )
+
+    def _again(self, why: str, status: int) -> Response:
+        """The form, and why it is shown."""
+        log.info("oidc_refused", status=status, why=why)
+        return self._desk.render("sign_in.html", {"next": "/console/", "name": "", "why": why}, status)
+
+
+def _base64(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

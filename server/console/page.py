@@ -1,0 +1,43 @@
+"""What a page is: declared once, in the list of its area.
+
+Guarantee: a page says all that the router, the menu and the tests need to know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.screens.csv_lines import Form
+
+Read = Callable[[sa.Connection, Ask], Mapping[str, object]]
+Lines = Callable[[sa.Connection, Ask], Iterator[str]]
+STATES: Final = ("live", "empty", "error", "demo")
+"""The same four everywhere. live: figures, with the moment they are of; empty: what will fill it, and the command that
+does; error: what could not be read, and what still holds; demo: a bar over it."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: its path, its name, what it reads for its template, and who may see it. `menu`: whether it stands in the
+    menu; `lines`: what it hands out as a file, at its path with .csv or .jsonl behind; `example`: what stands behind
+    its path where it needs that; `also`: what else may stand there and shows another page; `tabs`: its tabs, the first
+    one first. A page of `list.html` reads what `frame.parts.Shown` holds."""
+
+    path: str
+    title: str
+    template: str
+    read: Read
+    role: str = "viewer"
+    menu: bool = True
+    lines: Lines | None = None
+    example: str = ""
+    also: tuple[str, ...] = ()
+    tabs: tuple[str, ...] = ()
+
+    def file_path(self, form: Form) -> str:
+        return f"{self.path}.{form}"

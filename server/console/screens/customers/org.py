@@ -1,0 +1,44 @@
+"""One organisation, in tabs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import require_org
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame.parts import Link, act
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.customers import org_tabs, usage
+from drawdown.server.console.screens.money import org_ledger
+from drawdown.server.console.screens.rules import org_limits, org_raw
+
+OTHERS: Final = {"ledger": org_ledger.read, **org_tabs.TABS, "limits": org_limits.tab, "raw": org_raw.tab}
+TABS: Final = ("usage", *OTHERS)
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    tab = ask.choice("tab", TABS)
+    org = require_org(connection, ask.required("id"))
+    found = usage.read(connection, ask, org) if tab == "usage" else OTHERS[tab](connection, ask)
+    return {"org": org, "acts": acts(org), "tab": tab, "tabs": TABS, "empty": False, **found}
+
+
+def acts(org: sa.Row[Any]) -> list[Link]:
+    """What is done to an organisation first."""
+    halt = (
+        act("Lift the halt", "lift", id=org.org_id)
+        if org.operator_halt
+        else act("Halt by hand" if org.is_halted else "Halt", "halt", id=org.org_id)
+    )
+    billing = Link("Billing", url("/console/billing", id=org.org_id))
+    override = act("Override limits", "org-override", id=org.org_id)
+    return [act("Give credit", "grant", id=org.org_id), halt, override, billing]
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """Its ledger, by the days that the page shows."""
+    require_org(connection, ask.required("id"))
+    return usage.lines(connection, ask)

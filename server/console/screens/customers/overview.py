@@ -1,0 +1,188 @@
+"""The overview: how everything stands, what needs a person first, and the ticks of the last day.
+
+Guarantee: the verdict, its reason and its next step are those of `drawdown status`, word for word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from shlex import quote
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Tile
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.oncall.ticks import ENDS
+from drawdown.worker.views.headline import PENDING
+from drawdown.worker.views.pending import WHAT
+from drawdown.worker.views.standing import Standing, how_much
+from drawdown.worker.views.status import status
+from drawdown.worker.views.ticks import TickRow, ticks_since
+
+CELL_MS: Final = 30 * MINUTE_MS
+"""What one box of the strip stands for."""
+PUSHES: Final = "/console/pushes"
+PROVIDERS: Final = "/console/providers"
+TONES: Final = {"settled": "ok", "behind": "warn", "person_needed": "bad"}
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that needs somebody: how grave, what, and the command that shows or mends it."""
+
+    tone: str
+    word: str
+    what: str
+    command: str
+    org: str = ""
+    href: str = ""
+    """The page that says more, where it is another than the organisation's."""
+
+    @property
+    def place(self) -> str:
+        return self.href or url("/console/org", id=self.org)
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    found = status(connection, ask.now_ms)
+    standing, headline = found.standing, found.headline
+    ticks = ticks_since(connection, ask.now_ms - DAY_MS)
+    needed, last = needs(standing), standing.last_tick
+    return {
+        "headline": headline,
+        "tone": TONES[headline.verdict],
+        "tiles": tiles(standing),
+        "needs": needed,
+        "next_href": next((need.place for need in needed if need.command in headline.next), ""),
+        "cells": strip_of(ticks, ask.now_ms),
+        "ticks": len(ticks),
+        "failed": sum(tick.exit_status == 1 for tick in ticks),
+        "last": last,
+        "ended": "" if last is None else ENDS.get(last.exit_status, ("ended", ""))[0],
+        "standing": standing,
+        "empty": standing.orgs == 0,
+    }
+
+
+def tiles(standing: Standing) -> list[Tile]:
+    """What is open, and when somebody last looked."""
+    in_doubt = sum(provider.in_doubt for provider in standing.providers)
+    rejected = sum(provider.rejected for provider in standing.providers)
+    waiting = sum(provider.waiting for provider in standing.providers)
+    pending = sum(usage.seconds + usage.units for usage in standing.pending)
+    stopped, at_ms = standing.left.stopped_orgs, standing.at_ms
+    ticked = None if standing.last_tick is None else standing.last_tick.started_ms
+    return [
+        _count("Pending usage", pending, "seconds and units, billed to nobody yet", "warn", "/console/pending"),
+        _count("Open pushes", waiting, "on their way to a provider", "warn", PUSHES),
+        _count("In doubt", in_doubt, "sent, outcome unknown", "bad", f"{PUSHES}?state=in_doubt"),
+        _count("Rejected", rejected, "refused by a provider", "bad", f"{PUSHES}?state=rejected"),
+        _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts"),
+        _count("Stopped", stopped, "organisations that are sealed no more", "bad", "/console/orgs?state=stopped"),
+        _moment("Last tick", ticked, at_ms, "/console/ticks"),
+        _moment("Last watch round", standing.watch_ms, at_ms),
+    ]
+
+
+def _count(name: str, number: int, said: str, tone: str, href: str) -> Tile:
+    return Tile(name, f"{number:,}", said, tone if number else "", href)
+
+
+def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
+    day, _, hour = figures.time(ms).partition(" ")
+    return Tile(name, hour or day, "never" if ms is None else f"{day}, {figures.ago(ms, at_ms)}", href=href)
+
+
+def needs(standing: Standing) -> list[Need]:
+    """The worst first: what no tick mends, then what waits."""
+    found = [
+        Need(
+            "bad",
+            "stopped",
+            org.stopped_reason or "sealed no more",
+            f"drawdown org show {quote(org.org_id)}",
+            org.org_id,
+        )
+        for org in standing.stopped
+    ]
+    found += [
+        Need("bad", "unheeded", halt.said, "ops/runbooks/cell-gone.md", halt.org_id, "/console/halts")
+        for halt in standing.unheeded
+    ]
+    for provider in standing.providers:
+        for state, word, pushes in (
+            ("in_doubt", "in doubt", provider.in_doubt),
+            ("rejected", "rejected", provider.rejected),
+        ):
+            if pushes:
+                why = provider.errors.get(state) or "no reason is on record"
+                what = f"{pushes:,} pushes at {provider.provider}: {why}"
+                command = f"drawdown push list --state {state} --provider {quote(provider.provider)}"
+                place = url(PUSHES, state=state, provider=provider.provider)
+                found.append(Need("bad", word, what, command, href=place))
+    return found + _waits(standing)
+
+
+def _waits(standing: Standing) -> list[Need]:
+    """What a tick, or the end of a pause, may mend."""
+    found = [
+        Need(
+            "warn",
+            "waiting",
+            f"{one.waiting:,} wait at {one.provider}, oldest {figures.time(one.waiting_since_ms)}"
+            + (f": {one.errors['waiting']}" if "waiting" in one.errors else ""),
+            f"drawdown provider check {quote(one.provider)}",
+            href=url(PUSHES, provider=one.provider),
+        )
+        for one in standing.providers
+        if one.waiting and one.paused_ms is None
+    ]
+    found += [
+        Need(
+            "warn", "paused", f"{name}: {pause.reason}", f"drawdown provider pause {quote(name)} --undo", href=PROVIDERS
+        )
+        for name, pause in standing.paused.items()
+    ]
+    if standing.halts.due:
+        what = f"{standing.halts.due:,} halts wait for their cells: {standing.halts.error or 'not tried yet'}"
+        found.append(Need("warn", "due", what, "drawdown tick", href="/console/halts"))
+    found += [
+        Need(
+            "warn",
+            "pending",
+            f"{how_much(usage)} of {usage.orgs:,} organisation{'' if usage.orgs == 1 else 's'}: "
+            + WHAT.get(usage.reason, usage.reason),
+            PENDING.get(usage.reason, "drawdown org list --unassigned"),
+            href=url("/console/pending", reason=usage.reason),
+        )
+        for usage in standing.pending
+    ]
+    return found
+
+
+def strip_of(ticks: list[TickRow], now_ms: int) -> list[tuple[str, str]]:
+    """A box for each half hour of the last day: the worst end of its ticks, or that there was none."""
+    first = now_ms - now_ms % CELL_MS + CELL_MS - DAY_MS
+    found = []
+    for begin in range(first, first + DAY_MS, CELL_MS):
+        of_cell = [tick for tick in ticks if begin <= tick.started_ms < begin + CELL_MS]
+        kind, word = _worst(of_cell)
+        found.append((kind, f"{figures.time(begin)}: {word}"))
+    return found
+
+
+def _worst(ticks: list[TickRow]) -> tuple[str, str]:
+    if not ticks:
+        return "none", "no tick"
+    if any(tick.exit_status == 1 for tick in ticks):
+        return "bad", f"{len(ticks)} ticks, one at least needs a person"
+    if any(tick.exit_status is None for tick in ticks):
+        return "warn", f"{len(ticks)} ticks, one has not ended"
+    if any(tick.exit_status for tick in ticks):
+        return "warn", f"{len(ticks)} ticks, one at least left something"
+    return "ok", f"{len(ticks)} ticks, all settled"

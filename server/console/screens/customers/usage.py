@@ -1,0 +1,184 @@
+"""An organisation's usage: what is left, what it is used for day by day, how far its runs have come, and its ledger.
+
+Guarantee: the tiles are those of `GET /v1/accounts/…`, and the days add up to what the ledger has of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import charts, figures
+from drawdown.server.console.screens.money.cells import of_entry
+from drawdown.worker.views import export, wallet_days
+from drawdown.worker.views.accounts import Account, account_of, payer_of
+from drawdown.worker.views.export import Span
+from drawdown.worker.views.forecast import Forecast, forecast_by
+from drawdown.worker.views.usage import Share, read_shares
+from drawdown.worker.views.wallet_days import LedgerDay, RunSteps, Use
+
+DAYS: Final = (30, 7, 90)
+TILE_DAYS: Final = 30
+OTHER: Final = "runs"
+"""What names no feature: runs that were settled by an amount alone."""
+HOUR_MS: Final = DAY_MS // 24
+HOURS_BELOW_MS: Final = 3 * DAY_MS
+"""A wallet that was first used less than this ago is shown by hours: three bars say nothing."""
+LEAST_BARS: Final = 12
+"""So that one bar is not as wide as the picture."""
+SPLIT_DAYS: Final = 7
+"""The share by sandbox and project is counted from samples, and those of a week are many."""
+MOST_SHARES: Final = 8
+EFFECTS: Final = {
+    "preview": "A preview says what a run would reserve. It changes nothing and leaves no row.",
+    "accept": "Accepting reserves the estimate at once: available falls by it, the balance does not.",
+    "queued": "What goes on keeps its hold until it ends or expires. What it draws leaves the balance and the hold.",
+    "complete": "Settling charges what it came to and frees the rest. Releasing, or expiring, frees all that is left.",
+    "settlement": "A supplier's share waits out its hold, then is released. The customer is charged nothing more.",
+}
+OUTLOOKS: Final = {
+    "spent": "nothing is left",
+    "lasts": "nothing was used lately",
+    "unknown": "no forecast before 3 full days of use",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of the five steps of a run: how many, how much, and what it does to the wallet."""
+
+    name: str
+    number: int | None
+    said: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Day:
+    """A day of the ledger: its entries by kind, and what they moved."""
+
+    day_ms: int
+    kinds: list[LedgerDay]
+    moved_micro: int
+    entries: int
+
+
+def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any]) -> Mapping[str, object]:
+    days, opened = ask.number("days", DAYS), opened_day(ask)
+    customer = payer_of(connection, org.org_id, ask.now_ms)
+    account = account_of(connection, customer, ask.now_ms)
+    tomorrow = ask.now_ms - ask.now_ms % DAY_MS + DAY_MS
+    begin, used_from = tomorrow - days * DAY_MS, tomorrow - max(days, TILE_DAYS) * DAY_MS
+    hours_from = max(begin, tomorrow - HOURS_BELOW_MS - DAY_MS)
+    asked = wallet_days.Asked(customer, org.org_id, begin, tomorrow, used_from, hours_from, opened)
+    found = wallet_days.read_days(connection, asked, ask.now_ms)
+    shown = [one for one in found.by_day if one.at_ms >= begin]
+    first = min((one.at_ms for one in shown), default=begin)
+    by_hour = ask.now_ms - first < HOURS_BELOW_MS and bool(shown)
+    return {
+        "part": "org_usage.html",
+        "customer": customer,
+        "account": account,
+        "forecast": forecast_by(found.forecast, account.available_micro, ask.now_ms),
+        "used_micro": sum(one.micro for one in found.by_day if one.at_ms >= tomorrow - TILE_DAYS * DAY_MS),
+        "days": days,
+        "day_choices": sorted(DAYS),
+        "chart": chart(found.by_hour if by_hour else shown, ask.now_ms, HOUR_MS if by_hour else DAY_MS),
+        "by_hour": by_hour,
+        "table": by_day(shown),
+        "steps": steps(found.steps, account),
+        "shares": _shares(connection, org, ask.now_ms),
+        "ledger": ledger_days(found.ledger),
+        "opened": opened,
+        "entries": found.entries,
+        "most": wallet_days.MOST_DAY_ENTRIES,
+        "outlook": outlook,
+        "leads": of_entry,
+    }
+
+
+def outlook(found: Forecast, now_ms: int) -> str:
+    """The forecast in words."""
+    if found.state == "ends" and found.ends_ms is not None:
+        ends = found.ends_ms
+        return f"runs out {figures.time(ends)}, {figures.ago(ends, now_ms)}, by {found.days} days of use"
+    return OUTLOOKS.get(found.state, "")
+
+
+def chart(use: list[Use], now_ms: int, step_ms: int) -> charts.Chart:
+    """Credits by feature, a day or an hour each, from the first use on."""
+    last = now_ms - now_ms % step_ms
+    first = min([*(one.at_ms for one in use), last - (LEAST_BARS - 1) * step_ms])
+    parts: dict[int, dict[str, int]] = {at: {} for at in range(first, now_ms + 1, step_ms)}
+    for one in use:
+        parts.setdefault(one.at_ms, {})[one.feature or OTHER] = one.micro
+    by_hour, total = step_ms < DAY_MS, figures.credits(sum(one.micro for one in use))
+    show = figures.time if by_hour else figures.day
+    said = f"Credits {'an hour' if by_hour else 'a day'} by feature, {show(first)} to {show(now_ms)}: {total} in all"
+    return charts.stacked([(show(at), named) for at, named in sorted(parts.items())], said, MICRO)
+
+
+def by_day(use: list[Use]) -> list[tuple[int, int]]:
+    """What the chart shows, for who reads: each day with use and its sum, the latest first."""
+    sums: dict[int, int] = {}
+    for one in use:
+        sums[one.at_ms] = sums.get(one.at_ms, 0) + one.micro
+    return sorted(sums.items(), reverse=True)
+
+
+def steps(found: RunSteps, account: Account) -> list[Step]:
+    """Preview, accept, queued, complete, settlement: each with what it does to the wallet."""
+    reserved, held = figures.credits(found.accepted_micro), figures.credits(found.held_micro)
+    drawn, net = figures.credits(found.drawn_micro), figures.credits(found.net_micro)
+    on_hold = figures.credits(account.hold_micro)
+    return [
+        Step("Preview", None, "asked, and not kept", EFFECTS["preview"]),
+        Step("Accept", found.accepted, f"{reserved} reserved in all", EFFECTS["accept"]),
+        Step("Queued", found.going, f"{found.waiting:,} drew nothing yet; {held} still held", EFFECTS["queued"]),
+        Step("Complete", found.complete, f"{drawn} charged", EFFECTS["complete"]),
+        Step("Settlement", found.settling, f"{net} to suppliers; {on_hold} on hold", EFFECTS["settlement"]),
+    ]
+
+
+def _shares(connection: sa.Connection, org: sa.Row[Any], now_ms: int) -> list[tuple[str, list[Share], int]]:
+    """Usage of the last days by sandbox and by project, the most first; how many more there are."""
+    to_ms = now_ms - now_ms % WINDOW_MS + WINDOW_MS
+    found = read_shares(connection, org.org_id, int(org.floor_ms), to_ms - SPLIT_DAYS * DAY_MS, to_ms)
+    named = {by: [one for one in shares if one.what or by == "sandbox"] for by, shares in found.items()}
+    return [(by, shares[:MOST_SHARES], max(len(shares) - MOST_SHARES, 0)) for by, shares in named.items()]
+
+
+def ledger_days(rows: list[LedgerDay]) -> list[Day]:
+    days: dict[int, list[LedgerDay]] = {}
+    for row in rows:
+        days.setdefault(row.day_ms, []).append(row)
+    return [
+        Day(day, kinds, sum(one.moved_micro for one in kinds), sum(one.entries for one in kinds))
+        for day, kinds in days.items()
+    ]
+
+
+def opened_day(ask: Ask) -> int | None:
+    """The day whose entries are shown. Errors: UsageError for what is no day."""
+    text = ask.query.get("day", "")
+    if not text:
+        return None
+    try:
+        found = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise UsageError("day: write it as 2026-01-31") from None
+    return int(found.timestamp()) * 1000
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """The entries of the days that are shown, as `drawdown export ledger` writes them."""
+    tomorrow = ask.now_ms - ask.now_ms % DAY_MS + DAY_MS
+    span = Span(ask.required("id"), tomorrow - ask.number("days", DAYS) * DAY_MS, tomorrow)
+    return export.lines(connection, "ledger", span, ask.form, ask.now_ms)

@@ -1,0 +1,141 @@
+"""What is done to automatic top-ups.
+
+Guarantee: nothing here asks a payment service. Terms, and a start that charges, are first asked of the service, whether
+it fills the wallet itself: that is the command line's, which has its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, WrongField
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.money.acts.lots import key_of
+from drawdown.worker.commands import topups
+from drawdown.worker.views.topups import show_topup, switched
+
+WALLET: Final = Field("id", "Wallet", hint="The customer whose wallet it is.")
+
+
+def _pause(connection: sa.Connection, doing: Doing) -> Done:
+    said = topups.set_mode(connection, doing.text("id"), "stopped", doing.by)
+    assert said.was is not None
+    return Done(f"{doing.text('id')}: its top-ups are stopped; before: {said.was.mode}")
+
+
+def _mode(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    ids.require(connection, ids.TOPPED_UP, doing.text("id"))
+    terms = topups.require_terms(connection, doing.text("id"))
+    return [
+        Fact("Mode", terms.mode),
+        Fact("At or below", figures.exact(terms.threshold_micro)),
+        Fact("Charged at", f"{terms.service} as {terms.service_customer}"),
+    ]
+
+
+PAUSE: Final = Action(
+    "topup-stop",
+    "Pause its top-up",
+    (WALLET,),
+    _pause,
+    _mode,
+    lambda doing: ["topup", "stop", doing.text("id")],
+    lambda doing: url("/console/billing", id=doing.text("id")),
+    "The wallet is charged no more until somebody starts it. What is in doubt is looked up all the same.",
+)
+
+
+def _shadow(connection: sa.Connection, doing: Doing) -> Done:
+    said = topups.set_mode(connection, doing.text("id"), "shadow", doing.by)
+    assert said.was is not None
+    return Done(f"{doing.text('id')}: what would be charged is written down; before: {said.was.mode}")
+
+
+SHADOW: Final = Action(
+    "topup-shadow",
+    "Try its top-up out",
+    (WALLET,),
+    _shadow,
+    _mode,
+    lambda doing: ["topup", "start", doing.text("id"), "--shadow"],
+    lambda doing: url("/console/billing", id=doing.text("id")),
+    "What would be charged is written down, and nothing is charged.",
+)
+
+
+def _switch(stopped: bool) -> Action:
+    def do(connection: sa.Connection, doing: Doing) -> Done:
+        before = topups.switch(connection, doing.by, stopped=stopped)
+        was = "not stopped" if before is None else f"stopped by {before}"
+        return Done(f"{'nobody is charged any more' if stopped else 'top-ups go on'}; before: {was}")
+
+    def look(connection: sa.Connection, _doing: Doing) -> Sequence[Fact]:
+        found = switched(connection)
+        return [Fact("All top-ups", "on" if found is None else f"stopped by {found.actor}: {found.reason}")]
+
+    verb = "stop" if stopped else "start"
+    return Action(
+        f"topup-{verb}-all",
+        "Stop all top-ups" if stopped else "Let top-ups go on",
+        (),
+        do,
+        look,
+        lambda _doing: ["topup", verb, "--all"],
+        lambda _doing: "/console/billing",
+        "The kill switch: nobody is charged while it is on." if stopped else "The kill switch is taken back.",
+        role="admin",
+    )
+
+
+def _resolve(connection: sa.Connection, doing: Doing) -> Done:
+    payment, evidence = _payment(doing), doing.values["evidence"].strip()
+    state = topups.resolve(connection, key_of(doing, "topup"), payment, evidence, doing.by)
+    return Done(f"{doing.text('topup')}: {state.replace('_', ' ')}")
+
+
+def _payment(doing: Doing) -> str | None:
+    """Errors: WrongField where a payment is named that was not made, or none of one that was."""
+    payment = doing.maybe("payment")
+    if (doing.values["became"] == "paid") != (payment is not None):
+        raise WrongField("payment", "name the payment where it was paid, and none where it was not")
+    return payment
+
+
+def _one(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    found, _ = show_topup(connection, key_of(doing, "topup"), 1)
+    return [
+        Fact("Wallet", found.customer_id),
+        Fact("State", found.state.replace("_", " ")),
+        Fact("Credits", figures.exact(found.credits_micro)),
+        Fact("Money, minor units", f"{found.money_minor:,} {found.currency}"),
+    ]
+
+
+def _resolve_command(doing: Doing) -> list[str]:
+    payment = _payment(doing)
+    became = ["--absent"] if payment is None else ["--paid", payment]
+    return ["topup", "resolve", key_of(doing, "topup"), *became, "--evidence", doing.values["evidence"].strip()]
+
+
+RESOLVE: Final = Action(
+    "topup-resolve",
+    "Say what became of a top-up",
+    (
+        Field("topup", "Top-up"),
+        Field("became", "It was", "choice", choices=[("paid", "paid"), ("absent", "not charged, and will not be")]),
+        Field("payment", "Payment", hint="Its id at the payment service, where it was paid.", optional=True),
+        Field("evidence", "Evidence", hint="What shows it: kept for good."),
+    ),
+    _resolve,
+    _one,
+    _resolve_command,
+    lambda doing: url("/console/topup", id=key_of(doing, "topup")),
+    "What was paid is credited at once. Only a top-up in doubt is for a person to decide.",
+    role="admin",
+)
+ACTIONS: Final = (PAUSE, SHADOW, _switch(True), _switch(False), RESOLVE)

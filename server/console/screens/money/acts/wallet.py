@@ -1,0 +1,80 @@
+"""What is done to a wallet: it is given credit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+import sqlalchemy as sa
+
+from drawdown.ledger.allocation import KINDS, Kind
+from drawdown.ledger.lots import PLAIN, Terms
+from drawdown.schema.typed.parsing import show_credits, show_time
+from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.templates import url
+from drawdown.worker.commands import credit
+from drawdown.worker.views.accounts import account_of
+from drawdown.worker.views.ledger import list_lots
+
+CUSTOMER: Final = Field("id", "Customer", hint="By default the organisation's id.")
+
+
+def _grant(connection: sa.Connection, doing: Doing) -> Done:
+    customer, micro = doing.text("id"), _amount(doing)
+    terms = Terms(cast(Kind, doing.values["kind"]), PLAIN.priority, None, doing.time("expires"), None)
+    granted = credit.grant(connection, customer, micro, doing.by, key=doing.key, plan=None, new=False, terms=terms)
+    return Done(
+        f"{customer}: {show_credits(micro)} credits given; the balance is {show_credits(granted.balance_micro)}"
+    )
+
+
+def _amount(doing: Doing) -> int:
+    micro = doing.credits("amount")
+    if micro is None or micro <= 0:
+        raise WrongField("amount", "an amount above 0; what was given is taken back by its lot")
+    return micro
+
+
+def _wallet(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    """Balances move by themselves; plans and lots do not."""
+    customer, now_ms = doing.text("id"), doing.by.now_ms
+    account = account_of(connection, customer, now_ms)
+    given = list_lots(connection, customer, now_ms).lots
+    return [
+        Fact("Plan", account.plan or ""),
+        Fact("Available", figures.exact(account.available_micro), fixed=False),
+        Fact("Balance", figures.exact(account.balance_micro), fixed=False),
+        Fact("Lots", figures.count(len(given))),
+    ]
+
+
+def _grant_command(doing: Doing) -> list[str]:
+    expires = doing.time("expires")
+    found = ["ledger", "grant", doing.text("id"), show_credits(_amount(doing)), "--key", doing.key]
+    found += ["--kind", doing.values["kind"]]
+    return [*found, *([] if expires is None else ["--expires", show_time(expires)])]
+
+
+GRANT: Final = Action(
+    "grant",
+    "Give credit",
+    (
+        CUSTOMER,
+        Field("amount", "Credits", "credits"),
+        Field(
+            "kind",
+            "Kind",
+            "choice",
+            choices=[(kind, kind) for kind in ("purchased", *(one for one in KINDS if one != "purchased"))],
+        ),
+        Field("expires", "Expires", "time", "2026-12-31, or +30d; never where it is left empty.", optional=True),
+    ),
+    _grant,
+    _wallet,
+    _grant_command,
+    lambda doing: url("/console/billing", id=doing.text("id")),
+    "Credit is given at once, as a lot of its own.",
+    size=lambda _connection, doing: Size(micro=_amount(doing)),
+)
+ACTIONS: Final = (GRANT,)

@@ -1,0 +1,87 @@
+"""Cells and addresses that the pages of money share: what leads where."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Final
+
+from drawdown.schema.units import parse_push_key
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Link, act
+from drawdown.server.console.frame.templates import url
+
+TOPUP_TONES: Final[Mapping[str, str]] = {
+    "in_doubt": "bad", "declined": "bad", "needs_customer": "warn", "due": "warn", "sending": "warn",
+}  # fmt: skip
+SETTLEMENT_TONES: Final[Mapping[str, str]] = {"frozen": "warn"}
+
+
+def command(*words: str) -> str:
+    """The command line that shows the same: a word that a shell would take apart stands in quotes."""
+    return f"drawdown {shlex.join(words)}"
+
+
+def billing(customer_id: str, *, narrow: bool = True) -> Cell:
+    """A customer, or an organisation, with its billing."""
+    return Cell(customer_id, "id", href=url("/console/billing", id=customer_id), narrow=narrow)
+
+
+def wallet(customer_id: str, *, narrow: bool = True) -> Cell:
+    return Cell(customer_id, "id", href=url("/console/wallet", id=customer_id), narrow=narrow)
+
+
+def org(org_id: str, *, narrow: bool = True) -> Cell:
+    return Cell(org_id, "id", href=url("/console/org", id=org_id), narrow=narrow)
+
+
+def run(reservation: str, *, narrow: bool = True) -> Cell:
+    return Cell(reservation, "id", href=url("/console/run", key=reservation), narrow=narrow)
+
+
+def supplier(name: str, *, narrow: bool = True) -> Cell:
+    return Cell(name, "id", href=url("/console/settlements", supplier=name), narrow=narrow)
+
+
+def credits(micro: int | None, *, narrow: bool = True) -> Cell:
+    return Cell(figures.credits(micro), "number", narrow=narrow)
+
+
+def balance(micro: int | None) -> Cell:
+    """With a word where it is negative: a colour alone says nothing to many."""
+    if micro is not None and micro < 0:
+        return Cell(f"{figures.credits(micro)} owed", "number", "bad")
+    return Cell(figures.credits(micro), "number")
+
+
+def time(ms: int | None, *, narrow: bool = True) -> Cell:
+    return Cell(figures.time(ms), "time", narrow=narrow)
+
+
+def day(ms: int, *, narrow: bool = True) -> Cell:
+    return Cell(figures.day(ms), "time", narrow=narrow)
+
+
+def count(number: int | None, *, narrow: bool = True) -> Cell:
+    return Cell(figures.count(number), "number", narrow=narrow)
+
+
+def resolve(topup: str, state: str) -> tuple[Link, ...]:
+    """What a person may say of a top-up in doubt."""
+    return (act("Say what became", "topup-resolve", "admin", topup=topup),) if state == "in_doubt" else ()
+
+
+def money(minor: int | None, currency: str | None) -> str:
+    """Minor units, as the payment service counts them."""
+    return figures.UNKNOWN if minor is None else f"{minor:,} {currency or ''}".strip()
+
+
+def of_entry(key: str, reservation: str | None = None, lot: str | None = None, customer_id: str = "") -> str:
+    """Where an entry leads: to its push, its run, its top-up, or the lot that it is of; '' to nothing."""
+    if parse_push_key(key) is not None:
+        return url("/console/push", key=key)
+    if reservation:
+        return url("/console/run", key=reservation)
+    if key.startswith("topup:"):
+        return url("/console/topup", id=key)
+    return url("/console/wallet", id=customer_id) if lot and customer_id else ""

@@ -1,0 +1,140 @@
+"""What usage should have cost at vendors beside their bills, and cells' own counts beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.typed.parsing import show_percent
+from drawdown.schema.units import DAY_MS
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.csv_lines import csv_line
+from drawdown.server.console.screens.money import cells
+from drawdown.worker.parity.compare import ALERTING
+from drawdown.worker.views import parity, vendors
+from drawdown.worker.views.checks import last_checks
+from drawdown.worker.views.parity import ParityLine
+from drawdown.worker.views.vendors import LEAST_MICRO, PPM, TOLERANCE_PPM, DriftLine
+
+PATH: Final = "/console/drift"
+DAYS: Final = (7, 3, 14)
+"""Of bills; a day's usage of everybody is added up for each."""
+MOST_DRIFT: Final = 200
+COLUMNS: Final = ("day", "vendor", "service", "currency", "state", "off", "estimated", "billed")
+WORDS: Final = {"unbilled": "no bill yet", "unmapped": "nothing here is mapped to it"}
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    days = ask.number("days", DAYS)
+    lines_of = sorted(_lines(connection, ask), key=lambda one: (-one.day_ms, one.vendor, one.service, one.currency))
+    since = ask.now_ms - ask.now_ms % DAY_MS - days * DAY_MS
+    whole, differing = parity.parity_found(connection, since)
+    kept = last_checks(connection).get("vendors")
+    looked = "never, so that nobody is alerted" if kept is None else f"{figures.time(kept.at_ms)} UTC"
+    off, alerts = sum(one.is_off for one in lines_of), sum(one.alerts for one in lines_of)
+    alerting = sum(one.verdict in ALERTING for one in differing)
+    tiles = [
+        Tile("Lines of bills", figures.count(len(lines_of)), f"vendor, service and day, {days} days"),
+        Tile("Off", figures.count(off), f"by {show_percent(TOLERANCE_PPM)} or more", "bad" if off else ""),
+        Tile("Alert", figures.count(alerts), "off two days running", "bad" if alerts else ""),
+        Tile("Cells' days that differ", figures.count(alerting), "organisations, by parity", "bad" if alerting else ""),
+    ]
+    chosen = "" if days == DAYS[0] else str(days)
+    filters = [Filter("days", "Days", chosen, [(str(one), f"{one} days") for one in DAYS])]
+    tables = [_bills(lines_of, days, looked), _differing(differing), _cells(whole)]
+    query = {"days": days}
+    return shown(Shown(PATH, tables, tiles=tiles, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """Exactly the lines of those days."""
+    yield csv_line(COLUMNS)
+    for one in _lines(connection, ask):
+        texts = (figures.day(one.day_ms), one.vendor, one.service, one.currency, one.state, "off" if one.is_off else "")
+        yield csv_line(texts, (figures.plain(one.estimated_micro), figures.plain(one.billed_micro)))
+
+
+def _lines(connection: sa.Connection, ask: Ask) -> list[DriftLine]:
+    today = ask.now_ms - ask.now_ms % DAY_MS
+    span = (today - ask.number("days", DAYS) * DAY_MS, today)
+    return vendors.drift(connection, *span, ask.now_ms, TOLERANCE_PPM, LEAST_MICRO)
+
+
+def _bills(found: Sequence[DriftLine], days: int, looked: str) -> Table:
+    rows = [
+        (
+            cells.day(one.day_ms),
+            Cell(one.vendor, "id"),
+            Cell(one.service, "id", narrow=False),
+            Cell(figures.credits(one.estimated_micro), "number"),
+            Cell(figures.credits(one.billed_micro), "number"),
+            Cell(one.currency, narrow=False),
+            Cell(apart(one), "number"),
+            _verdict(one),
+            Cell(WORDS.get(one.state, one.state), narrow=False),
+        )
+        for one in found[:MOST_DRIFT]
+    ]
+    heads = ("Day, UTC", "Vendor", "Service", "#Estimated", "#Billed", "Currency", "#Apart, %", "Drift", "Bill")
+    note = f"Money of the vendor's currency. Last kept for metrics and the alert: {looked}."
+    if len(found) > MOST_DRIFT:
+        note += f" The latest {MOST_DRIFT} of {len(found):,}; the CSV has them all."
+    none = "No bill is known, and nothing is mapped to a vendor's service, in these days."
+    command = f"drawdown vendor drift --from {days}d" if rows else "drawdown vendor import bills.csv"
+    return Table("Estimates beside bills", heads, rows, none, command, note=note)
+
+
+def apart(one: DriftLine) -> str:
+    """By how many per cent of the estimate the bill differs."""
+    if one.billed_micro is None or not one.estimated_micro:
+        return figures.UNKNOWN
+    ppm = (one.billed_micro - one.estimated_micro) * PPM // one.estimated_micro
+    sign = figures.MINUS if ppm < 0 else "+" if ppm else ""
+    return f"{sign}{abs(ppm) // 10_000}.{abs(ppm) % 10_000 // 1_000}"
+
+
+def _verdict(one: DriftLine) -> Cell:
+    if one.alerts:
+        return Cell("alert", "state", "bad")
+    if one.is_off:
+        return Cell("off", "state", "bad")
+    return Cell("within") if one.billed_micro is not None and one.estimated_micro is not None else Cell("unknown")
+
+
+def _differing(found: Sequence[ParityLine]) -> Table:
+    rows = [(*_parity(one), cells.org(one.org_id) if one.org_id else Cell("the whole cell"),
+             Cell(one.verdict, "state", "bad" if one.verdict in ALERTING else "warn"))
+            for one in found]  # fmt: skip
+    heads = (*PARITY_HEADS, "Organisation", "Verdict")
+    none = "Nothing differs between cells and what came in from them, by what was compared last."
+    return Table("Parity: what differs, or is unknown", heads, rows, none, "drawdown parity check --cells")
+
+
+PARITY_HEADS: Final = ("Day, UTC", "Cell", "#Ours, s", "#Theirs, s", "#Apart, s", "#Apart, ppm")
+
+
+def _parity(one: ParityLine) -> tuple[Cell, ...]:
+    return (
+        cells.day(one.day_ms),
+        Cell(one.cell_id or "all cells", "id"),
+        cells.count(one.ours_s),
+        cells.count(one.theirs_s),
+        cells.count(one.off_s, narrow=False),
+        cells.count(one.ppm, narrow=False),
+    )
+
+
+def _cells(found: Sequence[ParityLine]) -> Table:
+    rows = [
+        (*_parity(one), Cell("unread", "state", "warn") if one.verdict == "unread" else Cell("compared"),
+         cells.time(one.at_ms, narrow=False))
+        for one in found
+    ]  # fmt: skip
+    heads = (*PARITY_HEADS, "Read", "Compared, UTC")
+    none = "No cell's own count was compared in these days."
+    return Table("Parity: cells' days", heads, rows, none, "drawdown parity check --cells")

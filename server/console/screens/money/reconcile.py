@@ -1,0 +1,130 @@
+"""Our totals beside the providers', as they were last compared: what differs first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, act, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.csv_lines import csv_line
+from drawdown.server.console.screens.money import cells
+from drawdown.worker.views import reconciliations
+from drawdown.worker.views.reconciliations import MOST_COUNTED, After, Compared, ComparedAt, ComparedFilter, Told
+
+PATH: Final = "/console/reconcile"
+TONES: Final = {"short": "bad", "over": "bad"}
+WORDS: Final = {"short": "short: they have less", "over": "over: they have more", "equal": "equal",
+                "shadow": "shadow: another system bills"}  # fmt: skip
+COLUMNS: Final = ("day", "org_id", "provider", "customer_id", "feature", "verdict", "compared_at", "ours", "theirs")
+HEADS: Final = ("Day, UTC", "Organisation", "Provider", "Feature", "#Ours", "#Theirs", "#Apart", "Verdict",
+                "Compared, UTC")  # fmt: skip
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    chosen = _chosen(ask)
+    differing = reconciliations.differing(connection, chosen) if chosen.verdict in ("", *TONES) else []
+    found = reconciliations.page(connection, chosen, _after(ask))
+    query = {name: value for name, value in vars(chosen).items() if value}
+    filters = [
+        Filter("verdict", "Verdict", chosen.verdict, [("", "any"), *WORDS.items()]),
+        Filter("provider", "Provider", chosen.provider),
+        Filter("org", "Organisation", chosen.org),
+    ]
+    options = [word for name, value in query.items() for word in (f"--{name}", value)]
+    kept = cells.command("reconcile", "--kept", *_as_typed(chosen))
+    none = "None is like that." if options else "Nothing was compared yet. A comparison asks the providers."
+    following = (
+        url(PATH, **query, **{f"after_{name}": value for name, value in asdict(found.after).items()})
+        if found.after
+        else ""
+    )
+    compared = reconciliations.runs(connection)
+    same = "Nothing differs, by what was compared last." if compared else "Not known: nothing was compared yet."
+    tables = [
+        Table("What differs", HEADS, [_row(one) for one in differing if chosen.verdict in ("", one.verdict)],
+              same, kept,
+              note=_bounded(len(differing), reconciliations.MOST_DIFFERING)),
+        _runs(compared),
+        _told(reconciliations.told(connection)),
+        Table("All that was compared, the latest day first", HEADS, [_row(one) for one in found.lines], none,
+              kept if found.lines or options else "drawdown reconcile", following),
+    ]  # fmt: skip
+    return shown(Shown(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """Exactly the lines of the filter."""
+    yield csv_line(COLUMNS)
+    for one in reconciliations.every(connection, _chosen(ask)):
+        texts = (figures.day(one.day_ms), one.org_id, one.provider, one.customer_id, one.feature, one.verdict)
+        yield csv_line((*texts, figures.iso(one.at_ms)), (one.ours_qty, one.theirs_qty))
+
+
+def _chosen(ask: Ask) -> ComparedFilter:
+    verdict = ask.choice("verdict", ("", *reconciliations.VERDICTS))
+    return ComparedFilter(ask.text("provider"), ask.text("org"), verdict)
+
+
+def _as_typed(chosen: ComparedFilter) -> list[str]:
+    options = [chosen.org] if chosen.org else []
+    options += ["--provider", chosen.provider] if chosen.provider else []
+    return options
+
+
+def _after(ask: Ask) -> After | None:
+    day = ask.whole("after_day_ms")
+    names = ("after_org", "after_provider", "after_customer", "after_feature")
+    texts = [ask.text(name) for name in names]
+    return None if day is None else After(day, *texts)
+
+
+def _bounded(many: int, most: int) -> str:
+    return f"The first {most}." if many >= most else ""
+
+
+def _row(one: Compared) -> tuple[Cell, ...]:
+    return (
+        cells.day(one.day_ms),
+        cells.org(one.org_id),
+        Cell(one.provider, "id", narrow=False),
+        Cell(one.feature, "id", narrow=False),
+        cells.count(one.ours_qty),
+        cells.count(one.theirs_qty),
+        cells.count(one.theirs_qty - one.ours_qty, narrow=False),
+        Cell(one.verdict, "state", TONES.get(one.verdict, "")),
+        cells.time(one.at_ms, narrow=False),
+    )
+
+
+def _runs(found: list[ComparedAt]) -> Table:
+    rows = [(cells.time(one.at_ms), _counted(one.lines), _counted(one.differing)) for one in found]
+    heads = ("At, UTC", "#Lines last compared then", "#Of these differ")
+    note = "A line counts for the last comparison of it alone." if rows else ""
+    return Table("Last comparisons", heads, rows, "Nothing was compared yet.", "drawdown reconcile", note=note)
+
+
+def _counted(number: int) -> Cell:
+    return Cell(f"{number:,} or more" if number >= MOST_COUNTED else f"{number:,}", "number")
+
+
+def _told(found: list[Told]) -> Table:
+    rows = [
+        (cells.time(one.told_ms), _told_org(one), Cell(one.provider, "id"),
+         Cell(one.feature, "id", narrow=False),
+         Cell(f"{'+' if one.told_qty > 0 else ''}{figures.count(one.told_qty)}", "number"))
+        for one in found
+    ]  # fmt: skip
+    heads = ("Told, UTC", "Organisation", "Provider", "Feature", "#Drawn beside ours")
+    none = "No balance was drawn on beside what was pushed."
+    return Table("Told of balances, and not acknowledged", heads, rows, none, "drawdown reconcile --acknowledge")
+
+
+def _told_org(one: Told) -> Cell:
+    links = (act("Acknowledge", "reconcile-acknowledge", org=one.org_id),)
+    return Cell(one.org_id, "id", href=url("/console/org", id=one.org_id), links=links)

@@ -1,0 +1,38 @@
+"""Pushes, runs, halts, providers, cells and ticks: what is under way, and what waits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from drawdown.server.console.page import Page
+from drawdown.server.console.screens.oncall import (
+    backfills,
+    cells,
+    halts,
+    pending,
+    providers,
+    push,
+    pushes,
+    run,
+    runs,
+    ticks,
+)
+from drawdown.server.console.screens.oncall.acts import ACTIONS as ACTIONS
+
+EXAMPLE: Final = "?key=usage%3Aacme%3A1767229200000%3Acompute_1gb"
+"""The push of acme's first hour of use, as the tests of all pages fill a database."""
+
+PAGES: Final[tuple[Page, ...]] = (
+    Page(pushes.PATH, "Pushes", "list.html", pushes.read, lines=pushes.lines),
+    Page(push.PATH, "Push", "list.html", push.read, menu=False, example=EXAMPLE),
+    Page(pending.PATH, "Pending", "list.html", pending.read),
+    Page(runs.PATH, "Runs", "list.html", runs.read, lines=runs.lines),
+    Page(run.PATH, "Run", "list.html", run.read, menu=False, example="?key=run-1"),
+    Page(halts.PATH, "Halts", "list.html", halts.read, lines=halts.lines),
+    Page(providers.PATH, "Providers", "list.html", providers.read),
+    Page(cells.PATH, "Cells", "list.html", cells.read),
+    Page(ticks.PATH, "Ticks", "list.html", ticks.read),
+    Page("/console/tick", "Tick", "list.html", ticks.read_one, menu=False, example="?id=1"),
+    Page(backfills.PATH, "Backfills", "list.html", backfills.read),
+    Page("/console/backfill", "Backfill", "list.html", backfills.read_one, menu=False, example="?key=june"),
+)

@@ -1,0 +1,50 @@
+"""Cells: where each listens, what runs there, and which halts it owes an answer to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown
+from drawdown.server.console.screens.oncall import cells_of
+from drawdown.worker.views.halt_list import CellLine, cell_lines
+
+PATH: Final = "/console/cells"
+SET: Final = act("Say where a cell listens", "cell-set", "admin")
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    found = cell_lines(connection)
+    unknown, owing = [one for one in found if one.url is None], [one for one in found if one.halts_due]
+    tiles = [
+        Tile("Cells", figures.count(len(found)), "that hosts or a person told of"),
+        Tile("Sandboxes that run", figures.count(sum(one.running for one in found)), "on all of them"),
+        Tile("Without a URL", figures.count(len(unknown)), "nobody can tell them to halt", "warn" if unknown else ""),
+        Tile("Owe an answer", figures.count(len(owing)), "to a halt that is due", "warn" if owing else ""),
+    ]
+    heads = ("Cell", "Listens at", "#Running", "#Halts due", "Oldest, UTC", "#Tries", "Error")
+    none = "No cell is known: hosts tell of theirs with their sandboxes, and a person says where each listens."
+    note = "Whether a host may call a URL is that host's setting: drawdown cell list says so there."
+    command = "drawdown cell list" if found else "drawdown cell set cell-1 https://cell-1.internal:8443"
+    table = Table("Cells", heads, [_row(one) for one in found], none, command, note=note)
+    return shown(Shown(PATH, [table], tiles=tiles, acts=[SET]))
+
+
+def _row(one: CellLine) -> tuple[Cell, ...]:
+    return (
+        cells_of.cell(one.cell_id),
+        replace(
+            Cell("no URL", "state", "warn") if one.url is None else Cell(one.url, "id"),
+            links=(act("Change", "cell-set", "admin", id=one.cell_id, url=one.url),),
+        ),
+        cells_of.number(one.running),
+        cells_of.number(one.halts_due),
+        cells_of.time(one.since_ms, narrow=False),
+        cells_of.number(one.tries, narrow=False),
+        cells_of.said(one.error),
+    )

@@ -1,0 +1,58 @@
+"""Cells of tables that lead on: from a balance to the entry, the push, its samples, and the cells that were told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell
+from drawdown.server.console.frame.templates import url
+
+TONES: Final[Mapping[str, str]] = {
+    "in_doubt": "bad", "rejected": "bad", "unheeded": "bad", "due": "warn", "queued": "warn", "paused": "warn",
+    "open": "warn", "over": "warn", "not met": "warn", "failing": "warn",
+}  # fmt: skip
+"""Red is what a person is needed for, amber what waits; all else is plain, so that a healthy table is grey."""
+MOST_TEXT: Final = 160
+"""Characters of an error in a table; its own page has it whole."""
+
+
+def state(name: str) -> Cell:
+    return Cell(name, "state", TONES.get(name, ""))
+
+
+def org(org_id: str | None, tab: str | None = None, *, narrow: bool = True) -> Cell:
+    """Leads to the organisation."""
+    if not org_id:
+        return Cell(figures.UNKNOWN, narrow=narrow)
+    return Cell(org_id, "id", narrow=narrow, href=url("/console/org", id=org_id, tab=tab))
+
+
+def push(key: str, text: str = "", *, narrow: bool = True) -> Cell:
+    """Leads to the push."""
+    return Cell(text or key, "id", narrow=narrow, href=url("/console/push", key=key))
+
+
+def cell(cell_id: str, *, narrow: bool = True) -> Cell:
+    """Leads to what that cell was told."""
+    return Cell(cell_id, "id", narrow=narrow, href=url("/console/halts", state="any", cell=cell_id))
+
+
+def number(count: int | None, *, narrow: bool = True) -> Cell:
+    return Cell(figures.count(count), "number", narrow=narrow)
+
+
+def amount(micro: int | None, *, narrow: bool = True) -> Cell:
+    return Cell(figures.credits(micro), "number", narrow=narrow)
+
+
+def time(ms: int | None, *, narrow: bool = True) -> Cell:
+    return Cell(figures.time(ms), "time", narrow=narrow)
+
+
+def said(text: str | None, *, narrow: bool = False) -> Cell:
+    """A text that others wrote."""
+    if not text:
+        return Cell(figures.UNKNOWN, narrow=narrow)
+    return Cell(text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…", "id", narrow=narrow)

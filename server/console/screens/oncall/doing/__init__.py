@@ -1,0 +1,1 @@
+"""What on call does to pushes, providers, organisations, usage that waits, runs, cells and backfills."""

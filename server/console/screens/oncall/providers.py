@@ -1,0 +1,119 @@
+"""Providers: who may be sent to, what is open there and since when, and how the latest sends went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.oncall import cells_of
+from drawdown.worker.views.provider_list import MOST_SENDS, ProviderLine, provider_lines
+
+PATH: Final = "/console/providers"
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    found = provider_lines(connection, ask.now_ms)
+    paused = [one for one in found if one.paused_ms is not None]
+    waiting = sum(sum(one.open.values()) for one in found)
+    oldest = min((one.oldest_ms for one in found if one.oldest_ms is not None), default=None)
+    tiles = [
+        Tile("Providers", figures.count(len(found)), "that bill somebody, or did"),
+        Tile(
+            "Paused", figures.count(len(paused)), "sent nothing until a person resumes them", "warn" if paused else ""
+        ),
+        Tile("Open pushes", figures.count(waiting), "at all of them", "warn" if waiting else ""),
+        Tile("Oldest open", figures.lasting(None if oldest is None else ask.now_ms - oldest), "since it was sealed"),
+    ]
+    tables = [_states(found, ask.now_ms), _sends(found), _terms(found)]
+    return shown(Shown(PATH, tables, tiles=tiles))
+
+
+def _states(found: list[ProviderLine], now_ms: int) -> Table:
+    rows = [
+        (
+            Cell(one.provider, "id", href=url("/console/pushes", provider=one.provider)),
+            replace(cells_of.state(one.state(now_ms)), links=(_pause(one),)),
+            cells_of.number(one.orgs),
+            cells_of.number(one.without_customer, narrow=False),
+            _open(one, "due"),
+            _open(one, "queued"),
+            _open(one, "in_doubt"),
+            _open(one, "rejected"),
+            cells_of.time(one.oldest_ms, narrow=False),
+            cells_of.said(one.paused_reason if one.paused_ms is not None else one.error),
+        )
+        for one in found
+    ]
+    heads = (
+        "Provider", "State", "#Organisations", "#Without customer", "#Due", "#Queued", "#In doubt", "#Rejected",
+        "Oldest, UTC", "Why, or its last error",
+    )  # fmt: skip
+    none = "No provider bills anybody yet: an assignment brings the first one."
+    note = "Settings that are broken or dormant show on the host that has them: drawdown provider list."
+    return Table("How each stands", heads, rows, none, "drawdown provider list", note=note)
+
+
+def _pause(one: ProviderLine) -> Link:
+    if one.paused_ms is None:
+        return act("Pause", "provider-pause", provider=one.provider)
+    return act("Resume", "provider-resume", provider=one.provider)
+
+
+def _open(one: ProviderLine, state: str) -> Cell:
+    count = one.open.get(state, 0)
+    href = url("/console/pushes", state=state, provider=one.provider) if count else ""
+    return Cell(figures.count(count), "number", narrow=state in ("in_doubt", "rejected"), href=href)
+
+
+def _sends(found: list[ProviderLine]) -> Table:
+    rows = [
+        (
+            Cell(one.provider, "id"),
+            cells_of.number(one.calls),
+            Cell(figures.count(one.failed), "number", "bad" if one.is_failing else ""),
+            cells_of.number(one.p95_ms),
+            cells_of.number(one.reads, narrow=False),
+            cells_of.number(one.reads_failed, narrow=False),
+        )
+        for one in found
+        if one.calls is not None or one.reads is not None
+    ]
+    heads = ("Provider", "#Sends", "#Not accepted", "#95 % within, ms", "#Reads of customers", "#Reads that failed")
+    none = "Nothing was sent in the last 24 hours, and no customer was read."
+    note = (
+        f"Of the latest {MOST_SENDS:,} sends within 24 hours; reads since they are counted. A circuit is each "
+        "process's own and is not kept: what opened it is the error above."
+    )
+    return Table("Calls", heads, rows, none, "drawdown status", note=note)
+
+
+def _terms(found: list[ProviderLine]) -> Table:
+    rows = [
+        (
+            Cell(one.provider, "id"),
+            Cell(str(one.terms.get("unit") or figures.UNKNOWN), "id"),
+            Cell(_pairs(one.terms.get("units")), "id", narrow=False),
+            Cell(_pairs(one.terms.get("names")), "id", narrow=False),
+            Cell("taken" if one.terms.get("negatives") else "carried over"),
+            cells_of.time(one.live_from_ms),
+        )
+        for one in found
+        if one.met
+    ]
+    heads = ("Provider", "Unit", "Units of features", "Names over there", "Negative quantities", "Live from, UTC")
+    none = "No tick met a provider yet."
+    return Table("Terms that were accepted", heads, rows, none, "drawdown provider list")
+
+
+def _pairs(found: object) -> str:
+    """Features and what they are over there."""
+    if not isinstance(found, Mapping) or not found:
+        return figures.UNKNOWN
+    return ", ".join(f"{name}: {value}" for name, value in sorted(found.items()))

@@ -1,0 +1,231 @@
+"""One push, from the samples of its window to the provider's answer, the ledger's entry, the verdict that followed and
+the cells that were told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from shlex import quote
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.oncall import cells_of
+from drawdown.server.console.screens.oncall.doing.pushes import PROVEN, RETRIED
+from drawdown.worker.views.push import SAMPLES_SHOWN, ExplainedPush, explain_push
+from drawdown.worker.views.push_chain import PushChain, chain_of
+
+PATH: Final = "/console/push"
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    key = ask.key("key") or ask.required("key")
+    found = explain_push(connection, key)
+    chain = chain_of(connection, found.push)
+    push = found.push
+    page = Shown(
+        PATH,
+        [_samples(found), _revisions(found), _attempts(found), *_said(found), _entries(found, chain),
+         _verdicts(found, chain), _told(found, chain)],
+        tiles=_tiles(found),
+        acts=_acts(found),
+        query={"key": key},
+        said=_sentence(found),
+        above=Link(push.org_id, url("/console/org", id=push.org_id, tab="pushes")),
+        heading=push.key,
+    )  # fmt: skip
+    return shown(page)
+
+
+def _acts(found: ExplainedPush) -> list[Link]:
+    """What a person may say of it, as it stands."""
+    key, state = found.push.key, found.push.state
+    links = [act("Send again", "push-retry", keys=key)] if state in RETRIED else []
+    if state in PROVEN:
+        links.append(act("Say what became of it", "push-resolve", keys=key))
+    if state in (*PROVEN, "accepted"):
+        word = "Void: lost over there" if state == "accepted" else "Void"
+        links.append(act(word, "push-void", keys=key, although="no"))
+    return links
+
+
+def _sentence(found: ExplainedPush) -> str:
+    """What is sent, as whom, and what became of it."""
+    push, sent = found.push, found.sent_as
+    text = f"Sent to {push.provider} as customer {sent.customer}, key {sent.key}, dated {figures.time(sent.ts)} UTC."
+    if push.by_hand:
+        text += " A person billed it there by hand."
+    if push.last_error:
+        text += f" Its last error: {push.last_error}"
+    return text
+
+
+def _tiles(found: ExplainedPush) -> list[Tile]:
+    push = found.push
+    in_all = f"{figures.count(found.samples_in_force_qty)} of its samples in force"
+    return [
+        Tile("State", push.state.replace("_", " "), _since(found), cells_of.TONES.get(push.state, "")),
+        Tile("Sealed", figures.count(push.sealed_qty), f"base units of {push.feature}"),
+        Tile("Sent", figures.count(push.sent_qty), "in its provider's terms"),
+        Tile("Sealed in all revisions", figures.count(found.sealed_qty), in_all, _if_apart(found)),
+        Tile("Tries", figures.count(push.attempts), f"looked up {push.lookups:,} times"),
+    ]
+
+
+def _since(found: ExplainedPush) -> str:
+    push = found.push
+    if push.settled_ms is not None:
+        word = "since" if push.state in ("in_doubt", "rejected") else "settled"
+        return f"{word} {figures.time(push.settled_ms)}"
+    return f"sealed {figures.time(push.sealed_at_ms)}; next at {figures.time(push.due_at_ms)}"
+
+
+def _if_apart(found: ExplainedPush) -> str:
+    """Samples that came or went since are the next revision's."""
+    return "warn" if found.samples_in_force_qty != found.sealed_qty else ""
+
+
+def _samples(found: ExplainedPush) -> Table:
+    push = found.push
+    rows = [
+        (
+            cells_of.time(one.ts),
+            Cell(one.sandbox_id or figures.UNKNOWN, "id"),
+            Cell(one.event_type, "id") if one.event_type else cells_of.number(one.memory_mb),
+            cells_of.number(one.interval_s),
+            cells_of.cell(one.cell_id, narrow=False) if one.cell_id else Cell(figures.UNKNOWN, narrow=False),
+            Cell(*(("withdrawn", "state", "warn") if one.withdrawn else ("in force", ""))),
+            Cell(one.id, "id", narrow=False),
+        )
+        for one in found.samples
+    ]
+    heads = ("At, UTC", "Sandbox", "#MB, or event", "#Seconds, or units", "Cell", "Standing", "Sample")
+    none = "No sample is left of this window: they were pruned, or all that it is for came otherwise."
+    note = f"The first {SAMPLES_SHOWN:,}; the figures above are of all." if len(rows) == SAMPLES_SHOWN else ""
+    title = f"Samples of {figures.time(push.window_ms)} that make {push.feature}"
+    return Table(title, heads, rows, none, f"drawdown push show {quote(push.key)}", note=note)
+
+
+def _revisions(found: ExplainedPush) -> Table:
+    rows = [
+        (
+            Cell(str(one.revision)),
+            Cell(one.key, "id") if one.key == found.push.key else cells_of.push(one.key),
+            cells_of.state(one.state),
+            cells_of.number(one.sealed_qty),
+            cells_of.number(one.sent_qty, narrow=False),
+            cells_of.time(one.sealed_at_ms, narrow=False),
+        )
+        for one in found.revisions
+    ]
+    heads = ("Revision", "Push", "State", "#Sealed", "#Sent", "Sealed, UTC")
+    return Table("Revisions of this window", heads, rows, "", f"drawdown push show {quote(found.push.key)}")
+
+
+def _attempts(found: ExplainedPush) -> Table:
+    push = found.push
+    rows = [
+        (
+            Cell(str(one.attempt)),
+            cells_of.time(one.started_ms),
+            Cell(figures.UNKNOWN if one.finished_ms is None else f"{one.finished_ms - one.started_ms:,}", "number"),
+            Cell(one.outcome or "no answer was seen", "state", "" if one.outcome in ("accepted", "queued") else "warn"),
+            cells_of.said(one.detail, narrow=True),
+        )
+        for one in found.attempts
+    ]
+    note = ""
+    if push.lookups:
+        answer = "no answer yet" if push.lookup_answer is None else push.lookup_answer.replace("_", " ")
+        at = figures.time(push.looked_up_ms)
+        note = f"Looked up at {push.provider} {push.lookups:,} times; the last answer, {at}: {answer}."
+    heads = ("No.", "Began, UTC", "#Took, ms", "Answer", "What was said")
+    none = "It was never sent: the next tick sends what is due."
+    return Table(
+        "Sends, and the provider's answer", heads, rows, none, f"drawdown push show {quote(push.key)}", note=note
+    )
+
+
+def _said(found: ExplainedPush) -> list[Table]:
+    """A person's or a look-up's word, where there is one."""
+    words = [("voided", found.void)] if found.void else []
+    rows = [
+        (cells_of.time(one.at_ms), Cell("voided"), Cell(one.evidence_kind), cells_of.said(one.evidence, narrow=True),
+         Cell(one.actor, "id", narrow=False), cells_of.said(one.reason))
+        for _, one in words
+    ]  # fmt: skip
+    if (other := found.adoption) is not None:
+        rows.append(
+            (cells_of.time(other.at_ms), Cell("adopted"), Cell(other.kind), cells_of.said(other.evidence, narrow=True),
+             Cell(other.actor, "id", narrow=False), cells_of.said(other.reason))
+        )  # fmt: skip
+    heads = ("At, UTC", "What", "Kind", "Evidence", "Who", "Why")
+    table = Table("What was said of it", heads, rows, "", f"drawdown push show {quote(found.push.key)}")
+    return [table] if rows else []
+
+
+def _account(name: str) -> Cell:
+    """A wallet leads to its page."""
+    kind, _, customer = name.partition(":")
+    return Cell(name, "id", href=url("/console/wallet", id=customer) if kind == "wallet" else "")
+
+
+def _entries(found: ExplainedPush, chain: PushChain) -> Table:
+    customer = found.push.customer_id
+    rows = [
+        (
+            cells_of.time(one.at_ms),
+            Cell(one.kind),
+            _account(one.from_account),
+            replace(_account(one.to_account), narrow=False),
+            Cell(figures.exact(one.amount_micro), "number"),
+            Cell(one.key, "id", narrow=False),
+        )
+        for one in chain.entries
+    ]
+    heads = ("Booked, UTC", "Kind", "From", "To", "#Credits", "Entry")
+    none = (
+        "It is not accepted yet." if found.push.state != "accepted"
+        else f"The ledger here has none: {found.push.provider} keeps this customer's balance."
+    )  # fmt: skip
+    return Table("Entry in the ledger", heads, rows, none, f"drawdown ledger show {quote(customer)}")
+
+
+def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
+    rows = [
+        (
+            cells_of.time(one.at_ms),
+            Cell(*(("halted", "state", "bad") if one.is_halted else ("open", "state"))),
+            cells_of.said(one.reason, narrow=True),
+            cells_of.amount(one.balance_micro),
+        )
+        for one in chain.verdicts
+    ]
+    none = "No verdict was written yet: the first read at its provider writes one."
+    heads = ("At, UTC", "Verdict", "Reason", "#Balance")
+    note = "The one that held when it was settled, and those that came next."
+    return Table(
+        "The verdict that followed", heads, rows, none, f"drawdown org show {quote(found.push.org_id)}", note=note
+    )
+
+
+def _told(found: ExplainedPush, chain: PushChain) -> Table:
+    rows = [
+        (
+            cells_of.time(one.halted_at),
+            cells_of.cell(one.cell_id),
+            Cell("due", "state", "warn")
+            if one.acked_at_ms is None
+            else Cell(f"acknowledged {figures.time(one.acked_at_ms)}"),
+            cells_of.number(one.attempts, narrow=False),
+            cells_of.said(one.last_error),
+        )
+        for one in chain.told
+    ]
+    heads = ("Halted, UTC", "Cell", "Answer", "#Tries", "Error")
+    none = "No cell was told to halt: no verdict above halts it."
+    return Table("Cells that were told", heads, rows, none, f"drawdown org show {quote(found.push.org_id)}")

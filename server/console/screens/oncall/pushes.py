@@ -1,0 +1,174 @@
+"""Pushes: what is open, in all and one by one; and all others, by the same filter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.csv_lines import csv_line
+from drawdown.server.console.screens.oncall import cells_of
+from drawdown.server.console.screens.oncall.doing.pushes import PROVEN, RETRIED
+from drawdown.worker.views import push_pages
+from drawdown.worker.views.push_pages import MOST_LOOKED_AT, OPEN, STATES, Chosen, OpenSum
+
+PATH: Final = "/console/pushes"
+HEADS: Final = ("Window, UTC", "Organisation", "Feature", "#Sealed", "#Sent", "Provider", "State", "#Tries", "Error")
+COLUMNS: Final = (
+    "key", "window", "org_id", "feature", "provider", "customer_id", "state", "last_error", "revision", "sealed",
+    "sent", "attempts",
+)  # fmt: skip
+TILES: Final = (
+    ("due", "Due", "to be sent or tried again", "warn"),
+    ("queued", "Queued", "taken by a provider, not charged yet", "warn"),
+    ("in_doubt", "In doubt", "sent, outcome unknown", "bad"),
+    ("rejected", "Rejected", "refused by a provider", "bad"),
+)
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    chosen = _chosen(ask)
+    found = push_pages.page(connection, chosen, ask.now_ms, ask.key("after"))
+    sums = push_pages.open_sums(connection)
+    query = {
+        name: ask.query[name] for name in ("state", "provider", "org", "feature", "from", "to") if ask.query.get(name)
+    }
+    rows = [
+        (
+            Cell(figures.time(one.window_ms), "time", href=url("/console/push", key=one.key)),
+            cells_of.org(one.org_id, "pushes"),
+            Cell(one.feature, "id", narrow=False),
+            cells_of.number(one.sealed_qty, narrow=False),
+            cells_of.number(one.sent_qty, narrow=False),
+            Cell(one.provider, "id", narrow=False),
+            cells_of.state(one.state),
+            cells_of.number(one.attempts, narrow=False),
+            cells_of.said(one.last_error),
+        )
+        for one in found.lines
+    ]
+    listed = Table(
+        f"Pushes: {STATE_WORDS[chosen.state]}",
+        HEADS,
+        rows,
+        "None is like that."
+        if query
+        else "Nothing is open: every push is settled. Usage that is sealed makes new ones.",
+        _command(chosen, query),
+        next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
+        note=f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on." if found.is_cut else "",
+    )
+    tables = [listed] if ask.query.get("after") else [_sums(sums), listed]
+    return shown(
+        Shown(
+            PATH,
+            tables,
+            tiles=_tiles(sums),
+            filters=_filters(ask, chosen),
+            acts=_acts(chosen, sums),
+            query=query,
+            file=url(f"{PATH}.csv", **query),
+        )
+    )
+
+
+STATE_WORDS: Final = {"open": "open", "any": "all", **{name: name.replace("_", " ") for name in STATES[1:-1]}}
+
+
+def _acts(chosen: Chosen, sums: list[OpenSum]) -> list[Link]:
+    """What may be done to all that is shown, with the count that was seen; a command chooses by no more than these."""
+    if chosen.feature or chosen.org or chosen.from_ms is not None or chosen.to_ms is not None:
+        return []
+    of_provider = [one for one in sums if chosen.provider in ("", one.provider) and one.state == chosen.state]
+    count = sum(one.pushes for one in of_provider)
+    if not count:
+        return []
+
+    def all_of(text: str, name: str) -> Link:
+        return act(text, name, state=chosen.state, provider=chosen.provider, expect=count)
+
+    found = [all_of("Send all again", "push-retry")] if chosen.state in RETRIED else []
+    if chosen.state in PROVEN:
+        found += [all_of("Say what became of all", "push-resolve"), all_of("Void all", "push-void")]
+    return found
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """Exactly those of the filter."""
+    chosen = _chosen(ask)
+    yield csv_line(COLUMNS)
+    for one in push_pages.every(connection, chosen, ask.now_ms):
+        texts = (one.key, figures.iso(one.window_ms), one.org_id, one.feature, one.provider, one.customer_id, one.state)
+        yield csv_line((*texts, one.last_error), (one.revision, one.sealed_qty, one.sent_qty, one.attempts))
+
+
+def _chosen(ask: Ask) -> Chosen:
+    return Chosen(
+        ask.choice("state", STATES),
+        ask.text("provider"),
+        ask.text("org"),
+        ask.text("feature"),
+        ask.moment("from"),
+        ask.moment("to"),
+    )
+
+
+def _filters(ask: Ask, chosen: Chosen) -> tuple[Filter, ...]:
+    return (
+        Filter("state", "State", "" if chosen.state == "open" else chosen.state,
+               [("" if one == "open" else one, STATE_WORDS[one]) for one in STATES]),
+        Filter("provider", "Provider", chosen.provider),
+        Filter("org", "Organisation", chosen.org),
+        Filter("feature", "Feature", chosen.feature),
+        Filter("from", "Windows from, UTC", ask.query.get("from", "")),
+        Filter("to", "Windows to, UTC", ask.query.get("to", "")),
+    )  # fmt: skip
+
+
+def _tiles(sums: list[OpenSum]) -> list[Tile]:
+    found = []
+    for name, title, what, tone in TILES:
+        count = sum(one.pushes for one in sums if one.state == name)
+        found.append(Tile(title, figures.count(count), what, tone if count else ""))
+    return found
+
+
+def _sums(sums: list[OpenSum]) -> Table:
+    rows = [
+        (
+            Cell(one.provider, "id"),
+            cells_of.state(one.state),
+            Cell(one.feature, "id"),
+            Cell(
+                figures.count(one.pushes),
+                "number",
+                href=url(PATH, state=one.state, provider=one.provider, feature=one.feature),
+            ),
+            cells_of.number(one.quantity),
+            cells_of.time(one.oldest_ms, narrow=False),
+        )
+        for one in sums
+    ]
+    heads = ("Provider", "State", "Feature", "#Pushes", "#Quantity", "Oldest sealed, UTC")
+    return Table("Open, in all", heads, rows, "Nothing is open.", "drawdown push list")
+
+
+def _command(chosen: Chosen, query: Mapping[str, str]) -> str:
+    states = (
+        ""
+        if chosen.state == "open"
+        else "".join(
+            f" --state {one}"
+            for one in ([*OPEN, "accepted", "voided", "carried", "shadow"] if chosen.state == "any" else [chosen.state])
+        )
+    )
+    return (
+        "drawdown push list"
+        + states
+        + "".join(f" --{name} {value}" for name, value in query.items() if name != "state")
+    )

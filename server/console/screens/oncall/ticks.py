@@ -1,0 +1,168 @@
+"""Ticks: what each did and left; and one of them, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.oncall import cells_of
+from drawdown.worker.views.ticks import LAST_TICK, PAGE_ROWS, TickDone, latest_ticks, one_tick
+
+PATH: Final = "/console/ticks"
+ENDS: Final = {0: ("all settled", ""), 75: ("left something", "warn"), 1: ("needs a person", "bad")}
+PARTS: Final = {
+    "sealed": "pushes made of windows that closed",
+    "swept": "windows found that came late",
+    "looked_up": "pushes in doubt, or queued, that a provider was asked about",
+    "adopted": "found there at another quantity",
+    "voided": "found not to be there, and owed again",
+    "accepted": "pushes that providers charged",
+    "not_accepted": "pushes that they did not",
+    "projected": "organisations whose balance was read",
+    "halted": "by what was read",
+    "resumed": "by what was read",
+    "halts_acknowledged": "by cells",
+    "halts_failed": "not taken by their cell; tried again",
+    "topped_up": "wallets that were charged for",
+    "charges_declined": "automatic top-ups that were not paid",
+    "messages_delivered": "to your endpoints",
+    "messages_failed": "not taken; tried again",
+}
+"""The figures of a tick's report, in the order in which it goes about them."""
+WRONG: Final = (("problems", "problem", "bad"), ("stopped_orgs", "stopped", "bad"), ("failures", "failure", "warn"))
+LEFT: Final = {"pending_s": "seconds pending", "pending_units": "units pending", "quarantined": "samples quarantined"}
+NO_REPORT: Final = "It has no report yet."
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    before = ask.whole("before")
+    found = latest_ticks(connection, LAST_TICK if before is None else before, PAGE_ROWS + 1)
+    rows = [_row(one) for one in found[:PAGE_ROWS]]
+    following = url(PATH, before=found[PAGE_ROWS - 1].tick_id) if len(found) > PAGE_ROWS else ""
+    heads = (
+        "Began, UTC",
+        "Ended with",
+        "#Took, s",
+        "#Sealed",
+        "#Accepted",
+        "#Read",
+        "#Halted",
+        "#Cells told",
+        "Worker",
+        "Buckets",
+    )
+    none = "There was no tick yet."
+    table = Table("Ticks, the newest first", heads, rows, none, "drawdown tick", next=following)
+    return shown(Shown(PATH, [table], tiles=_tiles(found[:PAGE_ROWS], ask.now_ms)))
+
+
+def _tiles(found: list[TickDone], now_ms: int) -> list[Tile]:
+    took = sorted(one.finished_ms - one.started_ms for one in found if one.finished_ms is not None)
+    slow = figures.count(took[len(took) * 95 // 100]) if took else figures.UNKNOWN
+    needy, left = (sum(one.exit_status == status for one in found) for status in (1, 75))
+    began = found[0].started_ms if found else None
+    of = f"of these {len(found):,}"
+    return [
+        Tile("Last tick", figures.ago(began, now_ms), figures.time(began)),
+        Tile("95 % within, ms", slow, of),
+        Tile("Left something", figures.count(left), of, "warn" if left else ""),
+        Tile("Needed a person", figures.count(needy), of, "bad" if needy else ""),
+    ]
+
+
+def _ended(one: TickDone) -> Cell:
+    if one.exit_status is None:
+        return Cell("not ended", "state", "warn")
+    word, tone = ENDS.get(one.exit_status, (f"ended with {one.exit_status}", "warn"))
+    return Cell(word, "state", tone)
+
+
+def _took(one: TickDone) -> str:
+    return figures.UNKNOWN if one.finished_ms is None else f"{(one.finished_ms - one.started_ms) / 1000:,.1f}"
+
+
+def _row(one: TickDone) -> tuple[Cell, ...]:
+    return (
+        Cell(figures.time(one.started_ms), "time", href=url("/console/tick", id=one.tick_id)),
+        _ended(one),
+        Cell(_took(one), "number"),
+        cells_of.number(one.count("sealed"), narrow=False),
+        cells_of.number(one.count("accepted")),
+        cells_of.number(one.count("projected"), narrow=False),
+        cells_of.number(one.count("halted"), narrow=False),
+        cells_of.number(one.count("halts_acknowledged"), narrow=False),
+        Cell(one.worker, "id", narrow=False),
+        Cell(f"{one.bucket_lo} to {one.bucket_hi}", narrow=False),
+    )
+
+
+def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    """One tick, part by part."""
+    ask.required("id")
+    one = one_tick(connection, ask.whole("id") or 0)
+    trusted = "trusted" if one.clock_trusted else "not trusted"
+    page = Shown(
+        "/console/tick",
+        [_wrong(one), _did(one), _accepted(one), _left(one)],
+        tiles=[
+            Tile("Ended with", _ended(one).text, "", _ended(one).tone),
+            Tile("Took, s", _took(one), f"began {figures.time(one.started_ms)}"),
+            Tile("Buckets", f"{one.bucket_lo} to {one.bucket_hi}", "of 256 that organisations lie in"),
+            Tile(
+                "Clock", trusted, "beside the database's, and those of providers", "" if one.clock_trusted else "warn"
+            ),
+        ],
+        query={"id": one.tick_id},
+        said=f"By {one.worker}.",
+        above=Link("Ticks", PATH),
+        heading=f"Tick {one.tick_id}",
+    )
+    return shown(page)
+
+
+def _wrong(one: TickDone) -> Table:
+    rows = [(Cell(kind, "state", tone), Cell(line, "id")) for name, kind, tone in WRONG for line in one.said(name)]
+    none = "Nothing did." if one.report else NO_REPORT
+    if one.report and (one.exit_status == 1 or one.count("not_accepted")):
+        none = "No part of it broke. What providers did not accept, and what was left, stands below."
+    return Table("What went wrong", ("Kind", "What"), rows, none, "drawdown status")
+
+
+def _did(one: TickDone) -> Table:
+    rows = [
+        (Cell(name.replace("_", " ")), cells_of.number(one.count(name)), Cell(what))
+        for name, what in PARTS.items()
+        if one.count(name)
+    ]
+    note = "All its other figures are zero." if rows else ""
+    none = "There was nothing to do." if one.report else NO_REPORT
+    return Table("What it did", ("Part", "#Done", "Of what"), rows, none, "drawdown tick", note=note)
+
+
+def _accepted(one: TickDone) -> Table:
+    at = one.report.get("accepted_at")
+    counts = sorted(at.items()) if isinstance(at, Mapping) else []
+    rows = [(Cell(name, "id"), cells_of.number(int(count))) for name, count in counts]
+    return Table("Accepted, by provider", ("Provider", "#Pushes"), rows, "It sent nothing.", "drawdown push list")
+
+
+def _left(one: TickDone) -> Table:
+    left = one.report.get("left")
+    counts = sorted(left.items()) if isinstance(left, Mapping) else []
+    rows = [
+        (cells_of.number(value), Cell(name.replace("_", " ")))
+        for name, value in counts
+        if isinstance(value, int) and value
+    ]
+    for name in ("pending_s", "pending_units", "quarantined"):
+        parts = left.get(name) if isinstance(left, Mapping) else None
+        some = sorted(parts.items()) if isinstance(parts, Mapping) else []
+        rows += [(cells_of.number(int(count)), Cell(f"{LEFT[name]}: {why.replace('_', ' ')}")) for why, count in some]
+    none = "Nothing." if one.report else NO_REPORT
+    return Table("What it left", ("#How many", "What"), rows, none, "drawdown status")

@@ -1,0 +1,150 @@
+"""Audit: who did what, to what, why, and through what; and whether the chain of what is shown holds.
+
+Guarantee: the figures are those of `drawdown audit list`. Each row that is shown was compared with the hash of the row
+before it, in this request; the whole chain is proven by `drawdown verify`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit_chain import head
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.csv_lines import csv_line
+from drawdown.server.console.screens.rules.cells import said, short, time
+from drawdown.worker.views import audit as views
+from drawdown.worker.views import proofs
+from drawdown.worker.views.audit import VIAS, AuditFilter, Deed, list_deeds
+
+PATH: Final = "/console/audit"
+PAGE_DEEDS: Final = 100
+FILE_DEEDS: Final = 1_000
+"""Actions that a file is read by."""
+MOST_LOOKED_THROUGH: Final = 50_000
+"""Actions of which one page finds those of a filter."""
+MOST_DETAIL_CHARS: Final = 200
+EVER_MS: Final = 2**53
+CHAINED: Final = 6
+"""The invariant that the chain is a part of."""
+COLUMNS: Final = ("at", "actor", "via", "action", "target", "reason", "details", "number")
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    chosen, before = _chosen(ask), ask.place("before")
+    page = list_deeds(connection, chosen, before=before, most=PAGE_DEEDS, within=MOST_LOOKED_THROUGH)
+    wrong = set(views.unchained(connection, page.deeds))
+    given = {name: ask.query.get(name) for name in ("actor", "action", "target", "via", "from", "to")}
+    filters = (
+        Filter("actor", "Who", chosen.actor),
+        Filter("action", "What", chosen.action),
+        Filter("target", "To what", chosen.target),
+        Filter("via", "Through", chosen.via, [("", "any"), *((one, one) for one in VIAS)]),
+        Filter("from", "From, UTC", ask.query.get("from", "")),
+        Filter("to", "To, UTC", ask.query.get("to", "")),
+    )
+    next_ = url(PATH, **given, before=page.next_before) if page.next_before is not None else ""
+    table = _table(page.deeds, wrong, next_, _command(given))
+    tiles = _tiles(connection, page.deeds, wrong, ask.now_ms, newest=not before and chosen == AuditFilter())
+    return shown(
+        Shown(
+            PATH, [table], tiles, filters, query={**given, "before": before or None}, file=url(f"{PATH}.csv", **given)
+        )
+    )
+
+
+def _chosen(ask: Ask) -> AuditFilter:
+    """Errors: UsageError for what is no time, no name, or no way."""
+    via = ask.choice("via", ("", *VIAS))
+    return AuditFilter(
+        ask.text("actor"),
+        ask.text("action"),
+        ask.text("target"),
+        via,
+        ask.moment("from") or 0,
+        ask.moment("to") or EVER_MS,
+    )
+
+
+def _tiles(
+    connection: sa.Connection, deeds: Sequence[Deed], wrong: set[int], now_ms: int, *, newest: bool
+) -> list[Tile]:
+    chain = head(connection)
+    proven = next(one.held_ms for one in proofs.standing(connection) if one.invariant == CHAINED)
+    day, _, hour = figures.time(proven).partition(" ")
+    broken = bool(wrong) or (newest and views.is_cut(connection, chain))
+    return [
+        Tile("On record", figures.count(chain.actions), "actions, each chained to the one before"),
+        Tile(
+            "Of these",
+            "broken" if broken else "whole" if deeds else figures.UNKNOWN,
+            f"{len(deeds):,} rows against the chain, now",
+            "bad" if broken else "",
+        ),
+        Tile(
+            "Whole chain proven",
+            hour or day,
+            f"{day}, {figures.ago(proven, now_ms)}" if proven else "drawdown verify",
+            "" if proven else "warn",
+        ),
+        Tile("Newest hash", short(chain.hash), "kept elsewhere, it shows a record made anew"),
+    ]
+
+
+def _table(deeds: Sequence[Deed], wrong: set[int], next_: str, command: str) -> Table:
+    rows = [
+        (time(one.at_ms), said(one.actor), _what(one, wrong), _target(one), said(one.reason, wide=True),
+         Cell(one.via, narrow=False), said(details_of(one), wide=True),
+         Cell(str(one.action_id), "number", narrow=False))
+        for one in deeds
+    ]  # fmt: skip
+    heads = ("At, UTC", "Who", "What", "To what", "Why", "Through", "Details", "#No.")
+    none = "None of those that were looked through." if next_ else "Nobody did anything like that."
+    note = "The next page looks further back." if next_ and not rows else ""
+    return Table("What people did, the newest first", heads, rows, none, command, next_, note)
+
+
+def _what(one: Deed, wrong: set[int]) -> Cell:
+    words = one.action.replace("_", "\N{NO-BREAK SPACE}")
+    return Cell(f"{words}: not what was recorded", "state", "bad") if one.action_id in wrong else Cell(words)
+
+
+def _target(one: Deed) -> Cell:
+    """A link where it is an organisation, or a push."""
+    if one.action.startswith("org_"):
+        return Cell(one.target, "id", href=url("/console/org", id=one.target, tab="audit"))
+    if one.action.startswith("push_"):
+        return Cell(one.target, "id", href=url("/console/push", key=one.target))
+    return said(one.target)
+
+
+def details_of(one: Deed) -> str:
+    """What there is to say, on one line."""
+    told = {name: value for name, value in one.details.items() if value is not None}
+    text = ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())
+    return text[:MOST_DETAIL_CHARS] or figures.UNKNOWN
+
+
+def _command(given: Mapping[str, object]) -> str:
+    return " ".join(("drawdown audit list", *(f"--{name} {value}" for name, value in given.items() if value)))
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """Exactly those of the filter, the newest first."""
+    chosen, before = _chosen(ask), ask.place("before")
+    yield csv_line(COLUMNS)
+    while True:
+        page = list_deeds(connection, chosen, before=before, most=FILE_DEEDS)
+        for one in page.deeds:
+            told = json.dumps(one.details, ensure_ascii=False, sort_keys=True)
+            texts = (figures.iso(one.at_ms), one.actor, one.via, one.action, one.target, one.reason, told)
+            yield csv_line(texts, (one.action_id,))
+        if page.next_before is None:
+            return
+        before = page.next_before

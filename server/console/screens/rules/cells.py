@@ -1,0 +1,48 @@
+"""Cells that several of these pages show the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell
+from drawdown.server.console.frame.templates import url
+
+
+def said(text: str | None, *, wide: bool = False) -> Cell:
+    """An id, or another text that somebody chose. `wide`: not on a narrow screen."""
+    return Cell(figures.UNKNOWN if text is None else text, "id", narrow=not wide)
+
+
+def time(ms: int | None, never: str = figures.UNKNOWN, *, wide: bool = False) -> Cell:
+    return Cell(never, narrow=not wide) if ms is None else Cell(figures.time(ms), "time", narrow=not wide)
+
+
+def number(count: int | None, *, wide: bool = False) -> Cell:
+    return Cell(figures.count(count), "number", narrow=not wide)
+
+
+def amount(units: int | None) -> Cell:
+    """Base units of a limit."""
+    return Cell("without an end" if units is None else figures.count(units), "number")
+
+
+def org(org_id: str, *, tab: str = "", wide: bool = False) -> Cell:
+    return Cell(org_id, "id", narrow=not wide, href=url("/console/org", id=org_id, tab=tab))
+
+
+def part(ppm: int | None) -> str:
+    """Per cent, to a tenth; less than that is told as less, so that a rare thing is not none."""
+    if ppm is None:
+        return figures.UNKNOWN
+    return "<0.1 %" if 0 < ppm < 1_000 else f"{(ppm + 500) // 1_000 / 10:.1f} %"
+
+
+def short(found: str) -> str:
+    """The beginning of a hash, by which people know it again."""
+    return found[:8] or figures.UNKNOWN
+
+
+def rows_of(checked: Mapping[str, int]) -> str:
+    """How many rows, by what they are."""
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in checked.items()) or figures.UNKNOWN

@@ -1,0 +1,214 @@
+"""Events: what came in by source and type, one by one, what is in conflict, what is quarantined and why.
+
+Guarantee: the figures are those of `drawdown event sources`, and of `sample list --quarantined`; where there is more
+than one look counts, the page says since when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from shlex import quote
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.csv_lines import csv_line
+from drawdown.server.console.screens.rules.cells import number, org, said, time
+from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined, require_reason
+from drawdown.worker.views import event_intake
+from drawdown.worker.views.event_intake import MOST_SEEN, EventFilter, EventLine, Place, Sources
+
+PATH: Final = "/console/events"
+PAGE_EVENTS: Final = 50
+PAGE_CONFLICTS: Final = 20
+PAGE_QUARANTINED: Final = 50
+FILE_EVENTS: Final = 1_000
+"""Events that a file is read by."""
+COLUMNS: Final = ("source", "event", "type", "org_id", "used", "came_in", "state", "quantity")
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    chosen, why = _chosen(ask), ask.text("why")
+    query = {**_query(chosen), "why": why}
+    found = event_intake.sources(connection, ask.now_ms, chosen)
+    quarantined = event_intake.quarantined(connection)
+    filters = (
+        Filter("source", "Source", chosen.source),
+        Filter("type", "Type", chosen.event_type),
+        Filter("org", "Organisation", chosen.org_id),
+    )
+    tables = [
+        _sources(found, chosen),
+        _arrivals(connection, ask, chosen, query),
+        _conflicts(connection, ask, query),
+        _reasons(quarantined, query),
+        *([_quarantined(connection, ask, quarantined, query)] if why else []),
+    ]
+    file = url(f"{PATH}.csv", **_query(chosen))
+    tiles = _tiles(found, quarantined)
+    return shown(Shown(PATH, tables, tiles, filters, query={**query, **_place_query(ask)}, file=file, said=SAID))
+
+
+SAID: Final = (
+    "What is invalid is answered to whoever sends it, item by item, and is not kept: /metrics counts how often it was."
+)
+
+
+def _chosen(ask: Ask) -> EventFilter:
+    return EventFilter(ask.text("source"), ask.text("type"), ask.text("org"))
+
+
+def _query(chosen: EventFilter) -> dict[str, object]:
+    return {"source": chosen.source, "type": chosen.event_type, "org": chosen.org_id}
+
+
+def _place(ask: Ask) -> Place | None:
+    """Where the page of events begins."""
+    ms = ask.place("before")
+    return Place(ms, ask.text("behind")) if ms else None
+
+
+def _place_query(ask: Ask) -> dict[str, object]:
+    return {"before": ask.place("before") or None, "behind": ask.text("behind")}
+
+
+def _tiles(found: Sources, quarantined: Mapping[str, int]) -> list[Tile]:
+    of_day = sum(one.of_day for one in found.rows)
+    more = "" if found.whole else f"of the newest {MOST_SEEN:,}"
+    held = sum(quarantined.values())
+    full = any(count >= MOST_SEEN for count in quarantined.values())
+    return [
+        Tile("Events in 24 hours", figures.count(of_day), more or "by when they came in"),
+        Tile("Sources and types", figures.count(len(found.rows)), "of these"),
+        Tile(
+            "Quarantined", figures.count(held), f"{'or more, ' if full else ''}billed to nobody", "warn" if held else ""
+        ),
+        Tile(
+            "In conflict",
+            figures.count(quarantined.get("id_conflict", 0)),
+            "same id, other content",
+            "warn" if quarantined.get("id_conflict") else "",
+        ),
+    ]
+
+
+def _sources(found: Sources, chosen: EventFilter) -> Table:
+    rows = [
+        (Cell(one.source, "id", href=url(PATH, source=one.source)),
+         Cell(one.event_type, "id", href=url(PATH, type=one.event_type)),
+         number(one.of_day), number(one.events, wide=True), number(one.orgs, wide=True), time(one.last_ms))
+        for one in found.rows
+    ]  # fmt: skip
+    heads = ("Source", "Type", "#In 24 hours", "#In all of these", "#Organisations", "Last came in, UTC")
+    since = (
+        ""
+        if found.whole
+        else f"Of the newest {found.seen:,} events, which came in since {figures.time(found.since_ms)}."
+    )
+    none = "No event came in." if chosen == EventFilter() else "No event is like that."
+    command = "drawdown event sources" if rows else "curl -H 'Authorization: Bearer ddk_…' $URL/v1/events"
+    return Table("What came in, by source and type", heads, rows, none, command, note=since)
+
+
+def _arrivals(connection: sa.Connection, ask: Ask, chosen: EventFilter, query: Mapping[str, object]) -> Table:
+    found = event_intake.arrivals(connection, chosen, after=_place(ask), most=PAGE_EVENTS)
+    rows = [
+        (Cell(one.event_id, "id", href=event_url(one)), _state(one), said(one.event_type), org(one.org_id),
+         number(one.quantity), time(one.ingested_ms, wide=True), time(one.ts, wide=True), said(one.source, wide=True))
+        for one in found.events
+    ]  # fmt: skip
+    heads = ("Event", "State", "Type", "Organisation", "#Quantity", "Came in, UTC", "Used, UTC", "Source")
+    next_ = ""
+    if found.next is not None:
+        next_ = url(PATH, **{**query, "before": found.next.ingested_ms, "behind": found.next.sample_id})
+    none = "None of those that were looked through." if next_ else "None."
+    command = f"drawdown event list --org {quote(chosen.org_id or 'ORG')} --from 1d"
+    note = f"{none} The next page looks further back." if next_ and not rows else ""
+    return Table("Events, the newest first", heads, rows, none, command, next_, note)
+
+
+def event_url(one: EventLine) -> str:
+    return url("/console/event", source=one.source, id=one.event_id, org=one.org_id)
+
+
+def _state(one: EventLine) -> Cell:
+    return Cell("withdrawn", "state", "warn") if one.withdrawn else Cell("kept", "state")
+
+
+def _conflicts(connection: sa.Connection, ask: Ask, query: Mapping[str, object]) -> Table:
+    found = event_intake.conflicts(connection, before=ask.place("conflict"), most=PAGE_CONFLICTS)
+    rows = []
+    for one in found.conflicts:
+        event = Cell(one.sample_id, "id")
+        if one.event_source is not None:
+            event = Cell(
+                str(one.event_id),
+                "id",
+                href=url("/console/event", source=one.event_source, id=one.event_id, org=one.org_id),
+            )
+        state = Cell("dealt with", "state") if one.closed else Cell("open", "state", "warn")
+        rows.append((time(one.seen_ms), event, said(one.source, wide=True), said(one.content, wide=True), state))
+    heads = ("Seen, UTC", "Event, or sample, that stays", "Sent by", "What it said instead", "State")
+    next_ = url(PATH, **{**query, "conflict": found.next_before}) if found.next_before else ""
+    none = "Nothing came in under an id that was taken with other content."
+    return Table("Conflicts", heads, rows, none, "drawdown sample list --quarantined --why id_conflict", next_)
+
+
+def _reasons(found: Mapping[str, int], query: Mapping[str, object]) -> Table:
+    rows = [
+        (Cell(reason.replace("_", " "), href=url(PATH, **{**query, "why": reason})),
+         number(count) if count < MOST_SEEN else Cell(f"{count:,} or more", "number"))
+        for reason, count in found.items()
+    ]  # fmt: skip
+    none = "Nothing is quarantined: all that came in can be billed."
+    return Table("Quarantined, by reason", ("Why", "#Samples"), rows, none, "drawdown sample list --quarantined")
+
+
+def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int], query: Mapping[str, object]) -> Table:
+    why = ask.text("why")
+    if why not in reasons:
+        require_reason(connection, why)
+    found = list_quarantined(
+        connection, QuarantineFilter(reason=why), ask.now_ms, after=ask.text("sample"), most=PAGE_QUARANTINED
+    )
+    rows = [
+        (said(one.sample_id), said(one.org_id), time(one.came_ms, wide=True), said(one.ts, wide=True),
+         time(one.meant_ms, wide=True), said(one.interval_s, wide=True))
+        for one in found.samples
+    ]  # fmt: skip
+    heads = ("Sample", "Organisation", "Came in, UTC", "Its time", "Meant, perhaps, UTC", "Seconds or units")
+    next_ = url(PATH, **{**query, "sample": found.next_after}) if found.next_after else ""
+    title = f"Quarantined: {why.replace('_', ' ')}"
+    return Table(
+        title,
+        heads,
+        rows,
+        "There is none, or no more.",
+        f"drawdown sample list --quarantined --why {quote(why)}",
+        next_,
+    )
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """Exactly the events of the filter, the newest first."""
+    chosen, place = _chosen(ask), _place(ask)
+    yield csv_line(COLUMNS)
+    while True:
+        page = event_intake.arrivals(connection, chosen, after=place, most=FILE_EVENTS)
+        for one in page.events:
+            texts = (
+                one.source,
+                one.event_id,
+                one.event_type,
+                one.org_id,
+                figures.iso(one.ts),
+                figures.iso(one.ingested_ms),
+            )
+            yield csv_line((*texts, "withdrawn" if one.withdrawn else "kept"), (one.quantity,))
+        if page.next is None:
+            return
+        place = page.next

@@ -1,0 +1,79 @@
+"""Keys: which programs may do what, until when, and when each was last used; never a key itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.units import DAY_MS
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Shown, Table, act, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.rules.cells import org, said, time
+from drawdown.worker.views.api_keys import KeyRow, page_of_keys
+
+PATH: Final = "/console/keys"
+PAGE_KEYS: Final = 100
+SOON_MS: Final = 14 * DAY_MS
+"""Before a key's end somebody is to see that it comes."""
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    found = page_of_keys(connection, ask.now_ms, after=ask.text("after"), most=PAGE_KEYS)
+    rows = [_row(one, ask.now_ms) for one in found.keys]
+    heads = ("Key", "To do", "Scopes", "Bound to", "State", "Last used, UTC", "Until, UTC", "Made by", "Why")
+    none = "No program has a key. One is made, and shown once, by the command, or by the button above."
+    command = (
+        "drawdown key list" if rows else "drawdown key create shop --scope events:write --reason 'the shop sends usage'"
+    )
+    next_ = url(PATH, after=found.next_after) if found.next_after else ""
+    note = (
+        "Of each the one that goes on, and those that are taken beside it still. Of a key its hash alone is kept."
+        if rows
+        else ""
+    )
+    table = Table("Keys of programs", heads, rows, none, command, next_, note)
+    return shown(
+        Shown(PATH, [table], acts=(act("Make a key", "key-make", "admin"),), query={"after": ask.text("after")})
+    )
+
+
+def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
+    until = one.ended_ms if one.ended_ms is not None else one.expires_ms
+    return (
+        said(one.name),
+        _acts(one),
+        Cell(" ".join(one.scopes), narrow=False),
+        _bound(one),
+        Cell(*_state(one, now_ms)),
+        time(one.used_ms, "never"),
+        time(until, "without an end", wide=True),
+        said(one.actor, wide=True),
+        said(one.reason, wide=True),
+    )
+
+
+def _acts(one: KeyRow) -> Cell:
+    """Of a name as a whole, at the key that goes on."""
+    if one.state in ("rotated", "ended"):
+        return Cell("")
+    return Cell("", links=(act("Rotate", "key-rotate", "admin", name=one.name), act("End", "key-end", name=one.name)))
+
+
+def _bound(one: KeyRow) -> Cell:
+    if one.org_id is not None:
+        return org(one.org_id)
+    return said(f"cell {one.cell_id}") if one.cell_id is not None else Cell("any")
+
+
+def _state(one: KeyRow, now_ms: int) -> tuple[str, str, str]:
+    """A word, and a colour where somebody has to look."""
+    ends = one.expires_ms
+    if one.state == "good" and ends is not None and ends <= now_ms + SOON_MS:
+        return f"ends {figures.ago(ends, now_ms)}", "state", "warn"
+    if one.state == "rotated":
+        return "taken still", "state", ""
+    return one.state, "state", "warn" if one.state == "expired" else ""

@@ -1,0 +1,243 @@
+"""Limits: what was asked for first, then what stands in place of plans' limits, how often the guard blocked, what its
+phases would block, and what plans allow.
+
+Guarantee: the figures are those of `drawdown override list`, `guard list`, `guard report` and `limit list`; where there
+is more than one look counts, the page says since when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from shlex import quote
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.rules.cells import amount, org, part, said, time
+from drawdown.worker.commands.guard_overrides import SOON_MS, OverrideRow, list_overrides
+from drawdown.worker.views import guard_blocks
+from drawdown.worker.views.guard import SPANS, list_limits
+from drawdown.worker.views.guard_blocks import BlockRate, BlocksPage, MetricBlocks
+from drawdown.worker.views.guard_figures import open_overrides
+
+PATH: Final = "/console/limits"
+PAGE_OVERRIDES: Final = 50
+"""Overrides of one state that are shown at once."""
+MOST_LIMITS: Final = 200
+WORDS: Final = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
+PHASES: Final = ("silent", "warns", "blocks who never bought credit", "blocks all")
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    metric, span = ask.text("metric"), ask.choice("span", ("7d", "24h", "30d"))
+    blocks = guard_blocks.block_rates(connection, ask.now_ms, metric=metric, span=span, after=ask.text("after"))
+    now_ms = ask.now_ms
+    waiting = open_overrides(connection, now_ms, now_ms + SOON_MS)
+    filters = (
+        Filter("metric", "Metric", metric),
+        Filter(
+            "span",
+            "Blocked most in",
+            "" if span == "7d" else span,
+            [("", "7 days"), *((one, WORDS[one]) for one in ("24h", "30d"))],
+        ),
+    )
+    query = {"metric": metric, "span": ask.query.get("span")}
+    tables = [
+        _asked(connection, ask, metric, query),
+        _in_force(connection, ask, metric, query),
+        _rates(blocks, query),
+        _phases(blocks),
+        _most(blocks, span),
+        _limits(connection, metric),
+    ]
+    return shown(
+        Shown(
+            PATH,
+            tables,
+            _tiles(*waiting, blocks, now_ms),
+            filters,
+            (act("Make an override", "override-make", metric=metric), act("Set a limit", "limit-set", metric=metric)),
+            query=query,
+        )
+    )
+
+
+def _tiles(waiting: int, since_ms: int | None, ending: int, blocks: BlocksPage, now_ms: int) -> list[Tile]:
+    day = [one.rates[0] for one in blocks.metrics]
+    asked, blocked = sum(one.asked for one in day), sum(one.blocked for one in day)
+    more = "" if all(one.whole for one in day) else ", of the newest"
+    return [
+        Tile(
+            "Overrides asked for",
+            figures.count(waiting),
+            f"the first {figures.ago(since_ms, now_ms)}" if waiting else "nobody waits",
+            "warn" if waiting else "",
+        ),
+        Tile("Overrides that end soon", figures.count(ending), "within 7 days"),
+        Tile("Blocked in 24 hours", figures.count(blocked), f"of {asked:,} that were asked{more}"),
+        Tile("Metrics", figures.count(len(blocks.metrics)), "on this page"),
+    ]
+
+
+def _asked(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[str, object]) -> Table:
+    found = list_overrides(
+        connection, metric, ask.now_ms, PAGE_OVERRIDES + 1, state="asked", after=ask.place("asked"), known=True
+    )
+    rows = [(*_override(one, ask.now_ms), time(one.at_ms, wide=True)) for one in found[:PAGE_OVERRIDES]]
+    heads = ("#Override", "To do", "Metric", "For", "A", "#Amount", "Until, UTC", "By", "Why", "Asked, UTC")
+    none = "Nobody waits for a word. Programs and people ask for more than their plan allows."
+    return Table(
+        "Asked for, and waiting",
+        heads,
+        rows,
+        none,
+        _listed("drawdown override list", metric),
+        _next(found, "asked", query),
+    )
+
+
+def _in_force(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[str, object]) -> Table:
+    found = list_overrides(
+        connection, metric, ask.now_ms, PAGE_OVERRIDES + 1, state="in_force", after=ask.place("behind"), known=True
+    )
+    rows = [
+        (*_override(one, ask.now_ms), said(one.decided_by or figures.UNKNOWN, wide=True))
+        for one in found[:PAGE_OVERRIDES]
+    ]
+    heads = ("#Override", "To do", "Metric", "For", "A", "#Amount", "Until, UTC", "By", "Why", "Approved by")
+    none = "No override stands in place of a plan's limit."
+    return Table(
+        "Overrides in force, by their ends",
+        heads,
+        rows,
+        none,
+        _listed("drawdown override list", metric),
+        _next(found, "behind", query),
+    )
+
+
+def _override(one: OverrideRow, now_ms: int) -> tuple[Cell, ...]:
+    target = (
+        org(one.target) if one.reach == "org" else said(f"plan {one.target}" if one.reach == "plan" else one.target)
+    )
+    until = (
+        Cell(f"{figures.time(one.ends_ms)}, soon", "state", "warn")
+        if one.ends_soon(now_ms)
+        else time(one.ends_ms, "for good")
+    )
+    return (
+        Cell(str(one.number), "number", narrow=False),
+        _words(one),
+        said(one.metric),
+        target,
+        Cell(one.period, narrow=False),
+        amount(one.amount),
+        until,
+        said(one.actor, wide=True),
+        said(one.reason, wide=True),
+    )
+
+
+def _words(one: OverrideRow) -> Cell:
+    """What may be said of it."""
+    words = (("approve", "Approve"), ("refuse", "Refuse")) if one.state == "asked" else (("end", "End"),)
+    links = (act(text, f"override-{word}", number=one.number) for word, text in words)
+    return Cell("", links=tuple(links))
+
+
+def _next(found: Sequence[OverrideRow], name: str, query: Mapping[str, object]) -> str:
+    return url(PATH, **{**query, name: found[PAGE_OVERRIDES - 1].number}) if len(found) > PAGE_OVERRIDES else ""
+
+
+def _rates(blocks: BlocksPage, query: Mapping[str, object]) -> Table:
+    rows = [
+        (
+            said(one.metric),
+            Cell(PHASES[one.phase]),
+            *(Cell(_rate(rate), "number", narrow=rate.span == "24h") for rate in one.rates),
+        )
+        for one in blocks.metrics
+    ]
+    heads = ("Metric", "Phase", *(f"#Blocked in {WORDS[span]}" for span in SPANS))
+    none = (
+        "Nothing is counted yet: a metric with a price, or none, is made by the first command; a limit by `limit set`."
+    )
+    cut = [rate for one in blocks.metrics for rate in one.rates if not rate.whole]
+    note = f"Of a metric that was asked for more often, the newest {guard_blocks.MOST_COUNTED:,} count." if cut else ""
+    next_ = url(PATH, **{**query, "after": blocks.next_after}) if blocks.next_after else ""
+    command = "drawdown guard list" if rows else "drawdown guard set idea.create --phase 1 --new"
+    return Table("Block rates", heads, rows, none, command, next_, note)
+
+
+def _rate(rate: BlockRate) -> str:
+    """A part, and of how many; since when, where that is not the whole span."""
+    since = "" if rate.whole else f" since {figures.time(rate.since_ms)}"
+    return f"{part(rate.blocked_ppm)} of {rate.asked:,}{since}" if rate.asked else figures.UNKNOWN
+
+
+def _phases(blocks: BlocksPage) -> Table:
+    rows = [
+        (said(one.metric), Cell("", links=(act("Set", "guard-phase", metric=one.metric, phase=str(one.phase)),)),
+         Cell(f"{one.phase} {PHASES[one.phase]}"), *_would(one))
+        for one in blocks.metrics
+    ]  # fmt: skip
+    heads = ("Metric", "To do", "Phase now", "#In phase 2", "#In phase 3", "#Organisations", "#That bought credit")
+    none = "A phase says what comes of a limit that is reached: silence, a warning, or a block."
+    note = "What would have been blocked in 7 days: in phase 2 of who never bought credit, in phase 3 of all."
+    return Table(
+        "Phases, and what each would have blocked",
+        heads,
+        rows,
+        none,
+        f"drawdown guard report {quote(_one(blocks))} --phase 3 --since 7d",
+        note=note,
+    )
+
+
+def _would(one: MetricBlocks) -> tuple[Cell, ...]:
+    counts = (one.would_in(2), one.would_in(3), one.orgs, one.paying)
+    return tuple(Cell(figures.count(count), "number", narrow=at == 1) for at, count in enumerate(counts))
+
+
+def _one(blocks: BlocksPage) -> str:
+    return blocks.metrics[0].metric if len(blocks.metrics) == 1 else "METRIC"
+
+
+def _most(blocks: BlocksPage, span: str) -> Table:
+    rows = [
+        (org(one.org_id, tab="limits"), said(one.metric), Cell(figures.count(one.blocked), "number"),
+         Cell(figures.count(one.would), "number", narrow=False), time(one.last_ms, wide=True),
+         Cell("yes" if one.pays else "no", narrow=False))
+        for one in blocks.most_blocked
+    ]  # fmt: skip
+    heads = ("Organisation", "Metric", "#Blocked", "#Would be in phase 3", "Last, UTC", "Bought credit")
+    none = "Nobody was blocked, or would be, in this time."
+    return Table(f"Blocked most in {WORDS[span]}", heads, rows, none, "drawdown guard report METRIC")
+
+
+def _limits(connection: sa.Connection, metric: str) -> Table:
+    found = list_limits(connection, metric, MOST_LIMITS, known=True)
+    rows = [
+        (said(one.metric), said("every other plan, and none" if one.plan == "*" else one.plan), Cell(one.period),
+         amount(one.amount), Cell(figures.UNKNOWN if one.phase is None else PHASES[one.phase], narrow=False),
+         time(one.at_ms, wide=True), said(one.actor, wide=True), said(one.reason, wide=True))
+        for one in found
+    ]  # fmt: skip
+    heads = ("Metric", "Plan", "A", "#Amount", "Phase of its own", "Since, UTC", "By", "Why")
+    none = "Plans say nothing yet, so they allow nothing of any metric."
+    note = f"The first {MOST_LIMITS}: choose a metric." if len(found) == MOST_LIMITS else ""
+    command = (
+        _listed("drawdown limit list", metric)
+        if rows
+        else f"drawdown limit set {quote(metric or 'idea.create')} 100 --per month"
+    )
+    return Table("What plans allow", heads, rows, none, command, note=note)
+
+
+def _listed(command: str, metric: str) -> str:
+    return f"{command} --metric {metric}" if metric else command

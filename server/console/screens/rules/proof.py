@@ -1,0 +1,116 @@
+"""Proof: the invariants, when each last held, by which run of `drawdown verify`, and over how many rows.
+
+Guarantee: nothing is proven in a request. What is shown is what runs found, as they kept it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.units import DAY_MS
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.rules.cells import number, rows_of, said, short, time
+from drawdown.worker.views import proofs
+from drawdown.worker.views.proofs import Held, Run
+
+PATH: Final = "/console/proof"
+PAGE_RUNS: Final = 20
+STALE_AFTER_MS: Final = 2 * DAY_MS
+"""A proof is made each night, so that one of before is late."""
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    held = proofs.standing(connection)
+    page = proofs.list_runs(connection, before=ask.place("before"), most=PAGE_RUNS)
+    next_ = url(PATH, before=page.next_before) if page.next_before else ""
+    tables = [_invariants(held), _runs(page.runs, next_)]
+    return shown(Shown(PATH, tables, _tiles(held, ask.now_ms), query={"before": ask.place("before") or None}))
+
+
+def _tiles(held: Sequence[Held], now_ms: int) -> list[Tile]:
+    broken = sum(one.holds is False for one in held)
+    proven = [one.held_ms for one in held if one.held_ms is not None]
+    last = min(proven) if len(proven) == len(held) else None
+    late = "warn" if last is None or now_ms - last > STALE_AFTER_MS else ""
+    day, _, hour = figures.time(last).partition(" ")
+    rows = max((sum(one.rows.values()) for one in held), default=0)
+    return [
+        Tile(
+            "All proven to hold",
+            hour or day,
+            f"{day}, {figures.ago(last, now_ms)}" if last else "not by any run on record",
+            late,
+        ),
+        Tile(
+            "Invariants that hold",
+            f"{sum(one.holds is True for one in held)} of {len(held)}" if proven or broken else figures.UNKNOWN,
+            "by the newest run of each" if proven or broken else "never looked at: run `drawdown verify`",
+            "bad" if broken else "",
+        ),
+        Tile("Broken", figures.count(broken), "their organisations are stopped", "bad" if broken else ""),
+        Tile("Rows looked at", figures.count(rows) if rows else figures.UNKNOWN, "by that run"),
+    ]
+
+
+def _invariants(held: Sequence[Held]) -> Table:
+    rows = [
+        (number(one.invariant), Cell(one.name), Cell(one.says, narrow=False), Cell(*_state(one)),
+         time(one.held_ms, "never"),
+         number(one.held_by, wide=True),
+         number(one.findings, wide=True), time(one.broken_ms, "never on record", wide=True))
+        for one in held
+    ]  # fmt: skip
+    heads = (
+        "#No.",
+        "Invariant",
+        "What it says",
+        "State",
+        "Last held, UTC",
+        "#By run",
+        "#Ways to break it",
+        "Last broken, UTC",
+    )
+    return Table("Invariants", heads, rows, "", "drawdown proof")
+
+
+def _state(one: Held) -> tuple[str, str, str]:
+    if one.holds is None:
+        return "not proven", "state", "warn"
+    return ("holds", "state", "") if one.holds else (f"broken, {one.breaches:,} times", "state", "bad")
+
+
+def _runs(runs: Sequence[Run], next_: str) -> Table:
+    rows = [
+        (number(one.number), time(one.at_ms), Cell("all" if one.orgs is None else f"{one.orgs:,}", narrow=False),
+         Cell(*_found(one)), Cell(rows_of(one.checked), narrow=False), Cell(rows_of(one.left), narrow=False),
+         Cell(figures.lasting(one.took_ms), narrow=False), said(short(one.newest_action), wide=True),
+         said(one.actor, wide=True))
+        for one in runs
+    ]  # fmt: skip
+    heads = (
+        "#Run",
+        "At, UTC",
+        "Organisations",
+        "Found",
+        "Looked at",
+        "Left open, and no breach",
+        "Took",
+        "Newest action",
+        "By",
+    )
+    none = "No run of verify is on record. Have one made each night."
+    note = "What is left open is known and not settled yet." if rows else ""
+    return Table("Runs of verify", heads, rows, none, "drawdown proof" if rows else "drawdown verify", next_, note)
+
+
+def _found(one: Run) -> tuple[str, str, str]:
+    if one.breaches:
+        which = ", ".join(f"{invariant}" for invariant in one.by_invariant)
+        return f"{one.breaches:,} breaches, of {which}", "state", "bad"
+    return ("history was lost", "state", "warn") if one.doubted is not None else ("all hold", "state", "")

@@ -1,0 +1,1 @@
+"""Words of others that are signed: what their service says, and which of its tokens is believed."""

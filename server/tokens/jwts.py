@@ -1,0 +1,126 @@
+"""Tokens that others signed (JWT, RFC 7519): whether they are what they say, by joserfc.
+
+Guarantee: which algorithm counts is ours to say, and goes with the kind of key: a public key is never taken for a
+secret, nor `none` for a signature. Who signed it, for whom, and until when is proven before anything else of it is
+believed. The clock is ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from drawdown.schema.errors import UsageError
+
+if TYPE_CHECKING:
+    from joserfc.jwk import ECKey, OctKey, RSAKey
+
+    Key: TypeAlias = ECKey | OctKey | RSAKey
+else:
+    Key: TypeAlias = Any
+
+SLACK_S: Final = 60
+"""By how much clocks may differ."""
+MAX_TOKEN_BYTES: Final = 12 * 1024
+"""Of one token: more does not fit into a request's head, either."""
+LEAST_SECRET_BYTES: Final = 32
+"""As many as the hash of HS256 has: a shorter secret can be guessed."""
+_KINDS: Final[Mapping[str, str]] = {"RS256": "RSA", "ES256": "EC", "HS256": "oct"}
+"""Algorithms, and the kind of key that each goes with."""
+BY_KEYS: Final = ("RS256", "ES256")
+_LEAST_RSA_BITS: Final = 2048
+_WORDS: Final[Mapping[str, str]] = {
+    "iss": "it was issued by somebody else", "aud": "it is meant for somebody else",
+    "azp": "it was issued to somebody else", "nonce": "it answers another question",
+    "iat": "it was issued in the future", "nbf": "it does not hold yet",
+}  # fmt: skip
+
+
+class Unproven(Exception):
+    """Why a token is not believed, in words."""
+
+
+def require_library() -> None:
+    """Errors: UsageError where the extra is not installed."""
+    try:
+        import joserfc  # noqa: F401
+    except ImportError:
+        raise UsageError("sign-in by OpenID Connect, and links to /my, need: pip install 'drawdown[oidc]'") from None
+
+
+def key_of(said: object) -> Key:
+    """A public key, as a JWK. Errors: Unproven for one of another use or kind, or too weak."""
+    from joserfc.errors import JoseError
+    from joserfc.jwk import ECKey, RSAKey
+
+    try:
+        if not isinstance(said, dict) or said.get("use", "sig") != "sig":
+            raise Unproven("a key of another use")
+        public = {name: value for name, value in said.items() if name not in ("use", "key_ops", "alg")}
+        if said.get("kty") == "EC" and said.get("crv") == "P-256":
+            return ECKey.import_key(public)
+        if said.get("kty") == "RSA":
+            found = RSAKey.import_key(public)
+            if found.raw_value.key_size >= _LEAST_RSA_BITS:
+                return found
+    except (JoseError, ValueError, TypeError, KeyError):
+        raise Unproven("no key that can be read") from None
+    raise Unproven("a key of another kind")
+
+
+def secret_key(secret: str) -> Key:
+    """What both sides share."""
+    from joserfc.jwk import OctKey
+
+    return OctKey.import_key(secret)
+
+
+def head_of(token: str) -> tuple[str, str | None]:
+    """The algorithm and the key's id that a token names, which nobody has proven. Errors: Unproven."""
+    try:
+        if len(token) > MAX_TOKEN_BYTES or not token.isascii():
+            raise ValueError
+        first, _, _ = token.split(".")
+        said = json.loads(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))
+        algorithm, kid = str(said["alg"]), said.get("kid")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise Unproven("it is no signed token") from None
+    if algorithm not in _KINDS or not isinstance(kid, str | None):
+        raise Unproven("it is signed in a way that is not taken here")
+    return algorithm, kid
+
+
+def claims_of(token: str, keys: Sequence[Key], algorithms: Collection[str]) -> Mapping[str, Any]:
+    """What a token says, once one of the keys has signed it, in one of these ways. Errors: Unproven."""
+    from joserfc import jwt
+    from joserfc.errors import JoseError
+
+    algorithm, _ = head_of(token)
+    if algorithm not in algorithms:
+        raise Unproven(f"it is signed by {algorithm}, which is not taken here")
+    for key in keys:
+        if key.key_type == _KINDS[algorithm]:
+            try:
+                return jwt.decode(token, key, algorithms=[algorithm]).claims
+            except (JoseError, ValueError, TypeError, RecursionError):
+                continue
+    raise Unproven("its signature is not one that is known here")
+
+
+def require(claims: Mapping[str, Any], now_ms: int, **wanted: str) -> None:
+    """Insist that a token holds now (`exp`), and says of each claim what is wanted; of a list, among others. Errors:
+    Unproven."""
+    from joserfc.errors import ExpiredTokenError, JoseError, MissingClaimError
+    from joserfc.jwt import JWTClaimsRegistry
+
+    options: dict[str, Any] = {name: {"essential": True, "value": value} for name, value in wanted.items()}
+    try:
+        JWTClaimsRegistry(now_ms // 1000, SLACK_S, exp={"essential": True}, **options).validate(dict(claims))
+    except ExpiredTokenError:
+        raise Unproven("its time is over") from None
+    except MissingClaimError as error:
+        raise Unproven(f"it does not say {error.claim}") from None
+    except JoseError as error:
+        raise Unproven(_WORDS.get(str(getattr(error, "claim", "")), "one of its claims makes no sense")) from None

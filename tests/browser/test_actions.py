@@ -1,0 +1,106 @@
+"""Actions in a browser: by keyboard, without JavaScript, twice, by two people, signed out half-way; each of their pages
+keeps to what pages keep to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from drawdown.schema.database import write
+from drawdown.schema.units import MICRO
+from drawdown.server.console.acting.action import Action
+from drawdown.server.console.pages import ACTIONS
+from drawdown.worker.commands import console_sessions, credit
+from tests.browser.conftest import Visitor
+from tests.browser.sites import NOW, STORED, Site, secret
+from tests.browser.test_matrix import THEMES, WIDTHS, axe
+from tests.whole import WHOLE
+
+pytestmark = pytest.mark.xdist_group("browser")
+Visit = Callable[..., Visitor]
+SHOWN = ACTIONS if WHOLE else ACTIONS[:1]
+"""All forms are made by one template."""
+
+
+def goes_sideways(visitor: Visitor) -> list[int]:
+    found = []
+    for width in WIDTHS:
+        visitor.page.set_viewport_size({"width": width, "height": 800})
+        if visitor.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            found.append(width)
+    return found
+
+
+@pytest.mark.parametrize("action", SHOWN, ids=lambda action: action.name)
+def test_each_form_keeps_to_all_that_pages_keep_to(live: Site, visit: Visit, action: Action) -> None:
+    visitor = visit(live, "admin")
+    assert visitor.go(f"/console/act/{action.name}?id=acme") == 200
+    assert goes_sideways(visitor) == []
+    for theme in THEMES:
+        visitor.page.emulate_media(**theme)
+        assert axe(visitor) == [], theme
+
+
+def test_credit_is_given_from_an_organisations_page_by_keyboard_alone(live: Site, visit: Visit) -> None:
+    visitor = visit(live, "admin")
+    page = visitor.page
+    visitor.go("/console/org?id=initech")
+    page.get_by_role("link", name="Give credit").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/act/grant?id=initech")
+    page.get_by_label("Credits").focus()
+    page.keyboard.type("25")
+    page.get_by_label("Reason").focus()
+    page.keyboard.type("as they asked")
+    page.keyboard.press("Enter")
+    page.get_by_text("Nothing was changed.").wait_for()
+    assert goes_sideways(visitor) == [] and axe(visitor) == []
+    assert "drawdown ledger grant initech 25.00" in page.inner_text("main")
+    page.get_by_role("button", name="Give credit").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/acted?key=*")
+    assert "initech: 25.00 credits given" in page.inner_text("main") and axe(visitor) == []
+    page.reload()
+    page.get_by_role("link", name="Go on").click()
+    page.wait_for_url("**/console/billing?id=initech")
+    assert live.fleet.one("SELECT COUNT(*) FROM ledger_lots WHERE customer_id = 'initech'") == 1
+
+
+def test_a_form_without_javascript_that_somebody_was_signed_out_of(live: Site, visit: Visit) -> None:
+    visitor = visit(live, "operator", java_script_enabled=False)
+    page = visitor.page
+    visitor.go("/console/act/halt?id=initech")
+    page.get_by_label("Reason").fill("they asked")
+    write(live.engine, lambda c: console_sessions.end(c, visitor.session, NOW))
+    page.get_by_role("button", name="See what it would do").click()
+    assert "the form is as you left it" in page.inner_text("main")
+    visitor.wrong.clear()  # what the browser says of a 401
+    place = page.locator("input[name=next]").input_value()
+    again = secret(555)
+    write(live.engine, lambda c: console_sessions.begin(c, "operator", STORED, again, "192.0.2.1", NOW))
+    visitor.sign_in(again)
+    visitor.go(place)
+    assert page.get_by_label("Reason").input_value() == "they asked"
+    page.get_by_role("button", name="See what it would do").click()
+    assert "Nothing was changed" in page.inner_text("main")
+
+
+def test_two_people_at_once(live: Site, visit: Visit) -> None:
+    visitor = visit(live, "admin")
+    page = visitor.page
+    visitor.go("/console/act/grant?id=acme&amount=1&reason=asked")
+    page.get_by_role("button", name="See what it would do").click()
+    write(live.engine, lambda c: credit.grant(c, "acme", MICRO, live.fleet.by, key="somebody", plan=None))
+    page.get_by_role("button", name="Give credit").click()
+    page.get_by_text("this changed since you looked").wait_for()
+    visitor.wrong.clear()  # what the browser says of a 409
+    page.get_by_role("button", name="Give credit").click()
+    page.wait_for_url("**/console/acted?key=*")
+
+
+def test_a_viewer_is_shown_no_button(live: Site, visit: Visit) -> None:
+    visitor = visit(live)
+    visitor.go("/console/org?id=acme")
+    assert visitor.page.locator("a[href^='/console/act/']").count() == 0
+    assert visitor.go("/console/act/grant?id=acme") == 403

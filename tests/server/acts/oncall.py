@@ -1,0 +1,189 @@
+"""Of pushes, halts, providers, organisations, usage that waits, runs, cells and backfills."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from drawdown.events.envelope import UsageEvent
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.worker.commands import backfills, cells, executions, features, orgs, providers, pushes
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.run_request import Request
+from tests.server.acts.example import Example
+from tests.server.console_home import Home
+from tests.world import T0
+
+KEY: Final = f"usage:acme:{T0 + 3 * WINDOW_MS}:compute_1gb"
+HASH: Final = "2c51800ba183ac73ed89a34a474288df"
+"""Of what the backfill below shows: the same each time, as its event and its moment are."""
+
+
+def _halt(home: Home) -> None:
+    write(home.engine, lambda c: orgs.halt(c, ["acme"], home.fleet.by))
+
+
+def _lift(home: Home) -> None:
+    write(home.engine, lambda c: orgs.halt(c, ["acme"], home.fleet.by, undo=True))
+
+
+def _pause(home: Home) -> None:
+    write(home.engine, lambda c: providers.pause(c, "embedded", home.fleet.by))
+
+
+def _rejected(home: Home) -> None:
+    """A push that its provider refused."""
+    _pause(home)
+    home.fleet.sample("acme", T0 + 3 * WINDOW_MS + 1)
+    home.fleet.tick_windows(2)
+    home.now = home.fleet.clock.at_ms
+    home.fleet.write("UPDATE pushes SET state = 'rejected', last_error = 'no such meter' WHERE state = 'due'")
+
+
+def _taken_again(home: Home) -> None:
+    """As a tick would, whose answer was lost."""
+    home.fleet.write("UPDATE pushes SET state = 'in_doubt' WHERE state = 'rejected'")
+
+
+def _somebody_retries(home: Home) -> None:
+    """It is voided; its usage is due again under the next revision, and the push that was seen is no more."""
+    write(home.engine, lambda c: pushes.retry(c, [KEY], home.fleet.by))
+
+
+def _due_again(home: Home) -> None:
+    home.fleet.write("UPDATE pushes SET state = 'due' WHERE state = 'rejected'")
+
+
+def _paused_anew(home: Home) -> None:
+    write(home.engine, lambda c: providers.pause(c, "embedded", replace(home.fleet.by, reason="once more")))
+
+
+def _another(home: Home) -> None:
+    home.fleet.sample("acme", T0 // 1000 + 61, sample_id="in-seconds, too")
+
+
+def _somebody_overrides(home: Home) -> None:
+    write(home.engine, lambda c: orgs.override(c, "acme", home.fleet.by, max_concurrent=7))
+
+
+def _ended(home: Home) -> None:
+    write(home.engine, lambda c: orgs.end_override(c, "acme", home.fleet.by))
+
+
+def _run(home: Home) -> None:
+    write(home.engine, lambda c: executions.accept(c, "run-1", Request("acme", MICRO), home.fleet.by))
+
+
+def _released(home: Home) -> None:
+    write(home.engine, lambda c: executions.extend(c, "run-1", 2 * MICRO, None, home.fleet.by))
+
+
+def _cell(home: Home) -> None:
+    write(home.engine, lambda c: cells.set_cell(c, "cell-1", "http://cell-1:80", home.fleet.by, new=True))
+
+
+def _moved_cell(home: Home) -> None:
+    write(home.engine, lambda c: cells.set_cell(c, "cell-1", "http://cell-9:80", home.fleet.by, new=True))
+
+
+def _used(home: Home) -> None:
+    """By somebody whom nobody bills; of a size that makes no feature."""
+    home.fleet.sample("initech", home.now - 1)
+    home.fleet.sample("acme", home.now - 1, memory_mb=3)
+    home.fleet.tick_windows(2)
+    home.now = home.fleet.clock.at_ms
+
+
+def _assigned(home: Home) -> None:
+    write(home.engine, lambda c: assign(c, ["initech"], "none", home.fleet.by, from_ms=T0))
+
+
+def _mapped(home: Home) -> None:
+    write(
+        home.engine, lambda c: features.map_size(c, "compute_5mb", home.fleet.by, kind="exact", memory_mb=5, unit="s")
+    )
+
+
+def _quarantined(home: Home) -> None:
+    home.fleet.sample("acme", T0 // 1000 + 60, sample_id="in-seconds")
+
+
+def _staged(home: Home) -> None:
+    """The clock goes on a day: a backfill is of the past."""
+    home.fleet.clock.at_ms = home.now = home.now + DAY_MS // 12
+    by, event = home.fleet.by, UsageEvent("app", "e-1", "page.render", "acme", 3, T0 + 1)
+    write(home.engine, lambda c: backfills.open_backfill(c, "june", "acme", T0, T0 + WINDOW_MS, by))
+    write(home.engine, lambda c: backfills.stage(c, "june", [event], by.now_ms))
+
+
+def _reverted(home: Home) -> None:
+    write(home.engine, lambda c: backfills.revert(c, "june", home.fleet.by))
+
+
+CHOSEN_WRONG: Final = {"keys": "usage:acme:1:x", "org": "acmee", "provider": "nowhere", "error": "\x01", "expect": "7"}
+NO: Final = {"new": "no", "holes": "no"}
+EXAMPLES: Final = {
+    "halt": Example({"id": "acme"}, {"id": "acmee"}, _halt),
+    "lift": Example({"id": "acme"}, {"id": "\x01"}, _lift, prepare=_halt),
+    "push-retry": Example({"keys": KEY, "expect": "1"}, CHOSEN_WRONG, _due_again, _rejected),
+    "push-resolve": Example(
+        {"keys": KEY, "outcome": "absent", "evidence": "their console shows it"},
+        {**CHOSEN_WRONG, "state": "due", "outcome": "perhaps", "evidence": "x" * 501},
+        _taken_again,
+        _rejected,
+    ),
+    "push-void": Example(
+        {"state": "rejected", "org": "acme", "evidence": "it is nowhere", "although": "no"},
+        {**CHOSEN_WRONG, "evidence": "\x00", "although": "maybe"},
+        None,
+        _rejected,
+    ),
+    "provider-pause": Example({"provider": "embedded"}, {"provider": "embeded"}, _pause),
+    "provider-resume": Example({"provider": "embedded"}, {"provider": "none"}, _paused_anew, _pause),
+    "org-override": Example(
+        {"id": "acme", "never_halt": "yes", "max_concurrent": "3", "until": "+30d"},
+        {"id": "acmee", "never_halt": "x", "max_concurrent": "99999999999", "until": "2020-01-01"},
+        _somebody_overrides,
+    ),
+    "org-override-end": Example({"id": "acme"}, {"id": "acmee"}, _ended, _somebody_overrides),
+    "run-release": Example({"run": "run-1", "incurred": "0.5"}, {"run": "run-2", "incurred": "-1"}, _released, _run),
+    "cell-set": Example(
+        {"id": "cell-1", "url": "http://cell-1:81", "new": "no"},
+        {"id": "cell-7", "url": "ftp://cell", "new": "x"},
+        _moved_cell,
+        _cell,
+    ),
+    "cell-remove": Example({"id": "cell-1"}, {"id": "cell-7"}, _moved_cell, _cell),
+    "assign": Example(
+        {"id": "initech", "provider": "embedded", "halts": "no", "new": "no"},
+        {"id": "nobody", "provider": "nowhere", "customer": "\x01", "from": "00:01", "halts": "x", "new": "x"},
+        _assigned,
+        _used,
+    ),
+    "feature-map": Example(
+        {"feature": "compute_3mb", "kind": "exact", "memory_mb": "3", "unit": "s", "holes": "no", "new": "yes"},
+        {"feature": "Compute", "kind": "x", "memory_mb": "-1", "unit": "x", "from": "soon", "holes": "x", "new": "x"},
+        _mapped,
+        _used,
+    ),
+    "feature-map-event": Example(
+        {"type": "page.render", "feature": "renders", **NO},
+        {"type": "\x01", "feature": "R!", "from": "x", "holes": "x", "new": "x"},
+        _mapped,
+    ),
+    "sample-mend": Example(
+        {"org": "acme", "as": "auto"},
+        {"id": "in-second", "org": "acmee", "why": "x", "expect": "2", "as": "weeks"},
+        _another,
+        _quarantined,
+    ),
+    "sample-dismiss": Example(
+        {"why": "ts_before_2000", "expect": "1"},
+        {"id": "x", "org": "\x01", "why": "\x01", "expect": "2"},
+        None,
+        _quarantined,
+    ),
+    "backfill-close": Example({"backfill": "june", "hash": HASH}, {"backfill": "july", "hash": "0"}, None, _staged),
+    "backfill-revert": Example({"backfill": "june"}, {"backfill": "july"}, _reverted, _staged),
+}

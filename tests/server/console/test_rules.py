@@ -1,0 +1,187 @@
+"""Pages of rules: what they show is what the command line's functions say; nonsense, roles, hostile texts, what they
+cost."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from typing import Final
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read, write
+from drawdown.server.console.frame import figures
+from drawdown.server.console.screens.rules import audit as audit_page
+from drawdown.server.console.screens.rules import events as events_page
+from drawdown.server.console.screens.rules import limits as limits_page
+from drawdown.worker.commands import guard_overrides, guard_terms
+from drawdown.worker.commands.guard_overrides import Terms
+from drawdown.worker.commands.guard_terms import Change
+from drawdown.worker.views import proofs
+from drawdown.worker.views.audit import AuditFilter, list_deeds
+from tests.integration.verifying import tamper
+from tests.server.console_home import ANN, KIM, VIC, Home
+from tests.server.ruled import SOURCE, key, rule
+from tests.server.test_console_budget import statements
+
+BY_TURNS = True
+HOSTILE: Final = "<b onmouseover=alert(1)>\"&'/../?x=1#"
+EVENT: Final = "/console/event?source=shop&id=order-1"
+PATHS: Final = (
+    "/console/limits", "/console/limits?metric=look&span=30d", "/console/events", EVENT, "/console/keys",
+    "/console/proof", "/console/audit", "/console/audit?actor=test&via=program&from=2020-01-01&to=%2B1d",
+    "/console/org?id=acme&tab=limits", "/console/org?id=acme&tab=raw", "/console/org?id=acme&tab=raw&table=guard_uses",
+    "/console/events?why=interval_negative&source=shop&type=order&org=acme",
+)  # fmt: skip
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    found = Home(engine)
+    rule(found.fleet, hostile=HOSTILE)
+    found.now = found.fleet.clock.at_ms
+    return found
+
+
+def page(home: Home, path: str, session: int = ANN) -> str:
+    """What a page says, without its tags: cells are parted by |."""
+    (answer,) = home.get(path, session=session)
+    assert answer.status_code == 200, (path, answer.text)
+    text = answer.text[answer.text.index("<main") :]
+    return html.unescape(re.sub(r"[|\s]*\|[|\s]*", "|", re.sub(r"<[^>]+>", "|", text)))
+
+
+def test_each_page_says_what_the_command_line_says(home: Home) -> None:
+    limits = page(home, "/console/limits")
+    assert (
+        "|Overrides asked for|1|" in limits
+        and f"|1|Approve|Refuse|look|acme|day|50|{figures.time(home.now)[:4]}" in limits
+    )
+    assert "|look|blocks all|60.0 % of 5|60.0 % of 5|60.0 % of 5|" in limits
+    assert "|peek|warns|0.0 % of 5|" in limits and "|peek|Set|1 warns|0|3|1|1|" in limits
+    assert "|acme|look|3|3|" in limits and "|look|every other plan, and none|day|5|" in limits
+    mine = page(home, "/console/org?id=acme&tab=limits")
+    assert "|look|day|5|4|1, little|" in mine and "|peek|day|5|13|none left|" in mine
+    assert "|look|limit|3|9|blocked|" in mine and "|peek|limit|3|9|would be in phase 3|" in mine
+    events = page(home, "/console/events")
+    assert "|shop|order|3|3|1|" in events and "|Quarantined|2|" in events and "|id conflict|1|" in events
+    assert "|bad-sample|" in page(home, "/console/events?why=interval_negative")
+    keys = page(home, "/console/keys")
+    assert "|shop|Rotate|End|events:write|acme|good|" in keys and "|ends in 1 d|" in keys
+    assert "|old|Rotate|End|guard|any|good|" in keys
+    assert "ddk_" not in keys.replace("ddk_…", "") and key(1) not in keys
+    proven = page(home, "/console/proof")
+    (run,) = read(home.engine, proofs.list_runs).runs
+    assert "|15 of 15|" in proven and f"|{sum(run.checked.values())}|by that run|" in proven
+    raw = page(home, "/console/org?id=acme&tab=raw&table=guard_uses")
+    assert "|look-0|acme|look|" in raw and "fingerprint" not in raw
+
+
+def test_from_an_event_to_its_push_and_its_entry(home: Home) -> None:
+    (answer,) = home.get(EVENT)
+    (push,) = home.fleet.rows("SELECT key FROM pushes WHERE feature = 'orders' AND revision = 0")
+    (moved,) = home.fleet.rows(f"SELECT amount_micro FROM ledger_entries WHERE key = '{push[0]}'")
+    assert f"{figures.MINUS}{int(str(moved[0])) / 10**6:.2f}" in answer.text
+    places = [html.unescape(one) for one in re.findall(r'href="([^"]+)"', answer.text)]
+    ledger = next(one for one in places if one.endswith("#ledger"))
+    assert any(one.startswith("/console/push?key=usage") for one in places)
+    assert str(push[0]) in home.get(ledger)[0].text, "the entry stands in its day"
+    assert "event-withdraw" in answer.text and "event-withdraw" not in home.get(EVENT, session=VIC)[0].text
+    assert "Withdrawn: a test" in page(home, "/console/event?source=shop&id=order-2&org=acme")
+
+
+def test_a_chain_that_was_tampered_with_shows_on_the_very_page(home: Home) -> None:
+    whole = page(home, "/console/audit")
+    assert "|Of these|whole|" in whole and "not what was recorded" not in whole
+    tamper(home.fleet, "UPDATE operator_actions SET actor = 'Bob' WHERE action = 'key_end'")
+    broken = page(home, "/console/audit?action=key_end")
+    assert "|Of these|broken|" in broken and "|key\N{NO-BREAK SPACE}end: not what was recorded|" in broken
+    newest = "(SELECT MAX(action_id) FROM operator_actions)"
+    tamper(home.fleet, f"DELETE FROM operator_actions WHERE action_id = {newest}")
+    assert "|Of these|broken|" in page(home, "/console/audit"), "the last one was taken out"
+
+
+def test_files_are_exactly_the_filter(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_page, "FILE_DEEDS", 3)
+    monkeypatch.setattr(events_page, "FILE_EVENTS", 2)
+    deeds = read(home.engine, lambda c: list_deeds(c, AuditFilter(action="key_create"), most=99)).deeds
+    audit, events = home.get("/console/audit.csv?action=key_create", f"/console/events.csv?source={SOURCE}&type=order")
+    rows = list(csv.DictReader(io.StringIO(audit.text)))
+    assert [(row["number"], row["target"]) for row in rows] == [(str(one.action_id), one.target) for one in deeds]
+    sold = list(csv.DictReader(io.StringIO(events.text)))
+    assert {(row["event"], row["quantity"], row["state"]) for row in sold} == {
+        ("order-1", "1", "kept"), ("order-2", "2", "withdrawn"), ("order-3", "3", "kept"),
+    }  # fmt: skip
+
+
+def test_lists_of_overrides_go_on_where_they_ended(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        terms = Terms("look", "pattern", f"p{number}*", "day", number, None)
+        write(home.engine, lambda c, t=terms: guard_overrides.add(c, t, home.fleet.by, asked=False, permanent=True))  # type: ignore[misc]
+    monkeypatch.setattr(limits_page, "PAGE_OVERRIDES", 2)
+    path, seen = "/console/limits", []
+    while path:
+        (answer,) = home.get(path)
+        seen += re.findall(r"<bdi>(p\d\*|ini\*)</bdi>", answer.text)
+        following = re.search(r'rel="next" href="([^"]*behind[^"]*)"', answer.text)
+        path = html.unescape(following[1]) if following else ""
+    assert seen == ["ini*", "p0*", "p1*", "p2*", "p3*"]
+
+
+NONSENSE: Final = [
+    ("/console/limits?metric=lok", 404, "did you mean look?"),
+    ("/console/limits?span=1y", 400, "span: there is 7d, 24h, 30d"),
+    ("/console/limits?asked=-1", 400, "asked: no row has a number below 1"),
+    ("/console/limits?behind=77", 404, "there is no override 77"),
+    ("/console/limits?behind=" + "9" * 19, 400, "behind: this is no whole number"),
+    ("/console/events?source=shopp", 404, "did you mean shop?"),
+    ("/console/events?type=ordr", 404, "did you mean order?"),
+    ("/console/events?org=acmee", 404, "did you mean acme?"),
+    ("/console/events?why=nothing", 404, "there is no reason nothing"),
+    ("/console/events?before=x", 400, "before: this is no whole number"),
+    ("/console/event?source=shop", 400, "names no id"),
+    ("/console/event?source=shop&id=order-9", 404, "there is no event"),
+    ("/console/event?source=shop&id=order-1&org=nobody", 404, "there is no"),
+    ("/console/keys?after=%00", 400, "after: this is no id"),
+    ("/console/proof?before=1e3", 400, "before: this is no whole number"),
+    ("/console/audit?actor=tset", 404, "did you mean test?"),
+    ("/console/audit?action=key_mend", 404, "did you mean key_end?"),
+    ("/console/audit?via=post", 400, "via: there is cli"),
+    ("/console/audit?from=someday", 400, "from"),
+    ("/console/org?id=acme&tab=raw&table=console_users", 400, "table: there is"),
+    ("/console/org?id=acme&tab=raw&table=orgs%3B--", 400, "table: there is"),
+    ("/console/audit.csv?actor=tset", 404, "did you mean test?"),
+]
+
+
+def test_nonsense_is_refused_in_words(home: Home) -> None:
+    for (place, status, words), answer in zip(NONSENSE, home.get(*(one for one, _, _ in NONSENSE)), strict=True):
+        assert answer.status_code == status and words in html.unescape(answer.text), (place, answer.text[-400:])
+
+
+def test_people_are_for_admins_and_hostile_texts_are_texts(home: Home) -> None:
+    assert [one.status_code for one in home.get("/console/people", session=ANN)] == [403]
+    people = page(home, "/console/people", KIM)
+    assert (
+        "|ann|Role|Reset|End|operator|may come in|" in people
+        and "|vic|Role|Reset|End|viewer|" in people
+        and "token" not in people
+    )
+    answers = home.get("/console/people", *PATHS, session=KIM)
+    for answer in answers:
+        assert ("<b onmouseover" not in answer.text and "alert(1)&gt;" in answer.text) or HOSTILE not in answer.text
+    assert sum("alert(1)&gt;" in answer.text for answer in answers) >= 5
+    for path in PATHS:
+        (seen,) = home.get(path, session=VIC)
+        assert seen.status_code == 200 and "/console/act/" not in seen.text, "who may not act is shown no way to"
+
+
+def test_a_page_asks_twelve_times_at_most_however_much_there_is(home: Home) -> None:
+    few = statements(home, PATHS)
+    for number in range(6):
+        write(home.engine, lambda c, n=number: guard_terms.set_metric(c, f"m{n}", Change(phase=2), home.fleet.by))  # type: ignore[misc]
+    many = statements(home, PATHS)
+    assert max(many.values()) <= 12 and all(count <= few[path] for path, count in many.items()), many

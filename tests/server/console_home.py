@@ -1,0 +1,111 @@
+"""A server with a console, asked without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import httpx
+import sqlalchemy as sa
+
+from drawdown.schema.database import write
+from drawdown.schema.units import MICRO
+from drawdown.server.app import Server
+from drawdown.server.console.door import COOKIE
+from drawdown.server.services import NobodyThere, ServerSettings, Services
+from drawdown.worker.commands import console_sessions, console_users, credit
+from tests.world import T0, Fleet
+
+T = TypeVar("T")
+ANN, VIC, KIM = 7, 5, 6
+"""The sessions of an operator who may give 100 credits at once, of a viewer, and of an admin."""
+URL: Final = "https://drawdown.internal"
+OURS: Final = {"sec-fetch-site": "same-origin"}
+PASSWORD: Final = "correct horse battery"
+STORED: Final = console_users.hash_password(PASSWORD, bytes(16))
+
+
+def secret(number: int) -> str:
+    return f"{number:043}"
+
+
+class Home:
+    """A server with a console, on one database; ann is an operator who has a password and is signed in."""
+
+    def __init__(self, engine: sa.Engine, **settings: Any) -> None:
+        self.engine, self.fleet = engine, Fleet(engine)
+        self.fleet.assign("acme", from_ms=T0)
+        write(engine, lambda c: credit.grant(c, "acme", 10 * MICRO, self.fleet.by, key="k", plan=None))
+        self.fleet.sample("acme", T0 + 1)
+        self.fleet.tick_windows(3)
+        self.now = self.fleet.clock.at_ms
+        write(engine, self._people)
+        self.settings = ServerSettings(requests_per_s=1_000_000, **{"console_url": URL} | settings)
+
+    def _people(self, connection: sa.Connection) -> None:
+        people = (("ann", "operator", 1, ANN), ("vic", "viewer", 2, VIC), ("kim", "admin", 3, KIM))
+        for name, role, link, session in people:
+            limit = 100 * MICRO if role == "operator" else None
+            console_users.add(connection, name, role, secret(link), self.fleet.by, grant_limit_micro=limit)
+            console_users.set_password(connection, secret(link), STORED, self.now)
+            console_sessions.begin(connection, name, STORED, secret(session), "192.0.2.7", self.now)
+
+    def register(self, names: Iterable[str]) -> None:
+        """Organisations that nobody bills yet."""
+        many = [{"org": name, "bucket": number % 256} for number, name in enumerate(names)]
+        text = sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)")
+        write(self.engine, lambda c: c.execute(text, many))
+
+    def server(self, console: bool = True) -> Server:
+        def nobody() -> Any:
+            raise AssertionError("no page asks for a step")
+
+        return Server(
+            Services(
+                engine=self.engine,
+                clock=self.fleet.clock,
+                settings=self.settings,
+                providers={},
+                unasked={},
+                broken={},
+                http=NobodyThere(),
+                thread_kit=nobody,
+                console_engine=self.engine if console else None,
+            )
+        )
+
+    def ask(self, work: Callable[[httpx.AsyncClient, Any], Awaitable[T]], console: bool = True) -> T:
+        async def whole() -> T:
+            server = self.server(console)
+            transport = httpx.ASGITransport(server.app, client=("192.0.2.9", 4711))
+            try:
+                async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
+                    return await work(client, server._console)
+            finally:
+                await asyncio.to_thread(server.close)
+
+        return asyncio.run(whole())
+
+    def get(self, *paths: str, session: int | None = 7, **headers: Any) -> list[httpx.Response]:
+        cookies = {} if session is None else {"cookie": f"{COOKIE}={secret(session)}"}
+
+        async def work(client: httpx.AsyncClient, _: Any) -> list[httpx.Response]:
+            return [await client.get(path, headers={**cookies, **headers}) for path in paths]
+
+        return self.ask(work)
+
+    def send(self, path: str, form: dict[str, str], session: int | None = ANN, **headers: str) -> httpx.Response:
+        """A form by somebody who is signed in; not followed."""
+        cookies = {} if session is None else {"cookie": f"{COOKIE}={secret(session)}"}
+        return self.post(path, form, {**(headers or OURS), **cookies})
+
+    def post(self, path: str, form: Any, headers: dict[str, str] = OURS) -> httpx.Response:
+        kind = {"content-type": "application/x-www-form-urlencoded"}
+
+        async def work(client: httpx.AsyncClient, _: Any) -> httpx.Response:
+            if isinstance(form, dict):
+                return await client.post(path, data=form, headers=headers)
+            return await client.post(path, content=form, headers={**kind, **headers})
+
+        return self.ask(work)

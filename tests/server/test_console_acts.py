@@ -1,0 +1,377 @@
+"""Each action of the console: its dry run changes nothing, its deed is done once, by who may, and as the command line
+would do it; what is wrong keeps the form."""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By
+from drawdown.schema.database import connect, read, write
+from drawdown.schema.tables import metadata
+from drawdown.server.console.acting import acting, dry_run
+from drawdown.server.console.acting.action import MAX_NUMBER, MAX_REASON_CHARS, Action, Doing, Size, WrongField
+from drawdown.server.console.pages import ACTIONS
+from drawdown.server.console.screens.money.acts import GRANT
+from drawdown.worker.commands import console_acts, console_sessions, console_users
+from tests.acceptance.inside import inside
+from tests.fresh import name_anew
+from tests.server.acts import EXAMPLES, oncall
+from tests.server.acts.example import Example
+from tests.server.console_home import ANN, KIM, STORED, VIC, Home, secret
+from tests.whole import WHOLE
+
+BY_TURNS = True
+OWN: Final = ("console_acts", "console_sessions", "console_users")
+"""What the console keeps for itself."""
+CASES: Final = [pytest.param(action, EXAMPLES[action.name], id=action.name) for action in ACTIONS]
+SHARE: Final = CASES if WHOLE else CASES[::10]
+"""Of what the frame does for each action alike, the suite tries some."""
+REASON: Final = "as they asked"
+
+
+def session_of(action: Action) -> int:
+    return KIM if action.role == "admin" else ANN
+
+
+def dump(engine: sa.Engine) -> dict[str, list[str]]:
+    """All there is, but for what the console keeps for itself."""
+
+    def work(connection: sa.Connection) -> dict[str, list[str]]:
+        return {
+            table.name: sorted(repr(tuple(row)) for row in connection.execute(sa.select(table)))
+            for table in metadata.sorted_tables
+            if table.name not in OWN
+        }
+
+    return read(engine, work)
+
+
+def path_of(action: Action) -> str:
+    return f"/console/act/{action.name}"
+
+
+def filled(example: Example, **more: str) -> dict[str, str]:
+    return {**example.values, "reason": REASON, **more}
+
+
+def hidden(page: httpx.Response) -> dict[str, str]:
+    """The form of a dry run's page, as a browser would send it; it says all in hidden fields."""
+    assert page.status_code in (200, 400, 409), page.text
+    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page.text)
+    return {name: html.unescape(value) for name, value in found} | {"step": "do"}
+
+
+def look(home: Home, action: Action, example: Example) -> httpx.Response:
+    return home.send(path_of(action), filled(example, step="look"), session_of(action))
+
+
+def test_each_action_has_an_example_and_a_name_of_its_own() -> None:
+    names = [action.name for action in ACTIONS]
+    assert sorted(names) == sorted(EXAMPLES) and len(set(names)) == len(names)
+    for action in ACTIONS:
+        fields = {field.name for field in action.fields}
+        example = EXAMPLES[action.name]
+        assert not fields & {"key", "seen", "step", "typed"}, "the form itself has these"
+        assert set(example.values) <= fields and set(example.wrong) <= fields, action.name
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    return Home(engine)
+
+
+@pytest.mark.parametrize(("action", "example"), CASES)
+def test_an_action_from_its_form_to_its_end(home: Home, action: Action, example: Example) -> None:
+    example.prepare(home)
+    before = dump(home.engine)
+    (form,) = home.get(path_of(action), session=session_of(action))
+    assert form.status_code == 200 and "See what it would do" in form.text
+    page = look(home, action, example)
+    assert page.status_code == 200, page.text
+    assert dump(home.engine) == before, "a dry run changes nothing"
+    sent = hidden(page)
+    done = home.send(path_of(action), sent, session_of(action))
+    after = dump(home.engine)
+    assert after != before
+    if example.secret:
+        assert done.status_code == 200 and "shown this once" in done.text
+    again = home.send(path_of(action), sent, session_of(action))
+    assert again.status_code == 303 and dump(home.engine) == after, "sent twice, it is done once"
+    (said,) = home.get(again.headers["location"], session=session_of(action))
+    assert said.status_code == 200 and f"Done: {action.title}" in html.unescape(said.text)
+    deeds = f"SELECT DISTINCT actor, via FROM operator_actions WHERE reason = '{REASON}'"
+    ended = f"SELECT ended_by, 'console' FROM reservations WHERE ended_reason = '{REASON}'"  # a run keeps it itself
+    (deed,) = home.fleet.rows(f"{deeds} UNION {ended}")
+    assert deed == (f"console:{'kim' if action.role == 'admin' else 'ann'}", "console")
+    other = ANN if action.role == "admin" else KIM
+    (foreign,) = home.get(again.headers["location"], session=other)
+    assert foreign.status_code == 404, "what a form did is told to its own person"
+
+
+@pytest.mark.parametrize(("action", "example"), SHARE)
+def test_whoever_may_not_may_not(home: Home, action: Action, example: Example) -> None:
+    example.prepare(home)
+    before = dump(home.engine)
+    lesser = ANN if action.role == "admin" else VIC
+    assert home.get(path_of(action), session=lesser)[0].status_code == 403
+    for step in ("look", "do"):
+        assert home.send(path_of(action), filled(example, step=step), lesser).status_code == 403
+        cross = {"sec-fetch-site": "cross-site"}
+        sent = filled(example, step=step)
+        assert home.send(path_of(action), sent, session_of(action), **cross).status_code == 403
+    assert dump(home.engine) == before
+
+
+@pytest.mark.parametrize(("action", "example"), CASES)
+def test_what_is_wrong_keeps_the_form(home: Home, action: Action, example: Example) -> None:
+    example.prepare(home)
+    before = dump(home.engine)
+    wrong = {**example.wrong, "reason": "x" * (MAX_REASON_CHARS + 1)}
+    for name, value in wrong.items():
+        answer = home.send(path_of(action), filled(example, step="look") | {name: value}, session_of(action))
+        assert answer.status_code in (400, 404, 409), (name, answer.status_code)
+        assert 'role="alert"' in answer.text and "Nothing is changed yet" in answer.text, name
+        if name != "reason":
+            assert REASON in answer.text, "what was filled in stays"
+    for field in action.fields:
+        if not field.optional:
+            answer = home.send(path_of(action), filled(example, step="look") | {field.name: ""}, session_of(action))
+            assert answer.status_code in (400, 404), field.name
+    assert dump(home.engine) == before
+
+
+@pytest.mark.parametrize(("action", "example"), CASES)
+def test_what_somebody_else_changed_meanwhile_is_looked_at_again(home: Home, action: Action, example: Example) -> None:
+    if example.meanwhile is None:
+        pytest.skip("nothing of it can change meanwhile")
+    example.prepare(home)
+    sent = hidden(look(home, action, example))
+    example.meanwhile(home)
+    before = dump(home.engine)
+    answer = home.send(path_of(action), sent, session_of(action))
+    assert answer.status_code == 409 and "changed since you looked" in answer.text, answer.text
+    assert dump(home.engine) == before
+    decided = home.send(path_of(action), hidden(answer), session_of(action))
+    assert decided.status_code in (200, 303), "whoever decides again may"
+
+
+@pytest.mark.parametrize(("action", "example"), SHARE)
+def test_a_session_that_ended_half_way_keeps_the_form(home: Home, action: Action, example: Example) -> None:
+    answer = home.send(path_of(action), filled(example, step="look"), None)
+    assert answer.status_code == 401
+    place = html.unescape(re.findall(r'name="next" value="([^"]*)"', answer.text)[0])
+    assert urlsplit(place).path == path_of(action)
+    kept = dict(parse_qsl(urlsplit(place).query))
+    assert kept == filled(example)
+    (form,) = home.get(place, session=session_of(action))
+    assert all(html.escape(line) in form.text for value in kept.values() for line in value.splitlines())
+
+
+PRIVATE: Final = ("hash", "actor", "ended_by", "via", "id", "arrival", "decided_by")
+
+
+def facts(engine: sa.Engine) -> dict[str, list[str]]:
+    """All there is, but for who did it and through what."""
+
+    def work(connection: sa.Connection) -> dict[str, list[str]]:
+        return {
+            table.name: sorted(
+                repr({name: value for name, value in row._mapping.items() if name not in PRIVATE})
+                for row in connection.execute(sa.select(table))
+            )
+            for table in metadata.sorted_tables
+            if table.name not in OWN
+        }
+
+    return read(engine, work)
+
+
+@pytest.mark.parametrize(("action", "example"), CASES)
+def test_the_command_line_beside_it_does_the_same(
+    tmp_path: Path, migrated_sqlite: Path, action: Action, example: Example
+) -> None:
+    if example.secret:
+        pytest.skip("each makes a secret of its own")
+    file = tmp_path / "one.db"
+    file.write_bytes(migrated_sqlite.read_bytes())
+    engine = connect(f"sqlite:///{file}")
+    write(engine, name_anew)
+    home = Home(engine)
+    example.prepare(home)
+    page = look(home, action, example)
+    command = html.unescape(re.findall(r"On the command line: <code><bdi>(.*?)</bdi>", page.text, re.DOTALL)[0])
+    other = tmp_path / "two.db"
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(other)) as target:
+        source.backup(target)
+    assert home.send(path_of(action), hidden(page), session_of(action)).status_code == 303
+    at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
+    ended = inside(f"sqlite:///{other}", *shlex.split(command)[1:], at=at)
+    assert ended.status == 0, ended
+    second = connect(f"sqlite:///{other}")
+    here, there = facts(engine), facts(second)
+    assert {name: rows for name, rows in here.items() if rows != there[name]} == {}
+    engine.dispose()
+    second.dispose()
+
+
+def grant_of(home: Home, amount: str, session: int = ANN, **more: str) -> httpx.Response:
+    form = {"id": "acme", "amount": amount, "kind": "purchased", "reason": REASON, "step": "look", **more}
+    return home.send("/console/act/grant", form, session)
+
+
+def test_an_operator_gives_no_more_at_once_than_they_may(home: Home) -> None:
+    assert grant_of(home, "100").status_code == 200
+    refused = grant_of(home, "100.000001")
+    assert refused.status_code == 403 and "may give 100 credits at once" in refused.text
+    sent = hidden(grant_of(home, "100")) | {"amount": "101"}
+    assert home.send("/console/act/grant", sent).status_code == 403, "whatever the dry run was of"
+    assert grant_of(home, "5000", KIM).status_code == 200, "an admin may"
+    write(home.engine, lambda c: console_users.set_role(c, "ann", "operator", home.fleet.by, grant_limit_micro=None))
+    assert grant_of(home, "0.01").status_code == 403, "whom no limit was given gives nothing"
+
+
+def test_a_large_amount_is_typed_before_it_is_given(home: Home) -> None:
+    assert "Type " not in grant_of(home, "1000", KIM).text
+    page = grant_of(home, "2500.50", KIM)
+    assert "Type 2500.5 to do it" in page.text
+    sent = hidden(page)
+    for wrong in ({}, {"typed": ""}, {"typed": "2500"}, {"typed": "1e400"}, {"typed": "nan"}):
+        answer = home.send("/console/act/grant", sent | wrong, KIM)
+        assert answer.status_code == 400 and "type the number 2500.5" in answer.text
+    assert home.send("/console/act/grant", sent | {"typed": " 2,500.50 "}, KIM).status_code == 303
+
+
+def test_many_rows_are_typed_too() -> None:
+    assert dry_run.to_type(Size(rows=dry_run.TYPED_ROWS)) is None
+    assert dry_run.to_type(Size(rows=dry_run.TYPED_ROWS + 1)) == dry_run.TYPED_ROWS + 1
+    assert dry_run.to_type(Size(micro=dry_run.TYPED_MICRO)) is None
+
+
+def test_a_form_counts_as_long_as_a_session_may(home: Home) -> None:
+    sent = hidden(grant_of(home, "1"))
+    for key in ("", "x", "0" * 13 + "-" + secret(1), f"{home.now + 2 * console_acts.SKEW_MS:013}-{secret(1)}"):
+        answer = home.send("/console/act/grant", sent | {"key": key})
+        assert answer.status_code == 409 and "too old, or was not made here" in answer.text
+    home.fleet.clock.at_ms += console_sessions.LIFE_MS
+    write(home.engine, lambda c: console_sessions.begin(c, "ann", STORED, secret(8), "x", home.fleet.clock.at_ms))
+    assert home.send("/console/act/grant", sent, 8).status_code == 409
+
+
+def test_a_key_is_one_forms_and_is_forgotten_in_time(home: Home) -> None:
+    sent = hidden(grant_of(home, "1"))
+    assert home.send("/console/act/grant", sent).status_code == 303
+    other = hidden(home.send("/console/act/halt", {"id": "acme", "reason": REASON, "step": "look"}))
+    assert home.send("/console/act/halt", other | {"key": sent["key"]}).status_code == 409, "another action's"
+    assert home.send("/console/act/grant", sent, KIM).status_code == 409, "another person's"
+    now = home.now + 2 * console_sessions.LIFE_MS
+    person = console_users.Person("ann", "operator")
+    write(home.engine, lambda c: console_acts.claim(c, console_acts.new_key(now, secret(2)), person, "halt", now))
+    assert len(home.fleet.rows("SELECT 1 FROM console_acts")) == 1
+
+
+def test_the_form_says_what_it_wants_of_a_step(home: Home) -> None:
+    assert home.send("/console/act/grant", {"id": "acme", "step": "leap"}).status_code == 400
+    assert home.get("/console/acted?key=nonsense")[0].status_code == 404
+    (form,) = home.get("/console/act/grant?id=%3Cb%3E&amount=25")
+    assert "<b>" not in form.text and 'value="25"' in form.text
+
+
+SLOW: Final = {
+    "postgresql": "SELECT pg_sleep(30)",
+    "sqlite": "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT COUNT(*) FROM n",
+}
+
+
+def test_what_takes_too_long_is_ended_and_undone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = hidden(grant_of(home, "1"))
+    before = dump(home.engine)
+    kept = console_acts.keep
+
+    def slowly(connection: sa.Connection, key: str, said: str, place: str) -> None:
+        kept(connection, key, said, place)
+        connection.execute(sa.text(SLOW[connection.dialect.name]))
+
+    monkeypatch.setattr(acting, "WITHIN_S", 0.3)
+    monkeypatch.setattr(console_acts, "keep", slowly)
+    assert home.send("/console/act/grant", sent).status_code == 503
+    assert dump(home.engine) == before
+    monkeypatch.undo()
+    assert home.send("/console/act/grant", sent).status_code == 303, "it was not done, so it may be done now"
+
+
+def test_a_number_of_a_form_has_a_bound() -> None:
+    def read_as(text: str) -> int | None:
+        by = By(0, "ann", "why", "console")
+        return Doing(console_users.Person("ann", "admin"), by, {"n": text}).number("n")
+
+    assert (read_as(" 7 "), read_as(""), read_as(str(MAX_NUMBER))) == (7, None, MAX_NUMBER)
+    for text in ("-1", "1.5", str(MAX_NUMBER + 1), "\u0661", "1" * 400, "1_0", "x"):
+        with pytest.raises(WrongField):
+            read_as(text)
+
+
+def test_what_cannot_be_done_any_more_keeps_the_form_and_says_why(home: Home) -> None:
+    example = EXAMPLES["push-retry"]
+    action = next(one for one in ACTIONS if one.name == "push-retry")
+    example.prepare(home)
+    sent = hidden(look(home, action, example))
+    oncall._somebody_retries(home)
+    answer = home.send(path_of(action), sent)
+    assert answer.status_code == 409 and "only a push that is due or rejected" in answer.text
+    assert "See what it would do" in answer.text and REASON in answer.text
+
+
+def test_a_form_too_long_to_be_kept_is_said_to_be(home: Home) -> None:
+    form = {"id": "\n".join(f"org-{number}" for number in range(900)), "reason": REASON, "step": "look"}
+    answer = home.send("/console/act/halt", form, None)
+    assert answer.status_code == 401 and "too long to be kept" in answer.text and len(answer.text) < 10_000
+
+
+def test_two_deeds_by_one_picture_are_done_one_after_the_other(home: Home) -> None:
+    """On PostgreSQL the second waits for the first, and sees what that did; SQLite has one writer anyway."""
+    person = console_users.Person("kim", "admin")
+    by = By(home.now, person.actor, REASON, "console")
+    values = {"id": "acme", "amount": "1", "kind": "purchased", "reason": REASON}
+    pictures = []
+    for number in (1, 2):
+        doing = Doing(person, by, values, console_acts.new_key(home.now, secret(number)))
+        seen = write(home.engine, lambda c, d=doing: dry_run.rehearse(c, GRANT, d).seen, rollback=True)  # type: ignore[misc]
+        pictures.append((doing, {"key": doing.key, "seen": seen}))
+    claimed, may_end = threading.Event(), threading.Event()
+
+    def first(connection: sa.Connection) -> None:
+        dry_run.carry_out(connection, GRANT, *pictures[0])
+        claimed.set()
+        may_end.wait(5)
+
+    def second() -> str:
+        claimed.wait(5)
+        try:
+            write(home.engine, lambda c: dry_run.carry_out(c, GRANT, *pictures[1]))
+        except dry_run.LookAgain:
+            return "look again"
+        return "done"
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(write, home.engine, first)
+        two = pool.submit(second)
+        claimed.wait(5)
+        time.sleep(0.2)
+        may_end.set()
+        one.result()
+        assert two.result() == "look again"

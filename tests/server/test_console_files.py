@@ -1,0 +1,133 @@
+"""Who runs out within a time: on the page, in files, on the command line; files for spreadsheets and for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.server.console.door import COOKIE
+from drawdown.server.console.pages import PAGES
+from drawdown.server.console.screens.csv_lines import as_json, csv_line
+from drawdown.worker.verdict.watch_state import note_round
+from drawdown.worker.views import org_list
+from drawdown.worker.views.orgs import OrgFilter, list_orgs
+from tests.server.console_home import ANN, Home, secret
+
+BY_TURNS = True
+HOSTILE = "=1+1;<b>\u202e\"'"
+ENDING = 2 * org_list.PAGE_ROWS + 5
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    """Many run out one after the other, a minute apart and two of each minute; one is halted, one exempt, one gone."""
+    found = Home(engine)
+    found.register([*(f"org-{number:03}" for number in range(ENDING)), HOSTILE, "halted", "exempt", "nobody-s"])
+    now = found.now
+
+    def end(connection: sa.Connection) -> None:
+        text = "UPDATE orgs SET runs_out_ms = :end, billing_provider = :provider, is_halted = :halted, halted_at = :at "
+        rows = [
+            {"org": f"org-{number:03}", "end": now + (ENDING - number) // 2 * MINUTE_MS} for number in range(ENDING)
+        ]
+        rows += [{"org": HOSTILE, "end": now + 2 * DAY_MS}, {"org": "halted", "end": now}]
+        rows += [{"org": "exempt", "end": now, "provider": "legacy"}, {"org": "nobody-s", "end": now, "provider": None}]
+        for row in rows:
+            at = now if row["org"] == "halted" else None
+            values = {"provider": "embedded", "halted": at is not None, "at": at, **row}
+            connection.execute(sa.text(text + "WHERE org_id = :org"), values)
+        note_round(connection, now)
+
+    write(engine, end)
+    return found
+
+
+def files(home: Home, *paths: str) -> list[httpx.Response]:
+    """Each file, once it is on record."""
+
+    async def work(client: httpx.AsyncClient, console: Any) -> list[httpx.Response]:
+        found = [await client.get(path, headers={"cookie": f"{COOKIE}={secret(ANN)}"}) for path in paths]
+        while console._files._under_way:
+            await asyncio.sleep(0.01)
+        return found
+
+    return home.ask(work)
+
+
+def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first(home: Home) -> None:
+    path, seen, pages = "/console/orgs?within=1h", [], 0
+    while path:
+        (answer,) = home.get(path)
+        assert answer.status_code == 200 and "no watch goes round" not in answer.text
+        seen += re.findall(r"<td><a href=\"/console/org\?id=([^\"]+)\"", answer.text)
+        following = re.search(r'rel="next" href="([^"]+)"', answer.text)
+        path, pages = (following[1].replace("&amp;", "&") if following else ""), pages + 1
+    assert (len(seen), pages) == (ENDING, 3)
+    ends = [(ENDING - int(name[4:])) // 2 for name in seen]
+    assert ends == sorted(ends) and len(set(seen)) == ENDING
+    by_ms = home.now + DAY_MS
+    listed = read(home.engine, lambda c: list_orgs(c, OrgFilter(runs_out_by_ms=by_ms), sort="end", most=500)).orgs
+    assert [one.org_id for one in listed] == seen
+    (later,) = home.get("/console/orgs?within=7d&search=%3D")
+    assert "&lt;b&gt;" in later.text and later.text.count("<td><a href") == 1
+
+
+def test_where_no_watch_goes_round_the_list_says_so_and_nonsense_is_refused(home: Home) -> None:
+    home.fleet.write("UPDATE watch_state SET round_ms = round_ms - 600000")
+    (answer,) = home.get("/console/orgs?within=1h")
+    assert answer.status_code == 200 and "no watch goes round" in answer.text
+    for path, why in (
+        ("?within=2h", "there is 1h"),
+        ("?within=1h&ends=soon", "no whole number"),
+        ("?ends=²", "no whole number"),
+    ):
+        (refused,) = home.get(f"/console/orgs{path}")
+        assert refused.status_code == 400 and why in refused.text, path
+
+
+def test_a_file_for_programs_has_what_that_for_spreadsheets_has_and_texts_as_they_are(home: Home) -> None:
+    table, lines, *ledgers = files(
+        home, "/console/orgs.csv?within=7d", "/console/orgs.jsonl?within=7d", "/console/org.csv?id=acme",
+        "/console/org.jsonl?id=acme",
+    )  # fmt: skip
+    assert lines.headers["content-type"] == "application/jsonl" and "organisations.jsonl" in str(lines.headers)
+    rows = list(csv.DictReader(io.StringIO(table.text)))
+    objects = [json.loads(line) for line in lines.text.splitlines()]
+    assert len(rows) == len(objects) == ENDING + 1 and list(rows[0]) == list(objects[0])
+    assert [row["org_id"] for row in rows][:-1] == [one["org_id"] for one in objects][:-1]
+    assert (rows[-1]["org_id"][:2], objects[-1]["org_id"]) == ("'=", HOSTILE)
+    assert objects[0]["running"] == 0 and objects[0]["plan"] is None and objects[0]["runs_out"] == rows[0]["runs_out"]
+    keys = [row["key"] for row in csv.DictReader(io.StringIO(ledgers[0].text))]
+    assert keys == [json.loads(line)["key"] for line in ledgers[1].text.splitlines()] and keys
+    taken = home.fleet.rows("SELECT target, details FROM operator_actions WHERE action = 'console_export' ORDER BY 1")
+    assert [(target, json.loads(str(details))["rows"]) for target, details in taken] == [
+        ("/console/org.csv", len(keys)), ("/console/org.jsonl", len(keys)),
+        ("/console/orgs.csv", ENDING + 1), ("/console/orgs.jsonl", ENDING + 1),
+    ]  # fmt: skip
+
+
+def test_every_page_with_lines_hands_out_both(home: Home) -> None:
+    paths = [page.file_path(form) + page.example for page in PAGES if page.lines for form in ("csv", "jsonl")]
+    answers = []
+    for number in range(0, len(paths), 2):  # as many at once as may be
+        answers += files(home, *paths[number : number + 2])
+    assert {answer.status_code for answer in answers} == {200}
+    for answer in answers[1::2]:
+        assert all(isinstance(json.loads(line), dict) for line in answer.text.splitlines())
+
+
+def test_lines_of_json_pass_through_and_none_are_made_of_names_alone() -> None:
+    assert list(as_json(iter([csv_line(("a", "b"))]))) == []
+    assert list(as_json(iter(['{"x": 1}\n']))) == ['{"x": 1}\n']
+    made = list(as_json(iter([csv_line(("a", "b", "n")), csv_line(("=x", None), (7,))])))
+    assert made == ['{"a": "=x", "b": null, "n": 7}\n']

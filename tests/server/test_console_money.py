@@ -1,0 +1,289 @@
+"""The pages of money: their figures are those of the command line, each id leads on, nonsense is refused in words."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Final
+from urllib.parse import urlencode
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.server.console.asking import MAX_KEY_CHARS
+from drawdown.server.console.frame import figures
+from drawdown.worker.checks import spenders
+from drawdown.worker.commands import console_sessions, credit, pools, tiers
+from drawdown.worker.commands.vendor_bills import BillFile, BillLine
+from drawdown.worker.commands.vendors import Units, import_bills, set_units
+from drawdown.worker.views import reconciliations, settlements, wallet_entries, wallets
+from drawdown.worker.views.accounts import account_of
+from tests.server.acts import money
+from tests.server.console_home import ANN, STORED, VIC, Home, secret
+from tests.world import T0
+
+BY_TURNS = True
+AGAIN: Final = 99
+"""The session of ann, once time has gone by."""
+HOSTILE: Final = "<b onclick=x>\"&'/../?id=x#"
+PATHS: Final = (
+    "/console/billing", "/console/billing?id=acme", "/console/ledger", "/console/wallet?id=acme",
+    "/console/settlements", "/console/settlement?key=render-1", "/console/reconcile", "/console/drift",
+    "/console/topup?id=topup:acme:1", "/console/org?id=acme&tab=ledger",
+)  # fmt: skip
+COMPARED: Final = (
+    "INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, theirs_qty, verdict, "
+    "at_ms) VALUES (:day, 'acme', 'embedded', 'acme', :feature, 5, :theirs, :verdict, :at)"
+)  # fmt: skip
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    """Somebody who owes, a pool, a supplier's runs, a top-up in doubt, a hostile customer; what was compared."""
+    made = Home(engine)
+    money.owes(made)
+    write(engine, lambda c: credit.grant(c, HOSTILE, MICRO, made.fleet.by, key="h", plan="free"))
+    write(engine, lambda c: pools.make(c, "pool", made.fleet.by))
+    write(engine, lambda c: credit.grant(c, "pool", 9 * MICRO, made.fleet.by, key="p", plan=None))
+    write(engine, lambda c: pools.allot(c, "pool", "acme", MICRO, made.now + DAY_MS, made.fleet.by, key="a"))
+    write(engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(100, MICRO), made.fleet.by))
+    made.fleet.write("INSERT INTO ledger_accounts (account_id, balance_micro) VALUES ('wallet:owing', -1500000)")
+    money.in_doubt(made)
+    write(engine, lambda c: credit.grant(c, "acme", 20 * MICRO, made.fleet.by, key="again", plan=None))
+    money.tells(made)
+    for number, (verdict, theirs) in enumerate((("equal", 5), ("short", 3))):
+        values = {"feature": f"f{number}", "theirs": theirs, "verdict": verdict}
+        made.fleet.write(COMPARED, {**values, "day": T0 - DAY_MS, "at": made.now})
+    write(engine, lambda c: spenders.check(c, made.now))
+    return made
+
+
+def later(home: Home, ms: int) -> None:
+    """Time goes by, and ann signs in again."""
+    home.fleet.clock.at_ms += ms
+    at_ms = home.fleet.clock.at_ms
+    write(home.engine, lambda c: console_sessions.begin(c, "ann", STORED, secret(AGAIN), "192.0.2.7", at_ms))
+
+
+def text_of(home: Home, path: str, session: int = ANN) -> str:
+    (answer,) = home.get(path, session=session)
+    assert answer.status_code == 200, (path, answer.text[-400:])
+    main = answer.text.partition("<main")[2].partition(">")[2]
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", main)))
+
+
+def hrefs(home: Home, path: str, session: int = ANN) -> list[str]:
+    (answer,) = home.get(path, session=session)
+    return [html.unescape(one) for one in re.findall(r'href="([^"]+)"', answer.text)]
+
+
+def rows_of(home: Home, path: str, session: int = ANN) -> list[str]:
+    """A file's lines, without the names."""
+    (answer,) = home.get(path, session=session)
+    assert answer.status_code == 200
+    return answer.text.splitlines()[1:]
+
+
+def test_billing_has_the_figures_of_the_command_line(home: Home) -> None:
+    account = read(home.engine, lambda c: account_of(c, "acme", home.now))
+    said = text_of(home, "/console/billing?id=acme")
+    for name, micro in (
+        ("Available", account.available_micro), ("Reserved", account.reserved_micro),
+        ("Included in plan", account.included_micro), ("Purchased", account.purchased_micro),
+        ("Settlement hold", account.hold_micro),
+    ):  # fmt: skip
+        assert f"{name} {figures.credits(micro)} " in said
+    for piece in (
+        "Automatic top-up 5.00", "upstream embedded billed at as acme", "upstream pool pool that allots it credit 1.00",
+        "downstream pixel supplier", "in doubt Say what became ", "pro 100 1.00 not held Buy",
+        "drawdown ledger billing acme",
+    ):  # fmt: skip
+        assert piece in said, piece
+    links = hrefs(home, "/console/billing?id=acme")
+    assert {"/console/wallet?id=acme", "/console/org?id=acme", "/console/billing?id=pool"} <= set(links)
+    assert "/console/topup?id=topup%3Aacme%3A1" in links and "/console/act/grant?id=acme" in links
+    assert "/console/act/topup-resolve?topup=topup%3Aacme%3A1" in links
+    assert not [one for one in hrefs(home, "/console/billing?id=acme", VIC) if "/act/" in one], "a viewer may nothing"
+
+
+def test_billing_of_all_shows_who_needs_somebody(home: Home) -> None:
+    said = text_of(home, "/console/billing")
+    (spender,) = read(home.engine, wallets.spenders_kept)
+    assert f"1 acme {figures.credits(spender.used_micro)}" in said
+    assert "Wallets that owe 1 " in said and f"owing {figures.credits(-1_500_000)} owed" in said
+    assert "Top-ups in doubt 1 " in said and "pool 8.00 1.00" in said
+    assert "/console/act/topup-stop-all" not in hrefs(home, "/console/billing"), "an admin alone"
+    later(home, 3 * DAY_MS)
+    assert "that is long ago" in text_of(home, "/console/billing", AGAIN)
+
+
+def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
+    entries = read(home.engine, lambda c: wallet_entries.page(c, "acme")).entries
+    usage = next(one.key for one in entries if one.kind == "usage")
+    run = next(one.reservation for one in entries if one.kind == "run")
+    for path in ("/console/wallet?id=acme", "/console/org?id=acme&tab=ledger"):
+        links = hrefs(home, path)
+        assert f"/console/push?key={usage.replace(':', '%3A')}" in links and f"/console/run?key={run}" in links
+        said = text_of(home, path)
+        assert all(figures.moved(one.moved_micro) in said for one in entries)
+    assert "/console/act/take-back?lot=grant%3Aagain" in hrefs(home, "/console/wallet?id=acme")
+    file = rows_of(home, "/console/wallet.csv?id=acme")
+    assert len(file) == len(entries)
+
+
+def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) -> None:
+    (account,) = read(home.engine, lambda c: settlements.list_suppliers(c, home.now, 10))
+    assert account.sums.eligible_micro == 2 * MICRO
+    said = text_of(home, "/console/settlements")
+    assert "Eligible 2.00" in said and "render-1 pixel eligible 2.00 1.00" in said
+    assert "/console/act/settlement-batch?supplier=pixel&expect=2.000000" in hrefs(home, "/console/settlements")
+    assert "None is like that" in text_of(home, "/console/settlements?state=frozen")
+    assert len(rows_of(home, "/console/settlements.csv?state=eligible")) == 2
+    assert rows_of(home, "/console/settlements.csv?state=hold") == []
+    one = text_of(home, "/console/settlement?key=render-1")
+    assert "Share 50 %" in one and "Owed 1.00" in one
+    assert "/console/act/settlement-reverse?run=render-1" in hrefs(home, "/console/settlement?key=render-1")
+
+
+def test_what_differs_stands_first(home: Home) -> None:
+    said = text_of(home, "/console/reconcile")
+    first, _, rest = said.partition("Last comparisons")
+    assert f"f1 5 3 {figures.MINUS}2 short" in first and "f0" not in first
+    assert "f0 5 5 0 equal" in rest and "autumn compute_1gb +5" in rest
+    assert "f1" not in text_of(home, "/console/reconcile?verdict=equal")
+    assert len(rows_of(home, "/console/reconcile.csv?verdict=short")) == 1
+
+
+def test_drift_beyond_the_tolerance_is_red_and_unknown_is_no_zero(home: Home) -> None:
+    day, by = T0 - T0 % DAY_MS, home.fleet.by
+    units = Units("aws", "vm", "hour", 1, MICRO, 60, "USD")
+    write(home.engine, lambda c: set_units(c, "compute_1gb", units, day - 9 * DAY_MS, by, new=False))
+    lines = [BillLine("aws", "vm", day, "USD", 2 * MICRO, False), BillLine("aws", "mail", day, "USD", MICRO, True)]
+    write(home.engine, lambda c: import_bills(c, BillFile("f" * 64, lines), by))
+    later(home, 2 * DAY_MS)
+    said = text_of(home, "/console/drift", AGAIN)
+    assert "aws vm 1.00 2.00 USD +100.0 off provisional" in said
+    assert f"aws mail {figures.UNKNOWN} 1.00 USD {figures.UNKNOWN} unknown" in said
+    assert "Off 1 " in said and "Alert 0 " in said and "never, so that nobody is alerted" in said
+    assert len(rows_of(home, "/console/drift.csv", AGAIN)) == 2
+
+
+NONSENSE: Final = [
+    ("/console/billing?id=acmee", 404, "did you mean acme?"),
+    ("/console/wallet", 400, "names no id"),
+    ("/console/wallet?id=acmee", 404, "did you mean acme?"),
+    ("/console/wallet?id=acme&after=no", 400, "no such entry of this wallet"),
+    ("/console/ledger?which=rich", 400, "which: there is owed, low"),
+    ("/console/ledger?after=acme&at=1e9", 400, "at: this is no whole number"),
+    ("/console/ledger?search=%00", 400, "search: this is no id"),
+    ("/console/settlements?state=lost", 400, "state: there is hold"),
+    ("/console/settlements?supplier=pixle", 404, "did you mean pixel?"),
+    ("/console/settlements?after=render-9", 404, "did you mean render-"),
+    ("/console/settlement?key=render-11", 404, "did you mean render-1"),
+    ("/console/reconcile?verdict=even", 400, "verdict: there is short"),
+    ("/console/reconcile?org=acmee", 404, "did you mean acme?"),
+    ("/console/reconcile?after_day_ms=x", 400, "after_day_ms: this is no whole number"),
+    ("/console/drift?days=8", 400, "days: there is 7"),
+    ("/console/topup?id=topup:acme:2", 404, "did you mean topup:acme:1?"),
+    ("/console/org?id=acme&tab=ledger&after=x", 400, "no such entry"),
+    (f"/console/wallet?id=acme&after={'x' * MAX_KEY_CHARS}", 400, "no such entry"),
+    (f"/console/wallet?id=acme&after={'x' * (MAX_KEY_CHARS + 1)}", 400, "after: this is no key"),
+    (f"/console/topup?id=topup:{'y' * 200}:1", 404, "there is no top-up"),
+    ("/console/topup?id=%00", 400, "id: this is no key"),
+]
+
+
+def test_nonsense_is_refused_in_words(home: Home) -> None:
+    answers = home.get(*(place for place, _, _ in NONSENSE))
+    for (place, status, said), answer in zip(NONSENSE, answers, strict=True):
+        assert answer.status_code == status and said in html.unescape(answer.text), (place, answer.text[-300:])
+
+
+def test_a_hostile_customer_is_text_everywhere(home: Home) -> None:
+    asked = {"id": HOSTILE}
+    paths = [f"{path}?{urlencode(asked)}" for path in ("/console/billing", "/console/wallet")]
+    for answer in home.get("/console/ledger", *paths):
+        assert answer.status_code == 200 and "<b onclick" not in answer.text
+        assert html.unescape(answer.text).count(HOSTILE) >= 1
+    (line,) = [one for one in rows_of(home, "/console/ledger.csv") if "onclick" in one]
+    assert line.startswith('"<b onclick=x>""&')
+
+
+def _statements(home: Home, path: str) -> int:
+    seen: list[str] = []
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if not re.match(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK)", statement.lstrip()):
+            seen.append(statement)
+
+    sa.event.listen(home.engine, "before_cursor_execute", note)
+    try:
+        assert home.get(path)[0].status_code == 200
+    finally:
+        sa.event.remove(home.engine, "before_cursor_execute", note)
+    return len(seen)
+
+
+def fill_up(home: Home, many: int) -> None:
+    """So many wallets, settlements, comparisons; and entries of acme."""
+    rows = [{"n": n, "id": f"wallet:w{n:03}", "key": f"e{n:03}", "run": f"run-{n:03}"} for n in range(many)]
+
+    def work(c: sa.Connection) -> None:
+        c.execute(sa.text("INSERT INTO ledger_accounts (account_id, balance_micro) VALUES (:id, :n)"), rows)
+        c.execute(
+            sa.text(
+                "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, "
+                "reason) VALUES (:key, 'tier', 'wallet:acme', 'tiers', 0, :n, :n, 'a', 'r')"
+            ),
+            rows,
+        )
+        c.execute(
+            sa.text(
+                "INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, theirs_qty, "
+                "verdict, at_ms) VALUES (0, :key, 'embedded', 'x', 'f', 1, 2, 'over', 1)"
+            ),
+            rows,
+        )
+
+    write(home.engine, work)
+
+
+def test_a_page_asks_as_much_of_many_as_of_few_and_twelve_at_most(home: Home) -> None:
+    home.get(*PATHS)  # what of a statement is asked once a process
+    few = [_statements(home, path) for path in PATHS]
+    fill_up(home, 60)
+    many = [_statements(home, path) for path in PATHS]
+    print(dict(zip(PATHS, many, strict=True)))
+    assert many == few and max(many) <= 12, (few, many)
+
+
+def test_lists_of_money_go_on_behind_their_last_row_and_end(home: Home) -> None:
+    fill_up(home, 2 * wallets.MOST_ON_PAGE + 5)
+    pages = {
+        "/console/ledger?search=w": (r'<a href="/console/billing\?id=(w\d+)"', 105),
+        "/console/wallet?id=acme": (r"<bdi>(e\d{3})</bdi>", 105),
+        "/console/reconcile?verdict=over": (r'<a href="/console/org\?id=(e\d+)"', 105),
+    }
+    for first, (pattern, many) in pages.items():
+        path, seen = first, list[str]()
+        while path:
+            (answer,) = home.get(path)
+            last = answer.text.rpartition("All that was compared")[2]
+            seen += re.findall(pattern, last)
+            following = re.search(r'rel="next" href="([^"]+)"', answer.text)
+            path = html.unescape(following[1]) if following else ""
+        assert len(seen) == len(set(seen)) == many, first
+    sizes = (wallet_entries.MOST_ENTRIES_ON_PAGE, settlements.MOST_ON_PAGE, reconciliations.MOST_ON_PAGE)
+    assert sizes == (50, 50, 50)
+    found, after = read(
+        home.engine,
+        lambda c: settlements.page(c, settlements.SettlementFilter(("eligible",)), home.now, most=1),
+    )
+    rest, end = read(
+        home.engine,
+        lambda c: settlements.page(c, settlements.SettlementFilter(("eligible",)), home.now, after or "", 1),
+    )
+    assert {one.reservation for one in (*found, *rest)} == {"render-1", "render-2"} and end is None
+    assert after == found[0].reservation

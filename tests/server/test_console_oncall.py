@@ -1,0 +1,338 @@
+"""What on call looks at: each page's figures are those of the command line, whatever stands in the address."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from html import unescape
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.worker.commands import cells, executions, orgs, providers
+from drawdown.worker.commands.run_request import Request
+from drawdown.worker.views import halt_list, pending, push_pages, runs
+from drawdown.worker.views.push_pages import Chosen
+from drawdown.worker.views.pushes import PushFilter, list_pushes, sum_pushes
+from tests.server.console_home import Home
+from tests.world import T0
+
+BY_TURNS = True
+ODD: Final = "<b>&\"'/../?x=1#:r1:9"
+"""An id that looks like a part of a push's key."""
+
+
+class Night(Home):
+    """Something of everything that waits: two cells, one of which is away; pushes in each state."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        super().__init__(engine)
+        fleet = self.fleet
+        for cell in ("cell-1", "cell-2"):
+            write(engine, lambda c, cell=cell: cells.set_cell(c, cell, f"http://{cell}:80", fleet.by, new=True))  # type: ignore[misc]
+        for box, org, cell in (("a", "acme", "cell-1"), ("b", ODD, "cell-2"), ("c", "nobody", "cell-3")):
+            values = {"box": box, "org": org, "cell": cell}
+            fleet.write("INSERT INTO sandboxes VALUES (:box, :org, :cell, 'running')", values)
+        fleet.assign(ODD, from_ms=T0)
+        fleet.sample("nobody", self.now, 60)
+        fleet.sample("acme", self.now, 60, 3)
+        for org in ("acme", ODD):
+            fleet.sample(org, self.now, 120, sandbox=ODD)
+        fleet.sample("acme", T0 // 1000, 60, sample_id=ODD)
+        fleet.cells.failing.add("cell-1")
+        run = Request("acme", 2 * MICRO, project="site")
+        write(engine, lambda c: executions.accept(c, "run-1", run, fleet.by))
+        write(engine, lambda c: providers.pause(c, "embedded", fleet.by))
+        write(engine, lambda c: orgs.halt(c, ["acme", ODD], fleet.by))
+        fleet.tick_windows(3)
+        self.now = fleet.clock.at_ms
+
+    def rows(self, path: str, table: int = 0, **query: object) -> list[list[str]]:
+        """The cells of one of a page's tables, as people read them."""
+        return tables(self.page(path, **query))[table]
+
+    def page(self, path: str, **query: object) -> str:
+        (answer,) = self.get(f"{path}?{urlencode(query)}" if query else path)
+        assert answer.status_code == 200, answer.text[-800:]
+        return answer.text
+
+    def lines(self, path: str, **query: object) -> list[str]:
+        async def work(client: httpx.AsyncClient, _: Any) -> list[str]:
+            cookie = {"cookie": f"__Host-drawdown-console={7:043}"}
+            answer = await client.get(f"{path}.csv?{urlencode(query)}", headers=cookie)
+            assert answer.status_code == 200
+            return answer.text.splitlines()
+
+        return self.ask(work)
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """The bodies of a page's tables, one after another, without what may be done with a row."""
+    page = re.sub(r'<a class="whole".*?</a>', "", page)
+    return [
+        [
+            [unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)]
+            for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL)
+        ]
+        for body in re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
+    ]
+
+
+def tiles(page: str) -> Mapping[str, str]:
+    found = re.findall(r'<span class="name">([^<]+)</span><span class="figure">([^<]+)</span>', page)
+    return {name: unescape(figure) for name, figure in found}
+
+
+@pytest.fixture
+def night(engine: sa.Engine) -> Night:
+    return Night(engine)
+
+
+def test_pushes_are_those_of_the_command_line(night: Night) -> None:
+    page = night.page("/console/pushes")
+    told = read(night.engine, lambda c: list_pushes(c, PushFilter(push_pages.OPEN), 100))
+    shown = re.findall(r'href="/console/push\?([^"]+)"', page)
+    assert sorted(shown) == sorted(urlencode({"key": one.key}) for one in told) and len(told) == 2
+    sums = read(night.engine, lambda c: sum_pushes(c, PushFilter(push_pages.OPEN)))
+    assert tiles(page)["Due"] == str(sum(one.pushes for one in sums)) == "2"
+    assert sum(int(row[4]) for row in tables(page)[0]) == sum(one.quantity for one in sums)
+    lines = night.lines("/console/pushes")
+    assert len(lines) == 3 and any('"<b>&""' in line for line in lines)
+    assert night.rows("/console/pushes", -1, state="accepted")[0][3:5] == ["60", "60"]
+    assert [row[1] for row in night.rows("/console/pushes", -1, org=ODD)] == [ODD]
+    assert night.rows("/console/pushes", 0, feature="compute_1gb", provider="embedded")
+    late = {"state": "any", "from": "2026-01-01T00:10", "to": "2026-01-01T00:20"}
+    assert {row[0] for row in night.rows("/console/pushes", -1, **late)} == {"2026-01-01 00:15"}
+
+
+def test_a_push_leads_from_its_samples_to_the_cells_that_were_told(night: Night) -> None:
+    (key,) = [one.key for one in read(night.engine, lambda c: list_pushes(c, PushFilter(("accepted",)), 9))]
+    page = night.page("/console/push", key=key)
+    samples, revisions, attempts, entries, verdicts, told = tables(page)
+    assert samples[0][1:5] == ["box", "1,024", "60", "cell-1"] and revisions[0][2] == "accepted"
+    assert attempts[0][3] == "accepted" and entries[0][2:4] == ["wallet:acme", "revenue:compute_1gb"]
+    assert verdicts[-1][1:3] == ["halted", "operator"]
+    assert [row[1:3] for row in told] == [["cell-1", "due"]]
+    assert tiles(page)["Sealed in all revisions"] == "60" and "drawdown push show" in page
+    odd = night.page("/console/push", key=f"usage:{ODD}:{T0 + 3 * WINDOW_MS}:compute_1gb")
+    assert unescape(odd).count(ODD) >= 3 and "<b>&" not in odd
+    assert [row[1] for row in tables(odd)[-1]] == ["cell-2"], "it was not settled yet: the verdict after its seal"
+
+
+def test_what_waits_says_why_and_what_mends_it(night: Night) -> None:
+    page = night.page("/console/pending")
+    by_reason, by_org, unmapped, quarantined = tables(page)
+    assert [row[0] for row in by_reason] == [
+        pending.WHAT["no_mapping"], pending.WHAT["unknown_org"], "quarantined: ts before 2000",
+    ]  # fmt: skip
+    assert by_reason[1][4] == "drawdown org assign --unassigned --from TIME" and by_reason[2][1] == "1 sample"
+    assert [(row[0], row[2]) for row in by_org] == [("acme", "60"), ("nobody", "60")]
+    assert unmapped[0][0] == "3 MB" and quarantined[0][0] == ODD
+    assert tiles(page)["Seconds pending"] == "120" and tiles(page)["Quarantined"] == "1"
+    assert [row[0] for row in night.rows("/console/pending", 1, reason="unknown_org")] == ["nobody"]
+
+
+def test_runs_say_who_holds_how_much_until_when(night: Night) -> None:
+    listed, drawing, one = night.get("/console/runs", "/console/runs?phase=drawing", "/console/run?key=run-1")
+    runs_, holders = tables(listed.text)
+    assert runs_[0][1:8] == ["run-1", "acme", "acme", "waiting", "2.00", "0.00", "2.00"]
+    assert holders[0][:3] == ["acme", "1", "2.00"] and tiles(listed.text)["Held"] == "2.00"
+    assert tables(drawing.text) == [holders], "it drew nothing yet"
+    assert tiles(one.text)["State"] == "held" and "site" in one.text and "It drew nothing yet." in one.text
+    night.fleet.clock.at_ms += DAY_MS // 12
+    over, *others = night.get(*(f"/console/runs{query}" for query in ("", *OVER)))
+    assert tiles(over.text)["Over, not freed"] == "1"
+    assert [[row[1] for row in tables(answer.text)[0]] for answer in others] == [["run-1"]] * len(OVER)
+    assert night.lines("/console/runs", state="any")[1].startswith('"run-1","acme","acme","site"')
+
+
+OVER: Final = (
+    "?state=any",
+    "?state=expired",
+    "?state=any&org=acme",
+    "?state=any&payer=acme",
+    "?state=expired&org=acme",
+)
+
+
+def test_halts_and_cells_say_who_was_told_and_what_they_answered(night: Night) -> None:
+    page = night.page("/console/halts")
+    assert [row[1:4] for row in tables(page)[-1]] == [["acme", "cell-1", "due"]] and tiles(page)["Due"] == "1"
+    told = night.rows("/console/halts", -1, state="any")
+    assert {(row[1], row[2], row[3].split()[0]) for row in told} == {
+        ("acme", "cell-1", "due"), (ODD, "cell-2", "acknowledged"),
+    }  # fmt: skip
+    assert len(night.rows("/console/halts", -1, state="any", cell="cell-2")) == 1
+    cells_ = night.rows("/console/cells")
+    assert [row[:4] for row in cells_] == [
+        ["cell-3", "no URL", "1", "0"], ["cell-1", "http://cell-1:80", "1", "1"],
+        ["cell-2", "http://cell-2:80", "1", "0"],
+    ]  # fmt: skip
+    assert len(night.lines("/console/halts", state="any")) == 3
+    assert "act/lift?id=acme" in page
+    night.fleet.write("UPDATE orgs SET operator_halt = FALSE WHERE org_id = 'acme'")
+    assert "act/lift?id=acme" not in night.page("/console/halts"), "it is not halted by an operator"
+
+
+def test_providers_and_ticks_say_how_they_stand(night: Night) -> None:
+    page = night.page("/console/providers")
+    states, calls, terms = tables(page)
+    assert states[0][:6] == ["embedded", "paused", "2", "0", "2", "0"] and states[0][9] == "a test"
+    assert calls[0][1:3] == ["1", "0"] and terms[0][0] == "embedded"
+    ticks = night.rows("/console/ticks")
+    assert [row[1] for row in ticks] == ["left something", "all settled"]
+    number = night.fleet.one("SELECT MAX(tick_id) FROM ticks")
+    one = night.page("/console/tick", id=number)
+    assert ["2", "due"] in tables(one)[-1] and ["sealed", "2", "pushes made of windows that closed"] in tables(one)[0]
+    assert night.page("/console/ticks", before=number).count("<tr>") == 2
+
+
+def test_each_list_goes_on_behind_its_last_row_and_ends(night: Night) -> None:
+    """A page at a time, two rows each: every row once."""
+    for n in range(5):
+        night.fleet.sample("acme", T0 + n * WINDOW_MS + 9, 60)
+        night.fleet.sample(ODD, T0 + n * WINDOW_MS + 9, 60)
+    night.fleet.tick_windows(1)
+    now = night.fleet.clock.at_ms
+
+    def keys(connection: sa.Connection, chosen: Chosen) -> list[str]:
+        after: str | None = ""
+        found: list[str] = []
+        while after is not None:
+            page = push_pages.page(connection, chosen, now, after, 2)
+            found += [one.key for one in page.lines]
+            after = page.next_after
+        return found
+
+    night.fleet.write("UPDATE pushes SET state = 'rejected' WHERE org_id = 'acme' AND state = 'due'")
+    everything = {str(key) for (key,) in night.fleet.rows("SELECT key FROM pushes")}
+    open_ = {str(key) for (key,) in night.fleet.rows("SELECT key FROM pushes WHERE state IN ('due', 'rejected')")}
+    of_odd = {key for key in everything if ODD in key}
+    for chosen, wanted in (
+        (Chosen("any"), everything), (Chosen(), open_), (Chosen("rejected"), open_ - of_odd),
+        (Chosen("due"), of_odd), (Chosen("any", org=ODD), of_odd), (Chosen(org=ODD), of_odd),
+        (Chosen("accepted"), everything - open_), (Chosen("any", feature="compute_1gb"), everything),
+        (Chosen("any", provider="elsewhere"), set()),
+    ):  # fmt: skip
+        for looked_at in (3, 5_000):
+            push_pages_most(looked_at)
+            found = read(night.engine, lambda c, chosen=chosen: keys(c, chosen))  # type: ignore[misc]
+            assert sorted(found) == sorted(wanted), (chosen, looked_at)
+    push_pages_most(5_000)
+
+
+def push_pages_most(rows: int) -> None:
+    push_pages.MOST_LOOKED_AT = rows  # type: ignore[misc]
+
+
+def test_runs_and_halts_go_on_behind_their_last_row(night: Night) -> None:
+    for state, count in (("due", 1), ("any", 2)):
+        wanted = halt_list.Chosen(state)
+        told: list[halt_list.HaltLine] = []
+        behind = ""
+        while True:
+            some = read(night.engine, lambda c, b=behind, w=wanted: halt_list.page(c, w, b, 1))  # type: ignore[misc]
+            told += some.lines
+            if some.next_after is None:
+                break
+            behind = some.next_after
+        assert len({(one.org_id, one.cell_id) for one in told}) == len(told) == count
+    write(night.engine, lambda c: orgs.halt(c, ["acme"], night.fleet.by, undo=True))
+    night.fleet.tick_windows(1)
+    for n in range(5):
+        run = Request("acme", MICRO // 10)
+        write(night.engine, lambda c, n=n, run=run: executions.accept(c, f"more:{n}", run, night.fleet.by))  # type: ignore[misc]
+    names = {"run-1", *(f"more:{n}" for n in range(5))}
+    now = night.fleet.clock.at_ms
+    for chosen in (runs.Chosen(), runs.Chosen("any"), runs.Chosen("any", org="acme"), runs.Chosen("any", payer="acme")):
+        after: str | None = ""
+        found: list[str] = []
+        while after is not None:
+            page = read(night.engine, lambda c, a=after, w=chosen: runs.page(c, w, now, a, 2))  # type: ignore[misc]
+            found, after = found + [one.reservation for one in page.lines], page.next_after
+        assert sorted(found) == sorted(names), chosen
+
+
+NONSENSE: Final = [
+    ("/console/pushes?state=nonsense", 400, "state: there is open, due"),
+    ("/console/pushes?from=someday", 400, "from: 'someday' is no time"),
+    ("/console/pushes?from=2026-01-02&to=2026-01-01", 400, "the range is empty"),
+    ("/console/pushes?org=acmee", 404, "did you mean acme?"),
+    ("/console/pushes?after=1", 400, "no page begins there"),
+    ("/console/pushes?after=1:usage:acme:1:x", 404, "push"),
+    ("/console/pushes?state=any&after=%00", 400, "after: this is no key"),
+    ("/console/pushes.csv?state=nonsense", 400, "state: there is open"),
+    ("/console/push", 400, "names no key"),
+    ("/console/push?key=nonsense", 404, "there is no push"),
+    ("/console/push?key=" + "x" * 1001, 400, "key: this is no key"),
+    ("/console/pending?reason=x", 400, "reason: there is unknown_org"),
+    ("/console/runs?state=held&phase=x", 400, "phase: there is"),
+    ("/console/runs?state=settled&phase=over", 400, "of runs that are held alone"),
+    ("/console/runs?after=x", 400, "no page begins there"),
+    ("/console/runs?payer=acmee", 404, "did you mean acme?"),
+    ("/console/run?key=run-2", 404, "did you mean run-1?"),
+    ("/console/halts?state=x", 400, "state: there is due"),
+    ("/console/halts?after=1:2", 400, "no page begins there"),
+    ("/console/halts?cell=cell-4", 404, "there is no cell"),
+    ("/console/tick?id=x", 400, "no whole number"),
+    ("/console/tick?id=999", 404, "there is no tick 999"),
+    ("/console/ticks?before=x", 400, "no whole number"),
+    ("/console/backfill?key=june", 404, "there is no backfill"),
+    ("/console/backfills?org=acmee", 404, "did you mean acme?"),
+]
+
+
+def test_nonsense_is_refused_in_words(night: Night) -> None:
+    answers = night.get(*(place for place, _, _ in NONSENSE))
+    for (place, status, said), answer in zip(NONSENSE, answers, strict=True):
+        assert answer.status_code == status and said in unescape(answer.text), (place, answer.text[-600:])
+
+
+FILTERED: Final = (
+    "/console/pushes?state=accepted", "/console/pushes?state=rejected", "/console/pushes?org=acme", "/console/pushes",
+    "/console/runs?state=any&payer=acme", "/console/halts?state=any&org=acme", "/console/pending?reason=unknown_org",
+    f"/console/push?key=usage:acme:{T0}:compute_1gb",
+)  # fmt: skip
+
+
+def _asked(night: Night) -> list[int]:
+    """How many statements each of these pages takes."""
+    seen = [0]
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        seen[-1] += not re.match(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK)", statement.lstrip())
+
+    async def work(client: httpx.AsyncClient, _: Any) -> None:
+        for path in FILTERED:
+            answer = await client.get(path, headers={"cookie": f"__Host-drawdown-console={7:043}"})
+            assert answer.status_code == 200
+            seen.append(0)
+
+    sa.event.listen(night.engine, "before_cursor_execute", note)
+    try:
+        night.ask(work)
+    finally:
+        sa.event.remove(night.engine, "before_cursor_execute", note)
+    return seen[:-1]
+
+
+def test_a_filtered_page_asks_as_much_of_many_as_of_few(night: Night) -> None:
+    few = _asked(night)
+    for n in range(60):
+        night.fleet.sample(f"other-{n:02}", night.fleet.clock.at_ms, 60)
+        night.fleet.sample("acme", night.fleet.clock.at_ms + n * WINDOW_MS, 60)
+    night.fleet.tick_windows(62)
+    many = _asked(night)
+    assert max(many) <= MOST_STATEMENTS and all(now <= then + 1 for now, then in zip(many, few, strict=True)), (
+        few,
+        many,
+    )
+
+
+MOST_STATEMENTS: Final = 12
+"""Of one page, with who asks and whether it is a demo."""

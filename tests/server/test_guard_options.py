@@ -1,0 +1,190 @@
+"""The ways out of a block: which are open, why not, and the call that takes each, tried."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import pytest
+
+from drawdown.ledger import payers
+from drawdown.schema.database import write
+from drawdown.schema.units import MICRO
+from drawdown.server.services import MySettings
+from drawdown.worker.commands import credit, guard_options, guard_overrides, guard_terms, orgs
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from tests.server.house import Caller, House, served
+from tests.server.program import Program, give, key_of, make_key, refused
+
+BY_TURNS = True
+ALL: Final = ("top_up", "sponsor", "request_override", "run_locally")
+Options = Callable[..., Awaitable[Any]]
+
+
+def with_options(
+    house: House, work: Callable[[Options, Program], Awaitable[None]], *, price: int = 2, phase: int = 3, **more: Any
+) -> None:
+    """acme has 3 credits; `idea` costs 2, and is allowed twice a month."""
+    give(house, "acme", 3)
+    give(house, "wayne", 50)
+    by, engine = house.fleet.by, house.fleet.engine
+    change = Change(price_micro=price * MICRO, phase=phase)
+    write(engine, lambda c: guard_terms.set_metric(c, "idea", change, by))
+    write(engine, lambda c: guard_terms.set_limit(c, PlanLimit("idea", "*", "month", 2), by))
+    make_key(house, "app", "guard", **more)
+
+    async def whole(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+
+        async def options(query: str = "metric=idea", org: str = "acme") -> Any:
+            answer = await caller.send("GET", f"/v1/guard/{org}/options?{query}", headers=program.headers())
+            assert answer.status_code == 200, answer.text
+            found = answer.json()
+            assert [one["option"] for one in found["options"]] == list(ALL), "always all of them, in one order"
+            return {**found, **{one["option"]: one for one in found["options"]}}
+
+        await work(options, program)
+
+    served(house, whole)
+
+
+async def send(program: Program, call: Any, **more: Any) -> Any:
+    """As an answer says it."""
+    body = json.dumps({**call["body"], **more}).encode()
+    return await program.caller.send(call["method"], call["path"], body, program.headers())
+
+
+def closed(found: Any) -> dict[str, str]:
+    return {name: found[name]["code"] for name in ALL if not found[name]["open"]}
+
+
+def test_where_nothing_is_blocked_none_is_open_and_it_is_said(house: House) -> None:
+    async def work(options: Options, _: Program) -> None:
+        found = await options()
+        assert (found["decision"], closed(found)) == ("allow", dict.fromkeys(ALL, "not_blocked"))
+
+    with_options(house, work)
+
+
+def test_where_credit_is_short_a_sponsor_pays_by_the_call_that_is_said(house: House) -> None:
+    async def work(options: Options, program: Program) -> None:
+        assert (await send(program, {"method": "POST", "path": "/v1/guard/consume", "body": {}},
+                           key="k0", org="acme", metric="idea")).json()["decision"] == "allow"  # fmt: skip
+        found = await options()
+        assert (found["decision"], found["rule"]) == ("block", "credits")
+        assert closed(found) == {"sponsor": "no_sponsor", "request_override": "not_limit"}
+        assert (found["top_up"]["missing"], found["top_up"]["command"]) == (1, "drawdown ledger grant acme CREDITS")
+        assert found["top_up"]["link"] is None, "there is no page of theirs here"
+        assert found["sponsor"]["command"] == "drawdown payer allow PAYER acme"
+        by, engine = house.fleet.by, house.fleet.engine
+        write(engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=True, limit_micro=MICRO))
+        assert closed(await options())["sponsor"] == "sponsor_short", "it pays less than this costs"
+        write(engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=True, limit_micro=9 * MICRO))
+        found = await options()
+        assert found["sponsor"]["payers"] == ["wayne"]
+        done = (await send(program, found["sponsor"]["call"], key="k1")).json()
+        assert (done["decision"], done["charged"], done["payer"]) == ("warn", 2, "wayne")
+        write(engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=False))
+        assert closed(await options("metric=idea&amount=1"))["sponsor"] == "not_credit", "now it is the limit"
+        with pytest.raises(AssertionError, match="422"):
+            await options("metric=idea&amount=0")
+
+    with_options(house, work)
+
+
+def test_after_what_is_said_to_be_missing_is_given_it_is_allowed(house: House) -> None:
+    async def work(options: Options, _: Program) -> None:
+        found = await options("metric=idea&amount=2")
+        missing = found["top_up"]["missing_micro"]
+        assert missing == MICRO
+        by = house.fleet.by
+        write(house.fleet.engine, lambda c: credit.grant(c, "acme", missing - 1, by, key="a", plan=None))
+        assert (await options("metric=idea&amount=2"))["decision"] == "block"
+        write(house.fleet.engine, lambda c: credit.grant(c, "acme", 1, by, key="b", plan=None))
+        assert (await options("metric=idea&amount=2"))["decision"] != "block"
+
+    with_options(house, work)
+
+
+def test_the_override_that_is_said_lifts_the_block_once_it_is_approved(house: House) -> None:
+    async def work(options: Options, program: Program) -> None:
+        found = await options("metric=idea&amount=5")
+        assert closed(found) == {"top_up": "not_credit", "sponsor": "not_credit"}
+        assert found["request_override"]["call"]["body"]["amount"] == 5
+        asked = (await send(program, found["request_override"]["call"], reason="a workshop")).json()
+        assert (asked["state"], asked["ends_ms"] > house.clock.at_ms) == ("asked", True)
+        found = await options("metric=idea&amount=5")
+        assert (found["request_override"]["asked"], found["request_override"]["open"]) == (1, True)
+        assert found["request_override"]["command"] == "drawdown override list --metric idea"
+        write(house.fleet.engine, lambda c: guard_overrides.decide(c, asked["number"], "approve", house.fleet.by))
+        assert (await options("metric=idea&amount=5"))["decision"] == "warn", "all of it is used then"
+
+    with_options(house, work, price=0)
+
+
+def test_whoever_asked_as_often_as_they_may_is_told_so(house: House) -> None:
+    async def work(options: Options, program: Program) -> None:
+        found = (await options("metric=idea&amount=5"))["request_override"]["call"]
+        for amount in range(guard_overrides.MOST_ASKED):
+            assert (await send(program, found, amount=amount)).status_code == 200
+        found = await options("metric=idea&amount=5")
+        assert (found["request_override"]["code"], found["request_override"]["call"]) == ("too_many_asked", None)
+
+    with_options(house, work)
+
+
+def test_against_an_operators_word_there_is_no_way_out(house: House) -> None:
+    async def work(options: Options, _: Program) -> None:
+        write(house.fleet.engine, lambda c: orgs.halt(c, ["acme"], house.fleet.by))
+        found = await options()
+        assert (found["rule"], closed(found)) == ("operator", dict.fromkeys(ALL, "operator"))
+
+    with_options(house, work)
+
+
+def test_in_a_silent_phase_the_ways_are_those_of_what_would_be_blocked(house: House) -> None:
+    async def work(options: Options, _: Program) -> None:
+        found = await options("metric=idea&amount=3")
+        assert (found["decision"], found["would"], found["request_override"]["open"]) == ("allow", "block", True)
+
+    with_options(house, work, phase=0)
+
+
+def test_a_link_to_their_own_page_is_said_where_there_is_one(house: House) -> None:
+    house.settings = type(house.settings)(
+        **{**vars(house.settings), "console_url": "https://d.test", "my": MySettings(secrets=("x" * 32,))}
+    )
+    house.server = house.another()
+
+    async def work(options: Options, _: Program) -> None:
+        assert (await options("metric=idea&amount=2"))["top_up"]["link"] == "https://d.test/my/usage"
+
+    with_options(house, work)
+
+
+def test_a_key_that_is_bound_asks_of_its_own_alone_and_learns_no_names(house: House) -> None:
+    async def work(_: Options, program: Program) -> None:
+        async def ask(org: str, query: str) -> Any:
+            return await program.caller.send("GET", f"/v1/guard/{org}/options?{query}", headers=program.headers())
+
+        assert refused(await ask("wayne", "metric=idea")) == (403, "foreign_org")
+        unknown = await ask("acme", "metric=ideaa")
+        assert refused(unknown) == (404, "unknown_metric") and "did you mean" not in unknown.text
+        assert refused(await ask("acme", ""))[0] == 422
+        assert refused(await ask("acme", "metric=idea&more=1"))[0] == 422
+
+    with_options(house, work, org="acme")
+
+
+def test_so_many_sponsors_are_asked_and_no_more(house: House) -> None:
+    names = [f"s-{number}" for number in range(guard_options.MOST_SPONSORS + 2)]
+
+    async def work(options: Options, _: Program) -> None:
+        for name in names:
+            give(house, name, 50)
+            write(house.fleet.engine, lambda c, n=name: payers.say(c, n, "acme", house.fleet.by, allowed=True))  # type: ignore[misc]
+        found = await options("metric=idea&amount=2")
+        assert found["sponsor"]["payers"] == names[: guard_options.MOST_SPONSORS]
+
+    with_options(house, work)

@@ -1,0 +1,548 @@
+"""The small face for an organisation's own people: who comes in, by which link, what they see, what they may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from drawdown.cli.settings.settings import Settings
+from drawdown.ledger import payers
+from drawdown.providers.http import Answer, Call, HttpResult, NotSent
+from drawdown.providers.payments.protocol import Link, NoLink
+from drawdown.schema.database import write
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.server.app import Server
+from drawdown.server.console.my import my
+from drawdown.server.console.my.pages import PAGES
+from drawdown.server.services import MySettings, ServerSettings, Services
+from drawdown.server.tokens import jwts
+from drawdown.worker.commands import credit, guard, guard_overrides, guard_terms, my_sessions
+from drawdown.worker.commands.guard_facts import Wish
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.views import own_wallet
+from tests.server.issuer import EC, FOREIGN, RSA, confused, unsigned
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+T = TypeVar("T")
+URL: Final = "https://drawdown.internal"
+SECRET: Final = "0123456789abcdef0123456789abcdef"
+OLD: Final = "fedcba9876543210fedcba9876543210"
+KEYS: Final = "https://app.example/jwks"
+OURS: Final = {"sec-fetch-site": "same-origin"}
+CONTACT: Final = "billing@example.com"
+OWN: Final = MySettings((SECRET, OLD), contact=CONTACT)
+Work = Callable[[httpx.AsyncClient, Server], Awaitable[T]]
+
+
+@dataclass
+class Product:
+    """The operator's product: it publishes its keys, and nothing else answers."""
+
+    keys: list[Any] = field(default_factory=lambda: [RSA, EC])
+
+    async def send(self, call: Call) -> HttpResult:
+        if call.url != KEYS:
+            return NotSent("nobody there")
+        said = {"keys": [key.as_dict(private=False) for key in self.keys]}
+        return Answer(200, {}, json.dumps(said).encode())
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+@dataclass
+class Cards:
+    """A payment service that makes pages."""
+
+    url: str = "https://pay.example/session"
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    hangs: bool = False
+
+    async def card_link(self, customer_id: str, return_url: str) -> Link | NoLink:
+        return await self._made("card", customer_id, return_url)
+
+    async def portal_link(self, customer_id: str, return_url: str) -> Link | NoLink:
+        return await self._made("portal", customer_id, return_url)
+
+    async def _made(self, what: str, customer_id: str, return_url: str) -> Link | NoLink:
+        self.asked.append((what, customer_id, return_url))
+        if self.hangs:
+            await asyncio.sleep(60)
+        return Link(self.url, None) if self.url else NoLink("no card is taken today")
+
+
+class Home:
+    """acme has 10 credits and used some; wayne is another. `idea` may be used once a month, and acme did."""
+
+    def __init__(self, engine: sa.Engine, own: MySettings = OWN) -> None:
+        self.engine, self.fleet, self.own = engine, Fleet(engine), own
+        self.product, self.cards = Product(), Cards()
+        self.numbers = itertools.count()
+        by = self.fleet.by
+        for org in ("acme", "wayne"):
+            self.fleet.assign(org, from_ms=T0)
+            given = partial(credit.grant, customer_id=org, amount_micro=10 * MICRO, by=by, key=f"of {org}", plan=None)
+            write(engine, given)
+        self.fleet.sample("acme", T0 + 1)
+        self.fleet.tick_windows(3)
+        self.now = self.fleet.clock.at_ms
+        now = replace(by, now_ms=self.now)
+        write(engine, lambda c: guard_terms.set_metric(c, "idea", Change(phase=3), by))
+        write(engine, lambda c: guard_terms.set_limit(c, PlanLimit("idea", "*", "month", 1), by))
+        for key in ("u-1", "u-2"):
+            write(engine, lambda c, k=key: guard.consume(c, k, Wish("acme", "idea", 1), now))  # type: ignore[misc]
+
+    def claims(self, **changed: Any) -> dict[str, Any]:
+        made = {
+            "aud": URL,
+            "org": "acme",
+            "sub": "ann",
+            "exp": self.now // 1000 + 600,
+            "jti": f"j-{next(self.numbers)}",
+        }
+        return {name: value for name, value in {**made, **changed}.items() if value is not None}
+
+    def link(self, **changed: Any) -> str:
+        """As a product makes it."""
+        return signed(self.claims(**changed))
+
+    def ask(self, work: Work[T]) -> T:
+        def nobody() -> Any:
+            raise AssertionError("no page asks for a step")
+
+        async def whole() -> T:
+            settings = ServerSettings(requests_per_s=1_000_000, console_url=URL, my=self.own)
+            payments: Any = {"stripe": self.cards}.get
+            server = Server(
+                Services(
+                    engine=self.engine, clock=self.fleet.clock, settings=settings, providers={}, unasked={}, broken={},
+                    http=self.product, thread_kit=nobody, console_engine=self.engine, payments=payments,
+                )
+            )  # fmt: skip
+            transport = httpx.ASGITransport(server.app, client=("192.0.2.9", 4711))
+            try:
+                async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
+                    return await work(client, server)
+            finally:
+                await asyncio.to_thread(server.close)
+
+        return asyncio.run(whole())
+
+    def inside(self, work: Work[T], **changed: Any) -> T:
+        """The same, by somebody who came in by a link."""
+
+        async def entered(client: httpx.AsyncClient, server: Server) -> T:
+            answer = await client.get("/my/enter", params={"token": self.link(**changed)})
+            assert (answer.status_code, answer.headers["location"]) == (303, "/my/usage"), answer.text
+            return await work(client, server)
+
+        return self.ask(entered)
+
+    def get(self, path: str, **changed: Any) -> httpx.Response:
+        return self.inside(lambda client, _: client.get(path), **changed)
+
+
+def signed(claims: dict[str, Any], secret: str = SECRET) -> str:
+    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret), algorithms=["HS256"])
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    return Home(engine)
+
+
+def test_there_is_none_until_links_are_set_up(engine: sa.Engine) -> None:
+    home = Home(engine, MySettings())
+
+    async def work(client: httpx.AsyncClient, _: Server) -> set[int]:
+        paths = [*(page.path for page in PAGES), f"/my/enter?token={home.link()}", "/my/usage.csv"]
+        found = {(await client.get(path)).status_code for path in paths}
+        return found | {(await client.post("/my/override", headers=OURS)).status_code}
+
+    assert home.ask(work) == {404}
+
+
+def test_somebody_comes_in_by_a_link_sees_their_own_and_goes(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, _: Server) -> None:
+        answer = await client.get("/my/enter", params={"token": home.link()})
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith(f"{my.COOKIE}=")
+        assert {"HttpOnly", "Secure", "SameSite=lax", "Path=/", "Max-Age=3600"} <= set(cookie.split("; "))
+        assert cookie.partition("=")[2].partition(";")[0] not in str(home.fleet.rows("SELECT * FROM my_sessions"))
+        page = await client.get("/my/usage")
+        assert page.status_code == 200 and page.headers["cache-control"] == "no-store"
+        for words in (
+            "<bdi>acme</bdi>",
+            "<bdi>ann</bdi>",
+            "Available",
+            "9.",
+            "compute",
+            CONTACT,
+            "/my/blocked?metric=idea",
+        ):
+            assert words in page.text, words
+        for words in ("wayne", "/console/sign", "drawdown ledger", "embedded"):
+            assert words not in page.text, words
+        left = await client.post("/my/leave", headers=OURS)
+        assert left.status_code == 200 and "Max-Age=0" in left.headers["set-cookie"]
+        assert (await client.get("/my/usage")).status_code == 401
+        client.cookies.set(my.COOKIE, cookie.partition("=")[2].partition(";")[0], domain="drawdown.internal")
+        assert (await client.get("/my/usage")).status_code == 401, "the session is over, whoever kept the cookie"
+
+    home.ask(work)
+    told = home.fleet.rows("SELECT actor, target, via FROM operator_actions WHERE action = 'my_enter'")
+    assert told == [("my:ann", "acme", "my")]
+
+
+def test_a_link_lets_in_once_also_after_whoever_came_by_it_has_left(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
+        token = home.link()
+
+        async def enter() -> int:
+            return (await client.get("/my/enter", params={"token": token})).status_code
+
+        assert (await client.head("/my/enter", params={"token": token})).status_code == 405, "who only looks is not in"
+        at_once = sorted(await asyncio.gather(*(enter() for _ in range(4))))
+        await client.post("/my/leave", headers=OURS)
+        return [*at_once, await enter()]
+
+    assert home.ask(work) == [303, 403, 403, 403, 403]
+    assert home.fleet.one("SELECT COUNT(*) FROM my_sessions") == 1
+
+
+def test_a_link_is_remembered_for_longer_than_it_counts() -> None:
+    assert my_sessions.LIFE_MS > my_sessions.LINK_MS + 2 * jwts.SLACK_S * 1000
+
+
+LINKS: Final[list[tuple[dict[str, Any], str]]] = [
+    ({"aud": "https://elsewhere.example"}, "meant for somebody else"),
+    ({"aud": None}, "does not say aud"),
+    ({"aud": 7}, "meant for somebody else"),
+    ({"exp": None}, "does not say exp"),
+    ({"exp": 1}, "its time is over"),
+    ({"exp": 2**40}, "longer than a quarter of an hour"),
+    ({"exp": True}, "makes no sense"),
+    ({"exp": "soon"}, "makes no sense"),
+    ({"nbf": 2**40}, "does not hold yet"),
+    ({"jti": None}, "does not say jti"),
+    ({"jti": ""}, "does not say jti"),
+    ({"jti": 5}, "makes no sense"),
+    ({"jti": "x" * 201}, "does not say jti"),
+    ({"org": None}, "does not say org"),
+    ({"org": "a\nb"}, "does not say org"),
+    ({"org": ["acme", "wayne"]}, "does not say org"),
+    ({"sub": "x" * 201}, "does not say sub"),
+]
+
+
+def test_a_link_that_is_not_as_it_must_be_opens_nothing(home: Home) -> None:
+    others: list[tuple[str, str]] = [
+        (signed(home.claims(), "x" * 32), "signature is not one"),
+        (unsigned(home.claims()), "in a way that is not taken"),
+        (confused(home.claims()), "signature is not one"),
+        (jwt.encode({"alg": "RS256"}, home.claims(), RSA), "signed by RS256, which is not set up here"),
+        (home.link()[:-3] + "AAA", "signature is not one"),
+        ("", "is no signed token"), ("a.b.c", "is no signed token"), ("x" * 9_000, "is no signed token"),
+    ]  # fmt: skip
+
+    async def work(client: httpx.AsyncClient, _: Server) -> None:
+        for token, words in [*((home.link(**lie), words) for lie, words in LINKS), *others]:
+            answer = await client.get("/my/enter", params={"token": token})
+            assert answer.status_code == 403 and words in answer.text, (words, answer.text[-400:])
+            assert "set-cookie" not in answer.headers and CONTACT in answer.text
+
+    home.ask(work)
+    assert home.fleet.one("SELECT COUNT(*) FROM my_sessions") == 0
+
+
+def test_clocks_may_differ_by_a_minute_and_either_secret_signs(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
+        edge = home.now // 1000 + my_sessions.LINK_MS // 1000 + jwts.SLACK_S
+        links = [home.link(exp=edge), home.link(exp=edge + 1), home.link(exp=home.now // 1000 - jwts.SLACK_S + 1)]
+        links += [signed(home.claims(), OLD), home.link(aud=["another", URL])]
+        return [(await client.get("/my/enter", params={"token": one})).status_code for one in links]
+
+    assert home.ask(work) == [303, 403, 303, 303, 303]
+
+
+def test_keys_of_the_product_sign_where_they_are_published(engine: sa.Engine) -> None:
+    home = Home(engine, MySettings(jwks_url=KEYS))
+
+    async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
+        async def enter(key: Any, algorithm: str, **head: Any) -> int:
+            token = jwt.encode({"alg": algorithm, "kid": key.kid, **head}, home.claims(), key, algorithms=[algorithm])
+            return (await client.get("/my/enter", params={"token": token})).status_code
+
+        found = [await enter(RSA, "RS256"), await enter(EC, "ES256"), await enter(FOREIGN, "RS256")]
+        found.append(await enter(RSA, "RS256", kid="two"))
+        tokens = (home.link(), confused(home.claims()))
+        return found + [(await client.get("/my/enter", params={"token": one})).status_code for one in tokens]
+
+    assert home.ask(work) == [303, 303, 403, 403, 403, 403], "no secret is set: HS256 opens nothing"
+    home.product.keys = []
+    answer = home.ask(
+        lambda c, _: c.get("/my/enter", params={"token": jwt.encode({"alg": "RS256"}, home.claims(), RSA)})
+    )
+    assert answer.status_code == 502 and "has no key" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        (replace(OWN, url="http://usage.example"), "MY_URL"),
+        (replace(OWN, url="https://usage.example/my"), "MY_URL"),
+        (replace(OWN, jwks_url="http://app.example/jwks"), "MY_JWKS_URL"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_as_it_starts(own: MySettings, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        my.require_sane(own)
+
+
+def test_a_secret_that_can_be_guessed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("x" * (jwts.LEAST_SECRET_BYTES - 1), f"{SECRET},short", f"{SECRET},,"):
+        monkeypatch.setenv("DRAWDOWN_MY_SECRET", text)
+        with pytest.raises(UsageError, match="DRAWDOWN_MY_SECRET"):
+            Settings().server()
+    monkeypatch.setenv("DRAWDOWN_MY_SECRET", f"{SECRET},{OLD}")
+    assert Settings().server().my.secrets == (SECRET, OLD)
+
+
+def test_a_session_is_of_one_organisation_whatever_the_address_says(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, _: Server) -> None:
+        for path in ("/my/usage?id=wayne", "/my/usage.csv?id=wayne&org=wayne", "/my/blocked?metric=idea&id=wayne"):
+            answer = await client.get(path)
+            own = await client.get(path.replace("id=wayne&", "").replace("?id=wayne", "").replace("&id=wayne", ""))
+            assert answer.status_code == 200 and "wayne" not in answer.text and answer.text == own.text, path
+        unknown = await client.get("/my/blocked?metric=ideaa")
+        assert unknown.status_code == 404 and "did you mean" not in unknown.text
+        for path in ("/console/", "/console/org?id=acme", "/console/orgs.csv"):
+            assert (await client.get(path)).status_code == 303, "of the console itself it opens nothing"
+
+    home.inside(work)
+
+
+def test_it_ends_after_an_hour(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
+        home.fleet.clock.at_ms += my_sessions.LIFE_MS - 1
+        found = [(await client.get("/my/usage")).status_code]
+        home.fleet.clock.at_ms += 1
+        return [*found, (await client.get("/my/usage")).status_code]
+
+    assert home.inside(work) == [200, 401]
+
+
+def test_one_organisation_has_so_many_sessions_and_the_oldest_ends(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(my_sessions, "MOST_SESSIONS", 2)
+    who, other = my_sessions.visitor("acme", None), my_sessions.visitor("wayne", "bob")
+    for number, one in enumerate((who, who, other, who)):
+        session, now = f"{number:043}", home.now + number
+        enter = partial(my_sessions.enter, link_id=f"l-{number}", who=one, session=session, address="a", now_ms=now)
+        for _ in range(2):  # the same again, as when the answer of its commit was lost
+            write(home.engine, enter)
+    with home.engine.connect() as connection:
+        found = [my_sessions.find(connection, f"{number:043}", home.now + 9) for number in range(4)]
+        assert my_sessions.find(connection, "' OR 1=1 --", home.now) is None
+    assert found == [None, who, other, who] and who.actor == "my:acme"
+
+
+def test_whoever_is_not_known_yet_is_told_what_will_fill_the_page(home: Home) -> None:
+    answer = home.get("/my/usage", org="stark")
+    assert answer.status_code == 200 and "Nothing of <bdi>stark</bdi> is known yet" in answer.text
+
+
+def test_of_a_wallet_that_another_drew_on_nothing_is_shown(home: Home) -> None:
+    """stark was billed as wayne's customer once: what it used then is in wayne's ledger."""
+    row = "('stark', 0, 300000, 'embedded', 'wayne', 0, 'a', 'r')"
+    columns = "org_id, start_ms, end_ms, provider, customer_id, at_ms, actor, reason"
+    for text in (
+        "INSERT INTO orgs (org_id, bucket) VALUES ('stark', 7)",
+        f"INSERT INTO assignments ({columns}) VALUES {row}",
+    ):
+        write(home.engine, lambda c, t=text: c.execute(sa.text(t)))  # type: ignore[misc]
+
+    async def work(client: httpx.AsyncClient, _: Server) -> None:
+        page, file = await client.get("/my/usage"), await client.get("/my/usage.csv")
+        assert "credit that others share" in page.text and "Used in 7 days" in page.text
+        for words in ("Available", "Balance", "Ledger", "10.00"):
+            assert words not in page.text, words
+        assert file.text.count("\n") == 1
+        assert (await client.post("/my/card", headers=OURS)).status_code == 404
+
+    home.inside(work, org="wayne")
+    assert "Ledger" in home.get("/my/usage").text, "acme's is its own"
+    assert "10.00" not in home.get("/my/usage", org="stark").text, "nobody bills it now: its own wallet is empty"
+
+
+def test_the_file_holds_what_the_page_shows_and_no_word_of_an_operator(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, server: Server) -> tuple[str, str]:
+        day = await client.get("/my/usage?day=2026-01-01")
+        file = await client.get("/my/usage.csv")
+        console: Any = server._console
+        while console._files._under_way:
+            await asyncio.sleep(0.01)
+        return day.text, file.text
+
+    page, text = home.inside(work)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    moved = sum(int(row["credits"].replace(".", "")) for row in rows)
+    assert moved == home.fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
+    assert {row["kind"] for row in rows} == {"grant", "usage"} and "compute" in text
+    for words in (home.fleet.by.actor, home.fleet.by.reason, "of acme"):
+        assert words not in text and f">{words}<" not in page
+    ((actor, details),) = home.fleet.rows("SELECT actor, details FROM operator_actions WHERE action = 'console_export'")
+    assert actor == "my:ann" and json.loads(str(details)) == {"rows": len(rows), "query": {"id": "acme"}}
+
+
+def form(**changed: str) -> dict[str, str]:
+    return {"metric": "idea", "amount": "5", "period": "month", "days": "7", "reason": "a workshop", **changed}
+
+
+def test_an_override_is_asked_for_by_a_plain_form_and_counts_once_it_is_approved(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, _: Server) -> None:
+        page = await client.get("/my/blocked?metric=idea")
+        assert "The limit is reached" in page.text and 'name="amount"' in page.text and 'value="2"' in page.text
+        first, second = [await client.post("/my/override", data=form(), headers=OURS) for _ in range(2)]
+        assert first.status_code == 303 and first.headers["location"] == "/my/blocked?metric=idea&asked=1#asked"
+        assert second.headers["location"] == first.headers["location"], "sent twice, it is one"
+        page = await client.get(first.headers["location"])
+        assert "waits for a word" in page.text and "The limit is reached" in page.text
+        write(home.engine, lambda c: guard_overrides.decide(c, 1, "approve", replace(home.fleet.by, now_ms=home.now)))
+        page = await client.get("/my/blocked?metric=idea")
+        assert "Nothing keeps one more from being used" in page.text and ">counts<" in page.text
+
+    home.inside(work)
+    rows = home.fleet.rows("SELECT target, reach, actor, reason, amount, ends_ms FROM guard_overrides")
+    assert rows == [("acme", "org", "my:ann", "a workshop", 5, home.now - home.now % DAY_MS + 7 * DAY_MS)]
+
+
+FIELDS: Final = [
+    ({"metric": ""}, 400, "metric: this is no id"), ({"metric": "x\x00"}, 400, "metric: this is no id"),
+    ({"metric": "ideaa"}, 404, "there is no metric"), ({"amount": ""}, 400, "amount: a whole number"),
+    ({"amount": "-1"}, 400, "amount: a whole number"), ({"amount": "1.5"}, 400, "amount: a whole number"),
+    ({"amount": "٣"}, 400, "amount: a whole number"), ({"amount": "9" * 15}, 400, "an override allows"),
+    ({"amount": "9" * 99}, 400, "amount: a whole number"), ({"period": "year"}, 400, "period: there is hour"),
+    ({"period": "at_once"}, 400, "period: there is hour"), ({"days": "90"}, 400, "days: there is 7, 30, 89"),
+    ({"days": ""}, 400, "days: there is"), ({"reason": " "}, 400, "reason: say what it is for"),
+    ({"reason": "x" * 501}, 400, "reason: say what it is for"), ({"reason": "a\nb"}, 400, "reason: say what it is for"),
+]  # fmt: skip
+
+
+def test_each_field_that_is_wrong_is_refused_in_words(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, _: Server) -> None:
+        for changed, status, words in FIELDS:
+            answer = await client.post("/my/override", data=form(**changed), headers=OURS)
+            assert answer.status_code == status and words in answer.text, (changed, answer.text[-500:])
+        for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}, {}):
+            for path in ("/my/override", "/my/leave", "/my/card"):
+                assert (await client.post(path, data=form(), headers=headers)).status_code == 403
+        assert (await client.post("/my/override", content=b"metric=a&metric=b", headers=OURS)).status_code == 400
+        for path in ("/my/usage?days=31", "/my/usage?day=1", "/my/blocked", "/my/usage?day=1&day=2"):
+            assert (await client.get(path)).status_code == 400
+        for number in range(guard_overrides.MOST_ASKED + 1):
+            answer = await client.post("/my/override", data=form(amount=str(10 + number)), headers=OURS)
+        assert answer.status_code == 409 and "wait for a word" in answer.text
+
+    home.inside(work)
+    assert home.fleet.one("SELECT COUNT(*) FROM guard_overrides") == guard_overrides.MOST_ASKED
+
+
+def test_whoever_is_out_half_way_keeps_what_they_wrote(home: Home) -> None:
+    async def work(client: httpx.AsyncClient, _: Server) -> httpx.Response:
+        home.fleet.clock.at_ms += my_sessions.LIFE_MS
+        return await client.post("/my/override", data=form(reason="<b>long thought</b>"), headers=OURS)
+
+    answer = home.inside(work)
+    assert answer.status_code == 401 and "&lt;b&gt;long thought&lt;/b&gt;" in answer.text
+    assert home.fleet.one("SELECT COUNT(*) FROM guard_overrides") == 0
+
+
+def test_where_a_card_is_charged_there_is_a_way_to_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = (
+        "INSERT INTO topup_terms (customer_id, mode, threshold_micro, amount_micro, price_minor, currency, service, "
+        "service_customer, most_minor, max_day, max_month, declines, at_ms, actor, reason) VALUES "
+        "('acme', 'live', 2000000, 20000000, 100, 'eur', 'stripe', 'cus_1', 10000, 3, 20, 0, 0, 'a', 'r')"
+    )
+    assert f"Credit is bought from <bdi>{CONTACT}</bdi>" in home.get("/my/usage").text
+    write(home.engine, lambda c: c.execute(sa.text(terms)))
+
+    async def work(client: httpx.AsyncClient, server: Server) -> None:
+        page = await client.get("/my/usage")
+        assert "At 2.00 credits or less, 20.00 more are bought" in page.text
+        for what in ("card", "portal", "else"):
+            answer = await client.post("/my/card", data={"what": what}, headers=OURS)
+            assert answer.status_code == 200 and 'href="https://pay.example/session" rel="noreferrer"' in answer.text
+        assert [what for what, *_ in home.cards.asked] == ["card", "portal", "card"]
+        assert home.cards.asked[0] == ("card", "cus_1", f"{URL}/my/usage")
+        for url in ("", "http://pay.example/", "javascript:alert(1)"):
+            home.cards.url = url
+            answer = await client.post("/my/card", headers=OURS)
+            assert answer.status_code == 502 and "gives no page for a card now" in answer.text
+        home.cards.hangs = True
+        monkeypatch.setattr(my, "CARD_WITHIN_S", 0.05)
+        assert (await client.post("/my/card", headers=OURS)).status_code == 502
+        console: Any = server._console
+        console._my._card_pages = my.MOST_CARD_PAGES
+        assert (await client.post("/my/card", headers=OURS)).status_code == 503
+
+    home.inside(work)
+
+
+def test_a_page_asks_as_much_of_much_as_of_little(home: Home) -> None:
+    seen: list[str] = []
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if not re.match(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK)", statement.lstrip()):
+            seen.append(statement)
+
+    async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
+        found = []
+        paths = ("/my/blocked?metric=idea", "/my/blocked?metric=paid", "/my/usage", "/my/usage?day=2026-01-01&days=90")
+        for path in paths:
+            seen.clear()
+            assert (await client.get(path)).status_code == 200
+            found.append(len(seen))
+        return found
+
+    by = home.fleet.by
+    write(home.engine, lambda c: guard_terms.set_metric(c, "paid", Change(price_micro=99 * MICRO, phase=3), by))
+    write(home.engine, lambda c: guard_terms.set_limit(c, PlanLimit("paid", "*", "month", None), by))
+    write(home.engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=True))
+    sa.event.listen(home.engine, "before_cursor_execute", note)
+    few = home.inside(work)
+    for number in range(30):
+        home.fleet.sample("acme", home.now - number, 60, sandbox=f"b-{number}")
+    home.fleet.tick_windows(3)
+    home.now = home.fleet.clock.at_ms
+    many = home.inside(work)
+    sa.event.remove(home.engine, "before_cursor_execute", note)
+    assert many == few, (few, many)
+    assert max(few) <= 15 and max(few[:1] + few[2:]) <= 12, f"{few}: of credit, twelve are the guard's own question"
+
+
+def test_what_is_listed_has_an_end() -> None:
+    assert own_wallet.MOST_BLOCKED == 20 and own_wallet.MOST_OVERRIDES >= guard_overrides.MOST_ASKED
+
+
+def every_place() -> Iterator[str]:
+    yield from (page.path for page in PAGES)
+
+
+def test_each_page_stands_in_the_list_once() -> None:
+    assert len(set(every_place())) == len(PAGES) and all(path.startswith("/my/") for path in every_place())

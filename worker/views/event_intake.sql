@@ -1,0 +1,55 @@
+-- What came in: usage events by source and type, conflicts, and what is quarantined. By indexes, and so many rows.
+
+-- name: seen
+-- The newest so many before a place in the order in which they came in.
+SELECT source, event_id, event_type, org_id, quantity, ts, ingested_ms, sample_id FROM usage_events
+WHERE ingested_ms < :before_ms OR (ingested_ms = :before_ms AND sample_id < :before_id)
+ORDER BY ingested_ms DESC, sample_id DESC LIMIT :counted
+
+-- name: chosen
+(:source = '' OR e.source = :source) AND (:event_type = '' OR e.event_type = :event_type)
+    AND (:org_id = '' OR e.org_id = :org_id)
+
+-- name: newest
+SELECT e.source, e.event_id, e.event_type, e.org_id, e.quantity, e.ts, e.ingested_ms, e.sample_id,
+    EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = e.sample_id) AS withdrawn
+FROM ({seen}) e WHERE {chosen} ORDER BY e.ingested_ms DESC, e.sample_id DESC LIMIT :at_most
+
+-- name: last_seen
+-- How many were looked through, and the oldest of them.
+SELECT COUNT(*) OVER () AS events, e.ingested_ms, e.sample_id FROM ({seen}) e ORDER BY e.ingested_ms, e.sample_id LIMIT 1
+
+-- name: by_source
+SELECT e.source, e.event_type, COUNT(*) AS events, COUNT(DISTINCT e.org_id) AS orgs,
+    SUM(CASE WHEN e.ingested_ms >= :since_ms THEN 1 ELSE 0 END) AS of_day, MIN(e.ingested_ms) AS first_ms,
+    MAX(e.ingested_ms) AS last_ms
+FROM ({seen}) e WHERE {chosen} GROUP BY e.source, e.event_type
+ORDER BY events DESC, e.source, e.event_type LIMIT :at_most
+
+-- name: conflicts
+-- A host may write ids of megabytes: they are cut here.
+SELECT c.conflict_id, SUBSTR(c.sample_id, 1, :chars) AS sample_id, SUBSTR(c.source, 1, :chars) AS source,
+    SUBSTR(c.content, 1, :chars) AS content, c.seen_ms, e.source AS event_source, e.event_id, e.org_id,
+    EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = c.sample_id AND q.at_ms >= c.seen_ms) AS closed
+FROM sample_conflicts c LEFT JOIN usage_events e ON e.sample_id = c.sample_id
+WHERE :before = 0 OR c.conflict_id < :before ORDER BY c.conflict_id DESC LIMIT :at_most
+
+-- name: quarantined
+-- Of each way into quarantine, so many are counted.
+SELECT q.reason, COUNT(*) AS samples FROM (
+    SELECT * FROM (SELECT s.problem AS reason FROM usage_samples s WHERE s.problem IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM quarantine_closed x WHERE x.sample_id = s.id) LIMIT :counted) a
+    UNION ALL SELECT * FROM (SELECT 'below_floor' FROM late_quarantine l
+        WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed x WHERE x.sample_id = l.sample_id) LIMIT :counted) b
+    UNION ALL SELECT * FROM (SELECT 'id_conflict' FROM sample_conflicts c WHERE NOT EXISTS (
+        SELECT 1 FROM quarantine_closed x WHERE x.sample_id = c.sample_id AND x.at_ms >= c.seen_ms) LIMIT :counted) c
+) q GROUP BY q.reason ORDER BY samples DESC, q.reason
+
+-- name: pushes
+SELECT key, window_ms, feature, revision, provider, sealed_qty, state FROM pushes
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature ORDER BY revision LIMIT :at_most
+
+-- name: entries
+-- What the ledger has of those pushes: an entry has its push's key.
+SELECT key, kind, from_account, to_account, amount_micro, ts, at_ms FROM ledger_entries
+WHERE key IN :keys ORDER BY key LIMIT :at_most

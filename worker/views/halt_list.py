@@ -1,0 +1,148 @@
+"""Halts as people go through them: which cell was told of which organisation, and what it said; and how cells stand.
+Reads only.
+
+Guarantee: a page costs the same however many halts there were: what is due goes by its index, all others by their key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+PAGE_ROWS: Final = 50
+MOST_AT_ONCE: Final = 1_000
+"""Rows of a file that are read, and held, together."""
+MOST_CELLS: Final = 1_000
+"""That are shown at once."""
+STATES: Final = ("due", "any")
+PLACE: Final = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):([0-9]{1,3}):(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which halts. Empty: any organisation, any cell."""
+
+    state: str = "due"
+    org: str = ""
+    cell: str = ""
+
+
+@dataclass(frozen=True)
+class HaltLine:
+    """One halt at one cell: due until it is acknowledged; `unheeded`: how often sandboxes ran on all the same."""
+
+    org_id: str
+    cell_id: str
+    halted_at: int
+    due_at_ms: int | None
+    acked_at_ms: int | None
+    attempts: int
+    unheeded: int
+    unheeded_since_ms: int | None
+    last_error: str | None
+    by_operator: bool = False
+    """Whether an operator's halt holds it now, and this is the newest of its organisation."""
+
+    @property
+    def place(self) -> str:
+        """Where the next page begins behind it."""
+        return f"{self.due_at_ms or 0}:{self.halted_at}:{len(self.org_id)}:{self.org_id}{self.cell_id}"
+
+
+@dataclass(frozen=True)
+class HaltPage:
+    """`next_after`: where the next page begins; None where there is no more."""
+
+    lines: list[HaltLine]
+    next_after: str | None
+
+
+@dataclass(frozen=True)
+class HaltFigures:
+    """Of all that are due."""
+
+    due: int
+    since_ms: int | None
+    most_tries: int | None
+    cells: int
+
+
+@dataclass(frozen=True)
+class CellLine:
+    """A cell; of the halts that are due there: how many, since when, how often tried, and an error that one met.
+    `url` None: nobody said where it listens."""
+
+    cell_id: str
+    url: str | None
+    running: int
+    halts_due: int = 0
+    since_ms: int | None = None
+    tries: int | None = None
+    error: str | None = None
+
+
+def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int = PAGE_ROWS) -> HaltPage:
+    """Those behind `after`: of what is due, what was tried longest ago; else by organisation. Errors: UsageError,
+    UnknownId."""
+    if chosen.state not in STATES:
+        raise UsageError(f"state: there is {', '.join(STATES)}")
+    for kind, name in ((ids.ORG, chosen.org), (ids.CELL, chosen.cell)):
+        if name:
+            ids.require(connection, kind, name)
+    values = {"org_id": chosen.org, "cell_id": chosen.cell, "at_most": most + 1, **_place(after)}
+    rows = SQL.run(connection, "due" if chosen.state == "due" else "told", values)
+    lines = [HaltLine(**row._mapping) for row in rows]
+    return HaltPage(lines[:most], lines[most - 1].place if len(lines) > most else None)
+
+
+def every(connection: sa.Connection, chosen: Chosen) -> Iterator[HaltLine]:
+    """All of them, in the order of pages."""
+    after: str | None = ""
+    while after is not None:
+        found = page(connection, chosen, after, MOST_AT_ONCE)
+        yield from found.lines
+        after = found.next_after
+
+
+def halt_figures(connection: sa.Connection) -> HaltFigures:
+    """By the index on what is due."""
+    return HaltFigures(**SQL.run(connection, "figures").one()._mapping)
+
+
+def cell_lines(connection: sa.Connection) -> list[CellLine]:
+    """All cells, those first that run sandboxes and that nobody registered; MOST_CELLS of each."""
+    values = {"at_most": MOST_CELLS}
+    unknown = [CellLine(row.cell_id, None, row.running) for row in SQL.run(connection, "without_url", values)]
+    return [*unknown, *(CellLine(**row._mapping) for row in SQL.run(connection, "cells", values))]
+
+
+def url_of_cell(connection: sa.Connection, cell_id: str) -> str | None:
+    """Where it listens; None where nobody said so."""
+    found: str | None = SQL.run(connection, "url", {"cell_id": cell_id}).scalar_one_or_none()
+    return found
+
+
+def _place(after: str) -> dict[str, object]:
+    """Behind which halt a page begins. Errors: UsageError."""
+    if not after:
+        return {"at_ms": -1, "after_org_id": "", "after_cell_id": "", "after_halted_at": -1}
+    found = PLACE.fullmatch(after)
+    if found is None:
+        raise UsageError("after: no page begins there: begin at the first one")
+    length = int(found[3])
+    return {
+        "at_ms": int(found[1]),
+        "after_halted_at": int(found[2]),
+        "after_org_id": found[4][:length],
+        "after_cell_id": found[4][length:],
+    }

@@ -1,0 +1,133 @@
+"""What an organisation's own people may see of the wallet that pays for it. Reads only.
+
+Guarantee: a wallet that pays, or ever paid, for another organisation's metered usage is told of to nobody's people:
+what it has and what moved it would say how the others do. Neither an operator's name nor a reason is in any of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import maturing
+from drawdown.ledger.accounts import wallet_account
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.views.accounts import payer_of
+
+SQL = queries(__file__)
+
+ROWS_AT_ONCE: Final = 1_000
+"""Rows of a file that are fetched, and held, together."""
+MOST_BLOCKED: Final = 20
+"""Metrics of which something was blocked, that are listed."""
+BLOCKED_DAYS: Final = 30
+MOST_OVERRIDES: Final = 20
+"""Of one metric, that are listed; more do not wait for one organisation (`guard_overrides.MOST_ASKED`)."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One entry, as it moved the wallet: up is more in it."""
+
+    ts: int
+    kind: str
+    feature: str | None
+    quantity: int | None
+    moved_micro: int
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A metric of which something was blocked lately: how often, how much, when last."""
+
+    metric: str
+    times: int
+    amount: int
+    last_ms: int
+
+
+def moved(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> Iterator[Moved]:
+    """The entries of [from, to) by time of use, the earliest first, row by row."""
+    connection.execution_options(stream_results=True, max_row_buffer=ROWS_AT_ONCE)
+    values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms}
+    with SQL.run(connection, "moved", values) as answer:
+        for row in answer:
+            yield Moved(int(row.ts), row.kind, row.feature, row.quantity, int(row.moved_micro))
+
+
+def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:
+    """What was blocked of an organisation in the last days, the latest first."""
+    values = {"org_id": org_id, "since_ms": now_ms - BLOCKED_DAYS * DAY_MS, "at_most": MOST_BLOCKED}
+    rows = SQL.run(connection, "blocked", values)
+    return [Blocked(row.metric, int(row.times), int(row.amount), int(row.last_ms)) for row in rows]
+
+
+@dataclass(frozen=True)
+class Card:
+    """How a wallet is topped up by itself: at or below `threshold_micro`, by `amount_micro` (None: up to a sum), from a
+    card at a service, as its customer. `stopped`: charges failed, and none is made until there is another card."""
+
+    service: str
+    service_customer: str
+    threshold_micro: int
+    amount_micro: int | None
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """A customer's wallet: whether others draw on it, or did, and its card where nobody else does."""
+
+    customer_id: str
+    is_shared: bool
+    card: Card | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a wallet has, in micro-credits."""
+
+    available_micro: int
+    reserved_micro: int
+    balance_micro: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An override of the organisation's own: `asked` waits for a word, `in_force` counts; `amount` None: without an
+    end."""
+
+    number: int
+    period: str
+    amount: int | None
+    ends_ms: int | None
+    state: str
+    at_ms: int
+
+
+def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> Told:
+    """Whose wallet it is, and what may be told of it. Errors: UnknownId."""
+    customer = payer_of(connection, org_id, now_ms)
+    row = SQL.run(connection, "told", {"customer_id": customer, "org_id": org_id}).one()
+    if row.is_shared:
+        return Told(customer, True, None)
+    if row.service is None:
+        return Told(customer, False, None)
+    card = Card(row.service, row.service_customer, row.threshold_micro, row.amount_micro, row.blocked_ms is not None)
+    return Told(customer, False, card)
+
+
+def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standing:
+    """As it is once all that is due by now is done."""
+    found = maturing.look_ahead(connection, customer_id, now_ms)
+    return Standing(found.available_micro, found.held_micro, found.balance_micro)
+
+
+def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[Asked]:
+    """Of one metric: what waits first, then the newest."""
+    values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": MOST_OVERRIDES}
+    return [Asked(**row._mapping) for row in SQL.run(connection, "overrides", values)]

@@ -1,0 +1,36 @@
+-- What an organisation's own people may see.
+
+-- name: told
+-- Whether another organisation draws on a wallet, or did: what is past is in the ledger, too. A customer that is an
+-- organisation itself draws on its own wallet. And how it is topped up, where it is.
+SELECT EXISTS (
+        SELECT 1 FROM assignments a WHERE a.customer_id = :customer_id AND a.org_id <> :org_id AND a.provider IN (
+            SELECT p.provider FROM provider_states p WHERE p.terms IS NOT NULL UNION ALL SELECT 'embedded')
+        UNION ALL
+        SELECT 1 FROM orgs o WHERE o.org_id = :customer_id AND o.org_id <> :org_id) AS is_shared,
+    t.service, t.service_customer, t.threshold_micro, t.amount_micro, t.blocked_ms
+FROM (SELECT 1 AS one) q LEFT JOIN topup_terms t ON t.customer_id = :customer_id AND t.mode = 'live'
+
+-- name: moved
+SELECT l.ts, l.kind, l.feature, l.quantity, l.moved_micro FROM (
+    SELECT ts, key, kind, feature, quantity, -amount_micro AS moved_micro FROM ledger_entries
+    WHERE from_account = :account_id AND ts >= :from_ms AND ts < :to_ms
+    UNION ALL
+    SELECT ts, key, kind, feature, quantity, amount_micro FROM ledger_entries
+    WHERE to_account = :account_id AND kind = 'grant' AND ts >= :from_ms AND ts < :to_ms
+    UNION ALL
+    SELECT ts, key, kind, feature, quantity, amount_micro FROM ledger_entries
+    WHERE to_account = :account_id AND kind = 'expiry' AND to_account <> 'breakage' AND ts >= :from_ms AND ts < :to_ms) l
+ORDER BY l.ts, l.key
+
+-- name: blocked
+SELECT metric, CAST(SUM(count) AS BIGINT) AS times, CAST(SUM(amount) AS BIGINT) AS amount, MAX(last_ms) AS last_ms
+FROM guard_denials WHERE org_id = :org_id AND minute_ms >= :since_ms AND enforced
+GROUP BY metric ORDER BY MAX(last_ms) DESC, metric LIMIT :at_most
+
+-- name: overrides
+-- What was asked for or made for an organisation itself, and is not over: what waits first.
+SELECT number, period, amount, ends_ms, state, at_ms FROM guard_overrides
+WHERE metric = :metric AND reach = 'org' AND target = :org_id
+    AND (state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))
+ORDER BY CASE WHEN state = 'asked' THEN 0 ELSE 1 END, number DESC LIMIT :at_most

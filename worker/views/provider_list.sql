@@ -1,0 +1,40 @@
+-- Providers, as people look at them.
+
+-- name: states
+SELECT provider, terms, live_from_ms, wire_since_ms, paused_ms, paused_reason FROM provider_states ORDER BY provider
+
+-- name: orgs
+SELECT provider, COUNT(*) AS orgs, SUM(CASE WHEN customer_id = '' THEN 1 ELSE 0 END) AS without_customer
+FROM assignments WHERE start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_ms) GROUP BY provider
+
+-- name: attempts
+-- Of the latest sends: how many, how many of them failed, and the time that 95 in 100 stayed within.
+WITH recent AS MATERIALIZED (SELECT a.window_ms, a.org_id, a.feature, a.revision, a.outcome,
+        a.finished_ms - a.started_ms AS took_ms, a.started_ms
+    FROM attempts a WHERE a.started_ms >= :since_ms ORDER BY a.started_ms DESC LIMIT :at_most),
+ranked AS (SELECT p.provider, r.outcome, r.took_ms, r.started_ms,
+        ROW_NUMBER() OVER (PARTITION BY p.provider ORDER BY r.took_ms) AS place,
+        COUNT(r.took_ms) OVER (PARTITION BY p.provider) AS answered
+    FROM recent r {then} pushes p ON p.window_ms = r.window_ms AND p.org_id = r.org_id AND p.feature = r.feature
+        AND p.revision = r.revision)
+SELECT provider, COUNT(*) AS calls, SUM(CASE WHEN outcome IN ('accepted', 'queued') THEN 0 ELSE 1 END) AS failed,
+    MIN(CASE WHEN took_ms IS NOT NULL AND place * 100 >= answered * 95 THEN took_ms END) AS p95_ms,
+    MIN(started_ms) AS since_ms
+FROM ranked GROUP BY provider ORDER BY provider
+
+-- name: then [postgresql]
+JOIN
+
+-- name: then [sqlite]
+CROSS JOIN
+
+-- name: errors
+SELECT provider, state, error FROM (SELECT provider, state, SUBSTR(last_error, 1, 300) AS error,
+        ROW_NUMBER() OVER (PARTITION BY provider ORDER BY due_at_ms DESC) AS place
+    FROM (SELECT provider, state, last_error, due_at_ms FROM pushes WHERE state IN {open_states}
+        AND last_error IS NOT NULL ORDER BY provider, due_at_ms LIMIT :at_most) looked) ranked
+WHERE place = 1 ORDER BY provider
+
+-- name: reads
+SELECT provider, SUM(reads) AS reads, SUM(CASE WHEN outcome = :well THEN 0 ELSE reads END) AS failed
+FROM provider_reads GROUP BY provider ORDER BY provider

@@ -1,0 +1,81 @@
+-- Pushes, a page at a time.
+
+-- name: columns
+key, window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, state, attempts, due_at_ms,
+    sealed_at_ms, last_error
+
+-- name: narrowed
+(:state = '' OR state = :state) AND (:provider = '' OR provider = :provider)
+    AND (:feature = '' OR feature = :feature) AND window_ms >= :from_ms AND window_ms < :to_ms
+
+-- name: needing_person
+-- By the index on what needs a person, the oldest window first.
+SELECT {columns} FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state = :state AND {narrowed}
+    AND (window_ms, org_id, feature, revision) > (:window_ms, :org_id, :feature_after, :revision)
+ORDER BY state, window_ms, org_id, feature, revision LIMIT :at_most
+
+-- name: due_place
+provider, due_at_ms, window_ms, org_id, feature, revision
+
+-- name: open
+-- By the index on what is open: by provider, what is due first.
+SELECT {columns} FROM pushes WHERE state IN {open_states} AND {narrowed}
+    AND ({due_place}) > (:provider_after, :due_at_ms, :window_ms, :org_id, :feature_after, :revision) {due_to}
+ORDER BY {due_place} LIMIT :at_most
+
+-- name: due_to
+AND ({due_place}) <= (:last_provider, :last_due_at_ms, :last_window_ms, :last_org_id, :last_feature, :last_revision)
+
+-- name: open_last
+-- The last one that is looked at.
+SELECT {due_place}, COUNT(*) OVER () AS looked FROM (SELECT {due_place} FROM pushes WHERE state IN {open_states}
+        AND ({due_place}) > (:provider_after, :due_at_ms, :window_ms, :org_id, :feature_after, :revision)
+    ORDER BY {due_place} LIMIT :looked_at) looked
+ORDER BY provider DESC, due_at_ms DESC, window_ms DESC, org_id DESC, feature DESC, revision DESC LIMIT 1
+
+-- name: place
+window_ms, org_id, feature, revision
+
+-- name: downwards
+window_ms DESC, org_id DESC, feature DESC, revision DESC
+
+-- name: latest
+SELECT {columns} FROM pushes WHERE {narrowed}
+    AND ({place}) < (:window_ms, :org_id, :feature_after, :revision) {down_to}
+ORDER BY {downwards} LIMIT :at_most
+
+-- name: down_to
+AND ({place}) >= (:last_window_ms, :last_org_id, :last_feature, :last_revision)
+
+-- name: latest_last
+SELECT {place}, COUNT(*) OVER () AS looked FROM (SELECT {place} FROM pushes WHERE window_ms >= :from_ms AND window_ms < :to_ms
+        AND ({place}) < (:window_ms, :org_id, :feature_after, :revision)
+    ORDER BY {downwards} LIMIT :looked_at) looked
+ORDER BY window_ms, org_id, feature, revision LIMIT 1
+
+-- name: of_org
+-- A push lies at its window and organisation: one look for each window, however many organisations there are.
+WITH RECURSIVE windows (at_ms) AS (
+    SELECT CAST(:from_ms AS BIGINT)
+    UNION ALL SELECT at_ms + {window_length_ms} FROM windows WHERE at_ms + {window_length_ms} < :to_ms
+)
+SELECT {columns} FROM windows w {then} pushes ON window_ms = w.at_ms AND org_id = :org
+WHERE (:state <> 'open' OR state IN {open_states}) AND (:state IN ('', 'open') OR state = :state)
+    AND (:provider = '' OR provider = :provider) AND (:feature = '' OR feature = :feature)
+    AND ({place}) < (:window_ms, :org_id, :feature_after, :revision)
+ORDER BY {downwards} LIMIT :at_most
+
+-- name: then [postgresql]
+JOIN
+
+-- name: then [sqlite]
+-- Of a cross join SQLite keeps the order; else it might begin with all pushes there ever were.
+CROSS JOIN
+
+-- name: first_window
+SELECT MIN(window_ms) FROM pushes
+
+-- name: sums
+SELECT provider, state, feature, COUNT(*) AS pushes, CAST(SUM(sent_qty) AS BIGINT) AS quantity,
+    MIN(sealed_at_ms) AS oldest_ms
+FROM pushes WHERE state IN {open_states} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3

@@ -1,0 +1,78 @@
+"""The rows of one table about one organisation, as they are stored: for who asks what lies behind a page. Reads only.
+
+Guarantee: only tables that an index leads into by the organisation, or by whoever pays for it; so many rows; texts are
+cut by the database. No table that readers of the database may not see (`schema.roles.UNREAD`) is among them, and no
+column of secrets or of what is derived from one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.accounts import wallet_account
+from drawdown.schema.roles import UNREAD
+from drawdown.schema.tables import metadata
+
+MOST_ROWS: Final = 50
+MOST_CELL_CHARS: Final = 200
+HIDDEN: Final = re.compile(r".*(sha256|password|secret|fingerprint|token|claim_owner)$")
+"""Columns that nobody is shown: their names end so."""
+_LEADS: Final = ("org_id", "customer_id", "account_id", "from_account")
+"""Columns that name the organisation, whoever pays for it, or that one's wallet."""
+_UNNAMED: Final[Mapping[str, tuple[str, ...]]] = {
+    "usage_samples": ("org_id", "ts"),
+    "operator_actions": ("target", "action_id"),
+}
+"""Indexes that the tables' definitions do not name as an organisation's: written by hand, or by another name."""
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """The rows of a table; cells as texts (None: NULL). `whole`: there are no more."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str | None, ...]]
+    whole: bool
+
+
+def _order(table: sa.Table) -> tuple[str, ...]:
+    """The columns of the index that leads into a table; () where none does."""
+    if table.name in _UNNAMED:
+        return _UNNAMED[table.name]
+    whole = [index for index in table.indexes if index.dialect_options["sqlite"].get("where") is None]
+    indexes = [[column.name for column in table.primary_key.columns]]
+    indexes += [[column.name for column in index.columns] for index in whole]
+    for columns in indexes:
+        if columns and columns[0] in _LEADS:
+            return tuple(columns)
+    return ()
+
+
+TABLES: Final[Mapping[str, tuple[str, ...]]] = {
+    name: order for name, table in sorted(metadata.tables.items()) if name not in UNREAD and (order := _order(table))
+}
+"""What may be looked at, and in which order its rows are."""
+COMMENTS: Final[Mapping[str, str]] = {name: (metadata.tables[name].comment or "").partition(". ")[0] for name in TABLES}
+"""What each holds, in a sentence."""
+
+
+def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: str) -> RawRows:
+    """The last rows of a table of TABLES about an organisation, or about the customer who pays for it, by its index."""
+    wallet = wallet_account(customer_id)
+    named = {"customer_id": customer_id, "account_id": wallet, "from_account": wallet}
+    found, order = metadata.tables[table], TABLES[table]
+    columns = [column for column in found.columns if not HIDDEN.fullmatch(column.name)]
+    cut = [sa.func.substr(sa.cast(one, sa.Text), 1, MOST_CELL_CHARS).label(one.name) for one in columns]
+    statement = (
+        sa.select(*cut)
+        .where(found.c[order[0]] == named.get(order[0], org_id))
+        .order_by(*(found.c[name].desc() for name in order))
+        .limit(MOST_ROWS + 1)
+    )
+    rows = [tuple(None if cell is None else str(cell) for cell in row) for row in connection.execute(statement)]
+    return RawRows(tuple(one.name for one in columns), rows[:MOST_ROWS], len(rows) <= MOST_ROWS)

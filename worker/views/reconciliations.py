@@ -1,0 +1,154 @@
+"""What the last comparisons with providers found: our totals beside theirs. Reads only, and asks nobody.
+
+Guarantee: what differs stands first. A page begins behind the last line of the page before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import require_org
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+MOST_ON_PAGE: Final = 50
+MOST_DIFFERING: Final = 100
+MOST_RUNS: Final = 10
+MOST_COUNTED: Final = 1_000
+"""Lines of one comparison that are counted; of more it is said that there are more."""
+MOST_TOLD: Final = 50
+MOST_LINES_AT_ONCE: Final = 1_000
+"""Of a file, read and held together."""
+VERDICTS: Final = ("short", "over", "equal", "shadow")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One organisation's feature on one day, in base units, as it was last compared. `verdict`: short (they have less),
+    over, equal, or shadow: another system bills there."""
+
+    day_ms: int
+    org_id: str
+    provider: str
+    customer_id: str
+    feature: str
+    ours_qty: int
+    theirs_qty: int
+    verdict: str
+    at_ms: int
+
+
+@dataclass(frozen=True)
+class ComparedAt:
+    """The lines that were last compared at a moment, and how many differ; MOST_COUNTED stands for that, or more."""
+
+    at_ms: int
+    lines: int
+    differing: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """By how much a balance was drawn on beyond what was pushed; nobody has acknowledged it."""
+
+    provider: str
+    customer_id: str
+    feature: str
+    org_id: str
+    told_qty: int
+    told_ms: int | None
+
+
+@dataclass(frozen=True)
+class ComparedFilter:
+    """Which lines. Empty: any."""
+
+    provider: str = ""
+    org: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class After:
+    """Where a page goes on: behind the line of this key."""
+
+    day_ms: int
+    org: str
+    provider: str
+    customer: str
+    feature: str
+
+
+@dataclass(frozen=True)
+class ComparedLines:
+    """`after`: where the next page begins; None where there is no more."""
+
+    lines: list[Compared]
+    after: After | None
+
+
+def differing(connection: sa.Connection, chosen: ComparedFilter, most: int = MOST_DIFFERING) -> list[Compared]:
+    """What differs, the latest day first. Errors: UnknownId."""
+    _require(connection, chosen)
+    values = {"provider": chosen.provider, "org_id": chosen.org, "at_most": most}
+    return [Compared(**row._mapping) for row in SQL.run(connection, "differing", values)]
+
+
+def page(
+    connection: sa.Connection, chosen: ComparedFilter, after: After | None = None, most: int = MOST_ON_PAGE
+) -> ComparedLines:
+    """Lines behind `after`, the latest day first. Errors: UnknownId; UsageError for a verdict there is not."""
+    _require(connection, chosen)
+    found = _rows(connection, chosen, after, most + 1)
+    return ComparedLines(found[:most], _end(found[most - 1]) if len(found) > most else None)
+
+
+def every(connection: sa.Connection, chosen: ComparedFilter) -> Iterator[Compared]:
+    """All of them, in that order."""
+    _require(connection, chosen)
+    after: After | None = None
+    while rows := _rows(connection, chosen, after, MOST_LINES_AT_ONCE):
+        yield from rows
+        after = _end(rows[-1])
+
+
+def runs(connection: sa.Connection) -> list[ComparedAt]:
+    """The last comparisons, by what no later one compared again."""
+    rows = SQL.run(connection, "runs", {"at_most": MOST_RUNS, "counted": MOST_COUNTED})
+    return [ComparedAt(int(row.at_ms), int(row.lines), int(row.differing)) for row in rows]
+
+
+def told(connection: sa.Connection) -> list[Told]:
+    """What was told of balances and waits for somebody, the latest first."""
+    return [Told(**row._mapping) for row in SQL.run(connection, "told", {"at_most": MOST_TOLD})]
+
+
+def _require(connection: sa.Connection, chosen: ComparedFilter) -> None:
+    if chosen.provider:
+        ids.require(connection, ids.PROVIDER, chosen.provider)
+    if chosen.org:
+        require_org(connection, chosen.org)
+    if chosen.verdict not in ("", *VERDICTS):
+        raise UsageError(f"verdict: there is {', '.join(VERDICTS)}")
+
+
+def _rows(connection: sa.Connection, chosen: ComparedFilter, after: After | None, most: int) -> list[Compared]:
+    verdicts = [chosen.verdict] if chosen.verdict else list(VERDICTS)
+    values: dict[str, object] = {"provider": chosen.provider, "org_id": chosen.org, "verdicts": verdicts}
+    if after is not None:
+        names = ("after_day_ms", "after_org", "after_provider", "after_customer", "after_feature")
+        values |= dict(zip(names, astuple(after), strict=True))
+    behind = "from_the_start" if after is None else "from_there"
+    rows = SQL.run(connection, "page", {**values, "at_most": most}, behind=behind)
+    return [Compared(**row._mapping) for row in rows]
+
+
+def _end(line: Compared) -> After:
+    return After(line.day_ms, line.org_id, line.provider, line.customer_id, line.feature)

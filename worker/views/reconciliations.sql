@@ -1,0 +1,44 @@
+-- What the last comparisons with providers found.
+
+-- name: columns
+k.day_ms, k.org_id, k.provider, k.customer_id, k.feature, k.ours_qty, k.theirs_qty, k.verdict, k.at_ms
+
+-- name: differing
+-- By the index of what differs: the condition on the verdict stands as it stands there.
+SELECT {columns} FROM reconciliations k
+WHERE k.verdict IN ('short', 'over')
+    AND (:provider = '' OR k.provider = :provider) AND (:org_id = '' OR k.org_id = :org_id)
+ORDER BY k.day_ms DESC, k.org_id, k.provider, k.customer_id, k.feature LIMIT :at_most
+
+-- name: page
+-- The latest days first. `behind`: the page before, or nothing.
+SELECT {columns} FROM reconciliations k
+WHERE {behind} AND (:provider = '' OR k.provider = :provider) AND (:org_id = '' OR k.org_id = :org_id)
+    AND k.verdict IN :verdicts
+ORDER BY k.day_ms DESC, k.org_id DESC, k.provider DESC, k.customer_id DESC, k.feature DESC LIMIT :at_most
+
+-- name: from_the_start
+1 = 1
+
+-- name: from_there
+(k.day_ms, k.org_id, k.provider, k.customer_id, k.feature)
+    < (:after_day_ms, :after_org, :after_provider, :after_customer, :after_feature)
+
+-- name: runs
+-- The moments of the last comparisons: each is looked up behind the one before, so that the lines between are not read.
+WITH RECURSIVE moments (at_ms, number) AS (
+    SELECT MAX(k.at_ms), 1 FROM reconciliations k
+    UNION ALL
+    SELECT (SELECT MAX(k.at_ms) FROM reconciliations k WHERE k.at_ms < m.at_ms), m.number + 1 FROM moments m
+    WHERE m.at_ms IS NOT NULL AND m.number < :at_most
+)
+SELECT m.at_ms,
+    (SELECT COUNT(*) FROM (SELECT 1 FROM reconciliations k WHERE k.at_ms = m.at_ms LIMIT :counted) c) AS lines,
+    (SELECT COUNT(*) FROM (SELECT 1 FROM reconciliations k WHERE k.at_ms = m.at_ms
+        AND k.verdict IN ('short', 'over') LIMIT :counted) d) AS differing
+FROM moments m WHERE m.at_ms IS NOT NULL ORDER BY m.at_ms DESC
+
+-- name: told
+-- What a person was told of balances, and has not acknowledged.
+SELECT b.provider, b.customer_id, b.feature, b.org_id, b.told_qty, b.told_ms FROM balance_marks b
+WHERE b.told_qty <> 0 ORDER BY b.told_ms DESC, b.customer_id, b.feature LIMIT :at_most

@@ -1,0 +1,59 @@
+"""A wallet's entries, the latest first, a page at a time: each with what it is an entry of. Reads only.
+
+Guarantee: a page costs the same however many entries there are: it begins behind the last one of the page before. The
+entries of all pages add up to the balance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.accounts import wallet_account
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+MOST_ENTRIES_ON_PAGE: Final = 50
+
+
+@dataclass(frozen=True)
+class EntryLine:
+    """An entry, by how many micro-credits it moved the wallet, up or down; for which time (`ts`), and when it was
+    booked. Of usage, `key` is its push's; of a run, `reservation` names it; `lot`: of which it expires or is taken."""
+
+    key: str
+    kind: str
+    feature: str | None
+    quantity: int | None
+    ts: int
+    at_ms: int
+    actor: str
+    reason: str
+    reservation: str | None
+    lot: str | None
+    moved_micro: int
+
+
+@dataclass(frozen=True)
+class Entries:
+    """`after`: the key behind which the next page begins; None where there is no more."""
+
+    entries: list[EntryLine]
+    after: str | None
+
+
+def page(connection: sa.Connection, customer_id: str, after: str = "", most: int = MOST_ENTRIES_ON_PAGE) -> Entries:
+    """Those behind the entry of that key. Errors: UsageError where the wallet has none of that key."""
+    values: dict[str, object] = {"account_id": wallet_account(customer_id), "at_most": most + 1, "after_key": after}
+    if after:
+        moment = SQL.run(connection, "moment", values).scalar()
+        if moment is None:
+            raise UsageError("after: there is no such entry of this wallet")
+        values["after_ms"] = int(moment)
+    rows = SQL.run(connection, "page", values, behind="from_there" if after else "from_the_start")
+    found = [EntryLine(**row._mapping) for row in rows]
+    return Entries(found[:most], found[most - 1].key if len(found) > most else None)
