@@ -63,6 +63,11 @@ class App:
         """The same invocation with connections and providers of its own, of the database and of the services."""
         return replace(self, http=HttpClient(), _engine=None, _registry=None, _payments=None)
 
+    def close(self) -> None:
+        """End with its connections closed: SQLite then puts its log into the file, and nobody keeps a lock."""
+        if self._engine is not None:
+            self._engine.dispose()
+
     @property
     def engine(self) -> sa.Engine:
         """The database as it is, migrated or not."""

@@ -65,6 +65,7 @@ def root(
     from drawdown.cli.opening import open_state  # half of the program: no help needs it
 
     context.obj = open_state(database_url, at, as_json=json_)
+    context.call_on_close(context.obj.close)  # Typer keeps a command's last context for as long as the process lives
 
 
 @cache

@@ -16,7 +16,6 @@ import pkgutil
 import selectors
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -228,9 +227,6 @@ def _end(code: object) -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-        for one in [one for one in gc.get_objects() if isinstance(one, sqlite3.Connection)]:
-            with suppress(sqlite3.Error):
-                one.close()  # SQLite puts its log into the file when the last connection is closed
         os._exit(code & 0xFF)
 
 

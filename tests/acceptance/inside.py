@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 from collections.abc import Mapping
@@ -18,5 +17,4 @@ def inside(url: str, *arguments: str, at: str, env: Mapping[str, str] | None = N
     out, err = io.StringIO(), io.StringIO()
     with patch.dict(os.environ, environment(url, env), clear=True), redirect_stdout(out), redirect_stderr(err):
         status = run(["--at", at, *global_options_first(list(arguments))])
-    gc.collect()  # a process that ends would close its connections
     return Ended(status, out.getvalue(), err.getvalue())

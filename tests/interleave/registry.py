@@ -58,7 +58,7 @@ APART: Final[dict[str, str]] = {
     "cli.nouns.demo:build_fleet": "on a database of its own",
     **{
         f"cli.demo.{site}": "on a database of its own"
-        for site in ("console:let_in", "life:live", "life:turn", "stage:stopped", "stage:host_writes")
+        for site in ("console:let_in", "life:live", "life:prove", "life:turn", "stage:stopped", "stage:host_writes")
     },
     "cli.nouns.doctor:_sqlite": "rolled back, and on SQLite alone",
     "probe": "a seal that is rolled back: `seal` holds its locks longer",

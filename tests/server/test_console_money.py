@@ -21,7 +21,7 @@ from drawdown.worker.commands.vendors import Units, import_bills, set_units
 from drawdown.worker.views import reconciliations, settlements, wallet_entries, wallets
 from drawdown.worker.views.accounts import account_of
 from tests.server.acts import money
-from tests.server.console_home import ANN, STORED, VIC, Home, secret
+from tests.server.console_home import ANN, KIM, STORED, VIC, Home, secret
 from tests.world import T0
 
 BY_TURNS = True
@@ -88,7 +88,7 @@ def rows_of(home: Home, path: str, session: int = ANN) -> list[str]:
 
 def test_billing_has_the_figures_of_the_command_line(home: Home) -> None:
     account = read(home.engine, lambda c: account_of(c, "acme", home.now))
-    said = text_of(home, "/console/billing?id=acme")
+    said = text_of(home, "/console/billing?id=acme", KIM)
     for name, micro in (
         ("Available", account.available_micro), ("Reserved", account.reserved_micro),
         ("Included in plan", account.included_micro), ("Purchased", account.purchased_micro),
@@ -101,7 +101,7 @@ def test_billing_has_the_figures_of_the_command_line(home: Home) -> None:
         "drawdown ledger billing acme",
     ):  # fmt: skip
         assert piece in said, piece
-    links = hrefs(home, "/console/billing?id=acme")
+    links = hrefs(home, "/console/billing?id=acme", KIM)
     assert {"/console/wallet?id=acme", "/console/org?id=acme", "/console/billing?id=pool"} <= set(links)
     assert "/console/topup?id=topup%3Aacme%3A1" in links and "/console/act/grant?id=acme" in links
     assert "/console/act/topup-resolve?topup=topup%3Aacme%3A1" in links

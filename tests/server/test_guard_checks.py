@@ -54,7 +54,7 @@ def with_checks(house: House, work: Callable[[Check], Awaitable[None]]) -> None:
             body = json.dumps({"org": "acme", "metric": "idea", **order}).encode()
             return await caller.send("POST", "/v1/guard/check", body, Program(caller, key_of(key)).headers())
 
-        for key in ("app", *ORGS):  # each is found, and its use is noted
+        for key in ("app", *ORGS) * 2:  # each is found and its use noted, and then recalled as noted
             assert (await check(key, org="acme" if key == "app" else key)).status_code == 200
             await caller.settled()
         await work(check)

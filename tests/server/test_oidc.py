@@ -339,7 +339,9 @@ def test_what_a_token_does_not_say_is_asked_for_of_the_same_one(home: Home) -> N
     home.refused("does not say more of whoever signed in there", 502)
     home.issuer.more = {}
     home.refused("says no email that is a name here")
-    home.issuer.more = {"email": " Ann@Example.com "}
+    home.issuer.more = {"email": " ann@example.com "}
+    home.refused("says no email that is a name here")
+    home.issuer.more = {"email": "Ann@Example.com"}
     assert home.come_back().status_code == 303
 
 

@@ -69,7 +69,7 @@ def test_each_page_says_what_the_command_line_says(home: Home) -> None:
     events = page(home, "/console/events")
     assert "|shop|order|3|3|1|" in events and "|Quarantined|2|" in events and "|id conflict|1|" in events
     assert "|bad-sample|" in page(home, "/console/events?why=interval_negative")
-    keys = page(home, "/console/keys")
+    keys = page(home, "/console/keys", KIM)
     assert "|shop|Rotate|End|events:write|acme|good|" in keys and "|ends in 1 d|" in keys
     assert "|old|Rotate|End|guard|any|good|" in keys
     assert "ddk_" not in keys.replace("ddk_…", "") and key(1) not in keys
