@@ -56,6 +56,7 @@ sa.Index(
     sqlite_where=sa.text("due_at_ms IS NOT NULL"),
     postgresql_where=sa.text("due_at_ms IS NOT NULL"),
 )
+sa.Index("halts_by_time", halts.c.halted_at, halts.c.org_id, halts.c.cell_id)
 sa.Index(
     "halts_unheeded",
     halts.c.org_id,

@@ -1,7 +1,8 @@
 """Halts as people go through them: which cell was told of which organisation, and what it said; and how cells stand.
 Reads only.
 
-Guarantee: a page costs the same however many halts there were: what is due goes by its index, all others by their key.
+Guarantee: a page costs the same however many halts there were: what is due goes by its index, all by the one
+on their time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ MOST_AT_ONCE: Final = 1_000
 """Rows of a file that are read, and held, together."""
 MOST_CELLS: Final = 1_000
 """That are shown at once."""
-STATES: Final = ("due", "any")
+NEVER_MS: Final = 2**53
+STATES: Final = ("any", "due")
 PLACE: Final = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):([0-9]{1,3}):(.+)", re.DOTALL)
 
 
@@ -32,7 +34,7 @@ PLACE: Final = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):([0-9]{1,3}):(.+)", re.D
 class Chosen:
     """Which halts. Empty: any organisation, any cell."""
 
-    state: str = "due"
+    state: str = "any"
     org: str = ""
     cell: str = ""
 
@@ -92,14 +94,14 @@ class CellLine:
 
 
 def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int = PAGE_ROWS) -> HaltPage:
-    """Those behind `after`: of what is due, what was tried longest ago; else by organisation. Errors: UsageError,
+    """Those behind `after`: of what is due, what was tried longest ago first; else the newest. Errors: UsageError,
     UnknownId."""
     if chosen.state not in STATES:
         raise UsageError(f"state: there is {', '.join(STATES)}")
     for kind, name in ((ids.ORG, chosen.org), (ids.CELL, chosen.cell)):
         if name:
             ids.require(connection, kind, name)
-    values = {"org_id": chosen.org, "cell_id": chosen.cell, "at_most": most + 1, **_place(after)}
+    values = {"org_id": chosen.org, "cell_id": chosen.cell, "at_most": most + 1, **_place(after, chosen.state)}
     rows = SQL.run(connection, "due" if chosen.state == "due" else "told", values)
     lines = [HaltLine(**row._mapping) for row in rows]
     return HaltPage(lines[:most], lines[most - 1].place if len(lines) > most else None)
@@ -132,10 +134,11 @@ def url_of_cell(connection: sa.Connection, cell_id: str) -> str | None:
     return found
 
 
-def _place(after: str) -> dict[str, object]:
+def _place(after: str, state: str) -> dict[str, object]:
     """Behind which halt a page begins. Errors: UsageError."""
     if not after:
-        return {"at_ms": -1, "after_org_id": "", "after_cell_id": "", "after_halted_at": -1}
+        halted_at = -1 if state == "due" else NEVER_MS
+        return {"at_ms": -1, "after_org_id": "", "after_cell_id": "", "after_halted_at": halted_at}
     found = PLACE.fullmatch(after)
     if found is None:
         raise UsageError("after: no page begins there: begin at the first one")

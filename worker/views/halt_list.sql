@@ -13,10 +13,11 @@ SELECT {columns} FROM halts h WHERE h.due_at_ms IS NOT NULL AND (:org_id = '' OR
 ORDER BY h.due_at_ms, h.org_id, h.cell_id, h.halted_at LIMIT :at_most
 
 -- name: told
--- By the primary key: of each organisation all that its cells were told.
+-- By the index on time, the newest first.
 SELECT {columns} FROM halts h WHERE (:org_id = '' OR h.org_id = :org_id) AND (:cell_id = '' OR h.cell_id = :cell_id)
-    AND (h.org_id, h.cell_id, h.halted_at) > (:after_org_id, :after_cell_id, :after_halted_at)
-ORDER BY h.org_id, h.cell_id, h.halted_at LIMIT :at_most
+    AND h.halted_at <= :after_halted_at
+    AND (h.halted_at < :after_halted_at OR (h.org_id, h.cell_id) > (:after_org_id, :after_cell_id))
+ORDER BY h.halted_at DESC, h.org_id, h.cell_id LIMIT :at_most
 
 -- name: figures
 SELECT COUNT(*) AS due, MIN(halted_at) AS since_ms, MAX(attempts) AS most_tries, COUNT(DISTINCT cell_id) AS cells

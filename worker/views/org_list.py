@@ -102,6 +102,11 @@ def every(connection: sa.Connection, chosen: Chosen, now_ms: int) -> Iterator[Or
         after = _place(rows[-1])
 
 
+def running_out(connection: sa.Connection, now_ms: int) -> int:
+    """How many run out within a day, as the watch last estimated: what a list of them holds."""
+    return int(SQL.run(connection, "running_out", {"by_ms": now_ms + DAY_MS}).scalar_one())
+
+
 def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:
     """What may be chosen."""
     found = together(connection, providers=SQL.part("providers"), plans=SQL.part("plans"))

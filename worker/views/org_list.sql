@@ -16,9 +16,14 @@ o.org_id > :after_org_id
 o.org_id
 
 -- name: behind_end
+(o.runs_out_ms, o.org_id) > (:after_ms, :after_org_id) AND {ends_by}
+
+-- name: ends_by
 -- Of whom the watch looks at no more its last estimate stays.
-o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :by_ms AND (o.runs_out_ms, o.org_id) > (:after_ms, :after_org_id)
-    AND NOT o.is_halted AND o.billing_provider NOT IN {unbilled}
+o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :by_ms AND NOT o.is_halted AND o.billing_provider NOT IN {unbilled}
+
+-- name: running_out
+SELECT COUNT(*) FROM orgs o WHERE {ends_by}
 
 -- name: by_end
 o.runs_out_ms, o.org_id

@@ -17,7 +17,8 @@ MOST_TICKS: Final = 2_000
 """That are looked at; a day has 288 of one worker's."""
 
 
-PAGE_ROWS: Final = 100
+PAGE_ROWS: Final = 300
+"""A day of one worker's, and an hour: whole hours are shown."""
 LAST_TICK: Final = 2**62
 
 

@@ -24,6 +24,7 @@ MOST_DAY_ROWS: Final = 20_000
 """Days times features, or kinds, of one look."""
 MOST_DAY_ENTRIES: Final = 200
 """Entries of one day that are shown at once."""
+NEVER_MS: Final = 2**53
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class LedgerDay:
 
 @dataclass(frozen=True)
 class DayEntry:
-    """One entry of a day. `event`: what it is an entry of: its feature, or why somebody made it."""
+    """One entry of a day: its feature, or why somebody made it; of a run, `reservation` names it; `lot`: of which it
+    expires or is taken."""
 
     key: str
     kind: str
@@ -58,6 +60,8 @@ class DayEntry:
     at_ms: int
     actor: str
     reason: str
+    reservation: str | None
+    lot: str | None
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,15 @@ def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> 
     return [DayEntry(**row._mapping) for row in rows]
 
 
+def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> int:
+    """What was in the wallet then, of what is booked by now."""
+    return int(SQL.run(connection, "closing", _from_then(customer_id, to_ms)).scalar_one())
+
+
+def _from_then(customer_id: str, to_ms: int) -> dict[str, object]:
+    return {"account_id": wallet_account(customer_id), "from_ms": to_ms, "to_ms": NEVER_MS}
+
+
 @dataclass(frozen=True)
 class Asked:
     """Of which wallet and organisation, and of which days: `from_ms` to `to_ms`, of use from `use_from_ms` on and by
@@ -121,7 +134,7 @@ class Asked:
 @dataclass(frozen=True)
 class WalletDays:
     """Use by feature, by day and of late by hour; the ledger by day, and the entries of the day that is opened; how far
-    runs have come; and what a forecast rests on (a row for `forecast_by`)."""
+    runs have come; what a forecast rests on (a row for `forecast_by`); what was in the wallet when the days ended."""
 
     by_day: list[Use]
     by_hour: list[Use]
@@ -129,6 +142,7 @@ class WalletDays:
     entries: list[DayEntry]
     steps: RunSteps
     forecast: Any
+    closing_micro: int
 
 
 def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDays:
@@ -144,6 +158,7 @@ def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDay
         entries=SQL.part("entries_of_day", of_day),
         steps=SQL.part("run_steps", {"org_id": asked.org_id, "from_ms": asked.from_ms, "now_ms": now_ms}),
         forecast=used_part(asked.customer_id, now_ms),
+        closing=SQL.part("closing", _from_then(asked.customer_id, asked.to_ms)),
     )
     return WalletDays(
         by_day=_uses(read["by_day"]),
@@ -152,4 +167,5 @@ def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDay
         entries=[DayEntry(**vars(row)) for row in read["entries"]],
         steps=RunSteps(**{name: int(value or 0) for name, value in vars(read["steps"][0]).items()}),
         forecast=read["forecast"][0],
+        closing_micro=int(read["closing"][0].closing_micro),
     )

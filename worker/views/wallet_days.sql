@@ -1,15 +1,18 @@
 -- A wallet by days.
 
+-- name: columns
+key, kind, feature, quantity, ts, at_ms, actor, reason, reservation, lot
+
 -- name: lines
 -- Use and tiers leave a wallet; a grant, and what an expiry gave back, comes in. Each part has its index: by both sides
 -- at once, the whole ledger would be read.
-SELECT key, kind, -amount_micro AS moved_micro, feature, quantity, ts, at_ms, actor, reason FROM ledger_entries
+SELECT {columns}, -amount_micro AS moved_micro FROM ledger_entries
 WHERE from_account = :account_id AND ts >= :from_ms AND ts < :to_ms
 UNION ALL
-SELECT key, kind, amount_micro, feature, quantity, ts, at_ms, actor, reason FROM ledger_entries
+SELECT {columns}, amount_micro FROM ledger_entries
 WHERE to_account = :account_id AND kind = 'grant' AND ts >= :from_ms AND ts < :to_ms
 UNION ALL
-SELECT key, kind, amount_micro, feature, quantity, ts, at_ms, actor, reason FROM ledger_entries
+SELECT {columns}, amount_micro FROM ledger_entries
 WHERE to_account = :account_id AND kind = 'expiry' AND to_account <> 'breakage' AND ts >= :from_ms AND ts < :to_ms
 
 -- name: use_by
@@ -22,8 +25,12 @@ SELECT l.ts - l.ts % 86400000 AS day_ms, l.kind, COUNT(*) AS entries, CAST(SUM(l
 FROM ({lines}) l GROUP BY 1, 2 ORDER BY 1 DESC, 2 LIMIT :at_most
 
 -- name: entries_of_day
-SELECT l.key, l.kind, l.moved_micro, l.feature, l.quantity, l.ts, l.at_ms, l.actor, l.reason
-FROM ({lines}) l ORDER BY l.ts DESC, l.key DESC LIMIT :at_most
+SELECT l.* FROM ({lines}) l ORDER BY l.ts DESC, l.key DESC LIMIT :at_most
+
+-- name: closing
+-- What was in the wallet when the days ended: what is booked, less what counts for later.
+SELECT CAST(COALESCE((SELECT a.balance_micro FROM ledger_accounts a WHERE a.account_id = :account_id), 0)
+    - COALESCE((SELECT SUM(l.moved_micro) FROM ({lines}) l), 0) AS BIGINT) AS closing_micro
 
 -- name: goes_on
 -- A run that is over goes on no more, whether anything has looked at it since or not.

@@ -40,10 +40,12 @@ class EntryLine:
 
 @dataclass(frozen=True)
 class Entries:
-    """`after`: the key behind which the next page begins; None where there is no more."""
+    """`after`: the key behind which the next page begins; None where there is no more. `booked_micro`: what the wallet
+    holds behind the first of them; None where they do not begin with the latest."""
 
     entries: list[EntryLine]
     after: str | None
+    booked_micro: int | None
 
 
 def page(connection: sa.Connection, customer_id: str, after: str = "", most: int = MOST_ENTRIES_ON_PAGE) -> Entries:
@@ -56,4 +58,5 @@ def page(connection: sa.Connection, customer_id: str, after: str = "", most: int
         values["after_ms"] = int(moment)
     rows = SQL.run(connection, "page", values, behind="from_there" if after else "from_the_start")
     found = [EntryLine(**row._mapping) for row in rows]
-    return Entries(found[:most], found[most - 1].key if len(found) > most else None)
+    booked = None if after else SQL.run(connection, "booked", values).scalar()
+    return Entries(found[:most], found[most - 1].key if len(found) > most else None, booked)

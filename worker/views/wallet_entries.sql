@@ -23,5 +23,8 @@ key, kind, feature, quantity, ts, at_ms, actor, reason, reservation, lot
 -- name: from_there
 (ts, key) < (:after_ms, :after_key)
 
+-- name: booked
+SELECT balance_micro FROM ledger_accounts WHERE account_id = :account_id
+
 -- name: moment
 SELECT ts FROM ledger_entries WHERE key = :after_key AND (from_account = :account_id OR to_account = :account_id)

@@ -45,7 +45,7 @@ def moved(micro: int | None) -> str:
 def signed(micro: int | None) -> str:
     """The same as `credits`, with a plus where it is more."""
     text = credits(micro)
-    return f"+{text}" if micro is not None and micro > 0 else text
+    return f"+{text}" if micro is not None and micro > 0 and not text.startswith("<") else text
 
 
 def count(number: int | None) -> str:

@@ -40,7 +40,7 @@ class Tile:
 @dataclass(frozen=True)
 class Cell:
     """One cell of a table. `kind`: number, time, id, state, or nothing; `tone`: of a state, or bad of a number;
-    `href`: where it leads; `links`: what may be done with the row."""
+    `href`: where it leads; `links`: what may be done with the row; `under`: a second line, of less weight."""
 
     text: str
     kind: str = ""
@@ -49,12 +49,14 @@ class Cell:
     """Whether it is shown on a narrow screen, too."""
     href: str = ""
     links: tuple[Link, ...] = ()
+    under: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
     """A table. A head that begins with # is over numbers. `none`: what is said where there are no rows, and the command
-    that shows, or fills, it; `next`: the address of the next page of it."""
+    that shows, or fills, it; `next`: the address of the next page of it; `folded`: what is said in its place until
+    somebody opens it ('': it is open)."""
 
     title: str
     heads: tuple[str, ...]
@@ -63,6 +65,7 @@ class Table:
     command: str
     next: str = ""
     note: str = ""
+    folded: str = ""
 
     @property
     def columns(self) -> list[tuple[str, bool, bool]]:

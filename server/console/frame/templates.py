@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -33,6 +34,8 @@ def environment() -> Environment:
     for name in ("credits", "exact", "moved", "signed", "count", "time", "day", "iso", "lasting", "ago"):
         made.filters[name] = getattr(figures, name)
     made.filters["id"] = bdi
+    made.filters["told"] = told
+    made.filters["running"] = running
     made.filters["words"] = lambda state: WORDS.get(state, str(state).replace("_", " "))
     made.filters["shell"] = shlex.join
     made.filters["quote"] = shlex.quote
@@ -41,11 +44,29 @@ def environment() -> Environment:
     return made
 
 
+def running(entries: Iterable[Any], closing_micro: int) -> Iterator[tuple[Any, int]]:
+    """Entries, the latest first, each with the balance behind it; `closing_micro`: behind the first of them."""
+    for entry in entries:
+        yield entry, closing_micro
+        closing_micro -= entry.moved_micro
+
+
 def bdi(text: object) -> Markup:
     """An id, or another text that others chose: escaped, shown as it is, and turning nothing around it."""
     if text is None:
         return escape(figures.UNKNOWN)
     return Markup("<bdi>{}</bdi>").format(clean(str(text)))
+
+
+COMMANDS: Final = re.compile(r"(`[^`]+`|(?<![\w-])--[a-z][a-z-]+)")
+"""What of a text is typed into a shell: what stands in backticks, and options."""
+
+
+def told(text: object) -> Markup:
+    """A text for people that names commands: those look like what they are."""
+    pieces = enumerate(COMMANDS.split(clean(str(text))))
+    shown = [Markup("<code>{}</code>").format(one.strip("`")) if number % 2 else escape(one) for number, one in pieces]
+    return Markup("<bdi>{}</bdi>").format(Markup("").join(shown))
 
 
 def url(path: str, **values: object) -> str:

@@ -16,6 +16,7 @@ from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.customers import usage as full
 from drawdown.worker.commands.guard_facts import Wish
@@ -50,17 +51,31 @@ def _wallet(connection: sa.Connection, customer: str, days: int, ask: Ask) -> Ma
     begin = tomorrow - days * DAY_MS
     bars = [one for one in use if one.at_ms >= begin]
     opened = full.opened_day(ask)
+    forecast = forecast_of(connection, customer, account.available_micro, ask.now_ms)
+    closing = wallet_days.closing_micro(connection, customer, tomorrow)
     return {
-        "account": account,
-        "forecast": full.outlook(forecast_of(connection, customer, account.available_micro, ask.now_ms), ask.now_ms),
-        "used_micro": sum(one.micro for one in use if one.at_ms >= tomorrow - full.TILE_DAYS * DAY_MS),
+        "tiles": [*_tiles(account, full.outlook(forecast, ask.now_ms)), full.used(use, tomorrow), _balance(account)],
         "chart": full.chart(bars, ask.now_ms, DAY_MS),
         "table": full.by_day(bars),
-        "ledger": full.ledger_days(wallet_days.ledger_by_day(connection, customer, begin, tomorrow)),
+        "ledger": full.ledger_days(wallet_days.ledger_by_day(connection, customer, begin, tomorrow), closing),
         "opened": opened,
         "entries": [] if opened is None else wallet_days.entries_of_day(connection, customer, opened),
         "most": wallet_days.MOST_DAY_ENTRIES,
     }
+
+
+def _tiles(account: own_wallet.Standing, forecast: str) -> list[Tile]:
+    tone = "bad" if account.available_micro < 0 else ""
+    return [
+        Tile("Available", figures.credits(account.available_micro), forecast, tone),
+        Tile("Reserved", figures.credits(account.reserved_micro), "for what is running"),
+    ]
+
+
+def _balance(account: own_wallet.Standing) -> Tile:
+    owes = account.balance_micro < 0
+    said = "used, and not paid for" if owes else "available and reserved"
+    return Tile("Balance", figures.credits(account.balance_micro), said, "bad" if owes else "")
 
 
 def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple[str, int, str]]:

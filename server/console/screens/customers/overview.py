@@ -18,6 +18,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall.ticks import ENDS
+from drawdown.worker.views import org_list
 from drawdown.worker.views.headline import PENDING
 from drawdown.worker.views.pending import WHAT
 from drawdown.worker.views.standing import Standing, how_much
@@ -56,7 +57,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     return {
         "headline": headline,
         "tone": TONES[headline.verdict],
-        "tiles": tiles(standing),
+        "tiles": tiles(standing, org_list.running_out(connection, ask.now_ms)),
         "needs": needed,
         "next_href": next((need.place for need in needed if need.command in headline.next), ""),
         "cells": strip_of(ticks, ask.now_ms),
@@ -69,7 +70,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     }
 
 
-def tiles(standing: Standing) -> list[Tile]:
+def tiles(standing: Standing, running_out: int) -> list[Tile]:
     """What is open, and when somebody last looked."""
     in_doubt = sum(provider.in_doubt for provider in standing.providers)
     rejected = sum(provider.rejected for provider in standing.providers)
@@ -82,8 +83,10 @@ def tiles(standing: Standing) -> list[Tile]:
         _count("Open pushes", waiting, "on their way to a provider", "warn", PUSHES),
         _count("In doubt", in_doubt, "sent, outcome unknown", "bad", f"{PUSHES}?state=in_doubt"),
         _count("Rejected", rejected, "refused by a provider", "bad", f"{PUSHES}?state=rejected"),
-        _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts"),
         _count("Stopped", stopped, "organisations that are sealed no more", "bad", "/console/orgs?state=stopped"),
+        _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
+        _count("Halted", standing.halted, "organisations that may start nothing", "", "/console/orgs?state=halted"),
+        _count("Run out within 24 h", running_out, "as the watch estimates", "warn", "/console/orgs?within=24h"),
         _moment("Last tick", ticked, at_ms, "/console/ticks"),
         _moment("Last watch round", standing.watch_ms, at_ms),
     ]

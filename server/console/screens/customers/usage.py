@@ -16,6 +16,8 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import charts, figures
+from drawdown.server.console.frame.parts import Tile
+from drawdown.server.console.screens.money import wallet
 from drawdown.server.console.screens.money.cells import of_entry
 from drawdown.worker.views import export, wallet_days
 from drawdown.worker.views.accounts import Account, account_of, payer_of
@@ -62,12 +64,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Day:
-    """A day of the ledger: its entries by kind, and what they moved."""
+    """A day of the ledger: its entries by kind, what they moved, and what was left when it ended."""
 
     day_ms: int
     kinds: list[LedgerDay]
     moved_micro: int
     entries: int
+    balance_micro: int
 
 
 def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any]) -> Mapping[str, object]:
@@ -82,12 +85,11 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any]) -> Mapping[str, 
     shown = [one for one in found.by_day if one.at_ms >= begin]
     first = min((one.at_ms for one in shown), default=begin)
     by_hour = ask.now_ms - first < HOURS_BELOW_MS and bool(shown)
+    said = forecast_by(found.forecast, account.available_micro, ask.now_ms)
     return {
         "part": "org_usage.html",
         "customer": customer,
-        "account": account,
-        "forecast": forecast_by(found.forecast, account.available_micro, ask.now_ms),
-        "used_micro": sum(one.micro for one in found.by_day if one.at_ms >= tomorrow - TILE_DAYS * DAY_MS),
+        "tiles": _tiles(account, outlook(said, ask.now_ms), used(found.by_day, tomorrow)),
         "days": days,
         "day_choices": sorted(DAYS),
         "chart": chart(found.by_hour if by_hour else shown, ask.now_ms, HOUR_MS if by_hour else DAY_MS),
@@ -95,13 +97,32 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any]) -> Mapping[str, 
         "table": by_day(shown),
         "steps": steps(found.steps, account),
         "shares": _shares(connection, org, ask.now_ms),
-        "ledger": ledger_days(found.ledger),
+        "ledger": ledger_days(found.ledger, found.closing_micro),
         "opened": opened,
         "entries": found.entries,
         "most": wallet_days.MOST_DAY_ENTRIES,
-        "outlook": outlook,
-        "leads": of_entry,
+        "leads": lambda entry: of_entry(entry.key, entry.reservation, entry.lot, customer),
     }
+
+
+def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
+    """What the wallet has, in the order of the questions that are asked of it."""
+    _, reserved, included, *_, hold, balance = wallet.tiles(account)
+    return [available(account, said), reserved, included, hold, used_, balance]
+
+
+def available(account: Account, said: str) -> Tile:
+    """What is owed has a word and a colour before any forecast has its say."""
+    if account.owed_micro > 0:
+        said = f"{figures.credits(account.owed_micro)} owed: used, and not paid for"
+    tone = "bad" if account.available_micro < 0 or account.owed_micro > 0 else ""
+    return Tile("Available", figures.credits(account.available_micro), said, tone)
+
+
+def used(by_day: list[Use], tomorrow_ms: int) -> Tile:
+    """Of the last days, today included."""
+    micro = sum(one.micro for one in by_day if one.at_ms >= tomorrow_ms - TILE_DAYS * DAY_MS)
+    return Tile(f"Used in {TILE_DAYS} days", figures.credits(micro), "today included")
 
 
 def outlook(found: Forecast, now_ms: int) -> str:
@@ -155,14 +176,17 @@ def _shares(connection: sa.Connection, org: sa.Row[Any], now_ms: int) -> list[tu
     return [(by, shares[:MOST_SHARES], max(len(shares) - MOST_SHARES, 0)) for by, shares in named.items()]
 
 
-def ledger_days(rows: list[LedgerDay]) -> list[Day]:
+def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
+    """The latest first; `closing_micro`: what was in the wallet when the last of them ended."""
     days: dict[int, list[LedgerDay]] = {}
     for row in rows:
         days.setdefault(row.day_ms, []).append(row)
-    return [
-        Day(day, kinds, sum(one.moved_micro for one in kinds), sum(one.entries for one in kinds))
-        for day, kinds in days.items()
-    ]
+    found = []
+    for day, kinds in days.items():
+        moved = sum(one.moved_micro for one in kinds)
+        found.append(Day(day, kinds, moved, sum(one.entries for one in kinds), closing_micro))
+        closing_micro -= moved
+    return found
 
 
 def opened_day(ask: Ask) -> int | None:

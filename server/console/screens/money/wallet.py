@@ -11,7 +11,7 @@ from drawdown.schema import ids
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
-from drawdown.server.console.frame.templates import url
+from drawdown.server.console.frame.templates import running, url
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.views import export, wallet_entries
 from drawdown.worker.views.accounts import Account, account_of
@@ -57,7 +57,7 @@ def tiles(account: Account) -> list[Tile]:
     given = account.bonus_micro + account.sponsor_micro + account.refund_micro
     owed = f"{figures.credits(account.owed_micro)} owed" if account.owed_micro > 0 else "available and reserved"
     over = f"{figures.credits(account.over_micro)} of it is over" if account.over_micro else "by runs that go on"
-    tone = "bad" if account.available_micro < 0 else ""
+    tone = "bad" if account.available_micro < 0 or account.owed_micro > 0 else ""
     return [
         Tile("Available", figures.credits(account.available_micro), "to be used now", tone),
         Tile("Reserved", figures.credits(account.reserved_micro), over),
@@ -71,31 +71,35 @@ def tiles(account: Account) -> list[Tile]:
 
 def entries_table(found: Entries, customer_id: str, following: str) -> Table:
     """The entries, the latest first."""
-    heads = ("Used, UTC", "Event", "Kind", "#Quantity", "#Amount", "By", "Key")
+    heads = ("Used, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "By")
     none = "The ledger has no entry of this wallet. A grant, or the first charge, makes one."
-    rows = [_entry(one, customer_id) for one in found.entries]
+    if found.booked_micro is None:  # which was left behind entries of other pages
+        heads = tuple(head for head in heads if head != "#Balance")
+        rows = [_entry(one, customer_id) for one in found.entries]
+    else:
+        rows = [_entry(one, customer_id, left) for one, left in running(found.entries, found.booked_micro)]
     command = cells.command("ledger", "entries", customer_id)
     fill = command if rows else cells.command("ledger", "grant", customer_id, "10")
     note = "By the time that each counts for." if rows else ""
     return Table("Entries, the latest first", heads, rows, none, fill, following, note)
 
 
-def _entry(one: EntryLine, customer_id: str) -> tuple[Cell, ...]:
+def _entry(one: EntryLine, customer_id: str, left_micro: int | None = None) -> tuple[Cell, ...]:
     place = cells.of_entry(one.key, one.reservation, one.lot, customer_id)
     return (
         cells.time(one.ts),
         Cell(one.feature or (f"run {one.reservation}" if one.reservation else one.reason), "id", href=place),
         Cell(one.kind, narrow=False),
         cells.count(one.quantity, narrow=False),
-        Cell(figures.moved(one.moved_micro), "number"),
-        Cell(one.actor, "id", narrow=False),
-        Cell(one.key, "id", narrow=False, href=place),
+        Cell(figures.signed(one.moved_micro), "number"),
+        *(() if left_micro is None else (Cell(figures.credits(left_micro), "number", narrow=False),)),
+        Cell(one.actor, "id", narrow=False, under="" if place else one.key),
     )
 
 
 def lots_table(view: LotsView, customer_id: str) -> Table:
     """The lots in their order of use, then those to come, then those that are over."""
-    heads = ("Use", "Kind", "#Given", "#Left", "#Used", "#Over or back", "From, UTC", "Until, UTC", "For", "Lot")
+    heads = ("Use", "Lot", "#Given", "#Left", "#Used", "#Over or back", "Until, UTC", "For")
     note = f"Order of use: {view.order}."
     if view.owed_micro:
         note += f" {figures.credits(view.owed_micro)} were used that no lot paid for: the next one does."
@@ -112,15 +116,17 @@ def lots_table(view: LotsView, customer_id: str) -> Table:
 def _lot(one: LotRow) -> tuple[Cell, ...]:
     return (
         Cell(f"{one.place}." if one.place else one.state),
-        Cell(one.kind),
-        cells.credits(one.amount_micro),
+        Cell(one.kind, under=one.lot),
+        cells.credits(one.amount_micro, narrow=False),
         Cell(figures.credits(one.left_micro), "number", links=_take_back(one)),
         cells.credits(one.used_micro, narrow=False),
         cells.credits(one.waits_micro + one.expired_micro + one.taken_micro, narrow=False),
-        cells.time(one.begins_ms, narrow=False),
-        Cell("never" if one.expires_ms is None else figures.time(one.expires_ms), "time"),
+        Cell(
+            "never" if one.expires_ms is None else figures.time(one.expires_ms),
+            "time",
+            under=f"from {figures.time(one.begins_ms)}",
+        ),
         Cell(", ".join(one.features) if one.features else "all", "id", narrow=False),
-        Cell(one.lot, "id", narrow=False),
     )
 
 

@@ -31,17 +31,17 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     due, ignored = halt_list.halt_figures(connection), unheeded(connection, Shard())
     query = {name: ask.query[name] for name in ("state", "org", "cell") if ask.query.get(name)}
     listed = Table(
-        "Due: no cell acknowledged them" if chosen.state == "due" else "What cells were told",
+        "Due: no cell acknowledged them" if chosen.state == "due" else "What cells were told, the newest first",
         ("Halted, UTC", "Organisation", "Cell", "Answer", "#Tries", "Error"),
         [_row(one) for one in found.lines],
-        "No halt is like that." if query else "No halt is due: each cell that was told has acknowledged.",
+        "No halt is like that." if query else "No cell was ever told to halt an organisation.",
         "drawdown org list --halted",
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
     )
-    tables = [listed] if ask.query.get("after") else [_unheeded(ignored), listed]
+    tables = [_unheeded(ignored), listed] if ignored and not ask.query.get("after") else [listed]
     since = "none waits" if due.since_ms is None else f"since {figures.time(due.since_ms)}"
     tiles = [
-        Tile("Due", figures.count(due.due), since, "warn" if due.due else ""),
+        Tile("Due", figures.count(due.due), since, "warn" if due.due else "", url(PATH, state="due")),
         Tile(
             "Cells that owe an answer",
             figures.count(due.cells),
@@ -54,8 +54,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Filter(
             "state",
             "Which",
-            "" if chosen.state == "due" else chosen.state,
-            [("", "due"), ("any", "all that were told")],
+            "" if chosen.state == "any" else chosen.state,
+            [("", "all that were told"), ("due", "due")],
         ),
         Filter("org", "Organisation", chosen.org),
         Filter("cell", "Cell", chosen.cell),
@@ -101,6 +101,4 @@ def _unheeded(found: list[Unheeded]) -> Table:
         for one in found[:MOST_UNHEEDED]
     ]
     heads = ("Since, UTC", "Organisation", "Cell", "State", "#Times")
-    none = "No cell acknowledged a halt and let its sandboxes run on."
-    command = "ops/runbooks/cell-gone.md" if rows else "drawdown status"
-    return Table("Not heeded: stop them on their hosts", heads, rows, none, command)
+    return Table("Not heeded: stop them on their hosts", heads, rows, "", "ops/runbooks/cell-gone.md")

@@ -3,8 +3,10 @@ the cells that were told."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 from shlex import quote
 from typing import Final
 
@@ -16,10 +18,14 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, 
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing.pushes import PROVEN, RETRIED
-from drawdown.worker.views.push import SAMPLES_SHOWN, ExplainedPush, explain_push
+from drawdown.worker.views.push import SAMPLES_SHOWN, ExplainedPush, ShownAttempt, explain_push
 from drawdown.worker.views.push_chain import PushChain, chain_of
 
 PATH: Final = "/console/push"
+SAMPLES_OPEN: Final = 12
+"""So many are shown at once; more are folded, so that what they lead to is in sight."""
+DIGITS: Final = re.compile(r"[0-9]+")
+"""By which answers differ that are alike: times and numbers of tries."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -29,9 +35,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     push = found.push
     page = Shown(
         PATH,
-        [_samples(found), _revisions(found), _attempts(found), *_said(found), _entries(found, chain),
-         _verdicts(found, chain), _told(found, chain)],
-        tiles=_tiles(found),
+        [_attempts(found), *_said(found), _entries(found, chain), _samples(found), *_revisions(found),
+         _verdicts(found, chain), *_told(found, chain)],
+        tiles=_tiles(found, chain),
         acts=_acts(found),
         query={"key": key},
         said=_sentence(found),
@@ -64,21 +70,29 @@ def _sentence(found: ExplainedPush) -> str:
     return text
 
 
-def _tiles(found: ExplainedPush) -> list[Tile]:
+def _tiles(found: ExplainedPush, chain: PushChain) -> list[Tile]:
     push = found.push
-    in_all = f"{figures.count(found.samples_in_force_qty)} of its samples in force"
+    in_all = f"in all revisions {figures.count(found.sealed_qty)}; samples {figures.count(found.samples_in_force_qty)}"
     return [
         Tile("State", push.state.replace("_", " "), _since(found), cells_of.TONES.get(push.state, "")),
-        Tile("Sealed", figures.count(push.sealed_qty), f"base units of {push.feature}"),
-        Tile("Sent", figures.count(push.sent_qty), "in its provider's terms"),
-        Tile("Sealed in all revisions", figures.count(found.sealed_qty), in_all, _if_apart(found)),
+        _price(found, chain),
+        Tile("Sealed", figures.count(push.sealed_qty), in_all, _if_apart(found)),
+        Tile("Sent", figures.count(push.sent_qty), f"of {push.feature}, in its provider's unit"),
         Tile("Tries", figures.count(push.attempts), f"looked up {push.lookups:,} times"),
     ]
 
 
+def _price(found: ExplainedPush, chain: PushChain) -> Tile:
+    """What it moved in the ledger here; a dash where that is not known here."""
+    if not chain.entries:
+        accepted = found.push.state == "accepted"
+        return Tile("Price", figures.UNKNOWN, f"{found.push.provider} keeps it" if accepted else "not charged yet")
+    return Tile("Price", figures.credits(sum(one.amount_micro for one in chain.entries)), "credits, as charged")
+
+
 def _since(found: ExplainedPush) -> str:
     push = found.push
-    if push.settled_ms is not None:
+    if push.settled_ms is not None and push.state not in ("due", "queued"):
         word = "since" if push.state in ("in_doubt", "rejected") else "settled"
         return f"{word} {figures.time(push.settled_ms)}"
     return f"sealed {figures.time(push.sealed_at_ms)}; next at {figures.time(push.due_at_ms)}"
@@ -107,10 +121,12 @@ def _samples(found: ExplainedPush) -> Table:
     none = "No sample is left of this window: they were pruned, or all that it is for came otherwise."
     note = f"The first {SAMPLES_SHOWN:,}; the figures above are of all." if len(rows) == SAMPLES_SHOWN else ""
     title = f"Samples of {figures.time(push.window_ms)} that make {push.feature}"
-    return Table(title, heads, rows, none, f"drawdown push show {quote(push.key)}", note=note)
+    folded = f"{len(rows):,} samples" if len(rows) > SAMPLES_OPEN else ""
+    return Table(title, heads, rows, none, f"drawdown push show {quote(push.key)}", note=note, folded=folded)
 
 
-def _revisions(found: ExplainedPush) -> Table:
+def _revisions(found: ExplainedPush) -> list[Table]:
+    """Where there is another one."""
     rows = [
         (
             Cell(str(one.revision)),
@@ -123,30 +139,41 @@ def _revisions(found: ExplainedPush) -> Table:
         for one in found.revisions
     ]
     heads = ("Revision", "Push", "State", "#Sealed", "#Sent", "Sealed, UTC")
-    return Table("Revisions of this window", heads, rows, "", f"drawdown push show {quote(found.push.key)}")
+    table = Table("Revisions of this window", heads, rows, "", f"drawdown push show {quote(found.push.key)}")
+    return [table] if len(rows) > 1 else []
 
 
 def _attempts(found: ExplainedPush) -> Table:
     push = found.push
-    rows = [
-        (
-            Cell(str(one.attempt)),
-            cells_of.time(one.started_ms),
-            Cell(figures.UNKNOWN if one.finished_ms is None else f"{one.finished_ms - one.started_ms:,}", "number"),
-            Cell(one.outcome or "no answer was seen", "state", "" if one.outcome in ("accepted", "queued") else "warn"),
-            cells_of.said(one.detail, narrow=True),
-        )
-        for one in found.attempts
-    ]
+    alike = groupby(found.attempts, lambda one: (one.outcome, DIGITS.sub("", one.detail or "")))
+    rows = [_sends(list(attempts)) for _, attempts in alike]
     note = ""
     if push.lookups:
         answer = "no answer yet" if push.lookup_answer is None else push.lookup_answer.replace("_", " ")
         at = figures.time(push.looked_up_ms)
         note = f"Looked up at {push.provider} {push.lookups:,} times; the last answer, {at}: {answer}."
-    heads = ("No.", "Began, UTC", "#Took, ms", "Answer", "What was said")
+    heads = ("No.", "Began, UTC", "#Took at most, ms", "Answer", "What was said")
     none = "It was never sent: the next tick sends what is due."
     return Table(
         "Sends, and the provider's answer", heads, rows, none, f"drawdown push show {quote(push.key)}", note=note
+    )
+
+
+def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
+    """Sends one after the other that ended the same way are one row, with what was said last."""
+    first, last = alike[0], alike[-1]
+    took = [one.finished_ms - one.started_ms for one in alike if one.finished_ms is not None]
+    number = str(first.attempt) if first is last else f"{first.attempt} to {last.attempt}"
+    outcome = first.outcome or "no answer was seen"
+    return (
+        Cell(number),
+        replace(
+            cells_of.time(first.started_ms),
+            under="" if first is last else f"the last {figures.time(last.started_ms)}",
+        ),
+        Cell(f"{max(took):,}" if took else figures.UNKNOWN, "number"),
+        Cell(outcome, "state", "" if first.outcome in ("accepted", "queued") else "warn"),
+        cells_of.said(last.detail, narrow=True),
     )
 
 
@@ -213,7 +240,8 @@ def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
     )
 
 
-def _told(found: ExplainedPush, chain: PushChain) -> Table:
+def _told(found: ExplainedPush, chain: PushChain) -> list[Table]:
+    """Where a verdict above halts it."""
     rows = [
         (
             cells_of.time(one.halted_at),
@@ -227,5 +255,6 @@ def _told(found: ExplainedPush, chain: PushChain) -> Table:
         for one in chain.told
     ]
     heads = ("Halted, UTC", "Cell", "Answer", "#Tries", "Error")
-    none = "No cell was told to halt: no verdict above halts it."
-    return Table("Cells that were told", heads, rows, none, f"drawdown org show {quote(found.push.org_id)}")
+    none = "No cell was told: none ran sandboxes of it."
+    table = Table("Cells that were told", heads, rows, none, f"drawdown org show {quote(found.push.org_id)}")
+    return [table] if any(one.is_halted for one in chain.verdicts) else []

@@ -1,12 +1,15 @@
-"""Ticks: what each did and left; and one of them, part by part."""
+"""Ticks by the hour, each hour's one by one, and one of them, part by part: what each did and left."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import HOUR_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, shown
@@ -16,6 +19,12 @@ from drawdown.worker.views.ticks import LAST_TICK, PAGE_ROWS, TickDone, latest_t
 
 PATH: Final = "/console/ticks"
 ENDS: Final = {0: ("all settled", ""), 75: ("left something", "warn"), 1: ("needs a person", "bad")}
+TONES: Final = ("bad", "warn", "")
+COUNTED: Final = {
+    "sealed": "Sealed", "accepted": "Accepted", "projected": "Read", "halted": "Halted",
+    "halts_acknowledged": "Cells told",
+}  # fmt: skip
+"""The figures of a tick's report that lists show, with their heads."""
 PARTS: Final = {
     "sealed": "pushes made of windows that closed",
     "swept": "windows found that came late",
@@ -41,25 +50,47 @@ NO_REPORT: Final = "It has no report yet."
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    before = ask.whole("before")
+    before, opened = ask.whole("before"), ask.whole("hour")
     found = latest_ticks(connection, LAST_TICK if before is None else before, PAGE_ROWS + 1)
-    rows = [_row(one) for one in found[:PAGE_ROWS]]
-    following = url(PATH, before=found[PAGE_ROWS - 1].tick_id) if len(found) > PAGE_ROWS else ""
-    heads = (
-        "Began, UTC",
-        "Ended with",
-        "#Took, s",
-        "#Sealed",
-        "#Accepted",
-        "#Read",
-        "#Halted",
-        "#Cells told",
-        "Worker",
-        "Buckets",
-    )
+    hours: dict[int, list[TickDone]] = {}
+    for one in found[:PAGE_ROWS]:
+        hours.setdefault(one.started_ms - one.started_ms % HOUR_MS, []).append(one)
+    following = ""
+    if len(found) > PAGE_ROWS:
+        if len(hours) > 1:
+            hours.popitem()  # its first ticks are on the next page
+        following = url(PATH, before=list(hours.values())[-1][-1].tick_id)
+    tiles = _tiles([one for ticks in hours.values() for one in ticks], ask.now_ms)
+    if opened is not None:
+        return shown(_of_hour(opened, hours.get(opened, []), before))
+    rows = [_hour(at_ms, ticks) for at_ms, ticks in hours.items()]
+    heads = ("Hour, UTC", "#Ticks", "Ended with", "#Took at most, s", *(f"#{words}" for words in COUNTED.values()))
     none = "There was no tick yet."
-    table = Table("Ticks, the newest first", heads, rows, none, "drawdown tick", next=following)
-    return shown(Shown(PATH, [table], tiles=_tiles(found[:PAGE_ROWS], ask.now_ms)))
+    table = Table("Ticks by the hour, the newest first", heads, rows, none, "drawdown tick", next=following)
+    return shown(Shown(PATH, [table], tiles=tiles))
+
+
+def _hour(at_ms: int, ticks: list[TickDone]) -> tuple[Cell, ...]:
+    """What they did together; the worst of their ends, and how many others there were."""
+    ends = Counter(_ended(one) for one in ticks)
+    worst = min(ends, key=lambda one: (TONES.index(one.tone), one.text))
+    calm = len(ticks) == ends[worst]
+    took = max((one.finished_ms - one.started_ms for one in ticks if one.finished_ms is not None), default=None)
+    return (
+        Cell(figures.time(at_ms), "time", href=url(PATH, before=ticks[0].tick_id + 1, hour=at_ms)),
+        cells_of.number(len(ticks)),
+        replace(worst, under="" if calm else f"{ends[worst]:,} of them"),
+        Cell(figures.UNKNOWN if took is None else f"{took / 1000:,.1f}", "number", narrow=False),
+        *(cells_of.number(sum(one.count(name) or 0 for one in ticks), narrow=name == "accepted") for name in COUNTED),
+    )
+
+
+def _of_hour(at_ms: int, ticks: list[TickDone], before: int | None) -> Shown:
+    heads = ("Began, UTC", "Ended with", "#Took, s", *(f"#{words}" for words in COUNTED.values()), "Worker", "Buckets")
+    rows = [_row(one) for one in ticks]
+    table = Table("Ticks, the newest first", heads, rows, "No tick began in this hour.", "drawdown tick")
+    query = {"before": before, "hour": at_ms}
+    return Shown(PATH, [table], query=query, above=Link("Ticks", PATH), heading=f"Ticks of {figures.time(at_ms)} UTC")
 
 
 def _tiles(found: list[TickDone], now_ms: int) -> list[Tile]:
@@ -92,11 +123,7 @@ def _row(one: TickDone) -> tuple[Cell, ...]:
         Cell(figures.time(one.started_ms), "time", href=url("/console/tick", id=one.tick_id)),
         _ended(one),
         Cell(_took(one), "number"),
-        cells_of.number(one.count("sealed"), narrow=False),
-        cells_of.number(one.count("accepted")),
-        cells_of.number(one.count("projected"), narrow=False),
-        cells_of.number(one.count("halted"), narrow=False),
-        cells_of.number(one.count("halts_acknowledged"), narrow=False),
+        *(cells_of.number(one.count(name), narrow=name == "accepted") for name in COUNTED),
         Cell(one.worker, "id", narrow=False),
         Cell(f"{one.bucket_lo} to {one.bucket_hi}", narrow=False),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -99,12 +100,12 @@ def _tiles(
 
 def _table(deeds: Sequence[Deed], wrong: set[int], next_: str, command: str) -> Table:
     rows = [
-        (time(one.at_ms), said(one.actor), _what(one, wrong), _target(one), said(one.reason, wide=True),
-         Cell(one.via, narrow=False), said(details_of(one), wide=True),
+        (time(one.at_ms), replace(said(one.actor), under=f"by {one.via}"), _what(one, wrong), _target(one),
+         replace(said(one.reason, wide=True), under=details_of(one)),
          Cell(str(one.action_id), "number", narrow=False))
         for one in deeds
     ]  # fmt: skip
-    heads = ("At, UTC", "Who", "What", "To what", "Why", "Through", "Details", "#No.")
+    heads = ("At, UTC", "Who", "What", "To what", "Why, and details", "#No.")
     none = "None of those that were looked through." if next_ else "Nobody did anything like that."
     note = "The next page looks further back." if next_ and not rows else ""
     return Table("What people did, the newest first", heads, rows, none, command, next_, note)
@@ -128,7 +129,7 @@ def details_of(one: Deed) -> str:
     """What there is to say, on one line."""
     told = {name: value for name, value in one.details.items() if value is not None}
     text = ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())
-    return text[:MOST_DETAIL_CHARS] or figures.UNKNOWN
+    return text[:MOST_DETAIL_CHARS]
 
 
 def _command(given: Mapping[str, object]) -> str:
