@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from playwright.sync_api import Browser
 
@@ -24,25 +24,28 @@ PAGES: Final = {
     "pushes": "/console/pushes",
     "limits": "/console/limits",
 }
-WIDTH, HEIGHT = 1280, 800
-QUALITY: Final = 70
-"""Of JPEG: a page takes some 60 kB."""
+THEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
+WIDTH, HEIGHT = 1100, 680
+MOST_BYTES: Final = 100_000
+"""Of a picture: a document has twelve."""
 
 
-def take(browser: Browser, link: str, folder: Path) -> None:
-    """Each page by a link that signs in, in each theme."""
+def take(browser: Browser, link: str, folder: Path) -> bool:
+    """Each page by a link that signs in, in each theme; whether each is small enough."""
+    sizes = []
     root = link.partition("/console/")[0]
-    for theme in ("light", "dark"):
-        context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=theme)
-        page = context.new_page()
-        page.goto(link)
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page.goto(link)  # it signs in once
+    for theme in THEMES:
+        page.emulate_media(color_scheme=theme)
         for name, path in PAGES.items():
-            page.goto(root + path)
-            page.wait_for_load_state("networkidle")
-            file = folder / f"{name}-{theme}.jpg"
-            page.screenshot(path=file, type="jpeg", quality=QUALITY)
-            print(f"{file.name}: {file.stat().st_size:,} bytes")
-        context.close()
+            answer = page.goto(root + path)
+            assert answer is not None and answer.ok, path
+            file = folder / f"{name}-{theme}.png"
+            page.screenshot(path=file)
+            sizes.append(file.stat().st_size)
+            print(f"{file.name}: {sizes[-1]:,} bytes")
+    return max(sizes) <= MOST_BYTES
 
 
 def main() -> int:
@@ -58,11 +61,13 @@ def main() -> int:
         process = started(Path(home))
         try:
             assert process.stdout is not None
-            take(browser, process.stdout.readline().strip(), folder)
+            small = take(browser, process.stdout.readline().strip(), folder)
         finally:
             process.terminate()
             process.communicate(timeout=60)
-    return 0
+    if not small:
+        print(f"a picture has more than {MOST_BYTES:,} bytes: a smaller WIDTH or HEIGHT mends it")
+    return 0 if small else 1
 
 
 if __name__ == "__main__":

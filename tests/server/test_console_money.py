@@ -127,7 +127,10 @@ def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
         links = hrefs(home, path)
         assert f"/console/push?key={usage.replace(':', '%3A')}" in links and f"/console/run?key={run}" in links
         said = text_of(home, path)
-        assert all(figures.moved(one.moved_micro) in said for one in entries)
+        balance = sum(one.moved_micro for one in entries)
+        for one in entries:
+            assert f"{figures.signed(one.moved_micro)} {figures.credits(balance)}" in said, "with what was left"
+            balance -= one.moved_micro
     assert "/console/act/take-back?lot=grant%3Aagain" in hrefs(home, "/console/wallet?id=acme")
     file = rows_of(home, "/console/wallet.csv?id=acme")
     assert len(file) == len(entries)

@@ -12,8 +12,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.server.console.frame import figures
 from drawdown.worker.commands import cells, executions, orgs, providers
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views import halt_list, pending, push_pages, runs
@@ -84,7 +86,8 @@ def tables(page: str) -> list[list[list[str]]]:
 
 
 def tiles(page: str) -> Mapping[str, str]:
-    found = re.findall(r'<span class="name">([^<]+)</span><span class="figure">([^<]+)</span>', page)
+    named = re.sub(r'<span class="name"><a[^>]*>([^<]+)</a>', r'<span class="name">\1', page)
+    found = re.findall(r'<span class="name">([^<]+)</span><span class="figure">([^<]+)</span>', named)
     return {name: unescape(figure) for name, figure in found}
 
 
@@ -113,15 +116,40 @@ def test_pushes_are_those_of_the_command_line(night: Night) -> None:
 def test_a_push_leads_from_its_samples_to_the_cells_that_were_told(night: Night) -> None:
     (key,) = [one.key for one in read(night.engine, lambda c: list_pushes(c, PushFilter(("accepted",)), 9))]
     page = night.page("/console/push", key=key)
-    samples, revisions, attempts, entries, verdicts, told = tables(page)
-    assert samples[0][1:5] == ["box", "1,024", "60", "cell-1"] and revisions[0][2] == "accepted"
+    attempts, entries, samples, verdicts, told = tables(page)
+    assert samples[0][1:5] == ["box", "1,024", "60", "cell-1"]
     assert attempts[0][3] == "accepted" and entries[0][2:4] == ["wallet:acme", "revenue:compute_1gb"]
     assert verdicts[-1][1:3] == ["halted", "operator"]
     assert [row[1:3] for row in told] == [["cell-1", "due"]]
-    assert tiles(page)["Sealed in all revisions"] == "60" and "drawdown push show" in page
+    (paid,) = night.fleet.rows("SELECT amount_micro FROM ledger_entries WHERE key = :key", key=key)
+    assert tiles(page)["Price"] == figures.credits(int(str(paid[0]))) != figures.UNKNOWN
+    assert tiles(page)["Sealed"] == "60" and "drawdown push show" in page
     odd = night.page("/console/push", key=f"usage:{ODD}:{T0 + 3 * WINDOW_MS}:compute_1gb")
     assert unescape(odd).count(ODD) >= 3 and "<b>&" not in odd
     assert [row[1] for row in tables(odd)[-1]] == ["cell-2"], "it was not settled yet: the verdict after its seal"
+
+
+def test_sends_that_ended_alike_are_one_row(night: Night) -> None:
+    key = f"usage:acme:{T0 + 3 * WINDOW_MS}:compute_1gb"
+    said = [(1, "unknown", "no answer in 10 s"), (2, "unknown", "no answer in 9 s"), (3, "retry", "503")]
+    for attempt, outcome, detail in said:
+        night.fleet.write(
+            "INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, finished_ms, owner, "
+            "outcome, detail, sent_qty) VALUES (:window, 'acme', 'compute_1gb', 0, :attempt, :at, :ended, 'w', "
+            ":outcome, :detail, 1)",
+            {
+                "window": T0 + 3 * WINDOW_MS,
+                "attempt": attempt,
+                "at": night.now,
+                "ended": night.now + attempt,
+                "outcome": outcome,
+                "detail": detail,
+            },
+        )
+    page = night.page("/console/push", key=key)
+    sends = [[row[0], *row[2:]] for row in tables(page)[0]]
+    assert sends == [["1 to 2", "2", "unknown", "no answer in 9 s"], ["3", "3", "retry", "503"]]
+    assert tiles(page)["Price"] == figures.UNKNOWN, "it is not charged yet"
 
 
 def test_what_waits_says_why_and_what_mends_it(night: Night) -> None:
@@ -162,8 +190,9 @@ OVER: Final = (
 
 def test_halts_and_cells_say_who_was_told_and_what_they_answered(night: Night) -> None:
     page = night.page("/console/halts")
-    assert [row[1:4] for row in tables(page)[-1]] == [["acme", "cell-1", "due"]] and tiles(page)["Due"] == "1"
-    told = night.rows("/console/halts", -1, state="any")
+    due = night.rows("/console/halts", -1, state="due")
+    assert [row[1:4] for row in due] == [["acme", "cell-1", "due"]] and tiles(page)["Due"] == "1"
+    told = tables(page)[-1]
     assert {(row[1], row[2], row[3].split()[0]) for row in told} == {
         ("acme", "cell-1", "due"), (ODD, "cell-2", "acknowledged"),
     }  # fmt: skip
@@ -184,8 +213,10 @@ def test_providers_and_ticks_say_how_they_stand(night: Night) -> None:
     states, calls, terms = tables(page)
     assert states[0][:6] == ["embedded", "paused", "2", "0", "2", "0"] and states[0][9] == "a test"
     assert calls[0][1:3] == ["1", "0"] and terms[0][0] == "embedded"
-    ticks = night.rows("/console/ticks")
-    assert [row[1] for row in ticks] == ["left something", "all settled"]
+    (hour,) = night.rows("/console/ticks")
+    assert hour[1:3] == ["2", "left something1 of them"], "the worst end, and how many others there were"
+    one_by_one = night.page("/console/ticks", hour=night.now - night.now % HOUR_MS)
+    assert [row[1] for row in tables(one_by_one)[0]] == ["left something", "all settled"]
     number = night.fleet.one("SELECT MAX(tick_id) FROM ticks")
     one = night.page("/console/tick", id=number)
     assert ["2", "due"] in tables(one)[-1] and ["sealed", "2", "pushes made of windows that closed"] in tables(one)[0]
@@ -231,6 +262,7 @@ def push_pages_most(rows: int) -> None:
 
 
 def test_runs_and_halts_go_on_behind_their_last_row(night: Night) -> None:
+    night.fleet.write("UPDATE halts SET halted_at = halted_at + 1 WHERE org_id = 'acme'")
     for state, count in (("due", 1), ("any", 2)):
         wanted = halt_list.Chosen(state)
         told: list[halt_list.HaltLine] = []
@@ -242,6 +274,9 @@ def test_runs_and_halts_go_on_behind_their_last_row(night: Night) -> None:
                 break
             behind = some.next_after
         assert len({(one.org_id, one.cell_id) for one in told}) == len(told) == count
+        if state == "any":
+            times = [one.halted_at for one in told]
+            assert times == sorted(times, reverse=True) and len(set(times)) == count, "the newest first"
     write(night.engine, lambda c: orgs.halt(c, ["acme"], night.fleet.by, undo=True))
     night.fleet.tick_windows(1)
     for n in range(5):
@@ -276,7 +311,7 @@ NONSENSE: Final = [
     ("/console/runs?after=x", 400, "no page begins there"),
     ("/console/runs?payer=acmee", 404, "did you mean acme?"),
     ("/console/run?key=run-2", 404, "did you mean run-1?"),
-    ("/console/halts?state=x", 400, "state: there is due"),
+    ("/console/halts?state=x", 400, "state: there is any"),
     ("/console/halts?after=1:2", 400, "no page begins there"),
     ("/console/halts?cell=cell-4", 404, "there is no cell"),
     ("/console/tick?id=x", 400, "no whole number"),

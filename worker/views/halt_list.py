@@ -25,7 +25,7 @@ MOST_AT_ONCE: Final = 1_000
 """Rows of a file that are read, and held, together."""
 MOST_CELLS: Final = 1_000
 """That are shown at once."""
-NEVER_MS: Final = 2**53
+NEVER: Final = 2**53
 STATES: Final = ("any", "due")
 PLACE: Final = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):([0-9]{1,3}):(.+)", re.DOTALL)
 
@@ -137,7 +137,7 @@ def url_of_cell(connection: sa.Connection, cell_id: str) -> str | None:
 def _place(after: str, state: str) -> dict[str, object]:
     """Behind which halt a page begins. Errors: UsageError."""
     if not after:
-        halted_at = -1 if state == "due" else NEVER_MS
+        halted_at = -1 if state == "due" else NEVER
         return {"at_ms": -1, "after_org_id": "", "after_cell_id": "", "after_halted_at": halted_at}
     found = PLACE.fullmatch(after)
     if found is None:

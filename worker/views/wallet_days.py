@@ -24,7 +24,7 @@ MOST_DAY_ROWS: Final = 20_000
 """Days times features, or kinds, of one look."""
 MOST_DAY_ENTRIES: Final = 200
 """Entries of one day that are shown at once."""
-NEVER_MS: Final = 2**53
+NEVER: Final = 2**53
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> in
 
 
 def _from_then(customer_id: str, to_ms: int) -> dict[str, object]:
-    return {"account_id": wallet_account(customer_id), "from_ms": to_ms, "to_ms": NEVER_MS}
+    return {"account_id": wallet_account(customer_id), "from_ms": to_ms, "to_ms": NEVER}
 
 
 @dataclass(frozen=True)
