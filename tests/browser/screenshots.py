@@ -25,7 +25,7 @@ PAGES: Final = {
     "limits": "/console/limits",
 }
 THEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
-WIDTH, HEIGHT = 1100, 680
+WIDTH, HEIGHT = 1280, 540
 MOST_BYTES: Final = 100_000
 """Of a picture: a document has twelve."""
 

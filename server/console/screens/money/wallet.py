@@ -71,7 +71,7 @@ def tiles(account: Account) -> list[Tile]:
 
 def entries_table(found: Entries, customer_id: str, following: str) -> Table:
     """The entries, the latest first."""
-    heads = ("Used, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "By")
+    heads: tuple[str, ...] = ("Used, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "By")
     none = "The ledger has no entry of this wallet. A grant, or the first charge, makes one."
     if found.booked_micro is None:  # which was left behind entries of other pages
         heads = tuple(head for head in heads if head != "#Balance")
