@@ -119,6 +119,18 @@ def test_billing_of_all_shows_who_needs_somebody(home: Home) -> None:
     assert "that is long ago" in text_of(home, "/console/billing", AGAIN)
 
 
+def test_an_opened_day_says_what_was_left_and_leads_to_its_runs(home: Home) -> None:
+    entries = read(home.engine, lambda c: wallet_entries.page(c, "acme")).entries
+    run = next(one for one in entries if one.kind == "run")
+    path = f"/console/org?id=acme&tab=usage&day={figures.day(run.ts)}"
+    assert f"/console/run?key={run.reservation}" in hrefs(home, path)
+    said, balance = text_of(home, path), sum(one.moved_micro for one in entries)
+    for one in entries:
+        if figures.day(one.ts) == figures.day(run.ts):
+            assert f"{figures.signed(one.moved_micro)} {figures.credits(balance)}" in said
+        balance -= one.moved_micro
+
+
 def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
     entries = read(home.engine, lambda c: wallet_entries.page(c, "acme")).entries
     usage = next(one.key for one in entries if one.kind == "usage")
