@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import clear_errors
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 
 HOST: Final = "drawdown_host"
 READ: Final = "drawdown_read"

@@ -22,9 +22,15 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "tick": (
         "tick --deadline 240 --quiet",
         "tick --shard 0/4",
+        "tick --processes 2",
         "tick --at 2024-12-09T00:10",
     ),
-    "run": ("run", "run --deadline 120", "run --every 60 --new-org-provider embedded --new-org-from yesterday"),
+    "run": (
+        "run",
+        "run --deadline 120",
+        "run --processes 2",
+        "run --every 60 --new-org-provider embedded --new-org-from yesterday",
+    ),
     "watch": ("watch", "watch --once"),
     "serve": ("serve", "serve --host 0.0.0.0 --port 8080"),
     "status": ("status", "status acme", "status --json"),

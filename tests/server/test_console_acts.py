@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 from drawdown.server.console.acting import acting, dry_run
 from drawdown.server.console.acting.action import MAX_NUMBER, MAX_REASON_CHARS, Action, Doing, Size, WrongField
 from drawdown.server.console.pages import ACTIONS

@@ -29,7 +29,8 @@ from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.app import Server
 from drawdown.server.console.my import my
 from drawdown.server.console.my.pages import PAGES
-from drawdown.server.services import MySettings, ServerSettings, Services
+from drawdown.server.services import Services
+from drawdown.server.settings import MySettings, ServerSettings
 from drawdown.server.tokens import jwts
 from drawdown.worker.commands import credit, guard, guard_overrides, guard_terms, my_sessions
 from drawdown.worker.commands.guard_facts import Wish

@@ -32,7 +32,7 @@ from drawdown.server.console.looking import in_words, limited
 from drawdown.server.http.bodies import Budget
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
-from drawdown.server.services import ServerSettings
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_acts
 from drawdown.worker.commands.console_acts import Acted
 from drawdown.worker.commands.console_users import Person

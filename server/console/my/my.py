@@ -37,7 +37,8 @@ from drawdown.server.http import bodies
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
-from drawdown.server.services import MySettings, Services
+from drawdown.server.services import Services
+from drawdown.server.settings import MySettings
 from drawdown.server.tokens import jwts
 from drawdown.server.tokens.elsewhere import Elsewhere, Trouble, is_safe
 from drawdown.server.tokens.jwts import Unproven
