@@ -34,7 +34,7 @@ SQLITE_PREPARED: Final = 1_000
 """Statements that a connection keeps prepared: more than there are in a tick and a verify, which follow each other."""
 MAX_OVERFLOW: Final = 15
 """Connections of a process above the five that it keeps: together more than a server's threads that may want one."""
-# For each transaction: nothing is set, or prepared, for a connection, so a pooler of transactions may stand in front.
+# For each transaction: nothing is set for a connection, so a pooler of transactions may stand in front.
 PG_SETTINGS: Final = (
     "synchronous_commit=on",  # P1: what is committed stays committed
     f"lock_timeout={LOCK_TIMEOUT_S}s",
