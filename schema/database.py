@@ -95,13 +95,18 @@ def _login(url: str) -> dict[str, str]:
 
 def _begin_with(connection: sa.Connection, settings: str) -> None:
     """Each transaction begins with its settings, in the transaction itself: what is asked for as a connection starts, a
-    pooler refuses, or drops without a word (pgbouncer's `ignore_startup_parameters`), and P1 would hold no more.
+    pooler refuses, or drops without a word (pgbouncer's `ignore_startup_parameters`), and P1 would hold no more. One
+    way there and back: the driver, which would say BEGIN in another, is told that each statement ends by itself.
 
     Errors: DatabaseNotReady where they cannot hold, since no transaction was begun.
     """
-    connection.exec_driver_sql(settings)
+    level = connection.get_execution_options().get("isolation_level", "READ COMMITTED")
+    if level == "AUTOCOMMIT":
+        return
     driver: Any = connection.connection.dbapi_connection
-    if not driver.autocommit and driver.info.transaction_status.name != "INTRANS":
+    driver.autocommit = True
+    connection.exec_driver_sql(f"BEGIN ISOLATION LEVEL {level}; {settings}")
+    if driver.info.transaction_status.name != "INTRANS":
         raise DatabaseNotReady("the database began no transaction: a pooler in front of it has to pool transactions")
 
 
