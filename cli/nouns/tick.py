@@ -65,7 +65,7 @@ def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
             "--shard and --processes: give one of them; a command takes one shard, or shares all of them out"
         )
     if app.ready().dialect.name == "sqlite":
-        raise UsageError("--processes: SQLite has one writer at a time, and two processes are slower there than one")
+        raise UsageError("--processes: SQLite has one writer at a time, two are slower at the ledger: use PostgreSQL")
     return shards(processes)
 
 
