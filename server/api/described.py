@@ -52,9 +52,7 @@ IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
 
 
 REF: Final = "#/components/schemas/{model}"
-_ERROR: Final[Mapping[str, object]] = {
-    "application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}
-}
+_ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
 """As FastAPI says it of a model, which it would read anew for each status of each route."""
 NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
 

@@ -52,7 +52,7 @@ def test_many_samples_are_proven_without_coming_into_python(engine: sa.Engine) -
     assert found.checked["windows"] == ORGS * WINDOWS
     assert fleet.one("SELECT SUM(samples) FROM pending_usage") != 0
     assert took_s < 60
-    assert peak < 40 * SAMPLES  # a sample in Python takes hundreds of bytes
+    assert peak < 100 * SAMPLES  # a sample in Python takes hundreds of bytes; the questions take some, too
 
 
 def test_all_breaches_are_counted_and_the_first_thousand_listed(engine: sa.Engine) -> None:
