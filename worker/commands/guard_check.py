@@ -20,6 +20,7 @@ from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.plans import PLAIN, HoldTerms
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
+from drawdown.schema.sql import prepared
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.commands import executions, guard_counts
@@ -79,7 +80,8 @@ def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) ->
         for n, one in enumerate(wishes)
     ]
     moments = {"now_ms": now_ms, **{f"{period}_ms": start for period, start in starts(now_ms).items()}}
-    rows = SQL.run(connection, "seen", {"asked": asked, "asking": len(asked), **moments}).all()
+    with prepared(connection):
+        rows = SQL.run(connection, "seen", {"asked": asked, "asking": len(asked), **moments}).all()
     seen = {int(row.n): Seen(*json.loads(row.seen)) for row in rows}
     return [_answered(connection, wish, seen[n], now_ms) for n, wish in enumerate(wishes)]
 
