@@ -8,6 +8,7 @@ import io
 import json
 import re
 import threading
+from collections.abc import Awaitable
 from typing import Any
 
 import httpx
@@ -74,7 +75,10 @@ def test_customers_who_take_all_of_their_own_take_nothing_of_the_consoles(engine
     home, free = Home(engine, my=MySettings(("s" * 32,))), threading.Event()
 
     def wait(_engine: sa.Engine) -> None:
-        free.wait(60)
+        free.wait()
+
+    async def asked(answer: Awaitable[httpx.Response]) -> int:
+        return (await asyncio.wait_for(answer, 30)).status_code
 
     async def work(client: httpx.AsyncClient, console: Any) -> list[int]:
         person, found = {"cookie": f"{COOKIE}={secret(ANN)}"}, []
@@ -83,14 +87,14 @@ def test_customers_who_take_all_of_their_own_take_nothing_of_the_consoles(engine
                 console._my._threads.begin(wait)
             console._my._files._under_way = console_files.MOST_FILES
             paths = ("/console/orgs", "/console/orgs.csv")
-            found += [(await client.get(path, headers=person, timeout=10)).status_code for path in paths]
+            found += [await asked(client.get(path, headers=person)) for path in paths]
             free.set()
             console._my._files._under_way = 0
             await console._my._threads.run(wait)
             free.clear()
             for _ in range(AT_ONCE):
                 console._threads.begin(wait)
-            found.append((await client.get("/my/usage", timeout=10)).status_code)
+            found.append(await asked(client.get("/my/usage")))
         finally:
             free.set()
         return found
