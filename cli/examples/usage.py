@@ -101,6 +101,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "event list": ("event list --org acme --from 2h", "event list --org acme --from today --to now --json"),
     "event show": ("event show app e-1",),
     "event sources": ("event sources", "event sources --org acme --json"),
+    "event invalid": ("event invalid", "event invalid --from 7d --key app --json"),
     "event withdraw": ("event withdraw app e-1 --reason 'counted twice by the product'",),
     "backfill open": ("backfill open june --org acme --from 2025-06-01 --to 2025-07-01 --reason 'they were lost'",),
     "backfill stage": ("backfill stage june events.jsonl",),

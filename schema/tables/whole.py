@@ -80,7 +80,7 @@ from drawdown.schema.tables.samples import (
     usage_samples,
     withdrawals,
 )
-from drawdown.schema.tables.server import api_keys, gate_asks, used_signatures, webhooks
+from drawdown.schema.tables.server import api_keys, gate_asks, invalid_items, used_signatures, webhooks
 from drawdown.schema.tables.settlements import (
     payout_lines,
     payouts,
@@ -128,6 +128,7 @@ __all__ = [
     "hook_endpoints",
     "hook_messages",
     "incarnation",
+    "invalid_items",
     "invariants",
     "late_quarantine",
     "ledger_accounts",

@@ -396,7 +396,7 @@ def test_the_file_holds_what_the_page_shows_and_no_word_of_an_operator(home: Hom
         day = await client.get("/my/usage?day=2026-01-01")
         file = await client.get("/my/usage.csv")
         console: Any = server._console
-        while console._files._under_way:
+        while console._my._files._under_way:
             await asyncio.sleep(0.01)
         return day.text, file.text
 
