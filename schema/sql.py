@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, TypeAlias
@@ -83,10 +84,15 @@ class Queries:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pieces = _pieces(path)
-        if twice := {name for name, _ in self.pieces} & {name for name, _ in _words()}:
-            raise SqlError(f"{path}: {', '.join(sorted(twice))} stands in words.sql, too")
         self._ready: dict[tuple[object, ...], tuple[_Statement, ...]] = {}
+
+    @cached_property
+    def pieces(self) -> dict[tuple[str, str], str]:
+        """Read when the first is asked for: a command runs those of few files. Errors: SqlError."""
+        found = _pieces(self.path)
+        if twice := {name for name, _ in found} & {name for name, _ in _words()}:
+            raise SqlError(f"{self.path}: {', '.join(sorted(twice))} stands in words.sql, too")
+        return found
 
     def run(
         self, connection: sa.Connection, name: str, values: Values | Sequence[Values] = NOTHING, /, **slots: str
@@ -256,3 +262,24 @@ def _pieces(path: Path) -> dict[tuple[str, str], str]:
 def _literal(found: re.Match[str]) -> str:
     """A comment goes; what a string holds is no value's name. SQLAlchemy takes no name for one that a colon follows."""
     return "" if found[0].startswith("--") else re.sub(r":(?=\w+(?![:\w]))", r"\\:", found[0])
+
+
+@contextmanager
+def prepared(connection: sa.Connection) -> Iterator[None]:
+    """What runs inside is planned once for a connection, as by SQLite everything is: planning is most of what a short
+    question costs. For statements that name their columns, and no temporary table.
+
+    Nothing is, where a pooler may stand between: there the process that answers is not the one that let us in.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    known = connection.connection.info
+    if connection.dialect.name == "postgresql" and "is_direct" not in known:
+        known["is_direct"] = driver.execute("SELECT pg_backend_pid()").fetchone()[0] == driver.info.backend_pid
+    if not known.get("is_direct"):
+        yield
+        return
+    driver.prepare_threshold = 0
+    try:
+        yield
+    finally:
+        driver.prepare_threshold = None

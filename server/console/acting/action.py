@@ -16,10 +16,12 @@ import sqlalchemy as sa
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import clean
 from drawdown.schema.typed.parsing import parse_credits, parse_time
 from drawdown.worker.commands.console_users import Person
 
 MAX_REASON_CHARS: Final = 500
+MAX_EVIDENCE_CHARS: Final = 500
 MAX_NUMBER: Final = 10**15
 
 
@@ -135,6 +137,15 @@ class Doing:
             raise WrongField(name, str(error)) from None
 
 
+def evidence_of(doing: Doing) -> str:
+    """What shows that something is so, of a form with a field of that name. Errors: WrongField."""
+    text = doing.values.get("evidence", "").strip()
+    if not text or len(text) > MAX_EVIDENCE_CHARS or clean(text) != text:
+        said = f"what shows it: 1 to {MAX_EVIDENCE_CHARS} characters, none of them control characters"
+        raise WrongField("evidence", said)
+    return text
+
+
 Do = Callable[[sa.Connection, Doing], Done]
 Look = Callable[[sa.Connection, Doing], Sequence[Fact]]
 
@@ -148,7 +159,8 @@ def one(_connection: sa.Connection, _doing: Doing) -> Size:
 class Action:
     """An action: its name in the address, what it is called, what it asks for (a reason is always asked for), what it
     does, how things stand, the command line that does the same, without `drawdown` and the reason, and where its person
-    goes on. `size`: to how many, and how much it gives; `said`: what it does, in a sentence, over its form."""
+    goes on. `size`: to how many, and how much it gives; `said`: what it does, in a sentence, over its form; `lost`: of
+    one that hands out a secret, what is done where the answer with it was lost."""
 
     name: str
     title: str
@@ -160,3 +172,4 @@ class Action:
     said: str = ""
     role: str = "operator"
     size: Callable[[sa.Connection, Doing], Size] = one
+    lost: Callable[[Doing], str] | None = None
