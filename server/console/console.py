@@ -39,6 +39,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.tokens.elsewhere import Elsewhere
 from drawdown.worker.commands import console_sessions
+from drawdown.worker.engine.context import Context
 
 log = structlog.get_logger()
 
@@ -115,6 +116,14 @@ class Console:
         base["oidc"] = oidc.label_of(self.services.settings.oidc)
         text = self._templates.get_template(template).render({**base, **shown})
         return HTMLResponse(text, status, headers={"content-security-policy": POLICY})
+
+    def context(self) -> Context:
+        """What a dry run of a step is given: the providers there are, none of which it asks."""
+        providers, broken = self.services.providers, self.services.broken
+        dormant = {name for name, one in providers.items() if one.dormant is not None}
+        return Context(
+            "console", self.services.clock, {name: one.capabilities for name, one in providers.items()}, dormant, broken
+        )
 
     def now_ms(self) -> int:
         return self.services.clock.now_ms()
