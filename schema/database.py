@@ -34,7 +34,7 @@ SQLITE_PREPARED: Final = 1_000
 """Statements that a connection keeps prepared: more than there are in a tick and a verify, which follow each other."""
 MAX_OVERFLOW: Final = 15
 """Connections of a process above the five that it keeps: together more than a server's threads that may want one."""
-# For each transaction: nothing is set, or prepared, for a connection, so a pooler of transactions may stand in front.
+# For each transaction: nothing is set for a connection, so a pooler of transactions may stand in front.
 PG_SETTINGS: Final = (
     "synchronous_commit=on",  # P1: what is committed stays committed
     f"lock_timeout={LOCK_TIMEOUT_S}s",
@@ -95,13 +95,18 @@ def _login(url: str) -> dict[str, str]:
 
 def _begin_with(connection: sa.Connection, settings: str) -> None:
     """Each transaction begins with its settings, in the transaction itself: what is asked for as a connection starts, a
-    pooler refuses, or drops without a word (pgbouncer's `ignore_startup_parameters`), and P1 would hold no more.
+    pooler refuses, or drops without a word (pgbouncer's `ignore_startup_parameters`), and P1 would hold no more. One
+    way there and back: the driver, which would say BEGIN in another, is told that each statement ends by itself.
 
     Errors: DatabaseNotReady where they cannot hold, since no transaction was begun.
     """
-    connection.exec_driver_sql(settings)
+    level = connection.get_execution_options().get("isolation_level", "READ COMMITTED")
+    if level == "AUTOCOMMIT":
+        return
     driver: Any = connection.connection.dbapi_connection
-    if not driver.autocommit and driver.info.transaction_status.name != "INTRANS":
+    driver.autocommit = True
+    connection.exec_driver_sql(f"BEGIN ISOLATION LEVEL {level}; {settings}")
+    if driver.info.transaction_status.name != "INTRANS":
         raise DatabaseNotReady("the database began no transaction: a pooler in front of it has to pool transactions")
 
 

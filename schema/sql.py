@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -256,3 +257,24 @@ def _pieces(path: Path) -> dict[tuple[str, str], str]:
 def _literal(found: re.Match[str]) -> str:
     """A comment goes; what a string holds is no value's name. SQLAlchemy takes no name for one that a colon follows."""
     return "" if found[0].startswith("--") else re.sub(r":(?=\w+(?![:\w]))", r"\\:", found[0])
+
+
+@contextmanager
+def prepared(connection: sa.Connection) -> Iterator[None]:
+    """What runs inside is planned once for a connection, as by SQLite everything is: planning is most of what a short
+    question costs. For statements that name their columns, and no temporary table.
+
+    Nothing is, where a pooler may stand between: there the process that answers is not the one that let us in.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    known = connection.connection.info
+    if connection.dialect.name == "postgresql" and "is_direct" not in known:
+        known["is_direct"] = driver.execute("SELECT pg_backend_pid()").fetchone()[0] == driver.info.backend_pid
+    if not known.get("is_direct"):
+        yield
+        return
+    driver.prepare_threshold = 0
+    try:
+        yield
+    finally:
+        driver.prepare_threshold = None

@@ -3,7 +3,7 @@ use, is locked, and committed, once for all of them. What only asks is read at o
 
 Guarantee: each request gets the answer that it would have got alone, after the commit. What cannot be decided together
 is decided alone, and so is each that was refused. A lane waits for no other. A request that comes alone waits for none;
-where several came right before, it waits for GATHER_S at most.
+where several came right before, one that writes waits for GATHER_S at most.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ GATHER_S: Final = 0.005
 """How long a transaction that several would share waits for as many as shared the last one."""
 MOST_TOGETHER: Final = 256
 """Requests of one transaction."""
-READ_GATHER_S: Final = 0.002
-"""The same of one that only reads: no commit is saved by it."""
 STUCK_S: Final = 1.0
 """A reading that takes longer keeps those who came after it no longer."""
 MOST_WAITING: Final = 1_024
@@ -115,7 +113,8 @@ class Together(Generic[A, R]):
                 if batch:
                     await self._in_time(batch)
                 lane.last = max(len(batch), 1)
-                await _gather(lane, READ_GATHER_S if self._way.reads else GATHER_S)
+                if not self._way.reads:  # no commit is saved by it: who came meanwhile are together enough
+                    await _gather(lane)
         finally:
             del self._lanes[name]
             for one in lane.waiting:
@@ -180,9 +179,9 @@ class Together(Generic[A, R]):
             one.tell(found)
 
 
-async def _gather(lane: _Lane[A, R], most_s: float) -> None:
+async def _gather(lane: _Lane[A, R]) -> None:
     """Those who are answered may come again at once: they are waited for, as many as they were."""
     lane.enough.clear()
     if len(lane.waiting) < lane.last:
         with suppress(TimeoutError):
-            await asyncio.wait_for(lane.enough.wait(), most_s)
+            await asyncio.wait_for(lane.enough.wait(), GATHER_S)

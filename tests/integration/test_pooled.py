@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock, patch
+
 import pytest
 import sqlalchemy as sa
 
 from drawdown.schema import database
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseNotReady
+from drawdown.schema.sql import prepared
 
 BY_TURNS = True
 
@@ -37,6 +40,38 @@ def test_a_connection_asks_for_nothing_as_it_starts(postgres: sa.Engine) -> None
         driver = connection.connection.dbapi_connection
         assert driver is not None
         assert "options" not in driver.info.get_parameters()
+
+
+PREPARED = sa.text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%42 AS asked%'")
+
+
+def asked_twice(connection: sa.Connection) -> int:
+    for _ in range(2):
+        with prepared(connection):
+            connection.execute(sa.text("SELECT 42 AS asked")).one()
+        connection.execute(sa.text("SELECT 43 AS never")).one()
+    assert connection.execute(sa.text(str(PREPARED).replace("42", "43"))).scalar_one() == 0
+    return int(connection.execute(PREPARED).scalar_one())
+
+
+def test_a_short_question_is_planned_once_where_no_pooler_may_stand_between(postgres: sa.Engine) -> None:
+    assert read(postgres, asked_twice) == 1
+    with postgres.connect() as connection, connection.begin():
+        connection.connection.info["is_direct"] = False  # as behind a pooler, whose backends have other numbers
+        assert asked_twice(connection) == 1, "what it has it keeps"
+        connection.execute(sa.text("DEALLOCATE ALL"))
+        assert asked_twice(connection) == 0
+
+
+def test_a_pooler_is_known_by_who_answers(postgres: sa.Engine) -> None:
+    with postgres.connect() as connection, prepared(connection):
+        info = connection.connection.info
+        assert info["is_direct"] is True
+    with postgres.connect() as connection:
+        driver = Mock(wraps=connection.connection.dbapi_connection, info=Mock(backend_pid=4711))
+        del info["is_direct"]
+        with patch.object(type(connection.connection), "dbapi_connection", driver), prepared(connection):
+            assert connection.connection.info["is_direct"] is False and driver.prepare_threshold != 0
 
 
 def test_nothing_runs_where_no_transaction_was_begun(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:

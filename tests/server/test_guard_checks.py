@@ -29,8 +29,8 @@ BY_TURNS = True
 Check = Callable[..., Coroutine[Any, Any, httpx.Response]]
 ORGS = ("acme", "globex", "wayne")
 PLAIN = ("BEGIN", "SET", "COMMIT", "ROLLBACK", "SAVEPOINT")
-STATEMENTS = 2
-"""Of a transaction that answers checks: their keys, and all that they go by."""
+STATEMENTS = 1
+"""Of a transaction that answers checks: their keys, and all that they go by, at once."""
 
 
 def with_checks(house: House, work: Callable[[Check], Awaitable[None]]) -> None:
@@ -78,7 +78,7 @@ def stated(house: House) -> Iterator[list[str]]:
     sa.event.remove(house.fleet.engine, "before_cursor_execute", note)
 
 
-def test_a_check_is_two_statements_and_many_at_once_are_as_few(house: House) -> None:
+def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> None:
     async def work(check: Check) -> None:
         with stated(house) as alone:
             assert (await check()).json()["decision"] == "allow"
@@ -161,7 +161,7 @@ def test_a_check_waits_for_no_writer(house: House) -> None:
 
 def test_a_reading_that_hangs_keeps_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "STUCK_S", 0.05)
-    hangs, real = [threading.Event()], guard.check_all
+    hangs, real = [threading.Event()], guard.check_by_keys
 
     def stuck(*given: Any) -> Any:
         if hangs:
@@ -170,7 +170,7 @@ def test_a_reading_that_hangs_keeps_no_other(house: House, monkeypatch: pytest.M
 
     async def work(check: Check) -> None:
         (event,) = hangs
-        monkeypatch.setattr(guard, "check_all", stuck)
+        monkeypatch.setattr(guard, "check_by_keys", stuck)
         first = asyncio.create_task(check())
         while hangs:
             await asyncio.sleep(0.01)

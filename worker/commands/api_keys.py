@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -20,7 +20,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, prepared, queries, together
 from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
@@ -87,7 +87,18 @@ def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
 
 def find_all(connection: sa.Connection, proofs: Collection[str], now_ms: int) -> Mapping[str, ApiKey]:
     """The same for many, by their hashes; without those that are unknown, over or ended."""
-    rows = SQL.run(connection, "find", {"proofs": sorted(set(proofs)), "now_ms": now_ms})
+    with prepared(connection):
+        read = together(connection, keys=finding(proofs, now_ms))
+    return found(read["keys"])
+
+
+def finding(proofs: Collection[str], now_ms: int) -> Part:
+    """What is read for `found`."""
+    return SQL.part("find", {"proofs": sorted(set(proofs)), "now_ms": now_ms})
+
+
+def found(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
+    """As `find_all`, of what was read by `finding`."""
     return {
         row.key_sha256: ApiKey(
             row.name, tuple(row.scopes.split()), row.org_id, row.used_ms, row.cell_id, row.key_sha256

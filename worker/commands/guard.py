@@ -26,12 +26,12 @@ from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.worker.commands import executions, guard_counts, guard_keys
 from drawdown.worker.commands.executions import LIFE_MS
 from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
-from drawdown.worker.commands.guard_check import check, check_all
+from drawdown.worker.commands.guard_check import check, check_all, check_by_keys
 from drawdown.worker.commands.guard_counts import Counters, Denials, State, Use
 from drawdown.worker.commands.guard_facts import Known, Wish, know, require_sane, run_of
 from drawdown.worker.commands.guard_keys import OWN, RUN, own_name, require_key, shown
 
-__all__ = ["Answer", "Wish", "check", "check_all"]
+__all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
 
 
 @dataclass(frozen=True)

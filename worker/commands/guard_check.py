@@ -8,7 +8,7 @@ nothing in those is due. For the others it is asked further, step by step, by wh
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -20,9 +20,11 @@ from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.plans import PLAIN, HoldTerms
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
+from drawdown.schema.sql import prepared, together
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog.wallets import wallets_at
-from drawdown.worker.commands import executions, guard_counts
+from drawdown.worker.commands import api_keys, executions, guard_counts
+from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.guard_answers import Answer, Costs, answer
 from drawdown.worker.commands.guard_counts import Counters
 from drawdown.worker.commands.guard_facts import SQL, Known, Wish, halted_by, know, limits_of, require_sane, run_of
@@ -74,14 +76,24 @@ def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
 
 def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) -> list[Answer | DrawdownError]:
     """The same for many, at one moment. An error stands in the place of the answer of whoever it is about."""
+    return check_by_keys(connection, (), wishes, now_ms)[1]
+
+
+def check_by_keys(
+    connection: sa.Connection, proofs: Collection[str], wishes: Sequence[Wish], now_ms: int
+) -> tuple[Mapping[str, ApiKey], list[Answer | DrawdownError]]:
+    """The same, and whose keys these are, as `api_keys.find_all`: all of it by one statement."""
     asked = [
         {"n": n, "org_id": one.org_id, "metric": one.metric, "project": one.project or ""}
         for n, one in enumerate(wishes)
     ]
     moments = {"now_ms": now_ms, **{f"{period}_ms": start for period, start in starts(now_ms).items()}}
-    rows = SQL.run(connection, "seen", {"asked": asked, "asking": len(asked), **moments}).all()
-    seen = {int(row.n): Seen(*json.loads(row.seen)) for row in rows}
-    return [_answered(connection, wish, seen[n], now_ms) for n, wish in enumerate(wishes)]
+    part = SQL.part("seen", {"asked": asked, "asking": len(asked), **moments})
+    with prepared(connection):
+        read = together(connection, keys=api_keys.finding(proofs, now_ms), seen=part)
+    seen = {int(row.n): Seen(*json.loads(row.seen)) for row in read["seen"]}
+    found = [_answered(connection, wish, seen[n], now_ms) for n, wish in enumerate(wishes)]
+    return api_keys.found(read["keys"]), found
 
 
 def _answered(connection: sa.Connection, wish: Wish, seen: Seen, now_ms: int) -> Answer | DrawdownError:

@@ -59,7 +59,7 @@ json
 
 -- name: seen
 -- All of that for many who ask at once, with their counters and wallets: of each one text, the fields of `Seen`, by `n`.
--- Many columns would cost more than what is in them. The LIMIT, which cuts nothing off, tells PostgreSQL how few ask.
+-- Many columns would cost more than what is in them. For SQLite, what is put to '' is text, and JSON no more. The LIMIT, which cuts nothing off, tells PostgreSQL how few ask.
 WITH asked AS MATERIALIZED (
     SELECT r.* FROM {rows :asked (n integer, org_id text, metric text, project text)} r LIMIT :asking
 ),
@@ -95,5 +95,5 @@ SELECT w.n, CAST({row}(
     {whole}((SELECT {listed}({row}(c.period, c.used, c.warned, c.uses)) FROM guard_counters c
         WHERE c.org_id = w.org_id AND c.metric = w.metric AND ((c.period = 'hour' AND c.start_ms = :hour_ms)
         OR (c.period = 'day' AND c.start_ms = :day_ms) OR (c.period = 'month' AND c.start_ms = :month_ms))))
-    ) AS TEXT) AS seen
+    ) AS TEXT) || '' AS seen
 FROM paying w

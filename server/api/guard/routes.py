@@ -30,7 +30,7 @@ from drawdown.server.api.programs import Programs, Said
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError, unauthorized
 from drawdown.server.metrics.process import GuardCalls
-from drawdown.worker.commands import api_keys, guard, guard_holds, guard_keys
+from drawdown.worker.commands import guard, guard_holds, guard_keys
 from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.guard import Answer, Ask, Wish
 from drawdown.worker.commands.guard_counts import State
@@ -71,8 +71,8 @@ Checked: TypeAlias = tuple[ApiKey | None, Answer | None]
 
 
 def _check_all(connection: sa.Connection, asked: Sequence[Question], now_ms: int) -> Sequence[Checked | DrawdownError]:
-    keys = api_keys.find_all(connection, [one.key.proof for one in asked], now_ms)
-    found = guard.check_all(connection, [one.wish for one in asked], now_ms)
+    proofs, wishes = [one.key.proof for one in asked], [one.wish for one in asked]
+    keys, found = guard.check_by_keys(connection, proofs, wishes, now_ms)
     return [
         (None, None) if key is None else answer if isinstance(answer, DrawdownError) else (key, answer)
         for key, answer in zip((keys.get(one.key.proof) for one in asked), found, strict=True)
@@ -89,7 +89,7 @@ def _check(connection: sa.Connection, asked: Question, now_ms: int) -> Checked:
 CHECKING: Final = Way[Question, Checked](
     lambda _asked: None, _check_all, _check, lambda asked: asked.key.org_id is None, reads=True
 )
-"""Whoever asks while others are answered is answered with the next: one transaction, and two statements, for all."""
+"""Whoever asks while others are answered is answered with the next: one transaction, and one statement, for all."""
 
 
 class Guard:

@@ -111,7 +111,10 @@ def _send(actor: Actor, number: int, batch: list[Any]) -> None:
 
 def _fill(actor: Actor, one: Fill) -> None:
     """Opened, staged, shown, closed by what was shown, and some taken back; from wherever it was left."""
-    actor.act("open", lambda c: backfills.open_backfill(c, one.name, one.org, one.from_ms, one.to_ms, actor.by))
+    try:
+        actor.act("open", lambda c: backfills.open_backfill(c, one.name, one.org, one.from_ms, one.to_ms, actor.by))
+    except Refused:  # it was closed by the one before, which was killed then: without it, `show_backfill` finds none
+        actor.observer.note("was closed before")
     state = actor.look(lambda c: show_backfill(c, one.name)).state
     for first in range(0, len(one.events) if state == "open" else 0, PART):
         part = one.events[first : first + PART]
