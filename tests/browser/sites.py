@@ -207,5 +207,5 @@ def wait(fleet: Fleet) -> None:
             "UPDATE pushes SET state = :state, last_error = :error WHERE org_id = :org AND state = 'due'",
             {"state": state, "error": HOSTILE, "org": name},
         )
-    asked = AskedReplay(ReplayScope((HOSTILE,)), T0, T0 + 12 * WINDOW_MS)
+    asked = AskedReplay(ReplayScope((HOSTILE,)), T0, T0 + DAY_MS)
     write(fleet.engine, lambda c: orders.place(c, asked, replace(fleet.by, reason=HOSTILE)))
