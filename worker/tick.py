@@ -1,5 +1,5 @@
-"""One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled, and the
-operator's product is told.
+"""One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled, the
+operator's product is told, and what people ordered is done.
 
 Guarantee: if a part fails, the parts before it are committed and the next tick goes on from there. One bad organisation
 (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
@@ -28,6 +28,8 @@ from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.halts.unheeded import problems, unheeded
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import deliver
+from drawdown.worker.orders.doing import OrdersDone, do_orders
+from drawdown.worker.orders.orders import some_wait
 from drawdown.worker.push.lookup import Confirmed, confirm
 from drawdown.worker.push.push import push
 from drawdown.worker.seal import seal as sealing
@@ -78,6 +80,8 @@ def tick(context: Context) -> Steps[Report]:
     # Halts of organisations that no provider here bills; and wallets that what was pushed has run low.
     others = yield Together([dispatch(context), _fill_and_tell(context, settling=settling)])
     collect(report, others)
+    if settling and report.orders_wait:
+        yield from _do_orders(context, report)
     report = yield Transaction("end_tick", partial(_end, context=context, report=report))
     log.info(
         "tick_finished",
@@ -124,6 +128,15 @@ def _fill(context: Context) -> Steps[list[object]]:
     return [filled, *verdicts]
 
 
+def _do_orders(context: Context, report: Report) -> Steps[None]:
+    results = yield Together([do_orders(context)])
+    match results:
+        case [OrdersDone() as done]:
+            report.orders_ended, report.failures = done.ended, report.failures + done.failures
+        case _:
+            collect(report, results)
+
+
 def _verdicts(context: Context, provider: str) -> Steps[list[object]]:
     projected = yield from project(context, provider)
     return [projected, (yield from dispatch(context, provider))]
@@ -152,6 +165,7 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         horizon_ms=horizon(min(now, server_now)),
         doubted=incarnation.doubted,
         problems=_unusable(connection, context),
+        orders_wait=some_wait(connection),
     )
 
 
@@ -266,7 +280,10 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
 def _end(connection: sa.Connection, *, context: Context, report: Report) -> Report:
     left = read_backlog(connection, context.shard, report.at_ms)
     needed = [*report.problems, *problems(unheeded(connection, context.shard))]
-    report = replace(report, left=left, problems=needed)  # a new one: where this conflicts, it is run again
+    wait = report.orders_wait and some_wait(connection)
+    report = replace(
+        report, left=left, problems=needed, orders_wait=wait
+    )  # a new one: where this conflicts, it is run again
     ended = {"finished_ms": context.clock.now_ms(), "exit_status": report.exit_status}
     values = {"tick_id": report.tick_id, "worker": context.worker, **ended}
     SQL.run(connection, "end_tick", {**values, "report": json.dumps(asdict(report), sort_keys=True)})

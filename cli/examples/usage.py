@@ -45,7 +45,10 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "replay": (
         "replay acme --from 2d --to 1d --dry-run",
         "replay --all --from 2026-01-01 --to 2026-01-02 --zone Europe/Berlin --dry-run",
+        "replay --provider stripe --from 2026-01-01 --to 2026-01-02 --later --reason 'late samples'",
     ),
+    "order list": ("order list", "order list --json"),
+    "order cancel": ("order cancel 3 --reason 'not needed'",),
     "recover": ("recover --dry-run", "recover --since 2026-01-31T02:00 --reason 'restored from the nightly backup'"),
     "usage": (
         "usage acme --from 2026-01-01 --to 2026-02-01",

@@ -24,7 +24,9 @@ from drawdown.schema.typed.parsing import in_zone, is_said_twice, offset_of, par
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.prices import add
 from drawdown.worker.engine import runner
-from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
+from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.orders.orders import place
+from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
 from drawdown.worker.replay.replay import SHOWN, Replayed, replay
 from drawdown.worker.replay.report import Tally
 
@@ -46,6 +48,7 @@ def replay_(
     to: Annotated[str, typer.Option("--to", help="The range's end")] = "",
     zone: Annotated[str, typer.Option(help="The zone of times that name none")] = "UTC",
     dry_run: DryRun = False,
+    later: Annotated[bool, typer.Option("--later", help="Order it: the next tick does it, or begins to")] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -59,6 +62,8 @@ def replay_(
         raise UsageError("name one organisation or several, or give --provider NAME, or --all")
     if not from_ or not to:
         raise UsageError("give the range: --from and --to")
+    if later and dry_run:
+        raise UsageError("--dry-run shows it now, --later orders it: give one of them")
     parse_zone(zone)
     start, end = app.moment(from_, "--from", zone), app.moment(to, "--to", zone)
     app.require_any_provider(provider or "")
@@ -69,8 +74,14 @@ def replay_(
     if not app.json:
         for line in echo.lines:
             app.out.print(escape(clean(line)), highlight=False)
+    ranged = asdict(echo) | _plan_json(made)
+    if later:
+        order_id = app.write(lambda c: place(c, AskedReplay(scope, start, end), app.by(actor, reason)))
+        said = f"order {order_id}: the next tick does it, or begins to; `drawdown order list` shows how far it is"
+        show(app, {"order": order_id, "range": ranged}, [said])
+        return
     found = _run(app, made, dry_run, app.by(actor, reason))
-    shown = {"replay": _plain(found), "range": asdict(echo) | _plan_json(made), "dry_run": dry_run}
+    shown = {"replay": _plain(found), "range": ranged, "dry_run": dry_run}
     show(app, {**shown, "exit_status": found.exit_status}, lines_of(found))
     raise typer.Exit(found.exit_status)
 
@@ -132,29 +143,13 @@ def echoed(made: ReplayPlan, given: tuple[str, str], asked: tuple[int, int], zon
     ]
     count = (made.to_ms - made.from_ms) // WINDOW_MS
     lines.append(f"windows  {show_time(made.from_ms)} to {show_time(made.to_ms)}: {count:,}, of {made.scope}")
-    return Echo(zone_name, utc, [moment.isoformat() for moment in local], offsets, lines + _plan_lines(made))
-
-
-def _plan_lines(made: ReplayPlan) -> list[str]:
-    lines = []
-    if made.cut_at_first_use:
-        lines.append("         nothing was used before: it begins with the first sample")
-    if made.cut_at_horizon:
-        lines.append(f"         cut at {show_time(made.to_ms)}: later windows are not closed yet")
-    if made.open_from_ms is not None:
-        lines.append(f"         windows from {show_time(made.open_from_ms)} on are not sealed yet: the next tick's")
-    if made.floored:
-        lines.append(f"floor    {_orgs(made.floored)} cut at the floor; before it all is closed for good")
-    if made.stopped:
-        names = ", ".join(made.stopped[:3]) + (" …" if len(made.stopped) > 3 else "")
-        lines.append(f"stopped  {_orgs(len(made.stopped))} left out ({names}): `drawdown org release`")
-    lines += [
-        f"flip     {flip.org_id} at {show_time(flip.at_ms)}: {flip.was} before, {flip.becomes} from then on"
-        for flip in made.flips[:5]
-    ]
-    if made.flip_count > 5:
-        lines.append(f"flip     … {made.flip_count - 5:,} more; each window goes to the one who bills it")
-    return lines
+    return Echo(
+        zone_name,
+        utc,
+        [moment.isoformat() for moment in local],
+        offsets,
+        lines + [f"{what:9}{text}" for what, text in notes(made)],
+    )
 
 
 def _plan_json(made: ReplayPlan) -> dict[str, object]:
@@ -232,10 +227,6 @@ def lines_of(found: Replayed) -> list[str | Table]:
 
 def _count(count: int, singular: str, plural: str) -> str:
     return f"{count:,} {singular if count == 1 else plural}"
-
-
-def _orgs(count: int) -> str:
-    return _count(count, "organisation is", "organisations are")
 
 
 def _title(what: str, count: int) -> str:

@@ -225,5 +225,12 @@ replays = sa.Table(
     ms_column("lease_ms"),
     ms_column("finished_ms", null=True),
     *said_columns(),
+    sa.Column("order_id", Big, nullable=True),
     comment="Replays: how far each has come, and until when its process may be taken to be at work.",
+)
+sa.Index(
+    "replays_by_order",
+    replays.c.order_id,
+    postgresql_where=sa.text("order_id IS NOT NULL"),
+    sqlite_where=sa.text("order_id IS NOT NULL"),
 )

@@ -57,6 +57,7 @@ from drawdown.schema.tables.ledger import (
     run_samples,
     run_usage,
 )
+from drawdown.schema.tables.orders import orders
 from drawdown.schema.tables.orgs import assignments, buckets, mappings, orgs
 from drawdown.schema.tables.outbox import (
     adoptions,
@@ -141,6 +142,7 @@ __all__ = [
     "metadata",
     "my_sessions",
     "operator_actions",
+    "orders",
     "orgs",
     "parity_checks",
     "payers",

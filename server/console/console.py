@@ -39,6 +39,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.tokens.elsewhere import Elsewhere
 from drawdown.worker.commands import console_sessions
+from drawdown.worker.engine.context import Context
 
 log = structlog.get_logger()
 
@@ -122,6 +123,14 @@ class Console:
         """In a demo: a link that opens what an organisation's own people see; '' where none is taken."""
         own = self.services.settings.my
         return links.made(own.secrets[0], self._my.url, org_id, self.now_ms()) if own.secrets else ""
+
+    def context(self) -> Context:
+        """What a dry run of a step is given: the providers there are, none of which it asks."""
+        providers, broken = self.services.providers, self.services.broken
+        dormant = {name for name, one in providers.items() if one.dormant is not None}
+        return Context(
+            "console", self.services.clock, {name: one.capabilities for name, one in providers.items()}, dormant, broken
+        )
 
     def now_ms(self) -> int:
         return self.services.clock.now_ms()

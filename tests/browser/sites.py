@@ -43,6 +43,9 @@ from drawdown.worker.commands import (
 from drawdown.worker.commands.guard_facts import Wish
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.commands.run_request import Request
+from drawdown.worker.orders import orders
+from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.replay.plan import ReplayScope
 from tests.browser import money
 from tests.fresh import name_anew
 from tests.server.ruled import rule
@@ -179,7 +182,7 @@ def fill(fleet: Fleet) -> None:
 
 def wait(fleet: Fleet) -> None:
     """What on call looks at: cells, one of which does not answer; a push in doubt and one refused; a sample whose time
-    is in seconds; an event that waits in a backfill; a provider that is paused."""
+    is in seconds; an event that waits in a backfill; a provider that is paused; a replay that is ordered."""
     write(fleet.engine, lambda c: cells.set_cell(c, "cell-1", "http://cell-1:8080", fleet.by, new=True))
     for name, cell in ((BIDI, "cell-1"), (HOSTILE, f"cell {FORMULA}")):
         values = {"sandbox": f"box of {name}", "org": name, "cell": cell}
@@ -205,3 +208,5 @@ def wait(fleet: Fleet) -> None:
             "UPDATE pushes SET state = :state, last_error = :error WHERE org_id = :org AND state = 'due'",
             {"state": state, "error": HOSTILE, "org": name},
         )
+    asked = AskedReplay(ReplayScope((HOSTILE,)), T0, T0 + DAY_MS)
+    write(fleet.engine, lambda c: orders.place(c, asked, replace(fleet.by, reason=HOSTILE)))

@@ -295,7 +295,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser
-    which kept runs_out_within"""
+    which kept runs_out_within later"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
@@ -306,7 +306,7 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("guard consume", "key"), ("guard reserve", "key"), *((f"guard {verb}", label) for verb in ("consume", "reserve")
     for label in ("project", "subject")), *((f"override {verb}", "number") for verb in ("approve", "refuse", "end")),
-    ("pool make", "pool"), ("pool allot", "key"),
+    ("order cancel", "number"), ("pool make", "pool"), ("pool allot", "key"),
     ("topup set", "customer"), ("ledger entries", "after"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from tests.interleave.of_events import EVENTS
 from tests.interleave.of_guard import GUARD
 from tests.interleave.of_hooks import HOOKS
 from tests.interleave.of_intake import INTAKE
+from tests.interleave.of_orders import ORDERS
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
 from tests.interleave.of_plans import PLANS
@@ -36,6 +37,7 @@ PARTIES: Final[dict[str, Party]] = {
         *POOLS,
         *GUARD,
         *BACKFILLS,
+        *ORDERS,
         *PEOPLE,
         *EVENTS,
         *INTAKE,
@@ -64,6 +66,9 @@ APART: Final[dict[str, str]] = {
     "probe": "a seal that is rolled back: `seal` holds its locks longer",
     "orgs_of_bucket": "the first statements of `seal newcomers`, after a seal that failed",
     "orgs_to_replay": "reads once, after a replay that failed",
+    "worker.replay.rehearse:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
+    "server.console.acting.acting:undone": "rolled back, whatever it is asked for",
+    "server.console.screens.oncall.doing.replay:_told": "rolled back: it reads a plan",
     "billed_by": "reads once, of a provider that cannot be used",
 }
 """Transactions that are not explored, and why."""

@@ -37,7 +37,7 @@ def _is_arrival(difference: object) -> bool:
 def test_ids_compare_by_their_bytes_on_postgresql(postgres: sa.Engine) -> None:
     text = (
         "SELECT table_name, column_name, collation_name FROM information_schema.columns WHERE table_schema = 'public' "
-        "AND data_type = 'text' AND (column_name LIKE '%_id' OR column_name IN ('id', 'key', 'feature', 'provider'))"
+        "AND data_type = 'text' AND (column_name LIKE '%\\_id' OR column_name IN ('id', 'key', 'feature', 'provider'))"
     )
     with postgres.connect() as connection:
         rows = connection.execute(sa.text(text)).all()

@@ -826,3 +826,36 @@ def test_what_people_look_for_is_indexed_beside_what_there_is(
 
 def _indexes(engine: sa.Engine, table: str) -> list[Any]:
     return list(sa.inspect(engine).get_indexes(table))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_orders_come_beside_replays_that_were_begun(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Schema 0055 changes no replay of before, keeps orders, and is not gone back from while one waits."""
+    engine = _empty(kind, request, tmp_path, "orders")
+    replay = (
+        "INSERT INTO replays (scope, from_ms, to_ms, next_ms, worker, started_ms, lease_ms, actor, reason) "
+        "VALUES ('{}', 0, 300000, 0, 'w', 1, 2, 'a', 'r')"
+    )
+    order = (
+        "INSERT INTO orders (kind, asked, state, at_ms, via, actor, reason) "
+        "VALUES ('replay', '', 'waiting', 1, 'cli', 'a', 'r')"
+    )
+    with engine.begin() as connection:
+        migrate_to(connection, "0054")
+        connection.exec_driver_sql(replay)
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0055")
+        assert read(engine, lambda c: c.execute(sa.text("SELECT order_id FROM replays")).scalar()) is None
+        write(engine, lambda c: c.exec_driver_sql(order))
+        with pytest.raises(NotImplementedError, match="an order waits"), engine.begin() as connection:
+            command.downgrade(_config(connection), "0054")
+        for change in ("DELETE FROM orders", "UPDATE orders SET reason = 'other'"):
+            with pytest.raises(DBAPIError):
+                write(engine, lambda c, text=change: c.exec_driver_sql(text))  # type: ignore[misc]
+        write(engine, lambda c: c.exec_driver_sql("UPDATE orders SET state = 'cancelled', ended_ms = 2"))
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0054")
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()

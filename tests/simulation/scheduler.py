@@ -31,6 +31,7 @@ from tests.simulation.invariants import check
 from tests.simulation.judges import Round, heard, judged
 from tests.simulation.making import new_world
 from tests.simulation.operators import OPERATORS, plan_replay
+from tests.simulation.ordering import Ordering
 from tests.simulation.people import PEOPLE
 from tests.simulation.restore import Restores, still
 from tests.simulation.runs import RUNS
@@ -50,7 +51,7 @@ OUTAGE_MS = 16 * MINUTE_MS
 ACTIONS = (*DONE_BY_HOSTS, (ask_gate, 4.0))
 ACTING = (*ACTIONS, *OPERATORS, *PEOPLE, *RUNS)
 HOSTS, HOSTS_WEIGHTS = [action for action, _ in ACTIONS], [weight for _, weight in ACTIONS]
-FINE = ("DatabaseBusy", "went away", "HistoryDoubted")
+FINE = ("DatabaseBusy", "went away", "HistoryDoubted", "ticks came to no end with it")
 ACTS, WEIGHTS = [action for action, _ in ACTING], [weight for _, weight in ACTING]
 
 
@@ -94,10 +95,11 @@ def _simulate(
     restores: bool | None,
 ) -> Outcome:
     world = new_world(seed, intensity, billing, show=show)
-    run = Run(world, ticks, Restores(world, seed, restores))
+    run = Run(world, ticks, Restores(world, seed, restores), Ordering(seed))
     run.safety()
     if not world.breaches:
         heal(run)
+        world.breaches += [] if world.breaches else run.ordering.wrong(world, restored=run.restores.on)
     for row in world.rows("SELECT key, sealed_qty, sent_qty, state, attempts, settled_ms FROM pushes ORDER BY key"):
         world.trace.digest.update(repr(row).encode())
     pushes = world.pushes()
@@ -112,8 +114,8 @@ def _simulate(
 class Run:
     """The seeded scheduler."""
 
-    def __init__(self, world: World, ticks: int, restores: Restores) -> None:
-        self.world = world
+    def __init__(self, world: World, ticks: int, restores: Restores, ordering: Ordering | None = None) -> None:
+        self.world, self.ordering = world, ordering or Ordering()
         self.restores = restores
         world.judged = partial(still, world)
         self.rng = world.rng
@@ -233,6 +235,8 @@ class Run:
         planned, dry_run = plan_replay(world, now), self.rng.random() < 0.2
         if planned is None:
             return
+        if not dry_run and self.ordering.instead(world, planned, now):
+            return
         worker.ticks, worker.doing = False, "replay"
         worker.task = Task(replay(worker.context, planned, By(now, "sim", "replays"), dry_run=dry_run))
         world.faults.note("replay_dry_run" if dry_run else "replay")
@@ -331,6 +335,7 @@ class Run:
                 pass
             case Report():
                 self.reports.append(result)
+                self.ordering.told += result.orders_ended
                 self.world.faults.counts["history_doubted"] += result.doubted is not None
                 self._failures(result.failures)
             case Reconciled():

@@ -17,11 +17,16 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.sql import NOTHING, Values, queries
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon, window_of
 
 SQL = queries(__file__)
 Row: TypeAlias = sa.Row[tuple[object, ...]]
 FLIPS_SHOWN: Final = 200
+
+
+class ReplayAtWork(Refused):
+    """Another replay of some of these windows is at work, or has taken this one over: later it is nobody's."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,33 @@ def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) 
         return bool(set(scope.orgs) & set(other.orgs))
     orgs, provider = (scope.orgs, other.provider) if scope.orgs else (other.orgs, scope.provider)
     return bool(_of(connection, "assigned_at", orgs, {"provider": provider}))
+
+
+def notes(made: ReplayPlan) -> list[tuple[str, str]]:
+    """What whoever asked should know of a plan: each a word, or none, and a line."""
+    lines = []
+    if made.cut_at_first_use:
+        lines.append(("", "nothing was used before: it begins with the first sample"))
+    if made.cut_at_horizon:
+        lines.append(("", f"cut at {show_time(made.to_ms)}: later windows are not closed yet"))
+    if made.open_from_ms is not None:
+        lines.append(("", f"windows from {show_time(made.open_from_ms)} on are not sealed yet: the next tick's"))
+    if made.floored:
+        lines.append(("floor", f"{_orgs(made.floored)} cut at the floor; before it all is closed for good"))
+    if made.stopped:
+        names = ", ".join(made.stopped[:3]) + (" …" if len(made.stopped) > 3 else "")
+        lines.append(("stopped", f"{_orgs(len(made.stopped))} left out ({names}): `drawdown org release`"))
+    lines += [
+        ("flip", f"{flip.org_id} at {show_time(flip.at_ms)}: {flip.was} before, {flip.becomes} from then on")
+        for flip in made.flips[:5]
+    ]
+    if made.flip_count > 5:
+        lines.append(("flip", f"… {made.flip_count - 5:,} more; each window goes to the one who bills it"))
+    return lines
+
+
+def _orgs(count: int) -> str:
+    return f"{count:,} organisation{' is' if count == 1 else 's are'}"
 
 
 def in_the_way(row: Row) -> str:

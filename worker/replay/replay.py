@@ -18,7 +18,6 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.audit import By, record
-from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
@@ -27,7 +26,7 @@ from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted, recognise
 from drawdown.worker.push.push import push
-from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, in_the_way, overlaps
+from drawdown.worker.replay.plan import ReplayAtWork, ReplayPlan, ReplayScope, in_the_way, overlaps
 from drawdown.worker.replay.report import FoundPush, Left, Tally, found_in, left_in
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.isolate import Bad, find_bad
@@ -68,6 +67,8 @@ class Replayed:
     failures: list[str] = field(default_factory=list)
     not_ready: list[str] = field(default_factory=list)
     """Providers of found pushes that cannot be sent to now."""
+    unfinished: bool = False
+    """Time was up before the range's end: the same replay, begun again, goes on there."""
     backlog: Backlog = field(default_factory=Backlog)
 
     @property
@@ -79,7 +80,7 @@ class Replayed:
             return 0
         if self.backlog.needs_person:
             return 1
-        return 75 if self.failures or self.backlog.due or self.backlog.queued else 0
+        return 75 if self.unfinished or self.failures or self.backlog.due or self.backlog.queued else 0
 
 
 @dataclass(frozen=True)
@@ -101,21 +102,24 @@ class Chunk:
     load: int
 
 
-def replay(context: Context, plan: ReplayPlan, by: By, *, dry_run: bool, most: int | None = SHOWN) -> Steps[Replayed]:
+def replay(
+    context: Context, plan: ReplayPlan, by: By, *, dry_run: bool, most: int | None = SHOWN, order_id: int | None = None
+) -> Steps[Replayed]:
     """Seal what the planned windows still owe, and push it; a dry run leaves nothing behind.
 
-    `most` pushes are listed (None: all). Errors: Refused while another replay of some of these windows is at work.
+    `most` pushes are listed (None: all); `order_id`: the order that it is done for. Errors: ReplayAtWork while another
+    replay of some of these windows is at work.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
     if not dry_run:
         context.witness = yield Recall()
-        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, by=by))
+        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, by=by, order_id=order_id))
         result.pushes_before = begun.pushes
         result.resumed_from_ms = begun.next_ms if begun.resumed else None
     yield from _seal_all(context, plan, begun, result, most)
-    if dry_run:
-        return result
+    if dry_run or result.unfinished:
+        return result  # of one that has not come to its end, the next tick sends what is due
     if result.pushes or result.pushes_before:
         yield from _send_all(context, result)
     result.backlog = yield Transaction(
@@ -132,7 +136,7 @@ def _seal_all(
     left: dict[tuple[str, str], Left] = {}
     only = None if plan.orgs is None else tuple(org for org in plan.orgs if org not in set(plan.stopped))
     context.advanced("range", (plan.to_ms - at) // WINDOW_MS)
-    while at < plan.to_ms:
+    while at < plan.to_ms and not result.unfinished:
         end = min(at + size, plan.to_ms)
         work = partial(_chunk, context=context, plan=plan, begun=begun, start=at, end=end, only=only)
         try:
@@ -155,6 +159,7 @@ def _seal_all(
             left.setdefault((part.why, part.unit), Left(part.why, part.unit)).add(part)
         context.advanced("replayed", (end - at) // WINDOW_MS)
         at, size = end, next_size(size, chunk.load)
+        result.unfinished = at < plan.to_ms and context.out_of_time()
     result.totals = [totals[name] for name in sorted(totals)]
     result.left_out = [left[name] for name in sorted(left)]
 
@@ -215,13 +220,13 @@ def _advance(
     which = {"replay_id": begun.replay_id, "worker": context.worker, "start_ms": span[0]}
     moved = {"next_ms": span[1], "pushes": pushes, "lease_ms": now + LEASE_MS, "finished_ms": now if done else None}
     if SQL.run(connection, "advance", {**which, **moved}).rowcount != 1:
-        raise Refused(
+        raise ReplayAtWork(
             "this replay stood still for so long that another process took it over; nothing is lost or doubled, and "
             "that one goes on with it"
         )
 
 
-def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By) -> Begun:
+def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By, order_id: int | None) -> Begun:
     lock_buckets(connection)  # one after the other: of two that begin at once, the second sees the first
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
@@ -231,18 +236,18 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     for row in rows:
         at_work = row.lease_ms > now and row.from_ms < plan.asked_to_ms and plan.asked_from_ms < row.to_ms
         if at_work and overlaps(connection, ReplayScope.of(row.scope), plan.scope):
-            raise Refused(in_the_way(row))
+            raise ReplayAtWork(in_the_way(row))
     asked = (plan.scope.text(), plan.asked_from_ms, plan.asked_to_ms)
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
-        taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS}
+        taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS, "order_id": order_id}
         SQL.run(connection, "take_over", taken)
         return Begun(row.replay_id, row.next_ms, row.pushes, resumed=True)
-    return _new(connection, context, plan, by)
+    return _new(connection, context, plan, by, order_id)
 
 
-def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By) -> Begun:
+def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By, order_id: int | None) -> Begun:
     now = context.clock.now_ms()
     values = {
         "scope": plan.scope.text(),
@@ -254,6 +259,7 @@ def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By) 
         "lease_ms": now + LEASE_MS,
         "actor": by.actor,
         "reason": by.reason,
+        "order_id": order_id,
     }
     replay_id = int(SQL.run(connection, "begin", values).scalar_one())
     details = {"from_ms": plan.from_ms, "to_ms": plan.to_ms}

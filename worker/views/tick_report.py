@@ -46,6 +46,9 @@ class Report:
     charges_declined: int = 0
     messages_delivered: int = 0
     messages_failed: int = 0
+    orders_ended: int = 0
+    orders_wait: bool = False
+    """Whether what people ordered waits: found at the tick's begin, and again at its end."""
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     doubted: str | None = None
@@ -59,7 +62,7 @@ class Report:
         """0: all settled. 75: something is left for the next tick. 1: a person is needed."""
         if self.left.needs_person or self.problems or self.doubted is not None:
             return 1
-        return 75 if self.failures or self.left.waits_for_tick else 0
+        return 75 if self.failures or self.orders_wait or self.left.waits_for_tick else 0
 
 
 def summed(reports: Sequence[Report], left: Backlog) -> Report:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from drawdown.schema.audit import By
-from drawdown.schema.database import write
+from drawdown.schema.database import Transact, write
 from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
 from drawdown.schema.text import clean
 from drawdown.server.console import door
@@ -36,7 +36,10 @@ from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_acts
 from drawdown.worker.commands.console_acts import Acted
 from drawdown.worker.commands.console_users import Person
+from drawdown.worker.engine.context import Context
 from drawdown.worker.views.console_users import is_demo
+
+T = TypeVar("T")
 
 WITHIN_S: Final = 10.0
 """The longest that a dry run, or a deed, may take; the locks that it holds are held no longer."""
@@ -49,6 +52,20 @@ MOST_KEPT: Final = 4_000
 ONCE: Final = "go back and send the form again: it is done once"
 
 
+def undone(engine: sa.Engine) -> Transact:
+    """Transactions of a dry run: whatever one is asked for, it is undone, and takes as long as a form may."""
+
+    def transact(work: Callable[[sa.Connection], T], /, *, rollback: bool = True) -> T:
+        def bounded(connection: sa.Connection) -> T:
+            with limited(connection, WITHIN_S):
+                return work(connection)
+
+        with in_words(WITHIN_S):
+            return write(engine, bounded, rollback=True)
+
+    return transact
+
+
 class SignedOutInside(Exception):
     """The session ended while the form was open."""
 
@@ -58,6 +75,7 @@ class Desk(Protocol):
 
     url: str
 
+    def context(self) -> Context: ...
     def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> Response: ...
     def failed(self, status: int, why: str) -> Response: ...
     def now_ms(self) -> int: ...
@@ -148,6 +166,9 @@ class Acting:
         with in_words(WITHIN_S):
             tried, doing, demo = await self._threads.run(lambda engine: write(engine, work, rollback=True))
         shown = {
+            "tables": await self._threads.run(
+                lambda engine: action.tell(undone(engine), self._console.context(), doing)
+            ),
             "action": action,
             "tried": tried,
             "values": _values(action, form),

@@ -14,11 +14,14 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By
+from drawdown.schema.database import Transact
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import clean
 from drawdown.schema.typed.parsing import parse_credits, parse_time
+from drawdown.server.console.frame.parts import Table
 from drawdown.worker.commands.console_users import Person
+from drawdown.worker.engine.context import Context
 
 MAX_REASON_CHARS: Final = 500
 MAX_EVIDENCE_CHARS: Final = 500
@@ -148,6 +151,12 @@ def evidence_of(doing: Doing) -> str:
 
 Do = Callable[[sa.Connection, Doing], Done]
 Look = Callable[[sa.Connection, Doing], Sequence[Fact]]
+Tell = Callable[[Transact, Context, Doing], Sequence[Table]]
+
+
+def nothing_more(_transact: Transact, _context: Context, _doing: Doing) -> Sequence[Table]:
+    """Most are told of by their facts alone."""
+    return ()
 
 
 def one(_connection: sa.Connection, _doing: Doing) -> Size:
@@ -160,7 +169,8 @@ class Action:
     """An action: its name in the address, what it is called, what it asks for (a reason is always asked for), what it
     does, how things stand, the command line that does the same, without `drawdown` and the reason, and where its person
     goes on. `size`: to how many, and how much it gives; `said`: what it does, in a sentence, over its form; `lost`: of
-    one that hands out a secret, what is done where the answer with it was lost."""
+    one that hands out a secret, what is done where the answer with it was lost; `tell`: what the dry run shows besides,
+    found in transactions of its own, each of them undone."""
 
     name: str
     title: str
@@ -173,3 +183,4 @@ class Action:
     role: str = "operator"
     size: Callable[[sa.Connection, Doing], Size] = one
     lost: Callable[[Doing], str] | None = None
+    tell: Tell = nothing_more

@@ -11,6 +11,9 @@ from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.worker.commands import backfills, cells, executions, features, orgs, providers, pushes
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.run_request import Request
+from drawdown.worker.orders import orders
+from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.replay.plan import ReplayScope
 from tests.server.acts.example import Example
 from tests.server.console_home import Home
 from tests.world import T0
@@ -123,7 +126,24 @@ def _reverted(home: Home) -> None:
 
 CHOSEN_WRONG: Final = {"keys": "usage:acme:1:x", "org": "acmee", "provider": "nowhere", "error": "\x01", "expect": "7"}
 NO: Final = {"new": "no", "holes": "no"}
+RANGE: Final = {"from": "2026-01-01", "to": "2026-01-01T00:10"}
+
+
+def orders_one(home: Home) -> int:
+    asked = AskedReplay(ReplayScope(("acme",)), T0, T0 + 2 * WINDOW_MS)
+    return write(home.engine, lambda c: orders.place(c, asked, home.fleet.by))
+
+
+def _somebody_cancels(home: Home) -> None:
+    write(home.engine, lambda c: orders.cancel(c, 1, home.fleet.by))
+
+
 EXAMPLES: Final = {
+    "replay": Example(
+        {"id": "acme", "all": "no", **RANGE},
+        {"all": "perhaps", "id": "acmee", "provider": "embedded", "from": "soon", "to": "2025-12-31"},
+    ),
+    "order-cancel": Example({"order": "1"}, {"order": "99"}, prepare=orders_one),
     "halt": Example({"id": "acme"}, {"id": "acmee"}, _halt),
     "lift": Example({"id": "acme"}, {"id": "\x01"}, _lift, prepare=_halt),
     "push-retry": Example({"keys": KEY, "expect": "1"}, CHOSEN_WRONG, _due_again, _rejected),

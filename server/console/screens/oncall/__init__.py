@@ -13,6 +13,7 @@ from drawdown.server.console.screens.oncall import (
     providers,
     push,
     pushes,
+    replay,
     run,
     runs,
     ticks,
@@ -33,6 +34,7 @@ PAGES: Final[tuple[Page, ...]] = (
     Page(cells.PATH, "Cells", "list.html", cells.read),
     Page(ticks.PATH, "Ticks", "list.html", ticks.read),
     Page("/console/tick", "Tick", "list.html", ticks.read_one, menu=False, example="?id=1"),
+    Page(replay.PATH, "Replay", "list.html", replay.read),
     Page(backfills.PATH, "Backfills", "list.html", backfills.read),
     Page("/console/backfill", "Backfill", "list.html", backfills.read_one, menu=False, example="?key=june"),
 )

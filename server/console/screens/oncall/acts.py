@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import require_org
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.frame.templates import url
-from drawdown.server.console.screens.oncall.doing import backfills, fleet, providers, pushes, usage
+from drawdown.server.console.screens.oncall.doing import backfills, fleet, providers, pushes, replay, usage
 from drawdown.worker.commands import orgs
 
 ORGS: Final = Field("id", "Organisations", hint="One a line.", many=True)
@@ -79,4 +79,7 @@ LIFT: Final = Action(
     "The provider's verdict counts again; the next tick asks for it.",
     size=_size,
 )
-ACTIONS: Final = (HALT, LIFT, *pushes.ACTIONS, *providers.ACTIONS, *fleet.ACTIONS, *usage.ACTIONS, *backfills.ACTIONS)
+ACTIONS: Final = (
+    HALT, LIFT, *pushes.ACTIONS, *providers.ACTIONS, *fleet.ACTIONS, *usage.ACTIONS, *backfills.ACTIONS,
+    *replay.ACTIONS,
+)  # fmt: skip

@@ -1,0 +1,298 @@
+"""Orders: a tick does them, once; one that died half-way, two at once, time that was up, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import Steps, Together, Transaction
+from drawdown.worker.engine.runner import World
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.orders import doing, lists, orders
+from drawdown.worker.orders.asked import MAX_ORDER_ORGS, AskedReplay
+from drawdown.worker.orders.doing import OrdersDone, do_orders
+from drawdown.worker.orders.lists import OrderRow
+from drawdown.worker.replay.plan import ReplayScope
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.test_replay import BILLED, END, die_after, missed, planned, sealed
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+ALL = AskedReplay(ReplayScope(), T0, END)
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    return missed(Fleet(engine, extra={"fake": FakeProvider(capabilities())}))
+
+
+class Moving:
+    """A clock that each look at it moves on."""
+
+    trusted = True
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+
+    def now_ms(self) -> int:
+        self.fleet.clock.at_ms += 1
+        return self.fleet.clock.at_ms
+
+
+def order(fleet: Fleet, asked: AskedReplay = ALL) -> int:
+    by = By(fleet.clock.now_ms(), "ann", "they were lost", "cli")
+    return write(fleet.engine, lambda c: orders.place(c, asked, by))
+
+
+def listed(fleet: Fleet) -> list[OrderRow]:
+    return read(fleet.engine, lambda c: lists.list_orders(c, most=10))
+
+
+def later(fleet: Fleet, **options: Any) -> OrdersDone:
+    """What the next tick does of orders; its own seal, and its sweep, would find what the cursor has missed."""
+    fleet.clock.at_ms += WINDOW_MS
+    return turn(fleet, **options)
+
+
+def turn(fleet: Fleet, **options: Any) -> OrdersDone:
+    return runner.run(do_orders(replace(fleet.context(), **options)), world(fleet))
+
+
+def world(fleet: Fleet) -> World:
+    return World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+
+
+def up_to(fleet: Fleet, steps: Steps[Any], dies_at: Callable[[Transaction], bool]) -> None:
+    """Do the transactions of some steps, and never come back from one."""
+    answer: object = None
+    while True:
+        effect = steps.send(answer)
+        answer = None
+        if isinstance(effect, Transaction):
+            if dies_at(effect):
+                return
+            answer = write(fleet.engine, effect.work, rollback=effect.rollback)
+        elif isinstance(effect, Together):
+            answer = [runner.run(one, world(fleet)) for one in effect.steps]
+
+
+def test_a_tick_does_what_was_ordered_and_says_so_once(fleet: Fleet) -> None:
+    number = order(fleet)
+    assert [(one.state, one.windows_done) for one in listed(fleet)] == [("waiting", 0)]
+    assert later(fleet) == OrdersDone(1, [])
+    (found,) = listed(fleet)
+    assert (found.order_id, found.state, found.pushes, found.windows_done) == (number, "done", 96, found.windows)
+    assert found.said == "sealed 96 pushes" and found.ended_ms == fleet.clock.now_ms()
+    assert sealed(fleet) == BILLED
+    assert later(fleet).ended == 0
+    deeds = "SELECT action, target, actor, reason, via FROM operator_actions WHERE actor = 'ann' ORDER BY action_id"
+    assert fleet.rows(deeds) == [
+        ("order", str(number), "ann", "they were lost", "cli"),
+        ("replay", "all organisations", "ann", "they were lost", "cli"),
+    ]
+
+
+def test_one_whose_tick_was_killed_half_way_is_taken_up_again_by_the_next(fleet: Fleet) -> None:
+    order(fleet)
+    chunks: list[Transaction] = []
+
+    def third_chunk(effect: Transaction) -> bool:
+        chunks.extend([effect] if effect.name == "replay" else [])
+        return len(chunks) == 3
+
+    up_to(fleet, do_orders(fleet.context("dead")), third_chunk)
+    (found,) = listed(fleet)
+    assert found.state == "under_way" and 0 < found.windows_done < found.windows
+    assert 0 < int(str(fleet.one("SELECT COUNT(*) FROM pushes WHERE window_ms >= :t", t=T0))) < 97
+    assert turn(fleet, worker="w2").ended == 0, "whoever has it may be alive"
+    assert later(fleet).ended == 1
+    (found,) = listed(fleet)
+    assert (found.state, found.pushes, found.said) == ("done", 96, "sealed 96 pushes")
+    assert sealed(fleet) == BILLED
+    assert fleet.one("SELECT COUNT(*) FROM replays") == 1, "it went on where it was"
+
+
+def test_one_that_was_done_and_not_told_of_is_done_again_and_bills_nothing_twice(fleet: Fleet) -> None:
+    order(fleet)
+    up_to(fleet, do_orders(fleet.context("dead")), lambda effect: effect.name == "replay_backlog")
+    assert sealed(fleet) == BILLED
+    assert later(fleet).ended == 1
+    assert [(one.state, one.pushes) for one in listed(fleet)] == [("done", 96)]
+    assert sealed(fleet) == BILLED
+
+
+def test_of_two_ticks_at_once_one_tells_of_it(fleet: Fleet) -> None:
+    """The first lies still for longer than its lease, just before it tells; the second one tells."""
+    order(fleet)
+    steps, held = do_orders(fleet.context("slow")), []
+
+    def ends(effect: Transaction) -> bool:
+        held.extend([effect] if effect.name == "end_order" else [])
+        return bool(held)
+
+    up_to(fleet, steps, ends)
+    assert later(fleet).ended == 1
+    told = listed(fleet)
+    answer = write(fleet.engine, held[0].work)
+    with pytest.raises(StopIteration) as ended:
+        while True:
+            effect = steps.send(answer)
+            assert isinstance(effect, Transaction)
+            answer = write(fleet.engine, effect.work)
+    assert ended.value.value.ended == 0 and listed(fleet) == told
+
+
+def test_whoever_comes_second_finds_it_taken(fleet: Fleet) -> None:
+    order(fleet)
+    order(fleet, AskedReplay(ReplayScope(("acme",)), T0, T0 + DAY_MS))
+    now = fleet.clock.now_ms()
+    first = write(fleet.engine, lambda c: orders.take(c, "w1", now))
+    assert first is not None and first.order_id == 1
+    assert write(fleet.engine, lambda c: orders.take(c, "w2", now)) is None, "one at a time, in their order"
+    assert not write(fleet.engine, lambda c: orders.end(c, 1, "w2", "done", "", now))
+    again = write(fleet.engine, lambda c: orders.take(c, "w2", now + orders.ORDER_LEASE_MS))
+    assert again is not None and again.order_id == 1
+
+
+def test_time_that_is_up_leaves_the_rest_to_the_next_tick(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    order(fleet)
+    monkeypatch.setattr(doing, "TURN_MS", 12)
+    turns = 1
+    while later(fleet, clock=Moving(fleet)).ended == 0:
+        turns += 1
+        assert turns < 30 and listed(fleet)[0].state == "waiting"
+    assert turns > 1 and listed(fleet)[0].said == "sealed 96 pushes"
+    assert sealed(fleet) == BILLED
+
+
+def test_an_order_waits_for_a_replay_by_hand_of_the_same_windows(fleet: Fleet) -> None:
+    order(fleet)
+    die_after(fleet, planned(fleet), 2)
+    assert turn(fleet).ended == 0
+    (found,) = listed(fleet)
+    assert found.state == "waiting" and "another replay of some of these windows is at work" in found.said
+    assert later(fleet).ended == 1
+    assert sealed(fleet) == BILLED
+
+
+def test_an_order_that_kills_its_ticks_fails_after_some(fleet: Fleet) -> None:
+    order(fleet)
+    for _ in range(orders.MAX_TRIES):
+        up_to(fleet, do_orders(fleet.context("dead")), lambda effect: effect.name == "begin_replay")
+        fleet.clock.at_ms += orders.ORDER_LEASE_MS
+    done = turn(fleet)
+    assert done.ended == 1 and "came to no end with it" in done.failures[0]
+    assert listed(fleet)[0].state == "failed"
+
+
+def test_one_that_cannot_be_done_any_more_fails_in_words_and_the_next_one_is_done(fleet: Fleet) -> None:
+    order(fleet, AskedReplay(ReplayScope(("acme",)), T0, END))
+    order(fleet)
+    fleet.write("UPDATE orgs SET floor_ms = :at WHERE org_id = 'acme'", {"at": T0 + DAY_MS})
+    done = later(fleet)
+    second, first = listed(fleet)
+    assert (first.state, second.state, done.ended) == ("failed", "done", 2)
+    assert "are closed for good" in first.said and first.said in done.failures[0]
+
+
+def test_what_waits_is_cancelled_and_nothing_else(fleet: Fleet) -> None:
+    number = order(fleet)
+    write(fleet.engine, lambda c: orders.cancel(c, number, fleet.by))
+    assert later(fleet).ended == 0 and listed(fleet)[0].state == "cancelled"
+    with pytest.raises(Refused, match="is cancelled: only what waits"):
+        write(fleet.engine, lambda c: orders.cancel(c, number, fleet.by))
+    with pytest.raises(UnknownId, match="there is no order 99"):
+        write(fleet.engine, lambda c: orders.cancel(c, 99, fleet.by))
+    taken = order(fleet)
+    write(fleet.engine, lambda c: orders.take(c, "w1", fleet.clock.now_ms()))
+    with pytest.raises(Refused, match="is under way: only what waits"):
+        write(fleet.engine, lambda c: orders.cancel(c, taken, fleet.by))
+
+
+def test_the_same_is_ordered_once_and_many_wait_for_none(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever had no answer to their order, and gives it again, is told that it stands."""
+    order(fleet)
+    with pytest.raises(Refused, match="order 1, by ann, is waiting"):
+        order(fleet)
+    monkeypatch.setattr(orders, "MAX_OPEN_ORDERS", 1)
+    with pytest.raises(Refused, match="1 orders wait already"):
+        order(fleet, AskedReplay(ReplayScope(("acme",)), T0, END))
+    assert later(fleet).ended == 1
+    assert order(fleet) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "why"),
+    [
+        (lambda: AskedReplay(ReplayScope(("acmee",)), T0, END), UnknownId, "did you mean acme"),
+        (lambda: AskedReplay(ReplayScope(), END, T0), UsageError, "ends before it begins"),
+        (lambda: AskedReplay(ReplayScope(provider="autumn"), T0, END), Refused, "never billed anybody"),
+        (lambda: AskedReplay(ReplayScope(tuple(map(str, range(MAX_ORDER_ORGS + 1)))), T0, END), UsageError, "at most"),
+    ],
+)
+def test_what_could_not_be_replayed_is_not_ordered(
+    fleet: Fleet, asked: Callable[[], AskedReplay], error: type[Exception], why: str
+) -> None:
+    with pytest.raises(error, match=why):
+        order(fleet, asked())
+    assert listed(fleet) == []
+
+
+def test_a_tick_of_one_shard_does_orders_of_all(fleet: Fleet) -> None:
+    order(fleet)
+    assert later(fleet, shard=Shard(0, 0)).ended == 1
+    assert sealed(fleet) == BILLED
+
+
+def test_the_database_keeps_what_was_ordered(fleet: Fleet) -> None:
+    order(fleet)
+    for change in ("DELETE FROM orders", "UPDATE orders SET reason = 'other'", "UPDATE orders SET asked = '{}'"):
+        with pytest.raises(sa.exc.DBAPIError):
+            fleet.write(change)
+    later(fleet)
+    with pytest.raises(sa.exc.DBAPIError):
+        fleet.write("UPDATE orders SET state = 'waiting'")
+    with pytest.raises(sa.exc.DBAPIError):
+        fleet.write("UPDATE orders SET said = 'other'")
+
+
+def test_a_tick_does_orders_after_all_else_and_says_what_it_left(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (fleet.tick_windows(1).orders_ended, fleet.tick_windows(1).orders_wait) == (0, False)
+    order(fleet)
+    monkeypatch.setattr(doing, "MAX_A_TICK", 0)
+    report = fleet.tick_windows(1)
+    assert (report.orders_ended, report.orders_wait, report.exit_status) == (0, True, 75)
+    monkeypatch.undo()
+    report = fleet.tick_windows(1)
+    assert (report.orders_ended, report.orders_wait, report.failures, report.exit_status) == (1, False, [], 0)
+    order(fleet, AskedReplay(ReplayScope(("acme",)), T0, END))
+    fleet.write("UPDATE orgs SET floor_ms = :at WHERE org_id = 'acme'", {"at": T0 + DAY_MS})
+    report = fleet.tick_windows(1)
+    assert report.orders_ended == 1 and "closed for good" in report.failures[0] and report.exit_status == 75
+
+
+def test_hostile_texts_are_kept_as_they_are(fleet: Fleet) -> None:
+    odd = "<b>\"'&/../?x=1#; DROP TABLE orders; --"
+    fleet.assign(odd, from_ms=T0)
+    fleet.sample(odd, T0 + 7)
+    fleet.tick_windows(1)
+    by = By(fleet.clock.now_ms(), odd, "=HYPERLINK(1)", "cli")
+    write(fleet.engine, lambda c: orders.place(c, AskedReplay(ReplayScope((odd,)), T0, END), by))
+    assert later(fleet) == OrdersDone(1, [])
+    (found,) = listed(fleet)
+    assert (found.actor, found.reason, found.command[1]) == (odd, "=HYPERLINK(1)", odd)
+    assert json.loads(str(fleet.one("SELECT details FROM operator_actions WHERE action = 'order'")))["kind"] == "replay"
+
+
+def test_a_lease_ends_before_the_next_tick() -> None:
+    assert orders.ORDER_LEASE_MS < 5 * MINUTE_MS

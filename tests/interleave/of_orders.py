@@ -1,0 +1,75 @@
+"""Orders: placed and cancelled by people, while ticks take them up, put them back and end them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import write
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.engine.effects import Steps
+from drawdown.worker.orders import orders
+from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.replay.plan import ReplayScope
+from tests.interleave.party import Act, Party, step
+from tests.interleave.stage import NOW, T0, Stage
+
+ALL: Final = AskedReplay(ReplayScope(), T0, NOW - 2 * WINDOW_MS)
+ACME: Final = replace(ALL, scope=ReplayScope(("acme",)))
+
+
+def _placed(stage: Stage) -> None:
+    """One order for both."""
+    write(stage.engine, lambda c: None if orders.same_as(c, ALL) else orders.place(c, ALL, stage.by))
+
+
+def _does(stage: Stage) -> Steps[Any]:
+    return do_orders(stage.context("other"))
+
+
+def _has_no_time(stage: Stage) -> Steps[Any]:
+    """Its time is up after the first part of the range."""
+    context = stage.context("other")
+    asked = iter((False,))
+    return do_orders(replace(context, stopping=lambda: next(asked, True)))
+
+
+def _ended_once(stage: Stage) -> Iterator[str]:
+    """What is over has an end and nobody who has it; what was cancelled had not begun to be replayed after that."""
+    for order_id, state in stage.rows(
+        "SELECT order_id, state FROM orders WHERE (state IN ('done', 'failed', 'cancelled')) <> (ended_ms IS NOT NULL) "
+        "OR (state <> 'under_way' AND worker IS NOT NULL)"
+    ):
+        yield f"order {order_id} is {state}, and is not"
+    for (count,) in stage.rows("SELECT COUNT(*) FROM orders WHERE state = 'under_way'"):
+        if count > 1:
+            yield f"{count} orders are under way at once"
+
+
+def _said(name: str, work: Callable[[Stage, sa.Connection], object], before: Callable[[Stage], object]) -> Party:
+    def ready(stage: Stage) -> Act:
+        before(stage)
+        return Act(lambda engine: write(engine, lambda c: work(stage, c)))
+
+    return Party(name, ready, _ended_once)
+
+
+def _done(name: str, steps: Callable[[Stage], Steps[Any]]) -> Party:
+    return replace(step(name, steps, _placed), check=_ended_once)
+
+
+def _first(stage: Stage) -> int:
+    return int(stage.rows("SELECT MIN(order_id) FROM orders")[0][0])
+
+
+ORDERS: Final = (
+    _said("cli.nouns.replay:replay_", lambda s, c: orders.place(c, ACME, s.by), lambda _stage: None),
+    _said("cli.nouns.orders:cancel", lambda s, c: orders.cancel(c, _first(s), s.by), _placed),
+    _done("take_order", _does),
+    _done("end_order", _does),
+    _done("put_order_back", _has_no_time),
+)

@@ -1,0 +1,147 @@
+"""The page Replay: its dry run is the command's, an order is placed once, and the page says how far each is."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from typing import Any, Final
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import DatabaseBusy
+from drawdown.schema.units import MINUTE_MS
+from drawdown.server.console.acting import acting
+from drawdown.server.console.screens.oncall.doing import replay as doing
+from drawdown.worker.engine import runner
+from drawdown.worker.orders import orders
+from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.replay.plan import ReplayScope
+from drawdown.worker.replay.rehearse import rehearse
+from tests.integration.test_replay import END, missed, planned, run
+from tests.server.console_home import ANN, KIM, VIC, Home
+from tests.server.test_console_acts import dump, hidden
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+PATH: Final = "/console/act/replay"
+RANGE: Final = {"from": "2026-01-01", "to": "2026-01-01T06:00"}
+ASKED: Final = {"all": "yes", **RANGE, "reason": "they were lost", "step": "look"}
+HOURS: Final = 6
+ODD: Final = "<b>&\"'/../?x=1#\u202e"
+
+
+class Lost(Home):
+    """A console beside a fleet whose cursor has missed a sample an hour."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        super().__init__(engine)
+        fleet = self.fleet
+        fleet.tick(T0 + (HOURS + 1) * 60 * MINUTE_MS)
+        for hour in range(HOURS):
+            fleet.sample("acme", T0 + hour * 60 * MINUTE_MS + 5, 10)
+        fleet.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 1")
+        self.now = fleet.clock.at_ms
+
+    def look(self, session: int = ANN, **more: str) -> Any:
+        return self.send(PATH, {**ASKED, **more}, session)
+
+    def page(self) -> str:
+        (answer,) = self.get("/console/replay")
+        assert answer.status_code == 200
+        return unescape(re.sub(r"<[^>]+>", " ", answer.text))
+
+
+def do(fleet: Fleet) -> None:
+    """What the next tick does of orders; its own seal, and its sweep, would find what the cursor has missed."""
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    assert runner.run(do_orders(fleet.context()), world).ended == 1
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Lost:
+    return Lost(engine)
+
+
+def test_the_dry_run_is_that_of_the_command_and_leaves_nothing_behind(engine: sa.Engine) -> None:
+    fleet = missed(Fleet(engine))
+    made = planned(fleet)
+    before = dump(engine)
+    found = rehearse(acting.undone(engine), fleet.context("console"), made, fleet.by)
+    assert dump(engine) == before
+    assert found == run(fleet, made, dry_run=True) and found.pushes == 48
+
+
+def test_from_the_dry_run_to_the_result(home: Lost) -> None:
+    before = dump(home.engine)
+    page = home.look()
+    assert page.status_code == 200 and dump(home.engine) == before
+    text = unescape(re.sub(r"<[^>]+>", " ", page.text))
+    assert "In all 6 pushes" in text and "drawdown replay --all" in text and "--later" in text
+    assert home.send(PATH, hidden(page)).status_code == 303
+    assert home.send(PATH, hidden(page)).status_code == 303, "sent twice, it is one order"
+    assert home.fleet.rows("SELECT state, actor, via FROM orders") == [("waiting", "console:ann", "console")]
+    assert "waiting" in home.page() and "they were lost" in home.page() and "Cancel" in home.page()
+    do(home.fleet)
+    shown = home.page()
+    assert "done" in shown and "sealed 6 pushes" in shown and "Cancel" not in shown
+    deeds = "SELECT actor, reason, via FROM operator_actions WHERE action = 'replay'"
+    assert home.fleet.rows(deeds) == [("console:ann", "they were lost", "console")]
+
+
+def test_two_people_at_once_place_one_order(home: Lost) -> None:
+    first, second = hidden(home.look()), hidden(home.look(KIM))
+    assert home.send(PATH, first).status_code == 303
+    refused = home.send(PATH, second, KIM)
+    assert refused.status_code == 409 and "by console:ann, is waiting" in refused.text
+    assert home.fleet.one("SELECT COUNT(*) FROM orders") == 1
+
+
+def test_what_is_taken_up_meanwhile_is_not_cancelled(home: Lost) -> None:
+    home.send(PATH, hidden(home.look()))
+    sent = hidden(home.send("/console/act/order-cancel", {"order": "1", "reason": "no", "step": "look"}))
+    write(home.engine, lambda c: orders.take(c, "w1", home.now))
+    refused = home.send("/console/act/order-cancel", sent)
+    assert refused.status_code == 409 and "only what waits can be cancelled" in unescape(refused.text)
+    assert "under way" in home.page()
+
+
+def test_a_viewer_sees_the_orders_and_places_none(home: Lost) -> None:
+    assert home.look(VIC).status_code == 403
+    (page,) = home.get("/console/replay", session=VIC)
+    assert page.status_code == 200 and "/console/act/" not in page.text
+
+
+def test_what_is_too_much_to_try_says_so_and_may_be_ordered(home: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doing, "TRIED_MS", 0)
+    page = home.look()
+    assert "It is too much to try while a page waits" in page.text and "--dry-run" in page.text
+    assert home.send(PATH, hidden(page)).status_code == 303
+
+    def slow(*_: object) -> None:
+        raise DatabaseBusy("this takes longer than 10 s")
+
+    monkeypatch.setattr(doing, "rehearse", slow)
+    page = home.look(to="2026-01-01T05:00")
+    assert "It could not be tried while a page waits" in page.text and "--dry-run" in page.text
+    assert home.send(PATH, hidden(page)).status_code == 303
+
+
+@pytest.mark.parametrize("more", [{"id": "acme"}, {"all": "no"}, {"provider": "embedded"}])
+def test_whose_windows_is_said_in_one_way(home: Lost, more: dict[str, str]) -> None:
+    answer = home.send(PATH, ASKED | more)
+    assert answer.status_code == 400 and 'id="wrong-id"' in answer.text
+
+
+def test_hostile_texts_stand_as_text(home: Lost) -> None:
+    home.fleet.assign(ODD, from_ms=T0)
+    home.fleet.sample(ODD, T0 + 7)
+    by = By(home.now, "console:ann", ODD, "console")
+    asked = AskedReplay(ReplayScope((ODD,)), T0, END)
+    write(home.engine, lambda c: orders.place(c, asked, by))
+    (page,) = home.get("/console/replay")
+    assert "<b>" not in page.text and "&lt;b&gt;" in page.text and "<bdi>" in page.text
+    assert read(home.engine, lambda c: c.execute(sa.text("SELECT COUNT(*) FROM orders")).scalar()) == 1

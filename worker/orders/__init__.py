@@ -1,0 +1,1 @@
+"""What takes longer than a request is ordered, and done by a tick."""

@@ -1,0 +1,66 @@
+"""The lists of orders that people read. Nothing here writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.schema.sql import queries
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.orders.asked import AskedReplay
+
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class OrderRow:
+    """An order. `windows_done` of `windows`: how far its replay has come, as far as it has begun; `pushes`: sealed by
+    it so far; `said`: what became of it, or why it waits on; `command`: what does the same by hand."""
+
+    order_id: int
+    what: str
+    state: str
+    actor: str
+    reason: str
+    via: str
+    at_ms: int
+    began_ms: int | None
+    ended_ms: int | None
+    windows: int
+    windows_done: int
+    pushes: int
+    said: str
+    command: list[str]
+
+    @property
+    def state_in_words(self) -> str:
+        return self.state.replace("_", " ")
+
+
+def list_orders(connection: sa.Connection, *, most: int, before: int | None = None) -> list[OrderRow]:
+    """The latest first; `before`: those placed before the order of that number."""
+    values = {"at_most": most} if before is None else {"at_most": most, "before": before}
+    return [_row(row) for row in SQL.run(connection, "list", values, only="" if before is None else "only_before")]
+
+
+def show_order(connection: sa.Connection, order_id: int) -> OrderRow | None:
+    """One of them; None where there is none."""
+    row = SQL.run(connection, "list", {"at_most": 1, "order_id": order_id}, only="only_one").one_or_none()
+    return None if row is None else _row(row)
+
+
+def count_open(connection: sa.Connection) -> int:
+    """Orders that wait, or are under way."""
+    return int(SQL.run(connection, "count_open").scalar_one())
+
+
+def _row(row: sa.Row[tuple[object, ...]]) -> OrderRow:
+    asked = AskedReplay.of(row.asked)
+    begun = row.from_ms is not None
+    return OrderRow(
+        row.order_id, str(asked), row.state, row.actor, row.reason, row.via, row.at_ms, row.began_ms, row.ended_ms,
+        windows=(row.to_ms - row.from_ms) // WINDOW_MS if begun else asked.windows,
+        windows_done=max(row.next_ms - row.from_ms, 0) // WINDOW_MS if begun else 0,
+        pushes=int(row.pushes), said=row.said, command=asked.command(),
+    )  # fmt: skip

@@ -1,0 +1,128 @@
+"""Orders: placed and cancelled by people, taken up and ended by ticks.
+
+Guarantee: an order is placed only where its replay could begin now. It is cancelled only while it waits. One order is
+under way at a time, the oldest first; whoever has it keeps it by a lease, and an order whose tick died is free again
+once that has ended. An order ends once, by whoever has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.engine.context import LEASE_MS
+from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.replay.plan import ReplayPlan, plan
+
+SQL = queries(__file__)
+
+TURN_MS: Final = 2 * MINUTE_MS
+"""The longest that one tick is at work on orders. What is not over by then goes on with the next tick."""
+ORDER_LEASE_MS: Final = TURN_MS + LEASE_MS
+"""Less than the time between two ticks: what a dead one had is the next one's."""
+MAX_TRIES: Final = 5
+"""Turns without an end, one after the other: an order that kills each tick must not do so for ever."""
+MAX_OPEN_ORDERS: Final = 50
+
+State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An order that this worker has; where it cannot be done at all, it has ended as failed, and `plan` is None."""
+
+    order_id: int
+    asked: AskedReplay
+    by: By
+    plan: ReplayPlan | None
+    said: str = ""
+
+
+def place(connection: sa.Connection, asked: AskedReplay, by: By) -> int:
+    """Order a replay; returns the order's number.
+
+    Errors: those of `plan`; Refused where the same is ordered already, or too many wait. (Of two that are placed at
+    the very same moment both may stand: the second one's replay finds nothing that is owed.)
+    """
+    plan(connection, asked.scope, asked.from_ms, asked.to_ms, by.now_ms)
+    asked = asked.aligned()
+    same = same_as(connection, asked)
+    if same is not None:
+        raise Refused(f"the same is ordered already: {same} (`drawdown order list`)")
+    if SQL.run(connection, "count_open").scalar_one() >= MAX_OPEN_ORDERS:
+        raise Refused(f"{MAX_OPEN_ORDERS:,} orders wait already: let ticks do them, or cancel some")
+    values = {"asked": asked.text(), "at_ms": by.now_ms, "via": by.via, "actor": by.actor, "reason": by.reason}
+    order_id = int(SQL.run(connection, "place", values).scalar_one())
+    record(connection, "order", str(order_id), {"kind": "replay", "asked": str(asked)}, by)
+    return order_id
+
+
+def same_as(connection: sa.Connection, asked: AskedReplay) -> str | None:
+    """The order by which the same is asked for already, and is not over; None where there is none."""
+    row = SQL.run(connection, "same", {"asked": asked.aligned().text()}).one_or_none()
+    return None if row is None else f"order {row.order_id}, by {row.actor}, is {row.state.replace('_', ' ')}"
+
+
+def cancel(connection: sa.Connection, order_id: int, by: By) -> None:
+    """Take back an order that waits.
+
+    Errors: UnknownId; Refused for one that is under way, or over.
+    """
+    values = {"order_id": order_id, "now_ms": by.now_ms}
+    if SQL.run(connection, "cancel", values).rowcount != 1:
+        state = state_of(connection, order_id)
+        raise Refused(f"order {order_id} is {state.replace('_', ' ')}: only what waits can be cancelled")
+    record(connection, "order_cancel", str(order_id), {}, by)
+
+
+def state_of(connection: sa.Connection, order_id: int) -> str:
+    """Errors: UnknownId."""
+    state = SQL.run(connection, "state", {"order_id": order_id}).scalar_one_or_none()
+    if state is None:
+        raise UnknownId(f"there is no order {order_id}; `drawdown order list` shows those there are", "order")
+    return str(state)
+
+
+def some_wait(connection: sa.Connection) -> bool:
+    """Whether a tick has any order to do."""
+    return SQL.run(connection, "waits").first() is not None
+
+
+def take(connection: sa.Connection, worker: str, now_ms: int) -> Taken | None:
+    """Have the oldest order; None where there is none, or another worker has it."""
+    values = {"worker": worker, "lease_ms": now_ms + ORDER_LEASE_MS, "now_ms": now_ms}
+    row = SQL.run(connection, "take", values).one_or_none()
+    if row is None:
+        return None
+    asked, by = AskedReplay.of(row.asked), By(now_ms, row.actor, row.reason, row.via)
+    try:
+        if row.tries > MAX_TRIES:
+            raise Refused(f"{MAX_TRIES} ticks came to no end with it: see what they say of themselves")
+        planned = plan(connection, asked.scope, asked.from_ms, asked.to_ms, now_ms)
+    except (Refused, UsageError) as error:
+        end(connection, row.order_id, worker, "failed", str(error), now_ms)
+        return Taken(row.order_id, asked, by, None, str(error))
+    return Taken(row.order_id, asked, by, planned)
+
+
+def put_back(connection: sa.Connection, order_id: int, worker: str, said: str) -> bool:
+    """Let it go on with the next tick; false where another worker has it by now."""
+    values = {"order_id": order_id, "worker": worker, "said": said}
+    return SQL.run(connection, "put_back", values).rowcount == 1
+
+
+def end(connection: sa.Connection, order_id: int, worker: str, state: State, said: str, now_ms: int) -> bool:
+    """It is over; false where another worker has it by now, and tells what became of it."""
+    values = {"order_id": order_id, "worker": worker, "state": state, "said": said, "now_ms": now_ms}
+    return SQL.run(connection, "end", values).rowcount == 1
+
+
+def sealed(connection: sa.Connection, order_id: int) -> int:
+    """Pushes that all of an order's replays sealed: also those of a tick that died."""
+    return int(SQL.run(connection, "sealed", {"order_id": order_id}).scalar_one())
