@@ -77,6 +77,7 @@ def summed(reports: Sequence[Report], left: Backlog) -> Report:
         **counts
         | {"tick_id": min(one.tick_id for one in reports)}
         | {"at_ms": min(one.at_ms for one in reports), "horizon_ms": min(one.horizon_ms for one in reports)},
+        orders_wait=any(one.orders_wait for one in reports),
         accepted_at=dict(accepted_at),
         stopped_orgs=[org for report in reports for org in report.stopped_orgs],
         failures=[failure for report in reports for failure in report.failures],
