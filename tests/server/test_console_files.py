@@ -23,7 +23,7 @@ from drawdown.server.console.door import COOKIE
 from drawdown.server.console.my import my
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.csv_lines import as_json, csv_line
-from drawdown.server.services import MySettings
+from drawdown.server.settings import MySettings
 from drawdown.worker.verdict.watch_state import note_round
 from drawdown.worker.views import org_list
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
