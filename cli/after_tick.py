@@ -14,7 +14,6 @@ import structlog
 
 from drawdown.cli.app import App
 from drawdown.providers.http import Answer, Call
-from drawdown.server.metrics import metrics
 from drawdown.worker.engine.runner import ask
 
 log = structlog.get_logger()
@@ -25,6 +24,8 @@ READABLE: Final = 0o644
 
 def write_metrics(app: App, file: Path) -> None:
     """What the server's /metrics would say, for the textfile collector."""
+    from drawdown.server.metrics import metrics  # here: cron's ticks rarely write any
+
     try:
         found = metrics.render(app.engine, app.clock.now_ms())
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as out:

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 import structlog
 from rich.console import Console
 
+from drawdown.cli.late_calls import LateCells, LateHooks, LateHttp
 from drawdown.cli.settings.settings import Settings
 from drawdown.providers import registry
 from drawdown.providers.http import Http
-from drawdown.providers.http.client import HttpClient
 from drawdown.providers.payments import registry as payment_registry
 from drawdown.providers.payments.protocol import PaymentService
 from drawdown.providers.payments.registry import PaymentServices
@@ -34,11 +34,8 @@ from drawdown.worker.commands import api_keys
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.runner import World
-from drawdown.worker.halts.cell_client import CellClient
-from drawdown.worker.halts.cell_usage import CellUsageClient
 from drawdown.worker.history.incarnation import read_doubt, recognise
 from drawdown.worker.history.witness import WitnessFile
-from drawdown.worker.hooks.client import HookClient
 
 log = structlog.get_logger()
 
@@ -54,14 +51,18 @@ class App:
     json: bool = False
     out: Console = field(default_factory=lambda: Console(soft_wrap=True))
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True))
-    http: Http = field(default_factory=HttpClient)
+    http: Http = field(default_factory=LateHttp)
+    processes: int = 1
+    """How many of this command share its work, and what providers allow."""
     _engine: sa.Engine | None = None
     _registry: Registry | None = None
     _payments: PaymentServices | None = None
 
-    def apart(self) -> Self:
-        """The same invocation with connections and providers of its own, of the database and of the services."""
-        return replace(self, http=HttpClient(), _engine=None, _registry=None, _payments=None)
+    def apart(self, processes: int | None = None) -> Self:
+        """The same invocation with connections and providers of its own, of the database and of the services; one of
+        so many `processes`."""
+        count = self.processes if processes is None else processes
+        return replace(self, http=LateHttp(), processes=count, _engine=None, _registry=None, _payments=None)
 
     def close(self) -> None:
         """End with its connections closed: SQLite then puts its log into the file, and nobody keeps a lock."""
@@ -177,12 +178,12 @@ class App:
         return self.payments.services[name]
 
     def world(self) -> World:
-        cells = CellClient(self.settings.cells(), self.clock)
+        cells = LateCells(self.settings.cells(), self.clock)
         witness = WitnessFile(self.settings.state_folder())
         engine, services = self.ready(), self.payments.services
-        hooks = HookClient(self.settings.hooks(), self.clock)
-        usage = CellUsageClient(self.settings.cells(), self.clock)
-        return World(engine, self.registry.providers, cells, self.clock, self.http, witness, services, hooks, usage)
+        hooks = LateHooks(self.settings.hooks(), self.clock)
+        providers, count = self.registry.providers, self.processes
+        return World(engine, providers, cells, self.clock, self.http, witness, services, hooks, cells, count)
 
     def context(self) -> Context:
         for name, why in self.registry.broken.items():

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.text import clean
 
 
@@ -28,6 +29,13 @@ class Fault:
     status: int
     code: str
     step: str | None = None
+
+
+def as_error(fault: Fault) -> DrawdownError:
+    """What another process of this command failed by, raised again here."""
+    error = DrawdownError(fault.text)
+    error.exit_status, error.code, error.step = Exit(fault.status), fault.code, fault.step
+    return error
 
 
 def fail(fault: Fault, *, as_json: bool) -> int:

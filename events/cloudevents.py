@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from drawdown.events import reading
-from drawdown.events.envelope import Unfit, UsageEvent
+from drawdown.events.envelope import Unfit, UsageEvent, named_in
 from drawdown.events.fields import moment_of, optional_text, properties_of, quantity_of, text_of
 from drawdown.events.reading import Item
 
@@ -110,6 +110,7 @@ def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> Given | Unf
         found.event.require_time(now_ms)
     except Unfit as error:
         error.at = (_PLACES if is_cloudevent else _OWN_PLACES).get(error.at, error.at)
+        error.named = named_in(item, "source", "id" if is_cloudevent else "event_id")
         return reading.told(error)
     return found
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeAlias
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
@@ -23,13 +23,27 @@ MAX_PROPERTIES_BYTES: Final = 4_096
 """Of an event's own properties, as JSON."""
 
 
+Named: TypeAlias = tuple[str | None, str | None]
+"""What an item calls its source and itself, where those are ids."""
+
+
 class Unfit(UsageError):
-    """An item that is no usage event. `code` names what is wrong, `at` where in it (a path; empty: all of it)."""
+    """An item that is no usage event. `code` names what is wrong, `at` where in it (a path; empty: all of it), `named`
+    what the item calls its source and itself."""
 
     def __init__(self, code: str, text: str, at: str = "") -> None:
         super().__init__(text)
         self.code = code
         self.at = at
+        self.named: Named = (None, None)
+
+
+def named_in(item: Mapping[str, object], source: str, name: str) -> Named:
+    """What stands in an item by these names."""
+    first, second = (
+        found if isinstance(found, str) and is_clean_id(found) else None for found in (item.get(source), item.get(name))
+    )
+    return first, second
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from drawdown.schema import ids
 from drawdown.schema.audit_chain import chained
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.tables import orgs
 
 SQL = queries(__file__)
 
@@ -56,6 +55,8 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
 
     Errors: UnknownId where there is none, with the nearest; Refused where samples name it that no tick has seen yet.
     """
+    from drawdown.schema.tables.orgs import orgs  # here: with it comes PostgreSQL's dialect
+
     row = connection.execute(sa.select(orgs).where(orgs.c.org_id == org_id)).one_or_none()
     if row is None:
         if ids.has_samples(connection, org_id):

@@ -4,6 +4,7 @@ Guarantee: `exit_status` is the status that the command line ends with, one of `
 for programs to decide by: its text changes no more.
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
@@ -16,6 +17,12 @@ class Exit(IntEnum):
     USAGE = 2
     LEFT = 75
     """EX_TEMPFAIL of sysexits.h: schedulers know it."""
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """Of several parts' statuses, the one that matters most: a person is needed, something is left, all is settled."""
+    found = set(statuses)
+    return next((status for status in (Exit.PERSON, Exit.USAGE, Exit.LEFT) if status in found), Exit.SETTLED)
 
 
 MEANINGS: Final = {

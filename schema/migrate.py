@@ -16,7 +16,6 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import clear_errors, sqlite_file
 from drawdown.schema.errors import DatabaseNotReady
-from drawdown.schema.tables import buckets
 from drawdown.schema.units import BUCKETS
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -86,6 +85,8 @@ def upgrade(engine: sa.Engine) -> Version:
         if not before.ready:
             migrate_to(connection, REVISIONS[-1])
             if before.current is None:
+                from drawdown.schema.tables.orgs import buckets  # here, as alembic below
+
                 connection.execute(
                     buckets.insert(),
                     [

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import clear_errors
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 
 HOST: Final = "drawdown_host"
 READ: Final = "drawdown_read"
@@ -27,8 +27,8 @@ SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "
 """What a host says of a sample. `arrival`, `ingested_at` and `problem` are the database's to say."""
 DELETED_FROM: Final = (
     "assignments", "backfill_events", "cells", "console_acts", "console_failures", "console_sessions", "dirty_windows",
-    "halts", "my_sessions", "pending_usage", "provider_when_down", "quarantine_closed", "run_blocks", "usage_samples",
-    "used_signatures", "webhooks",
+    "halts", "invalid_items", "my_sessions", "pending_usage", "provider_when_down", "quarantine_closed", "run_blocks",
+    "usage_samples", "used_signatures", "webhooks",
 )  # fmt: skip
 """Where Drawdown's own commands delete, guarded as everywhere."""
 UNREAD: Final = ("console_users",)

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, TypeAlias
@@ -84,10 +84,15 @@ class Queries:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pieces = _pieces(path)
-        if twice := {name for name, _ in self.pieces} & {name for name, _ in _words()}:
-            raise SqlError(f"{path}: {', '.join(sorted(twice))} stands in words.sql, too")
         self._ready: dict[tuple[object, ...], tuple[_Statement, ...]] = {}
+
+    @cached_property
+    def pieces(self) -> dict[tuple[str, str], str]:
+        """Read when the first is asked for: a command runs those of few files. Errors: SqlError."""
+        found = _pieces(self.path)
+        if twice := {name for name, _ in found} & {name for name, _ in _words()}:
+            raise SqlError(f"{self.path}: {', '.join(sorted(twice))} stands in words.sql, too")
+        return found
 
     def run(
         self, connection: sa.Connection, name: str, values: Values | Sequence[Values] = NOTHING, /, **slots: str

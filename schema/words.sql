@@ -145,3 +145,7 @@ COALESCE((SELECT CAST(json_agg(n.sandbox_id ORDER BY n.sandbox_id) AS TEXT) FROM
 -- The event `i`, whichever way it was sent then: the id of the other way counts where its organisation is the same.
 SELECT 1 FROM withdrawals w WHERE w.sample_id IN (i.sample_id, i.other_id)
     AND (w.sample_id = i.sample_id OR w.org_id = i.org_id)
+
+-- name: beginning_of [postgresql]
+-- What a question finds, no further than so many rows: planned as if read to the end, and fetched at once.
+WITH found AS MATERIALIZED ({asked}) SELECT * FROM found LIMIT :most

@@ -101,14 +101,14 @@ class Server:
         )
         for kind, handler in errors.HANDLERS.items():
             made.add_exception_handler(kind, handler)
-        made.include_router(self._router())
-        made.include_router(Cron(self.services, self.step_threads).routes())
+        # Taken over as they are: `include_router` would make each a second time, with the first request.
+        made.router.routes.extend(self._router().routes)
+        made.router.routes.extend(Cron(self.services, self.step_threads).routes().routes)
         groups = [group(self._programs) for group in (Executions, Accounts, Settlements, UsageRoutes, Overrides)]
         ways_in = [way_in(self._intake) for way_in in (Events, Samples)]
         for one in (*groups, self._guard, Options(self.services, self._programs), *ways_in):
-            router = one.routes()
-            made.include_router(router)
-            self._of_programs.extend(router.routes)
+            self._of_programs.extend(one.routes().routes)
+        made.router.routes.extend(self._of_programs)
         describe(made)
         serve_docs(made)
         if self._console is not None:

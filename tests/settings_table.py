@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +19,22 @@ HEAD: Final = "| setting | default | meaning |\n|---|---|---|\n"
 
 def table() -> str:
     """A line for each setting, in the order of the class."""
+    meanings = _meanings()
     return HEAD + "".join(
-        f"| `{PREFIX}{name.upper()}` | {_default(field.default)} | {' '.join((field.description or '').split())} |\n"
+        f"| `{PREFIX}{name.upper()}` | {_default(field.default)} | {meanings[name]} |\n"
         for name, field in Settings.model_fields.items()
     )
+
+
+def _meanings() -> dict[str, str]:
+    """What stands below each setting in the class: read here, since every command would pay for it there."""
+    (body,) = (one.body for one in ast.parse(inspect.getsource(Settings)).body if isinstance(one, ast.ClassDef))
+    return {
+        setting.target.id: " ".join(below.value.value.split())
+        for setting, below in pairwise(body)
+        if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+    }
 
 
 def _default(value: object) -> str:

@@ -5,14 +5,18 @@ Guarantee: such a link lets nobody in where the mark is not; and the mark is set
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from drawdown.cli.app import new_link
 from drawdown.cli.demo.stage import DemoApp
 from drawdown.schema.audit import By
+from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MICRO
+from drawdown.server.tokens import jwts
 from drawdown.worker.commands import console_users
 
 PERSON: Final = "you"
@@ -21,8 +25,12 @@ GRANT_LIMIT: Final = 100
 
 
 def let_in(app: DemoApp, root: str) -> str:
-    """A URL that signs in to the console at `root`, as an admin."""
+    """A URL that signs in to the console at `root`, as an admin. There, the page of an organisation links to what its
+    own people see."""
     app.settings.console_url = root
+    with suppress(UsageError):  # without the library, customers' own pages are not in the demo
+        jwts.require_library()
+        app.settings.my_secret = SecretStr(new_link())
     now, link = app.clock.now_ms(), new_link()
     by = By(now, "the demo", "whoever looks at it", "cli")
 

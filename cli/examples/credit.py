@@ -91,6 +91,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
     "guard report": ("guard report idea.create --phase 3", "guard report idea.create --phase 2 --since 30d"),
     "guard reconcile": ("guard reconcile --dry-run", "guard reconcile --since 2d --tolerance 1"),
     "guard check": ("guard check idea.create --org acme", "guard check bandwidth 50000000 --org acme --json"),
+    "guard options": ("guard options acme idea.create", "guard options acme bandwidth 50000000 --json"),
     "guard consume": ("guard consume idea-17 idea.create --org acme --subject ann",),
     "guard reserve": ("guard reserve copy-3 bandwidth 50000000 --org acme --for 10m",),
     "guard settle": ("guard settle copy-3 31250000",),

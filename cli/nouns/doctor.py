@@ -15,7 +15,7 @@ from drawdown.schema.migrate import require_ready
 from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
-from drawdown.worker.halts.cell_client import SHARED, CellSettings
+from drawdown.worker.halts.cell_settings import SHARED, CellSettings
 from drawdown.worker.history.incarnation import read_incarnation
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms

@@ -8,14 +8,16 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns.event_summary import summary
-from drawdown.cli.options import Actor, DryRun, PageSize, Reason
+from drawdown.cli.options import Actor, DryRun, Most, PageSize, Reason
 from drawdown.cli.rendering import show, table
+from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import require_org
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.commands.events import withdraw_events
 from drawdown.worker.views import event_intake
 from drawdown.worker.views.event_intake import EventFilter
 from drawdown.worker.views.events import EventRow, list_events, show_event
+from drawdown.worker.views.invalid_items import invalid_items
 
 commands = typer.Typer()
 
@@ -120,6 +122,27 @@ def sources(
     columns = ("source", "type", "#in 24 hours", "#events", "#organisations", "first came in", "last came in")
     since = [] if found.whole else [f"of the newest {found.seen:,}, which came in since {show_time(found.since_ms)}"]
     show(app, vars(found), [table("Events by source and type", columns, rows), *since])
+
+
+@commands.command()
+def invalid(
+    context: typer.Context,
+    from_: Annotated[str, typer.Option("--from", help="Sent from the hour of this time on")] = "1d",
+    key: Annotated[str, typer.Option(help="Sent by this key alone")] = "",
+    most: Most = 50,
+) -> None:
+    """List what programs sent over HTTP and was answered `invalid`, events and samples: by key and reason, with the
+    name of one. The items themselves are not kept."""
+    app: App = context.obj
+    since = app.moment(from_, "--from")
+    found = app.read(lambda c: invalid_items(c, since - since % HOUR_MS, most, key=key))
+    rows = [
+        (one.key_name, one.code, one.kind, one.items, show_time(one.first_ms), show_time(one.last_ms),
+         one.item_id or "-", one.source or "-")
+        for one in found
+    ]  # fmt: skip
+    columns = ("key", "why", "of", "#items", "first", "last", "one of them", "its source, or cell")
+    show(app, {"invalid": found}, [table("Invalid, by key and reason", columns, rows)])
 
 
 commands.command("summary")(summary)

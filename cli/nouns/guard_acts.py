@@ -1,4 +1,4 @@
-"""`drawdown guard check|consume|reserve|settle|release|extend`: may it be used, and what became of it."""
+"""`drawdown guard check|options|consume|reserve|settle|release|extend`: may it be used, and what became of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.nouns.limits import Metric
 from drawdown.cli.options import Actor, Reason
-from drawdown.cli.rendering import show
+from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
-from drawdown.worker.commands import guard, guard_holds
+from drawdown.worker.commands import guard, guard_holds, guard_ways
 from drawdown.worker.commands.guard import Answer, Wish
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The use's key, which is yours to choose")]
@@ -35,7 +35,7 @@ def is_open(text: str) -> bool:
 
 def register(commands: typer.Typer) -> None:
     """Add them to the noun."""
-    for work in (check, consume, reserve, settle, release, extend):
+    for work in (check, options, consume, reserve, settle, release, extend):
         commands.command(work.__name__)(work)
 
 
@@ -44,6 +44,26 @@ def check(context: typer.Context, metric: Metric, org: Org, amount: Amount = 1, 
     app: App = context.obj
     wish = Wish(org, metric, amount, payer=payer)
     return _tell(app, app.read(lambda c: guard.check(c, wish, app.clock.now_ms())))
+
+
+def options(
+    context: typer.Context,
+    org: Annotated[str, typer.Argument(metavar="ORG", help="The organisation that uses it")],
+    metric: Metric,
+    amount: Amount = 1,
+    payer: Payer = None,
+) -> None:
+    """Say what an organisation can do where the guard blocks it: each way out, whether it is open, and how it is taken.
+    Changes nothing."""
+    app: App = context.obj
+    page, wish = app.settings.server().my_page, Wish(org, metric, amount, payer=payer)
+    found = app.read(lambda c: guard_ways.told(c, wish, page, app.clock.now_ms()))
+    rows = [
+        (way.option.replace("_", " "), "open" if way.open else way.code, way.said, way.command or way.link or "-")
+        for way in found.options
+    ]
+    title = f"{found.decision}: {found.metric} {found.amount:,} by {found.rule} ({found.reason}); ways out"
+    show(app, vars(found), [table(title, ("way", "state", "why", "taken by"), rows)])
 
 
 def consume(

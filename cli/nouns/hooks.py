@@ -17,8 +17,8 @@ from drawdown.schema.typed.parsing import in_credits, parse_credits, parse_lengt
 from drawdown.worker.commands import hooks
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.cell_urls import origin
-from drawdown.worker.hooks.client import HookSettings
 from drawdown.worker.hooks.deliver import deliver
+from drawdown.worker.hooks.hook_settings import HookSettings
 from drawdown.worker.views.hooks import (
     DeliveryRow,
     EndpointRow,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -47,8 +48,7 @@ def create(
     try:
         expires = app.write(lambda c: api_keys.create(c, key, name, scope, by, **bound, for_ms=for_ms, new=new))
     except AnswerLost as error:
-        again = f"where `drawdown key list` has {name}, `drawdown key rotate {name}` shows a new key"
-        raise AnswerLost(error.why, again) from error
+        raise _lost(error, name) from error
     result = {"name": name, "key": key, "scopes": sorted(set(scope)), **bound, "expires_ms": expires}
     _tell(app, result, key, quiet, f"{name}: until {show_time(expires)}" if expires else f"{name}: without an end")
 
@@ -67,7 +67,10 @@ def rotate(
     """Make a new key of a name, and show it once; the old one is taken for a while yet."""
     app: App = context.obj
     by, key, overlap_ms = app.by(actor, reason), new_api_key(), parse_length(overlap, "--overlap")
-    done = app.write(lambda c: api_keys.rotate(c, key, name, by, overlap_ms=overlap_ms))
+    try:
+        done = app.write(lambda c: api_keys.rotate(c, key, name, by, overlap_ms=overlap_ms))
+    except AnswerLost as error:
+        raise _lost(error, name) from error
     bound = {"org_id": done.key.org_id, "cell_id": done.key.cell_id}
     result = {"name": name, "key": key, "scopes": done.key.scopes, **bound}
     more = {"expires_ms": done.expires_ms, "old_until_ms": done.old_until_ms}
@@ -96,6 +99,14 @@ def list_(context: typer.Context, most: Most = 100) -> None:
     ]  # fmt: skip
     columns = ("key", "scopes", "org", "cell", "state", "made", "until", "last used", "by")
     show(app, {"keys": found}, [table("Keys", columns, rows)])
+
+
+def _lost(error: AnswerLost, name: str) -> AnswerLost:
+    """A key that was made, maybe, and that nobody saw."""
+    word = quote(name)
+    told = f"where `drawdown key list` has a new key of {name}, nobody has it"
+    again = f"{told}: `drawdown key rotate {word}` shows another, `drawdown key end {word}` ends all of them"
+    return AnswerLost(error.why, again)
 
 
 def _tell(app: App, result: Mapping[str, object], key: str, quiet: bool, line: str) -> None:

@@ -5,29 +5,37 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from drawdown.cli import after_tick, scheduler
+from drawdown.cli import after_tick
 from drawdown.cli.app import App
 from drawdown.cli.opening import set_up_logs
+from drawdown.cli.processes import MAX_PROCESSES, in_processes, shards
 from drawdown.cli.rendering import show
 from drawdown.cli.stopping import Stopping
-from drawdown.schema.errors import Exit, UsageError
+from drawdown.cli.streams import Fault, as_error
+from drawdown.schema.errors import Exit, UsageError, worst
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.tick import tick
-from drawdown.worker.views.tick_report import Report
-from drawdown.worker.watch import ROUND_MS
+from drawdown.worker.views.backlog import read_backlog
+from drawdown.worker.views.tick_report import Report, summed
+
+if TYPE_CHECKING:
+    from drawdown.cli import scheduler
 
 NewOrgProvider = Annotated[str | None, typer.Option(help="Assign organisations to this provider as they appear")]
+Processes = Annotated[
+    int, typer.Option(help="Share the work among processes; PostgreSQL alone", min=1, max=MAX_PROCESSES)
+]
 NewOrgFrom = Annotated[str | None, typer.Option(help="...from this window on", show_default="what is not sealed yet")]
 
 
@@ -45,7 +53,20 @@ def parse_shard(text: str | None) -> Shard:
     index, of = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 0 <= index < of <= BUCKETS:
         raise UsageError(f"--shard {text!r}: write i/n with i from 0 to n-1, and n at most {BUCKETS}, such as 0/4")
-    return Shard(index * BUCKETS // of, (index + 1) * BUCKETS // of - 1)
+    return shards(of)[index]
+
+
+def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
+    """The shards that a command takes, each in a process where they are several."""
+    if processes == 1:
+        return [parse_shard(shard)]
+    if shard is not None:
+        raise UsageError(
+            "--shard and --processes: give one of them; a command takes one shard, or shares all of them out"
+        )
+    if app.ready().dialect.name == "sqlite":
+        raise UsageError("--processes: SQLite has one writer at a time, two are slower at the ledger: use PostgreSQL")
+    return shards(processes)
 
 
 def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | None:
@@ -61,6 +82,7 @@ def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | Non
 def tick_(
     context: typer.Context,
     shard: Annotated[str | None, typer.Option(help="Only this part of the organisations: i/n, i from 0")] = None,
+    processes: Processes = 1,
     deadline: Annotated[
         float | None, typer.Option(help="Leave what remains after so many seconds", min=0, max=86_400)
     ] = None,
@@ -78,7 +100,10 @@ def tick_(
     if quiet:
         set_up_logs(app.settings.log_level, at_least=logging.WARNING)
     try:
-        report = _tick_once(app, shard, deadline, new_org_provider, new_org_from, accept_clock=accept_clock)
+        parts, appearing = parse_parts(app, shard, processes), new_orgs(app, new_org_provider, new_org_from)
+        ends_ms = None if deadline is None else app.clock.now_ms() + round(deadline * SECOND_MS)
+        app.ready()
+        report = _tick_once(app, parts, _Asked(appearing, ends_ms, accept_clock))
     finally:
         if metrics_file is not None:
             after_tick.write_metrics(app, metrics_file)
@@ -89,27 +114,53 @@ def tick_(
     raise typer.Exit(report.exit_status)
 
 
-def _tick_once(
-    app: App,
-    shard: str | None,
-    deadline: float | None,
-    new_org_provider: str | None,
-    new_org_from: str | None,
-    *,
-    accept_clock: bool,
-) -> Report:
-    part, appearing = parse_shard(shard), new_orgs(app, new_org_provider, new_org_from)
-    app.ready()
-    made = app.context()
-    made.shard, made.new_orgs = part, appearing
-    made.accept_clock = accept_clock
-    if deadline is not None:
-        made.deadline_ms = app.clock.now_ms() + round(deadline * SECOND_MS)
-    return run_tick(app, made)
+@dataclass(frozen=True)
+class _Asked:
+    """What every part of a tick is asked for."""
+
+    new_orgs: NewOrgs | None
+    deadline_ms: int | None
+    accept_clock: bool
+
+    def context(self, app: App, part: Shard) -> Context:
+        made = app.context()
+        made.shard, made.new_orgs = part, self.new_orgs
+        made.deadline_ms, made.accept_clock = self.deadline_ms, self.accept_clock
+        return made
+
+
+def _tick_once(app: App, parts: Sequence[Shard], asked: _Asked) -> Report:
+    if len(parts) == 1:
+        return run_tick(app, asked.context(app, parts[0]))
+
+    def one(part: Shard, stopping: Stopping) -> Report:
+        own = app.apart(len(parts))
+        made = asked.context(own, part)
+        made.stopping = stopping.is_set
+        try:
+            return runner.run(tick(made), own.world())
+        finally:
+            own.close()
+
+    app.close()  # a connection is never shared with a process that is made of this one
+    ended = in_processes(parts, one)
+    reports = [result for _, result in ended if isinstance(result, Report)]
+    faults = [(part, result) for part, result in ended if isinstance(result, Fault)]
+    if not reports:
+        raise as_error(faults[0][1])
+    report = summed(reports, app.read(lambda c: read_backlog(c, Shard(), reports[0].at_ms)))
+    for part, fault in faults:
+        told = report.failures if fault.status == Exit.LEFT else report.problems
+        told.append(f"buckets {part.lo} to {part.hi}: {fault.text}")
+    return report
 
 
 def run_tick(app: App, made: Context, *, always: bool = False) -> Report:
     """One tick with a progress bar, where somebody looks or `always`."""
+    if not (always or sys.stderr.isatty()):
+        return runner.run(tick(made), app.world())
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -117,7 +168,7 @@ def run_tick(app: App, made: Context, *, always: bool = False) -> Report:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=app.err, disable=not (always or sys.stderr.isatty())) as progress:
+    with Progress(*columns, console=app.err) as progress:
         tasks = {
             "pushed": progress.add_task("pushed of sealed", total=0),
             "projected": progress.add_task("organisations read", total=None),
@@ -171,6 +222,7 @@ def report_lines(report: Report) -> list[str]:
 def run_(
     context: typer.Context,
     shard: Annotated[str | None, typer.Option(help="Only this part of the organisations: i/n, i from 0")] = None,
+    processes: Processes = 1,
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
     accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
@@ -184,15 +236,16 @@ def run_(
     watch: Annotated[bool, typer.Option(help="Halt within seconds between ticks, too")] = True,
 ) -> None:
     """Tick every five minutes, and watch between ticks, until told to end (SIGTERM, Ctrl-C)."""
+    from drawdown.cli import scheduler  # here: cron's tick needs neither its engine nor the watch
+    from drawdown.worker.watch import ROUND_MS
+
     app: App = context.obj
     if deadline is not None and deadline > every:
         raise UsageError(f"--deadline {deadline:g}: a tick would hold up the next one, {every:,} s later (--every)")
-    appearing = new_orgs(app, new_org_provider, new_org_from)
+    parts, appearing = parse_parts(app, shard, processes), new_orgs(app, new_org_provider, new_org_from)
     rounds_s = ROUND_MS // SECOND_MS if watch else None
-    options = scheduler.Options(parse_shard(shard), appearing, accept_clock, every, rounds_s, deadline)
+    options = scheduler.Options(parts[0], appearing, accept_clock, every, rounds_s, deadline)
     app.ready()
-    stopping = Stopping()
-    stopping.on_signals()
     between = f"a watch round every {options.watch_every_s} s between them; " if options.watch_every_s else "no watch; "
     show(
         app,
@@ -200,4 +253,25 @@ def run_(
         [f"a tick now, and one every {every:,} s; {between}SIGTERM or Ctrl-C ends it"],
     )
     sys.stdout.flush()
+    if len(parts) > 1:
+        raise typer.Exit(_run_in_parts(app, parts, options))
+    stopping = Stopping()
+    stopping.on_signals()
     raise typer.Exit(scheduler.run(app, options, stopping))
+
+
+def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options) -> int:
+    """Each part ticks and watches for itself. Where one is gone the others end, too, so that what keeps this command
+    running starts all of them again."""
+    from drawdown.cli import scheduler
+
+    def one(part: Shard, stopping: Stopping) -> int:
+        own = app.apart(len(parts))
+        try:
+            return scheduler.run(own, replace(options, shard=part), stopping)
+        finally:
+            own.close()
+
+    app.close()  # as above
+    ended = [result for _, result in in_processes(parts, one, together=True)]
+    return worst(result.status if isinstance(result, Fault) else result for result in ended)

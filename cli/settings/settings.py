@@ -18,10 +18,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from drawdown.cli.settings import cells as cell_settings
 from drawdown.cli.settings.secret_files import SUFFIX, Check, SecretFiles
 from drawdown.schema.errors import UsageError
-from drawdown.server.services import MySettings, OidcSettings, ServerSettings, UnknownOrg
+from drawdown.server.settings import MySettings, OidcSettings, ServerSettings, UnknownOrg
 from drawdown.server.tokens.jwts import LEAST_SECRET_BYTES
-from drawdown.worker.halts.cell_client import CellSettings
-from drawdown.worker.hooks.client import HookSettings
+from drawdown.worker.halts.cell_settings import CellSettings
+from drawdown.worker.hooks.hook_settings import HookSettings
 
 PREFIX: Final = "DRAWDOWN_"
 
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     """Each is also an environment variable: DRAWDOWN_ and its name in capitals; with _FILE after it, for a secret, the
     path of a file that holds it."""
 
-    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore")
 
     database_url: str = "sqlite:///drawdown.db"
     """The database: sqlite:///FILE or postgresql://USER@HOST/NAME"""

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)

@@ -1,8 +1,9 @@
-"""The server's tables: webhooks that were taken, the gate's last asks, signatures that were used, programs' keys."""
+"""The server's tables: webhooks that were taken, the gate's last asks, signatures that were used, programs' keys, and
+what they sent that was invalid."""
 
 import sqlalchemy as sa
 
-from drawdown.schema.tables.columns import id_column, metadata, ms_column, said_columns
+from drawdown.schema.tables.columns import Big, id_column, metadata, ms_column, said_columns
 
 webhooks = sa.Table(
     "webhooks",
@@ -57,4 +58,22 @@ api_keys = sa.Table(
     comment="Keys of programs, by their hash: the key itself is nowhere. Scopes are separated by blanks; org_id: the "
     "one organisation it may name; cell_id: the one cell whose samples it may send. rotated_ms: when another took its "
     "place; expires_ms: until when it is taken; used_ms: when it was last used, to a minute.",
+)
+
+invalid_items = sa.Table(
+    "invalid_items",
+    metadata,
+    ms_column("hour_ms", key=True),
+    id_column("key_name", key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("code", sa.Text, primary_key=True),
+    sa.Column("items", Big, nullable=False),
+    ms_column("first_ms"),
+    ms_column("last_ms"),
+    id_column("source", null=True),
+    id_column("item_id", null=True),
+    sa.CheckConstraint("kind IN ('events', 'samples')", name="invalid_items_kind"),
+    sa.CheckConstraint("items > 0 AND last_ms >= first_ms", name="invalid_items_sane"),
+    comment="What programs sent and was answered invalid, by hour: whoever sends in a loop fills no disk. source, "
+    "item_id: what one of them calls itself, cut short; nothing else of an item is kept.",
 )

@@ -163,6 +163,11 @@ def show_credits(micro: int) -> str:
     return f"{'-' if micro < 0 else ''}{whole:,}.{decimals}"
 
 
+def type_credits(micro: int) -> str:
+    """The same as it is typed: without commas."""
+    return show_credits(micro).replace(",", "")
+
+
 def parse_percent(text: str) -> int:
     """Parts per million, of a percentage: `70` or `12.5`. Errors: UsageError."""
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal, TypedDict
+from functools import cache
+from typing import Any, Final, Literal, TypedDict
 
 from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -49,10 +51,9 @@ IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
 }  # fmt: skip
 
 
-_ERROR: Final[Mapping[str, object]] = {
-    "application/json": {"schema": {"$ref": f"#/components/schemas/{Error.__name__}"}}
-}
-"""As FastAPI says it of the model, which it would read anew for each status: `default` names the model."""
+REF: Final = "#/components/schemas/{model}"
+_ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
+"""As FastAPI says it of a model, which it would read anew for each status of each route."""
 NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
 
 
@@ -81,7 +82,7 @@ def operation(
         content: dict[str, object] = {"application/json": {"schema": {"type": "object"}}}
         extra["requestBody"] = {"required": True, "content": content}
     elif body is not None:
-        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _schema(body)}}}
     if bodies:
         extra["requestBody"] = {"required": True, "content": dict(bodies)}
     if security is not None:
@@ -103,12 +104,18 @@ def operation(
             "description": "Prometheus' text format",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         }
-    responses["default"] = {"model": Error, "description": "Whatever else fails"}
+    responses["default"] = {"description": "Whatever else fails", "content": _ERROR}
     return {"responses": responses, "openapi_extra": extra, "response_model": None}
 
 
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Made once a process; whoever has it changes nothing of it."""
+    return model.model_json_schema()
+
+
 def _parameters(query: type[BaseModel]) -> Iterator[Mapping[str, object]]:
-    found = query.model_json_schema()
+    found = _schema(query)
     for name, schema in found["properties"].items():
         yield {"name": name, "in": "query", "required": name in found.get("required", ()), "schema": schema}
 
@@ -121,6 +128,8 @@ def describe(app: FastAPI) -> None:
     def openapi() -> dict[str, object]:
         if not made:
             found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            error = jsonable_encoder(Error.model_json_schema(ref_template=REF), exclude_none=True)
+            found["components"]["schemas"].update(error.pop("$defs", {}), **{Error.__name__: error})
             found["components"]["securitySchemes"] = dict(SCHEMES)
             made.update(found)
         return made

@@ -27,7 +27,7 @@ from drawdown.server.console.asking import Ask
 from drawdown.server.console.door import Known
 from drawdown.server.console.frame import assets, templates
 from drawdown.server.console.looking import look
-from drawdown.server.console.my import my
+from drawdown.server.console.my import links, my
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import ACTIONS, MENU, PAGES
 from drawdown.server.console.screens.csv_lines import FORMS, Form, as_json
@@ -90,9 +90,11 @@ class Console:
         my.require_sane(services.settings.my)
         elsewhere = Elsewhere(services)
         self._oidc = oidc.Oidc(self, self._threads, services, elsewhere)
-        self._my = my.My(self, self._threads, self._files, services, elsewhere, budget)
+        self._my = my.My(self, engine, services, elsewhere, budget)
+        self._templates.globals["own_page"] = self._own_page
 
     def close(self) -> None:
+        self._my.close()
         self._sign_in.close()
         self._threads.close()
 
@@ -124,6 +126,11 @@ class Console:
         return Context(
             "console", self.services.clock, {name: one.capabilities for name, one in providers.items()}, dormant, broken
         )
+
+    def _own_page(self, org_id: str) -> str:
+        """In a demo: a link that opens what an organisation's own people see; '' where none is taken."""
+        own = self.services.settings.my
+        return links.made(own.secrets[0], self._my.url, org_id, self.now_ms()) if own.secrets else ""
 
     def now_ms(self) -> int:
         return self.services.clock.now_ms()

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from drawdown.schema.errors import UsageError
-from drawdown.server.services import ServerSettings
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_sessions
 from drawdown.worker.commands.console_sessions import LIFE_MS
 from drawdown.worker.commands.console_users import NAME, Person

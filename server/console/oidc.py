@@ -30,7 +30,8 @@ from drawdown.server.console import door
 from drawdown.server.console.sign_in import Desk, inside
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.threads import Threads
-from drawdown.server.services import OidcSettings, Services
+from drawdown.server.services import Services
+from drawdown.server.settings import OidcSettings
 from drawdown.server.tokens import jwts
 from drawdown.server.tokens.elsewhere import Elsewhere, Trouble, is_safe
 from drawdown.server.tokens.jwts import Unproven

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from drawdown.events import cloudevents
 from drawdown.events.cloudevents import Given
-from drawdown.events.envelope import Unfit, UsageEvent
+from drawdown.events.envelope import Named, Unfit, UsageEvent
 from drawdown.server.api.described import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage import intake_models as models
@@ -81,7 +81,11 @@ def _dated(given: Given, then_ms: int | None) -> UsageEvent:
     return given.event if given.has_time or then_ms is None else replace(given.event, occurred_ms=then_ms)
 
 
-EVENTS: Final = Taker("events", SCOPE, cloudevents.TYPES, _read, lambda given: given.event.org_id, _store)
+def _named(given: Given) -> Named:
+    return given.event.source, given.event.event_id
+
+
+EVENTS: Final = Taker("events", SCOPE, cloudevents.TYPES, _read, lambda given: given.event.org_id, _named, _store)
 
 
 class Events:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from starlette.requests import Request
 
 from drawdown.events.cloudevents import JSON, is_binary, type_of
-from drawdown.events.envelope import Unfit
+from drawdown.events.envelope import Named, Unfit
 from drawdown.events.reading import Unreadable
 from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError
@@ -31,6 +31,7 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.http.unpacking import is_packed, unpack
 from drawdown.server.services import Services
+from drawdown.server.usage.invalid import Invalid
 from drawdown.server.usage.quotas import Quotas
 from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.sources.events.store import Status, Taken
@@ -53,15 +54,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an item. `code` and `message` say why it is not simply taken; `at`: where in it."""
+    """What became of an item. `code` and `message` say why it is not simply taken; `at`: where in it. `named`: what it
+    calls its source and itself, where it is invalid."""
 
     status: Status
     code: str | None = None
     message: str | None = None
     at: str | None = None
+    named: Named = (None, None)
 
     def said(self) -> dict[str, object]:
-        found = {name: value for name, value in vars(self).items() if value is not None}
+        answer = {"status": self.status, "code": self.code, "message": self.message, "at": self.at}
+        found = {name: value for name, value in answer.items() if value is not None}
         return {name: value if name == "status" else clean(value, MAX_ERROR_CHARS) for name, value in found.items()}
 
 
@@ -78,7 +82,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Taker(Generic[T]):
-    """One kind of items: how they are read out of a body, whose each is, and how they are stored."""
+    """One kind of items: how they are read out of a body, whose each is, what it is called, and how they are stored."""
 
     kind: Literal["events", "samples"]
     scope: str
@@ -86,6 +90,7 @@ class Taker(Generic[T]):
     """Of bodies."""
     read: Callable[[Sent], Iterable[T | Unfit]]
     org_of: Callable[[T], str]
+    named: Callable[[T], Named]
     store: Callable[[sa.Connection, Sequence[T], Sent], Sequence[Result]]
 
 
@@ -99,6 +104,7 @@ class Intake:
         self._refused = refused
         self._threads = Threads(services.engine, AT_ONCE, "intake")
         self._quotas = Quotas(refused)
+        self._invalid = Invalid(services.clock, programs.threads)
         self._batches: Counter[str] = Counter()
         self.items: Counter[tuple[str, str]] = Counter(
             dict.fromkeys(((kind, status) for kind in KINDS for status in STATUSES), 0)
@@ -121,6 +127,7 @@ class Intake:
         if isinstance(found, ApiError):
             raise found
         self.items.update((taker.kind, one.status) for one in found)
+        self._invalid.note(key.name, taker.kind, found)
         return found
 
     async def _outcome(self, request: Request, taker: Taker[T], sent: Sent, packed: bool) -> list[Result] | ApiError:
@@ -162,7 +169,8 @@ class Intake:
         fit = [one for one in read if not isinstance(one, Unfit)]
         self._quotas.take(sent.key.name, len(read), Counter(map(taker.org_of, fit)), sent.now_ms)
         stored = iter(write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
-        return [_unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
+        found = (_unfit(one) if isinstance(one, Unfit) else _with_name(next(stored), taker.named(one)) for one in read)
+        return list(found)
 
 
 def result_of(taken: Taken) -> Result:
@@ -170,4 +178,8 @@ def result_of(taken: Taken) -> Result:
 
 
 def _unfit(error: Unfit) -> Result:
-    return Result("invalid", error.code, str(error), error.at)
+    return Result("invalid", error.code, str(error), error.at, error.named)
+
+
+def _with_name(found: Result, named: Named) -> Result:
+    return replace(found, named=named) if found.status == "invalid" else found

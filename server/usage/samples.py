@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.events.cloudevents import JSON, LINES, items
-from drawdown.events.envelope import Unfit
+from drawdown.events.envelope import Unfit, named_in
 from drawdown.events.reading import told
 from drawdown.server.api.described import operation
 from drawdown.server.usage import intake_models as models
@@ -35,6 +35,7 @@ def _read(sent: Sent) -> Iterator[Sample | Unfit]:
         try:
             yield sample_of(item, sent.key.org_id, sent.key.cell_id, sent.now_ms)
         except Unfit as error:
+            error.named = named_in(item, "cell_id", "id")
             yield told(error)
 
 
@@ -42,7 +43,9 @@ def _store(connection: sa.Connection, found: Sequence[Sample], sent: Sent) -> Se
     return [result_of(one) for one in take_samples(connection, found, f"http:{sent.key.name}")]
 
 
-SAMPLES: Final = Taker("samples", SCOPE, (JSON, LINES), _read, lambda sample: sample[1], _store)
+SAMPLES: Final = Taker(
+    "samples", SCOPE, (JSON, LINES), _read, lambda sample: sample[1], lambda sample: (sample[3], sample[0]), _store
+)
 
 
 class Samples:

@@ -20,7 +20,8 @@ from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import HaltRequest, ReadTotals, SendHalts, Steps, Together
-from drawdown.worker.halts.cell_client import CellClient, CellSettings
+from drawdown.worker.halts.cell_client import CellClient
+from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.push.push import push
 from tests.benchmarks import case_push
 from tests.benchmarks.databases import Databases
@@ -71,9 +72,9 @@ class Round:
         return len(self.took) == 2
 
     def run(self) -> dict[str, float]:
-        case_push._due(self.engine, self.count)
+        case_push.due(self.engine, self.count)
         clock, http = FixedClock(T0 + 600_000), HttpClient()
-        provider = case_push._provider(self.engine, self.healthy, http, case_push.RATE)
+        provider = case_push.provider_at(self.engine, self.healthy, http, case_push.RATE)
         beside = FakeProvider(provider.capabilities)
         beside.totals = Beside(http, self.hostile, self.over).totals  # type: ignore[method-assign]
         allowed = frozenset([self.healthy, *self.hostile])

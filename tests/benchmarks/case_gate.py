@@ -23,7 +23,8 @@ import uvicorn
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.schema import database
 from drawdown.server.app import Server
-from drawdown.server.services import NobodyThere, ServerSettings, Services, ThreadKit
+from drawdown.server.services import NobodyThere, Services, ThreadKit
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.verdict import gate_asks
 from tests.benchmarks.case_tick import run_tick, world_of
 from tests.benchmarks.databases import Databases, tidy, url_of

@@ -76,12 +76,12 @@ def _latency(engine: sa.Engine, kind: str, latency_ms: int, scale: float, runs: 
     )
 
 
-def _provider(engine: sa.Engine, url: str, http: HttpClient, calls_per_s: int) -> AutumnProvider:
+def provider_at(engine: sa.Engine, url: str, http: HttpClient, calls_per_s: int) -> AutumnProvider:
     settings = {"secret_key": "am_sk_test_benchmark", "url": url, "calls_per_s": str(calls_per_s)}
     return build(Setup("autumn", settings, FixedClock(T0 + 600_000), http, engine))
 
 
-def _due(engine: sa.Engine, count: int) -> None:
+def due(engine: sa.Engine, count: int) -> None:
     """Pushes of as many organisations, sealed and due."""
     batch = next(_keys)
     rows = [
@@ -106,9 +106,9 @@ def _due(engine: sa.Engine, count: int) -> None:
 
 def _ours(engine: sa.Engine, url: str, count: int, calls_per_s: int = 1_000_000) -> tuple[float, float]:
     """Pushes a second, and microseconds of this process's CPU each."""
-    _due(engine, count)
+    due(engine, count)
     http = HttpClient()
-    provider = _provider(engine, url, http, calls_per_s)
+    provider = provider_at(engine, url, http, calls_per_s)
     clock = FixedClock(T0 + 600_000)
     context = Context("bench", clock, {"autumn": provider.capabilities})
     world = runner.World(engine, {"autumn": provider}, Cells(), clock, http)
@@ -126,7 +126,7 @@ def _ours(engine: sa.Engine, url: str, count: int, calls_per_s: int = 1_000_000)
 
 def _sequential(engine: sa.Engine, url: str, count: int) -> float:
     """What peers do: one call, its answer, one commit."""
-    _due(engine, count)
+    due(engine, count)
     keys = read(
         engine,
         lambda c: list(c.execute(sa.text("SELECT window_ms, org_id FROM pushes WHERE state = 'due'"))),

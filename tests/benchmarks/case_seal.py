@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
 from drawdown.schema.database import write
-from drawdown.schema.tables import pushes
+from drawdown.schema.tables.outbox import pushes
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest

@@ -27,6 +27,7 @@ from tests.benchmarks import (
     case_import,
     case_mature,
     case_memory,
+    case_processes,
     case_push,
     case_seal,
     case_tick,
@@ -71,9 +72,13 @@ CASES: Final[dict[str, Case]] = {
     "transfers": lambda made, kind, o: case_transfers.run(made, kind, o.scale, min(o.runs, 3)),
     "console": lambda made, kind, o: case_console.run(made, kind, o.scale, min(o.runs, 3)),
     "memory": lambda made, kind, o: case_memory.run(made, kind, scaled(o.scale), min(o.runs, 5)),
+    "processes": lambda made, kind, o: case_processes.run(
+        made, kind, scaled(o.scale), max(int(10_000 * o.scale), FEWEST), min(o.runs, 3)
+    ),
 }
 """`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot` and `guard` give two, `events` three; `credit` gives
-`check` and `reserve`, `transfers` gives `mix` and `rows`; `console` gives files, and the gate beside clicks, too."""
+`check` and `reserve`, `transfers` gives `mix` and `rows`; `console` gives files, and the gate beside clicks, too;
+`processes` gives also pushes that are sent."""
 
 
 def results(options: Options) -> Iterator[Result]:

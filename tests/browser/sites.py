@@ -25,7 +25,8 @@ from drawdown.schema.database import connect, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.app import Server
-from drawdown.server.services import MySettings, NobodyThere, OidcSettings, ServerSettings, Services
+from drawdown.server.services import NobodyThere, Services
+from drawdown.server.settings import MySettings, OidcSettings, ServerSettings
 from drawdown.worker.commands import (
     backfills,
     cells,

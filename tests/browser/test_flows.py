@@ -19,7 +19,7 @@ from drawdown.providers.http.client import HttpClient
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import write
 from drawdown.server.console.door import COOKIE
-from drawdown.server.services import OidcSettings
+from drawdown.server.settings import OidcSettings
 from drawdown.worker.commands import console_sessions, console_users
 from tests.browser.conftest import Visitor, made
 from tests.browser.sites import BIDI, FORMULA, HOSTILE, MY, NOW, Site, secret

@@ -19,7 +19,8 @@ import pytest
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.worker.engine.effects import HaltRequest
-from drawdown.worker.halts.cell_client import CellClient, CellSettings
+from drawdown.worker.halts.cell_client import CellClient
+from drawdown.worker.halts.cell_settings import CellSettings
 from tests.emulators.cell import ROOT, CellEmulator
 from tests.emulators.serve import HANGS_S, Switched, home_stripe, serving, serving_in_thread
 from tests.emulators.stripe import StripeEmulator

@@ -20,7 +20,8 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.addresses import refusal
-from drawdown.worker.halts.cell_client import CellClient, CellSettings
+from drawdown.worker.halts.cell_client import CellClient
+from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import origin, parse
 from tests.world import T0
 

@@ -28,7 +28,8 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts import cell_client
 from drawdown.worker.halts import dispatch as dispatching
-from drawdown.worker.halts.cell_client import CellClient, CellSettings, body_of, cell_secret, signature
+from drawdown.worker.halts.cell_client import CellClient, body_of, signature
+from drawdown.worker.halts.cell_settings import CellSettings, cell_secret
 from drawdown.worker.halts.dispatch import dispatch
 from tests.emulators.cell import CellEmulator
 from tests.emulators.serve import serving_in_thread

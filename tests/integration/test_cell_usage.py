@@ -19,7 +19,7 @@ import pytest
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine.effects import UsageAnswer, UsageRequest
 from drawdown.worker.halts import cell_usage
-from drawdown.worker.halts.cell_client import CellSettings, cell_secret
+from drawdown.worker.halts.cell_settings import CellSettings, cell_secret
 from drawdown.worker.halts.cell_urls import origin
 from drawdown.worker.halts.cell_usage import CellUsageClient, usage_signature
 from tests.emulators.cell import ROOT, CellEmulator

@@ -101,6 +101,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event sources", "source"): t("--source shopp", "shop"),
     ("event sources", "type_"): t("--type page.rendr", "page.render"),
     ("event sources", "org"): t("--org acmee", "acme"),
+    ("event invalid", "key"): t("--key ap", "app"),
     ("event withdraw", "org"): t("shop e-first --org acmee", "acme"),
     ("event withdraw", "source"): t("shopp e-first", "shop"),
     ("event withdraw", "given"): t("shop e-first e-frist", "e-first"),
@@ -164,6 +165,9 @@ IDS: dict[tuple[str, str], Typed] = {
     ("guard check", "metric"): t("lok --org acme", "look"),
     ("guard check", "org"): t("look --org acmee", "acme"),
     ("guard check", "payer"): t("paid --org acme --payer wayn", "wayne"),
+    ("guard options", "org"): t("acmee look", "acme"),
+    ("guard options", "metric"): t("acme lok", "look"),
+    ("guard options", "payer"): t("acme paid --payer wayn", "wayne"),
     **{
         (f"guard {verb}", name): t(f"new {words}", near)
         for verb in ("consume", "reserve")

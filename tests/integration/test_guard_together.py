@@ -167,3 +167,42 @@ def test_a_key_that_is_taken_meanwhile_has_each_asked_alone(guarded: Guarded, mo
     with pytest.raises(DrawdownError) as found:
         guarded.write(lambda c: guard.take(c, asked[1]))
     assert found.value.code == "other_content"
+
+
+def _while_it_waits(guarded: Guarded, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Have something happen between what the next use reads and the lock of its counters."""
+    right = guard_counts.lock
+
+    def lock(*given: Any) -> guard_counts.Counters:
+        monkeypatch.setattr(guard_counts, "lock", right)
+        work()
+        return right(*given)
+
+    monkeypatch.setattr(guard_counts, "lock", lock)
+
+
+def test_a_use_that_waits_while_terms_change_goes_by_those_that_it_read_and_says_which(
+    postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded = Guarded(postgres)
+    guarded.limit("look", 20)
+
+    def less() -> None:
+        guarded.limit("look", 4)
+        assert guarded.consume("look", 5).decision == "block", "whoever asks from now on has the new limit"
+        assert guarded.consume("look", 4).limit == 4
+
+    _while_it_waits(guarded, monkeypatch, less)
+    waited = guarded.consume("look", 6)
+    assert (waited.decision, waited.limit, waited.used) == ("allow", 20, 4), "it goes by what others used meanwhile"
+    _while_it_waits(guarded, monkeypatch, lambda: guarded.limit("look", 30))
+    refused = guarded.consume("look", 1)
+    assert (refused.decision, refused.limit) == ("block", 4)
+    assert guarded.consume("look", 1).limit == 30, "the same asked again"
+    _while_it_waits(guarded, monkeypatch, lambda: guarded.metric("look", price_micro=7))
+    assert [guarded.consume("look", 2).charged_micro for _ in range(2)] == [0, 14]
+    assert guarded.used("look") == 15
+    assert guarded.fleet.rows("SELECT limit_amount, amount, charged_micro FROM guard_uses ORDER BY number") == [
+        (4, 4, 0), (20, 6, 0), (30, 1, 0), (30, 2, 0), (30, 2, 14),
+    ]  # fmt: skip
+    guarded.prove()

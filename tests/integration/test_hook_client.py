@@ -20,10 +20,11 @@ from drawdown.schema.clock import FixedClock
 from drawdown.worker.commands import hooks
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HookAnswer, HookRequest
-from drawdown.worker.halts.guarded_calls import system_lookup
+from drawdown.worker.halts.judging import system_lookup
 from drawdown.worker.hooks import client as calling
-from drawdown.worker.hooks.client import AT_ONCE, MAX_ANSWER_BYTES, HookClient, HookSettings
+from drawdown.worker.hooks.client import AT_ONCE, MAX_ANSWER_BYTES, HookClient
 from drawdown.worker.hooks.deliver import Told, deliver
+from drawdown.worker.hooks.hook_settings import HookSettings
 from drawdown.worker.hooks.signing import endpoint_secret
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Peer, Seen

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
-from drawdown.schema.tables import usage_samples
+from drawdown.schema.tables.samples import usage_samples
 from drawdown.worker.sources.samples import importer
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions

@@ -18,7 +18,7 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.roles import UNREAD
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.sources.events.store import take

@@ -12,7 +12,7 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.roles import UNREAD
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import guard, guard_facts, guard_holds, guard_overrides
 from drawdown.worker.commands.guard import Wish

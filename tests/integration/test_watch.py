@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerState
-from drawdown.schema import tables
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.tables import orgs as tables
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.commands import assignments, orgs
 from drawdown.worker.commands.rates import set_rate, set_when_down

@@ -12,10 +12,11 @@ from drawdown.schema.database import write
 from drawdown.server.api import executions
 from drawdown.server.api import run_models as models
 from drawdown.server.api.programs import Said
-from drawdown.worker.commands import api_keys
+from drawdown.worker.commands import api_keys, invalid_items
 from drawdown.worker.commands import executions as runs
 from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.executions import Asked
+from drawdown.worker.commands.invalid_items import InvalidItems
 from drawdown.worker.commands.run_request import Request
 from tests.interleave.of_runs import LAB, _within_its_means
 from tests.interleave.party import Act, Check, Party, plain
@@ -84,7 +85,14 @@ def _used() -> Party:
     return Party("server.api.programs:_keep_use", ready, _one_goes_on)
 
 
+def _invalid(items: int) -> Callable[[Stage, sa.Connection], object]:
+    found = [InvalidItems("app", "events", code, items, NOW, NOW) for code in ("missing", "bad_id")]
+    return lambda _stage, c: invalid_items.keep(c, found, NOW)
+
+
 PROGRAMS: Final = (
+    plain("server.usage.invalid:_keep", _invalid(2)),
+    plain("server.usage.invalid:_keep of another server", _invalid(3)),
     plain("server.api.together:_alone", _accepted_alone, _within_its_means),
     plain("server.api.together:_decide", _accepted_together),
     _act("draw", "_draw", models.DrawOrder.model_construct(number=1, credits=2), key="going"),

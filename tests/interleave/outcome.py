@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import audit_chain
 from drawdown.schema.database import read
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 from tests.interleave.stage import Stage
 
 NUMBERS: Final = {"usage_samples": "arrival", "buckets": "cursor", "seals": "cursor"}

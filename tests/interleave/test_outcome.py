@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import PushRequest
 from drawdown.schema.audit import record
 from drawdown.schema.database import read, write
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 from tests.interleave.explore import Case, Explorer
 from tests.interleave.outcome import left_behind
 from tests.interleave.stage import T0

@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from drawdown.schema.database import connect, read
 from drawdown.schema.errors import DatabaseNotReady
 from drawdown.schema.migrate import MIGRATIONS, REVISIONS, Version, require_ready, upgrade, version
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 
 
 def test_the_migrated_database_has_the_tables_that_the_program_knows(engine: sa.Engine) -> None:

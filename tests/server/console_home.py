@@ -13,7 +13,8 @@ from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
 from drawdown.server.app import Server
 from drawdown.server.console.door import COOKIE
-from drawdown.server.services import NobodyThere, ServerSettings, Services
+from drawdown.server.services import NobodyThere, Services
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_sessions, console_users, credit
 from tests.world import T0, Fleet
 

@@ -26,7 +26,8 @@ from drawdown.providers.stripe import build as build_stripe
 from drawdown.schema.database import read
 from drawdown.server.app import Server
 from drawdown.server.http.signing import Signed, signature
-from drawdown.server.services import NobodyThere, ServerSettings, Services, ThreadKit
+from drawdown.server.services import NobodyThere, Services, ThreadKit
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.catalog import terms
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.runner import World

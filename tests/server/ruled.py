@@ -9,11 +9,21 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.checks import proofs
-from drawdown.worker.commands import api_keys, credit, features, guard, guard_overrides, guard_terms
+from drawdown.worker.commands import (
+    api_keys,
+    console_users,
+    credit,
+    features,
+    guard,
+    guard_overrides,
+    guard_terms,
+    invalid_items,
+)
 from drawdown.worker.commands.events import withdraw_events
 from drawdown.worker.commands.guard import Wish
 from drawdown.worker.commands.guard_overrides import Terms
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.commands.invalid_items import InvalidItems
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.verify.verify import verify
 from tests.world import Fleet
@@ -61,6 +71,8 @@ def events(fleet: Fleet, org: str, hostile: str) -> None:
     write(fleet.engine, lambda c: take(c, sent, now))
     write(fleet.engine, lambda c: take(c, [replace(sent[0], quantity=9)], now + 1))
     fleet.sample(org, at, -1, sample_id="bad-sample")
+    refused = [InvalidItems(hostile, "events", "missing", 7, now, now + 1, hostile, hostile)]
+    write(fleet.engine, lambda c: invalid_items.keep(c, refused, now))
     fleet.tick_windows(2)
     write(fleet.engine, lambda c: withdraw_events(c, SOURCE, ["order-2"], fleet.by))
 
@@ -71,7 +83,10 @@ def keys(fleet: Fleet, org: str, hostile: str) -> None:
     write(engine, lambda c: api_keys.create(c, key(1), "shop", ["events:write"], by, org_id=org))
     write(engine, lambda c: api_keys.note_use(c, key(1), by.now_ms))
     write(engine, lambda c: api_keys.create(c, key(2), hostile, ["guard", "ledger:read"], by, for_ms=DAY_MS))
-    write(engine, lambda c: api_keys.create(c, key(3), "old", ["guard"], by))
-    write(engine, lambda c: api_keys.rotate(c, key(4), "old", by))
+    gone = replace(by, actor="console:tom")
+    write(engine, lambda c: console_users.add(c, "tom", "admin", f"{9:043}", by))
+    write(engine, lambda c: api_keys.create(c, key(3), "old", ["guard"], gone))
+    write(engine, lambda c: console_users.end(c, "tom", by))
+    write(engine, lambda c: api_keys.rotate(c, key(4), "old", gone))
     write(engine, lambda c: api_keys.create(c, key(5), "over", ["guard"], by))
     write(engine, lambda c: api_keys.end(c, "over", by))

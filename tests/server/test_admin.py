@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.server.services import ServerSettings
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.halts.cell_client import signature
 from tests.server.house import ADMIN, Caller, House, served
 from tests.world import T0

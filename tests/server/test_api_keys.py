@@ -293,10 +293,13 @@ def test_an_answer_that_was_lost_says_how_to_come_by_a_key(
         raise AnswerLost("cut")
 
     monkeypatch.setattr(api_keys, "create", lost)
+    monkeypatch.setattr(api_keys, "rotate", lost)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", str(lone.fleet.engine.url))
-    assert run(["key", "create", "app", "--scope", "guard"]) == 75
-    said = capsys.readouterr()
-    assert "key rotate app" in said.err and api_keys.PREFIX not in said.err + said.out
+    for words in (["create", "app", "--scope", "guard"], ["rotate", "app"]):
+        assert run(["key", *words]) == 75
+        said = capsys.readouterr()
+        assert "`drawdown key rotate app`" in said.err and "`drawdown key end app`" in said.err
+        assert api_keys.PREFIX not in said.err + said.out
 
 
 CLIENTS: Final = 16

@@ -23,7 +23,7 @@ from drawdown.server.console.door import COOKIE
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.looking import TooSlow, look
 from drawdown.server.console.pages import PAGES
-from drawdown.server.services import ServerSettings
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_sessions, console_users
 from drawdown.worker.views import org_list
 from tests.server.console_home import OURS, PASSWORD, URL, Home, secret

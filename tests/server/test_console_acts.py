@@ -9,6 +9,7 @@ import shlex
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -20,9 +21,11 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema import database
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
-from drawdown.schema.tables import metadata
+from drawdown.schema.errors import AnswerLost
+from drawdown.schema.tables.whole import metadata
 from drawdown.server.console.acting import acting, dry_run
 from drawdown.server.console.acting.action import MAX_NUMBER, MAX_REASON_CHARS, Action, Doing, Size, WrongField
 from drawdown.server.console.pages import ACTIONS
@@ -30,7 +33,7 @@ from drawdown.server.console.screens.money.acts import GRANT
 from drawdown.worker.commands import console_acts, console_sessions, console_users
 from tests.acceptance.inside import inside
 from tests.fresh import name_anew
-from tests.server.acts import EXAMPLES, oncall
+from tests.server.acts import EXAMPLES, money, oncall
 from tests.server.acts.example import Example
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, secret
 from tests.whole import WHOLE
@@ -114,6 +117,7 @@ def test_an_action_from_its_form_to_its_end(home: Home, action: Action, example:
     assert again.status_code == 303 and dump(home.engine) == after, "sent twice, it is done once"
     (said,) = home.get(again.headers["location"], session=session_of(action))
     assert said.status_code == 200 and f"Done: {action.title}" in html.unescape(said.text)
+    assert "<p><bdi>:" not in said.text, "it says of what"
     deeds = f"SELECT DISTINCT actor, via FROM operator_actions WHERE reason = '{REASON}'"
     ended = f"SELECT ended_by, 'console' FROM reservations WHERE ended_reason = '{REASON}'"  # a run keeps it itself
     (deed,) = home.fleet.rows(f"{deeds} UNION {ended}")
@@ -234,6 +238,36 @@ def grant_of(home: Home, amount: str, session: int = ANN, **more: str) -> httpx.
     return home.send("/console/act/grant", form, session)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("grant", {"id": "acme", "amount": "2500.5", "kind": "purchased"}),
+        ("run-release", {"run": "r-1", "incurred": "2500.5"}),
+        ("settlement-reverse", {"run": "r-1", "amount": "2500.5"}),
+        ("person-role", {"name": "bob", "role": "operator", "limit": "2500.5"}),
+    ],
+)
+def test_a_large_amount_is_typed_on_the_command_line_too(home: Home, name: str, values: dict[str, str]) -> None:
+    action = next(one for one in ACTIONS if one.name == name)
+    assert "2500.50" in action.command(Doing(console_users.Person("kim", "admin"), home.fleet.by, values))
+
+
+def test_what_leaves_or_enters_by_a_persons_word_is_typed_where_it_is_much(home: Home) -> None:
+    def sized(name: str, **values: str) -> Size:
+        action = next(one for one in ACTIONS if one.name == name)
+        doing = Doing(console_users.Person("kim", "admin"), home.fleet.by, values)
+        return read(home.engine, lambda c: action.size(c, doing))
+
+    money.owes(home)
+    left = home.fleet.one("SELECT net_micro FROM settlements WHERE reservation = 'render-1'")
+    assert sized("settlement-reverse", run="render-1", amount="").taken_micro == left
+    money.in_doubt(home)
+    topup = {"topup": "topup:acme:1", "became": "absent"}
+    assert sized("topup-resolve", **topup, payment="").micro == 0
+    paid = sized("topup-resolve", **topup | {"became": "paid"}, payment="pi_1").micro
+    assert paid > 0 and paid == home.fleet.one("SELECT credits_micro FROM topups WHERE topup = 'topup:acme:1'")
+
+
 def test_an_operator_gives_no_more_at_once_than_they_may(home: Home) -> None:
     assert grant_of(home, "100").status_code == 200
     refused = grant_of(home, "100.000001")
@@ -286,6 +320,7 @@ def test_a_key_is_one_forms_and_is_forgotten_in_time(home: Home) -> None:
 
 def test_the_form_says_what_it_wants_of_a_step(home: Home) -> None:
     assert home.send("/console/act/grant", {"id": "acme", "step": "leap"}).status_code == 400
+    assert grant_of(home, "1", key="\x00").status_code == 200, "a key that is none is replaced by one"
     assert home.get("/console/acted?key=nonsense")[0].status_code == 404
     (form,) = home.get("/console/act/grant?id=%3Cb%3E&amount=25")
     assert "<b>" not in form.text and 'value="25"' in form.text
@@ -312,6 +347,35 @@ def test_what_takes_too_long_is_ended_and_undone(home: Home, monkeypatch: pytest
     assert dump(home.engine) == before
     monkeypatch.undo()
     assert home.send("/console/act/grant", sent).status_code == 303, "it was not done, so it may be done now"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("key-make", ("`drawdown key rotate shop`", "`drawdown key end shop`")),
+        ("person-add", ("`drawdown console user reset bob`",)),
+        ("grant", (acting.ONCE,)),
+    ],
+)
+def test_where_the_answer_is_lost_it_says_what_to_do(
+    home: Home, monkeypatch: pytest.MonkeyPatch, name: str, told: tuple[str, ...]
+) -> None:
+    """It was kept: the same form again says so, and the secret is nobody's."""
+    values = {**EXAMPLES[name].values, "reason": REASON}
+    sent = hidden(home.send(f"/console/act/{name}", values | {"step": "look"}, KIM))
+
+    def cut(engine: sa.Engine, work: Callable[[sa.Connection], object]) -> object:
+        write(engine, work)
+        raise AnswerLost("cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "write", cut)
+        lost = home.send(f"/console/act/{name}", sent, KIM)
+    page = html.unescape(lost.text)
+    assert lost.status_code == 503 and "may have been kept, or not" in page
+    assert [words for words in told if words not in page] == []
+    again = home.send(f"/console/act/{name}", sent, KIM)
+    assert again.status_code == 303 and "ddk_" not in lost.text
 
 
 def test_a_number_of_a_form_has_a_bound() -> None:

@@ -15,7 +15,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.server.console.door import COOKIE
 from drawdown.server.console.pages import PAGES
-from drawdown.server.services import ServerSettings
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import api_keys, credit, executions
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.sources.events.store import take

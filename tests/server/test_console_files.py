@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import re
+import threading
+from collections.abc import Awaitable
 from typing import Any
 
 import httpx
@@ -15,9 +17,13 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.server.console import files as console_files
+from drawdown.server.console.console import AT_ONCE
 from drawdown.server.console.door import COOKIE
+from drawdown.server.console.my import my
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.csv_lines import as_json, csv_line
+from drawdown.server.services import MySettings
 from drawdown.worker.verdict.watch_state import note_round
 from drawdown.worker.views import org_list
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
@@ -62,6 +68,38 @@ def files(home: Home, *paths: str) -> list[httpx.Response]:
         return found
 
     return home.ask(work)
+
+
+def test_customers_who_take_all_of_their_own_take_nothing_of_the_consoles(engine: sa.Engine) -> None:
+    """And the other way round: each has threads and files of its own."""
+    home, free = Home(engine, my=MySettings(("s" * 32,))), threading.Event()
+
+    def wait(_engine: sa.Engine) -> None:
+        free.wait()
+
+    async def asked(answer: Awaitable[httpx.Response]) -> int:
+        return (await asyncio.wait_for(answer, 30)).status_code
+
+    async def work(client: httpx.AsyncClient, console: Any) -> list[int]:
+        person, found = {"cookie": f"{COOKIE}={secret(ANN)}"}, []
+        try:
+            for _ in range(my.AT_ONCE):
+                console._my._threads.begin(wait)
+            console._my._files._under_way = console_files.MOST_FILES
+            paths = ("/console/orgs", "/console/orgs.csv")
+            found += [await asked(client.get(path, headers=person)) for path in paths]
+            free.set()
+            console._my._files._under_way = 0
+            await console._my._threads.run(wait)
+            free.clear()
+            for _ in range(AT_ONCE):
+                console._threads.begin(wait)
+            found.append(await asked(client.get("/my/usage")))
+        finally:
+            free.set()
+        return found
+
+    assert home.ask(work) == [200, 200, 401], "nobody is in, which is read first"
 
 
 def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first(home: Home) -> None:

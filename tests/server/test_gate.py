@@ -7,7 +7,7 @@ import asyncio
 from drawdown.providers.http import NotSent
 from drawdown.schema.database import connect
 from drawdown.schema.units import WINDOW_MS
-from drawdown.server.services import ServerSettings, UnknownOrg
+from drawdown.server.settings import ServerSettings, UnknownOrg
 from drawdown.worker.commands.orgs import halt, override
 from tests.server.house import Caller, House, served
 from tests.world import T0

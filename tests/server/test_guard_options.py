@@ -11,7 +11,7 @@ import pytest
 from drawdown.ledger import payers
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
-from drawdown.server.services import MySettings
+from drawdown.server.settings import MySettings
 from drawdown.worker.commands import credit, guard_options, guard_overrides, guard_terms, orgs
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from tests.server.house import Caller, House, served

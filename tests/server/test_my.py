@@ -29,7 +29,8 @@ from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.app import Server
 from drawdown.server.console.my import my
 from drawdown.server.console.my.pages import PAGES
-from drawdown.server.services import MySettings, ServerSettings, Services
+from drawdown.server.services import Services
+from drawdown.server.settings import MySettings, ServerSettings
 from drawdown.server.tokens import jwts
 from drawdown.worker.commands import credit, guard, guard_overrides, guard_terms, my_sessions
 from drawdown.worker.commands.guard_facts import Wish
@@ -395,7 +396,7 @@ def test_the_file_holds_what_the_page_shows_and_no_word_of_an_operator(home: Hom
         day = await client.get("/my/usage?day=2026-01-01")
         file = await client.get("/my/usage.csv")
         console: Any = server._console
-        while console._files._under_way:
+        while console._my._files._under_way:
             await asyncio.sleep(0.01)
         return day.text, file.text
 

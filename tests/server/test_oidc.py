@@ -24,7 +24,8 @@ from drawdown.server.app import Server
 from drawdown.server.console import oidc
 from drawdown.server.console.door import COOKIE
 from drawdown.server.console.oidc import Trip, trip_of
-from drawdown.server.services import OidcSettings, ServerSettings, Services
+from drawdown.server.services import Services
+from drawdown.server.settings import OidcSettings, ServerSettings
 from drawdown.server.tokens import elsewhere
 from drawdown.worker.commands import console_users
 from tests.fresh import fresh

@@ -14,9 +14,11 @@ from drawdown.worker.commands import guard, guard_keys, guard_terms
 from drawdown.worker.commands.guard import Wish
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.sources.events import types
+from drawdown.worker.sources.events.keys import sample_id_of
+from drawdown.worker.sources.samples import made
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
-from tests.server.intake import EVENTS, Sender, event
+from tests.server.intake import EVENTS, SAMPLES, Sender, event, sample
 from tests.server.program import Program, give, key_of, make_key, refused
 
 BY_TURNS = True
@@ -67,6 +69,23 @@ def test_an_operators_producer_means_one_event_by_an_id_and_binds_no_organisatio
 
     served(street, work)
     assert street.fleet.one("SELECT COUNT(*) FROM usage_events") == 2
+    assert read(street.fleet.engine, verify).breaches == []
+
+
+def test_no_host_takes_the_id_of_another_ones_event_or_run(street: House) -> None:
+    """It can work them out: keys are no secret, and an id that is taken is not billed under it again."""
+    make_key(street, "host", "samples:write", org="globex")
+    ours = (sample_id_of("/web", "req-1", "acme"), sample_id_of("/web", "req-1"), made.id_of("r-1", "final", "cpu", 0))
+
+    async def work(caller: Caller) -> None:
+        host, acme, operator = (Sender(caller, name) for name in ("host", "acme", "operator"))
+        told = await host.told(SAMPLES, [sample(one, org_id="globex") for one in (*ours, "runner", "eventful")])
+        assert await acme.told(EVENTS, [of("acme")]) == [OK]
+        assert await operator.told(EVENTS, [of("acme")]) == [AGAIN]
+        assert told[:3] == [("invalid", "reserved_id")] * 3
+        assert {one[0] for one in told[3:]} <= {"accepted", "pending"}
+
+    served(street, work)
     assert read(street.fleet.engine, verify).breaches == []
 
 

@@ -14,7 +14,7 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.app import Server
 from drawdown.server.http.limits import TokenBuckets
 from drawdown.server.metrics.metrics import render
-from drawdown.server.services import ServerSettings
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine import runner
 from drawdown.worker.watch import Watcher, watch
 from tests.server.house import Caller, House, described, served

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
-from drawdown.server.services import ServerSettings
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.commands.rates import set_rate, set_when_down

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Provider
 from drawdown.server.api.gate import Gate
 from drawdown.server.http.threads import Threads
-from drawdown.server.services import ServerSettings, Services, ThreadKit
+from drawdown.server.services import Services, ThreadKit
+from drawdown.server.settings import ServerSettings
 from drawdown.server.step_threads import THREADS, StepThreads, _read_again
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
-from drawdown.server.services import ServerSettings
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.credit import grant
 from drawdown.worker.commands.features import install_defaults

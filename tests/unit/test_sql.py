@@ -143,7 +143,7 @@ def test_what_is_missing_is_named(sql: Queries, table: sa.Engine) -> None:
 def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "queries.sql").write_text("-- name: a\nSELECT 1\n-- name: a\nSELECT 2\n")
     with pytest.raises(SqlError, match="a stands there twice"):
-        queries(str(tmp_path / "module.py"))
+        queries(str(tmp_path / "module.py")).text("a", "sqlite")
 
 
 def test_what_many_say_is_a_word_of_all_and_no_file_says_it_again(tmp_path: Path) -> None:
@@ -151,7 +151,15 @@ def test_what_many_say_is_a_word_of_all_and_no_file_says_it_again(tmp_path: Path
     assert queries(str(tmp_path / "module.py")).text("a", "sqlite") == "SELECT ('legacy', 'none')"
     (tmp_path / "own.sql").write_text("-- name: unbilled\n('none')\n")
     with pytest.raises(SqlError, match=r"own\.sql: unbilled stands in words\.sql, too"):
-        queries(str(tmp_path / "own.py"))
+        queries(str(tmp_path / "own.py")).text("unbilled", "sqlite")
+
+
+def test_every_file_of_the_program_can_be_read() -> None:
+    """They are read late: what is wrong with one would else be said by the first command that needs it."""
+    rooms = ("server", "worker", "providers", "guard", "ledger", "events", "schema")
+    files = [file for room in rooms for file in (Path(__file__).parents[2] / room).rglob("*.sql")]
+    assert len(files) > 30
+    assert all(Queries(file).pieces for file in files if file.name != "words.sql" and "migrations" not in file.parts)
 
 
 def test_a_module_has_its_own_file_or_its_rooms(tmp_path: Path) -> None:

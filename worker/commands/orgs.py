@@ -17,7 +17,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.sql import queries
-from drawdown.schema.tables import orgs
+from drawdown.schema.tables.orgs import orgs
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.overrides import apply_now

@@ -22,6 +22,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import LATE_HORIZON_MS, WINDOW_MS, window_of
+from drawdown.worker.commands import invalid_items
 
 SQL = queries(__file__)
 LEAST_TS_MS: Final = 946_684_800_000
@@ -45,7 +46,8 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
     """Delete samples of windows that ended before a moment, as far as each organisation allows.
 
     The floors are one transaction, under the lock and short; samples go a window at a time, each in a transaction of
-    its own that no seal waits for. Cut off in between, the same command deletes the rest.
+    its own that no seal waits for. Cut off in between, the same command deletes the rest. What was invalid then is
+    forgotten, too.
     Errors: UsageError for a moment within the late horizon (35 days), in which samples may still arrive.
     """
     before = window_of(before_ms)
@@ -56,6 +58,7 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
     count = partial(_count, floors=floors, before=before)
     samples = transact(partial(count, which="going"), rollback=True) if dry_run else _delete(transact, before)
     kept = transact(partial(count, which="kept"), rollback=True)
+    transact(partial(invalid_items.forget, before_ms=before), rollback=dry_run)
     return Pruned(before, samples, len(floors) - held, held, kept)
 
 

@@ -55,15 +55,16 @@ USED_SHARE: Final = 0.94
 
 
 class Calls:
-    """All calls of one worker to one provider, for as long as one event loop runs."""
+    """All calls of one worker to one provider, for as long as one event loop runs. `processes`: how many share what it
+    allows, each of them the same part."""
 
-    def __init__(self, provider: Provider, clock: Clock) -> None:
+    def __init__(self, provider: Provider, clock: Clock, processes: int = 1) -> None:
         self._provider = provider
         self._clock = clock
         capabilities = provider.capabilities
-        self._slots = asyncio.Semaphore(capabilities.in_flight)
-        self._pushes = _limiter(capabilities.calls_per_s)
-        self._reads = _limiter(capabilities.reads_per_s)
+        self._slots = asyncio.Semaphore(max(capabilities.in_flight // processes, 1))
+        self._pushes = _limiter(capabilities.calls_per_s, processes)
+        self._reads = _limiter(capabilities.reads_per_s, processes)
         self._of_customer: dict[str, AsyncLimiter | None] = {}
         self._lines = CustomerLines(capabilities)
         self._flights: dict[Push | LookUp, Flight[Outcome] | Flight[LookupResult]] = {}
@@ -270,10 +271,11 @@ def _unread(*, begun: bool) -> ReadFailed:
     return ReadFailed("no answer before time was up" if begun else "not asked: time was up before")
 
 
-def _limiter(a_second: float | None) -> AsyncLimiter | None:
+def _limiter(allowed: float | None, processes: int = 1) -> AsyncLimiter | None:
     """Nearly as fast as allowed, and in no second faster."""
-    if a_second is None:
+    if allowed is None:
         return None
+    a_second = allowed / processes
     at_once = max(a_second * SLICE_S, 1.0)
     return AsyncLimiter(at_once, at_once / (a_second * USED_SHARE))
 

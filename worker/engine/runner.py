@@ -69,6 +69,8 @@ class World:
     payments: Mapping[str, PaymentService] = field(default_factory=dict)
     hooks: HookSender = field(default_factory=NoHooks)
     usage: CellReader = field(default_factory=NoCells)
+    processes: int = 1
+    """How many of one command share what providers allow."""
 
 
 def run(steps: Steps[R], world: World) -> R:
@@ -101,7 +103,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _whole(steps: Steps[R], world: World) -> R:
-    calls = {name: Calls(provider, world.clock) for name, provider in world.providers.items()}
+    calls = {name: Calls(provider, world.clock, world.processes) for name, provider in world.providers.items()}
     try:
         return await _drive(steps, world, calls)
     finally:

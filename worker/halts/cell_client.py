@@ -11,29 +11,18 @@ import hashlib
 import hmac
 import json
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Final
 
 import aiohttp
 
 from drawdown.schema.clock import Clock
 from drawdown.worker.engine.effects import ANSWERED, HaltRequest
-from drawdown.worker.halts.addresses import Network
-from drawdown.worker.halts.cell_urls import CellUrl, parse
-from drawdown.worker.halts.guarded_calls import (
-    CALL_ERRORS,
-    Lookup,
-    Target,
-    address_refused,
-    failure,
-    is_bounded,
-    session_for,
-    system_lookup,
-    trusted_tls,
-    why_not,
-)
+from drawdown.worker.halts.cell_settings import CellSettings
+from drawdown.worker.halts.cell_urls import parse
+from drawdown.worker.halts.guarded_calls import CALL_ERRORS, Target, failure, is_bounded, session_for, trusted_tls
+from drawdown.worker.halts.judging import Lookup, system_lookup
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
@@ -42,42 +31,6 @@ AT_ONCE: Final = 256
 AT_ONCE_PER_CELL: Final = 8
 MAX_ANSWER_BYTES: Final = 64 * 1024
 TOO_LONG: Final = "the cell's answer is too long"
-SHARED: Final = "*"
-"""Stands for every cell without an entry of its own."""
-
-
-@dataclass(frozen=True)
-class CellSettings:
-    """`allowed`: origins (scheme://host:port) that may be called. `roots` make each cell's own secret; `secrets` name
-    others, under the cell's id, or under `*` those that cells without an entry shared before they had their own. Of
-    two, the first is the new one. `networks` are allowed besides public addresses. Secrets never print."""
-
-    allowed: frozenset[str]
-    roots: tuple[str, ...] = ()
-    secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    networks: tuple[Network, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"CellSettings(allowed={sorted(self.allowed)}, networks={[str(one) for one in self.networks]})"
-
-    def secrets_of(self, cell_id: str) -> tuple[str, ...]:
-        """What signs halts for this cell, in the order in which it is tried: the new secret first."""
-        made = tuple(cell_secret(root, cell_id) for root in self.roots)
-        return self.secrets.get(cell_id) or (*made, *self.secrets.get(SHARED, ()))
-
-    def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
-        """What would keep a halt from this URL as its name stands this moment; None where nothing would."""
-        return why_not(url, self, lookup or system_lookup, "DRAWDOWN_CELL")
-
-    def address_refused(self, url: CellUrl, host: str) -> str | None:
-        """Why a connection for this URL is not made to this address; None where it may be."""
-        return address_refused(self, url, host)
-
-
-def cell_secret(root: str, cell_id: str) -> str:
-    """A cell's own secret, 64 characters of hex: HMAC-SHA256 by the root over `cell:{cell_id}`. Whoever has it can make
-    neither the root of it nor another cell's."""
-    return hmac.new(root.encode(), f"cell:{cell_id}".encode(), hashlib.sha256).hexdigest()
 
 
 def body_of(halt: HaltRequest) -> bytes:

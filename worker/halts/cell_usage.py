@@ -19,17 +19,11 @@ import aiohttp
 
 from drawdown.schema.clock import Clock
 from drawdown.worker.engine.effects import ANSWERED, UsageAnswer, UsageRequest
-from drawdown.worker.halts.cell_client import TOO_LONG, CellSettings
+from drawdown.worker.halts.cell_client import TOO_LONG
+from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import parse
-from drawdown.worker.halts.guarded_calls import (
-    CALL_ERRORS,
-    Lookup,
-    Target,
-    failure,
-    session_for,
-    system_lookup,
-    trusted_tls,
-)
+from drawdown.worker.halts.guarded_calls import CALL_ERRORS, Target, failure, session_for, trusted_tls
+from drawdown.worker.halts.judging import Lookup, system_lookup
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0

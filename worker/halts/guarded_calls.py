@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import ip_address
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import aiohttp
 import certifi
@@ -23,44 +21,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from drawdown.providers.http.bounds import BoundedConnector, TooMuch
-from drawdown.worker.halts.addresses import Network, refusal
-from drawdown.worker.halts.cell_urls import CellUrl, parse
-
-Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
-
-
-class Judge(Protocol):
-    """Who says what may be called: origins (scheme://host:port), and networks besides public addresses."""
-
-    @property
-    def allowed(self) -> frozenset[str]: ...
-    @property
-    def networks(self) -> tuple[Network, ...]: ...
-
-    def address_refused(self, url: CellUrl, host: str) -> str | None:
-        """Why a connection for this URL is not made to this address; None where it may be."""
-
-
-def address_refused(judge: Judge, url: CellUrl, host: str) -> str | None:
-    """Why a connection for this URL is not made to this address; None where it may be."""
-    address = ip_address(host.partition("%")[0])
-    return refusal(address, judge.networks, named=address == url.address and url.origin in judge.allowed)
-
-
-def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None:
-    """What would keep a call from this URL as its name stands this moment; None where nothing would. `settings`: what
-    the names of those that would allow it begin with."""
-    found = parse(url)
-    if found is None or found.origin not in judge.allowed:
-        return f"add its origin to {settings}_ORIGINS"
-    try:
-        hosts = [where[0] for *_, where in lookup(found.host, found.port)]
-    except OSError:
-        return f"the name {found.host} has no address"
-    refused = [judge.address_refused(found, host) for host in hosts]
-    if None in refused:
-        return None
-    return f"{refused[0] or 'it has no address'}: {settings}_NETWORKS has to allow it"
+from drawdown.worker.halts.cell_urls import CellUrl
+from drawdown.worker.halts.judging import Judge, Lookup
 
 
 @dataclass
@@ -104,11 +66,6 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         return
-
-
-def system_lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    """The addresses of a name, as the system has them."""
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 def trusted_tls() -> ssl.SSLContext:

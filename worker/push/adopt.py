@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
-from drawdown.schema.tables import adoptions, pushes, voids
 from drawdown.schema.units import push_key
 from drawdown.worker.push.rows import PushRow, find_push
 from drawdown.worker.push.void import seal_again, void_one
@@ -48,6 +47,8 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
 
 
 def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, by: By) -> None:
+    from drawdown.schema.tables.outbox import pushes, voids  # here: with them comes PostgreSQL's dialect
+
     where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}
     evidence = "of the history that was lost; the provider has a later one, and not this"
     connection.execute(
@@ -108,6 +109,8 @@ def _insert(
     kind: str = "other",
     revision: int | None = None,
 ) -> None:
+    from drawdown.schema.tables.outbox import adoptions, pushes  # as above
+
     revision = _next_revision(connection, push) if revision is None else revision
     key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision)
     where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}

@@ -1,12 +1,12 @@
 """An organisation's row: its verdict, the operator's overrides in it, and the history of its verdicts.
 
 Guarantee: `halted_at` changes only when the verdict does. Each transition is kept with its reason and the figures it
-rests on. Pure, but for `write`.
+rests on. Pure, but for `lock_rows` and `write`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Final, TypeAlias
 
@@ -26,6 +26,14 @@ ENDLESS_MICRO: Final = 2**62
 ESTIMATE_WRONG: Final = "estimate_wrong"
 EXEMPT: Final = "exempt"
 """Why somebody goes on who was halted for lack of credit, and is billed by nobody now."""
+
+
+def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[Row]:
+    """These organisations' rows, locked in the order of their ids."""
+    from drawdown.schema.tables.orgs import orgs  # here: with it comes PostgreSQL's dialect, also for SQLite
+
+    wanted = sa.select(orgs).where(orgs.c.org_id.in_(org_ids)).order_by(orgs.c.org_id)
+    return connection.execute(wanted.with_for_update()).all()
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
-from drawdown.schema.tables import orgs
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.verdict.org_row import after_operator, write
+from drawdown.worker.verdict.org_row import after_operator, lock_rows, write
 
 SQL = queries(__file__)
 
@@ -34,7 +33,5 @@ def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) ->
     ordered = sorted(set(org_ids))
     for start in range(0, len(ordered), APPLIED_AT_ONCE):
         some = ordered[start : start + APPLIED_AT_ONCE]
-        rows = connection.execute(
-            sa.select(orgs).where(orgs.c.org_id.in_(some)).order_by(orgs.c.org_id).with_for_update()
-        ).all()
+        rows = lock_rows(connection, some)
         write(connection, [after_operator(org, now_ms) for org in rows], now_ms)

@@ -19,7 +19,6 @@ import structlog
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.driver_errors import UNSTORABLE
 from drawdown.schema.sql import queries
-from drawdown.schema.tables import orgs
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.context import Context
@@ -28,7 +27,7 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
-from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, Row, unchanged, write
+from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, Row, lock_rows, unchanged, write
 from drawdown.worker.verdict.overrides import end_overrides
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.rules import CREDIT_REASONS
@@ -182,9 +181,7 @@ def _apply(
     done = Projected()
     now = context.clock.now_ms()  # here, not before: by when this is written an override may have ended
     asked = {wanted.org_id: wanted for wanted in due}
-    current = connection.execute(
-        sa.select(orgs).where(orgs.c.org_id.in_(asked)).order_by(orgs.c.org_id).with_for_update()
-    ).all()
+    current = lock_rows(connection, asked)
     watched = is_watched(connection, now)
     estimated = [org for org in current if watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
     used = _used(connection, context, provider, estimated, read_ms=read_ms, now=now)

@@ -39,7 +39,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import audit_chain
-from drawdown.schema.sql import Values
+from drawdown.schema.sql import Queries, Values
 from drawdown.worker.verify.findings import FINDINGS
 from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
 
@@ -125,8 +125,21 @@ class _Asking:
             every = dict.fromkeys(("of_orgs", "of_samples", "of_pushes"), "every_org") if sql is USAGE else {}
             for name in names:
                 piece, slots = ("of_chosen", {"finding": name}) if not self._every else (name, every)
-                with _in_parts(self._connection):
-                    yield from sql.run(self._connection, piece, self._values, **slots).mappings()
+                few = self._few(sql, piece, slots)
+                yield from self._all(sql, piece, slots) if few is None else few
+
+    def _few(self, sql: Queries, piece: str, slots: dict[str, str]) -> Sequence[sa.RowMapping] | None:
+        """The answer, where it is short enough to be fetched at once. On PostgreSQL a cursor for each question would
+        take longer than most answers."""
+        if self._connection.dialect.name != "postgresql":
+            return None
+        values = {**self._values, "most": LISTED + 1}
+        found = sql.run(self._connection, "beginning_of", values, asked=piece, **slots).mappings().all()
+        return found if len(found) <= LISTED else None
+
+    def _all(self, sql: Queries, piece: str, slots: dict[str, str]) -> Iterator[sa.RowMapping]:
+        with _in_parts(self._connection):
+            yield from sql.run(self._connection, piece, self._values, **slots).mappings()
 
     def count(self, name: str, *, of_orgs: bool = True) -> int:
         every = {"which": "every_org"} if of_orgs and self._every else {}

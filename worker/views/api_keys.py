@@ -15,7 +15,8 @@ SQL = queries(__file__)
 @dataclass(frozen=True)
 class KeyRow:
     """One key: times are milliseconds. `org_id`: the one organisation it may name, `cell_id`: the one cell
-    whose samples it may send; None: any. `used_ms`: when it was last used, to a minute; None: never."""
+    whose samples it may send; None: any. `used_ms`: when it was last used, to a minute; None: never. `maker_ended`: a
+    person of the console made it, who is let in no more; the key goes on. Told by `page_of_keys` alone."""
 
     name: str
     scopes: list[str]
@@ -29,6 +30,7 @@ class KeyRow:
     used_ms: int | None
     actor: str
     reason: str
+    maker_ended: bool = False
 
 
 def list_keys(connection: sa.Connection, now_ms: int, most: int) -> list[KeyRow]:
@@ -64,4 +66,5 @@ def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
         state = "expired"
     if row["ended_ms"] is not None:
         state = "ended"
-    return KeyRow(**{**row, "scopes": row["scopes"].split(), "state": state})
+    more = {"scopes": row["scopes"].split(), "state": state, "maker_ended": bool(row.get("maker_ended"))}
+    return KeyRow(**{**row, **more})

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
 from drawdown.schema.roles import UNREAD
-from drawdown.schema.tables import metadata
+from drawdown.schema.tables.whole import metadata
 
 MOST_ROWS: Final = 50
 MOST_CELL_CHARS: Final = 200

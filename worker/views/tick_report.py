@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -62,6 +63,28 @@ class Report:
         if self.left.needs_person or self.problems or self.doubted is not None:
             return 1
         return 75 if self.failures or self.orders_wait or self.left.waits_for_tick else 0
+
+
+def summed(reports: Sequence[Report], left: Backlog) -> Report:
+    """What the shards of one tick did, in one report; `left`: what all of them left. Errors: IndexError for none."""
+    counts: Counter[str] = Counter()
+    for report in reports:
+        counts.update({name: value for name, value in vars(report).items() if type(value) is int})
+    accepted_at: Counter[str] = Counter()
+    for report in reports:
+        accepted_at.update(report.accepted_at)
+    return Report(
+        **counts  # type: ignore[arg-type]  # numbers alone: what is no number follows by its name
+        | {"tick_id": min(one.tick_id for one in reports)}
+        | {"at_ms": min(one.at_ms for one in reports), "horizon_ms": min(one.horizon_ms for one in reports)},
+        accepted_at=dict(accepted_at),
+        orders_wait=any(one.orders_wait for one in reports),
+        stopped_orgs=[org for report in reports for org in report.stopped_orgs],
+        failures=[failure for report in reports for failure in report.failures],
+        doubted=next((report.doubted for report in reports if report.doubted is not None), None),
+        problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),
+        left=left,
+    )
 
 
 def collect(report: Report, results: Sequence[object]) -> None:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from drawdown.schema.audit import By
 from drawdown.schema.database import Transact, write
-from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
 from drawdown.schema.text import clean
 from drawdown.server.console import door
 from drawdown.server.console.acting import action as declared
@@ -32,7 +32,7 @@ from drawdown.server.console.looking import in_words, limited
 from drawdown.server.http.bodies import Budget
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
-from drawdown.server.services import ServerSettings
+from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_acts
 from drawdown.worker.commands.console_acts import Acted
 from drawdown.worker.commands.console_users import Person
@@ -47,6 +47,9 @@ WITHIN_S: Final = 10.0
 
 MOST_KEPT: Final = 4_000
 """Characters of a form that is kept in an address while somebody signs in again."""
+
+
+ONCE: Final = "go back and send the form again: it is done once"
 
 
 def undone(engine: sa.Engine) -> Transact:
@@ -178,15 +181,21 @@ class Acting:
         return self._console.render("act_look.html", {**shown, "person": tried.person, "demo": demo}, status)
 
     async def _done(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
-        """Do it, once."""
+        """Do it, once. Errors: AnswerLost, with what to do."""
+        again = ONCE
 
         def work(connection: sa.Connection) -> tuple[Done, Person]:
+            nonlocal again
             with limited(connection, WITHIN_S):
                 doing = self._doing(connection, action, request, form)
+                again = action.lost(doing) if action.lost is not None else again
                 return dry_run.carry_out(connection, action, doing, form), doing.person
 
-        with in_words(WITHIN_S):
-            done, person = await self._threads.write(work)
+        try:
+            with in_words(WITHIN_S):
+                done, person = await self._threads.write(work)
+        except AnswerLost as error:
+            raise AnswerLost(error.why, again) from error
         place = f"/console/acted?{urlencode({'key': form.get('key', '')})}"
         if not done.secret:
             return RedirectResponse(place, 303)
@@ -252,7 +261,9 @@ class Acting:
                 raise WrongField(field.name, f"{field.label}: this is needed")
             if field.choices and values.get(field.name, "") not in {value for value, _ in field.choices}:
                 raise WrongField(field.name, f"{field.label}: choose one of them")
-        key = form.get("key") or console_acts.new_key(by.now_ms, secrets.token_urlsafe(32))
+        key = form.get("key", "")
+        if not console_acts.KEY.fullmatch(key):  # a deed by such a one is refused: see `claim`
+            key = console_acts.new_key(by.now_ms, secrets.token_urlsafe(32))
         return Doing(person, by, values, key, secrets.token_urlsafe(32), self._console.url)
 
 

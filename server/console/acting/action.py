@@ -17,12 +17,14 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import Transact
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import clean
 from drawdown.schema.typed.parsing import parse_credits, parse_time
 from drawdown.server.console.frame.parts import Table
 from drawdown.worker.commands.console_users import Person
 from drawdown.worker.engine.context import Context
 
 MAX_REASON_CHARS: Final = 500
+MAX_EVIDENCE_CHARS: Final = 500
 MAX_NUMBER: Final = 10**15
 
 
@@ -138,6 +140,15 @@ class Doing:
             raise WrongField(name, str(error)) from None
 
 
+def evidence_of(doing: Doing) -> str:
+    """What shows that something is so, of a form with a field of that name. Errors: WrongField."""
+    text = doing.values.get("evidence", "").strip()
+    if not text or len(text) > MAX_EVIDENCE_CHARS or clean(text) != text:
+        said = f"what shows it: 1 to {MAX_EVIDENCE_CHARS} characters, none of them control characters"
+        raise WrongField("evidence", said)
+    return text
+
+
 Do = Callable[[sa.Connection, Doing], Done]
 Look = Callable[[sa.Connection, Doing], Sequence[Fact]]
 Tell = Callable[[Transact, Context, Doing], Sequence[Table]]
@@ -158,7 +169,8 @@ class Action:
     """An action: its name in the address, what it is called, what it asks for (a reason is always asked for), what it
     does, how things stand, the command line that does the same, without `drawdown` and the reason, and where its person
     goes on. `size`: to how many, and how much it gives; `said`: what it does, in a sentence, over its form; `tell`:
-    what the dry run shows besides, found in transactions of its own, each of them undone."""
+    what the dry run shows besides, found in transactions of its own, each of them undone; `lost`: of one that hands out
+    a secret, what is done where the answer with it was lost."""
 
     name: str
     title: str
@@ -171,3 +183,4 @@ class Action:
     role: str = "operator"
     size: Callable[[sa.Connection, Doing], Size] = one
     tell: Tell = nothing_more
+    lost: Callable[[Doing], str] | None = None

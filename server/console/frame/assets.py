@@ -10,6 +10,7 @@ import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +33,9 @@ class Asset:
     packed: bytes
 
 
+@cache
 def load(folder: Path = FOLDER) -> Mapping[str, Asset]:
-    """The files by their names."""
+    """The files by their names, read and packed once a process."""
     return {file.name: _asset(file) for file in sorted(folder.iterdir()) if file.suffix in TYPES}
 
 

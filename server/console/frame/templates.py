@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
@@ -21,8 +22,10 @@ WORDS: Final[Mapping[str, str]] = {
 """What stands for a state where it has another name in the database."""
 
 
+@cache
 def environment() -> Environment:
-    """With what templates may use besides what their page gives them."""
+    """With what templates may use besides what their page gives them. One for all consoles of a process: each template
+    is compiled once."""
     made = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,

@@ -20,16 +20,15 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from drawdown.guard.periods import PERIODS, Period
 from drawdown.providers.payments.protocol import NoLink
 from drawdown.schema.audit import By
 from drawdown.schema.errors import AnswerLost, UsageError
-from drawdown.schema.ids import is_clean_id, tell_no_names
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.ids import tell_no_names
 from drawdown.server.console import door, files
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.forms import form_of
-from drawdown.server.console.my import screens
+from drawdown.server.console.looking import look
+from drawdown.server.console.my import asked
 from drawdown.server.console.my.links import Links
 from drawdown.server.console.my.pages import PAGES
 from drawdown.server.console.page import Page
@@ -37,12 +36,12 @@ from drawdown.server.http import bodies
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
-from drawdown.server.services import MySettings, Services
+from drawdown.server.services import Services
+from drawdown.server.settings import MySettings
 from drawdown.server.tokens import jwts
 from drawdown.server.tokens.elsewhere import Elsewhere, Trouble, is_safe
 from drawdown.server.tokens.jwts import Unproven
 from drawdown.worker.commands import guard_overrides, my_sessions
-from drawdown.worker.commands.guard_overrides import Terms
 from drawdown.worker.commands.my_sessions import LIFE_MS, UsedLink, Visitor
 from drawdown.worker.views import own_wallet
 from drawdown.worker.views.console_users import is_demo
@@ -54,11 +53,14 @@ Act = Callable[[Request, Mapping[str, str]], Awaitable[Response]]
 COOKIE: Final = "__Host-drawdown-my"
 HOME: Final = "/my/usage"
 OVER: Final = "nobody is in here, or not any more: open this page from your product again"
+AT_ONCE: Final = 4
+"""Reads and writes for these people: threads of their own, so that however many ask, the console answers, and the other
+way round. Their files are half of them at most, as at the console."""
+WITHIN_S: Final = 5.0
+"""The longest that one page may read."""
 MOST_CARD_PAGES: Final = 4
 """Asked for at payment services at once."""
 CARD_WITHIN_S: Final = 15.0
-MAX_REASON_CHARS: Final = 500
-_DIGITS: Final = 15
 
 
 def require_sane(settings: MySettings) -> None:
@@ -82,7 +84,6 @@ class Face(Protocol):
     def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> Response: ...
     def query(self, request: Request) -> dict[str, str]: ...
     def now_ms(self) -> int: ...
-    async def look(self, work: Callable[[sa.Connection], T]) -> T: ...
     async def answered(
         self,
         request: Request,
@@ -96,19 +97,21 @@ class Nobody(Exception):
 
 
 class My:
-    """The routes. `console` reads and renders."""
+    """The routes. `console` renders."""
 
     def __init__(
-        self, console: Face, threads: Threads, made: files.Files, services: Services, elsewhere: Elsewhere,
-        budget: bodies.Budget,
-    ) -> None:  # fmt: skip
+        self, console: Face, engine: sa.Engine, services: Services, elsewhere: Elsewhere, budget: bodies.Budget
+    ) -> None:
         self._console = console
-        self._threads = threads
-        self._files = made
+        self._threads = Threads(engine, AT_ONCE, "my")
+        self._files = files.Files(self._threads)
         self._services = services
         self._links = Links(services, elsewhere)
         self._budget = budget
         self._card_pages = 0
+
+    def close(self) -> None:
+        self._threads.close()
 
     def routes(self) -> list[Route]:
         """All there are, made of the list of pages."""
@@ -169,6 +172,10 @@ class My:
 
         return await self._answered(request, entered)
 
+    async def _look(self, work: Callable[[sa.Connection], T]) -> T:
+        """Errors: TooSlow, and those of the database."""
+        return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
+
     def _visitor(self, connection: sa.Connection, request: Request, now_ms: int) -> Visitor:
         """Who asks; from here on, nobody else's name is told. Errors: Nobody."""
         tell_no_names(connection)
@@ -193,7 +200,7 @@ class My:
                 return {**read, "visitor": ask.person, "query": ask.query}
 
             more = {"live": True, "now_ms": now_ms, "page": page}
-            return self._render(page.template, {**await self._console.look(work), **more})
+            return self._render(page.template, {**await self._look(work), **more})
 
         return await self._answered(request, shown)
 
@@ -201,7 +208,7 @@ class My:
         async def handed_out() -> Response:
             assert page.lines is not None
             now_ms, lines = self._console.now_ms(), page.lines
-            ask = await self._console.look(lambda c: self._ask(c, request, now_ms))
+            ask = await self._look(lambda c: self._ask(c, request, now_ms))
 
             def begin(connection: sa.Connection) -> Iterator[str]:
                 tell_no_names(connection)
@@ -226,16 +233,12 @@ class My:
     async def _override(self, request: Request, form: Mapping[str, str]) -> Response:
         """Ask for an override: nothing counts before a person approves it."""
         now_ms = self._console.now_ms()
-        metric, reason = form.get("metric", ""), form.get("reason", "").strip()
+        metric = form.get("metric", "")
 
         def work(connection: sa.Connection) -> int:
             visitor = self._visitor(connection, request, now_ms)
-            if not is_clean_id(metric):
-                raise UsageError("metric: this is no id: 1 to 200 characters, none of them control characters")
-            if not (0 < len(reason) <= MAX_REASON_CHARS and reason.isprintable()):
-                raise UsageError(f"reason: say what it is for, in {MAX_REASON_CHARS} characters and one line")
-            terms = Terms(metric, "org", visitor.org_id, _period(form), _amount(form), _ends_ms(form, now_ms))
-            by = By(now_ms, visitor.actor, reason, my_sessions.VIA)
+            terms = asked.terms_of(form, visitor.org_id, now_ms)
+            by = By(now_ms, visitor.actor, asked.reason_of(form), my_sessions.VIA)
             return guard_overrides.add(connection, terms, by, asked=True).number
 
         number = await self._threads.write(work)
@@ -249,7 +252,7 @@ class My:
             visitor = self._visitor(connection, request, now_ms)
             return visitor, own_wallet.told_of(connection, visitor.org_id, now_ms).card
 
-        visitor, card = await self._console.look(work)
+        visitor, card = await self._look(work)
         service = None if card is None else self._services.payments(card.service)
         if card is None or service is None:
             return self._failed(404, "no card is charged for this credit")
@@ -273,27 +276,3 @@ class My:
         answer = self._render("my_closed.html", {"status": 200, "why": OVER, "kept": {}})
         answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
         return answer
-
-
-def _period(form: Mapping[str, str]) -> Period:
-    found = next((one for one in PERIODS if one == form.get("period")), None)
-    if found is None:
-        raise UsageError("period: there is hour, day, month")
-    return found
-
-
-def _amount(form: Mapping[str, str]) -> int:
-    found = form.get("amount", "").strip()
-    if not (found.isascii() and found.isdecimal() and len(found) <= _DIGITS):
-        raise UsageError("amount: a whole number, such as 50")
-    return int(found)
-
-
-def _ends_ms(form: Mapping[str, str], now_ms: int) -> int:
-    choices = {str(days): days for days in screens.DAY_CHOICES}
-    if form.get("days", "") not in choices:
-        raise UsageError(f"days: there is {', '.join(choices)}")
-    return screens.until(now_ms, choices[form["days"]])
-
-
-assert max(screens.DAY_CHOICES) * DAY_MS < guard_overrides.MOST_LIFE_MS

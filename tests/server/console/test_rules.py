@@ -55,7 +55,7 @@ def page(home: Home, path: str, session: int = ANN) -> str:
 
 
 def test_each_page_says_what_the_command_line_says(home: Home) -> None:
-    limits = page(home, "/console/limits")
+    limits = page(home, "/console/limits", KIM)
     assert (
         "|Overrides asked for|1|" in limits
         and f"|1|Approve|Refuse|look|acme|day|50|{figures.time(home.now)[:4]}" in limits
@@ -68,10 +68,12 @@ def test_each_page_says_what_the_command_line_says(home: Home) -> None:
     assert "|look|limit|3|9|blocked|" in mine and "|peek|limit|3|9|would be in phase 3|" in mine
     events = page(home, "/console/events")
     assert "|shop|order|3|3|1|" in events and "|Quarantined|2|" in events and "|id conflict|1|" in events
+    assert f"|{HOSTILE}|missing|events|7|" in events
     assert "|bad-sample|" in page(home, "/console/events?why=interval_negative")
     keys = page(home, "/console/keys", KIM)
     assert "|shop|Rotate|End|events:write|acme|good|" in keys and "|ends in 1 d|" in keys
     assert "|old|Rotate|End|guard|any|good|" in keys
+    assert "|console:tom, ended|" in keys and "|test, ended|" not in keys, "a key does not end with who made it"
     assert "ddk_" not in keys.replace("ddk_…", "") and key(1) not in keys
     proven = page(home, "/console/proof")
     (run,) = read(home.engine, proofs.list_runs).runs

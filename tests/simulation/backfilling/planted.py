@@ -84,7 +84,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
         "were taken back",
     ),
     "reverting withdraws nothing": (lambda p: p.put(backfills, "withdraw", lambda *given: []), "were taken back"),
-    "what is over is open": (lambda p: p.put(backfills, "_require_open", lambda found: None), "backfill:"),
+    "what is over is open": (lambda p: p.put(backfills, "_require_open", lambda found: found), "backfill:"),
     "the biller of now is shown for old windows": (
         lambda p: p.query(backfills, "windows", "AND a.start_ms <= k.window_ms", "AND a.end_ms IS NULL"),
         "comes to",

@@ -16,10 +16,11 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.sql import queries
+from drawdown.worker.sources.samples.made import OF_EVENTS
 
 SQL = queries(__file__)
 
-PREFIX: Final = "event:"
+PREFIX: Final = OF_EVENTS
 """Begins the ids of events' samples, and what stands where the id of a sandbox stands."""
 
 

@@ -2,6 +2,7 @@
 
 Guarantee: pure. The reasons are those of files (`values.REASONS`), and a sample that is given here is never quarantined
 by the database. What a sender is bound to stands in for what the object leaves out, and nothing else is taken from it.
+No id is that of a sample which an event or a run has: whoever took it would keep those from being billed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from drawdown.events.envelope import Unfit
 from drawdown.events.fields import moment_of
 from drawdown.events.reading import Item
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS
+from drawdown.worker.sources.samples.made import OF_EVENTS, OF_RUNS
 from drawdown.worker.sources.samples.rows import FIELDS, Sample, meaning
 from drawdown.worker.sources.samples.values import BadRow, id_reader, read_cpu_count, read_interval_s, read_memory_mb
 
@@ -24,7 +26,7 @@ _READ_ID: Final = {name: id_reader(name) for name in FIELDS[:4]}
 
 
 def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) -> Sample:
-    """Errors: Unfit `unknown_field`, `foreign_org`, `foreign_cell`, or a reason of `values.REASONS`."""
+    """Errors: Unfit `unknown_field`, `reserved_id`, `foreign_org`, `foreign_cell`, or a reason of `values.REASONS`."""
     for name in item:
         if name not in FIELDS:
             raise Unfit("unknown_field", f"a sample has no {name}: its names are {', '.join(FIELDS)}", name)
@@ -35,7 +37,7 @@ def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) 
     }
     try:
         return (
-            _id(given, "id"),
+            _free_id(given),
             _own(given, "org_id", org_id, "foreign_org"),
             _id(given, "sandbox_id"),
             _own(given, "cell_id", cell_id, "foreign_cell"),
@@ -56,6 +58,16 @@ def _bound(name: str, to: str | None) -> Item:
 def _id(item: Item, name: str) -> str:
     found = item.get(name, "")
     return _READ_ID[name](found if isinstance(found, str) else "")
+
+
+def _free_id(item: Item) -> str:
+    found = _id(item, "id")
+    if found.startswith((OF_EVENTS, OF_RUNS)):
+        text = (
+            f"an id that begins with {OF_EVENTS} or {OF_RUNS} is that of an event's or a run's sample: choose another"
+        )
+        raise Unfit("reserved_id", text, "id")
+    return found
 
 
 def _own(item: Item, name: str, bound: str | None, code: str) -> str:

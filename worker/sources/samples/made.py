@@ -16,6 +16,9 @@ MOST_SAMPLES: Final = 1_000
 """Of one quantity: 86,400,000 seconds, or MB-seconds of that many times the largest size."""
 MAX_UNITS: Final = 10**11
 """Of one sample of an event type: times its meter they still fit in 64 bits."""
+OF_EVENTS: Final = "event:"
+OF_RUNS: Final = "run:"
+"""Begin the ids of samples that events and runs have: no host gives a sample one of them."""
 CELL: Final = "runs"
 """Stands where the cell of a sandbox stands."""
 
@@ -60,7 +63,7 @@ def _in_parts(size: int, quantity: int, most: int) -> Iterator[tuple[int, int]]:
 
 def id_of(*parts: object) -> str:
     """`run:` and the parts; where that is too long for an id, its beginning and a hash of all."""
-    whole = ":".join(["run", *map(str, parts)])
+    whole = OF_RUNS + ":".join(map(str, parts))
     if len(whole) <= MAX_ID_CHARS:
         return whole
     return f"{whole[:100]}…{hashlib.sha256(whole.encode()).hexdigest()[:32]}"

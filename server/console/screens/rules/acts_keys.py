@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -60,6 +61,12 @@ def _end(connection: sa.Connection, doing: Doing) -> Done:
     return Done(f"{name}: {'ended' if changed else 'was ended before'}")
 
 
+def _lost(doing: Doing) -> str:
+    name = quote(doing.text("name"))
+    told = f"where Keys has a new key of {doing.text('name')}, nobody has it"
+    return f"{told}: `drawdown key rotate {name}` shows another, `drawdown key end {name}` ends all of them"
+
+
 def _keys(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     """Each of the name, by when it was made."""
     found = keys_named(connection, doing.text("name"), doing.by.now_ms)
@@ -93,6 +100,7 @@ CREATE: Final = Action(
     lambda _doing: PLACE,
     "A program that has it may do what it says. It is shown once, after this.",
     role="admin",
+    lost=_lost,
 )  # fmt: skip
 ROTATE: Final = Action(
     "key-rotate",
@@ -107,6 +115,7 @@ ROTATE: Final = Action(
     lambda _doing: PLACE,
     "A new key takes its place. It is shown once, after this.",
     role="admin",
+    lost=_lost,
 )
 END: Final = Action(
     "key-end",

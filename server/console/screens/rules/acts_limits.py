@@ -51,7 +51,7 @@ def _shown(amount: int | None) -> str:
 
 
 def _until(ends_ms: int | None) -> str:
-    return "for good" if ends_ms is None else figures.time(ends_ms)
+    return "for good" if ends_ms is None else f"until {figures.time(ends_ms)} UTC"
 
 
 def _decide(word: Word, connection: sa.Connection, doing: Doing) -> Done:
@@ -61,7 +61,7 @@ def _decide(word: Word, connection: sa.Connection, doing: Doing) -> Done:
 
 def _terms_said(one: OverrideRow | Terms) -> str:
     amount, until = _shown(one.amount), _until(one.ends_ms)
-    return f"{amount} of {one.metric} per {one.period} for {one.target}, until {until}"
+    return f"{amount} of {one.metric} per {one.period} for {one.target}, {until}"
 
 
 def _override(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -206,6 +206,7 @@ LIMIT: Final = Action(
     _limit_command,
     _to_limits,
     "It counts from now on, also in the period that goes on.",
+    role="admin",
 )
 
 
@@ -233,6 +234,7 @@ PHASE: Final = Action(
     lambda doing: ["guard", "set", doing.text("metric"), "--phase", doing.values["phase"]],
     _to_limits,
     "It says what comes of a limit that is reached, from the next use on.",
+    role="admin",
 )
 ACTIONS: Final = (
     _deciding("approve", "Approve an override", "It counts from now on, in place of what the plan allows."),

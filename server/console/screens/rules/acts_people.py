@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.typed.parsing import show_credits
+from drawdown.schema.typed.parsing import type_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field
 from drawdown.server.console.frame import figures
 from drawdown.worker.commands import console_users
@@ -64,9 +65,14 @@ def _person(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ]
 
 
+def _lost(doing: Doing) -> str:
+    name = doing.text("name")
+    return f"where People has {name}, `drawdown console user reset {quote(name)}` shows a link that opens"
+
+
 def _limited(doing: Doing) -> list[str]:
     limit = doing.credits("limit")
-    return ["--role", doing.values["role"], *([] if limit is None else ["--grant-limit", show_credits(limit)])]
+    return ["--role", doing.values["role"], *([] if limit is None else ["--grant-limit", type_credits(limit)])]
 
 
 def _named(verb: str, doing: Doing) -> list[str]:
@@ -83,6 +89,7 @@ ADD: Final = Action(
     lambda _doing: PLACE,
     "They set a password by a link, within a day. It is shown once, after this.",
     role="admin",
+    lost=_lost,
 )
 SET_ROLE: Final = Action(
     "person-role",
@@ -105,6 +112,7 @@ RESET: Final = Action(
     lambda _doing: PLACE,
     "They are signed out everywhere, and set another one by a link, within a day. It is shown once, after this.",
     role="admin",
+    lost=_lost,
 )
 END: Final = Action(
     "person-end",

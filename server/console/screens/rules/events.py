@@ -12,6 +12,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import HOUR_MS
+from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
@@ -21,10 +23,12 @@ from drawdown.server.console.screens.rules.cells import number, org, said, time
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined, require_reason
 from drawdown.worker.views import event_intake
 from drawdown.worker.views.event_intake import MOST_SEEN, EventFilter, EventLine, Place, Sources
+from drawdown.worker.views.invalid_items import invalid_items
 
 PATH: Final = "/console/events"
 PAGE_EVENTS: Final = 50
 PAGE_CONFLICTS: Final = 20
+PAGE_INVALID: Final = 50
 PAGE_QUARANTINED: Final = 50
 FILE_EVENTS: Final = 1_000
 """Events that a file is read by."""
@@ -44,6 +48,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tables = [
         _sources(found, chosen),
         _arrivals(connection, ask, chosen, query),
+        _invalid(connection, ask),
         _conflicts(connection, ask, query),
         _reasons(quarantined, query),
         *([_quarantined(connection, ask, quarantined, query)] if why else []),
@@ -53,9 +58,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     return shown(Shown(PATH, tables, tiles, filters, query={**query, **_place_query(ask)}, file=file, said=SAID))
 
 
-SAID: Final = (
-    "What is invalid is answered to whoever sends it, item by item, and is not kept: /metrics counts how often it was."
-)
+SAID: Final = "What is invalid is answered to whoever sends it, item by item. It is not kept, but counted here."
 
 
 def _chosen(ask: Ask) -> EventFilter:
@@ -137,6 +140,18 @@ def event_url(one: EventLine) -> str:
 
 def _state(one: EventLine) -> Cell:
     return Cell("withdrawn", "state", "warn") if one.withdrawn else Cell("kept", "state")
+
+
+def _invalid(connection: sa.Connection, ask: Ask) -> Table:
+    since = ask.now_ms - ask.now_ms % HOUR_MS - DAY_MS
+    rows = [
+        (said(one.key_name), said(one.code), said(one.kind), number(one.items), time(one.first_ms, wide=True),
+         time(one.last_ms), said(one.item_id, wide=True), said(one.source, wide=True))
+        for one in invalid_items(connection, since, PAGE_INVALID)
+    ]  # fmt: skip
+    heads = ("Key", "Why", "Of", "#Items", "First, UTC", "Last, UTC", "One of them", "Its source, or cell")
+    none = "Nothing that programs sent in 24 hours was invalid."
+    return Table("Invalid in 24 hours, by key and reason", heads, rows, none, "drawdown event invalid")
 
 
 def _conflicts(connection: sa.Connection, ask: Ask, query: Mapping[str, object]) -> Table:

@@ -51,7 +51,7 @@ def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
         Cell(*_state(one, now_ms)),
         time(one.used_ms, "never"),
         time(until, "without an end", wide=True),
-        said(one.actor, wide=True),
+        said(f"{one.actor}, ended" if one.maker_ended else one.actor, wide=True),
         said(one.reason, wide=True),
     )
 

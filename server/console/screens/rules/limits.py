@@ -61,7 +61,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             tables,
             _tiles(*waiting, blocks, now_ms),
             filters,
-            (act("Make an override", "override-make", metric=metric), act("Set a limit", "limit-set", metric=metric)),
+            (
+                act("Make an override", "override-make", metric=metric),
+                act("Set a limit", "limit-set", "admin", metric=metric),
+            ),
             query=query,
         )
     )
@@ -180,12 +183,15 @@ def _rate(rate: BlockRate) -> str:
     return f"{part(rate.blocked_ppm)} of {rate.asked:,}{since}" if rate.asked else figures.UNKNOWN
 
 
+def _set_phase(one: MetricBlocks) -> Cell:
+    return Cell("", links=(act("Set", "guard-phase", "admin", metric=one.metric, phase=str(one.phase)),))
+
+
 def _phases(blocks: BlocksPage) -> Table:
     rows = [
-        (said(one.metric), Cell("", links=(act("Set", "guard-phase", metric=one.metric, phase=str(one.phase)),)),
-         Cell(f"{one.phase} {PHASES[one.phase]}"), *_would(one))
+        (said(one.metric), _set_phase(one), Cell(f"{one.phase} {PHASES[one.phase]}"), *_would(one))
         for one in blocks.metrics
-    ]  # fmt: skip
+    ]
     heads = ("Metric", "To do", "Phase now", "#In phase 2", "#In phase 3", "#Organisations", "#That bought credit")
     none = "A phase says what comes of a limit that is reached: silence, a warning, or a block."
     note = "What would have been blocked in 7 days: in phase 2 of who never bought credit, in phase 3 of all."

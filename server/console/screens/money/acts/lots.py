@@ -53,7 +53,7 @@ def _is_whole(doing: Doing) -> bool:
 def _lot(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     """What is left of a lot falls with each charge; what was taken back of it does not change by itself."""
     ids.require(connection, ids.LOT, lot_of(doing))
-    found = lots.read(connection, lot_of(doing)) or lots.read(connection, f"grant:{doing.text('lot')}")
+    found = lots.read(connection, lot_of(doing)) or lots.read(connection, f"grant:{lot_of(doing)}")
     assert found is not None
     row = next(
         (one for one in list_lots(connection, found.customer_id, doing.by.now_ms).lots if one.lot == found.lot), None

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.ledger.payouts import period_of
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
-from drawdown.schema.typed.parsing import show_credits
+from drawdown.schema.typed.parsing import show_credits, type_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
@@ -81,9 +81,17 @@ def _reverse(connection: sa.Connection, doing: Doing) -> Done:
     return Done(f"{doing.text('run')}: {show_credits(done.reversal.amount_micro)} credits are {how}; {left} are left")
 
 
+def _taken(connection: sa.Connection, doing: Doing) -> Size:
+    """As much is taken from a supplier as is said, or as is left."""
+    amount = doing.credits("amount")
+    if amount is None:
+        amount = show_settlement(connection, doing.text("run"), doing.by.now_ms, 1)[0].left_micro
+    return Size(taken_micro=amount)
+
+
 def _reverse_command(doing: Doing) -> list[str]:
     amount = doing.credits("amount")
-    some = [] if amount is None else ["--amount", show_credits(amount).replace(",", "")]
+    some = [] if amount is None else ["--amount", type_credits(amount)]
     return ["settlement", "reverse", doing.text("run"), *some, "--key", doing.key]
 
 
@@ -96,6 +104,7 @@ REVERSE: Final = Action(
     _reverse_command,
     lambda doing: url("/console/settlement", key=doing.text("run")),
     "What its supplier is owed for the run is less by it. The customer is given nothing back by this.",
+    size=_taken,
 )
 
 
@@ -114,7 +123,7 @@ def _period(doing: Doing) -> str:
 
 
 def _batch_command(doing: Doing) -> list[str]:
-    expect = show_credits(doing.credits("expect") or 0).replace(",", "")
+    expect = type_credits(doing.credits("expect") or 0)
     return ["settlement", "batch", doing.text("supplier"), "--period", _period(doing), "--expect", expect]
 
 
@@ -144,7 +153,7 @@ def _acknowledge(connection: sa.Connection, doing: Doing) -> Done:
     org = doing.text("org")
     require_org(connection, org)
     seen = balances.acknowledge(connection, org, doing.by)
-    return Done(f"{org}: {len(seen):,} told of balances are acknowledged")
+    return Done(f"{org}: {len(seen):,} differences that were told are acknowledged")
 
 
 def _told(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:

@@ -12,7 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, WrongField
+from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField, evidence_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money.acts.lots import key_of
@@ -40,7 +40,7 @@ def _mode(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 PAUSE: Final = Action(
     "topup-stop",
-    "Pause its top-up",
+    "Stop its top-up",
     (WALLET,),
     _pause,
     _mode,
@@ -93,9 +93,10 @@ def _switch(stopped: bool) -> Action:
 
 
 def _resolve(connection: sa.Connection, doing: Doing) -> Done:
-    payment, evidence = _payment(doing), doing.values["evidence"].strip()
-    state = topups.resolve(connection, key_of(doing, "topup"), payment, evidence, doing.by)
-    return Done(f"{doing.text('topup')}: {state.replace('_', ' ')}")
+    payment, evidence = _payment(doing), evidence_of(doing)
+    topup = key_of(doing, "topup")
+    state = topups.resolve(connection, topup, payment, evidence, doing.by)
+    return Done(f"{topup}: {state.replace('_', ' ')}")
 
 
 def _payment(doing: Doing) -> str | None:
@@ -116,10 +117,16 @@ def _one(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ]
 
 
+def _credited(connection: sa.Connection, doing: Doing) -> Size:
+    """What was paid comes into the wallet."""
+    found, _ = show_topup(connection, key_of(doing, "topup"), 1)
+    return Size(micro=0 if _payment(doing) is None else found.credits_micro)
+
+
 def _resolve_command(doing: Doing) -> list[str]:
     payment = _payment(doing)
     became = ["--absent"] if payment is None else ["--paid", payment]
-    return ["topup", "resolve", key_of(doing, "topup"), *became, "--evidence", doing.values["evidence"].strip()]
+    return ["topup", "resolve", key_of(doing, "topup"), *became, "--evidence", evidence_of(doing)]
 
 
 RESOLVE: Final = Action(
@@ -136,6 +143,7 @@ RESOLVE: Final = Action(
     _resolve_command,
     lambda doing: url("/console/topup", id=key_of(doing, "topup")),
     "What was paid is credited at once. Only a top-up in doubt is for a person to decide.",
+    size=_credited,
     role="admin",
 )
 ACTIONS: Final = (PAUSE, SHADOW, _switch(True), _switch(False), RESOLVE)

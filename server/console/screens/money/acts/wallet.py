@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.allocation import KINDS, Kind
 from drawdown.ledger.lots import PLAIN, Terms
-from drawdown.schema.typed.parsing import show_credits, show_time
+from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
@@ -51,7 +51,7 @@ def _wallet(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 def _grant_command(doing: Doing) -> list[str]:
     expires = doing.time("expires")
-    found = ["ledger", "grant", doing.text("id"), show_credits(_amount(doing)), "--key", doing.key]
+    found = ["ledger", "grant", doing.text("id"), type_credits(_amount(doing)), "--key", doing.key]
     found += ["--kind", doing.values["kind"]]
     return [*found, *([] if expires is None else ["--expires", show_time(expires)])]
 

@@ -30,7 +30,7 @@ def _backfill(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 def _close(connection: sa.Connection, doing: Doing) -> Done:
     found = backfills.close(connection, doing.text("backfill"), doing.text("hash"), doing.by)
     went_in, price = found.counts.get("new", 0), figures.credits(found.price_micro)
-    return Done(f"{doing.text('key')}: closed; {went_in:,} events went in by it, {price} credits by our rate card")
+    return Done(f"{doing.text('backfill')}: closed; {went_in:,} events went in by it, {price} credits by our rate card")
 
 
 def _revert(connection: sa.Connection, doing: Doing) -> Done:

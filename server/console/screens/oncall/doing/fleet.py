@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
-from drawdown.schema.typed.parsing import show_credits, show_time
+from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, WrongField
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
@@ -84,7 +84,7 @@ def _release(connection: sa.Connection, doing: Doing) -> Done:
 
 def _release_command(doing: Doing) -> list[str]:
     micro = doing.credits("incurred")
-    return ["execution", "release", doing.text("run"), *([] if micro is None else ["--incurred", show_credits(micro)])]
+    return ["execution", "release", doing.text("run"), *([] if micro is None else ["--incurred", type_credits(micro)])]
 
 
 def _cell(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:

@@ -8,14 +8,12 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused
-from drawdown.schema.text import clean
-from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Look, Size, WrongField
+from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Look, Size, WrongField, evidence_of
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.commands import pushes
 from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.push.rows import find_pushes
 
-MOST_EVIDENCE: Final = 500
 RETRIED: Final = ("due", "rejected")
 PROVEN: Final = ("in_doubt", "rejected")
 
@@ -58,14 +56,6 @@ def _options(doing: Doing) -> list[str]:
     return [*found, *([] if expect is None else ["--expect", str(expect)])]
 
 
-def _evidence(doing: Doing) -> str:
-    """What shows it. Errors: WrongField."""
-    text = doing.values.get("evidence", "").strip()
-    if not text or len(text) > MOST_EVIDENCE or clean(text) != text:
-        raise WrongField("evidence", f"what shows it: 1 to {MOST_EVIDENCE} characters, none of them control characters")
-    return text
-
-
 def _standing(states: Sequence[str]) -> Look:
     def look(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
         chosen = _chosen(doing)
@@ -94,7 +84,7 @@ def _retry(connection: sa.Connection, doing: Doing) -> Done:
 
 
 def _resolve(connection: sa.Connection, doing: Doing) -> Done:
-    accepted, evidence = doing.values["outcome"] == "accepted", _evidence(doing)
+    accepted, evidence = doing.values["outcome"] == "accepted", evidence_of(doing)
     work = pushes.resolve_accepted if accepted else pushes.void
     done = work(connection, _find(connection, doing, PROVEN), doing.by, evidence)
     return Done(f"{len(done):,} {'accepted' if accepted else 'voided; what they held is owed again'}")
@@ -105,7 +95,7 @@ def _void(connection: sa.Connection, doing: Doing) -> Done:
     if also and not doing.texts("keys"):
         raise WrongField("although", "name each push that was accepted: no filter finds those")
     keys = _find(connection, doing, PROVEN)
-    done = pushes.void(connection, keys, doing.by, _evidence(doing), although_accepted=also)
+    done = pushes.void(connection, keys, doing.by, evidence_of(doing), although_accepted=also)
     return Done(f"{len(done):,} voided; the next tick seals what they held")
 
 
@@ -137,7 +127,7 @@ RESOLVE: Final = Action(
     _resolve,
     _standing(PROVEN),
     lambda doing: [
-        "push", "resolve", *_options(doing), f"--{doing.values['outcome']}", "--evidence", _evidence(doing),
+        "push", "resolve", *_options(doing), f"--{doing.values['outcome']}", "--evidence", evidence_of(doing),
     ],
     _place,
     "A push in doubt was sent, and nobody knows what became of it. Look in the provider's console first.",
@@ -160,7 +150,7 @@ VOID: Final = Action(
     _void,
     _standing(PROVEN),
     lambda doing: [
-        "push", "void", *_options(doing), "--evidence", _evidence(doing),
+        "push", "void", *_options(doing), "--evidence", evidence_of(doing),
         *(["--although-accepted"] if doing.values["although"] == "yes" else []),
     ],
     _place,

@@ -1,0 +1,134 @@
+"""`--processes N`: the shards of one command, each in a process of its own.
+
+Guarantee: each part ends with a result, also one whose process was killed. SIGTERM and SIGINT reach every part, and end
+it between two effects. No part outlives the command. Two parts never share a connection: what is opened, a part opens.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from types import FrameType
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+from drawdown.cli.opening import meaning_of
+from drawdown.cli.stopping import Stopping
+from drawdown.cli.streams import Fault
+from drawdown.schema.errors import Exit
+from drawdown.schema.units import BUCKETS
+from drawdown.worker.engine.shard import Shard
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+MAX_PROCESSES: Final = 32
+"""Of one command: each has connections and providers of its own."""
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+# A fork has what is imported already. No thread runs in a command that has not begun its work.
+_FORK: Final = multiprocessing.get_context("fork")
+
+
+def shards(count: int) -> list[Shard]:
+    """All buckets, in so many parts."""
+    return [Shard(index * BUCKETS // count, (index + 1) * BUCKETS // count - 1) for index in range(count)]
+
+
+@dataclass
+class _Part(Generic[T]):
+    shard: Shard
+    process: ForkProcess
+    answers: Connection
+    result: T | Fault | None = None
+
+    def take(self) -> None:
+        """What it made of its shard; where its process is gone without a word, that."""
+        try:
+            self.result = self.answers.recv()
+        except EOFError:
+            self.process.join()
+            self.result = Fault(f"its process {_ended(self.process.exitcode or 0)}", Exit.LEFT, "process_died")
+            log.error("process_died", bucket_lo=self.shard.lo, bucket_hi=self.shard.hi, reason=self.result.text)
+        self.answers.close()
+
+    def tell(self) -> None:
+        if self.process.is_alive():
+            self.process.terminate()
+
+
+def in_processes(
+    parts: Sequence[Shard], work: Callable[[Shard, Stopping], T], *, together: bool = False
+) -> list[tuple[Shard, T | Fault]]:
+    """Do the work of each part in a process of its own; what became of each, in order. `together`: one that is gone
+    takes the others with it, which are told to end."""
+    begun: list[_Part[T]] = []
+    with _passed_on(begun):
+        begun.extend(_begin(shard, work) for shard in parts)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        left = {part.answers: part for part in begun}
+        while left:
+            for ready in wait(list(left)):
+                assert isinstance(ready, Connection)
+                part = left.pop(ready)
+                part.take()
+                if together and isinstance(part.result, Fault):
+                    for other in left.values():
+                        other.tell()
+    for part in begun:
+        part.process.join()
+    return [(part.shard, part.result) for part in begun if part.result is not None]
+
+
+@contextmanager
+def _passed_on(begun: list[_Part[T]]) -> Iterator[None]:
+    """Signals are passed on to all parts; one that comes while they begin waits until all have."""
+
+    def told(_number: int, _frame: FrameType | None) -> None:
+        for part in begun:
+            part.tell()
+
+    kept = {number: signal.signal(number, told) for number in SIGNALS}
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    except BaseException:
+        told(0, None)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _begin(shard: Shard, work: Callable[[Shard, Stopping], T]) -> _Part[T]:
+    answers, answer = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=_work, args=(answer, shard, work, os.getpid()))
+    process.start()
+    answer.close()  # else the end of the part would not end it
+    return _Part(shard, process, answers)
+
+
+def _work(answer: Connection, shard: Shard, work: Callable[[Shard, Stopping], object], parent: int) -> None:
+    """In the part's own process."""
+    stopping = Stopping(parent)
+    stopping.on_signals()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all; the command tells its parts by SIGTERM
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    try:
+        result = work(shard, stopping)
+    except Exception as error:
+        result = meaning_of(error)
+    answer.send(result)
+    answer.close()
+
+
+def _ended(status: int) -> str:
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"

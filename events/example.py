@@ -1,0 +1,29 @@
+"""What may be told of an item that was refused: what it calls its source and itself.
+
+Guarantee: pure. A name that looks like a secret, an address or a number of a person's is not told; the others are cut
+short.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from drawdown.events.envelope import Named
+from drawdown.events.privacy.rules_places import PLACES
+from drawdown.events.privacy.rules_secrets import SECRETS
+
+MAX_TOLD_CHARS: Final = 64
+_PRIVATE: Final = (*SECRETS, *PLACES)
+"""Ids of any other kind are what an example is for."""
+
+
+def example_of(named: Named) -> Named:
+    """What of it may be kept and shown."""
+    source, item_id = named
+    return _told(source), _told(item_id)
+
+
+def _told(text: str | None) -> str | None:
+    if text is None or any(rule.finds(text, text.lower(), "") for rule in _PRIVATE):
+        return None
+    return text if len(text) <= MAX_TOLD_CHARS else f"{text[: MAX_TOLD_CHARS - 1]}…"

@@ -1,0 +1,194 @@
+"""`--processes`: one command, its shards in processes of their own. One report, one exit status, no part lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run
+from drawdown.cli.nouns import tick as commands
+from drawdown.cli.processes import MAX_PROCESSES, in_processes, shards
+from drawdown.cli.stopping import Stopping
+from drawdown.cli.streams import Fault
+from drawdown.schema.errors import Exit
+from drawdown.schema.migrate import bucket_of
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.tick import tick
+from drawdown.worker.views.tick_report import Report
+from tests.world import T0, Fleet
+
+ORGS = [f"org-{number}" for number in range(12)]
+TICKS = "SELECT bucket_lo, bucket_hi, exit_status, report FROM ticks ORDER BY bucket_lo"
+Say = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def fleet(postgres: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", postgres.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("DRAWDOWN_STATE_DIR", str(tmp_path))
+    made = Fleet(postgres)
+    made.assign(*ORGS, from_ms=T0)
+    for org in ORGS:
+        made.sample(org, T0)
+    made.sample(ORGS[0], T0, memory_mb=999)  # of no feature: pending
+    postgres.dispose()  # what forks has no connection open
+    return made
+
+
+def ticked(capfd: Say, *more: str) -> tuple[int, dict[str, object]]:
+    status = run(["--at", str(T0 + 600_000), "--json", "tick", *more])
+    return status, json.loads(capfd.readouterr().out)["tick"]
+
+
+def test_one_report_says_what_all_parts_did(fleet: Fleet, capfd: Say) -> None:
+    status, told = ticked(capfd, "--processes", "3")
+    rows = fleet.rows(TICKS)
+    assert [row[:3] for row in rows] == [(0, 84, 0), (85, 169, 0), (170, 255, 0)]
+    parts = [json.loads(str(row[3])) for row in rows]
+    assert len({bucket_of(org) // 86 for org in ORGS}) == 3 and min(part["sealed"] for part in parts) > 0
+    for name in ("sealed", "accepted", "projected", "not_accepted"):
+        assert told[name] == sum(part[name] for part in parts)
+    assert told["accepted_at"] == {"embedded": told["sealed"]} and told["sealed"] == len(ORGS)
+    assert told["left"] == parts[0]["left"] | {"pending_s": {"no_mapping": 60}}
+    assert (status, told["exit_status"]) == (0, 0)
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """It happens to the part that has the first bucket."""
+
+    def one(context: Context) -> Steps[Report]:
+        if context.shard.lo == 0:
+            happens()
+        return (yield from tick(context))
+
+    monkeypatch.setattr(commands, "tick", one)
+
+
+def test_a_part_that_is_killed_is_said_and_the_next_tick_does_its_work(
+    fleet: Fleet, capfd: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    status, told = ticked(capfd, "--processes", "2")
+    assert told["failures"] == ["buckets 0 to 127: its process was killed by SIGKILL"]
+    assert status == told["exit_status"] == Exit.LEFT
+    assert 0 < int(str(told["sealed"])) < len(ORGS)
+    monkeypatch.setattr(commands, "tick", tick)
+    status, second = ticked(capfd, "--processes", "2")
+    assert (status, int(str(second["sealed"])) + int(str(told["sealed"]))) == (0, len(ORGS))
+
+
+def test_a_part_that_fails_needs_whom_it_would_need_alone(
+    fleet: Fleet, capfd: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise ValueError("planted")
+
+    planted(monkeypatch, fails)
+    status, told = ticked(capfd, "--processes", "2")
+    assert "buckets 0 to 127: ValueError: planted" in str(told["problems"]) and status == Exit.PERSON
+    monkeypatch.setattr(commands, "shards", lambda count: [Shard(0, 127), Shard(0, 127)])
+    assert run(["--at", str(T0 + 600_000), "tick", "--processes", "2"]) == Exit.PERSON  # no part has a report
+    assert "planted" in capfd.readouterr().err
+
+
+def test_each_part_takes_its_share_of_what_a_provider_allows(
+    fleet: Fleet, capfd: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_steps: object, world: runner.World) -> None:
+        raise ValueError(f"one of {world.processes}")
+
+    monkeypatch.setattr(runner, "run", fails)
+    assert run(["--at", str(T0 + 600_000), "tick", "--processes", "3"]) == Exit.PERSON
+    assert "ValueError: one of 3" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--processes", "0"], "--processes"),
+        (["--processes", str(MAX_PROCESSES + 1)], "--processes"),
+        (["--processes", "2", "--shard", "0/2"], "--shard and --processes"),
+        (["--processes", "2"], "SQLite has one writer"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    given: list[str], says: str, migrated_sqlite: Path, tmp_path: Path, capfd: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "d.db"
+    file.write_bytes(migrated_sqlite.read_bytes())
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", f"sqlite:///{file}")
+    for command in ("tick", "run"):
+        assert run([command, *given]) == Exit.USAGE
+        assert says in capfd.readouterr().err
+
+
+def waits(_part: Shard, stopping: Stopping) -> str:
+    stopping.wait(10)
+    return "ended" if stopping.is_set() else "waited in vain"
+
+
+def test_ctrl_c_ends_every_part_between_two_effects() -> None:
+    def one(part: Shard, stopping: Stopping) -> str:
+        if part.lo == 0:
+            os.kill(os.getppid(), signal.SIGINT)
+        return waits(part, stopping)
+
+    kept = signal.getsignal(signal.SIGINT)
+    assert [result for _, result in in_processes(shards(3), one)] == ["ended"] * 3
+    assert signal.getsignal(signal.SIGINT) is kept
+
+
+def test_one_that_is_gone_takes_the_others_with_it_where_they_go_on_for_days() -> None:
+    def one(part: Shard, stopping: Stopping) -> str:
+        if part.lo == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return waits(part, stopping)
+
+    gone, other = (result for _, result in in_processes(shards(2), one, together=True))
+    assert gone == Fault("its process was killed by SIGKILL", Exit.LEFT, "process_died") and other == "ended"
+
+
+def test_no_part_outlives_its_command(tmp_path: Path) -> None:
+    source = (
+        "import os, signal\nfrom pathlib import Path\nfrom drawdown.cli.processes import in_processes, shards\n"
+        "def one(part, stopping):\n"
+        "    if part.lo: os.kill(os.getppid(), signal.SIGKILL)\n"
+        f"    stopping.wait(30)\n    (Path({str(tmp_path)!r}) / str(part.lo)).write_text(str(stopping.is_set()))\n"
+        "in_processes(shards(2), one)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", source], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    ends = time.monotonic() + 10
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert [(tmp_path / name).read_text() for name in ("0", "128")] == ["True", "True"]
+
+
+def test_run_ticks_in_every_part_until_it_is_told_to_end(fleet: Fleet) -> None:
+    command = [sys.executable, "-c", "from drawdown.cli.main import main; main()", "run", "--processes", "2"]
+    environment = {**os.environ, "DRAWDOWN_LOG_LEVEL": "INFO"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        ends = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < ends:
+            if [row[2] for row in fleet.rows(TICKS)] == [0, 0]:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert len(re.findall('"signal": "SIGTERM"', told)) == 2  # each part says so
+    assert [row[:3] for row in fleet.rows(TICKS)] == [(0, 127, 0), (128, 255, 0)]

@@ -1,0 +1,48 @@
+"""What a command costs before it does anything: the modules it imports, and the files of statements it reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+
+BY_TURNS = True
+
+OTHERS = ("aiohttp", "alembic", "apscheduler", "fastapi", "prometheus_client", "rich.progress", "starlette", "uvicorn",
+          "drawdown.providers.http.client", "drawdown.schema.tables.orgs", "drawdown.server.metrics",
+          "drawdown.server.services", "drawdown.worker.halts.guarded_calls", "drawdown.worker.watch")  # fmt: skip
+"""What serves or calls over HTTP, describes tables, repeats or draws: none of it is for a tick with nothing to do."""
+POSTGRESQL = ("psycopg", "sqlalchemy.dialects.postgresql")
+LOOK = """
+import atexit, gc, json, sys
+from drawdown.cli.main import main
+from drawdown.schema.sql import Queries
+
+def look():
+    files = [one for one in gc.get_objects() if isinstance(one, Queries)]
+    read = ["pieces" in vars(one) for one in files]
+    print(json.dumps([sorted(sys.modules), sum(read), len(read)]), file=sys.stderr)
+
+atexit.register(look)
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["status", "tick"])
+def test_a_command_imports_and_reads_nothing_of_what_others_need(
+    command: str, engine: sa.Engine, database_url: str
+) -> None:
+    given = {"DRAWDOWN_DATABASE_URL": database_url, "DRAWDOWN_LOG_LEVEL": "ERROR"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, command], env={**os.environ, **given}, capture_output=True, text=True
+    )
+    assert done.returncode in (0, 75) and done.stdout  # nothing has ticked yet where status asks
+    modules, read, files = json.loads(done.stderr)
+    unwanted = OTHERS if engine.dialect.name == "postgresql" else (*OTHERS, *POSTGRESQL)
+    assert {"sqlalchemy", "drawdown.schema.sql"} <= set(modules)
+    assert set(unwanted) & set(modules) == set()
+    assert 0 < read < files / 2
