@@ -74,7 +74,7 @@ def summed(reports: Sequence[Report], left: Backlog) -> Report:
     for report in reports:
         accepted_at.update(report.accepted_at)
     return Report(
-        **counts  # type: ignore[arg-type]  # numbers alone: what is no number follows by its name
+        **counts
         | {"tick_id": min(one.tick_id for one in reports)}
         | {"at_ms": min(one.at_ms for one in reports), "horizon_ms": min(one.horizon_ms for one in reports)},
         accepted_at=dict(accepted_at),
