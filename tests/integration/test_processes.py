@@ -171,9 +171,9 @@ def test_no_part_outlives_its_command(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", source], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
     ends = time.monotonic() + 10
-    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < ends:
+    while [one.read_text() for one in tmp_path.iterdir()] != ["True", "True"] and time.monotonic() < ends:
         time.sleep(0.05)
-    assert [(tmp_path / name).read_text() for name in ("0", "128")] == ["True", "True"]
+    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"0": "True", "128": "True"}
 
 
 def test_run_ticks_in_every_part_until_it_is_told_to_end(fleet: Fleet) -> None:
