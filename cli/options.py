@@ -9,6 +9,7 @@ import typer
 from drawdown.schema.errors import UsageError
 
 Actor = Annotated[str | None, typer.Option(help="Who does this", show_default="the system's user")]
+Later = Annotated[bool, typer.Option("--later", help="Order it: the next tick does it, or begins to")]
 Reason = Annotated[str, typer.Option(help="Why; kept for good")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and change nothing")]
 From = Annotated[str | None, typer.Option("--from", help="From this window boundary on", show_default="the next one")]

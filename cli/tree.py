@@ -60,7 +60,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "feature": CommandModule("features", "Features: which sizes and event types are billed as what"),
         "sample": CommandModule("samples", "Samples: find, mend or withdraw wrong ones, prune old"),
         "event": CommandModule("events", "Usage events: what products told, find and withdraw"),
-        "order": CommandModule("orders", "Orders: replays that a tick does, how far each is"),
+        "order": CommandModule("orders", "Orders: what a tick does, how far each is"),
         "backfill": CommandModule("backfills", "Backfills: events of the past, staged, shown, put in"),
         "push": CommandModule("pushes", "Pushes: quantities on their way to a provider"),
         "provider": CommandModule("providers", "Providers: the services that bill, and their state"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,20 +12,21 @@ from drawdown.cli.options import Actor, PageSize, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.orders import orders
-from drawdown.worker.orders.lists import OrderRow, list_orders
+from drawdown.worker.orders.lists import list_orders
 
 commands = typer.Typer()
+ORDERED: Final = "order {}: the next tick does it, or begins to; `drawdown order list` shows how far it is"
 
 
 @commands.command("list")
 def list_(context: typer.Context, most: PageSize = 100) -> None:
-    """List orders, the latest first. `drawdown replay --later` places one; ticks do them, the oldest first."""
+    """List orders, the latest first. `drawdown replay --later` and the console place them; ticks do them."""
     app: App = context.obj
     found = app.read(lambda c: list_orders(c, most=most))
-    columns = ("#order", "state", "what", "by", "reason", "since", "windows", "what became of it")
+    columns = ("#order", "kind", "state", "what", "by", "reason", "since", "progress", "what became of it")
     rows = [
-        (one.order_id, one.state_in_words, one.what, one.actor, one.reason, show_time(one.at_ms), _progress(one),
-         one.said or "-")
+        (one.order_id, one.kind, one.state_in_words, one.what, one.actor, one.reason, show_time(one.at_ms),
+         one.progress or "-", one.said or "-")
         for one in found
     ]  # fmt: skip
     made = [{**vars(one), "command": shlex.join(["drawdown", *one.command])} for one in found]
@@ -44,7 +45,3 @@ def cancel(
     by = app.by(actor, reason)
     app.write(lambda c: orders.cancel(c, number, by))
     show(app, {"order": number, "state": "cancelled"}, [f"order {number}: cancelled"])
-
-
-def _progress(one: OrderRow) -> str:
-    return f"{one.windows_done:,} of {one.windows:,}"

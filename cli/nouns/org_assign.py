@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +12,20 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, DryRun, From, New, Reason, Undo, only_with
+from drawdown.cli.nouns.orders import ORDERED
+from drawdown.cli.options import Actor, DryRun, From, Later, New, Reason, Undo, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.typed.parsing import show_credits, show_time
+from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.commands import assignments, flip_rules, flips
 from drawdown.worker.engine.runner import run
+from drawdown.worker.orders.asked import AskedAssign
+from drawdown.worker.orders.orders import place
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
 ProviderOption = Annotated[
@@ -58,6 +64,7 @@ def assign(
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Also where the provider cannot say")] = False,
     new: New = False,
     dry_run: DryRun = False,
+    later: Later = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -79,6 +86,8 @@ def assign(
         listed = names or ([wish.org_id for wish in read_flips(file)] if file is not None else [])
         return _undo(app, listed, by, dry_run=dry_run)
     wishes = _wishes(app, names, customer, file)
+    if later:
+        return _order(app, wishes, AskedAssign("", provider or "", customer, start, allow_halt), by, dry_run=dry_run)
     where, note = _biller(app, provider, wishes, new=new)
     options = flip_rules.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
     done = run(flips.flip(app.context(), wishes, options, by), app.world())
@@ -86,6 +95,22 @@ def assign(
     if any(flip.problem for flip in done):
         raise typer.Exit(Exit.PERSON)
     return None
+
+
+def _order(app: App, wishes: list[flip_rules.Wish], asked: AskedAssign, by: By, *, dry_run: bool) -> None:
+    """Have a tick ask the provider. Errors: UsageError unless one organisation and its provider are named."""
+    if dry_run:
+        raise UsageError("--dry-run shows it now, --later orders it: give one of them")
+    if len(wishes) != 1 or asked.provider in ("", EMBEDDED, *EXEMPT_PROVIDERS):
+        raise UsageError("--later: name one organisation, and with --provider one that has to be asked")
+    org = wishes[0].org_id
+
+    def work(connection: sa.Connection) -> int:
+        ids.require_sampled_org(connection, org, new=False)
+        return place(connection, replace(asked, org_id=org), by)
+
+    order_id = app.write(work)
+    show(app, {"order": order_id}, [ORDERED.format(order_id)])
 
 
 def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None, customer: str | None) -> None:

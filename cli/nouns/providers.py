@@ -10,7 +10,8 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns import provider_estimates
-from drawdown.cli.options import Actor, DryRun, ProviderName, Reason, Undo, only_with
+from drawdown.cli.nouns.orders import ORDERED
+from drawdown.cli.options import Actor, DryRun, Later, ProviderName, Reason, Undo, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.errors import Exit, Refused, UsageError
@@ -19,6 +20,8 @@ from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog import terms
 from drawdown.worker.commands import providers
 from drawdown.worker.engine.runner import ask
+from drawdown.worker.orders.asked import AskedAccept
+from drawdown.worker.orders.orders import place
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.views.features import mapped_features
 from drawdown.worker.views.providers import ProviderLoad, customers_at, provider_loads
@@ -128,6 +131,7 @@ def accept(
     context: typer.Context,
     name: ProviderName,
     dry_run: DryRun = False,
+    later: Later = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -141,11 +145,17 @@ def accept(
     provider, by = app.registry.providers[name], app.by(actor, reason)
     if provider.dormant is not None:
         raise Refused(provider.dormant)
+    if later and dry_run:
+        raise UsageError("--dry-run shows it now, --later orders it: give one of them")
+    if later:
+        asked = AskedAccept(name, providers.terms_of(provider.capabilities))
+        order_id = app.write(lambda c: place(c, asked, by))
+        return show(app, {"provider": name, "order": order_id}, [ORDERED.format(order_id)])
     voided = providers.accept(app.write, name, provider.capabilities, by, dry_run=dry_run)
     text = (
         f"{name}: {'would be' if dry_run else 'is'} used on its present settings; {voided:,} unsent pushes sealed anew"
     )
-    show(app, {"provider": name, "voided": voided, "dry_run": dry_run}, [text])
+    return show(app, {"provider": name, "voided": voided, "dry_run": dry_run}, [text])
 
 
 @commands.command()

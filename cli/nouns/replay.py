@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, DryRun, Reason
+from drawdown.cli.nouns.orders import ORDERED
+from drawdown.cli.options import Actor, DryRun, Later, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
@@ -48,7 +49,7 @@ def replay_(
     to: Annotated[str, typer.Option("--to", help="The range's end")] = "",
     zone: Annotated[str, typer.Option(help="The zone of times that name none")] = "UTC",
     dry_run: DryRun = False,
-    later: Annotated[bool, typer.Option("--later", help="Order it: the next tick does it, or begins to")] = False,
+    later: Later = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -77,8 +78,7 @@ def replay_(
     ranged = asdict(echo) | _plan_json(made)
     if later:
         order_id = app.write(lambda c: place(c, AskedReplay(scope, start, end), app.by(actor, reason)))
-        said = f"order {order_id}: the next tick does it, or begins to; `drawdown order list` shows how far it is"
-        show(app, {"order": order_id, "range": ranged}, [said])
+        show(app, {"order": order_id, "range": ranged}, [ORDERED.format(order_id)])
         return
     found = _run(app, made, dry_run, app.by(actor, reason))
     shown = {"replay": _plain(found), "range": ranged, "dry_run": dry_run}

@@ -15,11 +15,11 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import Steps, Together, Transaction
+from drawdown.worker.engine.effects import Effect, Steps, Transaction
 from drawdown.worker.engine.runner import World
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orders import doing, lists, orders
-from drawdown.worker.orders.asked import MAX_ORDER_ORGS, AskedReplay
+from drawdown.worker.orders.asked import MAX_ORDER_ORGS, Asked, AskedReplay
 from drawdown.worker.orders.doing import OrdersDone, do_orders
 from drawdown.worker.orders.lists import OrderRow
 from drawdown.worker.replay.plan import ReplayScope
@@ -49,7 +49,7 @@ class Moving:
         return self.fleet.clock.at_ms
 
 
-def order(fleet: Fleet, asked: AskedReplay = ALL) -> int:
+def order(fleet: Fleet, asked: Asked = ALL) -> int:
     by = By(fleet.clock.now_ms(), "ann", "they were lost", "cli")
     return write(fleet.engine, lambda c: orders.place(c, asked, by))
 
@@ -82,8 +82,12 @@ def up_to(fleet: Fleet, steps: Steps[Any], dies_at: Callable[[Transaction], bool
             if dies_at(effect):
                 return
             answer = write(fleet.engine, effect.work, rollback=effect.rollback)
-        elif isinstance(effect, Together):
-            answer = [runner.run(one, world(fleet)) for one in effect.steps]
+        else:
+            answer = runner.run(alone(effect), world(fleet))
+
+
+def alone(effect: Effect) -> Steps[object]:
+    return (yield effect)
 
 
 def test_a_tick_does_what_was_ordered_and_says_so_once(fleet: Fleet) -> None:

@@ -10,16 +10,20 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.commands.providers import terms_of
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.orders.asked import AskedAccept, AskedAssign, AskedReplay
 from drawdown.worker.orders.doing import do_orders
 from drawdown.worker.replay.plan import ReplayScope
+from drawdown.worker.tick import tick
 from tests.interleave.party import Act, Party, step
-from tests.interleave.stage import NOW, T0, Stage
+from tests.interleave.stage import NOW, OTHER_CAN, T0, Stage
 
 ALL: Final = AskedReplay(ReplayScope(), T0, NOW - 2 * WINDOW_MS)
 ACME: Final = replace(ALL, scope=ReplayScope(("acme",)))
+TO_FAKE: Final = AskedAssign("hermit", "fake", "cus_hermit")
+NEW_TERMS: Final = AskedAccept("other", "{}")
 
 
 def _placed(stage: Stage) -> None:
@@ -62,14 +66,30 @@ def _done(name: str, steps: Callable[[Stage], Steps[Any]]) -> Party:
     return replace(step(name, steps, _placed), check=_ended_once)
 
 
+def _terms_ordered(stage: Stage) -> None:
+    """The third provider has another unit than when it was met; nothing was sent to it yet."""
+    steps = tick(stage.context())
+    stage.walk(steps).until("sweep", stage.engine)
+    stage.other.capabilities = replace(OTHER_CAN, unit=60)
+    asked = AskedAccept("other", terms_of(stage.other.capabilities))
+    write(stage.engine, lambda c: orders.place(c, asked, stage.by))
+
+
+def _accepts(stage: Stage) -> Steps[Any]:
+    return do_orders(stage.context())
+
+
 def _first(stage: Stage) -> int:
     return int(stage.rows("SELECT MIN(order_id) FROM orders")[0][0])
 
 
 ORDERS: Final = (
     _said("cli.nouns.replay:replay_", lambda s, c: orders.place(c, ACME, s.by), lambda _stage: None),
+    _said("cli.nouns.org_assign:_order", lambda s, c: orders.place(c, TO_FAKE, s.by), lambda _stage: None),
+    _said("cli.nouns.providers:accept", lambda s, c: orders.place(c, NEW_TERMS, s.by), lambda _stage: None),
     _said("cli.nouns.orders:cancel", lambda s, c: orders.cancel(c, _first(s), s.by), _placed),
     _done("take_order", _does),
     _done("end_order", _does),
+    replace(step("accept_terms", _accepts, _terms_ordered), check=_ended_once),
     _done("put_order_back", _has_no_time),
 )

@@ -69,6 +69,7 @@ APART: Final[dict[str, str]] = {
     "worker.replay.rehearse:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
     "server.console.acting.acting:undone": "rolled back, whatever it is asked for",
     "server.console.screens.oncall.doing.replay:_told": "rolled back: it reads a plan",
+    "server.console.screens.oncall.doing.asked:_told": "rolled back: an assignment, whose locks `assign` holds longer",
     "billed_by": "reads once, of a provider that cannot be used",
 }
 """Transactions that are not explored, and why."""

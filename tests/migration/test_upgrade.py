@@ -859,3 +859,31 @@ def test_orders_come_beside_replays_that_were_begun(kind: str, request: pytest.F
     upgrade(engine)
     read(engine, require_ready)
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_orders_of_0057_keep_their_guards_and_have_other_kinds_beside(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    engine = _empty(kind, request, tmp_path, "kinds")
+    order = (
+        "INSERT INTO orders (kind, asked, state, at_ms, via, actor, reason) "
+        "VALUES ('{}', '', 'waiting', 1, 'cli', 'a', 'r')"
+    )
+    with engine.begin() as connection:
+        migrate_to(connection, "0057")
+        connection.exec_driver_sql(order.format("replay"))
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0058")
+        assert [one["name"] for one in _indexes(engine, "orders")] == ["orders_open"]
+        for change in (order.format("other"), "DELETE FROM orders", "UPDATE orders SET reason = 'other'"):
+            with pytest.raises(DBAPIError):
+                write(engine, lambda c, text=change: c.exec_driver_sql(text))  # type: ignore[misc]
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0057")
+    upgrade(engine)
+    write(engine, lambda c: c.exec_driver_sql(order.format("assign")))
+    with pytest.raises(NotImplementedError, match="would forget"), engine.begin() as connection:
+        command.downgrade(_config(connection), "0057")
+    read(engine, require_ready)

@@ -67,7 +67,7 @@ class Home:
                 engine=self.engine,
                 clock=self.fleet.clock,
                 settings=self.settings,
-                providers={},
+                providers=self.fleet.providers,
                 unasked={},
                 broken={},
                 http=NobodyThere(),

@@ -29,7 +29,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "commands": {"push", "topup", "verdict", "seal", "halts", "catalog", "history", "engine", "sources", "verify"},
     "views": {"push", "topup", "verdict", "hooks", "halts", "catalog", "history", "engine", "sources", "verify"},
     "replay": {"seal", "push", "verdict", "views", "history", "engine", "catalog"},
-    "orders": {"replay", "engine"},
+    "orders": {"replay", "commands", "engine"},
     "checks": {"commands", "views", "verify"},
     "watch": {"seal", "topup", "verdict", "hooks", "halts", "history", "engine"},
     "tick": {"seal", "push", "topup", "verdict", "hooks", "halts", "views", "orders", "history", "engine", "catalog"},

@@ -53,6 +53,8 @@ class Flip:
     before_start_units: int = 0
     already: bool = False
     problem: str | None = None
+    away: bool = False
+    """The problem is that the provider did not say: it may do so later."""
     note: str | None = None
     line: int | None = None
 
@@ -92,6 +94,7 @@ def judge(
         credit_there_micro=state.balance_micro if isinstance(state, CustomerState) else None,
         already=candidate.already,
         problem=None if candidate.already else problem,
+        away=problem is not None and candidate.unknown is None and isinstance(state, ReadFailed),
         note=note,
         line=candidate.wish.line,
     )

@@ -82,13 +82,13 @@ def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[
         return list(planned)
     found: Sequence[Sequence[str] | ReadFailed] = yield CheckCustomers(provider, asked)
     wrong = {name: said for name, said in zip(asked, found, strict=True) if isinstance(said, ReadFailed) or said}
-    return [
-        replace(flip, problem=_said(wrong[flip.customer_id])) if flip.customer_id in wrong else flip for flip in planned
-    ]
+    return [_judged(flip, wrong[flip.customer_id]) if flip.customer_id in wrong else flip for flip in planned]
 
 
-def _said(wrong: Sequence[str] | ReadFailed) -> str:
-    return f"could not be checked: {wrong.reason}" if isinstance(wrong, ReadFailed) else "; ".join(wrong)
+def _judged(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
+    if isinstance(wrong, ReadFailed):
+        return replace(flip, problem=f"could not be checked: {wrong.reason}", away=True)
+    return replace(flip, problem="; ".join(wrong), away=False)
 
 
 def _candidates(

@@ -93,6 +93,30 @@ def accept_some(
     return Portion(len(unsent), left)
 
 
+def terms_of(capabilities: Capabilities) -> str:
+    """What a provider declares, as it is kept: what is equal has the same text."""
+    return _text(capabilities)
+
+
+def terms_in_force(connection: sa.Connection, provider: str) -> str | None:
+    """As they are kept; None of a provider that no tick met."""
+    stored = _stored(connection).get(provider)
+    return None if stored is None else stored.terms
+
+
+def changes(connection: sa.Connection, provider: str, capabilities: Capabilities) -> dict[str, tuple[object, object]]:
+    """The terms that differ: as they are in force, and as they are declared."""
+    stored = terms_in_force(connection, provider)
+    then, now = json.loads(stored or "{}"), _terms(capabilities)
+    return {part: (then.get(part), now[part]) for part in now if then.get(part) != now[part]}
+
+
+def open_at(connection: sa.Connection, provider: str) -> tuple[int, int]:
+    """Pushes that `accept` seals anew, and those that were sent and keep it from being done."""
+    counts = SQL.run(connection, "count_open", {"provider": provider}).one()
+    return int(counts.due), int(counts.sent)
+
+
 def _use(
     connection: sa.Connection, provider: str, stored: StoredTerms, capabilities: Capabilities, by: By, voided: int
 ) -> None:

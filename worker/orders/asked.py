@@ -1,13 +1,14 @@
 """What is asked for by an order: kept as it was understood, and told in words and as a command.
 
-Guarantee: times are moments by then, and not words such as `today`, whose meaning would change while the order waits.
+Guarantee: times are moments by then, and not words such as `today`, whose meaning would change while the order waits;
+settings of a provider are those that the person saw, and an assignment is of an organisation as it stood.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import ClassVar, Final, TypeAlias
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_time
@@ -22,6 +23,7 @@ MAX_ORDER_ORGS: Final = 100
 class AskedReplay:
     """A replay of the windows of `scope` in [from_ms, to_ms)."""
 
+    kind: ClassVar[str] = "replay"
     scope: ReplayScope
     from_ms: int
     to_ms: int
@@ -57,3 +59,86 @@ class AskedReplay:
         """What does the same by hand, without `drawdown`."""
         whose = ["--provider", self.scope.provider] if self.scope.provider is not None else list(self.scope.orgs)
         return ["replay", *(whose or ["--all"]), "--from", show_time(self.from_ms), "--to", show_time(self.to_ms)]
+
+
+@dataclass(frozen=True)
+class AskedAccept:
+    """A provider on changed terms: `terms` as whoever ordered it saw them, and no others."""
+
+    kind: ClassVar[str] = "accept"
+    provider: str
+    terms: str
+
+    def __str__(self) -> str:
+        return f"use of {self.provider} on its changed settings"
+
+    def text(self) -> str:
+        return json.dumps({"provider": self.provider, "terms": self.terms}, sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> AskedAccept:
+        return cls(**json.loads(text))
+
+    def command(self) -> list[str]:
+        return ["provider", "accept", self.provider]
+
+
+@dataclass(frozen=True)
+class Biller:
+    """Who bills an organisation by its latest assignment."""
+
+    provider: str
+    customer_id: str
+    start_ms: int
+
+
+@dataclass(frozen=True)
+class AskedAssign:
+    """An organisation billed by a provider that has to be asked first. A `customer_id` of None is as it is, or at first
+    the organisation's id; `from_ms` None: from the next window on, when it is done; `was`: who billed it when it was
+    ordered."""
+
+    kind: ClassVar[str] = "assign"
+    org_id: str
+    provider: str
+    customer_id: str | None = None
+    from_ms: int | None = None
+    allow_halt: bool = False
+    was: Biller | None = None
+
+    def __str__(self) -> str:
+        whose = "" if self.customer_id is None else f" as {self.customer_id}"
+        since = "the next window on" if self.from_ms is None else f"{show_time(self.from_ms)} on"
+        return f"assignment of {self.org_id} to {self.provider}{whose}, from {since}"
+
+    def text(self) -> str:
+        return json.dumps({**vars(self), "was": None if self.was is None else vars(self.was)}, sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> AskedAssign:
+        kept = json.loads(text)
+        was = kept.pop("was")
+        return cls(**kept, was=None if was is None else Biller(**was))
+
+    def command(self) -> list[str]:
+        customer = [] if self.customer_id is None else ["--customer", self.customer_id]
+        since = [] if self.from_ms is None else ["--from", show_time(self.from_ms)]
+        halt = ["--allow-halt"] if self.allow_halt else []
+        return ["org", "assign", self.org_id, "--provider", self.provider, *customer, *since, *halt]
+
+    def is_so(self, latest: Biller | None) -> bool:
+        """Whether that is what was asked for."""
+        return (
+            latest is not None and latest.provider == self.provider and self.customer_id in (None, latest.customer_id)
+        )
+
+
+Asked: TypeAlias = AskedReplay | AskedAccept | AskedAssign
+_KINDS: Final[dict[str, type[AskedReplay] | type[AskedAccept] | type[AskedAssign]]] = {
+    one.kind: one for one in (AskedReplay, AskedAccept, AskedAssign)
+}
+
+
+def read_asked(kind: str, text: str) -> Asked:
+    """As it was kept."""
+    return _KINDS[kind].of(text)

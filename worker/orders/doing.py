@@ -2,7 +2,7 @@
 
 Guarantee: it takes MAX_A_TICK at most, for TURN_MS at most, and leaves what remains to the next tick. A tick that
 dies half-way has changed nothing that the next one may not do again: a replay subtracts what is sealed, so doing it
-twice bills nobody twice. What became of an order is told by one tick.
+twice bills nobody twice; of the others see `asking`. What became of an order is told by one tick.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orders import orders
+from drawdown.worker.orders.asked import AskedAccept, AskedAssign
+from drawdown.worker.orders.asking import Turn, accept, assign
 from drawdown.worker.orders.orders import TURN_MS, Taken
 from drawdown.worker.replay.plan import ReplayAtWork
 from drawdown.worker.replay.replay import Replayed, replay
@@ -41,7 +43,7 @@ class OrdersDone:
 def do_orders(context: Context) -> Steps[OrdersDone]:
     """Do what waits, the oldest first.
 
-    Errors: those of a replay; the order is then free again once its lease has ended.
+    Errors: those of what is done; the order is then free again once its lease has ended.
     """
     done, turn = OrdersDone(), _turn(context)
     for _ in range(MAX_A_TICK):
@@ -63,23 +65,32 @@ def _turn(context: Context) -> Context:
 
 def _do(turn: Context, taken: Taken, done: OrdersDone) -> Steps[bool]:
     """Do one; whether it is over, and the next one's turn has come."""
-    if taken.plan is None:
-        _note(done, taken, "failed", taken.said)
+    if taken.failed:
+        _note(done, taken, "failed", taken.failed)
         return True
+    came = yield from _come(turn, taken)
+    if came.state is None:
+        yield Transaction("put_order_back", partial(_back, turn=turn, taken=taken, came=came))
+        return False
+    said: str | None = yield Transaction("end_order", partial(_end, turn=turn, taken=taken, came=came))
+    if said is not None:
+        _note(done, taken, came.state, said)
+    return True
+
+
+def _come(turn: Context, taken: Taken) -> Steps[Turn]:
     by = replace(taken.by, now_ms=turn.clock.now_ms())
+    match taken.asked:
+        case AskedAccept() as accepted:
+            return (yield from accept(turn, accepted, by))
+        case AskedAssign() as assigned:
+            return (yield from assign(turn, assigned, by))
+    assert taken.plan is not None  # of a replay that has not failed
     try:
         found = yield from replay(turn, taken.plan, by, dry_run=False, most=0, order_id=taken.order_id)
     except ReplayAtWork as error:  # somebody replays the same by hand: when that is over, this finds what it left
-        yield Transaction("put_order_back", partial(_back, turn=turn, taken=taken, said=str(error)))
-        return False
-    if found.unfinished:
-        yield Transaction("put_order_back", partial(_back, turn=turn, taken=taken, said=""))
-        return False
-    state: orders.State = "failed" if found.stopped else "done"
-    said: str | None = yield Transaction("end_order", partial(_end, turn=turn, taken=taken, found=found, state=state))
-    if said is not None:
-        _note(done, taken, state, said)
-    return True
+        return Turn(None, str(error))
+    return Turn(None if found.unfinished else "failed" if found.stopped else "done", replayed=found)
 
 
 def _note(done: OrdersDone, taken: Taken, state: str, said: str) -> None:
@@ -89,14 +100,17 @@ def _note(done: OrdersDone, taken: Taken, state: str, said: str) -> None:
     log.info("order_ended", order=taken.order_id, state=state, said=said, actor=taken.by.actor)
 
 
-def _back(connection: sa.Connection, *, turn: Context, taken: Taken, said: str) -> bool:
-    return orders.put_back(connection, taken.order_id, turn.worker, said)
+def _back(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> bool:
+    return orders.put_back(connection, taken.order_id, turn.worker, came.said, in_vain=came.in_vain)
 
 
-def _end(connection: sa.Connection, *, turn: Context, taken: Taken, found: Replayed, state: orders.State) -> str | None:
+def _end(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> str | None:
     """What is said of it; None where another tick has it by now."""
-    said = in_words(orders.sealed(connection, taken.order_id), found)
-    over = orders.end(connection, taken.order_id, turn.worker, state, said, turn.clock.now_ms())
+    assert came.state is not None
+    said = came.said
+    if came.replayed is not None:
+        said = in_words(orders.sealed(connection, taken.order_id), came.replayed)
+    over = orders.end(connection, taken.order_id, turn.worker, came.state, said, turn.clock.now_ms())
     return said if over else None
 
 

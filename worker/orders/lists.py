@@ -8,17 +8,19 @@ import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.orders.asked import AskedReplay, read_asked
 
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class OrderRow:
-    """An order. `windows_done` of `windows`: how far its replay has come, as far as it has begun; `pushes`: sealed by
-    it so far; `said`: what became of it, or why it waits on; `command`: what does the same by hand."""
+    """An order. `windows_done` of `windows`: how far a replay has come, as far as it has begun (0 of others);
+    `pushes`: sealed by it so far; `said`: what became of it, or why it waits on; `command`: what does the same by
+    hand."""
 
     order_id: int
+    kind: str
     what: str
     state: str
     actor: str
@@ -36,6 +38,11 @@ class OrderRow:
     @property
     def state_in_words(self) -> str:
         return self.state.replace("_", " ")
+
+    @property
+    def progress(self) -> str:
+        """How far it is, in words; '' of what has no parts."""
+        return f"{self.windows_done:,} of {self.windows:,} windows" if self.windows else ""
 
 
 def list_orders(connection: sa.Connection, *, most: int, before: int | None = None) -> list[OrderRow]:
@@ -56,11 +63,13 @@ def count_open(connection: sa.Connection) -> int:
 
 
 def _row(row: sa.Row[tuple[object, ...]]) -> OrderRow:
-    asked = AskedReplay.of(row.asked)
+    asked = read_asked(row.kind, row.asked)
     begun = row.from_ms is not None
+    windows = asked.windows if isinstance(asked, AskedReplay) else 0
     return OrderRow(
-        row.order_id, str(asked), row.state, row.actor, row.reason, row.via, row.at_ms, row.began_ms, row.ended_ms,
-        windows=(row.to_ms - row.from_ms) // WINDOW_MS if begun else asked.windows,
+        row.order_id, row.kind, str(asked), row.state, row.actor, row.reason, row.via, row.at_ms, row.began_ms,
+        row.ended_ms,
+        windows=(row.to_ms - row.from_ms) // WINDOW_MS if begun else windows,
         windows_done=max(row.next_ms - row.from_ms, 0) // WINDOW_MS if begun else 0,
         pushes=int(row.pushes), said=row.said, command=asked.command(),
     )  # fmt: skip

@@ -1,13 +1,13 @@
 """Orders: placed and cancelled by people, taken up and ended by ticks.
 
-Guarantee: an order is placed only where its replay could begin now. It is cancelled only while it waits. One order is
-under way at a time, the oldest first; whoever has it keeps it by a lease, and an order whose tick died is free again
-once that has ended. An order ends once, by whoever has it.
+Guarantee: an order is placed only where it could begin now, as far as the database tells. It is cancelled only while
+it waits. One order is under way at a time, the oldest first; whoever has it keeps it by a lease, and an order whose
+tick died is free again once that has ended. An order ends once, by whoever has it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import sqlalchemy as sa
@@ -16,8 +16,9 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.commands.providers import terms_in_force
 from drawdown.worker.engine.context import LEASE_MS
-from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay, Biller, read_asked
 from drawdown.worker.replay.plan import ReplayPlan, plan
 
 SQL = queries(__file__)
@@ -27,7 +28,8 @@ TURN_MS: Final = 2 * MINUTE_MS
 ORDER_LEASE_MS: Final = TURN_MS + LEASE_MS
 """Less than the time between two ticks: what a dead one had is the next one's."""
 MAX_TRIES: Final = 5
-"""Turns without an end, one after the other: an order that kills each tick must not do so for ever."""
+"""Turns without an end, one after the other: an order that kills each tick must not do so for ever, nor one whose
+provider says nothing hold up all others."""
 MAX_OPEN_ORDERS: Final = 50
 
 State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
@@ -35,37 +37,81 @@ State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
 
 @dataclass(frozen=True)
 class Taken:
-    """An order that this worker has; where it cannot be done at all, it has ended as failed, and `plan` is None."""
+    """An order that this worker has; `plan`: of a replay; `failed`: why it cannot be done at all, and has ended."""
 
     order_id: int
-    asked: AskedReplay
+    asked: Asked
     by: By
     plan: ReplayPlan | None
-    said: str = ""
+    failed: str = ""
 
 
-def place(connection: sa.Connection, asked: AskedReplay, by: By) -> int:
-    """Order a replay; returns the order's number.
+def place(connection: sa.Connection, asked: Asked, by: By) -> int:
+    """Order something; returns the order's number.
 
-    Errors: those of `plan`; Refused where the same is ordered already, or too many wait. (Of two that are placed at
-    the very same moment both may stand: the second one's replay finds nothing that is owed.)
+    Errors: those of `plan`; Refused where nothing would change, where the same is ordered already, or too many wait.
+    (Of two that are placed at the very same moment both may stand: the second one finds nothing to do.)
     """
-    plan(connection, asked.scope, asked.from_ms, asked.to_ms, by.now_ms)
-    asked = asked.aligned()
+    _plan(connection, asked, by.now_ms)
+    asked = understood(connection, asked)
+    if isinstance(asked, AskedAssign) and asked.is_so(asked.was) and asked.from_ms is None:
+        raise Refused(f"{asked.org_id} is assigned so already: `drawdown org show {asked.org_id}`")
+    if isinstance(asked, AskedAccept) and asked.terms == terms_in_force(connection, asked.provider):
+        raise Refused(f"the terms of {asked.provider} have not changed")
     same = same_as(connection, asked)
     if same is not None:
         raise Refused(f"the same is ordered already: {same} (`drawdown order list`)")
     if SQL.run(connection, "count_open").scalar_one() >= MAX_OPEN_ORDERS:
         raise Refused(f"{MAX_OPEN_ORDERS:,} orders wait already: let ticks do them, or cancel some")
-    values = {"asked": asked.text(), "at_ms": by.now_ms, "via": by.via, "actor": by.actor, "reason": by.reason}
+    values = {
+        "kind": asked.kind,
+        "asked": asked.text(),
+        "at_ms": by.now_ms,
+        "via": by.via,
+        "actor": by.actor,
+        "reason": by.reason,
+    }
     order_id = int(SQL.run(connection, "place", values).scalar_one())
-    record(connection, "order", str(order_id), {"kind": "replay", "asked": str(asked)}, by)
+    record(connection, "order", str(order_id), {"kind": asked.kind, "asked": str(asked)}, by)
     return order_id
 
 
-def same_as(connection: sa.Connection, asked: AskedReplay) -> str | None:
+def understood(connection: sa.Connection, asked: Asked) -> Asked:
+    """As it is kept."""
+    match asked:
+        case AskedReplay():
+            return asked.aligned()
+        case AskedAssign():
+            return replace(asked, was=latest_biller(connection, asked.org_id))
+        case AskedAccept():
+            return asked
+
+
+def latest_biller(connection: sa.Connection, org_id: str) -> Biller | None:
+    """By its latest assignment; None where it has none."""
+    row = SQL.run(connection, "latest_assignment", {"org_id": org_id}).one_or_none()
+    return None if row is None else Biller(row.provider, row.customer_id, int(row.start_ms))
+
+
+def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | None:
+    """Of a replay. Errors: those of `plan`."""
+    if isinstance(asked, AskedReplay):
+        return plan(connection, asked.scope, asked.from_ms, asked.to_ms, now_ms)
+    return None
+
+
+def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
+    """What was assigned by hand since it was ordered, or since a tick that died assigned it, is nobody's to undo."""
+    if isinstance(asked, AskedAssign):
+        latest = latest_biller(connection, asked.org_id)
+        if latest != asked.was and not asked.is_so(latest):
+            raise Refused(f"{asked.org_id} was assigned otherwise since it was ordered: look, and order it again")
+
+
+def same_as(connection: sa.Connection, asked: Asked) -> str | None:
     """The order by which the same is asked for already, and is not over; None where there is none."""
-    row = SQL.run(connection, "same", {"asked": asked.aligned().text()}).one_or_none()
+    values = {"kind": asked.kind, "asked": understood(connection, asked).text()}
+    row = SQL.run(connection, "same", values).one_or_none()
     return None if row is None else f"order {row.order_id}, by {row.actor}, is {row.state.replace('_', ' ')}"
 
 
@@ -100,20 +146,22 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> Taken | None:
     row = SQL.run(connection, "take", values).one_or_none()
     if row is None:
         return None
-    asked, by = AskedReplay.of(row.asked), By(now_ms, row.actor, row.reason, row.via)
+    asked, by = read_asked(row.kind, row.asked), By(now_ms, row.actor, row.reason, row.via)
     try:
         if row.tries > MAX_TRIES:
-            raise Refused(f"{MAX_TRIES} ticks came to no end with it: see what they say of themselves")
-        planned = plan(connection, asked.scope, asked.from_ms, asked.to_ms, now_ms)
+            raise Refused(f"{MAX_TRIES} ticks came to no end with it: {row.said or 'see what they say of themselves'}")
+        _require_as_it_stood(connection, asked)
+        planned = _plan(connection, asked, now_ms)
     except (Refused, UsageError) as error:
         end(connection, row.order_id, worker, "failed", str(error), now_ms)
         return Taken(row.order_id, asked, by, None, str(error))
     return Taken(row.order_id, asked, by, planned)
 
 
-def put_back(connection: sa.Connection, order_id: int, worker: str, said: str) -> bool:
-    """Let it go on with the next tick; false where another worker has it by now."""
-    values = {"order_id": order_id, "worker": worker, "said": said}
+def put_back(connection: sa.Connection, order_id: int, worker: str, said: str, *, in_vain: bool = False) -> bool:
+    """Let it go on with the next tick; false where another worker has it by now. `in_vain`: the turn counts as one of
+    its tries."""
+    values = {"order_id": order_id, "worker": worker, "said": said, "counted": int(in_vain)}
     return SQL.run(connection, "put_back", values).rowcount == 1
 
 

@@ -7,14 +7,17 @@ state IN ('waiting', 'under_way')
 SELECT 1 FROM orders WHERE {open} LIMIT 1
 
 -- name: same
-SELECT order_id, state, actor, at_ms FROM orders WHERE {open} AND asked = :asked ORDER BY order_id LIMIT 1
+SELECT order_id, state, actor, at_ms FROM orders WHERE {open} AND kind = :kind AND asked = :asked ORDER BY order_id LIMIT 1
 
 -- name: count_open
 SELECT COUNT(*) FROM orders WHERE {open}
 
 -- name: place
 INSERT INTO orders (kind, asked, state, at_ms, via, actor, reason)
-VALUES ('replay', :asked, 'waiting', :at_ms, :via, :actor, :reason) RETURNING order_id
+VALUES (:kind, :asked, 'waiting', :at_ms, :via, :actor, :reason) RETURNING order_id
+
+-- name: latest_assignment
+SELECT provider, customer_id, start_ms FROM assignments WHERE org_id = :org_id ORDER BY start_ms DESC LIMIT 1
 
 -- name: cancel
 UPDATE orders SET state = 'cancelled', ended_ms = :now_ms WHERE order_id = :order_id AND state = 'waiting'
@@ -32,11 +35,11 @@ SELECT state FROM orders WHERE order_id = :order_id
 UPDATE orders SET state = 'under_way', worker = :worker, lease_ms = :lease_ms, tries = tries + 1,
     began_ms = COALESCE(began_ms, :now_ms)
 WHERE {free} AND order_id = (SELECT MIN(order_id) FROM orders WHERE {open})
-RETURNING order_id, asked, at_ms, actor, reason, via, tries
+RETURNING order_id, kind, asked, at_ms, actor, reason, via, tries, said
 
 -- name: put_back
--- A turn that came to its end counts for none of the tries.
-UPDATE orders SET state = 'waiting', worker = NULL, lease_ms = NULL, tries = 0, said = :said
+-- A turn that came to its end counts for none of the tries, but for one in vain.
+UPDATE orders SET state = 'waiting', worker = NULL, lease_ms = NULL, tries = tries * :counted, said = :said
 WHERE order_id = :order_id AND state = 'under_way' AND worker = :worker
 
 -- name: end
@@ -47,7 +50,7 @@ WHERE order_id = :order_id AND state = 'under_way' AND worker = :worker
 SELECT COALESCE(SUM(pushes), 0) FROM replays WHERE order_id = :order_id
 
 -- name: columns
-o.order_id, o.asked, o.state, o.at_ms, o.began_ms, o.ended_ms, o.actor, o.reason, o.said, o.via
+o.order_id, o.kind, o.asked, o.state, o.at_ms, o.began_ms, o.ended_ms, o.actor, o.reason, o.said, o.via
 
 -- name: list
 -- Each with how far its latest replay has come, and what all of its replays sealed.

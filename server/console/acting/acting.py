@@ -264,7 +264,8 @@ class Acting:
         key = form.get("key", "")
         if not console_acts.KEY.fullmatch(key):  # a deed by such a one is refused: see `claim`
             key = console_acts.new_key(by.now_ms, secrets.token_urlsafe(32))
-        return Doing(person, by, values, key, secrets.token_urlsafe(32), self._console.url)
+        declared = self._console.context().declared()
+        return Doing(person, by, values, key, secrets.token_urlsafe(32), self._console.url, declared)
 
 
 def _fields(action: Action) -> tuple[declared.Field, ...]:

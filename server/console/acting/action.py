@@ -13,6 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import By
 from drawdown.schema.database import Transact
 from drawdown.schema.errors import UsageError
@@ -95,6 +96,8 @@ class Doing:
     secret: str = field(default="", repr=False)
     url: str = ""
     """Where the console is reached."""
+    declared: Mapping[str, Capabilities] = field(default_factory=dict)
+    """What providers declare by this server's settings."""
 
     def text(self, name: str) -> str:
         """An id; '' where none is given. Errors: WrongField for what no id can be."""

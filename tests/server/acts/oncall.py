@@ -138,7 +138,31 @@ def _somebody_cancels(home: Home) -> None:
     write(home.engine, lambda c: orders.cancel(c, 1, home.fleet.by))
 
 
+def _other_terms(home: Home) -> None:
+    """Those in force are others than this server declares."""
+    home.fleet.tick_windows(1)
+    home.now = home.fleet.clock.at_ms
+    home.fleet.write("UPDATE provider_states SET terms = '{}' WHERE provider = 'embedded'")
+
+
+def _terms_of_another(home: Home) -> None:
+    home.fleet.write("""UPDATE provider_states SET terms = '{"unit": 7}' WHERE provider = 'embedded'""")
+
+
+def _somebody_elsewhere(home: Home) -> None:
+    """A provider that has to be asked is known."""
+    _used(home)
+    home.fleet.assign("initech", provider="autumn")
+
+
 EXAMPLES: Final = {
+    "provider-accept": Example({"provider": "embedded"}, {"provider": "embeded"}, _terms_of_another, _other_terms),
+    "assign-remote": Example(
+        {"id": "acme", "provider": "autumn", "customer": "cus_1", "halts": "no"},
+        {"id": "nobody", "provider": "embedded", "customer": "\x01", "from": "00:01", "halts": "x"},
+        None,  # whoever assigns it otherwise meanwhile makes it impossible, and its answer says so
+        _somebody_elsewhere,
+    ),
     "replay": Example(
         {"id": "acme", "all": "no", **RANGE},
         {"all": "perhaps", "id": "acmee", "provider": "embedded", "from": "soon", "to": "2025-12-31"},

@@ -35,7 +35,8 @@ def acts(org: sa.Row[Any]) -> list[Link]:
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
     override = act("Override limits", "org-override", id=org.org_id)
-    return [act("Give credit", "grant", id=org.org_id), halt, override, billing]
+    assign = act("Assign elsewhere", "assign-remote", id=org.org_id)
+    return [act("Give credit", "grant", id=org.org_id), halt, override, assign, billing]
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import require_org
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.frame.templates import url
-from drawdown.server.console.screens.oncall.doing import backfills, fleet, providers, pushes, replay, usage
+from drawdown.server.console.screens.oncall.doing import asked, backfills, fleet, providers, pushes, replay, usage
 from drawdown.worker.commands import orgs
 
 ORGS: Final = Field("id", "Organisations", hint="One a line.", many=True)
@@ -81,5 +81,5 @@ LIFT: Final = Action(
 )
 ACTIONS: Final = (
     HALT, LIFT, *pushes.ACTIONS, *providers.ACTIONS, *fleet.ACTIONS, *usage.ACTIONS, *backfills.ACTIONS,
-    *replay.ACTIONS,
+    *replay.ACTIONS, *asked.ACTIONS,
 )  # fmt: skip

@@ -39,7 +39,7 @@ def _states(found: list[ProviderLine], now_ms: int) -> Table:
     rows = [
         (
             Cell(one.provider, "id", href=url("/console/pushes", provider=one.provider)),
-            replace(cells_of.state(one.state(now_ms)), links=(_pause(one),)),
+            replace(cells_of.state(one.state(now_ms)), links=_links(one)),
             cells_of.number(one.orgs),
             cells_of.number(one.without_customer, narrow=False),
             _open(one, "due"),
@@ -60,10 +60,11 @@ def _states(found: list[ProviderLine], now_ms: int) -> Table:
     return Table("How each stands", heads, rows, none, "drawdown provider list", note=note)
 
 
-def _pause(one: ProviderLine) -> Link:
+def _links(one: ProviderLine) -> tuple[Link, ...]:
+    accept = (act("Accept settings", "provider-accept", provider=one.provider),) if one.met else ()
     if one.paused_ms is None:
-        return act("Pause", "provider-pause", provider=one.provider)
-    return act("Resume", "provider-resume", provider=one.provider)
+        return (act("Pause", "provider-pause", provider=one.provider), *accept)
+    return (act("Resume", "provider-resume", provider=one.provider), *accept)
 
 
 def _open(one: ProviderLine, state: str) -> Cell:

@@ -22,7 +22,7 @@ from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
 from drawdown.worker.replay.rehearse import rehearse
 from drawdown.worker.replay.replay import Replayed
 
-PLACE: Final = "/console/replay"
+PLACE: Final = "/console/orders"
 TRIED_MS: Final = 4 * SECOND_MS
 """How long the dry run of a replay goes on while a page waits."""
 MOST_LISTED: Final = 20

@@ -22,13 +22,13 @@ from drawdown.worker.views.features import list_features, unmapped_events, unmap
 
 EMBEDDED: Final = "embedded"
 BILLERS: Final = ((EMBEDDED, "the ledger here"), ("none", "nobody"), ("legacy", "another system"))
-"""Those that need not be asked first whether they have such a customer: of others, the command line asks."""
+"""Those that need not be asked first whether they have such a customer: of others, a tick asks (`asked`)."""
 YES: Final = (("no", "no"), ("yes", "yes"))
 FROM: Final = Field("from", "From", "time", "A window's boundary; the next one where it is left empty.", optional=True)
 MOST_FACTS: Final = 20
 
 
-def _start(doing: Doing) -> int | None:
+def start_of_window(doing: Doing) -> int | None:
     """Errors: WrongField for what is no window's boundary."""
     found = doing.time("from")
     if found is not None and found % WINDOW_MS:
@@ -37,7 +37,7 @@ def _start(doing: Doing) -> int | None:
 
 
 def _from_option(doing: Doing) -> list[str]:
-    start = _start(doing)
+    start = start_of_window(doing)
     return [] if start is None else ["--from", show_time(start)]
 
 
@@ -58,11 +58,14 @@ def _biller(connection: sa.Connection, org: str) -> str | None:
 
 def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     found = [Fact(org, _biller(connection, org) or "nobody") for org in sorted(_orgs(doing))]
-    return [*found, Fact("Begins, UTC", figures.time(assignments.start_of(_start(doing), doing.by)), fixed=False)]
+    return [
+        *found,
+        Fact("Begins, UTC", figures.time(assignments.start_of(start_of_window(doing), doing.by)), fixed=False),
+    ]
 
 
 def _assign(connection: sa.Connection, doing: Doing) -> Done:
-    names, provider, start = _orgs(doing), doing.values["provider"], _start(doing)
+    names, provider, start = _orgs(doing), doing.values["provider"], start_of_window(doing)
     for org in names:
         ids.require_sampled_org(connection, org, new=doing.values["new"] == "yes")
         biller = _biller(connection, org)
@@ -102,14 +105,14 @@ def _map(connection: sa.Connection, doing: Doing) -> Done:
         raise WrongField("memory_mb", "a size in MB; empty is for all larger ones")
     made = features.map_size(
         connection, doing.text("feature"), doing.by, kind=kind, memory_mb=size, unit=doing.values["unit"],
-        from_ms=_start(doing), confirmed=doing.values["holes"] == "yes", new=doing.values["new"] == "yes",
+        from_ms=start_of_window(doing), confirmed=doing.values["holes"] == "yes", new=doing.values["new"] == "yes",
     )  # fmt: skip
     return Done(_mapped(doing.text("feature"), made))
 
 
 def _map_event(connection: sa.Connection, doing: Doing) -> Done:
     made = features.map_event(
-        connection, doing.text("type"), doing.text("feature"), doing.by, from_ms=_start(doing),
+        connection, doing.text("type"), doing.text("feature"), doing.by, from_ms=start_of_window(doing),
         confirmed=doing.values["holes"] == "yes", new=doing.values["new"] == "yes",
     )  # fmt: skip
     return Done(_mapped(doing.text("feature"), made))
@@ -196,7 +199,11 @@ ASSIGN: Final = Action(
     (
         Field("id", "Organisations", hint="One a line.", many=True),
         Field(
-            "provider", "Billed by", "choice", "Others are asked first: drawdown org assign does that.", choices=BILLERS
+            "provider",
+            "Billed by",
+            "choice",
+            "Others are asked first: Assign elsewhere, on the page of the organisation.",
+            choices=BILLERS,
         ),
         Field("customer", "Customer there", hint="As it is, or the organisation's id.", optional=True),
         FROM,
