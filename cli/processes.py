@@ -65,14 +65,21 @@ class _Part(Generic[T]):
 
 
 def in_processes(
-    parts: Sequence[Shard], work: Callable[[Shard, Stopping], T], *, together: bool = False
+    parts: Sequence[Shard],
+    work: Callable[[Shard, Stopping], T],
+    *,
+    together: bool = False,
+    before: Stopping | None = None,
 ) -> list[tuple[Shard, T | Fault]]:
     """Do the work of each part in a process of its own; what became of each, in order. `together`: one that is gone
-    takes the others with it, which are told to end."""
+    takes the others with it, which are told to end. `before`: what was told of a signal until now."""
     begun: list[_Part[T]] = []
-    with _passed_on(begun):
+    with _passed_on(begun) as told:
         begun.extend(_begin(shard, work) for shard in parts)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        if told or (before is not None and before.is_set()):
+            for part in begun:
+                part.tell()
         left = {part.answers: part for part in begun}
         while left:
             for ready in wait(list(left)):
@@ -88,17 +95,20 @@ def in_processes(
 
 
 @contextmanager
-def _passed_on(begun: list[_Part[T]]) -> Iterator[None]:
-    """Signals are passed on to all parts; one that comes while they begin waits until all have."""
+def _passed_on(begun: list[_Part[T]]) -> Iterator[list[int]]:
+    """Signals are passed on to all parts that have begun, and kept for those that have not. One that comes while they
+    begin waits until all have, unless another thread of the process takes it."""
+    kept_for_others: list[int] = []
 
-    def told(_number: int, _frame: FrameType | None) -> None:
+    def told(number: int, _frame: FrameType | None) -> None:
+        kept_for_others.append(number)
         for part in begun:
             part.tell()
 
     kept = {number: signal.signal(number, told) for number in SIGNALS}
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield
+        yield kept_for_others
     except BaseException:
         told(0, None)
         raise

@@ -246,6 +246,8 @@ def run_(
     rounds_s = ROUND_MS // SECOND_MS if watch else None
     options = scheduler.Options(parts[0], appearing, accept_clock, every, rounds_s, deadline)
     app.ready()
+    stopping = Stopping()
+    stopping.on_signals()  # before it says what ends it
     between = f"a watch round every {options.watch_every_s} s between them; " if options.watch_every_s else "no watch; "
     show(
         app,
@@ -254,15 +256,13 @@ def run_(
     )
     sys.stdout.flush()
     if len(parts) > 1:
-        raise typer.Exit(_run_in_parts(app, parts, options))
-    stopping = Stopping()
-    stopping.on_signals()
+        raise typer.Exit(_run_in_parts(app, parts, options, stopping))
     raise typer.Exit(scheduler.run(app, options, stopping))
 
 
-def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options) -> int:
+def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options, before: Stopping) -> int:
     """Each part ticks and watches for itself. Where one is gone the others end, too, so that what keeps this command
-    running starts all of them again."""
+    running starts all of them again. `before`: a signal that came before they began."""
     from drawdown.cli import scheduler
 
     def one(part: Shard, stopping: Stopping) -> int:
@@ -273,5 +273,5 @@ def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options) 
             own.close()
 
     app.close()  # as above
-    ended = [result for _, result in in_processes(parts, one, together=True)]
+    ended = [result for _, result in in_processes(parts, one, together=True, before=before)]
     return worst(result.status if isinstance(result, Fault) else result for result in ended)

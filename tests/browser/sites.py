@@ -10,6 +10,8 @@ import itertools
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -121,9 +123,11 @@ class Site:
     def console(self) -> Any:
         return self.server._console
 
-    def fail(self) -> Any:
-        """While it is entered, no page can read its database."""
-        return patch.object(self.console, "look", _down)
+    @contextmanager
+    def fail(self) -> Iterator[None]:
+        """Meanwhile no page can read its database."""
+        with patch.object(self.console, "look", _down), patch.object(vars(self.console)["_my"], "_look", _down):
+            yield
 
     def close(self) -> None:
         self._uvicorn.should_exit = True

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, write
-from drawdown.schema.migrate import upgrade
 from drawdown.worker.engine import runner
 from drawdown.worker.push import push
 from drawdown.worker.tick import tick
@@ -26,30 +25,30 @@ FLEET = Fleet(orgs=400, samples_a_push=5)
 LATE_WINDOW = 3
 
 
+@pytest.fixture(scope="module")
+def behind(postgres_server: str, migrated_postgres: str) -> str:
+    """A database with a history, its statistics from when tables were empty, to copy. Nothing is connected to it."""
+    return _with_history(postgres_server, migrated_postgres, "empty")
+
+
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(one, marks=pytest.mark.xdist_group(f"plans, {one}")) for one in ("empty", "small", "large")],
+    params=[
+        pytest.param("empty", marks=pytest.mark.xdist_group("plans")),
+        pytest.param("small", marks=pytest.mark.xdist_group("plans, small")),
+        pytest.param("large", marks=pytest.mark.xdist_group("plans")),
+    ],
 )
-def plans(request: pytest.FixtureRequest, postgres_server: str) -> Iterator[Plans]:
+def plans(request: pytest.FixtureRequest, postgres_server: str, migrated_postgres: str) -> Iterator[Plans]:
     """Each statement of one tick, and how PostgreSQL would do it: a fresh window, one late sample, a long history.
 
     By statistics from when tables were empty, from after the first window, or of now (with nothing due and nothing
     dirty, as between two ticks)."""
-    engine = connect(_new_database(postgres_server, f"plans_{request.param}"))
-    upgrade(engine)
-    _without_autovacuum(engine)
-    if request.param == "empty":
-        tidy(engine)
-    settle_in(engine, FLEET.orgs)
-    give_credit(engine, FLEET.orgs)
-    place_sandboxes(engine, FLEET.orgs)
-    for number in range(HISTORY):
-        use(engine, FLEET, number)
-        if number == 0 and request.param == "small":
-            _tick(engine, 0)
-            tidy(engine)
-    _tick(engine, HISTORY - 1)
-    use(engine, FLEET, HISTORY)
+    if request.param == "small":
+        name = _with_history(postgres_server, migrated_postgres, "small")
+    else:
+        name = request.getfixturevalue("behind")
+    engine = connect(_new_database(postgres_server, f"plans_{request.param}", name))
     if request.param == "large":
         tidy(engine)
     _late_sample(engine)
@@ -61,6 +60,26 @@ def plans(request: pytest.FixtureRequest, postgres_server: str) -> Iterator[Plan
         _tick(engine, HISTORY + 1)
     yield {**sent, **found}
     engine.dispose()
+
+
+def _with_history(server: str, migrated: str, known: str) -> str:
+    name = f"history_{known}"
+    engine = connect(_new_database(server, name, migrated))
+    _without_autovacuum(engine)
+    if known == "empty":
+        tidy(engine)
+    settle_in(engine, FLEET.orgs)
+    give_credit(engine, FLEET.orgs)
+    place_sandboxes(engine, FLEET.orgs)
+    for number in range(HISTORY):
+        use(engine, FLEET, number)
+        if number == 0 and known == "small":
+            _tick(engine, 0)
+            tidy(engine)
+    _tick(engine, HISTORY - 1)
+    use(engine, FLEET, HISTORY)
+    engine.dispose()
+    return name
 
 
 def _without_autovacuum(engine: sa.Engine) -> None:

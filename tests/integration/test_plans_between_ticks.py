@@ -7,6 +7,7 @@ by indexes, on SQLite and PostgreSQL. Tables that only grow are never read from 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ import sqlalchemy as sa
 
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
-from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.metrics.metrics import measure
 from drawdown.worker.commands import assignments
@@ -97,11 +97,14 @@ class Seen:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     kind: str = request.param
-    url = f"sqlite:///{tmp_path_factory.mktemp('plans')}/p.db"
     if kind == "postgresql":
-        url = _new_database(request.getfixturevalue("postgres_server"), "plans_between")
+        server, migrated = (request.getfixturevalue(name) for name in ("postgres_server", "migrated_postgres"))
+        url = _new_database(server, "plans_between", migrated)
+    else:
+        path = tmp_path_factory.mktemp("plans") / "p.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        url = f"sqlite:///{path}"
     engine = connect(url)
-    upgrade(engine)
     _fill(engine)
     tidy(engine)
     context, world = world_of(engine, FixedClock(NOW))

@@ -100,6 +100,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "organisation stopped or released": ("stop_or_release",),
     "provider paused": ("paused",),
     "replay": ("replay", "replay_dry_run"),
+    "replay ordered": ("replay_ordered",),
     "replay refused": ("replay_refused",),
     "reconcile": ("reconcile",),
     "void": ("void",),
