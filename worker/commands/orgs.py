@@ -17,9 +17,9 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.sql import queries
-from drawdown.schema.tables.orgs import orgs
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.org_row import lock_rows
 from drawdown.worker.verdict.overrides import apply_now
 
 SQL = queries(__file__)
@@ -133,13 +133,15 @@ def end_override(connection: sa.Connection, org_id: str, by: By) -> Overridden:
 def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Override:
     """What holds, kept from whoever else would change it meanwhile; one that has run out holds no longer."""
     require_org(connection, org_id)
-    row = connection.execute(sa.select(orgs).where(orgs.c.org_id == org_id).with_for_update()).one()
+    (row,) = lock_rows(connection, [org_id])
     if row.override_until_ms is not None and row.override_until_ms <= now_ms:
         return Override()
     return Override(row.override_max_concurrent, row.override_halted, row.override_until_ms)
 
 
 def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, by: By) -> Overridden:
+    from drawdown.schema.tables.orgs import orgs  # here: with it comes PostgreSQL's dialect, also for SQLite
+
     connection.execute(
         orgs.update()
         .where(orgs.c.org_id == org_id)
