@@ -516,8 +516,9 @@ def test_a_page_asks_as_much_of_much_as_of_little(home: Home) -> None:
         found = []
         paths = ("/my/blocked?metric=idea", "/my/blocked?metric=paid", "/my/usage", "/my/usage?day=2026-01-01&days=90")
         for path in paths:
-            seen.clear()
-            assert (await client.get(path)).status_code == 200
+            for _again in range(2):  # once for what is asked once a process
+                seen.clear()
+                assert (await client.get(path)).status_code == 200
             found.append(len(seen))
         return found
 
