@@ -106,6 +106,8 @@ class HttpClient:
         except NoConnection as error:
             return NotSent(str(error))
         try:
+            if not connection.is_open:  # closed as soon as it was made
+                return NotSent("no connection")
             return await _exchanged(lines.loop, connection, request, call, ends_at)
         finally:
             lines.give_back(origin, connection)

@@ -56,6 +56,15 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.is_open = True
         self.idle_since = 0.0
+        self._renew(0)
+
+    def _renew(self, most: int) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self._most = most
+        self._head = self._wire = self._pieces = self._named = self._interim = 0
+        self._has_head = self._is_framed = self._is_whole = self._keeps = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -64,12 +73,7 @@ class Connection(asyncio.Protocol):
         """Send a request whole; the future is done when its answer is. From here on its bytes may be on their way.
         Errors, of the future: Unusable."""
         assert self._transport is not None and self.is_open and self._answer is None, "one request at a time"
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.body = bytearray()
-        self._most = most
-        self._head = self._wire = self._pieces = self._named = self._interim = 0
-        self._has_head = self._is_framed = self._is_whole = self._keeps = False
+        self._renew(most)
         self._answer = self._loop.create_future()
         self._transport.write(request)
         return self._answer

@@ -13,7 +13,7 @@ import uvloop
 
 from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.dialing import Dialer, trusted_tls
+from drawdown.providers.http.dialing import Dialer, Origin, trusted_tls
 from tests.contract import sockets
 from tests.contract.sockets import CHUNKED, Manner, Peer, answering, body_of, over_and_over, serving
 
@@ -139,6 +139,21 @@ def test_a_call_that_never_got_a_connection_of_its_own_was_not_sent(run: Run[Any
             return second, len(seen.requests)
 
     assert run(work()) == (NotSent("no connection in time"), 1)
+
+
+def test_a_connection_that_closes_as_it_is_made_was_sent_nothing(run: Run[Any]) -> None:
+    class Closing(Dialer):
+        async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:
+            await super().connect(loop, origin, protocol)
+            protocol.connection_lost(None)
+
+    async def work() -> tuple[HttpResult, int]:
+        client = HttpClient(dialer=Closing(), connections=1)
+        async with serving(sockets.polite) as seen:
+            await client.send(call(seen.url))
+            return await once(client, call(seen.url)), len(seen.requests)
+
+    assert run(work()) == (NotSent("no connection"), 0)
 
 
 @pytest.mark.parametrize(
