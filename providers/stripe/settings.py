@@ -31,7 +31,7 @@ OLDEST_MS: Final = 35 * DAY_MS - HOUR_MS
 """35 days, less an hour: Stripe judges the timestamp when it works the event off, and by its own clock."""
 AHEAD_MS: Final = 4 * MINUTE_MS
 """Stripe takes timestamps up to five minutes ahead of its own clock."""
-STREAM_EVENTS: Final = 100
+MAX_STREAM_EVENTS: Final = 100
 """Events of one call, at most."""
 MAX_DIGITS: Final = 15
 """Stripe refuses a value of more significant digits."""
@@ -112,7 +112,7 @@ def capabilities(settings: StripeSettings) -> Capabilities:
     return Capabilities(
         way="stream" if streams else "",
         names={feature: meter.event_name for feature, meter in settings.meters.items()},
-        batch_size=STREAM_EVENTS if streams else 1,
+        batch_size=MAX_STREAM_EVENTS if streams else 1,
         in_flight=16 if streams else 64,
         # v1: 1,000/s are allowed, and the rest is for somebody with a dashboard. The stream: 10,000 events/s by one
         # page of the documentation, 10,000 calls/s by another; the smaller figure is kept to.

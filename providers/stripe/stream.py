@@ -1,4 +1,4 @@
-"""Stripe's meter event stream (v2): up to STREAM_EVENTS pushes a call, under the token of a session.
+"""Stripe's meter event stream (v2): up to MAX_STREAM_EVENTS pushes a call, under the token of a session.
 
 Guarantee: "accepted" is said only for the answer that Stripe documents, and under the Request-Id that each of its
 answers has; "not applied" only for a call that never left, or that Stripe refused in its own words. The event's

@@ -11,7 +11,7 @@ import stripe
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import Accepted, Outcome, PushRefused, Rejected, RetryAt, Unknown
 from drawdown.providers.stripe import StripeProvider, build
-from drawdown.providers.stripe.settings import AHEAD_MS, STREAM_EVENTS
+from drawdown.providers.stripe.settings import AHEAD_MS, MAX_STREAM_EVENTS
 from drawdown.providers.stripe.stream import EVENTS, RENEWED_MS, SESSIONS
 from drawdown.providers.stripe.wire import KEY_WAIT_MS
 from drawdown.schema.clock import FixedClock
@@ -90,7 +90,7 @@ def test_an_event_is_what_stripe_documents() -> None:
 
 def test_the_worker_is_told_what_the_stream_allows() -> None:
     can = world().provider.capabilities
-    assert (can.batch_size, can.calls_per_s, can.one_at_a_time, can.way) == (STREAM_EVENTS, 95, False, "stream")
+    assert (can.batch_size, can.calls_per_s, can.one_at_a_time, can.way) == (MAX_STREAM_EVENTS, 95, False, "stream")
 
 
 def test_the_setting_is_a_url() -> None:
@@ -182,8 +182,8 @@ def test_one_bad_event_costs_no_other() -> None:
 
 def test_a_batch_of_which_all_is_bad_ends() -> None:
     told = Told(said(400, error("payload: missing")))
-    assert all(isinstance(outcome, Rejected) for outcome in told.outcomes(STREAM_EVENTS))
-    assert len(told.sizes()) == 2 * STREAM_EVENTS - 1
+    assert all(isinstance(outcome, Rejected) for outcome in told.outcomes(MAX_STREAM_EVENTS))
+    assert len(told.sizes()) == 2 * MAX_STREAM_EVENTS - 1
 
 
 def test_a_token_is_in_no_message() -> None:

@@ -299,8 +299,8 @@ class Stripe:
             "webhook_secrets": "whsec_emulator",
             "meters": meters,
         }
-        # Half of all worlds, but for those where nothing fails by chance; nothing is drawn for it, so that what else a seed
-        # brings stays as it was.
+        # Half of all worlds, but for those where nothing fails by chance; nothing is drawn for it, so that what else a
+        # seed brings stays as it was.
         if faults.intensity and random.Random(str(faults.rng.getstate()[1][:8])).random() < 0.5:
             given["stream_url"] = "https://stripe.test"
         self.provider: Provider = build_stripe(Setup(STRIPE, given, clock, network, engine))
