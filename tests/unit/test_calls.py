@@ -17,7 +17,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.calls import MOST_UNSETTLED, Calls, by_customer
 from drawdown.worker.engine.effects import LANES, LookUp, Push
 from drawdown.worker.engine.flight import PORTION
-from drawdown.worker.engine.lines import AT_ONCE, PACED_MS
+from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, CustomerLines
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0
 
@@ -227,6 +227,12 @@ def test_lookups_are_grouped_by_customer_and_span_and_customers_take_turns() -> 
     asked = [push(0, "a", T0 + DAY_MS), push(1, "a", T0), push(2, "a", T0 + DAY_MS - 1), push(3, "b", T0)]
     assert list(by_customer(asked, DAY_MS)) == [[1, 2], [3], [0]]
     assert list(by_customer(asked, 0)) == [[1], [3], [2], [0]]
+
+
+def test_customers_take_turns_within_a_claim_however_much_one_of_them_has() -> None:
+    batch = [*(push(number, "a") for number in range(3 * AT_ONCE)), push(0, "b"), push(0, "c")]
+    firsts = [batch[stream[0][0]].customer_id for stream in CustomerLines(capabilities(batch_size=1)).streams(batch)]
+    assert firsts == ["a", "b", "c"] + ["a"] * (AT_ONCE - 1)
 
 
 def test_what_is_over_before_it_begins_leaves_nothing_that_was_never_awaited() -> None:
