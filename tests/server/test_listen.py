@@ -85,6 +85,6 @@ def test_what_is_loaded_is_looked_at_by_no_search_for_garbage(monkeypatch: pytes
     done = Mock()
     monkeypatch.setattr(listen, "gc", done)
     monkeypatch.setattr(listen._Ending, "run", done.run)
-    monkeypatch.setattr(listen.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     listen.serve(Mock(app=answers_unread, refused=Counter()), Mock(), "")
     assert [one[0] for one in done.method_calls] == ["collect", "freeze", "run"]
