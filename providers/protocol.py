@@ -55,8 +55,7 @@ class Capabilities:
     names: Mapping[str, str] = field(default_factory=dict)
     """What features are called over there, where that is set here: where usage lies cannot change unnoticed."""
     way: str = ""
-    """Which of its ways pushes go, where it has several: a key that was sent one way may be unknown on the other, so
-    that it cannot change while something that was sent is open."""
+    """Which of its ways pushes go, if it has several: a key that was sent one way may be unknown on the other."""
     max_quantity: int | None = None
     """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
 
