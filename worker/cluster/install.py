@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import clear_errors, read
 from drawdown.schema.errors import DatabaseNotReady, UsageError
 from drawdown.schema.migrate import ONE_UPGRADE
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 
 SCHEMA: Final = "drawdown_cluster"
 ENGINE: Final = "procrastinate"
@@ -32,7 +32,12 @@ def require_engine() -> None:
 
 def is_there(connection: sa.Connection) -> bool:
     """Whether this database has the schema, and this login may look into it."""
-    return connection.dialect.name == "postgresql" and bool(SQL.run(connection, "is_there").scalar())
+    return SQL.run(connection, "is_there").first() is not None
+
+
+def there_part() -> Part:
+    """The same, for `together`: a row where it is."""
+    return SQL.part("is_there")
 
 
 def install(engine: sa.Engine) -> bool:

@@ -13,10 +13,13 @@ SET LOCAL search_path TO drawdown_cluster
 -- Whoever creates or upgrades Drawdown's own schema holds the same lock.
 SELECT pg_advisory_xact_lock(:key)
 
--- name: is_there
+-- name: is_there [postgresql]
 -- Whether the schema was made, and may be looked into.
-SELECT to_regclass('drawdown_cluster.workers') IS NOT NULL
-FROM pg_namespace WHERE nspname = 'drawdown_cluster' AND has_schema_privilege(oid, 'USAGE')
+SELECT 1 AS there FROM pg_namespace
+WHERE nspname = 'drawdown_cluster' AND has_schema_privilege(oid, 'USAGE') AND to_regclass('drawdown_cluster.workers') IS NOT NULL
+
+-- name: is_there [sqlite]
+SELECT 1 AS there WHERE false
 
 -- name: migrations
 SELECT name FROM drawdown_cluster.migrations
