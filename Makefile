@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash trace door topups exhaustion \
+.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash cluster trace door topups exhaustion \
 	bench conformance browser screenshots docs emulators lock sbom release clean
 
 demo: install
@@ -77,6 +77,11 @@ trace: install
 door: install
 	$(BIN)/python -W ignore -m tests.crash.door.run --seed $(SEED) $(if $(DATABASE),--database $(DATABASE)) \
 		$(if $(TRACE),--trace $(TRACE)) $(if $(AS),--as $(AS)) $(if $(ROWS),--rows $(ROWS))
+
+# Two processes of `drawdown worker` that bill at an emulated Autumn and are killed; its own totals are the judge:
+# make cluster KILLS=200
+cluster: install
+	$(BIN)/python -W ignore -m tests.crash.workers --kills $(KILLS) --seed $(SEED)
 
 # Automatic top-ups at a payment service that fails a third of all calls, with kills; its own books are the judge.
 EPISODES ?= 100000

@@ -1,6 +1,6 @@
 """The engine that spreads the work: procrastinate, on the same PostgreSQL, in a schema of its own.
 
-Guarantee: of each kind and shard one job waits at most, and one runs. A job is acknowledged once its work has ended, and
+Guarantee: of each kind and shard one job waits at most, and one runs. A job is acknowledged once its work has ended;
 one whose worker died is taken over by the sweep. No money rests on it: a job that runs twice, or late, does no harm.
 """
 
@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy as sa
 import structlog
 from procrastinate import App as Engine
-from procrastinate import PsycopgConnector, RetryStrategy, exceptions, jobs
+from procrastinate import PsycopgConnector, RetryStrategy, exceptions, jobs, sql
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from drawdown.cli.cluster.jobs import Jobs, PutBack
@@ -44,7 +44,17 @@ _MINUTE, _HOUR = 60, 3_600
 
 
 class Connector(PsycopgConnector):
-    """One that notes the end of a job again where its connection was lost, and else fails."""
+    """One that notes what became of a job again where its connection was lost, and else fails. A job that is to wait
+    again, while a newer one of its shard waits already, is done by that one."""
+
+    async def execute_query_async(self, query: Any, **arguments: Any) -> None:
+        try:
+            await self._noted(query, **arguments)
+        except exceptions.UniqueViolation:
+            if query != sql.queries["retry_job"]:
+                raise
+            given = {"job_id": arguments["job_id"], "status": jobs.Status.ABORTED.value, "delete_job": True}
+            await self._noted(sql.queries["finish_job"], **given)
 
     @retry(
         retry=retry_if_exception(lambda error: type(error) is exceptions.ConnectorException),
@@ -52,7 +62,7 @@ class Connector(PsycopgConnector):
         wait=wait_fixed(1),
         reraise=True,
     )
-    async def execute_query_async(self, query: Any, **arguments: Any) -> None:
+    async def _noted(self, query: Any, **arguments: Any) -> None:
         await super().execute_query_async(query, **arguments)
 
 
@@ -145,12 +155,7 @@ def _schedule(engine: Engine, task: Any, when: str, name: str, given: dict[str, 
 
 
 async def take_over(engine: Engine) -> None:
-    """The engine sees which workers died and does nothing about their jobs: they wait again, unless one of the same
-    shard waits already, which then does their work."""
-    manager = engine.job_manager
-    for job in await manager.get_stalled_jobs(seconds_since_heartbeat=LIVES_S):
+    """The engine sees which workers died, and does nothing about their jobs: they wait again."""
+    for job in await engine.job_manager.get_stalled_jobs(seconds_since_heartbeat=LIVES_S):
         log.warning("job_taken_over", job=job.task_name, lock=job.lock, worker=job.worker_id)
-        try:
-            await manager.retry_job(job)
-        except exceptions.UniqueViolation:
-            await manager.finish_job(job, jobs.Status.ABORTED, delete_job=True)
+        await engine.job_manager.retry_job(job)

@@ -72,6 +72,7 @@ async def _lane(engine: Engine, name: str, at_once: int) -> None:
         fetch_job_polling_interval=POLL_S,
         delete_jobs="successful",
         install_signal_handlers=False,
+        update_heartbeat_interval=BEAT_S,
         stalled_worker_timeout=LIVES_S,
     )
 
@@ -99,6 +100,6 @@ class _Told(logging.Handler):
 
 
 def _pass_on_logs() -> None:
-    for name in ("procrastinate", "psycopg.pool"):
+    for name in ("procrastinate", "psycopg.pool", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [_Told(logging.WARNING)], False
