@@ -79,5 +79,5 @@ def _prepare(app: App) -> None:
     except DatabaseNotReady as missing:
         try:
             install.install(app.engine)
-        except DBAPIError as error:
+        except (DatabaseNotReady, DBAPIError) as error:
             raise missing from error

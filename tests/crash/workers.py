@@ -19,12 +19,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from drawdown.cli import opening
 from drawdown.cli.app import App
 from drawdown.cli.cluster import engine, lanes
 from drawdown.cli.main import run
+from drawdown.providers.registry import Registry
 from drawdown.worker.cluster import membership
 from tests.acceptance.drain import LEASE_MS, SharedClock
 from tests.acceptance.tables import SEALED, by_window, difference, number
@@ -83,15 +83,19 @@ def work(role: str, number: int, folder: Path) -> int:
     for module in (membership, engine, lanes):
         vars(module)["LIVES_S"] = LIVES_S
     vars(engine)["SWEEP_EVERY_S"], vars(lanes)["BEAT_S"] = SWEEP_S, BEAT_S
-    load = vars(App)["_load"]
-    App._load = lambda app: _unhurried(load(app))  # type: ignore[method-assign]
+    load: Callable[[App], Registry] = App._load
+
+    def unhurried(app: App) -> Registry:
+        return _unhurried(load(app))
+
+    App._load = unhurried  # type: ignore[method-assign]
     observer.install()
     observer.note("ready")
     threading.Thread(target=_end_when_told, args=(folder / "stop",), daemon=True).start()
     return run(["worker", "--shards", str(SHARDS), "--every", "1"])
 
 
-def _unhurried(registry: Any) -> Any:
+def _unhurried(registry: Registry) -> Registry:
     """Seconds of the siege's clock are not the machine's, so no rate is kept to."""
     for one in registry.providers.values():
         one.capabilities = replace(one.capabilities, calls_per_s=None, reads_per_s=None, lookups_per_s=None)
