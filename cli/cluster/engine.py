@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 SWEEP_EVERY_S: Final = 15
 """Jobs of workers that died are taken over by then, once LIVES_S are over."""
-KEPT_HOURS: Final = 24
+MAX_KEPT_HOURS: Final = 24
 """How long the engine keeps jobs that it could not even begin; what ended well is deleted at once."""
 ACKNOWLEDGED_S: Final = 30
 """For so long the end of a job is tried to be noted. Longer than two heartbeats: a worker that cannot note it by then
@@ -36,7 +36,7 @@ RECONCILE_AT: Final = "17 2 * * *"
 """Nightly, UTC."""
 CATCH_UP_S: Final = 12 * 3_600
 """A comparison that nobody was there for is made up for within so long."""
-CONNECTIONS: Final = 4
+MAX_CONNECTIONS: Final = 4
 """Of a worker's engine, beside two on which it is told of new jobs."""
 TICKS, QUICK = "ticks", "quick"
 BACK = RetryStrategy(retry_exceptions=(PutBack,))
@@ -77,7 +77,7 @@ def connector(latest_url: Callable[[], str]) -> Connector:
         conninfo=conninfo,
         configure=_go_there,
         min_size=1,
-        max_size=CONNECTIONS,
+        max_size=MAX_CONNECTIONS,
         timeout=10.0,
         kwargs={"connect_timeout": 10},
     )
@@ -130,7 +130,7 @@ def watching(work: Jobs, made: Connector) -> Engine:
 
     async def sweep(timestamp: int) -> None:
         await take_over(engine)
-        await engine.job_manager.delete_old_jobs(KEPT_HOURS, include_failed=True, include_aborted=True)
+        await engine.job_manager.delete_old_jobs(MAX_KEPT_HOURS, include_failed=True, include_aborted=True)
         work.book.forget_schedules()
 
     task = engine.task(name="watch", queue=QUICK, retry=BACK)(watch)

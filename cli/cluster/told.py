@@ -7,7 +7,7 @@ from typing import Final
 from drawdown.schema.typed.parsing import lasting
 from drawdown.worker.views.cluster import Cluster, WorkerRow
 
-MOST_NAMED: Final = 3
+MOST_TOLD: Final = 3
 
 
 def worker_lines(found: Cluster) -> list[tuple[str, str]]:
@@ -35,5 +35,5 @@ def worker_lines(found: Cluster) -> list[tuple[str, str]]:
 def _named(workers: list[WorkerRow]) -> str:
     if not workers:
         return ""
-    more = ", …" if len(workers) > MOST_NAMED else ""
-    return f" ({', '.join(one.name for one in workers[:MOST_NAMED])}{more})"
+    more = ", …" if len(workers) > MOST_TOLD else ""
+    return f" ({', '.join(one.name for one in workers[:MOST_TOLD])}{more})"

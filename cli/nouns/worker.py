@@ -15,9 +15,8 @@ from drawdown.cli.rendering import show
 from drawdown.cli.stopping import Stopping
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import DatabaseNotReady, UsageError
-from drawdown.schema.units import BUCKETS
 from drawdown.worker.cluster import install
-from drawdown.worker.cluster.membership import Member, Taken, Wanted, take_part
+from drawdown.worker.cluster.membership import MAX_SHARDS, Member, Taken, Wanted, take_part
 
 
 def register(commands: typer.Typer) -> None:
@@ -29,7 +28,7 @@ def worker_(
     context: typer.Context,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, max=BUCKETS, help="In how many parts a tick is done", show_default="as agreed, or 4"),
+        typer.Option(min=1, max=MAX_SHARDS, help="In how many parts a tick is done", show_default="as agreed, or 4"),
     ] = None,
     every: Annotated[
         int | None, typer.Option(min=1, max=3_600, help="Seconds between ticks", show_default="as agreed, or 300")
@@ -41,6 +40,8 @@ def worker_(
     Ticks of each shard, watch rounds and the nightly `reconcile --correct`; PostgreSQL alone, with the extra `cluster`.
     """
     app: App = context.obj
+    if new_org_provider is not None:
+        app.require_provider(new_org_provider)
     if isinstance(app.clock, FixedClock):
         raise UsageError("--at stands still: a worker goes by the clock")
     _prepare(app)
@@ -48,8 +49,6 @@ def worker_(
 
     if every is not None:
         engine.cron(every)
-    if new_org_provider is not None:
-        app.require_provider(new_org_provider)
     stopping = Stopping()
     stopping.on_signals()
     member = Member(worker_name(), metadata.version("drawdown"))

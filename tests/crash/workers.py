@@ -84,11 +84,7 @@ def work(role: str, number: int, folder: Path) -> int:
         vars(module)["LIVES_S"] = LIVES_S
     vars(engine)["SWEEP_EVERY_S"], vars(lanes)["BEAT_S"] = SWEEP_S, BEAT_S
     load: Callable[[App], Registry] = App._load
-
-    def unhurried(app: App) -> Registry:
-        return _unhurried(load(app))
-
-    App._load = unhurried  # type: ignore[method-assign]
+    setattr(App, "_load", lambda app: _unhurried(load(app)))  # noqa: B010
     observer.install()
     observer.note("ready")
     threading.Thread(target=_end_when_told, args=(folder / "stop",), daemon=True).start()

@@ -16,8 +16,10 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS, SECOND_MS
+from drawdown.schema.units import BUCKETS, DAY_MS, SECOND_MS
 
+MAX_SHARDS: Final = BUCKETS
+"""Of one tick; and so many jobs of each kind wait at most, and as many run."""
 LIVES_S: Final = 30
 """A worker that was not seen for so long is dead: its jobs are taken over, and nobody asks it."""
 KEPT_S: Final = DAY_MS // SECOND_MS
@@ -25,6 +27,7 @@ KEPT_S: Final = DAY_MS // SECOND_MS
 SHARDS: Final = 4
 """Where the first worker names no other number."""
 EVERY_S: Final = 300
+"""Likewise."""
 MOST_NAMED: Final = 3
 SQL = queries(__file__)
 

@@ -11,7 +11,7 @@ from drawdown.schema.sql import queries, together
 from drawdown.worker.cluster.membership import LIVES_S
 
 SQL = queries(__file__)
-MOST: Final = 100
+MOST_WORKERS: Final = 100
 """Workers that are told of, the newest first."""
 
 
@@ -57,7 +57,7 @@ def read_cluster(connection: sa.Connection) -> Cluster | None:
     found = together(
         connection,
         terms=SQL.part("terms"),
-        workers=SQL.part("workers", {"lives_s": LIVES_S, "most": MOST}),
+        workers=SQL.part("workers", {"lives_s": LIVES_S, "most": MOST_WORKERS}),
         jobs=SQL.part("jobs"),
     )
     for terms in found["terms"]:

@@ -50,7 +50,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         unread=watch_state.SQL.part("unread_orgs"),
         unheeded=unheeded_part(Shard()),
         balances=told_part(),
-        cluster=there_part(),
+        there=there_part(),
     )
     backlog = read_backlog(connection, Shard(), now_ms)
     found = parts.Standing(
@@ -66,10 +66,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         halts=parts.HaltsDue(**vars(read["halts"][0])),
         watch_ms=read["watch"][0].round_ms,
         unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
-        unheeded=[
-            parts.UnheededHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
-            for halt in (Unheeded(**vars(row)) for row in read["unheeded"])
-        ],
+        unheeded=[_unheeded(Unheeded(**vars(row))) for row in read["unheeded"]],
         differing=[parts.Differing(**vars(row)) for row in read["differing"]],
         balances=[parts.ToldBalance(**vars(row)) for row in read["balances"]],
         stopped=[parts.StoppedOrg(**vars(row)) for row in read["stopped"]],
@@ -79,9 +76,13 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         open_transaction=_open_for_long(connection),
         last_tick=_last_tick(read["last_tick"], read["running"]),
         needs_person=backlog.needs_person,
-        cluster=read_cluster(connection) if read["cluster"] else None,
+        cluster=read_cluster(connection) if read["there"] else None,
     )
     return parts.Status(found, judge(found))
+
+
+def _unheeded(halt: Unheeded) -> parts.UnheededHalt:
+    return parts.UnheededHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
 
 
 def _doubt(
