@@ -1,7 +1,7 @@
 """The engine that spreads the work: procrastinate, on the same PostgreSQL, in a schema of its own.
 
 Guarantee: of each kind and shard one job waits at most, and one runs. A job is acknowledged once its work has ended;
-one whose worker died is taken over by the sweep. No money rests on it: a job that runs twice, or late, does no harm.
+one whose worker died is taken over. No money rests on it: a job that runs twice, or late, does no harm.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from drawdown.worker.watch import ROUND_MS
 
 log = structlog.get_logger()
 
-SWEEP_EVERY_S: Final = 15
+TAKE_OVER_EVERY_S: Final = 15
 """Jobs of workers that died are taken over by then, once LIVES_S are over."""
 MAX_KEPT_HOURS: Final = 24
 """How long the engine keeps jobs that it could not even begin; what ended well is deleted at once."""
 ACKNOWLEDGED_S: Final = 30
 """For so long the end of a job is tried to be noted. Longer than two heartbeats: a worker that cannot note it by then
-has lost its heartbeat, too, and begins anew, and the sweep takes its jobs."""
+has lost its heartbeat, too, and begins anew, and its jobs are taken over."""
 RECONCILE_AT: Final = "17 2 * * *"
 """Nightly, UTC."""
 CATCH_UP_S: Final = 12 * 3_600
@@ -119,7 +119,7 @@ def ticking(work: Jobs, made: Connector) -> Engine:
 
 
 def watching(work: Jobs, made: Connector) -> Engine:
-    """The queue that no tick holds up: rounds of the watch, the sweep, and the nightly comparison."""
+    """The queue that no tick holds up: rounds of the watch, the nightly comparison, and what is taken over."""
     engine = Engine(connector=made, periodic_defaults={"max_delay": CATCH_UP_S})
 
     def watch(timestamp: int, shard: str) -> None:
@@ -128,7 +128,7 @@ def watching(work: Jobs, made: Connector) -> Engine:
     def reconcile(timestamp: int) -> None:
         work.reconcile()
 
-    async def sweep(timestamp: int) -> None:
+    async def gone(timestamp: int) -> None:
         await take_over(engine)
         await engine.job_manager.delete_old_jobs(MAX_KEPT_HOURS, include_failed=True, include_aborted=True)
         work.book.forget_schedules()
@@ -138,9 +138,9 @@ def watching(work: Jobs, made: Connector) -> Engine:
         _schedule(engine, task, cron(ROUND_MS // SECOND_MS), f"watch {shard}", {"shard": shard})
     nightly = engine.task(name="reconcile", queue=QUICK, retry=BACK)(reconcile)
     _schedule(engine, nightly, RECONCILE_AT, "reconcile", {})
-    # No lock: a sweep whose worker died would hold up the one that is to take it over.
-    swept = engine.task(name="sweep", queue=QUICK, queueing_lock="sweep", priority=1)(sweep)
-    engine.periodic(cron=cron(SWEEP_EVERY_S), periodic_id="sweep")(swept)
+    # No lock: one whose worker died would hold up the one that is to take it over.
+    taken = engine.task(name="take_over", queue=QUICK, queueing_lock="take_over", priority=1)(gone)
+    engine.periodic(cron=cron(TAKE_OVER_EVERY_S), periodic_id="take_over")(taken)
     return engine
 
 

@@ -11,17 +11,21 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.worker.cluster.install import is_there
-from drawdown.worker.views.cluster import read_cluster
+from drawdown.worker.views.cluster import Cluster, read_cluster
 
 STATES: Final = ("lives", "gone")
-KINDS: Final = ("tick", "watch", "reconcile", "sweep")
+KINDS: Final = ("tick", "watch", "reconcile", "take_over")
 
 
 def working(connection: sa.Connection) -> Iterator[Metric]:
     """Which live, what waits, and when work of one failed last."""
     found = read_cluster(connection) if is_there(connection) else None
-    if found is None:
-        return
+    if found is not None:
+        yield from of_workers(found)
+
+
+def of_workers(found: Cluster) -> Iterator[Metric]:
+    """The same, of what was read."""
     counts = dict.fromkeys(STATES, 0) | Counter(one.state for one in found.workers if one.state in STATES)
     yield gauge("workers", "Workers of the last day: that live, or went without a word.",
                 [((state,), count) for state, count in sorted(counts.items())], ("state",))  # fmt: skip

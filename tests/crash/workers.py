@@ -35,7 +35,7 @@ from tests.crash.run import report
 from tests.postgres_server import Server
 
 SHARDS = 3
-LIVES_S, BEAT_S, SWEEP_S = 2.0, 0.5, 1
+LIVES_S, BEAT_S, TAKE_OVER_S = 2.0, 0.5, 1
 """A machine that died is missed within seconds, while we watch."""
 COME_TO_THE_END_S = 60.0
 OPEN = "SELECT COUNT(*) FROM pushes WHERE state NOT IN ('accepted', 'voided')"
@@ -58,7 +58,9 @@ class Workers(Blockade):
             time.sleep(1)
 
 
-def _no_sweep() -> None:
+def _left_alone() -> None:
+    """What dead workers held."""
+
     async def nothing(_engine: object) -> None:
         pass
 
@@ -71,7 +73,7 @@ def _one_lock() -> None:
     vars(engine)["_schedule"] = lambda made, task, when, name, given: original(made, task, when, name[:4], given)
 
 
-PLANTED: dict[str, Callable[[], None]] = {"no sweep": _no_sweep, "one lock": _one_lock}
+PLANTED: dict[str, Callable[[], None]] = {"left alone": _left_alone, "one lock": _one_lock}
 
 
 def work(role: str, number: int, folder: Path) -> int:
@@ -82,7 +84,7 @@ def work(role: str, number: int, folder: Path) -> int:
     vars(opening)["SystemClock"] = lambda: SharedClock(folder / "clock")
     for module in (membership, engine, lanes):
         vars(module)["LIVES_S"] = LIVES_S
-    vars(engine)["SWEEP_EVERY_S"], vars(lanes)["BEAT_S"] = SWEEP_S, BEAT_S
+    vars(engine)["TAKE_OVER_EVERY_S"], vars(lanes)["BEAT_S"] = TAKE_OVER_S, BEAT_S
     load: Callable[[App], Registry] = App._load
     setattr(App, "_load", lambda app: _unhurried(load(app)))  # noqa: B010
     observer.install()

@@ -213,7 +213,7 @@ def test_of_each_shard_one_job_waits_whoever_defers_it_and_however_often(cluster
             scheduled(made(work, connector(url)), moment + later)
     waiting = sorted(str(row[2]) for row in rows(clustered, JOBS) if row[1] == "todo" and row[2] is not None)
     assert waiting == ["tick 0/2", "tick 1/2", "watch 0/2", "watch 1/2"]
-    assert [row[0] for row in rows(clustered, JOBS) if row[2] is None] == ["sweep"]
+    assert [row[0] for row in rows(clustered, JOBS) if row[2] is None] == ["take_over"]
 
 
 def test_the_night_that_nobody_was_there_for_is_made_up_for_once(clustered: sa.Engine, tmp_path: Path) -> None:
@@ -302,11 +302,11 @@ def test_what_a_dead_worker_held_waits_again_unless_a_newer_one_does(clustered: 
     deferred(clustered, "tick", "tick 1/2", {"timestamp": 1, "shard": "1/2"})
     made = ticking(jobs_of(clustered, tmp_path), connector(lambda: clustered.url.render_as_string(hide_password=False)))
 
-    async def sweep() -> None:
+    async def taking_over() -> None:
         async with made.open_async():
             await take_over(made)
 
-    asyncio.run(sweep())
+    asyncio.run(taking_over())
     assert rows(clustered, JOBS) == [("tick", "todo", "tick 0/2"), ("tick", "todo", "tick 1/2")]
 
 
