@@ -6,6 +6,7 @@ one whose worker died is taken over. No money rests on it: a job that runs twice
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -131,7 +132,7 @@ def watching(work: Jobs, made: Connector) -> Engine:
     async def gone(timestamp: int) -> None:
         await take_over(engine)
         await engine.job_manager.delete_old_jobs(MAX_KEPT_HOURS, include_failed=True, include_aborted=True)
-        work.book.forget_schedules()
+        await asyncio.to_thread(work.book.forget_schedules)
 
     task = engine.task(name="watch", queue=QUICK, retry=BACK)(watch)
     for shard in shards(work):

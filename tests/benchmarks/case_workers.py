@@ -63,8 +63,8 @@ def run(databases: Databases, pushes: int, runs: int) -> list[Result]:
         Result(
             case="workers",
             database="postgresql",
-            compares=f"{pushes:,} pushes in {SHARDS} shards, handed out by the engine, sent over loopback to a service that "
-            f"takes {LATENCY_MS} ms, and settled: one worker over {WORKERS}, on however many cores there are",
+            compares=f"{pushes:,} pushes in {SHARDS} shards, handed out by the engine, sent over loopback to a service "
+            f"that takes {LATENCY_MS} ms, and settled: one worker over {WORKERS}, on however many cores there are",
             figures=[
                 Figure(f"times as fast by {WORKERS}", "", times, at_least=1.8),
                 Figure("one worker", "pushes/s", [pushes / took for took in alone]),

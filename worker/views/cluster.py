@@ -31,7 +31,7 @@ class WorkerRow:
 
 @dataclass(frozen=True)
 class JobsOfKind:
-    """Jobs of one kind (tick, watch, reconcile, take_over) that wait, run, or could not be begun, and the oldest's age."""
+    """Jobs of a kind (tick, watch, reconcile, take_over) that wait, run, or failed before they began; the oldest's age."""
 
     kind: str
     state: str
