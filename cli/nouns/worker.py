@@ -70,9 +70,9 @@ def worker_(
 
 def _prepare(app: App) -> None:
     """The schema for workers: made by the first that may. Errors: DatabaseNotReady for whoever may not."""
+    app.ready()
     install.require_postgresql(app.engine)
     install.require_engine()
-    app.ready()
     try:
         install.require_installed(app.engine)
     except DatabaseNotReady as missing:

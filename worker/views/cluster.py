@@ -31,7 +31,8 @@ class WorkerRow:
 
 @dataclass(frozen=True)
 class JobsOfKind:
-    """Jobs of a kind (tick, watch, reconcile, take_over) that wait, run, or failed before they began; the oldest's age."""
+    """Jobs of one kind (tick, watch, reconcile, take_over) that wait, run, or failed at once. `oldest_ms`: for
+    how long the first of them has."""
 
     kind: str
     state: str
