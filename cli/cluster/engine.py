@@ -18,7 +18,7 @@ from procrastinate import PsycopgConnector, RetryStrategy, exceptions, jobs, sql
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from drawdown.cli.cluster.jobs import Jobs, PutBack
-from drawdown.schema.errors import DatabaseNotReady, UsageError
+from drawdown.schema.errors import UsageError
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.cluster.install import SCHEMA
 from drawdown.worker.cluster.membership import LIVES_S
@@ -85,10 +85,6 @@ def connector(latest_url: Callable[[], str]) -> Connector:
 
 
 async def _go_there(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Errors: DatabaseNotReady behind a pooler: what a connection is told would hold for others' transactions."""
-    row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
-    if row is None or row[0] != connection.info.backend_pid:
-        raise DatabaseNotReady("a worker is told of its jobs on its own connection: give it a URL without the pooler")
     await connection.execute(f"SET search_path TO {SCHEMA}".encode())
     if not connection.autocommit:
         await connection.commit()

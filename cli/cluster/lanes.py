@@ -19,7 +19,6 @@ from psycopg_pool import PoolTimeout
 from drawdown.cli.cluster.engine import QUICK, TICKS, connector, ticking, watching
 from drawdown.cli.cluster.jobs import QUICK_AT_ONCE, Jobs
 from drawdown.cli.stopping import LOOK_S
-from drawdown.schema.errors import DatabaseNotReady
 from drawdown.worker.cluster.membership import LIVES_S
 
 log = structlog.get_logger()
@@ -37,8 +36,6 @@ def work(jobs: Jobs) -> None:
     while not jobs.stopping.is_set():
         try:
             asyncio.run(_turn(jobs))
-        except DatabaseNotReady as error:
-            jobs.end(error)
         except (exceptions.ConnectorException, PoolTimeout) as error:
             log.warning("engine_away", reason=type(error).__name__)
         if not jobs.stopping.is_set():

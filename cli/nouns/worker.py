@@ -73,6 +73,7 @@ def _prepare(app: App) -> None:
     app.ready()
     install.require_postgresql(app.engine)
     install.require_engine()
+    install.require_direct(app.engine)
     try:
         install.require_installed(app.engine)
     except DatabaseNotReady as missing:

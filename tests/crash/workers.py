@@ -20,7 +20,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from drawdown.cli import opening
+from drawdown.cli import opening, scheduler
 from drawdown.cli.app import App
 from drawdown.cli.cluster import engine, lanes
 from drawdown.cli.main import run
@@ -88,6 +88,7 @@ def work(role: str, number: int, folder: Path) -> int:
     for module in (membership, engine, lanes):
         vars(module)["LIVES_S"] = LIVES_S
     vars(engine)["TAKE_OVER_EVERY_S"], vars(lanes)["BEAT_S"] = TAKE_OVER_S, BEAT_S
+    vars(scheduler)["WITHIN"] = HOUR_MS  # the clock jumps further than a second's tick may take
     load: Callable[[App], Registry] = App._load
     setattr(App, "_load", lambda app: _unhurried(load(app)))  # noqa: B010
     observer.install()

@@ -38,6 +38,7 @@ from drawdown.worker.cluster.install import SCHEMA
 from drawdown.worker.cluster.membership import LIVES_S, Book, Member, Terms, Wanted, decide, take_part
 from drawdown.worker.views.cluster import read_cluster
 from tests.conftest import _new_database
+from tests.simulation.mutants_remote import Patches
 from tests.world import T0, Fleet
 
 TERMS = Terms(2, 300, None, ("embedded",))
@@ -202,6 +203,14 @@ def test_a_worker_may_what_it_needs_and_a_reader_looks(clustered: sa.Engine, tmp
         one.dispose()
 
 
+def test_behind_a_pooler_it_is_refused(clustered: sa.Engine) -> None:
+    install.require_direct(clustered)
+    patches = Patches()
+    patches.query(install, "answers", "pg_backend_pid()", "pg_backend_pid() + 1")
+    with patches.kept(), pytest.raises(DatabaseNotReady, match="without the pooler"):
+        install.require_direct(clustered)
+
+
 # The engine
 
 
@@ -284,6 +293,7 @@ def test_a_job_is_acknowledged_when_its_tick_has_ended_and_one_of_another_n_is_d
     deferred(clustered, "tick", "tick 2/3", {"timestamp": 0, "shard": "2/3"})
     with at_work(work):
         assert began.wait(30)
+        time.sleep(0.7)  # long enough for one that is acknowledged too early to be gone
         ours = [row for row in rows(clustered, JOBS) if row[2] == "tick 2/3"]
         goes_on.set()
         soon(lambda: not [row for row in rows(clustered, JOBS) if row[2] == "tick 2/3"], "it is acknowledged")

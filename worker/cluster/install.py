@@ -68,6 +68,20 @@ def require_postgresql(engine: sa.Engine) -> None:
         )
 
 
+def require_direct(engine: sa.Engine) -> None:
+    """Errors: DatabaseNotReady behind a pooler: what the engine's connections are told would hold for others'."""
+    direct = read(engine, _is_direct)
+    if not direct:
+        raise DatabaseNotReady(
+            "a worker is told of its jobs on connections of its own: give it the database's URL, without the pooler"
+        )
+
+
+def _is_direct(connection: sa.Connection) -> bool:
+    driver: Any = connection.connection.dbapi_connection
+    return bool(SQL.run(connection, "answers").scalar() == driver.info.backend_pid)
+
+
 def require_installed(engine: sa.Engine) -> None:
     """Errors: DatabaseNotReady unless the schema is exactly this program's."""
     done = read(engine, lambda connection: _done(connection) if is_there(connection) else None)

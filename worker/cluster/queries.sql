@@ -21,6 +21,10 @@ WHERE nspname = 'drawdown_cluster' AND has_schema_privilege(oid, 'USAGE') AND to
 -- name: is_there [sqlite]
 SELECT 1 AS there WHERE false
 
+-- name: answers
+-- The process that answers; behind a pooler, another one than let us in.
+SELECT pg_backend_pid()
+
 -- name: migrations
 SELECT name FROM drawdown_cluster.migrations
 
