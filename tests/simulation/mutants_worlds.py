@@ -16,7 +16,7 @@ SEEDS: Final = 30
 TICKS: Final = 20
 SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "unknown taken as rejected, voided and sealed again": (1, 20),
-    "duplicate taken as a failure": (4, 20),
+    "duplicate taken as a failure": (7, 20),
     "voided pushes still count as sealed": (2, 20),
     "mapping of today used for old windows": (0, 10),
     "assignment of now used for old windows": (1, 20),
@@ -57,7 +57,7 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "a webhook that was not fetched is done": (43, 20),
     "a repeated webhook counts again": (1, 20),
     "the gate is open to the halted": (1, 20),
-    "once a cell does not answer, none is told": (37, 20),
+    "once a cell does not answer, none is told": (2, 20),
     "200 that charged nothing taken as accepted": (8, 10),
     "unknown taken as accepted": (4, 10),
     "revision reused, conflict ignored": (1, 10),
