@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash trace door topups exhaustion \
+.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash cluster trace door topups exhaustion \
 	bench conformance browser screenshots docs emulators lock sbom release clean
 
 demo: install
@@ -78,6 +78,11 @@ door: install
 	$(BIN)/python -W ignore -m tests.crash.door.run --seed $(SEED) $(if $(DATABASE),--database $(DATABASE)) \
 		$(if $(TRACE),--trace $(TRACE)) $(if $(AS),--as $(AS)) $(if $(ROWS),--rows $(ROWS))
 
+# Two processes of `drawdown worker` that bill at an emulated Autumn and are killed; its own totals are the judge:
+# make cluster KILLS=200
+cluster: install
+	$(BIN)/python -W ignore -m tests.crash.workers --kills $(KILLS) --seed $(SEED)
+
 # Automatic top-ups at a payment service that fails a third of all calls, with kills; its own books are the judge.
 EPISODES ?= 100000
 topups: install
@@ -126,7 +131,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 lock: release
-	$(LOCK) --extra oidc pyproject.toml --output-file ops/deploy/requirements.lock
+	$(LOCK) --extra oidc --extra cluster pyproject.toml --output-file ops/deploy/requirements.lock
 	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) - --output-file ops/deploy/build.lock
 
 # What is in the image, as CycloneDX: build/sbom.json

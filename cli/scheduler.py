@@ -22,6 +22,7 @@ from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.tick import tick
+from drawdown.worker.views.tick_report import Report
 
 log = structlog.get_logger()
 
@@ -48,6 +49,18 @@ class Options:
         return round((self.every_s * WITHIN if self.deadline_s is None else self.deadline_s) * SECOND_MS)
 
 
+def tick_once(app: App, options: Options, stopping: Stopping) -> Report:
+    """One tick of a process that lives on, with what files of settings hold by now."""
+    app.read_files_again()
+    context = app.context()
+    context.shard = options.shard
+    context.new_orgs = options.new_orgs
+    context.accept_clock = options.accept_clock
+    context.stopping = stopping.is_set
+    context.deadline_ms = app.clock.now_ms() + options.deadline_ms()
+    return runner.run(tick(context), app.world())
+
+
 @dataclass
 class _Loop:
     app: App
@@ -58,15 +71,8 @@ class _Loop:
 
     def tick(self) -> None:
         """One tick. What goes wrong is logged; the next tick goes on from what is committed."""
-        self.app.read_files_again()
-        context = self.app.context()
-        context.shard = self.options.shard
-        context.new_orgs = self.options.new_orgs
-        context.accept_clock = self.options.accept_clock
-        context.stopping = self.stopping.is_set
-        context.deadline_ms = self.app.clock.now_ms() + self.options.deadline_ms()
         try:
-            self.last_status = runner.run(tick(context), self.app.world()).exit_status
+            self.last_status = tick_once(self.app, self.options, self.stopping).exit_status
             self.options.accept_clock = False  # one jump was vouched for, not every later one
         except DrawdownError as error:
             self.last_status = error.exit_status

@@ -41,6 +41,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     "Keep running": {
         "tick": CommandModule("tick", "Settle everything once and exit: the cron form"),
         "run": CommandModule("tick", "Tick every five minutes, and watch between ticks"),
+        "worker": CommandModule("worker", "Tick and watch in shares, on any number of machines"),
         "watch": CommandModule("watch", "Halt within seconds, beside a cron that ticks"),
         "serve": CommandModule("serve", "Webhooks, the gate, admin, health, metrics over HTTP"),
     },

@@ -95,6 +95,20 @@ def statements() -> tuple[str, ...]:
         f"REVOKE UPDATE ON usage_samples FROM {WORKER}",
         f"GRANT DELETE ON {', '.join(DELETED_FROM)} TO {WORKER}",
         f"GRANT USAGE ON SEQUENCE {', '.join(_sequences())} TO {WORKER}",
+        _of_cluster(),
+    )
+
+
+def _of_cluster() -> str:
+    """The schema of `drawdown worker`, where there is one: its engine keeps jobs there, and nothing that is billed."""
+    where = "IN SCHEMA drawdown_cluster TO"
+    return (
+        "DO $$ BEGIN IF to_regnamespace('drawdown_cluster') IS NOT NULL THEN "
+        f"GRANT USAGE ON SCHEMA drawdown_cluster TO {READ}, {WORKER}; "
+        f"GRANT SELECT ON ALL TABLES {where} {READ}; "
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES {where} {WORKER}; "
+        f"GRANT USAGE ON ALL SEQUENCES {where} {WORKER}; "
+        "END IF; END $$"
     )
 
 

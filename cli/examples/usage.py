@@ -12,6 +12,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "init --database-url postgresql://drawdown@db.internal/billing",
         "init --roles",
         "init --roles --apply",
+        "init --cluster",
     ),
     "doctor": ("doctor", "doctor --json"),
     "import": (
@@ -31,6 +32,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "run --processes 2",
         "run --every 60 --new-org-provider embedded --new-org-from yesterday",
     ),
+    "worker": ("worker", "worker --shards 8"),
     "watch": ("watch", "watch --once"),
     "serve": ("serve", "serve --host 0.0.0.0 --port 8080"),
     "status": ("status", "status acme", "status --json"),

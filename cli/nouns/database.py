@@ -13,13 +13,14 @@ from drawdown.cli.nouns import doctor, proof
 from drawdown.cli.options import Actor, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By, require_org
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Exit, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.roles import HOST, READ, WORKER, require_roles, script
 from drawdown.schema.roles import apply as apply_roles
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.checks import proofs
+from drawdown.worker.cluster import install
 from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.commands.stop_breached import stop_breached
 from drawdown.worker.verify.verify import Verification, verify
@@ -39,6 +40,9 @@ def init(
         bool, typer.Option("--roles", help="Only print the SQL of PostgreSQL's roles for hosts, readers and workers")
     ] = False,
     apply: Annotated[bool, typer.Option("--apply", help="With --roles: make them, once the database is there")] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Also the schema of `drawdown worker`; PostgreSQL alone")
+    ] = False,
     actor: Actor = None,
 ) -> None:
     """Create the database, or bring it up to date; safe to repeat."""
@@ -49,7 +53,12 @@ def init(
         only_with(context, "--roles", "apply")
         _roles(app, apply)
         return
+    if cluster:
+        install.require_postgresql(app.engine)
+        install.require_engine()
     before = upgrade(app.engine)
+    if cluster or read(app.engine, install.is_there):
+        install.install(app.engine)
     by = app.by(actor, "drawdown init")
     write(app.engine, lambda connection: install_defaults(connection, by))
     what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")

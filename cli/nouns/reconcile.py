@@ -84,12 +84,20 @@ def reconcile_(
     )
     if org:
         app.read(lambda c: require_org(c, org))
-    if correct:
-        app.write(require_whole)
-    app.ready()
-    found = run(reconcile(app.context(), scope, app.by(actor, reason)), app.world())
+    found = compare(app, scope, app.by(actor, reason))
     show(app, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
     raise typer.Exit(found.exit_status)
+
+
+def compare(app: App, scope: ReconcileScope, by: By) -> Reconciled:
+    """Compare, and correct where that is asked for.
+
+    Errors: Refused for a correction where history was lost.
+    """
+    if scope.correct:
+        app.write(require_whole)
+    app.ready()
+    return run(reconcile(app.context(), scope, by), app.world())
 
 
 def _show_kept(app: App, chosen: ComparedFilter) -> None:

@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
+from drawdown.cli.cluster.told import worker_lines
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
@@ -96,6 +97,8 @@ def status_lines(found: Status) -> list[str]:
     if standing.halted:
         lines.append(wrapped("halted", _halted(standing, now)))
     lines.append(wrapped("tick", _tick(standing)))
+    if standing.cluster is not None:
+        lines += [wrapped(label, text, shorten=240) for label, text in worker_lines(standing.cluster)]
     return lines
 
 

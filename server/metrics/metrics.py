@@ -19,6 +19,7 @@ from drawdown.schema.database import read
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon
 from drawdown.server.metrics.calls import calls
 from drawdown.server.metrics.checks import checking
+from drawdown.server.metrics.cluster import working
 from drawdown.server.metrics.credit import reserving
 from drawdown.server.metrics.guard import guarding
 from drawdown.server.metrics.hooks import hooking
@@ -90,6 +91,7 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield from _organisations(connection, now_ms)
     yield from watching(connection, now_ms)
     yield from ticking(connection, now_ms)
+    yield from working(connection)
     yield from reserving(connection, now_ms)
     yield from topping_up(connection, now_ms)
     yield from hooking(connection, now_ms)

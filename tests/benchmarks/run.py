@@ -32,6 +32,7 @@ from tests.benchmarks import (
     case_seal,
     case_tick,
     case_transfers,
+    case_workers,
 )
 from tests.benchmarks.databases import KINDS, Databases, databases
 from tests.benchmarks.fleet import scaled
@@ -75,10 +76,11 @@ CASES: Final[dict[str, Case]] = {
     "processes": lambda made, kind, o: case_processes.run(
         made, kind, scaled(o.scale), max(int(10_000 * o.scale), FEWEST), min(o.runs, 3)
     ),
+    "workers": lambda made, _kind, o: case_workers.run(made, max(int(20_000 * o.scale), FEWEST), min(o.runs, 3)),
 }
 """`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot` and `guard` give two, `events` three; `credit` gives
 `check` and `reserve`, `transfers` gives `mix` and `rows`; `console` gives files, and the gate beside clicks, too;
-`processes` gives also pushes that are sent."""
+`processes` gives also pushes that are sent; `workers` is always of PostgreSQL."""
 
 
 def results(options: Options) -> Iterator[Result]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -32,7 +32,6 @@ from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
 
-ROLES = ("drainer-a", "drainer-b")
 STEPS = (
     *(f"{when} {step}" for when in ("begin", "inside", "end") for step in ("claim", "settle")),
     "inside seal", "end seal", "begin push", "end push", "begin look_up", "end look_up",
@@ -54,6 +53,10 @@ Biller = AutumnEmulator | StripeEmulator
 class Blockade(Hunt):
     """One database, one biller, two workers."""
 
+    ROLES: Sequence[str] = ("drainer-a", "drainer-b")
+    WORK = "tests.crash.process"
+    """Whose `work` is a worker's whole life."""
+
     def __init__(
         self, nursery: Nursery, dice: random.Random, name: str, biller: Biller, clock: SharedClock, *, no_kill: bool
     ) -> None:
@@ -63,7 +66,7 @@ class Blockade(Hunt):
     def besiege(self, made: Usage) -> Toll:
         """A kill for each part of the usage but the last."""
         engine = connect(self.nursery.url)
-        self.start(*ROLES)
+        self.start(*self.ROLES)
         for at, part in enumerate(made.parts):
             insert_samples(engine, [(int(name.split("-")[1]), org, ts, s) for name, org, ts, s in part])
             if at == len(made.parts) - 1:
@@ -72,11 +75,15 @@ class Blockade(Hunt):
             self._kill_one()
             self.clock.jump(LEASE_MS if at % LAG_EVERY else 10 * MINUTE_MS)
         engine.dispose()
+        self.before_the_end(made)
         (self.folder / "stop").touch()
-        self.end(ROLES)
-        sound(self.nursery, ROLES)
+        self.end(self.ROLES)
+        sound(self.nursery, self.ROLES)
         self.toll.starts = self.nursery.starts
         return self.toll
+
+    def before_the_end(self, made: Usage) -> None:
+        """What is to come about while workers are there."""
 
     def _kill_one(self) -> None:
         roll = self.dice.random()
@@ -151,7 +158,15 @@ def _settle(operator: Process, clock: SharedClock) -> None:
 
 
 def blockade(
-    folder: Path, url: str, name: str, *, kills: int, seed: int, no_kill: bool = False, planted: str = ""
+    folder: Path,
+    url: str,
+    name: str,
+    *,
+    kills: int,
+    seed: int,
+    no_kill: bool = False,
+    planted: str = "",
+    how: type[Blockade] = Blockade,
 ) -> Outcome:
     """Errors: AssertionError where the service charged anything else than was used, or something is left open."""
     dice = random.Random(seed)
@@ -162,8 +177,8 @@ def blockade(
     _set_up(url, name, orgs, clock.now_ms())
     began = time.monotonic()
     with _served(biller, clock) as env:
-        with closing(Nursery(folder, url, {**env, "CRASH_PLANTED": planted})) as nursery:
-            toll = Blockade(nursery, dice, name, biller, clock, no_kill=no_kill).besiege(made)
+        with closing(Nursery(folder, url, {**env, "CRASH_PLANTED": planted}, work=how.WORK)) as nursery:
+            toll = how(nursery, dice, name, biller, clock, no_kill=no_kill).besiege(made)
         took = time.monotonic() - began
         operator = Process(url, folder, env).ready()
         try:

@@ -13,8 +13,10 @@ import yaml
 
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
+from drawdown.server.metrics.cluster import of_workers
 from drawdown.server.metrics.metrics import measure
 from drawdown.server.metrics.process import REFUSED, GuardCalls, denials, guard_calls, in_the_dark, intake, refusals
+from drawdown.worker.views.cluster import Cluster
 from tests.acceptance.commands import PROJECT
 from tests.world import Fleet
 
@@ -103,6 +105,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     fleet.write("UPDATE watch_state SET round_ms = 1")
     of_process = [refusals(dict.fromkeys(REFUSED, 0)), intake({("events", "invalid"): 0}), denials({"halted": 0})]
     of_process += [*guard_calls(GuardCalls()), in_the_dark({"lost": 0})]
+    of_process += of_workers(Cluster(1, 300, [], []))
     families = [*read(engine, lambda c: list(measure(c, fleet.clock.at_ms))), *of_process]
     engine.dispose()
     suffixes = {"counter": "_total", "gaugehistogram": "_bucket", "histogram": "_bucket"}

@@ -19,8 +19,11 @@ import yaml
 from jsonschema import Draft202012Validator
 from typer.main import get_command
 
+from drawdown.cli.cluster.engine import ACKNOWLEDGED_S
 from drawdown.cli.main import app
+from drawdown.cli.nouns.tick import parse_shard
 from drawdown.cli.settings.settings import Settings
+from drawdown.schema.units import BUCKETS
 from tests.acceptance.commands import PROJECT
 
 DEPLOY = PROJECT / "ops" / "deploy"
@@ -168,7 +171,11 @@ def test_no_probe_takes_the_gate_away_because_of_the_database() -> None:
 
 
 def test_a_tick_with_something_left_does_not_fail_its_job() -> None:
-    (cron,) = [document for _, document in documents() if document["kind"] == "CronJob"]
+    for cron in (document for _, document in documents() if document["kind"] == "CronJob"):
+        _does_not_fail(cron)
+
+
+def _does_not_fail(cron: dict[str, Any]) -> None:
     job = cron["spec"]["jobTemplate"]["spec"]
     pod = job["template"]["spec"]
     assert pod["containers"][0]["command"][0] == WRAPPER.name
@@ -180,6 +187,35 @@ def test_a_tick_with_something_left_does_not_fail_its_job() -> None:
     assert cron["spec"]["concurrencyPolicy"] == "Forbid"
     deadline = int(pod["containers"][0]["command"][2])
     assert deadline < 300 < job["activeDeadlineSeconds"]
+
+
+def test_an_indexed_job_ticks_each_shard_once() -> None:
+    ((_, cron),) = documents(DEPLOY / "kubernetes" / "shards.yaml")
+    job = cron["spec"]["jobTemplate"]["spec"]
+    assert job["completionMode"] == "Indexed" and job["completions"] == job["parallelism"]
+    command = job["template"]["spec"]["containers"][0]["command"]
+    given = command[command.index("--shard") + 1]
+    indices = [given.replace("$(JOB_COMPLETION_INDEX)", str(index)) for index in range(job["completions"])]
+    taken = [bucket for one in map(parse_shard, indices) for bucket in range(one.lo, one.hi + 1)]
+    assert taken == list(range(BUCKETS)), "each bucket in one shard"
+    failing = [rule["action"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
+    assert failing == ["FailIndex"] and "backoffLimit" not in job, "a shard that fails ends no other"
+
+
+def test_workers_are_replaced_before_others_come_and_may_end_in_peace() -> None:
+    ((_, workers),) = documents(DEPLOY / "kubernetes" / "worker.yaml")
+    spec, pod = workers["spec"], workers["spec"]["template"]["spec"]
+    command = pod["containers"][0]["command"]
+    assert command[:2] == ["drawdown", "worker"] and int(command[command.index("--shards") + 1]) >= spec["replicas"] > 1
+    assert spec["strategy"] == {"type": "Recreate"}, "one with other terms is refused while those before it live"
+    (claim,) = [one["persistentVolumeClaim"]["claimName"] for one in pod["volumes"] if "persistentVolumeClaim" in one]
+    modes = {
+        one["metadata"]["name"]: one["spec"]["accessModes"]
+        for _, one in documents()
+        if one["kind"] == "PersistentVolumeClaim"
+    }
+    assert modes[claim] == ["ReadWriteMany"], "all of them have it"
+    assert pod["terminationGracePeriodSeconds"] > ACKNOWLEDGED_S
 
 
 @pytest.fixture
@@ -214,7 +250,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         pod = pod_of(document)
         if pod is not None:
             command = pod["containers"][0]["command"]
-            yield name, ["tick", *command[1:]] if command[0] == WRAPPER.name else command[1:]
+            given = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in command[1:]]
+            yield name, ["tick", *given] if command[0] == WRAPPER.name else given
     for path in UNITS:
         for line in re.findall(r"^ExecStart=(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
             yield path.name, shlex.split(line)[1:]

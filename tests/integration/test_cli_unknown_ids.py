@@ -76,7 +76,9 @@ IDS: dict[tuple[str, str], Typed] = {
     ("replay", "orgs"): t(f"acme acmee {RANGE}", "acme"),
     ("replay", "provider"): t(f"--provider embeddedd {RANGE}", "embedded"),
     ("tick", "new_org_provider"): t("--new-org-provider embeddedd", "embedded"),
-    ("run", "new_org_provider"): t("--new-org-provider embeddedd", "embedded"),
+    **{
+        (name, "new_org_provider"): t("--new-org-provider embeddedd", "embedded") for name in ("run", "worker")
+    },
     ("org list", "provider"): t("--provider embeddedd", "embedded"),
     ("org list", "plan"): t("--plan tema", "team"),
     ("org list", "after"): t("--after acmee", "acme"),
@@ -295,7 +297,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser
-    which kept runs_out_within later"""
+    which kept runs_out_within later cluster shards"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),

@@ -54,7 +54,16 @@ APART: Final[dict[str, str]] = {
     "schema.migrate:upgrade": "alone: the order of an upgrade lets nothing else run",
     "schema.roles:apply": "changes no row: it grants what may be done",
     "cli.app:write": "runs what all commands ask for, once a database that was restored would have been noticed",
-    "cli.nouns.reconcile:reconcile_": "changes nothing: it refuses to go on where history was lost",
+    "cli.nouns.reconcile:compare": "changes nothing: it refuses to go on where history was lost",
+    **dict.fromkeys(
+        (
+            "cli.nouns.worker:worker_",
+            "cli.cluster.jobs:beat",
+            *(f"worker.cluster.membership:{what}" for what in ("done", "failed", "left", "forget_schedules")),
+        ),
+        "of workers' own rows, on which nothing that is billed rests; those who come at once: test_cluster.py",
+    ),
+    "worker.cluster.install:install": "makes tables of its own, one at a time",
     "cli.nouns.database:init": "on a database that is being made",
     "cli.nouns.demo:host_writes": "on a database of its own",
     "cli.nouns.demo:build_fleet": "on a database of its own",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views.backlog import Backlog
+from drawdown.worker.views.cluster import Cluster
 from drawdown.worker.views.long_open import LongOpen
 from drawdown.worker.views.waiting import Waiting
 
@@ -168,6 +169,8 @@ class Standing:
     open_transaction: LongOpen | None
     last_tick: LastTick | None
     needs_person: bool
+    cluster: Cluster | None = None
+    """Workers of `drawdown worker`; None: none ever took part."""
 
 
 @dataclass(frozen=True)

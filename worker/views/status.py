@@ -12,6 +12,7 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog import terms
+from drawdown.worker.cluster.install import there_part
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import Unheeded, unheeded_part
@@ -21,6 +22,7 @@ from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views import standing as parts
 from drawdown.worker.views.backlog import read_backlog
+from drawdown.worker.views.cluster import read_cluster
 from drawdown.worker.views.headline import judge
 from drawdown.worker.views.long_open import LongOpen, oldest_open
 from drawdown.worker.views.org_credit import credit_status, verdict_history
@@ -48,6 +50,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         unread=watch_state.SQL.part("unread_orgs"),
         unheeded=unheeded_part(Shard()),
         balances=told_part(),
+        there=there_part(),
     )
     backlog = read_backlog(connection, Shard(), now_ms)
     found = parts.Standing(
@@ -63,10 +66,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         halts=parts.HaltsDue(**vars(read["halts"][0])),
         watch_ms=read["watch"][0].round_ms,
         unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
-        unheeded=[
-            parts.UnheededHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
-            for halt in (Unheeded(**vars(row)) for row in read["unheeded"])
-        ],
+        unheeded=[_unheeded(Unheeded(**vars(row))) for row in read["unheeded"]],
         differing=[parts.Differing(**vars(row)) for row in read["differing"]],
         balances=[parts.ToldBalance(**vars(row)) for row in read["balances"]],
         stopped=[parts.StoppedOrg(**vars(row)) for row in read["stopped"]],
@@ -76,8 +76,13 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         open_transaction=_open_for_long(connection),
         last_tick=_last_tick(read["last_tick"], read["running"]),
         needs_person=backlog.needs_person,
+        cluster=read_cluster(connection) if read["there"] else None,
     )
     return parts.Status(found, judge(found))
+
+
+def _unheeded(halt: Unheeded) -> parts.UnheededHalt:
+    return parts.UnheededHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
 
 
 def _doubt(

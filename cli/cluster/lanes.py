@@ -1,0 +1,102 @@
+"""A worker at work: two lanes, ticks and what is short, each with connections of its own, so that no tick holds up a
+halt; and a beat, by which the others see that it lives.
+
+Guarantee: it ends between two effects where it is told to. A database that is away is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import structlog
+from procrastinate import App as Engine
+from procrastinate import exceptions
+from psycopg_pool import PoolTimeout
+
+from drawdown.cli.cluster.engine import QUICK, TICKS, connector, ticking, watching
+from drawdown.cli.cluster.jobs import QUICK_AT_ONCE, Jobs
+from drawdown.cli.stopping import LOOK_S
+from drawdown.worker.cluster.membership import LIVES_S
+
+log = structlog.get_logger()
+
+BEAT_S: Final = 5.0
+POLL_S: Final = 1.0
+"""A job that waited for another of its shard to end is seen by then: nobody is told of that."""
+AGAIN_S: Final = 1.0
+"""Before a database that was away is tried again."""
+
+
+def work(jobs: Jobs) -> None:
+    """Work until it is to stop. Errors: `jobs.ended_by`, where it may work no longer."""
+    _pass_on_logs()
+    while not jobs.stopping.is_set():
+        try:
+            asyncio.run(_turn(jobs))
+        except (exceptions.ConnectorException, PoolTimeout) as error:
+            log.warning("engine_away", reason=type(error).__name__)
+        if not jobs.stopping.is_set():
+            jobs.stopping.wait(AGAIN_S)
+    if jobs.ended_by is not None:
+        raise jobs.ended_by
+
+
+async def _turn(jobs: Jobs) -> None:
+    """Until it is to stop, or one lane ends: then all of it begins anew."""
+    made = connector(jobs.app.settings.latest_database_url)
+    ticks, quick = ticking(jobs, made), watching(jobs, made)
+    async with ticks.open_async():
+        lanes = [_begun(_lane(ticks, TICKS, 1)), _begun(_lane(quick, QUICK, QUICK_AT_ONCE))]
+        beat, stop = _begun(_beat(jobs)), _begun(_until_stopped(jobs))
+        await asyncio.wait([*lanes, stop], return_when=asyncio.FIRST_COMPLETED)
+        for lane in lanes:
+            lane.cancel()  # which lets it end what it does
+        ended = await asyncio.gather(*lanes, return_exceptions=True)
+        for other in (beat, stop):
+            other.cancel()
+        for result in ended:
+            if isinstance(result, Exception):
+                raise result
+
+
+async def _lane(engine: Engine, name: str, at_once: int) -> None:
+    await engine.run_worker_async(
+        queues=[name],
+        concurrency=at_once,
+        fetch_job_polling_interval=POLL_S,
+        delete_jobs="successful",
+        install_signal_handlers=False,
+        update_heartbeat_interval=BEAT_S,
+        stalled_worker_timeout=LIVES_S,
+    )
+
+
+def _begun(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.create_task(coroutine)
+
+
+async def _beat(jobs: Jobs) -> None:
+    while True:
+        await asyncio.to_thread(jobs.beat)
+        await asyncio.sleep(BEAT_S)
+
+
+async def _until_stopped(jobs: Jobs) -> None:
+    while not jobs.stopping.is_set():
+        await asyncio.sleep(LOOK_S)
+
+
+class _Told(logging.Handler):
+    """What the engine and its pool warn of, as an event like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, "engine", said=record.getMessage().partition("\n")[0], logger=record.name)
+
+
+def _pass_on_logs() -> None:
+    for name in ("procrastinate", "psycopg.pool", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [_Told(logging.WARNING)], False

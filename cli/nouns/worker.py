@@ -1,0 +1,83 @@
+"""`drawdown worker`: ticks, watch rounds and the nightly comparison of one database, by any number of machines."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import DBAPIError
+
+from drawdown.cli.app import App, worker_name
+from drawdown.cli.nouns.tick import NewOrgProvider
+from drawdown.cli.rendering import show
+from drawdown.cli.stopping import Stopping
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.errors import DatabaseNotReady, UsageError
+from drawdown.worker.cluster import install
+from drawdown.worker.cluster.membership import MAX_SHARDS, Member, Taken, Wanted, take_part
+
+
+def register(commands: typer.Typer) -> None:
+    """Add the command."""
+    commands.command("worker")(worker_)
+
+
+def worker_(
+    context: typer.Context,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_SHARDS, help="In how many parts a tick is done", show_default="as agreed, or 4"),
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(min=1, max=3_600, help="Seconds between ticks", show_default="as agreed, or 300")
+    ] = None,
+    new_org_provider: NewOrgProvider = None,
+) -> None:
+    """Take part in the work of this database, on any number of machines, until told to end (SIGTERM, Ctrl-C).
+
+    Ticks of each shard, watch rounds and the nightly `reconcile --correct`; PostgreSQL alone, with the extra `cluster`.
+    """
+    app: App = context.obj
+    if new_org_provider is not None:
+        app.require_provider(new_org_provider)
+    if isinstance(app.clock, FixedClock):
+        raise UsageError("--at stands still: a worker goes by the clock")
+    _prepare(app)
+    from drawdown.cli.cluster import engine, jobs, lanes  # here: the engine is there with the extra alone
+
+    if every is not None:
+        engine.cron(every)
+    stopping = Stopping()
+    stopping.on_signals()
+    member = Member(worker_name(), metadata.version("drawdown"))
+    ready = tuple(sorted(name for name, one in app.registry.providers.items() if one.dormant is None))
+    wanted = Wanted(shards, every, new_org_provider, ready)
+    taken: Taken = app.write(lambda c: take_part(c, member, wanted))
+    terms = taken.terms
+    made = jobs.Jobs(app, terms, member, stopping)
+    others = f"{taken.living - 1:,} other workers live" if taken.living > 1 else "no other worker lives"
+    told = f"{member.name}: {terms.shards:,} shards, a tick every {terms.every_s:,} s; {others}; SIGTERM or Ctrl-C ends"
+    found = {"worker": member.name, "shards": terms.shards, "tick_every_s": terms.every_s, "living": taken.living}
+    show(app, found, [told])
+    sys.stdout.flush()
+    try:
+        lanes.work(made)
+    finally:
+        made.close()
+
+
+def _prepare(app: App) -> None:
+    """The schema for workers: made by the first that may. Errors: DatabaseNotReady for whoever may not."""
+    app.ready()
+    install.require_postgresql(app.engine)
+    install.require_engine()
+    install.require_direct(app.engine)
+    try:
+        install.require_installed(app.engine)
+    except DatabaseNotReady as missing:
+        try:
+            install.install(app.engine)
+        except (DatabaseNotReady, DBAPIError) as error:
+            raise missing from error

@@ -1,0 +1,125 @@
+"""The schema that `drawdown worker` needs: the engine's tables and those of who takes part, in a schema of its own.
+
+Guarantee: making it and bringing it up to date is one transaction, safe to repeat. What was done is on record by name;
+a schema that is newer than this program is refused untouched.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import clear_errors, read
+from drawdown.schema.errors import DatabaseNotReady, UsageError
+from drawdown.schema.migrate import ONE_UPGRADE
+from drawdown.schema.sql import Part, queries
+
+SCHEMA: Final = "drawdown_cluster"
+ENGINE: Final = "procrastinate"
+OWN: Final = ("own_1",)
+"""Our own tables, each step by the name of its statement."""
+SQL = queries(__file__)
+
+
+def require_engine() -> None:
+    """Errors: UsageError where the extra is not installed."""
+    if find_spec(ENGINE) is None:
+        raise UsageError("this needs the extra `cluster`: pip install 'drawdown[cluster]'")
+
+
+def is_there(connection: sa.Connection) -> bool:
+    """Whether this database has the schema, and this login may look into it."""
+    return SQL.run(connection, "is_there").first() is not None
+
+
+def there_part() -> Part:
+    """The same, for `together`: a row where it is."""
+    return SQL.part("is_there")
+
+
+def install(engine: sa.Engine) -> bool:
+    """Make the schema, or bring it up to date; whether anything was to be done.
+
+    Errors: UsageError on SQLite or without the extra; DatabaseNotReady for one that is newer, or may not be made.
+    """
+    require_postgresql(engine)
+    require_engine()
+    with clear_errors(), engine.begin() as connection:
+        SQL.run(connection, "one_at_a_time", {"key": ONE_UPGRADE})
+        SQL.run(connection, "make_schema")
+        done = _done(connection)
+        _refuse_newer(done)
+        left = [name for name in wanted() if name not in done]
+        for name in left:
+            _do(connection, name, fresh=not done)
+        if left:
+            SQL.run(connection, "note_migrations", {"names": [{"name": name} for name in left]})
+    return bool(left)
+
+
+def require_postgresql(engine: sa.Engine) -> None:
+    """Errors: UsageError on SQLite."""
+    if engine.dialect.name != "postgresql":
+        raise UsageError(
+            "SQLite is a file of one machine: use `drawdown run` there; `drawdown worker` shares a PostgreSQL database"
+        )
+
+
+def require_direct(engine: sa.Engine) -> None:
+    """Errors: DatabaseNotReady behind a pooler: what the engine's connections are told would hold for others'."""
+    direct = read(engine, _is_direct)
+    if not direct:
+        raise DatabaseNotReady(
+            "a worker is told of its jobs on connections of its own: give it the database's URL, without the pooler"
+        )
+
+
+def _is_direct(connection: sa.Connection) -> bool:
+    driver: Any = connection.connection.dbapi_connection
+    return bool(SQL.run(connection, "answers").scalar() == driver.info.backend_pid)
+
+
+def require_installed(engine: sa.Engine) -> None:
+    """Errors: DatabaseNotReady unless the schema is exactly this program's."""
+    done = read(engine, lambda connection: _done(connection) if is_there(connection) else None)
+    if done is None:
+        raise DatabaseNotReady("the database has no schema for workers: run `drawdown init --cluster`")
+    _refuse_newer(done)
+    if missing := [name for name in wanted() if name not in done]:
+        raise DatabaseNotReady(f"the schema for workers lacks {missing[0]}: run `drawdown init --cluster`")
+
+
+def wanted() -> list[str]:
+    """Every step, in its order: ours, then the engine's, which have the version that brought them in front."""
+    names = (one.name for one in files(ENGINE).joinpath("sql/migrations").iterdir())
+    return [*OWN, *sorted(name.removesuffix(".sql") for name in names if name.endswith(".sql"))]
+
+
+def _done(connection: sa.Connection) -> set[str]:
+    return set(SQL.run(connection, "migrations").scalars())
+
+
+def _refuse_newer(done: set[str]) -> None:
+    if newer := sorted(done - set(wanted())):
+        raise DatabaseNotReady(
+            f"the schema for workers has {newer[-1]}, which this program does not know: upgrade Drawdown"
+        )
+
+
+def _do(connection: sa.Connection, name: str, *, fresh: bool) -> None:
+    """One step. A schema that is made anew is the engine's newest at once, by its first step."""
+    if name in OWN:
+        SQL.run(connection, name)
+        return
+    sql = files(ENGINE).joinpath("sql")
+    text = sql.joinpath("migrations", f"{name}.sql").read_text(encoding="utf-8")
+    if fresh:
+        if name != wanted()[len(OWN)]:
+            return
+        text = sql.joinpath("schema.sql").read_text(encoding="utf-8")
+    SQL.run(connection, "go_there")
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute(text)  # many statements as they stand: nothing is bound in them

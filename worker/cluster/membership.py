@@ -1,0 +1,137 @@
+"""Who takes part, and on which terms all of them work.
+
+Guarantee: the workers of one database go by one set of terms while any of them lives. Nothing that is billed rests on
+it: two shards that overlap are correct, so what is agreed here only keeps two clusters from doing all work twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import write
+from drawdown.schema.errors import Refused
+from drawdown.schema.sql import queries
+from drawdown.schema.units import BUCKETS, DAY_MS, SECOND_MS
+
+MAX_SHARDS: Final = BUCKETS
+"""Of one tick; and so many jobs of each kind wait at most, and as many run."""
+LIVES_S: Final = 30
+"""A worker that was not seen for so long is dead: its jobs are taken over, and nobody asks it."""
+KEPT_S: Final = DAY_MS // SECOND_MS
+"""So long a worker that is gone is still told of."""
+SHARDS: Final = 4
+"""Where the first worker names no other number."""
+EVERY_S: Final = 300
+"""Likewise."""
+MOST_NAMED: Final = 3
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all workers of a database go by. `providers`: those that can be used; a worker that lacks one would leave
+    its pushes to others."""
+
+    shards: int
+    every_s: int
+    new_org_provider: str | None
+    providers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a worker was told; None: whatever the others go by."""
+
+    shards: int | None
+    every_s: int | None
+    new_org_provider: str | None
+    providers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A worker by its name, unlike any other's, and the version of its program."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The terms to go by, and how many live, this one among them."""
+
+    terms: Terms
+    living: int
+
+
+def take_part(connection: sa.Connection, member: Member, wanted: Wanted) -> Taken:
+    """Take part, or go on doing so: a worker calls it again and again.
+
+    Errors: Refused where others live and go by other terms.
+    """
+    found = SQL.run(connection, "hold_agreed").scalar_one()
+    others = list(SQL.run(connection, "others", {"name": member.name, "lives_s": LIVES_S}).scalars())
+    terms = decide(wanted, _terms(found), others)
+    SQL.run(connection, "agree", {"terms": json.dumps(asdict(terms), sort_keys=True)})
+    SQL.run(connection, "note_worker", asdict(member))
+    SQL.run(connection, "forget_gone", {"kept_s": KEPT_S})
+    return Taken(terms, 1 + len(others))
+
+
+def decide(wanted: Wanted, agreed: Terms | None, others: Sequence[str]) -> Terms:
+    """The terms to go by; those of others that live hold.
+
+    Errors: Refused for any other.
+    """
+    shards, every_s = (agreed.shards, agreed.every_s) if agreed is not None else (SHARDS, EVERY_S)
+    asked = Terms(
+        shards=shards if wanted.shards is None else wanted.shards,
+        every_s=every_s if wanted.every_s is None else wanted.every_s,
+        new_org_provider=wanted.new_org_provider,
+        providers=tuple(sorted(wanted.providers)),
+    )
+    if agreed is None or not others or asked == agreed:
+        return asked
+    theirs, ours = asdict(agreed), asdict(asked)
+    differ = "; ".join(f"{name}: {_said(theirs[name])} there, {_said(ours[name])} here"
+                       for name in theirs if theirs[name] != ours[name])  # fmt: skip
+    more = "" if len(others) <= MOST_NAMED else f" and {len(others) - MOST_NAMED:,} more"
+    raise Refused(
+        f"workers of this database go by other terms ({differ}): {', '.join(others[:MOST_NAMED])}{more}. Give the same "
+        f"to join them, or end them first; one that was killed is forgotten after {LIVES_S} s"
+    )
+
+
+def _terms(text: str | None) -> Terms | None:
+    if text is None:
+        return None
+    found = json.loads(text)
+    return Terms(**{**found, "providers": tuple(found["providers"])})
+
+
+def _said(value: object) -> str:
+    return ", ".join(value) or "none" if isinstance(value, tuple | list) else str(value or "none")
+
+
+class Book:
+    """What a worker tells of itself, each in a transaction of its own."""
+
+    def __init__(self, engine: sa.Engine, member: Member) -> None:
+        self._engine, self._name = engine, {"name": member.name}
+
+    def done(self) -> None:
+        write(self._engine, lambda c: SQL.run(c, "note_done", self._name))
+
+    def failed(self, text: str) -> None:
+        write(self._engine, lambda c: SQL.run(c, "note_failed", {**self._name, "failure": text}))
+
+    def left(self) -> None:
+        write(self._engine, lambda c: SQL.run(c, "leave", self._name))
+
+    def forget_schedules(self) -> None:
+        write(self._engine, lambda c: SQL.run(c, "forget_schedules", {"kept_s": 2 * KEPT_S}))

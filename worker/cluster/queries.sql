@@ -1,0 +1,83 @@
+-- The schema of `drawdown worker`, on PostgreSQL alone: the engine's own tables, and who takes part.
+
+-- name: make_schema
+-- The engine's tables lie apart from Drawdown's: no statement of ours meets one of theirs by its name.
+CREATE SCHEMA IF NOT EXISTS drawdown_cluster;
+CREATE TABLE IF NOT EXISTS drawdown_cluster.migrations (name text PRIMARY KEY)
+
+-- name: go_there
+-- For this transaction: the engine names its tables without their schema.
+SET LOCAL search_path TO drawdown_cluster
+
+-- name: one_at_a_time
+-- Whoever creates or upgrades Drawdown's own schema holds the same lock.
+SELECT pg_advisory_xact_lock(:key)
+
+-- name: is_there [postgresql]
+-- Whether the schema was made, and may be looked into.
+SELECT 1 AS there FROM pg_namespace
+WHERE nspname = 'drawdown_cluster' AND has_schema_privilege(oid, 'USAGE') AND to_regclass('drawdown_cluster.workers') IS NOT NULL
+
+-- name: is_there [sqlite]
+SELECT 1 AS there WHERE false
+
+-- name: answers
+-- The process that answers; behind a pooler, another one than let us in.
+SELECT pg_backend_pid()
+
+-- name: migrations
+SELECT name FROM drawdown_cluster.migrations
+
+-- name: note_migrations
+INSERT INTO drawdown_cluster.migrations (name) SELECT name FROM {rows :names (name text)} AS given
+
+-- name: own_1
+-- `agreed` has one row: what all workers go by, null until the first came. `workers` has a row for each that takes part. Times are
+-- the database's: workers' machines need no common clock to see who lives.
+CREATE TABLE drawdown_cluster.agreed (id integer PRIMARY KEY CHECK (id = 1), terms jsonb);
+INSERT INTO drawdown_cluster.agreed (id) VALUES (1);
+CREATE TABLE drawdown_cluster.workers (
+    name text PRIMARY KEY,
+    version text NOT NULL,
+    began timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended timestamptz,
+    done bigint NOT NULL DEFAULT 0,
+    failed_at timestamptz,
+    failure text
+)
+
+-- name: hold_agreed
+-- Those who come at once come one after another: two first ones would agree on two things.
+SELECT CAST(terms AS text) FROM drawdown_cluster.agreed WHERE id = 1 FOR UPDATE
+
+-- name: others
+-- Who else was seen lately.
+SELECT name FROM drawdown_cluster.workers
+WHERE name <> :name AND ended IS NULL AND seen > clock_timestamp() - make_interval(secs => :lives_s) ORDER BY began, name
+
+-- name: agree
+UPDATE drawdown_cluster.agreed SET terms = CAST(:terms AS jsonb) WHERE id = 1 AND terms IS DISTINCT FROM CAST(:terms AS jsonb)
+
+-- name: note_worker
+-- One that was thought dead is there again.
+INSERT INTO drawdown_cluster.workers (name, version) VALUES (:name, :version)
+ON CONFLICT (name) DO UPDATE SET seen = clock_timestamp(), ended = NULL
+
+-- name: forget_gone
+-- What a worker that died left, a day later.
+DELETE FROM drawdown_cluster.workers WHERE seen < clock_timestamp() - make_interval(secs => :kept_s)
+
+-- name: note_done
+UPDATE drawdown_cluster.workers SET done = done + 1 WHERE name = :name
+
+-- name: note_failed
+UPDATE drawdown_cluster.workers SET failed_at = clock_timestamp(), failure = :failure WHERE name = :name
+
+-- name: leave
+UPDATE drawdown_cluster.workers SET seen = clock_timestamp(), ended = clock_timestamp() WHERE name = :name
+
+-- name: forget_schedules
+-- What was scheduled for shards that there are no more.
+DELETE FROM drawdown_cluster.procrastinate_periodic_defers
+WHERE job_id IS NULL AND defer_timestamp < extract(epoch FROM clock_timestamp()) - :kept_s
