@@ -1,5 +1,5 @@
 """One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled, the
-operator's product is told, and what people ordered is done.
+operator's product is told, what people ordered is done, and files in watched folders are taken.
 
 Guarantee: if a part fails, the parts before it are committed and the next tick goes on from there. One bad organisation
 (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
@@ -19,6 +19,7 @@ from drawdown.schema.errors import LockHeld
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
+from drawdown.worker.batches.sources import some_watched
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
 from drawdown.worker.engine.context import Context
@@ -82,6 +83,11 @@ def tick(context: Context) -> Steps[Report]:
     collect(report, others)
     if settling and report.orders_wait:
         yield from _do_orders(context, report)
+    if settling and report.batches_wait:
+        from drawdown.worker.batches.folders import take_watched  # for who watches a folder alone
+
+        # Last: what a file costs, or breaks, is nobody else's. The next tick seals what goes in.
+        collect(report, (yield Together([take_watched(context)])))
     report = yield Transaction("end_tick", partial(_end, context=context, report=report))
     log.info(
         "tick_finished",
@@ -166,6 +172,7 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         doubted=incarnation.doubted,
         problems=_unusable(connection, context),
         orders_wait=some_wait(connection),
+        batches_wait=context.shard.lo == 0 and some_watched(connection),
     )
 
 
