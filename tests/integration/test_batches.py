@@ -17,7 +17,7 @@ from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, WINDOW_MS
-from drawdown.worker.batches import files, folders, reading, sources
+from drawdown.worker.batches import duck, files, folders, reading, sources
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.take import BY_HAND, TakenFile, take
 from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_batch
@@ -309,6 +309,32 @@ def test_what_is_no_file_of_usage_is_named(tmp_path: Path) -> None:
         found_file(written(tmp_path / "u.txt", ROWS))
 
 
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "u.csv", ROWS)
+    monkeypatch.setattr(files, "MAX_BATCH_BYTES", path.stat().st_size - 1)
+    with pytest.raises(UsageError, match="split it"):
+        found_file(path)
+
+
+def test_a_file_that_comes_to_too_much_is_refused(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_BATCH_SAMPLES", 2)
+    with pytest.raises(Refused, match="comes to more than 2 samples"):
+        taken(fleet, written(tmp_path / "u.csv", ROWS))
+
+
+def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import duckdb
+
+    path = tmp_path / "u.parquet"
+    same = "'acme' AS org_id, 1767225600000 AS ts, 1024 AS memory_mb, 60 AS interval_s"
+    duckdb.connect().execute(f"COPY (SELECT {same} FROM range(5000000)) TO '{path}'")
+    monkeypatch.setattr(duck, "READING_TIME_S", 0.001)
+    with pytest.raises(Refused, match="came to no end"):
+        taken(fleet, path)
+
+
 def test_what_is_below_a_floor_stays_closed(fleet: Fleet, tmp_path: Path) -> None:
     done = taken(fleet, written(tmp_path / "u.csv", [row(), row(at=WINDOW_MS)]))
     fleet.tick_windows(1)
@@ -446,6 +472,9 @@ def test_a_source_keeps_its_folder(fleet: Fleet, watched: Path, tmp_path: Path) 
         return write(fleet.engine, lambda c: sources.add_source(c, name, folder, fleet.by))
 
     add("exports", watched)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Refused, match="there are 1 sources already"):
+        patch.setattr(sources, "MAX_SOURCES", 1)
+        add("new", tmp_path)
     for name, folder in (("exports", tmp_path), ("other", watched), ("a\nb", tmp_path), ("new", tmp_path / "none")):
         with pytest.raises(DrawdownError):
             add(name, folder)

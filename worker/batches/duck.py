@@ -23,7 +23,7 @@ READING_MEMORY_MB: Final = 512
 READING_SPILL_MB: Final = 8_192
 READING_THREADS: Final = 2
 READING_TIME_S: Final = 600
-MAX_SAID_OF_ERROR: Final = 300
+_SAID_OF_ERROR: Final = 300
 
 
 def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyConnection:
@@ -67,7 +67,7 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection) -> Iterato
         raise Refused(f"{file.name}: was read for {READING_TIME_S} s, and came to no end: split it") from error
     except duckdb.Error as error:
         said = clean(" ".join(str(error).splitlines()[:3]).replace(str(file.path), file.name))
-        raise Refused(f"{file.name}: cannot be read: {said[:MAX_SAID_OF_ERROR]}") from error
+        raise Refused(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR]}") from error
     finally:
         timer.cancel()
 

@@ -132,7 +132,7 @@ class _Reading:
         while found := names.fetchmany(AT_ONCE):
             unclean += [name for (name,) in found if not is_clean_id(name)]
         if unclean:
-            connection.executemany("INSERT INTO unclean VALUES (?)", [[name] for name in unclean])
+            connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
             connection.execute(SQL.text("set_unclean_aside", "duckdb"))
         return unclean
 
@@ -141,7 +141,7 @@ class _Reading:
         connection = self._open(in_order=True)
         with connection, explained(self.file, connection):
             if unclean:
-                connection.executemany("INSERT INTO unclean VALUES (?)", [[name] for name in unclean])
+                connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
             found = connection.execute(SQL.text("refused", "duckdb")).fetchall()
         return [RefusedRow(int(n), column, clean(str(said or ""))[:MAX_SAID_CHARS]) for n, column, said in found]
 

@@ -47,6 +47,9 @@ SELECT DISTINCT org_id FROM groups WHERE org_id IS NOT NULL
 -- name: part_kinds
 SELECT DISTINCT kind FROM parts
 
+-- name: unclean
+INSERT INTO unclean VALUES ($name)
+
 -- name: set_unclean_aside
 UPDATE groups SET org_id = NULL WHERE org_id IN (SELECT org_id FROM unclean)
 

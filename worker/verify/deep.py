@@ -91,9 +91,9 @@ def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: i
         duck.execute(f"CREATE VIEW file_rows AS FROM {_source(path)}")
         of_events = _tells_of_events(duck, path)
         duck.execute("CREATE TABLE meters (event_type VARCHAR, meter BIGINT)")
-        meters = [list(row) for row in STORED.run(connection, "meters")]
-        if meters:
-            duck.executemany("INSERT INTO meters VALUES (?, ?)", meters)
+        meters = [dict(row) for row in STORED.run(connection, "meters").mappings()]
+        if meters and of_events:
+            duck.executemany(SQL.text("meter", "duckdb"), meters)
         duck.execute(SQL.text("whole", "duckdb"))
         duck.execute(f"CREATE MACRO most() AS {MAX_UNITS_OF_EVENT if of_events else MAX_INTERVAL_S}")
         duck.execute(f"CREATE MACRO latest() AS {taken_ms + FUTURE_SLACK_MS}")

@@ -13,6 +13,9 @@ SELECT org_id, ts - ts % 300000 AS window_ms, kind, SUM(quantity) AS quantity FR
         AND ts >= 946684800000 AND ts <= latest()
 ) fit GROUP BY 1, 2, 3 HAVING SUM(quantity) > 0
 
+-- name: meter
+INSERT INTO meters VALUES ($event_type, $meter)
+
 -- name: whole
 CREATE MACRO whole(x) AS CASE WHEN regexp_matches(x, '[^0-9. ]') THEN NULL
     WHEN TRY_CAST(x AS DECIMAL(30, 3)) % 1 = 0 THEN TRY_CAST(TRY_CAST(x AS DECIMAL(30, 3)) AS BIGINT) END
