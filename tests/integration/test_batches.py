@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, WINDOW_MS
 from drawdown.worker.batches import duck, files, folders, reading, sources
+from drawdown.worker.batches import take as taking
+from drawdown.worker.batches import withdraw as withdrawing
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.take import BY_HAND, TakenFile, take
 from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_batch
@@ -505,13 +507,106 @@ def test_the_commands(
     assert said("batch", "withdraw", batch)[1]["withdrawn"]["samples"] == 3
 
 
+def unguarded(fleet: Fleet, guard: str, table: str, text: str) -> None:
+    """Behind a guard's back."""
+    fleet.write(f"DROP TRIGGER {guard}" + (f" ON {table}" if fleet.engine.name == "postgresql" else ""))
+    fleet.write(text)
+
+
+@pytest.mark.parametrize("name", ["gone", "more", "withdrawn", "pruned"])
+def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_path: Path, name: str) -> None:
+    batch = taken(fleet, written(tmp_path / "u.csv", ROWS)).batch
+    fleet.tick_windows(1)
+    assert proven(fleet).clean
+    one = f"batch:{batch}:1"
+    put_in = f"u.csv ({batch}) put in 3 samples that come to 427; there are"
+    if name == "gone":
+        unguarded(fleet, "samples_floor_first", "usage_samples", f"DELETE FROM usage_samples WHERE id = '{one}'")
+        expected = f"{put_in} 2, of 307"
+    elif name == "more":
+        fleet.sample("acme", T0, 3, sample_id=f"batch:{batch}:9")
+        fleet.tick_windows(1)
+        expected = f"{put_in} 4, of 430"
+    elif name == "withdrawn":
+        fleet.write(f"UPDATE batches SET withdrawn_ms = 1 WHERE batch = '{batch}'")
+        expected = f"u.csv was withdrawn, and {one} still counts"
+    else:
+        fleet.tick(T0 + 40 * DAY_MS)
+        write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))
+        fleet.write(f"DELETE FROM usage_samples WHERE id = '{one}'")
+        assert proven(fleet).clean
+        return
+    assert expected in [breach.text for breach in proven(fleet, deep=False).breaches]
+
+
 def test_what_a_file_says_otherwise_by_now_is_found(fleet: Fleet, tmp_path: Path) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     batch = taken(fleet, path).batch
-    fleet.write("DROP TRIGGER samples_immutable" + (" ON usage_samples" if fleet.engine.name == "postgresql" else ""))
-    fleet.write(f"UPDATE usage_samples SET interval_s = 121 WHERE id = 'batch:{batch}:1'")
+    text = f"UPDATE usage_samples SET interval_s = 121 WHERE id = 'batch:{batch}:1'"
+    unguarded(fleet, "samples_immutable", "usage_samples", text)
     fleet.tick_windows(1)
     texts = [breach.text for breach in proven(fleet).breaches]
     assert f"u.csv ({batch}) says 120 of 1024, and its samples 121" in texts
     path.write_text("another")
     assert proven(fleet).open["batches whose file is gone or another"] == 1
+
+
+def _sql(name: str, old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """A mistake in a statement of the reading or the taking."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        for sql in (reading.SQL, taking.SQL, withdrawing.SQL):
+            if (name, "") in sql.pieces:
+                text = sql.pieces[name, ""]
+                assert old in text
+                patch.setitem(sql.pieces, (name, ""), text.replace(old, new))
+                patch.setattr(sql, "_ready", {})
+                return
+        raise AssertionError(name)
+
+    return plant
+
+
+def _half(patch: pytest.MonkeyPatch) -> None:
+    """Only the first part of what a file comes to is put in."""
+    parts = reading.Sums.parts
+    patch.setattr(reading, "AT_ONCE", 1)
+    patch.setattr(reading.Sums, "parts", lambda self: iter([next(parts(self))]))
+
+
+PLANTED = {
+    "a sum is cut at what a sample holds": _sql("cut", "unnest(range(", "unnest(range(least(1, "),
+    "half of a file goes in": _half,
+    "windows are cut at the hour": _sql("add_up", "window_ms()", "3600000"),
+    "rows that do not fit are billed as one": _sql("fits", "BETWEEN 0 AND most_quantity()", "< 10000000"),
+    "a time ahead is billed": _sql("fits", "AND latest_ms()", "AND latest_ms() * 2"),
+    "sizes are mixed": _sql("add_up", "CASE WHEN fits THEN kind END", "CASE WHEN fits THEN 1024 END"),
+    "a hash is no key": _sql("claim", "VALUES (:batch,", "VALUES (:batch || CAST(:taken_ms AS TEXT),"),
+    "one organisation is left in": _sql(
+        "withdraw", "FROM {its_samples}", "FROM {its_samples} AND s.org_id <> 'globex'"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_bug_is_seen(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """By the proof and the file, or by what was billed."""
+    wrong = [row(seconds=90_000), row(at=3 * DAY_MS)]
+    path = written(tmp_path / "u.csv", [*ROWS, row(seconds=86_400, at=3), row(seconds=86_400, at=4), *wrong])
+
+    def is_wrong() -> bool:
+        fleet.tick_windows(1)
+        return bool(proven(fleet).breaches)
+
+    PLANTED[name](monkeypatch)
+    batch = ""
+    try:
+        batch = taken(fleet, path).batch
+        seen = is_wrong()
+        path = path.rename(tmp_path / "v.csv")
+        seen = taken(fleet, path).outcome == "taken" or seen
+        withdrawn(fleet, batch)
+        seen = is_wrong() or any(sealed(fleet).values()) or seen
+    except (Refused, UnknownId, sa.exc.DBAPIError):
+        seen = True
+    assert seen

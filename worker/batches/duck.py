@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Timer
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from drawdown.schema.errors import Refused, UsageError
@@ -23,6 +23,7 @@ READING_MEMORY_MB: Final = 512
 READING_SPILL_MB: Final = 8_192
 READING_THREADS: Final = 2
 READING_TIME_S: Final = 600
+INTERRUPT_EVERY_S: Final = 0.01
 _SAID_OF_ERROR: Final = 300
 
 
@@ -58,9 +59,9 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection) -> Iterato
     """What takes too long is ended. Errors: Refused, for whatever DuckDB says."""
     import duckdb  # its 60 MB are for who takes a batch alone
 
-    timer = Timer(READING_TIME_S, connection.interrupt)
-    timer.daemon = True
-    timer.start()
+    over = Event()
+    watching = Thread(target=_watch, args=(connection, over), daemon=True)
+    watching.start()
     try:
         yield
     except duckdb.InterruptException as error:
@@ -69,7 +70,15 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection) -> Iterato
         said = clean(" ".join(str(error).splitlines()[:3]).replace(str(file.path), file.name))
         raise Refused(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR]}") from error
     finally:
-        timer.cancel()
+        over.set()
+        watching.join()
+
+
+def _watch(connection: duckdb.DuckDBPyConnection, over: Event) -> None:
+    """Again and again, once time is up: between two statements nothing is there to be interrupted."""
+    if not over.wait(READING_TIME_S):
+        while not over.wait(INTERRUPT_EVERY_S):
+            connection.interrupt()
 
 
 def text(value: str) -> str:

@@ -108,7 +108,9 @@ def some_watched(connection: sa.Connection) -> bool:
 
 
 def list_batches(connection: sa.Connection, *, source: str | None = None, most: int = 100) -> list[BatchRow]:
-    """Files as they came, the latest first."""
+    """Files as they came, the latest first. Errors: UnknownId for a source there is not; '' is by hand."""
+    if source:
+        ids.require(connection, ids.BATCH_SOURCE, source)
     values = {"source": source, "at_most": most}
     rows = SQL.run(connection, "files", values, of_source="" if source is None else "of_one_source").mappings()
     return [BatchRow(**row) for row in rows]
