@@ -233,12 +233,12 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_refused_whole(fleet: Fleet, tmp_path: Path, name: str) -> None:
-    path = tmp_path / BROKEN[name][0]
-    path.write_bytes(BROKEN[name][1])
-    with pytest.raises(Refused, match=BROKEN[name][2]):
-        taken(fleet, path)
+def test_a_broken_file_is_refused_whole(fleet: Fleet, tmp_path: Path) -> None:
+    for name, text, why in BROKEN.values():
+        path = tmp_path / name
+        path.write_bytes(text)
+        with pytest.raises(Refused, match=why):
+            taken(fleet, path)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
 
@@ -574,7 +574,8 @@ def _half(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reading.Sums, "parts", lambda self: iter([next(parts(self))]))
 
 
-PLANTED = {
+PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "nothing": lambda _patch: None,
     "a sum is cut at what a sample holds": _sql("cut", "unnest(range(", "unnest(range(least(1, "),
     "half of a file goes in": _half,
     "windows are cut at the hour": _sql("add_up", "window_ms()", "3600000"),
@@ -609,4 +610,4 @@ def test_a_planted_bug_is_seen(fleet: Fleet, tmp_path: Path, monkeypatch: pytest
         seen = is_wrong() or any(sealed(fleet).values()) or seen
     except (Refused, UnknownId, sa.exc.DBAPIError):
         seen = True
-    assert seen
+    assert seen == (name != "nothing")
