@@ -12,6 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
+from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches import folders, sources
 from drawdown.worker.batches.files import FoundFile, found_file
 from drawdown.worker.batches.reading import Sums, add_up
@@ -21,7 +22,8 @@ from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, T0, Stage
 
 HEADER: Final = "org_id,ts,memory_mb,interval_s\n"
-LATE: Final = f"{HEADER}acme,{T0},1024,60\nacme,{FLIP},1024,60\nlater,{T0},4096,7\nacme,{NOW - 1},1024,30\n"
+FRESH: Final = "".join(f"acme,{NOW - windows * WINDOW_MS},1024,60\n" for windows in range(1, 5))
+LATE: Final = f"{HEADER}acme,{T0},1024,60\nacme,{FLIP},1024,60\nlater,{T0},4096,7\n{FRESH}"
 OTHER: Final = f"{HEADER}acme,{T0},1024,50\n"
 SOURCE: Final = "exports"
 
@@ -35,7 +37,10 @@ def _folder() -> Path:
 
 @cache
 def _sums(name: str, text: str) -> Sums:
-    return add_up(_file(name, text), NOW)
+    made = add_up(_file(name, text), NOW)
+    atexit.register(_sums.cache_clear)  # what DuckDB holds at a process's end it complains of
+    atexit.register(made.close)
+    return made
 
 
 def _file(name: str, text: str) -> FoundFile:

@@ -11,7 +11,6 @@ from drawdown.ledger.monthly import tiers
 from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
 from drawdown.worker.batches import take as take_batches
-from drawdown.worker.batches import withdraw as withdraw_batches
 from drawdown.worker.catalog import terms
 from drawdown.worker.commands import credit, guard_terms, withdrawals
 from drawdown.worker.halts import dispatch
@@ -89,11 +88,6 @@ def _told_whoever_is_ended(patch: pytest.MonkeyPatch) -> None:
     _put(patch, messages.SQL, "going_on", "", "postgresql")
 
 
-def _batch_withdrawn_without_the_lock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(withdraw_batches, "lock_buckets", _none)
-    patch.setattr(locks, "lock_buckets", _none)
-
-
 def _batch_claimed_without_its_name(patch: pytest.MonkeyPatch) -> None:
     """Of two, both see that nobody has it, and a name is no key."""
     claim = take_batches.SQL.pieces["claim", ""]
@@ -107,11 +101,6 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _missed_halts_are_not_looked_for,
         "host wakes a sandbox",
         "due_halts",
-    ),
-    "a batch is withdrawn without the lock": (
-        _batch_withdrawn_without_the_lock,
-        "seal",
-        "cli.nouns.batches:withdraw",
     ),
     "a batch's name is no key": (
         _batch_claimed_without_its_name,
