@@ -130,6 +130,12 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: samples
 (SELECT id FROM usage_samples)
 
+-- name: batch_ids
+(SELECT batch AS id FROM batches)
+
+-- name: batch_source_names
+(SELECT source AS id FROM batch_sources)
+
 -- name: actors
 (SELECT actor AS id FROM operator_actions)
 

@@ -1,5 +1,5 @@
 """One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled, the
-operator's product is told, and what people ordered is done.
+operator's product is told, what people ordered is done, and files in watched folders are taken.
 
 Guarantee: if a part fails, the parts before it are committed and the next tick goes on from there. One bad organisation
 (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
@@ -19,6 +19,8 @@ from drawdown.schema.errors import LockHeld
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
+from drawdown.worker.batches.folders import take_watched
+from drawdown.worker.batches.sources import some_watched
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
 from drawdown.worker.engine.context import Context
@@ -80,8 +82,8 @@ def tick(context: Context) -> Steps[Report]:
     # Halts of organisations that no provider here bills; and wallets that what was pushed has run low.
     others = yield Together([dispatch(context), _fill_and_tell(context, settling=settling)])
     collect(report, others)
-    if settling and report.orders_wait:
-        yield from _do_orders(context, report)
+    if settling:
+        yield from _then(context, report)
     report = yield Transaction("end_tick", partial(_end, context=context, report=report))
     log.info(
         "tick_finished",
@@ -128,6 +130,14 @@ def _fill(context: Context) -> Steps[list[object]]:
     return [filled, *verdicts]
 
 
+def _then(context: Context, report: Report) -> Steps[None]:
+    """What people ordered; and files last, so that what one costs or breaks is nobody else's."""
+    if report.orders_wait:
+        yield from _do_orders(context, report)
+    if report.batches_wait:
+        collect(report, (yield Together([take_watched(context)])))
+
+
 def _do_orders(context: Context, report: Report) -> Steps[None]:
     results = yield Together([do_orders(context)])
     match results:
@@ -166,6 +176,7 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         doubted=incarnation.doubted,
         problems=_unusable(connection, context),
         orders_wait=some_wait(connection),
+        batches_wait=context.shard.lo == 0 and some_watched(connection),
     )
 
 
@@ -281,9 +292,8 @@ def _end(connection: sa.Connection, *, context: Context, report: Report) -> Repo
     left = read_backlog(connection, context.shard, report.at_ms)
     needed = [*report.problems, *problems(unheeded(connection, context.shard))]
     wait = report.orders_wait and some_wait(connection)
-    report = replace(
-        report, left=left, problems=needed, orders_wait=wait
-    )  # a new one: where this conflicts, it is run again
+    # A new one: where this conflicts, it is run again.
+    report = replace(report, left=left, problems=needed, orders_wait=wait)
     ended = {"finished_ms": context.clock.now_ms(), "exit_status": report.exit_status}
     values = {"tick_id": report.tick_id, "worker": context.worker, **ended}
     SQL.run(connection, "end_tick", {**values, "report": json.dumps(asdict(report), sort_keys=True)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
 from rich.table import Table
 
@@ -97,6 +98,7 @@ def verify_(
     context: typer.Context,
     org: Annotated[list[str] | None, typer.Option(help="Only these organisations")] = None,
     stop: Annotated[bool, typer.Option(help="Stop the pushes of an organisation with a breach")] = True,
+    deep: Annotated[bool, typer.Option("--deep", help="Read the files of batches again, too")] = False,
     actor: Actor = None,
 ) -> None:
     """Prove the invariants from the raw tables. A breach stops that organisation's pushes, and no other's.
@@ -107,7 +109,7 @@ def verify_(
     for name in org or ():
         app.read(partial(require_org, org_id=name))
     by = app.by(actor, "verify")
-    found = app.read(lambda c: verify(c, orgs=org, now_ms=app.clock.now_ms()))
+    found = app.read(lambda c: _verify(c, org, app.clock.now_ms(), deep=deep))
     stopped: list[str] = []
     if found.breaches and stop:
         stopped = list(app.write(lambda c: stop_breached(c, found, by.now_ms, by.actor)))
@@ -131,6 +133,15 @@ def verify_(
     show(app, {**result, "stopped": stopped}, lines)
     if found.breaches or doubted is not None:
         raise typer.Exit(Exit.PERSON)
+
+
+def _verify(connection: sa.Connection, orgs: list[str] | None, now_ms: int, *, deep: bool) -> Verification:
+    found = verify(connection, orgs=orgs, now_ms=now_ms)
+    if deep:
+        from drawdown.worker.verify.deep import verify_files  # for who asks for it alone
+
+        verify_files(connection, found)
+    return found
 
 
 def _kept(app: App, found: Verification, by: By, orgs: int | None, doubted: str | None) -> list[str]:

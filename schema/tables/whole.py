@@ -2,6 +2,7 @@
 the triggers that carry the rules. A test holds the two equal."""
 
 from drawdown.schema.tables.backfills import backfill_events, backfills
+from drawdown.schema.tables.batches import batch_files, batch_refused_rows, batch_sources, batches
 from drawdown.schema.tables.checks import checks
 from drawdown.schema.tables.columns import metadata
 from drawdown.schema.tables.console import (
@@ -104,6 +105,10 @@ __all__ = [
     "balance_episodes",
     "balance_levels",
     "balance_marks",
+    "batch_files",
+    "batch_refused_rows",
+    "batch_sources",
+    "batches",
     "buckets",
     "carries",
     "cells",

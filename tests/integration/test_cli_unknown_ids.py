@@ -107,6 +107,10 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event withdraw", "org"): t("shop e-first --org acmee", "acme"),
     ("event withdraw", "source"): t("shopp e-first", "shop"),
     ("event withdraw", "given"): t("shop e-first e-frist", "e-first"),
+    ("batch list", "source"): t("--source exprots", "exports"),
+    ("batch list", "refused"): t("--refused b-fisrt", "b-first"),
+    ("batch withdraw", "batch"): t("b-fisrt", "b-first"),
+    ("source pause", "source"): t("exprots", "exports"),
     ("backfill open", "org"): t(f"july --org acmee {RANGE}", "acme"),
     ("backfill list", "org"): t("--org acmee", "acme"),
     **{
@@ -297,12 +301,13 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser
-    which kept runs_out_within later cluster shards"""
+    which kept runs_out_within later cluster shards deep folder"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
     ("sample list", "after"), ("demo", "file"),
     ("event list", "after"), ("limit show", "after"), ("backfill open", "name"), ("backfill stage", "file"),
+    ("source add", "source"),
     ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
@@ -374,6 +379,14 @@ def stock(engine: sa.Engine) -> None:
     write(engine, lambda c: hooks.try_endpoint(c, "app", fleet.by))
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
+    fleet.write(
+        "INSERT INTO batches (batch, source, name, path, row_count, refused, samples, total, taken_ms, actor, reason) "
+        "VALUES ('b-first', 'exports', 'u.csv', 'u.csv', 0, 0, 0, 0, 1, 'test', 'a test')"
+    )
+    fleet.write(
+        "INSERT INTO batch_sources (source, folder, at_ms, paused_ms, actor, reason) "
+        "VALUES ('exports', '/', 1, 1, 'test', 'a test')"
+    )
     write(engine, lambda c: open_backfill(c, "june", "acme", T0 - WINDOW_MS, T0, fleet.by))
     seen = UsageEvent("shop", "e-first", "page.render", "acme", 1, T0)
     write(engine, lambda c: take(c, [seen], T0))

@@ -30,6 +30,7 @@ from tests.world import T0, Fleet, total
 WRITERS = {
     # Who takes the lock of all buckets, or of the one organisation's.
     "schema.words.insert_dirty_windows": {"dirty_windows"},
+    "batches.withdraw.withdraw": {"withdrawals"},
     "commands.assignments.delete_assignment": {"assignments"},
     "commands.assignments.go_on": {"assignments"},
     "commands.features.insert_mapping": {"mappings"},

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.interleave.of_backfills import BACKFILLS
+from tests.interleave.of_batches import BATCHES
 from tests.interleave.of_console import CONSOLE
 from tests.interleave.of_events import EVENTS
 from tests.interleave.of_guard import GUARD
@@ -37,6 +38,7 @@ PARTIES: Final[dict[str, Party]] = {
         *POOLS,
         *GUARD,
         *BACKFILLS,
+        *BATCHES,
         *ORDERS,
         *PEOPLE,
         *EVENTS,
@@ -79,6 +81,8 @@ APART: Final[dict[str, str]] = {
     "server.console.acting.acting:undone": "rolled back, whatever it is asked for",
     "server.console.screens.oncall.doing.replay:_told": "rolled back: it reads a plan",
     "server.console.screens.oncall.doing.asked:_told": "rolled back: an assignment, whose locks `assign` holds longer",
+    "read_sources": "reads once, before the folders are looked into",
+    "new_files": "reads once; what another one took meanwhile is found by `take_batch`",
     "billed_by": "reads once, of a provider that cannot be used",
 }
 """Transactions that are not explored, and why."""

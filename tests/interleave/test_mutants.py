@@ -10,6 +10,7 @@ from drawdown.ledger import accounts
 from drawdown.ledger.monthly import tiers
 from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
+from drawdown.worker.batches import take as take_batches
 from drawdown.worker.catalog import terms
 from drawdown.worker.commands import credit, guard_terms, withdrawals
 from drawdown.worker.halts import dispatch
@@ -87,6 +88,12 @@ def _told_whoever_is_ended(patch: pytest.MonkeyPatch) -> None:
     _put(patch, messages.SQL, "going_on", "", "postgresql")
 
 
+def _batch_claimed_without_its_name(patch: pytest.MonkeyPatch) -> None:
+    """Of two, both see that nobody has it, and a name is no key."""
+    claim = take_batches.SQL.pieces["claim", ""]
+    _put(patch, take_batches.SQL, "claim", claim.replace(":source,", "CAST(:batch AS TEXT),"), "")
+
+
 MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "release takes no lock": (_release_without_the_lock, "seal", "cli.nouns.orgs:release"),
     "terms take no lock": (_terms_without_the_lock, "seal", "begin_tick"),
@@ -94,6 +101,11 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _missed_halts_are_not_looked_for,
         "host wakes a sandbox",
         "due_halts",
+    ),
+    "a batch's name is no key": (
+        _batch_claimed_without_its_name,
+        "take_batch",
+        "take_batch of that name, with other content",
     ),
     "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.nouns.samples:withdraw"),
     "an acknowledgement takes no lock": (

@@ -87,6 +87,8 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "samples inserted twice": ("samples_inserted_twice",),
     "sample with a known id and other content": ("same_id_other_content",),
     "sample that is nonsense": ("bad_sample", "whole_float"),
+    "file of usage laid into a folder": ("file_laid",),
+    "file laid again under another name": ("file_laid_again",),
     "withdrawal": ("withdrawal",),
     "new mapping": ("mapping_forward", "mapping_fills_hole"),
     "flip to another biller, or a first one": (

@@ -62,6 +62,7 @@ from drawdown.worker.engine.effects import (
     UsageAnswer,
     Witness,
 )
+from drawdown.worker.engine.on_disk import OnDisk
 from drawdown.worker.push.claim import Claim
 from tests.fake_payments import FakePayments
 from tests.fake_product import FakeProduct
@@ -290,6 +291,8 @@ class World:
             case SendHooks(messages, over):
                 unsent = HookAnswer(error=NOT_SENT, sent=False)
                 return [unsent] * len(messages) if too_late or over() else self._send_hooks(messages)
+            case OnDisk(_, look):
+                return look()
             case ReadCells(requests, _):
                 return [UsageAnswer(error="no cell is asked here") for _ in requests]
         raise AssertionError(f"no such effect: {effect!r}")

@@ -28,7 +28,9 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "reconcile": {"push", "catalog", "history", "engine"},
     "parity": {"sources", "engine"},
     "commands": {"push", "topup", "verdict", "seal", "halts", "catalog", "history", "engine", "sources", "verify"},
+    "batches": {"history", "engine", "sources"},
     "views": {
+        "batches",
         "cluster",
         "push",
         "topup",
@@ -45,7 +47,20 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "orders": {"replay", "commands", "engine"},
     "checks": {"commands", "views", "verify"},
     "watch": {"seal", "topup", "verdict", "hooks", "halts", "history", "engine"},
-    "tick": {"seal", "push", "topup", "verdict", "hooks", "halts", "views", "orders", "history", "engine", "catalog"},
+    "tick": {
+        "seal",
+        "push",
+        "topup",
+        "verdict",
+        "hooks",
+        "halts",
+        "views",
+        "orders",
+        "batches",
+        "history",
+        "engine",
+        "catalog",
+    },
 }
 """Each room, the lowest first, and those below it that it may use. `tick` alone orders the steps."""
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.payments.protocol import Charge
 from drawdown.providers.protocol import PushRequest
+from drawdown.worker.engine.on_disk import OnDisk
 
 R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]
@@ -266,6 +267,7 @@ Effect: TypeAlias = (
     | ReadCells
     | Recall
     | Remember
+    | OnDisk
     | Together
 )
 Steps: TypeAlias = Generator[Effect, Any, R]

@@ -51,6 +51,7 @@ from drawdown.worker.engine.effects import (
 )
 from drawdown.worker.engine.flight import POLL_S
 from drawdown.worker.engine.money import answers
+from drawdown.worker.engine.on_disk import OnDisk
 
 R = TypeVar("R")
 
@@ -174,5 +175,7 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
             return await asyncio.to_thread(world.witness.recall, world.engine)
         case Remember(witness):
             return await asyncio.to_thread(world.witness.remember, world.engine, witness)
+        case OnDisk(_, look):
+            return await asyncio.to_thread(look)
         case Together(steps):
             return await asyncio.gather(*(_drive(lane, world, calls) for lane in steps), return_exceptions=True)

@@ -21,12 +21,14 @@ WHERE s.org_id <> e.org_id OR s.interval_s <> e.quantity OR s.ts <> e.ts OR s.me
     OR s.problem IS NOT NULL
 
 -- name: eventless
--- Of what a run used at another provider, a sample may count units too, and that run's row says so.
+-- Of what a run used at another provider, a sample may count units too, and that run's row says so. Those of batches
+-- are proven by `batchless`.
 SELECT 'eventless' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     s.id AS sample_id, s.memory_mb AS meter
 FROM usage_samples s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NULL
     AND NOT EXISTS (SELECT 1 FROM usage_events e WHERE e.sample_id = s.id)
     AND NOT EXISTS (SELECT 1 FROM run_samples r WHERE r.sample_id = s.id)
+    AND NOT (s.id >= 'batch:' AND s.id < 'batch;')
 
 -- name: backfilled_otherwise
 -- What went in by a backfill is usage as it was staged, above the floor.

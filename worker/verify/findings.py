@@ -211,6 +211,12 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "the event {event_id} of {source} went in by {backfill}, and is not there as it was staged",
     ),
     "backfill_unreverted": (9, "{backfill} was reverted, and the event {event_id} of {source} still counts"),
+    "batch_otherwise": (
+        9,
+        "{name} ({batch}) put in {samples} samples that come to {total}; there are {its_samples}, of {its_total}",
+    ),
+    "batchless": (9, "{sample_id} is of a batch that nobody took"),
+    "batch_unwithdrawn": (9, "{name} was withdrawn, and {sample_id} still counts"),
     "eventless": (9, "{sample_id} counts units of the meter {meter}, and no event says so"),
     "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
     "guard_counter": (

@@ -22,6 +22,7 @@ SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
 TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
 HOOKS: Final = queries(str(_HERE.with_name("hooks.sql")))
 DRIFT: Final = queries(str(_HERE.with_name("drift.sql")))
+BATCHES: Final = queries(str(_HERE.with_name("batches.sql")))
 EVENTS: Final = queries(str(_HERE.with_name("events.sql")))
 STATE: Final = queries(str(_HERE.with_name("state.sql")))
 
@@ -55,6 +56,7 @@ STATEMENTS: Final = (
     (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
     (HOOKS, ("told_nothing", "undelivered")),
     (EVENTS, ("sampleless", "event_otherwise", "eventless", "backfilled_otherwise", "backfill_unreverted")),
+    (BATCHES, ("batch_otherwise", "batchless", "batch_unwithdrawn")),
     (GUARD, ("guard_counter", "guard_number", "guard_beyond", "guard_charged", "guard_price", "guard_unsaid")),
     (GUARD, ("billed_twice",)),
     (DRIFT, ("parity_sum", "parity_line", "parity_stray")),

@@ -10,6 +10,7 @@ import structlog
 
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, LockHeld
 from drawdown.schema.text import in_short
+from drawdown.worker.batches.done import BatchesDone
 from drawdown.worker.halts.dispatch import Dispatched
 from drawdown.worker.hooks.deliver import Told
 from drawdown.worker.push.lookup import Confirmed
@@ -49,6 +50,9 @@ class Report:
     orders_ended: int = 0
     orders_wait: bool = False
     """Whether what people ordered waits: found at the tick's begin, and again at its end."""
+    batches_taken: int = 0
+    batches_wait: bool = False
+    """Whether files in watched folders wait for the next tick; while a tick begins, whether any folder is watched."""
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     doubted: str | None = None
@@ -62,7 +66,7 @@ class Report:
         """0: all settled. 75: something is left for the next tick. 1: a person is needed."""
         if self.left.needs_person or self.problems or self.doubted is not None:
             return 1
-        return 75 if self.failures or self.orders_wait or self.left.waits_for_tick else 0
+        return 75 if self.failures or self.orders_wait or self.batches_wait or self.left.waits_for_tick else 0
 
 
 def summed(reports: Sequence[Report], left: Backlog) -> Report:
@@ -78,6 +82,7 @@ def summed(reports: Sequence[Report], left: Backlog) -> Report:
         | {"tick_id": min(one.tick_id for one in reports)}
         | {"at_ms": min(one.at_ms for one in reports), "horizon_ms": min(one.horizon_ms for one in reports)},
         orders_wait=any(one.orders_wait for one in reports),
+        batches_wait=any(one.batches_wait for one in reports),
         accepted_at=dict(accepted_at),
         stopped_orgs=[org for report in reports for org in report.stopped_orgs],
         failures=[failure for report in reports for failure in report.failures],
@@ -115,6 +120,10 @@ def collect(report: Report, results: Sequence[object]) -> None:
             case Told():
                 report.messages_delivered += result.delivered
                 report.messages_failed += result.failed
+            case BatchesDone():
+                report.batches_taken, report.batches_wait = result.taken, result.wait
+                report.problems += result.problems
+                report.failures += result.failures
             case LockHeld():  # this step's alone: others want other rows
                 log.error("lane_failed", error=str(result))
                 report.failures.append(str(result))

@@ -16,7 +16,7 @@ from drawdown.events.envelope import Unfit
 from drawdown.events.fields import moment_of
 from drawdown.events.reading import Item
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS
-from drawdown.worker.sources.samples.made import OF_EVENTS, OF_RUNS
+from drawdown.worker.sources.samples.made import OF_BATCHES, OF_EVENTS, OF_RUNS
 from drawdown.worker.sources.samples.rows import FIELDS, Sample, meaning
 from drawdown.worker.sources.samples.values import BadRow, id_reader, read_cpu_count, read_interval_s, read_memory_mb
 
@@ -62,9 +62,9 @@ def _id(item: Item, name: str) -> str:
 
 def _free_id(item: Item) -> str:
     found = _id(item, "id")
-    if found.startswith((OF_EVENTS, OF_RUNS)):
+    if found.startswith((OF_EVENTS, OF_RUNS, OF_BATCHES)):
         text = (
-            f"an id that begins with {OF_EVENTS} or {OF_RUNS} is that of an event's or a run's sample: choose another"
+            f"ids that begin with {OF_EVENTS}, {OF_RUNS} or {OF_BATCHES} are those of samples made here: choose another"
         )
         raise Unfit("reserved_id", text, "id")
     return found

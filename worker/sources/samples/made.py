@@ -18,7 +18,8 @@ MAX_UNITS: Final = 10**11
 """Of one sample of an event type: times its meter they still fit in 64 bits."""
 OF_EVENTS: Final = "event:"
 OF_RUNS: Final = "run:"
-"""Begin the ids of samples that events and runs have: no host gives a sample one of them."""
+OF_BATCHES: Final = "batch:"
+"""Begin the ids of samples that events, runs and batches have: no host gives a sample one of them."""
 CELL: Final = "runs"
 """Stands where the cell of a sandbox stands."""
 

@@ -1,0 +1,111 @@
+"""`drawdown batch`: files of usage, taken once, listed, withdrawn whole."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import App
+from drawdown.cli.options import Actor, PageSize, Reason, only_with
+from drawdown.cli.rendering import show, table
+from drawdown.schema.errors import Exit
+from drawdown.schema.typed.parsing import show_time
+from drawdown.worker.batches import sources
+from drawdown.worker.batches.files import found_file
+from drawdown.worker.batches.take import BY_HAND, TakenFile, take
+from drawdown.worker.batches.withdraw import withdraw_batch
+
+commands = typer.Typer()
+
+
+@commands.command("take")
+def take_(
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines; .gz, .zst too")],
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Take files of usage: org_id, ts, and memory_mb with interval_s, or event_type with quantity.
+
+    A file's content is taken once, whatever it is called; taking it again changes nothing. Rows that cannot be billed
+    are set aside. The exit status is 1 where there are any, and where a name stands for other content.
+    """
+    app: App = context.obj
+    app.ready()
+    done = [_take(app, path, actor, reason) for path in files]
+    lines = [_line(one) for one in done]
+    show(app, {"files": done}, lines)
+    if any(one.outcome == "conflict" or one.refused for one in done):
+        raise typer.Exit(Exit.PERSON)
+
+
+def _take(app: App, path: Path, actor: str | None, reason: str) -> TakenFile:
+    from drawdown.worker.batches.reading import add_up  # with DuckDB, which no other command needs
+
+    by = app.by(actor, reason)
+    with closing(add_up(found_file(path), by.now_ms)) as sums:
+        return app.write(lambda c: take(c, sums, BY_HAND, by))
+
+
+def _line(one: TakenFile) -> str:
+    what = f"{one.name}: {one.outcome}, {one.rows:,} rows, {one.refused:,} refused"
+    if one.outcome == "taken":
+        return f"{what}; batch {one.batch}"
+    return str(one)
+
+
+@commands.command("list")
+def list_(
+    context: typer.Context,
+    source: Annotated[str | None, typer.Option(help="Only of this watched folder")] = None,
+    refused: Annotated[str | None, typer.Option("--refused", help="The refused rows of this batch instead")] = None,
+    most: PageSize = 100,
+) -> None:
+    """List files as they came, the latest first, with what became of each; or the refused rows of a batch."""
+    app: App = context.obj
+    if refused is not None:
+        only_with(context, "--refused")
+        rows = app.read(lambda c: sources.refused_rows(c, refused))
+        lines = [(row.number, row.wrong_column, row.said) for row in rows]
+        return show(app, {"rows": rows}, [table(f"Refused of {refused}", ("#row", "column", "says"), lines)])
+    found = app.read(lambda c: sources.list_batches(c, source=source, most=most))
+    plain = [
+        (
+            one.batch,
+            one.source,
+            one.name,
+            "withdrawn" if one.withdrawn_ms is not None else one.outcome,
+            show_time(one.seen_ms),
+            one.rows,
+            one.refused,
+            show_time(one.from_ms),
+            show_time(one.to_ms),
+            one.said,
+        )
+        for one in found
+    ]
+    columns = ("batch", "source", "file", "state", "seen", "#rows", "#refused", "from", "to", "")
+    return show(app, {"batches": found}, [table("Batches", columns, plain)])
+
+
+@commands.command()
+def withdraw(
+    context: typer.Context,
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id, as `batch list` shows it")],
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Withdraw all that a file put in. The next tick gives back what was billed for it.
+
+    For good: what is right comes as a file of other content, which may have the same name.
+    """
+    app: App = context.obj
+    by = app.by(actor, reason)
+    done = app.write(lambda c: withdraw_batch(c, batch, by))
+    said = f"{done.samples:,} samples withdrawn"
+    if done.closed:
+        said += f"; {done.closed:,} lie below a floor, are closed for good and stay billed"
+    show(app, {"withdrawn": done}, [f"{batch}: " + ("was withdrawn before" if done.already else said)])

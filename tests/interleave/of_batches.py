@@ -1,0 +1,94 @@
+"""Batches: files that are taken, by people and ticks at once; one that is withdrawn."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import write
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.batches import folders, sources
+from drawdown.worker.batches.files import FoundFile, found_file
+from drawdown.worker.batches.reading import Sums, add_up
+from drawdown.worker.batches.take import TakenFile, take
+from drawdown.worker.batches.withdraw import withdraw_batch
+from tests.interleave.party import Act, Party, plain
+from tests.interleave.stage import FLIP, NOW, T0, Stage
+
+HEADER: Final = "org_id,ts,memory_mb,interval_s\n"
+FRESH: Final = "".join(f"acme,{NOW - windows * WINDOW_MS},1024,60\n" for windows in range(1, 5))
+LATE: Final = f"{HEADER}acme,{T0},1024,60\nacme,{FLIP},1024,60\nlater,{T0},4096,7\n{FRESH}"
+OTHER: Final = f"{HEADER}acme,{T0},1024,50\n"
+SOURCE: Final = "exports"
+
+
+@cache
+def _folder() -> Path:
+    made = TemporaryDirectory(prefix="drawdown-batches-")
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
+@cache
+def _sums(name: str, text: str) -> Sums:
+    made = add_up(_file(name, text), NOW)
+    atexit.register(_sums.cache_clear)  # what DuckDB holds at a process's end it complains of
+    atexit.register(made.close)
+    return made
+
+
+def _file(name: str, text: str) -> FoundFile:
+    path = _folder() / str(len(text)) / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return found_file(path)
+
+
+def _takes(text: str, name: str = "u.csv") -> Callable[[Stage, sa.Connection], TakenFile]:
+    return lambda stage, connection: take(connection, _sums(name, text), SOURCE, stage.by)
+
+
+def _in_once(stage: Stage) -> Iterator[str]:
+    """Whoever came first: of one name one batch stands, and it is there whole."""
+    for name, batches in stage.rows(
+        "SELECT name, COUNT(*) FROM batches WHERE withdrawn_ms IS NULL GROUP BY name HAVING COUNT(*) > 1"
+    ):
+        yield f"{batches} batches stand under {name}"
+    if not stage.rows("SELECT 1 FROM batches"):
+        yield "no batch was taken"
+
+
+def _withdraws() -> Party:
+    def ready(stage: Stage) -> Act:
+        batch = write(stage.engine, partial(_takes(LATE), stage)).batch
+        return Act(lambda engine: write(engine, lambda c: withdraw_batch(c, batch, stage.by)))
+
+    return Party("cli.nouns.batches:withdraw", ready)
+
+
+def _refused(stage: Stage, connection: sa.Connection) -> None:
+    taken = TakenFile(SOURCE, "bad.csv", "", "refused", said="broken")
+    folders._note(connection, file=_file("bad.csv", "x"), taken=taken, now_ms=stage.clock.now_ms())
+
+
+def _paused(stage: Stage, connection: sa.Connection) -> None:
+    sources.add_source(connection, SOURCE, _folder(), stage.by)
+    sources.pause_source(connection, SOURCE, stage.by)
+
+
+BATCHES: Final = (
+    plain("take_batch", _takes(LATE), _in_once),
+    plain("take_batch the same by another name", _takes(LATE, "v.csv"), _in_once),
+    plain("take_batch of that name, with other content", _takes(OTHER), _in_once),
+    plain("cli.nouns.batches:_take", _takes(LATE), _in_once),
+    _withdraws(),
+    plain("note_file", _refused),
+    plain("cli.nouns.batch_sources:add", lambda s, c: sources.add_source(c, SOURCE, _folder(), s.by)),
+    plain("cli.nouns.batch_sources:pause", _paused),
+)

@@ -1,0 +1,40 @@
+"""Files of usage in the simulated world: whatever crashes or is lost, each content is billed once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drawdown.worker.batches import take as taking
+from tests.simulation.laid import simulated
+from tests.whole import share
+
+SEEDS = share((0, 1), whole=tuple(range(40)))
+TICKS = 12
+
+
+def test_each_file_is_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[str] = Counter()
+    for seed in SEEDS:
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        outcome, laid = simulated(seed, TICKS, folder, monkeypatch)
+        assert outcome.breaches == [], seed
+        seen.update(laid.outcomes)
+        monkeypatch.undo()
+    assert {"taken", "repeated"} <= seen.keys()
+
+
+def test_a_planted_bug_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sum is a second too long."""
+    right = taking._sample
+
+    def wrong(*given: Any) -> Any:
+        made = right(*given)
+        return (*made[:6], made[6] + (made[6] < 86_400), *made[7:])
+
+    monkeypatch.setattr(taking, "_sample", wrong)
+    assert simulated(0, TICKS // 2, tmp_path, monkeypatch)[0].breaches

@@ -1,0 +1,1 @@
+"""Files of usage that are added up once, as they arrive."""

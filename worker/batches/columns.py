@@ -1,0 +1,140 @@
+"""The columns of a file: which it has to have, and how each is read by the type that it has there.
+
+Guarantee: a file of other columns or types is refused, with the name of the column.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from drawdown.events.envelope import MAX_QUANTITY
+from drawdown.schema.errors import Refused
+from drawdown.schema.sql import queries
+from drawdown.schema.units import (
+    EARLIEST_TS,
+    FUTURE_SLACK_MS,
+    MAX_ID_CHARS,
+    MAX_INTERVAL_S,
+    MAX_MEMORY_MB,
+    WINDOW_MS,
+)
+from drawdown.worker.batches.duck import text
+from drawdown.worker.batches.files import FoundFile
+from drawdown.worker.sources.samples.made import MAX_UNITS
+
+if TYPE_CHECKING:
+    import duckdb
+
+SQL = queries(__file__.replace("columns.py", "reading.py"))
+
+MAX_ROW_BYTES: Final = 1_048_576
+MAX_REFUSED_KEPT: Final = 100
+"""Rows of one file that are kept with what was wrong; all are counted."""
+_SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
+_EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
+_INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
+                              "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
+_LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
+
+
+class Columns:
+    """Of one file. `of_events` is known once they are prepared."""
+
+    def __init__(self, file: FoundFile, now_ms: int) -> None:
+        self.file, self.now_ms, self.of_events = file, now_ms, False
+
+    def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Have `understood` stand for the file. Errors: Refused, and DuckDB's own."""
+        source, types = self._source(connection)
+        connection.execute(f"CREATE VIEW file_rows AS FROM {source}")
+        if self.file.format == "parquet":
+            types = {row[0]: row[1] for row in connection.execute("DESCRIBE file_rows").fetchall()}
+        self.of_events = "event_type" in types
+        wanted = _EVENTS if self.of_events else _SIZES
+        if missing := [name for name in wanted if name not in types]:
+            raise Refused(f"{self.file.name}: has no column {', '.join(missing)}")
+        connection.execute(SQL.text("readers", "duckdb"))
+        self._requiretext(types, "org_id", *(["event_type"] if self.of_events else []))
+        quantity = "quantity" if self.of_events else "interval_s"
+        readers = {"quantity_of": f"whole_of_{self._kind(types, quantity)}", "moment_of": self._moment(types)}
+        if not self.of_events:
+            readers["size_of"] = f"whole_of_{self._kind(types, 'memory_mb')}"
+        for name, reader in readers.items():
+            connection.execute(f"CREATE MACRO {name}(x) AS {reader}(x)")
+        for name, value in self._constants(quantity).items():
+            connection.execute(f"CREATE MACRO {name}() AS {value}")
+        connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb"))
+
+    def _constants(self, quantity: str) -> dict[str, object]:
+        return {
+            "most_quantity": MAX_QUANTITY if self.of_events else MAX_INTERVAL_S,
+            "most_of_part": f"CAST({MAX_UNITS if self.of_events else MAX_INTERVAL_S} AS HUGEINT)",
+            "earliest_ms": EARLIEST_TS,
+            "latest_ms": self.now_ms + FUTURE_SLACK_MS,
+            "largest_size": MAX_MEMORY_MB,
+            "longest_id": MAX_ID_CHARS,
+            "window_ms": WINDOW_MS,
+            "most_refused": MAX_REFUSED_KEPT,
+            "quantity_column": text(quantity),
+            "kind_column": text("event_type" if self.of_events else "memory_mb"),
+        }
+
+    def _source(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
+        """What reads the file, and the columns that its first line names."""
+        path = text(str(self.file.path))
+        if self.file.format == "parquet":
+            return f"read_parquet({path})", {}
+        packed = text(self.file.packed or "none")
+        line = connection.execute(
+            f"FROM read_csv({path}, columns = {{'line': 'VARCHAR'}}, header = false, auto_detect = false, "
+            f"delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, compression = {packed}) LIMIT 1"
+        ).fetchone()
+        names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
+        columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in names) + "}"
+        if self.file.format == "csv":
+            how = (
+                f"header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "
+                f"max_line_size = {MAX_ROW_BYTES}, columns = {columns}, compression = {packed}"
+            )
+            return f"read_csv({path}, {how})", dict.fromkeys(names, "VARCHAR")
+        how = f"format = 'newline_delimited', maximum_object_size = {MAX_ROW_BYTES}, columns = {columns}"
+        return f"read_json({path}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
+
+    def _names(self, line: str) -> list[str]:
+        """The columns of a CSV's header; the keys that a line of JSON needs. Errors: Refused."""
+        if self.file.format == "jsonl":
+            with suppress(ValueError, RecursionError):
+                said = json.loads(line)
+                return list(_EVENTS if isinstance(said, dict) and "event_type" in said else _SIZES)
+            raise Refused(f"{self.file.name}: its first line is no JSON")
+        names = next(csv.reader([line]), [])
+        if len(set(names)) < len(names):
+            raise Refused(f"{self.file.name}: its header names a column twice")
+        return names
+
+    def _requiretext(self, types: dict[str, str], *names: str) -> None:
+        for name in names:
+            if types[name] != "VARCHAR":
+                raise Refused(f"{self.file.name}: {name} has the type {types[name]}, and has to be text")
+
+    def _kind(self, types: dict[str, str], name: str) -> str:
+        type_ = types[name]
+        if type_ in _INTEGERS:
+            return "integer"
+        if type_ in ("FLOAT", "DOUBLE") or type_.startswith("DECIMAL"):
+            return "number"
+        if type_ == "VARCHAR":
+            return "text"
+        raise Refused(f"{self.file.name}: {name} has the type {type_}, and has to be a whole number")
+
+    def _moment(self, types: dict[str, str]) -> str:
+        type_ = types["ts"]
+        if type_ in _LOCAL:
+            return "moment_of_local"
+        if type_ == "TIMESTAMP WITH TIME ZONE":
+            return "moment_of_zoned"
+        kind = self._kind(types, "ts")
+        return "moment_of_text" if kind == "text" else f"whole_of_{kind}"

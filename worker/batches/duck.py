@@ -1,0 +1,86 @@
+"""DuckDB, shut in: it reaches one file and its own spill folder, no network and no extension, and what it may use of
+memory, disk and time is named here.
+
+Guarantee: no error of its own comes out but as one line about the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Final
+
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.text import clean
+from drawdown.worker.batches.files import FoundFile
+
+if TYPE_CHECKING:
+    import duckdb
+
+READING_MEMORY_MB: Final = 512
+READING_SPILL_MB: Final = 8_192
+READING_THREADS: Final = 2
+READING_TIME_S: Final = 600
+INTERRUPT_EVERY_S: Final = 0.01
+_SAID_OF_ERROR: Final = 300
+
+
+def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyConnection:
+    """DuckDB with one file, and nothing else. Errors: UsageError where it is not installed."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise UsageError("batches are read by DuckDB: install drawdown[columnar]") from error
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "allow_unsigned_extensions": "false",
+        "memory_limit": f"{READING_MEMORY_MB}MiB",
+        "threads": str(READING_THREADS),
+        "temp_directory": spill,
+        "max_temp_directory_size": f"{READING_SPILL_MB}MiB",
+        "preserve_insertion_order": "true" if in_order else "false",
+    }
+    connection = duckdb.connect(":memory:", config=config)
+    for statement in (
+        "SET TimeZone = 'UTC'",
+        f"SET allowed_paths = [{text(os.fspath(file.path))}]",
+        "SET enable_external_access = false",
+        "SET lock_configuration = true",
+    ):
+        connection.execute(statement)
+    return connection
+
+
+@contextmanager
+def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """What takes too long is ended. Errors: Refused, for whatever DuckDB says."""
+    import duckdb  # its 60 MB are for who takes a batch alone
+
+    over = Event()
+    watching = Thread(target=_watch, args=(connection, over), daemon=True)
+    watching.start()
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise Refused(f"{file.name}: was read for {READING_TIME_S} s, and came to no end: split it") from error
+    except duckdb.Error as error:
+        said = clean(" ".join(str(error).splitlines()[:3]).replace(str(file.path), file.name))
+        raise Refused(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR]}") from error
+    finally:
+        over.set()
+        watching.join()
+
+
+def _watch(connection: duckdb.DuckDBPyConnection, over: Event) -> None:
+    """Again and again, once time is up: between two statements nothing is there to be interrupted."""
+    if not over.wait(READING_TIME_S):
+        while not over.wait(INTERRUPT_EVERY_S):
+            connection.interrupt()
+
+
+def text(value: str) -> str:
+    """As DuckDB reads a text."""
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,102 @@
+"""A tick takes what lies in watched folders.
+
+Guarantee: it takes no more files and bytes than are named here, and leaves the rest to the next tick. A file that died
+with its tick is taken by the next one, once. What became of a file is said once; one that cannot be read keeps no
+other from being taken. A file that was written lately is left alone: somebody may not be done with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.schema.audit import By
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.batches.done import BatchesDone
+from drawdown.worker.batches.files import FileChanged, FoundFile, format_of, found_file
+from drawdown.worker.batches.reading import Sums, add_up
+from drawdown.worker.batches.sources import BatchSource, list_sources
+from drawdown.worker.batches.take import UNREAD, TakenFile, new_files, note, take
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.on_disk import OnDisk
+
+log = structlog.get_logger()
+
+MAX_FILES_A_TICK: Final = 100
+MAX_BYTES_A_TICK: Final = 4 * 1024**3
+"""One file alone may have more."""
+MAX_LISTED_FILES: Final = 10_000
+"""Of one folder; what was taken is best moved away."""
+QUIET_MS: Final = MINUTE_MS
+
+
+def take_watched(context: Context) -> Steps[BatchesDone]:
+    """Take what is new in each watched folder, the oldest first. Errors: those of the database."""
+    done, left = BatchesDone(), [MAX_FILES_A_TICK, MAX_BYTES_A_TICK]
+    sources: list[BatchSource] = yield Transaction("read_sources", list_sources)
+    for source in sources:
+        if source.paused_ms is not None:
+            continue
+        quiet_ms = context.clock.now_ms() - QUIET_MS
+        try:
+            found: list[FoundFile] = yield OnDisk("list_folder", partial(_list, Path(source.folder), quiet_ms))
+        except OSError as error:
+            done.failures.append(f"the folder of {source.source} cannot be read: {error.strerror}")
+            continue
+        new: list[FoundFile] = yield Transaction("new_files", partial(new_files, source=source.source, found=found))
+        for file in new:
+            if context.out_of_time() or left[0] < 1 or (file.size_bytes > left[1] < MAX_BYTES_A_TICK):
+                done.wait = True
+                break
+            left[0], left[1] = left[0] - 1, left[1] - file.size_bytes
+            yield from _take(context, source.source, file, done)
+    return done
+
+
+def _take(context: Context, source: str, file: FoundFile, done: BatchesDone) -> Steps[None]:
+    by = By(context.clock.now_ms(), "drawdown", f"lay in the folder of {source}")
+    try:
+        whole = found_file(file.path, within=file.path.parent)
+        sums: Sums = yield OnDisk("add_up", partial(add_up, whole, by.now_ms))
+        with closing(sums):
+            taken: TakenFile = yield Transaction("take_batch", partial(take, sums=sums, source=source, by=by))
+    except FileChanged as error:  # the next tick sees it as it is by then
+        done.failures.append(f"{source}: {error}")
+        return
+    except (Refused, UsageError) as error:
+        taken = TakenFile(source, file.name, UNREAD, "refused", said=str(error))
+        yield Transaction("note_file", partial(_note, file=file, taken=taken, now_ms=by.now_ms))
+    done.taken += taken.outcome == "taken"
+    if taken.outcome in ("conflict", "refused") or (taken.outcome == "taken" and taken.refused):
+        aside = f"{taken.refused:,} rows were refused: `drawdown batch list --refused {taken.batch}`"
+        done.problems.append(f"{source}: " + (f"{file.name}: {aside}" if taken.refused else str(taken)))
+    log.info("batch", source=source, name=file.name, outcome=taken.outcome, rows=taken.rows, refused=taken.refused)
+
+
+def _note(connection: sa.Connection, *, file: FoundFile, taken: TakenFile, now_ms: int) -> None:
+    note(connection, file, taken, now_ms)
+
+
+def _list(folder: Path, quiet_ms: int) -> Sequence[FoundFile]:
+    """What may be taken, the oldest first. What begins with a dot, or has no ending of a batch, is nobody's business.
+    What cannot be taken is found out when it is its turn. Errors: OSError."""
+    found: list[FoundFile] = []
+    for path in sorted(folder.iterdir())[:MAX_LISTED_FILES]:
+        format_, packed = format_of(path.name)
+        if format_ is None or path.name.startswith("."):
+            continue
+        try:
+            status = path.stat()
+        except OSError:  # a link to nothing, or gone meanwhile
+            continue
+        if status.st_mtime_ns <= quiet_ms * 1_000_000:
+            found.append(FoundFile(path, path.name, format_, packed, status.st_size, status.st_mtime_ns))
+    return sorted(found, key=lambda file: (file.modified_ns, file.name))

@@ -1,0 +1,156 @@
+"""A file becomes sums: DuckDB adds up what each organisation used in each window, of each size or event type.
+
+Guarantee: exact. Every row is counted once, in a sum or as one that was refused; sums are integers of 128 bits. A file
+whose columns or syntax are not as they have to be is refused whole.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from drawdown.schema.errors import Refused
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import queries
+from drawdown.schema.text import clean
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.batches.columns import Columns
+from drawdown.worker.batches.duck import explained, shut_in
+from drawdown.worker.batches.files import FoundFile, unchanged
+
+if TYPE_CHECKING:
+    import duckdb
+
+SQL = queries(__file__)
+
+MAX_BATCH_SAMPLES: Final = 5_000_000
+"""What one file may come to: its sums go in by one transaction."""
+MAX_SAID_CHARS: Final = 120
+AT_ONCE: Final = 5_000
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A row that no sum holds: its number among the file's rows, counted from 1, without a header; the column that is
+    wrong, and what it says."""
+
+    number: int
+    column: str
+    said: str
+
+
+Part = tuple[int, str, int, int | str, int]
+"""Number, organisation, window, size or event type, seconds or units."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a file comes to. `rows` are in the sums, `refused` are not; `samples`: of how many samples; `total`: what
+    these come to, seconds or units. The windows from `from_ms` to `to_ms`, the end of the last one."""
+
+    batch: str
+    file: FoundFile
+    of_events: bool
+    rows: int
+    refused: int
+    samples: int
+    total: int
+    from_ms: int | None
+    to_ms: int | None
+    first_refused: Sequence[RefusedRow]
+    kinds: Sequence[int | str]
+    connection: duckdb.DuckDBPyConnection
+    opened: ExitStack
+
+    def close(self) -> None:
+        """Give back what reading took: memory, and spilled files."""
+        self.opened.close()
+
+    def parts(self) -> Iterator[list[Part]]:
+        """What goes in, some at a time, always in the same order."""
+        cursor = self.connection.cursor()
+        cursor.execute(SQL.text("parts", "duckdb"))
+        while found := cursor.fetchmany(AT_ONCE):
+            yield found
+
+
+def add_up(file: FoundFile, now_ms: int) -> Sums:
+    """Read a file, which lies there unchanged until it was read. Whoever has the sums closes them.
+
+    Errors: UsageError where DuckDB is not installed; FileChanged; Refused for a file that is not what its name says,
+    has other columns, is broken, or comes to more than one may.
+    """
+    with ExitStack() as opened:
+        spill = opened.enter_context(tempfile.TemporaryDirectory(prefix="drawdown-batch-"))
+        with unchanged(file) as batch:
+            reading = _Reading(file, now_ms, spill)
+            connection, facts, refused = reading.whole()
+        opened.callback(connection.close)
+        rows, bad, first, last, samples, total = facts
+        kinds = [row[0] for row in connection.execute(SQL.text("part_kinds", "duckdb")).fetchall()]
+        to_ms = None if last is None else int(last) + WINDOW_MS
+        counts = (int(rows), int(bad), int(samples), int(total))
+        sums = partial(Sums, batch, file, reading.columns.of_events, *counts, first, to_ms, refused, kinds, connection)
+        return sums(opened.pop_all())
+
+
+class _Reading:
+    """One reading of one file."""
+
+    def __init__(self, file: FoundFile, now_ms: int, spill: str) -> None:
+        self.file, self.spill, self.columns = file, spill, Columns(file, now_ms)
+
+    def whole(self) -> tuple[duckdb.DuckDBPyConnection, Sequence[Any], Sequence[RefusedRow]]:
+        """A connection that holds the parts, the facts, and the first rows that were refused."""
+        connection = self._open(in_order=False)
+        try:
+            with explained(self.file, connection):
+                connection.execute(SQL.text("add_up", "duckdb"))
+                unclean = self._set_unclean_aside(connection)
+                facts = connection.execute(SQL.text("facts", "duckdb")).fetchone()
+                assert facts is not None
+                if facts[4] > MAX_BATCH_SAMPLES:
+                    raise Refused(f"{self.file.name}: comes to more than {MAX_BATCH_SAMPLES:,} samples: split it")
+                connection.execute(SQL.text("cut", "duckdb"))
+                refused = self._refused(unclean) if facts[1] else ()
+            if refused and not facts[0]:
+                first = refused[0]
+                raise Refused(f"{self.file.name}: no row can be billed; the first says {first.column} {first.said!r}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection, facts, refused
+
+    def _set_unclean_aside(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
+        """Organisations whose names no id may be: looked at once for each, not for each row."""
+        names = connection.execute(SQL.text("names", "duckdb"))
+        unclean: list[str] = []
+        while found := names.fetchmany(AT_ONCE):
+            unclean += [name for (name,) in found if not is_clean_id(name)]
+        if unclean:
+            connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
+            connection.execute(SQL.text("set_unclean_aside", "duckdb"))
+        return unclean
+
+    def _refused(self, unclean: Sequence[str]) -> Sequence[RefusedRow]:
+        """Read again in the file's order, as far as the first ones go."""
+        connection = self._open(in_order=True)
+        with connection, explained(self.file, connection):
+            if unclean:
+                connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
+            found = connection.execute(SQL.text("refused", "duckdb")).fetchall()
+        return [RefusedRow(int(n), column, clean(str(said or ""))[:MAX_SAID_CHARS]) for n, column, said in found]
+
+    def _open(self, *, in_order: bool) -> duckdb.DuckDBPyConnection:
+        connection = shut_in(self.file, self.spill, in_order=in_order)
+        try:
+            with explained(self.file, connection):
+                self.columns.prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection

@@ -1,0 +1,84 @@
+-- What DuckDB is asked of one file, `file_rows`. Nothing here reaches the product's own database.
+
+-- name: readers
+-- A value by the type it has in the file. What is no whole number of 64 bits is NULL, and so is a time that is none. Of
+-- text, a fraction of zeros is whole; no exponent is read.
+CREATE MACRO whole_of_integer(x) AS TRY_CAST(x AS BIGINT);
+CREATE MACRO whole_of_number(x) AS
+    CASE WHEN isfinite(CAST(x AS DOUBLE)) AND x = floor(x) THEN TRY_CAST(x AS BIGINT) END;
+CREATE MACRO whole_of_text(x) AS
+    CASE WHEN regexp_full_match(x, ' *[0-9]{1,18}([.]0*)? *') THEN TRY_CAST(split_part(trim(x), '.', 1) AS BIGINT) END;
+CREATE MACRO moment_of_text(x) AS CASE WHEN regexp_full_match(x, ' *[0-9]{1,18} *') THEN TRY_CAST(trim(x) AS BIGINT)
+    WHEN x LIKE '____-%' THEN epoch_ms(TRY_CAST(x AS TIMESTAMPTZ)) END;
+CREATE MACRO moment_of_local(x) AS epoch_ms(TRY_CAST(x AS TIMESTAMP));
+CREATE MACRO moment_of_zoned(x) AS epoch_ms(x);
+CREATE TABLE unclean (org_id VARCHAR)
+
+-- name: sizes
+CREATE VIEW understood AS
+SELECT org_id, size_of(memory_mb) AS kind, quantity_of(interval_s) AS quantity, moment_of(ts) AS ts,
+    CAST(memory_mb AS VARCHAR) AS said_kind, CAST(interval_s AS VARCHAR) AS said_quantity, CAST(ts AS VARCHAR) AS said_ts
+FROM file_rows;
+CREATE MACRO kind_fits(x) AS x BETWEEN 0 AND largest_size()
+
+-- name: events
+CREATE VIEW understood AS
+SELECT org_id, event_type AS kind, quantity_of(quantity) AS quantity, moment_of(ts) AS ts,
+    event_type AS said_kind, CAST(quantity AS VARCHAR) AS said_quantity, CAST(ts AS VARCHAR) AS said_ts
+FROM file_rows;
+CREATE MACRO kind_fits(x) AS length(x) BETWEEN 1 AND longest_id()
+
+-- name: fits
+-- A row of which any of these is NULL does not fit.
+length(org_id) BETWEEN 1 AND longest_id() AND kind_fits(kind) AND quantity BETWEEN 0 AND most_quantity()
+    AND ts BETWEEN earliest_ms() AND latest_ms()
+
+-- name: add_up
+-- One pass. Rows that do not fit are one group, without an organisation. Of 64-bit integers DuckDB's SUM has 128 bits.
+CREATE TABLE groups AS
+SELECT CASE WHEN fits THEN org_id END AS org_id, CASE WHEN fits THEN ts - ts % window_ms() END AS window_ms,
+    CASE WHEN fits THEN kind END AS kind, SUM(CASE WHEN fits THEN quantity END) AS quantity, COUNT(*) AS samples
+FROM (SELECT org_id, kind, quantity, ts, COALESCE({fits}, false) AS fits FROM understood) r
+GROUP BY ALL
+
+-- name: names
+SELECT DISTINCT org_id FROM groups WHERE org_id IS NOT NULL
+
+-- name: part_kinds
+SELECT DISTINCT kind FROM parts
+
+-- name: unclean
+INSERT INTO unclean VALUES ($name)
+
+-- name: set_unclean_aside
+UPDATE groups SET org_id = NULL WHERE org_id IN (SELECT org_id FROM unclean)
+
+-- name: facts
+SELECT COALESCE(SUM(samples) FILTER (org_id IS NOT NULL), 0), COALESCE(SUM(samples) FILTER (org_id IS NULL), 0),
+    MIN(window_ms) FILTER (org_id IS NOT NULL), MAX(window_ms) FILTER (org_id IS NOT NULL),
+    COALESCE(SUM((quantity + most_of_part() - 1) // most_of_part()) FILTER (org_id IS NOT NULL), 0),
+    COALESCE(SUM(quantity) FILTER (org_id IS NOT NULL), 0)
+FROM groups
+
+-- name: cut
+-- A sample holds so much at most: a group is as many as it takes, and none where it comes to nothing.
+CREATE TABLE parts AS
+SELECT row_number() OVER (ORDER BY org_id, window_ms, kind, i) AS number, org_id, window_ms, kind,
+    CAST(least(most_of_part(), quantity - i * most_of_part()) AS BIGINT) AS quantity
+FROM (SELECT *, unnest(range(CAST((quantity + most_of_part() - 1) // most_of_part() AS BIGINT))) AS i
+    FROM groups WHERE org_id IS NOT NULL AND quantity > 0) g;
+DROP TABLE groups
+
+-- name: parts
+SELECT number, org_id, window_ms, kind, quantity FROM parts ORDER BY number
+
+-- name: refused
+-- The first rows that do not fit, in the order of the file: which column is wrong, and what it says.
+SELECT number, CASE WHEN NOT org_fits THEN 'org_id' WHEN NOT COALESCE(kind_fits(kind), false) THEN kind_column()
+        WHEN NOT COALESCE(quantity BETWEEN 0 AND most_quantity(), false) THEN quantity_column() ELSE 'ts' END AS wrong,
+    CASE wrong WHEN 'org_id' THEN org_id WHEN 'ts' THEN said_ts WHEN kind_column() THEN said_kind
+        ELSE said_quantity END AS said
+FROM (SELECT row_number() OVER () AS number, *, COALESCE({fits}, false) AS fits,
+    COALESCE(length(org_id) BETWEEN 1 AND longest_id() AND org_id NOT IN (SELECT org_id FROM unclean), false) AS org_fits
+    FROM understood) r
+WHERE NOT (fits AND org_fits) LIMIT most_refused()

@@ -1,0 +1,28 @@
+-- Watched folders, and what came of files.
+
+-- name: add
+INSERT INTO batch_sources (source, folder, at_ms, actor, reason) VALUES (:source, :folder, :at_ms, :actor, :reason)
+ON CONFLICT DO NOTHING
+
+-- name: pause
+UPDATE batch_sources SET paused_ms = :paused_ms WHERE source = :source
+
+-- name: sources
+SELECT s.source, s.folder, s.at_ms, s.paused_ms, s.actor, s.reason, (SELECT COUNT(*) FROM batches b
+    WHERE b.source = s.source AND b.withdrawn_ms IS NULL) AS batches
+FROM batch_sources s ORDER BY s.source
+
+-- name: some_watched
+SELECT 1 FROM batch_sources WHERE paused_ms IS NULL LIMIT 1
+
+-- name: of_one_source
+WHERE f.source = :source
+
+-- name: files
+SELECT f.source, f.name, f.batch, f.outcome, f.said, f.seen_ms, b.row_count AS rows, b.refused, b.samples, b.from_ms,
+    b.to_ms, b.withdrawn_ms
+FROM batch_files f LEFT JOIN batches b ON b.batch = f.batch {of_source}
+ORDER BY f.seen_ms DESC, f.source, f.name, f.batch LIMIT :at_most
+
+-- name: refused_rows
+SELECT batch, number, wrong_column, said FROM batch_refused_rows WHERE batch = :batch ORDER BY number

@@ -1,0 +1,133 @@
+"""Taking a batch: the sums of a file become samples, in one transaction.
+
+Guarantee: a file's content is taken once, whatever it is called, by whomever, however often; the hash of it is the
+batch's key, taken in the same transaction as the usage. Another content under a name whose batch stands is a conflict,
+of which nothing is taken. A file is in whole, or not at all. The seal finds what went in by its arrival, as it does any
+sample (S2), so late batches, and batches of windows that others sealed, need nothing of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import Refused
+from drawdown.schema.sql import queries
+from drawdown.worker.batches.files import FoundFile
+from drawdown.worker.batches.reading import Part, Sums
+from drawdown.worker.sources.events.types import meters
+from drawdown.worker.sources.samples.made import CELL, OF_BATCHES
+from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.store import store
+
+SQL = queries(__file__)
+
+Outcome = Literal["taken", "repeated", "conflict", "refused"]
+BY_HAND: Final = ""
+"""The source of a file that a person names."""
+UNREAD: Final = ""
+"""The batch of a file that could not be read."""
+
+
+@dataclass(frozen=True)
+class TakenFile:
+    """What became of a file. `rows` are in, `refused` rows are set aside; of one that was repeated both are what they
+    were then. `said`: why it was not taken."""
+
+    source: str
+    name: str
+    batch: str
+    outcome: Outcome
+    rows: int = 0
+    refused: int = 0
+    said: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
+
+
+def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
+    """Take what a file comes to.
+
+    Errors: Refused where there is no room for its event types, or another program gave a sample one of its ids.
+    """
+    taken = _claim(connection, sums, source, by)
+    if taken.outcome == "taken":
+        _put_in(connection, sums, by.now_ms)
+        rows = [{"number": row.number, "wrong_column": row.column, "said": row.said} for row in sums.first_refused]
+        SQL.run(connection, "keep_refused_rows", {"batch": sums.batch, "refused_rows": rows})
+        details = {"source": source, "name": taken.name, "rows": sums.rows, "refused": sums.refused}
+        record(connection, "batch_take", sums.batch, details, by)
+    note(connection, sums.file, taken, by.now_ms)
+    return taken
+
+
+def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: int) -> None:
+    """Keep what became of a file, in place of what was said of the same before."""
+    its = {"source": taken.source, "name": taken.name, "batch": taken.batch}
+    stood = {"size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
+    SQL.run(connection, "note", {**its, **stood, "outcome": taken.outcome, "said": taken.said, "seen_ms": now_ms})
+
+
+def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
+    """The batch's row is the claim: of two that take the same at once the second waits here, and sees the first."""
+    name, values = sums.file.name, {"batch": sums.batch, "source": source, "name": sums.file.name}
+    other = SQL.run(connection, "other_of_name", values).scalar()
+    if other is None:
+        counts = {"row_count": sums.rows, "refused": sums.refused, "samples": sums.samples, "total": sums.total}
+        span = {"from_ms": sums.from_ms, "to_ms": sums.to_ms, "taken_ms": by.now_ms, "path": str(sums.file.path)}
+        person = {"actor": by.actor, "reason": by.reason}
+        if SQL.run(connection, "claim", {**values, **counts, **span, **person}).rowcount:
+            return TakenFile(source, name, sums.batch, "taken", sums.rows, sums.refused)
+    there = SQL.run(connection, "batch", values).one_or_none()
+    if there is None:
+        said = f"its name stands for the batch {other or 'that was taken this moment'}, with other content: withdraw "
+        return TakenFile(source, name, sums.batch, "conflict", said=f"{said}that one first, or give it another name")
+    said = f"taken before, as {there.name}" + (
+        "" if there.withdrawn_ms is None else "; it was withdrawn, and is never taken again"
+    )
+    return TakenFile(source, name, sums.batch, "repeated", int(there.row_count), int(there.refused), said)
+
+
+def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
+    sizes = _sizes(connection, sums, now_ms)
+    for parts in sums.parts():
+        samples = [_sample(sums.batch, part, sizes, now_ms) for part in parts]
+        inserted, _ = store(connection, samples, [sums.batch] * len(samples))
+        if inserted < len(samples):
+            raise Refused(
+                f"{sums.file.name}: samples with ids of its own are there already: {samples[0][0]} and others"
+            )
+
+
+def _sizes(connection: sa.Connection, sums: Sums, now_ms: int) -> Mapping[int | str, int]:
+    """What stands for a size, or for an event type: its meter."""
+    if not sums.of_events:
+        return {int(size): int(size) for size in sums.kinds}
+    types = [str(kind) for kind in sums.kinds]
+    found: dict[int | str, int] = dict(meters(connection, types, now_ms).items())
+    if missing := sorted(set(types) - {str(kind) for kind in found}):
+        raise Refused(f"{sums.file.name}: there is no room for its event type {missing[0]}")
+    return found
+
+
+def _sample(batch: str, part: Part, sizes: Mapping[int | str, int], now_ms: int) -> Sample:
+    number, org_id, window_ms, kind, quantity = part
+    whose = f"{OF_BATCHES}{batch}"
+    return (f"{whose}:{number}", org_id, whose, CELL, sizes[kind], None, quantity, window_ms, now_ms)
+
+
+def ids_of(batch: str) -> dict[str, str]:
+    """Between which ids the samples of a batch are."""
+    return {"first_id": f"{OF_BATCHES}{batch}:", "beyond_id": f"{OF_BATCHES}{batch};"}
+
+
+def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]) -> list[FoundFile]:
+    """Those of a folder's that nothing became of yet, as they stand now."""
+    asked = [{"name": file.name, "size_bytes": file.size_bytes, "modified_ns": file.modified_ns} for file in found]
+    names = set(SQL.run(connection, "unseen", {"source": source, "found": asked}).scalars())
+    return [file for file in found if file.name in names]

@@ -1,0 +1,36 @@
+-- Batches: what was taken, what came of each file.
+
+-- name: other_of_name
+-- A batch that stands, and came under this name; also one that lies under another name by now.
+SELECT f.batch FROM batch_files f JOIN batches b ON b.batch = f.batch
+WHERE f.source = :source AND f.name = :name AND f.batch <> :batch AND f.outcome IN ('taken', 'repeated')
+    AND b.withdrawn_ms IS NULL ORDER BY f.batch LIMIT 1
+
+-- name: claim
+-- Neither the content nor the name may be another batch's: whoever has either committed first.
+INSERT INTO batches (batch, source, name, path, row_count, refused, samples, total, from_ms, to_ms, taken_ms, actor,
+    reason)
+VALUES (:batch, :source, :name, :path, :row_count, :refused, :samples, :total, :from_ms, :to_ms, :taken_ms, :actor,
+    :reason)
+ON CONFLICT DO NOTHING
+
+-- name: batch
+SELECT batch, source, name, row_count, refused, withdrawn_ms FROM batches WHERE batch = :batch
+
+-- name: keep_refused_rows
+INSERT INTO batch_refused_rows (batch, number, wrong_column, said)
+SELECT :batch, number, wrong_column, said
+FROM {rows :refused_rows (number bigint, wrong_column text, said text)} r WHERE 1 = 1
+
+-- name: note
+INSERT INTO batch_files (source, name, batch, size_bytes, modified_ns, outcome, said, seen_ms)
+VALUES (:source, :name, :batch, :size_bytes, :modified_ns, :outcome, :said, :seen_ms)
+ON CONFLICT (source, name, batch) DO UPDATE SET size_bytes = excluded.size_bytes, modified_ns = excluded.modified_ns,
+    outcome = CASE WHEN batch_files.outcome = 'taken' THEN 'taken' ELSE excluded.outcome END,
+    said = CASE WHEN batch_files.outcome = 'taken' THEN batch_files.said ELSE excluded.said END,
+    seen_ms = excluded.seen_ms
+
+-- name: unseen
+SELECT i.name FROM {rows :found (name text, size_bytes bigint, modified_ns bigint)} i
+WHERE NOT EXISTS (SELECT 1 FROM batch_files f WHERE f.source = :source AND f.name = i.name
+    AND f.size_bytes = i.size_bytes AND f.modified_ns = i.modified_ns)

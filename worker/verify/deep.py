@@ -1,0 +1,157 @@
+"""The files of batches, read again and added up anew (`drawdown verify --deep`).
+
+Guarantee: it shares nothing with what took them: every value is read as text, and the text in one way. A file that is
+gone, or is another by now, proves nothing, and is counted as such.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import queries
+from drawdown.schema.units import FUTURE_SLACK_MS, MAX_INTERVAL_S
+from drawdown.worker.verify.verify import Breach, Verification
+
+if TYPE_CHECKING:
+    import duckdb
+
+SQL = queries(__file__)
+STORED = queries(str(Path(__file__).with_name("batches.sql")))
+
+DEEP_MEMORY_MB: Final = 512
+MAX_UNITS_OF_EVENT: Final = 10**12
+KEYS: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity")
+Line = tuple[str, int, int, int]
+"""Organisation, window, size or meter, quantity."""
+_END: Final[Line] = ("\U0010ffff" * 201, 0, 0, 0)
+
+
+def verify_files(connection: sa.Connection, found: Verification) -> None:
+    """Compare each batch that stands with its file, and add what is wrong to what was found.
+
+    Errors: UsageError where DuckDB is not installed.
+    """
+    gone = read = 0
+    for batch in STORED.run(connection, "in_force").all():
+        path = Path(batch.path)
+        if not path.is_file() or _hash(path) != batch.batch:
+            gone += 1
+            continue
+        read += 1
+        with TemporaryDirectory(prefix="drawdown-deep-") as spill:
+            said = _sums_of_file(connection, path, spill, int(batch.taken_ms))
+            for line in _unlike(said, _sums_of_samples(connection, batch.batch)):
+                _judge(connection, found, f"{batch.name} ({batch.batch})", *line)
+    found.checked["files of batches"] = read
+    found.open["batches whose file is gone or another"] = gone
+
+
+def _judge(connection: sa.Connection, found: Verification, name: str, said: Line | None, kept: Line | None) -> None:
+    org_id, window_ms, kind, _ = said or kept or _END
+    floor = STORED.run(connection, "floor", {"org_id": org_id}).scalar() or 0
+    if window_ms < floor or not is_clean_id(org_id):  # pruned, or refused as it was taken
+        return
+    theirs, ours = (0 if line is None else line[3] for line in (said, kept))
+    text = f"{name} says {theirs} of {kind}, and its samples {ours}"
+    found.add(Breach(9, org_id, window_ms, None, text))
+
+
+def _unlike(said: Iterator[Line], kept: Iterator[Line]) -> Iterator[tuple[Line | None, Line | None]]:
+    """Lines of two sorted lists that are not in both."""
+    one, other = next(said, _END), next(kept, _END)
+    while one is not _END or other is not _END:
+        if one[:3] == other[:3]:
+            if one[3] != other[3]:
+                yield one, other
+            one, other = next(said, _END), next(kept, _END)
+        elif one[:3] < other[:3]:
+            yield one, None
+            one = next(said, _END)
+        else:
+            yield None, other
+            other = next(kept, _END)
+
+
+def _sums_of_samples(connection: sa.Connection, batch: str) -> Iterator[Line]:
+    values = {"first_id": f"batch:{batch}:", "beyond_id": f"batch:{batch};"}
+    for row in STORED.run(connection, "sums", values):
+        yield row.org_id, int(row.window_ms), int(row.memory_mb), int(row.quantity)
+
+
+def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: int) -> Iterator[Line]:
+    with _duckdb(path, spill) as duck:
+        duck.execute(f"CREATE VIEW file_rows AS FROM {_source(path)}")
+        of_events = _tells_of_events(duck, path)
+        duck.execute("CREATE TABLE meters (event_type VARCHAR, meter BIGINT)")
+        meters = [dict(row) for row in STORED.run(connection, "meters").mappings()]
+        if meters and of_events:
+            duck.executemany(SQL.text("meter", "duckdb"), meters)
+        duck.execute(SQL.text("whole", "duckdb"))
+        duck.execute(f"CREATE MACRO most() AS {MAX_UNITS_OF_EVENT if of_events else MAX_INTERVAL_S}")
+        duck.execute(f"CREATE MACRO latest() AS {taken_ms + FUTURE_SLACK_MS}")
+        duck.execute(SQL.text("text_of_events" if of_events else "text_of_sizes", "duckdb"))
+        kind, is_one = ("type", "type_is_one") if of_events else ("size", "size_is_one")
+        duck.execute(SQL.text("again", "duckdb", kind=kind, kind_is_one=is_one))
+        sums = duck.execute(SQL.text("sums", "duckdb"))
+        while some := sums.fetchmany(5_000):
+            yield from ((org, int(window), int(kind), int(quantity)) for org, window, kind, quantity in some)
+
+
+def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
+    try:
+        import duckdb  # for whoever verifies files alone
+    except ImportError as error:
+        raise UsageError("files are read by DuckDB: install drawdown[columnar]") from error
+    config: dict[str, Any] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "memory_limit": f"{DEEP_MEMORY_MB}MiB",
+        "temp_directory": spill,
+        "threads": "1",
+    }
+    made = duckdb.connect(":memory:", config=config)
+    for statement in ("TimeZone = 'UTC'", f"allowed_paths = [{_text(path)}]", "enable_external_access = false"):
+        made.execute(f"SET {statement}")
+    return made
+
+
+def _source(path: Path) -> str:
+    """By its name: what was taken has an ending that says how it is written."""
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return f"read_parquet({_text(path)})"
+    packed = "gzip" if name.endswith(".gz") else "zstd" if name.endswith(".zst") else "none"
+    if ".csv" in name[-8:]:
+        return (
+            f"read_csv({_text(path)}, header = true, all_varchar = true, delim = ',', quote = '\"', escape = '\"', "
+            f"compression = '{packed}')"
+        )
+    keys = ", ".join(f"{key}: 'VARCHAR'" for key in KEYS)
+    return f"read_json({_text(path)}, format = 'newline_delimited', compression = '{packed}', columns = {{{keys}}})"
+
+
+def _tells_of_events(duck: duckdb.DuckDBPyConnection, path: Path) -> bool:
+    if "json" in path.name[-12:].lower():
+        first = duck.execute(SQL.text("first", "duckdb")).fetchone()
+        return first is not None and bool(first[0])
+    return "event_type" in {row[0] for row in duck.execute("DESCRIBE file_rows").fetchall()}
+
+
+def _text(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()[:32]
