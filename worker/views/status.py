@@ -20,7 +20,7 @@ from drawdown.worker.push.balances import told_part
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views import standing as parts
-from drawdown.worker.views.backlog import read_backlog
+from drawdown.worker.views.backlog import OrdersLeft, orders_part, read_backlog
 from drawdown.worker.views.headline import judge
 from drawdown.worker.views.long_open import LongOpen, oldest_open
 from drawdown.worker.views.org_credit import credit_status, verdict_history
@@ -42,6 +42,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         connection,
         **{name: SQL.part(name) for name in WHOLE},
         replays=SQL.part("replays", {"since_ms": now_ms - DAY_MS}),
+        orders=orders_part(now_ms),
         running=SQL.part("running_tick", {"since_ms": now_ms - DAY_MS}),
         paused=terms.SQL.part("paused"),
         watch=watch_state.SQL.part("rounds"),
@@ -73,6 +74,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         halted_orgs=[parts.HaltedOrg(**vars(row)) for row in read["halted_orgs"]],
         doubted=_doubt(connection, read["doubted"], now_ms, witness),
         replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
+        orders=OrdersLeft(**vars(read["orders"][0])),
         open_transaction=_open_for_long(connection),
         last_tick=_last_tick(read["last_tick"], read["running"]),
         needs_person=backlog.needs_person,
