@@ -518,7 +518,7 @@ def test_where_a_card_is_charged_there_is_a_way_to_it(home: Home, monkeypatch: p
         "service_customer, most_minor, max_day, max_month, declines, at_ms, actor, reason) VALUES "
         "('acme', 'live', 2000000, 20000000, 100, 'eur', 'stripe', 'cus_1', 10000, 3, 20, 0, 0, 'a', 'r')"
     )
-    assert f"Credit is bought from <bdi>{CONTACT}</bdi>" in home.get("/my/usage").text
+    assert f'Credit is bought from <bdi class="long">{CONTACT}</bdi>' in home.get("/my/usage").text
     write(home.engine, lambda c: c.execute(sa.text(terms)))
 
     async def work(client: httpx.AsyncClient, server: Server) -> None:

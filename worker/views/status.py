@@ -41,9 +41,8 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
     read = together(
         connection,
         **{name: SQL.part(name) for name in WHOLE},
-        replays=SQL.part("replays", {"since_ms": now_ms - DAY_MS}),
+        **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
         orders=orders_part(now_ms),
-        running=SQL.part("running_tick", {"since_ms": now_ms - DAY_MS}),
         paused=terms.SQL.part("paused"),
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
@@ -76,7 +75,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
         orders=OrdersLeft(**vars(read["orders"][0])),
         open_transaction=_open_for_long(connection),
-        last_tick=_last_tick(read["last_tick"], read["running"]),
+        last_tick=_last_tick(read["last_tick"], read["running_tick"]),
         needs_person=backlog.needs_person,
     )
     return parts.Status(found, judge(found))
