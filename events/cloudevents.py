@@ -153,9 +153,9 @@ def _data_of(item: Item) -> Item:
 
 
 def _of_envelope(item: Item, org_id: str | None, now_ms: int) -> Given:
-    for name in item:
-        if name not in OWN:
-            raise Unfit("unknown_field", f"an event has no {name}: its names are {', '.join(sorted(OWN))}", name)
+    if not item.keys() <= OWN:
+        name = next(name for name in item if name not in OWN)
+        raise Unfit("unknown_field", f"an event has no {name}: its names are {', '.join(sorted(OWN))}", name)
     named = optional_text(item, "org_id", "org_id")
     if org_id is not None and named not in (None, org_id):
         raise Unfit("foreign_org", f"this key is bound to {org_id}: name that, or use another key", "org_id")

@@ -22,6 +22,7 @@ MAX_QUANTITY: Final = 10**12
 MAX_PROPERTIES_BYTES: Final = 4_096
 """Of an event's own properties, as JSON."""
 
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 Named: TypeAlias = tuple[str | None, str | None]
 """What an item calls its source and itself, where those are ids."""
@@ -64,11 +65,10 @@ class UsageEvent:
     properties: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("source", "event_id", "event_type", "org_id"):
-            _require_id(getattr(self, name), name)
-        for name in ("subject", "project", "plan_key"):
-            if getattr(self, name) is not None:
-                _require_id(getattr(self, name), name)
+        ids = (self.source, self.event_id, self.event_type, self.org_id)
+        labels = (one for one in (self.subject, self.project, self.plan_key) if one is not None)
+        if not all(map(is_clean_id, (*ids, *labels))):
+            self._refuse_ids()
         if not 0 <= self.quantity <= MAX_QUANTITY:
             raise Unfit("bad_quantity", f"a quantity is a whole number from 0 to {MAX_QUANTITY:,}", "quantity")
         try:
@@ -81,7 +81,7 @@ class UsageEvent:
     @cached_property
     def properties_json(self) -> str:
         """The properties as they are kept: the same text for the same content."""
-        return json.dumps(self.properties, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _ENCODER.encode(self.properties) if self.properties else "{}"
 
     def require_time(self, now_ms: int) -> None:
         """Errors: Unfit `too_old` (before 2000: a unit mistake), `in_the_future` (over five minutes from now)."""
@@ -90,7 +90,8 @@ class UsageEvent:
         if self.occurred_ms > now_ms + FUTURE_SLACK_MS:
             raise Unfit("in_the_future", "the time lies over five minutes ahead: see to the sender's clock", "time")
 
-
-def _require_id(text: str, name: str) -> None:
-    if not is_clean_id(text):
-        raise Unfit("bad_id", f"{name} has 1 to 200 characters, none of them control characters", name)
+    def _refuse_ids(self) -> None:
+        for name in ("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"):
+            text = getattr(self, name)
+            if text is not None and not is_clean_id(text):
+                raise Unfit("bad_id", f"{name} has 1 to 200 characters, none of them control characters", name)

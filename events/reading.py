@@ -19,6 +19,8 @@ from drawdown.schema.errors import UsageError
 MOST_ITEMS: Final = 1_000
 """Of one body."""
 MAX_ITEM_BYTES: Final = 16 * 1024
+_FIRST_LOOK: Final = 1024
+"""Of an item, as most are: so much is looked at before it is looked at whole."""
 MAX_DEPTH: Final = 8
 """Of objects and arrays within one another, the item's own object included."""
 
@@ -122,17 +124,18 @@ def _whole(text: bytes) -> Item:
 def _next(body: bytes, at: int) -> tuple[Item | Unfit, int]:
     """The item that begins here, and where it ends. Errors: Unreadable where that cannot be found."""
     wrong: Unfit | None = None
-    # Bytes that are no UTF-8 become halves of surrogate pairs: as many bytes again, and told from any text that is.
-    text = body[at : at + MAX_ITEM_BYTES].decode("utf-8", "surrogateescape")
-    try:
-        item, length = _DECODER.raw_decode(text)
-        end = at + _bytes_of(text, length)
-        if _sign(body, _skip(body, end)) in (b",", b"]"):
-            return _object(item), end
-    except Unfit as error:
-        wrong = told(error)
-    except (ValueError, RecursionError, ArithmeticError):
-        wrong = None
+    for most_bytes in (_FIRST_LOOK, MAX_ITEM_BYTES):
+        # Bytes that are no UTF-8 become halves of surrogate pairs: as many bytes again, and told from any text that is.
+        text = body[at : at + most_bytes].decode("utf-8", "surrogateescape")
+        try:
+            item, length = _DECODER.raw_decode(text)
+            end = at + _bytes_of(text, length)
+            if _sign(body, _skip(body, end)) in (b",", b"]"):
+                return _object(item), end
+        except Unfit as error:
+            wrong = told(error)
+        except (ValueError, RecursionError, ArithmeticError):
+            wrong = None
     end, deepest = _end(body, at)
     if end - at > MAX_ITEM_BYTES:
         return _too_large(), end

@@ -13,6 +13,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -143,7 +144,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _setup(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
-        connection.text_factory = _lenient  # SQLite keeps any bytes as text; none may stop a tick (S8)
+        connection.text_factory = _LENIENT  # SQLite keeps any bytes as text; none may stop a tick (S8)
         for pragma in (
             f"busy_timeout = {SQLITE_BUSY_S * 1000}",
             "synchronous = FULL",
@@ -190,8 +191,7 @@ def _follow_the_file(engine: sa.Engine, file: Path) -> None:
             raise sa.exc.DisconnectionError("another file has its name now")
 
 
-def _lenient(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
+_LENIENT: Final = partial(str, encoding="utf-8", errors="replace")  # no function of ours: it is called for each text
 
 
 def sqlite_file(engine: sa.Engine) -> Path | None:

@@ -37,9 +37,10 @@ def lock_org(connection: sa.Connection, org_id: str) -> None:
 
 def lock_orgs(connection: sa.Connection, org_ids: Collection[str]) -> None:
     """The same for some, in the order of their buckets, in which everybody takes them."""
-    found = {org_id: SQL.run(connection, "bucket_of_org", {"org_id": org_id}).scalar() for org_id in org_ids}
-    for bucket in sorted({bucket_of(org_id) if own is None else int(own) for org_id, own in found.items()}):
-        lock_buckets(connection, bucket, bucket)
+    rows = SQL.run(connection, "buckets_of_orgs", {"org_ids": list(org_ids)})
+    found = {str(row.org_id): int(row.bucket) for row in rows if row.bucket is not None}
+    buckets = {found[org_id] if org_id in found else bucket_of(org_id) for org_id in org_ids}
+    SQL.run(connection, "lock_these_buckets", {"buckets": list(buckets)}).all()
 
 
 def make_windows_dirty(

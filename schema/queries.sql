@@ -3,6 +3,9 @@
 -- name: lock_buckets
 SELECT id FROM buckets WHERE id BETWEEN :lo AND :hi ORDER BY id {for_update}
 
+-- name: lock_these_buckets
+SELECT id FROM buckets WHERE id IN :buckets ORDER BY id {for_update}
+
 -- name: for_update [postgresql]
 FOR UPDATE
 
@@ -14,8 +17,8 @@ SELECT provider FROM provider_states WHERE provider = 'embedded' FOR SHARE
 -- name: hold_charges
 SELECT provider FROM provider_states WHERE provider = 'embedded' FOR UPDATE
 
--- name: bucket_of_org
-SELECT bucket FROM orgs WHERE org_id = :org_id
+-- name: buckets_of_orgs
+SELECT org_id, bucket FROM orgs WHERE org_id IN :org_ids
 
 -- name: record_actions
 INSERT INTO operator_actions (target, details, hash, at_ms, action, actor, reason, via)

@@ -219,7 +219,7 @@ def backoff_ms(attempt: int) -> int:
 def parse(body: bytes) -> Mapping[str, object] | None:
     """A JSON object with exact numbers (int or Decimal); None for anything else."""
     try:
-        found = json.loads(body, parse_float=Decimal, parse_constant=_refused)
+        found = _DECODER.decode(body.decode())
     except (ValueError, RecursionError, InvalidOperation):
         return None
     return found if isinstance(found, dict) else None
@@ -227,6 +227,9 @@ def parse(body: bytes) -> Mapping[str, object] | None:
 
 def _refused(constant: str) -> NoReturn:
     raise ValueError(constant)
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_refused)
 
 
 def number(value: object) -> Decimal | None:

@@ -1,285 +1,233 @@
-"""Sends calls over real sockets, by aiohttp.
+"""Sends calls over real sockets: HTTP/1.1, parsed by httptools (llhttp).
 
-Guarantee: `NotSent` needs two proofs: the request was never handed to a connection (`_Request.send` marks that, before
-a byte can leave), and the error is one of making a connection. Every other failure is `NoAnswer`. Nothing is sent
-twice, followed or remembered: no retries, no redirects, no cookies, and no proxy but one that is named.
+Guarantee: `NotSent` has one proof: no connection was there to write the request to. From the moment that it is handed
+to one (`Connection.ask`), every failure is `NoAnswer`. Nothing is sent twice, followed or remembered: no retries, no
+redirects, no cookies, no proxy.
 
-Not by httpx, whose own pool is searched on every call, and whose messages cost as much as aiohttp's whole call: see
-ops/decisions. The rows of httpx-aiohttp 0.2.0 that say otherwise, each tried on a socket
-(tests/contract/test_http_client.py):
-
-    situation                                    httpx-aiohttp raises or returns     here
-    closed or reset after the request was read   ConnectTimeout, "not sent"          NoAnswer
-    closed within the headers                    ConnectTimeout                      NoAnswer
-    a kept connection that closes under a POST   ConnectTimeout                      NoAnswer
-    the same under a GET                         sent again without a word           NoAnswer
-    refused, no such host, certificate, no TLS   ConnectTimeout, as the above        NotSent
-    no HTTP, headers without end                 aiohttp's own error, with the URL   NoAnswer
-    an answer that nobody had asked for          the next request's answer           never seen
-    a byte now and then, for ever                goes on, for ever                   NoAnswer
-    a gzip that was cut short                    a whole answer                      NoAnswer
-    64 KB of gzip that make 64 MB                64 MB                               NoAnswer
-    101 without being asked                      an answer                           NoAnswer
-    100 without end, or headers                  all it takes, and no other call     NoAnswer
+Not by a client of others: ops/decisions/0022 says which situations each of them tells wrongly, or lets cost others.
+Each was tried on a socket (tests/contract/test_http_client.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import re
-import ssl
 import zlib
-from collections import Counter
-from collections.abc import Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
-
-import aiohttp
-import certifi
-from aiohttp import client_exceptions as trouble
-from yarl import URL
+from urllib.parse import urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.http.bounds import BoundedConnector, TooMuch
+from drawdown.providers.http.connection import TOO_MUCH, Connection, Unusable
+from drawdown.providers.http.dialing import CONNECT_TIMEOUT_S, Dialer, NoConnection, Origin
 
 MAX_CONNECTIONS: Final = 512
-CONNECT_TIMEOUT_S: Final = 10.0
-"""For all of it together: a free slot, the host's address, TCP and TLS."""
-ORIGIN_BYTES: Final = 32 * 1024 * 1024
-"""Of all answers of one origin that are on their way: one that floods costs others nothing, and us no more memory."""
 KEEP_ALIVE_S: Final = 4.0
 """Less than the five seconds after which common servers close: what is sent into a closing connection is unknown."""
+URLS_KEPT: Final = 256
+"""Whose parts are not worked out again."""
 
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
 """What decides where a request ends: with one of these wrong, the next on the same connection is garbled."""
-
-
 _URL: Final = re.compile(r"[!-~]+")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HEADER_VALUE: Final = re.compile(r"[^\r\n\0]*")
+_BROKEN_LINE: Final = re.compile(r"[\r\n\0]")
 
 
 @dataclass
-class _Handover:
-    """Whether a request was handed to a connection; from then on its bytes may be on their way."""
+class _Lines:
+    """The connections of one event loop."""
 
-    handed_over: bool = False
+    loop: asyncio.AbstractEventLoop
+    slots: asyncio.Semaphore
+    free: dict[Origin, deque[Connection]] = field(default_factory=dict)
+    used: set[Connection] = field(default_factory=set)
 
+    def take(self, origin: Origin) -> Connection | None:
+        """The connection used last of those that may still be used; it is in use from now on."""
+        free = self.free.get(origin)
+        if not free:
+            return None
+        oldest = self.loop.time() - KEEP_ALIVE_S
+        while free and free[0].idle_since < oldest:
+            free.popleft().abort()
+        while free:
+            connection = free.pop()
+            if connection.is_open:
+                self.used.add(connection)
+                return connection
+        return None
 
-_HANDOVER: ContextVar[_Handover] = ContextVar("handover")
+    def give_back(self, origin: Origin, connection: Connection) -> None:
+        """It is kept if it may be used again; its slot is free."""
+        self.slots.release()
+        self.used.discard(connection)
+        if connection.done_with():
+            connection.idle_since = self.loop.time()
+            self.free.setdefault(origin, deque()).append(connection)
 
-
-class _Stale(aiohttp.ClientError):
-    """On a kept connection something had come in that nobody asked for."""
-
-
-# "Not sent" hangs on this one method. Were it gone, a timeout would be taken for no connection.
-assert "send" in vars(aiohttp.ClientRequest), "this version of aiohttp is not one that drawdown was tried with"
-
-
-class _Request(aiohttp.ClientRequest):
-    """Marks the moment after which nothing can be proven any more."""
-
-    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        handover = _HANDOVER.get()
-        if handover.handed_over:  # aiohttp sends a GET again when its connection breaks
-            raise aiohttp.ClientConnectionError
-        if conn.protocol is None or conn.protocol.should_close:  # else that answer would be taken for this request's
-            raise _Stale
-        handover.handed_over = True
-        return await super().send(conn)
-
-
-# Before anything was handed over. The first that fits; these and the next are all that a reason is made of.
-_UNSENT: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (trouble.ClientConnectorCertificateError, "the certificate is not trusted"),
-    (trouble.ClientConnectorSSLError, "no TLS"),
-    (trouble.ClientConnectorDNSError, "the host has no address"),
-    (trouble.ClientProxyConnectionError, "no connection to the proxy"),
-    (trouble.ClientHttpProxyError, "refused by the proxy"),
-    (trouble.ConnectionTimeoutError, "no connection in time"),
-    (trouble.ClientConnectorError, "no connection"),
-    (trouble.InvalidURL, "not a URL"),
-    (trouble.NonHttpUrlClientError, "not an http URL"),
-    (_Stale, "the kept connection was not clean"),
-)
-_UNKNOWN: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (TooMuch, "more than an answer has: cut off"),
-    (trouble.ClientResponseError, "the answer is not HTTP"),
-    (trouble.ClientPayloadError, "the answer was cut short"),
-    (trouble.ServerDisconnectedError, "closed before an answer"),
-    (trouble.ClientConnectionError, "the connection broke"),
-)
-
-
-def _failure(error: Exception, handover: _Handover) -> NotSent | NoAnswer:
-    """What an error proves."""
-    if not handover.handed_over:
-        for kind, text in _UNSENT:
-            if isinstance(error, kind):
-                return NotSent(text + _code(error))
-    for kind, text in _UNKNOWN:
-        if isinstance(error, kind):
-            return NoAnswer(text)
-    return NoAnswer(type(error).__name__)
-
-
-def _code(error: Exception) -> str:
-    """The system's word for it, such as ECONNREFUSED, where there is one."""
-    name = errno.errorcode.get(error.errno or 0) if type(error) is trouble.ClientConnectorError else None
-    return f" ({name})" if name else ""
-
-
-class _Unusable(Exception):
-    """What came back is no answer; the message says why."""
+    def close(self) -> None:
+        """Close all of them."""
+        for connection in (*self.used, *(one for free in self.free.values() for one in free)):
+            connection.abort()
 
 
 class HttpClient:
     """An `Http` for one event loop after another; connections are opened by the first call in each. Close it before the
-    loop ends, or aiohttp complains. `ca_file` is trusted besides the usual authorities.
-
-    Errors: OSError (ssl.SSLError is one) for a `ca_file` that cannot be read.
-    """
+    loop ends. `dialer` decides where a connection leads."""
 
     def __init__(
         self,
         *,
         connections: int = MAX_CONNECTIONS,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
-        ca_file: str | None = None,
-        proxy: str | None = None,
+        dialer: Dialer | None = None,
     ) -> None:
         self._connections = connections
         self._connect_timeout_s = connect_timeout_s
-        self._proxy = proxy
-        self._tls = None if ca_file is None else _tls(ca_file)
-        self._open: tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop] | None = None
+        self._dialer = dialer or Dialer()
+        self._lines: _Lines | None = None
         self._held: Counter[str] = Counter()
-        """Bytes of answers that are on their way, by origin."""
 
     async def send(self, call: Call) -> HttpResult:
         """Send once. Whatever the other side does is a result; only cancelling raises."""
         try:
-            url, headers = _checked(call)
+            origin, request = _request(call)
         except (ValueError, TypeError):  # the URL, the method or a header; nothing was opened yet
             return NotSent("not a request that can be sent")
-        handover = _Handover()
-        _HANDOVER.set(handover)
+        lines = self._here()
+        ends_at = lines.loop.time() + call.timeout_s
         try:
-            async with asyncio.timeout(call.timeout_s):
-                session = await self._session()
-                response = await session.request(
-                    call.method,
-                    url,
-                    headers=headers,
-                    data=call.body or None,
-                    allow_redirects=False,
-                    proxy=self._proxy,
-                )
-                return await self._answer(response, str(url.origin()), call.most_bytes)
-        except TimeoutError as error:
-            late = NoAnswer(f"no whole answer within {call.timeout_s:g} s")
-            if isinstance(error, trouble.ClientError):
-                return _failure(error, handover)
-            return late if handover.handed_over else NotSent("no connection in time")
-        except _Unusable as error:
-            return NoAnswer(str(error))
-        except Exception as error:  # what aiohttp says has URLs and headers in it: only its kind is told
-            return _failure(error, handover)
-
-    async def _answer(self, response: aiohttp.ClientResponse, origin: str, most: int) -> Answer:
-        """The whole of it. Errors: _Unusable for what is none, or too large; whatever reading raises."""
-        body = bytearray()
+            connection = await self._line(lines, origin, min(self._connect_timeout_s, call.timeout_s))
+        except TimeoutError:
+            return NotSent("no connection in time")
+        except NoConnection as error:
+            return NotSent(str(error))
         try:
-            if response.status < 200:
-                raise _Unusable("an answer of 1xx, and no other")
-            async for chunk in response.content.iter_any():
-                body += chunk
-                self._held[origin] += len(chunk)
-                if len(body) > most:
-                    raise _Unusable(f"an answer of over {most} bytes")
-                if self._held[origin] > ORIGIN_BYTES:
-                    raise _Unusable(f"answers of over {ORIGIN_BYTES} bytes at once")
-            headers: dict[str, str] = {}
-            for name, value in response.headers.items():
-                earlier = headers.get(name.lower())
-                headers[name.lower()] = value if earlier is None else f"{earlier}, {value}"
-            plain = _plain(bytes(body), headers.get("content-encoding", "identity"), most)
-            return Answer(response.status, headers, plain)
+            if not connection.is_open:  # closed as soon as it was made
+                return NotSent("no connection")
+            return await _exchanged(lines.loop, connection, request, call, ends_at)
         finally:
-            self._held[origin] -= len(body)
-            response.close()  # one that was read to its end has given its connection back already
+            lines.give_back(origin, connection)
+
+    async def _line(self, lines: _Lines, origin: Origin, within_s: float) -> Connection:
+        """A connection, and a slot for it. Errors: NoConnection, TimeoutError."""
+        if not lines.slots.locked():  # the usual way needs no timer
+            await lines.slots.acquire()
+            if (kept := lines.take(origin)) is not None:
+                return kept
+            lines.slots.release()
+        async with asyncio.timeout(within_s):
+            await lines.slots.acquire()
+            try:
+                return lines.take(origin) or await self._connected(lines, origin)
+            except BaseException:
+                lines.slots.release()
+                raise
+
+    async def _connected(self, lines: _Lines, origin: Origin) -> Connection:
+        """A new connection. Errors: NoConnection, TimeoutError."""
+        made = Connection(lines.loop, self._held, origin.text)
+        lines.used.add(made)
+        try:
+            await self._dialer.connect(lines.loop, origin, made)
+        except BaseException:
+            lines.used.discard(made)
+            made.abort()
+            raise
+        return made
 
     async def close(self) -> None:
         """Give connections back; a later call opens new ones."""
-        given_up, self._open = self._open, None
-        await _close(given_up)
+        lines, self._lines = self._lines, None
+        self._dialer.close()
+        if lines is not None and lines.loop is asyncio.get_running_loop():
+            lines.close()
+            await asyncio.sleep(0)  # until they are told so
 
-    async def _session(self) -> aiohttp.ClientSession:
+    def _here(self) -> _Lines:
         here = asyncio.get_running_loop()
-        if self._open is not None and self._open[1] is here:
-            return self._open[0]
-        if self._tls is None:
-            self._tls = _tls(None)
-        session = aiohttp.ClientSession(
-            connector=BoundedConnector(limit=self._connections, ssl=self._tls, keepalive_timeout=KEEP_ALIVE_S),
-            # To connect alone; for a call as a whole there is one limit, and it is ours.
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self._connect_timeout_s, ceil_threshold=self._connect_timeout_s + 1
-            ),
-            headers={"accept-encoding": "gzip", "user-agent": "drawdown"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            request_class=_Request,
-        )
-        given_up, self._open = self._open, (session, here)
-        await _close(given_up)
-        return session
+        if self._lines is None or self._lines.loop is not here:
+            self._lines = _Lines(here, asyncio.Semaphore(self._connections))
+        return self._lines
 
 
-async def _close(opened: tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop] | None) -> None:
-    """Close what belongs to this loop, or to one that has ended; what belongs to another is not ours to touch."""
-    if opened is not None and (opened[1] is asyncio.get_running_loop() or opened[1].is_closed()):
-        await opened[0].close()
+async def _exchanged(
+    loop: asyncio.AbstractEventLoop, connection: Connection, request: bytes, call: Call, ends_at: float
+) -> Answer | NoAnswer:
+    """Hand the request over, and wait for its answer. Nothing here can say that it was not sent."""
+    answer = connection.ask(request, call.most_bytes)
+    late = loop.call_at(ends_at, _expire, answer, f"no whole answer within {call.timeout_s:g} s")
+    try:
+        await answer
+        encoding = connection.headers.get("content-encoding", "identity")
+        return Answer(connection.status, connection.headers, _plain(bytes(connection.body), encoding, call.most_bytes))
+    except Unusable as error:
+        return NoAnswer(str(error))
+    finally:
+        late.cancel()
 
 
-def _tls(ca_file: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=certifi.where())
-    if ca_file is not None:
-        context.load_verify_locations(cafile=ca_file)
-    return context
+def _expire(answer: asyncio.Future[None], why: str) -> None:
+    if not answer.done():
+        answer.set_exception(Unusable(why))
 
 
-def _checked(call: Call) -> tuple[URL, Mapping[str, str]]:
-    """Errors: ValueError or TypeError for what HTTP cannot say."""
-    if not call.method.isalpha():
+@lru_cache(URLS_KEPT)
+def _parts(url: str) -> tuple[Origin, str]:
+    """Where a URL leads, and what is asked for there. Errors: ValueError."""
+    if not _URL.fullmatch(url):
         raise ValueError
-    for name, value in call.headers.items():
-        if name.lower() in _OWN_HEADERS or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+    found = urlsplit(url)
+    if found.scheme not in ("http", "https") or not found.hostname or found.username is not None:
+        raise ValueError
+    port = found.port if found.port is not None else 443 if found.scheme == "https" else 80
+    if not 0 < port < 65536:
+        raise ValueError
+    origin = Origin(found.scheme == "https", found.hostname, port, found.netloc)
+    return origin, (found.path or "/") + (f"?{found.query}" if found.query else "")
+
+
+@lru_cache(URLS_KEPT)
+def _name(name: str) -> str:
+    """A header's name in lower case. Errors: ValueError for what HTTP cannot say, or is ours to say."""
+    if name.lower() in _OWN_HEADERS or not _HEADER_NAME.fullmatch(name):
+        raise ValueError
+    return name.lower()
+
+
+def _request(call: Call) -> tuple[Origin, bytes]:
+    """Where a call leads, and its bytes. Errors: ValueError or TypeError for what HTTP cannot say."""
+    origin, target = _parts(call.url)
+    if not call.method.isalpha() or not call.method.isascii():
+        raise ValueError
+    lines = [f"{call.method} {target} HTTP/1.1", f"host: {origin.host_header}"]
+    headers = {"accept-encoding": "gzip", "user-agent": "drawdown"}
+    headers |= {_name(name): value for name, value in call.headers.items()}
+    if call.body or call.method != "GET":
+        headers["content-length"] = str(len(call.body))
+    for name, value in headers.items():
+        if _BROKEN_LINE.search(value):
             raise ValueError
-    if not _URL.fullmatch(call.url):
-        raise ValueError
-    url = URL(call.url, encoded=True)
-    if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 80) < 65536:
-        raise ValueError
-    return url, call.headers
+        lines.append(f"{name}: {value}")
+    return origin, "\r\n".join((*lines, "", "")).encode() + call.body
 
 
 def _plain(body: bytes, encoding: str, most: int) -> bytes:
-    """Errors: _Unusable. Not by aiohttp: that takes a gzip cut short for a whole one, and knows no limit."""
+    """Errors: Unusable. A gzip cut short is no whole one, and what it unpacks to has a limit."""
     if encoding.lower() == "identity" or not body:
         return body
     if encoding.lower() != "gzip":
-        raise _Unusable("an answer in an encoding that was not asked for")
+        raise Unusable("an answer in an encoding that was not asked for")
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(body, most + 1)
     except zlib.error:
-        raise _Unusable("an answer that is not the gzip it says it is") from None
+        raise Unusable("an answer that is not the gzip it says it is") from None
     if len(plain) > most:
-        raise _Unusable(f"an answer of over {most} bytes")
+        raise Unusable(f"{TOO_MUCH} {most} bytes")
     if not unzip.eof or unzip.unused_data:
-        raise _Unusable("an answer that is not the gzip it says it is")
+        raise Unusable("an answer that is not the gzip it says it is")
     return plain

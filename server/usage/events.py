@@ -44,17 +44,18 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
     """A key that is bound to an organisation speaks for that alone."""
     org_id = sent.key.org_id
     own = org_id is not None
-    asked = list(zip(found, _keys_of(found, own=own), strict=True))
     timeless = [one.event for one in found if not one.has_time]
+    # Keys are made for those alone: a batch whose events all have their times is what is taken most.
+    asked = list(zip(found, _keys_of(found, own=own), strict=True)) if timeless else []
     known = times(connection, timeless, own=own) if timeless else {}
     for _ in range(MOST_TURNS):
         turn = connection.begin_nested()
-        dated = [_dated(one, known.get(key)) for one, key in asked]
+        dated = [_dated(one, known.get(key)) for one, key in asked] if timeless else [one.event for one in found]
         taken = take(connection, dated, sent.now_ms, own=own, types_of=org_id)
         if not floors.hold(connection, dated, taken, sent.now_ms):
             turn.rollback()  # what the floor was raised past is told so
             continue
-        doubtful = _in_doubt(asked, taken) - known.keys()
+        doubtful = _in_doubt(asked, taken) - known.keys() if timeless else set()
         others = times(connection, [one.event for one, key in asked if key in doubtful], own=own) if doubtful else {}
         if not others:
             return [result_of(one) for one in taken]

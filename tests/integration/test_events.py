@@ -27,6 +27,7 @@ from drawdown.worker.sources.events.keys import sample_id_of
 from drawdown.worker.sources.events.store import Taken, sandbox_of, take
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
+from tests.integration.plans import explained, plan_of, sequential
 from tests.integration.remote import Far
 from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
 from tests.world import T0, Fleet
@@ -433,6 +434,17 @@ def test_a_batch_is_a_few_statements(engine: sa.Engine) -> None:
     taking(small)
     assert taking(large) <= 12
     assert taking(large) <= taking(small) + 1
+
+
+def test_new_keys_are_looked_up_and_no_table_is_read_whole_for_them(postgres: sa.Engine) -> None:
+    fleet = Fleet(postgres)
+    for start in (0, 1_000, 2_000):
+        told(fleet, *(event(str(start + i)) for i in range(1_000)))
+    with postgres.begin() as connection:
+        connection.exec_driver_sql("ANALYZE usage_samples, usage_events")
+    with explained(postgres) as plans:
+        told(fleet, *(event(f"new-{i}") for i in range(300)))
+    assert "usage_samples" not in sequential(plan_of(plans, "INSERT INTO usage_events"))
 
 
 def test_a_run_at_another_provider_may_use_what_events_count(engine: sa.Engine) -> None:

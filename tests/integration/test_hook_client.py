@@ -16,11 +16,11 @@ import pytest
 import sqlalchemy as sa
 from standardwebhooks import Webhook
 
+from drawdown.providers.http.names import system_lookup
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.commands import hooks
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HookAnswer, HookRequest
-from drawdown.worker.halts.judging import system_lookup
 from drawdown.worker.hooks import client as calling
 from drawdown.worker.hooks.client import AT_ONCE, MAX_ANSWER_BYTES, HookClient
 from drawdown.worker.hooks.deliver import Told, deliver
@@ -115,8 +115,8 @@ HUGE = b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
         (sockets.polite, HookAnswer(200)),
         (sockets.answering(REDIRECT), HookAnswer(302, "it answered 302")),
         (sockets.answering(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n"), HookAnswer(410, "it answered 410")),
-        (sockets.answering(HUGE), HookAnswer(200, "the answer is too long")),
-        (sockets.endless, HookAnswer(200, "the answer is too long")),
+        (sockets.answering(HUGE), HookAnswer(error="the answer is too long")),
+        (sockets.endless, HookAnswer(error="the answer is too long")),
         (sockets.answering(b"\x00\x01 not HTTP\r\n\r\n"), None),
         (sockets.reset_after_reading, None),
         (sockets.close_at_once, None),
@@ -176,7 +176,7 @@ def test_the_largest_answer_still_comes_through() -> None:
 
 def test_nobody_listening_is_a_failure() -> None:
     url = f"http://127.0.0.1:{sockets.free_port()}/in"
-    assert asyncio.run(send(url)) == [HookAnswer(error="no connection")]
+    assert asyncio.run(send(url)) == [HookAnswer(error="no connection (ECONNREFUSED)")]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://169.254.169.254/latest", "file:///etc/passwd", ""])

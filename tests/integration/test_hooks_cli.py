@@ -21,6 +21,7 @@ from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.world import Fleet
 
+BY_TURNS = True
 ROOT = "canary-root-of-the-hooks"
 Told = Callable[..., dict[str, Any]]
 
@@ -159,7 +160,7 @@ def test_what_keeps_an_endpoint_from_being_called_is_said(
     run(["doctor"])
     assert f"endpoint app at {url}" in capsys.readouterr().out
     monkeypatch.setenv("DRAWDOWN_HOOK_ORIGINS", url.removesuffix("/in"))
-    assert told("test", "app", status=75)["message"]["last_error"] == "no connection"
+    assert told("test", "app", status=75)["message"]["last_error"] == "no connection (ECONNREFUSED)"
     monkeypatch.delenv("DRAWDOWN_HOOK_SECRET")
     assert "DRAWDOWN_HOOK_SECRET" in told("secret", "app", status=2)["error"]
     assert "DRAWDOWN_HOOK_SECRET" in told("rotate", "app", status=2)["error"]

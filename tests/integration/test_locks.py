@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import database, locks
 from drawdown.schema.database import LOCK_TIMEOUT_S, connect, read, write
+from drawdown.schema.migrate import bucket_of
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.catalog.terms import take_new_terms
 from drawdown.worker.commands.orgs import halt
@@ -185,9 +186,20 @@ def test_a_provider_met_during_a_seal_has_its_usage_sealed(
 def test_a_lock_left_out_is_noticed(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As each test's PostgreSQL is watched."""
     fleet = stopped_fleet(postgres)
-    monkeypatch.setattr(locks, "lock_buckets", lambda *_: None)
+    monkeypatch.setattr(locks, "lock_orgs", lambda *_: None)
     with pytest.raises(AssertionError, match="without the lock"):
         write(postgres, release(fleet))
+
+
+def test_the_buckets_of_many_organisations_are_held_by_two_statements(postgres: sa.Engine) -> None:
+    fleet, seen = Fleet(postgres), list[str]()
+    fleet.write("INSERT INTO orgs (org_id, bucket) VALUES ('one', 7), ('two', NULL)")
+    with postgres.begin() as connection, postgres.begin() as other:
+        sa.event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
+        locks.lock_orgs(connection, ["one", "two", "unknown", "two"])
+        free = other.exec_driver_sql("SELECT id FROM buckets FOR UPDATE SKIP LOCKED").scalars()
+        assert set(range(256)) - set(free) == {7, bucket_of("two"), bucket_of("unknown")}
+    assert len(seen) == 2 and "ORDER BY id FOR UPDATE" in " ".join(seen[1].split())
 
 
 @pytest.fixture

@@ -631,8 +631,9 @@ GUARDED = {
 }
 
 
-@pytest.mark.parametrize("situation", GUARDED)
-def test_the_database_refuses_itself(shop: Shop, situation: str) -> None:
+@pytest.mark.parametrize("half", [0, 1])
+def test_the_database_refuses_itself(shop: Shop, half: int) -> None:
+    """What is refused changes nothing, so one database meets many."""
     shop.ran("e-1")
     shop.later(HOLD_MS)
     shop.freeze("e-1")
@@ -641,8 +642,10 @@ def test_the_database_refuses_itself(shop: Shop, situation: str) -> None:
     shop.batch()
     shop.ran("e-2")
     shop.freeze("e-2")
-    with pytest.raises(DBAPIError):
-        shop.fleet.write(GUARDED[situation])
+    for situation in list(GUARDED)[half::2]:
+        with pytest.raises(DBAPIError):
+            shop.fleet.write(GUARDED[situation])
+            pytest.fail(f"{situation} was taken")
 
 
 def test_a_settlement_released_twice_in_a_broken_database_is_found(shop: Shop) -> None:

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 
 BY_TURNS = True
 
-OTHERS = ("aiohttp", "alembic", "apscheduler", "fastapi", "prometheus_client", "rich.progress", "starlette", "uvicorn",
-          "drawdown.providers.http.client", "drawdown.schema.tables.orgs", "drawdown.server.metrics",
-          "drawdown.server.services", "drawdown.worker.halts.guarded_calls", "drawdown.worker.watch")  # fmt: skip
+OTHERS = ("aiohappyeyeballs", "alembic", "apscheduler", "fastapi", "httptools", "prometheus_client",
+          "rich.progress", "starlette", "uvicorn", "drawdown.providers.http.client", "drawdown.schema.tables.orgs",
+          "drawdown.server.metrics", "drawdown.server.services", "drawdown.worker.halts.guarded_calls",
+          "drawdown.worker.watch")  # fmt: skip
 """What serves or calls over HTTP, describes tables, repeats or draws: none of it is for a tick with nothing to do."""
 POSTGRESQL = ("psycopg", "sqlalchemy.dialects.postgresql")
 LOOK = """

@@ -30,6 +30,7 @@ from tests.integration.breaking_said import SAID
 from tests.integration.breaking_settlements import SETTLEMENTS
 from tests.integration.breaking_topups import TOPUPS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
+from tests.whole import share
 from tests.world import T0, Fleet
 
 BY_TURNS = True
@@ -48,6 +49,9 @@ BROKEN = {
     **GUARD,
     **DRIFT,
 }
+ASKED_ALONE = list(BROKEN)[:: share(4, whole=1)]
+"""Of whose breach PostgreSQL is asked by name, too: the words of a question are the same as on SQLite, and to plan all
+of them once more takes a third of a test's time."""
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -165,7 +169,8 @@ def test_a_broken_database_is_found_out(fleet: Fleet, name: str) -> None:
         and broken.text in breach.text
     ], found.breaches
     assert verified(fleet, "idle", "nobody").clean
-    assert broken.org is None or not verified(fleet, broken.org).clean
+    if broken.org is not None and (fleet.engine.dialect.name == "sqlite" or name in ASKED_ALONE):
+        assert not verified(fleet, broken.org).clean
 
 
 def test_two_orgs_with_one_customer_are_both_named(fleet: Fleet) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
@@ -78,3 +79,12 @@ def test_who_ends_its_body_late_is_answered_again() -> None:
             await answered(connection, POST % 100)
 
     asyncio.run(run())
+
+
+def test_what_is_loaded_is_looked_at_by_no_search_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Mock()
+    monkeypatch.setattr(listen, "gc", done)
+    monkeypatch.setattr(listen._Ending, "run", done.run)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    listen.serve(Mock(app=answers_unread, refused=Counter()), Mock(), "")
+    assert [one[0] for one in done.method_calls] == ["collect", "freeze", "run"]

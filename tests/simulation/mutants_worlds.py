@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from drawdown.providers.embedded import NAME as EMBEDDED
+from tests.simulation.mutants_orders import ORDERS
 from tests.simulation.mutants_remote import REMOTE
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
@@ -15,7 +16,7 @@ SEEDS: Final = 30
 TICKS: Final = 20
 SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "unknown taken as rejected, voided and sealed again": (1, 20),
-    "duplicate taken as a failure": (4, 20),
+    "duplicate taken as a failure": (7, 20),
     "voided pushes still count as sealed": (2, 20),
     "mapping of today used for old windows": (0, 10),
     "assignment of now used for old windows": (1, 20),
@@ -53,10 +54,10 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "older read overwrites a newer one": (3, 20),
     "a watch halts on its estimate, and asks nobody": (25, 10),
     "the halted are never asked again": (1, 20),
-    "a webhook that was not fetched is done": (17, 20),
+    "a webhook that was not fetched is done": (43, 20),
     "a repeated webhook counts again": (1, 20),
     "the gate is open to the halted": (1, 20),
-    "once a cell does not answer, none is told": (37, 20),
+    "once a cell does not answer, none is told": (2, 20),
     "200 that charged nothing taken as accepted": (8, 10),
     "unknown taken as accepted": (4, 10),
     "revision reused, conflict ignored": (1, 10),
@@ -100,6 +101,8 @@ def world_of(name: str, seed: int) -> dict[str, Any]:
     """Bugs about a provider behind HTTP are looked for where there is one, in turns, and much goes wrong."""
     if name == "older read overwrites a newer one":  # only there does a read show its age
         return {"billing": (EMBEDDED, MEMORY), "intensity": 1.0, "restores": False}
+    if name in ORDERS:
+        return {"restores": False, "orders": True}
     if name in SECONDS:
         return {"billing": IN_SECONDS.get(name, BY_WEBHOOK), "intensity": 1.0, "restores": False}
     intensity = 0.3 if name in GENTLE else 1.0

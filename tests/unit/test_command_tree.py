@@ -21,9 +21,9 @@ from drawdown.schema.errors import MEANINGS
 ROOT: Any = get_command(app)
 TREE = dict(walk(ROOT))
 LEAVES = [path for path, one in TREE.items() if not hasattr(one, "commands")]
-HEAVY = ("sqlalchemy", "aiohttp", "alembic", "apscheduler", "fastapi", "prometheus_client", "psycopg", "pydantic",
-         "pydantic_settings", "rich", "standardwebhooks", "structlog", "tenacity", "uvicorn", "drawdown.worker",
-         "drawdown.server", "drawdown.providers", "drawdown.ledger")  # fmt: skip
+HEAVY = ("sqlalchemy", "aiohappyeyeballs", "alembic", "apscheduler", "fastapi", "httptools", "prometheus_client",
+         "psycopg", "pydantic", "pydantic_settings", "rich", "standardwebhooks", "structlog", "tenacity", "uvicorn",
+         "drawdown.worker", "drawdown.server", "drawdown.providers", "drawdown.ledger")  # fmt: skip
 
 
 def test_there_are_commands_to_look_at() -> None:

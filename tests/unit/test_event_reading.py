@@ -149,3 +149,14 @@ def test_a_body_costs_its_length_and_no_more(bomb: bytes) -> None:
             assert len(list(read(bomb))) <= MOST_ITEMS
         except Unreadable as error:
             assert error.code in ("not_json", "too_large")
+
+
+@pytest.mark.parametrize("filler", ["a", "ü", "1"])
+def test_an_item_is_read_alike_wherever_its_first_kilobyte_ends(filler: str) -> None:
+    for length in range(500, 1_040):
+        value: object = int(filler * length) if filler == "1" else filler * length
+        items = [{"a": value}, value, {"b": filler, "c": [value]}]
+        body = json.dumps(items, ensure_ascii=False).encode()
+        first, second, third = reading.array(body)
+        assert (first, third) == (items[0], items[2])
+        assert isinstance(second, Unfit) and second.code == "not_an_object"

@@ -36,6 +36,9 @@ SELECT id FROM t WHERE id IN :ids ORDER BY id
 -- name: not_named
 SELECT name FROM t WHERE name NOT IN :names ORDER BY name
 
+-- name: many
+SELECT CAST(:texts AS text[]), CAST(:numbers AS bigint[]), CAST(:exact AS numeric[])
+
 -- name: add
 INSERT INTO t (id, name) SELECT id, name FROM {rows :more (id bigint, name text)} r WHERE 1 = 1 ON CONFLICT DO NOTHING;
 SELECT COUNT(*) FROM t
@@ -97,6 +100,16 @@ def test_lists_and_rows_are_values_too(sql: Queries, table: sa.Engine) -> None:
         assert sql.run(connection, "listed", {"ids": [5, 1, 9]}).scalars().all() == [1, 5]
         assert sql.run(connection, "not_named", {"names": ["a", "e"]}).scalars().all() == ["'; DROP TABLE t; --", "b"]
         assert len(sql.run(connection, "not_named", {"names": []}).all()) == 5
+
+
+def test_arrays_come_to_postgresql_as_they_are(sql: Queries, postgres: sa.Engine) -> None:
+    plain = ["", "a,b", "{x}", 'say "x"', "\\n", "\\\\u0041\\", "null", "NULL", " ü\u202e\x7f ", "\U0001f9ea", None]
+    numbers = [0, -(2**63), 2**63 - 1, None]
+    with postgres.connect() as connection:
+        for texts in (plain, [*plain, "\n", "\x01", "\\\t"], []):
+            values = {"texts": texts, "numbers": numbers, "exact": ["1.50", None]}
+            found = sql.run(connection, "many", values).one()
+            assert tuple(found) == (texts, numbers, [Decimal("1.50"), None])
 
 
 def test_several_reads_are_one_statement_with_the_rows_of_each(sql: Queries, table: sa.Engine) -> None:

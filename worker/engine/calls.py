@@ -144,7 +144,8 @@ class Calls:
             return [RetryAt(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row had failed")] * count
         if line.is_closed(now):
             return [line.left_over()] * count
-        await asyncio.sleep(line.wait_ms(now) / SECOND_MS)
+        if wait_ms := line.wait_ms(now):
+            await asyncio.sleep(wait_ms / SECOND_MS)
         return None
 
     async def _answered(self, sent: Sequence[PushRequest]) -> Sequence[Outcome]:

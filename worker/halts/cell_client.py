@@ -12,17 +12,17 @@ import hmac
 import json
 import ssl
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-import aiohttp
-
+from drawdown.providers.http import Answer, Call
+from drawdown.providers.http.client import HttpClient
+from drawdown.providers.http.dialing import trusted_tls
+from drawdown.providers.http.names import Lookup, system_lookup
 from drawdown.schema.clock import Clock
 from drawdown.worker.engine.effects import ANSWERED, HaltRequest
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import parse
-from drawdown.worker.halts.guarded_calls import CALL_ERRORS, Target, failure, is_bounded, session_for, trusted_tls
-from drawdown.worker.halts.judging import Lookup, system_lookup
+from drawdown.worker.halts.guarded_calls import Target, late
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
@@ -44,6 +44,9 @@ def signature(secret: str, timestamp_s: int, body: bytes) -> str:
     return hmac.new(secret.encode(), f"{timestamp_s}.".encode() + body, hashlib.sha256).hexdigest()
 
 
+_Line = tuple[Target, HttpClient]
+
+
 class CellClient:
     """Sends halts to cells, a bounded number at once: to each cell, and to all."""
 
@@ -57,25 +60,19 @@ class CellClient:
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         """One answer each, in order: None where the cell acknowledged, else what went wrong."""
-        threads = ThreadPoolExecutor(AT_ONCE_PER_CELL, thread_name_prefix="cell-names")
-        targets: dict[str, Target] = {}
+        if self._tls is None:
+            self._tls = trusted_tls()
+        lines: dict[str, _Line] = {}
         for text in {halt.url for halt in halts}:
             url = parse(text)
             if url is not None and url.origin in self._settings.allowed:
-                targets[text] = Target(url, self._settings, HALT_PATH)
-                targets[text].session = self._session(targets[text], threads)
+                target = Target(url, self._settings, HALT_PATH)
+                lines[text] = target, target.client(self._lookup, self._tls, AT_ONCE_PER_CELL, TIMEOUT_S)
         try:
-            return list(await asyncio.gather(*(self._one(targets.get(halt.url), halt) for halt in halts)))
+            return list(await asyncio.gather(*(self._one(lines.get(halt.url), halt) for halt in halts)))
         finally:
-            for target in targets.values():
-                assert target.session is not None
-                await target.session.close()
-            threads.shutdown(wait=False, cancel_futures=True)
-
-    def _session(self, target: Target, threads: ThreadPoolExecutor) -> aiohttp.ClientSession:
-        if self._tls is None:
-            self._tls = trusted_tls()
-        return session_for(target, self._lookup, threads, self._tls, AT_ONCE_PER_CELL)
+            for _, http in lines.values():
+                await http.close()
 
     def _slot(self, cell_id: str | None) -> asyncio.Semaphore:
         """A cell's share, or with None everybody's; semaphores belong to one event loop."""
@@ -84,38 +81,35 @@ class CellClient:
             self._loop, self._slots = here, {}
         return self._slots.setdefault(cell_id, asyncio.Semaphore(AT_ONCE if cell_id is None else AT_ONCE_PER_CELL))
 
-    async def _one(self, target: Target | None, halt: HaltRequest) -> str | None:
-        if target is None:
+    async def _one(self, line: _Line | None, halt: HaltRequest) -> str | None:
+        if line is None:
             return f"the URL of cell {halt.cell_id} is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
         secrets = self._settings.secrets_of(halt.cell_id)
         if not secrets:
             return "no secret to sign with: set DRAWDOWN_CELL_SECRET"
         async with self._slot(halt.cell_id), self._slot(None):
-            return await self._tell(target, halt, secrets)
+            return await self._tell(*line, halt, secrets)
 
-    async def _tell(self, target: Target, halt: HaltRequest, secrets: tuple[str, ...]) -> str | None:
+    async def _tell(self, target: Target, http: HttpClient, halt: HaltRequest, secrets: tuple[str, ...]) -> str | None:
         """While a secret is rotated, a cell that refuses the new one is told again with the old one."""
-        assert target.session is not None
         body = body_of(halt)
         status = 0
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 for number in range(len(secrets)):
                     headers = self._headers(secrets[number:], body)
-                    async with target.session.post(
-                        target.full, data=body, headers=headers, allow_redirects=False
-                    ) as answer:
-                        status = answer.status
-                        if not await is_bounded(answer, MAX_ANSWER_BYTES):
-                            return TOO_LONG
+                    result = await http.send(Call("POST", target.full, headers, body, TIMEOUT_S, MAX_ANSWER_BYTES))
+                    if not isinstance(result, Answer):
+                        return target.failure(result, "DRAWDOWN_CELL_NETWORKS", TOO_LONG)
+                    status = result.status
                     if status not in (401, 403):
                         break
-        except CALL_ERRORS as error:
-            return failure(error, target, TIMEOUT_S, "DRAWDOWN_CELL_NETWORKS", TOO_LONG)
+        except TimeoutError:
+            return late(TIMEOUT_S)
         return None if 200 <= status < 300 else f"{ANSWERED} {status}"
 
     def _headers(self, secrets: tuple[str, ...], body: bytes) -> dict[str, str]:
         now_s = self._clock.now_ms() // 1000
         names = ("X-Signature", "X-Signature-Previous")
         signed = {name: signature(secret, now_s, body) for name, secret in zip(names, secrets, strict=False)}
-        return {"Content-Type": "application/json", "X-Timestamp": str(now_s), **signed}
+        return {"Accept-Encoding": "identity", "Content-Type": "application/json", "X-Timestamp": str(now_s), **signed}

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from drawdown.providers.http.names import Lookup, system_lookup
 from drawdown.worker.halts.addresses import Network
 from drawdown.worker.halts.cell_urls import CellUrl
-from drawdown.worker.halts.judging import Lookup, address_refused, system_lookup, why_not
+from drawdown.worker.halts.judging import address_refused, why_not
 
 SHARED: Final = "*"
 """Stands for every cell without an entry of its own."""

@@ -12,25 +12,25 @@ import hashlib
 import hmac
 import ssl
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
+from urllib.parse import urlencode
 
-import aiohttp
-
+from drawdown.providers.http import Answer, Call
+from drawdown.providers.http.client import HttpClient
+from drawdown.providers.http.dialing import trusted_tls
+from drawdown.providers.http.names import Lookup, system_lookup
 from drawdown.schema.clock import Clock
 from drawdown.worker.engine.effects import ANSWERED, UsageAnswer, UsageRequest
 from drawdown.worker.halts.cell_client import TOO_LONG
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import parse
-from drawdown.worker.halts.guarded_calls import CALL_ERRORS, Target, failure, session_for, trusted_tls
-from drawdown.worker.halts.judging import Lookup, system_lookup
+from drawdown.worker.halts.guarded_calls import Target, late
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
 """For one cell's day: name, connection, TLS and the whole answer."""
 MAX_USAGE_BYTES: Final = 8 << 20
 """Of one cell's day: some 100,000 organisations and sizes."""
-NAMES_AT_ONCE: Final = 8
 
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:
@@ -50,13 +50,9 @@ class CellUsageClient:
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
         """One answer each, in order."""
-        threads = ThreadPoolExecutor(NAMES_AT_ONCE, thread_name_prefix="cell-names")
-        try:
-            return list(await asyncio.gather(*(self._one(request, threads, trusted_tls()) for request in requests)))
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+        return list(await asyncio.gather(*(self._one(request, trusted_tls()) for request in requests)))
 
-    async def _one(self, request: UsageRequest, threads: ThreadPoolExecutor, tls: ssl.SSLContext) -> UsageAnswer:
+    async def _one(self, request: UsageRequest, tls: ssl.SSLContext) -> UsageAnswer:
         url = parse(request.url)
         if url is None or url.origin not in self._settings.allowed:
             return UsageAnswer(error=f"the URL of cell {request.cell_id} is not allowed (DRAWDOWN_CELL_ORIGINS)")
@@ -64,39 +60,30 @@ class CellUsageClient:
         if not secrets:
             return UsageAnswer(error="no secret to sign with: set DRAWDOWN_CELL_SECRET")
         target = Target(url, self._settings, USAGE_PATH)
-        async with session_for(target, self._lookup, threads, tls, 1) as target.session:
-            try:
-                async with asyncio.timeout(USAGE_TIMEOUT_S):
-                    return await self._asked(target, target.session, request, secrets)
-            except CALL_ERRORS as error:
-                return UsageAnswer(error=failure(error, target, USAGE_TIMEOUT_S, "DRAWDOWN_CELL_NETWORKS", TOO_LONG))
+        http = target.client(self._lookup, tls, 1, USAGE_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(USAGE_TIMEOUT_S):
+                return await self._asked(target, http, request, secrets)
+        except TimeoutError:
+            return UsageAnswer(error=late(USAGE_TIMEOUT_S))
+        finally:
+            await http.close()
 
     async def _asked(
-        self, target: Target, session: aiohttp.ClientSession, request: UsageRequest, secrets: tuple[str, ...]
+        self, target: Target, http: HttpClient, request: UsageRequest, secrets: tuple[str, ...]
     ) -> UsageAnswer:
         """While a secret is rotated, a cell that refuses the new one is asked again with the old one."""
-        status = 0
-        url = target.full.with_query({"day": request.day})
+        url = f"{target.full}?{urlencode({'day': request.day})}"
+        status, body = 0, b""
         for secret in secrets:
             now_s = self._clock.now_ms() // 1000
             proof = usage_signature(secret, now_s, request.cell_id, request.day)
             headers = {"Accept": "application/json", "X-Timestamp": str(now_s), "X-Signature": proof}
-            async with session.get(url, headers=headers, allow_redirects=False) as answer:
-                status = answer.status
-                body = await _body(answer)
-            if body is None:
-                return UsageAnswer(error=TOO_LONG)
+            headers["Accept-Encoding"] = "identity"
+            result = await http.send(Call("GET", url, headers, b"", USAGE_TIMEOUT_S, MAX_USAGE_BYTES))
+            if not isinstance(result, Answer):
+                return UsageAnswer(error=target.failure(result, "DRAWDOWN_CELL_NETWORKS", TOO_LONG))
+            status, body = result.status, result.body
             if status not in (401, 403):
                 break
         return UsageAnswer(body) if status == 200 else UsageAnswer(error=f"{ANSWERED} {status}")
-
-
-async def _body(answer: aiohttp.ClientResponse) -> bytes | None:
-    """The whole body; None where it is too long."""
-    parts = bytearray()
-    async for chunk in answer.content.iter_any():
-        parts += chunk
-        if len(parts) > MAX_USAGE_BYTES:
-            answer.close()
-            return None
-    return bytes(parts)

@@ -5,15 +5,12 @@ Guarantee: nothing is called here, and nothing that calls is imported: settings 
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Protocol
 
+from drawdown.providers.http.names import Lookup
 from drawdown.worker.halts.addresses import Network, refusal
 from drawdown.worker.halts.cell_urls import CellUrl, parse
-
-Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 
 class Judge(Protocol):
@@ -48,8 +45,3 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
     if None in refused:
         return None
     return f"{refused[0] or 'it has no address'}: {settings}_NETWORKS has to allow it"
-
-
-def system_lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    """The addresses of a name, as the system has them."""
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from drawdown.providers.http.names import Lookup, system_lookup
 from drawdown.worker.halts.addresses import Network
 from drawdown.worker.halts.cell_urls import CellUrl
-from drawdown.worker.halts.judging import Lookup, address_refused, system_lookup, why_not
+from drawdown.worker.halts.judging import address_refused, why_not
 from drawdown.worker.hooks.signing import endpoint_secret
 
 

@@ -204,8 +204,9 @@ def _settle(
         for sent, end in zip(batch, settled, strict=True)
     ]
     values = {"settlements": rows, "claim_owner": claim, "now_ms": now}
-    changed = SQL.run(connection, "settle", values).all()
+    changed = SQL.run(connection, "settle", values, changed="to_draw" if in_ledger else "")
+    drawn = [usage_of(row) for row in changed if row.state == "accepted"] if in_ledger else []
     SQL.run(connection, "finish_attempts", values)
     if in_ledger:
-        draw(connection, [usage_of(row) for row in changed if row.state == "accepted"], now)
+        draw(connection, drawn, now)
     mark_for_projection(connection, [sent.org_id for sent in batch], now)

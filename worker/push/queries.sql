@@ -93,6 +93,10 @@ WHERE {is_of_updated_push}
     AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim_owner
         OR pushes.state || '' IN ('due', 'queued', 'rejected', 'in_doubt') AND x.state = 'accepted'
             AND NOT (pushes.state || '' = 'rejected' AND pushes.claim_owner IS NULL))
+{changed}
+
+-- name: to_draw
+-- What a wallet here mirrors of a push; nobody asks for it of another provider's.
 RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
 
 -- name: finish_attempts

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -18,7 +19,7 @@ from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.locks import lock_org
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import prepared, queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_EVENT_TYPES, MAX_ID_CHARS, MAX_ORG_TYPES, window_of
 from drawdown.worker.sources.events import keys
 from drawdown.worker.sources.events.keys import PREFIX, Stored, content_of, is_same, keyed, sample_id_of
@@ -30,6 +31,8 @@ SQL = queries(__file__)
 
 CELL: Final = "events"
 """Stands where the cell of a sandbox stands."""
+FEW: Final = 20
+"""Events of a batch for which planning would take longer than to insert them. The plan of many is made for as many."""
 
 Status: TypeAlias = Literal["accepted", "duplicate", "conflict", "invalid", "pending"]
 Event: TypeAlias = tuple[dict[str, str], UsageEvent]
@@ -95,6 +98,13 @@ def take(
     `floors.hold` follows.
     Errors: DatabaseBusy where a sample took an event's id at this moment.
     """
+    with prepared(connection) if len(events) <= FEW else nullcontext():
+        return _take(connection, events, now_ms, own=own, types_of=types_of)
+
+
+def _take(
+    connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, *, own: bool, types_of: str | None
+) -> list[Taken]:
     refused = [_untimely(event, now_ms) for event in events]
     names = names_of(events, own=own)
     asked = keyed(names, events, own=own)
@@ -220,10 +230,10 @@ def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int]
             "meter": [known[event.event_type] for _, event in batch],
             "sandbox_id": [sandbox_of(event.event_type) for _, event in batch],
         }
-        answers = SQL.run(connection, "insert", {**arrays, "cell_id": CELL, "now_ms": now_ms}).all()
-        if any(row.id is None for row in answers):
+        out = SQL.run(connection, "insert", {**arrays, "cell_id": CELL, "now_ms": now_ms}).all()
+        if any(row.noted is not None for row in out):
             raise DatabaseBusy("a sample took the id of an event this moment; try again")
-        return {str(row.id) for row in answers}
+        return {key["sample_id"] for key, _ in batch} - {str(row.sample_id) for row in out}
     there = set(keys.SQL.run(connection, "not_new", {"keys": [key for key, _ in batch]}).scalars())
     new = [(key["sample_id"], event) for key, event in batch if key["sample_id"] not in there]
     if new:
