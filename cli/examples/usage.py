@@ -68,6 +68,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "org assign": (
         "org assign --unassigned --from yesterday",
         "org assign acme --provider stripe --customer cus_1 --dry-run",
+        "org assign acme --provider stripe --customer cus_1 --later --reason 'moves to invoices'",
         "org assign --file flips.csv --provider autumn --from 2026-02-01 --reason 'moves to Autumn'",
         "org assign acme --undo --reason 'not yet'",
         "org assign acme --customer acme-inc --new",
@@ -138,7 +139,11 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "provider check": ("provider check embedded", "provider check stripe --customer cus_1"),
     "provider pause": ("provider pause stripe --reason 'their incident 42'", "provider pause stripe --undo"),
     "provider resume": ("provider resume stripe --reason over",),
-    "provider accept": ("provider accept stripe --dry-run", "provider accept stripe --reason 'new meters'"),
+    "provider accept": (
+        "provider accept stripe --dry-run",
+        "provider accept stripe --reason 'new meters'",
+        "provider accept stripe --later --reason 'new meters'",
+    ),
     "provider webhook": ("provider webhook stripe body.json --header 'Stripe-Signature: t=1,v1=ab'",),
     "provider rate": ("provider rate autumn compute_4gb --micro 1000000",),
     "provider when-down": (

@@ -22,6 +22,7 @@ from drawdown.schema.errors import Exit
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.views.backlog import OrdersLeft
 from drawdown.worker.views.headline import missed_minutes, unwatched_minutes
 from drawdown.worker.views.org_standing import OrgStatus
 from drawdown.worker.views.standing import OpenReplay, Standing, Status, how_much
@@ -217,7 +218,16 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         text = f"{open_.who} has a transaction open for {lasting(open_.age_ms)}: what it inserted is not billed yet"
         lines.append(("open", text))
     lines += [("replay", _replay(replay, now)) for replay in found.replays]
+    if orders := _orders(found.orders, now):
+        lines.append(("orders", f"{orders}: `drawdown order list`"))
     return lines
+
+
+def _orders(found: OrdersLeft, now: int) -> str:
+    """'' where none waits and none failed."""
+    waits = "" if found.since_ms is None else f"{found.open:,} open, the oldest {since(found.since_ms, now)}"
+    failed = f"{found.failed:,} failed in a day" if found.failed else ""
+    return "; ".join(part for part in (waits, failed) if part)
 
 
 def _replay(replay: OpenReplay, now: int) -> str:

@@ -214,6 +214,8 @@ def report_lines(report: Report) -> list[str]:
         "samples dated later than now": left.dated_ahead,
     }
     lines += [f"  left: {number:,} {what}" for what, number in facts.items() if number]
+    if report.orders_wait:
+        lines.append("  left: orders that wait for the next tick; `drawdown order list`")
     lines += [f"  {problem}" for problem in report.problems]
     lines += [f"  stopped: {org}; `drawdown org show {org}` says why" for org in report.stopped_orgs]
     return lines + [f"  failed: {failure}" for failure in report.failures]

@@ -1,8 +1,8 @@
 """Files that pages hand out, row by row.
 
 Guarantee: however many rows, little of them is held: they are sent in pieces of PIECE_BYTES, read at one moment, and a
-browser that does not read on holds up its own file alone. At most MOST_FILES are under way. Who took how many rows
-is on record once the last one is read.
+browser that does not read on holds up its own file alone. At most MOST_FILES are under way, and of one customer's own
+people one. Who took how many rows is on record once the last one is read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
@@ -122,15 +123,24 @@ class Files:
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
         self._under_way = 0
+        self._of: set[str | None] = set()
 
-    async def open(self, begin: Callable[[sa.Connection], Iterator[str]], taken: Taken) -> AsyncIterator[bytes]:
-        """Errors: ApiError 503 where enough are under way; those of the first rows."""
+    async def open(
+        self, begin: Callable[[sa.Connection], Iterator[str]], taken: Taken, of: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """`of`: a customer, of whom one file is under way at a time. Errors: ApiError 503 where enough are under way;
+        those of the first rows."""
+        if of in self._of:
+            raise ApiError(503, "busy", "your last file is still under way: try again in a moment", headers=SOON)
         if self._under_way >= MOST_FILES:
             raise ApiError(503, "busy", "enough files are being made: try again in a moment", headers=SOON)
         self._under_way += 1
-        stream = Stream(taken, self._ended)
+        if of is not None:
+            self._of.add(of)
+        stream = Stream(taken, partial(self._ended, of))
         self._threads.begin(lambda engine: stream.work(engine, begin))
         return stream.pieces(await stream.first())
 
-    def _ended(self) -> None:
+    def _ended(self, of: str | None) -> None:
         self._under_way -= 1
+        self._of.discard(of)

@@ -1,4 +1,4 @@
-"""The results of ticks, by shard.
+"""The results of ticks, by shard; and what people ordered of them.
 
 Guarantee: reads only, the newest ticks by their key. A shard that fails or is missing is not hidden by another. A shard
 that is no longer used, since others tick all of it by now, is left out.
@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import BUCKETS, DAY_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
+from drawdown.worker.views.backlog import orders_left
 from drawdown.worker.views.metrics import EndedTick, ended_ticks
 
 SHARD: Final = ("shard",)
@@ -47,6 +48,15 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         "tick_last_success_timestamp_seconds", "When one last ended with 0 or 75, in the last day.",
         [(shard, seconds(at)) for (shard, _), at in zip(of, well, strict=True) if at is not None], SHARD,
     )  # fmt: skip
+
+
+def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """What people ordered of ticks. Zeros included: an alert on a change does not see a series begin."""
+    found = orders_left(connection, now_ms)
+    age = 0 if found.since_ms is None else now_ms - found.since_ms
+    yield gauge("orders_open", "Orders that wait, or are under way.", [((), found.open)])
+    yield gauge("orders_oldest_age_seconds", "Since the oldest of them was placed.", [((), seconds(age))])
+    yield gauge("orders_failed", "Orders that failed in the last day.", [((), found.failed)])
 
 
 def _in_use(newest_first: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:

@@ -19,6 +19,9 @@ FLAGS: Final = (
 AXE: Final = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 RULES: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
+OF_COLOURS: Final = ["color-contrast", "link-in-text-block"]
+"""The rules among them that go by colours."""
+
 
 def path() -> str | None:
     """Where it is; None where there is none."""

@@ -75,9 +75,12 @@ class Visitor:
         self.context, self.site = context, site
         self.wrong: list[str] = []
         if role is not None:
-            self.sign_in(site.session(role), MY_COOKIE if role == MY else COOKIE)
+            self.enter(role)
         context.add_init_script(WATCH)
         self.page = self.watched(context.new_page())
+
+    def enter(self, role: str) -> None:
+        self.sign_in(self.site.session(role), MY_COOKIE if role == MY else COOKIE)
 
     def sign_in(self, session: str, name: str = COOKIE) -> None:
         """By a session that goes on."""
@@ -104,6 +107,35 @@ class Visitor:
         if answer.status >= 400:
             self.wrong = [one for one in self.wrong if f"status of {answer.status}" not in one]
         return answer.status
+
+
+@pytest.fixture(scope="package")
+def kept(browser: Browser) -> Iterator[dict[tuple[str, str | None], Visitor]]:
+    """The contexts of those who only look."""
+    made: dict[tuple[str, str | None], Visitor] = {}
+    yield made
+    for visitor in made.values():
+        visitor.context.close()
+
+
+@pytest.fixture
+def look(browser: Browser, kept: dict[tuple[str, str | None], Visitor]) -> Iterator[Callable[..., Visitor]]:
+    """Somebody at a site, in a role, who changes nothing there: in the page that whoever looked before them had, since
+    a new one costs more than what it shows. Nothing may have gone wrong in the end."""
+    looking: list[Visitor] = []
+
+    def begin(site: Site, role: str | None = "viewer") -> Visitor:
+        visitor = kept.get((site.url, role))
+        if visitor is None:
+            visitor = kept[site.url, role] = Visitor(browser.new_context(), site, role)
+        elif role is not None:  # others of that role came in since, and a person has so many sessions
+            visitor.enter(role)
+        visitor.wrong.clear()
+        looking.append(visitor)
+        return visitor
+
+    yield begin
+    assert [one for visitor in looking for one in visitor.wrong] == []
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from drawdown.server.console.pages import ACTIONS
 from drawdown.worker.commands import console_sessions, credit
 from tests.browser.conftest import Visitor
 from tests.browser.sites import NOW, STORED, Site, secret
-from tests.browser.test_matrix import THEMES, WIDTHS, axe
+from tests.browser.test_matrix import axe, axe_by_theme, goes_sideways
 from tests.whole import WHOLE
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -23,23 +23,11 @@ SHOWN = ACTIONS if WHOLE else ACTIONS[:1]
 """All forms are made by one template."""
 
 
-def goes_sideways(visitor: Visitor) -> list[int]:
-    found = []
-    for width in WIDTHS:
-        visitor.page.set_viewport_size({"width": width, "height": 800})
-        if visitor.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-            found.append(width)
-    return found
-
-
 @pytest.mark.parametrize("action", SHOWN, ids=lambda action: action.name)
-def test_each_form_keeps_to_all_that_pages_keep_to(live: Site, visit: Visit, action: Action) -> None:
-    visitor = visit(live, "admin")
+def test_each_form_keeps_to_all_that_pages_keep_to(live: Site, look: Visit, action: Action) -> None:
+    visitor = look(live, "admin")
     assert visitor.go(f"/console/act/{action.name}?id=acme") == 200
-    assert goes_sideways(visitor) == []
-    for theme in THEMES:
-        visitor.page.emulate_media(**theme)
-        assert axe(visitor) == [], theme
+    assert goes_sideways(visitor) == {} and axe_by_theme(visitor) == {}
 
 
 def test_credit_is_given_from_an_organisations_page_by_keyboard_alone(live: Site, visit: Visit) -> None:
@@ -55,7 +43,7 @@ def test_credit_is_given_from_an_organisations_page_by_keyboard_alone(live: Site
     page.keyboard.type("as they asked")
     page.keyboard.press("Enter")
     page.get_by_text("Nothing was changed.").wait_for()
-    assert goes_sideways(visitor) == [] and axe(visitor) == []
+    assert goes_sideways(visitor) == {} and axe(visitor) == []
     assert "drawdown ledger grant initech 25.00" in page.inner_text("main")
     page.get_by_role("button", name="Give credit").focus()
     page.keyboard.press("Enter")

@@ -20,12 +20,13 @@ from tests.whole import WHOLE
 
 pytestmark = pytest.mark.xdist_group("browser")
 
-WIDTHS: Final = (320, 768, 1280, 1920)
+WIDTHS: Final = (320, 768, 1100, 1280, 1920)
+LIGHT: Final[dict[str, Any]] = {"color_scheme": "light", "forced_colors": "none"}
 THEMES: Final[tuple[dict[str, Any], ...]] = (
-    {"color_scheme": "light", "forced_colors": "none"},
     {"color_scheme": "dark", "forced_colors": "none"},
     {"color_scheme": "light", "forced_colors": "active"},
 )
+"""Besides light. They change colours and nothing else: of these alone axe is asked again."""
 Visit = Callable[..., Visitor]
 PLACES: Final = [
     *((page.path + page.example, page.role, page) for page in PAGES),
@@ -36,6 +37,10 @@ MY_PLACES: Final = [
     *((page.path + page.example, MY, page) for page in MY_PAGES),
     *((f"{page.path}?day=2026-01-08&days=90", MY, page) for page in MY_PAGES if page.lines),
 ]
+WIDE: Final = """() => [document.documentElement, ...document.querySelectorAll(".scroll")]
+    .filter((one) => one.scrollWidth > one.clientWidth)
+    .map((one) => `${one.ariaLabel ?? "the page"}: ${one.scrollWidth} in ${one.clientWidth}`)"""
+"""What is wider than there is room for: the page, or a table, whose last columns nobody sees."""
 SHARE: Final = tuple(place for place, _, _ in PLACES[::8])
 """Pages that the suite looks at in every state, for every role, in every theme: frame and templates are those of all.
 `make browser` looks at each page so."""
@@ -51,21 +56,57 @@ CASES: Final = [
 ]
 
 
-def axe(visitor: Visitor) -> list[str]:
-    """What axe finds wrong with the page as it is now."""
+def axe(visitor: Visitor, rules: list[str] = chromium.RULES) -> list[str]:
+    """What axe finds wrong with the page as it is now, by these rules."""
     page = visitor.page
     if not page.evaluate("typeof axe !== 'undefined'"):
         page.evaluate(chromium.AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run({runOnly: %s}).then((r) => r.violations)" % chromium.RULES)  # noqa: UP031
+    how = {"runOnly": rules, "resultTypes": ["violations"]}
+    found = page.evaluate("(how) => axe.run(how).then((r) => r.violations)", how)
     return [f"{one['id']}: {[node['html'][:120] for node in one['nodes'][:3]]}" for one in found]
+
+
+def axe_by_theme(visitor: Visitor, themes: tuple[dict[str, Any], ...] = THEMES) -> dict[str, list[str]]:
+    """What axe finds in light, and in these."""
+    found = {str(LIGHT): axe(visitor)}
+    for theme in themes:
+        visitor.page.emulate_media(**theme)
+        found[str(theme)] = axe(visitor, chromium.OF_COLOURS)
+    visitor.page.emulate_media(**LIGHT)
+    return {theme: wrong for theme, wrong in found.items() if wrong}
+
+
+def goes_sideways(visitor: Visitor) -> dict[int, list[str]]:
+    """At which widths the page does, or what within it."""
+    found = {}
+    for width in WIDTHS:
+        visitor.page.set_viewport_size({"width": width, "height": 800})
+        if wide := visitor.page.evaluate(WIDE):
+            found[width] = wide
+    return found
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    """What was looked at: contents of pages, and frames."""
+    return set()
+
+
+def is_new(visitor: Visitor, known: set[str], frame: str) -> bool:
+    """Whether this content, or this frame around it, was not looked at yet. Roles and states share most contents, to
+    the byte: it is looked at once, in whose frame it comes first."""
+    shown = {visitor.page.locator("main").evaluate("(one) => one.outerHTML"), frame}
+    found = not shown <= known
+    known |= shown
+    return found
 
 
 @pytest.mark.parametrize(("place", "role", "state"), CASES, ids=str)
 def test_a_page_keeps_to_all_that_pages_keep_to(
-    request: pytest.FixtureRequest, visit: Visit, place: str, role: str, state: str
+    request: pytest.FixtureRequest, look: Visit, known: set[str], place: str, role: str, state: str
 ) -> None:
     site: Site = request.getfixturevalue("live" if state == "error" else state)
-    visitor = visit(site, role)
+    visitor = look(site, role)
     with site.fail() if state == "error" else nullcontext():
         assert visitor.go(place) == (503 if state == "error" else 200)
     page = visitor.page
@@ -73,16 +114,13 @@ def test_a_page_keeps_to_all_that_pages_keep_to(
     assert page.locator(".demo").count() == (state == "demo")
     assert page.locator("[data-state=error]").count() == (state == "error")
     assert ("Live" in page.inner_text("main")) <= (state != "error"), "what cannot be read is not live"
-    for width in WIDTHS:
+    if not is_new(visitor, known, f"{role}, {state}"):
+        return
+    assert goes_sideways(visitor) == {}
+    for width in (320, 1280) if WHOLE else (1280,):
         page.set_viewport_size({"width": width, "height": 800})
-        wide, there = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert wide <= there, f"{width}: it goes sideways"
-    themes = (THEMES if WHOLE or place in SHARE else THEMES[:1]) if WHOLE or role in ("viewer", MY) else ()
-    for theme in themes:
-        for width in (320, 1280) if WHOLE else (1280,):
-            page.set_viewport_size({"width": width, "height": 800})
-            page.emulate_media(**theme)
-            assert axe(visitor) == [], theme
+        found = axe_by_theme(visitor, THEMES if WHOLE or place in SHARE or role == MY else ())
+        assert found == {}, width
 
 
 def test_four_hundred_percent_fit(live: Site, visit: Visit) -> None:
@@ -107,15 +145,15 @@ def test_the_first_load_is_small(live: Site, visit: Visit) -> None:
 @pytest.mark.parametrize(
     ("place", "role"), [(place, role) for place, role, _ in PLACES if WHOLE or place in SHARE], ids=str
 )
-def test_nobody_sees_a_page_without_signing_in(live: Site, visit: Visit, place: str, role: str) -> None:
-    visitor = visit(live, None)
+def test_nobody_sees_a_page_without_signing_in(live: Site, look: Visit, place: str, role: str) -> None:
+    visitor = look(live, None)
     visitor.go(place)
     assert "/console/sign-in?next=" in visitor.page.url and visitor.page.locator("table").count() == 0
 
 
 @pytest.mark.parametrize("place", [place for place, _, _ in MY_PLACES])
-def test_nobody_sees_a_page_of_an_organisation_without_its_link(live: Site, visit: Visit, place: str) -> None:
-    visitor = visit(live, "admin")
+def test_nobody_sees_a_page_of_an_organisation_without_its_link(live: Site, look: Visit, place: str) -> None:
+    visitor = look(live, "admin")
     assert visitor.go(place) == 401 and visitor.page.locator("table").count() == 0
 
 

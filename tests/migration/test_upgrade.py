@@ -806,7 +806,7 @@ def test_proofs_come_beside_what_there_is_and_events_are_found_by_when_they_came
 def test_what_people_look_for_is_indexed_beside_what_there_is(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Schema 0052 changes no row of before, and can be gone back from."""
+    """Schemas 0052 and 0057 change no row of before, and can be gone back from."""
     engine = _empty(kind, request, tmp_path, "looking")
     with engine.begin() as connection:
         migrate_to(connection, "0045")
@@ -819,6 +819,18 @@ def test_what_people_look_for_is_indexed_beside_what_there_is(
         assert read(engine, lambda c: c.execute(sa.text("SELECT cell_id FROM sandboxes")).scalar()) == "cell-1"
         with engine.begin() as connection:
             command.downgrade(_config(connection), "0045")
+    halt = "INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms) VALUES ('acme', 'cell-1', 7, 7)"
+    with engine.begin() as connection:
+        migrate_to(connection, "0056")
+        connection.exec_driver_sql(halt)
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0057")
+        assert "halts_by_time" in {one["name"] for one in _indexes(engine, "halts")}
+        assert read(engine, lambda c: c.execute(sa.text("SELECT halted_at FROM halts")).scalar()) == 7
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0056")
+        assert "halts_by_time" not in {one["name"] for one in _indexes(engine, "halts")}
     upgrade(engine)
     read(engine, require_ready)
     engine.dispose()

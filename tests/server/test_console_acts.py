@@ -222,7 +222,7 @@ def test_the_command_line_beside_it_does_the_same(
     home = Home(engine, copied=True)
     example.prepare(home)
     page = look(home, action, example)
-    command = html.unescape(re.findall(r"On the command line: <code><bdi>(.*?)</bdi>", page.text, re.DOTALL)[0])
+    command = html.unescape(re.findall(r"On the command line: <code><bdi[^>]*>(.*?)</bdi>", page.text, re.DOTALL)[0])
     other = tmp_path / "two.db"
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(other)) as target:
         source.backup(target)

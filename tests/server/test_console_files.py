@@ -107,7 +107,7 @@ def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first
     while path:
         (answer,) = home.get(path)
         assert answer.status_code == 200 and "no watch goes round" not in answer.text
-        seen += re.findall(r"<td><a href=\"/console/org\?id=([^\"]+)\"", answer.text)
+        seen += re.findall(r"\"Organisation\"><a href=\"/console/org\?id=([^\"]+)\"", answer.text)
         following = re.search(r'rel="next" href="([^"]+)"', answer.text)
         path, pages = (following[1].replace("&amp;", "&") if following else ""), pages + 1
     assert (len(seen), pages) == (ENDING, 3)
@@ -117,7 +117,7 @@ def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first
     listed = read(home.engine, lambda c: list_orgs(c, OrgFilter(runs_out_by_ms=by_ms), sort="end", most=500)).orgs
     assert [one.org_id for one in listed] == seen
     (later,) = home.get("/console/orgs?within=7d&search=%3D")
-    assert "&lt;b&gt;" in later.text and later.text.count("<td><a href") == 1
+    assert "&lt;b&gt;" in later.text and later.text.count('"Organisation"><a href') == 1
 
 
 def test_where_no_watch_goes_round_the_list_says_so_and_nonsense_is_refused(home: Home) -> None:

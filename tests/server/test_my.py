@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,8 +28,9 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.app import Server
-from drawdown.server.console.my import my
+from drawdown.server.console.my import my, screens
 from drawdown.server.console.my.pages import PAGES
+from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.services import Services
 from drawdown.server.settings import MySettings, ServerSettings
 from drawdown.server.tokens import jwts
@@ -411,6 +413,42 @@ def test_the_file_holds_what_the_page_shows_and_no_word_of_an_operator(home: Hom
     assert actor == "my:ann" and json.loads(str(details)) == {"rows": len(rows), "query": {"id": "acme"}}
 
 
+def test_of_one_customer_one_file_is_under_way_and_another_has_theirs(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+
+    def slow(*values: Any) -> str:
+        assert free.wait(60)
+        return csv_line(*values)
+
+    monkeypatch.setattr(screens, "csv_line", slow)
+
+    async def work(client: httpx.AsyncClient, server: Server) -> list[int]:
+        files: Any = vars(server._console)["_my"]._files
+
+        async def until(under_way: int) -> None:
+            while files._under_way != under_way:
+                await asyncio.sleep(0.01)
+
+        async with httpx.AsyncClient(transport=client._transport, base_url=URL) as other:
+            await other.get("/my/enter", params={"token": home.link(org="wayne")})
+            try:
+                first = asyncio.create_task(client.get("/my/usage.csv"))
+                await until(1)
+                again = await asyncio.wait_for(client.get("/my/usage.csv"), 30)
+                assert "your last file is still under way" in again.text
+                theirs = asyncio.create_task(other.get("/my/usage.csv"))
+                await until(2)
+            finally:
+                free.set()
+            found = [again.status_code, (await first).status_code, (await theirs).status_code]
+            await until(0)
+            return [*found, (await client.get("/my/usage.csv")).status_code]
+
+    assert home.inside(work) == [503, 200, 200, 200]
+
+
 def form(**changed: str) -> dict[str, str]:
     return {"metric": "idea", "amount": "5", "period": "month", "days": "7", "reason": "a workshop", **changed}
 
@@ -480,7 +518,7 @@ def test_where_a_card_is_charged_there_is_a_way_to_it(home: Home, monkeypatch: p
         "service_customer, most_minor, max_day, max_month, declines, at_ms, actor, reason) VALUES "
         "('acme', 'live', 2000000, 20000000, 100, 'eur', 'stripe', 'cus_1', 10000, 3, 20, 0, 0, 'a', 'r')"
     )
-    assert f"Credit is bought from <bdi>{CONTACT}</bdi>" in home.get("/my/usage").text
+    assert f'Credit is bought from <bdi class="long">{CONTACT}</bdi>' in home.get("/my/usage").text
     write(home.engine, lambda c: c.execute(sa.text(terms)))
 
     async def work(client: httpx.AsyncClient, server: Server) -> None:

@@ -10,8 +10,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.sql import queries, together
-from drawdown.schema.units import FUTURE_SLACK_MS
+from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import unheeded_part
 from drawdown.worker.sources.samples import quarantine
@@ -49,12 +49,32 @@ class Backlog:
         return bool(self.due or self.queued or self.dirty_windows or self.halts_due or self.projections_due)
 
 
+@dataclass(frozen=True)
+class OrdersLeft:
+    """Orders that wait or are under way: how many, and since when the oldest is; and how many failed in a day."""
+
+    open: int
+    since_ms: int | None
+    failed: int
+
+
 COUNTS: Final = ("dirty_windows", "halts_due", "projections_due", "stopped_orgs", "dated_ahead")
 
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
     """Samples that cannot be billed and that nobody dealt with, by what is wrong with them."""
     return {row.reason: int(row.samples) for row in quarantine.SQL.run(connection, "count_by_reason")}
+
+
+def orders_part(now_ms: int) -> Part:
+    """What people ordered and no tick has done yet, and what failed in a day: no shard's, and of no organisation."""
+    return SQL.part("orders", {"since_ms": now_ms - DAY_MS})
+
+
+def orders_left(connection: sa.Connection, now_ms: int) -> OrdersLeft:
+    """The same, read alone."""
+    (row,) = together(connection, orders=orders_part(now_ms))["orders"]
+    return OrdersLeft(**vars(row))
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:

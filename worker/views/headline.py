@@ -109,6 +109,9 @@ def _waits_for_tick(found: Standing) -> Headline | None:
         return _unread(found.unread[0])
     if count := found.left.projections_due:
         return Headline("behind", f"{count:,} organisations are to be read again", NEXT_TICK)
+    if count := found.orders.open:
+        reason = f"{count:,} order{' waits' if count == 1 else 's wait'} for a tick"
+        return Headline("behind", reason, "nothing: ticks do them; drawdown order list shows how far each is")
     return None
 
 

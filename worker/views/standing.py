@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drawdown.worker.verdict.watch_state import UnreadOrgs
-from drawdown.worker.views.backlog import Backlog
+from drawdown.worker.views.backlog import Backlog, OrdersLeft
 from drawdown.worker.views.cluster import Cluster
 from drawdown.worker.views.long_open import LongOpen
 from drawdown.worker.views.waiting import Waiting
@@ -166,6 +166,7 @@ class Standing:
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None
     replays: list[OpenReplay]
+    orders: OrdersLeft
     open_transaction: LongOpen | None
     last_tick: LastTick | None
     needs_person: bool

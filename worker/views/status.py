@@ -21,7 +21,7 @@ from drawdown.worker.push.balances import told_part
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views import standing as parts
-from drawdown.worker.views.backlog import read_backlog
+from drawdown.worker.views.backlog import OrdersLeft, orders_part, read_backlog
 from drawdown.worker.views.cluster import read_cluster
 from drawdown.worker.views.headline import judge
 from drawdown.worker.views.long_open import LongOpen, oldest_open
@@ -43,8 +43,8 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
     read = together(
         connection,
         **{name: SQL.part(name) for name in WHOLE},
-        replays=SQL.part("replays", {"since_ms": now_ms - DAY_MS}),
-        running=SQL.part("running_tick", {"since_ms": now_ms - DAY_MS}),
+        **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
+        orders=orders_part(now_ms),
         paused=terms.SQL.part("paused"),
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
@@ -73,8 +73,9 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         halted_orgs=[parts.HaltedOrg(**vars(row)) for row in read["halted_orgs"]],
         doubted=_doubt(connection, read["doubted"], now_ms, witness),
         replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
+        orders=OrdersLeft(**vars(read["orders"][0])),
         open_transaction=_open_for_long(connection),
-        last_tick=_last_tick(read["last_tick"], read["running"]),
+        last_tick=_last_tick(read["last_tick"], read["running_tick"]),
         needs_person=backlog.needs_person,
         cluster=read_cluster(connection) if read["there"] else None,
     )

@@ -54,11 +54,17 @@ def running(entries: Iterable[Any], closing_micro: int) -> Iterator[tuple[Any, i
         closing_micro -= entry.moved_micro
 
 
+LONG: Final = re.compile(r"[^\s-]{17}")
+"""A word that a table has no room for: it is broken where it has to be. Shorter ones never are."""
+
+
 def bdi(text: object) -> Markup:
     """An id, or another text that others chose: escaped, shown as it is, and turning nothing around it."""
     if text is None:
         return escape(figures.UNKNOWN)
-    return Markup("<bdi>{}</bdi>").format(clean(str(text)))
+    shown = clean(str(text))
+    kind = Markup(' class="long"') if LONG.search(shown) else ""
+    return Markup("<bdi{}>{}</bdi>").format(kind, shown)
 
 
 COMMANDS: Final = re.compile(r"(`[^`]+`|(?<![\w-])--[a-z][a-z-]+)")

@@ -214,7 +214,8 @@ class My:
                 tell_no_names(connection)
                 return lines(connection, ask)
 
-            stream = await self._files.open(begin, files.Taken(page.file_path("csv"), ask))
+            taken = files.Taken(page.file_path("csv"), ask)
+            stream = await self._files.open(begin, taken, of=ask.query["id"])
             name = f"{page.title.lower()}.csv"
             headers = {"content-disposition": f'attachment; filename="{name}"'}
             return StreamingResponse(stream, media_type="text/csv; charset=utf-8", headers=headers)

@@ -19,6 +19,7 @@ from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall.ticks import ENDS
 from drawdown.worker.views import org_list
+from drawdown.worker.views.backlog import OrdersLeft
 from drawdown.worker.views.headline import PENDING
 from drawdown.worker.views.pending import WHAT
 from drawdown.worker.views.standing import Standing, how_much
@@ -29,6 +30,7 @@ CELL_MS: Final = 30 * MINUTE_MS
 """What one box of the strip stands for."""
 PUSHES: Final = "/console/pushes"
 PROVIDERS: Final = "/console/providers"
+ORDERS: Final = "/console/orders"
 TONES: Final = {"settled": "ok", "behind": "warn", "person_needed": "bad"}
 
 
@@ -76,7 +78,7 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
     rejected = sum(provider.rejected for provider in standing.providers)
     waiting = sum(provider.waiting for provider in standing.providers)
     pending = sum(usage.seconds + usage.units for usage in standing.pending)
-    stopped, at_ms = standing.left.stopped_orgs, standing.at_ms
+    stopped, orders, at_ms = standing.left.stopped_orgs, standing.orders, standing.at_ms
     ticked = None if standing.last_tick is None else standing.last_tick.started_ms
     return [
         _count("Pending usage", pending, "seconds and units, billed to nobody yet", "warn", "/console/pending"),
@@ -87,6 +89,8 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
         _count("Halted", standing.halted, "organisations that may start nothing", "", "/console/orgs?state=halted"),
         _count("Run out within 24 h", running_out, "as the watch estimates", "warn", "/console/orgs?within=24h"),
+        _count("Orders open", orders.open, _waits_since(orders, at_ms), "warn", ORDERS),
+        _count("Orders failed", orders.failed, "in the last 24 hours", "warn", ORDERS),
         _moment("Last tick", ticked, at_ms, "/console/ticks"),
         _moment("Last watch round", standing.watch_ms, at_ms),
     ]
@@ -94,6 +98,10 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
 
 def _count(name: str, number: int, said: str, tone: str, href: str) -> Tile:
     return Tile(name, f"{number:,}", said, tone if number else "", href)
+
+
+def _waits_since(orders: OrdersLeft, at_ms: int) -> str:
+    return "to be done by ticks" if orders.since_ms is None else f"the oldest {figures.ago(orders.since_ms, at_ms)}"
 
 
 def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
@@ -165,6 +173,9 @@ def _waits(standing: Standing) -> list[Need]:
         )
         for usage in standing.pending
     ]
+    if count := standing.orders.failed:
+        what = f"{count:,} order{'' if count == 1 else 's'} failed in the last 24 hours"
+        found.append(Need("warn", "failed", what, "drawdown order list", href=ORDERS))
     return found
 
 

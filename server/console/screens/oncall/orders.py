@@ -54,7 +54,7 @@ def _row(one: OrderRow, now_ms: int) -> tuple[Cell, ...]:
         cells_of.said(one.what, narrow=True),
         Cell(one.actor, "id", narrow=False),
         cells_of.said(one.reason),
-        Cell(f"{figures.time(since)} ({figures.ago(since, now_ms)})", "time", narrow=False),
+        Cell(figures.time(since), "time", narrow=False, under=figures.ago(since, now_ms)),
         Cell(f"{one.progress}{sealed}" or figures.UNKNOWN, narrow=False),
         cells_of.said(one.said),
         cells_of.said(join(["drawdown", *one.command])),
