@@ -46,6 +46,8 @@ class Claimed:
     """Whether an earlier attempt may have reached the provider."""
     first: bool = True
     """Whether the key was not known there before this attempt: no earlier one arrived, or was lost with our history."""
+    read_before_ms: int | None = None
+    """When its organisation's customer had last been read, as it was claimed."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,13 @@ def _claimed(
 ) -> Claimed:
     reference = (row.window_ms, row.org_id, row.feature, row.revision)
     request = request_of(row, capabilities)
-    return Claimed(*reference, request, reference in before, first=row.first_attempt_ms == now)
+    return Claimed(
+        *reference,
+        request,
+        reference in before,
+        first=row.first_attempt_ms == now,
+        read_before_ms=row.read_before_ms,
+    )
 
 
 def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> None:

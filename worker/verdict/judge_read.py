@@ -35,10 +35,10 @@ def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
 
 
 def after_read(
-    org: Row, state: CustomerState, used: Used | None, at: Moment, due: int | None, held_micro: int = 0
+    org: Row, state: CustomerState, used: Used | None, at: Moment, *, asked_again: bool, held_micro: int = 0
 ) -> Change:
-    """What a fresh state makes of an organisation. `used` None: no estimate is made of it; `held_micro` of the balance
-    is reserved."""
+    """What a fresh state makes of an organisation. `used` None: no estimate is made of it; `asked_again`: since
+    the read began, so that it does not answer for that; `held_micro` of the balance is reserved."""
     found, hidden, judged = None, None, None
     if used is not None and state.balance_micro is not None:
         found, hidden = effective_after(org, state.balance_micro, used)
@@ -46,7 +46,8 @@ def after_read(
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
     new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged, held_micro)
     written = replace(
-        state_of(org, new, at, due),
+        state_of(org, new, at, org.projection_due_ms if asked_again else None),
+        read_by_ms=org.read_by_ms if asked_again else None,
         balance_micro=state.balance_micro,
         balance_read_ms=at.read_ms,
         plan=state.plan,
