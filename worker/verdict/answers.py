@@ -18,7 +18,7 @@ from drawdown.providers.protocol import Accepted, Capabilities, Left, Outcome, P
 from drawdown.schema.sql import queries
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.holds import read_held
-from drawdown.worker.verdict.rules import Known, Remaining, ask_at_ms, turn_ms
+from drawdown.worker.verdict.rules import Known, Remaining, ask_at_ms
 from drawdown.worker.verdict.watch_state import is_watched
 
 SQL = queries(__file__)
@@ -118,8 +118,9 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
             asked.append(org.org_id)
         balance = _to_note(row, remaining) if org.all_answered and org.all_charged else None
         if at_ms > now_ms or balance is not None:
-            # A millisecond after the claim: what it sent is in the balance; what another claims from now on is not.
-            read_ms = None if balance is None else max(lane.claimed_ms + 1, row.balance_read_ms)
+            # A millisecond after the claim: what it sent is in the balance; what is claimed from now on is not. And it
+            # always moves, by which a read under way knows of it.
+            read_ms = None if balance is None else max(lane.claimed_ms, row.balance_read_ms) + 1
             turn = {"org_id": org.org_id, "read_by_ms": at_ms if at_ms > now_ms else None}
             noted.append({**turn, "balance_micro": balance, "balance_read_ms": read_ms})
     if noted:
@@ -129,10 +130,10 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
 
 
 def _ask_at_ms(org: OrgAnswers, known: Known, remaining: Remaining | None, now_ms: int) -> int:
-    if not org.all_charged or known.read_ms is None:
+    if not org.all_charged:
         return now_ms
-    if not org.all_answered:  # its last answer decides; should that never come, it has its turn
-        return max(turn_ms(org.org_id, known.read_ms), now_ms)
+    if not org.all_answered:  # the last answer decides; should it never come, what was known before does
+        remaining = Remaining(known.balance_micro, charged_micro=0, whole=False)
     return ask_at_ms(known, remaining, now_ms)
 
 

@@ -45,8 +45,11 @@ def after_read(
         spent = org.is_halted and org.halt_reason in CREDIT_REASONS
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
     new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged, held_micro)
+    due = org.projection_due_ms if asked_again else None
+    if asked_again and new.is_halted and due is None:
+        due = at.now_ms  # by pushes that left it to its turn while it ran: of the halted, none is
     written = replace(
-        state_of(org, new, at, org.projection_due_ms if asked_again else None),
+        state_of(org, new, at, due),
         read_by_ms=org.read_by_ms if asked_again else None,
         balance_micro=state.balance_micro,
         balance_read_ms=at.read_ms,

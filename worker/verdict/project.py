@@ -59,6 +59,11 @@ class DueProjection:
     balance_before_ms: int | None
     """The balance that was last written then: by that read, or by the answer to a push."""
 
+    @property
+    def before_ms(self) -> int:
+        """When the newest of what was known then was read."""
+        return max(self.read_before_ms or 0, self.balance_before_ms or 0)
+
 
 @dataclass
 class Projected:
@@ -208,7 +213,7 @@ def _apply(
             # newer: ask again.
             changes.append(Change(unchanged(org, now if fresh else again)))
             continue
-        at = Moment(max(read_ms, (wanted.read_before_ms or 0) + 1), now, watched)
+        at = Moment(max(read_ms, wanted.before_ms + 1), now, watched)
         change = _after(org, wanted, state, used.get(org.org_id), policies, at, held.get(org.org_id, 0))
         changes.append(change)
         done.note(org, change)
