@@ -8,7 +8,8 @@ import pytest
 
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.protocol import Accepted, Left
-from tests.contract.autumn_setup import Stub, made, no, one, push, said
+from tests.contract.autumn_setup import Stub, built, made, no, one, push, said
+from tests.emulators.autumn import SECRET_KEY
 
 MICRO = 10**6
 BALANCE: dict[str, object] = {"feature_id": "compute", "granted": 100, "remaining": 93, "usage": 7}
@@ -32,7 +33,7 @@ def left(
         return charged if call.url.endswith("/track") else said(200, listed)
 
     http = Stub(answer)
-    outcome = one(made(http, **settings))
+    outcome = one(built(http, {"secret_key": SECRET_KEY, **settings}))
     assert isinstance(outcome, Accepted)
     return outcome.left, len(http.sent)
 

@@ -162,10 +162,10 @@ def test_an_answer_about_another_customer_says_nothing(fleet: Fleet, provider: P
         f"INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
         f"VALUES ('{ORG}', {flips}, 'fake', 'other', {T0}, 'test', 'a test')"
     )
-    provider.credit["other"] = 50 * AN_HOUR
+    provider.credit["other"] = 200 * AN_HOUR
     fleet.tick(T0 + 3 * WINDOW_MS)
     provider.asked.clear()
     fleet.sample(ORG, T0 + MINUTE_MS)
     fleet.tick(T0 + 4 * WINDOW_MS)
     assert [push.customer_id for push in provider.seen] == [ORG, ORG]
-    assert (provider.asked, stands(fleet, "balance_micro")) == (["other"], (50 * AN_HOUR,))
+    assert (provider.asked, stands(fleet, "balance_micro")) == (["other"], (200 * AN_HOUR,))

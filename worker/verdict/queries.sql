@@ -24,9 +24,10 @@ o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read
     o.balance_read_ms AS balance_before_ms
 
 -- name: askable_at
-FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND {in_force_now} AND a.provider = :provider
-    AND a.customer_id <> ''
-WHERE o.bucket BETWEEN :lo AND :hi AND (:org_id = '' OR o.org_id = :org_id)
+-- CROSS JOIN is the order SQLite keeps: it would begin with all whom the provider bills.
+FROM orgs o CROSS JOIN assignments a
+WHERE a.org_id = o.org_id AND {in_force_now} AND a.provider = :provider AND a.customer_id <> ''
+    AND o.bucket BETWEEN :lo AND :hi AND (:org_id = '' OR o.org_id = :org_id)
 
 -- name: asked_for
 SELECT 0 AS half, o.is_halted, COALESCE(o.balance_micro, 0) AS place, o.projection_due_ms AS since_ms, {due_columns}
