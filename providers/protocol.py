@@ -51,6 +51,9 @@ class Capabilities:
     """The same for single features, where they differ."""
     names: Mapping[str, str] = field(default_factory=dict)
     """What features are called over there, where that is set here: where usage lies cannot change unnoticed."""
+    way: str = ""
+    """Which of its ways pushes go, where it has several: a key that was sent one way may be unknown on the other, so
+    that it cannot change while something that was sent is open."""
     max_quantity: int | None = None
     """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
 

@@ -41,9 +41,9 @@ hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
 hypothesis.settings.load_profile("fixed")
 """The same examples each time; nothing is kept from one run to the next."""
 
-QUICK = Path(__file__).with_name("unit")
+QUICK = "tests/unit/"
 """Thousands of tests of milliseconds: to hand out each by itself costs more than to run it. A module is a group."""
-SHORT = Path(__file__).with_name("integration")
+SHORT = "tests/integration/"
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
@@ -56,9 +56,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
     for item in items:
-        if item.path.is_relative_to(QUICK) and item.get_closest_marker("xdist_group") is None:
+        if item.nodeid.startswith(QUICK) and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: item.path.is_relative_to(SHORT))  # so that all processes are done at once
+    items.sort(key=lambda item: item.nodeid.startswith(SHORT))  # so that all processes are done at once
 
 
 def _other_database(items: list[pytest.Item]) -> set[pytest.Item]:
@@ -133,7 +133,8 @@ def migrated_postgres(postgres_server: str) -> str:
     return MIGRATED
 
 
-def _opened(url: str) -> sa.Engine:
+def opened(url: str) -> sa.Engine:
+    """A copy, as a database of its own."""
     made = connect(url)
     write(made, name_anew)
     require_lock(made)
@@ -147,17 +148,21 @@ def _for_a_test(server: str, template: str) -> Iterator[str]:
     _do(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
+COPIES = {"home_engine": "home", "engine": "migrated"}
+"""What a test takes of its database, and which one that is a copy of."""
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database of each kind; migrated for a test that also takes `engine`."""
-    migrated = "engine" in request.fixturenames
+    of = next((name for taken, name in COPIES.items() if taken in request.fixturenames), None)
     if request.param == "sqlite":
         path = tmp_path / "drawdown.db"
-        if migrated:
-            shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        if of is not None:
+            shutil.copy(request.getfixturevalue(f"{of}_sqlite"), path)
         yield f"sqlite:///{path}"
         return
-    template = request.getfixturevalue("migrated_postgres") if migrated else "template1"
+    template = "template1" if of is None else request.getfixturevalue(f"{of}_postgres")
     yield from _for_a_test(request.getfixturevalue("postgres_server"), template)
 
 
@@ -172,7 +177,7 @@ def postgres_url(request: pytest.FixtureRequest, postgres_server: str) -> Iterat
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
     """A migrated, empty database of each kind."""
-    made = _opened(database_url)
+    made = opened(database_url)
     yield made
     made.dispose()
 
@@ -180,6 +185,6 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 @pytest.fixture
 def postgres(postgres_url: str) -> Iterator[sa.Engine]:
     """A migrated, empty PostgreSQL database."""
-    made = _opened(postgres_url)
+    made = opened(postgres_url)
     yield made
     made.dispose()

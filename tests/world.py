@@ -123,6 +123,14 @@ class Fleet:
         )
 
 
+@dataclass
+class Copied(Fleet):
+    """A fleet whose database was filled before."""
+
+    def __post_init__(self) -> None:
+        self._samples = 1_000
+
+
 def total(rows: Iterable[tuple[object, ...]]) -> int:
     """The sum of the sealed quantities of `Fleet.pushes`."""
     return sum(int(str(row[4])) for row in rows)

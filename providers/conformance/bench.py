@@ -195,6 +195,9 @@ class Bench(ABC):
     unknown_feature: str
     secrets: Sequence[str] = ()
     """What must be in no message."""
+    tells_duplicates: bool = True
+    """Whether the service says that a key came before. Where it does not, another quantity under a key that a lost
+    history had sent is found by look-ups alone (rule R1)."""
 
     @abstractmethod
     def charged(self, request: PushRequest) -> int | None:

@@ -60,7 +60,8 @@ class ChargeTests(Tools):
         request = self.request()
         assert self.push(request) == Accepted()
         other = replace(request, quantity=2 * request.quantity, attempt=2)
-        assert not isinstance(self.run(outcomes(self.bench.provider, [other]))[0], Accepted)
+        (outcome,) = self.run(outcomes(self.bench.provider, [other]))
+        assert not (self.bench.tells_duplicates and isinstance(outcome, Accepted)), outcome
         assert self.bench.charged(request) == request.quantity
 
     def test_of_a_batch_each_is_told_apart(self) -> None:
@@ -126,7 +127,7 @@ class TroubleTests(Tools):
         assert self.push(replace(request, attempt=2)) == Accepted()
 
     def test_a_connection_that_was_cut_proves_nothing(self) -> None:
-        self.push(self.request())  # whoever has to sign in first has done so now
+        self.sign_in()
         for spoil in (cut_before, cut_after):
             calls = self.wire.calls
             with self.wire.spoiled(spoil):
@@ -143,6 +144,7 @@ class TroubleTests(Tools):
         assert self.bench.charged(request) == request.quantity
 
     def test_too_many_calls_means_later(self) -> None:
+        self.sign_in()
         date = format_datetime(datetime.fromtimestamp(self.now_ms / 1000 + 60, UTC), usegmt=True)
         for name, headers in {**THROTTLED, "a date": {"retry-after": date}}.items():
             for body in (b"", b"Too Many Requests", b'{"message": "slow down", "code": "rate_limited"}'):
@@ -154,6 +156,7 @@ class TroubleTests(Tools):
                 assert name != "a date" or 59 * SECOND_MS <= wait_ms <= 2 * MINUTE_MS, wait_ms
 
     def test_nonsense_proves_nothing(self) -> None:
+        self.sign_in()
         for name, answer in NONSENSE.items():
             for spoil in (garbled(answer), instead(answer)):
                 with self.wire.spoiled(spoil):

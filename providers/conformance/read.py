@@ -46,6 +46,7 @@ class ReadTests(Tools):
         assert self.look_up(never) == Absent()
 
     def test_what_was_charged_without_an_answer_is_found(self) -> None:
+        self.sign_in()
         request, never = self.request(), self.request()
         with self.wire.spoiled(cut_after):
             self.push(request)

@@ -93,6 +93,10 @@ class Tools:
         who = customer or self.bench.customer
         return PushRequest(push_key("o-1", window, name, 0), who, name, units, window, 1)
 
+    def sign_in(self) -> None:
+        """Whoever has to sign in first, or to look something up, has done so then."""
+        self.push(self.request())
+
     def push(self, request: PushRequest) -> Outcome:
         """Send one, and see that what is said is true, well formed and without secrets."""
         before = self.bench.charged(request)

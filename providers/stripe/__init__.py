@@ -1,4 +1,4 @@
-"""Stripe's billing meters as a billing provider: one meter event for each push.
+"""Stripe's billing meters as a billing provider: one meter event for each push, by v1 or by v2's stream.
 
 Guarantee: the identifier of a meter event is the push's key, so the same push is charged once however often it is sent
 within 24 hours. An outcome that Stripe did not state is unknown, never guessed. Retries, waits and rates are the
@@ -29,6 +29,7 @@ from drawdown.providers.protocol import (
     Outcome,
     PushRequest,
     ReadFailed,
+    Rejected,
     RetryAt,
     Setup,
     Totals,
@@ -36,8 +37,9 @@ from drawdown.providers.protocol import (
 from drawdown.providers.stripe import check as stripe_check
 from drawdown.providers.stripe import webhooks
 from drawdown.providers.stripe.meters import Meter, Meters
-from drawdown.providers.stripe.settings import capabilities, read_settings
-from drawdown.providers.stripe.wire import MAX_WAIT_MS, meter_event, never_sent, outcome
+from drawdown.providers.stripe.settings import AHEAD_MS, OLDEST_MS, capabilities, read_settings
+from drawdown.providers.stripe.stream import NoSession, Stream
+from drawdown.providers.stripe.wire import MAX_WAIT_MS, backoff_ms, meter_event, never_sent, outcome
 from drawdown.schema.database import read
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS, OWN_MINUTES, WINDOW_MS
@@ -48,7 +50,7 @@ DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
 
 
 class StripeProvider:
-    """Bills by v1 meter events."""
+    """Bills by meter events."""
 
     def __init__(self, setup: Setup) -> None:
         """Errors: UsageError for a setting that cannot be meant."""
@@ -60,9 +62,36 @@ class StripeProvider:
         self._clock = setup.clock
         self._engine = setup.engine
         self._meters = Meters(self._settings, setup.http, setup.clock)
+        self._stream = Stream(self._settings, setup.http, setup.clock)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        return [await self._push(push) for push in batch]
+        if self.dormant or not self._settings.stream_url:
+            return [await self._push(push) for push in batch]
+        meters = {name: await self._meters.active(name) for name in sorted({self._event_name(push) for push in batch})}
+        unfit = [self._unfit(push, meters[self._event_name(push)]) for push in batch]
+        sent = [push for push, why in zip(batch, unfit, strict=True) if why is None]
+        came = iter(await self._stream.send(sent) if sent else ())
+        return [why or next(came) for why in unfit]
+
+    def _event_name(self, push: PushRequest) -> str:
+        return self._settings.meter_of(push.feature).event_name
+
+    def _unfit(self, push: PushRequest, is_active: bool | ReadFailed) -> Outcome | None:
+        """Why a push is not streamed; None where it may be. Stripe tells only samples of what the stream takes and is
+        refused after that: what can be known before is refused here."""
+        now_ms = self._clock.now_ms()
+        rejected = never_sent(self._settings, push)
+        if rejected is not None:
+            return rejected
+        if isinstance(is_active, ReadFailed):
+            return RetryAt(now_ms + backoff_ms(push.attempt), f"its meter cannot be looked up: {is_active.reason}")
+        if not is_active:
+            return Rejected(f"Stripe has no active meter with event name {self._event_name(push)}")
+        if push.ts > now_ms + AHEAD_MS:
+            return RetryAt(min(push.ts - AHEAD_MS, now_ms + MAX_WAIT_MS), "it is dated further ahead than Stripe takes")
+        if push.ts < now_ms - OLDEST_MS:
+            return Rejected("it is dated further back than Stripe takes")
+        return None
 
     async def _push(self, push: PushRequest) -> Outcome:
         if self.dormant:
@@ -131,7 +160,9 @@ class StripeProvider:
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant:
             return [f"{self.dormant}: nothing is sent to Stripe"]
-        return await stripe_check.check(self._settings, self._http, self._meters, features, customer_ids)
+        lines = await stripe_check.check(self._settings, self._http, self._meters, features, customer_ids)
+        session = await self._stream.session() if self._settings.stream_url else None
+        return [*lines, f"DRAWDOWN_STRIPE_STREAM_URL: {session.why}"] if isinstance(session, NoSession) else lines
 
 
 def _judged(request: PushRequest, units: Decimal, unit: int) -> LookupResult:

@@ -76,6 +76,16 @@ class Meters:
                 return named
         return []
 
+    async def active(self, event_name: str) -> bool | ReadFailed:
+        """Whether there is one that takes events now; where none is known to, it is asked for."""
+        for afresh in (False, True):
+            found = await self.all(afresh=afresh)
+            if isinstance(found, ReadFailed):
+                return found
+            if any(meter.event_name == event_name and meter.active for meter in found):
+                return True
+        return False
+
     async def summed(self, meters: Sequence[Meter], customer_id: str, from_ms: int, to_ms: int) -> Summed:
         """Units that these meters charged the customer for, by events dated in [from_ms, to_ms), whole minutes."""
         total = Decimal(0)

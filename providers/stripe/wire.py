@@ -58,7 +58,7 @@ class StripeError:
 def get(settings: StripeSettings, path: str, params: Mapping[str, str] | None = None, context: str = "") -> Call:
     """A reading call; `context` is the Stripe-Context that a thin event asks to be fetched in."""
     query = f"?{urlencode(params)}" if params else ""
-    headers = _headers(settings) | ({"Stripe-Context": context} if context else {})
+    headers = common_headers(settings) | ({"Stripe-Context": context} if context else {})
     return Call("GET", f"{settings.url}{path}{query}", headers, timeout_s=READ_TIMEOUT_S)
 
 
@@ -83,13 +83,13 @@ def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
 
 def post(settings: StripeSettings, path: str, form: Mapping[str, str], key: str | None = None) -> Call:
     """A writing call, under an Idempotency-Key or without one. Errors: ValueError for text that no form can carry."""
-    headers = _headers(settings) | {"Content-Type": "application/x-www-form-urlencoded"}
+    headers = common_headers(settings) | {"Content-Type": "application/x-www-form-urlencoded"}
     if key is not None:
         headers["Idempotency-Key"] = key
     return Call("POST", settings.url + path, headers, urlencode(form).encode(), most_bytes=PUSH_ANSWER_BYTES)
 
 
-def _headers(settings: StripeSettings) -> dict[str, str]:
+def common_headers(settings: StripeSettings) -> dict[str, str]:
     return {
         "Authorization": f"Bearer {settings.secret_key}",
         "Stripe-Version": settings.api_version,
@@ -163,14 +163,20 @@ def described(answer: Answer) -> str:
     """An answer in one line, with the request id that Stripe's support asks for."""
     error = error_of(answer)
     said = f": {error.code or error.type}: {error.message}" if error else ""
-    request = re.match(r"req_[A-Za-z0-9]{1,60}", answer.headers.get("request-id", ""))
-    return clean(f"HTTP {answer.status}{said}") + (f" ({request.group()})" if request else "")
+    request = request_id(answer)
+    return clean(f"HTTP {answer.status}{said}") + (f" ({request})" if request else "")
+
+
+def request_id(answer: Answer) -> str:
+    """Of an answer of Stripe's; empty where it has none."""
+    found = re.match(r"req_[A-Za-z0-9]{1,60}", answer.headers.get("request-id", ""))
+    return found.group() if found else ""
 
 
 def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     """What came of one push."""
     if isinstance(result, NotSent):
-        return RetryAt(now_ms + _backoff_ms(push.attempt), clean(f"not sent: {result.reason}"))
+        return RetryAt(now_ms + backoff_ms(push.attempt), clean(f"not sent: {result.reason}"))
     if isinstance(result, NoAnswer):
         return Unknown(clean(f"no answer: {result.reason}"))
     if result.status == 200:
@@ -223,10 +229,10 @@ def wait_ms(headers: Mapping[str, str], attempt: int, now_ms: int) -> int:
     hint = headers.get("stripe-should-retry", "").strip().lower()
     if hint == "false":
         return MAX_WAIT_MS  # repeating at once would not help; giving up would lose the money
-    return MIN_WAIT_MS if hint == "true" and attempt <= 1 else _backoff_ms(attempt)
+    return MIN_WAIT_MS if hint == "true" and attempt <= 1 else backoff_ms(attempt)
 
 
-def _backoff_ms(attempt: int) -> int:
+def backoff_ms(attempt: int) -> int:
     return min(SECOND_MS << min(max(attempt, 1), 16), MAX_WAIT_MS)
 
 

@@ -35,7 +35,7 @@ GROWN_MB: Final = 16.0
 """How much a file of all organisations may add to the process: pieces, and what the allocator keeps."""
 GATE_RATIO: Final = 1.1
 VISITS: Final = 20
-ROUND_S: Final = 5.0
+ROUND_S: Final = 20.0
 GATE_EVERY_S: Final = 0.02
 PEOPLE: Final = 5
 CLICKS_EVERY_S: Final = 2.0

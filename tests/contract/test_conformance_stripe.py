@@ -38,7 +38,7 @@ class StripeBench(Bench):
     customer, unknown_customer = "cus_1", "cus_2"
     feature, unknown_feature = "compute", "nosuch"
     secrets = (KEY, *SECRETS.values())
-    meters = ""
+    meters = stream_url = ""
 
     def __init__(self) -> None:
         self.clock = FixedClock(T0)
@@ -52,6 +52,7 @@ class StripeBench(Bench):
     def _with_key(self, key: str) -> Provider:
         hooks = f"{SECRETS['current']},{SECRETS['previous']}"
         settings = {"secret_key": key, "webhook_secrets": hooks, "meters": self.meters}
+        settings |= {"stream_url": self.stream_url} if self.stream_url else {}
         return build(Setup("stripe", settings, self.clock, self._wire, no_wallets()))
 
     def charged(self, request: PushRequest) -> int | None:
@@ -97,6 +98,14 @@ class StripeInUnits(StripeBench):
     meters = "compute=gb_seconds/1024"
 
 
+class StreamBench(StripeInUnits):
+    """The same by v2's stream, whose events are looked at after the answer."""
+
+    stream_url = "https://stream.test"
+    tells_duplicates = False
+    secrets = (*StripeBench.secrets, "token_1_of_a_session")
+
+
 class TestStripe(ProviderConformance):
     def make_bench(self) -> Bench:
         return StripeBench()
@@ -107,16 +116,23 @@ class TestStripeInUnits(ProviderConformance):
         return StripeInUnits()
 
 
+class TestStream(ProviderConformance):
+    def make_bench(self) -> Bench:
+        return StreamBench()
+
+
 SURVIVED = (
     "connection_refused", "request_lost", "throttled", "throttled_nonsense", "lock_timeout", "error_500_before",
     "cached_500", "error_500_after", "answer_lost", "nonsense", "reads_lag", "reads_fail",
+    "session_expired",
 )  # fmt: skip
 """What a push has to survive by itself. What is refused after it was accepted is told by a webhook, or by reconcile."""
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_law_holds_with_faults_of_stripes_own(seed: int) -> None:
-    suite = TestStripe()
+@pytest.mark.parametrize("kind", [TestStripe, TestStream])
+def test_the_law_holds_with_faults_of_stripes_own(kind: type[TestStripe | TestStream], seed: int) -> None:
+    suite = kind()
     suite.setup_method()
     assert isinstance(suite.bench, StripeBench)
     suite.bench.service.faults = FaultPlan(seed, dict.fromkeys(SURVIVED, 0.04))

@@ -28,6 +28,7 @@ from hashlib import sha256
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer
+from tests.emulators import stripe_stream
 from tests.emulators.stripe_payments import CHARGE_FAULTS, INTENTS, LIST_FAULTS, Payments, garbled
 from tests.emulators.stripe_rules import (
     DAY_MS,
@@ -80,6 +81,8 @@ BILLING_FAULTS = (
     "accepted_then_lost",
     "reads_lag",
 )
+STREAM_FAULTS = (*(kind for kind in BILLING_FAULTS if kind != "cached_500"), "session_expired")
+"""A call of the stream has no Idempotency-Key, under which an answer would be kept."""
 _VERSIONED = re.compile(r"\d{4}-\d{2}-\d{2}(\.[a-z]+)?")
 
 
@@ -129,6 +132,8 @@ class StripeEmulator:
         self._recent: deque[int] = deque()
         self._numbers = iter(range(1, 1_000_000_000))
         self.payments = Payments(self.faults.rng)
+        self.streams = stripe_stream.Streams()
+        self._streamed: dict[str, int] = {}
 
     # What a test sets up, and asks.
 
@@ -198,6 +203,8 @@ class StripeEmulator:
         if fault == "garbage" and self.faults.rng.random() < 0.5:
             return garbled(self.faults.rng, Answer(200, {}, b"{}"))
         try:
+            if parts.path == stripe_stream.EVENTS:
+                return self._after(fault, self._stamped(self._stream(call, headers, fault, now_ms), headers))
             self._admit(headers, now_ms)
             early = self._throttled(fault, now_ms)
             answer = early or (
@@ -213,8 +220,35 @@ class StripeEmulator:
         """What strikes this call."""
         if path == INTENTS:
             return self.payments.drawn(self.faults.draw, CHARGE_FAULTS if method == "POST" else LIST_FAULTS)
+        if path == stripe_stream.EVENTS:
+            return self.faults.draw(*STREAM_FAULTS)
         bills = method == "POST" and path == "/v1/billing/meter_events"
         return self.faults.draw(*(BILLING_FAULTS if bills else ("connection_refused", "reads_fail")))
+
+    def _stream(self, call: Call, headers: Mapping[str, str], fault: str | None, now_ms: int) -> Answer:
+        """A batch; what strikes a single event strikes one of the batch."""
+        self._version(headers)
+        self._rate(now_ms)
+        if fault == "session_expired":
+            raise stripe_stream.expired()
+        self.streams.admit(headers, now_ms)
+        self._throttled(fault, now_ms)
+        events = stripe_stream.events_of(call.body)
+        struck = self.faults.rng.randrange(len(events))
+        for number, form in enumerate(events):
+            of_one = fault if number == struck or fault == "reads_lag" else None
+            try:
+                self._meter_event(form, "", of_one, now_ms, self._streamed)
+            except Refusal as refusal:  # it is looked at after the answer
+                self._tell(form, refusal, now_ms)
+        if fault == "error_500_after":
+            raise broken()
+        return reply({})
+
+    def _tell(self, form: Mapping[str, str], refusal: Refusal, now_ms: int) -> None:
+        meter = next((one.id for one in self.meters.values() if one.event_name == form["event_name"]), None)
+        if not refusal.saved:  # of a duplicate nothing is said
+            self._late.append(Late(now_ms, meter, refusal.code, str(refusal), form["identifier"]))
 
     def _worked_on(self, call: Call, now_ms: int) -> None:
         """A call whose answer nobody waits for any more; its key keeps it."""
@@ -235,9 +269,15 @@ class StripeEmulator:
             raise Refusal(401, f"Invalid API Key provided: {given[:8]}****{given[-4:]}")
         if self.forbidden:
             raise Refusal(403, f"The provided key '{given[:8]}***' does not have the required permissions.")
+        self._version(headers)
+        self._rate(now_ms)
+
+    def _version(self, headers: Mapping[str, str]) -> None:
         version = headers.get("stripe-version", VERSION)
         if not _VERSIONED.fullmatch(version):
             raise Refusal(400, f"Invalid Stripe API version: {version}")
+
+    def _rate(self, now_ms: int) -> None:
         if self.calls_per_s is None:
             return
         while self._recent and self._recent[0] <= now_ms - 1000:
@@ -292,7 +332,9 @@ class StripeEmulator:
         parts = path.strip("/").split("/")
         match parts:
             case ["v1", "billing", "meter_events"]:
-                return reply(self._meter_event(form, key, fault, now_ms))
+                return reply(self._meter_event(form, key, fault, now_ms, self._taken))
+            case ["v2", "billing", "meter_event_session"]:
+                return self.streams.new_session(now_ms)
             case ["v1", "payment_intents"]:
                 self._customer(required(form, "customer"))
                 return self.payments.create(form, fault, now_ms)
@@ -323,7 +365,10 @@ class StripeEmulator:
         found.value_key = form.get("value_settings[event_payload_key]", found.value_key)
         return found
 
-    def _meter_event(self, form: Mapping[str, str], key: str, fault: str | None, now_ms: int) -> Json:
+    def _meter_event(
+        self, form: Mapping[str, str], key: str, fault: str | None, now_ms: int, taken: dict[str, int]
+    ) -> Json:
+        """`taken`: when each identifier came last, this way."""
         name = required(form, "event_name")
         identifier = form.get("identifier") or f"auto_{next(self._numbers)}"
         if len(identifier) > 100:
@@ -337,10 +382,10 @@ class StripeEmulator:
         who = payload.get(meter.customer_key)
         if not who:
             raise Refusal(400, f"Customer mapping key {meter.customer_key} not found in payload.", param="payload")
-        if now_ms - self._taken.get(identifier, now_ms - DAY_MS) < DAY_MS:
+        if now_ms - taken.get(identifier, now_ms - DAY_MS) < DAY_MS:
             headers = {"stripe-should-retry": "false"}
             raise Refusal(400, DUPLICATE.format(identifier), param="identifier", headers=headers, saved=True)
-        self._taken[identifier] = now_ms
+        taken[identifier] = now_ms
         self._settle(meter, who, identifier, Charge(stamp, value, self._visible_ms(fault, now_ms)), key, fault, now_ms)
         return meter_event(name, identifier, payload, stamp, now_ms // 1000)
 

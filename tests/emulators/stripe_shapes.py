@@ -36,6 +36,7 @@ class Refusal(Exception):
         super().__init__(message)
         self.status = status
         self.saved = saved
+        self.code = code or "invalid"
         self.headers = dict(headers or {})
         fields = {"code": code, "message": message, "param": param, "type": kind}
         self.body: Json = {"error": {name: text for name, text in fields.items() if text is not None}}

@@ -30,6 +30,8 @@ from tests.client.shop import free_port
 ORG: Final = "acme"
 PATIENCE_S: Final = 600.0
 """How long a client asks again for one answer."""
+PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.5
+"""Before it asks again: longer and longer where nobody answers, so that a server that begins has the machine."""
 AGAIN: Final = (429, 500, 502, 503)
 NO_LIMIT: Final = {"DRAWDOWN_REQUESTS_PER_S": "100000"}
 
@@ -90,14 +92,15 @@ class Client:
 
     def sure(self, act: str, **order: object) -> dict[str, Any]:
         body = json.dumps(order).encode()
-        until = time.monotonic() + PATIENCE_S
+        until, pause_s = time.monotonic() + PATIENCE_S, PAUSE_S
         while time.monotonic() < until:
             try:
                 status, answer = self._send(act, body)
             except (OSError, http.client.HTTPException):
                 self.connection = None
                 self.said["no answer"] += 1
-                time.sleep(0.05 + self.random.random() / 10)
+                time.sleep(pause_s * (1 + self.random.random()))
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 continue
             if status == 200:
                 found = json.loads(answer)
@@ -105,7 +108,7 @@ class Client:
                 return found
             assert status in AGAIN, (act, order, status, answer)
             self.said[f"status {status}"] += 1
-            time.sleep(0.05 + self.random.random() / 10)
+            time.sleep(PAUSE_S * (1 + self.random.random()))
         raise AssertionError(f"no answer for {PATIENCE_S:.0f} s: {order}")
 
     def _send(self, act: str, body: bytes) -> tuple[int, bytes]:
@@ -187,6 +190,7 @@ def rush(
     return told, sum((said for _, said in found), Counter[str](kills=len(KILLED))), took
 
 
+USES: Final = "SELECT COALESCE(SUM(uses), 0) FROM guard_counters WHERE period = 'month'"
 KILLED: Final[list[int]] = []
 """At how many uses the server was killed."""
 
@@ -196,7 +200,7 @@ def _kill(engine: sa.Engine, served: Served, decisions: int, kills: int, stop: t
     KILLED.clear()
     for number in range(1, kills + 1):
         while not stop.wait(0.05):
-            uses = read(engine, lambda c: int(c.execute(sa.text("SELECT COUNT(*) FROM guard_uses")).scalar_one()))
+            uses = read(engine, lambda c: int(c.execute(sa.text(USES)).scalar_one()))
             if uses * (kills + 1) * 3 >= number * decisions:
                 served.kill_and_begin()
                 KILLED.append(uses)

@@ -5,7 +5,7 @@
 
 on an empty database of that URL; by transactions of their own, or over HTTP (`guard_over_http`) while the server is
 killed. Exit status 1 where one more was used than the limit, where a counter is not the sum of its uses, where a use is
-not what its client was told, or where `verify` finds anything.
+not what its client was told, or where `verify` finds anything; and where time was up before all decisions or kills.
 """
 
 from __future__ import annotations
@@ -163,6 +163,13 @@ def judge(engine: sa.Engine, limit: int) -> list[str]:
     return [*wrong, *(one.text for one in read(engine, verify).breaches)]
 
 
+def shortage(decisions: int, kills: int) -> str:
+    """In words, what is missing of as many decisions and kills as were asked for."""
+    if decisions:
+        return f"time was up: {decisions:,} decisions were not asked for"
+    return f"{kills:,} kills did not land" if kills else ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--database-url", required=True)
@@ -191,7 +198,11 @@ def main() -> int:
     print(f"{told}, on a limit of {limit:,}: {dict(said)}; judged after {time.monotonic() - began:,.0f} s")
     for one in wrong:
         print(f"WRONG: {one}")
-    return 1 if wrong or took > MOST_S else 0
+    missing = given.decisions // given.clients * given.clients - asked
+    short = shortage(missing, given.kills - said["kills"] if given.http else 0)
+    if short:
+        print(short)
+    return 1 if wrong or short else 0
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from drawdown.schema.audit import By, record, record_many
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import migrate_to, upgrade
 from tests.conftest import _new_database
-from tests.integration.verifying import Copied, tamper, verified
-from tests.world import T0, Fleet
+from tests.integration.verifying import tamper, verified
+from tests.world import T0, Copied, Fleet
 
 BY_TURNS = True
 

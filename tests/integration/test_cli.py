@@ -81,6 +81,14 @@ def test_a_first_hour(shell: Shell) -> None:
     assert SECRET not in shell.said
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database for whatever is refused: its URL."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('unchanged')}/drawdown.db"
+    assert run(["--database-url", url, "init"]) == 0
+    return url
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
@@ -118,13 +126,13 @@ def test_what_is_wrong_is_said_in_one_line(
     arguments: list[str],
     status: int,
     text: str,
+    unchanged: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", f"sqlite:///{tmp_path}/drawdown.db")
-    assert run(["init"]) == 0
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", unchanged)
     capsys.readouterr()
     assert run(global_options_first(arguments)) == status
     said = capsys.readouterr()

@@ -18,8 +18,7 @@ from drawdown.worker.history.recover import recover
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.tick import tick
 from drawdown.worker.views.tick_report import Report
-from tests.integration.verifying import Copied
-from tests.world import T0, Fleet
+from tests.world import T0, Copied, Fleet
 
 BY_TURNS = True
 

@@ -86,6 +86,19 @@ def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.E
         providers.accept(partial(write, fleet.engine), "fake", can, fleet.by)
 
 
+def test_the_way_changes_there_and_back_by_a_person_alone(engine: sa.Engine) -> None:
+    """What was sent one way may be unknown on the other: the same bytes would be charged again."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    fleet.tick_windows(2)
+    for way, before in (("stream", None), ("", "stream")):
+        provider.capabilities = capabilities(**{**ASKED, "way": way})
+        report = fleet.tick_windows(1)
+        assert f"way was {before}, is {way or None}" in report.problems[0]
+        providers.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.by)
+        assert fleet.tick_windows(1).problems == []
+    clean(fleet)
+
+
 def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
     """A wrong key and a wrong meter, mended together: nothing of it ever arrived."""
     fleet, provider = fleet_of(engine, **ASKED)

@@ -1,5 +1,5 @@
 """Runs of organisations whose balance a provider keeps, beside all that lives in wallets here: payers, pools,
-suppliers, tiers, statements, runs that metering settles. On both databases."""
+suppliers, tiers, statements, runs that metering settles."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from drawdown.worker.views.statement import Span, of_customer
 from tests.integration.remote import SECONDS, Far
 from tests.world import T0
 
+BY_TURNS = True
 END = T0 + 30 * DAY_MS
 
 

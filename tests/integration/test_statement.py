@@ -1,4 +1,4 @@
-"""An account's statement adds up, to the micro-credit, whatever happened in the month, on both databases."""
+"""An account's statement adds up, to the micro-credit, whatever happened in the month, on either database."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tests.integration.books import FEBRUARY, HOUR_MS, JANUARY, MARCH, MIDDLE, B
 from tests.integration.topping import Purses
 from tests.integration.verifying import tamper, verified
 
+BY_TURNS = True
 JAN, FEB = Span(JANUARY, FEBRUARY), Span(FEBRUARY, MARCH)
 MIXED = Span(JANUARY + 10 * DAY_MS + 1, MIDDLE + 7)
 

@@ -1,4 +1,4 @@
-"""Top-ups with Autumn behind them: the worker's own steps against the emulated account, on both databases."""
+"""Top-ups with Autumn behind them: the worker's own steps against the emulated account."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.emulators.wire import Direct, FaultPlan
 from tests.integration.topping import Purses
 from tests.world import T0, Cells
 
+BY_TURNS = True
 URL = "sqlite:///{}/drawdown.db"
 
 

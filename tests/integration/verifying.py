@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -57,7 +57,7 @@ from drawdown.worker.verify.verify import Verification, verify
 from tests.fake_payments import CAN, FakePayments
 from tests.fake_product import FakeProduct
 from tests.fake_provider import FakeProvider
-from tests.world import T0, Fleet
+from tests.world import T0, Copied, Fleet
 
 NEXT: Final = T0 + WINDOW_MS
 ONE: Final = "compute_1gb"
@@ -118,14 +118,6 @@ def busy(engine: sa.Engine) -> Fleet:
     return fleet
 
 
-@dataclass
-class Copied(Fleet):
-    """A fleet whose database was filled before."""
-
-    def __post_init__(self) -> None:
-        self._samples = 1_000
-
-
 _copies = itertools.count()
 
 
@@ -140,7 +132,9 @@ def copy(original: Fleet, folder: Path) -> Copied:
         made = url.set(database=f"{url.database}_{next(_copies)}")
         admin = sa.create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         with admin.connect() as connection:
-            connection.execute(sa.text(f'CREATE DATABASE "{made.database}" TEMPLATE "{url.database}"'))
+            connection.execute(
+                sa.text(f'CREATE DATABASE "{made.database}" TEMPLATE "{url.database}" STRATEGY FILE_COPY')
+            )
     engine = connect(made.render_as_string(hide_password=False))
     return Copied(engine, FixedClock(original.clock.at_ms), extra=original.extra)
 

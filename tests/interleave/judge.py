@@ -62,9 +62,12 @@ def settle(stage: Stage) -> None:
 
 
 def _heed(stage: Stage) -> None:
-    """What those who were refused were told to do: settings that could not be accepted are put back, and what a console
-    shows is said again."""
-    for (terms,) in stage.rows("SELECT terms FROM provider_states WHERE provider = 'other' AND terms IS NOT NULL"):
+    """What those who were refused were told to do: settings that could not be accepted are put back, unless that is
+    ordered, and what a console shows is said again."""
+    for (terms,) in stage.rows(
+        "SELECT terms FROM provider_states WHERE provider = 'other' AND terms IS NOT NULL AND NOT EXISTS "
+        "(SELECT 1 FROM orders WHERE kind = 'accept' AND state IN ('waiting', 'under_way'))"
+    ):
         if json.loads(terms)["unit"] == OTHER_CAN.unit:
             stage.other.capabilities = OTHER_CAN
     for (seen,) in stage.rows("SELECT key FROM pushes WHERE state = 'in_doubt' AND key = :key", key=SEEN):

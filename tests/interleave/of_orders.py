@@ -13,7 +13,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands.providers import terms_of
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedAccept, AskedAssign, AskedReplay
+from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay
 from drawdown.worker.orders.doing import do_orders
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.tick import tick
@@ -23,12 +23,18 @@ from tests.interleave.stage import NOW, OTHER_CAN, T0, Stage
 ALL: Final = AskedReplay(ReplayScope(), T0, NOW - 2 * WINDOW_MS)
 ACME: Final = replace(ALL, scope=ReplayScope(("acme",)))
 TO_FAKE: Final = AskedAssign("hermit", "fake", "cus_hermit")
-NEW_TERMS: Final = AskedAccept("other", "{}")
+NEW_UNIT: Final = replace(OTHER_CAN, unit=60)
+"""What the third provider declares from a day on."""
+NEW_TERMS: Final = AskedAccept("other", terms_of(NEW_UNIT))
+
+
+def _place(stage: Stage, asked: Asked) -> None:
+    """One order for both."""
+    write(stage.engine, lambda c: None if orders.same_as(c, asked) else orders.place(c, asked, stage.by))
 
 
 def _placed(stage: Stage) -> None:
-    """One order for both."""
-    write(stage.engine, lambda c: None if orders.same_as(c, ALL) else orders.place(c, ALL, stage.by))
+    _place(stage, ALL)
 
 
 def _does(stage: Stage) -> Steps[Any]:
@@ -66,13 +72,16 @@ def _done(name: str, steps: Callable[[Stage], Steps[Any]]) -> Party:
     return replace(step(name, steps, _placed), check=_ended_once)
 
 
-def _terms_ordered(stage: Stage) -> None:
+def _terms_changed(stage: Stage) -> None:
     """The third provider has another unit than when it was met; nothing was sent to it yet."""
     steps = tick(stage.context())
     stage.walk(steps).until("sweep", stage.engine)
-    stage.other.capabilities = replace(OTHER_CAN, unit=60)
-    asked = AskedAccept("other", terms_of(stage.other.capabilities))
-    write(stage.engine, lambda c: orders.place(c, asked, stage.by))
+    stage.other.capabilities = NEW_UNIT
+
+
+def _terms_ordered(stage: Stage) -> None:
+    _terms_changed(stage)
+    _place(stage, NEW_TERMS)
 
 
 def _accepts(stage: Stage) -> Steps[Any]:
@@ -86,7 +95,7 @@ def _first(stage: Stage) -> int:
 ORDERS: Final = (
     _said("cli.nouns.replay:replay_", lambda s, c: orders.place(c, ACME, s.by), lambda _stage: None),
     _said("cli.nouns.org_assign:_order", lambda s, c: orders.place(c, TO_FAKE, s.by), lambda _stage: None),
-    _said("cli.nouns.providers:accept", lambda s, c: orders.place(c, NEW_TERMS, s.by), lambda _stage: None),
+    _said("cli.nouns.providers:accept", lambda s, c: orders.place(c, NEW_TERMS, s.by), _terms_changed),
     _said("cli.nouns.orders:cancel", lambda s, c: orders.cancel(c, _first(s), s.by), _placed),
     _done("take_order", _does),
     _done("end_order", _does),

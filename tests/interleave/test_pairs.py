@@ -45,6 +45,8 @@ PAIRS = (
     ("server.usage.intake:_done others of their ids", "server.usage.intake:_done samples"),
     ("seal", "server.usage.intake:_done samples"),
     ("begin_replay", "begin_replay"),
+    ("take_order", "cli.nouns.orders:cancel"),
+    ("accept_terms", "claim"),
     ("claim", "claim"),
     ("settle", "server.api.webhooks:take refused"),
     ("cli.nouns.pushes:void", "confirm"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -109,11 +111,19 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("situation", REFUSED)
-def test_the_database_refuses(fleet: Fleet, situation: str) -> None:
-    statement, rule = REFUSED[situation]
-    with pytest.raises(DBAPIError, match=rule):
+def test_the_database_refuses(fleet: Fleet) -> None:
+    """Whatever is refused changes nothing, so one database meets them all."""
+    said = {situation: refusal(fleet, statement) for situation, (statement, _) in REFUSED.items()}
+    assert {name: said[name] for name, (_, rule) in REFUSED.items() if not re.search(rule, said[name])} == {}
+
+
+def refusal(fleet: Fleet, statement: str) -> str:
+    """What the database says of a statement."""
+    try:
         fleet.write(statement)
+    except DBAPIError as error:
+        return str(error)
+    return "it was taken"
 
 
 def test_the_same_key_cannot_be_sealed_twice(fleet: Fleet) -> None:

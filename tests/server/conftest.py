@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.database import connect
+from tests import leftovers
+from tests.conftest import _new_database, opened
 from tests.fresh import fresh
+from tests.server.console_home import Home, close_servers
 from tests.server.house import House
 
 
@@ -27,3 +32,39 @@ def lone(tmp_path: Path) -> Iterator[House]:
     yield made
     made.server.close()
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def home_sqlite(migrated_sqlite: Path) -> Path:
+    """A home's database to copy: to live what it lived takes ten times as long."""
+    path = leftovers.folder("dd-home-") / "drawdown.db"
+    shutil.copy(migrated_sqlite, path)
+    _lived_in(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def home_postgres(postgres_server: str, migrated_postgres: str) -> str:
+    """The name of one to copy."""
+    _lived_in(_new_database(postgres_server, "home", migrated_postgres))
+    return "home"
+
+
+def _lived_in(url: str) -> None:
+    engine = connect(url)
+    Home(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def home_engine(database_url: str) -> Iterator[sa.Engine]:
+    """A home's database of each kind, for `Home(…, copied=True)`."""
+    made = opened(database_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(autouse=True)
+def closed_servers() -> Iterator[None]:
+    yield
+    close_servers()

@@ -9,22 +9,34 @@ from typing import Any, Final, TypeVar
 import httpx
 import sqlalchemy as sa
 
+from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.server.app import Server
 from drawdown.server.console.door import COOKIE
 from drawdown.server.services import NobodyThere, Services
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_sessions, console_users, credit
-from tests.world import T0, Fleet
+from tests.world import T0, Copied, Fleet
 
 T = TypeVar("T")
 ANN, VIC, KIM = 7, 5, 6
 """The sessions of an operator who may give 100 credits at once, of a viewer, and of an admin."""
 URL: Final = "https://drawdown.internal"
 OURS: Final = {"sec-fetch-site": "same-origin"}
+LIVED: Final = 3
+"""Windows that have passed in a home."""
 PASSWORD: Final = "correct horse battery"
 STORED: Final = console_users.hash_password(PASSWORD, bytes(16))
+
+
+_kept: Final[list[Server]] = []
+
+
+def close_servers() -> None:
+    """Those that a test asked."""
+    while _kept:
+        _kept.pop().close()
 
 
 def secret(number: int) -> str:
@@ -34,23 +46,31 @@ def secret(number: int) -> str:
 class Home:
     """A server with a console, on one database; ann is an operator who has a password and is signed in."""
 
-    def __init__(self, engine: sa.Engine, **settings: Any) -> None:
-        self.engine, self.fleet = engine, Fleet(engine)
-        self.fleet.assign("acme", from_ms=T0)
-        write(engine, lambda c: credit.grant(c, "acme", 10 * MICRO, self.fleet.by, key="k", plan=None))
-        self.fleet.sample("acme", T0 + 1)
-        self.fleet.tick_windows(3)
+    def __init__(self, engine: sa.Engine, *, copied: bool = False, **settings: Any) -> None:
+        """`copied`: it is the database of another home, at the moment it was made."""
+        self.engine = engine
+        self.fleet = Copied(engine, FixedClock(T0 + LIVED * WINDOW_MS)) if copied else Fleet(engine)
+        if not copied:
+            self._live()
         self.now = self.fleet.clock.at_ms
-        write(engine, self._people)
         self.settings = ServerSettings(requests_per_s=1_000_000, **{"console_url": URL} | settings)
+        self._servers: dict[bool, Server] = {}
+
+    def _live(self) -> None:
+        self.fleet.assign("acme", from_ms=T0)
+        write(self.engine, lambda c: credit.grant(c, "acme", 10 * MICRO, self.fleet.by, key="k", plan=None))
+        self.fleet.sample("acme", T0 + 1)
+        self.fleet.tick_windows(LIVED)
+        write(self.engine, self._people)
 
     def _people(self, connection: sa.Connection) -> None:
         people = (("ann", "operator", 1, ANN), ("vic", "viewer", 2, VIC), ("kim", "admin", 3, KIM))
         for name, role, link, session in people:
             limit = 100 * MICRO if role == "operator" else None
             console_users.add(connection, name, role, secret(link), self.fleet.by, grant_limit_micro=limit)
-            console_users.set_password(connection, secret(link), STORED, self.now)
-            console_sessions.begin(connection, name, STORED, secret(session), "192.0.2.7", self.now)
+            now = self.fleet.clock.at_ms
+            console_users.set_password(connection, secret(link), STORED, now)
+            console_sessions.begin(connection, name, STORED, secret(session), "192.0.2.7", now)
 
     def register(self, names: Iterable[str]) -> None:
         """Organisations that nobody bills yet."""
@@ -59,6 +79,13 @@ class Home:
         write(self.engine, lambda c: c.execute(text, many))
 
     def server(self, console: bool = True) -> Server:
+        """The one that all is asked of, until `close_servers`: to make one costs more than most answers."""
+        if console not in self._servers:
+            _kept.append(self._made(console))
+            self._servers[console] = _kept[-1]
+        return self._servers[console]
+
+    def _made(self, console: bool) -> Server:
         def nobody() -> Any:
             raise AssertionError("no page asks for a step")
 
@@ -77,14 +104,18 @@ class Home:
         )
 
     def ask(self, work: Callable[[httpx.AsyncClient, Any], Awaitable[T]], console: bool = True) -> T:
+        """In a loop of its own, which ends once no file is being made in it."""
+        server = self.server(console)
+        home: Any = server._console
+
         async def whole() -> T:
-            server = self.server(console)
             transport = httpx.ASGITransport(server.app, client=("192.0.2.9", 4711))
             try:
                 async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
-                    return await work(client, server._console)
+                    return await work(client, home)
             finally:
-                await asyncio.to_thread(server.close)
+                while home is not None and (home._files._under_way or home._my._files._under_way):
+                    await asyncio.sleep(0.001)
 
         return asyncio.run(whole())
 

@@ -33,8 +33,8 @@ BY_TURNS = True
 
 
 @pytest.fixture
-def home(engine: sa.Engine) -> Home:
-    return Home(engine)
+def home(home_engine: sa.Engine) -> Home:
+    return Home(home_engine, copied=True)
 
 
 def test_there_is_no_console_until_it_is_set(home: Home) -> None:

@@ -32,7 +32,7 @@ from drawdown.server.console.pages import ACTIONS
 from drawdown.server.console.screens.money.acts import GRANT
 from drawdown.worker.commands import console_acts, console_sessions, console_users
 from tests.acceptance.inside import inside
-from tests.fresh import name_anew
+from tests.conftest import opened
 from tests.server.acts import EXAMPLES, money, oncall
 from tests.server.acts.example import Example
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, secret
@@ -99,8 +99,8 @@ def test_each_action_has_an_example_and_a_name_of_its_own() -> None:
 
 
 @pytest.fixture
-def home(engine: sa.Engine) -> Home:
-    return Home(engine)
+def home(home_engine: sa.Engine) -> Home:
+    return Home(home_engine, copied=True)
 
 
 @pytest.mark.parametrize(("action", "example"), CASES)
@@ -212,15 +212,14 @@ def facts(engine: sa.Engine) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize(("action", "example"), CASES)
 def test_the_command_line_beside_it_does_the_same(
-    tmp_path: Path, migrated_sqlite: Path, action: Action, example: Example
+    tmp_path: Path, home_sqlite: Path, action: Action, example: Example
 ) -> None:
     if example.secret:
         pytest.skip("each makes a secret of its own")
     file = tmp_path / "one.db"
-    file.write_bytes(migrated_sqlite.read_bytes())
-    engine = connect(f"sqlite:///{file}")
-    write(engine, name_anew)
-    home = Home(engine)
+    file.write_bytes(home_sqlite.read_bytes())
+    engine = opened(f"sqlite:///{file}")
+    home = Home(engine, copied=True)
     example.prepare(home)
     page = look(home, action, example)
     command = html.unescape(re.findall(r"On the command line: <code><bdi>(.*?)</bdi>", page.text, re.DOTALL)[0])

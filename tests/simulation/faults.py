@@ -69,6 +69,7 @@ EMULATED: Final = {
         "error_500_after": 0.06,
         "cached_500": 0.1,
         "late_rejection": 0.12,
+        "session_expired": 0.3,
         "reads_lag": 0.2,
         "reads_fail": 0.15,
     },

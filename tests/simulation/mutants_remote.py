@@ -12,6 +12,7 @@ from typing import Any, Final
 from drawdown.providers import autumn, stripe
 from drawdown.providers.autumn import events, wire
 from drawdown.providers.protocol import Absent, Accepted, Duplicate, Found, PushRequest, Queued, Rejected, Unknown
+from drawdown.providers.stripe import stream as stripe_stream
 from drawdown.providers.stripe import wire as stripe_wire
 from drawdown.worker.commands import assignments
 from drawdown.worker.engine import asking
@@ -125,12 +126,14 @@ def _lookups_mixed_up(patches: Patches) -> None:
 
 
 def _sent_to_stripe(patches: Patches, change: Callable[[PushRequest], PushRequest]) -> None:
-    right = stripe.StripeProvider._push
+    """By v1, and by the stream."""
+    right, event = stripe.StripeProvider._push, stripe_stream._event
 
     async def wrong(self: Any, one: PushRequest) -> Any:
         return await right(self, change(one))
 
     patches.put(stripe.StripeProvider, "_push", wrong)
+    patches.put(stripe_stream, "_event", lambda settings, one: event(settings, change(one)))
 
 
 def _unit_forgotten(patches: Patches) -> None:
@@ -141,6 +144,13 @@ def _unit_forgotten(patches: Patches) -> None:
         return right(settings, replace(one, quantity=one.quantity * unit) if one.feature == "compute_1gb" else one)
 
     patches.put(stripe, "meter_event", wrong)
+    event = stripe_stream._event
+
+    def streamed(settings: Any, one: PushRequest) -> Any:
+        unit = settings.meter_of(one.feature).unit
+        return event(settings, replace(one, quantity=one.quantity * unit) if one.feature == "compute_1gb" else one)
+
+    patches.put(stripe_stream, "_event", streamed)
 
 
 def _units_not_sealed(patches: Patches) -> None:
@@ -169,6 +179,7 @@ def _any_200_is_fine(patches: Patches) -> None:
         return Accepted() if getattr(result, "status", 0) == 200 else right(result, one, now_ms)
 
     patches.put(stripe, "outcome", wrong)
+    patches.put(stripe_stream, "_taken", lambda answer: Accepted())
 
 
 def _keys_kept_for_good(patches: Patches) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from tests.simulation.mutants_need import NEED
+from tests.simulation.mutants_orders import ORDERS
 from tests.simulation.mutants_remote import REMOTE
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
@@ -54,7 +55,7 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "older read overwrites a newer one": (3, 20),
     "a watch halts on its estimate, and asks nobody": (25, 10),
     "the halted are never asked again": (1, 20),
-    "a webhook that was not fetched is done": (17, 20),
+    "a webhook that was not fetched is done": (43, 20),
     "a repeated webhook counts again": (1, 20),
     "the gate is open to the halted": (1, 20),
     "once a cell does not answer, none is told": (37, 20),
@@ -103,6 +104,8 @@ def world_of(name: str, seed: int) -> dict[str, Any]:
         return {"billing": (EMBEDDED, MEMORY), "intensity": 1.0, "restores": False}
     if name in NEED:
         return {"billing": (EMBEDDED, MEMORY), "intensity": 0.5, "restores": False}
+    if name in ORDERS:
+        return {"restores": False, "orders": True}
     if name in SECONDS:
         return {"billing": IN_SECONDS.get(name, BY_WEBHOOK), "intensity": 1.0, "restores": False}
     intensity = 0.3 if name in GENTLE else 1.0

@@ -1,4 +1,5 @@
-"""In some lives on-call orders a replay instead of doing it at once: ticks do it, through crashes and at once.
+"""In some lives on-call orders a replay instead of doing it at once: ticks do it, through crashes and at once. In a few
+they order again and again, and take some of it back, so that ticks die with orders, lie still with them and meet.
 
 Guarantee: it draws from a stream of its own, so that other lives stay what they are. An order is told of once by all
 ticks together, and once all is healed each one is over, with a replay that came to its end.
@@ -7,19 +8,30 @@ ticks together, and once all is healed each one is over, with a replay that came
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from drawdown.schema.audit import By
+from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
+from drawdown.worker.engine.effects import Effect, Transaction
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedReplay
-from drawdown.worker.replay.plan import ReplayPlan
+from drawdown.worker.replay.plan import ReplayPlan, ReplayScope
+from tests.simulation.actions import ORGS
 from tests.simulation.operators import attempt
+from tests.simulation.server import Reading
 from tests.simulation.world import World
 
 LIVES: Final = 0.3
 SHARE: Final = 0.6
 """Of the replays of such a life."""
+BUSY_EVERY, BUSY = 25, (6, 19)
+"""Seeds whose lives are full of orders: none of those that once failed, which stay what they were."""
+PLACES, CANCELS = 0.25, 0.05
+"""How often, whenever the world does something."""
+_NEWEST: Final = "SELECT order_id FROM orders WHERE state = 'waiting' ORDER BY order_id DESC LIMIT 1"
 _UNDONE: Final = (
     "SELECT order_id FROM orders o WHERE state = 'done' AND NOT EXISTS "
     "(SELECT 1 FROM replays r WHERE r.order_id = o.order_id AND r.finished_ms IS NOT NULL) ORDER BY order_id"
@@ -29,27 +41,54 @@ _UNDONE: Final = (
 class Ordering:
     """Who orders replays in one life."""
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, busy: bool | None = None) -> None:
         self.rng = random.Random(f"{seed}-orders")
         self.share = SHARE if seed is not None and self.rng.random() < LIVES else 0.0
-        self.told = 0
-        """Orders that ticks said to have ended."""
+        self.busy = seed is not None and seed % BUSY_EVERY in BUSY if busy is None else busy
+        self.told = Counter[int]()
+        """How often ticks told of the end of each order."""
 
     def instead(self, world: World, plan: ReplayPlan, now_ms: int) -> bool:
         """Whether it was ordered, or refused as an order, and is not done at once."""
         if self.rng.random() >= self.share:
             return False
-        asked = AskedReplay(plan.scope, plan.asked_from_ms, plan.asked_to_ms)
-        by = By(now_ms, "sim", "orders a replay")
-        number = attempt(world, lambda c: orders.place(c, asked, by))
-        world.faults.note("replay_ordered")
-        world.say("world", f"orders a {asked}: {number}")
+        _place(world, AskedReplay(plan.scope, plan.asked_from_ms, plan.asked_to_ms), now_ms)
         return True
+
+    def act(self, world: World) -> None:
+        """What on-call does in a life that is full of orders; nothing in others, and while history is lost."""
+        if not self.busy or world.lost_at is not None:
+            return
+        chance, now = self.rng.random(), world.time.now
+        if chance < PLACES:
+            to_ms = window_of(now - self.rng.randrange(DAY_MS)) + WINDOW_MS
+            scope = self.rng.choice((ReplayScope(), ReplayScope(orgs=(self.rng.choice(ORGS),))))
+            _place(world, AskedReplay(scope, to_ms - self.rng.choice((WINDOW_MS, DAY_MS, 7 * DAY_MS)), to_ms), now)
+        elif chance < PLACES + CANCELS:
+            for (order_id,) in world.rows(
+                "SELECT MAX(order_id) FROM orders WHERE state = 'waiting' HAVING COUNT(*) > 0"
+            ):
+                attempt(world, partial(orders.cancel, order_id=order_id, by=By(now, "sim", "takes it back")))
+                world.say("world", f"takes back order {order_id}")
+
+    def heard(self, effect: Effect | Reading, answer: object) -> None:
+        """What a transaction answered, once it was committed."""
+        match effect:
+            case Transaction("end_order", rollback=False) if answer is not None:
+                self.told[effect.work.keywords["taken"].order_id] += 1  # type: ignore[attr-defined]
+            case Transaction("take_order", rollback=False) if isinstance(answer, orders.Taken) and answer.failed:
+                self.told[answer.order_id] += 1
 
     def wrong(self, world: World, *, restored: bool) -> Iterator[str]:
         """What does not hold once all is healed. What a restore forgot is told of again, or by nobody."""
-        ended = int(world.rows("SELECT COUNT(*) FROM orders WHERE ended_ms IS NOT NULL")[0][0])
-        if self.told > ended and not restored:
-            yield f"orders: {self.told} were told of, and {ended} have ended"
+        if not restored:
+            yield from (f"orders: {one} was told of {times} times" for one, times in self.told.items() if times > 1)
         for (order_id,) in world.rows(_UNDONE):
             yield f"orders: {order_id} is done, and no replay of it came to its end"
+
+
+def _place(world: World, asked: AskedReplay, now_ms: int) -> None:
+    by = By(now_ms, "sim", "orders a replay")
+    number = attempt(world, lambda c: orders.place(c, asked, by))
+    world.faults.note("replay_ordered")
+    world.say("world", f"orders a {asked}: {number}")

@@ -2,8 +2,8 @@
 
     python -m tests.simulation.planting [WORD]
 
-hunts all of the guard's, of backfills' and of the door's, or those whose name holds a word; exit status 1 if one
-survived, or a seed breaches without.
+hunts all of the guard's, of backfills' and of the door's, or those of one kind, or whose name holds a word; exit
+status 1 if one survived, or a seed breaches without.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main() -> int:
     word = asked.parse_args().word
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     began, failed = time.perf_counter(), 0
-    for package in KINDS:
+    for package in [word] if word in KINDS else KINDS:
         kind: Kind = importlib.import_module(f"tests.simulation.{package}.planted").KIND
         for name in (one for one in kind.planted if word in one or word == package):
             found = hunt(kind, name)

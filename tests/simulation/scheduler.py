@@ -78,24 +78,18 @@ def simulate(
     intensity: float | None = None,
     billing: tuple[str, ...] | None = None,
     restores: bool | None = None,
+    orders: bool | None = None,
 ) -> Outcome:
     """Run one seed; stops at the first breach. `intensity` multiplies the faults' chances, `billing` names the
-    providers there are, `restores` whether the database is restored; the seed says, where they are not given."""
+    providers there are, `restores` whether the database is restored, `orders` whether on-call orders much; the seed
+    says, where they are not given."""
     with texts_kept():
-        return _simulate(seed, ticks, show=show, intensity=intensity, billing=billing, restores=restores)
+        world = new_world(seed, intensity, billing, show=show)
+        return _simulate(Run(world, ticks, Restores(world, seed, restores), Ordering(seed, orders)), seed)
 
 
-def _simulate(
-    seed: int,
-    ticks: int,
-    *,
-    show: bool,
-    intensity: float | None,
-    billing: tuple[str, ...] | None,
-    restores: bool | None,
-) -> Outcome:
-    world = new_world(seed, intensity, billing, show=show)
-    run = Run(world, ticks, Restores(world, seed, restores), Ordering(seed))
+def _simulate(run: Run, seed: int) -> Outcome:
+    world = run.world
     run.safety()
     if not world.breaches:
         heal(run)
@@ -160,6 +154,7 @@ class Run:
         what = action(self.world)
         if what is not None:
             self.world.say("world", what)
+        self.ordering.act(self.world)
 
     def _work(self, worker: Worker) -> None:
         if worker.task is not None:
@@ -309,6 +304,7 @@ class Run:
             error = problem
         leaf.hold(answer, error)
         heard(leaf, effect, answer, error)
+        self.ordering.heard(effect, answer)
         if isinstance(effect, SendHalts):
             leaf.late_ms = self.world.cells.takes_ms(effect.halts, self.rng)
         if self.round is not None:
@@ -335,7 +331,6 @@ class Run:
                 pass
             case Report():
                 self.reports.append(result)
-                self.ordering.told += result.orders_ended
                 self.world.faults.counts["history_doubted"] += result.doubted is not None
                 self._failures(result.failures)
             case Reconciled():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,29 @@ LAYERS = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
+@dataclass(frozen=True)
+class Module:
+    """One file, read and parsed once for all tests of it; each test names all that break its rule."""
+
+    place: str
+    text: str
+    tree: ast.Module
+
+    @property
+    def layer(self) -> str:
+        return self.place.partition("/")[0]
+
+
+@pytest.fixture(scope="module")
+def modules() -> list[Module]:
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
+    return [Module(place, text, ast.parse(text)) for place, text in texts.items()]
+
+
+def imported(tree: ast.Module) -> set[str]:
     """The layers a module imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -24,35 +44,31 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_imports_only_its_own_layer_and_those_below(path: Path) -> None:
-    layer = path.relative_to(ROOT).parts[0]
-    allowed = set(LAYERS[LAYERS.index(layer) :])
-    assert imported(path) <= allowed
+def test_a_module_imports_only_its_own_layer_and_those_below(modules: list[Module]) -> None:
+    above = {one.place: imported(one.tree) - set(LAYERS[LAYERS.index(one.layer) :]) for one in modules}
+    assert {place: layers for place, layers in above.items() if layers} == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_the_edges_read_the_clock_or_the_environment(path: Path) -> None:
-    name = str(path.relative_to(ROOT))
+def test_only_the_edges_read_the_clock_or_the_environment(modules: list[Module]) -> None:
     edges = {"schema/clock.py", "cli/settings/settings.py", "cli/app.py"}
-    text = path.read_text(encoding="utf-8")
-    reads = [word for word in ("time.time", "datetime.now", "os.environ", "os.getenv", "utcnow") if word in text]
-    assert name in edges or not reads
+    words = ("time.time", "datetime.now", "os.environ", "os.getenv", "utcnow")
+    reads = [(one.place, word) for one in modules for word in words if word in one.text and one.place not in edges]
+    assert reads == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_begins_by_saying_what_it_is_for(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+def test_a_module_begins_by_saying_what_it_is_for(modules: list[Module]) -> None:
+    assert [one.place for one in modules if not ast.get_docstring(one.tree)] == []
 
 
-def test_files_and_functions_stay_readable() -> None:
-    long_files = [path.name for path in FILES if path.read_text(encoding="utf-8").count("\n") > 300]
-    assert long_files == []
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = (node.end_lineno or 0) - node.lineno + 1
-                assert length <= 45, f"{path.name}:{node.name} has {length} lines"
+def test_files_and_functions_stay_readable(modules: list[Module]) -> None:
+    assert [one.place for one in modules if one.text.count("\n") > 300] == []
+    functions = [
+        (f"{one.place}:{node.name}", (node.end_lineno or 0) - node.lineno + 1)
+        for one in modules
+        for node in ast.walk(one.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [(name, lines) for name, lines in functions if lines > 45] == []
 
 
 SCHEMA_ITSELF = {"schema/sql.py", "schema/migrate.py", "schema/roles.py"}
@@ -60,24 +76,21 @@ SCHEMA_ITSELF = {"schema/sql.py", "schema/migrate.py", "schema/roles.py"}
 SQL_TEXT = re.compile(r"\b(SELECT\s.+\sFROM\s|INSERT INTO\s|UPDATE \w+ SET\s|DELETE FROM\s)", re.DOTALL)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_statements_stand_in_sql_files(path: Path) -> None:
+def test_statements_stand_in_sql_files(modules: list[Module]) -> None:
     """One way for SQL: named, described, put together and bound by one loader."""
-    place = path.relative_to(ROOT).as_posix()
-    if place in SCHEMA_ITSELF or place.startswith(("schema/tables/", "schema/migrations/")):
-        return
-    source = path.read_text(encoding="utf-8")
-    assert "sa.text(" not in source
-    texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
-    assert [text for text in texts if isinstance(text, str) and SQL_TEXT.search(text)] == []
+    found: list[tuple[str, str]] = []
+    for one in modules:
+        if one.place in SCHEMA_ITSELF or one.place.startswith(("schema/tables/", "schema/migrations/")):
+            continue
+        texts = [node.value for node in ast.walk(one.tree) if isinstance(node, ast.Constant)]
+        found += [(one.place, text) for text in texts if isinstance(text, str) and SQL_TEXT.search(text)]
+        found += [(one.place, "sa.text(")] * ("sa.text(" in one.text)
+    assert found == []
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if path.relative_to(ROOT).parts[0] in ("cli", "server")], ids=lambda path: path.name
-)
-def test_cli_and_server_ask_the_database_nothing_themselves(path: Path) -> None:
+def test_cli_and_server_ask_the_database_nothing_themselves(modules: list[Module]) -> None:
     """Everybody's list and everybody's action is one function in views and commands."""
-    assert "schema.sql" not in path.read_text(encoding="utf-8")
+    assert [one.place for one in modules if one.layer in ("cli", "server") and "schema.sql" in one.text] == []
 
 
 @pytest.mark.xdist_group("held together")

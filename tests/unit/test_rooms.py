@@ -58,10 +58,17 @@ def imports(path: Path) -> set[str]:
 
 
 FILES: Final = sorted(path for path in WORKER.rglob("*.py") if path != WORKER / "__init__.py")
-ARROWS: Final = {
-    path: {name.split(".")[1] for name in imports(path) if name.startswith("worker.")} - {room_of(path)}
-    for path in FILES
-}
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[Path, set[str]]:
+    """What each file imports, its own room's modules too."""
+    return {path: imports(path) for path in FILES}
+
+
+def arrows(path: Path, imported: dict[Path, set[str]]) -> set[str]:
+    """The other rooms that a file uses."""
+    return {name.split(".")[1] for name in imported[path] if name.startswith("worker.")} - {room_of(path)}
 
 
 def test_the_table_names_each_room_once_and_the_lower_ones_first() -> None:
@@ -72,22 +79,22 @@ def test_the_table_names_each_room_once_and_the_lower_ones_first() -> None:
         above.add(room)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_imports_its_own_room_and_those_the_table_allows(path: Path) -> None:
-    assert ARROWS[path] <= MAY_IMPORT[room_of(path)]
-    if any(name.startswith("ledger.") for name in imports(path)):
-        assert room_of(path) in LEDGER
+def test_a_file_imports_its_own_room_and_those_the_table_allows(imported: dict[Path, set[str]]) -> None:
+    above = {str(path.relative_to(ROOT)): arrows(path, imported) - MAY_IMPORT[room_of(path)] for path in FILES}
+    assert {place: rooms for place, rooms in above.items() if rooms} == {}
+    of_ledger = [path for path in FILES if any(name.startswith("ledger.") for name in imported[path])]
+    assert [str(path.relative_to(ROOT)) for path in of_ledger if room_of(path) not in LEDGER] == []
 
 
-def test_the_table_allows_no_more_than_is_used() -> None:
+def test_the_table_allows_no_more_than_is_used(imported: dict[Path, set[str]]) -> None:
     used: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
     for path in FILES:
-        used[room_of(path)] |= ARROWS[path]
+        used[room_of(path)] |= arrows(path, imported)
     assert {room: below - used[room] for room, below in MAY_IMPORT.items() if below - used[room]} == {}
 
 
-def test_verify_shares_nothing_but_schema() -> None:
-    used = {name.split(".")[0] for path in FILES if room_of(path) == "verify" for name in imports(path)}
+def test_verify_shares_nothing_but_schema(imported: dict[Path, set[str]]) -> None:
+    used = {name.split(".")[0] for path in FILES if room_of(path) == "verify" for name in imported[path]}
     assert used <= {"schema", "worker"}
 
 

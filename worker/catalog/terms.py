@@ -47,12 +47,18 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
     for name, stored in _stored(connection).items():
         if name in declared and stored.terms != _text(declared[name]):
             then, now = json.loads(stored.terms), _terms(declared[name])
-            parts = [f"{part} was {then.get(part)}, is {now[part]}" for part in now if then.get(part) != now[part]]
+            parts = [f"{part} was {was}, is {new}" for part, (was, new) in differing(then, now).items()]
             found[name] = (
                 f"its settings changed on this host ({'; '.join(parts)}): put them back, or "
                 f"`drawdown provider accept {name}`"
             )
     return found
+
+
+def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """The terms that are not the same; one that is missing is None."""
+    parts = dict.fromkeys((*now, *then))
+    return {part: (then.get(part), now.get(part)) for part in parts if then.get(part) != now.get(part)}
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,8 @@ def _terms(capabilities: Capabilities) -> dict[str, object]:
         "negatives": capabilities.negatives,
         "live_from_ms": capabilities.live_from_ms,
         "balance_in_ledger": capabilities.balance_in_ledger,
+        # Only where there are several: the terms of all others stay as databases have kept them.
+        **({"way": capabilities.way} if capabilities.way else {}),
     }
 
 

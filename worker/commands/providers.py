@@ -16,13 +16,15 @@ from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import next_window
-from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, paused
+from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, differing, paused
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.void import void_many
 
 SQL = queries(__file__)
 CHUNK: Final = 200
 """Pushes a transaction: whoever seals waits for it meanwhile."""
+WIRE: Final = frozenset({"unit", "units", "names"})
+"""Terms by which usage lies elsewhere over there, or is counted otherwise."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,7 @@ def terms_in_force(connection: sa.Connection, provider: str) -> str | None:
 def changes(connection: sa.Connection, provider: str, capabilities: Capabilities) -> dict[str, tuple[object, object]]:
     """The terms that differ: as they are in force, and as they are declared."""
     stored = terms_in_force(connection, provider)
-    then, now = json.loads(stored or "{}"), _terms(capabilities)
-    return {part: (then.get(part), now[part]) for part in now if then.get(part) != now[part]}
+    return differing(json.loads(stored or "{}"), _terms(capabilities))
 
 
 def open_at(connection: sa.Connection, provider: str) -> tuple[int, int]:
@@ -121,9 +122,7 @@ def _use(
     connection: sa.Connection, provider: str, stored: StoredTerms, capabilities: Capabilities, by: By, voided: int
 ) -> None:
     live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, by.now_ms, _sealed_to(connection))
-    wire = {"unit", "units", "names"}
-    then, now = json.loads(stored.terms), _terms(capabilities)
-    moved = any(then.get(part) != now[part] for part in wire)
+    moved = not WIRE.isdisjoint(differing(json.loads(stored.terms), _terms(capabilities)))
     _keep(connection, provider, _text(capabilities), live_from, by.now_ms if moved else stored.wire_since_ms)
     details = {"was": stored.terms, "is": _text(capabilities), "live_from_ms": live_from, "voided": voided}
     record(connection, "provider_accept", provider, details, by)

@@ -180,17 +180,17 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
 """Each bug, and a part of what is said of it."""
 TICKS: Final = 8
 SEEN_AT: Final[dict[str, int]] = {
-    "a hold that is over goes on counting": 1,
-    "what is given back is not given back to its day": 1,
+    "a hold that is over goes on counting": 10,
+    "what is given back is not given back to its day": 3,
     "any plan stands before the plan": 1,
     "a check takes no hold that is over off": 21,
     "a pattern stands before an organisation": 1,
     "a limit that was ended counts": 9,
-    "what was reserved is charged by the price of now": 5,
-    "phase 2 blocks whoever bought credit": 6,
-    "without credit it is allowed": 4,
+    "what was reserved is charged by the price of now": 4,
+    "phase 2 blocks whoever bought credit": 1,
+    "without credit it is allowed": 5,
     "what was incurred before a release is not charged": 1,
-    "what a hold that grew holds is held for an hour": 3,
+    "what a hold that grew holds is held for an hour": 1,
 }
 """Where a bug showed last, if not in the first life."""
 

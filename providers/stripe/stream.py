@@ -1,0 +1,202 @@
+"""Stripe's meter event stream (v2): up to MAX_STREAM_EVENTS pushes a call, under the token of a session.
+
+Guarantee: "accepted" is said only for the answer that Stripe documents, and under the Request-Id that each of its
+answers has; "not applied" only for a call that never left, or that Stripe refused in its own words. The event's
+identifier is the push's key, as in v1, and is unique for 24 hours. Stripe looks at events after it has answered: what
+it finds wrong is told by error reports (`webhooks`), and what no report samples is found by reconcile. Sources:
+docs.stripe.com (usage-based/recording-usage-api, api/v2/billing/meter-event-stream, meter-event-session) and
+stripe-python 15.6. Nothing here was tried against Stripe itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from drawdown.providers.http import PUSH_ANSWER_BYTES, Answer, Call, Http, HttpResult, NoAnswer, NotSent
+from drawdown.providers.protocol import Accepted, Outcome, PushRequest, Rejected, RetryAt, Unknown
+from drawdown.providers.stripe.settings import StripeSettings
+from drawdown.providers.stripe.wire import (
+    KEY_WAIT_MS,
+    MIN_WAIT_MS,
+    StripeError,
+    backoff_ms,
+    clean,
+    common_headers,
+    described,
+    error_of,
+    json_object,
+    request_id,
+    wait_ms,
+)
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import MINUTE_MS
+
+SESSIONS: Final = "/v2/billing/meter_event_session"
+EVENTS: Final = "/v2/billing/meter_event_stream"
+RENEWED_MS: Final = MINUTE_MS
+"""How long before its end a session is not used any more."""
+EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
+
+
+@dataclass(frozen=True)
+class Session:
+    """`until_ms` by our own clock: Stripe says how long it lasts, and its clock need not be ours."""
+
+    token: str = field(repr=False)
+    until_ms: int
+
+
+@dataclass(frozen=True)
+class NoSession:
+    """Nothing was sent: `why`, in one line. `refused`: the key may not do this. `headers` of the answer may say when to
+    ask again."""
+
+    why: str
+    refused: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Stream:
+    """The present session, and calls under it."""
+
+    def __init__(self, settings: StripeSettings, http: Http, clock: Clock) -> None:
+        self._settings = settings
+        self._http = http
+        self._clock = clock
+        self._session: Session | None = None
+
+    async def send(self, batch: Sequence[PushRequest]) -> list[Outcome]:
+        """One outcome each, in order. Where Stripe refuses the whole call, its halves are sent, so that one bad event
+        costs no other: at most twice as many calls as events."""
+        session = await self.session()
+        if isinstance(session, NoSession):
+            return [self._unsent(push, session) for push in batch]
+        result = _without(session.token, await self._http.send(meter_events(self._settings, session, batch)))
+        if _expired(result):
+            self._session = None
+        if len(batch) > 1 and _refused(result):
+            half = len(batch) // 2
+            return [*await self.send(batch[:half]), *await self.send(batch[half:])]
+        now_ms = self._clock.now_ms()
+        return [outcome(result, push, now_ms) for push in batch]
+
+    async def session(self) -> Session | NoSession:
+        """The one at hand, or a new one. Calls that begin at once may each make one: every one of them is good."""
+        now_ms = self._clock.now_ms()
+        if self._session is None or self._session.until_ms <= now_ms:
+            made = _session(await self._http.send(new_session(self._settings)), now_ms)
+            if isinstance(made, NoSession):
+                return made
+            self._session = made
+        return self._session
+
+    def _unsent(self, push: PushRequest, session: NoSession) -> Outcome:
+        now_ms = self._clock.now_ms()
+        wait = KEY_WAIT_MS if session.refused else wait_ms(session.headers, push.attempt, now_ms)
+        return RetryAt(now_ms + wait, session.why)
+
+
+def new_session(settings: StripeSettings) -> Call:
+    headers = common_headers(settings) | {"Content-Type": "application/json"}
+    return Call("POST", settings.url + SESSIONS, headers, b"{}", most_bytes=PUSH_ANSWER_BYTES)
+
+
+def meter_events(settings: StripeSettings, session: Session, batch: Sequence[PushRequest]) -> Call:
+    """The call that bills: the same bytes for the same pushes, whatever the attempt. It has no Idempotency-Key, under
+    which a batch of other pushes would be another request: the identifiers deduplicate."""
+    headers = common_headers(settings) | {
+        "Authorization": f"Bearer {session.token}",
+        "Content-Type": "application/json",
+    }
+    body = json.dumps({"events": [_event(settings, push) for push in batch]}).encode()
+    return Call("POST", settings.stream_url + EVENTS, headers, body, most_bytes=PUSH_ANSWER_BYTES)
+
+
+def _event(settings: StripeSettings, push: PushRequest) -> dict[str, object]:
+    meter = settings.meter_of(push.feature)
+    dated = datetime.fromtimestamp(push.ts // 1000, UTC)
+    return {
+        "event_name": meter.event_name,
+        "identifier": push.key,
+        "payload": {"stripe_customer_id": push.customer_id, "value": str(push.quantity // meter.unit)},
+        "timestamp": dated.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _session(result: HttpResult, now_ms: int) -> Session | NoSession:
+    if not isinstance(result, Answer):
+        return NoSession(clean(f"no session for the stream: {result.reason}"))
+    if result.status != 200:
+        refused = result.status in (401, 403)
+        return NoSession(f"Stripe gives no session for the stream: {described(result)}", refused, result.headers)
+    body = json_object(result.body) or {}
+    token, lasts_ms = body.get("authentication_token"), _lasts_ms(body.get("created"), body.get("expires_at"))
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token) or lasts_ms is None:
+        return NoSession("HTTP 200, but no session for the stream")
+    return Session(token, now_ms + max(lasts_ms - RENEWED_MS, 0))
+
+
+def _lasts_ms(created: object, expires: object) -> int | None:
+    """Between two times as RFC 3339 writes them; None where they are none."""
+    try:
+        begun, ended = (datetime.fromisoformat(str(text)[:40]) for text in (created, expires))
+        return int((ended - begun).total_seconds() * 1000)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _without(token: str, result: HttpResult) -> HttpResult:
+    """An answer as it may be shown, should it repeat the token."""
+    return replace(result, body=result.body.replace(token.encode(), b"...")) if isinstance(result, Answer) else result
+
+
+def _expired(result: HttpResult) -> bool:
+    """Whether the token is not good any more, or never was: nothing was done under it."""
+    return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(error_of(result)))
+
+
+def _is_over(error: StripeError | None) -> bool:
+    return error is not None and not EXPIRED.isdisjoint((error.code, error.type))
+
+
+def _refused(result: HttpResult) -> bool:
+    """Whether Stripe says that something in the call is wrong: then it took nothing of it."""
+    if not isinstance(result, Answer) or result.status not in (400, 413, 422):
+        return False
+    error = error_of(result)
+    return error is not None and not _is_over(error)
+
+
+def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
+    """What came of a push, by the answer to the call it was in."""
+    if isinstance(result, NotSent):
+        return RetryAt(now_ms + backoff_ms(push.attempt), clean(f"not sent: {result.reason}"))
+    if isinstance(result, NoAnswer):
+        return Unknown(clean(f"no answer: {result.reason}"))
+    if result.status == 200:
+        return _taken(result)
+    error = error_of(result)
+    if _is_over(error):
+        return RetryAt(now_ms + MIN_WAIT_MS, f"the session of the stream is over: {described(result)}")
+    if result.status in (401, 403) or (result.status == 404 and error is not None):
+        return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe has no stream for this session: {described(result)}")
+    if result.status == 429:
+        return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
+    if not _refused(result) or (error is not None and "already" in error.message):
+        # Perhaps a duplicate in other words: taken for a rejection it would be sealed again and billed twice.
+        return Unknown(described(result))
+    return Rejected(described(result))
+
+
+def _taken(answer: Answer) -> Outcome:
+    """Stripe answers an empty object, which anything in between could say, too: the Request-Id shows whose it is."""
+    body = json_object(answer.body)
+    if body is None or "error" in body or "object" in body or not request_id(answer):
+        return Unknown("HTTP 200, but not of the stream")
+    return Accepted()
