@@ -113,13 +113,11 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class Left:
-    """What the answer to a push says is left of its customer's credit after it, in micro-credits; `balance_micro` None:
-    there is no end to it. `part` names the balance that it tells of: others may decide as well, so that there is at
-    least as much. None: it is the whole that a read would tell."""
+    """What the answer to a push says is left of its customer's credit, and what the push took of it (micro-credits).
+    `balance_micro` None: there is no end. `part`: the balance it tells of; others may decide, too. None: the whole."""
 
     balance_micro: int | None
     charged_micro: int
-    """What this push took of it."""
     part: str | None = None
 
 

@@ -27,11 +27,8 @@ from drawdown.worker.push import in_place, push, rows, void
 from drawdown.worker.seal import newcomers, owed, statements
 from drawdown.worker.verdict import judge_read, org_row, project
 from tests.sent import nothing_in_place
-<<<<<<< HEAD
 from tests.simulation.mutants_need import NEED
-=======
 from tests.simulation.mutants_orders import ORDERS
->>>>>>> main
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
@@ -196,11 +193,8 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "a halt acknowledged once is never told again": lambda p: p.query(
         dispatch, "make_unheeded_due", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
     ),
-<<<<<<< HEAD
     **NEED,
-=======
     **ORDERS,
->>>>>>> main
     **REMOTE,
     **RESTORE,
     **SECONDS,
