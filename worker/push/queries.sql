@@ -40,8 +40,10 @@ FROM (
     ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}) x
 WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
-    pushes.sent_qty, pushes.attempts, pushes.wire_key, pushes.first_attempt_ms,
-    (SELECT o.projection_read_ms FROM orgs o WHERE o.org_id = pushes.org_id) AS read_before_ms
+    pushes.sent_qty, pushes.attempts, pushes.wire_key, pushes.first_attempt_ms
+
+-- name: reads_before
+SELECT org_id, projection_read_ms FROM orgs WHERE org_id IN :org_ids
 
 -- name: begin_attempts
 INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty)
