@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 from drawdown.providers.protocol import (
+    Accepted,
     CannotTell,
     Capabilities,
     CustomerChanged,
@@ -18,6 +19,7 @@ from drawdown.providers.protocol import (
     CustomerState,
     Drawn,
     Found,
+    Left,
     LookupResult,
     ManyLookups,
     Notice,
@@ -120,6 +122,8 @@ def sound(state: CustomerRead) -> CustomerRead:
 def outcome(found: Outcome) -> Outcome:
     """What became of one push."""
     match found:
+        case Accepted(left):
+            return Accepted(left if left is not None and _is_left(left) else None)
         case Queued(at_ms) if not _is_moment(at_ms):
             return Unknown(f"queued, to be confirmed at {_shown(at_ms)}, which is no time")
         case RetryAt(at_ms, reason, too_many):
@@ -130,6 +134,12 @@ def outcome(found: Outcome) -> Outcome:
         case Unknown(reason):
             return Unknown(_reason(reason))
     return found
+
+
+def _is_left(left: Left) -> bool:
+    """Whether these are figures: where they are none the push was charged all the same, and what is left is read."""
+    figures = [left.charged_micro] if left.balance_micro is None else [left.charged_micro, left.balance_micro]
+    return all(_is_figure(figure) for figure in figures) and (left.part is None or isinstance(left.part, str))
 
 
 def looked_up(found: LookupResult) -> LookupResult:

@@ -10,10 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
-import sqlalchemy as sa
-
-from drawdown.providers.http import Http
-from drawdown.schema.clock import Clock
+from drawdown.providers.setup import Setup as Setup
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import MINUTE_MS
 
@@ -114,8 +111,21 @@ class PushRequest:
 
 
 @dataclass(frozen=True)
+class Left:
+    """What the answer to a push says is left of its customer's credit, and what the push took of it (micro-credits).
+    `balance_micro` None: there is no end. `part`: the balance it tells of; others may decide, too. None: the whole."""
+
+    balance_micro: int | None
+    charged_micro: int
+    part: str | None = None
+
+
+@dataclass(frozen=True)
 class Accepted:
     """Charged, and the provider said so."""
+
+    left: Left | None = field(default=None, compare=False)
+    """None: the answer tells nothing of what is left."""
 
 
 @dataclass(frozen=True)
@@ -283,19 +293,6 @@ class ManyLookups(Protocol):
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         """What became of pushes of one customer, dated within that span; one result each, in order."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a provider is built from. `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names,
-    in lower case; secrets among them go into no message. No name ends in `_file`: that is how a file is given for one,
-    and when its content changes, the provider is built anew."""
-
-    name: str
-    settings: Mapping[str, str]
-    clock: Clock
-    http: Http
-    engine: sa.Engine
 
 
 Build: TypeAlias = Callable[[Setup], Provider]

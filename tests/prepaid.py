@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
+from drawdown.providers.protocol import (
+    Accepted,
+    CustomerRead,
+    CustomerState,
+    Left,
+    Outcome,
+    PushRequest,
+    ReadFailed,
+)
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.worker.commands.rates import set_rate
@@ -36,13 +44,33 @@ class Prepaid(FakeProvider):
     down: str | None = None
     hides: bool = False
     """Whether balances trail behind: what was charged is not shown."""
+    tells: bool = False
+    """Whether the answer to a push says what is left."""
+    meanwhile: Callable[[], None] | None = None
+    """Done once, while an answer is on its way."""
     asked: list[str] = field(default_factory=list)
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        answers = list(await super().push(batch))
+        if self.tells:
+            told = [Left(self._state(push.customer_id).balance_micro, push.quantity * CREDIT) for push in batch]
+            pairs = zip(answers, told, strict=True)
+            answers = [Accepted(left) if isinstance(answer, Accepted) else answer for answer, left in pairs]
+        self._meanwhile()
+        return answers
+
+    def _meanwhile(self) -> None:
+        work, self.meanwhile = self.meanwhile, None
+        if work is not None:
+            work()
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         self.asked += customer_ids
         if self.down is not None:
             return {name: ReadFailed(self.down) for name in customer_ids}
-        return {name: self.states.get(name) or self._state(name) for name in customer_ids}
+        found = {name: self.states.get(name) or self._state(name) for name in customer_ids}
+        self._meanwhile()
+        return found
 
     def _state(self, name: str) -> CustomerState:
         drawn = sum(one.quantity for one in self.charged.values() if one.customer_id == name) * CREDIT

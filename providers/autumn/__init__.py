@@ -29,11 +29,13 @@ from drawdown.providers.autumn.customers import AutumnCustomer, TooMany, Unreada
 from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, HttpResult
 from drawdown.providers.protocol import (
+    Accepted,
     CannotTell,
     Capabilities,
     CustomerChanged,
     CustomerRead,
     Drawn,
+    Left,
     LookupResult,
     NoCustomer,
     Notice,
@@ -70,9 +72,9 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         batch_size=1,
         in_flight=256,
         calls_per_s=settings.calls_per_s,
-        # The recorded headers allow 10,000 a second for customers.get, as for tracks, and 5 for one customer's events.
-        # More than a thousand were never tried; what is refused is read again a minute later.
-        reads_per_s=1_000,
+        # Autumn's own words, in the header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for
+        # one customer's events (recorded). What is refused is read again a minute later.
+        reads_per_s=10_000,
         lookups_per_s=4,
         key_retention_ms=settings.key_retention_ms,
         # Killed between claim and deduction: 409 from then on, and never applied (recorded).
@@ -101,6 +103,8 @@ class AutumnProvider:
         self._clock: Clock = setup.clock
         self._consumable: dict[str, bool] = {}
         """By feature, as the account's list says; it never changes for a feature."""
+        self._list_again_ms = 0
+        """Until then the list of features is not asked for on account of a charge."""
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         return [await self._charge(request) for request in batch]
@@ -112,7 +116,32 @@ class AutumnProvider:
         if self.dormant is not None:
             return RetryAt(self._clock.now_ms() + wire.REFUSED_MS, f"not sent: {self.dormant}")
         result = await self._send("track", wire.track(request))
-        return wire.outcome(request, result, self._clock.now_ms())
+        outcome = wire.outcome(request, result, self._clock.now_ms())
+        if isinstance(outcome, Accepted) and isinstance(result, Answer):
+            return Accepted(await self._left(result))
+        return outcome
+
+    async def _left(self, charged: Answer) -> Left | None:
+        """What the answer to a charge says is left."""
+        body = wire.parse(charged.body)
+        if body is None:
+            return None
+        balance = body.get("balance")
+        if self._settings.balance_feature is None and isinstance(balance, dict):
+            await self._know(str(balance.get("feature_id")))
+        return autumn_customers.left(body, self._settings, self._consumable)
+
+    async def _know(self, feature: str) -> None:
+        """Have the features listed if this one is unknown: not for each of many charges at once, nor soon again where
+        the list cannot be read. What is left is not told meanwhile."""
+        now = self._clock.now_ms()
+        if feature in self._consumable or now < self._list_again_ms:
+            return
+        self._list_again_ms = now + MINUTE_MS
+        try:
+            await self._learn_features({feature})
+        except Unreadable:
+            return  # the charge was made all the same, and the customer is read
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         return {customer_id: await self._state(customer_id) for customer_id in customer_ids}
@@ -120,7 +149,9 @@ class AutumnProvider:
     async def _state(self, customer_id: str) -> CustomerRead:
         try:
             customer = await self._customer(customer_id)
-            await self._learn_features(customer)
+            await self._learn_features(
+                {found.feature for found in autumn_customers.candidates(customer, self._settings)}
+            )
         except Unreadable as trouble:
             return NoCustomer() if trouble.their_code == "customer_not_found" else ReadFailed(str(trouble))
         return autumn_customers.state(customer, self._settings, self._consumable)
@@ -133,12 +164,9 @@ class AutumnProvider:
             raise Unreadable("Autumn's answer is about another customer")
         return autumn_customers.read_customer(told)
 
-    async def _learn_features(self, customer: AutumnCustomer) -> None:
+    async def _learn_features(self, of_balances: set[str]) -> None:
         """A balance does not say whether it is used up or only held (seats): the list of features does, asked once."""
-        if self._settings.balance_feature is not None:
-            return
-        of_balances = {balance.feature for balance in autumn_customers.candidates(customer, self._settings)}
-        if of_balances - self._consumable.keys():
+        if self._settings.balance_feature is None and of_balances - self._consumable.keys():
             listed = read_features(await self._ask("features.list", {}))
             self._consumable.update({feature.name: feature.consumable for feature in listed.values()})
             self._consumable.update(dict.fromkeys(of_balances - self._consumable.keys(), True))
@@ -210,7 +238,7 @@ class AutumnProvider:
         told = wire.parse(text.encode())
         if told is None or not isinstance(told.get("type"), str):
             raise WebhookRefused("the webhook's body is no JSON object with a type")
-        return [CustomerChanged(_customer_of(told))] if told["type"] in CHANGES else []
+        return [CustomerChanged(svix.customer_of(told))] if told["type"] in CHANGES else []
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant is not None:
@@ -261,17 +289,6 @@ def _unreadable(route: str, answer: Answer) -> Unreadable:
         # No status: mending the setting mends it, so it is not the customer's or the push's.
         return Unreadable(trouble)
     return Unreadable(f"{route}: {said}", said.code, answer.status)
-
-
-def _customer_of(told: Mapping[str, object]) -> str:
-    """`data.customer_id`, or `data.customer.id` in the older kinds."""
-    data = told.get("data")
-    if isinstance(data, dict):
-        customer = data.get("customer")
-        for found in (data.get("customer_id"), customer.get("id") if isinstance(customer, dict) else None):
-            if isinstance(found, str) and found:
-                return found
-    raise WebhookRefused(f"the webhook {told['type']} names no customer")
 
 
 def build(setup: Setup) -> AutumnProvider:

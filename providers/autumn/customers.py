@@ -14,8 +14,8 @@ from decimal import Decimal
 from typing import Final
 
 from drawdown.providers.autumn.settings import AutumnSettings
-from drawdown.providers.autumn.wire import number, whole
-from drawdown.providers.protocol import CustomerState, Drawn
+from drawdown.providers.autumn.wire import deducted, number, whole
+from drawdown.providers.protocol import CustomerState, Drawn, Left
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import MICRO, SECOND_MS
 
@@ -128,6 +128,32 @@ def state(customer: AutumnCustomer, settings: AutumnSettings, consumable: Mappin
         plan=customer.plans[0] if customer.plans else None,
         max_concurrent=_concurrency(customer, settings),
     )
+
+
+def left(body: Mapping[str, object], settings: AutumnSettings, consumable: Mapping[str, bool]) -> Left | None:
+    """What the answer to a charge says is left: it shows the balance that was drawn on, and no other. That is the whole
+    where that balance alone decides, or never ends. None: it does not say, or of a balance that does not decide."""
+    found = body.get("balance")
+    feature = found.get("feature_id") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(feature, str) or not _decides(feature, settings, consumable):
+        return None
+    charged = deducted(body, feature)
+    if charged is None:
+        return None
+    try:
+        if _said(found, feature, "unlimited") or _said(found, feature, "overage_allowed"):
+            return Left(None, _micro(charged))
+        remaining = _figure(found, feature, "remaining", "current_balance")
+    except Unreadable:
+        return None
+    return Left(_micro(remaining), _micro(charged), None if settings.balance_feature == feature else feature)
+
+
+def _decides(feature: str, settings: AutumnSettings, consumable: Mapping[str, bool]) -> bool:
+    """Whether a balance's end counts; of one that is not known to be used up, that cannot be told."""
+    if settings.balance_feature is not None:
+        return feature == settings.balance_feature
+    return feature != settings.concurrency_feature and consumable.get(feature, False)
 
 
 def _deciding(customer: AutumnCustomer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> Iterable[Balance]:

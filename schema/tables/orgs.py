@@ -44,6 +44,7 @@ orgs = sa.Table(
     ms_column("watch_due_ms", null=True),
     sa.Column("resume_above_micro", Big, nullable=True),
     ms_column("runs_out_ms", null=True),
+    ms_column("read_by_ms", null=True),
     ms_column("held_watermark_ms", null=True),
     sa.Column("floor_ms", Big, nullable=False, server_default="0"),
     ms_column("stopped_at_ms", null=True),
@@ -67,10 +68,18 @@ sa.Index(
     postgresql_where=sa.text("override_until_ms IS NOT NULL"),
 )
 sa.Index(
-    "orgs_projection_due",
+    "orgs_asked",
+    orgs.c.is_halted,
+    sa.func.coalesce(orgs.c.balance_micro, sa.literal_column("0")),
     orgs.c.projection_due_ms,
     sqlite_where=sa.text("projection_due_ms IS NOT NULL"),
     postgresql_where=sa.text("projection_due_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_read_by",
+    orgs.c.read_by_ms,
+    sqlite_where=sa.text("read_by_ms IS NOT NULL"),
+    postgresql_where=sa.text("read_by_ms IS NOT NULL"),
 )
 sa.Index(
     "orgs_watch_due",

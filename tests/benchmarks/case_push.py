@@ -76,8 +76,8 @@ def _latency(engine: sa.Engine, kind: str, latency_ms: int, scale: float, runs: 
     )
 
 
-def provider_at(engine: sa.Engine, url: str, http: HttpClient, calls_per_s: int) -> AutumnProvider:
-    settings = {"secret_key": "am_sk_test_benchmark", "url": url, "calls_per_s": str(calls_per_s)}
+def provider_at(engine: sa.Engine, url: str, http: HttpClient, calls_per_s: int, **more: str) -> AutumnProvider:
+    settings = {"secret_key": "am_sk_test_benchmark", "url": url, "calls_per_s": str(calls_per_s), **more}
     return build(Setup("autumn", settings, FixedClock(T0 + 600_000), http, engine))
 
 

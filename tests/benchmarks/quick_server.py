@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
+REMAINING = 1_000
+"""Of each balance, whatever was charged."""
+
 
 class Track(asyncio.Protocol):
     """HTTP/1.1 with Content-Length, one request after the other on a connection."""
@@ -47,13 +50,19 @@ class Track(asyncio.Protocol):
             return self.send(said)
         if head.startswith(b"post /admin/"):  # a cell, told to halt
             return self.later(b"{}")
-        self.arrivals.append(time.monotonic() * 1000)
         asked = json.loads(body)
+        if head.startswith(b"post /v1/customers.get"):
+            balance = {"feature_id": "compute", "granted": 1_000_000, "remaining": REMAINING, "usage": 1}
+            told = {"id": asked["customer_id"], "balances": {"compute": balance}, "subscriptions": []}
+            return self.later(json.dumps(told).encode())
+        if head.startswith(b"post /v1/features.list"):
+            return self.later(b'{"list":[{"id":"compute","type":"metered","consumable":true}]}')
+        self.arrivals.append(time.monotonic() * 1000)
         value = asked["value"]
         feature = json.dumps(asked["feature_id"])
         said = (
             f'{{"customer_id":{json.dumps(asked["customer_id"])},"value":{value},"balance":{{"feature_id":{feature},'
-            f'"granted":1000000,"remaining":1000,"usage":1}},"deductions":[{{"balance_id":"b","feature_id":{feature},'
+            f'"granted":1000000,"remaining":{REMAINING},"usage":1}},"deductions":[{{"balance_id":"b","feature_id":{feature},'
             f'"plan_id":"p","value":{value}}}]}}'
         ).encode()
         return self.later(said)

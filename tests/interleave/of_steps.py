@@ -152,7 +152,9 @@ def _put_off(stage: Stage) -> Act:
     _ask(stage)
     context = stage.context(WITHOUT)
     asks = stage.rows("SELECT projection_asks FROM orgs WHERE org_id = 'acme'")[0][0]
-    put_off = partial(projecting._put_off, due=projecting.DueProjection("acme", "acme", asks, None), context=context)
+    put_off = partial(
+        projecting._put_off, due=projecting.DueProjection("acme", "acme", asks, None, None), context=context
+    )
     return Act(lambda engine: write(engine, put_off))
 
 

@@ -899,3 +899,27 @@ def test_orders_of_0057_keep_their_guards_and_have_other_kinds_beside(
     with pytest.raises(NotImplementedError, match="would forget"), engine.begin() as connection:
         command.downgrade(_config(connection), "0057")
     read(engine, require_ready)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_turns_that_were_to_come_are_asks_for_a_version_without_them(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    engine = _empty(kind, request, tmp_path, "turns")
+    with engine.begin() as connection:
+        migrate_to(connection, "0059")
+        for org, due, turn in (
+            ("asked", "5", "NULL"),
+            ("far", "NULL", "9"),
+            ("both", "5", "9"),
+            ("none", "NULL", "NULL"),
+        ):
+            values = f"('{org}', {due}, {turn})"
+            connection.exec_driver_sql(f"INSERT INTO orgs (org_id, projection_due_ms, read_by_ms) VALUES {values}")
+        command.downgrade(_config(connection), "0058")
+    found = "SELECT org_id, projection_due_ms, projection_asks FROM orgs ORDER BY org_id"
+    rows = read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(found))])
+    assert rows == [("asked", 5, 0), ("both", 5, 0), ("far", 9, 1), ("none", None, 0)]
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()

@@ -24,6 +24,12 @@ AUDIT = (
     "CREATE TRIGGER audit_older AFTER UPDATE ON orgs WHEN NEW.max_concurrent_sandboxes >= 1000 "
     "AND NEW.max_concurrent_sandboxes < OLD.max_concurrent_sandboxes BEGIN "
     "INSERT INTO audit VALUES ('an older read of ' || NEW.org_id || ' overwrote a newer one'); END",
+    # What an answer to a push says is left never raises a balance: a read alone does.
+    "CREATE TRIGGER audit_answer AFTER UPDATE ON orgs WHEN NEW.projection_read_ms = OLD.projection_read_ms "
+    "AND NEW.balance_read_ms >= OLD.balance_read_ms AND NEW.balance_micro > OLD.balance_micro BEGIN "
+    "INSERT INTO audit VALUES ('an answer to a push raised the balance of ' || NEW.org_id); END",
+    "CREATE TRIGGER audit_balance AFTER UPDATE ON orgs WHEN NEW.balance_read_ms < OLD.balance_read_ms BEGIN "
+    "INSERT INTO audit VALUES ('the balance of ' || NEW.org_id || ' went back in time'); END",
     "CREATE TRIGGER audit_halt AFTER UPDATE ON orgs WHEN OLD.is_halted AND NEW.is_halted "
     "AND NEW.halted_at <> OLD.halted_at BEGIN "
     "INSERT INTO audit VALUES ('halted_at of ' || NEW.org_id || ' was rewritten without a transition'); END",

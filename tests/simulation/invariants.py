@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from drawdown.schema.migrate import bucket_of
+from tests.simulation.need import asked
 from tests.simulation.oracle import EXEMPT, WINDOW, Expected
 from tests.simulation.remote import unit_at
 from tests.simulation.runs import runs
@@ -100,6 +101,7 @@ def check(world: World) -> list[str]:
         lambda: _ledger(world),
         lambda: runs(world),
         lambda: _halts(world),
+        lambda: asked(world),
         lambda: _quarantine(world),
         lambda: (str(row[0]) for row in world.rows("SELECT what FROM audit")),
     ]

@@ -23,6 +23,7 @@ from drawdown.providers.protocol import (
     Drawn,
     Duplicate,
     Found,
+    Left,
     LookupResult,
     Notice,
     Outcome,
@@ -72,7 +73,8 @@ Billed = dict[tuple[str, str, int], int]
 
 @dataclass
 class MemoryProvider:
-    """Charges each key once, rejects what it has no price for, and answers a repeated key with a duplicate."""
+    """Charges each key once and says what is left, rejects what it has no price for, and answers a repeated key with a
+    duplicate."""
 
     name: str
     charges: dict[str, PushRequest] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class MemoryProvider:
         if request.quantity % self.capabilities.unit or (request.quantity < 0 and not self.capabilities.negatives):
             return Rejected(f"{request.quantity} is no whole, positive amount")
         self.charges[request.key] = request
-        return Accepted()
+        return Accepted(Left(self.balance(request.customer_id), request.quantity))
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         self.reads += 1

@@ -46,6 +46,8 @@ class Claimed:
     """Whether an earlier attempt may have reached the provider."""
     first: bool = True
     """Whether the key was not known there before this attempt: no earlier one arrived, or was lost with our history."""
+    read_before_ms: int | None = None
+    """When its organisation's customer had last been read, as it was claimed."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def claim_due(
     before = set()
     if any(row.attempts > 1 for row in rows):
         before = {tuple(row) for row in SQL.run(connection, "sent_before", mine)}
-    claimed = [_claimed(row, capabilities, before, now) for row in rows]
+    found = SQL.run(connection, "reads_before", {"org_ids": sorted({row.org_id for row in rows})})
+    reads = {row.org_id: row.projection_read_ms for row in found}
+    claimed = [_claimed(row, capabilities, before, now, reads.get(row.org_id)) for row in rows]
     _keep_wire_keys(connection, [push for push, row in zip(claimed, rows, strict=True) if push.request.key != row.key])
     require_same(connection, witness)
     # Last: the count is one row for all workers, held until the commit.
@@ -94,11 +98,21 @@ def claim_due(
 
 
 def _claimed(
-    row: sa.Row[tuple[object, ...]], capabilities: Capabilities, before: set[tuple[object, ...]], now: int
+    row: sa.Row[tuple[object, ...]],
+    capabilities: Capabilities,
+    before: set[tuple[object, ...]],
+    now: int,
+    read_before_ms: int | None,
 ) -> Claimed:
     reference = (row.window_ms, row.org_id, row.feature, row.revision)
     request = request_of(row, capabilities)
-    return Claimed(*reference, request, reference in before, first=row.first_attempt_ms == now)
+    return Claimed(
+        *reference,
+        request,
+        reference in before,
+        first=row.first_attempt_ms == now,
+        read_before_ms=read_before_ms,
+    )
 
 
 def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> None:

@@ -28,7 +28,7 @@ from drawdown.worker.push.claim import Claim, Claimed, claim_due
 from drawdown.worker.push.in_place import charge_in_place
 from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
 from drawdown.worker.push.wallet_mirror import draw, usage_of
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.answers import ClaimAnswers, ClaimedAt, ask_after_push
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -88,7 +88,7 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
             context.witness = claimed.witness
             yield Remember(claimed.witness)  # R1: what is sent is counted outside of the database, too
         began = replace(done, why=done.why.copy())
-        yield from _send_all(context, provider, claimed, claim, now + LEASE_MS, done)
+        yield from _send_all(context, provider, claimed, claim, now, done)
         done.rounds += 1
         log.info(
             "pushes_settled",
@@ -101,21 +101,24 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
     return done
 
 
-def _send_all(context: Context, provider: str, claimed: Claim, claim: str, lease_end: int, done: Pushed) -> Steps[None]:
-    """Send a claim unless its lease runs out (P1: checked again right before each call), and settle what comes back."""
-    batch, breaker = claimed.pushes, context.breaker(provider)
+def _send_all(context: Context, provider: str, claimed: Claim, claim: str, now: int, done: Pushed) -> Steps[None]:
+    """Send what was claimed now, unless its lease runs out (P1: checked again right before each call), and settle what
+    comes back."""
+    batch, breaker, lease_end = claimed.pushes, context.breaker(provider), now + LEASE_MS
+    lane = ClaimedAt(provider, context.capabilities[provider], now)
     sending = Push(
         provider,
         [claimed_push.request for claimed_push in batch],
         lambda: context.out_of_time(SENDING) or context.clock.now_ms() >= lease_end,
     )
-    left, failed = set(range(len(batch))), True
+    left, failed, answers = set(range(len(batch))), True, ClaimAnswers(batch)
     while left:
         outcomes = yield from _fetch(sending, sorted(left))
         places = list(outcomes)
         left -= outcomes.keys()
         portion = [batch[place] for place in places]
         settled = _settled(context, provider, portion, list(outcomes.values()))
+        of_orgs = answers.take(portion, list(outcomes.values()))
         if failed and not all(isinstance(outcome, RetryAt | Unknown) for outcome in outcomes.values()):
             failed = False
             breaker.note(failed=False, now_ms=context.clock.now_ms())
@@ -127,8 +130,9 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, lease
                 settled=settled,
                 claim=claim,
                 now=context.clock.now_ms(),
-                in_ledger=context.capabilities[provider].balance_in_ledger,
+                in_ledger=lane.capabilities.balance_in_ledger,
                 witness=context.witness,
+                ask=partial(ask_after_push, lane=lane, answers=of_orgs),
             ),
         )
         done.note(settled)
@@ -184,6 +188,7 @@ def _settle(
     now: int,
     in_ledger: bool,
     witness: Witness | None,
+    ask: partial[None],
 ) -> None:
     # What was sent in a history that was lost is looked up: the same key may stand for another quantity here (R1).
     require_same(connection, witness)
@@ -209,4 +214,4 @@ def _settle(
     SQL.run(connection, "finish_attempts", values)
     if in_ledger:
         draw(connection, drawn, now)
-    mark_for_projection(connection, [sent.org_id for sent in batch], now)
+    ask(connection, now_ms=now)

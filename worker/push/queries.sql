@@ -42,6 +42,9 @@ WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
     pushes.sent_qty, pushes.attempts, pushes.wire_key, pushes.first_attempt_ms
 
+-- name: reads_before
+SELECT org_id, projection_read_ms FROM orgs WHERE org_id IN :org_ids
+
 -- name: begin_attempts
 INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty)
 SELECT window_ms, org_id, feature, revision, attempts, :now_ms, :claim_owner, sent_qty FROM pushes

@@ -35,18 +35,22 @@ def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
 
 
 def after_read(
-    org: Row, state: CustomerState, used: Used | None, at: Moment, due: int | None, held_micro: int = 0
+    org: Row, state: CustomerState, used: Used | None, at: Moment, *, asked_again: bool, held_micro: int = 0
 ) -> Change:
-    """What a fresh state makes of an organisation. `used` None: no estimate is made of it; `held_micro` of the balance
-    is reserved."""
+    """What a fresh state makes of an organisation. `used` None: no estimate is made of it; `asked_again`: since
+    the read began, so that it does not answer for that; `held_micro` of the balance is reserved."""
     found, hidden, judged = None, None, None
     if used is not None and state.balance_micro is not None:
         found, hidden = effective_after(org, state.balance_micro, used)
         spent = org.is_halted and org.halt_reason in CREDIT_REASONS
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
     new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged, held_micro)
+    due = org.projection_due_ms if asked_again else None
+    if asked_again and new.is_halted and due is None:
+        due = at.now_ms  # by pushes that left it to its turn while it ran: of the halted, none is
     written = replace(
         state_of(org, new, at, due),
+        read_by_ms=org.read_by_ms if asked_again else None,
         balance_micro=state.balance_micro,
         balance_read_ms=at.read_ms,
         plan=state.plan,

@@ -69,6 +69,7 @@ class OrgState:
     unread_since_ms: int | None
     watch_due_ms: int | None
     resume_above_micro: int | None
+    read_by_ms: int | None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def after_operator(org: Row, now_ms: int) -> Change:
 
 def _exempt(state: OrgState) -> OrgState:
     """Nobody is asked about an organisation that nobody bills."""
-    return replace(state, projection_due_ms=None, unread_since_ms=None)
+    return replace(state, projection_due_ms=None, unread_since_ms=None, read_by_ms=None)
 
 
 def overrides_of(org: Row) -> Overrides:

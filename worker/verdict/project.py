@@ -56,6 +56,13 @@ class DueProjection:
     """How often it had been asked for: a later ask is not answered by this read."""
     read_before_ms: int | None
     """The read that was last written when this one was asked for."""
+    balance_before_ms: int | None
+    """The balance that was last written then: by that read, or by the answer to a push."""
+
+    @property
+    def before_ms(self) -> int:
+        """When the newest of what was known then was read."""
+        return max(self.read_before_ms or 0, self.balance_before_ms or 0)
 
 
 @dataclass
@@ -166,7 +173,9 @@ def _due(
     end_overrides(connection, shard, now)
     values = {"now_ms": now, "lo": shard.lo, "hi": shard.hi, "provider": provider, "at_most": at_most, "org_id": org}
     rows = SQL.run(connection, "projections_due", values)
-    return [DueProjection(row.org_id, row.customer_id, row.asks, row.read_before_ms) for row in rows]
+    return [
+        DueProjection(row.org_id, row.customer_id, row.asks, row.read_before_ms, row.balance_before_ms) for row in rows
+    ]
 
 
 def _apply(
@@ -199,11 +208,12 @@ def _apply(
         done.read += fresh
         done.failed += not fresh
         again = org.projection_due_ms if org.projection_asks != wanted.asks else now + READ_AGAIN_MS
-        if org.projection_read_ms != wanted.read_before_ms:
-            # Another read was written meanwhile, and two machines' clocks cannot tell which is newer: ask again.
+        if (org.projection_read_ms, org.balance_read_ms) != (wanted.read_before_ms, wanted.balance_before_ms):
+            # Another read, or what a push left, was written meanwhile, and two machines' clocks cannot tell which is
+            # newer: ask again.
             changes.append(Change(unchanged(org, now if fresh else again)))
             continue
-        at = Moment(max(read_ms, (wanted.read_before_ms or 0) + 1), now, watched)
+        at = Moment(max(read_ms, wanted.before_ms + 1), now, watched)
         change = _after(org, wanted, state, used.get(org.org_id), policies, at, held.get(org.org_id, 0))
         changes.append(change)
         done.note(org, change)
@@ -225,7 +235,7 @@ def _after(
     """What the read of a customer, or the failure to read it, makes of its organisation."""
     asked_again = org.projection_asks != due.asks
     if isinstance(state, CustomerState):
-        return after_read(org, state, used, at, org.projection_due_ms if asked_again else None, held_micro)
+        return after_read(org, state, used, at, asked_again=asked_again, held_micro=held_micro)
     reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {due.customer_id}"
     log.warning("customer_not_read", org=org.org_id, reason=reason)
     again = org.projection_due_ms if asked_again else at.now_ms + READ_AGAIN_MS

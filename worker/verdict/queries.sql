@@ -14,11 +14,30 @@ UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks +
 WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: projections_due
-SELECT o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms
-FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND {in_force_now}
-WHERE o.projection_due_ms <= :now_ms AND a.provider = :provider AND a.customer_id <> '' AND o.bucket BETWEEN :lo AND :hi
-    AND (:org_id = '' OR o.org_id = :org_id)
-ORDER BY o.projection_due_ms LIMIT :at_most
+-- Who was asked for, those first who run and have least; then those whose turn has come. Each half by its own index.
+SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms
+FROM (SELECT * FROM ({asked_for}) f UNION ALL SELECT * FROM ({in_turn}) t) d
+ORDER BY d.half, CASE WHEN d.half = 0 THEN d.is_halted END, d.place, d.since_ms LIMIT :at_most
+
+-- name: due_columns
+o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms,
+    o.balance_read_ms AS balance_before_ms
+
+-- name: askable_at
+-- CROSS JOIN is the order SQLite keeps: it would begin with all whom the provider bills.
+FROM orgs o CROSS JOIN assignments a
+WHERE a.org_id = o.org_id AND {in_force_now} AND a.provider = :provider AND a.customer_id <> ''
+    AND o.bucket BETWEEN :lo AND :hi AND (:org_id = '' OR o.org_id = :org_id)
+
+-- name: asked_for
+SELECT 0 AS half, o.is_halted, COALESCE(o.balance_micro, 0) AS place, o.projection_due_ms AS since_ms, {due_columns}
+{askable_at} AND o.projection_due_ms <= :now_ms
+ORDER BY o.is_halted, COALESCE(o.balance_micro, 0), o.projection_due_ms LIMIT :at_most
+
+-- name: in_turn
+SELECT 1 AS half, o.is_halted, o.read_by_ms AS place, o.read_by_ms AS since_ms, {due_columns}
+{askable_at} AND o.read_by_ms <= :now_ms AND o.projection_due_ms IS NULL
+ORDER BY o.read_by_ms LIMIT :at_most
 
 -- name: put_off
 UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND projection_asks = :projection_asks
@@ -36,7 +55,7 @@ UPDATE orgs SET is_halted = :is_halted, halted_at = :halted_at, halt_reason = :h
     max_concurrent_sandboxes = :max_concurrent_sandboxes, projection_read_ms = :projection_read_ms,
     projection_due_ms = :projection_due_ms, balance_micro = :balance_micro, balance_read_ms = :balance_read_ms,
     plan = :plan, unseen_micro = :unseen_micro, unread_since_ms = :unread_since_ms, watch_due_ms = :watch_due_ms,
-    resume_above_micro = :resume_above_micro
+    resume_above_micro = :resume_above_micro, read_by_ms = :read_by_ms
 WHERE org_id = :org_id
 
 -- name: note_verdict

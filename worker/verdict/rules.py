@@ -1,11 +1,13 @@
-"""The rules of an organisation's verdict: from the provider's answer, the operator's override and the time. Pure."""
+"""The rules of an organisation's verdict: from the provider's answer, the operator's override and the time; and when a
+provider is asked. Pure."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 
 
 @dataclass(frozen=True)
@@ -160,3 +162,74 @@ def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -
         return None
     to_zero = max(effective_micro, 0) * MINUTE_MS // burn_a_minute
     return now_ms + max(FIRST_LOOK_MS, min(to_zero // LOOKS_TO_ZERO, LAST_LOOK_MS))
+
+
+TURN_MS: Final = 60 * MINUTE_MS
+"""Within so long after a read, a push has its customer read again, however far that is from the end."""
+WINDOWS_A_TURN: Final = TURN_MS // WINDOW_MS
+
+
+def turn_ms(org_id: str, after_ms: int) -> int:
+    """An organisation's turn: once in each hour, at a moment of its own, so that reads by age are spread evenly."""
+    moment = zlib.crc32(org_id.encode("utf-8", "surrogatepass")) % TURN_MS
+    return after_ms + 1 + (moment - after_ms - 1) % TURN_MS
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of an organisation of whom pushes were answered. Figures are micro-credits."""
+
+    org_id: str
+    is_halted: bool
+    read_ms: int | None
+    """When its customer was last read; None: never."""
+    unread: bool
+    """Whether that failed when it was last tried."""
+    balance_micro: int | None
+    """By the last read, or an answer since; None: no end to it."""
+    unseen_micro: int = 0
+    held_micro: int = 0
+    low_micro: int | None = None
+    """The level at which it is to be told that it is low; None: there is none, or it was told."""
+    runs_out_ms: int | None = None
+    """When credit ends, as a watch that goes round now estimates it; None: nobody can tell."""
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What the answers to pushes of an organisation say together, in micro-credits. `left_micro` None: no end to it."""
+
+    left_micro: int | None
+    charged_micro: int
+    whole: bool
+    """Whether nothing else decides; else there is at least as much."""
+
+
+def ask_at_ms(known: Known, remaining: Remaining | None, now_ms: int) -> int:
+    """When the provider is asked about an organisation of whom pushes were charged: at once, or in its turn. At once
+    about whoever is halted, was not read, is older than its turn, or may be near the end. `remaining` None: no answer
+    told of what is left."""
+    if known.is_halted or known.unread or known.read_ms is None:
+        return now_ms
+    if _is_near(known, now_ms) if remaining is None else _calls_for_a_read(known, remaining):
+        return now_ms
+    return max(turn_ms(known.org_id, known.read_ms), now_ms)
+
+
+def _is_near(known: Known, now_ms: int) -> bool:
+    """By the estimate alone. Where there is none, whoever can run out is near."""
+    if known.balance_micro is None:
+        return False
+    return known.runs_out_ms is None or known.runs_out_ms <= now_ms + TURN_MS
+
+
+def _calls_for_a_read(known: Known, remaining: Remaining) -> bool:
+    """Whether credit would be gone before the next turn at the rate of these pushes, or is at the level that is told;
+    or there is more than was known: somebody paid."""
+    left = remaining.left_micro
+    if left is None:
+        return known.balance_micro is not None
+    if remaining.whole and (known.balance_micro is None or left > known.balance_micro):
+        return True
+    free = left - known.held_micro - max(known.unseen_micro, 0)
+    return free <= max(remaining.charged_micro * WINDOWS_A_TURN, known.low_micro or 0, 0)

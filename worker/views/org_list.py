@@ -19,7 +19,7 @@ from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MINUTE_MS
 from drawdown.worker.verdict.effective_balance import Used, since_read
 from drawdown.worker.verdict.org_row import Row
 from drawdown.worker.verdict.rules import end_ms
-from drawdown.worker.verdict.used_now import read_used_now
+from drawdown.worker.views.used_now import read_used_now
 
 SQL = queries(__file__)
 

@@ -1,0 +1,171 @@
+"""After pushes those are asked about of whom there is need: at once, or in their turn within the hour."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, turn_ms
+from tests.fake_provider import capabilities
+from tests.prepaid import CREDIT, Moving, Prepaid, price
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+ORG = next(
+    name for name in (f"org-{n}" for n in count()) if turn_ms(name, T0) in range(T0 + TURN_MS // 2, T0 + TURN_MS)
+)
+"""Its turn comes in the second half of an hour."""
+AN_HOUR = 60 * WINDOWS_A_TURN * CREDIT
+"""What a minute of use in each window takes in an hour."""
+
+
+@pytest.fixture
+def provider() -> Prepaid:
+    return Prepaid(capabilities(), credit={ORG: 100 * AN_HOUR}, tells=True)
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: Prepaid) -> Fleet:
+    """An organisation with credit to spare, read once."""
+    made = Fleet(engine, Moving(T0), extra={"fake": provider})
+    made.assign(ORG, provider="fake", from_ms=T0 - 10 * WINDOW_MS)
+    made.tick(T0 + SECOND_MS)
+    provider.asked.clear()
+    return made
+
+
+def used(fleet: Fleet, window: int, *orgs: str) -> None:
+    """A minute of use in a window, sealed and sent by a tick."""
+    for org in orgs or (ORG,):
+        fleet.sample(org, T0 + window * WINDOW_MS)
+    fleet.tick(T0 + (window + 1) * WINDOW_MS + 3 * MINUTE_MS)
+
+
+def stands(fleet: Fleet, what: str) -> tuple[object, ...]:
+    return fleet.rows(f"SELECT {what} FROM orgs WHERE org_id = '{ORG}'")[0]
+
+
+def test_who_is_far_from_the_end_is_read_once_an_hour(fleet: Fleet, provider: Prepaid) -> None:
+    read_ms = int(str(fleet.one(f"SELECT projection_read_ms FROM orgs WHERE org_id = '{ORG}'")))
+    turn = turn_ms(ORG, read_ms)
+    asked_at = []
+    for window in range(2 * WINDOWS_A_TURN + 1):
+        used(fleet, window)
+        asked_at += [fleet.clock.at_ms] * len(provider.asked)
+        provider.asked.clear()
+        left = (100 * AN_HOUR - (window + 1) * 60 * CREDIT, None)
+        assert stands(fleet, "balance_micro, projection_due_ms") == left, "what an answer says is as good as a read"
+    first, second = asked_at
+    assert turn <= first <= turn + WINDOW_MS + 3 * MINUTE_MS
+    assert turn + TURN_MS <= second <= turn + TURN_MS + WINDOW_MS + 3 * MINUTE_MS
+
+
+def test_who_uses_nothing_more_has_a_turn_all_the_same(fleet: Fleet, provider: Prepaid) -> None:
+    used(fleet, 0)
+    assert (provider.asked, stands(fleet, "read_by_ms IS NOT NULL")) == ([], (True,))
+    fleet.tick(T0 + TURN_MS + MINUTE_MS)
+    assert (provider.asked, stands(fleet, "read_by_ms")) == ([ORG], (None,))
+    fleet.tick(T0 + 3 * TURN_MS)
+    assert provider.asked == [ORG], "until it is used again, there is nothing to ask"
+
+
+def test_who_is_near_the_end_is_read_in_each_tick_and_halted(fleet: Fleet, provider: Prepaid) -> None:
+    provider.credit[ORG] = AN_HOUR
+    used(fleet, 0)
+    used(fleet, 1)
+    assert (provider.asked, stands(fleet, "is_halted")) == ([ORG, ORG], (False,))
+    provider.credit[ORG] = 180 * CREDIT
+    used(fleet, 2)
+    assert (provider.asked, stands(fleet, "is_halted")) == ([ORG] * 3, (True,))
+
+
+def test_the_halted_are_asked_about_at_once_and_go_on(fleet: Fleet, provider: Prepaid) -> None:
+    provider.credit[ORG] = 60 * CREDIT
+    used(fleet, 0)
+    assert stands(fleet, "is_halted") == (True,)
+    provider.credit[ORG] = 100 * AN_HOUR  # nobody is told
+    used(fleet, 1)
+    assert stands(fleet, "is_halted, read_by_ms") == (False, None)
+
+
+def test_an_answer_that_tells_of_a_payment_has_it_read(fleet: Fleet, provider: Prepaid) -> None:
+    provider.credit[ORG] = 200 * AN_HOUR
+    used(fleet, 0)
+    assert provider.asked == [ORG]
+    assert stands(fleet, "balance_micro") == (200 * AN_HOUR - 60 * CREDIT,)
+
+
+def test_an_answer_older_than_a_read_overwrites_nothing(fleet: Fleet, provider: Prepaid) -> None:
+    """Somebody paid, and was read, while a charge of before was on its way."""
+
+    def read_by_another() -> None:
+        fleet.write(
+            "UPDATE orgs SET projection_read_ms = projection_read_ms + 1, balance_read_ms = "
+            f"projection_read_ms + 1, balance_micro = 900 WHERE org_id = '{ORG}'"
+        )
+        provider.down = "503"
+
+    fleet.write(f"UPDATE orgs SET balance_micro = {100 * AN_HOUR} WHERE org_id = '{ORG}'")
+    provider.credit[ORG], provider.meanwhile = 60 * CREDIT + 100, read_by_another
+    used(fleet, 0)
+    assert (provider.asked, stands(fleet, "balance_micro")) == ([ORG], (900,)), "it is asked about instead"
+
+
+def test_a_read_older_than_an_answer_overwrites_nothing(fleet: Fleet, provider: Prepaid) -> None:
+    noted = f"UPDATE orgs SET balance_micro = 7, balance_read_ms = balance_read_ms + 1 WHERE org_id = '{ORG}'"
+    fleet.write(f"UPDATE orgs SET projection_due_ms = 0 WHERE org_id = '{ORG}'")
+    provider.meanwhile = lambda: fleet.write(noted)
+    fleet.tick()
+    assert stands(fleet, "balance_micro, projection_due_ms IS NULL") == (7, False)
+    fleet.tick(fleet.clock.at_ms + SECOND_MS)
+    assert stands(fleet, "balance_micro, projection_due_ms") == (100 * AN_HOUR, None)
+
+
+def test_those_who_run_and_have_least_are_asked_about_first_and_turns_come_last(
+    fleet: Fleet, provider: Prepaid
+) -> None:
+    orgs = {"halted": 0, "much": 300, "little": 2, "turn": 1, "some": 40}
+    fleet.assign(*orgs, provider="fake", from_ms=T0)
+    fleet.tick(T0 + 3 * TURN_MS)
+    provider.asked.clear()
+    for number, (org, micro) in enumerate(orgs.items()):
+        due = f"read_by_ms = {T0}" if org == "turn" else f"projection_due_ms = {T0 + number}"
+        halt = f", is_halted = true, halted_at = {T0}" if org == "halted" else ", is_halted = false, halted_at = NULL"
+        fleet.write(f"UPDATE orgs SET balance_micro = {micro}, {due} {halt} WHERE org_id = '{org}'")
+    fleet.tick(fleet.clock.at_ms + SECOND_MS)
+    assert provider.asked == ["little", "some", "much", "halted", "turn"]
+
+
+def test_where_no_answer_tells_what_is_left_the_estimate_decides(fleet: Fleet, provider: Prepaid) -> None:
+    provider.tells = False
+    price(fleet)
+    used(fleet, 0)
+    assert provider.asked == [ORG], "nobody watches, so nobody can tell"
+    watched = "UPDATE watch_state SET round_ms = :now"
+    ends = f"UPDATE orgs SET runs_out_ms = :ends WHERE org_id = '{ORG}'"
+    for window, hours in ((1, 3), (2, 1)):
+        fleet.write(watched, {"now": T0 + (window + 1) * WINDOW_MS + 3 * MINUTE_MS})
+        fleet.write(ends, {"ends": T0 + (window + 1) * WINDOW_MS + hours * TURN_MS})
+        used(fleet, window)
+        assert provider.asked == [ORG] * window
+
+
+def test_an_answer_about_another_customer_says_nothing(fleet: Fleet, provider: Prepaid) -> None:
+    """A late revision goes to whoever was billed then (P4)."""
+    used(fleet, 0)
+    flips = T0 + 2 * WINDOW_MS
+    fleet.write(f"UPDATE assignments SET end_ms = {flips} WHERE org_id = '{ORG}'")
+    fleet.write(
+        f"INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
+        f"VALUES ('{ORG}', {flips}, 'fake', 'other', {T0}, 'test', 'a test')"
+    )
+    provider.credit["other"] = 200 * AN_HOUR
+    fleet.tick(T0 + 3 * WINDOW_MS)
+    provider.asked.clear()
+    fleet.sample(ORG, T0 + MINUTE_MS)
+    fleet.tick(T0 + 4 * WINDOW_MS)
+    assert [push.customer_id for push in provider.seen] == [ORG, ORG]
+    assert (provider.asked, stands(fleet, "balance_micro")) == (["other"], (200 * AN_HOUR,))

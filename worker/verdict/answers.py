@@ -1,0 +1,161 @@
+"""What answers to pushes say is left, and who is to be asked about on account of it.
+
+Guarantee: each push that was answered has its organisation's provider asked after it: at once, or in the organisation's
+turn within the hour (`ask_at_ms`). An answer never halts or resumes anybody: that, a read alone does. What an answer
+says is left is written only where no read was since the push was claimed, and never raises a balance.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Accepted, Capabilities, Left, Outcome, PushRequest
+from drawdown.schema.sql import queries
+from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.holds import read_held
+from drawdown.worker.verdict.rules import Known, Remaining, ask_at_ms
+from drawdown.worker.verdict.watch_state import is_watched
+
+SQL = queries(__file__)
+
+
+class Charge(Protocol):
+    """A push that was claimed."""
+
+    @property
+    def org_id(self) -> str: ...
+    @property
+    def request(self) -> PushRequest: ...
+    @property
+    def read_before_ms(self) -> int | None: ...
+
+
+@dataclass
+class OrgAnswers:
+    """The answers to one claim's pushes of one organisation."""
+
+    org_id: str
+    customer_ids: set[str] = field(default_factory=set)
+    reads_before: set[int | None] = field(default_factory=set)
+    """The read that was last written when they were claimed."""
+    left: list[Left | None] = field(default_factory=list)
+    all_charged: bool = True
+    all_answered: bool = False
+
+    def take(self, push: Charge, outcome: Outcome) -> None:
+        self.customer_ids.add(push.request.customer_id)
+        self.reads_before.add(push.read_before_ms)
+        self.all_charged &= isinstance(outcome, Accepted)
+        self.left.append(outcome.left if isinstance(outcome, Accepted) else None)
+
+    def remaining(self) -> Remaining | None:
+        """What they say together: of one balance the least, for they may have come in any order; None: nothing."""
+        told = [left for left in self.left if left is not None]
+        if len(told) < len(self.left):
+            return None
+        charged = sum(left.charged_micro for left in told)
+        least: dict[str | None, int] = {}
+        for left in told:
+            if left.balance_micro is None:
+                return Remaining(None, charged, whole=True)
+            least[left.part] = min(left.balance_micro, least.get(left.part, left.balance_micro))
+        whole = least.get(None)
+        return Remaining(sum(least.values()) if whole is None else whole, charged, whole=whole is not None)
+
+
+class ClaimAnswers:
+    """The answers to one claim, by organisation, as they come in portions."""
+
+    def __init__(self, batch: Sequence[Charge]) -> None:
+        self._open = Counter(push.org_id for push in batch)
+        self._answers: dict[str, OrgAnswers] = {}
+
+    def take(self, portion: Sequence[Charge], outcomes: Sequence[Outcome]) -> list[OrgAnswers]:
+        """The organisations of a portion, with all that was answered of them so far. A balance that does not show the
+        charges still under way is judged and written only with the last of them."""
+        for push, outcome in zip(portion, outcomes, strict=True):
+            self._answers.setdefault(push.org_id, OrgAnswers(push.org_id)).take(push, outcome)
+            self._open[push.org_id] -= 1
+        found = [self._answers[org_id] for org_id in sorted({push.org_id for push in portion})]
+        for org in found:
+            org.all_answered = not self._open[org.org_id]
+        return found
+
+
+@dataclass(frozen=True)
+class ClaimedAt:
+    """Where and when pushes were claimed."""
+
+    provider: str
+    capabilities: Capabilities
+    claimed_ms: int
+
+
+def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Sequence[OrgAnswers], now_ms: int) -> None:
+    """Ask about organisations whose pushes were answered, at once or in their turn, and note what is left. Where
+    balances lie in our own database, all are asked about: that costs no call."""
+    org_ids = [org.org_id for org in answers]
+    if lane.capabilities.same_database or lane.capabilities.balance_in_ledger:
+        mark_for_projection(connection, org_ids, now_ms)
+        return
+    values = {"org_ids": org_ids, "provider": lane.provider, "now_ms": now_ms}
+    rows = {row.org_id: row for row in SQL.run(connection, "answered", values)}
+    held = read_held(connection, lane.provider, org_ids, now_ms)
+    watched = is_watched(connection, now_ms)
+    asked, noted = [], []
+    for org in (org for org in answers if org.org_id in rows):
+        row = rows[org.org_id]
+        known = _known(row, held.get(org.org_id, 0), watched=watched)
+        fresh = org.customer_ids == {row.customer_id} and org.reads_before == {row.projection_read_ms}
+        remaining = org.remaining() if fresh else None
+        at_ms = _ask_at_ms(org, known, remaining, now_ms) if fresh or not org.all_answered else now_ms
+        if at_ms <= now_ms:
+            asked.append(org.org_id)
+        balance = _to_note(row, remaining) if org.all_answered and org.all_charged else None
+        if at_ms > now_ms or balance is not None:
+            # A millisecond after the claim: what it sent is in the balance; what is claimed from now on is not. And it
+            # always moves, by which a read under way knows of it.
+            read_ms = None if balance is None else max(lane.claimed_ms, row.balance_read_ms) + 1
+            turn = {"org_id": org.org_id, "read_by_ms": at_ms if at_ms > now_ms else None}
+            noted.append({**turn, "balance_micro": balance, "balance_read_ms": read_ms})
+    if noted:
+        SQL.run(connection, "note_answers", {"answers": noted})
+    if asked:
+        mark_for_projection(connection, asked, now_ms)
+
+
+def _ask_at_ms(org: OrgAnswers, known: Known, remaining: Remaining | None, now_ms: int) -> int:
+    if not org.all_charged:
+        return now_ms
+    if not org.all_answered:  # the last answer decides; should it never come, what was known before does
+        remaining = Remaining(known.balance_micro, charged_micro=0, whole=False)
+    return ask_at_ms(known, remaining, now_ms)
+
+
+def _known(row: Any, held_micro: int, *, watched: bool) -> Known:
+    return Known(
+        row.org_id,
+        bool(row.is_halted),
+        row.projection_read_ms,
+        row.unread_since_ms is not None or row.balance_read_ms is None,
+        row.balance_micro,
+        row.unseen_micro or 0,
+        held_micro,
+        row.low_micro,
+        row.runs_out_ms if watched else None,
+    )
+
+
+def _to_note(row: Any, remaining: Remaining | None) -> int | None:
+    """The balance to write; None: the one that is there stays. A push takes, so an answer that shows more is older, or
+    tells of a payment, and a read decides which."""
+    if remaining is None or not remaining.whole or remaining.left_micro is None:
+        return None
+    if row.balance_micro is None or row.balance_read_ms is None or remaining.left_micro > row.balance_micro:
+        return None
+    return remaining.left_micro

@@ -1,0 +1,24 @@
+-- What answers to pushes say of their organisations.
+
+-- name: answered
+-- Held in the order of their ids (two of these would otherwise wait for each other crosswise), also those that another
+-- bills by now: of these, `customer_id` is NULL.
+SELECT o.org_id, a.customer_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
+    o.balance_read_ms, o.unseen_micro, o.runs_out_ms, CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
+        WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL) THEN NULL ELSE {low_level} END AS low_micro
+FROM orgs o LEFT JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
+    AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
+
+-- name: hold_orgs [postgresql]
+FOR NO KEY UPDATE OF o
+
+-- name: hold_orgs [sqlite]
+
+-- name: note_answers
+-- A turn that is to come stays: it is of the same read. What is not told is left as it is.
+UPDATE orgs SET projection_asks = orgs.projection_asks + 1, read_by_ms = COALESCE(orgs.read_by_ms, x.read_by_ms),
+    balance_micro = COALESCE(x.balance_micro, orgs.balance_micro),
+    balance_read_ms = COALESCE(x.balance_read_ms, orgs.balance_read_ms)
+FROM {rows :answers (org_id text, read_by_ms bigint, balance_micro bigint, balance_read_ms bigint)} x
+WHERE orgs.org_id = x.org_id
