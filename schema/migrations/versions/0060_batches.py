@@ -6,8 +6,8 @@ from alembic import op
 
 from drawdown.schema.migrations.guards import Guard, create, drop
 
-revision = "0061"
-down_revision = "0058"
+revision = "0060"
+down_revision = "0059"
 branch_labels = None
 depends_on = None
 
@@ -33,7 +33,7 @@ KEPT = TABLES[:2]
 def upgrade() -> None:
     """Nothing was taken yet."""
     postgresql = op.get_bind().dialect.name == "postgresql"
-    text = Path(__file__).with_name("0061.sql").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("0060.sql").read_text(encoding="utf-8")
     for statement in text.replace("{id}", 'TEXT COLLATE "C"' if postgresql else "TEXT").split(";\n\n"):
         op.execute(statement)
     for guard in GUARDS:
