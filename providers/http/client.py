@@ -4,7 +4,7 @@ Guarantee: `NotSent` has one proof: no connection was there to write the request
 to one (`Connection.ask`), every failure is `NoAnswer`. Nothing is sent twice, followed or remembered: no retries, no
 redirects, no cookies, no proxy.
 
-Not by a client of others: ops/decisions/0023 says which situations each of them tells wrongly, or lets cost others.
+Not by a client of others: ops/decisions/0022 says which situations each of them tells wrongly, or lets cost others.
 Each was tried on a socket (tests/contract/test_http_client.py).
 """
 
