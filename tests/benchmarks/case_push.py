@@ -81,11 +81,16 @@ def provider_at(engine: sa.Engine, url: str, http: HttpClient, calls_per_s: int,
     return build(Setup("autumn", settings, FixedClock(T0 + 600_000), http, engine))
 
 
-def due(engine: sa.Engine, count: int) -> None:
+def due(engine: sa.Engine, count: int, provider: str = "autumn") -> None:
     """Pushes of as many organisations, sealed and due."""
     batch = next(_keys)
     rows = [
-        {"org": f"org-{batch}-{number}", "bucket": number % 256, "key": f"usage:org-{batch}-{number}:{T0}:compute"}
+        {
+            "org": f"org-{batch}-{number}",
+            "bucket": number % 256,
+            "key": f"usage:org-{batch}-{number}:{T0}:compute",
+            "provider": provider,
+        }
         for number in range(count)
     ]
 
@@ -94,7 +99,7 @@ def due(engine: sa.Engine, count: int) -> None:
         connection.execute(
             sa.text(
                 "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, "
-                f"sent_qty, key, sealed_at_ms, seal_id, state, due_at_ms) VALUES ({T0}, :org, 'compute', 0, 'autumn', "
+                f"sent_qty, key, sealed_at_ms, seal_id, state, due_at_ms) VALUES ({T0}, :org, 'compute', 0, :provider, "
                 f":org, 60, 60, :key, {T0}, 0, 'due', {T0})"
             ),
             rows,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
+from urllib.parse import parse_qsl
 
 REMAINING = 1_000
 """Of each balance, whatever was charged."""
@@ -50,6 +51,8 @@ class Track(asyncio.Protocol):
             return self.send(said)
         if head.startswith(b"post /admin/"):  # a cell, told to halt
             return self.later(b"{}")
+        if b"/billing/" in head[:30]:
+            return self.later(stripes(head, body))
         asked = json.loads(body)
         if head.startswith(b"post /v1/customers.get"):
             balance = {"feature_id": "compute", "granted": 1_000_000, "remaining": REMAINING, "usage": 1}
@@ -76,8 +79,22 @@ class Track(asyncio.Protocol):
     def send(self, body: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nrequest-id: req_1\r\n"
+                b"content-length: %d\r\n\r\n%s" % (len(body), body)
             )
+
+
+def stripes(head: bytes, body: bytes) -> bytes:
+    """Stripe: one meter, v1's events, and a stream with a session that lasts and an empty answer to each batch."""
+    if head.startswith(b"post /v1/billing/meter_events"):
+        identifier = dict(parse_qsl(body.decode()))["identifier"]
+        return json.dumps({"object": "billing.meter_event", "identifier": identifier}).encode()
+    if head.startswith(b"get /v1/billing/meters"):
+        return b'{"data":[{"id":"mtr_1","event_name":"compute","status":"active"}],"has_more":false}'
+    if head.startswith(b"post /v2/billing/meter_event_session"):
+        times = b'"created":"2026-01-01T00:00:00Z","expires_at":"2026-01-01T00:15:00Z"'
+        return b'{"authentication_token":"token",%s}' % times
+    return b"{}"
 
 
 async def serve(latency_ms: float) -> None:
