@@ -41,6 +41,7 @@ class Filled(Home):
         self.fleet.clock.at_ms = self.now = NOW
         write(engine, self._people)
         self.settings = ServerSettings(requests_per_s=1_000_000, console_url=URL)
+        self._servers = {}
 
 
 @pytest.fixture

@@ -100,14 +100,14 @@ def _halted_at_rewritten(patches: Patches) -> None:
 def _older_read_overwrites(patches: Patches) -> None:
     right = project._apply
 
+    def now_of(connection: Any, one: Any) -> Any:
+        """Of both fences: a read is held to the read before it, and to the balance that an answer left."""
+        asked = sa.text("SELECT projection_read_ms, balance_read_ms FROM orgs WHERE org_id = :org")
+        found = connection.execute(asked, {"org": one.org_id}).one()
+        return replace(one, read_before_ms=found[0], balance_before_ms=found[1])
+
     def wrong(connection: Any, *, due: Any, **rest: Any) -> Any:
-        now = {
-            one.org_id: connection.execute(
-                sa.text("SELECT projection_read_ms FROM orgs WHERE org_id = :org"), {"org": one.org_id}
-            ).scalar()
-            for one in due
-        }
-        return right(connection, due=[replace(one, read_before_ms=now[one.org_id]) for one in due], **rest)
+        return right(connection, due=[now_of(connection, one) for one in due], **rest)
 
     patches.put(project, "_apply", wrong)
 

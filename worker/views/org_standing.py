@@ -72,6 +72,8 @@ class OrgStatus:
     projection_read_ms: int | None
     projection_due_ms: int | None
     projection_asks: int
+    read_by_ms: int | None
+    """When its provider is asked at the latest, where no push called for it before."""
     operator_halt: bool
     override_halted: bool | None
     override_max_concurrent: int | None
