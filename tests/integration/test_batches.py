@@ -442,6 +442,33 @@ def test_a_file_that_is_written_anew_is_a_conflict_that_is_said_once(fleet: Flee
     assert sealed(fleet) == SEALED
 
 
+def test_what_was_in_conflict_is_taken_by_the_tick_after_the_withdrawal(fleet: Fleet, watched: Path) -> None:
+    laid(watched / "a.csv", ROWS)
+    fleet.tick_windows(1)
+    batch = str(fleet.one("SELECT batch FROM batches"))
+    laid(watched / "a.csv", [row(seconds=1)], T0 + 1)
+    assert "conflict" in fleet.tick_windows(1).problems[0]
+    withdrawn(fleet, batch)
+    assert fleet.tick_windows(1).batches_taken == 1
+    fleet.tick_windows(1)
+    assert sealed(fleet) == {**dict.fromkeys(SEALED, 0), ("acme", 0): 1}
+
+
+def test_a_path_whose_batch_stands_is_a_conflict_whoever_takes_it(fleet: Fleet, watched: Path) -> None:
+    laid(watched / "a.csv", ROWS)
+    fleet.tick_windows(1)
+    assert taken(fleet, laid(watched / "a.csv", [row(seconds=1)])).outcome == "conflict"
+    by_hand = laid(watched / "b.csv", [row(seconds=2)])
+    assert taken(fleet, by_hand).outcome == "taken"
+    laid(by_hand, [row(seconds=4)])
+    assert fleet.tick_windows(1).batches_taken == 0
+    other = watched.parent / "other"
+    other.mkdir()
+    assert taken(fleet, laid(other / "a.csv", [row(seconds=8)])).outcome == "taken"
+    fleet.tick_windows(1)
+    assert sealed(fleet) == {**SEALED, ("acme", 0): 120 + 2 + 8}
+
+
 def test_a_tick_takes_no_more_than_its_share(fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for at in range(3):
         laid(watched / f"{at}.csv", [row(seconds=10**at)], T0 + at)

@@ -60,6 +60,11 @@ def _in_once(stage: Stage) -> Iterator[str]:
         "SELECT name, COUNT(*) FROM batches WHERE withdrawn_ms IS NULL GROUP BY name HAVING COUNT(*) > 1"
     ):
         yield f"{batches} batches stand under {name}"
+    for (name,) in stage.rows(
+        "SELECT f.name FROM batch_files f WHERE f.outcome = 'conflict' AND f.modified_ns >= 0 AND NOT EXISTS ("
+        "SELECT 1 FROM batches b WHERE b.name = f.name AND b.withdrawn_ms IS NULL)"
+    ):
+        yield f"{name} is in conflict with nothing, and never looked at again"
     if not stage.rows("SELECT 1 FROM batches"):
         yield "no batch was taken"
 

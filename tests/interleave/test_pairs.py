@@ -36,6 +36,7 @@ PAIRS = (
     ("take_batch", "seal"),
     ("seal", "cli.nouns.batches:withdraw"),
     ("take_batch", "take_batch of that name, with other content"),
+    ("take_batch of that name, with other content", "cli.nouns.batches:withdraw"),
     ("cli.nouns.events:withdraw", "seal"),
     ("cli.nouns.events:withdraw", "host takes others of their keys"),
     ("cli.nouns.features:map_event_", "seal"),

@@ -75,17 +75,22 @@ def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: i
 
 def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
     """The batch's row is the claim: of two that take the same at once the second waits here, and sees the first."""
-    name, values = sums.file.name, {"batch": sums.batch, "source": source, "name": sums.file.name}
+    name, path = sums.file.name, sums.file.path
+    values = {"batch": sums.batch, "source": source, "name": name, "path": str(path), "folder": str(path.parent)}
+    SQL.run(connection, "hold_folder", values).all()
     other = SQL.run(connection, "other_of_name", values).scalar()
     if other is None:
         counts = {"row_count": sums.rows, "refused": sums.refused, "samples": sums.samples, "total": sums.total}
-        span = {"from_ms": sums.from_ms, "to_ms": sums.to_ms, "taken_ms": by.now_ms, "path": str(sums.file.path)}
+        span = {"from_ms": sums.from_ms, "to_ms": sums.to_ms, "taken_ms": by.now_ms}
         person = {"actor": by.actor, "reason": by.reason}
         if SQL.run(connection, "claim", {**values, **counts, **span, **person}).rowcount:
             return TakenFile(source, name, sums.batch, "taken", sums.rows, sums.refused)
     there = SQL.run(connection, "batch", values).one_or_none()
     if there is None:
-        said = f"its name stands for the batch {other or 'that was taken this moment'}, with other content: withdraw "
+        other = other or SQL.run(connection, "other_of_name", values).scalar()
+        if other is None:
+            raise Refused(f"{name}: a batch of its name was taken and withdrawn this moment: try again")
+        said = f"its name stands for the batch {other}, with other content: withdraw "
         return TakenFile(source, name, sums.batch, "conflict", said=f"{said}that one first, or give it another name")
     said = f"taken before, as {there.name}" + (
         "" if there.withdrawn_ms is None else "; it was withdrawn, and is never taken again"

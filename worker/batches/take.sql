@@ -1,10 +1,26 @@
 -- Batches: what was taken, what came of each file.
 
+-- name: hold_folder [postgresql]
+-- Whoever takes a file of one folder waits here for the other who does: a tick, and a person who names the file.
+SELECT source FROM batch_sources WHERE folder = :folder FOR NO KEY UPDATE
+
+-- name: hold_folder [sqlite]
+SELECT 1 WHERE 1 = 0
+
+-- name: shared [postgresql]
+FOR SHARE OF b
+
+-- name: shared [sqlite]
+
 -- name: other_of_name
--- A batch that stands, and came under this name; also one that lies under another name by now.
+-- A batch that stands, and came under this name, or from this path by another way: from the folder that is watched, or
+-- by hand. Also one that lies under another name by now. Shared: its withdrawal, after which
+-- files in conflict with it are looked at again, comes before this or waits for what is said here.
 SELECT f.batch FROM batch_files f JOIN batches b ON b.batch = f.batch
-WHERE f.source = :source AND f.name = :name AND f.batch <> :batch AND f.outcome IN ('taken', 'repeated')
-    AND b.withdrawn_ms IS NULL ORDER BY f.batch LIMIT 1
+WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FROM batch_sources WHERE folder = :folder)
+    AND (f.source = :source OR f.source <> '' OR b.path = :path)
+    AND f.name = :name AND f.batch <> :batch AND f.outcome IN ('taken', 'repeated')
+    AND b.withdrawn_ms IS NULL ORDER BY f.batch LIMIT 1 {shared}
 
 -- name: claim
 -- Neither the content nor the name may be another batch's: whoever has either committed first.

@@ -2,7 +2,7 @@
 
 Guarantee: nothing is edited (S7). Each of its samples gets a withdrawal of its own, all in one transaction, and the
 next tick gives back what was billed for them. What lies below a floor by then is closed for good, and stays. A
-withdrawn batch is never taken again; its name is free for what is right.
+withdrawn batch is never taken again; its name is free for what is right: also for a file that was in conflict with it.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def withdraw_batch(connection: sa.Connection, batch: str, by: By) -> WithdrawnBa
     samples = SQL.run(connection, "withdraw", {**its, **person}).rowcount
     closed = int(SQL.run(connection, "count_closed", its).scalar_one())
     SQL.run(connection, "mark_withdrawn", {"batch": batch, "now_ms": by.now_ms})
+    SQL.run(connection, "look_again", {"batch": batch})  # after the mark: whoever notes a conflict holds the batch
     make_windows_dirty(connection, SQL, "windows_of_batch", its)
     record(connection, "batch_withdraw", batch, {"name": row.name, "samples": samples, "closed": closed}, by)
     return WithdrawnBatch(batch, samples, closed, already=False)

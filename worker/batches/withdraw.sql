@@ -23,6 +23,11 @@ SELECT COUNT(*) FROM {its_samples} AND s.ts < COALESCE(o.floor_ms, 0)
 -- name: mark_withdrawn
 UPDATE batches SET withdrawn_ms = :now_ms WHERE batch = :batch
 
+-- name: look_again
+-- The names under which it came are free. A file that was in conflict with it has, as it lies there, not been seen.
+UPDATE batch_files SET modified_ns = -1
+WHERE outcome = 'conflict' AND name IN (SELECT name FROM batch_files WHERE batch = :batch)
+
 -- name: windows_of_batch
 (SELECT s.org_id, {window} AS window_ms FROM {its_samples} AND s.ts >= COALESCE(o.floor_ms, 0)) w WHERE 1 = 1
 
