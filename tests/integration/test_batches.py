@@ -237,8 +237,9 @@ def test_a_broken_file_is_refused_whole(fleet: Fleet, tmp_path: Path) -> None:
     for name, text, why in BROKEN.values():
         path = tmp_path / name
         path.write_bytes(text)
-        with pytest.raises(Refused, match=why):
+        with pytest.raises(Refused, match=why) as refused:
             taken(fleet, path)
+        assert not isinstance(refused.value, files.NotNow)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
 
@@ -467,6 +468,34 @@ def test_a_path_whose_batch_stands_is_a_conflict_whoever_takes_it(fleet: Fleet, 
     assert taken(fleet, laid(other / "a.csv", [row(seconds=8)])).outcome == "taken"
     fleet.tick_windows(1)
     assert sealed(fleet) == {**SEALED, ("acme", 0): 120 + 2 + 8}
+
+
+def test_what_the_machine_has_no_room_for_is_tried_again(
+    fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = laid(watched / "a.csv", ROWS)
+    found = found_file(path)
+
+    def failing(said: str) -> Callable[..., Any]:
+        import duckdb
+
+        def shut_in(*_given: Any, **_more: Any) -> Any:
+            if said == "not installed":
+                raise files.Unreadable(said)
+            if said == "no folder for what spills":
+                raise OSError(said)
+            with duck.explained(found, duckdb.connect()):
+                raise (duckdb.IOException if "device" in said else duckdb.OutOfMemoryException)(said)
+
+        return shut_in
+
+    for said in ("not installed", "no folder for what spills", "No space left on device", "out of memory"):
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "shut_in", failing(said))
+            report = fleet.tick_windows(1)
+        assert (report.exit_status, report.problems, report.batches_taken) == (75, [], 0)
+        assert said in report.failures[0]
+    assert fleet.tick_windows(1).batches_taken == 1
 
 
 def test_a_tick_takes_no_more_than_its_share(fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:

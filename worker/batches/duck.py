@@ -1,20 +1,22 @@
 """DuckDB, shut in: it reaches one file and its own spill folder, no network and no extension, and what it may use of
 memory, disk and time is named here.
 
-Guarantee: no error of its own comes out but as one line about the file.
+Guarantee: no error of its own comes out but as one line about the file. What the content decides is told apart from
+what memory, disk or time decided: that is said by an error that asks for another try.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Refused
 from drawdown.schema.text import clean
-from drawdown.worker.batches.files import FoundFile
+from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,11 +30,11 @@ _SAID_OF_ERROR: Final = 300
 
 
 def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyConnection:
-    """DuckDB with one file, and nothing else. Errors: UsageError where it is not installed."""
+    """DuckDB with one file, and nothing else. Errors: Unreadable where it is not installed."""
     try:
         import duckdb
     except ImportError as error:
-        raise UsageError("batches are read by DuckDB: install drawdown[columnar]") from error
+        raise Unreadable("batches are read by DuckDB: install drawdown[columnar]") from error
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
@@ -56,7 +58,7 @@ def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyCo
 
 @contextmanager
 def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """What takes too long is ended. Errors: Refused, for whatever DuckDB says."""
+    """What takes too long is ended. Errors: Refused for what DuckDB says of the content; NotNow for the rest."""
     import duckdb  # its 60 MB are for who takes a batch alone
 
     over = Event()
@@ -65,13 +67,24 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection) -> Iterato
     try:
         yield
     except duckdb.InterruptException as error:
-        raise Refused(f"{file.name}: was read for {READING_TIME_S} s, and came to no end: split it") from error
+        raise NotNow(f"{file.name}: was read for {READING_TIME_S} s, and came to no end: split it") from error
     except duckdb.Error as error:
         said = clean(" ".join(str(error).splitlines()[:3]).replace(str(file.path), file.name))
-        raise Refused(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR]}") from error
+        kind = Refused if _of_content(error) else NotNow
+        raise kind(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR]}") from error
     finally:
         over.set()
         watching.join()
+
+
+def _of_content(error: duckdb.Error) -> bool:
+    """Whether the next try would end alike. DuckDB has one error for a broken zip and for a disk that failed: only the
+    latter's has words of the operating system."""
+    import duckdb
+
+    if isinstance(error, duckdb.IOException):
+        return not any(os.strerror(number) in str(error) for number in errno.errorcode)
+    return isinstance(error, duckdb.ProgrammingError | duckdb.DataError | duckdb.NotSupportedError)
 
 
 def _watch(connection: duckdb.DuckDBPyConnection, over: Event) -> None:

@@ -26,7 +26,15 @@ FORMATS: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndj
 PACKED: Final = {".gz": "gzip", ".zst": "zstd"}
 
 
-class FileChanged(Refused):
+class NotNow(Refused):
+    """The machine or the moment keeps a file out, not its content: the same may be taken later. Nothing was taken."""
+
+
+class Unreadable(UsageError):
+    """This machine does not reach the file, or lacks what reads it; nothing is said of its content."""
+
+
+class FileChanged(NotNow):
     """The file was written, replaced or deleted while it was read: nothing of it was taken."""
 
 
@@ -45,13 +53,13 @@ class FoundFile:
 def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
     """A file by its path; `within`: the folder that it has to lie in, whatever links say.
 
-    Errors: UsageError for what is no plain file, is too large, or whose name says no format.
+    Errors: Unreadable; UsageError for what is no plain file, is too large, or whose name says no format.
     """
     try:
         whole = path.resolve(strict=True)
         status = whole.stat()
     except (OSError, RuntimeError) as error:
-        raise UsageError(
+        raise Unreadable(
             f"{path}: {getattr(error, 'strerror', None) or error}; name a file that can be read"
         ) from error
     if within is not None and not whole.is_relative_to(within.resolve()):

@@ -2,7 +2,8 @@
 
 Guarantee: it takes no more files and bytes than are named here, and leaves the rest to the next tick. A file that died
 with its tick is taken by the next one, once. What became of a file is said once; one that cannot be read keeps no
-other from being taken. A file that was written lately is left alone: somebody may not be done with it.
+other from being taken. A file is refused for good by its content alone: what the machine has no room for is a failure,
+and is tried again. A file that was written lately is left alone: somebody may not be done with it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.schema.audit import By
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.batches.done import BatchesDone
-from drawdown.worker.batches.files import FileChanged, FoundFile, format_of, found_file
+from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, format_of, found_file
 from drawdown.worker.batches.reading import Sums, add_up
 from drawdown.worker.batches.sources import BatchSource, list_sources
 from drawdown.worker.batches.take import UNREAD, TakenFile, new_files, note, take
@@ -68,8 +69,10 @@ def _take(context: Context, source: str, file: FoundFile, done: BatchesDone) -> 
         sums: Sums = yield OnDisk("add_up", partial(add_up, whole, by.now_ms))
         with closing(sums):
             taken: TakenFile = yield Transaction("take_batch", partial(take, sums=sums, source=source, by=by))
-    except FileChanged as error:  # the next tick sees it as it is by then
-        done.failures.append(f"{source}: {error}")
+    except (NotNow, Unreadable, OSError) as error:  # the next tick sees the file, and the machine, as they are by then
+        done.failures.append(
+            f"{source}: {error}" if isinstance(error, DrawdownError) else f"{source}: {file.name}: {error}"
+        )
         return
     except (Refused, UsageError) as error:
         taken = TakenFile(source, file.name, UNREAD, "refused", said=str(error))

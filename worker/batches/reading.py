@@ -81,7 +81,7 @@ class Sums:
 def add_up(file: FoundFile, now_ms: int) -> Sums:
     """Read a file, which lies there unchanged until it was read. Whoever has the sums closes them.
 
-    Errors: UsageError where DuckDB is not installed; FileChanged; Refused for a file that is not what its name says,
+    Errors: Unreadable where DuckDB is not installed; NotNow; Refused for a file that is not what its name says,
     has other columns, is broken, or comes to more than one may.
     """
     with ExitStack() as opened:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.worker.batches.files import FoundFile
+from drawdown.worker.batches.files import FoundFile, NotNow
 from drawdown.worker.batches.reading import Part, Sums
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.sources.samples.made import CELL, OF_BATCHES
@@ -53,7 +53,7 @@ class TakenFile:
 def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
     """Take what a file comes to.
 
-    Errors: Refused where there is no room for its event types, or another program gave a sample one of its ids.
+    Errors: Refused where another program gave a sample one of its ids; NotNow where its event types have no room.
     """
     taken = _claim(connection, sums, source, by)
     if taken.outcome == "taken":
@@ -89,7 +89,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenF
     if there is None:
         other = other or SQL.run(connection, "other_of_name", values).scalar()
         if other is None:
-            raise Refused(f"{name}: a batch of its name was taken and withdrawn this moment: try again")
+            raise NotNow(f"{name}: a batch of its name was taken and withdrawn this moment: try again")
         said = f"its name stands for the batch {other}, with other content: withdraw "
         return TakenFile(source, name, sums.batch, "conflict", said=f"{said}that one first, or give it another name")
     said = f"taken before, as {there.name}" + (
@@ -116,7 +116,7 @@ def _sizes(connection: sa.Connection, sums: Sums, now_ms: int) -> Mapping[int | 
     types = [str(kind) for kind in sums.kinds]
     found: dict[int | str, int] = dict(meters(connection, types, now_ms).items())
     if missing := sorted(set(types) - {str(kind) for kind in found}):
-        raise Refused(f"{sums.file.name}: there is no room for its event type {missing[0]}")
+        raise NotNow(f"{sums.file.name}: there is no room for its event type {missing[0]}")
     return found
 
 
