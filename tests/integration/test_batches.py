@@ -513,6 +513,16 @@ def test_a_tick_takes_no_more_than_its_share(fleet: Fleet, watched: Path, monkey
     assert sealed(fleet) == {("acme", 0): 11_111}
 
 
+def test_what_lies_behind_many_files_is_taken(fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken and what is no batch's file has no share in what is looked at."""
+    monkeypatch.setattr(folders, "MAX_LISTED_FILES", 2)
+    for at in range(3):
+        (watched / f"{at}.txt").touch()
+        laid(watched / f"{at}.csv", [row(seconds=10**at)])
+    assert [fleet.tick_windows(1).batches_taken for _ in range(3)] == [2, 1, 0]
+    assert fleet.tick_windows(1).exit_status == 0
+
+
 def test_a_folder_that_is_gone_stops_nothing(fleet: Fleet, watched: Path) -> None:
     laid(watched / "a.csv", ROWS)
     hidden = watched.rename(watched.parent / "away")
