@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, WINDOW_MS
 from drawdown.worker.batches import duck, files, folders, reading, sources
 from drawdown.worker.batches import take as taking
@@ -349,6 +350,45 @@ def test_what_is_below_a_floor_stays_closed(fleet: Fleet, tmp_path: Path) -> Non
     fleet.tick_windows(1)
     assert sealed(fleet) == {("acme", 0): 60, ("acme", 1): 0}
     assert proven(fleet).breaches == []
+
+
+def test_a_floor_that_is_raised_during_a_take_has_it_taken_again(
+    postgres: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the sums go in, and after. Once the take has looked, nobody raises one until it is committed."""
+    fleet = Fleet(postgres)
+    fleet.assign("acme", from_ms=T0)
+    fleet.tick(T0 + 40 * DAY_MS)
+    path = written(tmp_path / "u.csv", [row(), row(at=2 * WINDOW_MS)])
+    putting = taking._put_in
+
+    def prune(windows: int) -> None:
+        before = T0 + windows * WINDOW_MS
+        write(postgres, lambda c: raise_floors(c, before=before, by=fleet.by))
+
+    def put_in(*given: Any) -> None:
+        prune(1)
+        putting(*given)
+
+    def puts_in(*given: Any) -> None:
+        putting(*given)
+        prune(3)
+
+    for planted in (put_in, puts_in):
+        with monkeypatch.context() as patch, pytest.raises(files.NotNow, match="closed some of its time"):
+            patch.setattr(taking, "_put_in", planted)
+            taken(fleet, path)
+    assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 0
+
+    def take_and_prune(connection: sa.Connection) -> None:
+        with closing(reading.add_up(found_file(path), fleet.clock.at_ms)) as sums:
+            take(connection, sums, BY_HAND, fleet.by)
+        with pytest.raises(sa.exc.OperationalError, match="lock timeout"), postgres.begin() as other:
+            other.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
+            lock_buckets(other)
+
+    write(postgres, take_and_prune)
+    clean(fleet, 1)
 
 
 def test_a_batch_there_is_not(fleet: Fleet) -> None:

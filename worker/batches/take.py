@@ -8,7 +8,8 @@ sample (S2), so late batches, and batches of windows that others sealed, need no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -16,9 +17,11 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.worker.batches.files import FoundFile, NotNow
 from drawdown.worker.batches.reading import Part, Sums
+from drawdown.worker.sources.events.floors import NOT_YET_MS
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.sources.samples.made import CELL, OF_BATCHES
 from drawdown.worker.sources.samples.rows import Sample
@@ -53,11 +56,13 @@ class TakenFile:
 def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
     """Take what a file comes to.
 
-    Errors: Refused where another program gave a sample one of its ids; NotNow where its event types have no room.
+    Errors: Refused where another program gave a sample one of its ids; NotNow where its event types have no room,
+    or a floor was raised past it meanwhile.
     """
     taken = _claim(connection, sums, source, by)
     if taken.outcome == "taken":
-        _put_in(connection, sums, by.now_ms)
+        with _floors_stand(connection, sums, by.now_ms):
+            _put_in(connection, sums, by.now_ms)
         rows = [{"number": row.number, "wrong_column": row.column, "said": row.said} for row in sums.first_refused]
         SQL.run(connection, "keep_refused_rows", {"batch": sums.batch, "refused_rows": rows})
         details = {"source": source, "name": taken.name, "rows": sums.rows, "refused": sums.refused}
@@ -96,6 +101,37 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenF
         "" if there.withdrawn_ms is None else "; it was withdrawn, and is never taken again"
     )
     return TakenFile(source, name, sums.batch, "repeated", int(there.row_count), int(there.refused), said)
+
+
+@contextmanager
+def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterator[None]:
+    """Let nobody raise a floor past old usage that goes in here until it is committed. Whoever raises one looks at what
+    came in before, and does not see a take that goes on. S1's lock is taken last: seals wait for it. SQLite has one
+    writer at a time.
+
+    Errors: NotNow where a floor was raised past some of it since this began.
+    """
+    if connection.dialect.name != "postgresql" or sums.from_ms is None or sums.from_ms >= now_ms - NOT_YET_MS:
+        yield
+        return
+    before = _floors(connection, sums.from_ms)
+    yield
+    lock_buckets(connection)
+    after = _floors(connection, sums.from_ms)
+    rose = [
+        {"org_id": org_id, "was_ms": before.get(org_id, sums.from_ms), "floor_ms": floor}
+        for org_id, floor in after.items()
+        if floor > before.get(org_id, sums.from_ms)
+    ]
+    if rose and SQL.run(connection, "closed_meanwhile", {**ids_of(sums.batch), "rose": rose}).first():
+        raise NotNow(
+            f"{sums.file.name}: `sample prune` closed some of its time meanwhile; nothing was taken: try again"
+        )
+
+
+def _floors(connection: sa.Connection, above_ms: int) -> dict[str, int]:
+    rows = SQL.run(connection, "floors_above", {"above_ms": above_ms})
+    return {str(row.org_id): int(row.floor_ms) for row in rows}
 
 
 def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:

@@ -33,6 +33,13 @@ ON CONFLICT DO NOTHING
 -- name: batch
 SELECT batch, source, name, row_count, refused, withdrawn_ms FROM batches WHERE batch = :batch
 
+-- name: floors_above
+SELECT org_id, floor_ms FROM orgs WHERE floor_ms > :above_ms
+
+-- name: closed_meanwhile
+SELECT 1 FROM {rows :rose (org_id text, was_ms bigint, floor_ms bigint)} r JOIN usage_samples s ON s.org_id = r.org_id
+WHERE s.id >= :first_id AND s.id < :beyond_id AND s.ts >= r.was_ms AND s.ts < r.floor_ms LIMIT 1
+
 -- name: keep_refused_rows
 INSERT INTO batch_refused_rows (batch, number, wrong_column, said)
 SELECT :batch, number, wrong_column, said
