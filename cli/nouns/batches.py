@@ -15,7 +15,7 @@ from drawdown.schema.errors import Exit
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.files import found_file
-from drawdown.worker.batches.take import BY_HAND, TakenFile, take
+from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, take
 from drawdown.worker.batches.withdraw import withdraw_batch
 
 commands = typer.Typer()
@@ -47,6 +47,7 @@ def _take(app: App, path: Path, actor: str | None, reason: str) -> TakenFile:
 
     by = app.by(actor, reason)
     with closing(add_up(found_file(path), by.now_ms)) as sums:
+        app.write(lambda c: meet_types(c, sums, by.now_ms))
         return app.write(lambda c: take(c, sums, BY_HAND, by))
 
 

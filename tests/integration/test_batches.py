@@ -22,10 +22,11 @@ from drawdown.worker.batches import duck, files, folders, reading, sources
 from drawdown.worker.batches import take as taking
 from drawdown.worker.batches import withdraw as withdrawing
 from drawdown.worker.batches.files import found_file
-from drawdown.worker.batches.take import BY_HAND, TakenFile, take
+from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, take
 from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_batch
 from drawdown.worker.commands.features import map_event
 from drawdown.worker.commands.prune import raise_floors
+from drawdown.worker.sources.events.types import meters
 from drawdown.worker.verify.deep import verify_files
 from drawdown.worker.verify.verify import Verification, verify
 from tests.world import T0, Fleet
@@ -66,6 +67,7 @@ def written(path: Path, rows: Sequence[Row]) -> Path:
 
 def taken(fleet: Fleet, path: Path, source: str = BY_HAND) -> TakenFile:
     with closing(reading.add_up(found_file(path), fleet.clock.at_ms)) as sums:
+        write(fleet.engine, lambda c: meet_types(c, sums, fleet.clock.at_ms))
         return write(fleet.engine, lambda c: take(c, sums, source, fleet.by))
 
 
@@ -211,6 +213,21 @@ def test_events_are_counted_by_their_types(fleet: Fleet, tmp_path: Path) -> None
     assert sealed(fleet) == {("acme", 0): 3 * 10**11}
     assert fleet.rows("SELECT reason, seconds FROM pending_usage") == [("no_mapping", 3 * 10**11)]
     clean(fleet, 1)
+
+
+def test_no_event_type_waits_for_a_batch_of_a_new_one(postgres: sa.Engine, tmp_path: Path) -> None:
+    fleet = Fleet(postgres)
+    path = written(tmp_path / "u.jsonl", [{"org_id": "acme", "ts": T0, "event_type": "new", "quantity": 1}])
+    with closing(reading.add_up(found_file(path), fleet.clock.at_ms)) as sums:
+        write(postgres, lambda c: meet_types(c, sums, fleet.clock.at_ms))
+
+        def take_meanwhile(connection: sa.Connection) -> None:
+            assert take(connection, sums, BY_HAND, fleet.by).outcome == "taken"
+            with postgres.begin() as other:
+                other.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
+                assert meters(other, ["newer"], fleet.clock.at_ms)
+
+        write(postgres, take_meanwhile)
 
 
 BROKEN = {

@@ -16,7 +16,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches import folders, sources
 from drawdown.worker.batches.files import FoundFile, found_file
 from drawdown.worker.batches.reading import Sums, add_up
-from drawdown.worker.batches.take import TakenFile, take
+from drawdown.worker.batches.take import TakenFile, meet_types, take
 from drawdown.worker.batches.withdraw import withdraw_batch
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, T0, Stage
@@ -25,6 +25,7 @@ HEADER: Final = "org_id,ts,memory_mb,interval_s\n"
 FRESH: Final = "".join(f"acme,{NOW - windows * WINDOW_MS},1024,60\n" for windows in range(1, 5))
 LATE: Final = f"{HEADER}acme,{T0},1024,60\nacme,{FLIP},1024,60\nlater,{T0},4096,7\n{FRESH}"
 OTHER: Final = f"{HEADER}acme,{T0},1024,50\n"
+EVENTS: Final = f"org_id,ts,event_type,quantity\nacme,{T0},page.new,1\n"
 SOURCE: Final = "exports"
 
 
@@ -91,6 +92,7 @@ BATCHES: Final = (
     plain("take_batch", _takes(LATE), _in_once),
     plain("take_batch the same by another name", _takes(LATE, "v.csv"), _in_once),
     plain("take_batch of that name, with other content", _takes(OTHER), _in_once),
+    plain("meet_types", lambda s, c: meet_types(c, _sums("events.csv", EVENTS), NOW)),
     plain("cli.nouns.batches:_take", _takes(LATE), _in_once),
     _withdraws(),
     plain("note_file", _refused),

@@ -24,7 +24,7 @@ from drawdown.worker.batches.done import BatchesDone
 from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, format_of, found_file
 from drawdown.worker.batches.reading import Sums, add_up
 from drawdown.worker.batches.sources import BatchSource, list_sources
-from drawdown.worker.batches.take import UNREAD, TakenFile, new_files, note, take
+from drawdown.worker.batches.take import UNREAD, TakenFile, meet_types, new_files, note, take
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.on_disk import OnDisk
@@ -67,6 +67,8 @@ def _take(context: Context, source: str, file: FoundFile, done: BatchesDone) -> 
         whole = found_file(file.path, within=file.path.parent)
         sums: Sums = yield OnDisk("add_up", partial(add_up, whole, by.now_ms))
         with closing(sums):
+            if sums.of_events:
+                yield Transaction("meet_types", partial(meet_types, sums=sums, now_ms=by.now_ms))
             taken: TakenFile = yield Transaction("take_batch", partial(take, sums=sums, source=source, by=by))
     except (NotNow, Unreadable, OSError) as error:  # the next tick sees the file, and the machine, as they are by then
         done.failures.append(

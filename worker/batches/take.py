@@ -22,7 +22,7 @@ from drawdown.schema.sql import queries
 from drawdown.worker.batches.files import FoundFile, NotNow
 from drawdown.worker.batches.reading import Part, Sums
 from drawdown.worker.sources.events.floors import NOT_YET_MS
-from drawdown.worker.sources.events.types import meters
+from drawdown.worker.sources.events.types import known, meters
 from drawdown.worker.sources.samples.made import CELL, OF_BATCHES
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.sources.samples.store import store
@@ -53,8 +53,15 @@ class TakenFile:
         return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
 
 
+def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
+    """Give the event types of a file their meters, in a transaction of its own before `take`: who meets another type
+    waits for this one alone, not for a file to go in. A type may have no room: `take` says so."""
+    if sums.of_events:
+        meters(connection, [str(kind) for kind in sums.kinds], now_ms)
+
+
 def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
-    """Take what a file comes to.
+    """Take what a file comes to; `meet_types` comes first.
 
     Errors: Refused where another program gave a sample one of its ids; NotNow where its event types have no room,
     or a floor was raised past it meanwhile.
@@ -135,7 +142,7 @@ def _floors(connection: sa.Connection, above_ms: int) -> dict[str, int]:
 
 
 def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
-    sizes = _sizes(connection, sums, now_ms)
+    sizes = _sizes(connection, sums)
     for parts in sums.parts():
         samples = [_sample(sums.batch, part, sizes, now_ms) for part in parts]
         inserted, _ = store(connection, samples, [sums.batch] * len(samples))
@@ -145,12 +152,12 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
             )
 
 
-def _sizes(connection: sa.Connection, sums: Sums, now_ms: int) -> Mapping[int | str, int]:
+def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
     """What stands for a size, or for an event type: its meter."""
     if not sums.of_events:
         return {int(size): int(size) for size in sums.kinds}
     types = [str(kind) for kind in sums.kinds]
-    found: dict[int | str, int] = dict(meters(connection, types, now_ms).items())
+    found: dict[int | str, int] = dict(known(connection, types).items())
     if missing := sorted(set(types) - {str(kind) for kind in found}):
         raise NotNow(f"{sums.file.name}: there is no room for its event type {missing[0]}")
     return found

@@ -22,7 +22,7 @@ def meters(
     """The meter of each type; one that is unknown is given the next. With an organisation, its own bound holds of those
     that it brings. Those that MAX_EVENT_TYPES, or MAX_ORG_TYPES, leaves no room for are not among them."""
     wanted = sorted(set(event_types))
-    found = _known(connection, wanted)
+    found = known(connection, wanted)
     for _ in range(MAX_EVENT_TYPES):  # of two that take one number the second takes another: each time one more is in
         unknown = [name for name in wanted if name not in found]
         if not unknown or is_full(connection) or (org_id is not None and _brought(connection, org_id) >= MAX_ORG_TYPES):
@@ -32,13 +32,13 @@ def meters(
         types = [{"event_type": name} for name in unknown]
         values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, "most": MAX_METER, "org_id": org_id}
         SQL.run(connection, "meet", values)
-        found = _known(connection, wanted)
+        found = known(connection, wanted)
     return found
 
 
 def is_known(connection: sa.Connection, event_type: str) -> bool:
     """Whether an event, a mapping or a backfill named it before."""
-    return bool(_known(connection, [event_type]))
+    return bool(known(connection, [event_type]))
 
 
 def is_full(connection: sa.Connection) -> bool:
@@ -51,6 +51,7 @@ def _brought(connection: sa.Connection, org_id: str) -> int:
     return int(SQL.run(connection, "brought", {"org_id": org_id}).scalar_one())
 
 
-def _known(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
+def known(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
+    """The meters of those that were met before."""
     rows = SQL.run(connection, "known", {"event_types": wanted})
     return {str(row.event_type): int(row.meter) for row in rows}
