@@ -333,9 +333,9 @@ def test_connections_that_are_cut_are_made_anew_and_a_signal_puts_back_what_is_n
             raise PutBack
 
     work.tick = tick  # type: ignore[method-assign]
-    turns: list[str] = []
+    turns: list[object] = []
 
-    def counted(url: str) -> Any:
+    def counted(url: Callable[[], str]) -> Any:
         turns.append(url)
         return connector(url)
 
