@@ -99,6 +99,9 @@ def test_the_first_worker_says_the_terms(agreed: Terms | None) -> None:
     wanted = Wanted(8, 60, "embedded", ("embedded", "autumn"))
     assert decide(wanted, agreed, []) == Terms(8, 60, "embedded", ("autumn", "embedded"))
     assert decide(ANYTHING, None, []) == Terms(4, 300, None, ("embedded",))
+    assert decide(ANYTHING, replace(TERMS, new_org_provider="embedded"), []).new_org_provider == "embedded"
+    none = replace(ANYTHING, new_org_provider="none")
+    assert decide(none, replace(TERMS, new_org_provider="embedded"), []).new_org_provider is None
 
 
 def test_who_comes_later_joins_and_other_terms_are_refused_by_their_names() -> None:

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
+from drawdown.schema.locks import lock_org
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -169,6 +170,34 @@ def test_a_read_that_was_overtaken_ends_the_round_for_nobody(engine: sa.Engine, 
     provider.meanwhile = overtakes
     done = runner.run(project(fleet.context("tick"), "fake"), world)
     assert (done.halted, fleet.one("SELECT COUNT(*) FROM orgs WHERE is_halted")) == (5, 5)
+
+
+UNDER_WAY = (
+    "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, "
+    "sealed_at_ms, seal_id, state, due_at_ms, claim_owner, attempts) "
+    "SELECT window_ms - 300000, org_id, feature, 0, provider, customer_id, 60, 60, 'another', sealed_at_ms, seal_id, "
+    "'due', due_at_ms + 60000, 'another', 1 FROM pushes"
+)
+ASKED = f"UPDATE orgs SET projection_due_ms = 0, projection_asks = projection_asks + 1 WHERE org_id = '{ORG}'"
+
+
+@pytest.mark.parametrize("meanwhile", [UNDER_WAY, ASKED], ids=["under way", "asked about"])
+def test_where_another_push_may_count_too_what_is_left_is_not_noted(
+    fleet: Fleet, provider: Prepaid, meanwhile: str
+) -> None:
+    """Noted, the moment of the balance would pass that push, which nobody would count until it is settled."""
+
+    def under_its_lock(connection: sa.Connection) -> None:
+        lock_org(connection, ORG)
+        assert connection.execute(sa.text(meanwhile)).rowcount == 1
+
+    def happens() -> None:
+        write(fleet.engine, under_its_lock)
+        provider.down = "503"  # no read shows it
+
+    provider.meanwhile = happens
+    used(fleet, 0)
+    assert stands(fleet, "balance_micro") == (100 * AN_HOUR,)
 
 
 def test_where_no_answer_tells_what_is_left_the_estimate_decides(fleet: Fleet, provider: Prepaid) -> None:
