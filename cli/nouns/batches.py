@@ -24,7 +24,9 @@ commands = typer.Typer()
 @commands.command("take")
 def take_(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines; .gz, .zst too")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines; these two also as .gz")
+    ],
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:

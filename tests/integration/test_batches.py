@@ -228,7 +228,7 @@ BROKEN = {
     "no row of it fits": ("u.csv", b"org_id,ts,memory_mb,interval_s\nacme,1,2,3\n", "no row can be billed"),
     "no Parquet": ("u.parquet", b"PAR1 and nothing else", "cannot be read"),
     "half a zip": ("u.csv.gz", gzip.compress(b"org_id,ts\n" * 9_999)[:50], "cannot be read"),
-    "no zip": ("u.csv.zst", b"org_id,ts\n", "cannot be read"),
+    "no zip": ("u.csv.gz", b"org_id,ts\n", "cannot be read"),
     "a long row": ("u.csv", b"org_id,ts,memory_mb,interval_s\n" + b"x" * 1_500_000 + b",1,2,3\n", "cannot be read"),
 }
 
@@ -309,6 +309,31 @@ def test_what_is_no_file_of_usage_is_named(tmp_path: Path) -> None:
         found_file(tmp_path / "d.csv" / "link.csv", within=tmp_path / "d.csv")
     with pytest.raises(UsageError, match="Its name ends with none"):
         found_file(written(tmp_path / "u.txt", ROWS))
+
+
+@pytest.mark.parametrize(("ending", "options"), [("csv", "gzip"), ("jsonl", "gzip"), ("parquet", "zstd")])
+def test_a_packed_file_that_was_cut_off_is_refused(fleet: Fleet, tmp_path: Path, ending: str, options: str) -> None:
+    """Wherever it was cut: between two rows, inside the last number, before what says that it ends."""
+    import duckdb
+
+    path = tmp_path / f"u.{ending}{'.gz' if options == 'gzip' else ''}"
+    kind = {"jsonl": "json"}.get(ending, ending)
+    rows = "SELECT 'acme' AS org_id, 1767225600000 + i AS ts, 1024 AS memory_mb, 111 AS interval_s FROM range(9) t(i)"
+    duckdb.connect().execute(f"COPY ({rows}) TO '{path}' (FORMAT {kind}, COMPRESSION {options})")
+    whole = path.read_bytes()
+    for left_out in (*range(1, 24), len(whole) // 2):
+        path.write_bytes(whole[:-left_out])
+        with pytest.raises(Refused, match="cannot be read"):
+            taken(fleet, path)
+    path.write_bytes(whole)
+    assert taken(fleet, path).rows == 9
+
+
+def test_a_stream_of_zstd_is_refused_for_its_end_cannot_be_told(tmp_path: Path) -> None:
+    for ending in ("csv", "jsonl", "ndjson"):
+        (tmp_path / f"u.{ending}.zst").write_bytes(b"x")
+        with pytest.raises(UsageError, match="give it as .gz, or Parquet"):
+            found_file(tmp_path / f"u.{ending}.zst")
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

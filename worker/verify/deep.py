@@ -128,7 +128,7 @@ def _source(path: Path) -> str:
     name = path.name.lower()
     if name.endswith(".parquet"):
         return f"read_parquet({_text(path)})"
-    packed = "gzip" if name.endswith(".gz") else "zstd" if name.endswith(".zst") else "none"
+    packed = "gzip" if name.endswith(".gz") else "none"
     if ".csv" in name[-8:]:
         return (
             f"read_csv({_text(path)}, header = true, all_varchar = true, delim = ',', quote = '\"', escape = '\"', "
