@@ -79,11 +79,11 @@ def sealed(fleet: Fleet) -> dict[tuple[str, int], int]:
     return {(str(org), (int(str(window)) - T0) // WINDOW_MS): int(str(sum_)) for org, window, sum_ in rows}
 
 
-def proven(fleet: Fleet, *, deep: bool = True) -> Verification:
+def proven(fleet: Fleet, *, deep: bool = True, orgs: Sequence[str] | None = None) -> Verification:
     def work(connection: sa.Connection) -> Verification:
-        found = verify(connection, now_ms=fleet.clock.at_ms)
+        found = verify(connection, orgs=orgs, now_ms=fleet.clock.at_ms)
         if deep:
-            verify_files(connection, found)
+            verify_files(connection, found, orgs)
         return found
 
     return read(fleet.engine, work)
@@ -192,6 +192,41 @@ def test_typed_columns_say_the_same_as_text(fleet: Fleet, tmp_path: Path) -> Non
     fleet.tick_windows(1)
     assert sealed(fleet) == {("acme", 0): 60}
     clean(fleet, 1)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_the_proof_reads_numbers_as_the_taking_does(fleet: Fleet, tmp_path: Path, ending: str) -> None:
+    """What is nearly whole is not whole."""
+    said = ("59.9998", "60.0004", "60." + "0" * 40 + "1", "0" * 20 + "60", "6e1", "+60", "-60", " 60. ", "60.000", "7.")
+    times = [{**row(), "ts": f"{T0}.0"}, {**row(), "ts": f"{T0}.4"}, {**row(seconds=1), "ts": f" {T0} "}]
+    rows = [row(seconds=5), *(row(seconds=one) for one in said), row(memory="1024.0001"), *times]
+    done = taken(fleet, written(tmp_path / f"u.{ending}", rows))
+    assert (done.rows, done.refused) == (5, 10)
+    fleet.tick_windows(1)
+    assert sealed(fleet) == {("acme", 0): 5 + 60 + 60 + 7 + 1}
+    clean(fleet, 1)
+
+
+def test_the_proof_reads_typed_numbers_as_the_taking_does(fleet: Fleet, tmp_path: Path) -> None:
+    import duckdb
+
+    path = tmp_path / "u.parquet"
+    for name, kind, values in (
+        ("quantity", "FLOAT", ("999999995904", "59.9998", "'nan'", "123456789")),
+        ("quantity", "DOUBLE", ("999999999999", "60.0004", "'inf'", "59.99999999")),
+        ("quantity", "DECIMAL(38, 20)", ("60", "60.00000000000000000001", "59.9998", "7")),
+    ):
+        rows = ", ".join(f"('acme', 'render', {T0}::DOUBLE, {value}::{kind})" for value in values)
+        duckdb.connect().execute(
+            f"COPY (SELECT * FROM (VALUES {rows}) t(org_id, event_type, ts, {name})) TO '{path.with_stem(kind[:3])}'"
+        )
+        taken(fleet, path.with_stem(kind[:3]))
+    fleet.tick_windows(1)
+    sizes = f"('acme', {T0}, -0.0::DOUBLE, 60::FLOAT), ('acme', {T0}, 1024.0001::DOUBLE, 60::FLOAT)"
+    text = f"COPY (SELECT * FROM (VALUES {sizes}) t(org_id, ts, memory_mb, interval_s)) TO '{path}'"
+    duckdb.connect().execute(text)
+    assert taken(fleet, path).rows == 1
+    clean(fleet, 4)
 
 
 def test_sums_beyond_a_sample_are_several_and_exact(fleet: Fleet, tmp_path: Path) -> None:
@@ -332,7 +367,7 @@ def test_a_packed_file_that_was_cut_off_is_refused(fleet: Fleet, tmp_path: Path,
 def test_a_stream_of_zstd_is_refused_for_its_end_cannot_be_told(tmp_path: Path) -> None:
     for ending in ("csv", "jsonl", "ndjson"):
         (tmp_path / f"u.{ending}.zst").write_bytes(b"x")
-        with pytest.raises(UsageError, match="give it as .gz, or Parquet"):
+        with pytest.raises(UsageError, match=r"give it as \.gz, or Parquet"):
             found_file(tmp_path / f"u.{ending}.zst")
 
 
@@ -570,8 +605,9 @@ def test_what_a_file_says_otherwise_by_now_is_found(fleet: Fleet, tmp_path: Path
     text = f"UPDATE usage_samples SET interval_s = 121 WHERE id = 'batch:{batch}:1'"
     unguarded(fleet, "samples_immutable", "usage_samples", text)
     fleet.tick_windows(1)
-    texts = [breach.text for breach in proven(fleet).breaches]
-    assert f"u.csv ({batch}) says 120 of 1024, and its samples 121" in texts
+    expected = f"u.csv ({batch}) says 120 of 1024, and its samples 121"
+    for orgs, seen in ((None, True), (["acme"], True), (["globex"], False)):
+        assert (expected in [breach.text for breach in proven(fleet, orgs=orgs).breaches]) == seen
     path.write_text("another")
     assert proven(fleet).open["batches whose file is gone or another"] == 1
 
