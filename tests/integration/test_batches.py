@@ -22,7 +22,7 @@ from drawdown.worker.batches import take as taking
 from drawdown.worker.batches import withdraw as withdrawing
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.take import BY_HAND, TakenFile, take
-from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_batch
+from drawdown.worker.batches.withdraw import WITHDRAWN_AT_ONCE, WithdrawnBatch, withdraw_some
 from drawdown.worker.commands.features import map_event
 from drawdown.worker.commands.prune import raise_floors
 from drawdown.worker.verify.deep import verify_files
@@ -68,8 +68,15 @@ def taken(fleet: Fleet, path: Path, source: str = BY_HAND) -> TakenFile:
         return write(fleet.engine, lambda c: take(c, sums, source, fleet.by))
 
 
-def withdrawn(fleet: Fleet, batch: str) -> WithdrawnBatch:
-    return write(fleet.engine, lambda c: withdraw_batch(c, batch, fleet.by))
+def withdrawn(fleet: Fleet, batch: str, at_most: int = WITHDRAWN_AT_ONCE) -> WithdrawnBatch:
+    done: str | WithdrawnBatch = ""
+    while isinstance(done, str):
+        done = withdrawn_some(fleet, batch, done, at_most)
+    return done
+
+
+def withdrawn_some(fleet: Fleet, batch: str, after: str, at_most: int) -> str | WithdrawnBatch:
+    return write(fleet.engine, lambda c: withdraw_some(c, batch, fleet.by, after, at_most))
 
 
 def sealed(fleet: Fleet) -> dict[tuple[str, int], int]:
@@ -397,12 +404,37 @@ def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monk
         taken(fleet, path)
 
 
-def test_what_is_below_a_floor_stays_closed(fleet: Fleet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_most", [1, 2, 4, 5])
+def test_a_withdrawal_that_was_cut_off_is_ended_by_the_same_command(fleet: Fleet, tmp_path: Path, at_most: int) -> None:
+    """Meanwhile the batch stands: it is proven as it is, and its name and content are taken by nobody."""
+    path = written(tmp_path / "u.csv", [row(at=at * WINDOW_MS) for at in range(4)])
+    batch = taken(fleet, path).batch
+    fleet.tick_windows(1)
+    begun = withdrawn_some(fleet, batch, "", at_most)
+    fleet.tick_windows(1)
+    assert sum(sealed(fleet).values()) == 60 * max(4 - at_most, 0)
+    assert taken(fleet, path).outcome == "repeated"
+    if isinstance(begun, str):
+        clean(fleet, 1)
+        path.rename(tmp_path / "kept")
+        assert taken(fleet, written(path, [row(seconds=9)])).outcome == "conflict"
+        assert withdrawn(fleet, batch, at_most) == WithdrawnBatch(batch, 4, 0, already=False)
+    fleet.tick_windows(1)
+    assert set(sealed(fleet).values()) == {0}
+    assert withdrawn(fleet, batch).already
+    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'batch_withdraw'") == 1
+    clean(fleet, 0)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_what_is_below_a_floor_stays_closed(fleet: Fleet, tmp_path: Path, deleted: bool) -> None:
     done = taken(fleet, written(tmp_path / "u.csv", [row(), row(at=WINDOW_MS)]))
     fleet.tick_windows(1)
     later = T0 + 40 * DAY_MS
     fleet.tick(later)
     write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))
+    if deleted:  # by a prune
+        fleet.write(f"DELETE FROM usage_samples WHERE ts < {T0 + WINDOW_MS}")
     found = withdrawn(fleet, done.batch)
     assert (found.samples, found.closed) == (1, 1)
     fleet.tick_windows(1)
