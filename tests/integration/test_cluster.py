@@ -321,7 +321,7 @@ def test_what_a_dead_worker_held_waits_again_unless_a_newer_one_does(clustered: 
 
 
 def test_connections_that_are_cut_are_made_anew_and_a_signal_puts_back_what_is_not_done(
-    clustered: sa.Engine, tmp_path: Path
+    clustered: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = jobs_of(clustered, tmp_path, terms=replace(TERMS, every_s=1))
     work.app.clock = SystemClock()
@@ -333,8 +333,20 @@ def test_connections_that_are_cut_are_made_anew_and_a_signal_puts_back_what_is_n
             raise PutBack
 
     work.tick = tick  # type: ignore[method-assign]
+    turns: list[object] = []
+
+    def counted(url: Callable[[], str]) -> Any:
+        turns.append(url)
+        return connector(url)
+
+    monkeypatch.setattr(lanes, "connector", counted)
     with at_work(work):
         soon(lambda: {"0/2", "1/2"} <= set(done), "it ticks")
+        for queue in ("ticks", "quick"):  # which any login may, and which is no job
+            change(clustered, f"NOTIFY \"procrastinate_queue_v1#{queue}\", 'x'")
+        done.clear()
+        soon(lambda: {"0/2", "1/2"} <= set(done), "it ticks on")
+        assert len(turns) == 1, "nobody from outside ends a lane"
         change(clustered, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
                           "AND datname = current_database()")  # fmt: skip
         done.clear()
