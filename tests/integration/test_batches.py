@@ -393,6 +393,32 @@ def test_a_file_that_comes_to_too_much_is_refused(
         taken(fleet, written(tmp_path / "u.csv", ROWS))
 
 
+@pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.jsonl"])
+def test_a_folders_name_says_nothing_of_what_lies_in_it(fleet: Fleet, tmp_path: Path, name: str) -> None:
+    """As other programs lay files: there, the path overrules the rows."""
+    folder = tmp_path / "org_id=globex" / "interval_s=9"
+    folder.mkdir(parents=True)
+    taken(fleet, written(folder / name, [row(), row(at=60_000)]))
+    fleet.tick()
+    assert sealed(fleet) == {("acme", 0): 120}
+    clean(fleet, 1)
+
+
+def test_what_no_organisation_or_type_may_be_is_bounded(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_UNCLEAN", 2)
+    strange = [row(org=f"a\x00{number}") for number in range(3)]
+    with pytest.raises(Refused, match="names over 2 organisations by what no id may be"):
+        taken(fleet, written(tmp_path / "a.jsonl", strange))
+    event = {"org_id": "acme", "ts": T0, "event_type": "a\x00b", "quantity": 1}
+    with pytest.raises(Refused, match="no event type may be"):
+        taken(fleet, written(tmp_path / "b.jsonl", [event]))
+    (tmp_path / "c.csv").write_text("x" * 200_000 + ",ts\n1,2\n")
+    with pytest.raises(Refused, match="its header cannot be read"):
+        taken(fleet, tmp_path / "c.csv")
+
+
 def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import duckdb
 

@@ -129,15 +129,18 @@ def _source(path: Path) -> str:
     """By its name: what was taken has an ending that says how it is written."""
     name = path.name.lower()
     if name.endswith(".parquet"):
-        return f"read_parquet({_text(path)})"
+        return f"read_parquet({_text(path)}, hive_partitioning = false)"
     packed = "gzip" if name.endswith(".gz") else "none"
     if ".csv" in name[-8:]:
         return (
-            f"read_csv({_text(path)}, header = true, all_varchar = true, delim = ',', quote = '\"', escape = '\"', "
-            f"compression = '{packed}')"
+            f"read_csv({_text(path)}, hive_partitioning = false, header = true, all_varchar = true, delim = ',', "
+            f"quote = '\"', escape = '\"', compression = '{packed}')"
         )
     keys = ", ".join(f"{key}: 'VARCHAR'" for key in KEYS)
-    return f"read_json({_text(path)}, format = 'newline_delimited', compression = '{packed}', columns = {{{keys}}})"
+    return (
+        f"read_json({_text(path)}, hive_partitioning = false, format = 'newline_delimited', "
+        f"compression = '{packed}', columns = {{{keys}}})"
+    )
 
 
 def _tells_of_events(duck: duckdb.DuckDBPyConnection, path: Path) -> bool:
