@@ -53,7 +53,9 @@ def written(path: Path, rows: Sequence[Row]) -> Path:
 
         lines = path.with_suffix(".jsonl")
         written(lines, rows)
-        duckdb.connect().execute(f"COPY (FROM read_json('{lines}')) TO '{path}' (FORMAT parquet)")
+        duckdb.connect().execute(
+            f"COPY (FROM read_json('{lines}', hive_partitioning = false)) TO '{path}' (FORMAT parquet)"
+        )
         lines.unlink()
     elif ".csv" in path.name:
         text = "\n".join([",".join(rows[0]), *(",".join(map(str, one.values())) for one in rows)]) + "\n"

@@ -92,7 +92,8 @@ class Columns:
         packed = text(self.file.packed or "none")
         line = connection.execute(
             f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
-            f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, compression = {packed}) LIMIT 1"
+            f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, "
+            f"compression = {packed}) LIMIT 1"
         ).fetchone()
         names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
         columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in names) + "}"
