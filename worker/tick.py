@@ -142,7 +142,7 @@ def _do_orders(context: Context, report: Report) -> Steps[None]:
     results = yield Together([do_orders(context)])
     match results:
         case [OrdersDone() as done]:
-            report.orders_ended, report.failures = done.ended, report.failures + done.failures
+            report.orders_ended, report.problems = done.ended, report.problems + done.failures
         case _:
             collect(report, results)
 

@@ -67,6 +67,8 @@ async def _lane(engine: Engine, name: str, at_once: int) -> None:
         queues=[name],
         concurrency=at_once,
         fetch_job_polling_interval=POLL_S,
+        # Any login of a database may notify whom it likes; what does not parse would end the lane.
+        listen_notify=False,
         delete_jobs="successful",
         install_signal_handlers=False,
         update_heartbeat_interval=BEAT_S,

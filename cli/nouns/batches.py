@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, take
-from drawdown.worker.batches.withdraw import withdraw_batch
+from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_some
 
 commands = typer.Typer()
 
@@ -24,7 +25,9 @@ commands = typer.Typer()
 @commands.command("take")
 def take_(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines; .gz, .zst too")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines; these two also as .gz")
+    ],
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -101,12 +104,15 @@ def withdraw(
 ) -> None:
     """Withdraw all that a file put in. The next tick gives back what was billed for it.
 
-    For good: what is right comes as a file of other content, which may have the same name.
+    For good: what is right comes as a file of other content, which may have the same name. Ended half-way, give it
+    again.
     """
     app: App = context.obj
     by = app.by(actor, reason)
-    done = app.write(lambda c: withdraw_batch(c, batch, by))
+    done: str | WithdrawnBatch = ""
+    while isinstance(done, str):
+        done = app.write(partial(withdraw_some, batch=batch, by=by, after=done))
     said = f"{done.samples:,} samples withdrawn"
     if done.closed:
-        said += f"; {done.closed:,} lie below a floor, are closed for good and stay billed"
+        said += f"; {done.closed:,} lie below a floor and are closed for good: what was billed of them stays billed"
     show(app, {"withdrawn": done}, [f"{batch}: " + ("was withdrawn before" if done.already else said)])

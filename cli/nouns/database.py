@@ -140,7 +140,7 @@ def _verify(connection: sa.Connection, orgs: list[str] | None, now_ms: int, *, d
     if deep:
         from drawdown.worker.verify.deep import verify_files  # for who asks for it alone
 
-        verify_files(connection, found)
+        verify_files(connection, found, orgs)
     return found
 
 

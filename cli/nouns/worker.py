@@ -16,7 +16,7 @@ from drawdown.cli.stopping import Stopping
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import DatabaseNotReady, UsageError
 from drawdown.worker.cluster import install
-from drawdown.worker.cluster.membership import MAX_SHARDS, Member, Taken, Wanted, take_part
+from drawdown.worker.cluster.membership import MAX_SHARDS, NOBODY, Member, Taken, Wanted, take_part
 
 
 def register(commands: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def worker_(
     Ticks of each shard, watch rounds and the nightly `reconcile --correct`; PostgreSQL alone, with the extra `cluster`.
     """
     app: App = context.obj
-    if new_org_provider is not None:
+    if new_org_provider is not None and new_org_provider != NOBODY:
         app.require_provider(new_org_provider)
     if isinstance(app.clock, FixedClock):
         raise UsageError("--at stands still: a worker goes by the clock")

@@ -23,6 +23,8 @@ MAX_INTERIM: Final = 8
 """Answers of 1xx before the one that counts."""
 MAX_WIRE_BYTES: Final = MAX_HEAD_BYTES + 2 * MAX_ANSWER_BYTES
 """Of one answer, with what its encoding adds."""
+CHUNK_BYTES: Final = 7
+"""What a server may add to each byte of a body: chunks of a single byte add five."""
 FREE_PIECES: Final = 256
 PIECE_BYTES: Final = 128
 """An answer comes in so many pieces, and one more for each so many bytes: each costs the same, however small."""
@@ -81,6 +83,7 @@ class Connection(asyncio.Protocol):
     def done_with(self) -> bool:
         """Forget the answer; whether the connection may be used again."""
         self._held[self._origin] -= len(self.body)
+        self.body = bytearray()
         self._answer = None
         if not (self._is_whole and self._keeps):
             self.abort()
@@ -110,7 +113,9 @@ class Connection(asyncio.Protocol):
             if not self._is_whole:
                 said = error.__context__
                 self._fail(str(said) if isinstance(said, Unusable) else NOT_HTTP)
-        if not self._has_head and self._wire > MAX_HEAD_BYTES:
+        # Of what it says beside the body the parser keeps a part that is not told yet, such as a trailer's name.
+        free = 2 * MAX_HEAD_BYTES + CHUNK_BYTES * len(self.body) if self._has_head else MAX_HEAD_BYTES
+        if self._wire - len(self.body) > free:
             self._fail(CUT_OFF)
         if self._is_whole:
             self._done()

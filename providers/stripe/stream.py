@@ -40,8 +40,10 @@ SESSIONS: Final = "/v2/billing/meter_event_session"
 EVENTS: Final = "/v2/billing/meter_event_stream"
 RENEWED_MS: Final = MINUTE_MS
 """How long before its end a session is not used any more."""
+MAX_CALLS: Final = 32
+"""For one batch. A single bad event of a hundred takes fifteen."""
 EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
-_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,28 @@ class Stream:
         self._session: Session | None = None
 
     async def send(self, batch: Sequence[PushRequest]) -> list[Outcome]:
-        """One outcome each, in order. Where Stripe refuses the whole call, its halves are sent, so that one bad event
-        costs no other: at most twice as many calls as events."""
-        session = await self.session()
-        if isinstance(session, NoSession):
-            return [self._unsent(push, session) for push in batch]
-        result = _without(session.token, await self._http.send(meter_events(self._settings, session, batch)))
-        if _expired(result):
-            self._session = None
-        if len(batch) > 1 and _refused(result):
-            half = len(batch) // 2
-            return [*await self.send(batch[:half]), *await self.send(batch[half:])]
-        now_ms = self._clock.now_ms()
-        return [outcome(result, push, now_ms) for push in batch]
+        """One outcome each, in order. Where Stripe refuses a whole call, its halves are sent, so that one bad event
+        costs no other; what MAX_CALLS did not come to is sent again later."""
+        parts, came = [tuple(batch)], dict[str, Outcome]()
+        for _ in range(MAX_CALLS):
+            if not parts:
+                break
+            part = parts.pop()
+            session = await self.session()
+            if isinstance(session, NoSession):
+                came |= {push.key: self._unsent(push, session) for push in part}
+                continue
+            result = _without(session.token, await self._http.send(meter_events(self._settings, session, part)))
+            if _expired(result):
+                self._session = None
+            if len(part) > 1 and _refused(result):
+                half = len(part) // 2
+                parts += [part[half:], part[:half]]
+                continue
+            now_ms = self._clock.now_ms()
+            came |= {push.key: outcome(result, push, now_ms) for push in part}
+        later = RetryAt(self._clock.now_ms() + MIN_WAIT_MS, "not sent: too much of its batch was refused before it")
+        return [came.get(push.key, later) for push in batch]
 
     async def session(self) -> Session | NoSession:
         """The one at hand, or a new one. Calls that begin at once may each make one: every one of them is good."""
@@ -152,8 +163,13 @@ def _lasts_ms(created: object, expires: object) -> int | None:
 
 
 def _without(token: str, result: HttpResult) -> HttpResult:
-    """An answer as it may be shown, should it repeat the token."""
-    return replace(result, body=result.body.replace(token.encode(), b"...")) if isinstance(result, Answer) else result
+    """An answer as it may be shown, should it repeat the token, however it writes it."""
+    if not isinstance(result, Answer):
+        return result
+    body = json_object(result.body)
+    if body is None or token not in (text := json.dumps(body, default=str)):
+        return result
+    return replace(result, body=text.replace(token, "...").encode())
 
 
 def _expired(result: HttpResult) -> bool:
@@ -166,11 +182,12 @@ def _is_over(error: StripeError | None) -> bool:
 
 
 def _refused(result: HttpResult) -> bool:
-    """Whether Stripe says that something in the call is wrong: then it took nothing of it."""
-    if not isinstance(result, Answer) or result.status not in (400, 413, 422):
+    """Whether Stripe says that something in the call is wrong: then it took nothing of it. Anything in between may
+    answer a 400, too: the Request-Id and the kind of the error show whose it is."""
+    if not isinstance(result, Answer) or result.status not in (400, 413, 422) or not request_id(result):
         return False
     error = error_of(result)
-    return error is not None and not _is_over(error)
+    return error is not None and bool(error.code or error.type) and not _is_over(error)
 
 
 def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:

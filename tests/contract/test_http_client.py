@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import create_autospec
 
 import pytest
 import uvloop
 
 from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.http.client import HttpClient
+from drawdown.providers.http.connection import CUT_OFF, MAX_HEAD_BYTES, Connection
 from drawdown.providers.http.dialing import Dialer, Origin, trusted_tls
 from tests.contract import sockets
 from tests.contract.sockets import CHUNKED, Manner, Peer, answering, body_of, over_and_over, serving
@@ -221,6 +224,22 @@ def test_after_the_first_byte_nobody_knows(
     assert isinstance(result, NoAnswer), result
     assert reason is None or result.reason == reason
     assert requests == received
+
+
+def test_a_trailer_without_end_is_held_by_nobody(run: Run[None]) -> None:
+    """The parser keeps a name until it is whole: what a server says beside a body is bounded by the body."""
+
+    async def work() -> None:
+        connection = Connection(asyncio.get_running_loop(), Counter(), "origin")
+        connection.connection_made(create_autospec(asyncio.Transport, instance=True))
+        answer, said = connection.ask(b"", MAX_ANSWER_BYTES), 0
+        connection.data_received(CHUNKED + b"2\r\n{}\r\n0\r\n")
+        while not answer.done():
+            connection.data_received(b"t" * 1024)
+            said += 1024
+        assert str(answer.exception()) == CUT_OFF and said <= 3 * MAX_HEAD_BYTES
+
+    run(work())
 
 
 @pytest.mark.parametrize("manner", [sockets.silent, sockets.drip])

@@ -23,7 +23,7 @@ from drawdown.worker.batches import take as taking
 from drawdown.worker.batches import withdraw as withdrawing
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, take
-from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_batch
+from drawdown.worker.batches.withdraw import WITHDRAWN_AT_ONCE, WithdrawnBatch, withdraw_some
 from drawdown.worker.commands.features import map_event
 from drawdown.worker.commands.prune import raise_floors
 from drawdown.worker.sources.events.types import meters
@@ -55,7 +55,9 @@ def written(path: Path, rows: Sequence[Row]) -> Path:
 
         lines = path.with_suffix(".jsonl")
         written(lines, rows)
-        duckdb.connect().execute(f"COPY (FROM read_json('{lines}')) TO '{path}' (FORMAT parquet)")
+        duckdb.connect().execute(
+            f"COPY (FROM read_json('{lines}', hive_partitioning = false)) TO '{path}' (FORMAT parquet)"
+        )
         lines.unlink()
     elif ".csv" in path.name:
         text = "\n".join([",".join(rows[0]), *(",".join(map(str, one.values())) for one in rows)]) + "\n"
@@ -71,8 +73,15 @@ def taken(fleet: Fleet, path: Path, source: str = BY_HAND) -> TakenFile:
         return write(fleet.engine, lambda c: take(c, sums, source, fleet.by))
 
 
-def withdrawn(fleet: Fleet, batch: str) -> WithdrawnBatch:
-    return write(fleet.engine, lambda c: withdraw_batch(c, batch, fleet.by))
+def withdrawn(fleet: Fleet, batch: str, at_most: int = WITHDRAWN_AT_ONCE) -> WithdrawnBatch:
+    done: str | WithdrawnBatch = ""
+    while isinstance(done, str):
+        done = withdrawn_some(fleet, batch, done, at_most)
+    return done
+
+
+def withdrawn_some(fleet: Fleet, batch: str, after: str, at_most: int) -> str | WithdrawnBatch:
+    return write(fleet.engine, lambda c: withdraw_some(c, batch, fleet.by, after, at_most))
 
 
 def sealed(fleet: Fleet) -> dict[tuple[str, int], int]:
@@ -82,11 +91,11 @@ def sealed(fleet: Fleet) -> dict[tuple[str, int], int]:
     return {(str(org), (int(str(window)) - T0) // WINDOW_MS): int(str(sum_)) for org, window, sum_ in rows}
 
 
-def proven(fleet: Fleet, *, deep: bool = True) -> Verification:
+def proven(fleet: Fleet, *, deep: bool = True, orgs: Sequence[str] | None = None) -> Verification:
     def work(connection: sa.Connection) -> Verification:
-        found = verify(connection, now_ms=fleet.clock.at_ms)
+        found = verify(connection, orgs=orgs, now_ms=fleet.clock.at_ms)
         if deep:
-            verify_files(connection, found)
+            verify_files(connection, found, orgs)
         return found
 
     return read(fleet.engine, work)
@@ -197,6 +206,41 @@ def test_typed_columns_say_the_same_as_text(fleet: Fleet, tmp_path: Path) -> Non
     clean(fleet, 1)
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_the_proof_reads_numbers_as_the_taking_does(fleet: Fleet, tmp_path: Path, ending: str) -> None:
+    """What is nearly whole is not whole."""
+    said = ("59.9998", "60.0004", "60." + "0" * 40 + "1", "0" * 20 + "60", "6e1", "+60", "-60", " 60. ", "60.000", "7.")
+    times = [{**row(), "ts": f"{T0}.0"}, {**row(), "ts": f"{T0}.4"}, {**row(seconds=1), "ts": f" {T0} "}]
+    rows = [row(seconds=5), *(row(seconds=one) for one in said), row(memory="1024.0001"), *times]
+    done = taken(fleet, written(tmp_path / f"u.{ending}", rows))
+    assert (done.rows, done.refused) == (5, 10)
+    fleet.tick_windows(1)
+    assert sealed(fleet) == {("acme", 0): 5 + 60 + 60 + 7 + 1}
+    clean(fleet, 1)
+
+
+def test_the_proof_reads_typed_numbers_as_the_taking_does(fleet: Fleet, tmp_path: Path) -> None:
+    import duckdb
+
+    path = tmp_path / "u.parquet"
+    for name, kind, values in (
+        ("quantity", "FLOAT", ("999999995904", "59.9998", "'nan'", "123456789")),
+        ("quantity", "DOUBLE", ("999999999999", "60.0004", "'inf'", "59.99999999")),
+        ("quantity", "DECIMAL(38, 20)", ("60", "60.00000000000000000001", "59.9998", "7")),
+    ):
+        rows = ", ".join(f"('acme', 'render', {T0}::DOUBLE, {value}::{kind})" for value in values)
+        duckdb.connect().execute(
+            f"COPY (SELECT * FROM (VALUES {rows}) t(org_id, event_type, ts, {name})) TO '{path.with_stem(kind[:3])}'"
+        )
+        taken(fleet, path.with_stem(kind[:3]))
+    fleet.tick_windows(1)
+    sizes = f"('acme', {T0}, -0.0::DOUBLE, 60::FLOAT), ('acme', {T0}, 1024.0001::DOUBLE, 60::FLOAT)"
+    text = f"COPY (SELECT * FROM (VALUES {sizes}) t(org_id, ts, memory_mb, interval_s)) TO '{path}'"
+    duckdb.connect().execute(text)
+    assert taken(fleet, path).rows == 1
+    clean(fleet, 4)
+
+
 def test_sums_beyond_a_sample_are_several_and_exact(fleet: Fleet, tmp_path: Path) -> None:
     taken(fleet, written(tmp_path / "u.csv", [row(seconds=86_400)] * 5 + [row(seconds=1)]))
     assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 6
@@ -246,7 +290,7 @@ BROKEN = {
     "no row of it fits": ("u.csv", b"org_id,ts,memory_mb,interval_s\nacme,1,2,3\n", "no row can be billed"),
     "no Parquet": ("u.parquet", b"PAR1 and nothing else", "cannot be read"),
     "half a zip": ("u.csv.gz", gzip.compress(b"org_id,ts\n" * 9_999)[:50], "cannot be read"),
-    "no zip": ("u.csv.zst", b"org_id,ts\n", "cannot be read"),
+    "no zip": ("u.csv.gz", b"org_id,ts\n", "cannot be read"),
     "a long row": ("u.csv", b"org_id,ts,memory_mb,interval_s\n" + b"x" * 1_500_000 + b",1,2,3\n", "cannot be read"),
 }
 
@@ -330,6 +374,31 @@ def test_what_is_no_file_of_usage_is_named(tmp_path: Path) -> None:
         found_file(written(tmp_path / "u.txt", ROWS))
 
 
+@pytest.mark.parametrize(("ending", "options"), [("csv", "gzip"), ("jsonl", "gzip"), ("parquet", "zstd")])
+def test_a_packed_file_that_was_cut_off_is_refused(fleet: Fleet, tmp_path: Path, ending: str, options: str) -> None:
+    """Wherever it was cut: between two rows, inside the last number, before what says that it ends."""
+    import duckdb
+
+    path = tmp_path / f"u.{ending}{'.gz' if options == 'gzip' else ''}"
+    kind = {"jsonl": "json"}.get(ending, ending)
+    rows = "SELECT 'acme' AS org_id, 1767225600000 + i AS ts, 1024 AS memory_mb, 111 AS interval_s FROM range(9) t(i)"
+    duckdb.connect().execute(f"COPY ({rows}) TO '{path}' (FORMAT {kind}, COMPRESSION {options})")
+    whole = path.read_bytes()
+    for left_out in (*range(1, 24), len(whole) // 2):
+        path.write_bytes(whole[:-left_out])
+        with pytest.raises(Refused, match="cannot be read"):
+            taken(fleet, path)
+    path.write_bytes(whole)
+    assert taken(fleet, path).rows == 9
+
+
+def test_a_stream_of_zstd_is_refused_for_its_end_cannot_be_told(tmp_path: Path) -> None:
+    for ending in ("csv", "jsonl", "ndjson"):
+        (tmp_path / f"u.{ending}.zst").write_bytes(b"x")
+        with pytest.raises(UsageError, match=r"give it as \.gz, or Parquet"):
+            found_file(tmp_path / f"u.{ending}.zst")
+
+
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     monkeypatch.setattr(files, "MAX_BATCH_BYTES", path.stat().st_size - 1)
@@ -345,6 +414,32 @@ def test_a_file_that_comes_to_too_much_is_refused(
         taken(fleet, written(tmp_path / "u.csv", ROWS))
 
 
+@pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.jsonl"])
+def test_a_folders_name_says_nothing_of_what_lies_in_it(fleet: Fleet, tmp_path: Path, name: str) -> None:
+    """As other programs lay files: there, the path overrules the rows."""
+    folder = tmp_path / "org_id=globex" / "interval_s=9"
+    folder.mkdir(parents=True)
+    taken(fleet, written(folder / name, [row(), row(at=60_000)]))
+    fleet.tick()
+    assert sealed(fleet) == {("acme", 0): 120}
+    clean(fleet, 1)
+
+
+def test_what_no_organisation_or_type_may_be_is_bounded(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_UNCLEAN", 2)
+    strange = [row(org=f"a\x00{number}") for number in range(3)]
+    with pytest.raises(Refused, match="names over 2 organisations by what no id may be"):
+        taken(fleet, written(tmp_path / "a.jsonl", strange))
+    event = {"org_id": "acme", "ts": T0, "event_type": "a\x00b", "quantity": 1}
+    with pytest.raises(Refused, match="no event type may be"):
+        taken(fleet, written(tmp_path / "b.jsonl", [event]))
+    (tmp_path / "c.csv").write_text("x" * 200_000 + ",ts\n1,2\n")
+    with pytest.raises(Refused, match="its header cannot be read"):
+        taken(fleet, tmp_path / "c.csv")
+
+
 def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import duckdb
 
@@ -356,12 +451,37 @@ def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monk
         taken(fleet, path)
 
 
-def test_what_is_below_a_floor_stays_closed(fleet: Fleet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_most", [1, 2, 4, 5])
+def test_a_withdrawal_that_was_cut_off_is_ended_by_the_same_command(fleet: Fleet, tmp_path: Path, at_most: int) -> None:
+    """Meanwhile the batch stands: it is proven as it is, and its name and content are taken by nobody."""
+    path = written(tmp_path / "u.csv", [row(at=at * WINDOW_MS) for at in range(4)])
+    batch = taken(fleet, path).batch
+    fleet.tick_windows(1)
+    begun = withdrawn_some(fleet, batch, "", at_most)
+    fleet.tick_windows(1)
+    assert sum(sealed(fleet).values()) == 60 * max(4 - at_most, 0)
+    assert taken(fleet, path).outcome == "repeated"
+    if isinstance(begun, str):
+        clean(fleet, 1)
+        path.rename(tmp_path / "kept")
+        assert taken(fleet, written(path, [row(seconds=9)])).outcome == "conflict"
+        assert withdrawn(fleet, batch, at_most) == WithdrawnBatch(batch, 4, 0, already=False)
+    fleet.tick_windows(1)
+    assert set(sealed(fleet).values()) == {0}
+    assert withdrawn(fleet, batch).already
+    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'batch_withdraw'") == 1
+    clean(fleet, 0)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_what_is_below_a_floor_stays_closed(fleet: Fleet, tmp_path: Path, deleted: bool) -> None:
     done = taken(fleet, written(tmp_path / "u.csv", [row(), row(at=WINDOW_MS)]))
     fleet.tick_windows(1)
     later = T0 + 40 * DAY_MS
     fleet.tick(later)
     write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))
+    if deleted:  # by a prune
+        fleet.write(f"DELETE FROM usage_samples WHERE ts < {T0 + WINDOW_MS}")
     found = withdrawn(fleet, done.batch)
     assert (found.samples, found.closed) == (1, 1)
     fleet.tick_windows(1)
@@ -668,8 +788,9 @@ def test_what_a_file_says_otherwise_by_now_is_found(fleet: Fleet, tmp_path: Path
     text = f"UPDATE usage_samples SET interval_s = 121 WHERE id = 'batch:{batch}:1'"
     unguarded(fleet, "samples_immutable", "usage_samples", text)
     fleet.tick_windows(1)
-    texts = [breach.text for breach in proven(fleet).breaches]
-    assert f"u.csv ({batch}) says 120 of 1024, and its samples 121" in texts
+    expected = f"u.csv ({batch}) says 120 of 1024, and its samples 121"
+    for orgs, seen in ((None, True), (["acme"], True), (["globex"], False)):
+        assert (expected in [breach.text for breach in proven(fleet, orgs=orgs).breaches]) == seen
     path.write_text("another")
     assert proven(fleet).open["batches whose file is gone or another"] == 1
 

@@ -99,6 +99,9 @@ def test_the_first_worker_says_the_terms(agreed: Terms | None) -> None:
     wanted = Wanted(8, 60, "embedded", ("embedded", "autumn"))
     assert decide(wanted, agreed, []) == Terms(8, 60, "embedded", ("autumn", "embedded"))
     assert decide(ANYTHING, None, []) == Terms(4, 300, None, ("embedded",))
+    assert decide(ANYTHING, replace(TERMS, new_org_provider="embedded"), []).new_org_provider == "embedded"
+    none = replace(ANYTHING, new_org_provider="none")
+    assert decide(none, replace(TERMS, new_org_provider="embedded"), []).new_org_provider is None
 
 
 def test_who_comes_later_joins_and_other_terms_are_refused_by_their_names() -> None:
@@ -321,7 +324,7 @@ def test_what_a_dead_worker_held_waits_again_unless_a_newer_one_does(clustered: 
 
 
 def test_connections_that_are_cut_are_made_anew_and_a_signal_puts_back_what_is_not_done(
-    clustered: sa.Engine, tmp_path: Path
+    clustered: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = jobs_of(clustered, tmp_path, terms=replace(TERMS, every_s=1))
     work.app.clock = SystemClock()
@@ -333,8 +336,20 @@ def test_connections_that_are_cut_are_made_anew_and_a_signal_puts_back_what_is_n
             raise PutBack
 
     work.tick = tick  # type: ignore[method-assign]
+    turns: list[object] = []
+
+    def counted(url: Callable[[], str]) -> Any:
+        turns.append(url)
+        return connector(url)
+
+    monkeypatch.setattr(lanes, "connector", counted)
     with at_work(work):
         soon(lambda: {"0/2", "1/2"} <= set(done), "it ticks")
+        for queue in ("ticks", "quick"):  # which any login may, and which is no job
+            change(clustered, f"NOTIFY \"procrastinate_queue_v1#{queue}\", 'x'")
+        done.clear()
+        soon(lambda: {"0/2", "1/2"} <= set(done), "it ticks on")
+        assert len(turns) == 1, "nobody from outside ends a lane"
         change(clustered, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
                           "AND datname = current_database()")  # fmt: skip
         done.clear()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from itertools import count
+from threading import Thread
 
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.database import write
+from drawdown.schema.locks import lock_org
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.worker.engine import runner
+from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.project import project
 from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, turn_ms
 from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, price
@@ -117,10 +123,15 @@ def test_an_answer_older_than_a_read_overwrites_nothing(fleet: Fleet, provider: 
 def test_a_read_older_than_an_answer_overwrites_nothing(fleet: Fleet, provider: Prepaid) -> None:
     noted = f"UPDATE orgs SET balance_micro = 7, balance_read_ms = balance_read_ms + 1 WHERE org_id = '{ORG}'"
     fleet.write(f"UPDATE orgs SET projection_due_ms = 0 WHERE org_id = '{ORG}'")
-    provider.meanwhile = lambda: fleet.write(noted)
+    seen = []
+
+    def noted_meanwhile() -> None:
+        fleet.write(noted)
+        provider.meanwhile = lambda: seen.append(stands(fleet, "balance_micro"))
+
+    provider.meanwhile = noted_meanwhile
     fleet.tick()
-    assert stands(fleet, "balance_micro, projection_due_ms IS NULL") == (7, False)
-    fleet.tick(fleet.clock.at_ms + SECOND_MS)
+    assert (provider.asked, seen) == ([ORG, ORG], [(7,)]), "it is read once more, and counts for nothing before"
     assert stands(fleet, "balance_micro, projection_due_ms") == (100 * AN_HOUR, None)
 
 
@@ -137,6 +148,56 @@ def test_those_who_run_and_have_least_are_asked_about_first_and_turns_come_last(
         fleet.write(f"UPDATE orgs SET balance_micro = {micro}, {due} {halt} WHERE org_id = '{org}'")
     fleet.tick(fleet.clock.at_ms + SECOND_MS)
     assert provider.asked == ["little", "some", "much", "halted", "turn"]
+
+
+@pytest.mark.parametrize("at_once", [1, 64])
+def test_a_read_that_was_overtaken_ends_the_round_for_nobody(engine: sa.Engine, at_once: int) -> None:
+    """The server reads the first in line for a webhook, while a tick does: all behind it are read in this round."""
+    others = [f"org-{number:03}" for number in range(5)]
+    provider = Prepaid(capabilities(in_flight=at_once), credit={ORG: AN_HOUR, **dict.fromkeys(others, 2 * AN_HOUR)})
+    fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
+    fleet.assign(ORG, *others, provider="fake", from_ms=T0 - 10 * WINDOW_MS)
+    fleet.tick(T0 + SECOND_MS)
+    provider.credit.update(dict.fromkeys(others, 0))
+    write(engine, lambda c: mark_for_projection(c, [ORG, *others], fleet.clock.now_ms()))
+    world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
+
+    def overtakes() -> None:
+        server = Thread(target=lambda: runner.run(project(fleet.context("server"), "fake", ORG), world))
+        server.start()
+        server.join()
+
+    provider.meanwhile = overtakes
+    done = runner.run(project(fleet.context("tick"), "fake"), world)
+    assert (done.halted, fleet.one("SELECT COUNT(*) FROM orgs WHERE is_halted")) == (5, 5)
+
+
+UNDER_WAY = (
+    "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, "
+    "sealed_at_ms, seal_id, state, due_at_ms, claim_owner, attempts) "
+    "SELECT window_ms - 300000, org_id, feature, 0, provider, customer_id, 60, 60, 'another', sealed_at_ms, seal_id, "
+    "'due', due_at_ms + 60000, 'another', 1 FROM pushes"
+)
+ASKED = f"UPDATE orgs SET projection_due_ms = 0, projection_asks = projection_asks + 1 WHERE org_id = '{ORG}'"
+
+
+@pytest.mark.parametrize("meanwhile", [UNDER_WAY, ASKED], ids=["under way", "asked about"])
+def test_where_another_push_may_count_too_what_is_left_is_not_noted(
+    fleet: Fleet, provider: Prepaid, meanwhile: str
+) -> None:
+    """Noted, the moment of the balance would pass that push, which nobody would count until it is settled."""
+
+    def under_its_lock(connection: sa.Connection) -> None:
+        lock_org(connection, ORG)
+        assert connection.execute(sa.text(meanwhile)).rowcount == 1
+
+    def happens() -> None:
+        write(fleet.engine, under_its_lock)
+        provider.down = "503"  # no read shows it
+
+    provider.meanwhile = happens
+    used(fleet, 0)
+    assert stands(fleet, "balance_micro") == (100 * AN_HOUR,)
 
 
 def test_where_no_answer_tells_what_is_left_the_estimate_decides(fleet: Fleet, provider: Prepaid) -> None:

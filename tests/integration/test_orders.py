@@ -282,7 +282,7 @@ def test_a_tick_does_orders_after_all_else_and_says_what_it_left(fleet: Fleet, m
     order(fleet, AskedReplay(ReplayScope(("acme",)), T0, END))
     fleet.write("UPDATE orgs SET floor_ms = :at WHERE org_id = 'acme'", {"at": T0 + DAY_MS})
     report = fleet.tick_windows(1)
-    assert report.orders_ended == 1 and "closed for good" in report.failures[0] and report.exit_status == 75
+    assert report.orders_ended == 1 and "closed for good" in report.problems[0] and report.exit_status == 1
 
 
 def test_hostile_texts_are_kept_as_they_are(fleet: Fleet) -> None:

@@ -17,7 +17,7 @@ from drawdown.worker.batches import folders, sources
 from drawdown.worker.batches.files import FoundFile, found_file
 from drawdown.worker.batches.reading import Sums, add_up
 from drawdown.worker.batches.take import TakenFile, meet_types, take
-from drawdown.worker.batches.withdraw import withdraw_batch
+from drawdown.worker.batches.withdraw import WITHDRAWN_AT_ONCE, withdraw_some
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, T0, Stage
 
@@ -70,12 +70,12 @@ def _in_once(stage: Stage) -> Iterator[str]:
         yield "no batch was taken"
 
 
-def _withdraws() -> Party:
+def _withdraws(what: str, at_most: int = WITHDRAWN_AT_ONCE) -> Party:
     def ready(stage: Stage) -> Act:
         batch = write(stage.engine, partial(_takes(LATE), stage)).batch
-        return Act(lambda engine: write(engine, lambda c: withdraw_batch(c, batch, stage.by)))
+        return Act(lambda engine: write(engine, lambda c: withdraw_some(c, batch, stage.by, "", at_most)))
 
-    return Party("cli.nouns.batches:withdraw", ready)
+    return Party(f"cli.nouns.batches:withdraw{what}", ready)
 
 
 def _refused(stage: Stage, connection: sa.Connection) -> None:
@@ -94,7 +94,8 @@ BATCHES: Final = (
     plain("take_batch of that name, with other content", _takes(OTHER), _in_once),
     plain("meet_types", lambda s, c: meet_types(c, _sums("events.csv", EVENTS), NOW)),
     plain("cli.nouns.batches:_take", _takes(LATE), _in_once),
-    _withdraws(),
+    _withdraws(""),
+    _withdraws(" a portion of it", at_most=2),
     plain("note_file", _refused),
     plain("cli.nouns.batch_sources:add", lambda s, c: sources.add_source(c, SOURCE, _folder(), s.by)),
     plain("cli.nouns.batch_sources:pause", _paused),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SQL = queries(__file__.replace("columns.py", "reading.py"))
 
 MAX_ROW_BYTES: Final = 1_048_576
+NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
+"""Else a folder called `org_id=globex` would overrule what the rows in it say."""
 MAX_REFUSED_KEPT: Final = 100
 """Rows of one file that are kept with what was wrong; all are counted."""
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
@@ -86,11 +88,12 @@ class Columns:
         """What reads the file, and the columns that its first line names."""
         path = text(str(self.file.path))
         if self.file.format == "parquet":
-            return f"read_parquet({path})", {}
+            return f"read_parquet({path}, {NAMES_SAY_NOTHING})", {}
         packed = text(self.file.packed or "none")
         line = connection.execute(
-            f"FROM read_csv({path}, columns = {{'line': 'VARCHAR'}}, header = false, auto_detect = false, "
-            f"delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, compression = {packed}) LIMIT 1"
+            f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
+            f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, "
+            f"compression = {packed}) LIMIT 1"
         ).fetchone()
         names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
         columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in names) + "}"
@@ -99,9 +102,9 @@ class Columns:
                 f"header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "
                 f"max_line_size = {MAX_ROW_BYTES}, columns = {columns}, compression = {packed}"
             )
-            return f"read_csv({path}, {how})", dict.fromkeys(names, "VARCHAR")
+            return f"read_csv({path}, {NAMES_SAY_NOTHING}, {how})", dict.fromkeys(names, "VARCHAR")
         how = f"format = 'newline_delimited', maximum_object_size = {MAX_ROW_BYTES}, columns = {columns}"
-        return f"read_json({path}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
+        return f"read_json({path}, {NAMES_SAY_NOTHING}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
 
     def _names(self, line: str) -> list[str]:
         """The columns of a CSV's header; the keys that a line of JSON needs. Errors: Refused."""
@@ -110,7 +113,10 @@ class Columns:
                 said = json.loads(line)
                 return list(_EVENTS if isinstance(said, dict) and "event_type" in said else _SIZES)
             raise Refused(f"{self.file.name}: its first line is no JSON")
-        names = next(csv.reader([line]), [])
+        try:
+            names = next(csv.reader([line]), [])
+        except csv.Error as error:  # a field beyond all measure
+            raise Refused(f"{self.file.name}: its header cannot be read: {error}") from error
         if len(set(names)) < len(names):
             raise Refused(f"{self.file.name}: its header names a column twice")
         return names

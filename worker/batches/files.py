@@ -53,7 +53,7 @@ class FoundFile:
 def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
     """A file by its path; `within`: the folder that it has to lie in, whatever links say.
 
-    Errors: Unreadable; UsageError for what is no plain file, is too large, or whose name says no format.
+    Errors: Unreadable; UsageError for what is no plain file, too large, packed by zstd, or named without a format.
     """
     try:
         whole = path.resolve(strict=True)
@@ -73,6 +73,8 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
     format_, packed = format_of(path.name)
     if format_ is None:
         raise UsageError(f"{path}: is it Parquet, CSV or JSON lines? Its name ends with none of {', '.join(FORMATS)}")
+    if packed == "zstd":  # DuckDB reads a stream that was cut off as if it had ended there
+        raise UsageError(f"{path}: a .zst that was cut off cannot be told from a whole one: give it as .gz, or Parquet")
     return FoundFile(whole, path.name, format_, packed, status.st_size, status.st_mtime_ns)
 
 

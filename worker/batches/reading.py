@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SQL = queries(__file__)
 
+MAX_UNCLEAN: Final = 1_000
+"""Names that no id may be, of one file: its rows are refused by each of them."""
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """What one file may come to: its sums go in by one transaction."""
 MAX_SAID_CHARS: Final = 120
@@ -91,7 +93,10 @@ def add_up(file: FoundFile, now_ms: int) -> Sums:
             connection, facts, refused = reading.whole()
         opened.callback(connection.close)
         rows, bad, first, last, samples, total = facts
-        kinds = [row[0] for row in connection.execute(SQL.text("part_kinds", "duckdb")).fetchall()]
+        with explained(file, connection):
+            kinds = [row[0] for row in connection.execute(SQL.text("part_kinds", "duckdb")).fetchall()]
+        if strange := [kind for kind in kinds if isinstance(kind, str) and not is_clean_id(kind)]:
+            raise Refused(f"{file.name}: no event type may be {clean(strange[0])[:MAX_SAID_CHARS]!r}")
         to_ms = None if last is None else int(last) + WINDOW_MS
         counts = (int(rows), int(bad), int(samples), int(total))
         sums = partial(Sums, batch, file, reading.columns.of_events, *counts, first, to_ms, refused, kinds, connection)
@@ -131,6 +136,8 @@ class _Reading:
         unclean: list[str] = []
         while found := names.fetchmany(AT_ONCE):
             unclean += [name for (name,) in found if not is_clean_id(name)]
+            if len(unclean) > MAX_UNCLEAN:
+                raise Refused(f"{self.file.name}: names over {MAX_UNCLEAN:,} organisations by what no id may be")
         if unclean:
             connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
             connection.execute(SQL.text("set_unclean_aside", "duckdb"))

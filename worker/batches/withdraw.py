@@ -1,13 +1,16 @@
 """Withdrawing a batch: what it put in no longer counts.
 
-Guarantee: nothing is edited (S7). Each of its samples gets a withdrawal of its own, all in one transaction, and the
-next tick gives back what was billed for them. What lies below a floor by then is closed for good, and stays. A
-withdrawn batch is never taken again; its name is free for what is right: also for a file that was in conflict with it.
+Guarantee: nothing is edited (S7). Each of its samples gets a withdrawal of its own, and the next tick gives back what
+was billed for them. It goes portion by portion, for each holds S1's lock; the batch stands until the last one is done,
+so that its content and its name are taken by nobody meanwhile, and whoever was cut off begins again. What lies below a
+floor by then is closed for good, and stays. A withdrawn batch is never taken again; its name is free for what is right,
+also for a file that was in conflict with it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -22,11 +25,13 @@ from drawdown.worker.history.losses import read_losses
 
 SQL = queries(__file__)
 
+WITHDRAWN_AT_ONCE: Final = 5_000
+
 
 @dataclass(frozen=True)
 class WithdrawnBatch:
-    """`samples` no longer count; `closed` are below their organisation's floor, and stay billed. `already`: it had been
-    withdrawn before."""
+    """`samples` no longer count; `closed` are below their organisation's floor: what was billed of them stays billed.
+    `already`: it had been withdrawn before."""
 
     batch: str
     samples: int
@@ -34,8 +39,11 @@ class WithdrawnBatch:
     already: bool
 
 
-def withdraw_batch(connection: sa.Connection, batch: str, by: By) -> WithdrawnBatch:
-    """Declare all of a batch wrong.
+def withdraw_some(
+    connection: sa.Connection, batch: str, by: By, after: str, at_most: int = WITHDRAWN_AT_ONCE
+) -> str | WithdrawnBatch:
+    """Withdraw a portion of a batch, those behind the sample `after` (at first ''). Returns the last of them, or what
+    became of the batch once no more are left.
 
     Errors: UnknownId; Refused for one of windows that were not sealed since history was lost; HistoryDoubted while the
     database stands still.
@@ -49,15 +57,25 @@ def withdraw_batch(connection: sa.Connection, batch: str, by: By) -> WithdrawnBa
     if row.withdrawn_ms is not None:
         return WithdrawnBatch(batch, 0, 0, already=True)
     its = ids_of(batch)
+    after = max(after, its["first_id"])
+    portion = SQL.run(connection, "portion", {**its, "after": after, "at_most": at_most}).one()
+    if portion.samples:
+        _withdraw(connection, batch, {"after": after, "last": str(portion.last)}, by)
+    if portion.samples == at_most:
+        return str(portion.last)
+    samples = int(SQL.run(connection, "count_withdrawn", its).scalar_one())
+    done = WithdrawnBatch(batch, samples, int(row.samples) - samples, already=False)
+    SQL.run(connection, "mark_withdrawn", {"batch": batch, "now_ms": by.now_ms})
+    SQL.run(connection, "look_again", {"batch": batch})  # after the mark: whoever notes a conflict holds the batch
+    record(connection, "batch_withdraw", batch, {"name": row.name, "samples": samples, "closed": done.closed}, by)
+    return done
+
+
+def _withdraw(connection: sa.Connection, batch: str, portion: dict[str, str], by: By) -> None:
     until = max((loss.until_ms for loss in read_losses(connection)), default=0)
-    if until and SQL.run(connection, "unsealed", {**its, "until_ms": until}).first():
+    if until and SQL.run(connection, "unsealed", {**portion, "until_ms": until}).first():
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         raise Refused(f"{batch} has usage in the time whose history was lost: withdraw it after the next tick")
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    samples = SQL.run(connection, "withdraw", {**its, **person}).rowcount
-    closed = int(SQL.run(connection, "count_closed", its).scalar_one())
-    SQL.run(connection, "mark_withdrawn", {"batch": batch, "now_ms": by.now_ms})
-    SQL.run(connection, "look_again", {"batch": batch})  # after the mark: whoever notes a conflict holds the batch
-    make_windows_dirty(connection, SQL, "windows_of_batch", its)
-    record(connection, "batch_withdraw", batch, {"name": row.name, "samples": samples, "closed": closed}, by)
-    return WithdrawnBatch(batch, samples, closed, already=False)
+    SQL.run(connection, "withdraw", {**portion, **person})
+    make_windows_dirty(connection, SQL, "windows_of_portion", portion)

@@ -32,6 +32,10 @@ MOST_NAMED: Final = 3
 SQL = queries(__file__)
 
 
+NOBODY: Final = "none"
+"""Given for a provider: new organisations are assigned to nobody."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """What all workers of a database go by. `providers`: those that can be used; a worker that lacks one would leave
@@ -92,7 +96,7 @@ def decide(wanted: Wanted, agreed: Terms | None, others: Sequence[str]) -> Terms
     asked = Terms(
         shards=shards if wanted.shards is None else wanted.shards,
         every_s=every_s if wanted.every_s is None else wanted.every_s,
-        new_org_provider=wanted.new_org_provider,
+        new_org_provider=_new_orgs(wanted.new_org_provider, agreed),
         providers=tuple(sorted(wanted.providers)),
     )
     if agreed is None or not others or asked == agreed:
@@ -105,6 +109,13 @@ def decide(wanted: Wanted, agreed: Terms | None, others: Sequence[str]) -> Terms
         f"workers of this database go by other terms ({differ}): {', '.join(others[:MOST_NAMED])}{more}. Give the same "
         f"to join them, or end them first; one that was killed is forgotten after {LIVES_S} s"
     )
+
+
+def _new_orgs(wanted: str | None, agreed: Terms | None) -> str | None:
+    """Whoever says nothing goes by what was agreed; `none` ends it."""
+    if wanted is None:
+        return None if agreed is None else agreed.new_org_provider
+    return None if wanted == NOBODY else wanted
 
 
 def _terms(text: str | None) -> Terms | None:

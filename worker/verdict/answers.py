@@ -2,7 +2,8 @@
 
 Guarantee: each push that was answered has its organisation's provider asked after it: at once, or in the organisation's
 turn within the hour (`ask_at_ms`). An answer never halts or resumes anybody: that, a read alone does. What an answer
-says is left is written only where no read was since the push was claimed, and never raises a balance.
+says is left is written only where no read was since the push was claimed, and no other push may be on its way or was
+not clearly charged; and it never raises a balance.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
         at_ms = _ask_at_ms(org, known, remaining, now_ms) if fresh or not org.all_answered else now_ms
         if at_ms <= now_ms:
             asked.append(org.org_id)
-        balance = _to_note(row, remaining) if org.all_answered and org.all_charged else None
+        is_sure = org.all_answered and org.all_charged and not row.is_unsure
+        balance = _to_note(row, remaining) if is_sure else None
         if at_ms > now_ms or balance is not None:
             # A millisecond after the claim: what it sent is in the balance; what is claimed from now on is not. And it
             # always moves, by which a read under way knows of it.

@@ -24,6 +24,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
@@ -197,7 +198,7 @@ def _apply(
     held = read_held(connection, provider, sorted(asked), now)
     policies = policies_of(connection, provider)
     billed = _billed(connection, provider, due, now)
-    changes = []
+    changes, overtaken = list[Change](), list[str]()
     for org in current:
         wanted = asked[org.org_id]
         if (org.org_id, wanted.customer_id) not in billed:  # it flipped meanwhile: its new biller is to be asked
@@ -207,20 +208,27 @@ def _apply(
         fresh = isinstance(state, CustomerState)
         done.read += fresh
         done.failed += not fresh
-        again = org.projection_due_ms if org.projection_asks != wanted.asks else now + READ_AGAIN_MS
         if (org.projection_read_ms, org.balance_read_ms) != (wanted.read_before_ms, wanted.balance_before_ms):
             # Another read, or what a push left, was written meanwhile, and two machines' clocks cannot tell which is
-            # newer: ask again.
-            changes.append(Change(unchanged(org, now if fresh else again)))
+            # newer: ask again. That is another ask: the same one, due before all others, would end the round for them.
+            overtaken += [org.org_id] if fresh else []
+            same = fresh or org.projection_asks != wanted.asks
+            changes.append(Change(unchanged(org, org.projection_due_ms if same else now + READ_AGAIN_MS)))
             continue
         at = Moment(max(read_ms, wanted.before_ms + 1), now, watched)
         change = _after(org, wanted, state, used.get(org.org_id), policies, at, held.get(org.org_id, 0))
         changes.append(change)
         done.note(org, change)
     write(connection, changes, now)
-    outcomes = (_outcome(said(states, wanted.customer_id)) for wanted in due)
-    note_reads(connection, provider, Counter(outcome for outcome in outcomes if outcome is not None))
+    if overtaken:
+        mark_for_projection(connection, overtaken, now)
+    _note_reads(connection, provider, [said(states, wanted.customer_id) for wanted in due])
     return done
+
+
+def _note_reads(connection: sa.Connection, provider: str, states: Sequence[CustomerRead]) -> None:
+    outcomes = (_outcome(state) for state in states)
+    note_reads(connection, provider, Counter(outcome for outcome in outcomes if outcome is not None))
 
 
 def _after(

@@ -17,8 +17,15 @@ SELECT org_id, ts - ts % 300000 AS window_ms, kind, SUM(quantity) AS quantity FR
 INSERT INTO meters VALUES ($event_type, $meter)
 
 -- name: whole
-CREATE MACRO whole(x) AS CASE WHEN regexp_matches(x, '[^0-9. ]') THEN NULL
-    WHEN TRY_CAST(x AS DECIMAL(30, 3)) % 1 = 0 THEN TRY_CAST(TRY_CAST(x AS DECIMAL(30, 3)) AS BIGINT) END
+-- By its letters: no type rounds a fraction away. 18 digits at most, and nothing but zeros behind a point.
+CREATE MACRO whole(x) AS
+    CASE WHEN x SIMILAR TO ' *[0-9]{1,18}(|[.]0*) *' THEN CAST(regexp_extract(x, '[0-9]+') AS BIGINT) END;
+-- As text; a number of floating point as the number that it is, not as the shortest that reads back to it.
+CREATE MACRO said(x) AS CASE WHEN typeof(x) IN ('FLOAT', 'DOUBLE') THEN CAST(TRY_CAST(x AS DOUBLE) + 0 AS VARCHAR)
+    ELSE CAST(x AS VARCHAR) END;
+-- A time that is written as text has no point, but for an ISO time.
+CREATE MACRO said_time(x) AS CASE WHEN typeof(x) = 'VARCHAR' AND CAST(x AS VARCHAR) SIMILAR TO ' *[0-9]+[.].*' THEN NULL
+    ELSE said(x) END
 
 -- name: size
 whole(said_kind)
@@ -33,12 +40,12 @@ kind >= 0 AND kind <= 16777216
 kind IS NOT NULL
 
 -- name: text_of_sizes
-CREATE VIEW as_text AS SELECT org_id, CAST(memory_mb AS VARCHAR) AS said_kind,
-    CAST(interval_s AS VARCHAR) AS said_quantity, CAST(ts AS VARCHAR) AS said_ts FROM file_rows
+CREATE VIEW as_text AS SELECT org_id, said(memory_mb) AS said_kind,
+    said(interval_s) AS said_quantity, said_time(ts) AS said_ts FROM file_rows
 
 -- name: text_of_events
 CREATE VIEW as_text AS SELECT org_id, CAST(event_type AS VARCHAR) AS said_kind,
-    CAST(quantity AS VARCHAR) AS said_quantity, CAST(ts AS VARCHAR) AS said_ts FROM file_rows
+    said(quantity) AS said_quantity, said_time(ts) AS said_ts FROM file_rows
 
 -- name: first
 -- Whether a file of JSON lines tells of events: its first line says.
