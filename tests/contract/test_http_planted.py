@@ -91,7 +91,7 @@ def _used_after_a_cut(patch: pytest.MonkeyPatch) -> None:
 
 async def _late(peer: Peer) -> None:
     await peer.request()
-    await asyncio.sleep(PAUSE_S * 2)
+    await asyncio.sleep(PAUSE_S * 3)  # in the middle of the second call
     await peer.say(sockets.body_of(b"not yours"))
     await peer.request()
     await asyncio.sleep(60)

@@ -52,7 +52,7 @@ def test_an_organisation_moves_by_orders_and_each_window_is_billed_once(home: Bi
         order(fleet, AskedAssign("acme", name, "cus_of_nobody"))
         report = fleet.tick_windows(1)
         assert (report.orders_ended, listed(fleet)[0].state) == (1, "failed")
-        assert said in report.failures[0]
+        assert said in report.problems[0]
     assert read(fleet.engine, verify).breaches == []
 
 
