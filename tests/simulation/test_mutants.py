@@ -20,7 +20,7 @@ MARK = "0 AS revision"
 QUICK = [one for one in MUTANTS if one not in SLOW]
 
 
-@pytest.mark.parametrize("name", share(QUICK[::6], whole=list(MUTANTS)))
+@pytest.mark.parametrize("name", share(QUICK[::12], whole=list(MUTANTS)))
 def test_the_bug_is_caught(name: str) -> None:
     caught = hunt(name, first=SEEN_AT.get(name))
     assert caught.by is not None, f"{name!r} survived {caught.seeds} seeds"

@@ -143,8 +143,8 @@ def test_every_fault_has_a_name() -> None:
 
 
 SHORT = [life for life in REGRESSIONS if life[1] <= 40]
-LIVED = share(SHORT[::6], whole=REGRESSIONS)
-"""Each day every sixth of the short lives; of the longer ones AT_AUTUMN's."""
+LIVED = share(SHORT[::12], whole=REGRESSIONS)
+"""Each day every twelfth of the short lives; of the longer ones AT_AUTUMN's."""
 
 
 @pytest.mark.parametrize(("seed", "ticks", "restores", "what"), LIVED)
