@@ -49,8 +49,8 @@ def settle(stage: Stage) -> None:
         write(stage.engine, release)
     for (name,) in stage.rows("SELECT provider FROM provider_states WHERE paused_ms IS NOT NULL"):
         write(stage.engine, partial(providers.resume, provider=name, by=stage.by))
-    _heed(stage)
     for _ in range(DRAINS):
+        _heed(stage)  # each time: an order that was to accept settings may have failed since
         stage.clock.at_ms += 2 * WINDOW_MS
         stage.tick()
         if stage.rows("SELECT 1 FROM topups"):
