@@ -36,7 +36,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "watch": ("watch", "watch --once"),
     "serve": ("serve", "serve --host 0.0.0.0 --port 8080"),
     "status": ("status", "status acme", "status --json"),
-    "verify": ("verify", "verify --org acme"),
+    "verify": ("verify", "verify --since-last", "verify --org acme"),
     "proof": ("proof", "proof --json"),
     "reconcile": (
         "reconcile",

@@ -99,6 +99,12 @@ def verify_(
     org: Annotated[list[str] | None, typer.Option(help="Only these organisations")] = None,
     stop: Annotated[bool, typer.Option(help="Stop the pushes of an organisation with a breach")] = True,
     deep: Annotated[bool, typer.Option("--deep", help="Read the files of batches again, too")] = False,
+    since_last: Annotated[
+        bool,
+        typer.Option(
+            "--since-last", help="Pass over windows that nothing touched since the last run; weekly, all of it"
+        ),
+    ] = False,
     actor: Actor = None,
 ) -> None:
     """Prove the invariants from the raw tables. A breach stops that organisation's pushes, and no other's.
@@ -106,42 +112,64 @@ def verify_(
     A database that lost history proves nothing of what it forgot: the command says so, and ends with 1.
     """
     app: App = context.obj
+    if since_last:
+        only_with(context, "--since-last", "stop", "actor")
     for name in org or ():
         app.read(partial(require_org, org_id=name))
     by = app.by(actor, "verify")
-    found = app.read(lambda c: _verify(c, org, app.clock.now_ms(), deep=deep))
+    since_last = since_last and app.doubt() is None
+    found = app.read(lambda c: _verify(c, org, app.clock.now_ms(), deep=deep, since_last=since_last))
     stopped: list[str] = []
     if found.breaches and stop:
         stopped = list(app.write(lambda c: stop_breached(c, found, by.now_ms, by.actor)))
-    rows = [(b.invariant, b.org_id, show_time(b.window_ms), b.feature, b.text) for b in found.breaches]
-    lines: list[str | Table] = [
-        "verified: " + ", ".join(f"{count:,} {what}" for what, count in found.checked.items()),
-        *(f"open, and no breach: {count:,} {what}" for what, count in found.open.items() if count),
-    ]
-    if rows:
-        title = f"BREACHES: {found.count:,}" + (f", the first {len(rows):,}" if found.count > len(rows) else "")
-        lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
-        lines += [f"stopped: {name}; mend it, then `drawdown org release {name} --reason …`" for name in stopped]
-    else:
-        lines.append("all invariants hold")
-    doubted = app.doubt()
+    lines, doubted = _told(found, stopped, since_last), app.doubt()
     lines += _kept(app, found, by, len(set(org)) if org else None, doubted)
     if doubted is not None:
         lines.append(f"but this database lost history: {doubted}; what it forgot is not verified: `drawdown recover`")
     result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
-    result |= {"newest_action": found.newest_action, "doubted": doubted}
+    result |= {"newest_action": found.newest_action, "doubted": doubted, "point": found.point}
     show(app, {**result, "stopped": stopped}, lines)
     if found.breaches or doubted is not None:
         raise typer.Exit(Exit.PERSON)
 
 
-def _verify(connection: sa.Connection, orgs: list[str] | None, now_ms: int, *, deep: bool) -> Verification:
-    found = verify(connection, orgs=orgs, now_ms=now_ms)
+def _verify(
+    connection: sa.Connection, orgs: list[str] | None, now_ms: int, *, deep: bool, since_last: bool
+) -> Verification:
+    held = proofs.to_continue(connection, now_ms) if since_last else None
+    found = verify(connection, orgs=orgs, now_ms=now_ms, held=held)
     if deep:
         from drawdown.worker.verify.deep import verify_files  # for who asks for it alone
 
         verify_files(connection, found, orgs)
     return found
+
+
+def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str | Table]:
+    rows = [(b.invariant, b.org_id, show_time(b.window_ms), b.feature, b.text) for b in found.breaches]
+    lines: list[str | Table] = [
+        "verified: " + ", ".join(f"{count:,} {what}" for what, count in found.checked.items()),
+        *(f"open, and no breach: {count:,} {what}" for what, count in found.open.items() if count),
+        *(_from(found) if since_last else ()),
+    ]
+    if not rows:
+        lines.append("all invariants hold" if found.point is None else "from there on, all invariants hold")
+        return lines
+    title = f"BREACHES: {found.count:,}" + (f", the first {len(rows):,}" if found.count > len(rows) else "")
+    lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
+    return [*lines, *(f"stopped: {one}; mend it, then `drawdown org release {one} --reason …`" for one in stopped)]
+
+
+def _from(found: Verification) -> list[str]:
+    """What was passed over is said, never implied."""
+    begins = found.point
+    if begins is None:
+        return ["looked at all of it: there is no run of the last week to continue that held"]
+    touched = f"since then {begins.why} reached back to it" if begins.why else "since then nothing reached further back"
+    return [
+        f"windows before {show_time(begins.window_ms)} were passed over: proven by run {begins.run} at "
+        f"{show_time(begins.at_ms)} and by those that it continued; {touched}"
+    ]
 
 
 def _kept(app: App, found: Verification, by: By, orgs: int | None, doubted: str | None) -> list[str]:

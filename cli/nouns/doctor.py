@@ -24,6 +24,7 @@ from drawdown.worker.views.features import unrated_features
 from drawdown.worker.views.hooks import list_endpoints
 from drawdown.worker.views.long_open import oldest_open
 from drawdown.worker.views.metrics import last_tick_ms
+from drawdown.worker.views.proofs import WHOLE_LATE_MS, last_held
 from drawdown.worker.views.providers import providers_in_use
 
 MIN_SQLITE = (3, 39, 0)
@@ -54,6 +55,7 @@ def examine(app: App) -> list[Finding]:
         _open_for_long,
         _ticks,
         _watch,
+        _proofs,
         _mapping,
         _providers,
         _cells,
@@ -142,6 +144,17 @@ def _watch(app: App) -> Iterator[Finding]:
         return
     mend = "keep `drawdown watch` running beside the cron, or `drawdown run`"
     yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
+
+
+def _proofs(app: App) -> Iterator[Finding]:
+    """Whoever has it proven is told when no run looks at all of it any more."""
+    last = app.read(last_held).whole_ms
+    if last is None:
+        yield Finding(True, "no run of verify that looked at all of it is on record (`drawdown verify`, e.g. nightly)")
+        return
+    mend = "run `drawdown verify`; `drawdown verify --since-last`, nightly, looks at all of it once a week"
+    what = f"all invariants held last at {show_time(last)}, when all of it was looked at"
+    yield Finding(app.clock.now_ms() - last <= WHOLE_LATE_MS, what, mend)
 
 
 def _mapping(app: App) -> Iterator[Finding]:

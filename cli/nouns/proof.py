@@ -29,13 +29,26 @@ def proof(
         for one in held
     ]
     runs = [
-        (run.number, show_time(run.at_ms), "all" if run.orgs is None else run.orgs, run.breaches, run.doubted or "",
+        (run.number, show_time(run.at_ms), "all" if run.orgs is None else run.orgs,
+         "all" if run.from_ms is None else f"from {show_time(run.from_ms)}, after run {run.follows}",
+         run.breaches, run.doubted or "",
          ", ".join(f"{count:,} {name}" for name, count in run.checked.items()), f"{run.took_ms / 1000:.1f} s",
          run.actor)
         for run in page.runs
     ]  # fmt: skip
     columns = ("#", "invariant", "", "last held", "#by run", "last broken")
-    heads = ("#run", "at", "organisations", "#breaches", "doubted", "looked at", "took", "by")
+    heads = ("#run", "at", "organisations", "windows", "#breaches", "doubted", "looked at", "took", "by")
     more = [f"there are older ones: --before {page.next_before}"] if page.next_before is not None else []
-    tables: list[str | Table] = [table("Invariants", columns, standing), table("Runs of verify", heads, runs), *more]
-    show(app, {"invariants": held, "runs": page.runs, "next_before": page.next_before}, tables)
+    last = app.read(proofs.last_held)
+    held_last = [
+        f"all held last: looking at all of it {show_time(last.whole_ms) or 'never on record'}, "
+        f"since the last run {show_time(last.continued_ms) or 'never on record'}"
+    ]
+    tables: list[str | Table] = [
+        *held_last,
+        table("Invariants", columns, standing),
+        table("Runs of verify", heads, runs),
+        *more,
+    ]
+    result = {"invariants": held, "runs": page.runs, "next_before": page.next_before, "last_held": last}
+    show(app, result, tables)

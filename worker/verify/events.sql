@@ -6,17 +6,31 @@
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
 
+-- name: proven_samples
+usage_samples
+
+-- name: samples_since
+-- Instead, where a run continues from another: those of windows from its point on.
+(SELECT * FROM usage_samples WHERE ts >= :since_ms)
+
+-- name: proven_events
+usage_events
+
+-- name: events_since
+-- What came in before the point was proven, however it is dated: none of it changes (S7).
+(SELECT * FROM usage_events WHERE ingested_ms >= :since_ms)
+
 -- name: sampleless
 -- A sample below the floor may be deleted, and takes its event along.
 SELECT 'sampleless' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     e.source, e.event_id
-FROM usage_events e LEFT JOIN usage_samples s ON s.id = e.sample_id WHERE s.id IS NULL
+FROM {proven_events} e LEFT JOIN usage_samples s ON s.id = e.sample_id WHERE s.id IS NULL
 
 -- name: event_otherwise
 SELECT 'event_otherwise' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms,
     CAST(NULL AS TEXT) AS feature, e.source, e.event_id, e.quantity, e.event_type, s.org_id AS its_org,
     s.interval_s AS its_quantity, s.memory_mb AS its_meter
-FROM usage_events e JOIN usage_samples s ON s.id = e.sample_id LEFT JOIN event_types t ON t.event_type = e.event_type
+FROM {proven_events} e JOIN usage_samples s ON s.id = e.sample_id LEFT JOIN event_types t ON t.event_type = e.event_type
 WHERE s.org_id <> e.org_id OR s.interval_s <> e.quantity OR s.ts <> e.ts OR s.memory_mb <> COALESCE(t.meter, -1)
     OR s.problem IS NOT NULL
 
@@ -25,7 +39,7 @@ WHERE s.org_id <> e.org_id OR s.interval_s <> e.quantity OR s.ts <> e.ts OR s.me
 -- are proven by `batchless`.
 SELECT 'eventless' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     s.id AS sample_id, s.memory_mb AS meter
-FROM usage_samples s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NULL
+FROM {proven_samples} s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NULL
     AND NOT EXISTS (SELECT 1 FROM usage_events e WHERE e.sample_id = s.id)
     AND NOT EXISTS (SELECT 1 FROM run_samples r WHERE r.sample_id = s.id)
     AND NOT (s.id >= 'batch:' AND s.id < 'batch;')

@@ -12,6 +12,19 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 -- For a breach that is about no window and no feature.
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
+-- name: proven_pushes
+pushes
+
+-- name: pushes_since
+-- Instead, where a run continues from another: those of windows from its point on.
+(SELECT * FROM pushes WHERE window_ms >= :since_ms)
+
+-- name: proven_entries
+ledger_entries
+
+-- name: entries_since
+(SELECT * FROM ledger_entries WHERE ts >= :since_ms)
+
 -- name: push
 -- What a breach says of a push `p`.
 p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty
@@ -26,7 +39,7 @@ e.ts - e.ts % {window_length_ms}
 SELECT CASE WHEN e.key IS NULL THEN 'not_charged' WHEN p.attempts = 0 THEN 'charged_unsent'
         WHEN {charged_otherwise} THEN 'charged_otherwise' ELSE 'charged_in_vain' END AS what,
     {push}, p.customer_id, e.from_account, e.to_account, e.quantity, e.ts
-FROM pushes p LEFT JOIN voids v
+FROM {proven_pushes} p LEFT JOIN voids v
     ON v.window_ms = p.window_ms AND v.org_id = p.org_id AND v.feature = p.feature AND v.revision = p.revision
 LEFT JOIN ledger_entries e ON e.key = p.key AND e.kind = 'usage'
 WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v.org_id IS NULL)
@@ -42,8 +55,8 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
 SELECT 'uncommitted' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity
 FROM (
     SELECT key FROM (
-        SELECT key, 1 AS entries, 0 AS pushes FROM ledger_entries WHERE kind = 'usage' AND key NOT LIKE 'mirror:%'
-        UNION ALL SELECT key, 0, 1 FROM pushes WHERE provider = 'embedded'
+        SELECT key, 1 AS entries, 0 AS pushes FROM {proven_entries} WHERE kind = 'usage' AND key NOT LIKE 'mirror:%'
+        UNION ALL SELECT key, 0, 1 FROM {proven_pushes} WHERE provider = 'embedded'
     ) sides GROUP BY key HAVING SUM(entries) > 0 AND SUM(pushes) = 0
 ) q JOIN ledger_entries e ON e.key = q.key
 LEFT JOIN {owners} w ON w.account_id = e.from_account LEFT JOIN orgs o ON o.org_id = w.org_id
@@ -61,7 +74,7 @@ FROM (
         MIN(ts) AS first_ts, MAX(ts) AS last_ts, MIN(from_account) AS wallet,
         MAX(from_account) AS other_wallet, MIN(to_account) AS revenue, MAX(to_account) AS other_revenue, MIN(feature) AS feature, MAX(feature) AS other_feature
     FROM {drawn} d GROUP BY mirrored
-) q LEFT JOIN pushes p ON p.key = q.mirrored LEFT JOIN {in_ledger_ever} i ON i.provider = p.provider
+) q LEFT JOIN {proven_pushes} p ON p.key = q.mirrored LEFT JOIN {in_ledger_ever} i ON i.provider = p.provider
 WHERE p.org_id IS NULL OR i.provider IS NULL OR {drawn_otherwise}
     OR q.least_qty <> ABS(p.sent_qty) OR q.most_qty <> ABS(p.sent_qty)
     OR q.first_ts <> p.window_ms OR q.last_ts <> p.window_ms
@@ -78,7 +91,7 @@ q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
 -- those at the end are cut.
 (SELECT CASE WHEN cut LIKE '%:' || ts THEN cut || ':redrawn' ELSE cut END AS mirrored, e.*
     FROM (SELECT REPLACE(RTRIM(REPLACE({forward}, ':redrawn', {control}), {control}), {control}, ':redrawn') AS cut, f.*
-        FROM ledger_entries f WHERE kind = 'usage' AND key LIKE 'mirror:%') e)
+        FROM {proven_entries} f WHERE kind = 'usage' AND key LIKE 'mirror:%') e)
 
 -- name: forward
 CASE WHEN key LIKE '%:back' AND key NOT LIKE '%:' || ts || ':back' THEN SUBSTR(key, 8, LENGTH(key) - 12)
@@ -94,7 +107,7 @@ CHAR(31)
 -- Who had a wallet a day before a push was accepted, and its feature a rate, was drawn on for it: two hosts' clocks do
 -- not differ by that. Before its feature had a rate, and for more than an entry may hold, nothing is drawn.
 SELECT 'undrawn' AS what, {push}, p.customer_id
-FROM pushes p JOIN {in_ledger_ever} i ON i.provider = p.provider
+FROM {proven_pushes} p JOIN {in_ledger_ever} i ON i.provider = p.provider
 JOIN (SELECT to_account, MIN(at_ms) AS at_ms FROM ledger_entries WHERE kind = 'grant' GROUP BY to_account) g
     ON g.to_account = 'wallet:' || p.customer_id
 LEFT JOIN ledger_entries e ON e.key = 'mirror:' || p.key
@@ -108,7 +121,7 @@ WHERE p.state = 'accepted' AND p.sent_qty <> 0 AND e.key IS NULL AND g.at_ms < p
 -- What is given back is what was drawn, whatever the rate card says by then.
 SELECT 'given_back' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.amount_micro,
     d.amount_micro AS drawn
-FROM ledger_entries e LEFT JOIN ledger_entries d ON d.key = SUBSTR(e.key, 1, LENGTH(e.key) - 5)
+FROM {proven_entries} e LEFT JOIN ledger_entries d ON d.key = SUBSTR(e.key, 1, LENGTH(e.key) - 5)
 LEFT JOIN {owners} w ON w.account_id = e.from_account
 WHERE e.kind = 'usage' AND e.key LIKE 'mirror:%:back' AND e.key NOT LIKE '%:' || e.ts || ':back'
     AND (d.key IS NULL OR d.amount_micro <> -e.amount_micro)
@@ -160,7 +173,7 @@ SUM(line)
 -- what expired to the breakage: an entry has a wallet on its one side alone, but for what pools allot and get back
 -- (pools.sql).
 SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
-FROM ledger_entries e
+FROM {proven_entries} e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
 WHERE NOT CASE WHEN e.kind = 'expiry'
         THEN e.from_account LIKE 'wallet:%' AND (e.to_account = 'breakage' OR {is_of_pool})
@@ -178,7 +191,7 @@ EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.p
 -- that had begun by then. A rate may be set for a time that is over, so that which of them was known is not claimed;
 -- but of runs, which go by what was known as they were accepted.
 SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
-FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.from_account
+FROM {proven_entries} e LEFT JOIN {owners} w ON w.account_id = e.from_account
 WHERE e.feature IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.kind <> 'run' OR r.at_ms <= e.ts)
         AND (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))

@@ -12,6 +12,19 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 -- For a breach that is about no window and no feature.
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
+-- name: proven_pushes
+pushes
+
+-- name: pushes_since
+-- Instead, where a run continues from another: those of windows from its point on.
+(SELECT * FROM pushes WHERE window_ms >= :since_ms)
+
+-- name: proven_attempts
+attempts
+
+-- name: attempts_since
+(SELECT * FROM attempts WHERE window_ms >= :since_ms)
+
 -- name: push
 -- What a breach says of a push `p`.
 p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty
@@ -57,7 +70,7 @@ SUM(sealed) AS sealed, SUM(sent) AS sent
 (SUM(sent / 1000000) * 1000000 + SUM(sent % 1000000)) AS sent
 
 -- name: state
-SELECT 'state' AS what, {push} FROM pushes p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
+SELECT 'state' AS what, {push} FROM {proven_pushes} p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
         AND NOT (p.state = 'queued' AND p.attempts = 0
             AND EXISTS (SELECT 1 FROM losses l WHERE p.window_ms < l.until_ms)))
     OR (p.state = 'shadow' AND p.attempts > 0)
@@ -72,17 +85,17 @@ WHERE p.state = 'shadow' AND (s.live_from_ms IS NULL OR p.window_ms >= s.live_fr
 SELECT 'key' AS what, q.* FROM (
     SELECT {push}, 'usage:' || p.org_id || ':' || p.window_ms || ':' || p.feature
         || CASE WHEN p.revision > 0 THEN ':r' || p.revision ELSE '' END AS wanted
-    FROM pushes p
+    FROM {proven_pushes} p
 ) q WHERE q.key <> q.wanted
 
 -- name: twice
 SELECT 'twice' AS what, MIN(org_id) AS org_id, MIN(window_ms) AS window_ms, MIN(feature) AS feature, key,
     COUNT(*) AS pushes
-FROM pushes WHERE state = 'accepted' GROUP BY key HAVING COUNT(*) > 1
+FROM {proven_pushes} WHERE state = 'accepted' GROUP BY key HAVING COUNT(*) > 1
 
 -- name: revisions
 SELECT 'revisions' AS what, org_id, window_ms, feature, COUNT(*) AS pushes, MAX(revision) AS highest
-FROM pushes GROUP BY window_ms, org_id, feature HAVING MIN(revision) <> 0 OR MAX(revision) <> COUNT(*) - 1
+FROM {proven_pushes} GROUP BY window_ms, org_id, feature HAVING MIN(revision) <> 0 OR MAX(revision) <> COUNT(*) - 1
 
 -- name: adopted
 SELECT 'adopted' AS what, a.org_id, a.window_ms, a.feature, p.key, p.state, p.attempts
@@ -95,7 +108,7 @@ WHERE (p.org_id IS NULL AND a.window_ms >= COALESCE(o.floor_ms, 0))
 SELECT 'biller' AS what, {push}, p.provider, p.customer_id, COALESCE((
     SELECT MAX(a.provider || ' as ' || a.customer_id) FROM assignments a WHERE a.org_id = p.org_id
         AND {assigned}), 'nobody') AS assigned
-FROM pushes p WHERE NOT EXISTS (
+FROM {proven_pushes} p WHERE NOT EXISTS (
     SELECT 1 FROM assignments a WHERE a.org_id = p.org_id AND a.provider = p.provider
         AND a.customer_id = p.customer_id AND a.provider NOT IN {unbilled} AND {assigned})
 
@@ -142,7 +155,7 @@ json_extract(x.details, '$.customer')
 SELECT CASE WHEN p.org_id IS NULL THEN 'no_push' WHEN t.sent_qty <> p.sent_qty THEN 'other_bytes'
         ELSE 'sent_carried' END AS what,
     t.org_id, t.window_ms, t.feature, t.attempt, t.sent_qty AS sent, p.sent_qty
-FROM attempts t LEFT JOIN pushes p ON {attempt_of_push} LEFT JOIN orgs o ON o.org_id = t.org_id
+FROM {proven_attempts} t LEFT JOIN pushes p ON {attempt_of_push} LEFT JOIN orgs o ON o.org_id = t.org_id
 WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
 
 -- name: attempts
@@ -155,11 +168,11 @@ WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qt
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
         WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'early' ELSE 'unproven' END AS what,
     {push}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
-FROM pushes p LEFT JOIN (
+FROM {proven_pushes} p LEFT JOIN (
     SELECT window_ms, org_id, feature, revision, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest,
         MIN(CASE WHEN attempt = 1 THEN started_ms END) AS first_ms,
         MAX(CASE WHEN outcome IN ('accepted', 'duplicate') THEN 1 ELSE 0 END) AS proven
-    FROM attempts GROUP BY window_ms, org_id, feature, revision
+    FROM {proven_attempts} GROUP BY window_ms, org_id, feature, revision
 ) t ON {attempt_of_push}
 WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries
     OR ((p.lookups = 0 AND (t.first_ms < p.sealed_at_ms - 60000 OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0))
@@ -179,7 +192,7 @@ JOIN pushes p ON {attempt_of_push}
 WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND t.attempts_then = 1 AND p.lookups = 0 AND NOT {by_person}
 
 -- name: no_evidence
-SELECT 'no_evidence' AS what, {push} FROM pushes p {void}
+SELECT 'no_evidence' AS what, {push} FROM {proven_pushes} p {void}
 WHERE (p.state = 'voided' AND v.org_id IS NULL) OR TRIM(v.evidence) = ''
 
 -- name: void_of_nothing

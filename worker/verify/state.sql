@@ -11,6 +11,25 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
 -- name: chosen
 (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
 
+-- name: proven_pushes
+pushes
+
+-- name: pushes_since
+-- Instead, where a run continues from another: those of windows from its point on.
+(SELECT * FROM pushes WHERE window_ms >= :since_ms)
+
+-- name: proven_attempts
+attempts
+
+-- name: attempts_since
+(SELECT * FROM attempts WHERE window_ms >= :since_ms)
+
+-- name: proven_entries
+ledger_entries
+
+-- name: entries_since
+(SELECT * FROM ledger_entries WHERE ts >= :since_ms)
+
 -- name: no_window
 -- For a breach that is about no window and no feature.
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
@@ -25,7 +44,7 @@ COALESCE(o.held_watermark_ms, b.watermark_ms)
 -- name: above
 -- Invariant 4. Whatever was sealed or found pending lies below the watermark, which only grows.
 SELECT 'above' AS what, p.org_id, p.window_ms, p.feature, p.key, {reached} AS watermark_ms
-FROM pushes p {placed} WHERE p.window_ms >= {reached}
+FROM {proven_pushes} p {placed} WHERE p.window_ms >= {reached}
 
 -- name: pending_above
 SELECT 'pending_above' AS what, p.org_id, p.window_ms, CAST(NULL AS TEXT) AS feature, p.memory_mb,
@@ -142,13 +161,13 @@ FROM orgs o JOIN (SELECT org_id, MAX(projection_id) AS projection_id FROM projec
 WHERE j.is_halted <> o.is_halted OR o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms
 
 -- name: pushes
-SELECT COUNT(*) FROM pushes WHERE {which}
+SELECT COUNT(*) FROM {proven_pushes} WHERE {which}
 
 -- name: attempts
-SELECT COUNT(*) FROM attempts WHERE {which}
+SELECT COUNT(*) FROM {proven_attempts} WHERE {which}
 
 -- name: entries
-SELECT COUNT(*) FROM ledger_entries
+SELECT COUNT(*) FROM {proven_entries}
 
 -- name: settlements
 SELECT COUNT(*) FROM settlements

@@ -65,6 +65,25 @@ p.org_id IN {chosen}
 -- Instead of the three above, where all are asked about.
 1 = 1
 
+-- name: proven_samples
+usage_samples
+
+-- name: samples_since
+-- Instead, where a run continues from another: those of windows from its point on.
+(SELECT * FROM usage_samples WHERE ts >= :since_ms)
+
+-- name: proven_pushes
+pushes
+
+-- name: pushes_since
+(SELECT * FROM pushes WHERE window_ms >= :since_ms)
+
+-- name: proven_pending
+pending_usage
+
+-- name: pending_since
+(SELECT * FROM pending_usage WHERE window_ms >= :since_ms)
+
 -- name: placed
 -- Each organisation with how far it is sealed; the marks of one not known yet are those of the bucket furthest behind.
 placed AS (
@@ -84,17 +103,17 @@ used AS MATERIALIZED (
     FROM (
         SELECT s.org_id, {window} AS window_ms, s.memory_mb, s.interval_s AS seconds, 1 AS samples,
             0 AS new_seconds, 0 AS new_samples, 0 AS taken
-        FROM usage_samples s WHERE s.problem IS NULL AND {of_samples}
+        FROM {proven_samples} s WHERE s.problem IS NULL AND {of_samples}
         UNION ALL
         SELECT s.org_id, {window}, s.memory_mb, 0, 0, s.interval_s, 1, 0
-        FROM usage_samples s LEFT JOIN placed o ON o.org_id = s.org_id
+        FROM {proven_samples} s LEFT JOIN placed o ON o.org_id = s.org_id
         WHERE (s.arrival >= (SELECT cursor FROM earliest) OR {in_flight_somewhere})
             AND (s.arrival >= COALESCE(o.cursor, 0) OR {in_flight_there}) AND s.problem IS NULL AND {of_samples}
         UNION ALL
         SELECT s.org_id, {window}, s.memory_mb, -s.interval_s, -1,
             CASE WHEN s.arrival >= COALESCE(o.cursor, e.cursor) OR {in_flight_there} THEN -s.interval_s ELSE 0 END,
             CASE WHEN s.arrival >= COALESCE(o.cursor, e.cursor) OR {in_flight_there} THEN -1 ELSE 0 END, s.interval_s
-        FROM withdrawals w CROSS JOIN usage_samples s CROSS JOIN earliest e LEFT JOIN placed o ON o.org_id = s.org_id
+        FROM withdrawals w CROSS JOIN {proven_samples} s CROSS JOIN earliest e LEFT JOIN placed o ON o.org_id = s.org_id
         WHERE s.id = w.sample_id AND s.problem IS NULL AND {of_samples}
     ) observed GROUP BY org_id, window_ms, memory_mb
 )
@@ -173,7 +192,7 @@ owed AS (
         FROM used u JOIN meaning m ON {meant}
         UNION ALL
         SELECT p.org_id, p.window_ms, p.feature, 0, 0, p.sealed_qty, 0
-        FROM pushes p LEFT JOIN voids v ON v.window_ms = p.window_ms AND v.org_id = p.org_id
+        FROM {proven_pushes} p LEFT JOIN voids v ON v.window_ms = p.window_ms AND v.org_id = p.org_id
             AND v.feature = p.feature AND v.revision = p.revision
         WHERE v.org_id IS NULL AND {of_pushes}
     ) sides GROUP BY org_id, window_ms, feature
@@ -209,7 +228,7 @@ waiting AS (
             AND (m.memory_mb IS NULL OR a.customer_id = '' OR a.provider NOT IN (SELECT provider FROM declared)))
         UNION ALL
         SELECT p.org_id, p.window_ms, p.memory_mb, '', p.reason, 0, 0, 0, 0, p.seconds, p.samples
-        FROM pending_usage p LEFT JOIN placed o ON o.org_id = p.org_id
+        FROM {proven_pending} p LEFT JOIN placed o ON o.org_id = p.org_id
         WHERE (o.org_id IS NULL OR p.window_ms < o.watermark_ms) AND {of_pushes}
     ) sides GROUP BY org_id, window_ms, memory_mb
 )

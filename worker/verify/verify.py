@@ -30,7 +30,7 @@ Compare with a backup, and the newest action's hash with the one told before.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -42,6 +42,7 @@ from drawdown.schema import audit_chain
 from drawdown.schema.sql import Queries, Values
 from drawdown.worker.verify.findings import FINDINGS
 from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
+from drawdown.worker.verify.since import BY_WINDOW, COUNTED, Held, Mark, Point, mark, point
 
 LISTED: Final = 1_000
 """How many breaches are listed; all are counted."""
@@ -70,6 +71,10 @@ class Verification:
     open: dict[str, int] = field(default_factory=dict)
     newest_action: str = ""
     """The hash of the newest action on record: kept elsewhere, it shows a record that was written anew."""
+    mark: Mark | None = None
+    """How far it proved, so that a later run may continue from it."""
+    point: Point | None = None
+    """Where it began, if it continued from a run that held; None: all of it was looked at."""
 
     @property
     def clean(self) -> bool:
@@ -88,16 +93,18 @@ class Verification:
             self.first.setdefault(breach.org_id, breach)
 
 
-def verify(connection: sa.Connection, *, orgs: Sequence[str] | None = None, now_ms: int | None = None) -> Verification:
+def verify(
+    connection: sa.Connection, *, orgs: Sequence[str] | None = None, now_ms: int | None = None, held: Held | None = None
+) -> Verification:
     """Check all invariants, for some organisations only where they are given. `now_ms`: what wallets take to be over is
-    claimed to be over by then; None: that is not claimed.
+    claimed to be over by then; None: that is not claimed. `held`: the run that this one continues from (`since`).
 
     It is to be `read` (`schema.database`): all of its statements have to see one moment.
     """
     if connection.dialect.name == "postgresql":
         STATE.run(connection, "in_parts")
-    found = Verification()
-    ask = _Asking(connection, orgs, now_ms)
+    found = Verification(mark=mark(connection), point=None if held is None else point(connection, held))
+    ask = _Asking(connection, orgs, now_ms, found.point)
     for row in ask.rows():
         if row["what"] == "counted":
             found.checked.update(samples=int(row["n1"]), windows=int(row["n3"]))
@@ -115,16 +122,21 @@ def verify(connection: sa.Connection, *, orgs: Sequence[str] | None = None, now_
 class _Asking:
     """Runs the statements on one database, for the organisations that are asked about."""
 
-    def __init__(self, connection: sa.Connection, orgs: Sequence[str] | None, now_ms: int | None) -> None:
+    def __init__(
+        self, connection: sa.Connection, orgs: Sequence[str] | None, now_ms: int | None, begins: Point | None
+    ) -> None:
         self._connection = connection
         self._every = orgs is None
-        self._values: Values = {"orgs": [{"org_id": org} for org in orgs or ()], "now_ms": now_ms}
+        self._begins = begins
+        since_ms = None if begins is None else begins.window_ms
+        self._values: Values = {"orgs": [{"org_id": org} for org in orgs or ()], "now_ms": now_ms, "since_ms": since_ms}
 
     def rows(self) -> Iterator[sa.RowMapping]:
         for sql, names in STATEMENTS:
             every = dict.fromkeys(("of_orgs", "of_samples", "of_pushes"), "every_org") if sql is USAGE else {}
             for name in names:
                 piece, slots = ("of_chosen", {"finding": name}) if not self._every else (name, every)
+                slots = {**slots, **self._from_point(BY_WINDOW, name)}
                 few = self._few(sql, piece, slots)
                 yield from self._all(sql, piece, slots) if few is None else few
 
@@ -141,9 +153,13 @@ class _Asking:
         with _in_parts(self._connection):
             yield from sql.run(self._connection, piece, self._values, **slots).mappings()
 
+    def _from_point(self, asked: Mapping[str, Mapping[str, str]], name: str) -> Mapping[str, str]:
+        return {} if self._begins is None else asked.get(name, {})
+
     def count(self, name: str, *, of_orgs: bool = True) -> int:
-        every = {"which": "every_org"} if of_orgs and self._every else {}
-        return int(STATE.run(self._connection, name, self._values, **every).scalar_one())
+        slots = {"which": "every_org"} if of_orgs and self._every else {}
+        slots |= self._from_point(COUNTED, name)
+        return int(STATE.run(self._connection, name, self._values, **slots).scalar_one())
 
 
 @contextmanager

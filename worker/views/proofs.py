@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
 from drawdown.worker.verify.findings import FINDINGS
 from drawdown.worker.verify.invariants import INVARIANTS
 
 SQL = queries(__file__)
+
+WHOLE_LATE_MS: Final = 9 * DAY_MS
+"""A run that looks at all of it is made once a week: one of longer ago is late."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Held:
 @dataclass(frozen=True)
 class Run:
     """A run of `verify`: of how many organisations (None: all), what it found by invariant, how many rows it looked at,
-    what it left open, and the newest action's hash. `doubted`: history was lost, so that it proves nothing of that."""
+    what it left open, and the newest action's hash. `doubted`: history was lost, so that it proves nothing of that.
+    `follows`: the run that it continued from the window `from_ms` on (None: it looked at all of it)."""
 
     number: int
     at_ms: int
@@ -56,6 +62,8 @@ class Run:
     doubted: str | None
     actor: str
     reason: str
+    follows: int | None
+    from_ms: int | None
 
     @property
     def left(self) -> dict[str, int]:
@@ -69,6 +77,19 @@ class RunsPage:
 
     runs: list[Run]
     next_before: int | None
+
+
+@dataclass(frozen=True)
+class Last:
+    """When all invariants held last: by a run that looked at all of it, and by one that continued from another."""
+
+    whole_ms: int | None
+    continued_ms: int | None
+
+
+def last_held(connection: sa.Connection) -> Last:
+    """By runs of all organisations, in a database that nobody doubts."""
+    return Last(**SQL.run(connection, "last").one()._mapping)
 
 
 def standing(connection: sa.Connection) -> list[Held]:

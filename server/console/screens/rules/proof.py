@@ -17,12 +17,12 @@ from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import number, rows_of, said, short, time
 from drawdown.worker.views import proofs
-from drawdown.worker.views.proofs import Held, Run
+from drawdown.worker.views.proofs import Held, Last, Run
 
 PATH: Final = "/console/proof"
 PAGE_RUNS: Final = 20
 STALE_AFTER_MS: Final = 2 * DAY_MS
-"""A proof is made each night, so that one of before is late."""
+"""A run is made each night, so that one of before is late."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -30,22 +30,30 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     page = proofs.list_runs(connection, before=ask.place("before"), most=PAGE_RUNS)
     next_ = url(PATH, before=page.next_before) if page.next_before else ""
     tables = [_invariants(held), _runs(page.runs, next_)]
-    return shown(Shown(PATH, tables, _tiles(held, ask.now_ms), query={"before": ask.place("before") or None}))
+    return shown(
+        Shown(
+            PATH,
+            tables,
+            _tiles(held, proofs.last_held(connection), ask.now_ms),
+            query={"before": ask.place("before") or None},
+        )
+    )
 
 
-def _tiles(held: Sequence[Held], now_ms: int) -> list[Tile]:
+def _tiles(held: Sequence[Held], runs: Last, now_ms: int) -> list[Tile]:
     broken = sum(one.holds is False for one in held)
     proven = [one.held_ms for one in held if one.held_ms is not None]
     last = min(proven) if len(proven) == len(held) else None
-    late = "warn" if last is None or now_ms - last > STALE_AFTER_MS else ""
+    newest = max(last or 0, runs.continued_ms or 0)
+    is_late = last is None or now_ms - newest > STALE_AFTER_MS or now_ms - last > proofs.WHOLE_LATE_MS
     day, _, hour = figures.time(last).partition(" ")
     rows = max((sum(one.rows.values()) for one in held), default=0)
     return [
         Tile(
             "All proven to hold",
             hour or day,
-            f"{day}, {figures.ago(last, now_ms)}" if last else "not by any run on record",
-            late,
+            f"{day}, {_looked(last, runs, now_ms)}" if last else "not by any run on record",
+            "warn" if is_late else "",
         ),
         Tile(
             "Invariants that hold",
@@ -56,6 +64,13 @@ def _tiles(held: Sequence[Held], now_ms: int) -> list[Tile]:
         Tile("Broken", figures.count(broken), "their organisations are stopped", "bad" if broken else ""),
         Tile("Rows looked at", figures.count(rows) if rows else figures.UNKNOWN, "by that run"),
     ]
+
+
+def _looked(last_ms: int, runs: Last, now_ms: int) -> str:
+    """When all of it was looked at, and what was touched since."""
+    if runs.continued_ms is None or runs.continued_ms <= last_ms:
+        return figures.ago(last_ms, now_ms)
+    return f"{figures.ago(last_ms, now_ms)}; what was touched since, {figures.ago(runs.continued_ms, now_ms)}"
 
 
 def _invariants(held: Sequence[Held]) -> Table:
@@ -87,7 +102,7 @@ def _state(one: Held) -> tuple[str, str, str]:
 
 def _runs(runs: Sequence[Run], next_: str) -> Table:
     rows = [
-        (number(one.number), time(one.at_ms), Cell("all" if one.orgs is None else f"{one.orgs:,}", narrow=False),
+        (number(one.number), time(one.at_ms), Cell(_of(one), narrow=False),
          Cell(*_found(one)), Cell(rows_of(one.checked), narrow=False), Cell(rows_of(one.left), narrow=False),
          Cell(figures.lasting(one.took_ms), narrow=False), said(short(one.newest_action), wide=True),
          said(one.actor, wide=True))
@@ -107,6 +122,12 @@ def _runs(runs: Sequence[Run], next_: str) -> Table:
     none = "No run of verify is on record. Have one made each night."
     note = "What is left open is known and not settled yet." if rows else ""
     return Table("Runs of verify", heads, rows, none, "drawdown proof" if rows else "drawdown verify", next_, note)
+
+
+def _of(one: Run) -> str:
+    if one.from_ms is not None:
+        return f"all, from {figures.time(one.from_ms)} on, after run {one.follows}"
+    return "all" if one.orgs is None else f"{one.orgs:,}"
 
 
 def _found(one: Run) -> tuple[str, str, str]:

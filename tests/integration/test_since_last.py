@@ -1,0 +1,275 @@
+"""`verify --since-last`: what is passed over was proven, and nothing on record has touched it since; it is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run as drawdown
+from drawdown.schema.audit import By
+from drawdown.schema.database import connect, read, write
+from drawdown.schema.migrate import upgrade
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.checks.proofs import WHOLE_EACH_MS, keep, to_continue
+from drawdown.worker.verify.since import APART_MS, Held, mark, point
+from drawdown.worker.verify.verify import Breach, Verification, verify
+from drawdown.worker.views import proofs
+from tests.integration.breaking import BROKEN as TABLES
+from tests.integration.breaking_books import BOOKS
+from tests.integration.breaking_events import EVENTS
+from tests.integration.verifying import ONE, busy, tamper
+from tests.whole import share
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+
+LATER = T0 + 10 * DAY_MS
+"""A day of which all was proven; the windows of ten days before lie below the point of the next run."""
+REFERENCE = "window_ms, org_id, feature, revision"
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """Usage of a first window and of one ten days later, billed; the mapping was made before."""
+    made = Fleet(engine)
+    made.assign("acme", from_ms=T0)
+    made.sample("acme", T0 + 1, 100)
+    made.sample("acme", T0 + 1, 9, memory_mb=3000)  # a size that makes no feature: it is pending for good
+    made.tick_windows(3)
+    made.clock.at_ms = LATER
+    made.sample("acme", LATER + 1, 100)
+    made.tick_windows(3)
+    return made
+
+
+def proven(fleet: Fleet, at_ms: int | None = None) -> Held:
+    """A run that looked at all of it, held, and is kept."""
+    found = read(fleet.engine, verify)
+    assert found.clean, found.breaches
+    by = fleet.by if at_ms is None else replace(fleet.by, now_ms=at_ms)
+    write(fleet.engine, lambda c: keep(c, found, by))
+    held = read(fleet.engine, lambda c: to_continue(c, by.now_ms))
+    assert held is not None
+    return held
+
+
+def since(fleet: Fleet, held: Held) -> Verification:
+    return read(fleet.engine, lambda c: verify(c, now_ms=fleet.clock.at_ms, held=held))
+
+
+def whats(found: Verification) -> list[tuple[int, str]]:
+    return sorted((breach.invariant, breach.text) for breach in found.breaches)
+
+
+def test_a_break_above_the_point_is_found_and_one_below_it_by_a_whole_run_alone(fleet: Fleet) -> None:
+    held = proven(fleet)
+    begins = read(fleet.engine, lambda c: point(c, held))
+    assert begins is not None and T0 + WINDOW_MS < begins.window_ms <= LATER - DAY_MS + 4 * WINDOW_MS
+    assert (begins.run, begins.at_ms) == (held.run, fleet.clock.at_ms)
+    clean = since(fleet, held)
+    assert clean.clean and clean.point == begins
+    assert (clean.checked["samples"], clean.checked["pushes"], clean.checked["attempts"]) == (1, 1, 1)
+
+    tamper(fleet, f"UPDATE pushes SET sealed_qty = sealed_qty + 1, sent_qty = sent_qty + 1 WHERE window_ms = {T0}")
+    assert since(fleet, held).clean, "it is passed over, and that is said"
+    assert read(fleet.engine, verify).by_invariant[1] == 1
+    tamper(fleet, f"DELETE FROM usage_samples WHERE ts = {LATER + 1}")
+    assert whats(since(fleet, held)) == [(1, "samples in force 0, sealed 100")]
+    assert read(fleet.engine, verify).by_invariant[1] == 2
+
+
+def test_a_late_sample_that_a_seal_would_lose_is_found_below_the_point(fleet: Fleet) -> None:
+    held = proven(fleet)
+    fleet.sample("acme", T0 + 2, 7)
+    assert since(fleet, held).clean, "it is open, and no breach"
+    fleet.tick_windows(1)
+    sealed = since(fleet, held)
+    assert sealed.clean and sealed.point is not None and sealed.point.why == "a late sample"
+    tamper(fleet, f"DELETE FROM pushes WHERE window_ms = {T0} AND revision = 1")  # as if it had been passed over
+    found = since(fleet, held)
+    assert (1, "samples in force 107, sealed 100") in whats(found)
+    assert found.breaches[0].window_ms == T0
+
+
+def test_what_was_dirty_is_not_proven_by_a_run_that_held(fleet: Fleet) -> None:
+    """Its sample came before that run, and what lost it after."""
+    fleet.sample("acme", T0 + 2, 7)
+    fleet.write(f"INSERT INTO dirty_windows (org_id, window_ms) VALUES ('acme', {T0})")
+    tamper(fleet, "UPDATE buckets SET cursor = cursor + 1000000")
+    found = read(fleet.engine, verify)
+    assert found.by_invariant[1] == 0 and found.mark is not None and found.mark.window_ms == T0
+
+
+PUSH = (
+    "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, "
+    "sealed_at_ms, seal_id, state, due_at_ms, settled_ms, looked_up_ms) SELECT window_ms, org_id, feature, 1, "
+    "provider, customer_id, 0, 0, key || ':r1', {sealed}, seal_id, '{state}', 0, {settled}, {looked} FROM pushes "
+    f"WHERE window_ms = {T0}"
+)
+OLD, NOW = T0 + DAY_MS, LATER
+OF_PUSH = f"SELECT {REFERENCE}, {NOW}, {{}} 'a test', 'test', 'a test' FROM pushes WHERE window_ms = {T0}"
+TOUCHED = {
+    "a late sample": "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, "
+    f"ingested_at) VALUES ('late', 'acme', 'box', 'cell-1', 1024, 1, {T0 + 2}, {NOW})",
+    "a withdrawal": "INSERT INTO withdrawals (sample_id, org_id, ts, memory_mb, interval_s, at_ms, actor, reason) "
+    f"VALUES ('s1', 'acme', {T0 + 1}, 1024, 100, {NOW}, 'test', 'a test')",
+    "a void": f"INSERT INTO voids ({REFERENCE}, at_ms, evidence_kind, evidence, actor, reason) "
+    + OF_PUSH.format("'operator',"),
+    "an adoption": f"INSERT INTO adoptions ({REFERENCE}, at_ms, kind, evidence, actor, reason) "
+    + OF_PUSH.format("'other',"),
+    "an attempt": f"INSERT INTO attempts ({REFERENCE}, attempt, started_ms, owner, sent_qty) "
+    f"SELECT {REFERENCE}, 2, {NOW}, 'w', sent_qty FROM pushes WHERE window_ms = {T0}",
+    "a push that was sealed": PUSH.format(sealed=NOW, state="carried", settled="NULL", looked="NULL"),
+    "a push that was settled": PUSH.format(sealed=OLD, state="accepted", settled=NOW, looked="NULL"),
+    "a push that was looked up": PUSH.format(sealed=OLD, state="accepted", settled=OLD, looked=NOW),
+    "a push that is open": PUSH.format(sealed=OLD, state="rejected", settled=OLD, looked="NULL"),
+    "an assignment": "INSERT INTO assignments (org_id, start_ms, end_ms, provider, customer_id, at_ms, actor, reason) "
+    f"VALUES ('new', {T0}, NULL, 'embedded', 'new', {NOW}, 'test', 'a test')",
+    "a mapping": "INSERT INTO mappings (kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason) "
+    f"VALUES ('exact', 3000, 'tiny', 's', {T0}, {NOW}, 'test', 'a test')",
+    "an entry of the ledger": "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, "
+    f"quantity, ts, at_ms, actor, reason) VALUES ('x', 'usage', 'wallet:acme', 'revenue:{ONE}', 0, '{ONE}', 0, {T0}, "
+    f"{NOW}, 't', 't')",
+    "a window to be sealed again": f"INSERT INTO dirty_windows (org_id, window_ms) VALUES ('acme', {T0})",
+    "usage that nobody could bill": "INSERT INTO pending_usage (window_ms, org_id, memory_mb, reason, seconds, "
+    f"samples) VALUES ({T0}, 'acme', 3001, 'no_provider', 1, 1)",
+    "an organisation that is behind": f"UPDATE orgs SET held_watermark_ms = {T0} WHERE org_id = 'acme'",
+}
+
+
+def test_whatever_reaches_back_moves_the_point_and_is_named(fleet: Fleet) -> None:
+    held = proven(fleet)
+    for what, statement in TOUCHED.items():
+        with fleet.engine.connect() as connection:
+            for text in (*_unguarded(connection), statement):
+                connection.execute(sa.text(text.replace(":", "\\:")))
+            begins = point(connection, held)
+            connection.rollback()
+        assert begins is not None and begins.window_ms == T0, what
+        assert what.startswith(begins.why) and begins.why, what
+
+
+def _unguarded(connection: sa.Connection) -> Iterator[str]:
+    if connection.dialect.name == "postgresql":
+        yield "SET LOCAL session_replication_role = replica"
+        return
+    for name in connection.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all():
+        if not name.startswith("usage_samples"):
+            yield f"DROP TRIGGER {name}"
+
+
+def test_what_was_written_long_before_the_run_moves_no_point(fleet: Fleet) -> None:
+    """Each of the above, but for what is not settled, was there when the run looked."""
+    held = replace(proven(fleet), at_ms=LATER + 3 * APART_MS)
+    states = ("a late sample", "a push that is open", "a window", "usage that", "an organisation")
+    for what, statement in TOUCHED.items():
+        if what.startswith(states):
+            continue
+        with fleet.engine.connect() as connection:
+            for text in (*_unguarded(connection), statement):
+                connection.execute(sa.text(text.replace(":", "\\:")))
+            begins = point(connection, held)
+            connection.rollback()
+        assert begins is not None and (begins.why, begins.window_ms > T0) == ("", True), what
+
+
+def test_arrivals_that_are_counted_anew_leave_nothing_to_continue(fleet: Fleet) -> None:
+    held = proven(fleet)
+    gone = replace(held, mark=replace(held.mark, arrival=held.mark.arrival + 1_000_000))
+    found = since(fleet, gone)
+    assert found.point is None and found.checked["samples"] == 3
+
+
+@pytest.fixture(scope="module")
+def broken_in_all_ways(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    engine = connect(f"sqlite:///{tmp_path_factory.mktemp('since')}/busy.db")
+    upgrade(engine)
+    return busy(engine)
+
+
+def test_from_its_point_on_a_run_finds_what_a_whole_one_does(broken_in_all_ways: Fleet) -> None:
+    """That a whole one finds each of these is tested in test_verify.py."""
+    fleet, now_ms = broken_in_all_ways, broken_in_all_ways.clock.at_ms
+    held = read(fleet.engine, lambda c: Held(1, now_ms, mark(c)))
+    ways = [item for item in {**TABLES, **BOOKS, **EVENTS}.items() if item[1].invariant in (1, 2, 3, 5, 6, 9)]
+    for name, way in ways[:: share(2, whole=1)]:
+        with fleet.engine.connect() as connection:
+            for text in (*_unguarded(connection), *way.statements):
+                connection.execute(sa.text(text.replace(":", "\\:")))
+            found = verify(connection, now_ms=now_ms, held=held)
+            connection.rollback()
+        assert found.point is not None and any(way.text in breach.text for breach in found.breaches), name
+
+
+def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fleet) -> None:
+    engine, at = fleet.engine, fleet.clock.at_ms
+
+    def now(day: float = 0) -> Held | None:
+        return read(engine, lambda c: to_continue(c, at + int(day * DAY_MS)))
+
+    def kept(found: Verification, day: float = 0, orgs: int | None = None, doubted: str | None = None) -> int:
+        by = By(at + int(day * DAY_MS), "test", "a test")
+        return write(engine, lambda c: keep(c, found, by, orgs=orgs, doubted=doubted))
+
+    assert now() is None
+    clean = read(engine, verify)
+    kept(clean, orgs=1)
+    kept(clean, doubted="restored")
+    assert now() is None, "a part, and a past that is in doubt, prove nothing"
+    whole = kept(clean)
+    assert now() == Held(whole, at, clean.mark)  # type: ignore[arg-type]
+    continued = read(engine, lambda c: verify(c, held=now()))
+    night = kept(continued, 1)
+    found = now(2)
+    assert found is not None and (found.run, found.at_ms) == (night, at + DAY_MS)
+    standing = read(engine, proofs.standing)
+    assert {one.held_by for one in standing} == {whole}, "by a run that looked at all of it"
+    last = read(engine, proofs.last_held)
+    assert (last.whole_ms, last.continued_ms) == (at, at + DAY_MS)
+    (newest, *_) = read(engine, proofs.list_runs).runs
+    assert (newest.follows, newest.from_ms) == (whole, continued.point and continued.point.window_ms)
+    assert now(WHOLE_EACH_MS / DAY_MS) is None and now(WHOLE_EACH_MS / DAY_MS - 0.01) is not None, "weekly, all of it"
+    broken = read(engine, lambda c: verify(c, orgs=["acme"]))
+    broken.add(Breach(1, "acme", T0, ONE, "somebody tampered with it"))
+    kept(broken, 1, orgs=1)
+    assert now(2) is None, "after a breach, all of it"
+    kept(clean, 2)
+    assert now(3) is not None
+    fleet.write(
+        "INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason) "
+        f"VALUES (1, 0, 1, {at + DAY_MS + 1}, 0, 'a test', 'test', 'a test')"
+    )
+    assert now(3) is None, "after a loss of history, all of it"
+
+
+def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    url = fleet.engine.url.render_as_string(hide_password=False)
+
+    def asked(*words: str, at_ms: int = fleet.clock.at_ms) -> tuple[int, str]:
+        capfd.readouterr()
+        status = drawdown(["--database-url", url, "--at", str(at_ms), *words])
+        return status, capfd.readouterr().out
+
+    assert asked("verify", "--since-last", "--org", "acme")[0] == 2
+    status, out = asked("verify", "--since-last")
+    assert status == 0 and "looked at all of it: there is no run" in out and "\nall invariants hold" in out
+    status, out = asked("--json", "verify", "--since-last")
+    assert status == 0 and json.loads(out)["point"]["run"] == 1
+    status, out = asked("verify", "--since-last")
+    words = " ".join(out.split())
+    assert "were passed over: proven by run 2 at 2026-01-11" in words and "from there on, all invariants hold" in words
+    assert "since then nothing reached further back" in words
+    fleet.sample("acme", T0 + 2, 7)
+    assert "a late sample reached back to it" in " ".join(asked("verify", "--since-last")[1].split())
+    words = " ".join(asked("proof")[1].split())
+    assert "all held last: looking at all of it 2026-01-11" in words and "since the last run 2026-01-11" in words
+
+    def proven_lately(day: int) -> list[bool]:
+        told = json.loads(asked("--json", "doctor", at_ms=fleet.clock.at_ms + day * DAY_MS)[1])
+        return [bool(one["ok"]) for one in told["findings"] if one["what"].startswith("all invariants held last")]
+
+    assert (proven_lately(9), proven_lately(10)) == ([True], [False])
