@@ -68,7 +68,7 @@ class Stream:
             self._forget()
 
     def _put(self, piece: bytes | Exception | None) -> bool:
-        """Wait until there is room; whether anybody still wants it. A reader that comes back too late finds an error."""
+        """Wait until there is room; whether anybody still wants it. Whoever reads on too late finds an error."""
         waiting = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
         waited_s = 0.0
         while not self._gone and waited_s < TAKEN_WITHIN_S:

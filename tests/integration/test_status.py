@@ -15,8 +15,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import providers, pushes
-from drawdown.worker.views import status as views_status
 from drawdown.worker.views import backlog, waiting
+from drawdown.worker.views import status as views_status
 from drawdown.worker.views.standing import Status
 from drawdown.worker.views.status import org_status, status
 from tests.fake_provider import FakeProvider, capabilities
