@@ -86,7 +86,7 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Pending usage", pending, "seconds and units, billed to nobody yet", "warn", "/console/pending"),
         _count("Open pushes", waiting, "on their way to a provider", "warn", PUSHES),
         _count("In doubt", in_doubt, "sent, outcome unknown", "bad", f"{PUSHES}?state=in_doubt"),
-        _count("Rejected", rejected, "refused by a provider", "bad", f"{PUSHES}?state=rejected"),
+        _count("Rejected", rejected, "proven not charged", "bad", f"{PUSHES}?state=rejected"),
         _count("Stopped", stopped, "organisations that are sealed no more", "bad", "/console/orgs?state=stopped"),
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
         _count("Halted", standing.halted, "organisations that may start nothing", "", "/console/orgs?state=halted"),
