@@ -2,8 +2,8 @@
 
 -- name: mark
 -- What a run leaves to the next: before this window all was sealed and clean, and every arrival below was counted.
--- Transactions that a seal could not see (PostgreSQL) have arrivals below its cursor, too.
-SELECT COALESCE(MIN(window_ms), 0) AS window_ms, {arrival} AS arrival FROM (
+-- Before a first seal that is nothing. Transactions that a seal could not see (PostgreSQL) have arrivals below its cursor, too.
+SELECT COALESCE(MIN(window_ms), 0) AS window_ms, COALESCE({arrival}, 0) AS arrival FROM (
     SELECT MIN({reached}) AS window_ms FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
     UNION ALL SELECT MIN(window_ms) FROM dirty_windows
 ) x
