@@ -86,7 +86,7 @@ class Columns:
 
     def _source(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
         """What reads the file, and the columns that its first line names."""
-        path = text(str(self.file.path))
+        path = text(self.file.opened)
         if self.file.format == "parquet":
             return f"read_parquet({path}, {NAMES_SAY_NOTHING})", {}
         packed = text(self.file.packed or "none")

@@ -1,7 +1,8 @@
 """A file as it lies there: what it is called, how it is written, and the hash by which it is known.
 
 Guarantee: only a plain file is read, never a pipe or a device, and of a watched folder nothing that a link leads out of
-it to. A file that is not the same before and after it was read is refused.
+it to. It is opened once, and what was opened is what was looked at, whatever lies under its name by then. A file that
+is not the same before and after it was read is refused.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from drawdown.schema.errors import Refused, UsageError
@@ -22,6 +24,8 @@ MAX_BATCH_BYTES: Final = 16 * 1024**3
 HASH_CHARS: Final = 32
 """Of a SHA-256 in hexadecimal: 128 bits, by which a batch is known."""
 _CHUNK_BYTES: Final = 1 << 20
+_OPENED: Final = Path("/proc/self/fd")
+"""Under which Linux has, by their numbers, the files that this process opened."""
 FORMATS: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PACKED: Final = {".gz": "gzip", ".zst": "zstd"}
 
@@ -40,7 +44,7 @@ class FileChanged(NotNow):
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that may be read: its whole path, and how it stood when it was found."""
+    """A file that may be read: its whole path, and how it stood when it was found. `number`: of what was opened."""
 
     path: Path
     name: str
@@ -48,6 +52,21 @@ class FoundFile:
     packed: str | None
     size_bytes: int
     modified_ns: int
+    number: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it lies, as it is kept."""
+        return str(self.path)
+
+    @property
+    def folder(self) -> str:
+        return str(self.path.parent)
+
+    @property
+    def opened(self) -> str:
+        """What was looked at, by a path; where the system has none, what lies there by now."""
+        return str(self.path if self.number is None or not _OPENED.is_dir() else _OPENED / str(self.number))
 
 
 def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
@@ -87,24 +106,68 @@ def format_of(name: str) -> tuple[str | None, str | None]:
 
 
 @contextmanager
-def unchanged(file: FoundFile) -> Iterator[str]:
-    """The hash of a file that is read meanwhile. Errors: FileChanged where it is not the same afterwards."""
-    before = hash_of(file)
-    yield before
-    if hash_of(file) != before:
-        raise FileChanged(f"{file.name}: was written while it was read; nothing was taken: take it again")
+def unchanged(file: FoundFile, over: Event | None = None) -> Iterator[tuple[str, FoundFile]]:
+    """The hash of a file, and the file opened, which is read meanwhile; `over`: its time is up.
+
+    Errors: FileChanged where it is gone, is no plain file, or not the same afterwards; NotNow once its time is up."""
+    with _open(file) as number:
+        before = _hash(file, number, over)
+        try:
+            yield before, replace(file, number=number)
+        except NotNow:
+            raise
+        except Refused:
+            _require_same(file, number, before, None)  # what was half-written says nothing of what it will be
+            raise
+        _require_same(file, number, before, over)
+
+
+def changed(file: FoundFile, why: str = "was written while it was read") -> FileChanged:
+    return FileChanged(f"{file.name}: {why}; nothing was taken: take it again")
+
+
+def _require_same(file: FoundFile, number: int, before: str, over: Event | None) -> None:
+    """By content, and by its name: another may lie there by now. Errors: as `unchanged`."""
+    if _hash(file, number, over) != before:
+        raise changed(file)
+    with _open(file) as again:
+        if not os.path.sameopenfile(number, again):
+            raise changed(file)
 
 
 def hash_of(file: FoundFile) -> str:
     """Errors: FileChanged where it is gone, or no longer as it was found."""
-    digest = hashlib.sha256()
+    with _open(file) as number:
+        return _hash(file, number, None)
+
+
+@contextmanager
+def _open(file: FoundFile) -> Iterator[int]:
+    """By its number, as it was found. No pipe that was put in its place is waited for."""
     try:
-        with file.path.open("rb") as opened:
-            status = os.fstat(opened.fileno())
-            if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.modified_ns):
-                raise FileChanged(f"{file.name}: was written while it was read; nothing was taken: take it again")
-            while chunk := opened.read(_CHUNK_BYTES):
-                digest.update(chunk)
+        number = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise FileChanged(f"{file.name}: {error.strerror}; nothing was taken: take it again") from error
+        raise changed(file, str(error.strerror)) from error
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+def _hash(file: FoundFile, number: int, over: Event | None) -> str:
+    digest = hashlib.sha256()
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode):
+        raise changed(file, "is no plain file by now")
+    if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.modified_ns):
+        raise changed(file)
+    at = 0
+    try:
+        while chunk := os.pread(number, _CHUNK_BYTES, at):  # no offset is moved that another reader shares
+            digest.update(chunk)
+            at += len(chunk)
+            if over is not None and over.is_set():
+                raise NotNow(f"{file.name}: its time was up before it was read: split it")
+    except OSError as error:
+        raise changed(file, str(error.strerror)) from error
     return digest.hexdigest()[:HASH_CHARS]

@@ -22,6 +22,7 @@ from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views import standing as parts
 from drawdown.worker.views.backlog import OrdersLeft, orders_part, read_backlog
+from drawdown.worker.views.batches import FilesLeft, files_part
 from drawdown.worker.views.cluster import read_cluster
 from drawdown.worker.views.headline import judge
 from drawdown.worker.views.long_open import LongOpen, oldest_open
@@ -45,6 +46,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         **{name: SQL.part(name) for name in WHOLE},
         **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
         orders=orders_part(now_ms),
+        files=files_part(),
         paused=terms.SQL.part("paused"),
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
@@ -74,6 +76,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         doubted=_doubt(connection, read["doubted"], now_ms, witness),
         replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
         orders=OrdersLeft(**vars(read["orders"][0])),
+        files=FilesLeft(**vars(read["files"][0])),
         open_transaction=_open_for_long(connection),
         last_tick=_last_tick(read["last_tick"], read["running_tick"]),
         needs_person=backlog.needs_person,
