@@ -194,6 +194,7 @@ class App:
             log.error("payment_service_broken", service=name, reason=why)
         made.payments, made.dormant_payments = self.payments.capabilities, self.payments.dormant
         made.hooks = self.settings.hooks().origins
+        made.objects = self.settings.objects()
         made.changed = self.read(lambda c: terms.changed(c, made.declared()))
         return made
 

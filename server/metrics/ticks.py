@@ -60,7 +60,7 @@ def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("orders_failed", "Orders that failed in the last day.", [((), found.failed)])
 
 
-def files(connection: sa.Connection) -> Iterator[Metric]:
+def filing(connection: sa.Connection) -> Iterator[Metric]:
     """Files of watched folders that nobody took."""
     found = files_left(connection)
     of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))

@@ -15,10 +15,12 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
+from drawdown.cli.nouns.status import other_lines
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MINUTE_MS, WINDOW_MS
+from drawdown.server.metrics.ticks import filing
 from drawdown.worker.batches import duck, files, folders, reading, readings, sources, spill
 from drawdown.worker.batches import take as taking
 from drawdown.worker.batches import withdraw as withdrawing
@@ -31,6 +33,7 @@ from drawdown.worker.sources.events.types import meters
 from drawdown.worker.verify.deep import verify_files
 from drawdown.worker.verify.verify import Verification, verify
 from drawdown.worker.views.batches import files_left
+from drawdown.worker.views.status import status
 from tests.world import T0, Fleet
 
 BY_TURNS = True
@@ -678,6 +681,11 @@ def test_a_path_whose_batch_stands_is_a_conflict_whoever_takes_it(fleet: Fleet, 
     assert taken(fleet, laid(other / "a.csv", [row(seconds=8)])).outcome == "taken"
     fleet.tick_windows(1)
     assert sealed(fleet) == {**SEALED, ("acme", 0): 120 + 2 + 8}
+    again = laid(other / "c.csv", [row(seconds=2)])  # what b.csv was
+    assert taken(fleet, again).outcome == "repeated"
+    write(fleet.engine, lambda c: sources.add_source(c, "others", other, fleet.by))
+    laid(again, [row(seconds=16)])
+    assert "conflict" in " ".join(fleet.tick_windows(1).problems)
 
 
 def test_what_the_machine_has_no_room_for_is_tried_again(
@@ -767,6 +775,12 @@ def test_what_was_moved_away_needs_nobody(fleet: Fleet, watched: Path) -> None:
     fleet.tick_windows(1)
     left = read(fleet.engine, files_left)
     assert (left.refused, left.conflicts, left.failing) == (1, 1, 0)
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).standing
+    assert ("files", "1 refused, 1 in conflict: `drawdown batch list`") in other_lines(found, fleet.clock.at_ms)
+    said = read(fleet.engine, lambda c: list(filing(c)))[0]
+    assert {sample.labels["state"]: sample.value for sample in said.samples} == {
+        "refused": 1, "conflict": 1, "failed": 0
+    }  # fmt: skip
     away = [path.rename(watched.parent / path.name) for path in watched.iterdir()]
     fleet.tick_windows(1)
     left = read(fleet.engine, files_left)
@@ -857,13 +871,19 @@ def test_the_commands(
         return status, json.loads(capfd.readouterr().out)
 
     path = written(tmp_path / "u.csv", [*ROWS, row(seconds=-1)])
+    wrong = written(tmp_path / "w.csv", [{"id": "s-1", **row()}])
+    status, answer = said("batch", "take", str(wrong), str(path), str(tmp_path / "none.csv"))
+    batch = answer["files"][1]["batch"]
+    assert (status, [one["outcome"] for one in answer["files"]]) == (1, ["refused", "taken", "refused"])
+    assert "its rows have ids (id)" in answer["files"][0]["said"]
     status, answer = said("batch", "take", str(path))
-    batch = answer["files"][0]["batch"]
-    assert (status, answer["files"][0]["outcome"]) == (1, "taken")
+    assert (status, answer["files"][0]["outcome"], answer["files"][0]["refused"]) == (0, "repeated", 1)
     assert said("batch", "list")[1]["batches"][0]["batch"] == batch
     assert said("batch", "list", "--refused", batch)[1]["rows"][0]["wrong_column"] == "interval_s"
     assert said("source", "add", "exports", str(tmp_path))[0] == 0
     assert said("source", "pause", "exports")[0] == 0
+    assert drawdown(["source", "add", "exports", str(tmp_path)]) == 0
+    assert "is paused" in capfd.readouterr().out
     assert said("source", "list")[1]["sources"][0]["paused_ms"] is not None
     assert said("verify", "--deep")[1]["checked"]["files of batches"] == 1
     assert said("batch", "withdraw", batch)[1]["withdrawn"]["samples"] == 3
@@ -875,7 +895,7 @@ def unguarded(fleet: Fleet, guard: str, table: str, text: str) -> None:
     fleet.write(text)
 
 
-@pytest.mark.parametrize("name", ["gone", "more", "withdrawn", "pruned"])
+@pytest.mark.parametrize("name", ["gone", "more", "withdrawn", "unsaid", "pruned"])
 def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_path: Path, name: str) -> None:
     batch = taken(fleet, written(tmp_path / "u.csv", ROWS)).batch
     fleet.tick_windows(1)
@@ -892,6 +912,9 @@ def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_pa
     elif name == "withdrawn":
         fleet.write(f"UPDATE batches SET withdrawn_ms = 1 WHERE batch = '{batch}'")
         expected = f"u.csv was withdrawn, and {one} still counts"
+    elif name == "unsaid":
+        fleet.write("DELETE FROM batch_files")
+        expected = f"u.csv ({batch}) is not both a batch and a file that was taken"
     else:
         fleet.tick(T0 + 40 * DAY_MS)
         write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))

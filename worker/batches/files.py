@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -42,6 +42,9 @@ class FileChanged(NotNow):
     """The file was written, replaced or deleted while it was read: nothing of it was taken."""
 
 
+Bring = Callable[[Path, Event], "FoundFile"]
+
+
 @dataclass(frozen=True)
 class FoundFile:
     """A file that may be read: its whole path, and how it stood when it was found. `number`: of what was opened."""
@@ -53,15 +56,22 @@ class FoundFile:
     size_bytes: int
     modified_ns: int
     number: int | None = None
+    at: str = ""
+    """Where it lies, if not in a folder of this machine."""
+    bring: Bring | None = field(default=None, compare=False, repr=False)
+    """Brings it into a folder of this machine, within a time: where it lies elsewhere."""
 
     @property
     def place(self) -> str:
         """Where it lies, as it is kept."""
-        return str(self.path)
+        return self.at or str(self.path)
 
     @property
     def folder(self) -> str:
-        return str(self.path.parent)
+        return self.at.rpartition("/")[0] if self.at else str(self.path.parent)
+
+    def brought_by(self, bring: Bring) -> FoundFile:
+        return replace(self, bring=bring)
 
     @property
     def opened(self) -> str:
@@ -87,14 +97,22 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
         raise UsageError(f"{path}: is no plain file")
     if status.st_size > MAX_BATCH_BYTES:
         raise UsageError(f"{path}: has more than {MAX_BATCH_BYTES:,} bytes; split it")
-    if not is_clean_id(path.name):
-        raise UsageError(f"{path.name!r}: a batch's name has 1 to 200 characters, none of them control characters")
-    format_, packed = format_of(path.name)
-    if format_ is None:
-        raise UsageError(f"{path}: is it Parquet, CSV or JSON lines? Its name ends with none of {', '.join(FORMATS)}")
-    if packed == "zstd":  # DuckDB reads a stream that was cut off as if it had ended there
-        raise UsageError(f"{path}: a .zst that was cut off cannot be told from a whole one: give it as .gz, or Parquet")
+    format_, packed = format_by_name(path.name, str(path))
     return FoundFile(whole, path.name, format_, packed, status.st_size, status.st_mtime_ns)
+
+
+def format_by_name(name: str, place: str) -> tuple[str, str | None]:
+    """As `format_of`. Errors: UsageError for a name that no batch may have."""
+    if not is_clean_id(name):
+        raise UsageError(f"{name!r}: a batch's name has 1 to 200 characters, none of them control characters")
+    format_, packed = format_of(name)
+    if format_ is None:
+        raise UsageError(f"{place}: is it Parquet, CSV or JSON lines? Its name ends with none of {', '.join(FORMATS)}")
+    if packed == "zstd":  # DuckDB reads a stream that was cut off as if it had ended there
+        raise UsageError(
+            f"{place}: a .zst that was cut off cannot be told from a whole one: give it as .gz, or Parquet"
+        )
+    return format_, packed
 
 
 def format_of(name: str) -> tuple[str | None, str | None]:

@@ -24,6 +24,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.batches.done import BatchesDone
 from drawdown.worker.batches.duck import READING_TIME_S
 from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, format_of, found_file
+from drawdown.worker.batches.objects import MAX_PAGES, OBJECTS_A_PAGE, Page, is_prefix, page_of
 from drawdown.worker.batches.reading import Sums, add_up
 from drawdown.worker.batches.readings import MAX_READINGS, begin_reading, end_reading, forget_gone, new_files
 from drawdown.worker.batches.sources import BatchSource, list_sources
@@ -53,9 +54,10 @@ def take_watched(context: Context) -> Steps[BatchesDone]:
             continue
         quiet_ms = context.clock.now_ms() - QUIET_MS
         try:
-            new = yield from _new(source, quiet_ms)
-        except OSError as error:
-            done.failures.append(f"the folder of {source.source} cannot be read: {error.strerror}")
+            new = yield from (_new_objects if is_prefix(source.folder) else _new)(context, source, quiet_ms)
+        except (NotNow, Unreadable, OSError) as error:
+            said = getattr(error, "strerror", None) or error
+            done.failures.append(f"the folder of {source.source} cannot be read: {said}")
             continue
         for file in new:
             if not context.leaves(LEAST_READING_MS) or left[0] < 1 or (file.size_bytes > left[1] < MAX_BYTES_A_TICK):
@@ -87,7 +89,7 @@ def _take(context: Context, source: str, file: FoundFile, most: int, done: Batch
     by = By(context.clock.now_ms(), "drawdown", f"lay in the folder of {source}")
     time_s = READING_TIME_S if context.deadline_ms is None else (context.deadline_ms - by.now_ms) / SECOND_MS
     try:
-        whole = found_file(file.path, within=file.path.parent)
+        whole = file if file.bring else found_file(file.path, within=file.path.parent)
         sums: Sums = yield OnDisk("add_up", partial(add_up, whole, by.now_ms, most, time_s))
         with closing(sums):
             if sums.of_events:
@@ -127,7 +129,7 @@ def _note(connection: sa.Connection, *, file: FoundFile, taken: TakenFile, now_m
     note(connection, file, taken, now_ms)
 
 
-def _new(source: BatchSource, quiet_ms: int) -> Steps[list[FoundFile]]:
+def _new(_context: Context, source: BatchSource, quiet_ms: int) -> Steps[list[FoundFile]]:
     """Those of a folder that nothing became of yet: the oldest first, and last those that could not be read before.
     Errors: OSError."""
     folder, new = Path(source.folder), list[tuple[bool, FoundFile]]()
@@ -139,6 +141,33 @@ def _new(source: BatchSource, quiet_ms: int) -> Steps[list[FoundFile]]:
         new += yield Transaction("new_files", partial(new_files, source=source.source, found=found))
         if len(new) >= MAX_LISTED_FILES:
             break
+    return _in_order(new)
+
+
+def _new_objects(context: Context, source: BatchSource, quiet_ms: int) -> Steps[list[FoundFile]]:
+    """The same of a prefix. Errors: NotNow, also for one with more objects than a tick looks at; Unreadable."""
+    new, names = list[tuple[bool, FoundFile]](), set[str]()
+    goes_on: str | None = None
+    for _ in range(MAX_PAGES):
+        look = partial(page_of, context.objects, source.folder, goes_on, quiet_ms)
+        page: Page = yield OnDisk("list_objects", look)
+        names.update(page.names)
+        new += yield Transaction("new_files", partial(new_files, source=source.source, found=page.found))
+        goes_on = page.goes_on
+        if goes_on is None:
+            yield Transaction("forget_gone", partial(forget_gone, source=source.source, there=names))
+            break
+        if len(new) >= MAX_LISTED_FILES:
+            break
+    else:
+        if not new:
+            raise NotNow(
+                f"{source.folder}: has more than {MAX_PAGES * OBJECTS_A_PAGE:,} objects: move away what was taken"
+            )
+    return _in_order(new)
+
+
+def _in_order(new: list[tuple[bool, FoundFile]]) -> list[FoundFile]:
     new.sort(key=lambda one: (one[0], one[1].modified_ns, one[1].name))
     return [file for _, file in new]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
@@ -93,7 +94,8 @@ def add_up(file: FoundFile, now_ms: int, most: int = MAX_BATCH_SAMPLES, time_s: 
     with ExitStack() as opened:
         spill = opened.enter_context(spill_folder())
         over = opened.enter_context(time_limit(min(time_s, READING_TIME_S)))
-        with unchanged(file, over) as (batch, same):
+        here = file if file.bring is None else file.bring(Path(spill), over)
+        with unchanged(here, over) as (batch, same):
             reading = _Reading(same, now_ms, spill, over)
             connection, facts, refused = reading.whole(most)
         opened.callback(connection.close)

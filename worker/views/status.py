@@ -54,11 +54,10 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         balances=told_part(),
         there=there_part(),
     )
-    backlog = read_backlog(connection, Shard(), now_ms)
     found = parts.Standing(
         **vars(read["counts"][0]),
         at_ms=now_ms,
-        left=backlog,
+        left=(backlog := read_backlog(connection, Shard(), now_ms)),
         providers=read_providers(connection, now_ms),
         paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
         pending=[
