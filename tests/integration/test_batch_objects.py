@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -135,7 +136,7 @@ def test_an_object_that_is_not_as_it_was_listed_is_tried_again(
 def test_a_store_that_answers_short_says_more_or_is_away_costs_nothing(
     fleet: Fleet, store: ObjectStore, bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("drawdown.worker.batches.spill.tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     laid(bucket, "a.csv", 60)
     client = objects._client
 

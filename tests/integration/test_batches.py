@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -441,7 +442,7 @@ def test_a_file_that_comes_to_too_much_is_refused(
 def test_what_a_killed_reading_left_on_the_disk_is_removed_and_nothing_of_one_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spill.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     left = tmp_path / f"{spill.PREFIX}left"
     left.mkdir()
     (left / "spilled").touch()

@@ -93,6 +93,11 @@ def _fails(stage: Stage, connection: sa.Connection) -> None:
     end_reading(connection, SOURCE, _file("u.csv", LATE), "no room", stage.clock.now_ms())
 
 
+def _moved_away(stage: Stage, connection: sa.Connection) -> None:
+    _refused(stage, connection)
+    forget_gone(connection, SOURCE, ())
+
+
 def _paused(stage: Stage, connection: sa.Connection) -> None:
     sources.add_source(connection, SOURCE, _folder(), stage.by)
     sources.pause_source(connection, SOURCE, stage.by)
@@ -109,7 +114,7 @@ BATCHES: Final = (
     plain("note_file", _refused),
     plain("begin_reading", _begins),
     plain("end_reading", _fails),
-    plain("forget_gone", lambda s, c: (_refused(s, c), forget_gone(c, SOURCE, ()))),
+    plain("forget_gone", _moved_away),
     plain("cli.nouns.batch_sources:add", lambda s, c: sources.add_source(c, SOURCE, _folder(), s.by)),
     plain("cli.nouns.batch_sources:pause", _paused),
 )
