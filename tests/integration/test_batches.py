@@ -346,7 +346,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         return answer
 
     def shrunk(self: Any, most: int) -> Any:
-        os.truncate(path, path.stat().st_size // 2)
+        os.truncate(path, 5)  # of the header
         return whole(self, most)
 
     def piped(self: Any, most: int) -> Any:

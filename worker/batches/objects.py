@@ -38,7 +38,7 @@ STORE_READ_S: Final = 30
 STORE_TRIES: Final = 3
 _CHUNK_BYTES: Final = 1 << 20
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_CHANGED: Final = frozenset({"404", "412", "NoSuchKey", "PreconditionFailed"})
+_GONE: Final = frozenset({"404", "NoSuchKey"})
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def _bring(
     if file.size_bytes > MAX_OBJECT_BYTES:
         raise UsageError(f"{file.place}: has more than {MAX_OBJECT_BYTES:,} bytes; split it")
     path = folder / f"object{Path(file.name).suffix}"
-    with _explained(file.name, partial(changed, file, "is gone or another")), path.open("wb") as written:
-        answer = _client(store).get_object(Bucket=bucket, Key=key, IfMatch=etag)
+    with _explained(file.name, partial(changed, file, "is gone")), path.open("wb") as written:
+        answer = _client(store).get_object(Bucket=bucket, Key=key)
         if int(answer["ContentLength"]) != file.size_bytes or answer["ETag"] != etag:
             raise changed(file)
         left = file.size_bytes
@@ -148,7 +148,7 @@ def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Ite
         yield
     except Exception as error:
         code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
-        if as_changed is not None and code in _CHANGED:
+        if as_changed is not None and code in _GONE:
             raise as_changed() from error
         if type(error).__module__.partition(".")[0] in ("botocore", "urllib3"):
             raise NotNow(f"{name}: the object store: {' '.join(str(error).split())[:300]}") from error
