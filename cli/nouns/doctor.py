@@ -128,8 +128,11 @@ def _folders(app: App) -> Iterator[Finding]:
         yield Finding(there, f"the folder of {source.source}, {source.folder}", "mount it on each host that ticks")
     left = app.read(files_left)
     count = left.refused + left.conflicts + left.failing
-    what = f"{count:,} files of watched folders are not taken" if count else "each file of watched folders is taken"
-    yield Finding(not count, what, "`drawdown batch list` says why; mend them, or move them away")
+    yield Finding(
+        not count,
+        f"files of watched folders that are not taken: {count:,}",
+        "`drawdown batch list` says why; mend them, or move them away",
+    )
 
 
 def _clock(app: App) -> Iterator[Finding]:

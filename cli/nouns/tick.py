@@ -199,7 +199,7 @@ def report_lines(report: Report) -> list[str]:
             f"the nightly sweep found {report.swept:,} that the arrival cursor had missed: tell the developers"
         )
     if report.batches_taken:
-        lines.append(f"{report.batches_taken:,} files of watched folders taken: the next tick bills them")
+        lines.append(f"files of watched folders taken: {report.batches_taken:,}; the next tick bills them")
     facts = {
         "due": left.due,
         "queued": left.queued,
