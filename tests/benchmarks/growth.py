@@ -216,7 +216,7 @@ def table(sizes: Sequence[Mapping[str, float]]) -> str:
 def main(millions: Sequence[float]) -> None:
     sizes = []
     for one in millions:
-        server = Server(durable=True)
+        server = Server(durable=True, on_disk=True)
         try:
             engine = connect(server.url)
             upgrade(engine)
