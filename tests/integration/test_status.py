@@ -15,8 +15,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import providers, pushes
+from drawdown.worker.views import backlog, waiting
 from drawdown.worker.views import status as views_status
-from drawdown.worker.views import waiting
 from drawdown.worker.views.standing import Status
 from drawdown.worker.views.status import org_status, status
 from tests.fake_provider import FakeProvider, capabilities
@@ -258,13 +258,14 @@ def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvid
         (waiting.SQL, "open", "pushes_open"),
         (waiting.SQL, "errors", "pushes_open"),
         (views_status.SQL, "differing", "reconciliations_differing"),
+        (backlog.SQL, "orders", "orders_failed"),
     ):
         query = sql.text(name, fleet.engine.dialect.name)
         with fleet.engine.connect() as connection:
             if postgres:
                 connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
             prefix = "EXPLAIN " if postgres else "EXPLAIN QUERY PLAN "
-            plan = "\n".join(str(tuple(row)) for row in connection.execute(sa.text(prefix + query)))
+            plan = "\n".join(str(tuple(row)) for row in connection.execute(sa.text(prefix + query), {"since_ms": 0}))
         assert index in plan, plan
 
 

@@ -20,6 +20,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall.ticks import ENDS
 from drawdown.worker.views import org_list
 from drawdown.worker.views.backlog import OrdersLeft
+from drawdown.worker.views.cluster import worker_lines
 from drawdown.worker.views.headline import PENDING
 from drawdown.worker.views.pending import WHAT
 from drawdown.worker.views.standing import Standing, how_much
@@ -67,6 +68,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "failed": sum(tick.exit_status == 1 for tick in ticks),
         "last": last,
         "ended": "" if last is None else ENDS.get(last.exit_status, ("ended", ""))[0],
+        "workers": [] if standing.cluster is None else worker_lines(standing.cluster),
         "standing": standing,
         "empty": standing.orgs == 0,
     }
@@ -84,7 +86,7 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Pending usage", pending, "seconds and units, billed to nobody yet", "warn", "/console/pending"),
         _count("Open pushes", waiting, "on their way to a provider", "warn", PUSHES),
         _count("In doubt", in_doubt, "sent, outcome unknown", "bad", f"{PUSHES}?state=in_doubt"),
-        _count("Rejected", rejected, "refused by a provider", "bad", f"{PUSHES}?state=rejected"),
+        _count("Rejected", rejected, "proven not charged", "bad", f"{PUSHES}?state=rejected"),
         _count("Stopped", stopped, "organisations that are sealed no more", "bad", "/console/orgs?state=stopped"),
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
         _count("Halted", standing.halted, "organisations that may start nothing", "", "/console/orgs?state=halted"),
