@@ -198,6 +198,10 @@ def report_lines(report: Report) -> list[str]:
         lines.append(
             f"the nightly sweep found {report.swept:,} that the arrival cursor had missed: tell the developers"
         )
+    lines += [
+        f"{name} turned calls away: as few as {at_once:,} at once were made there"
+        for name, at_once in report.calls_cut.items()
+    ]
     facts = {
         "due": left.due,
         "queued": left.queued,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import CustomerState, Outcome, PushRequest
+from drawdown.cli.nouns.tick import report_lines
+from drawdown.providers.protocol import CustomerState, Outcome, PushRequest, RetryAt
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.worker.engine.effects import HaltRequest
@@ -187,3 +188,34 @@ def test_a_backlog_at_one_provider_delays_no_other_and_no_halt(engine: sa.Engine
     assert slow.charged_by_others[SPELL_MS // SECOND_MS] == 1, "the other provider's was sent meanwhile"
     assert isinstance(fleet.cells, TimedCells)
     assert {org: (at - began) // SPELL_MS for org, at in fleet.cells.told.items()} == {"poor": 1, "free": 1}
+
+
+class Narrow(FakeProvider):
+    """Takes fewer calls at once than it declares; the others are turned away."""
+
+    under_way = 0
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        self.under_way += 1
+        try:
+            taken = self.under_way <= 8
+            await asyncio.sleep(0.001)
+            return await super().push(batch) if taken else [RetryAt(T0, "429: slow down", too_many=True) for _ in batch]
+        finally:
+            self.under_way -= 1
+
+
+def test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_twice(engine: sa.Engine) -> None:
+    narrow = Narrow(FAST)
+    fleet = Fleet(engine, extra={"fake": narrow})
+    owed(fleet, 3 * OTHERS, 1, name="org")
+    report = fleet.tick(T0 + SECOND_MS)
+    (at_once,) = report.calls_cut.values()
+    assert at_once <= 8 and f"fake turned calls away: as few as {at_once} at once were made there" in report_lines(
+        report
+    )
+    assert report.accepted == len(narrow.seen) == len(narrow.charged) > OTHERS
+    for _ in range(20):
+        report = fleet.tick(fleet.clock.at_ms + WINDOW_MS)
+    assert len(narrow.seen) == len(narrow.charged) == 3 * OTHERS
+    assert report.exit_status == 0

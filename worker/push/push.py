@@ -49,6 +49,8 @@ class Pushed:
     accepted: int = 0
     other: int = 0
     rounds: int = 0
+    calls_cut: dict[str, int] = field(default_factory=dict)
+    """The fewest calls at once that were made, where the provider turned calls away."""
     more: bool = False
     """Whether the spell was over before everything due was sent."""
     why: Counter[str] = field(default_factory=Counter)
@@ -131,6 +133,7 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, now: 
         provider,
         [claimed_push.request for claimed_push in batch],
         lambda: context.out_of_time(SENDING) or context.clock.now_ms() >= lease_end,
+        lambda at_once: done.calls_cut.update({provider: at_once}),
     )
     left, failed, answers = set(range(len(batch))), True, ClaimAnswers(batch)
     while left:

@@ -5,8 +5,8 @@ from alembic import op
 
 from drawdown.schema.migrations.guards import Guard, create, drop
 
-revision = "0063"
-down_revision = "0060"
+revision = "0066"
+down_revision = "0065"
 branch_labels = None
 depends_on = None
 
