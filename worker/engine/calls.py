@@ -147,7 +147,6 @@ class Calls:
         if not (too_many and number < allowance.since):
             failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
         if allowance.note(number, customer, turned_away=too_many):
-            failed.note(False)  # that there are fewer from here on may be all it takes
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
     async def _not_sent(self, line: CustomerLine, failed: _InARow, count: int) -> Sequence[Outcome] | None:
