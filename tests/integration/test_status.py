@@ -14,6 +14,7 @@ from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, Ret
 from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.server.console.screens.customers.overview import needs
 from drawdown.worker.commands import providers, pushes
 from drawdown.worker.views import backlog, waiting
 from drawdown.worker.views import status as views_status
@@ -104,6 +105,16 @@ def test_what_waits_is_named_with_cause_age_money_and_end(fleet: Fleet, provider
     assert said.startswith("BEHIND: 4 pushes wait at fake: ")
     for part in ("4 due", "since 2 min (2026-01-01T00:10:00Z)", "503", "0.024 credits", "at 2/min: about 00:14 UTC"):
         assert part in " ".join(said.split()), said
+
+
+def test_other_reasons_are_counted(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 4)
+    fleet.tick_windows(2)
+    fleet.write(f"UPDATE pushes SET last_error = 'no answer in 10 s' WHERE org_id = '{ORGS[0]}'")
+    (one,) = look(fleet)["providers"]
+    assert ("503" in one["errors"]["waiting"], one["other_errors"]) == (True, {"waiting": 1})
+    (need,) = needs(stands(fleet).standing)
+    assert need.what.endswith("503 from their load balancer; 1 other reason")
 
 
 def test_what_a_dead_worker_sent_is_not_called_untried(fleet: Fleet, provider: FakeProvider) -> None:
