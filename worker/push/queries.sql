@@ -31,14 +31,16 @@ p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND o.st
 
 -- name: claim
 -- `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
--- Rule P2 is asked for here as well: a process may have slept since it expired what was too old.
-UPDATE pushes SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = pushes.attempts + 1,
-    first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now_ms)
-FROM (
+-- Rule P2 is asked for here as well: a process may have slept since it expired what was too old. Picked once: a plan that
+-- picks anew for each row takes more than so many.
+WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE {may_be_sent} AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)
-    {first} LIMIT :at_most {skip_locked}) x
-WHERE {is_of_updated_push}
+    {first} LIMIT :at_most {skip_locked}
+)
+UPDATE pushes SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = pushes.attempts + 1,
+    first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now_ms)
+FROM x WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
     pushes.sent_qty, pushes.attempts, pushes.wire_key, pushes.first_attempt_ms
 
