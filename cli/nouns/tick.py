@@ -200,6 +200,10 @@ def report_lines(report: Report) -> list[str]:
         )
     if report.batches_taken:
         lines.append(f"files of watched folders taken: {report.batches_taken:,}; the next tick bills them")
+    lines += [
+        f"{name} turned calls away: as few as {at_once:,} at once were made there"
+        for name, at_once in report.calls_cut.items()
+    ]
     facts = {
         "due": left.due,
         "queued": left.queued,

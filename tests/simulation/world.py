@@ -38,7 +38,6 @@ from drawdown.schema.database import read, write
 from drawdown.schema.driver_errors import CONFLICT_TRIES
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.engine.calls import by_customer
 from drawdown.worker.engine.effects import (
     NOT_SENT,
     ChargeMoney,
@@ -62,6 +61,7 @@ from drawdown.worker.engine.effects import (
     UsageAnswer,
     Witness,
 )
+from drawdown.worker.engine.lines import by_customer
 from drawdown.worker.engine.on_disk import OnDisk
 from drawdown.worker.push.claim import Claim
 from tests.fake_payments import FakePayments
