@@ -1,4 +1,4 @@
-# One image for every role: `serve` (the default), `run`, `tick` by way of drawdown-tick, `init`.
+# One image for every role: `serve` (the default), `run`, `worker`, `watch`, `tick` by way of drawdown-tick, `init`.
 # It needs a network only while it is built; at run time it talks to the database, the providers and the cells.
 FROM python:3.12.11-slim-bookworm AS build
 WORKDIR /src

@@ -32,6 +32,13 @@ QUICK_AT_ONCE: Final = 2
 """Watch rounds, and the nightly comparison, that a worker does at once beside its tick: the comparison takes one."""
 
 
+@dataclass(frozen=True, eq=False)
+class Ticking:
+    """A tick that runs: each is another one, of the same shard, too."""
+
+    shard: str
+
+
 class PutBack(Exception):
     """The job was not done, or not to its end: whoever takes it next does it."""
 
@@ -46,6 +53,8 @@ class Jobs:
     stopping: Stopping
     ended_by: DrawdownError | None = None
     """Why it may work no longer."""
+    ticking: Ticking | None = None
+    """The tick that runs now."""
     _share: int = 1
     _watches: dict[str, WatchLoop] = field(default_factory=dict)
 
@@ -60,7 +69,11 @@ class Jobs:
             options = scheduler.Options(
                 parse_shard(shard), new_orgs(app, self.terms.new_org_provider, None), False, self.terms.every_s
             )
-            self._do(f"tick {shard}", lambda: scheduler.tick_once(app, options, self.stopping))
+            self.ticking = Ticking(shard)
+            try:
+                self._do(f"tick {shard}", lambda: scheduler.tick_once(app, options, self.stopping))
+            finally:
+                self.ticking = None
 
     def watch(self, shard: str) -> None:
         """One round. What it remembers of the shard to be quick is kept for the next one here."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import os
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import structlog
@@ -19,6 +20,7 @@ from psycopg_pool import PoolTimeout
 from drawdown.cli.cluster.engine import QUICK, TICKS, connector, ticking, watching
 from drawdown.cli.cluster.jobs import QUICK_AT_ONCE, Jobs
 from drawdown.cli.stopping import LOOK_S
+from drawdown.schema.errors import Exit
 from drawdown.worker.cluster.membership import LIVES_S
 
 log = structlog.get_logger()
@@ -28,6 +30,14 @@ POLL_S: Final = 1.0
 """A job that waited for another of its shard to end is seen by then: nobody is told of that."""
 AGAIN_S: Final = 1.0
 """Before a database that was away is tried again."""
+MAX_TICK_S: Final = 3_600.0
+"""A tick leaves off before the next one is due, and each of its effects has an end. One that runs for so long hangs; no
+thread can be ended from outside, so the process ends, and others take its jobs over."""
+AWAY: Final = (exceptions.ConnectorException, PoolTimeout)
+
+
+die: Callable[[int], None] = os._exit
+"""Ends the process as it is. Nothing is lost: what it did is committed, or is done again."""
 
 
 def work(jobs: Jobs) -> None:
@@ -36,7 +46,7 @@ def work(jobs: Jobs) -> None:
     while not jobs.stopping.is_set():
         try:
             asyncio.run(_turn(jobs))
-        except (exceptions.ConnectorException, PoolTimeout) as error:
+        except AWAY as error:
             log.warning("engine_away", reason=type(error).__name__)
         if not jobs.stopping.is_set():
             jobs.stopping.wait(AGAIN_S)
@@ -45,11 +55,11 @@ def work(jobs: Jobs) -> None:
 
 
 async def _turn(jobs: Jobs) -> None:
-    """Until it is to stop, or one lane ends: then all of it begins anew."""
+    """Until it is to stop, or a lane fails for good."""
     made = connector(jobs.app.settings.latest_database_url)
     ticks, quick = ticking(jobs, made), watching(jobs, made)
     async with ticks.open_async():
-        lanes = [_begun(_lane(ticks, TICKS, 1)), _begun(_lane(quick, QUICK, QUICK_AT_ONCE))]
+        lanes = [_begun(_lane(jobs, ticks, TICKS, 1)), _begun(_lane(jobs, quick, QUICK, QUICK_AT_ONCE))]
         beat, stop = _begun(_beat(jobs)), _begun(_until_stopped(jobs))
         await asyncio.wait([*lanes, stop], return_when=asyncio.FIRST_COMPLETED)
         for lane in lanes:
@@ -62,7 +72,17 @@ async def _turn(jobs: Jobs) -> None:
                 raise result
 
 
-async def _lane(engine: Engine, name: str, at_once: int) -> None:
+async def _lane(jobs: Jobs, engine: Engine, name: str, at_once: int) -> None:
+    """One lane. Where the engine loses its database it begins anew, alone: it waits for no job of the other one."""
+    while not jobs.stopping.is_set():
+        try:
+            return await _worked(engine, name, at_once)
+        except AWAY as error:
+            log.warning("engine_away", lane=name, reason=type(error).__name__)
+            await asyncio.sleep(AGAIN_S)
+
+
+async def _worked(engine: Engine, name: str, at_once: int) -> None:
     await engine.run_worker_async(
         queues=[name],
         concurrency=at_once,
@@ -81,7 +101,14 @@ def _begun(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 async def _beat(jobs: Jobs) -> None:
+    loop = asyncio.get_running_loop()
+    tick, since = jobs.ticking, loop.time()
     while True:
+        if jobs.ticking is not tick:
+            tick, since = jobs.ticking, loop.time()
+        elif tick is not None and loop.time() - since > MAX_TICK_S:
+            log.critical("tick_hangs", shard=tick.shard, after_s=MAX_TICK_S)
+            die(Exit.PERSON)
         await asyncio.to_thread(jobs.beat)
         await asyncio.sleep(BEAT_S)
 

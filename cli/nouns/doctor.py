@@ -127,7 +127,7 @@ def _open_for_long(app: App) -> Iterator[Finding]:
 def _ticks(app: App) -> Iterator[Finding]:
     last = app.read(last_tick_ms)
     late = last is None or app.clock.now_ms() - last > 3 * WINDOW_MS
-    mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` running"
+    mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` or `drawdown worker` running"
     yield Finding(
         not late,
         "no tick yet" if last is None else f"the last tick ended at {show_time(last)}",
@@ -140,7 +140,7 @@ def _watch(app: App) -> Iterator[Finding]:
     if last is None or now - last >= STOPPED_FOR_MS:  # ticks alone are a way to run it
         yield Finding(True, "nobody watches between ticks: halts come with ticks (`drawdown watch` makes it seconds)")
         return
-    mend = "keep `drawdown watch` running beside the cron, or `drawdown run`"
+    mend = "keep `drawdown watch` running beside the cron, or `drawdown run`, or `drawdown worker`"
     yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
 
 

@@ -74,7 +74,7 @@ def list_(
     columns = ("org", "billed by", "plan", "halted", "why", "#at once", "#balance", "stopped", *ends)
     more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
     if by_ms is not None and not app.read(lambda c: is_watched(c, app.clock.now_ms())):
-        more.append("no watch goes round, so nobody estimates: start drawdown watch, or drawdown run")
+        more.append("no watch goes round, so nobody estimates: start drawdown watch, run or worker")
     return show(app, {"orgs": page.orgs, "next_after": page.next_after}, [table("Organisations", columns, rows), *more])
 
 

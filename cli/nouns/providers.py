@@ -135,7 +135,9 @@ def accept(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Use a provider on its changed settings (meters, units, shadow mode, cut-over) from now on.
+    """Use a provider on its changed settings (meters, units, way, shadow mode, cut-over) from now on.
+
+    Its settings are those of this shell: set what ticks have, also where it is in their environment alone.
 
     What was sealed on the old ones and never sent is sealed anew; what was billed stays where it is.
     """

@@ -16,13 +16,13 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.cluster.told import worker_lines
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.views.backlog import OrdersLeft
+from drawdown.worker.views.cluster import worker_lines
 from drawdown.worker.views.headline import missed_minutes, unwatched_minutes
 from drawdown.worker.views.standing import OpenReplay, Standing, Status, how_much
 from drawdown.worker.views.status import org_status, status

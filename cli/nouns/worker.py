@@ -44,11 +44,13 @@ def worker_(
         app.require_provider(new_org_provider)
     if isinstance(app.clock, FixedClock):
         raise UsageError("--at stands still: a worker goes by the clock")
-    _prepare(app)
+    install.require_postgresql(app.engine)
+    install.require_engine()
     from drawdown.cli.cluster import engine, jobs, lanes  # here: the engine is there with the extra alone
 
     if every is not None:
         engine.cron(every)
+    _prepare(app)
     stopping = Stopping()
     stopping.on_signals()
     member = Member(worker_name(), metadata.version("drawdown"))
@@ -71,8 +73,6 @@ def worker_(
 def _prepare(app: App) -> None:
     """The schema for workers: made by the first that may. Errors: DatabaseNotReady for whoever may not."""
     app.ready()
-    install.require_postgresql(app.engine)
-    install.require_engine()
     install.require_direct(app.engine)
     try:
         install.require_installed(app.engine)

@@ -32,3 +32,9 @@ sa.Index(
     postgresql_where=sa.text("state IN ('waiting', 'under_way')"),
     sqlite_where=sa.text("state IN ('waiting', 'under_way')"),
 )
+sa.Index(
+    "orders_failed",
+    orders.c.ended_ms,
+    postgresql_where=sa.text("state = 'failed'"),
+    sqlite_where=sa.text("state = 'failed'"),
+)

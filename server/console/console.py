@@ -29,7 +29,7 @@ from drawdown.server.console.frame import assets, templates
 from drawdown.server.console.looking import look
 from drawdown.server.console.my import links, my
 from drawdown.server.console.page import Page
-from drawdown.server.console.pages import ACTIONS, MENU, PAGES
+from drawdown.server.console.pages import ACTIONS, MENU, PAGES, UNDER
 from drawdown.server.console.screens.csv_lines import FORMS, Form, as_json
 from drawdown.server.console.sign_in import SignIn
 from drawdown.server.http import bodies
@@ -183,6 +183,7 @@ class Console:
             known = self._known(connection, request, page, now_ms)
             shown = page.read(connection, Ask(known.person, now_ms, query))
             more = {"live": True, "now_ms": now_ms, "page": page, "person": known.person, "query": query}
+            more["under"] = UNDER[page.path]
             return Looked(known, self.render(page.template, {"demo": known.person.in_demo, **shown, **more}))
 
         found = await self.look(work)

@@ -1,8 +1,8 @@
 """Files that pages hand out, row by row.
 
 Guarantee: however many rows, little of them is held: they are sent in pieces of PIECE_BYTES, read at one moment, and a
-browser that does not read on holds up its own file alone. At most MOST_FILES are under way, and of one customer's own
-people one. Who took how many rows is on record once the last one is read.
+browser that does not read on holds up its own file alone, and that for TAKEN_WITHIN_S. At most MOST_FILES are under
+way, and of one customer's own people one. Who took how many rows is on record once the last one is read.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ MOST_PIECES: Final = 4
 
 GONE_EVERY_S: Final = 1.0
 """How soon a thread notices that nobody wants its file any more."""
+TAKEN_WITHIN_S: Final = 30.0
+"""For one piece: a file that is not taken on by then is given up, so that its place is another's."""
+
+
+class NotTaken(Exception):
+    """Its reader did not read on."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +65,30 @@ class Stream:
                 yield piece
         finally:
             self._gone = True
-            while not self._pieces.empty():
-                self._pieces.get_nowait()
+            self._forget()
 
     def _put(self, piece: bytes | Exception | None) -> bool:
-        """Wait until there is room; whether anybody still wants it."""
+        """Wait until there is room; whether anybody still wants it. Whoever reads on too late finds an error."""
         waiting = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
-        while not self._gone:
+        waited_s = 0.0
+        while not self._gone and waited_s < TAKEN_WITHIN_S:
             try:
                 waiting.result(GONE_EVERY_S)
                 return True
             except TimeoutError:
-                continue
+                waited_s += GONE_EVERY_S
         waiting.cancel()
+        self._loop.call_soon_threadsafe(self._give_up)
         return False
+
+    def _give_up(self) -> None:
+        self._gone = True
+        self._forget()
+        self._pieces.put_nowait(NotTaken(f"no piece of {self._taken.path} was taken for {TAKEN_WITHIN_S:.0f} s"))
+
+    def _forget(self) -> None:
+        while not self._pieces.empty():
+            self._pieces.get_nowait()
 
     def work(self, engine: sa.Engine, begin: Callable[[sa.Connection], Iterator[str]]) -> None:
         """In a thread: read all, piece by piece, then put it on record."""

@@ -24,5 +24,11 @@ PAGES: Final = tuple(page for pages in AREAS.values() for page in pages)
 MENU: Final = tuple(
     (name, menu) for name, pages in AREAS.items() if (menu := tuple(page for page in pages if page.menu))
 )
+UNDER: Final[Mapping[str, str]] = {
+    page.path: next(one.path for one in reversed(pages[: at + 1]) if one.menu)
+    for pages in AREAS.values()
+    for at, page in enumerate(pages)
+}
+"""Each page's place in the menu: its own, or that of the list before it in its area, which leads to it."""
 ACTIONS: Final[tuple[Action, ...]] = (*money.ACTIONS, *oncall.ACTIONS, *rules.ACTIONS)
 """What may be done, each at `/console/act/` and its name."""

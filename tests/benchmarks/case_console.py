@@ -4,14 +4,10 @@ and memory of its files, and the gate's time beside five people who click."""
 from __future__ import annotations
 
 import http.client
-import itertools
-import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
 from time import perf_counter, sleep
@@ -19,12 +15,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.server.console.door import COOKIE
-from drawdown.server.console.page import Page
 from drawdown.server.console.pages import PAGES
-from drawdown.server.console.screens.customers import usage
-from drawdown.worker.views.org_list import STATES, WITHIN
-from tests.benchmarks.console_fleet import fill, secret
+from tests.benchmarks.console_fleet import fill
+from tests.benchmarks.console_visitor import CLICKS_EVERY_S, PEOPLE, Visitor, paths
 from tests.benchmarks.databases import Databases, tidy, url_of
 from tests.benchmarks.measure import Figure, Result
 
@@ -37,10 +30,6 @@ GATE_RATIO: Final = 1.1
 VISITS: Final = 20
 ROUND_S: Final = 20.0
 GATE_EVERY_S: Final = 0.02
-PEOPLE: Final = 5
-CLICKS_EVERY_S: Final = 2.0
-"""Of each person: about as fast as anybody reads."""
-ORG: Final = "org-0"
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -72,56 +61,6 @@ def _server(engine: sa.Engine) -> Iterator[tuple[int, int]]:
     finally:
         process.kill()
         process.wait()
-
-
-def paths() -> list[str]:
-    """Every page, each of its tabs, and the filters that cost most."""
-    found = []
-    for page in (one for one in PAGES if one.example in ("", "?id=acme")):  # one push, or run, is not made here
-        place = _place(page)
-        joined = "&" if "?" in place else "?"
-        found += [f"{place}{joined}tab={tab}" for tab in page.tabs] or [place]
-    more = [f"state={state}" for state in STATES if state] + [f"within={one}" for one in WITHIN if one]
-    more += ["provider=stripe", "plan=team", "search=999", "search=nobody", "after=org-5"]
-    found += [f"/console/orgs?{one}" for one in more]
-    found += [f"/console/org?id={ORG}&tab=usage&days={days}" for days in usage.DAYS]
-    return list(dict.fromkeys([*found, f"/console/org?id={ORG}&tab=usage&day=2026-01-30"]))
-
-
-def _place(page: Page) -> str:
-    """Where it stands, of the organisation with the most."""
-    return page.path + re.sub(r"\bid=[^&]+", f"id={ORG}", page.example)
-
-
-@dataclass
-class Visitor:
-    """Somebody who is signed in, on one connection."""
-
-    port: int
-
-    def __post_init__(self) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-
-    def visit(self, path: str) -> tuple[float, int]:
-        """Milliseconds that a page took, and its statements."""
-        began = perf_counter()
-        self._connection.request("GET", path, headers={"Cookie": f"{COOKIE}={secret(7)}"})
-        answer = self._connection.getresponse()
-        body = answer.read()
-        took = (perf_counter() - began) * 1000
-        assert answer.status == 200, (path, answer.status, re.sub(rb"<[^>]+>|\s+", b" ", body)[-300:])
-        return took, int(answer.headers["x-statements"])
-
-    def take(self, path: str) -> tuple[float, int]:
-        """Seconds that a file took, and its lines."""
-        began = perf_counter()
-        self._connection.request("GET", path, headers={"Cookie": f"{COOKIE}={secret(7)}"})
-        answer = self._connection.getresponse()
-        assert answer.status == 200, path
-        lines = 0
-        while piece := answer.read(64 * 1024):
-            lines += piece.count(b"\n")
-        return perf_counter() - began, lines
 
 
 def _pages(kind: str, port: int, visits: int) -> Result:
@@ -212,28 +151,19 @@ def _asked(port: int, count: int, seconds: float) -> list[float]:
 
 @contextmanager
 def _clicking(port: int) -> Iterator[Callable[[], int]]:
-    """Five people, each on another page at another moment; how often they clicked."""
-    ending, clicks = threading.Event(), itertools.count()
-    asked = paths()
-
-    def click(person: int) -> None:
-        visitor, number = Visitor(port), person * len(asked) // PEOPLE
-        if ending.wait(person * CLICKS_EVERY_S / PEOPLE):
-            return
-        while True:
-            visitor.visit(asked[number % len(asked)])
-            next(clicks)
-            number += 1
-            if ending.wait(CLICKS_EVERY_S):
-                return
-
-    people = [threading.Thread(target=click, args=(person,)) for person in range(PEOPLE)]
-    for one in people:
-        one.start()
-    yield lambda: next(clicks)
-    ending.set()
-    for one in people:
-        one.join()
+    """Five people, in a process of their own: what they read costs the one who asks the gate nothing. Called at the
+    end: how often they clicked."""
+    command = [sys.executable, "-m", "tests.benchmarks.console_visitor", str(port)]
+    people = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert people.stdout is not None
+    assert people.stdout.readline() == "here\n"
+    clicked: list[int] = []
+    try:
+        yield lambda: clicked[0]
+        clicked.append(int(people.communicate(timeout=60)[0]))
+    finally:
+        people.kill()
+        people.wait()
 
 
 def _cut(found: Sequence[float], percent: int) -> float:

@@ -37,20 +37,21 @@ def test_credit_is_given_from_an_organisations_page_by_keyboard_alone(live: Site
     page.get_by_role("link", name="Give credit").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/console/act/grant?id=initech")
-    page.get_by_label("Credits").focus()
-    page.keyboard.type("25")
+    page.keyboard.type("25")  # the first empty field has the focus
+    page.keyboard.press("Tab")
+    page.keyboard.type("bonus")
     page.get_by_label("Reason").focus()
     page.keyboard.type("as they asked")
     page.keyboard.press("Enter")
     page.get_by_text("Nothing was changed.").wait_for()
     assert goes_sideways(visitor) == {} and axe(visitor) == []
-    assert "drawdown ledger grant initech 25.00" in page.inner_text("main")
+    assert "drawdown ledger grant initech 25.00" in (said := page.inner_text("main")) and "--kind bonus" in said
     page.get_by_role("button", name="Give credit").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/console/acted?key=*")
     assert "initech: 25.00 credits given" in page.inner_text("main") and axe(visitor) == []
     page.reload()
-    page.get_by_role("link", name="Go on").click()
+    page.get_by_role("link", name="See how it stands now").click()
     page.wait_for_url("**/console/billing?id=initech")
     assert live.fleet.one("SELECT COUNT(*) FROM ledger_lots WHERE customer_id = 'initech'") == 1
 
@@ -77,7 +78,7 @@ def test_a_form_without_javascript_that_somebody_was_signed_out_of(live: Site, v
 def test_two_people_at_once(live: Site, visit: Visit) -> None:
     visitor = visit(live, "admin")
     page = visitor.page
-    visitor.go("/console/act/grant?id=acme&amount=1&reason=asked")
+    visitor.go("/console/act/grant?id=acme&amount=1&kind=bonus&reason=asked")
     page.get_by_role("button", name="See what it would do").click()
     write(live.engine, lambda c: credit.grant(c, "acme", MICRO, live.fleet.by, key="somebody", plan=None))
     page.get_by_role("button", name="Give credit").click()

@@ -54,6 +54,8 @@ def give_initech_credit(walk: Walk) -> None:
     walk.click("initech")
     walk.click("Give credit")
     walk.page.get_by_label("Credits").fill("25")
+    walk.page.get_by_label("Kind").select_option("bonus")
+    walk.clicks += 1
     walk.page.get_by_label("Reason").fill("they asked")
     walk.click("See what it would do", "button")
     walk.click("Give credit", "button")

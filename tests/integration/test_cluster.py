@@ -7,23 +7,24 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
 from procrastinate import App as Engine
+from procrastinate import exceptions
 
 from drawdown.cli.app import App
 from drawdown.cli.cluster import engine as engines
 from drawdown.cli.cluster import lanes
 from drawdown.cli.cluster.engine import connector, cron, take_over, ticking, watching
-from drawdown.cli.cluster.jobs import Jobs, PutBack
-from drawdown.cli.cluster.told import worker_lines
+from drawdown.cli.cluster.jobs import Jobs, PutBack, Ticking
 from drawdown.cli.main import run
 from drawdown.cli.nouns import worker as commands
 from drawdown.cli.settings.settings import Settings
@@ -32,11 +33,14 @@ from drawdown.schema import roles
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, Refused, UsageError
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.screens.customers import overview
 from drawdown.server.metrics.metrics import render
 from drawdown.worker.cluster import install
 from drawdown.worker.cluster.install import SCHEMA
 from drawdown.worker.cluster.membership import LIVES_S, Book, Member, Terms, Wanted, decide, take_part
-from drawdown.worker.views.cluster import read_cluster
+from drawdown.worker.commands.console_users import Person
+from drawdown.worker.views.cluster import read_cluster, worker_lines
 from tests.conftest import _new_database
 from tests.simulation.mutants_remote import Patches
 from tests.world import T0, Fleet
@@ -392,12 +396,96 @@ def test_what_fails_is_told_and_the_next_job_goes_on(
     said = dict(worker_lines(found))
     assert "ZeroDivisionError" in said["failed"] and "tick 1/2" in said["failed"]
     assert "1 live (a); 2 shards" in said["workers"] and "1 tick waits, the oldest since" in said["jobs"]
+    page = read(clustered, lambda c: overview.read(c, Ask(Person("ann", "viewer", None), T0)))
+    assert dict(cast(list[tuple[str, str]], page["workers"])).keys() == said.keys(), "the console says the same"
     told = render(clustered, 0).decode()
     assert 'drawdown_workers{state="lives"} 1.0' in told
     assert 'drawdown_worker_jobs{kind="tick",state="waits"} 1.0' in told and "last_failure_age_seconds " in told
     change(clustered, "UPDATE drawdown_cluster.workers SET seen = seen - interval '5 min'")
     found = read(clustered, read_cluster)
     assert found is not None and dict(worker_lines(found))["gone"].startswith("1 (a), the last seen 5 min ago")
+
+
+def test_a_tick_that_runs_on_when_the_next_is_due_is_told_of(clustered: sa.Engine, tmp_path: Path) -> None:
+    jobs_of(clustered, tmp_path).beat()
+    deferred(clustered, "tick", "tick 0/2", {"timestamp": 0, "shard": "0/2"})
+    change(clustered, "UPDATE drawdown_cluster.procrastinate_jobs SET status = 'doing'")
+    for age, told in (("4 min", False), ("6 min", True)):
+        change(clustered, f"UPDATE drawdown_cluster.procrastinate_events SET at = now() - interval '{age}'")
+        found = read(clustered, read_cluster)
+        assert found is not None
+        assert (dict(worker_lines(found)).get("jobs") == "1 tick runs, the oldest since 6 min") is told
+
+
+def test_a_tick_that_hangs_ends_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would keep its shard for as long as the process lives."""
+
+    class Ended(Exception):
+        pass
+
+    def ended(status: int) -> None:
+        raise Ended(status)
+
+    def seen(*each: Ticking | None) -> None:
+        """What runs at each beat; StopAsyncIteration after the last."""
+        given = list(each)
+        work = SimpleNamespace(ticking=None)
+
+        def beat() -> None:
+            if not given:
+                raise StopAsyncIteration
+            work.ticking = given.pop(0)
+
+        work.beat = beat
+        asyncio.run(lanes._beat(cast(Jobs, work)))
+
+    monkeypatch.setattr(lanes, "BEAT_S", 0)
+    monkeypatch.setattr(lanes, "die", ended)
+    one, other = Ticking("0/2"), Ticking("0/2")
+    with pytest.raises(StopAsyncIteration):
+        seen(one, one, one)
+    monkeypatch.setattr(lanes, "MAX_TICK_S", -1)  # whatever is seen twice has run for longer
+    with pytest.raises(StopAsyncIteration):
+        seen(None, one, other, None, None, one)
+    with pytest.raises(Ended, match="1"):
+        seen(one, one)
+
+
+def test_a_lane_that_lost_its_database_begins_anew_beside_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long tick of this worker holds up none of its watch rounds."""
+    again = asyncio.Event()
+
+    class Lane:
+        calls = 0
+
+        @asynccontextmanager
+        async def open_async(self) -> AsyncIterator[None]:
+            yield
+
+        async def run_worker_async(self, queues: list[str], **_: object) -> None:
+            if queues == [engines.TICKS]:
+                return await shielded(again.wait())
+            self.calls += 1
+            if self.calls == 1:
+                raise exceptions.ConnectorException("away")
+            again.set()
+
+    async def shielded(waiting: Awaitable[object]) -> None:
+        """As a tick in its thread: cancelled, it goes on."""
+        task = asyncio.ensure_future(waiting)
+        for _ in range(2):
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task], timeout=5)
+
+    stopping = SimpleNamespace(is_set=lambda: False)
+    latest = SimpleNamespace(settings=SimpleNamespace(latest_database_url=lambda: "postgresql://"))
+    work = cast(Jobs, SimpleNamespace(ticking=None, beat=lambda: None, stopping=stopping, app=latest))
+    monkeypatch.setattr(lanes, "AGAIN_S", 0.01)
+    lane = Lane()
+    for name in ("ticking", "watching"):
+        monkeypatch.setattr(lanes, name, lambda *_: lane)
+    asyncio.run(asyncio.wait_for(lanes._turn(work), 10))
+    assert lane.calls == 2
 
 
 def test_a_program_that_is_too_old_leaves_its_jobs_to_others(clustered: sa.Engine, tmp_path: Path) -> None:
@@ -459,6 +547,16 @@ def test_what_makes_no_sense_is_refused(
 def test_an_interval_that_the_clock_does_not_have_is_refused(every_s: int) -> None:
     with pytest.raises(UsageError, match="divides a minute or an hour"):
         cron(every_s)
+
+
+def test_what_is_refused_makes_no_schema(
+    postgres_server: str, migrated_postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Say
+) -> None:
+    made = connect(_new_database(postgres_server, f"refused_{tmp_path.name[-40:]}", migrated_postgres))
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", made.url.render_as_string(hide_password=False))
+    assert run(["worker", "--every", "7"]) == Exit.USAGE
+    assert "divides a minute or an hour" in capfd.readouterr().err and not read(made, install.is_there)
+    made.dispose()
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, Ret
 from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.server.console.screens.customers.overview import needs
 from drawdown.worker.commands import providers, pushes
+from drawdown.worker.views import backlog, waiting
 from drawdown.worker.views import status as views_status
-from drawdown.worker.views import waiting
 from drawdown.worker.views.standing import Status
 from drawdown.worker.views.status import org_status, status
 from tests.fake_provider import FakeProvider, capabilities
@@ -104,6 +105,16 @@ def test_what_waits_is_named_with_cause_age_money_and_end(fleet: Fleet, provider
     assert said.startswith("BEHIND: 4 pushes wait at fake: ")
     for part in ("4 due", "since 2 min (2026-01-01T00:10:00Z)", "503", "0.024 credits", "at 2/min: about 00:14 UTC"):
         assert part in " ".join(said.split()), said
+
+
+def test_other_reasons_are_counted(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 4)
+    fleet.tick_windows(2)
+    fleet.write(f"UPDATE pushes SET last_error = 'no answer in 10 s' WHERE org_id = '{ORGS[0]}'")
+    (one,) = look(fleet)["providers"]
+    assert ("503" in one["errors"]["waiting"], one["other_errors"]) == (True, {"waiting": 1})
+    (need,) = needs(stands(fleet).standing)
+    assert need.what.endswith("503 from their load balancer; 1 other reason")
 
 
 def test_what_a_dead_worker_sent_is_not_called_untried(fleet: Fleet, provider: FakeProvider) -> None:
@@ -258,13 +269,14 @@ def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvid
         (waiting.SQL, "open", "pushes_open"),
         (waiting.SQL, "errors", "pushes_open"),
         (views_status.SQL, "differing", "reconciliations_differing"),
+        (backlog.SQL, "orders", "orders_failed"),
     ):
         query = sql.text(name, fleet.engine.dialect.name)
         with fleet.engine.connect() as connection:
             if postgres:
                 connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
             prefix = "EXPLAIN " if postgres else "EXPLAIN QUERY PLAN "
-            plan = "\n".join(str(tuple(row)) for row in connection.execute(sa.text(prefix + query)))
+            plan = "\n".join(str(tuple(row)) for row in connection.execute(sa.text(prefix + query), {"since_ms": 0}))
         assert index in plan, plan
 
 

@@ -806,7 +806,7 @@ def test_proofs_come_beside_what_there_is_and_events_are_found_by_when_they_came
 def test_what_people_look_for_is_indexed_beside_what_there_is(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Schemas 0052 and 0057 change no row of before, and can be gone back from."""
+    """Schemas 0052, 0057 and 0065 change no row of before, and can be gone back from."""
     engine = _empty(kind, request, tmp_path, "looking")
     with engine.begin() as connection:
         migrate_to(connection, "0045")
@@ -833,6 +833,11 @@ def test_what_people_look_for_is_indexed_beside_what_there_is(
         assert "halts_by_time" not in {one["name"] for one in _indexes(engine, "halts")}
     upgrade(engine)
     read(engine, require_ready)
+    assert "orders_failed" in {one["name"] for one in _indexes(engine, "orders")}
+    with engine.begin() as connection:
+        command.downgrade(_config(connection), "0060")
+    assert "orders_failed" not in {one["name"] for one in _indexes(engine, "orders")}
+    upgrade(engine)
     engine.dispose()
 
 

@@ -8,7 +8,7 @@ import io
 import json
 import re
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import httpx
@@ -18,12 +18,15 @@ import sqlalchemy as sa
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console import files as console_files
+from drawdown.server.console.asking import Ask
 from drawdown.server.console.console import AT_ONCE
 from drawdown.server.console.door import COOKIE
 from drawdown.server.console.my import my
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.csv_lines import as_json, csv_line
+from drawdown.server.http.errors import ApiError
 from drawdown.server.settings import MySettings
+from drawdown.worker.commands.console_users import Person
 from drawdown.worker.verdict.watch_state import note_round
 from drawdown.worker.views import org_list
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
@@ -100,6 +103,34 @@ def test_customers_who_take_all_of_their_own_take_nothing_of_the_consoles(engine
         return found
 
     assert home.ask(work) == [200, 200, 401], "nobody is in, which is read first"
+
+
+def test_a_file_that_nobody_reads_on_gives_its_place_to_another(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two customers who read nothing hold both places, for a while."""
+    monkeypatch.setattr(console_files, "GONE_EVERY_S", 0.01)
+    monkeypatch.setattr(console_files, "TAKEN_WITHIN_S", 0.03)
+    home = Home(engine)
+    taken = console_files.Taken("/my/usage.csv", Ask(Person("vic", "viewer", None), home.now, {}))
+
+    def endless(_connection: sa.Connection) -> Iterator[str]:
+        while True:
+            yield "x" * console_files.PIECE_BYTES
+
+    async def work(_client: httpx.AsyncClient, console: Any) -> None:
+        held = [await console._my._files.open(endless, taken, of=name) for name in ("acme", "globex")]
+        with pytest.raises(ApiError):
+            await console._my._files.open(endless, taken, of="initech")
+        async with asyncio.timeout(30):
+            while console._my._files._under_way:
+                await asyncio.sleep(0.01)
+        for late in held:
+            with pytest.raises(console_files.NotTaken):
+                _ = [piece async for piece in late]
+        assert len([piece async for piece in await console._my._files.open(lambda _: iter("x"), taken, of="acme")]) == 1
+
+    home.ask(work)
 
 
 def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first(home: Home) -> None:

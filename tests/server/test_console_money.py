@@ -60,6 +60,34 @@ def home(engine: sa.Engine) -> Home:
     return made
 
 
+def test_entries_are_looked_up_by_their_time(home: Home) -> None:
+    latest, until_ms = read(home.engine, lambda c: wallet_entries.page(c, "acme")).entries, T0
+    older = [one.key for one in latest if one.ts <= until_ms]
+    assert 0 < len(older) < len(latest), "some on both sides"
+    found = read(home.engine, lambda c: wallet_entries.page(c, "acme", until_ms=until_ms))
+    assert [one.key for one in found.entries] == older and found.booked_micro is None
+    for path in ("/console/wallet?id=acme", "/console/org?id=acme&tab=ledger"):
+        shown = hrefs(home, f"{path}&{urlencode({'until': figures.iso(until_ms)})}")
+        assert "until: " in home.get(f"{path}&until=nonsense", session=ANN)[0].text
+        assert shown != hrefs(home, path)
+
+
+def test_a_gift_is_no_purchase_by_default(home: Home) -> None:
+    form = home.get("/console/act/grant?id=acme", session=ANN)[0].text
+    assert '<option value="" selected>choose one</option>' in form
+
+
+def test_a_balance_that_is_kept_elsewhere_is_named(home: Home) -> None:
+    home.fleet.write("INSERT INTO orgs (org_id, bucket) VALUES ('elsewhere', 0)")
+    home.fleet.write(
+        "UPDATE orgs SET billing_provider = 'autumn', balance_micro = 14860000, balance_read_ms = :now, "
+        "unseen_micro = 1000000 WHERE org_id = 'elsewhere'",
+        {"now": home.now - 60_000},
+    )
+    assert "Left at autumn 13.86 read 1 min ago" in text_of(home, "/console/org?id=elsewhere")
+    assert "Left at" not in text_of(home, "/console/org?id=acme")
+
+
 def later(home: Home, ms: int) -> None:
     """Time goes by, and ann signs in again."""
     home.fleet.clock.at_ms += ms

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -18,6 +19,9 @@ from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
+
+UNSAID: Final = {"way": "v1"}
+"""What holds where terms do not name it: Stripe's way before there was a choice."""
 
 
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
@@ -56,9 +60,10 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
 
 
 def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """The terms that are not the same; one that is missing is None."""
+    """The terms that are not the same; one that is missing is None, or what went without saying."""
     parts = dict.fromkeys((*now, *then))
-    return {part: (then.get(part), now.get(part)) for part in parts if then.get(part) != now.get(part)}
+    both = {part: (then.get(part, UNSAID.get(part)), now.get(part, UNSAID.get(part))) for part in parts}
+    return {part: (was, new) for part, (was, new) in both.items() if was != new}
 
 
 @dataclass(frozen=True)

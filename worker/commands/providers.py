@@ -23,6 +23,10 @@ from drawdown.worker.push.void import void_many
 SQL = queries(__file__)
 CHUNK: Final = 200
 """Pushes a transaction: whoever seals waits for it meanwhile."""
+UNCHANGED: Final = (
+    "the terms of {} have not changed: the settings here are those in force. Where ticks say that theirs changed, one "
+    "of theirs is not set here"
+)
 WIRE: Final = frozenset({"unit", "units", "names"})
 """Terms by which usage lies elsewhere over there, or is counted otherwise."""
 
@@ -79,7 +83,7 @@ def accept_some(
     require_whole(connection)
     stored = _stored(connection).get(provider)
     if stored is None or stored.terms == _text(capabilities):
-        raise Refused(f"the terms of {provider} have not changed")
+        raise Refused(UNCHANGED.format(provider))
     unsent = SQL.run(connection, "unsent_pushes", {"provider": provider, "at_most": CHUNK}).all()
     counts = SQL.run(connection, "count_open", {"provider": provider}).one()
     if counts.sent:

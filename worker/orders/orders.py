@@ -16,7 +16,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands.providers import terms_in_force
+from drawdown.worker.commands.providers import UNCHANGED, terms_in_force
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay, Biller, read_asked
 from drawdown.worker.replay.plan import ReplayPlan, plan
@@ -57,7 +57,7 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     if isinstance(asked, AskedAssign) and asked.is_so(asked.was) and asked.from_ms is None:
         raise Refused(f"{asked.org_id} is assigned so already: `drawdown org show {asked.org_id}`")
     if isinstance(asked, AskedAccept) and asked.terms == terms_in_force(connection, asked.provider):
-        raise Refused(f"the terms of {asked.provider} have not changed")
+        raise Refused(UNCHANGED.format(asked.provider))
     same = same_as(connection, asked)
     if same is not None:
         raise Refused(f"the same is ordered already: {same} (`drawdown order list`)")

@@ -1,4 +1,6 @@
-"""The workers of one database: which live, what waits for them and since when, and what failed last. Reads only."""
+"""The workers of one database: which live, what waits for them and since when, and what failed last. Reads only.
+
+Guarantee: the command line and the console say it in the same words."""
 
 from __future__ import annotations
 
@@ -8,11 +10,15 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries, together
+from drawdown.schema.typed.parsing import lasting
+from drawdown.schema.units import SECOND_MS
 from drawdown.worker.cluster.membership import LIVES_S
 
 SQL = queries(__file__)
 MOST_WORKERS: Final = 100
 """Workers that are told of, the newest first."""
+MOST_TOLD: Final = 3
+"""Workers that a line names."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,10 @@ class Cluster:
     def of(self, state: str) -> list[WorkerRow]:
         return [worker for worker in self.workers if worker.state == state]
 
+    def is_late(self, jobs: JobsOfKind) -> bool:
+        """Whether a tick runs on when the next one is due: it leaves the rest to that one before, unless it hangs."""
+        return (jobs.kind, jobs.state) == ("tick", "runs") and jobs.oldest_ms > self.every_s * SECOND_MS
+
 
 def read_cluster(connection: sa.Connection) -> Cluster | None:
     """None where no worker ever took part. To be asked where the schema is there (`cluster.install.is_there`)."""
@@ -69,3 +79,33 @@ def read_cluster(connection: sa.Connection) -> Cluster | None:
             [JobsOfKind(row.kind, row.state, row.jobs, row.oldest_ms or 0) for row in found["jobs"]],
         )
     return None
+
+
+def worker_lines(found: Cluster) -> list[tuple[str, str]]:
+    """Labels and texts: which live, which went without a word, what waits and since when, which tick
+    should have ended, what failed last."""
+    living, gone = found.of("lives"), found.of("gone")
+    text = f"{len(living):,} live{_named(living)}; {found.shards:,} shards, a tick every {found.every_s:,} s"
+    if len({one.version for one in living}) > 1:
+        text += f"; versions {', '.join(sorted({one.version for one in living}))}"
+    lines = [("workers", text)]
+    if gone:
+        lines.append(
+            ("gone", f"{len(gone):,}{_named(gone)}, the last seen {lasting(min(w.seen_ms for w in gone))} ago")
+        )
+    told = [one for one in found.jobs if one.state != "runs" or found.is_late(one)]
+    if told:
+        each = (f"{one.jobs:,} {one.kind} {one.state}, the oldest since {lasting(one.oldest_ms)}" for one in told)
+        lines.append(("jobs", "; ".join(each)))
+    failed = [(one.failed_ms, one) for one in found.workers if one.failed_ms is not None]
+    if failed:
+        age, one = min(failed, key=lambda each: each[0])
+        lines.append(("failed", f"{lasting(age)} ago at {one.name}: {one.failure}"))
+    return lines
+
+
+def _named(workers: list[WorkerRow]) -> str:
+    if not workers:
+        return ""
+    more = ", …" if len(workers) > MOST_TOLD else ""
+    return f" ({', '.join(one.name for one in workers[:MOST_TOLD])}{more})"

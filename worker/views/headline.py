@@ -118,7 +118,7 @@ def _waits_for_tick(found: Standing) -> Headline | None:
 def _unwatched(found: Standing) -> Headline | None:
     if minutes := unwatched_minutes(found):
         reason = f"nobody watched for {minutes:,} min: halts come with the next tick"
-        return Headline("behind", reason, "start drawdown watch, or drawdown run: ops/runbooks/watch-stopped.md")
+        return Headline("behind", reason, "start drawdown watch, run or worker: ops/runbooks/watch-stopped.md")
     return None
 
 

@@ -42,6 +42,8 @@ class Waiting:
     error: str | None = None
     errors: dict[str, str] = field(default_factory=dict)
     """The one of most pushes, by state: in_doubt, rejected, waiting. `error` is the first of these."""
+    other_errors: dict[str, int] = field(default_factory=dict)
+    """How many others there are of that state, where there are any."""
     error_pushes: int = 0
     tried: int = 0
     """Of the open ones, how many were ever sent, or tried to be."""
@@ -95,9 +97,10 @@ def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     waiting: dict[str, list[_Open]] = defaultdict(list)
     for row in read["open"]:
         waiting[row.provider].append(_Open(**vars(row)))
-    errors: dict[str, dict[str, tuple[str, int]]] = defaultdict(dict)
+    errors: dict[str, dict[str, list[tuple[str, int]]]] = defaultdict(dict)
     for row in read["errors"]:
-        errors[row.provider].setdefault(RANKS[row.rank], (str(row.error), int(row.pushes)))
+        of_state = errors[row.provider].setdefault(RANKS[row.rank], [])
+        of_state.append((str(row.error), int(row.pushes)))
     found = {name: _in_all(name, some, errors[name], card) for name, some in waiting.items()}
     for row in read["paused"]:
         before = found.get(row.provider, Waiting(row.provider))
@@ -109,13 +112,13 @@ def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     return sorted(predicted, key=lambda provider: provider.order)
 
 
-def _in_all(name: str, some: Sequence[_Open], errors: Mapping[str, tuple[str, int]], card: RateCard) -> Waiting:
+def _in_all(name: str, some: Sequence[_Open], errors: Mapping[str, list[tuple[str, int]]], card: RateCard) -> Waiting:
     """What waits at one provider, added up."""
     states: dict[str, int] = defaultdict(int)
     units: dict[str, int] = defaultdict(int)
     unpriced: dict[str, int] = defaultdict(int)
     price_micro = 0
-    error = next(iter(errors.values()), None)
+    error = next((of_state[0] for of_state in errors.values()), None)
     for part in some:
         quantity = int(part.quantity)
         states[part.state] += int(part.pushes)
@@ -135,7 +138,8 @@ def _in_all(name: str, some: Sequence[_Open], errors: Mapping[str, tuple[str, in
         waiting_since_ms=min((part.oldest_ms for part in some if part.state in ("due", "queued")), default=None),
         oldest_window_ms=min(part.window_ms for part in some),
         error=None if error is None else error[0],
-        errors={state: text for state, (text, _) in errors.items()},
+        errors={state: of_state[0][0] for state, of_state in errors.items()},
+        other_errors={state: len(of_state) - 1 for state, of_state in errors.items() if len(of_state) > 1},
         error_pushes=0 if error is None else error[1],
         tried=sum(int(part.tried) for part in some),
         units=dict(units),

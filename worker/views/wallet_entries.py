@@ -48,15 +48,27 @@ class Entries:
     booked_micro: int | None
 
 
-def page(connection: sa.Connection, customer_id: str, after: str = "", most: int = MOST_ENTRIES_ON_PAGE) -> Entries:
-    """Those behind the entry of that key. Errors: UsageError where the wallet has none of that key."""
+def page(
+    connection: sa.Connection,
+    customer_id: str,
+    after: str = "",
+    most: int = MOST_ENTRIES_ON_PAGE,
+    *,
+    until_ms: int | None = None,
+) -> Entries:
+    """Those behind the entry of that key, or those that count for no later than that moment.
+
+    Errors: UsageError where the wallet has none of that key."""
     values: dict[str, object] = {"account_id": wallet_account(customer_id), "at_most": most + 1, "after_key": after}
     if after:
         moment = SQL.run(connection, "moment", values).scalar()
         if moment is None:
             raise UsageError("after: there is no such entry of this wallet")
         values["after_ms"] = int(moment)
-    rows = SQL.run(connection, "page", values, behind="from_there" if after else "from_the_start")
+    elif until_ms is not None:
+        values["after_ms"] = until_ms + 1  # behind an entry of the next moment, whatever its key
+    from_start = not after and until_ms is None
+    rows = SQL.run(connection, "page", values, behind="from_the_start" if from_start else "from_there")
     found = [EntryLine(**row._mapping) for row in rows]
-    booked = None if after else SQL.run(connection, "booked", values).scalar()
+    booked = SQL.run(connection, "booked", values).scalar() if from_start else None
     return Entries(found[:most], found[most - 1].key if len(found) > most else None, booked)

@@ -13,6 +13,7 @@ from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Table
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.views import org_history
 from drawdown.worker.views.audit import AuditFilter, list_deeds
 from drawdown.worker.views.org_credit import verdict_history
@@ -51,7 +52,7 @@ def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     told = [
         (Cell(figures.time(one.halted_at), "time"),
          Cell(one.cell_id, "id", href=url(HALTS, state="any", cell=one.cell_id)),
-         Cell(*_answered(one.acked_at_ms)), Cell(figures.count(one.attempts), "number", narrow=False),
+         cells_of.told(one.halted_at, one.acked_at_ms), Cell(figures.count(one.attempts), "number", narrow=False),
          Cell(one.last_error or figures.UNKNOWN, "id", narrow=False))
         for one in org_history.halts_of(connection, org_id)
     ]  # fmt: skip
@@ -73,10 +74,6 @@ def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
               "No verdict was written yet: the first read at its provider writes one.", show),
     ]  # fmt: skip
     return {"part": "org_tables.html", "tables": tables}
-
-
-def _answered(acked_ms: int | None) -> tuple[str, str, str]:
-    return ("due", "state", "warn") if acked_ms is None else (f"acknowledged {figures.time(acked_ms)}", "", "")
 
 
 def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

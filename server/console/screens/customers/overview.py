@@ -20,11 +20,13 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall.ticks import ENDS
 from drawdown.worker.views import org_list
 from drawdown.worker.views.backlog import OrdersLeft
+from drawdown.worker.views.cluster import worker_lines
 from drawdown.worker.views.headline import PENDING
 from drawdown.worker.views.pending import WHAT
 from drawdown.worker.views.standing import Standing, how_much
 from drawdown.worker.views.status import status
 from drawdown.worker.views.ticks import TickRow, ticks_since
+from drawdown.worker.views.waiting import Waiting
 
 CELL_MS: Final = 30 * MINUTE_MS
 """What one box of the strip stands for."""
@@ -67,6 +69,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "failed": sum(tick.exit_status == 1 for tick in ticks),
         "last": last,
         "ended": "" if last is None else ENDS.get(last.exit_status, ("ended", ""))[0],
+        "workers": [] if standing.cluster is None else worker_lines(standing.cluster),
         "standing": standing,
         "empty": standing.orgs == 0,
     }
@@ -82,9 +85,9 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
     ticked = None if standing.last_tick is None else standing.last_tick.started_ms
     return [
         _count("Pending usage", pending, "seconds and units, billed to nobody yet", "warn", "/console/pending"),
-        _count("Open pushes", waiting, "on their way to a provider", "warn", PUSHES),
+        _count("Pushes waiting", waiting, "on their way to a provider", "warn", PUSHES),
         _count("In doubt", in_doubt, "sent, outcome unknown", "bad", f"{PUSHES}?state=in_doubt"),
-        _count("Rejected", rejected, "refused by a provider", "bad", f"{PUSHES}?state=rejected"),
+        _count("Rejected", rejected, "proven not charged", "bad", f"{PUSHES}?state=rejected"),
         _count("Stopped", stopped, "organisations that are sealed no more", "bad", "/console/orgs?state=stopped"),
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
         _count("Halted", standing.halted, "organisations that may start nothing", "", "/console/orgs?state=halted"),
@@ -145,8 +148,7 @@ def _waits(standing: Standing) -> list[Need]:
         Need(
             "warn",
             "waiting",
-            f"{one.waiting:,} wait at {one.provider}, oldest {figures.time(one.waiting_since_ms)}"
-            + (f": {one.errors['waiting']}" if "waiting" in one.errors else ""),
+            f"{one.waiting:,} wait at {one.provider}, oldest {figures.time(one.waiting_since_ms)}" + _why(one),
             f"drawdown provider check {quote(one.provider)}",
             href=url(PUSHES, provider=one.provider),
         )
@@ -177,6 +179,14 @@ def _waits(standing: Standing) -> list[Need]:
         what = f"{count:,} order{'' if count == 1 else 's'} failed in the last 24 hours"
         found.append(Need("warn", "failed", what, "drawdown order list", href=ORDERS))
     return found
+
+
+def _why(one: Waiting) -> str:
+    """The reason of most, and how many others there are."""
+    if "waiting" not in one.errors:
+        return ""
+    others = one.other_errors.get("waiting", 0)
+    return f": {one.errors['waiting']}" + (f"; {others:,} other reason{'' if others == 1 else 's'}" if others else "")
 
 
 def strip_of(ticks: list[TickRow], now_ms: int) -> list[tuple[str, str]]:

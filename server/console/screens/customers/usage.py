@@ -62,6 +62,10 @@ class Step:
     effect: str
 
 
+HERE: Final = (None, "embedded", "none", "legacy")
+"""Providers that keep no balance elsewhere."""
+
+
 @dataclass(frozen=True)
 class Day:
     """A day of the ledger: its entries by kind, what they moved, and what was left when it ended."""
@@ -89,7 +93,7 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any]) -> Mapping[str, 
     return {
         "part": "org_usage.html",
         "customer": customer,
-        "tiles": _tiles(account, outlook(said, ask.now_ms), used(found.by_day, tomorrow)),
+        "tiles": _tiles(org, account, outlook(said, ask.now_ms), used(found.by_day, tomorrow), ask.now_ms),
         "days": days,
         "day_choices": sorted(DAYS),
         "chart": chart(found.by_hour if by_hour else shown, ask.now_ms, HOUR_MS if by_hour else DAY_MS),
@@ -105,10 +109,18 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any]) -> Mapping[str, 
     }
 
 
-def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
+def _tiles(org: sa.Row[Any], account: Account, said: str, used_: Tile, now_ms: int) -> list[Tile]:
     """What the wallet has, in the order of the questions that are asked of it."""
     _, reserved, included, *_, hold, balance = wallet.tiles(account)
-    return [available(account, said), reserved, included, hold, used_, balance]
+    return [_kept_elsewhere(org, account, now_ms) or available(account, said), reserved, included, hold, used_, balance]
+
+
+def _kept_elsewhere(org: sa.Row[Any], account: Account, now_ms: int) -> Tile | None:
+    """Of whom a service bills, with nothing in a wallet here: what it said was left, less what it has not seen yet."""
+    if org.billing_provider in HERE or org.balance_micro is None or account.balance_micro or account.reserved_micro:
+        return None
+    left, said = org.balance_micro - (org.unseen_micro or 0), f"read {figures.ago(org.balance_read_ms, now_ms)}"
+    return Tile(f"Left at {org.billing_provider}", figures.credits(left), said, "bad" if left <= 0 else "")
 
 
 def available(account: Account, said: str) -> Tile:

@@ -19,10 +19,11 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org_id = ask.required("id")
     customer = payer_of(connection, org_id, ask.now_ms)
     lots = list_lots(connection, customer, ask.now_ms)
-    found = wallet_entries.page(connection, customer, ask.key("after"))
+    until_ms, until = ask.moment("until"), ask.text("until")
+    found = wallet_entries.page(connection, customer, ask.key("after"), until_ms=until_ms)
     following = url("/console/org", id=org_id, tab="ledger", after=found.after) if found.after else ""
     tables: list[Table] = [
         wallet.entries_table(found, customer, following),
         wallet.lots_table(lots, customer),
     ]
-    return {"part": "org_tables.html", "tables": tables}
+    return {"part": "org_tables.html", "tables": tables, "until": until}

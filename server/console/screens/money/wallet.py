@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import running, url
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.views import export, wallet_entries
@@ -27,7 +27,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     customer = ask.required("id")
     account = account_of(connection, customer, ask.now_ms)
     lots = list_lots(connection, customer, ask.now_ms)
-    found = wallet_entries.page(connection, customer, ask.key("after"))
+    found = wallet_entries.page(connection, customer, ask.key("after"), until_ms=ask.moment("until"))
     if not lots.lots and not found.entries:
         ids.require(connection, ids.CUSTOMER, customer)
     query = {"id": customer}
@@ -38,7 +38,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
              lots_table(lots, customer)],
             tiles=tiles(account),
             acts=[act("Give credit", "grant", id=customer), Link("Billing", url("/console/billing", id=customer))],
-            query={**query, "after": ask.key("after")},
+            filters=(Filter("id", "Customer", customer), Filter("until", "Used up to, UTC", ask.text("until"))),
+            query={**query, "until": ask.text("until"), "after": ask.key("after")},
             file=url(f"{PATH}.csv", **query),
             above=Link("Ledger", "/console/ledger"),
             heading=customer,

@@ -81,9 +81,7 @@ def _row(one: HaltLine) -> tuple[Cell, ...]:
         cells_of.time(one.halted_at, narrow=False),
         replace(cells_of.org(one.org_id, "halts"), links=links),
         cells_of.cell(one.cell_id),
-        Cell("due", "state", "warn")
-        if one.due_at_ms is not None
-        else Cell(f"acknowledged {figures.time(one.acked_at_ms)}"),
+        cells_of.told(one.halted_at, None if one.due_at_ms is not None else one.acked_at_ms),
         cells_of.number(one.attempts, narrow=False),
         cells_of.said(one.last_error),
     )

@@ -103,12 +103,21 @@ def _terms(found: list[ProviderLine]) -> Table:
             Cell(_pairs(one.terms.get("units")), "id", narrow=False),
             Cell(_pairs(one.terms.get("names")), "id", narrow=False),
             Cell("taken" if one.terms.get("negatives") else "carried over"),
+            Cell(str(one.terms.get("way") or figures.UNKNOWN), "id", narrow=False),
             cells_of.time(one.live_from_ms),
         )
         for one in found
         if one.met
     ]
-    heads = ("Provider", "Unit", "Units of features", "Names over there", "Negative quantities", "Live from, UTC")
+    heads = (
+        "Provider",
+        "Unit",
+        "Units of features",
+        "Names over there",
+        "Negative quantities",
+        "Way",
+        "Live from, UTC",
+    )
     none = "No tick met a provider yet."
     return Table("Terms that were accepted", heads, rows, none, "drawdown provider list")
 

@@ -87,7 +87,8 @@ def _price(found: ExplainedPush, chain: PushChain) -> Tile:
     if not chain.entries:
         accepted = found.push.state == "accepted"
         return Tile("Price", figures.UNKNOWN, f"{found.push.provider} keeps it" if accepted else "not charged yet")
-    return Tile("Price", figures.credits(sum(one.amount_micro for one in chain.entries)), "credits, as charged")
+    price = sum(one.amount_micro for one in chain.entries)
+    return Tile("Price", figures.credits(price), f"credits, for {figures.count(found.push.sent_qty)}")
 
 
 def _since(found: ExplainedPush) -> str:
@@ -246,9 +247,7 @@ def _told(found: ExplainedPush, chain: PushChain) -> list[Table]:
         (
             cells_of.time(one.halted_at),
             cells_of.cell(one.cell_id),
-            Cell("due", "state", "warn")
-            if one.acked_at_ms is None
-            else Cell(f"acknowledged {figures.time(one.acked_at_ms)}"),
+            cells_of.told(one.halted_at, one.acked_at_ms),
             cells_of.number(one.attempts, narrow=False),
             cells_of.said(one.last_error),
         )

@@ -27,7 +27,7 @@ TILES: Final = (
     ("due", "Due", "to be sent or tried again", "warn"),
     ("queued", "Queued", "taken by a provider, not charged yet", "warn"),
     ("in_doubt", "In doubt", "sent, outcome unknown", "bad"),
-    ("rejected", "Rejected", "refused by a provider", "bad"),
+    ("rejected", "Rejected", "proven not charged", "bad"),
 )
 
 

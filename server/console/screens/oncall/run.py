@@ -26,7 +26,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     run, entries = show_run(connection, key, ask.now_ms, MOST_ENTRIES)
     page = Shown(
         PATH,
-        [_drawn(key, entries, run.drawn_micro), _known(run)],
+        [_drawn(key, entries, run.drawn_micro, metered=run.settled_by == "metering"), _known(run)],
         tiles=[
             Tile("State", run.state, "", "warn" if run.state == "expired" else ""),
             Tile("Reserved", figures.credits(run.amount_micro), "when it was accepted, or since"),
@@ -41,7 +41,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     return shown(page)
 
 
-def _drawn(key: str, entries: list[RunEntry], drawn_micro: int) -> Table:
+def _drawn(key: str, entries: list[RunEntry], drawn_micro: int, *, metered: bool) -> Table:
     rows = [
         (
             cells_of.time(one.at_ms),
@@ -55,6 +55,8 @@ def _drawn(key: str, entries: list[RunEntry], drawn_micro: int) -> Table:
     ]
     heads = ("Booked, UTC", "#Credits", "Feature", "#Quantity", "By", "Entry")
     note = f"The first {MOST_ENTRIES:,}." if len(rows) == MOST_ENTRIES else ""
+    if rows and not metered:
+        note = f"By its receipt: no samples and no push stand behind them. {note}".rstrip()
     none = "It drew nothing yet."
     if drawn_micro:
         none = f"{figures.credits(drawn_micro)} drawn by usage, not booked as entries of this run."

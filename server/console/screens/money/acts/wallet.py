@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 import sqlalchemy as sa
 
-from drawdown.ledger.allocation import KINDS, Kind
+from drawdown.ledger.allocation import Kind
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
@@ -17,6 +17,15 @@ from drawdown.worker.commands import credit
 from drawdown.worker.views.accounts import account_of
 from drawdown.worker.views.ledger import list_lots
 
+MEANING: Final[Mapping[str, str]] = {
+    "purchased": "purchased: somebody paid for it",
+    "bonus": "bonus: a gift",
+    "refund": "refund: given back for what went wrong",
+    "sponsor": "sponsor: somebody else gives it",
+    "included": "included: part of a plan",
+}
+"""What each kind of a lot says, as it stands in the form. Which of them it was is finance's to know: nobody chooses it
+by leaving the form as it is."""
 CUSTOMER: Final = Field("id", "Customer", hint="By default the organisation's id.")
 
 
@@ -66,7 +75,7 @@ GRANT: Final = Action(
             "kind",
             "Kind",
             "choice",
-            choices=[(kind, kind) for kind in ("purchased", *(one for one in KINDS if one != "purchased"))],
+            choices=[("", "choose one"), *((kind, MEANING[kind]) for kind in MEANING)],
         ),
         Field("expires", "Expires", "time", "2026-12-31, or +30d; never where it is left empty.", optional=True),
     ),
