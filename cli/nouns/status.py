@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
@@ -25,10 +25,12 @@ from drawdown.worker.views.backlog import OrdersLeft
 from drawdown.worker.views.batches import FilesLeft
 from drawdown.worker.views.cluster import worker_lines
 from drawdown.worker.views.headline import missed_minutes, unwatched_minutes
-from drawdown.worker.views.org_standing import OrgStatus
 from drawdown.worker.views.standing import OpenReplay, Standing, Status, how_much
 from drawdown.worker.views.status import org_status, status
 from drawdown.worker.views.waiting import Waiting
+
+if TYPE_CHECKING:
+    from drawdown.worker.views.org_standing import OrgStatus
 
 WIDTH: Final = 79
 LABEL: Final = 10

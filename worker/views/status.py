@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -13,7 +13,6 @@ from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog import terms
 from drawdown.worker.cluster.install import there_part
-from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import Unheeded, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
@@ -26,9 +25,11 @@ from drawdown.worker.views.batches import FilesLeft, files_part
 from drawdown.worker.views.cluster import read_cluster
 from drawdown.worker.views.headline import judge
 from drawdown.worker.views.long_open import LongOpen, oldest_open
-from drawdown.worker.views.org_credit import credit_status, verdict_history
-from drawdown.worker.views.org_standing import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
 from drawdown.worker.views.waiting import read_providers
+
+if TYPE_CHECKING:
+    from drawdown.worker.engine.effects import Witness
+    from drawdown.worker.views.org_standing import OrgStatus
 
 SQL = queries(__file__)
 WHOLE: Final = ("counts", "pending", "halts", "differing", "stopped", "halted_orgs", "doubted", "last_tick")
@@ -123,6 +124,10 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any]) -> parts.LastTick |
 
 def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus:
     """How one organisation stands. Errors: Refused where there is none."""
+    # here, as the status of everything, which is asked for most, needs neither
+    from drawdown.worker.views.org_credit import credit_status, verdict_history
+    from drawdown.worker.views.org_standing import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
+
     org = require_org(connection, org_id)
     of_org = {"org_id": org_id}
     return OrgStatus(
