@@ -24,7 +24,7 @@ from drawdown.worker.batches.sources import some_watched
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import LANES, Recall, Remember, Steps, Together, Transaction, Witness
+from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.halts.unheeded import problems, unheeded
@@ -33,7 +33,7 @@ from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.orders.doing import OrdersDone, do_orders
 from drawdown.worker.orders.orders import some_wait
 from drawdown.worker.push.lookup import Confirmed, confirm
-from drawdown.worker.push.push import push
+from drawdown.worker.push.push import push_in_spells
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.isolate import find_bad
 from drawdown.worker.seal.newcomers import register_unknown_orgs_by_arrival
@@ -102,16 +102,11 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
     if not settling:
         return (yield from _verdicts(context, provider))
     # Lookups are slow where they are limited: they hold up no push, no verdict and no halt.
-    done: list[object] = yield Together([confirm(context, provider), _sent(context, provider)])
+    sent = push_in_spells(context, provider, partial(_verdicts, context, provider))
+    done: list[object] = yield Together([confirm(context, provider), sent])
     if isinstance(done[0], Confirmed) and done[0].asked:
         done += yield from _verdicts(context, provider)
     return done
-
-
-def _sent(context: Context, provider: str) -> Steps[list[object]]:
-    at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
-    pushed: list[object] = yield Together([push(context, provider) for _ in range(at_once)])
-    return [*pushed, *(yield from _verdicts(context, provider))]
 
 
 def _fill_and_tell(context: Context, *, settling: bool) -> Steps[list[object]]:
@@ -147,9 +142,10 @@ def _do_orders(context: Context, report: Report) -> Steps[None]:
             collect(report, results)
 
 
-def _verdicts(context: Context, provider: str) -> Steps[list[object]]:
+def _verdicts(context: Context, provider: str, more: bool = False) -> Steps[list[object]]:
+    """`more`: a backlog is sent on; halts of organisations that no provider here bills do not wait for it either."""
     projected = yield from project(context, provider)
-    return [projected, (yield from dispatch(context, provider))]
+    return [projected, (yield from dispatch(context, "" if more else provider))]
 
 
 def _begin(connection: sa.Connection, *, context: Context, witness: Witness | None) -> Report:
@@ -276,9 +272,8 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
     if context.out_of_time():
         return
     try:
-        swept: Sealed | None = yield Transaction(
-            "sweep", partial(sealing.sweep, request=_request(context, report, context.shard))
-        )
+        request = _request(context, report, context.shard)
+        swept: Sealed | None = yield Transaction("sweep", partial(sealing.sweep, request=request))
     except (DBAPIError, LockHeld) as error:
         log.error("sweep_failed", error=in_short(error))
         report.failures.append(f"sweep: {in_short(error)}")

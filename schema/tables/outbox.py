@@ -70,6 +70,10 @@ sa.Index(
     postgresql_where=sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')"),
 )
 
+# What the ledger here charges is charged in place, in the order in which it is due.
+_UNSENT = sa.text("state = 'due' AND attempts = 0 AND provider <> 'embedded'")
+sa.Index("pushes_unsent", pushes.c.provider, pushes.c.window_ms, sqlite_where=_UNSENT, postgresql_where=_UNSENT)
+
 _FOR_PEOPLE = sa.text("state IN ('in_doubt', 'rejected')")
 sa.Index(
     "pushes_for_people",

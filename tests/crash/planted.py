@@ -45,7 +45,7 @@ def _settled_apart() -> None:
         done = [found.run(connection, name, values).rowcount for name in names]
         return int(done[1])
 
-    def charge_in_place(context: Context, claim: str, sending: int) -> Steps[int]:
+    def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | None = None) -> Steps[int]:
         now = context.clock.now_ms()
         most = {"most_rate": in_place.MOST_RATE, "most_product": in_place.MOST_PRODUCT, "most_entry_micro": 10**15}
         dated = {"own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS}

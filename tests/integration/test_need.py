@@ -205,13 +205,24 @@ def test_where_no_answer_tells_what_is_left_the_estimate_decides(fleet: Fleet, p
     price(fleet)
     used(fleet, 0)
     assert provider.asked == [ORG], "nobody watches, so nobody can tell"
-    watched = "UPDATE watch_state SET round_ms = :now"
-    ends = f"UPDATE orgs SET runs_out_ms = :ends WHERE org_id = '{ORG}'"
-    for window, hours in ((1, 3), (2, 1)):
-        fleet.write(watched, {"now": T0 + (window + 1) * WINDOW_MS + 3 * MINUTE_MS})
-        fleet.write(ends, {"ends": T0 + (window + 1) * WINDOW_MS + hours * TURN_MS})
+    provider.asked.clear()
+    for window, hours, late_ms, asked in ((1, 3, 0, []), (2, 1, 0, [ORG]), (3, 3, MINUTE_MS, [ORG]), (4, 3, 0, [])):
+        watched(fleet, window, hours, late_ms)
         used(fleet, window)
-        assert provider.asked == [ORG] * window
+        assert provider.asked == asked, "nor where no watch has looked at it in time, though others go on"
+        provider.asked.clear()
+    watched(fleet, 5, 3)
+    fleet.sample(ORG, T0 + 5 * WINDOW_MS, memory_mb=4096)
+    used(fleet, 5)
+    assert provider.asked == [ORG], "what has no rate is in no estimate"
+
+
+def watched(fleet: Fleet, window: int, hours: int, late_ms: int = 0) -> None:
+    """A watch goes round, and says when credit ends; its next look was due so long before the tick."""
+    at_ms = T0 + (window + 1) * WINDOW_MS + 3 * MINUTE_MS
+    fleet.write("UPDATE watch_state SET round_ms = :at_ms", {"at_ms": at_ms})
+    looked = f"UPDATE orgs SET runs_out_ms = :ends, watch_due_ms = :due WHERE org_id = '{ORG}'"
+    fleet.write(looked, {"ends": at_ms - 3 * MINUTE_MS + hours * TURN_MS, "due": at_ms - late_ms})
 
 
 def test_an_answer_about_another_customer_says_nothing(fleet: Fleet, provider: Prepaid) -> None:

@@ -125,7 +125,7 @@ def test_the_seal_looks_up_what_was_sealed_before_by_the_primary_key(plans: Plan
 
 def test_a_claim_finds_what_is_due_without_reading_what_is_settled(plans: Plans) -> None:
     for marks in (
-        ("UPDATE pushes SET claim_owner", "attempts = "),
+        ("UPDATE pushes SET claim_owner", "attempts = ", "ORDER BY p.due_at_ms"),
         ("INSERT INTO attempts", "FROM pushes"),
         ("INSERT INTO charges_work",),
     ):

@@ -29,7 +29,7 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.database import write
 from drawdown.schema.typed.parsing import show_time
-from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, providers, pushes, withdrawals
 from drawdown.worker.push.notices import apply_notices
 from tests.fake_provider import FakeProvider, capabilities
@@ -231,6 +231,37 @@ def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
         lambda c: apply_notices(c, "fake", [CustomerChanged("acme"), CustomerChanged("who")], fleet.clock.at_ms),
     )
     assert "nobody here" in said[1] and fleet.tick_windows(1).projected == 1
+
+
+def test_a_refusal_of_one_of_two_attempts_leaves_the_other_to_be_looked_up(engine: sa.Engine) -> None:
+    """The first was charged, and its answer never came; the second was accepted, and is refused later."""
+    fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True, "balance_in_ledger": True})
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="g", plan=None))
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    provider.answers[KEY] = Accepted()
+    assert fleet.tick(fleet.clock.at_ms + MINUTE_MS).accepted == 1
+    provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
+    notices = [PushRefused(KEY, "no_meter")]
+    (said,) = write(engine, lambda c: apply_notices(c, "fake", notices, fleet.clock.at_ms))
+    assert "was accepted, and is in doubt now" in said and states(fleet) == [(0, 60, 60, "in_doubt")]
+    clean(fleet)
+    assert fleet.tick(fleet.clock.at_ms + MINUTE_MS).left.in_doubt == 1, "a person sees it meanwhile"
+    fleet.tick(fleet.clock.at_ms + max(LAG, 3_600_000))
+    assert states(fleet) == [(0, 60, 60, "accepted")] and len(provider.seen) == 2
+    clean(fleet)
+
+
+def test_an_attempt_that_is_on_its_way_as_another_is_refused_accepts_nothing(engine: sa.Engine) -> None:
+    fleet, provider = refusing(engine, **{**ASKED, "duplicate_proves_delivery": True})
+    provider.answers[KEY], provider.lookups[KEY] = Unknown("cut"), Absent()
+    fleet.tick_windows(2)
+    provider.answers[KEY] = Accepted()
+    del provider.lookups[KEY]
+    provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
+    fleet.tick(fleet.clock.at_ms + MINUTE_MS)
+    assert states(fleet) == [(0, 60, 60, "in_doubt")]
+    clean(fleet)
 
 
 class RefusesLater(FakeProvider):

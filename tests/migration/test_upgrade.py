@@ -806,7 +806,7 @@ def test_proofs_come_beside_what_there_is_and_events_are_found_by_when_they_came
 def test_what_people_look_for_is_indexed_beside_what_there_is(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Schemas 0052, 0057 and 0065 change no row of before, and can be gone back from."""
+    """Schemas 0052, 0057, 0065 and 0066 change no row of before, and can be gone back from."""
     engine = _empty(kind, request, tmp_path, "looking")
     with engine.begin() as connection:
         migrate_to(connection, "0045")
@@ -834,9 +834,11 @@ def test_what_people_look_for_is_indexed_beside_what_there_is(
     upgrade(engine)
     read(engine, require_ready)
     assert "orders_failed" in {one["name"] for one in _indexes(engine, "orders")}
+    assert "pushes_unsent" in {one["name"] for one in _indexes(engine, "pushes")}
     with engine.begin() as connection:
         command.downgrade(_config(connection), "0060")
     assert "orders_failed" not in {one["name"] for one in _indexes(engine, "orders")}
+    assert "pushes_unsent" not in {one["name"] for one in _indexes(engine, "pushes")}
     upgrade(engine)
     engine.dispose()
 
@@ -904,6 +906,37 @@ def test_orders_of_0057_keep_their_guards_and_have_other_kinds_beside(
     with pytest.raises(NotImplementedError, match="would forget"), engine.begin() as connection:
         command.downgrade(_config(connection), "0057")
     read(engine, require_ready)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_files_of_0060_are_said_by_their_paths(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    engine = _empty(kind, request, tmp_path, "files")
+    with engine.begin() as connection:
+        migrate_to(connection, "0060")
+        for text in (
+            "INSERT INTO batch_sources VALUES ('in', '/srv', 1, NULL, 'a', 'r')",
+            "INSERT INTO batches VALUES ('b1', '', 'u.csv', '/x/u.csv', 1, 0, 1, 1, 1, 1, 1, NULL, 'a', 'r')",
+            "INSERT INTO batch_files VALUES ('in', 'a.csv', '', 1, 1, 'refused', 'broken', 1)",
+            "INSERT INTO batch_files VALUES ('', 'u.csv', 'b1', 1, 1, 'taken', '', 1)",
+        ):
+            connection.exec_driver_sql(text)
+    upgrade(engine)
+    read(engine, require_ready)
+    found = "SELECT name, path, outcome, readings FROM batch_files ORDER BY name"
+    rows = read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(found))])
+    assert rows == [("a.csv", "/srv/a.csv", "refused", 0), ("u.csv", "/x/u.csv", "taken", 0)]
+    with engine.begin() as connection:
+        again = "INSERT INTO batch_files VALUES ('', 'u.csv', 'b1', '/y/u.csv', 1, 1, 'repeated', '', 2, 0)"
+        connection.exec_driver_sql(again)
+        connection.exec_driver_sql("UPDATE batch_files SET outcome = 'reading' WHERE name = 'a.csv'")
+    with pytest.raises(NotImplementedError), engine.begin() as connection:
+        command.downgrade(_config(connection), "0059")
+    with engine.begin() as connection:
+        command.downgrade(_config(connection), "0060")
+        assert list(connection.exec_driver_sql("SELECT name, outcome FROM batch_files")) == [("u.csv", "repeated")]
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -241,7 +241,7 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "lookups given to the wrong pushes": _lookups_mixed_up,
     "key retention ignored": _keys_kept_for_good,
     "keys expire only as a tick begins": lambda p: p.query(claim, "claim", _OLDEST, _NEVER),
-    "late rejection ignored": lambda p: p.put(notices, "refuse_late", lambda *rest: None),
+    "late rejection ignored": lambda p: p.put(notices, "refuse_late", lambda *rest: "rejected"),
     "wire key not kept": lambda p: p.put(claim, "_keep_wire_keys", lambda connection, hashed: None),
     "paused provider still sent": lambda p: p.query(claim, "may_be_sent", " AND {is_not_paused}", ""),
     "unit of one feature forgotten on the wire": _unit_forgotten,

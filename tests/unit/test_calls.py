@@ -14,10 +14,11 @@ import pytest
 from drawdown.providers.protocol import Accepted, Found, LookupResult, Outcome, PushRequest, RetryAt, Unknown
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
-from drawdown.worker.engine.calls import MOST_UNSETTLED, Calls, by_customer
+from drawdown.worker.engine.calls import MOST_UNSETTLED, Calls
 from drawdown.worker.engine.effects import LANES, LookUp, Push
 from drawdown.worker.engine.flight import PORTION
-from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, CustomerLines
+from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, CustomerLines, by_customer
+from drawdown.worker.engine.slots import Allowance
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0
 
@@ -248,3 +249,58 @@ def test_what_is_over_before_it_begins_leaves_nothing_that_was_never_awaited() -
         done(work)
         gc.collect()
     assert [str(one.message) for one in said] == []
+
+
+def test_fewer_calls_are_made_where_customers_are_turned_away_and_more_again_after() -> None:
+    """A provider that takes ten at once, of 64 that it declares, and later all of them."""
+    allowance, seen = Allowance(64), list[int]()
+    for asked in range(600):
+        takes = 10 if asked < 300 else 64
+        numbers = [allowance.begin() for _ in range(allowance.allowed)]
+        for place, number in enumerate(numbers):
+            allowance.note(number, f"org-{number}", turned_away=place >= takes)
+        seen.append(allowance.allowed)
+    assert 5 <= min(seen[10:300]) < max(seen[10:300]) <= 12, "about as many as it takes"
+    assert (seen[-1], allowance.least) == (64, min(seen))
+
+
+def test_one_customer_that_is_turned_away_slows_no_other() -> None:
+    allowance = Allowance(64)
+    for number in range(1_000):
+        assert not allowance.note(allowance.begin(), f"org-{number % 2}", turned_away=number % 2 == 0)
+    assert allowance.allowed == 64
+
+
+class Narrow(Slow):
+    """Takes so many calls at once, and turns the others away."""
+
+    takes = 20
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        self.seen += batch
+        self.under_way["all"] += 1
+        try:
+            taken = self.under_way["all"] <= self.takes
+            await asyncio.sleep(0.001)
+            return [self._one(push) if taken else RetryAt(T0 + SECOND_MS, "429", too_many=True) for push in batch]
+        finally:
+            self.under_way["all"] -= 1
+
+
+def test_a_provider_that_takes_less_than_it_declares_is_kept_to_what_it_takes() -> None:
+    """Nothing is lost, and nothing is sent twice."""
+    provider, told = Narrow(released=True), list[int]()
+    batch = [push(1, f"org-{number}") for number in range(3_000)]
+
+    async def whole() -> list[Outcome]:
+        calls = Calls(provider, FixedClock(T0))
+        effect, found = Push("fake", batch, lambda: False, told.append), dict[int, Outcome]()
+        while len(found) < len(batch):
+            found.update(await calls.fetch(effect))
+        return [found[place] for place in range(len(batch))]
+
+    outcomes = done(whole)
+    assert len(provider.seen) == len(batch), "none is left because too many were turned away in a row"
+    accepted = sum(isinstance(outcome, Accepted) for outcome in outcomes)
+    assert accepted == len(provider.charged) and accepted > 2_500
+    assert min(told) <= provider.takes

@@ -8,8 +8,7 @@ about its own pushes or any other's. Answers are handed out as they come.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar, cast, overload
 
 import structlog
@@ -34,7 +33,8 @@ from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.breaker import OPEN_FOR_MS
 from drawdown.worker.engine.effects import LANES, NOT_SENT, LookUp, Over, Push, never
 from drawdown.worker.engine.flight import Flight
-from drawdown.worker.engine.lines import CustomerLine, CustomerLines
+from drawdown.worker.engine.lines import CustomerLine, CustomerLines, by_customer
+from drawdown.worker.engine.slots import Slots
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class Calls:
         self._provider = provider
         self._clock = clock
         capabilities = provider.capabilities
-        self._slots = asyncio.Semaphore(max(capabilities.in_flight // processes, 1))
+        self._slots = Slots(max(capabilities.in_flight // processes, 1))
         self._pushes = _limiter(capabilities.calls_per_s, processes)
         self._reads = _limiter(capabilities.reads_per_s, processes)
         self._of_customer: dict[str, AsyncLimiter | None] = {}
@@ -84,6 +84,9 @@ class Calls:
         answers = await flight.fetch()
         if flight.done:
             del self._flights[effect]
+        allowance = self._slots.allowance
+        if isinstance(effect, Push) and effect.cut is not None and allowance.least < allowance.most:
+            effect.cut(allowance.least)
         return answers
 
     async def close(self) -> None:
@@ -125,17 +128,26 @@ class Calls:
             answers = await self._not_sent(line, failed, len(sent))
             if answers is None:
                 await flight.room()
-                async with self._slots:
+                async with self._slots as number:
                     if self._pushes is not None:
                         await self._pushes.acquire()
                     if flight.over():
                         return
                     flight.begin(places)
                     answers = await self._answered(sent)
-                failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
+                    self._note(number, sent[0].customer_id, answers, failed)
                 line.note(answers, self._clock.now_ms())
         for place, answer in zip(places, answers, strict=True):
             flight.answer(place, answer)
+
+    def _note(self, number: int, customer: str, answers: Sequence[Outcome], failed: _InARow) -> None:
+        """What an answer says of the calls after it."""
+        allowance = self._slots.allowance
+        too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
+        if not (too_many and number < allowance.since):
+            failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
+        if allowance.note(number, customer, turned_away=too_many):
+            log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
     async def _not_sent(self, line: CustomerLine, failed: _InARow, count: int) -> Sequence[Outcome] | None:
         """What is said of a call that had better not be made; None once it may be."""
@@ -279,17 +291,3 @@ def _limiter(allowed: float | None, processes: int = 1) -> AsyncLimiter | None:
     a_second = allowed / processes
     at_once = max(a_second * SLICE_S, 1.0)
     return AsyncLimiter(at_once, at_once / (a_second * USED_SHARE))
-
-
-def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[int]]:
-    """The places of pushes in calls: of one customer each, dated within the span. First each customer's oldest."""
-    calls: dict[str, list[list[int]]] = {}
-    for place in sorted(range(len(requests)), key=lambda place: requests[place].ts):
-        push = requests[place]
-        of_customer = calls.setdefault(push.customer_id, [])
-        if of_customer and span_ms and push.ts - requests[of_customer[-1][0]].ts < span_ms:
-            of_customer[-1].append(place)
-        else:
-            of_customer.append([place])
-    for turn in zip_longest(*calls.values()):
-        yield from (places for places in turn if places is not None)

@@ -48,6 +48,8 @@ class Push:
     provider: str
     batch: Sequence[PushRequest]
     over: Over
+    cut: Callable[[int], None] | None = None
+    """Told how few calls at once were allowed, where that was fewer than the provider declares."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ customer's pushes of one feature where a provider takes those one at a time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Final
 
@@ -93,3 +93,17 @@ class CustomerLines:
             dealt.append([calls[number :: self._width] for number in range(min(self._width, len(calls)))])
         for turn in zip_longest(*dealt):
             yield from (stream for stream in turn if stream is not None)
+
+
+def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[int]]:
+    """The places of pushes in calls: of one customer each, dated within the span. First each customer's oldest."""
+    calls: dict[str, list[list[int]]] = {}
+    for place in sorted(range(len(requests)), key=lambda place: requests[place].ts):
+        push = requests[place]
+        of_customer = calls.setdefault(push.customer_id, [])
+        if of_customer and span_ms and push.ts - requests[of_customer[-1][0]].ts < span_ms:
+            of_customer[-1].append(place)
+        else:
+            of_customer.append([place])
+    for turn in zip_longest(*calls.values()):
+        yield from (places for places in turn if places is not None)

@@ -1,4 +1,8 @@
-"""Claim: take due pushes, and have their attempts on record before a byte leaves (P1); take what is to be looked up."""
+"""Claim: take due pushes, and have their attempts on record before a byte leaves (P1); take what is to be looked up.
+
+Guarantee: a backlog holds up no new usage. A claim has the newest windows first, in which each organisation has its
+turn, beside a few of those that wait longest, so that nothing waits for ever.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from drawdown.worker.history.losses import loss_of, read_losses
 from drawdown.worker.push.lookup_drawn import MOST_TOGETHER
 from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, Sought
 from drawdown.worker.push.outcome import safe_retention_ms
-from drawdown.worker.push.rows import request_of
+from drawdown.worker.push.rows import plan, request_of
 
 SQL = queries(__file__)
 
@@ -26,6 +30,10 @@ MAX_CLAIM: Final = 2_048
 CALLS_A_CLAIM: Final = 2
 """For each call that may be on its way a claim holds so many: all are kept busy. What a process that dies had claimed,
 and not sent yet, waits for the claim's lease to end."""
+
+LONGEST_DUE: Final = 16
+"""Of those that wait longest a claim takes so many, or a quarter where it is small; few, for they may all be one
+customer's, whose pushes are sent a few at a time."""
 
 MOST_LOOKUPS: Final = 1_000
 """Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
@@ -79,7 +87,7 @@ def claim_due(
     kept = safe_retention_ms(capabilities)
     limits = {"now_ms": now, "at_most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
     limits["oldest_attempt_ms"] = -1 if kept is None else now - kept
-    rows = SQL.run(connection, "claim", {**mine, **limits}).all()
+    rows = _take(connection, {**mine, **limits})
     if not rows:
         return Claim([], None)
     recorded = SQL.run(connection, "begin_attempts", {**mine, "now_ms": now}).rowcount
@@ -87,14 +95,32 @@ def claim_due(
     before = set()
     if any(row.attempts > 1 for row in rows):
         before = {tuple(row) for row in SQL.run(connection, "sent_before", mine)}
-    found = SQL.run(connection, "reads_before", {"org_ids": sorted({row.org_id for row in rows})})
+    found = SQL.run(connection, "reads_before", {"org_ids": sorted({row.org_id for row in rows})}).all()
     reads = {row.org_id: row.projection_read_ms for row in found}
     claimed = [_claimed(row, capabilities, before, now, reads.get(row.org_id)) for row in rows]
     _keep_wire_keys(connection, [push for push, row in zip(claimed, rows, strict=True) if push.request.key != row.key])
     require_same(connection, witness)
+    ends = {row.org_id: (0, row.runs_out_ms) for row in found if row.runs_out_ms is not None}
+    # Those begin whose credit ends soonest, and of the rest the newest.
+    claimed.sort(key=lambda push: (ends.get(push.org_id, (1, 0)), -push.window_ms, push.request.key))
     # Last: the count is one row for all workers, held until the commit.
-    counted = count_sends(connection, len(rows), witness)
-    return Claim(sorted(claimed, key=lambda push: (push.window_ms, push.request.key)), counted)
+    return Claim(claimed, count_sends(connection, len(rows), witness))
+
+
+def _take(connection: sa.Connection, values: dict[str, object]) -> list[sa.Row[tuple[object, ...]]]:
+    """A few of those that wait longest, then the newest that were never sent, then whatever else is due."""
+    most = values["at_most"]
+    assert isinstance(most, int)
+    rows: list[sa.Row[tuple[object, ...]]] = []
+    plan(connection, "by_key", "by_turn")
+    for first, share in (("longest_due", min(LONGEST_DUE, most // 4)), ("newest_unsent", most), ("longest_due", most)):
+        wanted = min(share, most - len(rows))
+        found = SQL.run(connection, "claim", {**values, "at_most": wanted}, first=first).all() if wanted else []
+        rows += found
+        if first == "longest_due" and len(found) < wanted:  # nothing else is due
+            break
+    plan(connection, "by_any")
+    return rows
 
 
 def _claimed(

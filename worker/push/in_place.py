@@ -21,11 +21,12 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Remember, Steps, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.history.incarnation import count_sends, require_same
+from drawdown.worker.push.rows import plan
 from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
 
-AT_ONCE: Final = 2_048
+AT_ONCE: Final = 4_096
 """Pushes that one transaction charges."""
 MOST_RATE: Final = 10**12
 """What a rate charges, and for how many units, at most: as `ledger rate` takes it."""
@@ -37,11 +38,13 @@ class NotPlain(Refused):
     """A key was charged before, or a wallet would stand beyond what any may; nothing was charged."""
 
 
-def charge_in_place(context: Context, claim: str, sending: int) -> Steps[int]:
-    """Charge all that is plain, until nothing of it is due or time is up; how many that were."""
+def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | None = None) -> Steps[int]:
+    """Charge all that is plain, until nothing of it is due or time is up, or it is `until_ms`; how many that were."""
     done = 0
     while not context.out_of_time(sending):
         now = context.clock.now_ms()
+        if until_ms is not None and now >= until_ms:
+            break
         work = partial(charge_due, claim=claim, now=now, shard=context.shard, witness=context.witness)
         try:
             charged, witness = yield Transaction("charge", work)
@@ -66,14 +69,14 @@ def charge_due(
     """
     require_same(connection, witness)
     SQL.run(connection, "make_charges")
-    _plan(connection, "by_key", "by_turn")
+    plan(connection, "by_key", "by_turn")
     limits = {"now_ms": now, "at_most": AT_ONCE, "lo": shard.lo, "hi": shard.hi}
     dated = {"own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS}
     most = {"most_rate": MOST_RATE, "most_product": MOST_PRODUCT, "most_entry_micro": MAX_ENTRY_MICRO}
     picked = SQL.run(connection, "pick_charges", {"provider": EMBEDDED, **limits, **dated, **most}).rowcount
     if not picked:
         return 0, None
-    _plan(connection, "by_any")
+    plan(connection, "by_any")
     if SQL.run(connection, "post_charges", {"now_ms": now}).rowcount < picked:
         raise NotPlain("a key was charged before")
     SQL.run(connection, "move_charges")
@@ -82,9 +85,3 @@ def charge_due(
     SQL.run(connection, "settle_charges", {"now_ms": now, "claim_owner": claim})
     mark_for_projection(connection, SQL.run(connection, "charged_orgs").scalars().all(), now)
     return picked, count_sends(connection, picked, witness)
-
-
-def _plan(connection: sa.Connection, *ways: str) -> None:
-    """Have PostgreSQL do what follows in these ways, whatever its statistics say."""
-    for way in ways if connection.dialect.name == "postgresql" else ():
-        SQL.run(connection, way)

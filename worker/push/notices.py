@@ -1,7 +1,8 @@
 """A provider's notices: a customer changed, or a push it had accepted is refused after all.
 
 Guarantee: a notice changes nothing by its own figures. A customer that changed is asked about again. A refused push
-becomes rejected, visibly, in any state it was in, and a person or `push retry` decides.
+becomes rejected, visibly, in any state it was in, and a person or `push retry` decides; it is in doubt, and looked up,
+where another of its attempts may have been charged.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import refuse_late
 from drawdown.worker.verdict.asks import mark_for_projection
 
+_SHOWN = {"rejected": "rejected", "in_doubt": "in doubt"}
 log = structlog.get_logger()
 SQL = queries(__file__)
 
@@ -61,8 +63,8 @@ def _refused(connection: sa.Connection, provider: str, key: str, reason: str, no
         return f"{ours} is no push of this database"  # another program's, or of a history that was lost (R1)
     if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
         return f"{ours} is {push.state} at {push.provider}: nothing changes"
-    refuse_late(connection, push, reason, now_ms)
-    details = {"was": push.state, "provider": provider}
+    state = refuse_late(connection, push, reason, now_ms)
+    details = {"was": push.state, "is": state, "provider": provider}
     record(connection, "push_refused_late", ours, details, By(now_ms, provider, reason, "webhook"))
     log.error("push_refused_late", key=ours, provider=provider, was=push.state, reason=reason)
-    return f"{ours} was {push.state}, and is rejected now: {reason}"
+    return f"{ours} was {push.state}, and is {_SHOWN[state]} now: {reason}"

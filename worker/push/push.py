@@ -2,13 +2,14 @@
 
 Guarantee: claim and attempt are committed before a byte leaves (P1). The bytes sent are those of the outbox row. A push
 whose answer was never seen is due again under the same key, or is looked up, and is never forgotten. Answers are
-settled in portions as they come, so that a process that dies loses few of them.
+settled in portions as they come, so that a process that dies loses few of them. However much is due, verdicts and halts
+wait for one spell of it and its last calls at most.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -20,9 +21,9 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import Capabilities, Outcome, RetryAt, Unknown
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import Push, Remember, Steps, Transaction, Witness
+from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction, Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.claim import Claim, Claimed, claim_due
 from drawdown.worker.push.in_place import charge_in_place
@@ -37,6 +38,8 @@ SHOWN: Final = 120
 """Characters of a reason in the log."""
 SENDING: Final = 5
 """Eighths of a tick's time after which nothing more is sent."""
+SPELL_MS: Final = 20 * SECOND_MS
+"""After so long nothing more is claimed until verdicts and halts had their turn."""
 
 
 @dataclass
@@ -46,6 +49,10 @@ class Pushed:
     accepted: int = 0
     other: int = 0
     rounds: int = 0
+    calls_cut: dict[str, int] = field(default_factory=dict)
+    """The fewest calls at once that were made, where the provider turned calls away."""
+    more: bool = False
+    """Whether the spell was over before everything due was sent."""
     why: Counter[str] = field(default_factory=Counter)
     """How many were not accepted, by what was said."""
 
@@ -57,18 +64,34 @@ class Pushed:
         self.why.update(f"{end.outcome}: {end.error}"[:SHOWN] for end in settled if end.state != "accepted")
 
 
-def push(context: Context, provider: str) -> Steps[Pushed]:
-    """Send everything due at one provider, batch after batch, until nothing is due or time is up."""
-    capabilities = context.capabilities[provider]
-    done = Pushed()
+def push_in_spells(
+    context: Context, provider: str, others: Callable[[bool], Steps[list[object]]]
+) -> Steps[list[object]]:
+    """Send everything due at one provider; `others` have their turn after each spell, told whether more is due."""
+    at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
+    done, more = list[object](), True
+    while more:
+        pushed: list[object] = yield Together([push(context, provider, SPELL_MS) for _ in range(at_once)])
+        more = any(isinstance(lane, Pushed) and lane.more for lane in pushed)
+        done += [*pushed, *(yield from others(more))]
+    return done
+
+
+def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
+    """Send everything due at one provider, batch after batch, until nothing is due, or time or `spell_ms` is over."""
+    capabilities, done = context.capabilities[provider], Pushed()
     now = context.clock.now_ms()
+    until_ms = None if spell_ms is None else now + spell_ms
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
     if provider == EMBEDDED:
-        done.accepted = yield from charge_in_place(context, context.new_claim(), SENDING)
+        done.accepted = yield from charge_in_place(context, context.new_claim(), SENDING, until_ms)
         if done.accepted:
             log.info("pushes_settled", provider=provider, accepted=done.accepted, in_place=True)
     while not context.out_of_time(SENDING) and context.breaker(provider).allows(context.clock.now_ms()):
         now, claim = context.clock.now_ms(), context.new_claim()
+        done.more = until_ms is not None and now >= until_ms
+        if done.more:
+            break
         claimed: Claim = yield Transaction(
             "claim",
             partial(
@@ -110,6 +133,7 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, now: 
         provider,
         [claimed_push.request for claimed_push in batch],
         lambda: context.out_of_time(SENDING) or context.clock.now_ms() >= lease_end,
+        lambda at_once: done.calls_cut.update({provider: at_once}),
     )
     left, failed, answers = set(range(len(batch))), True, ClaimAnswers(batch)
     while left:

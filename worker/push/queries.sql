@@ -26,24 +26,34 @@ FOR UPDATE OF p
 (SELECT COUNT(*) FROM provider_states s WHERE s.provider = :provider AND s.paused_ms IS NOT NULL) = 0
 
 -- name: may_be_sent
-p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND p.due_at_ms <= :now_ms
-    AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused}
+p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND o.stopped_at_ms IS NULL
+    AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused}
 
 -- name: claim
 -- `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
--- Rule P2 is asked for here as well: a process may have slept since it expired what was too old.
-UPDATE pushes SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = pushes.attempts + 1,
-    first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now_ms)
-FROM (
+-- Rule P2 is asked for here as well: a process may have slept since it expired what was too old. Picked once: a plan that
+-- picks anew for each row takes more than so many.
+WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE {may_be_sent} AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)
-    ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}) x
-WHERE {is_of_updated_push}
+    {first} LIMIT :at_most {skip_locked}
+)
+UPDATE pushes SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = pushes.attempts + 1,
+    first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now_ms)
+FROM x WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
     pushes.sent_qty, pushes.attempts, pushes.wire_key, pushes.first_attempt_ms
 
+-- name: longest_due
+AND p.due_at_ms <= :now_ms ORDER BY p.due_at_ms
+
+-- name: newest_unsent
+-- Organisations take turns by it: in a window each has a push a feature. Word for word the condition of its index; and
+-- what is due is asked for in a way that the index on it does not serve.
+AND p.attempts = 0 AND p.provider <> 'embedded' AND +p.due_at_ms <= :now_ms ORDER BY p.window_ms DESC
+
 -- name: reads_before
-SELECT org_id, projection_read_ms FROM orgs WHERE org_id IN :org_ids
+SELECT org_id, projection_read_ms, runs_out_ms FROM orgs WHERE org_id IN :org_ids
 
 -- name: begin_attempts
 INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty)
@@ -95,7 +105,7 @@ FROM {settlements} x
 WHERE {is_of_updated_push}
     AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim_owner
         OR pushes.state || '' IN ('due', 'queued', 'rejected', 'in_doubt') AND x.state = 'accepted'
-            AND NOT (pushes.state || '' = 'rejected' AND pushes.claim_owner IS NULL))
+            AND NOT (pushes.state || '' IN ('rejected', 'in_doubt') AND pushes.claim_owner IS NULL))
 {changed}
 
 -- name: to_draw
@@ -159,7 +169,7 @@ UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, 
         ELSE COALESCE(first_attempt_ms, CAST(:first_sent_ms AS BIGINT)) END
 WHERE {this_push}
     AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim_owner
-        OR (state IN ('due', 'queued', 'in_doubt') OR state = 'rejected' AND claim_owner IS NOT NULL)
+        OR (state IN ('due', 'queued') OR state IN ('rejected', 'in_doubt') AND claim_owner IS NOT NULL)
             AND :state = 'accepted')
 
 -- name: note_lookup
@@ -221,8 +231,12 @@ by_hand = (state = 'rejected'), state = 'accepted', settled_ms = :now_ms
 -- name: to_due
 due_at_ms = :now_ms
 
--- name: reject_late
-UPDATE pushes SET state = 'rejected', claim_owner = NULL, settled_ms = :now_ms, last_error = :reason WHERE {this_push}
+-- name: arrivals_of
+SELECT {arrivals} FROM pushes p WHERE {this_push}
+
+-- name: refuse_late
+UPDATE pushes SET state = :state, claim_owner = NULL, settled_ms = :now_ms, due_at_ms = :due_at_ms, last_error = :reason
+WHERE {this_push}
 
 -- name: newest_revision
 SELECT MAX(revision) FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature
@@ -284,7 +298,7 @@ SELECT p.window_ms, p.org_id, p.feature, p.revision, p.key, 'wallet:' || p.custo
 FROM pushes p JOIN orgs o ON o.org_id = p.org_id
 JOIN ledger_rates r ON r.feature = p.feature AND r.start_ms = (SELECT MAX(q.start_ms) FROM ledger_rates q
     WHERE q.feature = p.feature AND q.start_ms <= {dated})
-WHERE {may_be_sent} AND p.attempts = 0 AND p.wire_key IS NULL
+WHERE {may_be_sent} AND p.due_at_ms <= :now_ms AND p.attempts = 0 AND p.wire_key IS NULL
     AND CASE WHEN r.micro_credits <= :most_rate AND r.per_quantity <= :most_rate
             AND p.sent_qty BETWEEN -(:most_product / (2 * r.micro_credits + 1)) AND :most_product / (2 * r.micro_credits + 1)
         THEN {price} <= :most_entry_micro ELSE 1 = 0 END

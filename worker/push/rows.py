@@ -93,3 +93,9 @@ def request_of(row: sa.Row[tuple[object, ...]], capabilities: Capabilities) -> P
     key = row.wire_key or wire_key(row.key, capabilities)
     ts = dated(row.window_ms, row.revision)
     return PushRequest(key, row.customer_id, row.feature, row.sent_qty, ts, row.attempts)
+
+
+def plan(connection: sa.Connection, *ways: str) -> None:
+    """Have PostgreSQL do what follows in these ways, whatever its statistics say."""
+    for way in ways if connection.dialect.name == "postgresql" else ():
+        SQL.run(connection, way)

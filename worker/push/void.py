@@ -27,6 +27,8 @@ SQL = queries(__file__)
 MAY_ARRIVE_MS: Final = 3_600_000
 """How long an attempt whose answer was never seen may still reach the provider, and be charged there (P5)."""
 
+DOUBTED: Final = "one of its attempts, and another may have been charged: "
+
 
 class OfWindow(Protocol):
     """Whatever names a window of an organisation."""
@@ -98,13 +100,18 @@ def _take_from_carries(connection: sa.Connection, voided: Sequence[PushRow]) -> 
         SQL.run(connection, "add_to_carries", {"carries": carries})
 
 
-def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: int) -> None:
-    """A push the provider had taken is refused by it after all: it is rejected, and what it drew is given back. It
-    loses its claim: an answer that is still on its way says what held before the refusal, and changes nothing."""
+def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: int) -> str:
+    """A push the provider had taken is refused by it after all: what it drew is given back, and it is rejected. Where
+    several of its attempts may have arrived, nobody knows which was refused, and another may have charged: then it is
+    in doubt, and looked up. It loses its claim: an answer that is still on its way says what held before the refusal,
+    and changes nothing. Its new state."""
     if push.state == "accepted":
         give_back(connection, [push], now_ms)
-    values = {**push_id_of(push), "now_ms": now_ms, "reason": f"refused later: {reason}"[:300]}
-    SQL.run(connection, "reject_late", values)
+    several = SQL.run(connection, "arrivals_of", push_id_of(push)).scalar_one() > 1
+    state, words = ("in_doubt", DOUBTED) if several else ("rejected", "")
+    values = {"state": state, "reason": f"refused later: {words}{reason}"[:300], "due_at_ms": now_ms + MAY_ARRIVE_MS}
+    SQL.run(connection, "refuse_late", {**push_id_of(push), **values, "now_ms": now_ms})
+    return state
 
 
 def _require_uncharged(connection: sa.Connection, chosen: Sequence[PushRow]) -> None:

@@ -9,18 +9,19 @@ not clearly charged; and it never raises a balance.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from drawdown.ledger.rates import RateCard
 from drawdown.providers.protocol import Accepted, Capabilities, Left, Outcome, PushRequest
 from drawdown.schema.sql import queries
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.holds import read_held
-from drawdown.worker.verdict.rules import Known, Remaining, ask_at_ms
-from drawdown.worker.verdict.watch_state import is_watched
+from drawdown.worker.verdict.rates import rate_card_of
+from drawdown.worker.verdict.rules import LAST_LOOK_MS, Known, Remaining, ask_at_ms
 
 SQL = queries(__file__)
 
@@ -42,6 +43,7 @@ class OrgAnswers:
 
     org_id: str
     customer_ids: set[str] = field(default_factory=set)
+    features: set[str] = field(default_factory=set)
     reads_before: set[int | None] = field(default_factory=set)
     """The read that was last written when they were claimed."""
     left: list[Left | None] = field(default_factory=list)
@@ -50,6 +52,7 @@ class OrgAnswers:
 
     def take(self, push: Charge, outcome: Outcome) -> None:
         self.customer_ids.add(push.request.customer_id)
+        self.features.add(push.request.feature)
         self.reads_before.add(push.read_before_ms)
         self.all_charged &= isinstance(outcome, Accepted)
         self.left.append(outcome.left if isinstance(outcome, Accepted) else None)
@@ -107,11 +110,12 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
     values = {"org_ids": org_ids, "provider": lane.provider, "now_ms": now_ms}
     rows = {row.org_id: row for row in SQL.run(connection, "answered", values)}
     held = read_held(connection, lane.provider, org_ids, now_ms)
-    watched = is_watched(connection, now_ms)
+    by_org = {org.org_id: org for org in answers}
+    estimated = _estimated(connection, lane.provider, rows.values(), by_org, now_ms)
     asked, noted = [], []
     for org in (org for org in answers if org.org_id in rows):
         row = rows[org.org_id]
-        known = _known(row, held.get(org.org_id, 0), watched=watched)
+        known = _known(row, held.get(org.org_id, 0), estimated=org.org_id in estimated)
         fresh = org.customer_ids == {row.customer_id} and org.reads_before == {row.projection_read_ms}
         remaining = org.remaining() if fresh else None
         at_ms = _ask_at_ms(org, known, remaining, now_ms) if fresh or not org.all_answered else now_ms
@@ -139,7 +143,22 @@ def _ask_at_ms(org: OrgAnswers, known: Known, remaining: Remaining | None, now_m
     return ask_at_ms(known, remaining, now_ms)
 
 
-def _known(row: Any, held_micro: int, *, watched: bool) -> Known:
+def _estimated(
+    connection: sa.Connection, provider: str, rows: Iterable[Any], answers: Mapping[str, OrgAnswers], now_ms: int
+) -> set[str]:
+    """Organisations whose end is known: a watch looks at each (that of its shard may have ended while others go on),
+    and all that was pushed has a rate."""
+    late_ms = now_ms - LAST_LOOK_MS
+    watched = [row.org_id for row in rows if row.runs_out_ms is not None and (row.watch_due_ms or 0) > late_ms]
+    card = rate_card_of(connection, provider) if watched else RateCard([])
+    return {
+        org_id
+        for org_id in watched
+        if all(card.rate(feature, now_ms) is not None for feature in answers[org_id].features)
+    }
+
+
+def _known(row: Any, held_micro: int, *, estimated: bool) -> Known:
     return Known(
         row.org_id,
         bool(row.is_halted),
@@ -149,7 +168,7 @@ def _known(row: Any, held_micro: int, *, watched: bool) -> Known:
         row.unseen_micro or 0,
         held_micro,
         row.low_micro,
-        row.runs_out_ms if watched else None,
+        row.runs_out_ms if estimated else None,
     )
 
 

@@ -5,7 +5,8 @@
 -- bills by now: of these, `customer_id` is NULL. `is_unsure`: it is asked about, as where a push of another claim was not
 -- charged clearly, or such a push is under way: what is left may, or may not, be less that push.
 SELECT o.org_id, a.customer_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
-    o.balance_read_ms, o.unseen_micro, o.runs_out_ms, CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
+    o.balance_read_ms, o.unseen_micro, o.runs_out_ms, o.watch_due_ms,
+    CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
         WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL) THEN NULL ELSE {low_level} END AS low_micro,
     o.projection_due_ms IS NOT NULL OR o.org_id IN (SELECT p.org_id FROM pushes p WHERE p.provider = :provider
         AND p.state IN {open_states} AND p.due_at_ms > :now_ms AND p.claim_owner IS NOT NULL) AS is_unsure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -34,6 +34,8 @@ class Report:
     accepted: int = 0
     accepted_at: dict[str, int] = field(default_factory=dict)
     """The same by provider: the rate at which each is drained."""
+    calls_cut: dict[str, int] = field(default_factory=dict)
+    """Providers that turned calls away: how few at once were made there."""
     not_accepted: int = 0
     looked_up: int = 0
     voided: int = 0
@@ -84,12 +86,19 @@ def summed(reports: Sequence[Report], left: Backlog) -> Report:
         orders_wait=any(one.orders_wait for one in reports),
         batches_wait=any(one.batches_wait for one in reports),
         accepted_at=dict(accepted_at),
+        calls_cut=least_of([report.calls_cut for report in reports]),
         stopped_orgs=[org for report in reports for org in report.stopped_orgs],
         failures=[failure for report in reports for failure in report.failures],
         doubted=next((report.doubted for report in reports if report.doubted is not None), None),
         problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),
         left=left,
     )
+
+
+def least_of(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The least of each."""
+    names = sorted({name for count in counts for name in count})
+    return {name: min(count[name] for count in counts if name in count) for name in names}
 
 
 def collect(report: Report, results: Sequence[object]) -> None:
@@ -106,6 +115,7 @@ def collect(report: Report, results: Sequence[object]) -> None:
             case Pushed():
                 report.accepted += result.accepted
                 report.not_accepted += result.other
+                report.calls_cut = least_of([report.calls_cut, result.calls_cut])
             case Projected():
                 report.projected += result.read
                 report.halted += result.halted

@@ -1,0 +1,221 @@
+"""A backlog of a day delays nobody's halt, no other customer's newest usage, and no other provider."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.nouns.tick import report_lines
+from drawdown.providers.protocol import CustomerState, Outcome, PushRequest, RetryAt
+from drawdown.schema.database import write
+from drawdown.schema.units import SECOND_MS, WINDOW_MS
+from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.push.claim import LONGEST_DUE, Claim, claim_due, claim_size
+from drawdown.worker.push.push import SPELL_MS
+from tests.benchmarks.databases import tidy
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.plans import explained
+from tests.prepaid import Moving
+from tests.world import T0, Cells, Fleet
+
+BY_TURNS = True
+OTHERS = 200
+BACKLOG = 2_000
+FAST = capabilities(batch_size=1, in_flight=64)
+A_CLAIM = claim_size(FAST)
+
+
+def owed(fleet: Fleet, orgs: int, windows: int, *, name: str, newest_ms: int = T0) -> None:
+    """Pushes of so many organisations, of the windows up to one; each was due when its window began."""
+    whose = [{"org": f"{name}-{number}", "bucket": number % 256} for number in range(orgs)]
+    rows = [
+        {"org": one["org"], "window": window, "key": f"usage:{one['org']}:{window}:compute"}
+        for one in whose
+        for window in range(newest_ms - (windows - 1) * WINDOW_MS, newest_ms + 1, WINDOW_MS)
+    ]
+
+    def work(connection: sa.Connection) -> None:
+        insert = "INSERT INTO orgs (org_id, bucket, billing_provider) VALUES (:org, :bucket, 'fake')"
+        connection.execute(sa.text(insert), whose)
+        insert = (
+            "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, "
+            "key, sealed_at_ms, seal_id, state, due_at_ms) "
+            f"VALUES (:window, :org, 'compute', 0, 'fake', :org, 60, 60, :key, {T0}, 0, 'due', :window)"
+        )
+        connection.execute(sa.text(insert), rows)
+
+    write(fleet.engine, work)
+
+
+def claims(fleet: Fleet, count: int) -> Iterator[Claim]:
+    """So many claims, none of which is settled."""
+    for number in range(count):
+        yield write(
+            fleet.engine,
+            lambda connection, number=number: claim_due(  # type: ignore[misc]
+                connection,
+                provider="fake",
+                claim=f"w/{number}",
+                now=T0 + SECOND_MS,
+                capabilities=FAST,
+                shard=Shard(),
+                witness=None,
+            ),
+        )
+
+
+def test_the_newest_go_before_a_backlog_and_the_oldest_beside_them(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    owed(fleet, 1, BACKLOG, name="big", newest_ms=T0 - WINDOW_MS)
+    owed(fleet, OTHERS, 1, name="org")
+    fleet.write("UPDATE orgs SET runs_out_ms = 7 WHERE org_id = 'org-9'")
+    found = [claim.pushes for claim in claims(fleet, 3)]
+    assert [len(pushes) for pushes in found] == [A_CLAIM] * 3
+    of_big = [sorted(push.window_ms for push in pushes if push.org_id == "big-0") for pushes in found]
+    left = OTHERS - (A_CLAIM - LONGEST_DUE)
+    assert [len(windows) for windows in of_big] == [LONGEST_DUE, A_CLAIM - left, A_CLAIM]
+    oldest, newest = T0 - BACKLOG * WINDOW_MS, T0 - WINDOW_MS
+    assert of_big[0] == [oldest + age * WINDOW_MS for age in range(LONGEST_DUE)]
+    assert of_big[1][LONGEST_DUE:] == [
+        newest - age * WINDOW_MS for age in reversed(range(A_CLAIM - left - LONGEST_DUE))
+    ]
+    assert fleet.one("SELECT COUNT(*) FROM attempts") == 3 * A_CLAIM, "each is on record before it is sent"
+    assert [pushes[0].org_id for pushes in found if any(push.org_id == "org-9" for push in pushes)] == ["org-9"], (
+        "whose credit ends soonest begins"
+    )
+
+
+def test_what_was_sent_before_waits_for_the_newest_and_not_for_ever(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    owed(fleet, 1, 60, name="again", newest_ms=T0 - WINDOW_MS)
+    fleet.write(f"UPDATE pushes SET attempts = 1, first_attempt_ms = {T0}")
+    owed(fleet, OTHERS, 2, name="org")
+    again = [sum(push.org_id == "again-0" for push in claim.pushes) for claim in claims(fleet, 5)]
+    assert again == [LONGEST_DUE, LONGEST_DUE, LONGEST_DUE, 60 - 3 * LONGEST_DUE, 0]
+
+
+def test_one_at_a_time_are_sent_all_the_same(engine: sa.Engine) -> None:
+    fake = FakeProvider(capabilities(batch_size=1))
+    fleet = Fleet(engine, extra={"fake": fake})
+    owed(fleet, 3, 4, name="org")
+    fleet.write("UPDATE pushes SET attempts = 1 WHERE org_id = 'org-1'")
+    fleet.tick(T0 + SECOND_MS)
+    assert len(fake.charged) == 12
+
+
+@pytest.mark.parametrize("known", ["empty", "full"])
+def test_a_claim_reads_what_it_takes(engine: sa.Engine, known: str) -> None:
+    """By statistics of when nothing was due, or of now."""
+    fleet = Fleet(engine)
+    if known == "empty":
+        tidy(engine)
+    owed(fleet, 100, 50, name="big")
+    if known == "full":
+        tidy(engine)
+    with explained(engine) as plans:
+        list(claims(fleet, 1))
+    found = {text: plan for text, plan in plans.items() if "attempts = pushes.attempts + 1" in text}
+    assert len(found) == 2, "of those that wait longest, and of the newest"
+    for text, plan in found.items():
+        index = "pushes_unsent" if "window_ms DESC" in text else "pushes_open"
+        assert "Seq Scan on pushes" not in plan, plan
+        if engine.dialect.name == "postgresql":
+            assert index in plan and "Sort" not in plan, plan
+        else:
+            assert index in how(engine, text), how(engine, text)
+            assert "TEMP B-TREE" not in how(engine, text), how(engine, text)
+
+
+def how(engine: sa.Engine, text: str) -> str:
+    with engine.connect() as connection:
+        rows = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {text}", [0] * text.count("?")).fetchall()
+    return "\n".join(str(row) for row in rows)
+
+
+class TimedCells(Cells):
+    """Cells that know when they were first told of an organisation."""
+
+    def __init__(self, clock: Moving) -> None:
+        super().__init__()
+        self.clock, self.told = clock, dict[str, int]()
+
+    async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
+        for halt in halts:
+            self.told.setdefault(halt.org_id, self.clock.at_ms)
+        return await super().send(halts)
+
+
+@dataclass
+class Slow(FakeProvider):
+    """Each call takes a second of the clock's time."""
+
+    clock: Moving = field(default_factory=lambda: Moving(T0))
+    others: FakeProvider | None = None
+    charged_by_others: list[int] = field(default_factory=list)
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        await asyncio.sleep(0)
+        self.clock.at_ms += SECOND_MS
+        if self.others is not None:
+            self.charged_by_others.append(len(self.others.charged))
+        return await super().push(batch)
+
+
+def test_a_backlog_at_one_provider_delays_no_other_and_no_halt(engine: sa.Engine) -> None:
+    """It takes all the time there is; meanwhile one's credit is found gone, and one that nobody bills is halted."""
+    clock = Moving(T0)
+    other = FakeProvider(capabilities(), name="other")
+    slow = Slow(capabilities(batch_size=1), name="fake", clock=clock, others=other)
+    slow.states["poor"] = CustomerState(0, None, None)
+    fleet = Fleet(engine, clock, TimedCells(clock), {"fake": slow, "other": other})
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1')")
+    for org, provider in (("poor", "fake"), ("quick", "other"), ("free", "none")):
+        fleet.assign(org, provider=provider, from_ms=T0)
+        fleet.sample(org, T0 + 1)
+        columns = "(sandbox_id, org_id, cell_id, state)"
+        fleet.write(f"INSERT INTO sandboxes {columns} VALUES ('box-{org}', '{org}', 'cell-1', 'running')")
+    owed(fleet, 1, 400, name="big")
+    fleet.write("UPDATE orgs SET operator_halt = true, is_halted = true, halted_at = 1 WHERE org_id = 'free'")
+    began = T0 + 2 * WINDOW_MS
+    report = fleet.tick(began, deadline_ms=began + 240 * SECOND_MS)
+    assert 100 < len(slow.seen) < 200, "for five eighths of the time"
+    assert report.left.due > 200
+    assert slow.charged_by_others[SPELL_MS // SECOND_MS] == 1, "the other provider's was sent meanwhile"
+    assert isinstance(fleet.cells, TimedCells)
+    assert {org: (at - began) // SPELL_MS for org, at in fleet.cells.told.items()} == {"poor": 1, "free": 1}
+
+
+class Narrow(FakeProvider):
+    """Takes fewer calls at once than it declares; the others are turned away."""
+
+    under_way = 0
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        self.under_way += 1
+        try:
+            taken = self.under_way <= 8
+            await asyncio.sleep(0.001)
+            return await super().push(batch) if taken else [RetryAt(T0, "429: slow down", too_many=True) for _ in batch]
+        finally:
+            self.under_way -= 1
+
+
+def test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_twice(engine: sa.Engine) -> None:
+    narrow = Narrow(FAST)
+    fleet = Fleet(engine, extra={"fake": narrow})
+    owed(fleet, 3 * OTHERS, 1, name="org")
+    report = fleet.tick(T0 + SECOND_MS)
+    (at_once,) = report.calls_cut.values()
+    assert at_once <= 8 and f"fake turned calls away: as few as {at_once} at once were made there" in report_lines(
+        report
+    )
+    assert report.accepted == len(narrow.seen) == len(narrow.charged) > OTHERS
+    for _ in range(20):
+        report = fleet.tick(fleet.clock.at_ms + WINDOW_MS)
+    assert len(narrow.seen) == len(narrow.charged) == 3 * OTHERS
+    assert report.exit_status == 0
