@@ -131,7 +131,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 lock: release
-	$(LOCK) --extra oidc --extra cluster pyproject.toml --output-file ops/deploy/requirements.lock
+	$(LOCK) --extra oidc --extra cluster --extra columnar --extra s3 pyproject.toml --output-file ops/deploy/requirements.lock
 	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) - --output-file ops/deploy/build.lock
 
 # What is in the image, as CycloneDX: build/sbom.json

@@ -7,7 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -15,12 +15,6 @@ from rich.console import Console
 
 from drawdown.cli.late_calls import LateCells, LateHooks, LateHttp
 from drawdown.cli.settings.settings import Settings
-from drawdown.providers import registry
-from drawdown.providers.http import Http
-from drawdown.providers.payments import registry as payment_registry
-from drawdown.providers.payments.protocol import PaymentService
-from drawdown.providers.payments.registry import PaymentServices
-from drawdown.providers.registry import Registry
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
@@ -29,13 +23,16 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.typed.parsing import parse_time, parse_window
 from drawdown.schema.units import EXEMPT_PROVIDERS
-from drawdown.worker.catalog import terms
-from drawdown.worker.commands import api_keys
-from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Witness
-from drawdown.worker.engine.runner import World
-from drawdown.worker.history.incarnation import read_doubt, recognise
 from drawdown.worker.history.witness import WitnessFile
+
+if TYPE_CHECKING:  # what bills and what runs a tick is imported by what uses it: most commands need neither
+    from drawdown.providers.http import Http
+    from drawdown.providers.payments.protocol import PaymentService
+    from drawdown.providers.payments.registry import PaymentServices
+    from drawdown.providers.registry import Registry
+    from drawdown.worker.engine.context import Context
+    from drawdown.worker.engine.effects import Witness
+    from drawdown.worker.engine.runner import World
 
 log = structlog.get_logger()
 
@@ -49,8 +46,8 @@ class App:
     settings: Settings
     clock: Clock
     json: bool = False
-    out: Console = field(default_factory=lambda: Console(soft_wrap=True))
-    err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True))
+    out: Console = field(default_factory=lambda: Console(soft_wrap=True, emoji=False))
+    err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, emoji=False))
     http: Http = field(default_factory=LateHttp)
     processes: int = 1
     """How many of this command share its work, and what providers allow."""
@@ -87,6 +84,8 @@ class App:
     def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
         """Do it in one transaction. A database that was restored is noticed before, and not only by its next tick: what
         may not be done on lost history is refused at once (R1)."""
+        from drawdown.worker.history.incarnation import recognise
+
         engine = self.ready()
         witness = self._recall(engine)
 
@@ -98,6 +97,8 @@ class App:
 
     def doubt(self) -> str | None:
         """Why the database may have lost history, by itself or by what this host remembers; nothing is written."""
+        from drawdown.worker.history.incarnation import read_doubt
+
         engine = self.ready()
         witness = self._recall(engine)
         return read(engine, lambda connection: read_doubt(connection, witness))
@@ -118,12 +119,16 @@ class App:
         return self._registry
 
     def _load(self) -> Registry:
+        from drawdown.providers import registry
+
         return registry.load(self.settings.of_providers(), self.clock, self.http, self.engine)
 
     @property
     def payments(self) -> PaymentServices:
         """The payment services there are, and why others cannot be used."""
         if self._payments is None:
+            from drawdown.providers.payments import registry as payment_registry
+
             self._payments = payment_registry.load(self.settings.of_providers(), self.clock, self.http, self.engine)
         return self._payments
 
@@ -178,6 +183,8 @@ class App:
         return self.payments.services[name]
 
     def world(self) -> World:
+        from drawdown.worker.engine.runner import World
+
         cells = LateCells(self.settings.cells(), self.clock)
         witness = WitnessFile(self.settings.state_folder())
         engine, services = self.ready(), self.payments.services
@@ -186,6 +193,9 @@ class App:
         return World(engine, providers, cells, self.clock, self.http, witness, services, hooks, cells, count)
 
     def context(self) -> Context:
+        from drawdown.worker.catalog import terms
+        from drawdown.worker.engine.context import Context
+
         for name, why in self.registry.broken.items():
             log.error("provider_broken", provider=name, reason=why)
         dormant = {name for name, provider in self.registry.providers.items() if provider.dormant is not None}
@@ -194,6 +204,7 @@ class App:
             log.error("payment_service_broken", service=name, reason=why)
         made.payments, made.dormant_payments = self.payments.capabilities, self.payments.dormant
         made.hooks = self.settings.hooks().origins
+        made.objects = self.settings.objects()
         made.changed = self.read(lambda c: terms.changed(c, made.declared()))
         return made
 
@@ -221,6 +232,8 @@ def new_key() -> str:
 
 def new_api_key() -> str:
     """256 random bits, behind the prefix that keys are known by."""
+    from drawdown.worker.commands import api_keys
+
     return api_keys.PREFIX + secrets.token_urlsafe(32)
 
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from drawdown.providers.http import Call, Http, HttpResult
-from drawdown.schema.clock import Clock
-from drawdown.worker.engine.effects import (
-    CellReader,
-    HaltRequest,
-    HaltSender,
-    HookAnswer,
-    HookRequest,
-    HookSender,
-    UsageAnswer,
-    UsageRequest,
-)
-from drawdown.worker.halts.cell_settings import CellSettings
-from drawdown.worker.hooks.hook_settings import HookSettings
+if TYPE_CHECKING:
+    from drawdown.providers.http import Call, Http, HttpResult
+    from drawdown.schema.clock import Clock
+    from drawdown.worker.engine.effects import (
+        CellReader,
+        HaltRequest,
+        HaltSender,
+        HookAnswer,
+        HookRequest,
+        HookSender,
+        UsageAnswer,
+        UsageRequest,
+    )
+    from drawdown.worker.halts.cell_settings import CellSettings
+    from drawdown.worker.hooks.hook_settings import HookSettings
 
 
 class LateHttp:

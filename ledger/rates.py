@@ -1,4 +1,4 @@
-"""The rate card: the price of a quantity. Pure.
+"""The rate card: the price of a quantity, and how the card is read.
 
 Guarantee: a price is an integer number of micro-credits, and a negative quantity costs exactly the negative of the
 positive one, so that giving back leaves nothing behind.
@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import sqlalchemy as sa
+
+from drawdown.ledger.entries import EVER_MS
+from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import MicroCredits
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -46,3 +53,19 @@ class RateCard:
         """What a quantity of a feature used at a moment costs, in micro-credits; None where it has no rate."""
         rate = self.rate(feature, ts)
         return None if rate is None else rate.price(quantity)
+
+
+def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCard:
+    """The rate card: all of it, or what was on it by a moment. A rate may be set for a time that is over; a run is
+    priced by what was on the card as it was accepted."""
+    return rate_card(SQL.run(connection, "rates", {"known_ms": known_ms}))
+
+
+def rates_part() -> Part:
+    """All of the rate card, for whoever reads more in one statement: rows for `rate_card`."""
+    return SQL.part("rates", {"known_ms": EVER_MS})
+
+
+def rate_card(rows: Iterable[Any]) -> RateCard:
+    """The rate card of rows that were read."""
+    return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in rows)

@@ -11,21 +11,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import sqlalchemy as sa
 
 from drawdown.ledger import lots
 from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, set_plan, wallet_account
 from drawdown.ledger.allocation import Lot
-from drawdown.ledger.entries import EVER_MS, MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
+from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.maturing import look_ahead, mature
-from drawdown.ledger.rates import Rate, RateCard
+from drawdown.ledger.rates import read_rate_card
 from drawdown.ledger.runs.reservations import MATURE_TRIES
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
-from drawdown.schema.sql import Part, queries
+from drawdown.schema.sql import queries
 from drawdown.schema.units import in_credits
 
 SQL = queries(__file__)
@@ -257,19 +256,3 @@ def read_charges(connection: sa.Connection, keys: Sequence[str]) -> dict[str, in
     """The quantities charged under those of these keys that were charged."""
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]})
     return {row.key: int(row.quantity) for row in rows}
-
-
-def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCard:
-    """The rate card: all of it, or what was on it by a moment. A rate may be set for a time that is over; a run is
-    priced by what was on the card as it was accepted."""
-    return rate_card(SQL.run(connection, "rates", {"known_ms": known_ms}))
-
-
-def rates_part() -> Part:
-    """All of the rate card, for whoever reads more in one statement: rows for `rate_card`."""
-    return SQL.part("rates", {"known_ms": EVER_MS})
-
-
-def rate_card(rows: Iterable[Any]) -> RateCard:
-    """The rate card of rows that were read."""
-    return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in rows)

@@ -19,7 +19,6 @@ from typing import Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from drawdown.schema.driver_errors import CONFLICT_TRIES, explain, is_conflict
 from drawdown.schema.errors import AnswerLost, DatabaseNotReady, LockHeld, UsageError
@@ -226,9 +225,13 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bo
             return result
 
     with clear_errors():
-        return Retrying(retry=retry_if_exception(is_conflict), stop=stop_after_attempt(CONFLICT_TRIES), reraise=True)(
-            once
-        )
+        for left in range(CONFLICT_TRIES - 1, -1, -1):
+            try:
+                return once()
+            except Exception as error:
+                if not left or not is_conflict(error):
+                    raise
+    raise AssertionError("the last try returns or raises")
 
 
 def _commit(transaction: sa.RootTransaction) -> None:

@@ -32,9 +32,9 @@ def _has_room(place: Path) -> bool:
         return False
 
 
-def folder(prefix: str) -> Path:
-    """A new one, in the guard's care."""
-    made = Path(tempfile.mkdtemp(prefix=prefix, dir=MEMORY if _has_room(MEMORY) else None))
+def folder(prefix: str, *, on_disk: bool = False) -> Path:
+    """A new one, in the guard's care; `on_disk` where it will not fit into memory."""
+    made = Path(tempfile.mkdtemp(prefix=prefix, dir=MEMORY if not on_disk and _has_room(MEMORY) else None))
     if not _guards:
         quiet = subprocess.DEVNULL  # else whoever reads this process's output would wait for the guard
         command = [sys.executable, __file__]

@@ -28,10 +28,10 @@ RECOVERY: Final = "automatic recovery in progress"
 
 class Server:
     """Made and started here. One that is `durable` keeps what it confirmed when it is killed; of others nobody cuts
-    the power, and commits cost nothing."""
+    the power, and commits cost nothing. Its files are in memory where there is room, unless it is to be `on_disk`."""
 
-    def __init__(self, *, durable: bool = False) -> None:
-        self._folder = leftovers.folder("dd-pg-")
+    def __init__(self, *, durable: bool = False, on_disk: bool = False) -> None:
+        self._folder = leftovers.folder("dd-pg-", on_disk=on_disk)
         self._data = self._folder / "data"
         self._log = self._folder / "log"
         # A server does not run as root: then another user does it.

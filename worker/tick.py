@@ -272,9 +272,8 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
     if context.out_of_time():
         return
     try:
-        swept: Sealed | None = yield Transaction(
-            "sweep", partial(sealing.sweep, request=_request(context, report, context.shard))
-        )
+        request = _request(context, report, context.shard)
+        swept: Sealed | None = yield Transaction("sweep", partial(sealing.sweep, request=request))
     except (DBAPIError, LockHeld) as error:
         log.error("sweep_failed", error=in_short(error))
         report.failures.append(f"sweep: {in_short(error)}")

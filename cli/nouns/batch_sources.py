@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,15 +21,19 @@ Name = Annotated[str, typer.Argument(metavar="SOURCE", help="The source's name")
 def add(
     context: typer.Context,
     source: Name,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="On each host that ticks; no folder below it")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="On each host that ticks, or s3://BUCKET/PREFIX; nothing below it")
+    ],
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Watch a folder: each tick takes the files in it that are new, a minute after they were written last."""
+    """Watch a folder, or a prefix of an object store. Each tick takes the new files, a minute after they were written
+    last."""
     app: App = context.obj
     by = app.by(actor, reason)
     found = app.write(lambda c: sources.add_source(c, source, folder, by))
-    show(app, {"source": found}, [f"{source}: watches {found.folder}"])
+    watches = "watches" if found.paused_ms is None else "is paused, and `source pause --undo` has it watch"
+    show(app, {"source": found}, [f"{source}: {watches} {found.folder}"])
 
 
 @commands.command("list")

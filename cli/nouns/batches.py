@@ -12,11 +12,11 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, PageSize, Reason, only_with
 from drawdown.cli.rendering import show, table
-from drawdown.schema.errors import Exit
+from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.files import found_file
-from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, take
+from drawdown.worker.batches.take import BY_HAND, UNREAD, TakenFile, meet_types, most_samples, take
 from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_some
 
 commands = typer.Typer()
@@ -34,14 +34,25 @@ def take_(
     """Take files of usage: org_id, ts, and memory_mb with interval_s, or event_type with quantity.
 
     A file's content is taken once, whatever it is called; taking it again changes nothing. Rows that cannot be billed
-    are set aside. The exit status is 1 where there are any, and where a name stands for other content.
+    are set aside. The exit status is 1 where there are any in a file that is taken, and where a name stands for other
+    content. Of several files each is tried, whatever becomes of the others.
     """
     app: App = context.obj
     app.ready()
-    done = [_take(app, path, actor, reason) for path in files]
-    lines = [_line(one) for one in done]
-    show(app, {"files": done}, lines)
-    if any(one.outcome == "conflict" or one.refused for one in done):
+    done: list[TakenFile] = []
+    faults: list[DrawdownError] = []
+    for path in files:
+        try:
+            done.append(_take(app, path, actor, reason))
+        except DrawdownError as error:
+            if len(files) == 1:
+                raise
+            faults.append(error)
+            done.append(TakenFile(BY_HAND, path.name, UNREAD, "refused", said=str(error)))
+    show(app, {"files": done}, [line for one in done for line in _lines(one)])
+    if faults:
+        raise typer.Exit(faults[0].exit_status)
+    if any(one.outcome == "conflict" or (one.outcome == "taken" and one.refused) for one in done):
         raise typer.Exit(Exit.PERSON)
 
 
@@ -49,16 +60,18 @@ def _take(app: App, path: Path, actor: str | None, reason: str) -> TakenFile:
     from drawdown.worker.batches.reading import add_up  # with DuckDB, which no other command needs
 
     by = app.by(actor, reason)
-    with closing(add_up(found_file(path), by.now_ms)) as sums:
+    with closing(add_up(found_file(path), by.now_ms, app.read(most_samples))) as sums:
         app.write(lambda c: meet_types(c, sums, by.now_ms))
         return app.write(lambda c: take(c, sums, BY_HAND, by))
 
 
-def _line(one: TakenFile) -> str:
-    what = f"{one.name}: {one.outcome}, {one.rows:,} rows, {one.refused:,} refused"
-    if one.outcome == "taken":
-        return f"{what}; batch {one.batch}"
-    return str(one)
+def _lines(one: TakenFile) -> list[str]:
+    if one.outcome != "taken":
+        return [str(one)]
+    lines = [f"{one.name}: taken, {one.rows:,} rows, {one.refused:,} refused; batch {one.batch}"]
+    if one.refused:
+        lines.append(f"  `drawdown batch list --refused {one.batch}` shows the refused rows")
+    return lines
 
 
 @commands.command("list")

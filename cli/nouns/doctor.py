@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from drawdown.cli.app import App
@@ -14,11 +15,14 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.batches.objects import is_prefix
+from drawdown.worker.batches.sources import list_sources
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
 from drawdown.worker.halts.cell_settings import SHARED, CellSettings
 from drawdown.worker.history.incarnation import read_incarnation
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
+from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.cells import cells_without_url, list_cells
 from drawdown.worker.views.features import unrated_features
 from drawdown.worker.views.hooks import list_endpoints
@@ -60,6 +64,7 @@ def examine(app: App) -> list[Finding]:
         _hooks,
         _server,
         _files,
+        _folders,
     )
     for check in checks:
         found += check(app)
@@ -103,6 +108,31 @@ def _private(path: Path, mode: str) -> Iterator[Finding]:
     """Found open by everybody; a group may be meant."""
     if path.exists() and path.stat().st_mode & 0o007:
         yield Finding(False, f"{path} is open to everybody on this machine", f"`chmod {mode} {path}`")
+
+
+def _folders(app: App) -> Iterator[Finding]:
+    """Looked at only where some are watched."""
+    watched = [one for one in app.read(list_sources) if one.paused_ms is None]
+    if not watched:
+        return
+    mend = "install drawdown[columnar], or no file is taken"
+    yield Finding(find_spec("duckdb") is not None, "DuckDB, which reads watched folders' files", mend)
+    if any(is_prefix(one.folder) for one in watched):
+        mend = "install drawdown[s3], and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ready = find_spec("botocore") is not None and bool(app.settings.objects().key_id)
+        yield Finding(ready, "what reads object stores", mend)
+    for source in watched:
+        if is_prefix(source.folder):
+            continue
+        there = os.access(source.folder, os.R_OK | os.X_OK)
+        yield Finding(there, f"the folder of {source.source}, {source.folder}", "mount it on each host that ticks")
+    left = app.read(files_left)
+    count = left.refused + left.conflicts + left.failing
+    yield Finding(
+        not count,
+        f"files of watched folders that are not taken: {count:,}",
+        "`drawdown batch list` says why; mend them, or move them away",
+    )
 
 
 def _clock(app: App) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
@@ -22,12 +22,15 @@ from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.views.backlog import OrdersLeft
+from drawdown.worker.views.batches import FilesLeft
 from drawdown.worker.views.cluster import worker_lines
 from drawdown.worker.views.headline import missed_minutes, unwatched_minutes
-from drawdown.worker.views.org_standing import OrgStatus
 from drawdown.worker.views.standing import OpenReplay, Standing, Status, how_much
 from drawdown.worker.views.status import org_status, status
 from drawdown.worker.views.waiting import Waiting
+
+if TYPE_CHECKING:
+    from drawdown.worker.views.org_standing import OrgStatus
 
 WIDTH: Final = 79
 LABEL: Final = 10
@@ -220,7 +223,15 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     lines += [("replay", _replay(replay, now)) for replay in found.replays]
     if orders := _orders(found.orders, now):
         lines.append(("orders", f"{orders}: `drawdown order list`"))
+    if files := _files(found.files):
+        lines.append(("files", f"{files}: `drawdown batch list`"))
     return lines
+
+
+def _files(found: FilesLeft) -> str:
+    """'' where each file of the watched folders was taken."""
+    counts = ((found.refused, "refused"), (found.conflicts, "in conflict"), (found.failing, "failing"))
+    return ", ".join(f"{count:,} {word}" for count, word in counts if count)
 
 
 def _orders(found: OrdersLeft, now: int) -> str:

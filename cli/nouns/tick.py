@@ -198,6 +198,8 @@ def report_lines(report: Report) -> list[str]:
         lines.append(
             f"the nightly sweep found {report.swept:,} that the arrival cursor had missed: tell the developers"
         )
+    if report.batches_taken:
+        lines.append(f"files of watched folders taken: {report.batches_taken:,}; the next tick bills them")
     lines += [
         f"{name} turned calls away: as few as {at_once:,} at once were made there"
         for name, at_once in report.calls_cut.items()
@@ -220,6 +222,8 @@ def report_lines(report: Report) -> list[str]:
     lines += [f"  left: {number:,} {what}" for what, number in facts.items() if number]
     if report.orders_wait:
         lines.append("  left: orders that wait for the next tick; `drawdown order list`")
+    if report.batches_wait:
+        lines.append("  left: files of watched folders, more than a tick takes or while another reads them")
     lines += [f"  {problem}" for problem in report.problems]
     lines += [f"  stopped: {org}; `drawdown org show {org}` says why" for org in report.stopped_orgs]
     return lines + [f"  failed: {failure}" for failure in report.failures]

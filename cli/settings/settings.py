@@ -20,10 +20,13 @@ from drawdown.cli.settings.secret_files import SUFFIX, Check, SecretFiles
 from drawdown.schema.errors import UsageError
 from drawdown.server.settings import MySettings, OidcSettings, ServerSettings, UnknownOrg
 from drawdown.server.tokens.jwts import LEAST_SECRET_BYTES
+from drawdown.worker.engine.object_store import ObjectStore
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.hooks.hook_settings import HookSettings
 
 PREFIX: Final = "DRAWDOWN_"
+OBJECT_STORE: Final = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION",
+                       "ENDPOINT_URL_S3", "ENDPOINT_URL")  # fmt: skip
 
 
 class Settings(BaseSettings):
@@ -116,10 +119,11 @@ class Settings(BaseSettings):
         """Each secret that is configured, alone: lists of several are taken apart. Providers' keys are among them."""
         own = [value.get_secret_value() for value in vars(self).values() if isinstance(value, SecretStr)]
         theirs = [text for name, text in self.of_providers().items() if name.endswith(("_key", "_secret", "_token"))]
+        stores = (self.objects().secret, self.objects().token)
         password = sa.make_url(self.latest_database_url()).password
-        items = [item.strip() for text in (*own, *theirs, password or "") for item in re.split("[,;]", text)]
+        items = [item.strip() for text in (*own, *theirs, *stores, password or "") for item in re.split("[,;]", text)]
         alone = [item.partition("=")[2] or item for item in items]  # of cell-1=SECRET, what is secret
-        return tuple(sorted({text for text in (*own, *theirs, *items, *alone) if text.strip("=")}))
+        return tuple(sorted({text for text in (*own, *theirs, *stores, *items, *alone) if text.strip("=")}))
 
     def latest_database_url(self) -> str:
         """With the login that is to be used now."""
@@ -178,6 +182,17 @@ class Settings(BaseSettings):
             cell_settings.roots(self.cell_secret.get_secret_value()),
             cell_settings.secrets(self.cell_secrets.get_secret_value()),
             cell_settings.networks(self.cell_networks),
+        )
+
+    def objects(self) -> ObjectStore:
+        """By the names that programs of object stores have for them."""
+        found = {name: os.environ.get(f"AWS_{name}", "").strip() for name in OBJECT_STORE}
+        return ObjectStore(
+            found["ACCESS_KEY_ID"],
+            found["SECRET_ACCESS_KEY"],
+            found["SESSION_TOKEN"],
+            found["REGION"] or found["DEFAULT_REGION"],
+            found["ENDPOINT_URL_S3"] or found["ENDPOINT_URL"],
         )
 
     def hooks(self) -> HookSettings:

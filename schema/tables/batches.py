@@ -43,14 +43,20 @@ batch_files = sa.Table(
     id_column("source", key=True),
     id_column("name", key=True),
     id_column("batch", key=True),
+    sa.Column("path", sa.Text, primary_key=True),
     sa.Column("size_bytes", Big, nullable=False),
     sa.Column("modified_ns", Big, nullable=False),
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("said", sa.Text, nullable=False),
     ms_column("seen_ms"),
-    sa.CheckConstraint("outcome IN ('taken', 'repeated', 'conflict', 'refused')", name="batch_files_outcome"),
+    sa.Column("readings", Big, nullable=False),
+    sa.CheckConstraint(
+        "outcome IN ('taken', 'repeated', 'conflict', 'refused', 'reading', 'failed', 'gone')",
+        name="batch_files_outcome",
+    ),
     sa.Index("batch_files_by_seen", "seen_ms"),
-    comment="Files as they came: one whose content was taken before, or that has another file's name, is said here.",
+    comment="Files as they came: one whose content was taken before, or that has another file's name, is said here. "
+    "One of a watched folder that is being read, failed or was refused has no batch; `readings` began and did not end.",
 )
 
 batch_sources = sa.Table(

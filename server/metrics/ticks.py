@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from drawdown.schema.units import BUCKETS, DAY_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.worker.views.backlog import orders_left
+from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.metrics import EndedTick, ended_ticks
 
 SHARD: Final = ("shard",)
@@ -57,6 +58,18 @@ def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("orders_open", "Orders that wait, or are under way.", [((), found.open)])
     yield gauge("orders_oldest_age_seconds", "Since the oldest of them was placed.", [((), seconds(age))])
     yield gauge("orders_failed", "Orders that failed in the last day.", [((), found.failed)])
+
+
+def filing(connection: sa.Connection) -> Iterator[Metric]:
+    """Files of watched folders that nobody took."""
+    found = files_left(connection)
+    of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))
+    yield gauge(
+        "batch_files_left",
+        "Files of watched folders that are not taken.",
+        [((state,), n) for state, n in of],
+        ["state"],
+    )
 
 
 def _in_use(newest_first: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:

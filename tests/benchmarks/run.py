@@ -31,6 +31,7 @@ from tests.benchmarks import (
     case_push,
     case_reads,
     case_seal,
+    case_start,
     case_stream,
     case_tick,
     case_transfers,
@@ -81,10 +82,11 @@ CASES: Final[dict[str, Case]] = {
         made, kind, scaled(o.scale), max(int(10_000 * o.scale), FEWEST), min(o.runs, 3)
     ),
     "workers": lambda made, _kind, o: case_workers.run(made, max(int(20_000 * o.scale), FEWEST), min(o.runs, 3)),
+    "start": lambda made, kind, o: case_start.run(made, kind, o.runs),
 }
 """`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot` and `guard` give two, `events` three; `credit` gives
 `check` and `reserve`, `transfers` gives `mix` and `rows`; `console` gives files, and the gate beside clicks, too;
-`processes` gives also pushes that are sent; `workers` is always of PostgreSQL."""
+`start` gives two; `processes` gives also pushes that are sent; `workers` is always of PostgreSQL."""
 
 
 def results(options: Options) -> Iterator[Result]:

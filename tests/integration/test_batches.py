@@ -5,20 +5,24 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
+from drawdown.cli.nouns.status import other_lines
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
-from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, WINDOW_MS
-from drawdown.worker.batches import duck, files, folders, reading, sources
+from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MINUTE_MS, WINDOW_MS
+from drawdown.server.metrics.ticks import filing
+from drawdown.worker.batches import duck, files, folders, reading, readings, sources, spill
 from drawdown.worker.batches import take as taking
 from drawdown.worker.batches import withdraw as withdrawing
 from drawdown.worker.batches.files import found_file
@@ -29,6 +33,8 @@ from drawdown.worker.commands.prune import raise_floors
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.verify.deep import verify_files
 from drawdown.worker.verify.verify import Verification, verify
+from drawdown.worker.views.batches import files_left
+from drawdown.worker.views.status import status
 from tests.world import T0, Fleet
 
 BY_TURNS = True
@@ -319,24 +325,42 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "u.csv", ROWS)
-    whole = reading._Reading.whole
+    found, whole = found_file(path), reading._Reading.whole
 
-    def changed(self: Any) -> Any:
-        answer = whole(self)
+    def changed(self: Any, most: int) -> Any:
+        answer = whole(self, most)
         stood = path.stat()
         path.write_bytes(path.read_bytes().replace(b"60", b"61"))
         os.utime(path, ns=(stood.st_atime_ns, stood.st_mtime_ns))
         return answer
 
-    def gone(self: Any) -> Any:
-        answer = whole(self)
+    def gone(self: Any, most: int) -> Any:
+        answer = whole(self, most)
         path.unlink()
         return answer
 
-    for change in (changed, gone):
+    def another(self: Any, most: int) -> Any:
+        answer, stood = whole(self, most), path.stat()
+        written(tmp_path / "v.csv", ROWS[1:]).replace(path)
+        os.utime(path, ns=(stood.st_atime_ns, stood.st_mtime_ns))
+        return answer
+
+    def shrunk(self: Any, most: int) -> Any:
+        os.truncate(path, 5)  # of the header
+        return whole(self, most)
+
+    def piped(self: Any, most: int) -> Any:
+        path.unlink()
+        os.mkfifo(path)
+        return whole(self, most)
+
+    for change in (changed, shrunk, another, gone, piped):
+        written(path, ROWS)
         monkeypatch.setattr(reading._Reading, "whole", change)
-        with pytest.raises(files.FileChanged, match="nothing was taken"):
+        with pytest.raises(files.NotNow, match="nothing was taken" if change is not piped else "cannot be read"):
             taken(fleet, path)
+    with pytest.raises(files.FileChanged, match="is no plain file by now"):
+        reading.add_up(found, fleet.clock.at_ms)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
 
@@ -409,9 +433,22 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
 def test_a_file_that_comes_to_too_much_is_refused(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MAX_BATCH_SAMPLES", 2)
+    path = written(tmp_path / "u.csv", ROWS)
     with pytest.raises(Refused, match="comes to more than 2 samples"):
-        taken(fleet, written(tmp_path / "u.csv", ROWS))
+        reading.add_up(found_file(path), fleet.clock.at_ms, most=2)
+    assert read(fleet.engine, taking.most_samples) == {"sqlite": 500_000, "postgresql": 5_000_000}[fleet.engine.name]
+
+
+def test_what_a_killed_reading_left_on_the_disk_is_removed_and_nothing_of_one_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / f"{spill.PREFIX}left"
+    left.mkdir()
+    (left / "spilled").touch()
+    with spill.spill_folder() as one, spill.spill_folder() as other:
+        assert sorted(map(str, tmp_path.iterdir())) == sorted((one, other))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.jsonl"])
@@ -446,8 +483,8 @@ def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monk
     path = tmp_path / "u.parquet"
     same = "'acme' AS org_id, 1767225600000 AS ts, 1024 AS memory_mb, 60 AS interval_s"
     duckdb.connect().execute(f"COPY (SELECT {same} FROM range(5000000)) TO '{path}'")
-    monkeypatch.setattr(duck, "READING_TIME_S", 0.001)
-    with pytest.raises(Refused, match="came to no end"):
+    monkeypatch.setattr(reading, "READING_TIME_S", 0.001)
+    with pytest.raises(Refused, match="its time was up"):
         taken(fleet, path)
 
 
@@ -645,6 +682,11 @@ def test_a_path_whose_batch_stands_is_a_conflict_whoever_takes_it(fleet: Fleet, 
     assert taken(fleet, laid(other / "a.csv", [row(seconds=8)])).outcome == "taken"
     fleet.tick_windows(1)
     assert sealed(fleet) == {**SEALED, ("acme", 0): 120 + 2 + 8}
+    again = laid(other / "c.csv", [row(seconds=2)])  # what b.csv was
+    assert taken(fleet, again).outcome == "repeated"
+    write(fleet.engine, lambda c: sources.add_source(c, "others", other, fleet.by))
+    laid(again, [row(seconds=16)])
+    assert "conflict" in " ".join(fleet.tick_windows(1).problems)
 
 
 def test_what_the_machine_has_no_room_for_is_tried_again(
@@ -661,7 +703,7 @@ def test_what_the_machine_has_no_room_for_is_tried_again(
                 raise files.Unreadable(said)
             if said == "no folder for what spills":
                 raise OSError(said)
-            with duck.explained(found, duckdb.connect()):
+            with duck.explained(found, duckdb.connect(), Event()):
                 raise (duckdb.IOException if "device" in said else duckdb.OutOfMemoryException)(said)
 
         return shut_in
@@ -673,6 +715,98 @@ def test_what_the_machine_has_no_room_for_is_tried_again(
         assert (report.exit_status, report.problems, report.batches_taken) == (75, [], 0)
         assert said in report.failures[0]
     assert fleet.tick_windows(1).batches_taken == 1
+
+
+def outcomes(fleet: Fleet) -> dict[str, str]:
+    found = read(fleet.engine, lambda c: sources.list_batches(c, source="exports"))
+    return {one.name: one.outcome for one in found}
+
+
+def test_a_file_that_ends_its_ticks_is_left_to_a_person_after_the_third(
+    fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = laid(watched / "a.csv", ROWS)
+    laid(watched / "b.csv", [row(seconds=1)], T0 + 1)
+
+    def killing(file: files.FoundFile, *given: Any) -> reading.Sums:
+        if file.name == "a.csv":
+            raise Killed
+        return reading.add_up(file, *given)
+
+    monkeypatch.setattr(folders, "add_up", killing)
+    for _ in range(readings.MAX_READINGS):
+        with pytest.raises(AssertionError, match="Killed"):
+            fleet.tick_windows(1)
+        # A tick that begins while another reads leaves the file to it; what died had it tried last.
+        fleet.tick(fleet.clock.at_ms + MINUTE_MS)
+        assert outcomes(fleet) == {"a.csv": "reading", "b.csv": "taken"}
+    reports = [fleet.tick_windows(1) for _ in range(2)]
+    assert [["3 ticks ended" in one for one in report.problems] for report in reports] == [[True], []]
+    assert outcomes(fleet)["a.csv"] == "refused"
+    assert taken(fleet, path).outcome == "taken"
+
+
+def test_a_file_that_failed_is_tried_after_those_that_did_not(
+    fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid(watched / "a.csv", ROWS)
+
+    def failing(file: files.FoundFile, *given: Any) -> reading.Sums:
+        if file.name == "a.csv":
+            raise files.NotNow("a.csv: no room")
+        return reading.add_up(file, *given)
+
+    monkeypatch.setattr(folders, "add_up", failing)
+    monkeypatch.setattr(folders, "MAX_FILES_A_TICK", 1)
+    for _ in range(readings.MAX_READINGS + 1):
+        assert fleet.tick_windows(1).failures == ["exports: a.csv: no room"]
+    assert outcomes(fleet) == {"a.csv": "failed"}
+    laid(watched / "b.csv", [row(seconds=1)], T0 + 1)
+    assert fleet.tick_windows(1).batches_taken == 1
+    monkeypatch.undo()
+    assert fleet.tick_windows(1).batches_taken == 1
+    assert outcomes(fleet) == {"a.csv": "taken", "b.csv": "taken"}
+
+
+def test_what_was_moved_away_needs_nobody(fleet: Fleet, watched: Path) -> None:
+    laid(watched / "a.csv", ROWS)
+    laid(watched / "c.jsonl", [{"nothing": 1}])
+    fleet.tick_windows(1)
+    laid(watched / "a.csv", [row(seconds=1)], T0 + 1)
+    fleet.tick_windows(1)
+    left = read(fleet.engine, files_left)
+    assert (left.refused, left.conflicts, left.failing) == (1, 1, 0)
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).standing
+    assert ("files", "1 refused, 1 in conflict: `drawdown batch list`") in other_lines(found, fleet.clock.at_ms)
+    said = read(fleet.engine, lambda c: list(filing(c)))[0]
+    assert {sample.labels["state"]: sample.value for sample in said.samples} == {
+        "refused": 1, "conflict": 1, "failed": 0
+    }  # fmt: skip
+    away = [path.rename(watched.parent / path.name) for path in watched.iterdir()]
+    fleet.tick_windows(1)
+    left = read(fleet.engine, files_left)
+    assert (left.refused, left.conflicts, left.failing) == (0, 0, 0)
+    for path in away:
+        path.rename(watched / path.name)
+    assert len(fleet.tick_windows(1).problems) == 2
+
+
+def test_a_tick_with_no_time_left_begins_no_file_and_one_with_little_gives_no_more(
+    fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid(watched / "a.csv", ROWS)
+    fleet.clock.at_ms += WINDOW_MS
+    report = fleet.tick(deadline_ms=fleet.clock.at_ms + folders.LEAST_READING_MS - 1)
+    assert (report.batches_taken, report.batches_wait) == (0, True)
+    given: list[float] = []
+
+    def noting(file: files.FoundFile, now_ms: int, most: int, time_s: float) -> reading.Sums:
+        given.append(time_s)
+        return reading.add_up(file, now_ms, most, time_s)
+
+    monkeypatch.setattr(folders, "add_up", noting)
+    assert fleet.tick(deadline_ms=fleet.clock.at_ms + 30_000).batches_taken == 1
+    assert given == [30]
 
 
 def test_a_tick_takes_no_more_than_its_share(fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -738,13 +872,19 @@ def test_the_commands(
         return status, json.loads(capfd.readouterr().out)
 
     path = written(tmp_path / "u.csv", [*ROWS, row(seconds=-1)])
+    wrong = written(tmp_path / "w.csv", [{"id": "s-1", **row()}])
+    status, answer = said("batch", "take", str(wrong), str(path), str(tmp_path / "none.csv"))
+    batch = answer["files"][1]["batch"]
+    assert (status, [one["outcome"] for one in answer["files"]]) == (1, ["refused", "taken", "refused"])
+    assert "its rows have ids (id)" in answer["files"][0]["said"]
     status, answer = said("batch", "take", str(path))
-    batch = answer["files"][0]["batch"]
-    assert (status, answer["files"][0]["outcome"]) == (1, "taken")
+    assert (status, answer["files"][0]["outcome"], answer["files"][0]["refused"]) == (0, "repeated", 1)
     assert said("batch", "list")[1]["batches"][0]["batch"] == batch
     assert said("batch", "list", "--refused", batch)[1]["rows"][0]["wrong_column"] == "interval_s"
     assert said("source", "add", "exports", str(tmp_path))[0] == 0
     assert said("source", "pause", "exports")[0] == 0
+    assert drawdown(["source", "add", "exports", str(tmp_path)]) == 0
+    assert "is paused" in capfd.readouterr().out
     assert said("source", "list")[1]["sources"][0]["paused_ms"] is not None
     assert said("verify", "--deep")[1]["checked"]["files of batches"] == 1
     assert said("batch", "withdraw", batch)[1]["withdrawn"]["samples"] == 3
@@ -756,7 +896,7 @@ def unguarded(fleet: Fleet, guard: str, table: str, text: str) -> None:
     fleet.write(text)
 
 
-@pytest.mark.parametrize("name", ["gone", "more", "withdrawn", "pruned"])
+@pytest.mark.parametrize("name", ["gone", "more", "withdrawn", "unsaid", "pruned"])
 def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_path: Path, name: str) -> None:
     batch = taken(fleet, written(tmp_path / "u.csv", ROWS)).batch
     fleet.tick_windows(1)
@@ -773,6 +913,9 @@ def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_pa
     elif name == "withdrawn":
         fleet.write(f"UPDATE batches SET withdrawn_ms = 1 WHERE batch = '{batch}'")
         expected = f"u.csv was withdrawn, and {one} still counts"
+    elif name == "unsaid":
+        fleet.write("DELETE FROM batch_files")
+        expected = f"u.csv ({batch}) is not both a batch and a file that was taken"
     else:
         fleet.tick(T0 + 40 * DAY_MS)
         write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))

@@ -13,6 +13,7 @@ from drawdown.providers.protocol import Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands import prune as pruning
 from drawdown.worker.commands import pushes, withdrawals
 from drawdown.worker.commands.features import end_feature, map_size
 from drawdown.worker.commands.prune import prune, raise_floors
@@ -316,6 +317,30 @@ def test_a_prune_lets_seals_go_on_while_it_deletes(fleet: Fleet) -> None:
     assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by, dry_run=True).samples == 2
     assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by).samples == 2
     assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 0
+
+
+def test_a_prune_takes_as_many_windows_at_once_as_hold_a_portion(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction a window is slow where windows are small; one for all would take minutes where they are large."""
+    monkeypatch.setattr(pruning, "AT_ONCE", 4)
+    for number in range(40):
+        for second in range(1 if number < 20 else 3):
+            fleet.sample("acme", T0 + number * WINDOW_MS + second)
+    fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
+    portions: list[int] = []
+
+    def counted(what: Callable[[sa.Connection], R], *, rollback: bool = False) -> R:
+        done = write(fleet.engine, what, rollback=rollback)
+        if getattr(what, "func", what).__name__ == "_delete_between":
+            assert isinstance(done, int)
+            portions.append(done)
+        return done
+
+    assert prune(counted, T0 + DAY_MS, fleet.by).samples == 80
+    assert portions[:6] == [1, 2, 4, 4, 4, 4], "twice as many windows while half a portion or less was found"
+    assert max(portions) == 10 and portions.count(3) >= 10, "and half as many after more than a portion"
+    assert len(portions) < 60, "an hour's at once where there are none"
+    assert prune(counted, T0 + WINDOW_MS, fleet.by).samples == 0
+    assert fleet.one("SELECT MIN(floor_ms) FROM orgs") == T0 + DAY_MS, "no floor goes back"
 
 
 def test_what_arrives_below_the_floor_while_samples_are_deleted_is_quarantined_first(fleet: Fleet) -> None:

@@ -16,6 +16,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches import folders, sources
 from drawdown.worker.batches.files import FoundFile, found_file
 from drawdown.worker.batches.reading import Sums, add_up
+from drawdown.worker.batches.readings import begin_reading, end_reading, forget_gone
 from drawdown.worker.batches.take import TakenFile, meet_types, take
 from drawdown.worker.batches.withdraw import WITHDRAWN_AT_ONCE, withdraw_some
 from tests.interleave.party import Act, Party, plain
@@ -83,6 +84,20 @@ def _refused(stage: Stage, connection: sa.Connection) -> None:
     folders._note(connection, file=_file("bad.csv", "x"), taken=taken, now_ms=stage.clock.now_ms())
 
 
+def _begins(stage: Stage, connection: sa.Connection) -> None:
+    begin_reading(connection, SOURCE, _file("u.csv", LATE), stage.clock.now_ms())
+
+
+def _fails(stage: Stage, connection: sa.Connection) -> None:
+    _begins(stage, connection)
+    end_reading(connection, SOURCE, _file("u.csv", LATE), "no room", stage.clock.now_ms())
+
+
+def _moved_away(stage: Stage, connection: sa.Connection) -> None:
+    _refused(stage, connection)
+    forget_gone(connection, SOURCE, ())
+
+
 def _paused(stage: Stage, connection: sa.Connection) -> None:
     sources.add_source(connection, SOURCE, _folder(), stage.by)
     sources.pause_source(connection, SOURCE, stage.by)
@@ -97,6 +112,9 @@ BATCHES: Final = (
     _withdraws(""),
     _withdraws(" a portion of it", at_most=2),
     plain("note_file", _refused),
+    plain("begin_reading", _begins),
+    plain("end_reading", _fails),
+    plain("forget_gone", _moved_away),
     plain("cli.nouns.batch_sources:add", lambda s, c: sources.add_source(c, SOURCE, _folder(), s.by)),
     plain("cli.nouns.batch_sources:pause", _paused),
 )

@@ -147,6 +147,23 @@ def test_a_sandbox_that_moves_to_another_cell_takes_its_halt_along(fleet: Fleet)
     assert fleet.rows("SELECT cell_id, acked_at_ms IS NULL FROM halts ORDER BY cell_id")[1][0] == "cell-2"
 
 
+def test_samples_are_deleted_below_their_organisations_floor_alone(engine: sa.Engine) -> None:
+    """PostgreSQL asks once a statement: one sample that may not go keeps all of it there."""
+    fleet = Fleet(engine)
+    fleet.assign("acme")
+    for number, name in enumerate(("below", "above")):
+        fleet.sample("acme", T0 + number * WINDOW_MS, sample_id=name)
+    fleet.tick_windows(3)
+    fleet.write(f"UPDATE orgs SET floor_ms = {T0 + WINDOW_MS}")
+    fleet.sample("nobody", T0, sample_id="of nobody")
+    fleet.write(f"{SAMPLE}) VALUES ('timeless', 'acme', 'b', 'c', 1024, 60, NULL, {T0})")
+    for kept in ("above", "of nobody", "timeless"):
+        with pytest.raises(DBAPIError, match="S4"):
+            fleet.write(f"DELETE FROM usage_samples WHERE id IN ('below', '{kept}')")
+    fleet.write("DELETE FROM usage_samples WHERE id = 'below'")
+    assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 3
+
+
 def test_no_table_of_what_was_billed_is_truncated(postgres: sa.Engine) -> None:
     with postgres.connect() as connection:
         tables = sa.inspect(connection).get_table_names()

@@ -909,6 +909,37 @@ def test_orders_of_0057_keep_their_guards_and_have_other_kinds_beside(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_files_of_0060_are_said_by_their_paths(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    engine = _empty(kind, request, tmp_path, "files")
+    with engine.begin() as connection:
+        migrate_to(connection, "0060")
+        for text in (
+            "INSERT INTO batch_sources VALUES ('in', '/srv', 1, NULL, 'a', 'r')",
+            "INSERT INTO batches VALUES ('b1', '', 'u.csv', '/x/u.csv', 1, 0, 1, 1, 1, 1, 1, NULL, 'a', 'r')",
+            "INSERT INTO batch_files VALUES ('in', 'a.csv', '', 1, 1, 'refused', 'broken', 1)",
+            "INSERT INTO batch_files VALUES ('', 'u.csv', 'b1', 1, 1, 'taken', '', 1)",
+        ):
+            connection.exec_driver_sql(text)
+    upgrade(engine)
+    read(engine, require_ready)
+    found = "SELECT name, path, outcome, readings FROM batch_files ORDER BY name"
+    rows = read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(found))])
+    assert rows == [("a.csv", "/srv/a.csv", "refused", 0), ("u.csv", "/x/u.csv", "taken", 0)]
+    with engine.begin() as connection:
+        again = "INSERT INTO batch_files VALUES ('', 'u.csv', 'b1', '/y/u.csv', 1, 1, 'repeated', '', 2, 0)"
+        connection.exec_driver_sql(again)
+        connection.exec_driver_sql("UPDATE batch_files SET outcome = 'reading' WHERE name = 'a.csv'")
+    with pytest.raises(NotImplementedError), engine.begin() as connection:
+        command.downgrade(_config(connection), "0059")
+    with engine.begin() as connection:
+        command.downgrade(_config(connection), "0060")
+        assert list(connection.exec_driver_sql("SELECT name, outcome FROM batch_files")) == [("u.csv", "repeated")]
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_turns_that_were_to_come_are_asks_for_a_version_without_them(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

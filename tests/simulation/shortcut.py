@@ -42,11 +42,17 @@ class Connection(sa.Connection):
     def exec_driver_sql(self, statement: str, parameters: Any = None, execution_options: Any = None) -> Any:
         return self._run(statement, parameters or {})
 
-    def _run(self, raw: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Answer:
+    def looked(self, text: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return self._at().execute(text, values).fetchall()
+
+    def _at(self) -> sqlite3.Cursor:
         if self._cursor is None:
             driver: Any = self.connection.driver_connection
             self._cursor = driver.cursor()
-        cursor = self._cursor
+        return self._cursor
+
+    def _run(self, raw: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Answer:
+        cursor = self._at()
         try:
             if isinstance(parameters, Mapping):
                 cursor.execute(raw, parameters)
@@ -59,6 +65,15 @@ class Connection(sa.Connection):
         found = Answer(_shape(names), iter(rows))
         found.rowcount = cursor.rowcount
         return found
+
+
+def look(engine: sa.Engine, text: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of a question that is asked between two transactions: one of its own was most of what it cost."""
+    with engine.connect() as connection:
+        if not isinstance(connection, Connection):
+            return [tuple(row) for row in connection.execute(sa.text(text), values)]
+        assert not connection.in_transaction()
+        return connection.looked(text, values)
 
 
 @lru_cache(KNOWN)

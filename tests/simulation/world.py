@@ -72,6 +72,7 @@ from tests.simulation.oracle import Oracle, Sample
 from tests.simulation.providers import AUTUMN, LOCAL, MEMORY, STRIPE, WHOLE, Cells, MemoryProvider
 from tests.simulation.remote import Autumn, Network, Remote, Stripe
 from tests.simulation.server import Reading, Server
+from tests.simulation.shortcut import look
 from tests.simulation.stepping import Time, Worker
 from tests.simulation.wire import Wire
 
@@ -239,7 +240,7 @@ class World:
         return write(self.engine, work)
 
     def rows(self, text: str, **values: object) -> list[tuple[Any, ...]]:
-        return self.read(lambda c: [tuple(row) for row in c.execute(sa.text(text), values)])
+        return look(self.engine, text, values)
 
     def execute(self, text: str, **values: object) -> int:
         return self.write(lambda c: c.execute(sa.text(text), values).rowcount)

@@ -10,7 +10,10 @@ import io
 import pytest
 from rich.console import Console
 
-from drawdown.cli.rendering import table
+from drawdown.cli.app import App
+from drawdown.cli.rendering import show, table
+from drawdown.cli.settings.settings import Settings
+from drawdown.schema.clock import FixedClock
 from drawdown.schema.text import no_formula
 
 KEY = "usage:organisation-of-some-length:1767225600000:compute_4gb:r1"
@@ -58,3 +61,8 @@ def test_a_cell_of_a_spreadsheet_is_clean_and_no_formula() -> None:
         "\x1b[2J": "\\x1b[2J", "": "",
     }.items():  # fmt: skip
         assert no_formula(text) == shown
+
+
+def test_a_name_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    show(App(Settings(), FixedClock(0)), {}, ["org a:smile:b"])
+    assert capsys.readouterr().out == "org a:smile:b\n"

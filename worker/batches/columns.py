@@ -37,6 +37,8 @@ MAX_REFUSED_KEPT: Final = 100
 """Rows of one file that are kept with what was wrong; all are counted."""
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
 _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
+_IDS: Final = ("id", "event_id")
+"""What is imported by its ids, and taken as a batch too, would be billed twice."""
 _INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
                               "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
 _LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
@@ -47,6 +49,7 @@ class Columns:
 
     def __init__(self, file: FoundFile, now_ms: int) -> None:
         self.file, self.now_ms, self.of_events = file, now_ms, False
+        self.keys: frozenset[str] = frozenset()
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Have `understood` stand for the file. Errors: Refused, and DuckDB's own."""
@@ -56,6 +59,11 @@ class Columns:
             types = {row[0]: row[1] for row in connection.execute("DESCRIBE file_rows").fetchall()}
         self.of_events = "event_type" in types
         wanted = _EVENTS if self.of_events else _SIZES
+        if named := [name for name in _IDS if name in types or name in self.keys]:
+            raise Refused(
+                f"{self.file.name}: its rows have ids ({named[0]}), by which `drawdown import` bills each once: "
+                "import it, or leave that column out"
+            )
         if missing := [name for name in wanted if name not in types]:
             raise Refused(f"{self.file.name}: has no column {', '.join(missing)}")
         connection.execute(SQL.text("readers", "duckdb"))
@@ -86,7 +94,7 @@ class Columns:
 
     def _source(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
         """What reads the file, and the columns that its first line names."""
-        path = text(str(self.file.path))
+        path = text(self.file.opened)
         if self.file.format == "parquet":
             return f"read_parquet({path}, {NAMES_SAY_NOTHING})", {}
         packed = text(self.file.packed or "none")
@@ -111,7 +119,8 @@ class Columns:
         if self.file.format == "jsonl":
             with suppress(ValueError, RecursionError):
                 said = json.loads(line)
-                return list(_EVENTS if isinstance(said, dict) and "event_type" in said else _SIZES)
+                self.keys = frozenset(said) if isinstance(said, dict) else frozenset()
+                return list(_EVENTS if "event_type" in self.keys else _SIZES)
             raise Refused(f"{self.file.name}: its first line is no JSON")
         try:
             names = next(csv.reader([line]), [])

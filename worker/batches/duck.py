@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING, Final
 
 from drawdown.schema.errors import Refused
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 READING_MEMORY_MB: Final = 512
 READING_SPILL_MB: Final = 8_192
 READING_THREADS: Final = 2
-READING_TIME_S: Final = 600
+READING_TIME_S: Final = 120
+"""Of one file, its hash included; a tick that has less left gives it less."""
 INTERRUPT_EVERY_S: Final = 0.01
 _SAID_OF_ERROR: Final = 300
 
@@ -57,19 +58,34 @@ def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyCo
 
 
 @contextmanager
-def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[Event]:
+    """Set once so much time is over."""
+    over = Event()
+    timer = Timer(seconds, over.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield over
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up: Event) -> Iterator[None]:
     """What takes too long is ended. Errors: Refused for what DuckDB says of the content; NotNow for the rest."""
     import duckdb  # its 60 MB are for who takes a batch alone
 
     over = Event()
-    watching = Thread(target=_watch, args=(connection, over), daemon=True)
+    watching = Thread(target=_watch, args=(connection, over, time_is_up), daemon=True)
     watching.start()
     try:
         yield
     except duckdb.InterruptException as error:
-        raise NotNow(f"{file.name}: was read for {READING_TIME_S} s, and came to no end: split it") from error
+        raise NotNow(f"{file.name}: its time was up before it was read: split it") from error
     except duckdb.Error as error:
-        said = clean(" ".join(str(error).splitlines()[:3]).replace(str(file.path), file.name))
+        said = clean(
+            " ".join(str(error).splitlines()[:3]).replace(file.opened, file.name).replace(str(file.path), file.name)
+        )
         kind = Refused if _of_content(error) else NotNow
         raise kind(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR]}") from error
     finally:
@@ -87,10 +103,10 @@ def _of_content(error: duckdb.Error) -> bool:
     return isinstance(error, duckdb.ProgrammingError | duckdb.DataError | duckdb.NotSupportedError)
 
 
-def _watch(connection: duckdb.DuckDBPyConnection, over: Event) -> None:
+def _watch(connection: duckdb.DuckDBPyConnection, over: Event, time_is_up: Event) -> None:
     """Again and again, once time is up: between two statements nothing is there to be interrupted."""
-    if not over.wait(READING_TIME_S):
-        while not over.wait(INTERRUPT_EVERY_S):
+    while not over.wait(INTERRUPT_EVERY_S):
+        if time_is_up.is_set():
             connection.interrupt()
 
 

@@ -1,7 +1,8 @@
 """A file as it lies there: what it is called, how it is written, and the hash by which it is known.
 
 Guarantee: only a plain file is read, never a pipe or a device, and of a watched folder nothing that a link leads out of
-it to. A file that is not the same before and after it was read is refused.
+it to. It is opened once, and what was opened is what was looked at, whatever lies under its name by then. A file that
+is not the same before and after it was read is refused.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from drawdown.schema.errors import Refused, UsageError
@@ -22,6 +24,8 @@ MAX_BATCH_BYTES: Final = 16 * 1024**3
 HASH_CHARS: Final = 32
 """Of a SHA-256 in hexadecimal: 128 bits, by which a batch is known."""
 _CHUNK_BYTES: Final = 1 << 20
+_OPENED: Final = Path("/proc/self/fd")
+"""Under which Linux has, by their numbers, the files that this process opened."""
 FORMATS: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PACKED: Final = {".gz": "gzip", ".zst": "zstd"}
 
@@ -38,9 +42,12 @@ class FileChanged(NotNow):
     """The file was written, replaced or deleted while it was read: nothing of it was taken."""
 
 
+Bring = Callable[[Path, Event], "FoundFile"]
+
+
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that may be read: its whole path, and how it stood when it was found."""
+    """A file that may be read: its whole path, and how it stood when it was found. `number`: of what was opened."""
 
     path: Path
     name: str
@@ -48,6 +55,28 @@ class FoundFile:
     packed: str | None
     size_bytes: int
     modified_ns: int
+    number: int | None = None
+    at: str = ""
+    """Where it lies, if not in a folder of this machine."""
+    bring: Bring | None = field(default=None, compare=False, repr=False)
+    """Brings it into a folder of this machine, within a time: where it lies elsewhere."""
+
+    @property
+    def place(self) -> str:
+        """Where it lies, as it is kept."""
+        return self.at or str(self.path)
+
+    @property
+    def folder(self) -> str:
+        return self.at.rpartition("/")[0] if self.at else str(self.path.parent)
+
+    def brought_by(self, bring: Bring) -> FoundFile:
+        return replace(self, bring=bring)
+
+    @property
+    def opened(self) -> str:
+        """What was looked at, by a path; where the system has none, what lies there by now."""
+        return str(self.path if self.number is None or not _OPENED.is_dir() else _OPENED / str(self.number))
 
 
 def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
@@ -68,14 +97,22 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
         raise UsageError(f"{path}: is no plain file")
     if status.st_size > MAX_BATCH_BYTES:
         raise UsageError(f"{path}: has more than {MAX_BATCH_BYTES:,} bytes; split it")
-    if not is_clean_id(path.name):
-        raise UsageError(f"{path.name!r}: a batch's name has 1 to 200 characters, none of them control characters")
-    format_, packed = format_of(path.name)
-    if format_ is None:
-        raise UsageError(f"{path}: is it Parquet, CSV or JSON lines? Its name ends with none of {', '.join(FORMATS)}")
-    if packed == "zstd":  # DuckDB reads a stream that was cut off as if it had ended there
-        raise UsageError(f"{path}: a .zst that was cut off cannot be told from a whole one: give it as .gz, or Parquet")
+    format_, packed = format_by_name(path.name, str(path))
     return FoundFile(whole, path.name, format_, packed, status.st_size, status.st_mtime_ns)
+
+
+def format_by_name(name: str, place: str) -> tuple[str, str | None]:
+    """As `format_of`. Errors: UsageError for a name that no batch may have."""
+    if not is_clean_id(name):
+        raise UsageError(f"{name!r}: a batch's name has 1 to 200 characters, none of them control characters")
+    format_, packed = format_of(name)
+    if format_ is None:
+        raise UsageError(f"{place}: is it Parquet, CSV or JSON lines? Its name ends with none of {', '.join(FORMATS)}")
+    if packed == "zstd":  # DuckDB reads a stream that was cut off as if it had ended there
+        raise UsageError(
+            f"{place}: a .zst that was cut off cannot be told from a whole one: give it as .gz, or Parquet"
+        )
+    return format_, packed
 
 
 def format_of(name: str) -> tuple[str | None, str | None]:
@@ -87,24 +124,68 @@ def format_of(name: str) -> tuple[str | None, str | None]:
 
 
 @contextmanager
-def unchanged(file: FoundFile) -> Iterator[str]:
-    """The hash of a file that is read meanwhile. Errors: FileChanged where it is not the same afterwards."""
-    before = hash_of(file)
-    yield before
-    if hash_of(file) != before:
-        raise FileChanged(f"{file.name}: was written while it was read; nothing was taken: take it again")
+def unchanged(file: FoundFile, over: Event | None = None) -> Iterator[tuple[str, FoundFile]]:
+    """The hash of a file, and the file opened, which is read meanwhile; `over`: its time is up.
+
+    Errors: FileChanged where it is gone, is no plain file, or not the same afterwards; NotNow once its time is up."""
+    with _open(file) as number:
+        before = _hash(file, number, over)
+        try:
+            yield before, replace(file, number=number)
+        except NotNow:
+            raise
+        except Refused:
+            _require_same(file, number, before, None)  # what was half-written says nothing of what it will be
+            raise
+        _require_same(file, number, before, over)
+
+
+def changed(file: FoundFile, why: str = "was written while it was read") -> FileChanged:
+    return FileChanged(f"{file.name}: {why}; nothing was taken: take it again")
+
+
+def _require_same(file: FoundFile, number: int, before: str, over: Event | None) -> None:
+    """By content, and by its name: another may lie there by now. Errors: as `unchanged`."""
+    if _hash(file, number, over) != before:
+        raise changed(file)
+    with _open(file) as again:
+        if not os.path.sameopenfile(number, again):
+            raise changed(file)
 
 
 def hash_of(file: FoundFile) -> str:
     """Errors: FileChanged where it is gone, or no longer as it was found."""
-    digest = hashlib.sha256()
+    with _open(file) as number:
+        return _hash(file, number, None)
+
+
+@contextmanager
+def _open(file: FoundFile) -> Iterator[int]:
+    """By its number, as it was found. No pipe that was put in its place is waited for."""
     try:
-        with file.path.open("rb") as opened:
-            status = os.fstat(opened.fileno())
-            if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.modified_ns):
-                raise FileChanged(f"{file.name}: was written while it was read; nothing was taken: take it again")
-            while chunk := opened.read(_CHUNK_BYTES):
-                digest.update(chunk)
+        number = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise FileChanged(f"{file.name}: {error.strerror}; nothing was taken: take it again") from error
+        raise changed(file, str(error.strerror)) from error
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+def _hash(file: FoundFile, number: int, over: Event | None) -> str:
+    digest = hashlib.sha256()
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode):
+        raise changed(file, "is no plain file by now")
+    if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.modified_ns):
+        raise changed(file)
+    at = 0
+    try:
+        while chunk := os.pread(number, _CHUNK_BYTES, at):  # no offset is moved that another reader shares
+            digest.update(chunk)
+            at += len(chunk)
+            if over is not None and over.is_set():
+                raise NotNow(f"{file.name}: its time was up before it was read: split it")
+    except OSError as error:
+        raise changed(file, str(error.strerror)) from error
     return digest.hexdigest()[:HASH_CHARS]

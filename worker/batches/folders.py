@@ -1,9 +1,10 @@
 """A tick takes what lies in watched folders.
 
 Guarantee: it takes no more files and bytes than are named here, and leaves the rest to the next tick. A file that died
-with its tick is taken by the next one, once. What became of a file is said once; one that cannot be read keeps no
-other from being taken. A file is refused for good by its content alone: what the machine has no room for is a failure,
-and is tried again. A file that was written lately is left alone: somebody may not be done with it.
+with its tick is taken by the next one, once; one that died with MAX_READINGS of them is left to a person. What became
+of a file is said once; one that cannot be read keeps no other from being taken. A file is refused for good by its
+content, or by the ticks that it ended: what the machine has no room for is a failure, and is tried again, after all
+others. A file that was written lately is left alone: somebody may not be done with it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import structlog
 
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
-from drawdown.schema.units import MINUTE_MS
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.batches.done import BatchesDone
+from drawdown.worker.batches.duck import READING_TIME_S
 from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, format_of, found_file
+from drawdown.worker.batches.objects import MAX_PAGES, OBJECTS_A_PAGE, Page, is_prefix, page_of
 from drawdown.worker.batches.reading import Sums, add_up
+from drawdown.worker.batches.readings import MAX_READINGS, begin_reading, end_reading, forget_gone, new_files
 from drawdown.worker.batches.sources import BatchSource, list_sources
-from drawdown.worker.batches.take import UNREAD, TakenFile, meet_types, new_files, note, take
+from drawdown.worker.batches.take import UNREAD, TakenFile, meet_types, most_samples, note, take
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.on_disk import OnDisk
@@ -37,69 +41,135 @@ MAX_BYTES_A_TICK: Final = 4 * 1024**3
 MAX_LISTED_FILES: Final = 10_000
 """Looked at together, by name. A tick that found as many new ones in a folder looks no further: it takes fewer."""
 QUIET_MS: Final = MINUTE_MS
+LEAST_READING_MS: Final = 10 * SECOND_MS
+"""A tick with less time left begins no file."""
 
 
 def take_watched(context: Context) -> Steps[BatchesDone]:
     """Take what is new in each watched folder, the oldest first. Errors: those of the database."""
     done, left = BatchesDone(), [MAX_FILES_A_TICK, MAX_BYTES_A_TICK]
-    sources: list[BatchSource] = yield Transaction("read_sources", list_sources)
+    sources, most = yield Transaction("read_sources", _sources)
     for source in sources:
         if source.paused_ms is not None:
             continue
         quiet_ms = context.clock.now_ms() - QUIET_MS
         try:
-            new = yield from _new(source, quiet_ms)
-        except OSError as error:
-            done.failures.append(f"the folder of {source.source} cannot be read: {error.strerror}")
+            new = yield from (_new_objects if is_prefix(source.folder) else _new)(context, source, quiet_ms)
+        except (NotNow, Unreadable, OSError) as error:
+            said = getattr(error, "strerror", None) or error
+            done.failures.append(f"the folder of {source.source} cannot be read: {said}")
             continue
         for file in new:
-            if context.out_of_time() or left[0] < 1 or (file.size_bytes > left[1] < MAX_BYTES_A_TICK):
+            if not context.leaves(LEAST_READING_MS) or left[0] < 1 or (file.size_bytes > left[1] < MAX_BYTES_A_TICK):
                 done.wait = True
                 break
             left[0], left[1] = left[0] - 1, left[1] - file.size_bytes
-            yield from _take(context, source.source, file, done)
+            yield from _begin(context, source.source, file, most, done)
     return done
 
 
-def _take(context: Context, source: str, file: FoundFile, done: BatchesDone) -> Steps[None]:
+def _sources(connection: sa.Connection) -> tuple[list[BatchSource], int]:
+    return list_sources(connection), most_samples(connection)
+
+
+def _begin(context: Context, source: str, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
+    """Take a file that may be read yet."""
+    begin = partial(begin_reading, source=source, file=file, now_ms=context.clock.now_ms())
+    readings: int | None = yield Transaction("begin_reading", begin)
+    if readings is None:
+        done.wait = True
+    elif readings > MAX_READINGS:
+        said = f"{MAX_READINGS} ticks ended while they read it: `drawdown batch take` it by hand, or move it away"
+        yield from _became(context, source, file, TakenFile(source, file.name, UNREAD, "refused", said=said), done)
+    else:
+        yield from _take(context, source, file, most, done)
+
+
+def _take(context: Context, source: str, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
     by = By(context.clock.now_ms(), "drawdown", f"lay in the folder of {source}")
+    time_s = READING_TIME_S if context.deadline_ms is None else (context.deadline_ms - by.now_ms) / SECOND_MS
     try:
-        whole = found_file(file.path, within=file.path.parent)
-        sums: Sums = yield OnDisk("add_up", partial(add_up, whole, by.now_ms))
+        whole = file if file.bring else found_file(file.path, within=file.path.parent)
+        sums: Sums = yield OnDisk("add_up", partial(add_up, whole, by.now_ms, most, time_s))
         with closing(sums):
             if sums.of_events:
                 yield Transaction("meet_types", partial(meet_types, sums=sums, now_ms=by.now_ms))
             taken: TakenFile = yield Transaction("take_batch", partial(take, sums=sums, source=source, by=by))
     except (NotNow, Unreadable, OSError) as error:  # the next tick sees the file, and the machine, as they are by then
-        done.failures.append(
-            f"{source}: {error}" if isinstance(error, DrawdownError) else f"{source}: {file.name}: {error}"
-        )
+        said = str(error) if isinstance(error, DrawdownError) else f"{file.name}: {error}"
+        done.failures.append(f"{source}: {said}")
+        log.info("batch", source=source, name=file.name, outcome="failed", said=said)
+        end = partial(end_reading, source=source, file=file, said=said, now_ms=by.now_ms)
+        yield Transaction("end_reading", end)
         return
     except (Refused, UsageError) as error:
         taken = TakenFile(source, file.name, UNREAD, "refused", said=str(error))
-        yield Transaction("note_file", partial(_note, file=file, taken=taken, now_ms=by.now_ms))
+        yield from _became(context, source, file, taken, done)
+        return
+    _count(source, taken, done)
+
+
+def _became(context: Context, source: str, file: FoundFile, taken: TakenFile, done: BatchesDone) -> Steps[None]:
+    """Nothing was taken of it, for good."""
+    note_it = partial(_note, file=file, taken=taken, now_ms=context.clock.now_ms())
+    yield Transaction("note_file", note_it)
+    _count(source, taken, done)
+
+
+def _count(source: str, taken: TakenFile, done: BatchesDone) -> None:
     done.taken += taken.outcome == "taken"
     if taken.outcome in ("conflict", "refused") or (taken.outcome == "taken" and taken.refused):
         aside = f"{taken.refused:,} rows were refused: `drawdown batch list --refused {taken.batch}`"
-        done.problems.append(f"{source}: " + (f"{file.name}: {aside}" if taken.refused else str(taken)))
-    log.info("batch", source=source, name=file.name, outcome=taken.outcome, rows=taken.rows, refused=taken.refused)
+        done.problems.append(f"{source}: " + (f"{taken.name}: {aside}" if taken.refused else str(taken)))
+    counts = {"rows": taken.rows, "refused": taken.refused}
+    log.info("batch", source=source, name=taken.name, outcome=taken.outcome, said=taken.said, **counts)
 
 
 def _note(connection: sa.Connection, *, file: FoundFile, taken: TakenFile, now_ms: int) -> None:
     note(connection, file, taken, now_ms)
 
 
-def _new(source: BatchSource, quiet_ms: int) -> Steps[list[FoundFile]]:
-    """Those of a folder that nothing became of yet, the oldest first. Errors: OSError."""
-    folder, new = Path(source.folder), list[FoundFile]()
+def _new(_context: Context, source: BatchSource, quiet_ms: int) -> Steps[list[FoundFile]]:
+    """Those of a folder that nothing became of yet: the oldest first, and last those that could not be read before.
+    Errors: OSError."""
+    folder, new = Path(source.folder), list[tuple[bool, FoundFile]]()
     names: list[str] = yield OnDisk("list_folder", partial(_names, folder))
+    yield Transaction("forget_gone", partial(forget_gone, source=source.source, there=frozenset(names)))
     for at in range(0, len(names), MAX_LISTED_FILES):
         some = names[at : at + MAX_LISTED_FILES]
         found: list[FoundFile] = yield OnDisk("look_at_files", partial(_found, folder, some, quiet_ms))
         new += yield Transaction("new_files", partial(new_files, source=source.source, found=found))
         if len(new) >= MAX_LISTED_FILES:
             break
-    return sorted(new, key=lambda file: (file.modified_ns, file.name))
+    return _in_order(new)
+
+
+def _new_objects(context: Context, source: BatchSource, quiet_ms: int) -> Steps[list[FoundFile]]:
+    """The same of a prefix. Errors: NotNow, also for one with more objects than a tick looks at; Unreadable."""
+    new, names = list[tuple[bool, FoundFile]](), set[str]()
+    goes_on: str | None = None
+    for _ in range(MAX_PAGES):
+        look = partial(page_of, context.objects, source.folder, goes_on, quiet_ms)
+        page: Page = yield OnDisk("list_objects", look)
+        names.update(page.names)
+        new += yield Transaction("new_files", partial(new_files, source=source.source, found=page.found))
+        goes_on = page.goes_on
+        if goes_on is None:
+            yield Transaction("forget_gone", partial(forget_gone, source=source.source, there=names))
+            break
+        if len(new) >= MAX_LISTED_FILES:
+            break
+    else:
+        if not new:
+            raise NotNow(
+                f"{source.folder}: has more than {MAX_PAGES * OBJECTS_A_PAGE:,} objects: move away what was taken"
+            )
+    return _in_order(new)
+
+
+def _in_order(new: list[tuple[bool, FoundFile]]) -> list[FoundFile]:
+    new.sort(key=lambda one: (one[0], one[1].modified_ns, one[1].name))
+    return [file for _, file in new]
 
 
 def _names(folder: Path) -> list[str]:

@@ -6,11 +6,12 @@ whose columns or syntax are not as they have to be is refused whole.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
 from drawdown.schema.errors import Refused
@@ -19,8 +20,9 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import clean
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches.columns import Columns
-from drawdown.worker.batches.duck import explained, shut_in
+from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, time_limit
 from drawdown.worker.batches.files import FoundFile, unchanged
+from drawdown.worker.batches.spill import spill_folder
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,6 +33,8 @@ MAX_UNCLEAN: Final = 1_000
 """Names that no id may be, of one file: its rows are refused by each of them."""
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """What one file may come to: its sums go in by one transaction."""
+MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
+"""There nobody else writes meanwhile."""
 MAX_SAID_CHARS: Final = 120
 AT_ONCE: Final = 5_000
 
@@ -80,20 +84,23 @@ class Sums:
             yield found
 
 
-def add_up(file: FoundFile, now_ms: int) -> Sums:
-    """Read a file, which lies there unchanged until it was read. Whoever has the sums closes them.
+def add_up(file: FoundFile, now_ms: int, most: int = MAX_BATCH_SAMPLES, time_s: float = READING_TIME_S) -> Sums:
+    """Read a file, which lies there unchanged until it was read, in so many seconds; `most`: samples that it may come
+    to. Whoever has the sums closes them.
 
     Errors: Unreadable where DuckDB is not installed; NotNow; Refused for a file that is not what its name says,
     has other columns, is broken, or comes to more than one may.
     """
     with ExitStack() as opened:
-        spill = opened.enter_context(tempfile.TemporaryDirectory(prefix="drawdown-batch-"))
-        with unchanged(file) as batch:
-            reading = _Reading(file, now_ms, spill)
-            connection, facts, refused = reading.whole()
+        spill = opened.enter_context(spill_folder())
+        over = opened.enter_context(time_limit(min(time_s, READING_TIME_S)))
+        here = file if file.bring is None else file.bring(Path(spill), over)
+        with unchanged(here, over) as (batch, same):
+            reading = _Reading(same, now_ms, spill, over)
+            connection, facts, refused = reading.whole(most)
         opened.callback(connection.close)
         rows, bad, first, last, samples, total = facts
-        with explained(file, connection):
+        with explained(file, connection, over):
             kinds = [row[0] for row in connection.execute(SQL.text("part_kinds", "duckdb")).fetchall()]
         if strange := [kind for kind in kinds if isinstance(kind, str) and not is_clean_id(kind)]:
             raise Refused(f"{file.name}: no event type may be {clean(strange[0])[:MAX_SAID_CHARS]!r}")
@@ -106,20 +113,20 @@ def add_up(file: FoundFile, now_ms: int) -> Sums:
 class _Reading:
     """One reading of one file."""
 
-    def __init__(self, file: FoundFile, now_ms: int, spill: str) -> None:
-        self.file, self.spill, self.columns = file, spill, Columns(file, now_ms)
+    def __init__(self, file: FoundFile, now_ms: int, spill: str, over: Event) -> None:
+        self.file, self.spill, self.over, self.columns = file, spill, over, Columns(file, now_ms)
 
-    def whole(self) -> tuple[duckdb.DuckDBPyConnection, Sequence[Any], Sequence[RefusedRow]]:
+    def whole(self, most: int) -> tuple[duckdb.DuckDBPyConnection, Sequence[Any], Sequence[RefusedRow]]:
         """A connection that holds the parts, the facts, and the first rows that were refused."""
         connection = self._open(in_order=False)
         try:
-            with explained(self.file, connection):
+            with explained(self.file, connection, self.over):
                 connection.execute(SQL.text("add_up", "duckdb"))
                 unclean = self._set_unclean_aside(connection)
                 facts = connection.execute(SQL.text("facts", "duckdb")).fetchone()
                 assert facts is not None
-                if facts[4] > MAX_BATCH_SAMPLES:
-                    raise Refused(f"{self.file.name}: comes to more than {MAX_BATCH_SAMPLES:,} samples: split it")
+                if facts[4] > most:
+                    raise Refused(f"{self.file.name}: comes to more than {most:,} samples: split it")
                 connection.execute(SQL.text("cut", "duckdb"))
                 refused = self._refused(unclean) if facts[1] else ()
             if refused and not facts[0]:
@@ -146,7 +153,7 @@ class _Reading:
     def _refused(self, unclean: Sequence[str]) -> Sequence[RefusedRow]:
         """Read again in the file's order, as far as the first ones go."""
         connection = self._open(in_order=True)
-        with connection, explained(self.file, connection):
+        with connection, explained(self.file, connection, self.over):
             if unclean:
                 connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
             found = connection.execute(SQL.text("refused", "duckdb")).fetchall()
@@ -155,7 +162,7 @@ class _Reading:
     def _open(self, *, in_order: bool) -> duckdb.DuckDBPyConnection:
         connection = shut_in(self.file, self.spill, in_order=in_order)
         try:
-            with explained(self.file, connection):
+            with explained(self.file, connection, self.over):
                 self.columns.prepare(connection)
         except BaseException:
             connection.close()

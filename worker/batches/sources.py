@@ -16,6 +16,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.worker.batches.objects import is_prefix, prefix_of
 
 SQL = queries(__file__)
 
@@ -64,17 +65,15 @@ class RefusedRowOf:
     said: str
 
 
-def add_source(connection: sa.Connection, source: str, folder: Path, by: By) -> BatchSource:
-    """Watch a folder. Given again, it is the same.
+def add_source(connection: sa.Connection, source: str, folder: Path | str, by: By) -> BatchSource:
+    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX). Given again, it is the same.
 
     Errors: UsageError for a name or a folder that is none; Refused where the name, or the folder, is another's already,
     or there are MAX_SOURCES.
     """
     if not is_clean_id(source):
         raise UsageError("a source's name has 1 to 200 characters, none of them control characters")
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: is no folder that can be read from here")
-    whole = str(folder.resolve())
+    whole = prefix_of(str(folder)) if is_prefix(str(folder)) else _folder(Path(folder))
     there = {row.source: row.folder for row in list_sources(connection)}
     if there.get(source, whole) != whole:
         raise Refused(f"{source} watches {there[source]}: give this folder a source of its own")
@@ -87,6 +86,12 @@ def add_source(connection: sa.Connection, source: str, folder: Path, by: By) -> 
         SQL.run(connection, "add", {"source": source, "folder": whole, **person})
         record(connection, "source_add", source, {"folder": whole}, by)
     return next(one for one in list_sources(connection) if one.source == source)
+
+
+def _folder(folder: Path) -> str:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is no folder that can be read from here")
+    return str(folder.resolve())
 
 
 def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool = False) -> None:

@@ -8,7 +8,7 @@ sample (S2), so late batches, and batches of windows that others sealed, need no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -20,7 +20,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.worker.batches.files import FoundFile, NotNow
-from drawdown.worker.batches.reading import Part, Sums
+from drawdown.worker.batches.reading import MAX_BATCH_SAMPLES, MAX_BATCH_SAMPLES_SQLITE, Part, Sums
 from drawdown.worker.sources.events.floors import NOT_YET_MS
 from drawdown.worker.sources.events.types import known, meters
 from drawdown.worker.sources.samples.made import CELL, OF_BATCHES
@@ -53,6 +53,11 @@ class TakenFile:
         return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
 
 
+def most_samples(connection: sa.Connection) -> int:
+    """How many samples a file may come to: while they go in, nobody else writes to SQLite."""
+    return MAX_BATCH_SAMPLES if connection.dialect.name == "postgresql" else MAX_BATCH_SAMPLES_SQLITE
+
+
 def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
     """Give the event types of a file their meters, in a transaction of its own before `take`: who meets another type
     waits for this one alone, not for a file to go in. A type may have no room: `take` says so."""
@@ -80,15 +85,17 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
 
 def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: int) -> None:
     """Keep what became of a file, in place of what was said of the same before."""
-    its = {"source": taken.source, "name": taken.name, "batch": taken.batch}
+    its = {"source": taken.source, "name": taken.name, "batch": taken.batch, "path": file.place}
     stood = {"size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
     SQL.run(connection, "note", {**its, **stood, "outcome": taken.outcome, "said": taken.said, "seen_ms": now_ms})
+    if taken.batch != UNREAD:
+        SQL.run(connection, "forget_readings", its)
 
 
 def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
     """The batch's row is the claim: of two that take the same at once the second waits here, and sees the first."""
-    name, path = sums.file.name, sums.file.path
-    values = {"batch": sums.batch, "source": source, "name": name, "path": str(path), "folder": str(path.parent)}
+    name, file = sums.file.name, sums.file
+    values = {"batch": sums.batch, "source": source, "name": name, "path": file.place, "folder": file.folder}
     SQL.run(connection, "hold_folder", values).all()
     other = SQL.run(connection, "other_of_name", values).scalar()
     if other is None:
@@ -172,10 +179,3 @@ def _sample(batch: str, part: Part, sizes: Mapping[int | str, int], now_ms: int)
 def ids_of(batch: str) -> dict[str, str]:
     """Between which ids the samples of a batch are."""
     return {"first_id": f"{OF_BATCHES}{batch}:", "beyond_id": f"{OF_BATCHES}{batch};"}
-
-
-def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]) -> list[FoundFile]:
-    """Those of a folder's that nothing became of yet, as they stand now."""
-    asked = [{"name": file.name, "size_bytes": file.size_bytes, "modified_ns": file.modified_ns} for file in found]
-    names = set(SQL.run(connection, "unseen", {"source": source, "found": asked}).scalars())
-    return [file for file in found if file.name in names]

@@ -18,7 +18,7 @@ FOR SHARE OF b
 -- files in conflict with it are looked at again, comes before this or waits for what is said here.
 SELECT f.batch FROM batch_files f JOIN batches b ON b.batch = f.batch
 WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FROM batch_sources WHERE folder = :folder)
-    AND (f.source = :source OR f.source <> '' OR b.path = :path)
+    AND (f.source = :source OR f.source <> '' OR f.path = :path)
     AND f.name = :name AND f.batch <> :batch AND f.outcome IN ('taken', 'repeated')
     AND b.withdrawn_ms IS NULL ORDER BY f.batch LIMIT 1 {shared}
 
@@ -46,14 +46,13 @@ SELECT :batch, number, wrong_column, said
 FROM {rows :refused_rows (number bigint, wrong_column text, said text)} r WHERE 1 = 1
 
 -- name: note
-INSERT INTO batch_files (source, name, batch, size_bytes, modified_ns, outcome, said, seen_ms)
-VALUES (:source, :name, :batch, :size_bytes, :modified_ns, :outcome, :said, :seen_ms)
-ON CONFLICT (source, name, batch) DO UPDATE SET size_bytes = excluded.size_bytes, modified_ns = excluded.modified_ns,
+INSERT INTO batch_files (source, name, batch, path, size_bytes, modified_ns, outcome, said, seen_ms, readings)
+VALUES (:source, :name, :batch, :path, :size_bytes, :modified_ns, :outcome, :said, :seen_ms, 0)
+ON CONFLICT (source, name, batch, path) DO UPDATE SET size_bytes = excluded.size_bytes, modified_ns = excluded.modified_ns,
     outcome = CASE WHEN batch_files.outcome = 'taken' THEN 'taken' ELSE excluded.outcome END,
     said = CASE WHEN batch_files.outcome = 'taken' THEN batch_files.said ELSE excluded.said END,
-    seen_ms = excluded.seen_ms
+    seen_ms = excluded.seen_ms, readings = 0
 
--- name: unseen
-SELECT i.name FROM {rows :found (name text, size_bytes bigint, modified_ns bigint)} i
-WHERE NOT EXISTS (SELECT 1 FROM batch_files f WHERE f.source = :source AND f.name = i.name
-    AND f.size_bytes = i.size_bytes AND f.modified_ns = i.modified_ns)
+-- name: forget_readings
+-- Something became of the file: what its readings were before is past.
+DELETE FROM batch_files WHERE source = :source AND name = :name AND batch = '' AND path = :path

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from drawdown.ledger.rates import RateCard
-from drawdown.ledger.wallet import read_rate_card
+from drawdown.ledger.rates import RateCard, read_rate_card
 
 
 def rate_card(connection: sa.Connection) -> RateCard:

@@ -18,7 +18,7 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.monthly.terms import Gives, newest, set_gives
 from drawdown.ledger.plans import ONE_PPM, HoldTerms
-from drawdown.ledger.rates import Rate
+from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
@@ -145,7 +145,7 @@ def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wall
 
 def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | None:
     """What a feature costs at a moment, by the rate card; None where it has no rate."""
-    return wallet.read_rate_card(connection).rate(feature, moment_ms)
+    return read_rate_card(connection).rate(feature, moment_ms)
 
 
 def set_rate(
@@ -170,7 +170,7 @@ def set_rate(
             "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
-    card = wallet.read_rate_card(connection)
+    card = read_rate_card(connection)
     known = any(rate.feature == feature for rate in card.rates)
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if known else 0)
     holds = card.rate(feature, start)

@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from drawdown.ledger import accounts, maturing, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.rates import read_rate_card
 from drawdown.ledger.runs import draws, grouped, reservations, sandboxes
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import NO_SANDBOXES, Ask, Denied, Reservation, State
-from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError

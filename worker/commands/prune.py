@@ -28,6 +28,9 @@ SQL = queries(__file__)
 LEAST_TS_MS: Final = 946_684_800_000
 """2000-01-01: samples dated before are quarantined."""
 EVER_MS: Final = -(1 << 62)
+AT_ONCE: Final = 20_000
+"""Samples that one transaction deletes, about: a fraction of a second. A window alone may have more."""
+HOUR_MS: Final = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class Pruned:
 def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> Pruned:
     """Delete samples of windows that ended before a moment, as far as each organisation allows.
 
-    The floors are one transaction, under the lock and short; samples go a window at a time, each in a transaction of
-    its own that no seal waits for. Cut off in between, the same command deletes the rest. What was invalid then is
-    forgotten, too.
+    The floors are one transaction, under the lock and short; samples go some windows at a time, each portion in a
+    transaction of its own that no seal waits for. Cut off in between, the same command deletes the rest. What was
+    invalid then is forgotten, too.
     Errors: UsageError for a moment within the late horizon (35 days), in which samples may still arrive.
     """
     before = window_of(before_ms)
@@ -73,7 +76,7 @@ def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[s
             floors[row.org_id] = min(floors.get(row.org_id, before), int(row.window_ms))
     if floors:
         SQL.run(connection, "forget_nothing", {"floors": _rows(floors)})
-        SQL.run(connection, "raise_floor", _rows(dict(sorted(floors.items()))))
+        SQL.run(connection, "raise_floors", {"floors": _rows(floors)})
     held = sum(floor < before for floor in floors.values())
     details = {"before_ms": before, "held_back": held}
     record(connection, "sample_prune", "all", details, by)
@@ -81,11 +84,19 @@ def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[s
 
 
 def _delete(transact: Transact, before: int) -> int:
+    """Delete a portion after the other: as many windows at once as have about `AT_ONCE` samples, an hour's at most."""
     values = {"least_ts_ms": LEAST_TS_MS, "before_ms": before}
     first = transact(lambda connection: SQL.run(connection, "first_sample", values).scalar())
-    ends = range(window_of(before - 1 if first is None else int(first)) + WINDOW_MS, before + 1, WINDOW_MS)
-    starts = [EVER_MS, *ends]
-    return sum(transact(partial(_delete_between, since=since, to=to)) for since, to in zip(starts, ends, strict=False))
+    since, to = EVER_MS, before if first is None else window_of(int(first)) + WINDOW_MS
+    deleted, length = 0, WINDOW_MS
+    while since < before:
+        portion = transact(partial(_delete_between, since=since, to=to))
+        if 2 * portion <= AT_ONCE:
+            length = min(2 * length, HOUR_MS)
+        elif portion > AT_ONCE:
+            length = max(length // 2 // WINDOW_MS, 1) * WINDOW_MS
+        since, to, deleted = to, min(to + length, before), deleted + portion
+    return deleted
 
 
 def _delete_between(connection: sa.Connection, *, since: int, to: int) -> int:

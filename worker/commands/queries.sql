@@ -49,8 +49,18 @@ WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
 DELETE FROM pending_usage WHERE seconds = 0 AND EXISTS (SELECT 1 FROM {floors}
     WHERE f.org_id = pending_usage.org_id AND pending_usage.window_ms < f.floor_ms)
 
--- name: raise_floor
-UPDATE orgs SET floor_ms = :floor_ms WHERE org_id = :org_id AND floor_ms < :floor_ms
+-- name: raise_floors [postgresql]
+-- One statement, as seals wait for it: 10,000 of them took four times as long. Rows are locked in their order before.
+SELECT COUNT(*) FROM (SELECT 1 FROM orgs WHERE org_id IN (SELECT org_id FROM {floors})
+    ORDER BY org_id FOR NO KEY UPDATE) q;
+{move_floors}
+
+-- name: raise_floors [sqlite]
+{move_floors}
+
+-- name: move_floors
+WITH f AS MATERIALIZED (SELECT org_id, floor_ms FROM {floors})
+UPDATE orgs SET floor_ms = f.floor_ms FROM f WHERE orgs.org_id = f.org_id AND orgs.floor_ms < f.floor_ms
 
 -- name: first_sample
 -- What was never sealed under any floor goes with the first window. What is quarantined begins no walk: it may stay.

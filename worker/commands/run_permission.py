@@ -13,11 +13,10 @@ import sqlalchemy as sa
 from drawdown.ledger import accounts, maturing, payers
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.plans import HoldTerms
-from drawdown.ledger.rates import RateCard
+from drawdown.ledger.rates import RateCard, read_rate_card
 from drawdown.ledger.runs import reservations, sandboxes
 from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import Denied, Hold, Reservation
-from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.sql import queries

@@ -12,6 +12,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.breaker import Breaker
 from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.object_store import ObjectStore
 from drawdown.worker.engine.shard import NewOrgs, Shard
 
 LEASE_MS = 2 * MINUTE_MS
@@ -41,6 +42,8 @@ class Context:
     """Of these, those that cannot be called yet."""
     hooks: Collection[str] = ()
     """Origins of the operator's product that this host may tell; what is due elsewhere it leaves to others."""
+    objects: ObjectStore = field(default_factory=ObjectStore)
+    """Whose prefixes are watched."""
     shard: Shard = field(default_factory=Shard)
     new_orgs: NewOrgs | None = None
     deadline_ms: int | None = None

@@ -26,7 +26,7 @@ from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
 
-AT_ONCE: Final = 2_048
+AT_ONCE: Final = 4_096
 """Pushes that one transaction charges."""
 MOST_RATE: Final = 10**12
 """What a rate charges, and for how many units, at most: as `ledger rate` takes it."""

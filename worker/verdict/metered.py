@@ -18,9 +18,8 @@ import sqlalchemy as sa
 
 from drawdown.ledger import accounts, maturing
 from drawdown.ledger.maturing import MATURE_AT_ONCE
-from drawdown.ledger.rates import RateCard
+from drawdown.ledger.rates import RateCard, read_rate_card
 from drawdown.ledger.runs import reservations
-from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog.mapping import MB_SECONDS, mapping_rows, resolve

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.rates import Rate, RateCard
-from drawdown.ledger.wallet import read_rate_card
+from drawdown.ledger.rates import Rate, RateCard, read_rate_card
 from drawdown.schema.sql import Part, queries
 from drawdown.worker.catalog.wallets import wallets_at
 

@@ -26,6 +26,14 @@ WHERE COALESCE(u.samples, 0) > b.samples OR COALESCE(u.total, 0) > b.total
     OR ((COALESCE(u.samples, 0) < b.samples OR COALESCE(u.total, 0) < b.total)
         AND b.from_ms >= (SELECT MAX(floor_ms) FROM orgs))
 
+-- name: file_otherwise
+-- A batch came as a file, and what is said to have been taken or repeated is a batch.
+SELECT 'file_otherwise' AS what, CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS window_ms,
+    CAST(NULL AS TEXT) AS feature, COALESCE(b.name, f.name) AS name, COALESCE(b.batch, f.batch) AS batch
+FROM (SELECT DISTINCT name, batch FROM batch_files WHERE outcome IN ('taken', 'repeated')) f
+    FULL JOIN batches b ON b.batch = f.batch
+WHERE b.batch IS NULL OR f.batch IS NULL
+
 -- name: batchless
 SELECT 'batchless' AS what, s.org_id, {window}, CAST(NULL AS TEXT) AS feature, s.id AS sample_id
 FROM usage_samples s WHERE {of_a_batch} AND s.problem IS NULL

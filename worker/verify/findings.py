@@ -215,6 +215,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         9,
         "{name} ({batch}) put in {samples} samples that come to {total}; there are {its_samples}, of {its_total}",
     ),
+    "file_otherwise": (9, "{name} ({batch}) is not both a batch and a file that was taken"),
     "batchless": (9, "{sample_id} is of a batch that nobody took"),
     "batch_unwithdrawn": (9, "{name} was withdrawn, and {sample_id} still counts"),
     "eventless": (9, "{sample_id} counts units of the meter {meter}, and no event says so"),

@@ -56,7 +56,7 @@ STATEMENTS: Final = (
     (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
     (HOOKS, ("told_nothing", "undelivered")),
     (EVENTS, ("sampleless", "event_otherwise", "eventless", "backfilled_otherwise", "backfill_unreverted")),
-    (BATCHES, ("batch_otherwise", "batchless", "batch_unwithdrawn")),
+    (BATCHES, ("batch_otherwise", "file_otherwise", "batchless", "batch_unwithdrawn")),
     (GUARD, ("guard_counter", "guard_number", "guard_beyond", "guard_charged", "guard_price", "guard_unsaid")),
     (GUARD, ("billed_twice",)),
     (DRIFT, ("parity_sum", "parity_line", "parity_stray")),

@@ -138,6 +138,12 @@ def _unsettled(found: Standing) -> Headline | None:
     if found.left.dated_ahead:
         reason = f"{found.left.dated_ahead:,} samples or events are dated later than now, and billed only then"
         return Headline("behind", reason, "mend that host's clock; drawdown sample withdraw ID, and enter them again")
+    if count := found.files.refused + found.files.conflicts:
+        reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders cannot be taken, and are not billed"
+        return Headline("behind", reason, "drawdown batch list says why; mend them, or move them away")
+    if count := found.files.failing:
+        reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders could not be read: each tick tries again"
+        return Headline("behind", reason, "drawdown batch list says why")
     if found.last_tick is None:
         return Headline("behind", "there was no tick yet", "drawdown tick")
     return None

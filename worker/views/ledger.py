@@ -13,8 +13,7 @@ from drawdown.ledger import lots
 from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.allocation import KINDS, ORDER, Lot
 from drawdown.ledger.maturing import look_ahead_with_lots
-from drawdown.ledger.rates import Rate
-from drawdown.ledger.wallet import read_rate_card
+from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views.backlog import Backlog, OrdersLeft
+from drawdown.worker.views.batches import FilesLeft
 from drawdown.worker.views.cluster import Cluster
 from drawdown.worker.views.long_open import LongOpen
 from drawdown.worker.views.waiting import Waiting
@@ -167,6 +168,7 @@ class Standing:
     doubted: Doubt | None
     replays: list[OpenReplay]
     orders: OrdersLeft
+    files: FilesLeft
     open_transaction: LongOpen | None
     last_tick: LastTick | None
     needs_person: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -13,7 +13,6 @@ from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog import terms
 from drawdown.worker.cluster.install import there_part
-from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import Unheeded, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
@@ -22,12 +21,15 @@ from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views import standing as parts
 from drawdown.worker.views.backlog import OrdersLeft, orders_part, read_backlog
+from drawdown.worker.views.batches import FilesLeft, files_part
 from drawdown.worker.views.cluster import read_cluster
 from drawdown.worker.views.headline import judge
 from drawdown.worker.views.long_open import LongOpen, oldest_open
-from drawdown.worker.views.org_credit import credit_status, verdict_history
-from drawdown.worker.views.org_standing import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
 from drawdown.worker.views.waiting import read_providers
+
+if TYPE_CHECKING:
+    from drawdown.worker.engine.effects import Witness
+    from drawdown.worker.views.org_standing import OrgStatus
 
 SQL = queries(__file__)
 WHOLE: Final = ("counts", "pending", "halts", "differing", "stopped", "halted_orgs", "doubted", "last_tick")
@@ -45,6 +47,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         **{name: SQL.part(name) for name in WHOLE},
         **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
         orders=orders_part(now_ms),
+        files=files_part(),
         paused=terms.SQL.part("paused"),
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
@@ -52,11 +55,10 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         balances=told_part(),
         there=there_part(),
     )
-    backlog = read_backlog(connection, Shard(), now_ms)
     found = parts.Standing(
         **vars(read["counts"][0]),
         at_ms=now_ms,
-        left=backlog,
+        left=(backlog := read_backlog(connection, Shard(), now_ms)),
         providers=read_providers(connection, now_ms),
         paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
         pending=[
@@ -74,6 +76,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         doubted=_doubt(connection, read["doubted"], now_ms, witness),
         replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
         orders=OrdersLeft(**vars(read["orders"][0])),
+        files=FilesLeft(**vars(read["files"][0])),
         open_transaction=_open_for_long(connection),
         last_tick=_last_tick(read["last_tick"], read["running_tick"]),
         needs_person=backlog.needs_person,
@@ -121,6 +124,10 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any]) -> parts.LastTick |
 
 def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus:
     """How one organisation stands. Errors: Refused where there is none."""
+    # here, as the status of everything, which is asked for most, needs neither
+    from drawdown.worker.views.org_credit import credit_status, verdict_history
+    from drawdown.worker.views.org_standing import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
+
     org = require_org(connection, org_id)
     of_org = {"org_id": org_id}
     return OrgStatus(

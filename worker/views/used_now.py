@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
-from drawdown.ledger.wallet import rate_card
-from drawdown.ledger.wallet import rates_part as ledger_rates_part
+from drawdown.ledger.rates import rate_card
+from drawdown.ledger.rates import rates_part as ledger_rates_part
 from drawdown.schema.sql import Part, together
 from drawdown.worker.catalog.mapping import mapping_of, mapping_part, segments
 from drawdown.worker.catalog.wallets import terms_part, with_wallets

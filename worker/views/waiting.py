@@ -13,8 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.rates import RateCard
-from drawdown.ledger.wallet import rate_card, rates_part
+from drawdown.ledger.rates import RateCard, rate_card, rates_part
 from drawdown.schema.sql import queries, together
 from drawdown.schema.units import MINUTE_MS
 

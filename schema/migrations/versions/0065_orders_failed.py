@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0065"
-down_revision = "0060"
+down_revision = "0064"
 branch_labels = None
 depends_on = None
 

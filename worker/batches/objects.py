@@ -1,0 +1,155 @@
+"""Prefixes of object stores that speak S3: what lies there, and an object brought here to be read.
+
+Guarantee: an object is brought whole, as it was listed, or not at all; no more of it than was listed, and of a listing
+no more than is named here. Only the store that the settings name is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from threading import Event
+from typing import Any, Final
+
+from drawdown.schema.errors import UsageError
+from drawdown.worker.batches.files import (
+    FoundFile,
+    NotNow,
+    Unreadable,
+    changed,
+    format_by_name,
+    format_of,
+    found_file,
+)
+from drawdown.worker.engine.object_store import ObjectStore
+
+SCHEME: Final = "s3://"
+MAX_OBJECT_BYTES: Final = 4 * 1024**3
+"""It lies in the folder for what spills while it is read."""
+OBJECTS_A_PAGE: Final = 1_000
+MAX_PAGES: Final = 100
+"""Of one prefix, in one tick."""
+STORE_CONNECT_S: Final = 5
+STORE_READ_S: Final = 30
+STORE_TRIES: Final = 3
+_CHUNK_BYTES: Final = 1 << 20
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_GONE: Final = frozenset({"404", "NoSuchKey"})
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of what lies under a prefix: names that a batch may have, those that lie quiet, and where it goes on."""
+
+    names: list[str]
+    found: list[FoundFile]
+    goes_on: str | None
+
+
+def is_prefix(place: str) -> bool:
+    return place.startswith(SCHEME)
+
+
+def prefix_of(place: str) -> str:
+    """s3://BUCKET/PREFIX, written one way. Errors: UsageError."""
+    bucket, _, prefix = place.removeprefix(SCHEME).partition("/")
+    prefix = prefix.strip("/")
+    if not _BUCKET.fullmatch(bucket) or not prefix.isprintable() or len(prefix) > 500:
+        raise UsageError(f"{place}: is no prefix of objects: s3://BUCKET/PREFIX")
+    return f"{SCHEME}{bucket}/{prefix}".rstrip("/")
+
+
+def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) -> Page:
+    """What lies right under a prefix, and was written before then. Errors: NotNow, Unreadable."""
+    bucket, _, prefix = place.removeprefix(SCHEME).partition("/")
+    under = f"{prefix}/" if prefix else ""
+    asked = {"Bucket": bucket, "Prefix": under, "Delimiter": "/", "MaxKeys": OBJECTS_A_PAGE}
+    with _explained(place):
+        answer = _client(store).list_objects_v2(**asked, **({"ContinuationToken": goes_on} if goes_on else {}))
+        page = Page([], [], answer.get("NextContinuationToken") if answer.get("IsTruncated") else None)
+        for one in answer.get("Contents", ()):
+            name = str(one["Key"]).removeprefix(under)
+            format_, packed = format_of(name)
+            if format_ is None or name.startswith(".") or "/" in name:
+                continue
+            page.names.append(name)
+            modified_ns = int(one["LastModified"].timestamp() * 1_000) * 1_000_000
+            if modified_ns <= quiet_ms * 1_000_000:
+                at, etag = f"{place}/{name}", str(one["ETag"])
+                found = FoundFile(Path(name), name, format_, packed, int(one["Size"]), modified_ns, at=at)
+                page.found.append(found.brought_by(partial(_bring, store, found, bucket, under + name, etag)))
+    return page
+
+
+def _bring(
+    store: ObjectStore, file: FoundFile, bucket: str, key: str, etag: str, folder: Path, over: Event
+) -> FoundFile:
+    """The object in a folder of this machine, as it was listed.
+
+    Errors: UsageError for one that is too large, or named as no batch is; FileChanged, NotNow, Unreadable; OSError."""
+    format_by_name(file.name, file.place)
+    if file.size_bytes > MAX_OBJECT_BYTES:
+        raise UsageError(f"{file.place}: has more than {MAX_OBJECT_BYTES:,} bytes; split it")
+    path = folder / f"object{Path(file.name).suffix}"
+    with _explained(file.name, partial(changed, file, "is gone")), path.open("wb") as written:
+        answer = _client(store).get_object(Bucket=bucket, Key=key)
+        if int(answer["ContentLength"]) != file.size_bytes or answer["ETag"] != etag:
+            raise changed(file)
+        left = file.size_bytes
+        with answer["Body"] as body:
+            while left and (chunk := body.read(min(left, _CHUNK_BYTES))):
+                written.write(chunk)
+                left -= len(chunk)
+                if over.is_set():
+                    raise NotNow(f"{file.name}: its time was up before it was brought here: split it")
+        if left:
+            raise changed(file, "ended before its end")
+    whole = found_file(path)
+    return FoundFile(whole.path, file.name, file.format, file.packed, whole.size_bytes, whole.modified_ns, at=file.at)
+
+
+@lru_cache(maxsize=1)
+def _client(store: ObjectStore) -> Any:
+    """Made once: it costs a second of work.
+
+    Errors: Unreadable where botocore is not installed, or nothing lets this host in."""
+    try:
+        from botocore.config import Config
+        from botocore.session import Session
+    except ImportError as error:
+        raise Unreadable("object stores are read by botocore: install drawdown[s3]") from error
+    if not store.key_id or not store.secret:
+        raise Unreadable("object stores need AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    config = Config(
+        connect_timeout=STORE_CONNECT_S,
+        read_timeout=STORE_READ_S,
+        retries={"total_max_attempts": STORE_TRIES, "mode": "standard"},
+        s3={"addressing_style": "path" if store.endpoint else "auto"},
+    )
+    return Session().create_client(
+        "s3",
+        region_name=store.region or "us-east-1",
+        endpoint_url=store.endpoint or None,
+        aws_access_key_id=store.key_id,
+        aws_secret_access_key=store.secret,
+        aws_session_token=store.token or None,
+        config=config,
+    )
+
+
+@contextmanager
+def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Iterator[None]:
+    """What a store says, in one line; none of it is said of the content. Errors: FileChanged, NotNow."""
+    try:
+        yield
+    except Exception as error:
+        code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
+        if as_changed is not None and code in _GONE:
+            raise as_changed() from error
+        if type(error).__module__.partition(".")[0] in ("botocore", "urllib3"):
+            raise NotNow(f"{name}: the object store: {' '.join(str(error).split())[:300]}") from error
+        raise
