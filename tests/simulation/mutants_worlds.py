@@ -48,7 +48,7 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "absent in a lost history, voided instead of sent": (1, 20),
     "recover forgets open due pushes": (7, 60),
     "a tick goes on in another history": (155, 10),
-    "what a lookup found keeps no name": (45, 20),
+    "what a lookup found keeps no name": (50, 20),
     "202 taken as accepted": (12, 20),
     "reconcile adopts twice": (59, 40),
     "reconcile voids what merely lags": (22, 80),

@@ -33,8 +33,7 @@ from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.breaker import OPEN_FOR_MS
 from drawdown.worker.engine.effects import LANES, NOT_SENT, LookUp, Over, Push, never
 from drawdown.worker.engine.flight import Flight
-from drawdown.worker.engine.lines import CustomerLine, CustomerLines, by_customer
-from drawdown.worker.engine.slots import Slots
+from drawdown.worker.engine.lines import CustomerLine, CustomerLines, Slots, by_customer
 
 log = structlog.get_logger()
 
