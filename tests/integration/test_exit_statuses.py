@@ -23,7 +23,7 @@ FILES = {
 }  # fmt: skip
 TIMES = ("--from", "--to", "--until", "--since", "--before", "--new-org-from", "--at")
 LINES = [line for name, lines in EXAMPLES.items() if name and name not in NEEDS_NONE for line in lines]
-STORED = [line for line in LINES if not line.startswith(GOES_ON)]
+STORED = [line for line in LINES if not line.startswith((GOES_ON, "worker"))]  # `worker` takes no SQLite at all
 TIMED = [line for line in LINES if any(f" {option} " in line for option in TIMES)]
 
 

@@ -50,10 +50,13 @@ RETURNING org_id, cell_id, unheeded, unheeded_since_ms
 SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now_ms AND {in_force} AND cell_id NOT IN :taken_cells
 
 -- name: claim
-UPDATE halts SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = attempts + 1
-WHERE (org_id, cell_id, halted_at) IN (
+-- Picked once: a plan that picks anew for each row takes more than so many.
+WITH x AS MATERIALIZED (
     SELECT org_id, cell_id, halted_at FROM halts WHERE cell_id = :cell_id AND due_at_ms <= :now_ms AND {in_force}
-    ORDER BY due_at_ms LIMIT :at_most {skip_locked})
+    ORDER BY due_at_ms LIMIT :at_most {skip_locked}
+)
+UPDATE halts SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = attempts + 1
+WHERE (org_id, cell_id, halted_at) IN (SELECT org_id, cell_id, halted_at FROM x)
 RETURNING org_id, halted_at, attempts
 
 -- name: skip_locked [postgresql]

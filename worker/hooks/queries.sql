@@ -7,11 +7,14 @@ SELECT e.name, e.url FROM hook_endpoints e WHERE e.ended_ms IS NULL AND (:only =
 ORDER BY e.name
 
 -- name: claim
-UPDATE hook_deliveries SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = attempts + 1
-WHERE endpoint = :endpoint AND message_id IN (
+-- Picked once: a plan that picks anew for each row takes more than so many.
+WITH x AS MATERIALIZED (
     SELECT d.message_id FROM hook_deliveries d JOIN hook_endpoints e ON e.name = d.endpoint AND e.ended_ms IS NULL
     WHERE d.endpoint = :endpoint AND d.state = 'due' AND d.due_at_ms <= :now_ms
-    ORDER BY d.due_at_ms, d.message_id LIMIT :at_most {skip_locked})
+    ORDER BY d.due_at_ms, d.message_id LIMIT :at_most {skip_locked}
+)
+UPDATE hook_deliveries SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = attempts + 1
+WHERE endpoint = :endpoint AND message_id IN (SELECT message_id FROM x)
 RETURNING message_id, failures
 
 -- name: skip_locked [postgresql]
