@@ -50,10 +50,12 @@ def take_(
             faults.append(error)
             done.append(TakenFile(BY_HAND, path.name, UNREAD, "refused", said=str(error)))
     show(app, {"files": done}, [line for one in done for line in _lines(one)])
-    if faults:
-        raise typer.Exit(faults[0].exit_status)
-    if any(one.outcome == "conflict" or (one.outcome == "taken" and one.refused) for one in done):
+    if any(fault.exit_status != Exit.LEFT for fault in faults) or any(
+        one.outcome == "conflict" or (one.outcome == "taken" and one.refused) for one in done
+    ):  # also where a path is wrong: others may be taken by now
         raise typer.Exit(Exit.PERSON)
+    if faults:
+        raise typer.Exit(Exit.LEFT)
 
 
 def _take(app: App, path: Path, actor: str | None, reason: str) -> TakenFile:

@@ -112,6 +112,8 @@ def verify_(
     A database that lost history proves nothing of what it forgot: the command says so, and ends with 1.
     """
     app: App = context.obj
+    if since_last and (deep or org):
+        raise UsageError("--since-last looks at all organisations, and at no files: leave out --org and --deep")
     if since_last:
         only_with(context, "--since-last", "stop", "actor")
     for name in org or ():

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -844,6 +847,56 @@ def test_a_folder_that_is_gone_stops_nothing(fleet: Fleet, watched: Path) -> Non
     assert fleet.tick_windows(1).batches_taken == 0
     write(fleet.engine, lambda c: sources.pause_source(c, "exports", fleet.by, resume=True))
     assert fleet.tick_windows(1).batches_taken == 1
+
+
+def test_what_a_tick_gave_up_is_settled_by_hand(fleet: Fleet, watched: Path) -> None:
+    path = laid(watched / "june.csv", ROWS)
+    file = found_file(path)
+    gave_up = TakenFile("exports", file.name, taking.UNREAD, "refused", said="3 ticks ended while they read it")
+    write(fleet.engine, lambda c: taking.note(c, file, gave_up, fleet.clock.at_ms))
+    assert read(fleet.engine, files_left).refused == 1
+    assert taken(fleet, path).outcome == "taken"
+    assert read(fleet.engine, files_left).refused == 0
+
+
+def test_a_file_that_has_its_first_content_again_is_in_no_conflict(fleet: Fleet, watched: Path) -> None:
+    laid(watched / "june.csv", ROWS)
+    fleet.tick_windows(1)
+    laid(watched / "june.csv", [row(seconds=30)], T0 + 1)
+    fleet.tick_windows(1)
+    assert read(fleet.engine, files_left).conflicts == 1
+    laid(watched / "june.csv", ROWS, T0 + 2)
+    fleet.tick_windows(1)
+    assert read(fleet.engine, files_left).conflicts == 0
+
+
+def test_what_the_last_tick_could_not_do_is_no_settled_headline(fleet: Fleet, watched: Path) -> None:
+    """A strange name stops no other file, and is not passed over; of a folder that cannot be listed no file has a
+    row."""
+    laid(watched / "june.csv", ROWS)
+    (watched / os.fsdecode(b"M\xe4rz.csv")).touch()
+
+    def reason() -> str:
+        fleet.tick_windows(1)
+        found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).headline
+        return f"{found.verdict}: {found.reason}"
+
+    assert "behind: the last tick left something: exports: 1 files have names that are none" in reason()
+    assert [one.name for one in read(fleet.engine, sources.list_batches)] == ["june.csv"]
+    shutil.rmtree(watched)
+    assert "behind: the last tick left something: the folder of exports cannot be read" in reason()
+
+
+def test_a_command_that_reads_files_ends_in_silence(tmp_path: Path) -> None:
+    """DuckDB says at the end of a process what it finds to be left."""
+    written(tmp_path / "june.csv", [row()])
+    environment = {**os.environ, "DRAWDOWN_DATABASE_URL": f"sqlite:///{tmp_path / 'own.db'}"}
+    command = [str(Path(sys.executable).with_name("drawdown"))]
+    subprocess.run([*command, "init"], env=environment, capture_output=True, timeout=120, check=True)
+    done = subprocess.run(
+        [*command, "batch", "take", str(tmp_path / "june.csv")], env=environment, capture_output=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_source_keeps_its_folder(fleet: Fleet, watched: Path, tmp_path: Path) -> None:

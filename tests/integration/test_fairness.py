@@ -15,7 +15,7 @@ from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.push.claim import LONGEST_DUE, Claim, claim_due, claim_size
+from drawdown.worker.push.claim import LONGEST_DUE, Claim, claim_due, claim_size, longest_due
 from drawdown.worker.push.push import SPELL_MS
 from tests.benchmarks.databases import tidy
 from tests.fake_provider import FakeProvider, capabilities
@@ -219,3 +219,13 @@ def test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_tw
         report = fleet.tick(fleet.clock.at_ms + WINDOW_MS)
     assert len(narrow.seen) == len(narrow.charged) == 3 * OTHERS
     assert report.exit_status == 0
+
+
+def test_a_claim_of_one_takes_what_waits_longest_in_about_a_quarter_of_all() -> None:
+    """Or a push that was sent once would wait for as long as new ones come."""
+    oldest = sum(longest_due(1, f"host/{number}") for number in range(400))
+    assert 60 < oldest < 140 and {longest_due(3, "host/1"), longest_due(3, "host/2"), longest_due(3, "host/3")} <= {
+        0,
+        1,
+    }
+    assert (longest_due(4, "host/1"), longest_due(1_000, "host/1")) == (1, LONGEST_DUE)

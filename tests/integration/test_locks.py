@@ -35,7 +35,7 @@ WRITERS = {
     "commands.assignments.go_on": {"assignments"},
     "commands.features.insert_mapping": {"mappings"},
     "commands.queries.forget_nothing": {"pending_usage"},
-    "commands.queries.raise_floor": {"orgs"},
+    "commands.queries.move_floors": {"orgs"},
     "seal.queries.release_org": {"orgs"},
     "seal.queries.stop_org": {"orgs"},
     # Called by those, or by another that does: assign, flip, withdraw, void, retry, accept, take_new_terms,

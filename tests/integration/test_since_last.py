@@ -237,8 +237,11 @@ def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fle
     broken.add(Breach(1, "acme", T0, ONE, "somebody tampered with it"))
     kept(broken, 1, orgs=1)
     assert now(2) is None, "after a breach, all of it"
+    kept(continued, 1.5)
+    assert now(2) is None, "also where one that had begun before the breach is kept after it"
     kept(clean, 2)
     assert now(3) is not None
+    assert now(1.9) is None, "a run that a clock of the future dated tells of nothing since"
     fleet.write(
         "INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason) "
         f"VALUES (1, 0, 1, {at + DAY_MS + 1}, 0, 'a test', 'test', 'a test')"

@@ -114,7 +114,7 @@ def open_windows(world: World, tables: Tables) -> set[tuple[str, int]]:
     return tables.dirty | {
         (one.org, one.ts // WINDOW * WINDOW)
         for one in world.oracle.samples.values()
-        if one.good and tables.arrivals[one.id] >= cursors[bucket_of(one.org)]
+        if one.good and tables.arrivals.get(one.id, -1) >= cursors[bucket_of(one.org)]  # -1: lost, as others find
     }
 
 

@@ -73,7 +73,7 @@ def look(engine: sa.Engine, text: str, values: Mapping[str, Any]) -> list[tuple[
         if not isinstance(connection, Connection):
             return [tuple(row) for row in connection.execute(sa.text(text), values)]
         assert not connection.in_transaction()
-        return connection.looked(text, values)
+        return connection.looked(text.replace("\\:", ":"), values)  # as SQLAlchemy reads it
 
 
 @lru_cache(KNOWN)

@@ -9,7 +9,7 @@ others. A file that was written lately is left alone: somebody may not be done w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import structlog
 
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.batches.done import BatchesDone
 from drawdown.worker.batches.duck import READING_TIME_S
@@ -54,7 +55,7 @@ def take_watched(context: Context) -> Steps[BatchesDone]:
             continue
         quiet_ms = context.clock.now_ms() - QUIET_MS
         try:
-            new = yield from (_new_objects if is_prefix(source.folder) else _new)(context, source, quiet_ms)
+            new = yield from (_new_objects if is_prefix(source.folder) else _new)(context, source, quiet_ms, done)
         except (NotNow, Unreadable, OSError) as error:
             said = getattr(error, "strerror", None) or error
             done.failures.append(f"the folder of {source.source} cannot be read: {said}")
@@ -129,11 +130,13 @@ def _note(connection: sa.Connection, *, file: FoundFile, taken: TakenFile, now_m
     note(connection, file, taken, now_ms)
 
 
-def _new(_context: Context, source: BatchSource, quiet_ms: int) -> Steps[list[FoundFile]]:
+def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
     """Those of a folder that nothing became of yet: the oldest first, and last those that could not be read before.
     Errors: OSError."""
     folder, new = Path(source.folder), list[tuple[bool, FoundFile]]()
-    names: list[str] = yield OnDisk("list_folder", partial(_names, folder))
+    all_names: list[str] = yield OnDisk("list_folder", partial(_names, folder))
+    names = [name for name in all_names if is_clean_id(name)]
+    _set_aside(source, set(all_names) - set(names), done)
     yield Transaction("forget_gone", partial(forget_gone, source=source.source, there=frozenset(names)))
     for at in range(0, len(names), MAX_LISTED_FILES):
         some = names[at : at + MAX_LISTED_FILES]
@@ -144,14 +147,26 @@ def _new(_context: Context, source: BatchSource, quiet_ms: int) -> Steps[list[Fo
     return _in_order(new)
 
 
-def _new_objects(context: Context, source: BatchSource, quiet_ms: int) -> Steps[list[FoundFile]]:
+def _set_aside(source: BatchSource, strange: Collection[str], done: BatchesDone) -> None:
+    """A name that no table can hold stops no other file, and is not passed over in silence."""
+    if strange:
+        done.failures.append(
+            f"{source.source}: {len(strange):,} files have names that are none, rename {min(strange)!a}"
+        )
+
+
+def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
     """The same of a prefix. Errors: NotNow, also for one with more objects than a tick looks at; Unreadable."""
     new, names = list[tuple[bool, FoundFile]](), set[str]()
     goes_on: str | None = None
     for _ in range(MAX_PAGES):
+        if not context.leaves(LEAST_READING_MS):
+            done.wait = True
+            break
         look = partial(page_of, context.objects, source.folder, goes_on, quiet_ms)
         page: Page = yield OnDisk("list_objects", look)
         names.update(page.names)
+        _set_aside(source, page.strange, done)
         new += yield Transaction("new_files", partial(new_files, source=source.source, found=page.found))
         goes_on = page.goes_on
         if goes_on is None:

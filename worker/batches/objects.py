@@ -16,6 +16,7 @@ from threading import Event
 from typing import Any, Final
 
 from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.worker.batches.files import (
     FoundFile,
     NotNow,
@@ -46,6 +47,8 @@ class Page:
     """A part of what lies under a prefix: names that a batch may have, those that lie quiet, and where it goes on."""
 
     names: list[str]
+    strange: list[str]
+    """Named as no batch is."""
     found: list[FoundFile]
     goes_on: str | None
 
@@ -70,17 +73,22 @@ def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) 
     asked = {"Bucket": bucket, "Prefix": under, "Delimiter": "/", "MaxKeys": OBJECTS_A_PAGE}
     with _explained(place):
         answer = _client(store).list_objects_v2(**asked, **({"ContinuationToken": goes_on} if goes_on else {}))
-        page = Page([], [], answer.get("NextContinuationToken") if answer.get("IsTruncated") else None)
-        for one in answer.get("Contents", ()):
-            name = str(one["Key"]).removeprefix(under)
+        page = Page([], [], [], answer.get("NextContinuationToken") if answer.get("IsTruncated") else None)
+        for one in answer.get("Contents", ())[:OBJECTS_A_PAGE]:
+            name, size = str(one["Key"]).removeprefix(under), int(one["Size"])
             format_, packed = format_of(name)
             if format_ is None or name.startswith(".") or "/" in name:
+                continue
+            if size < 0:
+                raise ValueError(f"{name} has {size} bytes")
+            if not is_clean_id(name):
+                page.strange.append(name)
                 continue
             page.names.append(name)
             modified_ns = int(one["LastModified"].timestamp() * 1_000) * 1_000_000
             if modified_ns <= quiet_ms * 1_000_000:
                 at, etag = f"{place}/{name}", str(one["ETag"])
-                found = FoundFile(Path(name), name, format_, packed, int(one["Size"]), modified_ns, at=at)
+                found = FoundFile(Path(name), name, format_, packed, size, modified_ns, at=at)
                 page.found.append(found.brought_by(partial(_bring, store, found, bucket, under + name, etag)))
     return page
 
@@ -101,7 +109,9 @@ def _bring(
             raise changed(file)
         left = file.size_bytes
         with answer["Body"] as body:
-            while left and (chunk := body.read(min(left, _CHUNK_BYTES))):
+            # What has come is taken at once: a read of so many bytes would wait as long as some of them drip in.
+            read = getattr(body, "_raw_stream", body).read1
+            while left and (chunk := read(min(left, _CHUNK_BYTES))):
                 written.write(chunk)
                 left -= len(chunk)
                 if over.is_set():
@@ -150,6 +160,8 @@ def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Ite
         code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
         if as_changed is not None and code in _GONE:
             raise as_changed() from error
+        if isinstance(error, KeyError | ValueError | TypeError | AttributeError):
+            raise NotNow(f"{name}: the object store answers what none does: {error!r}"[:300]) from error
         if type(error).__module__.partition(".")[0] in ("botocore", "urllib3"):
             raise NotNow(f"{name}: the object store: {' '.join(str(error).split())[:300]}") from error
         raise

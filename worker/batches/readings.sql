@@ -11,7 +11,7 @@ ON CONFLICT (source, name, batch, path) DO UPDATE SET outcome = 'reading', said 
     readings = CASE WHEN {same} THEN batch_files.readings + 1 ELSE 1 END,
     size_bytes = excluded.size_bytes, modified_ns = excluded.modified_ns
 WHERE NOT (batch_files.outcome = 'reading' AND batch_files.seen_ms > :now_ms - :lease_ms
-    AND batch_files.seen_ms <= :now_ms)
+    AND batch_files.seen_ms <= :now_ms + :lease_ms)
 RETURNING readings
 
 -- name: end

@@ -90,6 +90,8 @@ def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: i
     SQL.run(connection, "note", {**its, **stood, "outcome": taken.outcome, "said": taken.said, "seen_ms": now_ms})
     if taken.batch != UNREAD:
         SQL.run(connection, "forget_readings", its)
+    if taken.outcome in ("taken", "repeated"):
+        SQL.run(connection, "end_conflicts", its)
 
 
 def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:

@@ -54,5 +54,11 @@ ON CONFLICT (source, name, batch, path) DO UPDATE SET size_bytes = excluded.size
     seen_ms = excluded.seen_ms, readings = 0
 
 -- name: forget_readings
--- Something became of the file: what its readings were before is past.
-DELETE FROM batch_files WHERE source = :source AND name = :name AND batch = '' AND path = :path
+-- Something became of the file, by a tick or by hand: what its readings were before is past.
+DELETE FROM batch_files WHERE name = :name AND batch = '' AND path = :path
+
+-- name: end_conflicts
+-- The file has the content again that its name stands for: what else it had is gone.
+UPDATE batch_files SET outcome = 'gone' WHERE source = :source AND name = :name AND path = :path AND batch <> :batch
+    AND outcome = 'conflict'
+

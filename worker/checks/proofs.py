@@ -27,7 +27,7 @@ WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
 
 def to_continue(connection: sa.Connection, now_ms: int) -> Held | None:
     """The run that the next one may continue from; None: it has to look at all of it."""
-    values = {"apart_ms": APART_MS, "whole_after_ms": now_ms - WHOLE_EACH_MS}
+    values = {"now_ms": now_ms, "apart_ms": APART_MS, "whole_after_ms": now_ms - WHOLE_EACH_MS}
     row = SQL.run(connection, "to_continue", values).one_or_none()
     return None if row is None else Held(row.number, row.at_ms, Mark(row.proven_to_ms, row.arrival))
 

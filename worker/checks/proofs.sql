@@ -20,12 +20,14 @@ ON CONFLICT (invariant) DO UPDATE SET
 
 -- name: to_continue
 -- The newest run that held, whole or continued, while a whole one is young enough. After a breach, or a loss of history,
--- a whole one is to come first.
+-- a whole one is to come first: also where a run that had begun before is kept after it. One that a clock of the future
+-- dated tells of nothing since.
 SELECT p.number, p.at_ms, p.proven_to_ms, p.arrival FROM proofs p
-WHERE {held} AND p.number > COALESCE((SELECT MAX(b.number) FROM proofs b WHERE b.breaches > 0), 0)
+WHERE {held} AND p.at_ms <= :now_ms AND p.number > COALESCE((SELECT MAX(b.number) FROM proofs b WHERE b.breaches > 0), 0)
     AND p.at_ms > COALESCE((SELECT MAX(l.at_ms) FROM losses l), 0) + :apart_ms
     AND EXISTS (SELECT 1 FROM proofs w WHERE w.orgs IS NULL AND w.doubted IS NULL AND w.breaches = 0
-        AND w.follows IS NULL AND w.number <= p.number AND w.at_ms > :whole_after_ms)
+        AND w.follows IS NULL AND w.number <= p.number AND w.at_ms > :whole_after_ms AND w.at_ms <= :now_ms
+        AND w.number > COALESCE((SELECT MAX(b.number) FROM proofs b WHERE b.breaches > 0), 0))
 ORDER BY p.number DESC LIMIT 1
 
 -- name: held

@@ -1,11 +1,12 @@
 -- From where on a run of `verify` looks that continues from another one.
 
 -- name: mark
--- What a run leaves to the next: before this window all was sealed and clean, and every arrival below was counted.
+-- What a run leaves to the next: before this window all was sealed and clean, nothing waited for a customer or provider, and every arrival below was counted.
 -- Before a first seal that is nothing. Transactions that a seal could not see (PostgreSQL) have arrivals below its cursor, too.
 SELECT COALESCE(MIN(window_ms), 0) AS window_ms, COALESCE({arrival}, 0) AS arrival FROM (
     SELECT MIN({reached}) AS window_ms FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
     UNION ALL SELECT MIN(window_ms) FROM dirty_windows
+    UNION ALL SELECT MIN(window_ms) FROM pending_usage WHERE reason IN ('no_customer', 'no_provider')
 ) x
 
 -- name: reached

@@ -140,6 +140,8 @@ class LastTick:
     took_ms: int
     another_began_ms: int | None
     problems: list[str]
+    left: str = ""
+    """The first of what it could not do, and tries again."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 WHOLE: Final = ("counts", "pending", "halts", "differing", "stopped", "halted_orgs", "doubted", "last_tick")
 """What is read of everything, and asks for no value."""
+FILES_WAIT: Final = "files of watched folders wait to be taken"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
 """Of an organisation's row: what only the seal uses, for how far it is sealed says both; and what lists alone go by."""
 
@@ -106,7 +107,7 @@ def _open_for_long(connection: sa.Connection) -> LongOpen | None:
 def _last_tick(found: Sequence[Any], running: Sequence[Any]) -> parts.LastTick | None:
     if not found:
         return None
-    last = found[0]
+    last, report = found[0], json.loads(found[0].report or "{}")
     return parts.LastTick(
         tick_id=last.tick_id,
         worker=last.worker,
@@ -118,7 +119,8 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any]) -> parts.LastTick |
         clock_trusted=last.clock_trusted,
         took_ms=last.finished_ms - last.started_ms,
         another_began_ms=running[0].began_ms,
-        problems=json.loads(last.report or "{}").get("problems", []),
+        problems=report.get("problems", []),
+        left=next(iter(report.get("failures", [])), FILES_WAIT if report.get("batches_wait") else ""),
     )
 
 
