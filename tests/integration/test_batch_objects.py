@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Final
 
 import pytest
@@ -15,6 +19,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.batches import objects, sources
+from drawdown.worker.batches.files import FoundFile, NotNow
 from drawdown.worker.engine.object_store import ObjectStore
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.tick_report import Report
@@ -192,3 +197,30 @@ def test_what_was_written_lately_is_left_alone_and_more_than_a_tick_looks_at_is_
 def test_what_is_no_prefix_is_refused(place: str) -> None:
     with pytest.raises(DrawdownError, match="is no prefix"):
         objects.prefix_of(place)
+
+
+def test_a_store_that_drips_is_left_when_the_time_is_up(tmp_path: Path) -> None:
+    over, sent = Event(), 0
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            nonlocal sent
+            asking, _ = listening.accept()
+            with asking, suppress(OSError):
+                asking.recv(65_536)
+                asking.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "x"\r\n\r\n')
+                while sent < 1_000:
+                    asking.sendall(b"a")
+                    sent += 1
+                    if sent == 10:
+                        over.set()
+                    time.sleep(0.01)
+
+        store = ObjectStore("key", "secret", "", "us-east-1", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        file = FoundFile(Path("a.csv"), "a.csv", "csv", None, 1_000, 0, at="s3://bucket/a.csv")
+        dripping = Thread(target=drip, daemon=True)
+        dripping.start()
+        with pytest.raises(NotNow, match="time was up"):
+            objects._bring(store, file, "bucket", "a.csv", '"x"', tmp_path, over)
+        dripping.join(15)
+    assert sent < 1_000
