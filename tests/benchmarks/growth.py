@@ -95,6 +95,7 @@ def measure(engine: sa.Engine, size: Size) -> Measured:
     tidy(engine)
     found = {"samples": float(size.samples), "filled_s": time.perf_counter() - began}
     found |= _bytes(engine, size.samples, pushes)
+    print(f"{size.samples:,} samples are there after {found['filled_s']:,.0f} s", file=sys.stderr, flush=True)
     ticks = Ticks(engine, size, Meter(engine), count(WINDOWS))
     for new in (True, False):  # neither is measured as the first of its kind
         ticks.one(new=new)

@@ -857,6 +857,8 @@ def test_what_a_tick_gave_up_is_settled_by_hand(fleet: Fleet, watched: Path) -> 
     assert read(fleet.engine, files_left).refused == 1
     assert taken(fleet, path).outcome == "taken"
     assert read(fleet.engine, files_left).refused == 0
+    assert read(fleet.engine, lambda c: readings.new_files(c, "exports", [file])) == [], "no tick reads it again"
+    clean(fleet, 1)
 
 
 def test_a_file_that_has_its_first_content_again_is_in_no_conflict(fleet: Fleet, watched: Path) -> None:
@@ -881,10 +883,15 @@ def test_what_the_last_tick_could_not_do_is_no_settled_headline(fleet: Fleet, wa
         found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).headline
         return f"{found.verdict}: {found.reason}"
 
-    assert "behind: the last tick left something: exports: 1 files have names that are none" in reason()
+    assert "behind: the last tick left something: exports: 1 file has a name that is none" in reason()
     assert [one.name for one in read(fleet.engine, sources.list_batches)] == ["june.csv"]
     shutil.rmtree(watched)
     assert "behind: the last tick left something: the folder of exports cannot be read" in reason()
+    columns = "worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report"
+    other = f"INSERT INTO ticks ({columns}) SELECT worker, 128, 255, started_ms, finished_ms, 0, clock_trusted, '{{}}'"
+    fleet.write(f"{other} FROM ticks ORDER BY tick_id DESC LIMIT 1")
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).headline
+    assert "cannot be read" in found.reason, "whichever shard's tick ended last"
 
 
 def test_a_command_that_reads_files_ends_in_silence(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ def test_entries_are_looked_up_by_their_time(home: Home) -> None:
         shown = hrefs(home, f"{path}&{urlencode({'until': figures.iso(until_ms)})}")
         assert "until: " in home.get(f"{path}&until=nonsense", session=ANN)[0].text
         assert shown != hrefs(home, path)
+    narrowed = html.unescape(home.get("/console/wallet?id=acme&until=1d", session=ANN)[0].text)
+    assert '<input type="hidden" name="id" value="acme">' in narrowed, "the form keeps whose wallet it is"
+    assert '<a href="/console/wallet?id=acme">Clear</a>' in narrowed
 
 
 def test_a_gift_is_no_purchase_by_default(home: Home) -> None:

@@ -150,14 +150,13 @@ def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDon
 def _set_aside(source: BatchSource, strange: Collection[str], done: BatchesDone) -> None:
     """A name that no table can hold stops no other file, and is not passed over in silence."""
     if strange:
-        done.failures.append(
-            f"{source.source}: {len(strange):,} files have names that are none, rename {min(strange)!a}"
-        )
+        some = "1 file has a name that is" if len(strange) == 1 else f"{len(strange):,} files have names that are"
+        done.failures.append(f"{source.source}: {some} none: rename {min(strange)!a}")
 
 
 def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
     """The same of a prefix. Errors: NotNow, also for one with more objects than a tick looks at; Unreadable."""
-    new, names = list[tuple[bool, FoundFile]](), set[str]()
+    new, names, strange = list[tuple[bool, FoundFile]](), set[str](), set[str]()
     goes_on: str | None = None
     for _ in range(MAX_PAGES):
         if not context.leaves(LEAST_READING_MS):
@@ -166,7 +165,7 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
         look = partial(page_of, context.objects, source.folder, goes_on, quiet_ms)
         page: Page = yield OnDisk("list_objects", look)
         names.update(page.names)
-        _set_aside(source, page.strange, done)
+        strange.update(page.strange)
         new += yield Transaction("new_files", partial(new_files, source=source.source, found=page.found))
         goes_on = page.goes_on
         if goes_on is None:
@@ -179,6 +178,7 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
             raise NotNow(
                 f"{source.folder}: has more than {MAX_PAGES * OBJECTS_A_PAGE:,} objects: move away what was taken"
             )
+    _set_aside(source, strange, done)
     return _in_order(new)
 
 

@@ -92,6 +92,7 @@ def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: i
         SQL.run(connection, "forget_readings", its)
     if taken.outcome in ("taken", "repeated"):
         SQL.run(connection, "end_conflicts", its)
+        SQL.run(connection, "settle_elsewhere", {**its, **stood, "seen_ms": now_ms})
 
 
 def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:

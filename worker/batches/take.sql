@@ -54,8 +54,15 @@ ON CONFLICT (source, name, batch, path) DO UPDATE SET size_bytes = excluded.size
     seen_ms = excluded.seen_ms, readings = 0
 
 -- name: forget_readings
--- Something became of the file, by a tick or by hand: what its readings were before is past.
-DELETE FROM batch_files WHERE name = :name AND batch = '' AND path = :path
+-- Something became of the file: what its readings were before is past.
+DELETE FROM batch_files WHERE source = :source AND name = :name AND batch = '' AND path = :path
+
+-- name: settle_elsewhere
+-- A file that ticks gave up, or could not read, was taken by hand: no tick reads it again, which it might end once more.
+UPDATE batch_files SET batch = :batch, outcome = 'repeated', said = 'taken by hand', size_bytes = :size_bytes,
+    modified_ns = :modified_ns, seen_ms = :seen_ms, readings = 0
+WHERE name = :name AND batch = '' AND path = :path AND source <> :source AND NOT EXISTS (SELECT 1 FROM batch_files o
+    WHERE o.source = batch_files.source AND o.name = :name AND o.batch = :batch AND o.path = :path)
 
 -- name: end_conflicts
 -- The file has the content again that its name stands for: what else it had is gone.

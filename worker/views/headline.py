@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from drawdown.schema.clock import utc
-from drawdown.schema.errors import Exit
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
 from drawdown.worker.views.standing import Headline, Standing, how_much
@@ -147,7 +146,7 @@ def _unsettled(found: Standing) -> Headline | None:
         return Headline("behind", reason, "drawdown batch list says why")
     if found.last_tick is None:
         return Headline("behind", "there was no tick yet", "drawdown tick")
-    if found.last_tick.exit_status == Exit.LEFT and found.last_tick.left:
+    if found.last_tick.left:
         return Headline("behind", f"the last tick left something: {found.last_tick.left}", NEXT_TICK)
     return None
 

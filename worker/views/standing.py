@@ -141,7 +141,7 @@ class LastTick:
     another_began_ms: int | None
     problems: list[str]
     left: str = ""
-    """The first of what it could not do, and tries again."""
+    """The first of what it, or the last tick of the first shard, could not do, and the next one tries again."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
+from drawdown.schema.errors import Exit
 from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog import terms
@@ -32,7 +33,17 @@ if TYPE_CHECKING:
     from drawdown.worker.views.org_standing import OrgStatus
 
 SQL = queries(__file__)
-WHOLE: Final = ("counts", "pending", "halts", "differing", "stopped", "halted_orgs", "doubted", "last_tick")
+WHOLE: Final = (
+    "counts",
+    "pending",
+    "halts",
+    "differing",
+    "stopped",
+    "halted_orgs",
+    "doubted",
+    "last_tick",
+    "last_of_first_shard",
+)
 """What is read of everything, and asks for no value."""
 FILES_WAIT: Final = "files of watched folders wait to be taken"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
@@ -79,7 +90,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         orders=OrdersLeft(**vars(read["orders"][0])),
         files=FilesLeft(**vars(read["files"][0])),
         open_transaction=_open_for_long(connection),
-        last_tick=_last_tick(read["last_tick"], read["running_tick"]),
+        last_tick=_last_tick(read["last_tick"], read["running_tick"], read["last_of_first_shard"]),
         needs_person=backlog.needs_person,
         cluster=read_cluster(connection) if read["there"] else None,
     )
@@ -104,10 +115,11 @@ def _open_for_long(connection: sa.Connection) -> LongOpen | None:
     return oldest if oldest is not None and oldest.told else None
 
 
-def _last_tick(found: Sequence[Any], running: Sequence[Any]) -> parts.LastTick | None:
+def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[Any]) -> parts.LastTick | None:
     if not found:
         return None
     last, report = found[0], json.loads(found[0].report or "{}")
+    left = next((text for tick in (last, *firsts) if (text := _left(tick))), "")
     return parts.LastTick(
         tick_id=last.tick_id,
         worker=last.worker,
@@ -120,8 +132,14 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any]) -> parts.LastTick |
         took_ms=last.finished_ms - last.started_ms,
         another_began_ms=running[0].began_ms,
         problems=report.get("problems", []),
-        left=next(iter(report.get("failures", [])), FILES_WAIT if report.get("batches_wait") else ""),
+        left=left,
     )
+
+
+def _left(tick: Any) -> str:
+    """The first of what a tick could not do, and the next one tries again."""
+    report = json.loads(tick.report or "{}") if tick.exit_status == Exit.LEFT else {}
+    return str(next(iter(report.get("failures", [])), FILES_WAIT if report.get("batches_wait") else ""))
 
 
 def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus:

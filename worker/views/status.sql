@@ -12,6 +12,10 @@ SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_
 SELECT tick_id, worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report FROM ticks
 WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
 
+-- name: last_of_first_shard
+-- Where there are several, that one alone takes files.
+SELECT exit_status, report FROM ticks WHERE finished_ms IS NOT NULL AND bucket_lo = 0 ORDER BY tick_id DESC LIMIT 1
+
 -- name: running_tick
 -- One that began after the last that ended.
 SELECT MAX(t.started_ms) AS began_ms FROM ticks t WHERE t.finished_ms IS NULL AND t.started_ms > :since_ms

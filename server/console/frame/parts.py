@@ -111,6 +111,17 @@ class Shown:
         return any(one.value for one in self.filters)
 
     @property
+    def kept(self) -> Mapping[str, object]:
+        """What the address says that no filter of the page does: whose page it is."""
+        names = {"after", *(one.name for one in self.filters)}
+        return {name: value for name, value in self.query.items() if value and name not in names}
+
+    @property
+    def cleared(self) -> str:
+        """The page's address without its filter."""
+        return url(self.path, **self.kept)
+
+    @property
     def here(self) -> str:
         """The page's address as it is now."""
         return url(self.path, **self.query)

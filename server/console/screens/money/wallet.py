@@ -38,7 +38,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
              lots_table(lots, customer)],
             tiles=tiles(account),
             acts=[act("Give credit", "grant", id=customer), Link("Billing", url("/console/billing", id=customer))],
-            filters=(Filter("id", "Customer", customer), Filter("until", "Used up to, UTC", ask.text("until"))),
+            filters=(Filter("until", "Used up to, UTC", ask.text("until")),),
             query={**query, "until": ask.text("until"), "after": ask.key("after")},
             file=url(f"{PATH}.csv", **query),
             above=Link("Ledger", "/console/ledger"),

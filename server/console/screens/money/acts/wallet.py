@@ -75,7 +75,7 @@ GRANT: Final = Action(
             "kind",
             "Kind",
             "choice",
-            choices=[("", "choose one"), *((kind, MEANING[kind]) for kind in MEANING)],
+            choices=[("", "choose one"), *MEANING.items()],
         ),
         Field("expires", "Expires", "time", "2026-12-31, or +30d; never where it is left empty.", optional=True),
     ),
