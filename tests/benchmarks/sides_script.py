@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,10 +81,13 @@ class Counting:
         await self._http.close()
 
 
-def autumn(engine: sa.Engine, service: str, now: FixedClock, http: Any) -> tuple[Any, Any]:
-    """A worker that bills at Autumn, without a limit of calls a second: its context and its world."""
+def autumn(engine: sa.Engine, service: str, now: FixedClock, http: Any, *, held: bool = True) -> tuple[Any, Any]:
+    """A worker that bills at Autumn, with no limit of pushes a second: its context and its world. Reads are held to
+    what the tree itself declares, unless it is not `held`."""
     settings = {"secret_key": "am_sk_test_benchmark", "url": service, "calls_per_s": "1000000"}
     provider = build(Setup("autumn", {**settings, "balance_feature": "compute"}, now, http, engine))
+    if not held:
+        provider.capabilities = replace(provider.capabilities, reads_per_s=None)
     context = adapted("Context")("bench", now, {"autumn": provider.capabilities})
     return context, adapted("runner").World(engine, {"autumn": provider}, Cells(), now, http)
 
@@ -102,8 +106,8 @@ def empty(url: str) -> Found:
 
 
 def tick(url: str, service: str, orgs: int, number: int) -> Found:
-    """A tick in which each organisation, billed at Autumn, used one window; the first of a database, number 0, meets all
-    of them and does not count."""
+    """A tick in which each organisation, billed at Autumn, used one window; the first of a database, number 0, meets
+    all of them and does not count."""
     engine = connect(url)
     if number == 0:
         upgrade(engine)
@@ -117,7 +121,7 @@ def tick(url: str, service: str, orgs: int, number: int) -> Found:
     write(engine, lambda connection: connection.execute(sa.text(_SAMPLE), rows))
     tidy(engine)
     http = Counting()
-    context, world = autumn(engine, service, fleet.clock(number), http)
+    context, world = autumn(engine, service, fleet.clock(number), http, held=number > 0)
     report, found = timed(lambda: adapted("runner").run(whole_tick(context), world))
     assert (report.sealed, report.accepted, report.left.due) == (orgs, orgs, 0), report
     return {**found, "reads": http.calls["customers.get"], "pushes": http.calls["track"]}
@@ -140,7 +144,7 @@ def _bill_at_autumn(connection: sa.Connection, orgs: int) -> None:
 
 
 def push(url: str, service: str, count: int, number: int) -> Found:
-    """Pushes that are due, claimed, sent and settled; then as many calls by the bare transports: this tree's, aiohttp's."""
+    """Pushes that are due, claimed, sent and settled; then as many calls by the tree's bare transport and aiohttp's."""
     engine = connect(url)
     if number == 0:
         upgrade(engine)
@@ -231,7 +235,9 @@ def trace(windows: int) -> Iterator[dict[str, Any]]:
     names = range(TRACE_ORGS)
     weights = [1 / (name + 1) for name in names]
     for number in range(windows):
-        for org, mb in sorted(set(zip(drawn.choices(names, weights, k=88), drawn.choices((1024, 4096), k=88), strict=True))):
+        for org, mb in sorted(
+            set(zip(drawn.choices(names, weights, k=88), drawn.choices((1024, 4096), k=88), strict=True))
+        ):
             for at in range(drawn.choice(SAMPLES)):
                 ts = fleet.window(number) + at * 60_000
                 yield {"id": f"s{ts}-{org}-{mb}", "org": f"org-{org}", "mb": mb, "s": 60, "ts": ts}
