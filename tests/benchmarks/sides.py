@@ -29,7 +29,7 @@ from tests.benchmarks.databases import KINDS, Databases, databases, url_of
 from tests.benchmarks.fleet import scaled
 from tests.benchmarks.quick_server import serving
 from tests.benchmarks.sides_table import FASTER, Goal, Line, of_figure, short, table
-from tests.benchmarks.sides_trees import ROOT, Found, Tree, older, present
+from tests.benchmarks.sides_trees import Found, Tree, older, present
 
 LATENCIES_MS: Final = (0, 20)
 TICKS: Final = 30
@@ -242,7 +242,7 @@ def _first_told(names: Sequence[str], one: Line) -> int:
 
 def _commit(tree: Tree) -> str:
     asked = ["git", "-C", str(tree.folder), "describe", "--always", "--dirty", "--exclude", "*"]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or str(ROOT)
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,7 +55,7 @@ class Tree:
 
     def user_s(self, command: str, given: Mapping[str, str]) -> float:
         """The user time of one command."""
-        asked = [self.python, "-c", "from drawdown.cli.main import main; main()", command]
+        asked = [str(self.python), "-c", "from drawdown.cli.main import main; main()", command]
         with subprocess.Popen(
             asked, cwd=self.folder, env={**self.environment, **given}, stdout=subprocess.DEVNULL
         ) as process:
@@ -71,7 +71,7 @@ class Tree:
         return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""}
 
     def _run(self, *arguments: str) -> str:
-        asked = [self.python, *arguments]
+        asked = [str(self.python), *arguments]
         done = subprocess.run(asked, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Failed(f"{self.name}: {arguments[:3]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
