@@ -28,7 +28,7 @@ from tests.benchmarks import case_processes, case_stream, case_workers, sides_se
 from tests.benchmarks.databases import KINDS, Databases, databases, url_of
 from tests.benchmarks.fleet import scaled
 from tests.benchmarks.quick_server import serving
-from tests.benchmarks.sides_table import FASTER, Goal, Line, of_figure, short, table
+from tests.benchmarks.sides_table import FASTER, HEADINGS, Goal, Line, of_figure, row, short
 from tests.benchmarks.sides_trees import Found, Tree, older, present
 
 LATENCIES_MS: Final = (0, 20)
@@ -218,22 +218,20 @@ FIGURES: Final[dict[str, Callable[[Sides, str], Iterator[Line]]]] = {
 }
 
 
-def measured(ref: str, only: str, kinds: Sequence[str], sizes: Sizes) -> list[Line]:
-    """All lines, those of one figure beside each other."""
+def measured(ref: str, only: str, kinds: Sequence[str], sizes: Sizes) -> Iterator[Line]:
+    """All lines as they are found, those of one figure beside each other."""
     with ExitStack() as stack:
         made = stack.enter_context(databases(kinds))
         services = {latency_ms: stack.enter_context(serving(latency_ms)) for latency_ms in LATENCIES_MS}
         sides = Sides(made, services, stack.enter_context(older(ref)), present(), sizes)
         for tree in (sides.before, sides.after):
-            print(f"{tree.name}: {_commit(tree)}, {tree.said}", flush=True)
-        lines: list[Line] = []
+            print(f"{tree.name}: {_commit(tree)}, {tree.said}", file=sys.stderr, flush=True)
         for name, figure in FIGURES.items():
             if only in ("", name):
                 began = time.perf_counter()
                 found = [one for kind in kinds for one in figure(sides, kind)]
-                lines += sorted(found, key=partial(_first_told, [one.figure for one in found]))
                 print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        return lines
+                yield from sorted(found, key=partial(_first_told, [one.figure for one in found]))
 
 
 def _first_told(names: Sequence[str], one: Line) -> int:
@@ -262,10 +260,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.runs:
         sizes = replace(sizes, runs=given.runs, ticks=max(given.runs // 3, 1))
     began, load = time.perf_counter(), os.getloadavg()[0]
-    lines = measured(given.before, given.only, (given.database,) if given.database else KINDS, sizes)
-    print(f"{os.cpu_count()} cores, load {short(load)} at the begin and {short(os.getloadavg()[0])} at the end")
-    print(f"{time.perf_counter() - began:.0f} s in all; each number the median of its runs [least, most]\n")
-    print(table(lines, judged=not given.quick))
+    print(*map(row, HEADINGS), sep="\n")
+    for one in measured(given.before, given.only, (given.database,) if given.database else KINDS, sizes):
+        print(row(one.cells(judged=not given.quick)), flush=True)
+    print(f"\n{os.cpu_count()} cores, load {short(load)} at the begin and {short(os.getloadavg()[0])} at the end")
+    print(f"{time.perf_counter() - began:.0f} s in all; each number the median of its runs [least, most]")
     return 0
 
 

@@ -77,10 +77,13 @@ def of_figure(name: str, database: str, figure: Figure) -> Line:
     return Line(name, database, figure.values, goal=goal)
 
 
-def table(lines: Iterable[Line], *, judged: bool = True) -> str:
-    """In Markdown, each number the median of its runs."""
-    rows = [HEAD, ("---",) * len(HEAD), *(line.cells(judged=judged) for line in lines)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+HEADINGS: Final = (HEAD, ("---",) * len(HEAD))
+"""What a table in Markdown begins with."""
+
+
+def row(cells: Iterable[str]) -> str:
+    """In Markdown."""
+    return f"| {' | '.join(cells)} |"
 
 
 def short(number: float) -> str:

@@ -16,12 +16,12 @@ from drawdown.schema.database import read, write
 from tests.benchmarks import sides_script, sides_seed, sides_trees
 from tests.benchmarks.databases import Databases
 from tests.benchmarks.quick_server import serving
-from tests.benchmarks.sides_table import FASTER, Goal, Line, table
+from tests.benchmarks.sides_table import FASTER, Goal, Line, row
 from tests.benchmarks.sides_trees import ROOT, Failed, Tree
 
 
 def _row(line: Line, *, judged: bool = True) -> list[str]:
-    return [cell.strip() for cell in table([line], judged=judged).splitlines()[-1].strip("| ").split(" | ")]
+    return row(line.cells(judged=judged)).strip("| ").split(" | ")
 
 
 def test_a_row_tells_medians_the_ratio_and_whether_the_goal_is_met() -> None:
@@ -56,7 +56,7 @@ def test_each_adapter_knows_the_place_of_this_tree_first(monkeypatch: pytest.Mon
         module, _, attribute = places[0].partition(":")
         found = sides_script.adapted(name)
         assert found is (getattr(sys.modules[module], attribute) if attribute else sys.modules[module])
-    monkeypatch.setitem(sides_script.ADAPTERS, "By", ("drawdown.no_such:By", "drawdown.schema.audit:no_such"))  # type: ignore[misc]
+    monkeypatch.setitem(sides_script.ADAPTERS, "By", ("drawdown.no_such:By", "drawdown.schema.audit:no_such"))
     with pytest.raises(LookupError):
         sides_script.adapted("By")
 
