@@ -185,7 +185,7 @@ def _watch(app: App) -> Iterator[Finding]:
 
 def _proofs(app: App) -> Iterator[Finding]:
     """Whoever has it proven is told when no run looks at all of it any more."""
-    last = app.read(last_held).whole_ms
+    last = app.read(lambda c: last_held(c, app.clock.now_ms())).whole_ms
     if last is None:
         yield Finding(True, "no run of verify that looked at all of it is on record (`drawdown verify`, e.g. nightly)")
         return

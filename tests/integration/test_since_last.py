@@ -228,8 +228,10 @@ def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fle
     assert found is not None and (found.run, found.at_ms) == (night, at + DAY_MS)
     standing = read(engine, proofs.standing)
     assert {one.held_by for one in standing} == {whole}, "by a run that looked at all of it"
-    last = read(engine, proofs.last_held)
+    last = read(engine, lambda c: proofs.last_held(c, at + DAY_MS))
     assert (last.whole_ms, last.continued_ms) == (at, at + DAY_MS)
+    last = read(engine, lambda c: proofs.last_held(c, at + 1))
+    assert (last.whole_ms, last.continued_ms) == (at, None), "a run that a clock of the future dated is no proof yet"
     (newest, *_) = read(engine, proofs.list_runs).runs
     assert (newest.follows, newest.from_ms) == (whole, continued.point and continued.point.window_ms)
     assert now(WHOLE_EACH_MS / DAY_MS) is None and now(WHOLE_EACH_MS / DAY_MS - 0.01) is not None, "weekly, all of it"

@@ -133,6 +133,29 @@ def test_a_file_that_nobody_reads_on_gives_its_place_to_another(
     home.ask(work)
 
 
+def test_a_file_that_is_read_slowly_gives_its_place_to_another(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who takes a piece now and then holds a place for a while, not for good."""
+    monkeypatch.setattr(console_files, "WHOLE_WITHIN_S", 0.2)
+    home = Home(engine)
+    taken = console_files.Taken("/my/usage.csv", Ask(Person("vic", "viewer", None), home.now, {}))
+
+    def long(_connection: sa.Connection) -> Iterator[str]:
+        yield from ("x" * console_files.PIECE_BYTES for _ in range(500))
+
+    async def work(_client: httpx.AsyncClient, console: Any) -> None:
+        slow = await console._my._files.open(long, taken, of="acme")
+        with pytest.raises(console_files.NotTaken, match="not taken whole"):
+            async for _ in slow:
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while console._my._files._under_way:
+                await asyncio.sleep(0.01)
+
+    home.ask(work)
+
+
 def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first(home: Home) -> None:
     path, seen, pages = "/console/orgs?within=1h", [], 0
     while path:
