@@ -166,7 +166,8 @@ def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str
         *(_from(found) if since_last else ()),
     ]
     if not rows:
-        lines.append("all invariants hold" if found.point is None else "from there on, all invariants hold")
+        whole = found.point is None or found.point.window_ms <= 0
+        lines.append("all invariants hold" if whole else "from there on, all invariants hold")
         return lines
     title = f"BREACHES: {found.count:,}" + (f", the first {len(rows):,}" if found.count > len(rows) else "")
     lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
@@ -178,6 +179,8 @@ def _from(found: Verification) -> list[str]:
     begins = found.point
     if begins is None:
         return ["looked at all of it: there is no run of the last week to continue that held"]
+    if begins.window_ms <= 0:
+        return [f"looked at all of it: since run {begins.run} {begins.why} reached back to the first window there is"]
     touched = f"since then {begins.why} reached back to it" if begins.why else "since then nothing reached further back"
     return [
         f"windows before {show_time(begins.window_ms)} were passed over: proven by run {begins.run} at "
