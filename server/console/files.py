@@ -2,7 +2,8 @@
 
 Guarantee: however many rows, little of them is held: they are sent in pieces of PIECE_BYTES, read at one moment, and a
 browser that does not read on holds up its own file alone, and that for TAKEN_WITHIN_S; one that reads slowly has
-WHOLE_WITHIN_S. At most MOST_FILES are under way, and of one customer's own people one. Who took how many rows is on record once the last one is read.
+WHOLE_WITHIN_S. At most MOST_FILES are under way, and of one customer's own people one. Who took how many rows is on
+record once the last one is read.
 """
 
 from __future__ import annotations
