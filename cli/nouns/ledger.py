@@ -59,8 +59,7 @@ def grant(
     reason: Reason = "not given",
 ) -> None:
     """Give a customer credit, as a lot (`ledger lots`). Organisations billed as it are looked at by the next tick.
-    An unknown customer is made a wallet; where its id is like one there is, only with --new. What no --kind is said of
-    counts as purchased, in the books and in refunds: somebody paid for it."""
+    Without --kind it counts as paid for. An unknown customer is made a wallet; one with an id like another's, by --new."""
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
     grant_key = _clean_key(new_key() if key is None else key)
