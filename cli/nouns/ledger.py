@@ -59,7 +59,7 @@ def grant(
     reason: Reason = "not given",
 ) -> None:
     """Give a customer credit, as a lot (`ledger lots`). Organisations billed as it are looked at by the next tick.
-    Without --kind it counts as paid for. An unknown customer is made a wallet; one with an id like another's, by --new."""
+    Without --kind it counts as paid for. An unknown customer is made a wallet; with an id like another's, by --new."""
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
     grant_key = _clean_key(new_key() if key is None else key)
