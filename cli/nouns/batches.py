@@ -26,7 +26,7 @@ commands = typer.Typer()
 def take_(
     context: typer.Context,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines; these two also as .gz")
+        list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines; these two also as .gz or .zst")
     ],
     actor: Actor = None,
     reason: Reason = "not given",
