@@ -18,6 +18,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches.objects import is_prefix
 from drawdown.worker.batches.sources import list_sources
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
+from drawdown.worker.engine.stores import Databases
 from drawdown.worker.halts.cell_settings import SHARED, CellSettings
 from drawdown.worker.history.incarnation import read_incarnation
 from drawdown.worker.history.witness import WitnessFile
@@ -124,7 +125,11 @@ def _folders(app: App) -> Iterator[Finding]:
         ready = find_spec("botocore") is not None and bool(app.settings.objects().key_id)
         yield Finding(ready, "what reads object stores", mend)
     for source in watched:
-        if is_prefix(source.folder):
+        if source.asked_of is not None:
+            known = source.asked_of in app.settings.databases().urls
+            setting = Databases.setting(source.asked_of)
+            yield Finding(known, f"the database that {source.source} asks", f"set {setting} on each host that ticks")
+        if is_prefix(source.folder) or source.asked_of is not None:
             continue
         there = os.access(source.folder, os.R_OK | os.X_OK)
         yield Finding(there, f"the folder of {source.source}, {source.folder}", "mount it on each host that ticks")

@@ -22,7 +22,7 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.batches import objects, sources
 from drawdown.worker.batches.files import FoundFile, NotNow
-from drawdown.worker.engine.object_store import ObjectStore
+from drawdown.worker.engine.stores import ObjectStore
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.tick_report import Report
 from tests.world import T0, Fleet
