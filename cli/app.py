@@ -205,6 +205,7 @@ class App:
         made.payments, made.dormant_payments = self.payments.capabilities, self.payments.dormant
         made.hooks = self.settings.hooks().origins
         made.objects = self.settings.objects()
+        made.databases = self.settings.databases()
         made.changed = self.read(lambda c: terms.changed(c, made.declared()))
         return made
 

@@ -64,7 +64,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "order": CommandModule("orders", "Orders: what a tick does, how far each is"),
         "backfill": CommandModule("backfills", "Backfills: events of the past, staged, shown, put in"),
         "batch": CommandModule("batches", "Batches: files of usage, taken once, withdrawn whole"),
-        "source": CommandModule("batch_sources", "Sources: folders whose files ticks take"),
+        "source": CommandModule("batch_sources", "Sources: folders whose files ticks take, and queries"),
         "push": CommandModule("pushes", "Pushes: quantities on their way to a provider"),
         "provider": CommandModule("providers", "Providers: the services that bill, and their state"),
         "ledger": CommandModule("ledger", "The embedded prepaid ledger: credit, lots, rates"),

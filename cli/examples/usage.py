@@ -119,7 +119,11 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "batch take": ("batch take usage.parquet", "batch take june.jsonl.gz --reason 'sent by mail'"),
     "batch list": ("batch list", "batch list --source exports --json"),
     "batch withdraw": ("batch withdraw 5f2c4a0be7f34a7c9b1d3c5e7f901234 --reason 'of the wrong day'",),
-    "source add": ("source add exports /srv/usage --reason 'the nightly export'",),
+    "source add": (
+        "source add exports /srv/usage --reason 'the nightly export'",
+        "source add warehouse --query usage.sql --database warehouse --every hour --closed-after 2h",
+        "source add warehouse --query usage.sql --database warehouse --every hour --closed-after 2h --from 3d",
+    ),
     "source remove": ("source remove exprots --reason 'mistyped'",),
     "source list": ("source list",),
     "source pause": ("source pause exports --reason 'moving disks'", "source pause exports --undo"),

@@ -1,22 +1,26 @@
-"""`drawdown source`: folders whose files ticks take."""
+"""`drawdown source`: folders whose files ticks take, and queries that they ask."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, Reason, Undo
+from drawdown.cli.options import Actor, Reason, Undo, only_with
 from drawdown.cli.rendering import show, table
-from drawdown.schema.errors import Refused
-from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.batches import sources
+from drawdown.worker.batches.asking import MAX_QUERY_CHARS, PERIODS_MS, Question
 from drawdown.worker.batches.files import NotNow
 from drawdown.worker.batches.objects import is_prefix, require_listed
+from drawdown.worker.engine.stores import Databases
 
 commands = typer.Typer()
 
+Every = Literal["hour", "day"]
 Name = Annotated[str, typer.Argument(metavar="SOURCE", help="The source's name")]
 
 
@@ -25,34 +29,84 @@ def add(
     context: typer.Context,
     source: Name,
     folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="On each host that ticks, or s3://BUCKET/PREFIX; nothing below it")
-    ],
+        str | None,
+        typer.Argument(metavar="[FOLDER]", help="On each host that ticks, or s3://BUCKET/PREFIX; nothing below it"),
+    ] = None,
+    query: Annotated[Path | None, typer.Option(help="A file with a query, which is asked instead")] = None,
+    database: Annotated[str, typer.Option(help="What it is asked of: NAME of DRAWDOWN_QUERY_NAME_URL")] = "",
+    every: Annotated[Every, typer.Option(help="For which periods it is asked, in UTC")] = "hour",
+    closed_after: Annotated[str, typer.Option(help="How long after its end a period changes no more")] = "1h",
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Ask from here on; later on: ask again", show_default="now")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also where the object store does not list it yet")] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Watch a folder, or a prefix of an object store. Each tick takes the new files, a minute after they were written
-    last. A prefix is listed first, with this host's key: one that cannot be is not added."""
+    """Watch a folder, or a prefix of an object store, which is listed first: each tick takes the new files, a minute
+    after they were written last. Or ask a database: each tick takes what the query says of the periods that are
+    closed."""
     app: App = context.obj
-    if is_prefix(folder) and not force:
-        try:
-            require_listed(app.settings.objects(), folder)
-        except NotNow as error:
-            raise Refused(f"{error}; nothing was added: mend it, or --force") from error
     by = app.by(actor, reason)
-    found = app.write(lambda c: sources.add_source(c, source, folder, by))
+    if (folder is None) == (query is None):
+        raise UsageError("name a folder, or a query: one of them")
+    if query is None:
+        only_with(context, "FOLDER", "source", "folder", "force", "actor", "reason")
+        if is_prefix(str(folder)) and not force:
+            _listed(app, str(folder))
+        found = app.write(lambda c: sources.add_source(c, source, str(folder), by))
+    else:
+        question = _question(app, query, database, every, closed_after)
+        from_ms = None if from_ is None else app.moment(from_, "--from")
+        found = app.write(lambda c: sources.add_query(c, source, question, by, from_ms))
     watches = "watches" if found.paused_ms is None else "is paused, and `source pause --undo` has it watch"
-    show(app, {"source": found}, [f"{source}: {watches} {found.folder}"])
+    line = f"{source}: {watches} {found.folder}"
+    if found.query is not None:
+        line += f" of {found.asked_of}, each {every} from {show_time(found.next_ms)} on"
+    show(app, {"source": found}, [line])
+
+
+def _listed(app: App, prefix: str) -> None:
+    """Errors: Refused where the object store does not list it now, with this host's key."""
+    try:
+        require_listed(app.settings.objects(), prefix)
+    except NotNow as error:
+        raise Refused(f"{error}; nothing was added: mend it, or --force") from error
+
+
+def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:
+    """Errors: UsageError, also where this host has no such database."""
+    if database.lower() not in (known := app.settings.databases().urls):
+        named = f"this host has {', '.join(sorted(known))}" if known else "this host has none"
+        raise UsageError(f"--database: set {Databases.setting(database or 'NAME')}; {named}")
+    try:
+        with query.open(encoding="utf-8") as file:
+            text = file.read(MAX_QUERY_CHARS + 1).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--query: {query} cannot be read as text: {error}") from error
+    return Question(text, database.lower(), PERIODS_MS[every], parse_length(closed_after, "--closed-after"))
 
 
 @commands.command("list")
 def list_(context: typer.Context) -> None:
-    """List watched folders."""
+    """List watched folders and queries."""
     app: App = context.obj
     found = app.read(sources.list_sources)
-    columns = ("source", "folder", "#batches", "since", "paused", "by")
-    rows = [(s.source, s.folder, s.batches, show_time(s.at_ms), show_time(s.paused_ms), s.actor) for s in found]
-    show(app, {"sources": found}, [table("Watched folders", columns, rows)])
+    columns = ("source", "folder", "asks", "#batches", "since", "asks from", "paused", "by")
+    rows = [
+        (
+            s.source,
+            s.folder,
+            s.asked_of or "",
+            s.batches,
+            show_time(s.at_ms),
+            show_time(s.next_ms),
+            show_time(s.paused_ms),
+            s.actor,
+        )
+        for s in found
+    ]
+    show(app, {"sources": found}, [table("Watched folders and queries", columns, rows)])
 
 
 @commands.command()
@@ -63,7 +117,7 @@ def pause(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Take nothing more from a folder, until that is taken back. What was taken stays."""
+    """Take nothing more from a folder or a query, until that is taken back. What was taken stays."""
     app: App = context.obj
     by = app.by(actor, reason)
     app.write(lambda c: sources.pause_source(c, source, by, resume=undo))

@@ -28,7 +28,9 @@ def take_(
     context: typer.Context,
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines, these two also as .gz; or s3://BUCKET/NAME"),
+        typer.Argument(
+            metavar="FILE...", help="Parquet, CSV, JSON lines, these two also as .gz or .zst; or s3://BUCKET/NAME"
+        ),
     ],
     actor: Actor = None,
     reason: Reason = "not given",

@@ -18,6 +18,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches.objects import is_prefix, require_listed
 from drawdown.worker.batches.sources import BatchSource, list_sources
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
+from drawdown.worker.engine.stores import Databases
 from drawdown.worker.halts.cell_settings import SHARED, CellSettings
 from drawdown.worker.history.incarnation import read_incarnation
 from drawdown.worker.history.witness import WitnessFile
@@ -120,6 +121,11 @@ def _folders(app: App) -> Iterator[Finding]:
     mend = "install drawdown[columnar], or no file is taken"
     yield Finding(find_spec("duckdb") is not None, "DuckDB, which reads watched folders' files", mend)
     for source in watched:
+        if source.asked_of is not None:
+            known = source.asked_of in app.settings.databases().urls
+            setting = Databases.setting(source.asked_of)
+            yield Finding(known, f"the database that {source.source} asks", f"set {setting} on each host that ticks")
+            continue
         if is_prefix(source.folder):
             yield _prefix(app, source)
             continue

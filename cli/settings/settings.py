@@ -20,13 +20,14 @@ from drawdown.cli.settings.secret_files import SUFFIX, Check, SecretFiles
 from drawdown.schema.errors import UsageError
 from drawdown.server.settings import MySettings, OidcSettings, ServerSettings, UnknownOrg
 from drawdown.server.tokens.jwts import LEAST_SECRET_BYTES
-from drawdown.worker.engine.object_store import ObjectStore
+from drawdown.worker.engine.stores import Databases, ObjectStore
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.hooks.hook_settings import HookSettings
 
 PREFIX: Final = "DRAWDOWN_"
 OBJECT_STORE: Final = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION",
                        "ENDPOINT_URL_S3", "ENDPOINT_URL")  # fmt: skip
+_QUERIED: Final = re.compile(r"query_([a-z0-9_]+)_url")
 
 
 class Settings(BaseSettings):
@@ -120,8 +121,9 @@ class Settings(BaseSettings):
         own = [value.get_secret_value() for value in vars(self).values() if isinstance(value, SecretStr)]
         theirs = [text for name, text in self.of_providers().items() if name.endswith(("_key", "_secret", "_token"))]
         stores = (self.objects().secret, self.objects().token)
-        password = sa.make_url(self.latest_database_url()).password
-        items = [item.strip() for text in (*own, *theirs, *stores, password or "") for item in re.split("[,;]", text)]
+        urls = (self.latest_database_url(), *self.databases().urls.values())
+        passwords = [_password(url) for url in urls]
+        items = [item.strip() for text in (*own, *theirs, *stores, *passwords) for item in re.split("[,;]", text)]
         alone = [item.partition("=")[2] or item for item in items]  # of cell-1=SECRET, what is secret
         return tuple(sorted({text for text in (*own, *theirs, *stores, *items, *alone) if text.strip("=")}))
 
@@ -195,6 +197,11 @@ class Settings(BaseSettings):
             found["ENDPOINT_URL_S3"] or found["ENDPOINT_URL"],
         )
 
+    def databases(self) -> Databases:
+        """Those of DRAWDOWN_QUERY_…_URL."""
+        named = ((_QUERIED.fullmatch(name), url) for name, url in self.of_providers().items())
+        return Databases({found[1]: url.strip() for found, url in named if found})
+
     def hooks(self) -> HookSettings:
         """Errors: as `cells`."""
         return HookSettings(
@@ -202,6 +209,14 @@ class Settings(BaseSettings):
             cell_settings.roots(self.hook_secret.get_secret_value(), "DRAWDOWN_HOOK_SECRET"),
             cell_settings.networks(self.hook_networks, "DRAWDOWN_HOOK_NETWORKS"),
         )
+
+
+def _password(url: str) -> str:
+    """Of a text that may be no URL."""
+    try:
+        return sa.make_url(url).password or ""
+    except (sa.exc.ArgumentError, ValueError):
+        return url
 
 
 def _given() -> dict[str, str]:

@@ -67,5 +67,11 @@ batch_sources = sa.Table(
     ms_column("at_ms"),
     ms_column("paused_ms", null=True),
     *said_columns(),
-    comment="Folders whose files a tick takes.",
+    sa.Column("query", sa.Text),
+    sa.Column("asked_of", sa.Text),
+    sa.Column("period_ms", Big),
+    sa.Column("closes_after_ms", Big),
+    ms_column("next_ms", null=True),
+    comment="Folders whose files a tick takes; and queries, which a tick asks of another database for each period that "
+    "is closed, from `next_ms` on.",
 )

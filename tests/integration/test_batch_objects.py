@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import tempfile
 import time
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
+from backports import zstd
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
@@ -22,7 +24,7 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.batches import objects, sources
 from drawdown.worker.batches.files import FoundFile, NotNow
-from drawdown.worker.engine.object_store import ObjectStore
+from drawdown.worker.engine.stores import ObjectStore
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.tick_report import Report
 from tests.world import T0, Fleet
@@ -95,12 +97,16 @@ def test_an_object_is_taken_once_and_other_content_under_its_name_is_a_conflict(
     laid(bucket, "a.csv", 60)
     laid(bucket, "b.csv", 60)  # the same again
     laid(bucket, "c.csv", 7)
+    for name, pack in (("p.csv.gz", gzip.compress), ("q.csv.zst", zstd.compress)):
+        text = f"{HEADER}acme,{T0},1024,{len(name)}\n"
+        bucket.put_object(Bucket="usage", Key=f"exports/{name}", Body=pack(text.encode()))
     laid(bucket, "below/d.csv", 1)
     laid(bucket, ".e.csv", 2)
     bucket.put_object(Bucket="usage", Key="exports/f.jsonl", Body=b'{"nothing": 1}\n')
     report = ticked(fleet, store)
-    assert (report.batches_taken, len(report.problems), report.failures) == (2, 1, [])
-    assert outcomes(fleet) == {"a.csv": "taken", "b.csv": "repeated", "c.csv": "taken", "f.jsonl": "refused"}
+    assert (report.batches_taken, len(report.problems), report.failures) == (4, 1, [])
+    plain = {"a.csv": "taken", "b.csv": "repeated", "c.csv": "taken", "f.jsonl": "refused"}
+    assert outcomes(fleet) == plain | {"p.csv.gz": "taken", "q.csv.zst": "taken"}
     assert ticked(fleet, store).problems == []
     laid(bucket, "a.csv", 61, 62)
     bucket.delete_object(Bucket="usage", Key="exports/f.jsonl")
@@ -108,7 +114,7 @@ def test_an_object_is_taken_once_and_other_content_under_its_name_is_a_conflict(
     assert fleet.one("SELECT outcome FROM batch_files WHERE name = 'f.jsonl'") == "gone"
     assert fleet.one("SELECT path FROM batches WHERE name = 'c.csv'") == f"{PLACE}/c.csv"
     ticked(fleet, store)
-    assert billed(fleet) == 67
+    assert billed(fleet) == 67 + 8 + 9
     assert not read(fleet.engine, verify).breaches
 
 

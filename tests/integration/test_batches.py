@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from backports import zstd
 
 from drawdown.cli.main import run as drawdown
 from drawdown.cli.nouns.status import other_lines
@@ -25,7 +26,7 @@ from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MINUTE_MS, WINDOW_MS
 from drawdown.server.metrics.ticks import filing
-from drawdown.worker.batches import duck, files, folders, reading, readings, sources, spill
+from drawdown.worker.batches import duck, files, folders, reading, readings, sources, spill, unpack
 from drawdown.worker.batches import take as taking
 from drawdown.worker.batches import withdraw as withdrawing
 from drawdown.worker.batches.files import found_file
@@ -419,11 +420,32 @@ def test_a_packed_file_that_was_cut_off_is_refused(fleet: Fleet, tmp_path: Path,
     assert taken(fleet, path).rows == 9
 
 
-def test_a_stream_of_zstd_is_refused_for_its_end_cannot_be_told(tmp_path: Path) -> None:
-    for ending in ("csv", "jsonl", "ndjson"):
-        (tmp_path / f"u.{ending}.zst").write_bytes(b"x")
-        with pytest.raises(UsageError, match=r"give it as \.gz, or Parquet"):
-            found_file(tmp_path / f"u.{ending}.zst")
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_stream_of_zstd_is_read_to_its_end_or_refused(
+    fleet: Fleet, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever one of its frames was cut, and whatever follows the last one."""
+    plain = written(tmp_path / f"u.{ending}", [row(at=i, seconds=111) for i in range(9)]).read_bytes()
+    half, path = len(plain) // 2, tmp_path / f"u.{ending}.zst"
+    frames = zstd.compress(plain[:half]), zstd.compress(plain[half:])
+    whole = b"".join(frames)
+    for left_out in (*range(1, 24), len(frames[1]) + 1):
+        path.write_bytes(whole[:-left_out])
+        with pytest.raises(Refused, match="is cut off"):
+            taken(fleet, path)
+    far = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 28})
+    for wrong in (whole + b"and more", plain, far.compress(plain) + far.flush()):
+        path.write_bytes(wrong)
+        with pytest.raises(Refused, match="cannot be unpacked"):
+            taken(fleet, path)
+    path.write_bytes(whole)
+    with monkeypatch.context() as patch, pytest.raises(Refused, match="unpacked, it has more than"):
+        patch.setattr(unpack, "MAX_UNPACKED_BYTES", len(plain) - 1)
+        taken(fleet, path)
+    assert taken(fleet, path).rows == 9
+    fleet.tick_windows(1)
+    assert sealed(fleet) == {("acme", 0): 999}
+    clean(fleet, 1)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

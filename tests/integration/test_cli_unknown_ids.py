@@ -301,14 +301,14 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
-    permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser
+    permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
     which kept runs_out_within later cluster shards deep folder force since_last"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
     ("sample list", "after"), ("demo", "file"),
     ("event list", "after"), ("limit show", "after"), ("backfill open", "name"), ("backfill stage", "file"),
-    ("source add", "source"),
+    *(("source add", name) for name in ("source", "query", "database")),
     ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),

@@ -33,7 +33,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", "sqlite:///none.db")
     monkeypatch.setenv("DRAWDOWN_STRIPE_SECRET_KEY", "sk_test_nobody0123456789")
     monkeypatch.setenv("DRAWDOWN_AUTUMN_SECRET_KEY", "am_sk_test_nobody0123456789")
-    for name in ("samples.csv", "june.jsonl.gz", "usage.csv", "body.json"):
+    monkeypatch.setenv("DRAWDOWN_QUERY_WAREHOUSE_URL", "sqlite:///warehouse.db")
+    for name in ("samples.csv", "june.jsonl.gz", "usage.csv", "usage.sql", "body.json"):
         Path(name).touch()
     for name, text in FILES.items():
         Path(name).write_text(text)

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.batches import folders, sources
+from drawdown.worker.batches.asking import Question
 from drawdown.worker.batches.files import FoundFile, found_file
 from drawdown.worker.batches.reading import Sums, add_up
 from drawdown.worker.batches.readings import begin_reading, end_reading, forget_gone
@@ -30,6 +31,8 @@ LATE: Final = f"{HEADER}acme,{T0},1024,60\nacme,{FLIP},1024,60\nlater,{T0},4096,
 OTHER: Final = f"{HEADER}acme,{T0},1024,50\n"
 EVENTS: Final = f"org_id,ts,event_type,quantity\nacme,{T0},page.new,1\n"
 SOURCE: Final = "exports"
+ASKED: Final = "warehouse"
+QUESTION: Final = Question("SELECT :from_ms, :until_ms", "warehouse", DAY_MS, 0)
 
 
 @cache
@@ -111,6 +114,22 @@ def _removed(stage: Stage, connection: sa.Connection) -> None:
         sources.remove_source(connection, SOURCE, stage.by)
 
 
+def _asks_from(stage: Stage, connection: sa.Connection) -> None:
+    sources.add_query(connection, ASKED, QUESTION, stage.by, NOW - 3 * DAY_MS)
+
+
+def _due(stage: Stage, connection: sa.Connection) -> None:
+    _asks_from(stage, connection)
+    sources.due_periods(connection, ASKED, QUESTION, NOW)
+
+
+def _asked_from_there(stage: Stage) -> Iterator[str]:
+    """No tick passes over a period that nothing became of."""
+    ((next_ms,),) = stage.rows(f"SELECT next_ms FROM batch_sources WHERE source = '{ASKED}'")
+    if int(str(next_ms)) > NOW - 2 * DAY_MS:
+        yield f"the periods before {next_ms} were passed over"
+
+
 BATCHES: Final = (
     plain("take_batch", _takes(LATE), _in_once),
     plain("take_batch the same by another name", _takes(LATE, "v.csv"), _in_once),
@@ -124,6 +143,8 @@ BATCHES: Final = (
     plain("end_reading", _fails),
     plain("forget_gone", _moved_away),
     plain("cli.nouns.batch_sources:add", lambda s, c: sources.add_source(c, SOURCE, _folder(), s.by)),
+    plain("cli.nouns.batch_sources:add a query", _asks_from),
     plain("cli.nouns.batch_sources:pause", _paused),
     plain("cli.nouns.batch_sources:remove", _removed),
+    plain("due_periods", _due, _asked_from_there),
 )

@@ -73,6 +73,8 @@ def test_files_and_functions_stay_readable(modules: list[Module]) -> None:
 
 SCHEMA_ITSELF = {"schema/sql.py", "schema/migrate.py", "schema/roles.py"}
 """What puts statements together, and what makes tables, roles and grants."""
+ASKS_OTHERS = {"worker/batches/asking.py"}
+"""What asks other databases what their operator wrote."""
 SQL_TEXT = re.compile(r"\b(SELECT\s.+\sFROM\s|INSERT INTO\s|UPDATE \w+ SET\s|DELETE FROM\s)", re.DOTALL)
 
 
@@ -84,7 +86,7 @@ def test_statements_stand_in_sql_files(modules: list[Module]) -> None:
             continue
         texts = [node.value for node in ast.walk(one.tree) if isinstance(node, ast.Constant)]
         found += [(one.place, text) for text in texts if isinstance(text, str) and SQL_TEXT.search(text)]
-        found += [(one.place, "sa.text(")] * ("sa.text(" in one.text)
+        found += [(one.place, "sa.text(")] * ("sa.text(" in one.text and one.place not in ASKS_OTHERS)
     assert found == []
 
 

@@ -82,7 +82,7 @@ class FoundFile:
 def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
     """A file by its path; `within`: the folder that it has to lie in, whatever links say.
 
-    Errors: Unreadable; UsageError for what is no plain file, too large, packed by zstd, or named without a format.
+    Errors: Unreadable; UsageError for what is no plain file, too large, or named without a format.
     """
     try:
         whole = path.resolve(strict=True)
@@ -108,10 +108,6 @@ def format_by_name(name: str, place: str) -> tuple[str, str | None]:
     format_, packed = format_of(name)
     if format_ is None:
         raise UsageError(f"{place}: is it Parquet, CSV or JSON lines? Its name ends with none of {', '.join(FORMATS)}")
-    if packed == "zstd":  # DuckDB reads a stream that was cut off as if it had ended there
-        raise UsageError(
-            f"{place}: a .zst that was cut off cannot be told from a whole one: give it as .gz, or Parquet"
-        )
     return format_, packed
 
 

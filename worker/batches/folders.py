@@ -1,4 +1,4 @@
-"""A tick takes what lies in watched folders.
+"""A tick takes what lies in watched folders, and what queries say of periods that are closed.
 
 Guarantee: it takes no more files and bytes than are named here, and leaves the rest to the next tick. A file that died
 with its tick is taken by the next one, once; one that died with MAX_READINGS of them is left to a person. What became
@@ -9,7 +9,7 @@ others. A file that was written lately is left alone: somebody may not be done w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,14 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.worker.batches.asking import brought, is_asked, reach
 from drawdown.worker.batches.done import BatchesDone
 from drawdown.worker.batches.duck import READING_TIME_S
 from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, format_of, found_file
 from drawdown.worker.batches.objects import MAX_PAGES, OBJECTS_A_PAGE, Page, is_prefix, page_of
 from drawdown.worker.batches.reading import Sums, add_up
 from drawdown.worker.batches.readings import MAX_READINGS, begin_reading, end_reading, forget_gone, new_files
-from drawdown.worker.batches.sources import BatchSource, list_sources
+from drawdown.worker.batches.sources import MAX_DUE, BatchSource, due_periods, list_sources
 from drawdown.worker.batches.take import UNREAD, TakenFile, meet_types, most_samples, note, take
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
@@ -55,10 +56,11 @@ def take_watched(context: Context) -> Steps[BatchesDone]:
             continue
         quiet_ms = context.clock.now_ms() - QUIET_MS
         try:
-            new = yield from (_new_objects if is_prefix(source.folder) else _new)(context, source, quiet_ms, done)
+            new = yield from _looks_into(source)(context, source, quiet_ms, done)
         except (NotNow, Unreadable, OSError) as error:
             said = getattr(error, "strerror", None) or error
-            done.failures.append(f"the folder of {source.source} cannot be read: {said}")
+            cannot = f"the folder of {source.source} cannot be read" if source.query is None else source.source
+            done.failures.append(f"{cannot}: {said}")
             continue
         for file in new:
             if not context.leaves(LEAST_READING_MS) or left[0] < 1 or (file.size_bytes > left[1] < MAX_BYTES_A_TICK):
@@ -67,6 +69,12 @@ def take_watched(context: Context) -> Steps[BatchesDone]:
             left[0], left[1] = left[0] - 1, left[1] - file.size_bytes
             yield from _begin(context, source.source, file, most, done)
     return done
+
+
+def _looks_into(source: BatchSource) -> Callable[[Context, BatchSource, int, BatchesDone], Steps[list[FoundFile]]]:
+    if source.query is not None:
+        return _due
+    return _new_objects if is_prefix(source.folder) else _new
 
 
 def _sources(connection: sa.Connection) -> tuple[list[BatchSource], int]:
@@ -80,14 +88,18 @@ def _begin(context: Context, source: str, file: FoundFile, most: int, done: Batc
     if readings is None:
         done.wait = True
     elif readings > MAX_READINGS:
-        said = f"{MAX_READINGS} ticks ended while they read it: `drawdown batch take` it by hand, or move it away"
+        mend = "`drawdown batch take` it by hand, or move it away"
+        if is_asked(file.place):
+            mend = "have `drawdown source add --from` ask for it again, or pass over it"
+        said = f"{MAX_READINGS} ticks ended while they read it: {mend}"
         yield from _became(context, source, file, TakenFile(source, file.name, UNREAD, "refused", said=said), done)
     else:
         yield from _take(context, source, file, most, done)
 
 
 def _take(context: Context, source: str, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
-    by = By(context.clock.now_ms(), "drawdown", f"lay in the folder of {source}")
+    how = "was said by the query" if is_asked(file.place) else "lay in the folder"
+    by = By(context.clock.now_ms(), "drawdown", f"{how} of {source}")
     time_s = READING_TIME_S if context.deadline_ms is None else (context.deadline_ms - by.now_ms) / SECOND_MS
     try:
         whole = file if file.bring else found_file(file.path, within=file.path.parent)
@@ -180,6 +192,19 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
             )
     _set_aside(source, strange, done)
     return _in_order(new)
+
+
+def _due(context: Context, source: BatchSource, _quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
+    """The periods of a query that are to be asked for. Errors: NotNow or Unreadable where its database is away."""
+    question, now_ms = source.question, context.clock.now_ms()
+    assert question is not None
+    look = partial(due_periods, source=source.source, question=question, now_ms=now_ms)
+    due: list[tuple[bool, int, FoundFile]] = yield Transaction("due_periods", look)
+    if due:
+        yield OnDisk("reach_database", partial(reach, context.databases, question))
+    done.wait = done.wait or len(due) > MAX_DUE
+    first = sorted(due, key=lambda one: one[:2])[:MAX_DUE]
+    return [brought(context.databases, question, start_ms, file) for _, start_ms, file in first]
 
 
 def _in_order(new: list[tuple[bool, FoundFile]]) -> list[FoundFile]:

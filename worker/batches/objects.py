@@ -29,7 +29,7 @@ from drawdown.worker.batches.files import (
     format_of,
     found_file,
 )
-from drawdown.worker.engine.object_store import ObjectStore
+from drawdown.worker.engine.stores import ObjectStore
 
 SCHEME: Final = "s3://"
 MAX_OBJECT_BYTES: Final = 4 * 1024**3
@@ -163,7 +163,7 @@ def _bring(
     format_by_name(file.name, file.place)
     if file.size_bytes > MAX_OBJECT_BYTES:
         raise UsageError(f"{file.place}: has more than {MAX_OBJECT_BYTES:,} bytes; split it")
-    path = folder / f"object{''.join(Path(file.name).suffixes[-2:])}"
+    path = folder / f"object.{file.format}"
     with _explained(file.name, partial(changed, file, "is gone")), path.open("wb") as written:
         answer = _client(store).get_object(Bucket=bucket, Key=key)
         if int(answer["ContentLength"]) != file.size_bytes or answer["ETag"] != etag:

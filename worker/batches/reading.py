@@ -23,6 +23,7 @@ from drawdown.worker.batches.columns import Columns
 from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, time_limit
 from drawdown.worker.batches.files import FoundFile, unchanged
 from drawdown.worker.batches.spill import spill_folder
+from drawdown.worker.batches.unpack import unpacked
 
 if TYPE_CHECKING:
     import duckdb
@@ -96,7 +97,7 @@ def add_up(file: FoundFile, now_ms: int, most: int = MAX_BATCH_SAMPLES, time_s: 
         over = opened.enter_context(time_limit(min(time_s, READING_TIME_S)))
         here = file if file.bring is None else file.bring(Path(spill), over)
         with unchanged(here, over) as (batch, same):
-            reading = _Reading(same, now_ms, spill, over)
+            reading = _Reading(unpacked(same, Path(spill), over), now_ms, spill, over)
             connection, facts, refused = reading.whole(most)
         opened.callback(connection.close)
         rows, bad, first, last, samples, total = facts

@@ -47,9 +47,14 @@ def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]
 
 def forget_gone(connection: sa.Connection, source: str, there: Collection[str]) -> None:
     """Of files that a person was to look at, and that no longer lie there, say so: they were looked at."""
-    names = SQL.run(connection, "open", {"source": source, "at_most": MAX_OPEN_LOOKED_AT}).scalars()
-    if gone := [{"name": str(name)} for name in names if name not in there]:
+    if gone := [{"name": name} for name in left_open(connection, source) if name not in there]:
         SQL.run(connection, "gone", {"source": source, "gone": gone})
+
+
+def left_open(connection: sa.Connection, source: str) -> list[str]:
+    """Files of a source that wait for a person, or for another try: the first ones by name."""
+    names = SQL.run(connection, "open", {"source": source, "at_most": MAX_OPEN_LOOKED_AT}).scalars()
+    return [str(name) for name in names]
 
 
 def _its(source: str, file: FoundFile) -> dict[str, object]:

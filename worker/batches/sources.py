@@ -1,6 +1,8 @@
-"""Watched folders, and the lists of batches that people read.
+"""Watched folders and queries, and the lists of batches that people read.
 
-Guarantee: a folder is one source's alone, and a source keeps its folder for good, once it took anything.
+Guarantee: a folder is one source's alone, and a source keeps its folder, or its query, for good, once it took anything.
+No period of a query is passed over but by a person: the first that may still be asked for is kept with the source, and
+moves once a period was asked for the last time and its rows are in.
 """
 
 from __future__ import annotations
@@ -16,16 +18,25 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.worker.batches.asking import SCHEME, Question, closed_periods, period_name, require_question
+from drawdown.worker.batches.files import FoundFile
 from drawdown.worker.batches.objects import is_prefix, prefix_of
+from drawdown.worker.batches.readings import left_open, new_files
 
 SQL = queries(__file__)
 
 MAX_SOURCES: Final = 100
+MAX_LISTED_PERIODS: Final = 1_000
+"""Looked at together."""
+MAX_DUE: Final = 24
+"""A tick that found so many looks no further."""
+MAX_PERIODS_BACK: Final = 10_000
 
 
 @dataclass(frozen=True)
 class BatchSource:
-    """A watched folder; `batches` of it stand."""
+    """A watched folder, or a query that is asked of another database; `batches` of it stand. `next_ms`: where the first
+    period begins that may be asked for yet."""
 
     source: str
     folder: str
@@ -34,6 +45,17 @@ class BatchSource:
     batches: int
     actor: str
     reason: str
+    query: str | None = None
+    asked_of: str | None = None
+    period_ms: int | None = None
+    closes_after_ms: int | None = None
+    next_ms: int | None = None
+
+    @property
+    def question(self) -> Question | None:
+        if self.query is None or self.asked_of is None or self.period_ms is None or self.closes_after_ms is None:
+            return None
+        return Question(self.query, self.asked_of, self.period_ms, self.closes_after_ms)
 
 
 @dataclass(frozen=True)
@@ -80,11 +102,71 @@ def add_source(connection: sa.Connection, source: str, folder: Path | str, by: B
     if other := next((name for name, its in there.items() if its == whole and name != source), None):
         raise Refused(f"{whole} is watched already, as {other}")
     if source not in there:
-        if len(there) >= MAX_SOURCES:
-            raise Refused(f"there are {MAX_SOURCES} sources already")
-        person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-        SQL.run(connection, "add", {"source": source, "folder": whole, **person})
-        record(connection, "source_add", source, {"folder": whole}, by)
+        _add(connection, source, {"folder": whole}, by)
+    return _source(connection, source)
+
+
+def add_query(
+    connection: sa.Connection, source: str, question: Question, by: By, from_ms: int | None = None
+) -> BatchSource:
+    """Ask a query for each closed period, from the first on that begins then or later; by default, from now on. Given
+    again with a time, it is asked again from there, and what lies before is asked for no more.
+
+    Errors: UsageError for a name that is none, or a query that names no period; Refused where the name is another's
+    already, for a time too far back, or there are MAX_SOURCES.
+    """
+    if not is_clean_id(source):
+        raise UsageError("a source's name has 1 to 200 characters, none of them control characters")
+    require_question(question)
+    length, from_now_ms = question.period_ms, by.now_ms if from_ms is None else from_ms
+    first_ms = -(-from_now_ms // length) * length
+    if not by.now_ms - MAX_PERIODS_BACK * length <= first_ms <= by.now_ms + length:
+        raise Refused(f"a query is asked from now on, or from {MAX_PERIODS_BACK:,} periods back at most")
+    there = {row.source: row for row in list_sources(connection)}
+    if source not in there:
+        its = {"query": question.query, "asked_of": question.database, "period_ms": length}
+        more = {"closes_after_ms": question.closes_after_ms, "next_ms": first_ms}
+        _add(connection, source, {"folder": f"{SCHEME}{source}", **its, **more}, by)
+    elif there[source].question != question:
+        raise Refused(f"{source} watches {there[source].folder} otherwise: give this query a source of its own")
+    elif from_ms is not None:
+        SQL.run(connection, "ask_from", {"source": source, "next_ms": first_ms})
+        named = {"source": source, "first": period_name(first_ms, length)}
+        SQL.run(connection, "unsee", named)
+        SQL.run(connection, "passed_over", named)
+        record(connection, "source_ask", source, {"from_ms": first_ms}, by)
+    return _source(connection, source)
+
+
+def due_periods(
+    connection: sa.Connection, source: str, question: Question, now_ms: int
+) -> list[tuple[bool, int, FoundFile]]:
+    """Those that nothing became of yet, or that are to be asked for once more: whether one failed before, and where it
+    begins. What is done with is looked at no more."""
+    next_ms = at = int(SQL.run(connection, "hold", {"source": source}).scalar_one())
+    due: list[tuple[bool, int, FoundFile]] = []
+    while len(due) < MAX_DUE and (page := closed_periods(source, question, at, now_ms, MAX_LISTED_PERIODS)):
+        failed = {file.name: failed for failed, file in new_files(connection, source, [one[-1] for one in page])}
+        due += [(failed[file.name], start_ms, file) for start_ms, _, file in page if file.name in failed]
+        open_ = frozenset(left_open(connection, source))
+        at = page[-1][0] + question.period_ms
+        for start_ms, last, file in page:
+            if next_ms == start_ms and last and file.name not in failed and file.name not in open_:
+                next_ms = start_ms + question.period_ms
+    SQL.run(connection, "ask_from", {"source": source, "next_ms": next_ms})
+    return due
+
+
+def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By) -> None:
+    if len(list_sources(connection)) >= MAX_SOURCES:
+        raise Refused(f"there are {MAX_SOURCES} sources already")
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    none = dict.fromkeys(("query", "asked_of", "period_ms", "closes_after_ms", "next_ms"))
+    SQL.run(connection, "add", {"source": source, **none, **its, **person})
+    record(connection, "source_add", source, its, by)
+
+
+def _source(connection: sa.Connection, source: str) -> BatchSource:
     return next(one for one in list_sources(connection) if one.source == source)
 
 

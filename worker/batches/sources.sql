@@ -1,7 +1,8 @@
 -- Watched folders, and what came of files.
 
 -- name: add
-INSERT INTO batch_sources (source, folder, at_ms, actor, reason) VALUES (:source, :folder, :at_ms, :actor, :reason)
+INSERT INTO batch_sources (source, folder, at_ms, actor, reason, query, asked_of, period_ms, closes_after_ms, next_ms)
+VALUES (:source, :folder, :at_ms, :actor, :reason, :query, :asked_of, :period_ms, :closes_after_ms, :next_ms)
 ON CONFLICT DO NOTHING
 
 -- name: pause
@@ -24,12 +25,31 @@ DELETE FROM batch_files WHERE source = :source
 DELETE FROM batch_sources WHERE source = :source
 
 -- name: sources
-SELECT s.source, s.folder, s.at_ms, s.paused_ms, s.actor, s.reason, (SELECT COUNT(*) FROM batches b
+SELECT s.source, s.folder, s.at_ms, s.paused_ms, s.actor, s.reason, s.query, s.asked_of, s.period_ms, s.closes_after_ms,
+    s.next_ms, (SELECT COUNT(*) FROM batches b
     WHERE b.source = s.source AND b.withdrawn_ms IS NULL) AS batches
 FROM batch_sources s ORDER BY s.source
 
 -- name: some_watched
 SELECT 1 FROM batch_sources WHERE paused_ms IS NULL LIMIT 1
+
+-- name: hold [postgresql]
+SELECT next_ms FROM batch_sources WHERE source = :source FOR NO KEY UPDATE
+
+-- name: hold [sqlite]
+SELECT next_ms FROM batch_sources WHERE source = :source
+
+-- name: ask_from
+UPDATE batch_sources SET next_ms = :next_ms WHERE source = :source
+
+-- name: unsee
+-- From there on each period is asked for again. Names are in the order of time.
+UPDATE batch_files SET modified_ns = -1 WHERE source = :source AND name >= :first
+
+-- name: passed_over
+-- A person decided that nothing before it is to be asked for.
+UPDATE batch_files SET outcome = 'gone' WHERE source = :source AND name < :first
+    AND outcome IN ('conflict', 'refused', 'reading', 'failed')
 
 -- name: of_one_source
 WHERE f.source = :source

@@ -19,6 +19,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.worker.batches.asking import is_asked
 from drawdown.worker.batches.files import FoundFile, NotNow
 from drawdown.worker.batches.reading import MAX_BATCH_SAMPLES, MAX_BATCH_SAMPLES_SQLITE, Part, Sums
 from drawdown.worker.sources.events.floors import NOT_YET_MS
@@ -112,8 +113,9 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenF
         other = other or SQL.run(connection, "other_of_name", values).scalar()
         if other is None:
             raise NotNow(f"{name}: a batch of its name was taken and withdrawn this moment: try again")
-        said = f"its name stands for the batch {other}, with other content: withdraw "
-        return TakenFile(source, name, sums.batch, "conflict", said=f"{said}that one first, or give it another name")
+        said = f"its name stands for the batch {other}, with other content: withdraw that one"
+        after = ", and a tick takes what is said by then" if is_asked(file.place) else " first, or give it another name"
+        return TakenFile(source, name, sums.batch, "conflict", said=said + after)
     said = f"taken before, as {there.name}" + (
         "" if there.withdrawn_ms is None else "; it was withdrawn, and is never taken again"
     )

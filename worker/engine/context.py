@@ -12,8 +12,8 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.breaker import Breaker
 from drawdown.worker.engine.effects import Witness
-from drawdown.worker.engine.object_store import ObjectStore
 from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.engine.stores import Databases, ObjectStore
 
 LEASE_MS = 2 * MINUTE_MS
 """How long a claim keeps other workers away. Correctness never rests on it: two senders send identical bytes (P1)."""
@@ -44,6 +44,8 @@ class Context:
     """Origins of the operator's product that this host may tell; what is due elsewhere it leaves to others."""
     objects: ObjectStore = field(default_factory=ObjectStore)
     """Whose prefixes are watched."""
+    databases: Databases = field(default_factory=Databases)
+    """Those that queries are asked of."""
     shard: Shard = field(default_factory=Shard)
     new_orgs: NewOrgs | None = None
     deadline_ms: int | None = None
