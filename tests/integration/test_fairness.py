@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -20,7 +21,9 @@ from drawdown.worker.engine.effects import HaltRequest, Push, Transaction
 from drawdown.worker.engine.lines import AT_ONCE, NotBegun
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.claim import LONGEST_DUE, Claim, claim_due, claim_size, longest_due
+from drawdown.worker.push.outcome import settle
 from drawdown.worker.push.push import SPELL_MS, push
+from drawdown.worker.push.push import _settle as settle_claim
 from tests.benchmarks.databases import tidy
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.plans import explained
@@ -56,7 +59,7 @@ def owed(fleet: Fleet, orgs: int, windows: int, *, name: str, newest_ms: int = T
     write(fleet.engine, work)
 
 
-def claims(fleet: Fleet, count: int) -> Iterator[Claim]:
+def claims(fleet: Fleet, count: int, worker: str = "w") -> Iterator[Claim]:
     """So many claims, none of which is settled."""
     for number in range(count):
         yield write(
@@ -64,7 +67,7 @@ def claims(fleet: Fleet, count: int) -> Iterator[Claim]:
             lambda connection, number=number: claim_due(  # type: ignore[misc]
                 connection,
                 provider="fake",
-                claim=f"w/{number}",
+                claim=f"{worker}/{number}",
                 now=T0 + SECOND_MS,
                 capabilities=FAST,
                 shard=Shard(),
@@ -101,6 +104,34 @@ def test_what_was_sent_before_waits_for_the_newest_and_not_for_ever(engine: sa.E
     owed(fleet, OTHERS, 2, name="org")
     again = [sum(push.org_id == "again-0" for push in claim.pushes) for claim in claims(fleet, 5)]
     assert again == [LONGEST_DUE, LONGEST_DUE, LONGEST_DUE, 60 - 3 * LONGEST_DUE, 0]
+
+
+def ask_nobody(_connection: sa.Connection, *, now_ms: int) -> None:
+    """Of whom there is no need."""
+    assert now_ms == T0
+
+
+def test_what_was_claimed_and_not_begun_goes_before_a_backlog_again(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    owed(fleet, 1, BACKLOG, name="big", newest_ms=T0 - WINDOW_MS)
+    owed(fleet, A_CLAIM - LONGEST_DUE, 1, name="org")
+    for attempt in range(2):
+        found = next(claims(fleet, 1, f"spell-{attempt}")).pushes
+        assert sum(push.org_id != "big-0" for push in found) == A_CLAIM - LONGEST_DUE
+        ends = [settle(NotBegun(T0, "over"), attempt + 1, T0, FAST) for _ in found]
+        write(
+            engine,
+            partial(
+                settle_claim,
+                batch=found,
+                settled=ends,
+                claim=f"spell-{attempt}/0",
+                now=T0,
+                in_ledger=False,
+                witness=None,
+                ask=partial(ask_nobody),
+            ),
+        )
 
 
 def test_one_at_a_time_are_sent_all_the_same(engine: sa.Engine) -> None:
