@@ -70,7 +70,8 @@ def push_in_spells(
 ) -> Steps[list[object]]:
     """Send everything due at one provider; `others` have their turn after each spell, told whether more is due."""
     at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
-    done, more = list[object](), True
+    expired: list[object] = yield Together([expire(context, provider)])  # it reads all that is due: once
+    done, more = [failure for failure in expired if failure is not None], True
     while more:
         pushed: list[object] = yield Together([push(context, provider, SPELL_MS) for _ in range(at_once)])
         more = any(isinstance(lane, Pushed) and lane.more for lane in pushed)
@@ -78,12 +79,19 @@ def push_in_spells(
     return done
 
 
-def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
-    """Send everything due at one provider, batch after batch, until nothing is due, or time or `spell_ms` is over."""
-    capabilities, done = context.capabilities[provider], Pushed()
-    now = context.clock.now_ms()
-    until_ms = None if spell_ms is None else now + spell_ms
+def expire(context: Context, provider: str) -> Steps[None]:
+    """Set apart what may not be sent any more. A claim asks for rule P2 again."""
+    capabilities, now = context.capabilities[provider], context.clock.now_ms()
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
+
+
+def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
+    """Send everything due at one provider, batch after batch, until nothing is due, or time or `spell_ms` is over. Where
+    there are no spells, what is too old is set apart first."""
+    done = Pushed()
+    until_ms = None if spell_ms is None else context.clock.now_ms() + spell_ms
+    if spell_ms is None:
+        yield from expire(context, provider)
     if provider == EMBEDDED:
         done.accepted = yield from charge_in_place(context, context.new_claim(), SENDING, until_ms)
         if done.accepted:
@@ -100,13 +108,12 @@ def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[
                 provider=provider,
                 claim=claim,
                 now=now,
-                capabilities=capabilities,
+                capabilities=context.capabilities[provider],
                 shard=context.shard,
                 witness=context.witness,
             ),
         )
-        batch = claimed.pushes
-        if not batch:
+        if not claimed.pushes:
             break
         if claimed.witness is not None:
             context.witness = claimed.witness
@@ -120,7 +127,7 @@ def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[
             accepted=done.accepted - began.accepted,
             other=done.other - began.other,
             why=dict(done.why - began.why),
-            first_key=batch[0].request.key,
+            first_key=claimed.pushes[0].request.key,
         )
     return done
 
