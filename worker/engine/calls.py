@@ -160,7 +160,7 @@ class Calls:
         """What an answer says of the calls after it."""
         allowance = self._slots.allowance
         too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
-        if not (too_many and number < allowance.since):
+        if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # else fewer at once are tried first
             failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
         if allowance.note(number, customer, turned_away=too_many):
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
