@@ -86,8 +86,8 @@ def expire(context: Context, provider: str) -> Steps[None]:
 
 
 def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
-    """Send everything due at one provider, batch after batch, until nothing is due, or time or `spell_ms` is over. Where
-    there are no spells, what is too old is set apart first."""
+    """Send everything due at one provider, batch after batch, until nothing is due, or time or `spell_ms` is over.
+    Where there are no spells, what is too old is set apart first."""
     done = Pushed()
     until_ms = None if spell_ms is None else context.clock.now_ms() + spell_ms
     if spell_ms is None:
