@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final, NoReturn
 
 from drawdown.providers.autumn.settings import ID
@@ -216,6 +217,7 @@ def backoff_ms(attempt: int) -> int:
     return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_RETRY_MS)
 
 
+@lru_cache(1)  # an answer to a charge is read twice: for what was charged, and for what is left
 def parse(body: bytes) -> Mapping[str, object] | None:
     """A JSON object with exact numbers (int or Decimal); None for anything else."""
     try:

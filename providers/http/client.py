@@ -200,19 +200,25 @@ def _name(name: str) -> str:
 
 def _request(call: Call) -> tuple[Origin, bytes]:
     """Where a call leads, and its bytes. Errors: ValueError or TypeError for what HTTP cannot say."""
-    origin, target = _parts(call.url)
-    if not call.method.isalpha() or not call.method.isascii():
+    origin, head = _head(call.method, call.url, tuple(call.headers.items()))
+    length = f"content-length: {len(call.body)}\r\n" if call.body or call.method != "GET" else ""
+    return origin, f"{head}{length}\r\n".encode() + call.body
+
+
+@lru_cache(URLS_KEPT)
+def _head(method: str, url: str, given: tuple[tuple[str, str], ...]) -> tuple[Origin, str]:
+    """Where a call leads, and its first lines but for its length: of one provider's pushes they are all the same."""
+    origin, target = _parts(url)
+    if not method.isalpha() or not method.isascii():
         raise ValueError
-    lines = [f"{call.method} {target} HTTP/1.1", f"host: {origin.host_header}"]
+    lines = [f"{method} {target} HTTP/1.1", f"host: {origin.host_header}"]
     headers = {"accept-encoding": "gzip", "user-agent": "drawdown"}
-    headers |= {_name(name): value for name, value in call.headers.items()}
-    if call.body or call.method != "GET":
-        headers["content-length"] = str(len(call.body))
+    headers |= {_name(name): value for name, value in given}
     for name, value in headers.items():
         if _BROKEN_LINE.search(value):
             raise ValueError
         lines.append(f"{name}: {value}")
-    return origin, "\r\n".join((*lines, "", "")).encode() + call.body
+    return origin, "\r\n".join((*lines, ""))
 
 
 def _plain(body: bytes, encoding: str, most: int) -> bytes:

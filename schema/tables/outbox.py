@@ -54,6 +54,8 @@ pushes = sa.Table(
     sa.Column("lookup_answer", sa.Text, nullable=True),
     # Rejected, and billed by a person: as an event over there or beside them.
     sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
+    # How many attempts there were when its provider refused it later: their answers say what held before.
+    sa.Column("refused_attempts", sa.Integer, nullable=True),
     sa.CheckConstraint(
         "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')",
         name="pushes_state",
@@ -71,7 +73,7 @@ sa.Index(
 )
 
 # What the ledger here charges is charged in place, in the order in which it is due.
-_UNSENT = sa.text("state = 'due' AND attempts = 0 AND provider <> 'embedded'")
+_UNSENT = sa.text("state = 'due' AND first_attempt_ms IS NULL AND provider <> 'embedded'")
 sa.Index("pushes_unsent", pushes.c.provider, pushes.c.window_ms, sqlite_where=_UNSENT, postgresql_where=_UNSENT)
 
 _FOR_PEOPLE = sa.text("state IN ('in_doubt', 'rejected')")

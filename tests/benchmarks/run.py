@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from drawdown.cli.main import search_seldom
 from tests.benchmarks import (
     case_beside,
     case_console,
@@ -128,4 +129,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    search_seldom()  # as each command does
     sys.exit(main())

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.nouns.tick import report_lines
 from drawdown.providers.protocol import CustomerState, Outcome, PushRequest, RetryAt
+from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.server.metrics.metrics import render
-from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import HaltRequest, Push, Transaction
+from drawdown.worker.engine.lines import AT_ONCE, NotBegun
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.claim import LONGEST_DUE, Claim, claim_due, claim_size, longest_due
-from drawdown.worker.push.push import SPELL_MS
+from drawdown.worker.push.outcome import settle
+from drawdown.worker.push.push import SPELL_MS, push
+from drawdown.worker.push.push import _settle as settle_claim
 from tests.benchmarks.databases import tidy
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.plans import explained
@@ -53,7 +60,7 @@ def owed(fleet: Fleet, orgs: int, windows: int, *, name: str, newest_ms: int = T
     write(fleet.engine, work)
 
 
-def claims(fleet: Fleet, count: int) -> Iterator[Claim]:
+def claims(fleet: Fleet, count: int, worker: str = "w") -> Iterator[Claim]:
     """So many claims, none of which is settled."""
     for number in range(count):
         yield write(
@@ -61,7 +68,7 @@ def claims(fleet: Fleet, count: int) -> Iterator[Claim]:
             lambda connection, number=number: claim_due(  # type: ignore[misc]
                 connection,
                 provider="fake",
-                claim=f"w/{number}",
+                claim=f"{worker}/{number}",
                 now=T0 + SECOND_MS,
                 capabilities=FAST,
                 shard=Shard(),
@@ -98,6 +105,34 @@ def test_what_was_sent_before_waits_for_the_newest_and_not_for_ever(engine: sa.E
     owed(fleet, OTHERS, 2, name="org")
     again = [sum(push.org_id == "again-0" for push in claim.pushes) for claim in claims(fleet, 5)]
     assert again == [LONGEST_DUE, LONGEST_DUE, LONGEST_DUE, 60 - 3 * LONGEST_DUE, 0]
+
+
+def ask_nobody(_connection: sa.Connection, *, now_ms: int) -> None:
+    """Of whom there is no need."""
+    assert now_ms == T0
+
+
+def test_what_was_claimed_and_not_begun_goes_before_a_backlog_again(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    owed(fleet, 1, BACKLOG, name="big", newest_ms=T0 - WINDOW_MS)
+    owed(fleet, A_CLAIM - LONGEST_DUE, 1, name="org")
+    for attempt in range(2):
+        found = next(claims(fleet, 1, f"spell-{attempt}")).pushes
+        assert sum(push.org_id != "big-0" for push in found) == A_CLAIM - LONGEST_DUE
+        ends = [settle(NotBegun(T0, "over"), attempt + 1, T0, FAST) for _ in found]
+        write(
+            engine,
+            partial(
+                settle_claim,
+                batch=found,
+                settled=ends,
+                claim=f"spell-{attempt}/0",
+                now=T0,
+                in_ledger=False,
+                witness=None,
+                ask=partial(ask_nobody),
+            ),
+        )
 
 
 def test_one_at_a_time_are_sent_all_the_same(engine: sa.Engine) -> None:
@@ -189,6 +224,72 @@ def test_a_backlog_at_one_provider_delays_no_other_and_no_halt(engine: sa.Engine
     assert slow.charged_by_others[SPELL_MS // SECOND_MS] == 1, "the other provider's was sent meanwhile"
     assert isinstance(fleet.cells, TimedCells)
     assert {org: (at - began) // SPELL_MS for org, at in fleet.cells.told.items()} == {"poor": 1, "free": 1}
+
+
+@dataclass
+class OneIsSlow(FakeProvider):
+    """Each call for one customer takes two seconds of the clock's time."""
+
+    clock: Moving = field(default_factory=lambda: Moving(T0))
+    last_ms: int = 0
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        await asyncio.sleep(0)
+        if batch[0].customer_id == "slow-0":
+            self.clock.at_ms += 2 * SECOND_MS
+            await asyncio.sleep(0.005)
+        return await super().push(batch)
+
+
+@pytest.mark.parametrize("in_flight", [64, 1_024])
+def test_a_customer_that_is_slow_holds_up_verdicts_for_one_spell_only(engine: sa.Engine, in_flight: int) -> None:
+    """It has a whole claim of pushes, which would take two minutes; what is not begun goes on in the next spell."""
+    clock = Moving(T0)
+    slow = OneIsSlow(capabilities(batch_size=1, in_flight=in_flight), name="fake", clock=clock)
+    slow.states["poor"] = CustomerState(0, None, None)
+    fleet = Fleet(engine, clock, TimedCells(clock), {"fake": slow})
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1')")
+    fleet.assign("poor", provider="fake", from_ms=T0)
+    fleet.sample("poor", T0 + 1)
+    columns = "(sandbox_id, org_id, cell_id, state)"
+    fleet.write(f"INSERT INTO sandboxes {columns} VALUES ('box-poor', 'poor', 'cell-1', 'running')")
+    owed(fleet, 1, 60, name="slow")
+    began = T0 + 2 * WINDOW_MS
+    report = fleet.tick(began, deadline_ms=began + 240 * SECOND_MS)
+    assert isinstance(fleet.cells, TimedCells)
+    assert fleet.cells.told["poor"] - began <= SPELL_MS + 2 * AT_ONCE * 2 * SECOND_MS, "and its last calls"
+    assert (report.accepted, report.left.due) == (61, 0) and len(slow.seen) == len(slow.charged) == 61
+    assert fleet.rows("SELECT DISTINCT outcome FROM attempts WHERE outcome <> 'accepted'") == [("retry",)]
+
+
+def test_what_was_not_begun_tells_nothing_of_a_provider(engine: sa.Engine) -> None:
+    fleet, clock = Fleet(engine), FixedClock(T0 + SECOND_MS)
+    owed(fleet, 3, 1, name="org")
+    for answer, failures in ((NotBegun(T0, "later"), 0), (RetryAt(T0, "503"), 5)):
+        context = Context("w", clock, {"fake": FAST})
+        steps, answered, rounds = push(context, "fake"), None, 0
+        with suppress(StopIteration):
+            while rounds < 6:
+                match steps.send(answered):
+                    case Transaction(_, work):
+                        answered = write(engine, work)
+                    case Push(_, batch):
+                        answered, rounds = dict.fromkeys(range(len(batch)), answer), rounds + 1
+                clock.at_ms += SECOND_MS
+        assert context.breaker("fake").failures == failures
+        clock.at_ms += LEASE_MS
+
+
+def test_customers_that_wait_stop_no_others_that_are_due(engine: sa.Engine) -> None:
+    fake = FakeProvider(FAST)
+    fleet = Fleet(engine, extra={"fake": fake})
+    owed(fleet, 16, 8, name="busy")
+    owed(fleet, OTHERS, 2, name="org", newest_ms=T0 - WINDOW_MS)
+    for (key,) in fleet.rows("SELECT key FROM pushes WHERE org_id LIKE 'busy%'"):
+        fake.answers[str(key)] = RetryAt(T0 + 29 * SECOND_MS, "429", too_many=True)
+    report = fleet.tick(T0 + SECOND_MS, stopping=lambda: len(fake.charged) == 2 * OTHERS)
+    assert report.accepted == 2 * OTHERS
+    assert len(fake.seen) == 2 * OTHERS + 16, "each is asked once"
 
 
 class Narrow(FakeProvider):

@@ -31,7 +31,9 @@ from drawdown.schema.database import write
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, providers, pushes, withdrawals
+from drawdown.worker.engine.effects import Push, Transaction
 from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push.push import push
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.providing import ASKED, KEY, LAG, clean, fleet_of, settle, states
 from tests.integration.test_drawn import is_asked_again
@@ -262,6 +264,28 @@ def test_an_attempt_that_is_on_its_way_as_another_is_refused_accepts_nothing(eng
     fleet.tick(fleet.clock.at_ms + MINUTE_MS)
     assert states(fleet) == [(0, 60, 60, "in_doubt")]
     clean(fleet)
+
+
+def test_an_answer_that_comes_after_the_refusal_was_looked_up_accepts_nothing(engine: sa.Engine) -> None:
+    """More than an hour late: the look-up has claimed the push meanwhile, and could not read."""
+    fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True})
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += MINUTE_MS
+    steps = push(fleet.context(), "fake")
+    effect = next(steps)
+    while not isinstance(effect, Push):
+        assert isinstance(effect, Transaction)
+        effect = steps.send(write(engine, effect.work))
+    write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
+    provider.lookups[KEY] = ReadFailed("not now")
+    fleet.tick(fleet.clock.at_ms + max(LAG, 3_600_000))
+    assert fleet.rows("SELECT state, lookups, claim_owner IS NULL FROM pushes") == [("in_doubt", 1, False)]
+    settling = steps.send({0: Accepted()})
+    assert isinstance(settling, Transaction)
+    write(engine, settling.work)
+    assert states(fleet) == [(0, 60, 60, "in_doubt")]
+    assert fleet.one("SELECT outcome FROM attempts WHERE attempt = 2") == "accepted", "it is on record all the same"
 
 
 class RefusesLater(FakeProvider):

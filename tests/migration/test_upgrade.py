@@ -835,6 +835,7 @@ def test_what_people_look_for_is_indexed_beside_what_there_is(
     read(engine, require_ready)
     assert "orders_failed" in {one["name"] for one in _indexes(engine, "orders")}
     assert "pushes_unsent" in {one["name"] for one in _indexes(engine, "pushes")}
+    assert "refused_attempts" in {one["name"] for one in sa.inspect(engine).get_columns("pushes")}
     with engine.begin() as connection:
         command.downgrade(_config(connection), "0060")
     assert "orders_failed" not in {one["name"] for one in _indexes(engine, "orders")}

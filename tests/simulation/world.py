@@ -61,7 +61,7 @@ from drawdown.worker.engine.effects import (
     UsageAnswer,
     Witness,
 )
-from drawdown.worker.engine.lines import by_customer
+from drawdown.worker.engine.lines import NotBegun, by_customer
 from drawdown.worker.engine.on_disk import OnDisk
 from drawdown.worker.push.claim import Claim
 from tests.fake_payments import FakePayments
@@ -385,7 +385,7 @@ class World:
             case LookUp(provider, requests):
                 return self._look_up(provider, [requests[place] for place in places])
             case Push() if too_late:
-                return [RetryAt(self.process_clock.at_ms, "not sent: time was up before")] * len(places)
+                return [NotBegun(self.process_clock.at_ms, NOT_SENT)] * len(places)
             case Push(provider, batch) if provider in self.remote:
                 return self._call_each(provider, [batch[place] for place in places], effect.over)
             case Push(provider, batch):
@@ -425,7 +425,7 @@ class World:
         answers = dict[int, Outcome]()
         for place in self.rng.sample(range(len(batch)), len(batch)):
             if over():
-                answers[place] = RetryAt(self.process_clock.at_ms, "not sent: time was up before")
+                answers[place] = NotBegun(self.process_clock.at_ms, NOT_SENT)
                 continue
             one = batch[place]
             self.wire.check(provider, [one])

@@ -17,7 +17,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.calls import MOST_UNSETTLED, Calls
 from drawdown.worker.engine.effects import LANES, LookUp, Push
 from drawdown.worker.engine.flight import PORTION
-from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, Allowance, CustomerLines, by_customer
+from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, Allowance, CustomerLines, NotBegun, by_customer
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0
 
@@ -122,7 +122,7 @@ def test_once_time_is_up_nothing_is_begun_and_what_hangs_is_unknown(monkeypatch:
         up = True
         told = await first
         kinds = [type(told[place]) for place in range(len(batch))]
-        assert kinds == [Unknown] * AT_ONCE + [RetryAt] * 3
+        assert kinds == [Unknown] * AT_ONCE + [NotBegun] * 3
         assert provider.seen == []
 
     done(work)
@@ -172,9 +172,67 @@ def test_a_customer_who_is_told_to_wait_is_not_asked_for_the_rest_and_others_are
         effect, told = Push("fake", batch, lambda: False), dict[int, Outcome]()
         while len(told) < len(batch):
             told.update(await calls.fetch(effect))
+        refused = provider.refused["busy"]
         ends = Counter((batch[place].customer_id, type(answer)) for place, answer in told.items())
-        assert ends == {("busy", Accepted): 10, ("busy", RetryAt): 490, ("other", Accepted): 50}
-        assert provider.refused["busy"] <= AT_ONCE, "a burst is refused once, and not push by push"
+        assert ends == {
+            ("busy", Accepted): 10,
+            ("busy", RetryAt): refused,
+            ("busy", NotBegun): 490 - refused,
+            ("other", Accepted): 50,
+        }
+        assert 0 < refused <= AT_ONCE, "a burst is refused once, and not push by push"
+
+    done(work)
+
+
+class TurnsAway(Slow):
+    """Has the customers of one name wait for nearly as long as they are paced, each time."""
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        if batch[0].customer_id.startswith("busy"):
+            return [RetryAt(T0 + PACED_MS - SECOND_MS, "429", too_many=True)]
+        return await super().push(batch)
+
+
+def test_however_many_customers_wait_they_stop_no_other() -> None:
+    """As many as would have all the streams there are. Where others are due they are left."""
+
+    async def work() -> None:
+        provider = TurnsAway(released=True)
+        provider.capabilities = capabilities(batch_size=1, in_flight=64)
+        calls = Calls(provider, FixedClock(T0))
+        batch = [push(n, f"busy-{n % 16}") for n in range(320)] + [push(n, f"other-{n % 9}") for n in range(200)]
+        effect, told = Push("fake", batch, lambda: False, gives_way=True), dict[int, Outcome]()
+        while len(told) < len(batch):
+            told.update(await calls.fetch(effect))
+        ends = Counter((batch[place].customer_id[:4], type(answer)) for place, answer in told.items())
+        assert (ends["othe", Accepted], ends["busy", RetryAt] + ends["busy", NotBegun]) == (200, 320)
+        assert ends["busy", RetryAt] <= 16 * AT_ONCE, "none was waited for, to be refused again"
+
+    done(work)
+
+
+def test_once_a_spell_is_over_nothing_is_begun_and_what_is_under_way_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("drawdown.worker.engine.calls.LAST_ANSWERS_S", 0.0)
+
+    async def work() -> None:
+        provider, shut = OneHangs(), False
+        calls = Calls(provider, FixedClock(T0))
+        batch = [push(n, "hangs") for n in range(AT_ONCE + 200)]
+        effect, told = Push("fake", batch, lambda: False, closed=lambda: shut), dict[int, Outcome]()
+        first = asyncio.ensure_future(calls.fetch(effect))
+        while provider.most["hangs"] < AT_ONCE:
+            await asyncio.sleep(0.01)
+        shut = True
+        await asyncio.sleep(0.3)
+        assert not first.done()
+        provider.released.set()
+        told.update(await first)
+        while len(told) < len(batch):
+            told.update(await calls.fetch(effect))
+        assert Counter(map(type, told.values())) == {Accepted: AT_ONCE, NotBegun: 200}
 
     done(work)
 

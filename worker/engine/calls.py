@@ -33,7 +33,7 @@ from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.breaker import OPEN_FOR_MS
 from drawdown.worker.engine.effects import LANES, NOT_SENT, LookUp, Over, Push, never
 from drawdown.worker.engine.flight import Flight
-from drawdown.worker.engine.lines import CustomerLine, CustomerLines, Slots, by_customer
+from drawdown.worker.engine.lines import CustomerLine, CustomerLines, InARow, NotBegun, Slots, Turns, by_customer
 
 log = structlog.get_logger()
 
@@ -98,65 +98,79 @@ class Calls:
         flight = Flight(
             len(batch),
             effect.over,
-            self._unanswered,
+            lambda place, begun: self._unanswered(batch[place], begun=begun),
             portion=capabilities.batch_size,
             most=MOST_UNSETTLED // LANES,
             grace_s=LAST_ANSWERS_S,
+            closed=effect.closed,
         )
-        failed, streams = _InARow(), self._lines.streams(batch)
+        failed, turns = InARow(), Turns(self._lines.streams(batch))
 
         async def work() -> None:
-            for stream in streams:
-                for places in stream:
-                    await self._call(flight, places, [batch[place] for place in places], failed)
+            while (taken := turns.take(now := self._clock.now_ms())) is not None:
+                stream, waited_ms = taken
+                if waited_ms > now and effect.gives_way:
+                    for place in (place for places in stream for place in places):
+                        flight.answer(place, self._lines.of(batch[place]).left_over())
+                    continue
+                if waited_ms > now:
+                    await asyncio.sleep((waited_ms - now) / SECOND_MS)
+                while stream and not flight.over():
+                    sent = {place: batch[place] for place in stream[0]}
+                    if waits_ms := await self._call(flight, sent, failed, waited_ms):
+                        turns.set_aside(stream, waits_ms)
+                        break
+                    del stream[0]
 
         flight.start([work] * min(capabilities.in_flight, len(batch)))
         return flight
 
-    def _unanswered(self, begun: bool) -> Outcome:
+    def _unanswered(self, push: PushRequest, *, begun: bool) -> Outcome:
         if begun:
             return Unknown("no answer before time was up")
-        return RetryAt(self._clock.now_ms(), NOT_SENT)
+        line, now = self._lines.of(push), self._clock.now_ms()
+        return line.left_over() if line.wait_until_ms > now else NotBegun(now, NOT_SENT)
 
-    async def _call(
-        self, flight: Flight[Outcome], places: Sequence[int], sent: Sequence[PushRequest], failed: _InARow
-    ) -> None:
-        """One call, in its line's turn; once time is up, none."""
-        line = self._lines.of(sent[0])
+    async def _call(self, flight: Flight[Outcome], sent: dict[int, PushRequest], failed: InARow, waited_ms: int) -> int:
+        """One call, in its line's turn; once time is up, none. Not 0: no call was made, for its customer has to wait
+        until then, and has waited for less."""
+        places, requests = list(sent), list(sent.values())
+        line = self._lines.of(requests[0])
         async with line.turn:
-            answers = await self._not_sent(line, failed, len(sent))
+            now = self._clock.now_ms()
+            answers = self._not_sent(line, failed, len(sent), now)
+            if answers is None and line.wait_until_ms > max(now, waited_ms):
+                return line.wait_until_ms
             if answers is None:
                 await flight.room()
                 async with self._slots as number:
                     if self._pushes is not None:
                         await self._pushes.acquire()
                     if flight.over():
-                        return
+                        return 0
                     flight.begin(places)
-                    answers = await self._answered(sent)
-                    self._note(number, sent[0].customer_id, answers, failed)
+                    answers = await self._answered(requests)
+                    self._note(number, requests[0].customer_id, answers, failed)
                 line.note(answers, self._clock.now_ms())
         for place, answer in zip(places, answers, strict=True):
             flight.answer(place, answer)
+        return 0
 
-    def _note(self, number: int, customer: str, answers: Sequence[Outcome], failed: _InARow) -> None:
+    def _note(self, number: int, customer: str, answers: Sequence[Outcome], failed: InARow) -> None:
         """What an answer says of the calls after it."""
         allowance = self._slots.allowance
         too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
-        if not (too_many and number < allowance.since):
+        if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # else fewer at once are tried first
             failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
         if allowance.note(number, customer, turned_away=too_many):
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
-    async def _not_sent(self, line: CustomerLine, failed: _InARow, count: int) -> Sequence[Outcome] | None:
-        """What is said of a call that had better not be made; None once it may be."""
-        now = self._clock.now_ms()
+    def _not_sent(self, line: CustomerLine, failed: InARow, count: int, now: int) -> Sequence[Outcome] | None:
+        """What is said of a call that is not made; None: it may be."""
         if failed.count >= GIVE_UP_AFTER:
-            return [RetryAt(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row had failed")] * count
+            return [NotBegun(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row had failed")] * count
         if line.is_closed(now):
             return [line.left_over()] * count
-        if wait_ms := line.wait_ms(now):
-            await asyncio.sleep(wait_ms / SECOND_MS)
         return None
 
     async def _answered(self, sent: Sequence[PushRequest]) -> Sequence[Outcome]:
@@ -173,9 +187,7 @@ class Calls:
         turns, so that one with much to ask holds up no other."""
         requests = effect.requests
         # Forgotten, they are asked for again; and what one call said of a customer's pushes is weighed together.
-        flight = Flight[LookupResult](
-            len(requests), effect.over, lambda begun: _unread(begun=begun), portion=len(requests)
-        )
+        flight = Flight[LookupResult](len(requests), effect.over, _unread, portion=len(requests))
         calls = iter(by_customer(requests, self._provider.capabilities.lookup_span_ms))
 
         async def work() -> None:
@@ -229,7 +241,7 @@ class Calls:
         customer: Callable[[A], str] | None = None,
         over: Over = never,
     ) -> list[B | ReadFailed]:
-        flight = Flight[B | ReadFailed](len(asked), over, lambda begun: _unread(begun=begun))
+        flight = Flight[B | ReadFailed](len(asked), over, _unread)
         places = iter(range(len(asked)))
 
         async def work() -> None:
@@ -269,17 +281,7 @@ class Calls:
             await self._reads.acquire()
 
 
-class _InARow:
-    """Counts calls that failed one after another."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def note(self, failed: bool) -> None:
-        self.count = self.count + 1 if failed else 0
-
-
-def _unread(*, begun: bool) -> ReadFailed:
+def _unread(_place: int, begun: bool) -> ReadFailed:
     return ReadFailed("no answer before time was up" if begun else "not asked: time was up before")
 
 

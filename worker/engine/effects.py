@@ -22,8 +22,7 @@ Over: TypeAlias = Callable[[], bool]
 NOT_SENT: Final = "not sent: time was up before"
 """What is answered for a request that was `over` before it was begun."""
 LANES: Final = 2
-"""Batches of pushes to one provider under way together, where calls take time: while the answers of one are written
-down, the other keeps the line busy."""
+"""Batches of pushes to one provider under way together: the answers of one are written down while the other is sent."""
 
 
 def never() -> bool:
@@ -42,14 +41,17 @@ class Transaction:
 
 @dataclass(frozen=True, eq=False)
 class Push:
-    """Send pushes to a provider, in as many calls as it takes, none begun once it is `over`. The answer is a portion of
-    the outcomes as they come, by the place of the push; the same effect is asked for again until each was told."""
+    """Send pushes to a provider, in as many calls as it takes, none begun once it is `over`, or `closed` (then calls
+    under way have all the time they take). The answer is a portion of the outcomes as they come, by the place of the
+    push; the same effect is asked for again until each was told."""
 
     provider: str
     batch: Sequence[PushRequest]
     over: Over
     cut: Callable[[int], None] | None = None
     """Told how few calls at once were allowed, where that was fewer than the provider declares."""
+    closed: Over = never
+    gives_way: bool = False  # others are due: who is told to wait is answered as not begun, and not waited for
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +200,7 @@ class WitnessStore(Protocol):
 
 @dataclass(frozen=True)
 class SendHalts:
-    """Send halts to cells, none begun once it is `over`; the answer is None for each acknowledged one, else what went
-    wrong, in order."""
+    """Send halts to cells, none begun once it is `over`; None for each acknowledged one, else what went wrong."""
 
     halts: Sequence[HaltRequest]
     over: Over = never

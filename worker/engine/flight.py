@@ -2,8 +2,9 @@
 
 Guarantee: each place is answered once. A process that dies forgets few answers: of the calls begun, at most `most` are
 not done with, and no answer waits for the others for longer than a second. A call is done with once its answers were
-fetched and the next ones are asked for: until then they may be on their way into the database. Once `over` returns true
-no call begins, and calls under way have `grace_s` left.
+fetched and the next ones are asked for: until then they may be on their way into the database. Once `over` or `closed`
+returns true no call begins, and what was not begun is answered as soon as nothing is under way; calls under way have
+`grace_s` left once it is `over`, and all the time that they take while it is `closed` alone.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ POLL_S: Final = 0.1
 
 
 class Flight(Generic[A]):
-    """`count` answers that come one by one. `instead` says what stands for one that did not come, given whether its
-    call was begun."""
+    """`count` answers that come one by one. `instead` says what stands for one that did not come, given its place and
+    whether its call was begun."""
 
     def __init__(
         self,
         count: int,
         over: Callable[[], bool],
-        instead: Callable[[bool], A],
+        instead: Callable[[int, bool], A],
         *,
         portion: int = PORTION,
         most: int | None = None,
         grace_s: float = 0.0,
+        closed: Callable[[], bool] | None = None,
     ) -> None:
-        self.over = over
+        self._over = over
+        self._closed = closed
         self._instead = instead
         self._portion = max(PORTION, portion)
         self._grace_s = grace_s
@@ -50,6 +53,10 @@ class Flight(Generic[A]):
         self._room = asyncio.Semaphore(count if most is None else most)
         self._tasks: list[asyncio.Task[None]] = []
         self._ends_at: float | None = None
+
+    def over(self) -> bool:
+        """Whether no call may be begun any more."""
+        return self._over() or (self._closed is not None and self._closed())
 
     def start(self, works: Iterable[Callable[[], Awaitable[None]]]) -> None:
         """Have these make the calls, side by side."""
@@ -114,7 +121,9 @@ class Flight(Generic[A]):
         self._fetched = []
 
     def _is_over(self, at: float) -> bool:
-        if self._ends_at is None and self.over():
+        if self._left.isdisjoint(self._call_of) and self.over():
+            return True  # nothing is under way, and nothing will be
+        if self._ends_at is None and self._over():
             self._ends_at = at + self._grace_s
         return self._ends_at is not None and at >= self._ends_at
 
@@ -125,7 +134,7 @@ class Flight(Generic[A]):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         for place in sorted(self._left):
-            self.answer(place, self._instead(place in self._call_of))
+            self.answer(place, self._instead(place, place in self._call_of))
 
     async def close(self) -> None:
         """End what is under way."""

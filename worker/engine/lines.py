@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from itertools import zip_longest
 from typing import Final
 
@@ -29,33 +30,45 @@ STEPS: Final = 32
 """Rounds without that from none to all that is declared."""
 
 
+@dataclass(frozen=True)
+class NotBegun(RetryAt):
+    """What is said of a push that no call was made for: it tells nothing of its provider."""
+
+
+class InARow:
+    """Counts calls that failed one after another."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self, failed: bool) -> None:
+        self.count = self.count + 1 if failed else 0
+
+
 class CustomerLine:
     """What one line may do now."""
 
     def __init__(self, at_once: int = 1) -> None:
         self.turn = asyncio.Semaphore(at_once)
         self._paced_since_ms: int | None = None
-        self._wait_until_ms = 0
+        self.wait_until_ms = 0
+        """Before that none of its calls is made."""
 
     def note(self, answers: Sequence[Outcome], now_ms: int) -> None:
         """What came of a call."""
         told = [answer.at_ms for answer in answers if isinstance(answer, RetryAt) and answer.too_many]
         if told:
-            self._wait_until_ms = max(self._wait_until_ms, *told)
+            self.wait_until_ms = max(self.wait_until_ms, *told)
             self._paced_since_ms = now_ms if self._paced_since_ms is None else self._paced_since_ms
-
-    def wait_ms(self, now_ms: int) -> int:
-        """How long its next call has to wait."""
-        return max(0, self._wait_until_ms - now_ms)
 
     def is_closed(self, now_ms: int) -> bool:
         """Whether it had to wait for so long that the rest of it is left to a later tick."""
         since = self._paced_since_ms
-        return since is not None and self._wait_until_ms > now_ms and self._wait_until_ms - since > PACED_MS
+        return since is not None and self.wait_until_ms > now_ms and self.wait_until_ms - since > PACED_MS
 
-    def left_over(self) -> RetryAt:
+    def left_over(self) -> NotBegun:
         """What is said of a push that is left to a later tick."""
-        return RetryAt(self._wait_until_ms, "not sent: there were too many calls for this customer", too_many=True)
+        return NotBegun(self.wait_until_ms, "not sent: there were too many calls for this customer", too_many=True)
 
 
 class CustomerLines:
@@ -95,12 +108,40 @@ class CustomerLines:
         lines: dict[tuple[str, str], list[int]] = {}
         for place, push in enumerate(batch):
             lines.setdefault(self._name(push), []).append(place)
+        if len(lines) == len(batch):  # nobody has a second one
+            yield from ([[place]] for place in range(len(batch)))
+            return
         dealt = []
         for places in lines.values():
             calls = [places[at : at + size] for at in range(0, len(places), size)]
             dealt.append([calls[number :: self._width] for number in range(min(self._width, len(calls)))])
         for turn in zip_longest(*dealt):
             yield from (stream for stream in turn if stream is not None)
+
+
+class Turns:
+    """The streams of a batch, each taken by one at a time. One whose customer is told to wait is set aside, and others
+    go on meanwhile: however many wait, they stop nobody else."""
+
+    def __init__(self, streams: Iterator[list[list[int]]]) -> None:
+        self._streams = streams
+        self._aside: list[tuple[int, list[list[int]]]] = []
+
+    def take(self, now_ms: int) -> tuple[list[list[int]], int] | None:
+        """The next stream, and until when it has to wait: one whose wait is over, else one that was not begun, else the
+        one that has the least to wait."""
+        if not self._aside or self._aside[0][0] > now_ms:
+            stream = next(self._streams, None)
+            if stream is not None:
+                return stream, 0
+        if not self._aside:
+            return None
+        until_ms, stream = heappop(self._aside)
+        return stream, until_ms
+
+    def set_aside(self, stream: list[list[int]], until_ms: int) -> None:
+        """Its customer waits until then."""
+        heappush(self._aside, (until_ms, stream))
 
 
 def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[int]]:

@@ -29,7 +29,7 @@ async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, cl
     """What the service says of each, in order."""
     charges = isinstance(effect, ChargeMoney)
 
-    def instead(begun: bool) -> ChargeResult:
+    def instead(_place: int, begun: bool) -> ChargeResult:
         if charges and not begun:
             return NotSent(NOT_SENT, clock.now_ms())
         return InDoubt("no answer before time was up")

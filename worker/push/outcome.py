@@ -26,6 +26,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.units import DAY_MS, SECOND_MS
+from drawdown.worker.engine.lines import NotBegun
 from drawdown.worker.engine.waiting import FIRST_BACKOFF_MS, backoff_ms
 
 
@@ -65,6 +66,8 @@ def settle(
         case Queued(confirm_at_ms):
             state = "queued" if capabilities.lookup else "in_doubt"
             return Settlement(state, confirm_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
+        case NotBegun(at_ms, reason):
+            return Settlement("due", max(at_ms, now_ms), "retry", reason)
         case RetryAt(at_ms, reason):
             return Settlement("due", max(at_ms, now_ms + SECOND_MS), "retry", reason)
         case Rejected(reason) if sent_before and capabilities.lookup:

@@ -24,8 +24,9 @@ from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction, Witness
+from drawdown.worker.engine.lines import NotBegun
 from drawdown.worker.history.incarnation import require_same
-from drawdown.worker.push.claim import Claim, Claimed, claim_due
+from drawdown.worker.push.claim import Claim, Claimed, claim_due, claim_size
 from drawdown.worker.push.in_place import charge_in_place
 from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
 from drawdown.worker.push.wallet_mirror import draw, usage_of
@@ -69,7 +70,8 @@ def push_in_spells(
 ) -> Steps[list[object]]:
     """Send everything due at one provider; `others` have their turn after each spell, told whether more is due."""
     at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
-    done, more = list[object](), True
+    expired: list[object] = yield Together([expire(context, provider)])  # it reads all that is due: once
+    done, more = [failure for failure in expired if failure is not None], True
     while more:
         pushed: list[object] = yield Together([push(context, provider, SPELL_MS) for _ in range(at_once)])
         more = any(isinstance(lane, Pushed) and lane.more for lane in pushed)
@@ -77,12 +79,19 @@ def push_in_spells(
     return done
 
 
-def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
-    """Send everything due at one provider, batch after batch, until nothing is due, or time or `spell_ms` is over."""
-    capabilities, done = context.capabilities[provider], Pushed()
-    now = context.clock.now_ms()
-    until_ms = None if spell_ms is None else now + spell_ms
+def expire(context: Context, provider: str) -> Steps[None]:
+    """Set apart what may not be sent any more. A claim asks for rule P2 again."""
+    capabilities, now = context.capabilities[provider], context.clock.now_ms()
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
+
+
+def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
+    """Send everything due at one provider, batch after batch, until nothing is due, or time or `spell_ms` is over.
+    Where there are no spells, what is too old is set apart first."""
+    done = Pushed()
+    until_ms = None if spell_ms is None else context.clock.now_ms() + spell_ms
+    if spell_ms is None:
+        yield from expire(context, provider)
     if provider == EMBEDDED:
         done.accepted = yield from charge_in_place(context, context.new_claim(), SENDING, until_ms)
         if done.accepted:
@@ -99,19 +108,18 @@ def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[
                 provider=provider,
                 claim=claim,
                 now=now,
-                capabilities=capabilities,
+                capabilities=context.capabilities[provider],
                 shard=context.shard,
                 witness=context.witness,
             ),
         )
-        batch = claimed.pushes
-        if not batch:
+        if not claimed.pushes:
             break
         if claimed.witness is not None:
             context.witness = claimed.witness
             yield Remember(claimed.witness)  # R1: what is sent is counted outside of the database, too
         began = replace(done, why=done.why.copy())
-        yield from _send_all(context, provider, claimed, claim, now, done)
+        yield from _send_all(context, provider, claimed, claim, now, done, until_ms)
         done.rounds += 1
         log.info(
             "pushes_settled",
@@ -119,23 +127,27 @@ def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[
             accepted=done.accepted - began.accepted,
             other=done.other - began.other,
             why=dict(done.why - began.why),
-            first_key=batch[0].request.key,
+            first_key=claimed.pushes[0].request.key,
         )
     return done
 
 
-def _send_all(context: Context, provider: str, claimed: Claim, claim: str, now: int, done: Pushed) -> Steps[None]:
+def _send_all(
+    context: Context, provider: str, claimed: Claim, claim: str, now: int, done: Pushed, until_ms: int | None
+) -> Steps[None]:
     """Send what was claimed now, unless its lease runs out (P1: checked again right before each call), and settle what
-    comes back."""
-    batch, breaker, lease_end = claimed.pushes, context.breaker(provider), now + LEASE_MS
+    comes back. Once the spell is over nothing more is begun. What was not begun is due again."""
+    batch, breaker, clock, lease_end = claimed.pushes, context.breaker(provider), context.clock, now + LEASE_MS
     lane = ClaimedAt(provider, context.capabilities[provider], now)
     sending = Push(
         provider,
         [claimed_push.request for claimed_push in batch],
-        lambda: context.out_of_time(SENDING) or context.clock.now_ms() >= lease_end,
+        lambda: context.out_of_time(SENDING) or clock.now_ms() >= lease_end,
         lambda at_once: done.calls_cut.update({provider: at_once}),
+        closed=lambda: until_ms is not None and clock.now_ms() >= until_ms,
+        gives_way=len(batch) == claim_size(context.capabilities[provider]),
     )
-    left, failed, answers = set(range(len(batch))), True, ClaimAnswers(batch)
+    left, sent, failed, answers = set(range(len(batch))), False, True, ClaimAnswers(batch)
     while left:
         outcomes = yield from _fetch(sending, sorted(left))
         places = list(outcomes)
@@ -143,9 +155,11 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, now: 
         portion = [batch[place] for place in places]
         settled = _settled(context, provider, portion, list(outcomes.values()))
         of_orgs = answers.take(portion, list(outcomes.values()))
-        if failed and not all(isinstance(outcome, RetryAt | Unknown) for outcome in outcomes.values()):
+        said = {type(outcome) for outcome in outcomes.values()} - {NotBegun}
+        sent = sent or bool(said)
+        if failed and not said <= {RetryAt, Unknown}:
             failed = False
-            breaker.note(failed=False, now_ms=context.clock.now_ms())
+            breaker.note(failed=False, now_ms=clock.now_ms())
         yield Transaction(
             "settle",
             partial(
@@ -153,7 +167,7 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, now: 
                 batch=portion,
                 settled=settled,
                 claim=claim,
-                now=context.clock.now_ms(),
+                now=clock.now_ms(),
                 in_ledger=lane.capabilities.balance_in_ledger,
                 witness=context.witness,
                 ask=partial(ask_after_push, lane=lane, answers=of_orgs),
@@ -161,8 +175,8 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, now: 
         )
         done.note(settled)
         context.advanced("pushed", len(settled))
-    if failed:
-        breaker.note(failed=True, now_ms=context.clock.now_ms())
+    if sent and failed:
+        breaker.note(failed=True, now_ms=clock.now_ms())
 
 
 def _fetch(sending: Push, left: Sequence[int]) -> Steps[Mapping[int, Outcome]]:

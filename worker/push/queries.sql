@@ -49,8 +49,8 @@ AND p.due_at_ms <= :now_ms ORDER BY p.due_at_ms
 
 -- name: newest_unsent
 -- Organisations take turns by it: in a window each has a push a feature. Word for word the condition of its index; and
--- what is due is asked for in a way that the index on it does not serve.
-AND p.attempts = 0 AND p.provider <> 'embedded' AND +p.due_at_ms <= :now_ms ORDER BY p.window_ms DESC
+-- what is due is asked for in a way that the index on it does not serve. What was proven unsent counts as never sent.
+AND p.first_attempt_ms IS NULL AND p.provider <> 'embedded' AND +p.due_at_ms <= :now_ms ORDER BY p.window_ms DESC
 
 -- name: reads_before
 SELECT org_id, projection_read_ms, runs_out_ms FROM orgs WHERE org_id IN :org_ids
@@ -96,7 +96,7 @@ WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
 
 -- name: settle
 -- An answer that proves acceptance is written even where the claim has passed on; any other only by its claimer. None
--- is written over a later refusal, which has taken the claim away: the answer says what held before.
+-- is written over a later refusal, if its attempt had begun by then, however late it comes: it says what held before.
 -- The state is asked for in a way the index on what is open does not serve: statistics of an hour when nothing was open
 -- would have each batch read a whole backlog by it, and not its own rows by their key.
 UPDATE pushes SET state = x.state, due_at_ms = x.due_at_ms, settled_ms = :now_ms, last_error = x.error,
@@ -105,7 +105,7 @@ FROM {settlements} x
 WHERE {is_of_updated_push}
     AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim_owner
         OR pushes.state || '' IN ('due', 'queued', 'rejected', 'in_doubt') AND x.state = 'accepted'
-            AND NOT (pushes.state || '' IN ('rejected', 'in_doubt') AND pushes.claim_owner IS NULL))
+            AND x.attempt > COALESCE(pushes.refused_attempts, 0))
 {changed}
 
 -- name: to_draw
@@ -166,14 +166,15 @@ WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queue
 UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 
 -- name: settle_lookup
+-- What was found is written even where the claim has passed on; but, of what was refused later, only by its claimer: a
+-- look-up that began before says what held then.
 UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :last_error,
     looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer,
     first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL
         ELSE COALESCE(first_attempt_ms, CAST(:first_sent_ms AS BIGINT)) END
 WHERE {this_push}
     AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim_owner
-        OR (state IN ('due', 'queued') OR state IN ('rejected', 'in_doubt') AND claim_owner IS NOT NULL)
-            AND :state = 'accepted')
+        OR state IN ('due', 'queued', 'rejected', 'in_doubt') AND :state = 'accepted' AND refused_attempts IS NULL)
 
 -- name: note_lookup
 UPDATE pushes SET looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer WHERE {this_push}
@@ -238,7 +239,8 @@ due_at_ms = :now_ms
 SELECT {arrivals} FROM pushes p WHERE {this_push}
 
 -- name: refuse_late
-UPDATE pushes SET state = :state, claim_owner = NULL, settled_ms = :now_ms, due_at_ms = :due_at_ms, last_error = :reason
+UPDATE pushes SET state = :state, claim_owner = NULL, refused_attempts = attempts, settled_ms = :now_ms,
+    due_at_ms = :due_at_ms, last_error = :reason
 WHERE {this_push}
 
 -- name: newest_revision

@@ -112,7 +112,7 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
     held = read_held(connection, lane.provider, org_ids, now_ms)
     by_org = {org.org_id: org for org in answers}
     estimated = _estimated(connection, lane.provider, rows.values(), by_org, now_ms)
-    asked, noted = [], []
+    asked, turns, left = list[str](), dict[str, int](), dict[str, int]()
     for org in (org for org in answers if org.org_id in rows):
         row = rows[org.org_id]
         known = _known(row, held.get(org.org_id, 0), estimated=org.org_id in estimated)
@@ -121,18 +121,40 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
         at_ms = _ask_at_ms(org, known, remaining, now_ms) if fresh or not org.all_answered else now_ms
         if at_ms <= now_ms:
             asked.append(org.org_id)
-        is_sure = org.all_answered and org.all_charged and not row.is_unsure
-        balance = _to_note(row, remaining) if is_sure else None
-        if at_ms > now_ms or balance is not None:
-            # A millisecond after the claim: what it sent is in the balance; what is claimed from now on is not. And it
-            # always moves, by which a read under way knows of it.
-            read_ms = None if balance is None else max(lane.claimed_ms, row.balance_read_ms) + 1
-            turn = {"org_id": org.org_id, "read_by_ms": at_ms if at_ms > now_ms else None}
-            noted.append({**turn, "balance_micro": balance, "balance_read_ms": read_ms})
-    if noted:
-        SQL.run(connection, "note_answers", {"answers": noted})
+        else:
+            turns[org.org_id] = at_ms
+        balance = _to_note(row, remaining) if org.all_answered and org.all_charged else None
+        if balance is not None:
+            left[org.org_id] = balance
+    if left:
+        for org_id in SQL.run(connection, "unsure", {**values, "org_ids": sorted(left)}).scalars():
+            del left[org_id]
+    _note(connection, lane, turns, left, rows)
     if asked:
         mark_for_projection(connection, asked, now_ms)
+
+
+def _note(
+    connection: sa.Connection,
+    lane: ClaimedAt,
+    turns: Mapping[str, int],
+    left: Mapping[str, int],
+    rows: Mapping[str, Any],
+) -> None:
+    """Whose turn comes when, and what is left. A balance is dated a millisecond after the claim: what that sent is in
+    it; what is claimed from now on is not. And the date always moves, by which a read under way knows of it."""
+    noted = [
+        {
+            "org_id": org_id,
+            "read_by_ms": turns.get(org_id),
+            "balance_micro": left.get(org_id),
+            "balance_read_ms": max(lane.claimed_ms, rows[org_id].balance_read_ms) + 1 if org_id in left else None,
+        }
+        for org_id in rows
+        if org_id in turns or org_id in left
+    ]
+    if noted:
+        SQL.run(connection, "note_answers", {"answers": noted})
 
 
 def _ask_at_ms(org: OrgAnswers, known: Known, remaining: Remaining | None, now_ms: int) -> int:

@@ -2,17 +2,22 @@
 
 -- name: answered
 -- Held in the order of their ids (two of these would otherwise wait for each other crosswise), also those that another
--- bills by now: of these, `customer_id` is NULL. `is_unsure`: it is asked about, as where a push of another claim was not
--- charged clearly, or such a push is under way: what is left may, or may not, be less that push.
+-- bills by now: of these, `customer_id` is NULL.
 SELECT o.org_id, a.customer_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
     o.balance_read_ms, o.unseen_micro, o.runs_out_ms, o.watch_due_ms,
     CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
-        WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL) THEN NULL ELSE {low_level} END AS low_micro,
-    o.projection_due_ms IS NOT NULL OR o.org_id IN (SELECT p.org_id FROM pushes p WHERE p.provider = :provider
-        AND p.state IN {open_states} AND p.due_at_ms > :now_ms AND p.claim_owner IS NOT NULL) AS is_unsure
+        WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL) THEN NULL ELSE {low_level} END AS low_micro
 FROM orgs o LEFT JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
+
+-- name: unsure
+-- Those that are asked about, as where a push of another claim was not charged clearly, or such a push is under way: what
+-- is left may, or may not, be less that push. It reads all that is claimed: only they are asked for, of whom something is
+-- to be written.
+SELECT o.org_id FROM orgs o WHERE o.org_id IN :org_ids AND (o.projection_due_ms IS NOT NULL
+    OR o.org_id IN (SELECT p.org_id FROM pushes p WHERE p.provider = :provider
+        AND p.state IN {open_states} AND p.due_at_ms > :now_ms AND p.claim_owner IS NOT NULL))
 
 -- name: hold_orgs [postgresql]
 FOR NO KEY UPDATE OF o
