@@ -120,6 +120,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "batch list": ("batch list", "batch list --source exports --json"),
     "batch withdraw": ("batch withdraw 5f2c4a0be7f34a7c9b1d3c5e7f901234 --reason 'of the wrong day'",),
     "source add": ("source add exports /srv/usage --reason 'the nightly export'",),
+    "source remove": ("source remove exprots --reason 'mistyped'",),
     "source list": ("source list",),
     "source pause": ("source pause exports --reason 'moving disks'", "source pause exports --undo"),
     "sample prune": ("sample prune --before 52w --dry-run", "sample prune --before 2025-01-01"),

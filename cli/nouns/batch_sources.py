@@ -9,8 +9,11 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Reason, Undo
 from drawdown.cli.rendering import show, table
+from drawdown.schema.errors import Refused
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.batches import sources
+from drawdown.worker.batches.files import NotNow
+from drawdown.worker.batches.objects import is_prefix, require_listed
 
 commands = typer.Typer()
 
@@ -24,12 +27,18 @@ def add(
     folder: Annotated[
         str, typer.Argument(metavar="FOLDER", help="On each host that ticks, or s3://BUCKET/PREFIX; nothing below it")
     ],
+    force: Annotated[bool, typer.Option("--force", help="Also where the object store does not list it yet")] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Watch a folder, or a prefix of an object store. Each tick takes the new files, a minute after they were written
-    last."""
+    last. A prefix is listed first, with this host's key: one that cannot be is not added."""
     app: App = context.obj
+    if is_prefix(folder) and not force:
+        try:
+            require_listed(app.settings.objects(), folder)
+        except NotNow as error:
+            raise Refused(f"{error}; nothing was added: mend it, or --force") from error
     by = app.by(actor, reason)
     found = app.write(lambda c: sources.add_source(c, source, folder, by))
     watches = "watches" if found.paused_ms is None else "is paused, and `source pause --undo` has it watch"
@@ -59,3 +68,17 @@ def pause(
     by = app.by(actor, reason)
     app.write(lambda c: sources.pause_source(c, source, by, resume=undo))
     show(app, {"source": source, "paused": not undo}, [f"{source}: " + ("watched" if undo else "paused")])
+
+
+@commands.command()
+def remove(
+    context: typer.Context,
+    source: Name,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Forget a source that never took anything: one that was mistyped. One that did is paused."""
+    app: App = context.obj
+    by = app.by(actor, reason)
+    app.write(lambda c: sources.remove_source(c, source, by))
+    show(app, {"source": source, "removed": True}, [f"{source}: removed"])

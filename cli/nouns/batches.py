@@ -16,6 +16,7 @@ from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.files import found_file
+from drawdown.worker.batches.objects import is_prefix, object_at
 from drawdown.worker.batches.take import BY_HAND, UNREAD, TakenFile, meet_types, most_samples, take
 from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_some
 
@@ -26,7 +27,8 @@ commands = typer.Typer()
 def take_(
     context: typer.Context,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines; these two also as .gz")
+        list[str],
+        typer.Argument(metavar="FILE...", help="Parquet, CSV, JSON lines, these two also as .gz; or s3://BUCKET/NAME"),
     ],
     actor: Actor = None,
     reason: Reason = "not given",
@@ -41,14 +43,14 @@ def take_(
     app.ready()
     done: list[TakenFile] = []
     faults: list[DrawdownError] = []
-    for path in files:
+    for place in files:
         try:
-            done.append(_take(app, path, actor, reason))
+            done.append(_take(app, place, actor, reason))
         except DrawdownError as error:
             if len(files) == 1:
                 raise
             faults.append(error)
-            done.append(TakenFile(BY_HAND, path.name, UNREAD, "refused", said=str(error)))
+            done.append(TakenFile(BY_HAND, Path(place).name, UNREAD, "refused", said=str(error)))
     show(app, {"files": done}, [line for one in done for line in _lines(one)])
     if any(fault.exit_status != Exit.LEFT for fault in faults) or any(
         one.outcome == "conflict" or (one.outcome == "taken" and one.refused) for one in done
@@ -58,11 +60,12 @@ def take_(
         raise typer.Exit(Exit.LEFT)
 
 
-def _take(app: App, path: Path, actor: str | None, reason: str) -> TakenFile:
+def _take(app: App, place: str, actor: str | None, reason: str) -> TakenFile:
     from drawdown.worker.batches.reading import add_up  # with DuckDB, which no other command needs
 
     by = app.by(actor, reason)
-    with closing(add_up(found_file(path), by.now_ms, app.read(most_samples))) as sums:
+    file = object_at(app.settings.objects(), place) if is_prefix(place) else found_file(Path(place))
+    with closing(add_up(file, by.now_ms, app.read(most_samples))) as sums:
         app.write(lambda c: meet_types(c, sums, by.now_ms))
         return app.write(lambda c: take(c, sums, BY_HAND, by))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -120,7 +121,7 @@ def verify_(
         app.read(partial(require_org, org_id=name))
     by = app.by(actor, "verify")
     since_last = since_last and app.doubt() is None
-    found = app.read(lambda c: _verify(c, org, app.clock.now_ms(), deep=deep, since_last=since_last))
+    found = app.read(lambda c: _verify(c, app, org, deep=deep, since_last=since_last))
     stopped: list[str] = []
     if found.breaches and stop:
         stopped = list(app.write(lambda c: stop_breached(c, found, by.now_ms, by.actor)))
@@ -136,15 +137,25 @@ def verify_(
 
 
 def _verify(
-    connection: sa.Connection, orgs: list[str] | None, now_ms: int, *, deep: bool, since_last: bool
+    connection: sa.Connection, app: App, orgs: list[str] | None, *, deep: bool, since_last: bool
 ) -> Verification:
+    now_ms = app.clock.now_ms()
     held = proofs.to_continue(connection, now_ms) if since_last else None
     found = verify(connection, orgs=orgs, now_ms=now_ms, held=held)
     if deep:
         from drawdown.worker.verify.deep import verify_files  # for who asks for it alone
 
-        verify_files(connection, found, orgs)
+        verify_files(connection, found, orgs, partial(_bring, app))
     return found
+
+
+def _bring(app: App, place: str, folder: Path) -> Path | None:
+    """An object that a batch was, for the proof."""
+    from drawdown.worker.batches.duck import READING_TIME_S, time_limit
+    from drawdown.worker.batches.objects import brought
+
+    with time_limit(READING_TIME_S) as over:
+        return brought(app.settings.objects(), place, folder, over)
 
 
 def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str | Table]:
@@ -155,7 +166,8 @@ def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str
         *(_from(found) if since_last else ()),
     ]
     if not rows:
-        lines.append("all invariants hold" if found.point is None else "from there on, all invariants hold")
+        whole = found.point is None or found.point.window_ms <= 0
+        lines.append("all invariants hold" if whole else "from there on, all invariants hold")
         return lines
     title = f"BREACHES: {found.count:,}" + (f", the first {len(rows):,}" if found.count > len(rows) else "")
     lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
@@ -167,6 +179,8 @@ def _from(found: Verification) -> list[str]:
     begins = found.point
     if begins is None:
         return ["looked at all of it: there is no run of the last week to continue that held"]
+    if begins.window_ms <= 0:
+        return [f"looked at all of it: since run {begins.run} {begins.why} reached back to the first window there is"]
     touched = f"since then {begins.why} reached back to it" if begins.why else "since then nothing reached further back"
     return [
         f"windows before {show_time(begins.window_ms)} were passed over: proven by run {begins.run} at "

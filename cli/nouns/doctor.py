@@ -15,8 +15,8 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.batches.objects import is_prefix
-from drawdown.worker.batches.sources import list_sources
+from drawdown.worker.batches.objects import is_prefix, require_listed
+from drawdown.worker.batches.sources import BatchSource, list_sources
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
 from drawdown.worker.halts.cell_settings import SHARED, CellSettings
 from drawdown.worker.history.incarnation import read_incarnation
@@ -119,12 +119,9 @@ def _folders(app: App) -> Iterator[Finding]:
         return
     mend = "install drawdown[columnar], or no file is taken"
     yield Finding(find_spec("duckdb") is not None, "DuckDB, which reads watched folders' files", mend)
-    if any(is_prefix(one.folder) for one in watched):
-        mend = "install drawdown[s3], and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ready = find_spec("botocore") is not None and bool(app.settings.objects().key_id)
-        yield Finding(ready, "what reads object stores", mend)
     for source in watched:
         if is_prefix(source.folder):
+            yield _prefix(app, source)
             continue
         there = os.access(source.folder, os.R_OK | os.X_OK)
         yield Finding(there, f"the folder of {source.source}, {source.folder}", "mount it on each host that ticks")
@@ -135,6 +132,16 @@ def _folders(app: App) -> Iterator[Finding]:
         f"files of watched folders that are not taken: {count:,}",
         "`drawdown batch list` says why; mend them, or move them away",
     )
+
+
+def _prefix(app: App, source: BatchSource) -> Finding:
+    """Listed, as a tick does it: with this host's key."""
+    what = f"the prefix of {source.source}, {source.folder}"
+    try:
+        require_listed(app.settings.objects(), source.folder)
+    except DrawdownError as error:
+        return Finding(False, what, str(error))
+    return Finding(True, f"{what}, is listed")
 
 
 def _clock(app: App) -> Iterator[Finding]:
@@ -178,7 +185,7 @@ def _watch(app: App) -> Iterator[Finding]:
 
 def _proofs(app: App) -> Iterator[Finding]:
     """Whoever has it proven is told when no run looks at all of it any more."""
-    last = app.read(last_held).whole_ms
+    last = app.read(lambda c: last_held(c, app.clock.now_ms())).whole_ms
     if last is None:
         yield Finding(True, "no run of verify that looked at all of it is on record (`drawdown verify`, e.g. nightly)")
         return

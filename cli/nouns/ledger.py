@@ -47,7 +47,7 @@ def grant(
         typer.Option(help="Makes a repetition harmless, e.g. an invoice's number", show_default="one of its own"),
     ] = None,
     plan: Annotated[str | None, typer.Option(help="Also put the customer on this plan")] = None,
-    kind: Annotated[str, typer.Option(help=f"What credit it is: {', '.join(KINDS)}")] = "purchased",
+    kind: Annotated[str, typer.Option(help=f"What credit it is: {', '.join(KINDS)}; a gift is a bonus")] = "purchased",
     begins: Annotated[str | None, typer.Option(help="From when on it may be used", show_default="now")] = None,
     expires: Annotated[str | None, typer.Option(help="Until when it may be used", show_default="never")] = None,
     priority: Annotated[int, typer.Option(help="Lower ones are used first")] = DEFAULT_PRIORITY,
@@ -59,7 +59,7 @@ def grant(
     reason: Reason = "not given",
 ) -> None:
     """Give a customer credit, as a lot (`ledger lots`). Organisations billed as it are looked at by the next tick.
-    An unknown customer is made a wallet; where its id is like one there is, only with --new."""
+    Without --kind it counts as paid for. An unknown customer is made a wallet; with an id like another's, by --new."""
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
     grant_key = _clean_key(new_key() if key is None else key)

@@ -39,7 +39,7 @@ def proof(
     columns = ("#", "invariant", "", "last held", "#by run", "last broken")
     heads = ("#run", "at", "organisations", "windows", "#breaches", "doubted", "looked at", "took", "by")
     more = [f"there are older ones: --before {page.next_before}"] if page.next_before is not None else []
-    last = app.read(proofs.last_held)
+    last = app.read(lambda c: proofs.last_held(c, app.clock.now_ms()))
     held_last = [
         f"all held last: looking at all of it {show_time(last.whole_ms) or 'never on record'}, "
         f"since the last run {show_time(last.continued_ms) or 'never on record'}"

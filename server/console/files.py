@@ -1,8 +1,9 @@
 """Files that pages hand out, row by row.
 
 Guarantee: however many rows, little of them is held: they are sent in pieces of PIECE_BYTES, read at one moment, and a
-browser that does not read on holds up its own file alone, and that for TAKEN_WITHIN_S. At most MOST_FILES are under
-way, and of one customer's own people one. Who took how many rows is on record once the last one is read.
+browser that does not read on holds up its own file alone, and that for TAKEN_WITHIN_S; one that reads slowly has
+WHOLE_WITHIN_S. At most MOST_FILES are under way, and of one customer's own people one. Who took how many rows is on
+record once the last one is read.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ GONE_EVERY_S: Final = 1.0
 TAKEN_WITHIN_S: Final = 30.0
 """For one piece: a file that is not taken on by then is given up, so that its place is another's."""
 
+WHOLE_WITHIN_S: Final = 300.0
+"""For a whole file, however slowly it is read: two that drip would keep all others from theirs. A fast reader takes
+millions of rows in that."""
+
 
 class NotTaken(Exception):
     """Its reader did not read on."""
@@ -53,6 +58,7 @@ class Stream:
         self._ended = ended
         self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MOST_PIECES)
         self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + WHOLE_WITHIN_S
         self._gone = False
 
     async def pieces(self, first: bytes) -> AsyncIterator[bytes]:
@@ -71,7 +77,7 @@ class Stream:
         """Wait until there is room; whether anybody still wants it. Whoever reads on too late finds an error."""
         waiting = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
         waited_s = 0.0
-        while not self._gone and waited_s < TAKEN_WITHIN_S:
+        while not self._gone and waited_s < TAKEN_WITHIN_S and self._loop.time() < self._ends_at:
             try:
                 waiting.result(GONE_EVERY_S)
                 return True
@@ -84,7 +90,10 @@ class Stream:
     def _give_up(self) -> None:
         self._gone = True
         self._forget()
-        self._pieces.put_nowait(NotTaken(f"no piece of {self._taken.path} was taken for {TAKEN_WITHIN_S:.0f} s"))
+        path, last = self._taken.path, f"no piece was taken for {TAKEN_WITHIN_S:.0f} s"
+        if self._loop.time() >= self._ends_at:
+            last = f"it was not taken whole within {WHOLE_WITHIN_S:.0f} s"
+        self._pieces.put_nowait(NotTaken(f"{path}: {last}"))
 
     def _forget(self) -> None:
         while not self._pieces.empty():

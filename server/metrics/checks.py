@@ -28,7 +28,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("check_alerts", "Of these, lines that somebody has to look at.", alerts, label)
     ages = [((name,), seconds(now_ms - one.at_ms) if one.at_ms else 0.0) for name, one in sorted(last.items())]
     yield gauge("check_age_seconds", "Since it was last checked; 0: never.", ages, label)
-    held = last_held(connection)
+    held = last_held(connection, now_ms)
     ages = [
         ((name,), seconds(now_ms - at_ms) if at_ms else 0.0)
         for name, at_ms in (("continued", held.continued_ms), ("whole", held.whole_ms))

@@ -12,13 +12,14 @@ from typing import Final
 import sqlalchemy as sa
 from prometheus_client.metrics_core import Metric
 
-from drawdown.schema.units import BUCKETS, DAY_MS
+from drawdown.schema.units import BUCKETS, DAY_MS, MINUTE_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.worker.views.backlog import orders_left
 from drawdown.worker.views.batches import files_left
-from drawdown.worker.views.metrics import EndedTick, ended_ticks
+from drawdown.worker.views.metrics import EndedTick, calls_cut, ended_ticks
 
 SHARD: Final = ("shard",)
+CUT_LATELY_MS: Final = 15 * MINUTE_MS
 
 
 def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -33,6 +34,7 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     of = [((f"{lo}-{hi}",), ended[lo, hi][0]) for lo, hi in shards]
     well = [next((tick.finished_ms for tick in ended[shard] if tick.exit_status in (0, 75)), None) for shard in shards]
     yield gauge("unticked_buckets", f"Of {BUCKETS}: those of which no tick ended for a day.", [((), missing)])
+    yield _cut(connection, now_ms)
     yield gauge(
         "tick_duration_seconds", "Of the last tick that ended, by shard (its buckets).",
         [(shard, seconds(row.finished_ms - row.started_ms)) for shard, row in of], SHARD,
@@ -49,6 +51,17 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         "tick_last_success_timestamp_seconds", "When one last ended with 0 or 75, in the last day.",
         [(shard, seconds(at)) for (shard, _), at in zip(of, well, strict=True) if at is not None], SHARD,
     )  # fmt: skip
+
+
+def _cut(connection: sa.Connection, now_ms: int) -> Metric:
+    """A series ends once ticks make all calls at once that a provider declares."""
+    found = calls_cut(connection, now_ms - CUT_LATELY_MS)
+    return gauge(
+        "calls_cut_to",
+        "The fewest calls at once, in a quarter of an hour, at a provider that turned customers away.",
+        [((provider,), at_once) for provider, at_once in found.items()],
+        ("provider",),
+    )
 
 
 def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

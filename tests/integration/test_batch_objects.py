@@ -7,12 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
+from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 from drawdown.schema.database import read, write
@@ -178,6 +180,31 @@ def test_a_store_that_answers_short_says_more_or_is_away_costs_nothing(
         report = ticked(fleet, wrong)
         assert report.exit_status == 75 and "the folder of exports cannot be read" in report.failures[0]
     assert not list(tmp_path.glob("drawdown-batch-*"))
+
+
+def test_a_token_that_ends_half_way_leaves_the_rest_to_the_tick_that_has_a_new_one(
+    fleet: Fleet, store: ObjectStore, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid(bucket, "a.csv", 60)
+    laid(bucket, "b.csv", 7)
+    ended = {"Error": {"Code": "ExpiredToken", "Message": "The provided token has expired."}}
+    bring, brought = objects._bring, list[str]()
+
+    def ends(store: ObjectStore, file: FoundFile, *given: Any) -> Any:
+        brought.append(file.name)
+        if len(brought) > 1:
+            with objects._explained(file.name):
+                raise ClientError(ended, "GetObject")
+        return bring(store, file, *given)
+
+    monkeypatch.setattr(objects, "_bring", ends)
+    report = ticked(fleet, store)
+    assert (report.batches_taken, report.problems, report.exit_status) == (1, [], 75)
+    assert "b.csv: the object store: " in report.failures[0] and "ExpiredToken" in report.failures[0]
+    monkeypatch.setattr(objects, "_bring", bring)
+    assert ticked(fleet, replace(store, token="another")).batches_taken == 1
+    ticked(fleet, store)
+    assert billed(fleet) == 67 and set(outcomes(fleet).values()) == {"taken"}
 
 
 def test_what_was_written_lately_is_left_alone_and_more_than_a_tick_looks_at_is_said(

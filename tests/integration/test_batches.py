@@ -906,6 +906,21 @@ def test_a_command_that_reads_files_ends_in_silence(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_only_a_source_that_took_nothing_is_removed(fleet: Fleet, watched: Path) -> None:
+    folder = watched.parent / "exprots"
+    folder.mkdir()
+    write(fleet.engine, lambda c: sources.add_source(c, "exprots", folder, fleet.by))
+    for place in (folder / "bad.jsonl", watched / "a.csv"):
+        laid(place, ROWS if place.suffix == ".csv" else [{"nothing": 1}])
+    fleet.tick_windows(1)
+    write(fleet.engine, lambda c: sources.remove_source(c, "exprots", fleet.by))
+    assert fleet.rows("SELECT source FROM batch_files") == [("exports",)]
+    with pytest.raises(Refused, match="took the batch"):
+        write(fleet.engine, lambda c: sources.remove_source(c, "exports", fleet.by))
+    assert [one.source for one in read(fleet.engine, sources.list_sources)] == ["exports"]
+    clean(fleet, 1)
+
+
 def test_a_source_keeps_its_folder(fleet: Fleet, watched: Path, tmp_path: Path) -> None:
     def add(name: str, folder: Path) -> object:
         return write(fleet.engine, lambda c: sources.add_source(c, name, folder, fleet.by))

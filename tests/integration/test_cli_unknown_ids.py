@@ -111,6 +111,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("batch list", "refused"): t("--refused b-fisrt", "b-first"),
     ("batch withdraw", "batch"): t("b-fisrt", "b-first"),
     ("source pause", "source"): t("exprots", "exports"),
+    ("source remove", "source"): t("exprots", "exports"),
     ("backfill open", "org"): t(f"july --org acmee {RANGE}", "acme"),
     ("backfill list", "org"): t("--org acmee", "acme"),
     **{
@@ -301,7 +302,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser
-    which kept runs_out_within later cluster shards deep folder since_last"""
+    which kept runs_out_within later cluster shards deep folder force since_last"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),

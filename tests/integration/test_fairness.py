@@ -13,6 +13,7 @@ from drawdown.cli.nouns.tick import report_lines
 from drawdown.providers.protocol import CustomerState, Outcome, PushRequest, RetryAt
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
+from drawdown.server.metrics.metrics import render
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.claim import LONGEST_DUE, Claim, claim_due, claim_size, longest_due
@@ -215,10 +216,13 @@ def test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_tw
         report
     )
     assert report.accepted == len(narrow.seen) == len(narrow.charged) > OTHERS
+    told = b'drawdown_calls_cut_to{provider="fake"} %d.0' % at_once
+    assert told in render(engine, fleet.clock.at_ms)
     for _ in range(20):
         report = fleet.tick(fleet.clock.at_ms + WINDOW_MS)
     assert len(narrow.seen) == len(narrow.charged) == 3 * OTHERS
     assert report.exit_status == 0
+    assert b"drawdown_calls_cut_to{" not in render(engine, fleet.clock.at_ms)
 
 
 def test_a_claim_of_one_takes_what_waits_longest_in_about_a_quarter_of_all() -> None:

@@ -10,12 +10,13 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
+from drawdown.cli.nouns import database
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.checks.proofs import WHOLE_EACH_MS, keep, to_continue
-from drawdown.worker.verify.since import APART_MS, Held, mark, point
+from drawdown.worker.verify.since import APART_MS, Held, Point, mark, point
 from drawdown.worker.verify.verify import Breach, Verification, verify
 from drawdown.worker.views import proofs
 from tests.integration.breaking import BROKEN as TABLES
@@ -228,8 +229,10 @@ def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fle
     assert found is not None and (found.run, found.at_ms) == (night, at + DAY_MS)
     standing = read(engine, proofs.standing)
     assert {one.held_by for one in standing} == {whole}, "by a run that looked at all of it"
-    last = read(engine, proofs.last_held)
+    last = read(engine, lambda c: proofs.last_held(c, at + DAY_MS))
     assert (last.whole_ms, last.continued_ms) == (at, at + DAY_MS)
+    last = read(engine, lambda c: proofs.last_held(c, at + 1))
+    assert (last.whole_ms, last.continued_ms) == (at, None), "a run that a clock of the future dated is no proof yet"
     (newest, *_) = read(engine, proofs.list_runs).runs
     assert (newest.follows, newest.from_ms) == (whole, continued.point and continued.point.window_ms)
     assert now(WHOLE_EACH_MS / DAY_MS) is None and now(WHOLE_EACH_MS / DAY_MS - 0.01) is not None, "weekly, all of it"
@@ -268,6 +271,11 @@ def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.Captur
     assert "since then nothing reached further back" in words
     fleet.sample("acme", T0 + 2, 7)
     assert "a late sample reached back to it" in " ".join(asked("verify", "--since-last")[1].split())
+    begins = Point(0, "a mapping", 3, fleet.clock.at_ms)
+    found = replace(read(fleet.engine, verify), point=begins)
+    (said,) = database._from(found)
+    assert said == "looked at all of it: since run 3 a mapping reached back to the first window there is"
+    assert "all invariants hold" in database._told(found, [], since_last=True)
     words = " ".join(asked("proof")[1].split())
     assert "all held last: looking at all of it 2026-01-11" in words and "since the last run 2026-01-11" in words
 

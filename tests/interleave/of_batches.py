@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
+from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches import folders, sources
 from drawdown.worker.batches.files import FoundFile, found_file
@@ -103,6 +105,12 @@ def _paused(stage: Stage, connection: sa.Connection) -> None:
     sources.pause_source(connection, SOURCE, stage.by)
 
 
+def _removed(stage: Stage, connection: sa.Connection) -> None:
+    sources.add_source(connection, SOURCE, _folder(), stage.by)
+    with suppress(Refused):  # it took something meanwhile
+        sources.remove_source(connection, SOURCE, stage.by)
+
+
 BATCHES: Final = (
     plain("take_batch", _takes(LATE), _in_once),
     plain("take_batch the same by another name", _takes(LATE, "v.csv"), _in_once),
@@ -117,4 +125,5 @@ BATCHES: Final = (
     plain("forget_gone", _moved_away),
     plain("cli.nouns.batch_sources:add", lambda s, c: sources.add_source(c, SOURCE, _folder(), s.by)),
     plain("cli.nouns.batch_sources:pause", _paused),
+    plain("cli.nouns.batch_sources:remove", _removed),
 )

@@ -21,6 +21,7 @@ from drawdown.server.console import files as console_files
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.console import AT_ONCE
 from drawdown.server.console.door import COOKIE
+from drawdown.server.console.frame import figures
 from drawdown.server.console.my import my
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.csv_lines import as_json, csv_line
@@ -133,6 +134,29 @@ def test_a_file_that_nobody_reads_on_gives_its_place_to_another(
     home.ask(work)
 
 
+def test_a_file_that_is_read_slowly_gives_its_place_to_another(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who takes a piece now and then holds a place for a while, not for good."""
+    monkeypatch.setattr(console_files, "WHOLE_WITHIN_S", 0.2)
+    home = Home(engine)
+    taken = console_files.Taken("/my/usage.csv", Ask(Person("vic", "viewer", None), home.now, {}))
+
+    def long(_connection: sa.Connection) -> Iterator[str]:
+        yield from ("x" * console_files.PIECE_BYTES for _ in range(500))
+
+    async def work(_client: httpx.AsyncClient, console: Any) -> None:
+        slow = await console._my._files.open(long, taken, of="acme")
+        with pytest.raises(console_files.NotTaken, match="not taken whole"):
+            async for _ in slow:
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while console._my._files._under_way:
+                await asyncio.sleep(0.01)
+
+    home.ask(work)
+
+
 def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first(home: Home) -> None:
     path, seen, pages = "/console/orgs?within=1h", [], 0
     while path:
@@ -152,9 +176,17 @@ def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first
 
 
 def test_where_no_watch_goes_round_the_list_says_so_and_nonsense_is_refused(home: Home) -> None:
+    counted = r'Run out within 24 h</a></span><span class="figure">([^<]+)<'
+    (overview,) = home.get("/console/")
+    assert re.findall(counted, overview.text) == [str(ENDING)]
+    home.fleet.write("UPDATE orgs SET runs_out_ms = NULL")
+    (overview,) = home.get("/console/")
+    assert re.findall(counted, overview.text) == ["0"]
     home.fleet.write("UPDATE watch_state SET round_ms = round_ms - 600000")
     (answer,) = home.get("/console/orgs?within=1h")
     assert answer.status_code == 200 and "no watch goes round" in answer.text
+    (overview,) = home.get("/console/")
+    assert re.findall(counted, overview.text) == [figures.UNKNOWN], "nobody knows: that is no zero"
     for path, why in (
         ("?within=2h", "there is 1h"),
         ("?within=1h&ends=soon", "no whole number"),

@@ -10,10 +10,12 @@ from urllib.parse import urlencode
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger.allocation import KINDS
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.frame import figures
+from drawdown.server.console.screens.money.acts.wallet import MEANING
 from drawdown.worker.checks import spenders
 from drawdown.worker.commands import console_sessions, credit, pools, tiers
 from drawdown.worker.commands.vendor_bills import BillFile, BillLine
@@ -333,3 +335,8 @@ def test_lists_of_money_go_on_behind_their_last_row_and_end(home: Home) -> None:
     )
     assert {one.reservation for one in (*found, *rest)} == {"render-1", "render-2"} and end is None
     assert after == found[0].reservation
+
+
+def test_the_form_names_each_kind_of_lot_there_is() -> None:
+    """A kind that is added is given a meaning, too."""
+    assert set(MEANING) == set(KINDS)

@@ -168,6 +168,18 @@ def test_usage_is_for_keys_that_may_read_it(shop: House) -> None:
     served(shop, work)
 
 
+def test_what_no_tick_has_met_yet_is_usage_too(shop: House) -> None:
+    """A program that has just sent its first event asks what came of it."""
+    shop.fleet.sample("newcomer", T0, 60)
+
+    async def work(caller: Caller) -> None:
+        answer = await Sender(caller).get(f"/v1/usage/newcomer?{DAY}")
+        assert answer.status_code == 200, answer.text
+        assert [(row["used"], row["sealed"]) for row in answer.json()["rows"]] == [(60, 0)]
+
+    served(shop, work)
+
+
 def test_a_wallet_has_short_names(shop: House) -> None:
     make_key(shop, "reader", "ledger:read")
 

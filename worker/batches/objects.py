@@ -1,23 +1,26 @@
 """Prefixes of object stores that speak S3: what lies there, and an object brought here to be read.
 
 Guarantee: an object is brought whole, as it was listed, or not at all; no more of it than was listed, and of a listing
-no more than is named here. Only the store that the settings name is asked.
+no more pages, bytes and time than is named here. Only the store that the settings name is asked.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from http import HTTPStatus
 from pathlib import Path
 from threading import Event
 from typing import Any, Final
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.worker.batches.duck import time_limit
 from drawdown.worker.batches.files import (
+    FileChanged,
     FoundFile,
     NotNow,
     Unreadable,
@@ -37,6 +40,10 @@ MAX_PAGES: Final = 100
 STORE_CONNECT_S: Final = 5
 STORE_READ_S: Final = 30
 STORE_TRIES: Final = 3
+MAX_ANSWER_BYTES: Final = 8 * 1024**2
+"""Of a page of a listing, or of an error: a thousand of the longest names have less."""
+STORE_ANSWER_S: Final = 10
+"""Within which the body of such an answer has come, however it drips."""
 _CHUNK_BYTES: Final = 1 << 20
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _GONE: Final = frozenset({"404", "NoSuchKey"})
@@ -51,6 +58,10 @@ class Page:
     """Named as no batch is."""
     found: list[FoundFile]
     goes_on: str | None
+
+
+class Gone(Unreadable):
+    """There is no such object."""
 
 
 def is_prefix(place: str) -> bool:
@@ -68,29 +79,79 @@ def prefix_of(place: str) -> str:
 
 def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) -> Page:
     """What lies right under a prefix, and was written before then. Errors: NotNow, Unreadable."""
-    bucket, _, prefix = place.removeprefix(SCHEME).partition("/")
-    under = f"{prefix}/" if prefix else ""
-    asked = {"Bucket": bucket, "Prefix": under, "Delimiter": "/", "MaxKeys": OBJECTS_A_PAGE}
+    _, under = _parts(place, "/")
     with _explained(place):
-        answer = _client(store).list_objects_v2(**asked, **({"ContinuationToken": goes_on} if goes_on else {}))
+        answer = _listing(store, place, under, OBJECTS_A_PAGE, goes_on)
         page = Page([], [], [], answer.get("NextContinuationToken") if answer.get("IsTruncated") else None)
         for one in answer.get("Contents", ())[:OBJECTS_A_PAGE]:
-            name, size = str(one["Key"]).removeprefix(under), int(one["Size"])
-            format_, packed = format_of(name)
-            if format_ is None or name.startswith(".") or "/" in name:
+            name = str(one["Key"]).removeprefix(under)
+            if format_of(name)[0] is None or name.startswith(".") or "/" in name:
                 continue
-            if size < 0:
-                raise ValueError(f"{name} has {size} bytes")
             if not is_clean_id(name):
                 page.strange.append(name)
                 continue
+            file = _found(store, f"{place}/{name}", one)
             page.names.append(name)
-            modified_ns = int(one["LastModified"].timestamp() * 1_000) * 1_000_000
-            if modified_ns <= quiet_ms * 1_000_000:
-                at, etag = f"{place}/{name}", str(one["ETag"])
-                found = FoundFile(Path(name), name, format_, packed, size, modified_ns, at=at)
-                page.found.append(found.brought_by(partial(_bring, store, found, bucket, under + name, etag)))
+            if file.modified_ns <= quiet_ms * 1_000_000:
+                page.found.append(file)
     return page
+
+
+def require_listed(store: ObjectStore, place: str) -> None:
+    """What ticks will ask for, tried once: is the store reached, does it let us in, is there such a bucket?
+
+    Errors: UsageError for what is no prefix; NotNow, Unreadable."""
+    place = prefix_of(place)
+    with _explained(place):
+        _listing(store, place, _parts(place, "/")[1], 1)
+
+
+def object_at(store: ObjectStore, place: str) -> FoundFile:
+    """One object by its name, s3://BUCKET/PREFIX/NAME, found as a tick finds it.
+
+    Errors: UsageError for a name that no batch has; NotNow; Unreadable; Gone."""
+    folder, _, name = place.rpartition("/")
+    place = f"{prefix_of(folder)}/{name}"
+    format_by_name(name, place)
+    _, key = _parts(place)
+    with _explained(place):
+        for one in _listing(store, place, key, 1).get("Contents", ())[:1]:
+            if str(one["Key"]) == key:
+                return _found(store, place, one)
+    raise Gone(f"{place}: there is no such object")
+
+
+def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path | None:
+    """One object in a folder of this machine; None: it is gone, or changes. Errors: NotNow, Unreadable; OSError."""
+    try:
+        file = object_at(store, place)
+        assert file.bring is not None
+        return file.bring(folder, over).path
+    except (FileChanged, Gone):
+        return None
+
+
+def _parts(place: str, end: str = "") -> tuple[str, str]:
+    """A bucket, and the key of what is there."""
+    bucket, _, key = place.removeprefix(SCHEME).partition("/")
+    return bucket, f"{key}{end}" if key else ""
+
+
+def _listing(store: ObjectStore, place: str, under: str, most: int, goes_on: str | None = None) -> Any:
+    asked = {"Bucket": _parts(place)[0], "Prefix": under, "Delimiter": "/", "MaxKeys": most}
+    return _client(store).list_objects_v2(**asked, **({"ContinuationToken": goes_on} if goes_on else {}))
+
+
+def _found(store: ObjectStore, place: str, listed: Any) -> FoundFile:
+    """An object as a listing tells of it."""
+    (bucket, key), name, size = _parts(place), place.rpartition("/")[2], int(listed["Size"])
+    if size < 0:
+        raise ValueError(f"{name} has {size} bytes")
+    format_, packed = format_of(name)
+    assert format_ is not None
+    modified_ns = int(listed["LastModified"].timestamp() * 1_000) * 1_000_000
+    found = FoundFile(Path(name), name, format_, packed, size, modified_ns, at=place)
+    return found.brought_by(partial(_bring, store, found, bucket, key, str(listed["ETag"])))
 
 
 def _bring(
@@ -102,7 +163,7 @@ def _bring(
     format_by_name(file.name, file.place)
     if file.size_bytes > MAX_OBJECT_BYTES:
         raise UsageError(f"{file.place}: has more than {MAX_OBJECT_BYTES:,} bytes; split it")
-    path = folder / f"object{Path(file.name).suffix}"
+    path = folder / f"object{''.join(Path(file.name).suffixes[-2:])}"
     with _explained(file.name, partial(changed, file, "is gone")), path.open("wb") as written:
         answer = _client(store).get_object(Bucket=bucket, Key=key)
         if int(answer["ContentLength"]) != file.size_bytes or answer["ETag"] != etag:
@@ -129,7 +190,9 @@ def _client(store: ObjectStore) -> Any:
     Errors: Unreadable where botocore is not installed, or nothing lets this host in."""
     try:
         from botocore.config import Config
+        from botocore.httpsession import URLLib3Session
         from botocore.session import Session
+        from botocore.utils import get_environ_proxies
     except ImportError as error:
         raise Unreadable("object stores are read by botocore: install drawdown[s3]") from error
     if not store.key_id or not store.secret:
@@ -140,7 +203,8 @@ def _client(store: ObjectStore) -> Any:
         retries={"total_max_attempts": STORE_TRIES, "mode": "standard"},
         s3={"addressing_style": "path" if store.endpoint else "auto"},
     )
-    return Session().create_client(
+    session = Session()
+    client = session.create_client(
         "s3",
         region_name=store.region or "us-east-1",
         endpoint_url=store.endpoint or None,
@@ -149,6 +213,42 @@ def _client(store: ObjectStore) -> Any:
         aws_session_token=store.token or None,
         config=config,
     )
+    # In place of botocore's own way to send, which keeps whatever comes of such an answer.
+    sender = URLLib3Session(
+        verify=session.get_config_variable("ca_bundle") or True,
+        proxies=get_environ_proxies(client.meta.endpoint_url),
+        timeout=(STORE_CONNECT_S, STORE_READ_S),
+    )
+    client.meta.events.register("before-send.s3", partial(_send, sender))
+    return client
+
+
+def _send(sender: Any, request: Any, **_: object) -> Any:
+    """An answer: an object's content as it comes, all else read whole, within bounds. Errors: NotNow."""
+    from botocore.awsrequest import AWSResponse
+
+    to_come, request.stream_output = request.stream_output, True
+    answer = sender.send(request)
+    if to_come and answer.status_code < HTTPStatus.MULTIPLE_CHOICES:
+        return answer
+    body = bytearray()
+    with time_limit(STORE_ANSWER_S) as over, closing(answer.raw):
+        while chunk := answer.raw.read1(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES or over.is_set():
+                bound = f"{STORE_ANSWER_S} s" if over.is_set() else f"{MAX_ANSWER_BYTES:,} bytes"
+                raise NotNow(f"the object store: its answer goes on after {bound}")
+    return AWSResponse(request.url, answer.status_code, answer.headers, _Read(bytes(body)))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What has been read, as botocore asks for it."""
+
+    body: bytes
+
+    def stream(self) -> Iterator[bytes]:
+        yield self.body
 
 
 @contextmanager

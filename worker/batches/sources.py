@@ -1,6 +1,6 @@
 """Watched folders, and the lists of batches that people read.
 
-Guarantee: a folder is one source's alone, and a source keeps its folder for good.
+Guarantee: a folder is one source's alone, and a source keeps its folder for good, once it took anything.
 """
 
 from __future__ import annotations
@@ -100,6 +100,22 @@ def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool
         ids.require(connection, ids.BATCH_SOURCE, source)
         raise Refused(f"the source {source} appeared this moment: try again")
     record(connection, "source_resume" if resume else "source_pause", source, {}, by)
+
+
+def remove_source(connection: sa.Connection, source: str, by: By) -> None:
+    """Forget a source that took nothing, and what was said of files in its folder. A tick that reads one of them right
+    now may still take it.
+
+    Errors: UnknownId; Refused for one that took a batch, withdrawn or not: its name stands in that batch for good."""
+    folder = SQL.run(connection, "hold", {"source": source}).scalar()
+    if folder is None:
+        ids.require(connection, ids.BATCH_SOURCE, source)
+        raise Refused(f"the source {source} appeared this moment: try again")
+    if batch := SQL.run(connection, "its_batch", {"source": source}).scalar():
+        raise Refused(f"{source} took the batch {batch}, which names it for good: `drawdown source pause {source}`")
+    SQL.run(connection, "forget_files", {"source": source})
+    SQL.run(connection, "remove", {"source": source})
+    record(connection, "source_remove", source, {"folder": folder}, by)
 
 
 def list_sources(connection: sa.Connection) -> list[BatchSource]:

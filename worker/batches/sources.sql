@@ -7,6 +7,22 @@ ON CONFLICT DO NOTHING
 -- name: pause
 UPDATE batch_sources SET paused_ms = :paused_ms WHERE source = :source
 
+-- name: hold [postgresql]
+-- Whoever takes a file of its folder is waited for (hold_folder), and seen by what comes next.
+SELECT folder FROM batch_sources WHERE source = :source FOR UPDATE
+
+-- name: hold [sqlite]
+SELECT folder FROM batch_sources WHERE source = :source
+
+-- name: its_batch
+SELECT batch FROM batches WHERE source = :source LIMIT 1
+
+-- name: forget_files
+DELETE FROM batch_files WHERE source = :source
+
+-- name: remove
+DELETE FROM batch_sources WHERE source = :source
+
 -- name: sources
 SELECT s.source, s.folder, s.at_ms, s.paused_ms, s.actor, s.reason, (SELECT COUNT(*) FROM batches b
     WHERE b.source = s.source AND b.withdrawn_ms IS NULL) AS batches

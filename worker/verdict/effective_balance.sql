@@ -88,10 +88,12 @@ GROUP BY 1, 2, 3
 
 -- name: unseen_pushes
 -- Word for word the condition of the index on what is open, or SQLite reads all pushes there ever were; and what was
--- sent of late materialized, or it reads all attempts there ever were, in the order in which they are told apart.
+-- sent of late materialized, or it reads all attempts there ever were, in the order in which they are told apart; and
+-- of these organisations alone, or the push of everybody's is looked up.
 WITH {picked},
 sent AS MATERIALIZED (
     SELECT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms >= :since_ms
+        AND t.org_id IN (SELECT org_id FROM picked)
 )
 SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
 FROM pushes q JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id

@@ -1,20 +1,21 @@
 """The files of batches, read again and added up anew (`drawdown verify --deep`).
 
 Guarantee: it shares nothing with what took them: every value is read as text, and the text in one way. A file that is
-gone, or is another by now, proves nothing, and is counted as such.
+gone, or is another by now, proves nothing, and is counted as such. So is an object that its store does not give now.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
+import structlog
 
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import DrawdownError, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.units import FUTURE_SLACK_MS, MAX_INTERVAL_S
@@ -22,6 +23,8 @@ from drawdown.worker.verify.verify import Breach, Verification
 
 if TYPE_CHECKING:
     import duckdb
+
+log = structlog.get_logger()
 
 SQL = queries(__file__)
 STORED = queries(str(Path(__file__).with_name("batches.sql")))
@@ -34,26 +37,46 @@ Line = tuple[str, int, int, int]
 _END: Final[Line] = ("\U0010ffff" * 201, 0, 0, 0)
 
 
-def verify_files(connection: sa.Connection, found: Verification, orgs: Collection[str] | None = None) -> None:
+Bring = Callable[[str, Path], Path | None]
+"""Brings an object, by its place, into a folder; none where it is gone. Errors: DrawdownError."""
+
+
+def verify_files(
+    connection: sa.Connection, found: Verification, orgs: Collection[str] | None = None, bring: Bring | None = None
+) -> None:
     """Compare each batch that stands with its file, and add what is wrong to what was found; of some organisations
-    alone, or of all.
+    alone, or of all. Objects are read where somebody brings them.
 
     Errors: UsageError where DuckDB is not installed.
     """
-    gone = read = 0
+    gone = read = away = 0
     for batch in STORED.run(connection, "in_force").all():
-        path = Path(batch.path)
-        if not path.is_file() or _hash(path) != batch.batch:
-            gone += 1
-            continue
-        read += 1
         with TemporaryDirectory(prefix="drawdown-deep-") as spill:
+            try:
+                path = _here(batch.path, spill, bring)
+            except (DrawdownError, OSError) as error:
+                log.warning("object_not_read", place=batch.path, reason=str(error))
+                away += 1
+                continue
+            if path is None or not path.is_file() or _hash(path) != batch.batch:
+                gone += 1
+                continue
+            read += 1
             said = _sums_of_file(connection, path, spill, int(batch.taken_ms))
             for line in _unlike(said, _sums_of_samples(connection, batch.batch)):
                 if orgs is None or (line[0] or line[1] or _END)[0] in orgs:
                     _judge(connection, found, f"{batch.name} ({batch.batch})", *line)
     found.checked["files of batches"] = read
     found.open["batches whose file is gone or another"] = gone
+    found.open["batches whose object cannot be read now"] = away
+
+
+def _here(place: str, folder: str, bring: Bring | None) -> Path | None:
+    if not place.startswith("s3://"):
+        return Path(place)
+    if bring is None:
+        raise UsageError("nobody brings objects")
+    return bring(place, Path(folder))
 
 
 def _judge(connection: sa.Connection, found: Verification, name: str, said: Line | None, kept: Line | None) -> None:

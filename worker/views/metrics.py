@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
 from drawdown.worker.views import backlog
+from drawdown.worker.views.tick_report import least_of
 
 UNANSWERED: Final = "unanswered"
 
@@ -173,6 +175,12 @@ def ended_ticks(connection: sa.Connection, since_ms: int) -> list[EndedTick] | N
     if SQL.run(connection, "any_tick").first() is None:
         return None
     return [EndedTick(**row) for row in SQL.run(connection, "ended_ticks", {"since_ms": since_ms}).mappings()]
+
+
+def calls_cut(connection: sa.Connection, since_ms: int) -> dict[str, int]:
+    """The fewest calls at once that ticks which ended since then made at a provider that turned calls away."""
+    reports = SQL.run(connection, "latest_reports", {"since_ms": since_ms}).scalars()
+    return least_of([json.loads(report).get("calls_cut", {}) for report in reports if report])
 
 
 def last_tick_ms(connection: sa.Connection) -> int | None:

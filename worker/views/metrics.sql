@@ -70,6 +70,10 @@ SELECT bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM (
     ORDER BY tick_id DESC LIMIT 4096) t
 WHERE finished_ms >= :since_ms ORDER BY tick_id DESC
 
+-- name: latest_reports
+SELECT report FROM (SELECT finished_ms, report FROM ticks ORDER BY tick_id DESC LIMIT 256) t
+WHERE finished_ms >= :since_ms
+
 -- name: any_tick
 SELECT tick_id FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
 

@@ -19,6 +19,7 @@ from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MINUTE_MS
 from drawdown.worker.verdict.effective_balance import Used, since_read
 from drawdown.worker.verdict.org_row import Row
 from drawdown.worker.verdict.rules import end_ms
+from drawdown.worker.verdict.watch_state import is_watched
 from drawdown.worker.views.used_now import read_used_now
 
 SQL = queries(__file__)
@@ -89,8 +90,10 @@ def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: Place = 
     rows = _rows(connection, chosen, after, PAGE_ROWS + 1, now_ms)
     shown = rows[:PAGE_ROWS]
     used = _used(connection, shown, now_ms)
-    # Those chosen by their ends are shown as they were found: a new estimate may lie on the other side by now.
-    lines = [_line(row, used.get(row.org_id), now_ms, row.runs_out_ms if chosen.within else None) for row in shown]
+    # The watch's estimate, for this list, the one by ends and the count of those: another may lie on the other side.
+    watched = bool(chosen.within) or is_watched(connection, now_ms)
+    ends = {row.org_id: row.runs_out_ms for row in shown if watched and not row.is_halted}
+    lines = [_line(row, used.get(row.org_id), now_ms, ends.get(row.org_id)) for row in shown]
     return OrgLines(lines, _place(shown[-1]) if len(rows) > PAGE_ROWS else None)
 
 

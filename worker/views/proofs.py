@@ -87,9 +87,9 @@ class Last:
     continued_ms: int | None
 
 
-def last_held(connection: sa.Connection) -> Last:
+def last_held(connection: sa.Connection, now_ms: int) -> Last:
     """By runs of all organisations, in a database that nobody doubts."""
-    return Last(**SQL.run(connection, "last").one()._mapping)
+    return Last(**SQL.run(connection, "last", {"now_ms": now_ms}).one()._mapping)
 
 
 def standing(connection: sa.Connection) -> list[Held]:

@@ -12,7 +12,8 @@ SELECT number, at_ms, took_ms, orgs, breaches, by_invariant, checked, open, newe
 FROM proofs WHERE :before = 0 OR number < :before ORDER BY number DESC LIMIT :at_most
 
 -- name: last
--- When the last run was that looked at all of it and found nothing wrong, and the last one that continued from it.
+-- When the last run was that looked at all of it and found nothing wrong, and the last one that continued from it. One
+-- that a clock of the future dated tells of nothing since.
 SELECT MAX(CASE WHEN follows IS NULL THEN at_ms END) AS whole_ms,
     MAX(CASE WHEN follows IS NOT NULL THEN at_ms END) AS continued_ms
-FROM proofs WHERE orgs IS NULL AND doubted IS NULL AND breaches = 0
+FROM proofs WHERE orgs IS NULL AND doubted IS NULL AND breaches = 0 AND at_ms <= :now_ms

@@ -16,6 +16,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
@@ -100,7 +101,7 @@ def usage_page(
         raise UsageError("usage is counted in windows of five minutes: `from` and `to` lie on their boundaries")
     if not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
         raise UsageError(f"the range is empty or longer than {MAX_DAYS} days: `to` lies after `from`")
-    floor = int(require_org(connection, org_id).floor_ms)
+    floor = _floor(connection, org_id)
     rules = mapping_rows(connection)
     units = _units(rules)
     begin_ms, what = from_ms, "" if after is None else after.what
@@ -191,6 +192,13 @@ def read_shares(
 
 def _units(rules: Sequence[MappingRow]) -> dict[str, str]:
     return {row.feature: row.unit for row in sorted(rules, key=lambda row: row.start_ms) if row.feature is not None}
+
+
+def _floor(connection: sa.Connection, org_id: str) -> int:
+    """Of an organisation that no tick has met yet there is usage, and no floor. Errors: UnknownId."""
+    if ids.is_known(connection, ids.ORG, org_id) or not ids.has_samples(connection, org_id):
+        return int(require_org(connection, org_id).floor_ms)
+    return 0
 
 
 def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:

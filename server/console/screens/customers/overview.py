@@ -18,6 +18,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall.ticks import ENDS
+from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
 from drawdown.worker.views import org_list
 from drawdown.worker.views.backlog import OrdersLeft
 from drawdown.worker.views.cluster import worker_lines
@@ -91,7 +92,7 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Stopped", stopped, "organisations that are sealed no more", "bad", "/console/orgs?state=stopped"),
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
         _count("Halted", standing.halted, "organisations that may start nothing", "", "/console/orgs?state=halted"),
-        _count("Run out within 24 h", running_out, "as the watch estimates", "warn", "/console/orgs?within=24h"),
+        _runs_out(running_out, standing.watch_ms, at_ms),
         _count("Orders open", orders.open, _waits_since(orders, at_ms), "warn", ORDERS),
         _count("Orders failed", orders.failed, "in the last 24 hours", "warn", ORDERS),
         _moment("Last tick", ticked, at_ms, "/console/ticks"),
@@ -101,6 +102,14 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
 
 def _count(name: str, number: int, said: str, tone: str, href: str) -> Tile:
     return Tile(name, f"{number:,}", said, tone if number else "", href)
+
+
+def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
+    """Where nobody watches, nobody knows: that is no zero."""
+    name, href = "Run out within 24 h", "/console/orgs?within=24h"
+    if not orgs and (watch_ms is None or abs(at_ms - watch_ms) >= WATCHED_FOR_MS):
+        return Tile(name, figures.UNKNOWN, "no watch goes round", "", href)
+    return _count(name, orgs, "as the watch estimates", "warn", href)
 
 
 def _waits_since(orders: OrdersLeft, at_ms: int) -> str:

@@ -34,7 +34,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Shown(
             PATH,
             tables,
-            _tiles(held, proofs.last_held(connection), ask.now_ms),
+            _tiles(held, proofs.last_held(connection, ask.now_ms), ask.now_ms),
             query={"before": ask.place("before") or None},
         )
     )
@@ -42,7 +42,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 def _tiles(held: Sequence[Held], runs: Last, now_ms: int) -> list[Tile]:
     broken = sum(one.holds is False for one in held)
-    proven = [one.held_ms for one in held if one.held_ms is not None]
+    proven = [one.held_ms for one in held if one.held_ms is not None and one.held_ms <= now_ms]
     last = min(proven) if len(proven) == len(held) else None
     newest = max(last or 0, runs.continued_ms or 0)
     is_late = last is None or now_ms - newest > STALE_AFTER_MS or now_ms - last > proofs.WHOLE_LATE_MS
