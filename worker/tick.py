@@ -16,11 +16,9 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.errors import LockHeld
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import NOTHING, Values, queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
-from drawdown.worker.batches.folders import take_watched
-from drawdown.worker.batches.sources import some_watched
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
 from drawdown.worker.engine.context import Context
@@ -30,8 +28,6 @@ from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.halts.unheeded import problems, unheeded
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import deliver
-from drawdown.worker.orders.doing import OrdersDone, do_orders
-from drawdown.worker.orders.orders import some_wait
 from drawdown.worker.push.lookup import Confirmed, confirm
 from drawdown.worker.push.push import push_in_spells
 from drawdown.worker.seal import seal as sealing
@@ -130,10 +126,14 @@ def _then(context: Context, report: Report) -> Steps[None]:
     if report.orders_wait:
         yield from _do_orders(context, report)
     if report.batches_wait:
+        from drawdown.worker.batches.folders import take_watched  # most ticks need none of what reads files
+
         collect(report, (yield Together([take_watched(context)])))
 
 
 def _do_orders(context: Context, report: Report) -> Steps[None]:
+    from drawdown.worker.orders.doing import OrdersDone, do_orders  # nor of what replays, assigns and accepts
+
     results = yield Together([do_orders(context)])
     match results:
         case [OrdersDone() as done]:
@@ -171,9 +171,13 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         horizon_ms=horizon(min(now, server_now)),
         doubted=incarnation.doubted,
         problems=_unusable(connection, context),
-        orders_wait=some_wait(connection),
-        batches_wait=context.shard.lo == 0 and some_watched(connection),
+        orders_wait=_any(connection, "orders_wait"),
+        batches_wait=context.shard.lo == 0 and _any(connection, "folders_watched"),
     )
+
+
+def _any(connection: sa.Connection, name: str, values: Values = NOTHING) -> bool:
+    return SQL.run(connection, name, values).first() is not None
 
 
 def _recognise(connection: sa.Connection, *, context: Context, witness: Witness | None) -> str | None:
@@ -188,7 +192,7 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
     return [
         f"{name}: {reason}"
         for name, reason in sorted(reasons.items())
-        if SQL.run(connection, "is_assigned", {"provider": name}).first() is not None
+        if _any(connection, "is_assigned", {"provider": name})
     ]
 
 
@@ -286,7 +290,7 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
 def _end(connection: sa.Connection, *, context: Context, report: Report) -> Report:
     left = read_backlog(connection, context.shard, report.at_ms)
     needed = [*report.problems, *problems(unheeded(connection, context.shard))]
-    wait = report.orders_wait and some_wait(connection)
+    wait = report.orders_wait and _any(connection, "orders_wait")
     # A new one: where this conflicts, it is run again.
     report = replace(report, left=left, problems=needed, orders_wait=wait)
     ended = {"finished_ms": context.clock.now_ms(), "exit_status": report.exit_status}

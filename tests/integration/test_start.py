@@ -14,7 +14,8 @@ BY_TURNS = True
 
 OTHERS = ("aiohappyeyeballs", "alembic", "apscheduler", "fastapi", "httptools", "prometheus_client",
           "rich.progress", "starlette", "uvicorn", "drawdown.providers.http.client", "drawdown.schema.tables.orgs",
-          "drawdown.server.metrics", "drawdown.server.services", "drawdown.worker.halts.guarded_calls",
+          "drawdown.server.metrics", "drawdown.server.services", "drawdown.worker.batches.sources",
+          "drawdown.worker.halts.guarded_calls", "drawdown.worker.orders", "drawdown.worker.replay",
           "drawdown.worker.watch")  # fmt: skip
 """What serves or calls over HTTP, describes tables, repeats or draws: none of it is for a tick with nothing to do."""
 OF_A_TICK = ("drawdown.ledger.wallet", "drawdown.providers.registry", "drawdown.worker.engine.runner",

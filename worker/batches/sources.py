@@ -205,11 +205,6 @@ def list_sources(connection: sa.Connection) -> list[BatchSource]:
     return [BatchSource(**row) for row in SQL.run(connection, "sources").mappings()]
 
 
-def some_watched(connection: sa.Connection) -> bool:
-    """Whether a tick has any folder to look into."""
-    return SQL.run(connection, "some_watched").first() is not None
-
-
 def list_batches(connection: sa.Connection, *, source: str | None = None, most: int = 100) -> list[BatchRow]:
     """Files as they came, the latest first. Errors: UnknownId for a source there is not; '' is by hand."""
     if source:

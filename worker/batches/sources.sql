@@ -30,9 +30,6 @@ SELECT s.source, s.folder, s.at_ms, s.paused_ms, s.actor, s.reason, s.query, s.a
     WHERE b.source = s.source AND b.withdrawn_ms IS NULL) AS batches
 FROM batch_sources s ORDER BY s.source
 
--- name: some_watched
-SELECT 1 FROM batch_sources WHERE paused_ms IS NULL LIMIT 1
-
 -- name: hold [postgresql]
 SELECT next_ms FROM batch_sources WHERE source = :source FOR NO KEY UPDATE
 

@@ -135,11 +135,6 @@ def state_of(connection: sa.Connection, order_id: int) -> str:
     return str(state)
 
 
-def some_wait(connection: sa.Connection) -> bool:
-    """Whether a tick has any order to do."""
-    return SQL.run(connection, "waits").first() is not None
-
-
 def take(connection: sa.Connection, worker: str, now_ms: int) -> Taken | None:
     """Have the oldest order; None where there is none, or another worker has it."""
     values = {"worker": worker, "lease_ms": now_ms + ORDER_LEASE_MS, "now_ms": now_ms}

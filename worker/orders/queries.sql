@@ -3,9 +3,6 @@
 -- name: open
 state IN ('waiting', 'under_way')
 
--- name: waits
-SELECT 1 FROM orders WHERE {open} LIMIT 1
-
 -- name: same
 SELECT order_id, state, actor, at_ms FROM orders WHERE {open} AND kind = :kind AND asked = :asked ORDER BY order_id LIMIT 1
 
