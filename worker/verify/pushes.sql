@@ -57,6 +57,8 @@ SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
     FROM (
         SELECT p.org_id, p.provider, p.customer_id, p.feature, p.sealed_qty AS sealed, p.sent_qty AS sent, 0 AS carry
         FROM pushes p {void} WHERE v.org_id IS NULL
+        UNION ALL SELECT org_id, provider, customer_id, feature, sealed_qty, sent_qty, 0 FROM folded_pushes
+        WHERE state <> 'voided'
         UNION ALL SELECT org_id, provider, customer_id, feature, 0, 0, carry_qty FROM carries
     ) sides GROUP BY org_id, provider, customer_id, feature
 ) q WHERE q.sealed <> q.sent + q.carry

@@ -34,7 +34,7 @@ STATEMENTS: Final = (
     (LEDGER, ("balance", "sides", "priced", "granted", "ungranted")),
     (PUSHES, ("biller", "assignments", "unsaid")),
     (LEDGER, ("shared",)),
-    (STATE, ("above", "pending_above", "floor", "floored", "refloored")),
+    (STATE, ("above", "pending_above", "floor", "floored", "folded_above", "refloored")),
     (STATE, ("watermark", "ahead", "cursor", "cursor_order", "beyond")),
     (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
     (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
