@@ -2,9 +2,9 @@
 
 Guarantee: a push goes only below its organisation's floor, where nothing is sealed any more, and in the transaction
 that adds it to the sum of its day, customer, feature and state. So sums and pushes together are what the pushes were,
-at any moment; `verify` proves them against the ledger. Only pushes of the embedded ledger are folded: its entries tell of each
-charge, and stay. What others were sent is looked up, compared and given back push by push, and stays, too. So do voids
-and adoptions: they are evidence, few, and keep a sender that slept from charging what was voided.
+at any moment; `verify` proves them against the ledger. Only pushes of the embedded ledger are folded: its entries tell
+of each charge, and stay. What others were sent is looked up, compared and given back push by push, and stays, too. So
+do voids and adoptions: they are evidence, few, and keep a sender that slept from charging what was voided.
 """
 
 from __future__ import annotations

@@ -65,7 +65,11 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
     floors = transact(partial(raise_floors, before=before, by=by), rollback=dry_run)
     held = sum(floor < before for floor in floors.values())
     count = partial(_count, floors=floors, before=before)
-    samples = transact(partial(count, which="going"), rollback=True) if dry_run else _delete(transact, before)
+    if dry_run:
+        samples = transact(partial(count, which="going"), rollback=True)
+    else:
+        first = transact(partial(_first_sample, before=before), rollback=True)
+        samples = in_portions(transact, _delete_between, first, before)
     kept = transact(partial(count, which="kept"), rollback=True)
     transact(partial(invalid_items.forget, before_ms=before), rollback=dry_run)
     return Pruned(before, samples, len(floors) - held, held, kept)
@@ -89,10 +93,9 @@ def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[s
     return floors
 
 
-def _delete(transact: Transact, before: int) -> int:
-    values = {"least_ts_ms": LEAST_TS_MS, "before_ms": before}
-    first = transact(lambda connection: SQL.run(connection, "first_sample", values).scalar())
-    return in_portions(transact, _delete_between, None if first is None else int(first), before)
+def _first_sample(connection: sa.Connection, *, before: int) -> int | None:
+    first = SQL.run(connection, "first_sample", {"least_ts_ms": LEAST_TS_MS, "before_ms": before}).scalar()
+    return None if first is None else int(first)
 
 
 def in_portions(transact: Transact, portion: Portion, first_ms: int | None, before: int) -> int:

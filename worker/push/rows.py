@@ -56,7 +56,7 @@ def _require_unfolded(connection: sa.Connection, key: str) -> None:
     where = {"day_ms": window_ms - window_ms % DAY_MS, "org_id": push_id["org_id"], "feature": push_id["feature"]}
     if SQL.run(connection, "folded", where).first() is not None:
         raise Refused(
-            f"there is no push {key}, for those of its day are folded into sums (`drawdown usage`), and nothing of them "
+            f"there is no push {key}: those of its day are folded into sums (`drawdown usage`), and nothing of them "
             "changes any more; what was charged is in the ledger under the push's key"
         )
 
