@@ -39,6 +39,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "ungranted": (2, "the ledger has {amount_micro} to {to_account} as {key}, and no grant of it is on record"),
     "biller": (3, "{key} is billed by {provider} as {customer_id}; assigned: {assigned}"),
+    "folded_biller": (3, "{pushes} folded pushes of that day are of {customer_id} at {provider}, not assigned then"),
     "assigned_twice": (3, "the assignment from {start_ms} ends at {end_ms}, the next one starts at {next_ms}"),
     "assigned_never": (3, "nothing is assigned between {end_ms} and {next_ms}"),
     "unsaid": (3, "from {start_ms} on it is {provider} as {customer_id}; on record is {said} as {customer}"),

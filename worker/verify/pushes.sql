@@ -114,6 +114,13 @@ FROM {proven_pushes} p WHERE NOT EXISTS (
     SELECT 1 FROM assignments a WHERE a.org_id = p.org_id AND a.provider = p.provider
         AND a.customer_id = p.customer_id AND a.provider NOT IN {unbilled} AND {assigned})
 
+-- name: folded_biller
+-- The same of sums: their customer was the organisation's on that day.
+SELECT 'folded_biller' AS what, f.org_id, f.day_ms AS window_ms, f.feature, f.pushes, f.provider, f.customer_id
+FROM folded_pushes f WHERE NOT EXISTS (
+    SELECT 1 FROM assignments a WHERE a.org_id = f.org_id AND a.provider = f.provider AND a.customer_id = f.customer_id
+        AND a.start_ms < f.day_ms + 86400000 AND (a.end_ms IS NULL OR a.end_ms > f.day_ms))
+
 -- name: assignments
 SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice' END AS what, q.*, {no_window} FROM (
     SELECT org_id, start_ms, end_ms, LEAD(start_ms) OVER (PARTITION BY org_id ORDER BY start_ms) AS next_ms

@@ -32,7 +32,7 @@ STATEMENTS: Final = (
     (LEDGER, ("charged", "uncommitted", "mirrored", "undrawn", "given_back")),
     (PUSHES, ("adopted",)),
     (LEDGER, ("balance", "sides", "priced", "granted", "ungranted")),
-    (PUSHES, ("biller", "assignments", "unsaid")),
+    (PUSHES, ("biller", "folded_biller", "assignments", "unsaid")),
     (LEDGER, ("shared",)),
     (STATE, ("above", "pending_above", "floor", "floored", "folded_above", "refloored")),
     (STATE, ("watermark", "ahead", "cursor", "cursor_order", "beyond")),
