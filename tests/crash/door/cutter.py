@@ -17,7 +17,7 @@ from typing import Final
 DOOMED: Final = 0.5
 """Of all connections. Of those that are served a third at least are cut: some end before, with a process killed."""
 SURELY: Final = 2
-"""The first answers that say that a call was done: they are cut whatever the dice say, so that something comes again."""
+"""The first answers of a call that was done: cut whatever the dice say, so that something comes again."""
 MOST_CALLS: Final = 3
 """On one connection, which then ends in peace."""
 MOST_HEAD: Final = 64 * 1024

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO, WINDOW_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.frame.parts import Tile
@@ -62,7 +63,7 @@ class Step:
     effect: str
 
 
-HERE: Final = (None, "embedded", "none", "legacy")
+HERE: Final = frozenset({None, EMBEDDED, *EXEMPT_PROVIDERS})
 """Providers that keep no balance elsewhere."""
 
 
