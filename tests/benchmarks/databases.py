@@ -32,6 +32,12 @@ class Databases:
 
     def new(self, kind: str) -> sa.Engine:
         """An empty, migrated database."""
+        engine = self.bare(kind)
+        upgrade(engine)
+        return engine
+
+    def bare(self, kind: str) -> sa.Engine:
+        """A database with nothing in it."""
         name = f"bench_{uuid.uuid4().hex[:12]}"
         if kind == "sqlite":
             engine = connect(f"sqlite:///{self.folder / name}.db")
@@ -39,7 +45,6 @@ class Databases:
             with _autocommit(self.server) as connection:
                 connection.exec_driver_sql(f"CREATE DATABASE {name}")
             engine = connect(url_of(sa.make_url(self.server).set(database=name)))
-        upgrade(engine)
         self._engines.append(engine)
         return engine
 

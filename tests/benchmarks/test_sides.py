@@ -1,0 +1,110 @@
+"""What tells the two trees apart, and the table: how fast either is, is not asserted."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read, write
+from tests.benchmarks import sides_script, sides_seed, sides_trees
+from tests.benchmarks.databases import Databases
+from tests.benchmarks.quick_server import serving
+from tests.benchmarks.sides_table import FASTER, Goal, Line, row
+from tests.benchmarks.sides_trees import ROOT, Failed, Tree
+
+
+def _row(line: Line, *, judged: bool = True) -> list[str]:
+    return row(line.cells(judged=judged)).strip("| ").split(" | ")
+
+
+def test_a_row_tells_medians_the_ratio_and_whether_the_goal_is_met() -> None:
+    line = Line("CPU", "sqlite", [2.0, 4.0, 1.0], [5.0, 4.0, 4.0], [30.0], FASTER, "100 done")
+    seen = _row(line)
+    assert seen == ["CPU", "sqlite", "30 (100 done)", "4 [4, 5]", "2 [1, 4]", "0.50", "after/before ≤ 1", "yes"]
+    assert _row(line, judged=False)[-1] == "-", "a goal is for the full size"
+
+
+@pytest.mark.parametrize(
+    ("goal", "met"),
+    [
+        (Goal("after", 70), "yes"),
+        (Goal("after", 71), "**no**"),
+        (Goal("after/before", 2.5), "**no**"),
+        (Goal("after/before", 2), "yes"),
+        (Goal("after/seed", 100), "**no**"),
+        (Goal("after/seed", 7), "yes"),
+        (None, "-"),
+    ],
+)
+def test_each_goal_is_judged_by_what_it_is_about(goal: Goal | None, met: str) -> None:
+    assert _row(Line("rate", "sqlite", [70.0], [35.0], [10.0], goal))[-1] == met
+
+
+def test_what_only_one_side_has_is_compared_with_nothing() -> None:
+    assert _row(Line("stream", "sqlite", [9.0], goal=FASTER))[2:] == ["-", "-", "9", "-", "after/before ≤ 1", "-"]
+
+
+def test_each_adapter_knows_the_place_of_this_tree_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, places in sides_script.ADAPTERS.items():
+        module, _, attribute = places[0].partition(":")
+        found = sides_script.adapted(name)
+        assert found is (getattr(sys.modules[module], attribute) if attribute else sys.modules[module])
+    monkeypatch.setitem(sides_script.ADAPTERS, "By", ("drawdown.no_such:By", "drawdown.schema.audit:no_such"))
+    with pytest.raises(LookupError):
+        sides_script.adapted("By")
+
+
+def test_the_trace_is_the_same_each_time_and_has_its_shape() -> None:
+    windows = 60
+    rows = list(sides_script.trace(windows))
+    assert rows == list(sides_script.trace(windows))
+    assert len({row["id"] for row in rows}) == len(rows)
+
+    def push_of(row: dict[str, Any]) -> tuple[str, int, int]:
+        return row["org"], row["mb"], row["ts"] // 300_000
+
+    pushes = [key for key, _ in groupby(rows, push_of)]
+    assert len(set(pushes)) == len(pushes)
+    assert 50 <= len(pushes) / windows <= 60
+    assert 3 <= len(rows) / len(pushes) <= 3.5
+    busiest = Counter(org for org, _, _ in pushes).most_common(20)
+    assert sum(count for _, count in busiest) > len(pushes) / 3, "a tenth of the organisations use much of it"
+
+
+def test_a_figure_of_other_files_than_the_trees_own_is_refused(tmp_path: Path) -> None:
+    stranger = Tree("before", tmp_path, Path(sys.executable), (ROOT,))
+    with pytest.raises(Failed, match="none of"):
+        stranger.measure("empty", url=f"sqlite:///{tmp_path}/one.db")
+    with pytest.raises(Failed, match="KeyError"):
+        stranger.measure("no such figure")
+
+
+def test_a_tree_whose_packages_stand_at_the_top_is_found_by_links(tmp_path: Path) -> None:
+    older, newer = tmp_path / "older", tmp_path / "newer"
+    (older / "worker").mkdir(parents=True)
+    (newer / "drawdown").mkdir(parents=True)
+    tree = sides_trees.borrowed(older, tmp_path / "beside")
+    assert tree.path[0] == older
+    assert [link.name for link in (tree.path[1] / "drawdown").iterdir()] == ["worker"]
+    assert (tree.path[1] / "drawdown" / "worker").resolve() == older / "worker"
+    assert not (sides_trees.borrowed(newer, tmp_path / "other").path[1]).exists()
+
+
+def test_the_seeds_way_pushes_and_asks_for_one_after_the_other(tmp_path: Path) -> None:
+    made = Databases(tmp_path, "")
+    engine = made.new("sqlite")
+    sides_seed.prepare(engine, 3)
+    write(engine, lambda c: c.execute(sa.text("UPDATE seed_orgs SET is_halted = TRUE")))
+    with serving(0) as service:
+        done = sides_seed.bill(engine, service, 3, asks=True)
+        assert len(httpx.get(f"{service}/arrivals").json()) == done.count == 3
+    rows = read(engine, lambda c: [tuple(row) for row in c.execute(sa.text("SELECT billed, is_halted FROM seed_orgs"))])
+    assert rows == [(1, 0)] * 3
+    made.dispose()
