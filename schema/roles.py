@@ -26,9 +26,9 @@ name was cut keeps none."""
 SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts")
 """What a host says of a sample. `arrival`, `ingested_at` and `problem` are the database's to say."""
 DELETED_FROM: Final = (
-    "assignments", "backfill_events", "batch_files", "batch_sources", "cells", "console_acts", "console_failures",
-    "console_sessions", "dirty_windows", "halts", "invalid_items", "my_sessions", "pending_usage", "provider_when_down",
-    "quarantine_closed", "run_blocks", "usage_samples", "used_signatures", "webhooks",
+    "assignments", "attempts", "backfill_events", "batch_files", "batch_sources", "cells", "console_acts",
+    "console_failures", "console_sessions", "dirty_windows", "halts", "invalid_items", "my_sessions", "pending_usage",
+    "provider_when_down", "pushes", "quarantine_closed", "run_blocks", "usage_samples", "used_signatures", "webhooks",
 )  # fmt: skip
 """Where Drawdown's own commands delete, guarded as everywhere."""
 UNREAD: Final = ("console_users",)

@@ -139,6 +139,10 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "push resolve usage:acme:1767225600000:compute_4gb --accepted --evidence 'their event list'",
         "push resolve usage:acme:1767225600000:compute_4gb --absent --evidence 'their support, ticket 7'",
     ),
+    "push fold": (
+        "push fold --before 2024-11 --dry-run",
+        "push fold --before 2024-11 --reason 'thirteen months are kept'",
+    ),
     "push void": ("push void usage:acme:1767225600000:compute_4gb --evidence 'their support, ticket 7'",),
     "provider list": ("provider list",),
     "provider check": ("provider check embedded", "provider check stripe --customer cus_1"),

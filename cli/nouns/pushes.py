@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from typing import Annotated
@@ -16,7 +17,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_time
-from drawdown.worker.commands import pushes
+from drawdown.worker.commands import fold, pushes
 from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.views.push import PushColumns, explain_push
 from drawdown.worker.views.pushes import PushFilter, PushSum, list_pushes, sum_pushes
@@ -205,3 +206,30 @@ def _lines(keys: Sequence[str], what: str, dry_run: bool, *, will: str = "") -> 
     shown = [f"  {key}" for key in keys[:20]]
     again = [f"for just these: --expect {len(keys)}"] if dry_run and len(keys) > 1 else []
     return [f"{len(keys):,} {what}", *shown, *(["  …"] if len(keys) > 20 else []), *again]
+
+
+@commands.command("fold")
+def fold_(
+    context: typer.Context,
+    before: Annotated[str, typer.Option(metavar="MONTH", help="The first month that stays, as 2025-01")],
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Fold the embedded ledger's settled pushes of old months into sums of a day, and delete them.
+
+    Only below the floor that `drawdown sample prune` raised. The ledger keeps the entry of each charge; `drawdown
+    verify` proves the sums against them.
+    """
+    app: App = context.obj
+    month = f"{before}-01" if re.fullmatch(r"\d{4}-\d{2}", before) else before
+    by, moment = app.by(actor, reason), app.moment(month, "--before")
+    done = fold.fold(app.write, moment, by, dry_run=dry_run)
+    did = "would fold" if dry_run else "folded"
+    text = f"{did} {done.pushes:,} pushes of windows before {show_time(done.before_ms)} into sums of a day"
+    kept = (
+        f"; {done.kept:,} of {done.held_back:,} organisations stay, above their floor or beside one that is open"
+        if done.kept
+        else ""
+    )
+    show(app, {"folded": done, "dry_run": dry_run}, [text + kept])

@@ -149,6 +149,22 @@ carries = sa.Table(
     comment="Sealed but not sent: what a whole unit or a refused negative left over (S10).",
 )
 
+folded_pushes = sa.Table(
+    "folded_pushes",
+    metadata,
+    ms_column("day_ms", key=True),
+    id_column("org_id", key=True),
+    id_column("provider", key=True),
+    id_column("customer_id", key=True),
+    id_column("feature", key=True),
+    sa.Column("state", sa.Text, primary_key=True),
+    *(sa.Column(name, Big, nullable=False) for name in ("pushes", "attempts", "sealed_qty", "sent_qty")),
+    ms_column("folded_ms"),
+    sa.CheckConstraint("state IN ('accepted', 'voided', 'carried', 'shadow')", name="folded_pushes_state"),
+    sa.Index("folded_pushes_by_org", "org_id", "day_ms"),
+    comment="Settled pushes below the floor that are gone: their sums by UTC day. Their voids and adoptions stay.",
+)
+
 seals = sa.Table(
     "seals",
     metadata,

@@ -24,10 +24,12 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
+from drawdown.ledger.monthly.calendar import next_start
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands.fold import fold
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.engine import runner
 from drawdown.worker.tick import tick
@@ -103,7 +105,7 @@ def measure(engine: sa.Engine, size: Size) -> Measured:
         found |= _middle(name, [ticks.one(new=new) for _ in range(size.runs)])
     now_ms = sealable_at(next(ticks.numbers))
     took = [ticks.meter(lambda: read(engine, partial(status, now_ms=now_ms))) for _ in range(size.runs)]
-    found |= _middle("status", took) | _pruned(ticks)
+    found |= _middle("status", took) | _pruned(ticks) | _folded(ticks)
     if size.samples <= PROVEN:
         found |= _middle("verify", [ticks.meter(lambda: _prove(engine))])
     ticks = replace(ticks, numbers=count(next(ticks.numbers) + DAY_MS // WINDOW_MS))
@@ -168,6 +170,30 @@ def _pruned(ticks: Ticks) -> Measured:
         "tick_beside_prune_s": median(beside),
         "tick_beside_prune_worst_s": max(beside),
         "vacuum_after_s": ticks.meter(lambda: tidy(ticks.engine)).wall_s,
+    }
+
+
+def _folded(ticks: Ticks) -> Measured:
+    """The day that was pruned is folded, as if thirteen months had gone by; its sums are proven with the rest."""
+    by = By(START_MS + 500 * DAY_MS, "bench", "a benchmark")
+    folded = 0
+
+    def once() -> None:
+        nonlocal folded
+        folded = fold(partial(write, ticks.engine), next_start(START_MS), by).pushes
+
+    took = ticks.meter(once)
+    with ticks.engine.connect() as connection:
+        sums, size = connection.exec_driver_sql(
+            "SELECT COUNT(*), pg_total_relation_size('folded_pushes') FROM folded_pushes"
+        ).one()
+    return {
+        "folded": folded,
+        "fold_s": took.wall_s,
+        "fold_us_a_push": 1e6 * took.wall_s / folded,
+        "fold_cpu_us_a_push": 1e6 * took.cpu_s / folded,
+        "folded_pushes_a_sum": folded / sums,
+        "bytes_a_sum": size / sums,
     }
 
 

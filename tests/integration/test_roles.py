@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from drawdown.schema.migrate import upgrade
 from drawdown.schema.roles import UNREAD
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.commands.fold import fold
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.verify.verify import verify
@@ -173,7 +175,8 @@ REFUSED = {
     "a reader holds up all charges and voids": ("reader", "SELECT provider FROM provider_states FOR SHARE"),
     "a reader changes an organisation": ("reader", "UPDATE orgs SET is_halted = false, halted_at = NULL"),
     "a worker changes a sample": ("worker", "UPDATE usage_samples SET interval_s = 1"),
-    "a worker deletes a push": ("worker", "DELETE FROM pushes"),
+    "a worker deletes a void": ("worker", "DELETE FROM voids"),
+    "a worker deletes what was folded": ("worker", "DELETE FROM folded_pushes"),
     "a worker deletes what was done": ("worker", "DELETE FROM operator_actions"),
     "a worker switches a guard off": ("worker", "ALTER TABLE pushes DISABLE TRIGGER pushes_frozen"),
     "a worker switches all of them off": ("worker", "SET session_replication_role = 'replica'"),
@@ -244,7 +247,7 @@ def test_an_id_that_another_host_took_first_is_refused_or_passed_over(login: As)
     assert do(other, theirs) == 0
 
 
-def test_a_worker_ticks_and_prunes_and_a_reader_proves_it(fleet: Fleet, login: As) -> None:
+def test_a_worker_ticks_prunes_and_folds_and_a_reader_proves_it(fleet: Fleet, login: As) -> None:
     fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL")
     fleet.engine = worker = login("worker")
     seen = UsageEvent("app", "e-1", "page.render", "acme", 0, T0)
@@ -258,6 +261,10 @@ def test_a_worker_ticks_and_prunes_and_a_reader_proves_it(fleet: Fleet, login: A
     reader = login("reader")
     found = read(reader, verify)
     assert found.breaches == [] and found.checked["pushes"] == 1
+    later = replace(fleet.by, now_ms=T0 + 500 * DAY_MS)
+    assert fold(partial(write, worker), T0 + 31 * DAY_MS, later).pushes == 1
+    found = read(reader, verify)
+    assert found.breaches == [] and found.checked["pushes"] == 0
 
 
 def test_the_worker_may_count_up_each_key(postgres: sa.Engine, login: As) -> None:

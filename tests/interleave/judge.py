@@ -114,13 +114,14 @@ def _oracle(stage: Stage) -> Oracle:
 
 
 def _usage(stage: Stage) -> Iterator[str]:
-    """Every unit is sealed once or pending, in every window that is over."""
+    """Every unit is sealed once or pending, in every window that is over. A day that is folded has one window."""
     until = stage.rows("SELECT MIN(watermark_ms) FROM buckets")[0][0]
     expected = _oracle(stage).expected()
     owed = {place: quantity for place, quantity in expected.owed.items() if place[1] < until}
     sealed: dict[Any, int] = defaultdict(int)
     for org, window, feature, quantity, state in stage.rows(
-        "SELECT org_id, window_ms, feature, sealed_qty, state FROM pushes"
+        "SELECT org_id, window_ms, feature, sealed_qty, state FROM pushes "
+        "UNION ALL SELECT org_id, day_ms, feature, sealed_qty, state FROM folded_pushes"
     ):
         sealed[(org, window, feature)] += 0 if state == "voided" else quantity
     for place in sorted(owed.keys() | sealed.keys()):

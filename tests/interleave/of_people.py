@@ -19,6 +19,7 @@ from drawdown.worker.commands import (
     cells,
     credit,
     features,
+    fold,
     orgs,
     providers,
     prune,
@@ -64,6 +65,22 @@ def _floored(stage: Stage) -> Act:
     """The floors are raised; the samples below go in transactions of their own."""
     write(stage.engine, lambda c: prune.raise_floors(c, before=OLD + DAY_MS, by=stage.by))
     return Act(lambda engine: write(engine, lambda c: prune._delete_between(c, since=OLD, to=OLD + DAY_MS)))
+
+
+def _foldable(stage: Stage) -> Act:
+    """The floors are raised, and a person's word is on record; the pushes below go in transactions of their own."""
+    write(stage.engine, lambda c: prune.raise_floors(c, before=OLD + DAY_MS, by=stage.by))
+    write(stage.engine, lambda c: fold._say(c, before=OLD + DAY_MS, by=stage.by))
+    whole = partial(fold.fold_between, since=OLD, to=OLD + DAY_MS, before=OLD + DAY_MS, now_ms=NOW)
+    return Act(lambda engine: write(engine, whole))
+
+
+def _folded(stage: Stage) -> Iterator[str]:
+    """Its push is in the sum, once, and nowhere else."""
+    sums = stage.rows("SELECT pushes, sealed_qty FROM folded_pushes WHERE org_id = 'held'")
+    left = stage.rows("SELECT 1 FROM pushes WHERE org_id = 'held' AND window_ms = :window", window=OLD)
+    if [tuple(row) for row in sums] != [(1, 60)] or left:
+        yield f"folded are {sums}, and left {left}"
 
 
 def _mends_a_twin(stage: Stage) -> Act:
@@ -181,7 +198,9 @@ PEOPLE: Final = (
     Party("cli.nouns.samples:mend_ its twin", _mends_a_twin, _one_of_a_moment),
     plain("cli.nouns.samples:dismiss", lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.by)),
     plain("worker.commands.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, by=s.by)),
-    Party("worker.commands.prune:_delete", _floored),
+    Party("worker.commands.prune:in_portions", _floored),
+    plain("worker.commands.fold:fold", lambda s, c: fold._say(c, before=OLD + DAY_MS, by=s.by)),
+    Party("worker.commands.prune:in_portions folding", _foldable, _folded),
     plain("cli.nouns.providers:pause", lambda s, c: providers.pause(c, "other", s.by)),
     Party("cli.nouns.providers:resume", _paused),
     Party("worker.commands.providers:accept", _changed),

@@ -59,7 +59,7 @@ from tests.interleave.walk import Walk
 from tests.world import Cells
 
 OLD: Final = 1_767_225_600_000
-"""2026-01-01T00:00:00Z; one window of acme's, old enough to be pruned by now."""
+"""2026-01-01T00:00:00Z; one window of acme's and held's, old enough to be pruned by now, or folded."""
 T0: Final = OLD + 40 * DAY_MS
 FLIP: Final = T0 + 10 * WINDOW_MS
 NOW: Final = FLIP + 14 * WINDOW_MS
@@ -230,6 +230,7 @@ def _begin(stage: Stage) -> None:
         write(stage.engine, grant)
     stage.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1'), ('cell-2', 'http://cell-2')")
     stage.sample("old", "acme", OLD + 1)
+    stage.sample("held-old", "held", OLD + 1)
     stage.clock.at_ms = OLD + 2 * WINDOW_MS
     stage.tick("other")
 

@@ -19,6 +19,7 @@ PAIRS = (
     ("cli.nouns.samples:withdraw", "seal"),
     ("assign", "seal"),
     ("worker.commands.prune:prune", "host inserts ancient"),
+    ("worker.commands.prune:in_portions folding", "worker.commands.prune:in_portions folding"),
     ("seal", "host takes events"),
     ("host takes events", "seal"),
     ("host takes events", "host takes events"),

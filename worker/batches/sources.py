@@ -143,7 +143,7 @@ def due_periods(
 ) -> list[tuple[bool, int, FoundFile]]:
     """Those that nothing became of yet, or that are to be asked for once more: whether one failed before, and where it
     begins. What is done with is looked at no more."""
-    next_ms = at = int(SQL.run(connection, "hold", {"source": source}).scalar_one())
+    next_ms = at = int(SQL.run(connection, "hold_turn", {"source": source}).scalar_one())
     due: list[tuple[bool, int, FoundFile]] = []
     while len(due) < MAX_DUE and (page := closed_periods(source, question, at, now_ms, MAX_LISTED_PERIODS)):
         failed = {file.name: failed for failed, file in new_files(connection, source, [one[-1] for one in page])}

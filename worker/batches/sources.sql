@@ -30,10 +30,10 @@ SELECT s.source, s.folder, s.at_ms, s.paused_ms, s.actor, s.reason, s.query, s.a
     WHERE b.source = s.source AND b.withdrawn_ms IS NULL) AS batches
 FROM batch_sources s ORDER BY s.source
 
--- name: hold [postgresql]
+-- name: hold_turn [postgresql]
 SELECT next_ms FROM batch_sources WHERE source = :source FOR NO KEY UPDATE
 
--- name: hold [sqlite]
+-- name: hold_turn [sqlite]
 SELECT next_ms FROM batch_sources WHERE source = :source
 
 -- name: ask_from

@@ -7,7 +7,8 @@ SELECT kind, memory_mb, feature, unit, start_ms FROM mappings ORDER BY mapping_i
 SELECT provider, terms, live_from_ms, wire_since_ms FROM provider_states WHERE terms IS NOT NULL
 
 -- name: is_used
-SELECT 1 FROM pushes WHERE provider = :provider LIMIT 1
+SELECT * FROM (SELECT 1 FROM pushes WHERE provider = :provider LIMIT 1) p
+UNION ALL SELECT * FROM (SELECT 1 FROM folded_pushes WHERE provider = :provider LIMIT 1) f
 
 -- name: keep_terms
 INSERT INTO provider_states (provider, terms, live_from_ms, wire_since_ms)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 
@@ -29,8 +29,14 @@ LEAST_TS_MS: Final = 946_684_800_000
 """2000-01-01: samples dated before are quarantined."""
 EVER_MS: Final = -(1 << 62)
 AT_ONCE: Final = 20_000
-"""Samples that one transaction deletes, about: a fraction of a second. A window alone may have more."""
+"""Samples, or pushes, that one transaction deletes, about: a fraction of a second. A window alone may have more."""
 HOUR_MS: Final = 3_600_000
+
+
+class Portion(Protocol):
+    """Deletes what lies in windows of [since, to), in one transaction; how many rows that were."""
+
+    def __call__(self, connection: sa.Connection, *, since: int, to: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,11 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
     floors = transact(partial(raise_floors, before=before, by=by), rollback=dry_run)
     held = sum(floor < before for floor in floors.values())
     count = partial(_count, floors=floors, before=before)
-    samples = transact(partial(count, which="going"), rollback=True) if dry_run else _delete(transact, before)
+    if dry_run:
+        samples = transact(partial(count, which="going"), rollback=True)
+    else:
+        first = transact(partial(_first_sample, before=before), rollback=True)
+        samples = in_portions(transact, _delete_between, first, before)
     kept = transact(partial(count, which="kept"), rollback=True)
     transact(partial(invalid_items.forget, before_ms=before), rollback=dry_run)
     return Pruned(before, samples, len(floors) - held, held, kept)
@@ -83,19 +93,23 @@ def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[s
     return floors
 
 
-def _delete(transact: Transact, before: int) -> int:
-    """Delete a portion after the other: as many windows at once as have about `AT_ONCE` samples, an hour's at most."""
-    values = {"least_ts_ms": LEAST_TS_MS, "before_ms": before}
-    first = transact(lambda connection: SQL.run(connection, "first_sample", values).scalar())
-    since, to = EVER_MS, before if first is None else window_of(int(first)) + WINDOW_MS
+def _first_sample(connection: sa.Connection, *, before: int) -> int | None:
+    first = SQL.run(connection, "first_sample", {"least_ts_ms": LEAST_TS_MS, "before_ms": before}).scalar()
+    return None if first is None else int(first)
+
+
+def in_portions(transact: Transact, portion: Portion, first_ms: int | None, before: int) -> int:
+    """Delete a portion after the other: as many windows at once as have about `AT_ONCE` rows, an hour's at most. The
+    first portion has all up to the window of `first_ms` (None: there is no window that has any). How many went."""
+    since, to = EVER_MS, before if first_ms is None else window_of(first_ms) + WINDOW_MS
     deleted, length = 0, WINDOW_MS
     while since < before:
-        portion = transact(partial(_delete_between, since=since, to=to))
-        if 2 * portion <= AT_ONCE:
+        gone = transact(partial(portion, since=since, to=to))
+        if 2 * gone <= AT_ONCE:
             length = min(2 * length, HOUR_MS)
-        elif portion > AT_ONCE:
+        elif gone > AT_ONCE:
             length = max(length // 2 // WINDOW_MS, 1) * WINDOW_MS
-        since, to, deleted = to, min(to + length, before), deleted + portion
+        since, to, deleted = to, min(to + length, before), deleted + gone
     return deleted
 
 

@@ -206,6 +206,9 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :f
 -- name: find_pushes
 SELECT p.* FROM {push_ids} x JOIN pushes p ON {is_of_push} {held}
 
+-- name: folded
+SELECT 1 FROM folded_pushes WHERE day_ms = :day_ms AND org_id = :org_id AND feature = :feature LIMIT 1
+
 -- name: keys_from
 SELECT key FROM pushes
 WHERE (window_ms, org_id, feature, revision) >= (:window_ms, :org_id, :feature, :revision)

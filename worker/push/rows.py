@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema import ids
+from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MINUTE_MS, OWN_MINUTES, PUSH_ID, parse_push_key
+from drawdown.schema.units import DAY_MS, MINUTE_MS, OWN_MINUTES, PUSH_ID, parse_push_key
 
 PUSH: Final = ids.Kind("push", (), "drawdown push list")
 SQL = queries(__file__)
@@ -39,10 +40,25 @@ def find_push(connection: sa.Connection, key: str) -> PushRow:
 
 
 def require_push(connection: sa.Connection, found: dict[str, PushRow], key: str) -> PushRow:
-    """One of those that were looked for. Errors: UnknownId where there is none, with the nearest that there is."""
+    """One of those that were looked for. Errors: UnknownId where there is none, with the nearest that there is;
+    Refused where the pushes of its day were folded."""
     if key not in found:
+        _require_unfolded(connection, key)
         raise ids.unknown(PUSH, key, _around(connection, key))
     return found[key]
+
+
+def _require_unfolded(connection: sa.Connection, key: str) -> None:
+    push_id = parse_push_key(key)
+    if push_id is None:
+        return
+    window_ms = int(push_id["window_ms"])
+    where = {"day_ms": window_ms - window_ms % DAY_MS, "org_id": push_id["org_id"], "feature": push_id["feature"]}
+    if SQL.run(connection, "folded", where).first() is not None:
+        raise Refused(
+            f"there is no push {key}: those of its day are folded into sums (`drawdown usage`), and nothing of them "
+            "changes any more; what was charged is in the ledger under the push's key"
+        )
 
 
 def _around(connection: sa.Connection, key: str) -> list[str]:

@@ -77,6 +77,7 @@ def _spans(
     terms = stored_terms(connection).get(provider)
     live = (terms.live_from_ms if terms is not None else None) or 0
     values = {"provider": provider, "org_id": scope.org_id, "since_ms": since_ms}
+    folded = {(row.org_id, row.customer_id, int(row.day_ms)) for row in SQL.run(connection, "folded", values)}
     spans = set()
     for row in SQL.run(connection, "lost_spans", values):
         # Whole days: a window of the day on which history broke off may have been billed after that.
@@ -84,6 +85,6 @@ def _spans(
         for day in range(first, min(int(row.until_ms), now_ms, scope.to_ms), DAY_MS):
             begins, ends = max(day, live, scope.from_ms), min(day + DAY_MS, int(row.until_ms), now_ms, scope.to_ms)
             begins, ends = begins - begins % 60_000, ends - ends % 60_000  # sums are told by the minute
-            if begins < ends:
+            if begins < ends and (row.org_id, row.customer_id, day) not in folded:
                 spans.add(Span(str(row.org_id), str(row.customer_id), begins, ends))
     return sorted(spans, key=lambda span: (span.from_ms, span.org_id, span.to_ms))

@@ -25,9 +25,17 @@ FROM pushes p JOIN assignments a ON a.org_id = p.org_id AND a.start_ms <= p.wind
     AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms
     AND (:org_id = '' OR p.org_id = :org_id) AND p.state NOT IN ('voided', 'carried')
+    AND NOT EXISTS (SELECT 1 FROM folded_pushes f WHERE f.day_ms = p.window_ms - p.window_ms % 86400000
+        AND f.org_id = p.org_id AND f.provider = p.provider AND f.customer_id = p.customer_id AND f.feature = p.feature)
 GROUP BY 1, 2, 3, 4, 5
 HAVING MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) >= :since_ms
 ORDER BY 1, 2, 3, 4, 5
+
+-- name: folded
+-- Days of lost spans whose pushes were folded: none is compared again, for `verify` proves its sums against the ledger.
+SELECT DISTINCT f.org_id, f.customer_id, f.day_ms FROM losses l
+JOIN folded_pushes f ON f.day_ms > l.from_ms - 86400000 AND f.day_ms < l.until_ms
+WHERE f.provider = :provider AND (:org_id = '' OR f.org_id = :org_id) AND l.at_ms >= :since_ms
 
 -- name: is_of_line
 -- One organisation's feature on one day, or in a part of it.

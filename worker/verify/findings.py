@@ -39,6 +39,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "ungranted": (2, "the ledger has {amount_micro} to {to_account} as {key}, and no grant of it is on record"),
     "biller": (3, "{key} is billed by {provider} as {customer_id}; assigned: {assigned}"),
+    "folded_biller": (3, "{pushes} folded pushes of that day are of {customer_id} at {provider}, not assigned then"),
     "assigned_twice": (3, "the assignment from {start_ms} ends at {end_ms}, the next one starts at {next_ms}"),
     "assigned_never": (3, "nothing is assigned between {end_ms} and {next_ms}"),
     "unsaid": (3, "from {start_ms} on it is {provider} as {customer_id}; on record is {said} as {customer}"),
@@ -51,6 +52,10 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "pending_above": (4, "{memory_mb} MB is pending, and the watermark is {watermark_ms}"),
     "floor": (4, "the floor {floor_ms} lies above the watermark {watermark_ms}"),
     "floored": (4, "the floor is {floor_ms}, and nothing was ever pruned above {pruned_ms}"),
+    "folded_above": (
+        4,
+        "{pushes} pushes of that day were folded; the floor is {floor_ms}, and what was folded lies before {folded_ms}",
+    ),
     "refloored": (4, "the sample {sample_id} came below the floor once; now the floor is {floor_ms}"),
     "watermark": (4, "bucket {bucket} was sealed up to {had}; now its watermark is {has}"),
     "ahead": (4, "the watermark of bucket {bucket} is {has}, and no seal ever came further than {had}"),
@@ -65,6 +70,11 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "unproven": (5, "{key} is {state}, and no attempt or person settled it"),
     "charged_unsent": (5, "the ledger charged {quantity} for {key}, which was never sent"),
     "uncommitted": (5, "the ledger charged {quantity} for {key}; no such push was committed"),
+    "folded_otherwise": (
+        2,
+        "{pushes} folded pushes of that day sent {sent}; the ledger charged {quantity} to {key} for no other push, in "
+        "{entries} entries",
+    ),
     "resent": (6, "{key} was sent again (at {started_ms}), after it went in doubt (at {doubt_ms})"),
     "no_evidence": (6, "{key} is voided without evidence"),
     "not_voided": (6, "{key} has a void and is {state}"),

@@ -51,16 +51,54 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
     OR e.feature <> p.feature OR e.quantity <> p.sent_qty OR {entry_window} <> p.window_ms)
 
 -- name: uncommitted
--- Pushes have no index by key, so both sides are grouped and not joined.
-SELECT 'uncommitted' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity
-FROM (
-    SELECT key FROM (
-        SELECT key, 1 AS entries, 0 AS pushes FROM {proven_entries} WHERE kind = 'usage' AND key NOT LIKE 'mirror:%'
-        UNION ALL SELECT key, 0, 1 FROM {proven_pushes} WHERE provider = 'embedded'
-    ) sides GROUP BY key HAVING SUM(entries) > 0 AND SUM(pushes) = 0
-) q JOIN ledger_entries e ON e.key = q.key
-LEFT JOIN {owners} w ON w.account_id = e.from_account LEFT JOIN orgs o ON o.org_id = w.org_id
-WHERE e.ts >= COALESCE(o.floor_ms, 0)
+-- What was charged for no push was charged for those of its day that were folded: as many, and as much. Beside no sum,
+-- and not below the floor, it was never committed. Pushes have no index by key, and sums none by wallet: both sides are
+-- grouped and not joined, for nothing tells PostgreSQL how many there are.
+WITH beside AS MATERIALIZED (
+    SELECT e.key, e.from_account AS wallet, e.feature, e.ts, e.quantity, e.ts - e.ts % 86400000 AS day_ms
+    FROM (
+        SELECT key FROM (
+            SELECT key, 1 AS entries, 0 AS pushes FROM {proven_entries} WHERE kind = 'usage' AND key NOT LIKE 'mirror:%'
+            UNION ALL SELECT key, 0, 1 FROM {proven_pushes} WHERE provider = 'embedded'
+        ) sides GROUP BY key HAVING SUM(entries) > 0 AND SUM(pushes) = 0
+    ) q JOIN ledger_entries e ON e.key = q.key
+),
+sides AS MATERIALIZED (
+    SELECT s.*, SUM(1 - s.entries) OVER (PARTITION BY s.wallet, s.feature, s.day_ms) AS sums FROM (
+        SELECT CAST(NULL AS TEXT) AS org_id, wallet, feature, day_ms, ts, key, quantity, 1 AS entries, 0 AS pushes, 0 AS sent
+        FROM beside
+        UNION ALL
+        SELECT org_id, 'wallet:' || customer_id, feature, day_ms, day_ms, '', 0, 0, pushes, sent_qty
+        FROM {proven_folded} WHERE provider = 'embedded' AND state = 'accepted'
+    ) s
+),
+alone AS MATERIALIZED (
+    SELECT w.org_id, x.wallet, x.feature, x.day_ms, x.ts, x.key, x.quantity, COALESCE(o.floor_ms, 0) AS floor_ms
+    FROM sides x LEFT JOIN {owners} w ON w.account_id = x.wallet LEFT JOIN orgs o ON o.org_id = w.org_id WHERE x.sums = 0
+)
+SELECT 'uncommitted' AS what, e.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, 0 AS entries,
+    0 AS pushes, 0 AS sent
+FROM alone e WHERE e.ts >= e.floor_ms
+UNION ALL
+SELECT 'folded_otherwise', MAX(org_id), day_ms, feature, wallet, SUM(quantity), COUNT(*), 0, 0
+FROM alone WHERE ts < floor_ms GROUP BY wallet, feature, day_ms
+UNION ALL
+SELECT 'folded_otherwise', MAX(org_id), day_ms, feature, wallet, SUM(quantity), SUM(entries), SUM(pushes), SUM(sent)
+FROM sides WHERE sums > 0 GROUP BY wallet, feature, day_ms
+HAVING SUM(entries) <> SUM(pushes) OR SUM(quantity) <> SUM(sent)
+
+-- name: proven_folded
+folded_pushes
+
+-- name: folded_of_days
+-- Sums are of whole days: what is compared with them begins with the day of the point.
+(SELECT * FROM folded_pushes WHERE day_ms >= :since_ms - :since_ms % 86400000)
+
+-- name: pushes_of_days
+(SELECT * FROM pushes WHERE window_ms >= :since_ms - :since_ms % 86400000)
+
+-- name: entries_of_days
+(SELECT * FROM ledger_entries WHERE ts >= :since_ms - :since_ms % 86400000)
 
 -- name: mirrored
 -- What is billed where there is no hard stop is drawn from a wallet too: once while it is accepted, else not at all;

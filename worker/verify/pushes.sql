@@ -57,6 +57,8 @@ SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
     FROM (
         SELECT p.org_id, p.provider, p.customer_id, p.feature, p.sealed_qty AS sealed, p.sent_qty AS sent, 0 AS carry
         FROM pushes p {void} WHERE v.org_id IS NULL
+        UNION ALL SELECT org_id, provider, customer_id, feature, sealed_qty, sent_qty, 0 FROM folded_pushes
+        WHERE state <> 'voided'
         UNION ALL SELECT org_id, provider, customer_id, feature, 0, 0, carry_qty FROM carries
     ) sides GROUP BY org_id, provider, customer_id, feature
 ) q WHERE q.sealed <> q.sent + q.carry
@@ -111,6 +113,13 @@ SELECT 'biller' AS what, {push}, p.provider, p.customer_id, COALESCE((
 FROM {proven_pushes} p WHERE NOT EXISTS (
     SELECT 1 FROM assignments a WHERE a.org_id = p.org_id AND a.provider = p.provider
         AND a.customer_id = p.customer_id AND a.provider NOT IN {unbilled} AND {assigned})
+
+-- name: folded_biller
+-- The same of sums: their customer was the organisation's on that day.
+SELECT 'folded_biller' AS what, f.org_id, f.day_ms AS window_ms, f.feature, f.pushes, f.provider, f.customer_id
+FROM folded_pushes f WHERE NOT EXISTS (
+    SELECT 1 FROM assignments a WHERE a.org_id = f.org_id AND a.provider = f.provider AND a.customer_id = f.customer_id
+        AND a.start_ms < f.day_ms + 86400000 AND (a.end_ms IS NULL OR a.end_ms > f.day_ms))
 
 -- name: assignments
 SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice' END AS what, q.*, {no_window} FROM (

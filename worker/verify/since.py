@@ -2,9 +2,9 @@
 
 Guarantee: what such a run passes over is a window that an earlier run proved, and that nothing on record has touched
 since. Whatever may reach back names its window: a late sample, a withdrawal, a void, an adoption, an attempt, a push
-that was sealed or settled or is open, an assignment, a mapping, an entry of the ledger, a window to be sealed again.
-The earliest of them is the point. A row that was changed or deleted behind the guards' back names nothing: it is found
-above the point, and below it by a whole run alone.
+that was sealed, settled or folded or is open, an assignment, a mapping, an entry of the ledger, a window to be sealed
+again. The earliest of them is the point. A row that was changed or deleted behind the guards' back names nothing: it is
+found above the point, and below it by a whole run alone.
 
 What is about no window (balances, carries, lots, halts, verdicts, the record of actions) is proven whole each time.
 """
@@ -75,12 +75,14 @@ ENTRIES: Final = {"proven_entries": "entries_since"}
 SAMPLES: Final = {"proven_samples": "samples_since"}
 EVENTS: Final = {"proven_events": "events_since"}
 PENDING: Final = {"proven_pending": "pending_since"}
+OF_DAYS: Final = {f"proven_{what}": f"{what}_of_days" for what in ("pushes", "entries", "folded")}
 
 BY_WINDOW: Final[Mapping[str, Mapping[str, str]]] = {
     "usage": SAMPLES | PUSHES | PENDING,
     **dict.fromkeys(("state", "key", "twice", "revisions", "biller", "no_evidence"), PUSHES),
     **dict.fromkeys(("charged", "undrawn", "above"), PUSHES),
-    **dict.fromkeys(("uncommitted", "mirrored"), PUSHES | ENTRIES),
+    "uncommitted": OF_DAYS,
+    "mirrored": PUSHES | ENTRIES,
     **dict.fromkeys(("given_back", "sides", "priced"), ENTRIES),
     "attempt": ATTEMPTS,
     "attempts": PUSHES | ATTEMPTS,

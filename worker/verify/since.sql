@@ -34,6 +34,7 @@ SELECT window_ms - window_ms % {window_length_ms} AS window_ms, why FROM (
     UNION ALL SELECT MIN(start_ms), 'a mapping' FROM mappings WHERE at_ms >= :told_ms
     UNION ALL SELECT MIN(window_ms), 'a push' FROM pushes
         WHERE sealed_at_ms >= :told_ms OR settled_ms >= :told_ms OR looked_up_ms >= :told_ms OR state IN {open_states}
+    UNION ALL SELECT MIN(day_ms), 'a fold' FROM folded_pushes WHERE folded_ms >= :told_ms
     UNION ALL SELECT MIN(window_ms), 'an attempt' FROM attempts WHERE started_ms >= :told_ms
     UNION ALL SELECT MIN(window_ms), 'a void' FROM voids WHERE at_ms >= :told_ms
     UNION ALL SELECT MIN(window_ms), 'an adoption' FROM adoptions WHERE at_ms >= :told_ms

@@ -68,6 +68,13 @@ SELECT 'floored' AS what, p.org_id, {no_window}, p.floor_ms, q.pruned_ms FROM or
 -- name: said_before [sqlite]
 json_extract(a.details, '$.before_ms')
 
+-- name: folded_above
+-- A push is folded only below the floor, and in months that a person said: above it, the next seal would bill it again.
+SELECT 'folded_above' AS what, f.org_id, f.day_ms AS window_ms, f.feature, f.pushes, o.floor_ms, q.folded_ms
+FROM folded_pushes f LEFT JOIN orgs o ON o.org_id = f.org_id CROSS JOIN (
+    SELECT MAX(CAST({said_before} AS BIGINT)) AS folded_ms FROM operator_actions a WHERE a.action = 'push_fold'
+) q WHERE f.day_ms + 86400000 > COALESCE(o.floor_ms, 0) OR f.day_ms + 86400000 > COALESCE(q.folded_ms, 0)
+
 -- name: refloored
 SELECT 'refloored' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     q.sample_id, o.floor_ms

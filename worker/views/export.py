@@ -19,9 +19,11 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
+from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import no_formula
-from drawdown.schema.units import MICRO
+from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.views.accounts import payer_of
 
 SQL = queries(__file__)
@@ -81,7 +83,14 @@ def _usage(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict[
     if span.org_id:
         payer_of(connection, span.org_id, now_ms)  # an id that names nobody is refused
     values = {"from_ms": span.from_ms, "to_ms": span.to_ms, "org_id": span.org_id}
-    for row in _streamed(connection, "pushes", values, of_whom="of_org" if span.org_id else "of_all"):
+    of_whom = "of_org" if span.org_id else "of_all"
+    folded = SQL.run(connection, "folded", values, of_whom=of_whom).scalar()
+    if folded is not None:
+        raise UsageError(
+            f"pushes of before {show_time(int(folded) + DAY_MS)} were folded into sums of a day: export usage from "
+            "then on; the ledger's export has each charge, and `drawdown usage` the sums"
+        )
+    for row in _streamed(connection, "pushes", values, of_whom=of_whom):
         yield dict(row._mapping)
 
 

@@ -15,6 +15,10 @@ SELECT key, window_ms, org_id, feature, revision, sealed_qty AS quantity, provid
 FROM pushes WHERE window_ms >= :from_ms AND window_ms < :to_ms AND {of_whom}
 ORDER BY window_ms, org_id, feature, revision
 
+-- name: folded
+-- The last day of a time whose pushes were folded.
+SELECT MAX(day_ms) FROM folded_pushes WHERE day_ms > :from_ms - 86400000 AND day_ms < :to_ms AND {of_whom}
+
 -- name: of_org
 org_id = :org_id
 

@@ -54,8 +54,12 @@ FROM pending_usage p LEFT JOIN event_types t ON t.meter = p.memory_mb
 WHERE p.org_id = :org_id AND p.seconds <> 0 GROUP BY p.reason, p.memory_mb ORDER BY p.reason, p.memory_mb
 
 -- name: org_pushes
-SELECT state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes
-WHERE org_id = :org_id GROUP BY state, provider, feature ORDER BY feature, provider, state
+-- Those that were folded as well.
+SELECT state, provider, feature, CAST(SUM(pushes) AS BIGINT) AS pushes, CAST(SUM(quantity) AS BIGINT) AS quantity FROM (
+    SELECT state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes
+    WHERE org_id = :org_id GROUP BY state, provider, feature
+    UNION ALL SELECT state, provider, feature, pushes, sent_qty FROM folded_pushes WHERE org_id = :org_id
+) sides GROUP BY state, provider, feature ORDER BY feature, provider, state
 
 -- name: org_halts
 SELECT cell_id, halted_at, due_at_ms, acked_at_ms, attempts, last_error FROM halts WHERE org_id = :org_id

@@ -102,6 +102,7 @@ def usage_page(
     if not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
         raise UsageError(f"the range is empty or longer than {MAX_DAYS} days: `to` lies after `from`")
     floor = _floor(connection, org_id)
+    _require_whole_days(connection, org_id, [ms for ms in (from_ms, to_ms) if ms < floor])
     rules = mapping_rows(connection)
     units = _units(rules)
     begin_ms, what = from_ms, "" if after is None else after.what
@@ -130,6 +131,13 @@ def usage_page(
     ]
     report = UsageReport(org_id, by, from_ms, to_ms, floor > from_ms, rows, _carried(connection, org_id))
     return report, len(found) > most
+
+
+def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequence[int]) -> None:
+    """Of a day whose pushes were folded there are sums alone. Errors: UsageError."""
+    days = [ms - ms % DAY_MS for ms in ends_ms if ms % DAY_MS]
+    if days and SQL.run(connection, "cut_days", {"org_id": org_id, "days": days}).first() is not None:
+        raise UsageError("the range begins or ends within a day whose pushes were folded into sums: choose whole days")
 
 
 def _begins(what: str, after: Place | None) -> dict[str, object]:

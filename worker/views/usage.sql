@@ -27,9 +27,16 @@ lines AS (
     UNION ALL
     SELECT q.window_ms, '', q.feature, CASE WHEN q.window_ms < :floor_ms THEN q.sealed_qty ELSE 0 END, q.sealed_qty, 0
     FROM windows w {then} pushes q ON q.window_ms = w.window_ms AND q.org_id = :org_id AND q.state <> 'voided'
+    UNION ALL
+    SELECT f.day_ms, '', f.feature, f.sealed_qty, f.sealed_qty, 0 FROM folded_pushes f
+    WHERE f.org_id = :org_id AND f.day_ms >= :from_ms AND f.day_ms < :to_ms AND f.state <> 'voided'
 )
 SELECT {grouping} AS what, feature, of_events, SUM(used) AS used, SUM(sealed) AS sealed FROM lines
 WHERE (used <> 0 OR {shown}) {of_page} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT :at_most
+
+-- name: cut_days
+-- Days of which a part is asked about, and sums alone are left.
+SELECT 1 FROM folded_pushes WHERE org_id = :org_id AND day_ms IN :days LIMIT 1
 
 -- name: later_rows
 -- Those after the last row of the page before, in the order of the report.

@@ -7,6 +7,8 @@ WITH used AS (
     SELECT p.feature, p.window_ms - p.window_ms % 86400000 AS day_ms, CAST(SUM(p.sealed_qty) AS BIGINT) AS quantity
     FROM pushes p WHERE p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.state <> 'voided'
     GROUP BY 1, 2
+    UNION ALL SELECT f.feature, f.day_ms, CAST(SUM(f.sealed_qty) AS BIGINT) FROM folded_pushes f
+    WHERE f.day_ms >= :from_ms AND f.day_ms < :to_ms AND f.state <> 'voided' GROUP BY 1, 2
     UNION ALL SELECT e.feature, e.ts - e.ts % 86400000, CAST(SUM(e.quantity) AS BIGINT) FROM ledger_entries e
     WHERE e.kind = 'run' AND e.quantity IS NOT NULL AND e.ts >= :from_ms AND e.ts < :to_ms AND e.key NOT LIKE '%:-'
     GROUP BY 1, 2

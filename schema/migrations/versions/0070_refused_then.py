@@ -4,7 +4,7 @@ And what was proven unsent is found by its window, as what was never sent."""
 from alembic import op
 
 revision = "0070"
-down_revision = "0067"
+down_revision = "0069"
 branch_labels = None
 depends_on = None
 
