@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import tempfile
 from contextlib import closing
 from dataclasses import replace
@@ -193,6 +194,24 @@ def test_a_result_beyond_its_bounds_is_refused_and_one_beyond_its_time_is_left(
         reading.add_up(brought(fleet.databases, never, BEGAN, file), fleet.clock.at_ms, time_s=0.3)
     with closing(reading.add_up(its, fleet.clock.at_ms)) as sums:
         assert (sums.rows, sums.total) == (3_000, 3_000)
+
+
+def test_an_answer_that_is_refused_lets_go_of_its_database_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "warehouse.db", timeout=0)) as its:
+        its.execute("CREATE TABLE used (org_id, ts, memory_mb, interval_s)")
+        its.executemany("INSERT INTO used VALUES ('acme', ?, 1024, 1)", [(BEGAN + n,) for n in range(100)])
+        its.commit()
+        ((_, _, file),) = closed_periods("usage", HOURLY, BEGAN, BEGAN + 2 * HOUR, 10)
+        monkeypatch.setattr(asking, "MAX_RESULT_ROWS", 10)
+        monkeypatch.setattr(asking, "ROWS_AT_ONCE", 1)
+        databases = Databases({"warehouse": f"sqlite:///{tmp_path}/warehouse.db"})
+        with pytest.raises(Refused) as said:
+            reading.add_up(brought(databases, HOURLY, BEGAN, file), BEGAN + 2 * HOUR)
+        its.execute("DELETE FROM used")
+        its.commit()  # whoever holds the error holds no lock
+        assert "shorter periods" in str(said.value)
 
 
 def test_a_database_that_is_away_or_says_nothing_stops_no_other_source(

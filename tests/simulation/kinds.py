@@ -89,6 +89,18 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "sample that is nonsense": ("bad_sample", "whole_float"),
     "file of usage laid into a folder": ("file_laid",),
     "file laid again under another name": ("file_laid_again",),
+    "rows come to a warehouse that is asked": ("warehouse_wrote", "warehouse_late"),
+    "warehouse away, cut off, or with other columns": (
+        "warehouse_away",
+        "warehouse_cut_off",
+        "warehouse_says_text",
+        "warehouse_column_renamed",
+        "warehouse_column_retyped",
+    ),
+    "warehouse asked again": ("warehouse_asked_again",),
+    "batch of a warehouse withdrawn": ("warehouse_withdrawn", "warehouse_withdrawal_cut_off"),
+    "more than a year passes": ("year_passed",),
+    "old pushes folded": ("push_folded", "fold_cut_off"),
     "withdrawal": ("withdrawal",),
     "new mapping": ("mapping_forward", "mapping_fills_hole"),
     "flip to another biller, or a first one": (

@@ -157,6 +157,7 @@ class Worker:
             new_orgs=known.new_orgs,
             hooks=known.hooks,
             payments=known.payments,
+            databases=known.databases,
         )
 
     def up(self, now: int) -> bool:

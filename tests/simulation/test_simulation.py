@@ -30,8 +30,17 @@ TICKS = 12
 BATCHES: Sequence[int] = share((0, 1, 3, 6), whole=range(20))
 """Each day's meet every kind of fault."""
 SEEDS_A_BATCH = 10
-LAID = ("file of usage laid into a folder", "file laid again under another name")
-"""What lives of their own have (`test_batches`)."""
+OF_THEIR_OWN = (
+    "file of usage laid into a folder",
+    "file laid again under another name",
+    "rows come to a warehouse that is asked",
+    "warehouse away, cut off, or with other columns",
+    "warehouse asked again",
+    "batch of a warehouse withdrawn",
+    "more than a year passes",
+    "old pushes folded",
+)
+"""What lives of their own have (`test_batches`, `test_queries`, `test_folding`)."""
 RARE = {
     "key too old to be sent again",
     "clock jumps by days",
@@ -43,7 +52,7 @@ RARE = {
     "told of a balance, and settled by a person",
     "cached 500",
     "session of the stream over",
-    *LAID,
+    *OF_THEIR_OWN,
 }
 """What some dozens of short seeds need not meet."""
 REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (

@@ -16,7 +16,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -121,22 +121,26 @@ def _bring(
 ) -> FoundFile:
     """What a query says of a period, in order. Errors: Refused, NotNow, Unreadable; OSError."""
     raw, path = folder / "asked.csv", folder / "ordered.csv"
-    with _explained(question.database, over), _connected(databases, question.database, over) as connection:
-        names, rows = _asked(connection, question.query, bounds)
+    with (
+        _explained(question.database, over),
+        _connected(databases, question.database, over) as connection,
+        closing(_said_of(connection, question.query, bounds)) as result,  # SQLite stays locked while it is open
+    ):
+        names, rows = _asked(result)
         _write(raw, file.name, names, (_said(names, row) for row in rows))
     _put_in_order(raw, path, names, folder, over, file.name)
     raw.unlink()
     return replace(found_file(path), name=file.name, at=file.at)
 
 
-def _asked(
-    connection: sa.Connection, query: str, bounds: dict[str, int]
-) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
-    """The columns that are read, and the rows of these alone."""
+def _said_of(connection: sa.Connection, query: str, bounds: dict[str, int]) -> sa.CursorResult[Any]:
     typed = [sa.bindparam(name, value, type_=sa.BigInteger) for name, value in bounds.items()]
-    result = connection.execution_options(stream_results=True, max_row_buffer=ROWS_AT_ONCE).execute(
-        sa.text(query).bindparams(*typed)
-    )
+    streamed = connection.execution_options(stream_results=True, max_row_buffer=ROWS_AT_ONCE)
+    return streamed.execute(sa.text(query).bindparams(*typed))
+
+
+def _asked(result: sa.CursorResult[Any]) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
+    """The columns that are read, and the rows of these alone."""
     if not result.returns_rows:
         raise Refused("a query says rows: this one says none")
     wanted = [number for number, name in enumerate(result.keys()) if name in _READ]

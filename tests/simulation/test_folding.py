@@ -1,0 +1,77 @@
+"""Old months are folded in the simulated world: whatever goes on beside it, old usage stays what it was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+
+from drawdown.worker.commands import fold as folding
+from tests.simulation.folded import simulated
+from tests.whole import share
+
+SEEDS = share((9, 12), whole=tuple(range(60)))
+TICKS = 30
+
+
+def test_what_was_billed_stays_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[str] = Counter()
+    for seed in SEEDS:
+        outcome = simulated(seed, TICKS, monkeypatch)
+        assert outcome.breaches == [], seed
+        seen.update(outcome.faults)
+        monkeypatch.undo()
+    assert {"push_folded", "fold_cut_off", "replay", "void", "year_passed"} <= seen.keys()
+
+
+SUMS: Final = "the sums are not what they were"
+PLANTED: Final = {
+    "a sum forgets what was in it": (
+        ("and_add", ""),
+        "sealed_qty = folded_pushes.sealed_qty + excluded.sealed_qty",
+        "sealed_qty = excluded.sealed_qty",
+        SUMS,
+        1,
+    ),
+    "attempts are not counted": (("into_sums", ""), "SUM(p.attempts)", "COUNT(*)", SUMS, 1),
+    "what was sent elsewhere goes, too": (("going", ""), "p.provider = 'embedded' AND", "", "folded: a push of", 9),
+    "attempts stay": (
+        ("fold", "sqlite"),
+        "x.window_ms >= :from_ms",
+        "x.window_ms > :from_ms + 300000",
+        "attempts went with",
+        1,
+    ),
+    "pushes stay": (
+        ("fold", "sqlite"),
+        "DELETE FROM pushes AS p WHERE {going}",
+        "DELETE FROM pushes AS p WHERE 1 = 0",
+        SUMS,
+        9,
+    ),
+}
+"""A piece of SQL, what is in it, what is there instead; what is said of it, and a life that shows it."""
+
+
+@pytest.mark.parametrize("name", share(list(PLANTED)[:2], whole=list(PLANTED)))
+def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, text, seed = PLANTED[name]
+    with planted(name):
+        breaches = simulated(seed, TICKS, monkeypatch).breaches
+    assert any(text in line for line in breaches), breaches
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """The bug, for as long as the block runs."""
+    (piece, dialect), right, wrong, *_ = PLANTED[name]
+    whole = folding.SQL.pieces[piece, dialect]
+    assert right in whole, "it does not fit the code"
+    folding.SQL.put(piece, whole.replace(right, wrong), dialect)
+    try:
+        yield
+    finally:
+        folding.SQL.put(piece, whole, dialect)

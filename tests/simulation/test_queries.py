@@ -1,0 +1,105 @@
+"""A warehouse that is asked, in the simulated world: each unit that it says is billed once, come what may."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.worker.batches import asking, sources, take
+from tests.simulation.asked import simulated
+from tests.simulation.kinds import KINDS
+from tests.whole import share
+
+SEEDS = share((4, 8), whole=tuple(range(40)))
+TICKS = 12
+
+
+def test_each_unit_is_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[str] = Counter()
+    for seed in SEEDS:
+        wrong, asked = lived(seed, tmp_path, monkeypatch)
+        assert wrong == [], seed
+        assert asked.made is not None
+        seen.update(asked.outcomes)
+        seen.update(asked.made.faults.counts)
+        monkeypatch.undo()
+    assert {"taken", "repeated", "conflict", "warehouse_withdrawn", "warehouse_asked_again"} <= seen.keys()
+    kinds = [part for kind, parts in KINDS.items() if "warehouse" in kind for part in parts]
+    assert share(True, whole=set(kinds) <= seen.keys())
+
+
+def half_is_taken(patch: pytest.MonkeyPatch) -> None:
+    """What came before the line was cut off counts as all."""
+    right = asking._asked
+
+    def wrong(*given: Any) -> Any:
+        names, rows = right(*given)
+
+        def until_cut() -> Iterator[Any]:
+            try:
+                yield from rows
+            except sa.exc.SQLAlchemyError:
+                return
+
+        return names, until_cut()
+
+    patch.setattr(asking, "_asked", wrong)
+
+
+def as_it_came(patch: pytest.MonkeyPatch) -> None:
+    """The same rows in another order are another file."""
+    patch.setattr(asking, "_put_in_order", lambda raw, path, *_: path.write_bytes(raw.read_bytes()))
+
+
+def asked_once(patch: pytest.MonkeyPatch) -> None:
+    """Nobody asks again a day later."""
+    patch.setattr(asking, "ASKED_AGAIN_MS", 0)
+
+
+def any_content_of_a_name(patch: pytest.MonkeyPatch) -> None:
+    """Another content of a period is taken beside the first."""
+    right = take._claim
+
+    def wrong(connection: Any, sums: Any, source: str, by: Any) -> Any:
+        other = replace(sums.file, name=f"{sums.file.name}-{sums.batch}")
+        found = right(connection, replace(sums, file=other), source, by)
+        return replace(found, name=sums.file.name)
+
+    patch.setattr(take, "_claim", wrong)
+
+
+def passes_over_what_is_open(patch: pytest.MonkeyPatch) -> None:
+    """A period is left behind though it is in conflict."""
+    patch.setattr(sources, "left_open", lambda connection, source: [])
+
+
+UNSAID = "with rows that the warehouse never said together"
+LESS = "the warehouse says"
+PLANTED = {
+    half_is_taken: (LESS, 4),
+    as_it_came: (UNSAID, 0),
+    asked_once: (LESS, 0),
+    any_content_of_a_name: (LESS, 3),
+    passes_over_what_is_open: (LESS, 0),
+}
+"""What is said of each, and a life that shows it."""
+
+
+@pytest.mark.parametrize("plant", share(list(PLANTED)[:2], whole=list(PLANTED)))
+def test_a_planted_bug_is_seen(plant: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, seed = PLANTED[plant]
+    plant(monkeypatch)
+    wrong, _ = lived(seed, tmp_path, monkeypatch)
+    assert any(text in line for line in wrong), wrong
+
+
+def lived(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    folder = tmp_path / str(seed)
+    folder.mkdir()
+    return simulated(seed, TICKS, folder, monkeypatch)
