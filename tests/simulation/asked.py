@@ -32,7 +32,7 @@ from drawdown.worker.engine.stores import Databases
 from tests.simulation import actions, healing, scheduler, settled
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.making import new_world
-from tests.simulation.operators import said
+from tests.simulation.operators import add_rates, said
 from tests.simulation.oracle import WINDOW, Sample
 from tests.simulation.providers import MEMORY
 from tests.simulation.restore import still
@@ -102,7 +102,7 @@ class Asked:
         self.back: set[str] = set()
         """Samples of batches that were withdrawn. Others are withdrawn one by one, whatever they are of."""
         self.made: World | None = None
-        self._insert, self._rates = actions.insert, healing.add_rates
+        self._insert, self._rates = actions.insert, add_rates
 
     def __call__(self, seed: int, *given: Any, **more: Any) -> World:
         world = self.made = new_world(seed, *given, **more)

@@ -41,7 +41,10 @@ ENTRIES: Final = "SELECT COUNT(*), COALESCE(SUM(amount_micro), 0) FROM ledger_en
 PUSHES: Final = (
     "SELECT key, attempts, provider, state, window_ms, org_id, customer_id, feature, sealed_qty, sent_qty FROM pushes"
 )
-SUMS: Final = "SELECT day_ms, org_id, provider, customer_id, feature, state, pushes, attempts, sealed_qty, sent_qty FROM folded_pushes"
+SUMS: Final = (
+    "SELECT day_ms, org_id, provider, customer_id, feature, state, pushes, attempts, sealed_qty, sent_qty "
+    "FROM folded_pushes"
+)
 
 
 class CutOff(Exception):
