@@ -163,7 +163,7 @@ def _bring(
     format_by_name(file.name, file.place)
     if file.size_bytes > MAX_OBJECT_BYTES:
         raise UsageError(f"{file.place}: has more than {MAX_OBJECT_BYTES:,} bytes; split it")
-    path = folder / f"object.{file.format}"
+    path = folder / f"object{''.join(Path(file.name).suffixes[-2:])}"
     with _explained(file.name, partial(changed, file, "is gone")), path.open("wb") as written:
         answer = _client(store).get_object(Bucket=bucket, Key=key)
         if int(answer["ContentLength"]) != file.size_bytes or answer["ETag"] != etag:
