@@ -5,7 +5,7 @@ way to settled, and an entry of each in the index of what is open, which every t
 
 from alembic import op
 
-revision = "0072"
+revision = "0071"
 down_revision = "0070"
 branch_labels = None
 depends_on = None
