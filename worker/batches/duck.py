@@ -83,9 +83,8 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
     except duckdb.InterruptException as error:
         raise NotNow(f"{file.name}: its time was up before it was read: split it") from error
     except duckdb.Error as error:
-        said = clean(
-            " ".join(str(error).splitlines()[:3]).replace(file.opened, file.name).replace(str(file.path), file.name)
-        )
+        lines = str(error).partition("\nLINE 1: ")[0].splitlines()[:3]  # behind it DuckDB shows our own statement
+        said = clean(" ".join(lines).strip().replace(file.opened, file.name).replace(str(file.path), file.name))
         kind = Refused if _of_content(error) else NotNow
         raise kind(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR]}") from error
     finally:
