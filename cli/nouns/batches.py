@@ -17,7 +17,7 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.objects import is_prefix, object_at
-from drawdown.worker.batches.take import BY_HAND, UNREAD, TakenFile, meet_types, most_samples, take
+from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, most_samples, take, unread
 from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_some
 
 commands = typer.Typer()
@@ -52,7 +52,7 @@ def take_(
             if len(files) == 1:
                 raise
             faults.append(error)
-            done.append(TakenFile(BY_HAND, Path(place).name, UNREAD, "refused", said=str(error)))
+            done.append(unread(BY_HAND, Path(place).name, error))
     show(app, {"files": done}, [line for one in done for line in _lines(one)])
     if any(fault.exit_status != Exit.LEFT for fault in faults) or any(
         one.outcome == "conflict" or (one.outcome == "taken" and one.refused) for one in done

@@ -31,6 +31,7 @@ from drawdown.worker.views.long_open import oldest_open
 from drawdown.worker.views.metrics import last_tick_ms
 from drawdown.worker.views.proofs import WHOLE_LATE_MS, last_held
 from drawdown.worker.views.providers import providers_in_use
+from drawdown.worker.views.upkeep import upkeep
 
 MIN_SQLITE = (3, 39, 0)
 MIN_SECRET_CHARS = 16
@@ -58,6 +59,7 @@ def examine(app: App) -> list[Finding]:
         _witness,
         _clock,
         _open_for_long,
+        _upkeep,
         _ticks,
         _watch,
         _proofs,
@@ -167,6 +169,17 @@ def _open_for_long(app: App) -> Iterator[Finding]:
         what = f"the oldest transaction: {oldest.who}, {lasting(oldest.age_ms or 0)}"
         mend = "what it inserted is billed once it ends: end it, or have its program commit sooner"
         yield Finding(not oldest.told, what, mend if oldest.told else "")
+
+
+def _upkeep(app: App) -> Iterator[Finding]:
+    """Slow by the month, never wrong."""
+    found = app.read(upkeep)
+    if found is None:
+        return
+    mend = "set autovacuum and track_counts to on: tables that grow with use take ever more room"
+    yield Finding(found.works, "PostgreSQL vacuums by itself" if found.works else "autovacuum is off", mend)
+    for table, statement in found.statements.items():
+        yield Finding(False, f"{table} is vacuumed too seldom: its settings are gone", f"`{statement}`, by its owner")
 
 
 def _ticks(app: App) -> Iterator[Finding]:

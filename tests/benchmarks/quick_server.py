@@ -1,7 +1,7 @@
 """A billing service as fast as one process of Python can be: it charges everything, after the latency asked for.
 
 python -m tests.benchmarks.quick_server LATENCY_MS: prints its port; answers GET /arrivals with the moments (ms, its own
-clock) at which tracks arrived since the last such question.
+clock) at which tracks arrived since the last such question. It ends with its standard input: with whoever began it.
 """
 
 from __future__ import annotations
@@ -102,14 +102,17 @@ async def serve(latency_ms: float) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Track(latency_ms / 1000, arrivals), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    ended = asyncio.Event()
+    loop.add_reader(sys.stdin, ended.set)
+    await ended.wait()
+    server.close()
 
 
 @contextmanager
 def serving(latency_ms: float) -> Iterator[str]:
     """The URL of such a service, in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.quick_server", str(latency_ms)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"

@@ -82,7 +82,7 @@ CASES: Final[dict[str, Case]] = {
     "processes": lambda made, kind, o: case_processes.run(
         made, kind, scaled(o.scale), max(int(10_000 * o.scale), FEWEST), min(o.runs, 3)
     ),
-    "workers": lambda made, _kind, o: case_workers.run(made, max(int(20_000 * o.scale), FEWEST), min(o.runs, 3)),
+    "workers": lambda made, _kind, o: case_workers.run(made, max(int(5_000 * o.scale), FEWEST), min(o.runs, 3)),
     "start": lambda made, kind, o: case_start.run(made, kind, o.runs),
 }
 """`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot` and `guard` give two, `events` three; `credit` gives

@@ -1,9 +1,10 @@
 """An older commit and this tree side by side, with the seed's way beside both: one table, on SQLite and on PostgreSQL.
 
-python -m tests.benchmarks.sides --before REF [--only NAME] [--orgs N] [--runs N] [--quick]
+python -m tests.benchmarks.sides [--before REF] [--only NAME] [--orgs N] [--runs N] [--quick]
 
 Guarantee: what is compared was measured in turn: seed's way, before, after, each tree in a process of its own. Each
 number is the median of its runs, with the least and the most. A cell says how much was done where the rest is reckoned.
+SIGTERM and Ctrl-C leave neither a process nor a folder behind.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
+import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -24,17 +25,21 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
+from tests import leftovers
 from tests.benchmarks import case_processes, case_stream, case_workers, sides_seed
 from tests.benchmarks.databases import KINDS, Databases, databases, url_of
 from tests.benchmarks.fleet import scaled
 from tests.benchmarks.quick_server import serving
 from tests.benchmarks.sides_table import FASTER, HEADINGS, Goal, Line, of_figure, row, short
-from tests.benchmarks.sides_trees import Found, Tree, older, present
+from tests.benchmarks.sides_trees import Found, Tree, end_on_signals, older, present
 
 LATENCIES_MS: Final = (0, 20)
 TICKS: Final = 30
 """Of each life that is simulated."""
 NO_DATABASE: Final = "in memory"
+START: Final = Goal("after", 0.35, at_most=True)
+BY_PUSHES: Final = Goal("after", 10, at_most=True)
+"""A tick is bounded by its pushes where no more of its time goes to reads alone."""
 RATE: Final = re.compile(r"(\d+) ticks a second and core")
 
 
@@ -67,8 +72,8 @@ class Sides:
     made: Databases
     services: dict[int, str]
     """By latency."""
-    before: Tree
-    after: Tree
+    trees: Sequence[Tree]
+    """Before and after, or this tree alone."""
     sizes: Sizes
 
     def bare(self, kind: str) -> str:
@@ -99,7 +104,7 @@ def line(figure: str, kind: str, values: dict[str, list[float]], goal: Goal | No
 def ticks(sides: Sides, kind: str) -> Iterator[Line]:
     """Ticks of organisations at Autumn that a tick met before; that one counts for none, and is held to no rate."""
     sizes = sides.sizes
-    trees = {tree: sides.bare(kind) for tree in (sides.before, sides.after)}
+    trees = {tree: sides.bare(kind) for tree in sides.trees}
     seeds = sides.made.new(kind)
     sides_seed.prepare(seeds, max(sizes.seed_orgs))
     values = {latency_ms: gathered() for latency_ms in LATENCIES_MS}
@@ -122,12 +127,14 @@ def ticks(sides: Sides, kind: str) -> Iterator[Line]:
         yield line(f"{what}s of CPU", kind, found["cpu_s"], FASTER, f"{count:,} done")
         yield line(f"{what}reads", kind, found["reads"], None, f"{count:,} done")
         yield line(f"{what}pushes", kind, found["pushes"], None, f"{count:,} done")
+        yield line(f"{what}% of the time with pushes", kind, found["push_share"])
+        yield line(f"{what}% with reads and no push", kind, found["project_share"], BY_PUSHES)
 
 
 def pushes(sides: Sides, kind: str) -> Iterator[Line]:
-    """Pushes that are due at a service that takes 20 ms, by one process, and the bare transports beside them."""
+    """Pushes that are due at a service that takes 20 ms, by one process, and the bare transport of each tree."""
     sizes, service, values = sides.sizes, sides.services[20], gathered()
-    trees = {tree: sides.bare(kind) for tree in (sides.before, sides.after)}
+    trees = {tree: sides.bare(kind) for tree in sides.trees}
     seeds = sides.made.new(kind)
     sides_seed.prepare(seeds, sizes.seed_pushes)
     for number in range(sizes.runs):
@@ -138,11 +145,17 @@ def pushes(sides: Sides, kind: str) -> Iterator[Line]:
             keep(values, tree.name, tree.measure("push", **asked))
     said = f"of {sizes.seed_pushes:,}"
     yield line(f"{sizes.pushes:,} pushes at 20 ms: a second", kind, values["rate"], Goal("after/seed", 100), said)
-    yield line("us of CPU a push", kind, values["cpu_us"], FASTER, said)
-    yield line("bare transport of the tree: calls/s", kind, values["own_rate"])
-    yield line("bare aiohttp: calls/s", kind, values["aiohttp_rate"])
-    yield line("% of the tree's bare transport", kind, values["own_share"], Goal("after", 70))
-    yield line("% of bare aiohttp", kind, values["aiohttp_share"], Goal("after", 70))
+    yield line("us of CPU a push", kind, values["cpu_us"], Goal("after/before", 0.5, at_most=True), said)
+    yield line("bare transport: calls/s", kind, values["bare_rate"])
+    for tree, whose in zip(sides.trees, ("the older commit's", "this tree's")[-len(sides.trees) :], strict=True):
+        bare = values["bare_rate"][tree.name]
+        shares = {way: _percent(rates, bare) for way, rates in values["rate"].items() if rates}
+        yield line(f"% of {whose} bare transport, at 20 ms", kind, defaultdict(list, shares), Goal("after", 70))
+
+
+def _percent(rates: Sequence[float], bare: Sequence[float]) -> list[float]:
+    """Of each round."""
+    return [100 * rate / most for rate, most in zip(rates, bare, strict=True)]
 
 
 def traces(sides: Sides, kind: str) -> Iterator[Line]:
@@ -153,7 +166,7 @@ def traces(sides: Sides, kind: str) -> Iterator[Line]:
     for _ in range(sizes.runs):
         done = sides_seed.bill(seeds, sides.services[0], sizes.seed_trace, asks=False)
         keep(values, "seed", {"rate": done.count / done.s, "cpu_us": done.cpu_s * 1e6 / done.count})
-        for tree in (sides.before, sides.after):
+        for tree in sides.trees:
             engine = sides.engine(kind)
             loaded = tree.measure("load", url=url_of(engine.url), windows=sizes.windows)
             count = int(loaded["pushes"])
@@ -168,7 +181,7 @@ def traces(sides: Sides, kind: str) -> Iterator[Line]:
 
 def starts(sides: Sides, kind: str) -> Iterator[Line]:
     """Commands on an empty database, by the user time of their processes; the first run of each compiles."""
-    trees = {tree: sides.bare(kind) for tree in (sides.before, sides.after)}
+    trees = {tree: sides.bare(kind) for tree in sides.trees}
     for tree, url in trees.items():
         tree.measure("empty", url=url)
     for command in ("status", "tick"):
@@ -178,7 +191,7 @@ def starts(sides: Sides, kind: str) -> Iterator[Line]:
                 used = tree.user_s(command, {"DRAWDOWN_DATABASE_URL": url, "DRAWDOWN_LOG_LEVEL": "ERROR"})
                 if number >= 0:
                     keep(values, tree.name, {"user_s": used})
-        yield line(f"`drawdown {command}`, nothing to do: s of user time", kind, values["user_s"], FASTER)
+        yield line(f"`drawdown {command}`, nothing to do: s of user time", kind, values["user_s"], START)
 
 
 def simulations(sides: Sides, kind: str) -> Iterator[Line]:
@@ -187,11 +200,13 @@ def simulations(sides: Sides, kind: str) -> Iterator[Line]:
         return
     values = gathered()
     for _ in range(sides.sizes.runs):
-        for tree in (sides.before, sides.after):
+        for tree in sides.trees:
             said = RATE.search(tree.simulate(sides.sizes.seeds, TICKS))
             assert said is not None, "the simulation says how fast it was"
             keep(values, tree.name, {"rate": float(said[1])})
-    yield line(f"simulation, {sides.sizes.seeds} lives: ticks/s and core", NO_DATABASE, values["rate"])
+    yield line(
+        f"simulation, {sides.sizes.seeds} lives: ticks/s and core", NO_DATABASE, values["rate"], Goal("after/before", 3)
+    )
 
 
 def alone(sides: Sides, kind: str) -> Iterator[Line]:
@@ -204,28 +219,31 @@ def alone(sides: Sides, kind: str) -> Iterator[Line]:
     stream = case_stream.run(sides.made, kind, scale, runs)[0]
     yield of_figure("Stripe's stream, 20 ms: events/s", kind, stream.figure("settled by the stream"))
     if kind == "postgresql":
-        workers = case_workers.run(sides.made, count, runs)[0]
-        yield of_figure("two workers: times as fast as one", kind, workers.figure("times as fast by 2"))
+        workers = case_workers.run(sides.made, count // 2, runs)[0]
+        yield of_figure("two workers, 200 ms: times as fast as one", kind, workers.figure("times as fast by 2"))
 
 
 FIGURES: Final[dict[str, Callable[[Sides, str], Iterator[Line]]]] = {
-    "tick": ticks,
     "push": pushes,
     "trace": traces,
     "start": starts,
     "simulation": simulations,
     "alone": alone,
+    "tick": ticks,
 }
+"""The slowest last: of a run that is broken off, the others stand."""
 
 
-def measured(ref: str, only: str, kinds: Sequence[str], sizes: Sizes) -> Iterator[Line]:
+def measured(ref: str | None, only: str, kinds: Sequence[str], sizes: Sizes) -> Generator[Line, None, None]:
     """All lines as they are found, those of one figure beside each other."""
     with ExitStack() as stack:
         made = stack.enter_context(databases(kinds))
         services = {latency_ms: stack.enter_context(serving(latency_ms)) for latency_ms in LATENCIES_MS}
-        sides = Sides(made, services, stack.enter_context(older(ref)), present(), sizes)
-        for tree in (sides.before, sides.after):
-            print(f"{tree.name}: {_commit(tree)}, {tree.said}", file=sys.stderr, flush=True)
+        folder = leftovers.folder("drawdown-sides-", on_disk=True)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        sides = Sides(made, services, (*([older(ref, folder)] if ref else ()), present(folder)), sizes)
+        for tree in sides.trees:
+            print(f"{tree.name}: {tree.said}", file=sys.stderr, flush=True)
         for name, figure in FIGURES.items():
             if only in ("", name):
                 began = time.perf_counter()
@@ -238,15 +256,10 @@ def _first_told(names: Sequence[str], one: Line) -> int:
     return names.index(one.figure)
 
 
-def _commit(tree: Tree) -> str:
-    asked = ["git", "-C", str(tree.folder), "describe", "--always", "--dirty", "--exclude", "*"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, also where a goal is not met: a benchmark reports, on a machine it does not know."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--before", required=True, help="the older commit")
+    asked.add_argument("--before", help="the older commit; without it, this tree alone")
     asked.add_argument("--only", choices=sorted(FIGURES), default="", help="one figure")
     asked.add_argument("--database", choices=KINDS, help="one kind of database")
     asked.add_argument("--orgs", type=int, help="organisations of a tick at Autumn (10,000)")
@@ -254,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked.add_argument("--quick", action="store_true", help="tiny sizes: that it runs, not how fast")
     given = asked.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    end_on_signals()
     sizes = QUICK if given.quick else Sizes()
     if given.orgs:
         sizes = replace(sizes, orgs=given.orgs)
@@ -261,8 +275,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes = replace(sizes, runs=given.runs, ticks=max(given.runs // 3, 1))
     began, load = time.perf_counter(), os.getloadavg()[0]
     print(*map(row, HEADINGS), sep="\n")
-    for one in measured(given.before, given.only, (given.database,) if given.database else KINDS, sizes):
-        print(row(one.cells(judged=not given.quick)), flush=True)
+    kinds = (given.database,) if given.database else KINDS
+    with closing(measured(given.before, given.only, kinds, sizes)) as lines:
+        for one in lines:
+            print(row(one.cells(judged=not given.quick)), flush=True)
     print(f"\n{os.cpu_count()} cores, load {short(load)} at the begin and {short(os.getloadavg()[0])} at the end")
     print(f"{time.perf_counter() - began:.0f} s in all; each number the median of its runs [least, most]")
     return 0

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,7 @@ from drawdown.schema.migrate import bucket_of, upgrade
 from drawdown.worker.tick import tick as whole_tick
 from tests.benchmarks import case_tick, fleet
 from tests.benchmarks.databases import tidy
+from tests.benchmarks.steps import step_of
 from tests.world import Cells
 
 ADAPTERS: Final = {
@@ -42,6 +44,8 @@ ADAPTERS: Final = {
     "push": ("drawdown.worker.push.push:push", "drawdown.worker.push:push"),
 }
 """Each with its places, the newest first."""
+ORDER: Final = ("push", "project", "seal", "dispatch")
+"""Of steps that go on at once, the one that the time is said to go to."""
 AT_ONCE: Final = 256
 SAMPLES_A_PUSH: Final = 3
 TRACE_ORGS: Final = 216
@@ -99,6 +103,35 @@ def timed(work: Callable[[], Any]) -> tuple[Any, Found]:
     return done, {"s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
 
 
+@contextmanager
+def divided() -> Iterator[Counter[str]]:
+    """The seconds of all that is done meanwhile, by its step: where several go on at once, by the first of `ORDER`."""
+    runner, spent, going, since = adapted("runner"), Counter[str](), Counter[str](), time.perf_counter()
+    inner = runner._do
+
+    def note() -> None:
+        nonlocal since
+        before, since = since, time.perf_counter()
+        spent[next((step for step in ORDER if going[step]), "other")] += since - before  # type: ignore[assignment]
+
+    async def do(effect: Any, *more: Any) -> Any:
+        step = step_of(effect)
+        note()
+        going[step] += 1
+        try:
+            return await inner(effect, *more)
+        finally:
+            note()
+            going[step] -= 1
+
+    runner._do = do
+    try:
+        yield spent
+    finally:
+        runner._do = inner
+        note()
+
+
 def empty(url: str) -> Found:
     """An empty database of this tree's."""
     upgrade(connect(url))
@@ -122,9 +155,11 @@ def tick(url: str, service: str, orgs: int, number: int) -> Found:
     tidy(engine)
     http = Counting()
     context, world = autumn(engine, service, fleet.clock(number), http, held=number > 0)
-    report, found = timed(lambda: adapted("runner").run(whole_tick(context), world))
+    with divided() as spent:
+        report, found = timed(lambda: adapted("runner").run(whole_tick(context), world))
     assert (report.sealed, report.accepted, report.left.due) == (orgs, orgs, 0), report
-    return {**found, "reads": http.calls["customers.get"], "pushes": http.calls["track"]}
+    shares = {f"{step}_share": 100 * spent[step] / found["s"] for step in ("push", "project")}
+    return {**found, **shares, "reads": http.calls["customers.get"], "pushes": http.calls["track"]}
 
 
 def _bill_at_autumn(connection: sa.Connection, orgs: int) -> None:
@@ -144,7 +179,7 @@ def _bill_at_autumn(connection: sa.Connection, orgs: int) -> None:
 
 
 def push(url: str, service: str, count: int, number: int) -> Found:
-    """Pushes that are due, claimed, sent and settled; then as many calls by the tree's bare transport and aiohttp's."""
+    """Pushes that are due, claimed, sent and settled; then as many calls by the tree's bare transport."""
     engine = connect(url)
     if number == 0:
         upgrade(engine)
@@ -159,10 +194,9 @@ def push(url: str, service: str, count: int, number: int) -> Found:
 
     done, found = timed(lambda: adapted("runner").run(steps(), world))
     assert sum(one.accepted for one in done) == count, done
-    own_s, aio_s = _looped(_own(service, count)), _looped(_aiohttp(service, count))
-    rates = {"rate": count / found["s"], "own_rate": count / own_s, "aiohttp_rate": count / aio_s}
-    shares = {"own_share": 100 * own_s / found["s"], "aiohttp_share": 100 * aio_s / found["s"]}
-    return {**rates, **shares, "cpu_us": found["cpu_s"] * 1e6 / count}
+    with asyncio.Runner(loop_factory=adapted("runner")._loop_factory()) as loop:
+        bare_s = loop.run(_bare(service, count))
+    return {"rate": count / found["s"], "bare_rate": count / bare_s, "cpu_us": found["cpu_s"] * 1e6 / count}
 
 
 def _due(connection: sa.Connection, count: int, number: int) -> None:
@@ -180,11 +214,6 @@ def _due(connection: sa.Connection, count: int, number: int) -> None:
     )
 
 
-def _looped(work: Any) -> float:
-    with asyncio.Runner(loop_factory=adapted("runner")._loop_factory()) as loop:
-        return float(loop.run(work))
-
-
 HEADERS: Final = {"authorization": "Bearer x", "content-type": "application/json", "x-api-version": "2.3.0"}
 
 
@@ -196,7 +225,7 @@ def _bodies(count: int) -> Iterator[bytes]:
         yield json.dumps({**asked, **more}).encode()
 
 
-async def _own(service: str, count: int) -> float:
+async def _bare(service: str, count: int) -> float:
     http, bodies = adapted("HttpClient")(), iter(list(_bodies(count)))
     began = time.perf_counter()
 
@@ -209,23 +238,6 @@ async def _own(service: str, count: int) -> float:
     took = time.perf_counter() - began
     await http.close()
     return took
-
-
-async def _aiohttp(service: str, count: int) -> float:
-    import aiohttp
-
-    bodies = iter(list(_bodies(count)))
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=AT_ONCE)) as session:
-        began = time.perf_counter()
-
-        async def work() -> None:
-            for body in bodies:
-                async with session.post(f"{service}/v1/track", data=body, headers=HEADERS) as answer:
-                    assert answer.status == 200, answer
-                    await answer.read()
-
-        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-        return time.perf_counter() - began
 
 
 def trace(windows: int) -> Iterator[dict[str, Any]]:

@@ -1,21 +1,24 @@
 """The two trees that are measured side by side: this one, and that of an older commit with an environment of its own.
 
-Guarantee: a figure is of the tree that it names: each answer says which files it ran. The older tree is a worktree in a
-temporary folder, and is taken out of the repository again.
+Guarantee: a figure is of the tree that it names: each answer says which files it ran. The older tree lies in a folder
+of the caller's, and the repository knows nothing of it. A signal that ends this ends all that was begun, whose files
+lie in that folder, too.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
-import tempfile
+import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -37,7 +40,9 @@ class Tree:
     python: Path
     path: Sequence[Path]
     said: str = ""
-    """Where its libraries come from."""
+    """Its commit, and where its libraries come from."""
+    scratch: Path | None = None
+    """Where its temporary files lie; None: where those of this process do."""
 
     def measure(self, what: str, **options: object) -> Found:
         """One figure of `sides_script`, in a process of its own."""
@@ -68,31 +73,45 @@ class Tree:
     @property
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join(str(folder) for folder in self.path)
-        return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""}
+        own = {} if self.scratch is None else {"TMPDIR": str(self.scratch)}
+        return {**os.environ, **own, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""}
 
     def _run(self, *arguments: str) -> str:
-        asked = [str(self.python), *arguments]
-        done = subprocess.run(asked, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
+        done = whole([str(self.python), *arguments], self.folder, self.environment)
         if done.returncode:
             raise Failed(f"{self.name}: {arguments[:3]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         return done.stdout
 
 
-def present() -> Tree:
+def present(beside: Path) -> Tree:
     """This tree, by the Python that runs this."""
-    return Tree("after", ROOT, Path(sys.executable), (ROOT,), "the environment that runs this")
+    commit = _git("describe", "--always", "--dirty", "--exclude", "*").decode().strip()
+    return Tree("after", ROOT, Path(sys.executable), (ROOT,), f"{commit}, the environment that runs this", beside)
 
 
-@contextmanager
-def older(ref: str) -> Iterator[Tree]:
-    """The tree of a commit, for as long as this lasts."""
-    with tempfile.TemporaryDirectory(prefix="drawdown-sides-") as made:
-        folder = Path(made) / "tree"
-        _git("worktree", "add", "--quiet", "--detach", str(folder), ref)
+def older(ref: str, beside: Path) -> Tree:
+    """The files of a commit, in a folder of this one."""
+    folder, commit = beside / "tree", _git("rev-parse", "--short", f"{ref}^{{commit}}").decode().strip()
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", commit))) as packed:
+        packed.extractall(folder, filter="data")
+    found = _installed(folder, beside) or borrowed(folder, beside)
+    return replace(found, said=f"{commit}, {found.said}", scratch=beside)
+
+
+def whole(
+    asked: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command with all that it prints. Whatever ends this before, ends the command and all that it began."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        asked, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
         try:
-            yield _installed(folder, Path(made)) or borrowed(folder, Path(made))
-        finally:
-            _git("worktree", "remove", "--force", str(folder))
+            told = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(asked, process.returncode, *told)
 
 
 def _installed(folder: Path, beside: Path) -> Tree | None:
@@ -104,7 +123,7 @@ def _installed(folder: Path, beside: Path) -> Tree | None:
         [str(python), "-m", "pip", "install", "--quiet", "--editable", f"{folder}[test]"],
         [str(python), "-c", "import drawdown.worker.tick, tests.benchmarks"],
     ):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        done = whole(command, folder, {**os.environ, "TMPDIR": str(beside)})
         if done.returncode:
             print(f"the older commit's install failed: {done.stderr.strip()[-400:]}", file=sys.stderr)
             return None
@@ -126,5 +145,20 @@ def borrowed(folder: Path, beside: Path) -> Tree:
     )
 
 
-def _git(*arguments: str) -> None:
-    subprocess.run(["git", "-C", str(ROOT), *arguments], check=True)
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], stdout=subprocess.PIPE, check=True).stdout
+
+
+def end_on_signals() -> None:
+    """SIGTERM and SIGINT end this as an error does, with all that was begun; a second one does not break into that."""
+    own = os.getpid()
+
+    def told(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != own:  # a fork that has no handler of its own yet
+            os._exit(128 + number)
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, told)

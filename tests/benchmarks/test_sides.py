@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,11 +19,23 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
+from drawdown.worker.engine.effects import Transaction
+from tests import leftovers
 from tests.benchmarks import sides_script, sides_seed, sides_trees
 from tests.benchmarks.databases import Databases
 from tests.benchmarks.quick_server import serving
 from tests.benchmarks.sides_table import FASTER, Goal, Line, row
 from tests.benchmarks.sides_trees import ROOT, Failed, Tree
+
+BEGINS = """
+from pathlib import Path
+from tests.benchmarks.quick_server import serving
+from tests.benchmarks.sides_trees import end_on_signals, whole
+end_on_signals()
+with serving(0) as service:
+    print(service, flush=True)
+    whole(["sh", "-c", "sleep 60 & echo $! > begun; wait"], Path.cwd())
+"""
 
 
 def _row(line: Line, *, judged: bool = True) -> list[str]:
@@ -108,3 +126,53 @@ def test_the_seeds_way_pushes_and_asks_for_one_after_the_other(tmp_path: Path) -
     rows = read(engine, lambda c: [tuple(row) for row in c.execute(sa.text("SELECT billed, is_halted FROM seed_orgs"))])
     assert rows == [(1, 0)] * 3
     made.dispose()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_leaves_no_process_behind(number: signal.Signals, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    with subprocess.Popen(
+        [sys.executable, "-c", BEGINS], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        service = process.stdout.readline().strip()
+        assert httpx.get(f"{service}/arrivals").json() == []
+        _until(lambda: begun.exists() and begun.read_text().strip())
+        process.send_signal(number)
+    if number == signal.SIGKILL:  # only the services hear of that: a figure comes to its end
+        os.kill(int(begun.read_text()), number)
+    else:
+        assert process.returncode == 128 + number
+        assert leftovers.command_line(int(begun.read_text())) == ""
+    _until(lambda: not _answers(service))
+
+
+def _answers(service: str) -> bool:
+    try:
+        return bool(httpx.get(f"{service}/arrivals"))
+    except httpx.HTTPError:
+        return False
+
+
+def _until(true: Callable[[], object]) -> None:
+    ends = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def test_time_is_said_to_go_to_reads_only_where_nothing_is_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def take(_effect: object, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    runner = sides_script.adapted("runner")
+    monkeypatch.setattr(runner, "_do", take)
+
+    async def both() -> None:
+        read, charge = (Transaction(name, lambda _: None) for name in ("project", "charge"))
+        await asyncio.gather(runner._do(read, 0.3), runner._do(charge, 0.1))
+
+    with sides_script.divided() as spent:
+        asyncio.run(both())
+    assert runner._do is take
+    assert 0.1 <= spent["push"] < 0.2 <= spent["project"] + 0.05 < 0.3

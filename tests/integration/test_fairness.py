@@ -25,6 +25,7 @@ from drawdown.worker.push.claim import LONGEST_DUE, Claim, claim_due, claim_size
 from drawdown.worker.push.outcome import settle
 from drawdown.worker.push.push import SPELL_MS, push
 from drawdown.worker.push.push import _settle as settle_claim
+from drawdown.worker.verdict.answers import SQL as ANSWERS
 from tests.benchmarks.databases import tidy
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.plans import explained
@@ -165,6 +166,26 @@ def test_a_claim_reads_what_it_takes(engine: sa.Engine, known: str) -> None:
         else:
             assert index in how(engine, text), how(engine, text)
             assert "TEMP B-TREE" not in how(engine, text), how(engine, text)
+
+
+@pytest.mark.parametrize("known", ["empty", "full"])
+def test_what_may_be_on_its_way_is_found_without_what_was_settled(engine: sa.Engine, known: str) -> None:
+    """By statistics of when there were no pushes, or of now: each portion of answers asks for it."""
+    fleet = Fleet(engine)
+    if known == "empty":
+        tidy(engine)
+    owed(fleet, 100, 50, name="big")
+    fleet.write("UPDATE pushes SET state = 'accepted', first_attempt_ms = 1")
+    owed(fleet, 20, 2, name="open", newest_ms=T0 - WINDOW_MS)
+    if known == "full":
+        tidy(engine)
+    list(claims(fleet, 1))
+    values = {"org_ids": ["big-1", "open-1"], "provider": "fake", "now_ms": T0 + 2 * SECOND_MS}
+    with explained(engine) as plans, engine.connect() as connection:
+        assert ANSWERS.run(connection, "unsure", values).scalars().all() == ["open-1"]
+    ((text, plan),) = plans.items()
+    assert "Seq Scan on pushes" not in plan, plan
+    assert "pushes_open" in (plan if engine.dialect.name == "postgresql" else how(engine, text)), plan
 
 
 def how(engine: sa.Engine, text: str) -> str:

@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING, Final
 
@@ -83,13 +84,18 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
     except duckdb.InterruptException as error:
         raise NotNow(f"{file.name}: its time was up before it was read: split it") from error
     except duckdb.Error as error:
-        lines = str(error).partition("\nLINE 1: ")[0].splitlines()[:3]  # behind it DuckDB shows our own statement
-        said = clean(" ".join(lines).strip().replace(file.opened, file.name).replace(str(file.path), file.name))
+        said = clean(_about_the_file(error).replace(file.opened, file.name).replace(str(file.path), file.name))
         kind = Refused if _of_content(error) else NotNow
         raise kind(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR]}") from error
     finally:
         over.set()
         watching.join()
+
+
+def _about_the_file(error: duckdb.Error) -> str:
+    """The first lines of what DuckDB says, without those that quote the statement it failed at (`LINE 1: CREATE …`)."""
+    about = takewhile(lambda line: not line.startswith("LINE "), str(error).splitlines()[:3])
+    return " ".join(line.strip() for line in about if line.strip())
 
 
 def _of_content(error: duckdb.Error) -> bool:

@@ -30,7 +30,7 @@ from drawdown.worker.batches.objects import MAX_PAGES, OBJECTS_A_PAGE, Page, is_
 from drawdown.worker.batches.reading import Sums, add_up
 from drawdown.worker.batches.readings import MAX_READINGS, begin_reading, end_reading, forget_gone, new_files
 from drawdown.worker.batches.sources import MAX_DUE, BatchSource, due_periods, list_sources
-from drawdown.worker.batches.take import UNREAD, TakenFile, meet_types, most_samples, note, take
+from drawdown.worker.batches.take import UNREAD, TakenFile, meet_types, most_samples, note, take, unread
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.on_disk import OnDisk
@@ -116,8 +116,7 @@ def _take(context: Context, source: str, file: FoundFile, most: int, done: Batch
         yield Transaction("end_reading", end)
         return
     except (Refused, UsageError) as error:
-        taken = TakenFile(source, file.name, UNREAD, "refused", said=str(error))
-        yield from _became(context, source, file, taken, done)
+        yield from _became(context, source, file, unread(source, file.name, error), done)
         return
     _count(source, taken, done)
 

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.worker.batches.asking import is_asked
@@ -52,6 +52,12 @@ class TakenFile:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
+
+
+def unread(source: str, name: str, error: DrawdownError) -> TakenFile:
+    """A file that could not be read. An error names the file first, for whoever sees nothing but its text: here the
+    name stands beside it."""
+    return TakenFile(source, name, UNREAD, "refused", said=str(error).removeprefix(f"{name}: "))
 
 
 def most_samples(connection: sa.Connection) -> int:

@@ -1,0 +1,63 @@
+"""Tables that grow with use are vacuumed early enough, and doctor tells where nobody does any more."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+from drawdown.cli.nouns.doctor import Finding, _upkeep
+from drawdown.schema.database import read, write
+from drawdown.worker.views.upkeep import upkeep
+from tests.integration.test_long_open import _State
+from tests.migration.test_upgrade import _config
+
+
+def _findings(engine: sa.Engine) -> list[Finding]:
+    return list(_upkeep(_State(engine)))  # type: ignore[arg-type]
+
+
+def test_a_new_database_has_the_settings_and_loses_them_with_its_migration(postgres: sa.Engine) -> None:
+    assert [one.ok for one in _findings(postgres)] == [True]
+    with postgres.begin() as connection:
+        command.downgrade(_config(connection), "0070")
+    left = read(postgres, upkeep)
+    assert left is not None
+    assert sorted(left.statements) == ["pushes", "usage_samples"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "RESET (autovacuum_vacuum_scale_factor)",
+        "RESET (autovacuum_vacuum_insert_scale_factor), SET (autovacuum_enabled = false)",
+        "SET (autovacuum_enabled = off)",
+    ],
+)
+def test_what_is_gone_is_told_with_the_statement_that_mends_it(postgres: sa.Engine, change: str) -> None:
+    _run(postgres, f"ALTER TABLE pushes {change}")
+    _, found = _findings(postgres)
+    assert not found.ok
+    _run(postgres, found.mend.split("`")[1])
+    assert [one.ok for one in _findings(postgres)] == [True]
+
+
+def test_values_that_a_person_chose_are_left(postgres: sa.Engine) -> None:
+    _run(postgres, "ALTER TABLE pushes SET (autovacuum_vacuum_scale_factor = 0.5, autovacuum_enabled = yes)")
+    assert [one.ok for one in _findings(postgres)] == [True]
+
+
+def test_a_server_without_autovacuum_is_told(postgres: sa.Engine) -> None:
+    with postgres.connect() as connection:
+        connection.execute(sa.text("SET track_counts = off"))  # of this session, as of the server
+        found = upkeep(connection)
+    assert found is not None
+    assert not found.works
+
+
+def test_on_sqlite_there_is_nothing_to_keep_up() -> None:
+    assert _findings(sa.create_engine("sqlite://")) == []
+
+
+def _run(engine: sa.Engine, text: str) -> None:
+    write(engine, lambda connection: connection.execute(sa.text(text)))
