@@ -95,7 +95,7 @@ MAPPED: Final = Kind("event type", (*EVENT_TYPE.sources, IdSource("mapped_featur
 """Or a feature."""
 BACKFILL: Final = Kind("backfill", (IdSource("backfills"),), "drawdown backfill list")
 BATCH: Final = Kind("batch of usage", (IdSource("batch_ids"),), "drawdown batch list")
-BATCH_SOURCE: Final = Kind("watched folder", (IdSource("batch_source_names"),), "drawdown source list")
+BATCH_SOURCE: Final = Kind("watched folder or query", (IdSource("batch_source_names"),), "drawdown source list")
 SOURCE: Final = Kind("source of events", (), "drawdown event list")
 USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")

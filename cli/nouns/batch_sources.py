@@ -76,9 +76,11 @@ def _listed(app: App, prefix: str) -> None:
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:
     """Errors: UsageError, also where this host has no such database."""
+    if not database:
+        raise UsageError("--query: name the database that is asked, too: --database NAME, of DRAWDOWN_QUERY_NAME_URL")
     if database.lower() not in (known := app.settings.databases().urls):
         named = f"this host has {', '.join(sorted(known))}" if known else "this host has none"
-        raise UsageError(f"--database: set {Databases.setting(database or 'NAME')}; {named}")
+        raise UsageError(f"--database: set {Databases.setting(database)}; {named}")
     try:
         with query.open(encoding="utf-8") as file:
             text = file.read(MAX_QUERY_CHARS + 1).strip()

@@ -222,8 +222,9 @@ def fold_(
     verify` proves the sums against them.
     """
     app: App = context.obj
-    month = f"{before}-01" if re.fullmatch(r"\d{4}-\d{2}", before) else before
-    by, moment = app.by(actor, reason), app.moment(month, "--before")
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", before):
+        raise UsageError(f"--before: {before!r} is no month; write 2025-01")
+    by, moment = app.by(actor, reason), app.moment(f"{before}-01", "--before")
     done = fold.fold(app.write, moment, by, dry_run=dry_run)
     did = "would fold" if dry_run else "folded"
     text = f"{did} {done.pushes:,} pushes of windows before {show_time(done.before_ms)} into sums of a day"

@@ -239,6 +239,13 @@ def test_a_run_that_continues_looks_at_what_was_folded_since(fleet: Fleet) -> No
 def test_the_command_says_what_goes_and_what_stays(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     url = fleet.engine.url.render_as_string(hide_password=False)
     at = ("--database-url", url, "--at", str(fleet.clock.at_ms))
+    for before, says in (
+        ("2024", "is no month; write 2025-01"),
+        ("2024-13", "is no month"),
+        ("2030-01", "at most --before 20"),
+    ):
+        assert drawdown([*at, "push", "fold", "--before", before]) == 2
+        assert says in capsys.readouterr().err
     assert drawdown([*at, "push", "fold", "--before", "2024-03", "--dry-run"]) == 0
     assert "would fold 15 pushes of windows before 2024-03-01" in capsys.readouterr().out
     assert drawdown([*at, "--json", "push", "fold", "--before", "2024-03", "--reason", "a test"]) == 0

@@ -73,7 +73,7 @@ def prefix_of(place: str) -> str:
     bucket, _, prefix = place.removeprefix(SCHEME).partition("/")
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket) or not prefix.isprintable() or len(prefix) > 500:
-        raise UsageError(f"{place}: is no prefix of objects: s3://BUCKET/PREFIX")
+        raise UsageError(f"{place}: is no prefix of objects: s3://BUCKET/PREFIX, a bucket of 3 to 63 characters")
     return f"{SCHEME}{bucket}/{prefix}".rstrip("/")
 
 

@@ -20,6 +20,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.database import Transact
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.commands.prune import EVER_MS, in_portions
 
 SQL = queries(__file__)
@@ -77,4 +78,5 @@ def _require_month(before_ms: int, now_ms: int) -> None:
     for _ in range(MONTHS_KEPT + 1):
         newest = start_of(newest) - 1
     if before_ms > newest + 1:
-        raise UsageError(f"pushes are kept for {MONTHS_KEPT} months, one by one: fold what ended before that only")
+        newest_text = show_time(newest + 1)[: len("2025-01")]
+        raise UsageError(f"pushes are kept for {MONTHS_KEPT} months, one by one: at most --before {newest_text}")
