@@ -51,12 +51,6 @@ def list_orders(connection: sa.Connection, *, most: int, before: int | None = No
     return [_row(row) for row in SQL.run(connection, "list", values, only="" if before is None else "only_before")]
 
 
-def show_order(connection: sa.Connection, order_id: int) -> OrderRow | None:
-    """One of them; None where there is none."""
-    row = SQL.run(connection, "list", {"at_most": 1, "order_id": order_id}, only="only_one").one_or_none()
-    return None if row is None else _row(row)
-
-
 def count_open(connection: sa.Connection) -> int:
     """Orders that wait, or are under way."""
     return int(SQL.run(connection, "count_open").scalar_one())

@@ -57,8 +57,5 @@ FROM orders o LEFT JOIN replays r
     ON r.replay_id = (SELECT MAX(l.replay_id) FROM replays l WHERE l.order_id = o.order_id)
 WHERE 1 = 1 {only} ORDER BY o.order_id DESC LIMIT :at_most
 
--- name: only_one
-AND o.order_id = :order_id
-
 -- name: only_before
 AND o.order_id < :before
