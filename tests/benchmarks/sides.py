@@ -38,8 +38,6 @@ TICKS: Final = 30
 """Of each life that is simulated."""
 NO_DATABASE: Final = "in memory"
 START: Final = Goal("after", 0.35, at_most=True)
-BY_PUSHES: Final = Goal("after", 10, at_most=True)
-"""A tick is bounded by its pushes where no more of its time goes to reads alone."""
 RATE: Final = re.compile(r"(\d+) ticks a second and core")
 
 
@@ -128,7 +126,7 @@ def ticks(sides: Sides, kind: str) -> Iterator[Line]:
         yield line(f"{what}reads", kind, found["reads"], None, f"{count:,} done")
         yield line(f"{what}pushes", kind, found["pushes"], None, f"{count:,} done")
         yield line(f"{what}% of the time with pushes", kind, found["push_share"])
-        yield line(f"{what}% with reads and no push", kind, found["project_share"], BY_PUSHES)
+        yield line(f"{what}% with reads and no push", kind, found["project_share"])
 
 
 def pushes(sides: Sides, kind: str) -> Iterator[Line]:

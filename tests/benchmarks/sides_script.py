@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +40,7 @@ ADAPTERS: Final = {
     "HttpClient": ("drawdown.providers.http.client:HttpClient", "drawdown.providers.http_client:HttpClient"),
     "runner": ("drawdown.worker.engine.runner:", "drawdown.worker.runner:"),
     "Context": ("drawdown.worker.engine.context:Context", "drawdown.worker.context:Context"),
+    "search_seldom": ("drawdown.cli.main:search_seldom",),
     "Together": ("drawdown.worker.engine.effects:Together", "drawdown.worker.effects:Together"),
     "push": ("drawdown.worker.push.push:push", "drawdown.worker.push:push"),
 }
@@ -290,6 +291,8 @@ FIGURES: Final[dict[str, Callable[..., Found]]] = {
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     what, options = sys.argv[1:]
+    with suppress(LookupError):
+        adapted("search_seldom")()  # as each command does; the older tree's commands did not
     found = FIGURES[what](**json.loads(options))
     print(json.dumps({**found, "tree": str(Path(sys.modules["drawdown.worker.tick"].__file__ or "").resolve())}))
 
