@@ -142,6 +142,18 @@ def test_a_file_is_taken_once_whatever_it_is_called(fleet: Fleet, tmp_path: Path
     assert sealed(fleet) == SEALED
 
 
+def test_what_was_read_before_the_content_that_stands_is_no_conflict(fleet: Fleet, tmp_path: Path) -> None:
+    """A slow reader has what lay there before: nobody is told to withdraw what lies there by now."""
+    path, slow = written(tmp_path / "u.csv", ROWS[:1]), fleet.by
+    with closing(reading.add_up(found_file(path), slow.now_ms)) as sums:
+        fleet.clock.at_ms += 1
+        batch = taken(fleet, written(path, ROWS)).batch
+        with pytest.raises(files.NotNow, match="what it says by now was taken while this was read"):
+            write(fleet.engine, lambda c: take(c, sums, BY_HAND, slow))
+    assert [line.outcome for line in read(fleet.engine, sources.list_batches)] == ["taken"]
+    assert (again := taken(fleet, path)).outcome == "repeated" and again.batch == batch
+
+
 def test_another_content_under_a_name_is_a_conflict_until_the_first_is_withdrawn(fleet: Fleet, tmp_path: Path) -> None:
     path = tmp_path / "u.csv"
     batch = taken(fleet, written(path, ROWS)).batch

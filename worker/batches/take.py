@@ -76,7 +76,8 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
     """Take what a file comes to; `meet_types` comes first.
 
     Errors: Refused where another program gave a sample one of its ids; NotNow where its event types have no room,
-    or a floor was raised past it meanwhile.
+    a floor was raised past it meanwhile, or what was read later than it was taken under its name. `by.now_ms`: before
+    it was read.
     """
     taken = _claim(connection, sums, source, by)
     if taken.outcome == "taken":
@@ -105,9 +106,10 @@ def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: i
 def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
     """The batch's row is the claim: of two that take the same at once the second waits here, and sees the first."""
     name, file = sums.file.name, sums.file
-    values = {"batch": sums.batch, "source": source, "name": name, "path": file.place, "folder": file.folder}
+    its = {"batch": sums.batch, "source": source, "name": name, "path": file.place, "folder": file.folder}
+    values = {**its, "now_ms": by.now_ms}
     SQL.run(connection, "hold_folder", values).all()
-    other = SQL.run(connection, "other_of_name", values).scalar()
+    other = SQL.run(connection, "other_of_name", values).one_or_none()
     if other is None:
         counts = {"row_count": sums.rows, "refused": sums.refused, "samples": sums.samples, "total": sums.total}
         span = {"from_ms": sums.from_ms, "to_ms": sums.to_ms, "taken_ms": by.now_ms}
@@ -116,10 +118,12 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenF
             return TakenFile(source, name, sums.batch, "taken", sums.rows, sums.refused)
     there = SQL.run(connection, "batch", values).one_or_none()
     if there is None:
-        other = other or SQL.run(connection, "other_of_name", values).scalar()
+        other = other or SQL.run(connection, "other_of_name", values).one_or_none()
         if other is None:
             raise NotNow(f"{name}: a batch of its name was taken and withdrawn this moment: try again")
-        said = f"its name stands for the batch {other}, with other content: withdraw that one"
+        if other.is_newer:  # else a person would be told to withdraw what is right
+            raise NotNow(f"{name}: what it says by now was taken while this was read: try again")
+        said = f"its name stands for the batch {other.batch}, with other content: withdraw that one"
         after = ", and a tick takes what is said by then" if is_asked(file.place) else " first, or give it another name"
         return TakenFile(source, name, sums.batch, "conflict", said=said + after)
     said = f"taken before, as {there.name}" + (

@@ -16,7 +16,7 @@ FOR SHARE OF b
 -- A batch that stands, and came under this name, or from this path by another way: from the folder that is watched, or
 -- by hand. Also one that lies under another name by now. Shared: its withdrawal, after which
 -- files in conflict with it are looked at again, comes before this or waits for what is said here.
-SELECT f.batch FROM batch_files f JOIN batches b ON b.batch = f.batch
+SELECT f.batch, f.seen_ms > :now_ms AS is_newer FROM batch_files f JOIN batches b ON b.batch = f.batch
 WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FROM batch_sources WHERE folder = :folder)
     AND (f.source = :source OR f.source <> '' OR f.path = :path)
     AND f.name = :name AND f.batch <> :batch AND f.outcome IN ('taken', 'repeated')
