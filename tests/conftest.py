@@ -37,9 +37,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 """A shell has interrupts ignored in what it starts in the background, which what tests start would inherit."""
 
-hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
+UNTIMED = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "fixed", derandomize=True, database=None, deadline=None, suppress_health_check=UNTIMED
+)
 hypothesis.settings.load_profile("fixed")
-"""The same examples each time; nothing is kept from one run to the next."""
+"""The same examples each time, however slow the machine is; nothing is kept from one run to the next."""
 
 QUICK = "tests/unit/"
 """Thousands of tests of milliseconds: to hand out each by itself costs more than to run it. A module is a group."""

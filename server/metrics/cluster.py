@@ -29,6 +29,11 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
     counts = dict.fromkeys(STATES, 0) | Counter(one.state for one in found.workers if one.state in STATES)
     yield gauge("workers", "Workers of the last day: that live, or went without a word.",
                 [((state,), count) for state, count in sorted(counts.items())], ("state",))  # fmt: skip
+    alive = found.of("lives")
+    yield gauge("worker_jobs_done", "Jobs that each worker that lives has done.",
+                [((one.name,), one.done) for one in alive], ("worker",))  # fmt: skip
+    yield gauge("worker_seen_age_seconds", "Since each worker that lives told of itself.",
+                [((one.name,), seconds(one.seen_ms)) for one in alive], ("worker",))  # fmt: skip
     jobs = {(kind, state): 0 for kind in KINDS for state in ("waits", "runs")}
     jobs |= {(one.kind, one.state): one.jobs for one in found.jobs if one.kind in KINDS}
     yield gauge("worker_jobs", "Jobs of workers.", sorted(jobs.items()), ("kind", "state"))

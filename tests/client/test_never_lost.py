@@ -53,7 +53,7 @@ class Struck:
         return found
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(faults=STEPS, counts=st.lists(st.integers(1, 9), min_size=1, max_size=5), most=st.integers(1, 7))
 def test_each_event_is_kept_once_and_told_once(faults: list[str], counts: list[int], most: int) -> None:
     struck, told = Struck(faults), Counter[str]()
@@ -74,7 +74,7 @@ def test_each_event_is_kept_once_and_told_once(faults: list[str], counts: list[i
     assert told == Counter(ids)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lives=st.lists(st.tuples(st.integers(0, 6), STEPS), min_size=1, max_size=4), most=st.integers(1, 4))
 def test_with_a_spool_also_over_several_lives(lives: list[tuple[int, list[str]]], most: int) -> None:
     """Each life ends before all is sent, where faults go on; the last one has none."""

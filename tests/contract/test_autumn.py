@@ -192,7 +192,7 @@ def test_a_wait_that_is_not_told_grows_with_the_attempts() -> None:
 
 
 @given(st.sampled_from([200, 202, 302, 400, 401, 404, 409, 418, 429, 500]), st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_bytes_of_no_meaning_are_never_taken_for_a_charge_or_a_no(status: int, body: bytes) -> None:
     assume(b'"code"' not in body)  # a code and a message are Autumn's words, whatever they say
     outcome = one(stubbed(said(status, body)))
@@ -210,7 +210,7 @@ def test_bytes_of_no_meaning_are_never_taken_for_a_charge_or_a_no(status: int, b
     ),
     st.sampled_from([200, 400, 401, 404, 409]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_json_of_the_wrong_shape_raises_nothing(body: object, status: int) -> None:
     outcome = one(stubbed(said(status, json.dumps(body))))
     assert not isinstance(outcome, Accepted | Duplicate)

@@ -24,6 +24,8 @@ from drawdown.cli.main import app
 from drawdown.cli.nouns.tick import parse_shard
 from drawdown.cli.settings.settings import Settings
 from drawdown.schema.units import BUCKETS
+from drawdown.server.metrics.cluster import of_workers
+from drawdown.worker.views.cluster import Cluster, JobsOfKind
 from tests.acceptance.commands import PROJECT
 
 DEPLOY = PROJECT / "ops" / "deploy"
@@ -216,6 +218,22 @@ def test_workers_are_replaced_before_others_come_and_may_end_in_peace() -> None:
     }
     assert modes[claim] == ["ReadWriteMany"], "all of them have it"
     assert pod["terminationGracePeriodSeconds"] > ACKNOWLEDGED_S
+
+
+def test_workers_are_scaled_by_a_metric_that_there_is_and_never_beyond_their_shards() -> None:
+    ((_, scale),) = documents(DEPLOY / "kubernetes" / "worker-scale.yaml")
+    ((_, workers),) = documents(DEPLOY / "kubernetes" / "worker.yaml")
+    spec, target = scale["spec"], scale["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == (workers["kind"], workers["metadata"]["name"])
+    command = workers["spec"]["template"]["spec"]["containers"][0]["command"]
+    shards = int(command[command.index("--shards") + 1])
+    assert workers["spec"]["replicas"] == spec["minReplicas"] < spec["maxReplicas"] <= shards // 2
+    (metric,) = [one["external"]["metric"] for one in spec["metrics"]]
+    told = {
+        f"drawdown_{one.name.removeprefix('drawdown_')}": one.samples
+        for one in of_workers(Cluster(shards, 300, [], [JobsOfKind("tick", "waits", 3, 0)]))
+    }
+    assert [one.value for one in told[metric["name"]] if one.labels == metric["selector"]["matchLabels"]] == [3.0]
 
 
 @pytest.fixture

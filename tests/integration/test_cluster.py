@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +42,7 @@ from drawdown.worker.cluster.membership import LIVES_S, Book, Member, Terms, Wan
 from drawdown.worker.commands.console_users import Person
 from drawdown.worker.views.cluster import read_cluster, worker_lines
 from tests.conftest import _new_database
+from tests.integration.verifying import verified
 from tests.simulation.mutants_remote import Patches
 from tests.world import T0, Fleet
 
@@ -134,6 +135,40 @@ def test_a_worker_that_was_not_seen_for_long_holds_nobody_up(clustered: sa.Engin
         write(clustered, lambda c: take_part(c, A, replace(ANYTHING, shards=2)))
     Book(clustered, B).left()
     assert write(clustered, lambda c: take_part(c, A, replace(ANYTHING, shards=2))).living == 1
+
+
+def test_terms_of_another_version_hold_while_one_of_its_workers_lives(clustered: sa.Engine) -> None:
+    agreed = "SELECT terms FROM drawdown_cluster.agreed"
+    for theirs in ({"shards": 4, "every_s": 300, "lanes": 2}, {**asdict(TERMS), "lanes": 2}, {"shards": 4}):
+        write(clustered, lambda c: take_part(c, A, ANYTHING))
+        told = {"terms": json.dumps(theirs)}
+        set_terms = sa.text("UPDATE drawdown_cluster.agreed SET terms = CAST(:terms AS jsonb)").bindparams(**told)
+        write(clustered, lambda c, change=set_terms: c.execute(change))  # type: ignore[misc]
+        with pytest.raises(Refused, match=r"terms of another version of Drawdown: a\. Install their version here"):
+            write(clustered, lambda c: take_part(c, B, ANYTHING))
+        assert rows(clustered, agreed)[0][0] == json.loads(told["terms"])
+        change(clustered, "UPDATE drawdown_cluster.workers SET seen = now() - interval '1 hour'")
+        assert write(clustered, lambda c: take_part(c, B, ANYTHING)).terms == Terms(4, 300, None, ("embedded",))
+        change(clustered, "DELETE FROM drawdown_cluster.workers")
+
+
+def test_jobs_of_another_number_of_shards_bill_each_unit_once_beside_ours(clustered: sa.Engine, tmp_path: Path) -> None:
+    """The number changed while jobs waited: what they say overlaps with what ours say."""
+    fleet = Fleet(clustered)
+    orgs = [f"org-{number}" for number in range(12)]
+    fleet.assign(*orgs, from_ms=T0)
+    for org in orgs:
+        fleet.sample(org, T0)
+    work = jobs_of(clustered, tmp_path)
+    for number, shard in enumerate(("1/3", "0/2", "2/3", "1/2", "0/3")):
+        deferred(clustered, "tick", f"tick {shard}", {"timestamp": number, "shard": shard})
+    with at_work(work):
+        soon(lambda: not [row for row in rows(clustered, JOBS) if "/3" in str(row[2])], "jobs of three are done", 120)
+        soon(lambda: not [row for row in rows(clustered, JOBS) if row[0] == "tick"], "and of two", 120)
+    assert rows(clustered, "SELECT state, COUNT(*), COUNT(DISTINCT org_id) FROM pushes GROUP BY state") == [
+        ("accepted", len(orgs), len(orgs))
+    ]
+    assert verified(fleet).breaches == []
 
 
 def test_two_that_come_first_at_once_agree_on_one_thing(clustered: sa.Engine) -> None:
@@ -400,6 +435,8 @@ def test_what_fails_is_told_and_the_next_job_goes_on(
     assert dict(cast(list[tuple[str, str]], page["workers"])).keys() == said.keys(), "the console says the same"
     told = render(clustered, 0).decode()
     assert 'drawdown_workers{state="lives"} 1.0' in told
+    assert 'drawdown_worker_jobs_done{worker="a"} 1.0' in told
+    assert 'drawdown_worker_seen_age_seconds{worker="a"} ' in told
     assert 'drawdown_worker_jobs{kind="tick",state="waits"} 1.0' in told and "last_failure_age_seconds " in told
     change(clustered, "UPDATE drawdown_cluster.workers SET seen = seen - interval '5 min'")
     found = read(clustered, read_cluster)

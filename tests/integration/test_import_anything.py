@@ -40,7 +40,7 @@ def _jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, default=str) + "\n" for row in rows)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(ROWS, min_size=1, max_size=12, unique_by=lambda row: row[0]), st.booleans())
 def test_any_valid_samples_come_out_as_they_went_in(
     engine: sa.Engine, rows: list[tuple[Any, ...]], as_csv: bool
@@ -57,7 +57,7 @@ def test_any_valid_samples_come_out_as_they_went_in(
     assert read(engine, lambda connection: connection.execute(bad).scalar_one()) == 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary(max_size=200), st.sampled_from(["csv", "jsonl"]))
 def test_whatever_the_bytes_nothing_is_lost(engine: sa.Engine, garbage: bytes, kind: str) -> None:
     good = line(1) if kind == "csv" else json.dumps(dict(zip(FIELDS, line(1).split(","), strict=True)))

@@ -165,4 +165,4 @@ class Ledger(RuleBasedStateMachine):
 
 
 def test_any_order_of_charges_and_grants_keeps_the_books() -> None:
-    run_state_machine_as_test(Ledger, settings=settings(max_examples=25, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(Ledger, settings=settings(max_examples=25, stateful_step_count=15))

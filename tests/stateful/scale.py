@@ -24,7 +24,6 @@ def scale(examples: int, steps: int) -> settings:
         stateful_step_count=steps,
         derandomize=asked is None,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=asked is not None,
     )

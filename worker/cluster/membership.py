@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Final
 
 import sqlalchemy as sa
@@ -76,11 +76,11 @@ class Taken:
 def take_part(connection: sa.Connection, member: Member, wanted: Wanted) -> Taken:
     """Take part, or go on doing so: a worker calls it again and again.
 
-    Errors: Refused where others live and go by other terms.
+    Errors: Refused where others live and go by other terms, or by terms of another version of the program.
     """
     found = SQL.run(connection, "hold_agreed").scalar_one()
     others = list(SQL.run(connection, "others", {"name": member.name, "lives_s": LIVES_S}).scalars())
-    terms = decide(wanted, _terms(found), others)
+    terms = decide(wanted, _terms(found, others), others)
     SQL.run(connection, "agree", {"terms": json.dumps(asdict(terms), sort_keys=True)})
     SQL.run(connection, "note_worker", asdict(member))
     SQL.run(connection, "forget_gone", {"kept_s": KEPT_S})
@@ -118,10 +118,22 @@ def _new_orgs(wanted: str | None, agreed: Terms | None) -> str | None:
     return None if wanted == NOBODY else wanted
 
 
-def _terms(text: str | None) -> Terms | None:
+def _terms(text: str | None, others: Sequence[str]) -> Terms | None:
+    """Terms that another version of the program agreed on say more than this one knows, or less: they hold while one of
+    its workers lives, and are agreed on anew after.
+
+    Errors: Refused while one lives.
+    """
     if text is None:
         return None
     found = json.loads(text)
+    if found.keys() != {field.name for field in fields(Terms)}:
+        if not others:
+            return None
+        raise Refused(
+            f"workers of this database go by terms of another version of Drawdown: {', '.join(others[:MOST_NAMED])}. "
+            "Install their version here, or end them first"
+        )
     return Terms(**{**found, "providers": tuple(found["providers"])})
 
 
