@@ -185,7 +185,7 @@ def _notice(found: Notice) -> Notice:
 
 
 def _failed(found: ReadFailed) -> ReadFailed:
-    return ReadFailed(_reason(found.reason))
+    return ReadFailed(_reason(found.reason), found.too_many is True)
 
 
 def _reason(text: object) -> str:

@@ -183,9 +183,11 @@ class NoCustomer:
 
 @dataclass(frozen=True)
 class ReadFailed:
-    """It could not be read; ask again later. A balance that cannot be read is not zero."""
+    """It could not be read; ask again later. A balance that cannot be read is not zero. `too_many`: it was refused for
+    too many calls."""
 
     reason: str
+    too_many: bool = False
 
 
 CustomerRead: TypeAlias = CustomerState | NoCustomer | ReadFailed

@@ -153,7 +153,7 @@ class AutumnProvider:
                 {found.feature for found in autumn_customers.candidates(customer, self._settings)}
             )
         except Unreadable as trouble:
-            return NoCustomer() if trouble.their_code == "customer_not_found" else ReadFailed(str(trouble))
+            return NoCustomer() if trouble.their_code == "customer_not_found" else _failed(trouble)
         return autumn_customers.state(customer, self._settings, self._consumable)
 
     async def _customer(self, customer_id: str) -> AutumnCustomer:
@@ -184,7 +184,7 @@ class AutumnProvider:
                 return await self._in_halves(requests)
             refused = trouble.status in (400, 404) and trouble.their_code is not None
             said = CannotTell(f"Autumn will not list this customer's events: {trouble}")
-            return [said if refused else ReadFailed(str(trouble))] * len(requests)
+            return [said if refused else _failed(trouble)] * len(requests)
         try:
             events = autumn_events.by_key(items)
         except Unreadable as trouble:
@@ -207,7 +207,7 @@ class AutumnProvider:
             items = await self._events(customer_id, from_ms, to_ms)
             return autumn_events.totals(customer_id, items, from_ms, to_ms)
         except Unreadable as trouble:
-            return ReadFailed(str(trouble))
+            return _failed(trouble)
 
     async def _events(self, customer_id: str, from_ms: int, to_ms: int) -> list[object]:
         """All events of a range, page by page. Errors: Unreadable; a part of them is never given for the whole."""
@@ -229,7 +229,7 @@ class AutumnProvider:
         try:
             return autumn_customers.drawn(await self._customer(customer_id), self._settings)
         except Unreadable as trouble:
-            return ReadFailed(str(trouble))
+            return _failed(trouble)
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
         if not self._settings.webhook_secrets:
@@ -289,6 +289,10 @@ def _unreadable(route: str, answer: Answer) -> Unreadable:
         # No status: mending the setting mends it, so it is not the customer's or the push's.
         return Unreadable(trouble)
     return Unreadable(f"{route}: {said}", said.code, answer.status)
+
+
+def _failed(trouble: Unreadable) -> ReadFailed:
+    return ReadFailed(str(trouble), too_many=trouble.status == 429)
 
 
 def build(setup: Setup) -> AutumnProvider:

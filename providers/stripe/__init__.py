@@ -135,7 +135,7 @@ class StripeProvider:
         for feature, meters in self._by_feature(found).items():
             units = await self._meters.summed(meters, customer_id, from_ms, to_ms)
             if not isinstance(units, Decimal):
-                return ReadFailed(units.reason)
+                return units if isinstance(units, ReadFailed) else ReadFailed(units.reason)
             if units != int(units):
                 return ReadFailed(f"{feature}: {units} is no whole number: somebody else sends fractions to its meter")
             if units:

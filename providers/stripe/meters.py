@@ -60,7 +60,7 @@ class Meters:
             return self._meters
         found = await self._list("/v1/billing/meters", {})
         if not isinstance(found, list):
-            return ReadFailed(found.reason)
+            return found
         self._meters = [_meter(item) for item in found]
         self._read_ms = now_ms
         return self._meters

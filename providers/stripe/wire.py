@@ -254,6 +254,6 @@ def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
     if not isinstance(result, Answer):
         return ReadFailed(clean(result.reason))
     if result.status != 200:
-        return ReadFailed(described(result))
+        return ReadFailed(described(result), too_many=result.status == 429)
     found = json_object(result.body)
     return ReadFailed("HTTP 200, but no JSON object") if found is None else found

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from drawdown.providers.autumn.customers import MAX_MICRO, cycle_start_ms
-from drawdown.providers.http import Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import CustomerState, Drawn, NoCustomer, ReadFailed
 from drawdown.schema.units import DAY_MS
 from tests.contract.autumn_setup import NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
@@ -171,6 +171,8 @@ def test_a_read_that_fails_says_so_everywhere_and_tells_no_secret(answer: HttpRe
         done(provider.totals("cus_1", WINDOW, WINDOW + 1)),
         done(provider.drawn("cus_1")),
     ]
+    turned_away = isinstance(answer, Answer) and answer.status == 429
+    assert [isinstance(one, ReadFailed) and one.too_many for one in results] == [turned_away] * len(results)
     assert all(isinstance(one, ReadFailed) for one in results)
     lines = done(provider.check(["compute"], ["cus_1"]))
     assert len(lines) == 1

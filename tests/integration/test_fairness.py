@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.nouns.tick import report_lines
-from drawdown.providers.protocol import CustomerState, Outcome, PushRequest, RetryAt
+from drawdown.providers.protocol import CustomerRead, CustomerState, Outcome, PushRequest, ReadFailed, RetryAt
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
@@ -345,6 +345,38 @@ def test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_tw
     assert len(narrow.seen) == len(narrow.charged) == 3 * OTHERS
     assert report.exit_status == 0
     assert b"drawdown_calls_cut_to{" not in render(engine, fleet.clock.at_ms)
+
+
+class FewReads(FakeProvider):
+    """Takes fewer reads at once than are made; the others are turned away."""
+
+    under_way = 0
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        self.under_way += 1
+        try:
+            taken = self.under_way <= 8
+            await asyncio.sleep(0.001)
+            told = await super().customers(customer_ids)
+            return told if taken else dict.fromkeys(told, ReadFailed("429: slow down", too_many=True))
+        finally:
+            self.under_way -= 1
+
+
+def test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read(engine: sa.Engine) -> None:
+    few = FewReads(FAST)
+    fleet = Fleet(engine, extra={"fake": few})
+    orgs = [f"org-{number}" for number in range(OTHERS)]
+    fleet.assign(*orgs, provider="fake", from_ms=T0)
+    for org in orgs:
+        fleet.sample(org, T0 + 1)
+    report = fleet.tick(T0 + 2 * WINDOW_MS)
+    at_once = report.calls_cut["fake"]
+    assert at_once <= 8 and report.projected > OTHERS // 2
+    assert f"fake turned calls away: as few as {at_once} at once were made there" in report_lines(report)
+    for _ in range(3):
+        report = fleet.tick(fleet.clock.at_ms + WINDOW_MS)
+    assert fleet.one("SELECT COUNT(*) FROM orgs WHERE projection_read_ms IS NULL") == 0
 
 
 def test_a_claim_of_one_takes_what_waits_longest_in_about_a_quarter_of_all() -> None:

@@ -276,7 +276,7 @@ class World:
                 return read(self.engine, work)
             case Push() | LookUp():
                 return self._portion(effect, dies, too_late)
-            case ReadCustomers(provider, customer_ids, _):
+            case ReadCustomers(provider, customer_ids):
                 return self._read_customers(provider, customer_ids)
             case ReadTotals(provider, customers):
                 return self._read_each(provider, "totals", customers)

@@ -6,12 +6,23 @@ import asyncio
 import gc
 import warnings
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import pytest
 
-from drawdown.providers.protocol import Accepted, Found, LookupResult, Outcome, PushRequest, RetryAt, Unknown
+from drawdown.providers.protocol import (
+    Accepted,
+    CustomerRead,
+    CustomerState,
+    Found,
+    LookupResult,
+    Outcome,
+    PushRequest,
+    ReadFailed,
+    RetryAt,
+    Unknown,
+)
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.calls import MOST_UNSETTLED, Calls
@@ -342,6 +353,29 @@ class Narrow(Slow):
             return [self._one(push) if taken else RetryAt(T0 + SECOND_MS, "429", too_many=True) for push in batch]
         finally:
             self.under_way["all"] -= 1
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        self.under_way["all"] += 1
+        try:
+            taken = self.under_way["all"] <= self.takes
+            await asyncio.sleep(0.001)
+            told = await super().customers(customer_ids)
+            return told if taken else dict.fromkeys(told, ReadFailed("429", too_many=True))
+        finally:
+            self.under_way["all"] -= 1
+
+
+def test_a_provider_that_takes_fewer_reads_than_it_declares_is_kept_to_what_it_takes() -> None:
+    """By 64 reads at once 44 of each round would fail; look-ups and totals are reads, too."""
+    provider, told, names = Narrow(released=True), list[int](), [f"org-{number}" for number in range(3_000)]
+
+    async def whole() -> Mapping[str, CustomerRead]:
+        return await Calls(provider, FixedClock(T0)).customers(names, cut=told.append)
+
+    found = done(whole)
+    assert list(found) == names
+    assert sum(isinstance(state, CustomerState) for state in found.values()) > 2_500
+    assert min(told) <= provider.takes
 
 
 def test_a_provider_that_takes_less_than_it_declares_is_kept_to_what_it_takes() -> None:

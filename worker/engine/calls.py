@@ -33,7 +33,16 @@ from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.breaker import OPEN_FOR_MS
 from drawdown.worker.engine.effects import LANES, NOT_SENT, LookUp, Over, Push, never
 from drawdown.worker.engine.flight import Flight
-from drawdown.worker.engine.lines import CustomerLine, CustomerLines, InARow, NotBegun, Slots, Turns, by_customer
+from drawdown.worker.engine.lines import (
+    Allowance,
+    CustomerLine,
+    CustomerLines,
+    InARow,
+    NotBegun,
+    Slots,
+    Turns,
+    by_customer,
+)
 
 log = structlog.get_logger()
 
@@ -62,6 +71,7 @@ class Calls:
         self._clock = clock
         capabilities = provider.capabilities
         self._slots = Slots(max(capabilities.in_flight // processes, 1))
+        self._reading = Slots(min(READS_AT_ONCE, capabilities.in_flight))
         self._pushes = _limiter(capabilities.calls_per_s, processes)
         self._reads = _limiter(capabilities.reads_per_s, processes)
         self._of_customer: dict[str, AsyncLimiter | None] = {}
@@ -83,9 +93,8 @@ class Calls:
         answers = await flight.fetch()
         if flight.done:
             del self._flights[effect]
-        allowance = self._slots.allowance
-        if isinstance(effect, Push) and effect.cut is not None and allowance.least < allowance.most:
-            effect.cut(allowance.least)
+        if isinstance(effect, Push):
+            self._slots.tell(effect.cut)
         return answers
 
     async def close(self) -> None:
@@ -162,7 +171,10 @@ class Calls:
         too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
         if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # else fewer at once are tried first
             failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
-        if allowance.note(number, customer, turned_away=too_many):
+        self._heed(allowance, number, customer, turned_away=too_many)
+
+    def _heed(self, allowance: Allowance, number: int, customer: str, *, turned_away: bool) -> None:
+        if allowance.note(number, customer, turned_away=turned_away):
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
     def _not_sent(self, line: CustomerLine, failed: InARow, count: int, now: int) -> Sequence[Outcome] | None:
@@ -194,11 +206,14 @@ class Calls:
             for places in calls:
                 await flight.room()
                 asked = [requests[place] for place in places]
-                await self._may_read(asked[0].customer_id)
-                if flight.over():
-                    return
-                flight.begin(places)
-                for place, answer in zip(places, await self._found(asked), strict=True):
+                async with self._reading as number:
+                    await self._may_read(customer := asked[0].customer_id)
+                    if flight.over():
+                        return
+                    flight.begin(places)
+                    answers = await self._found(asked)
+                    self._heed(self._reading.allowance, number, customer, turned_away=_turned_away(answers))
+                for place, answer in zip(places, answers, strict=True):
                     flight.answer(place, answer)
 
         flight.start([work] * self._reads_at_once(len(requests)))
@@ -215,47 +230,61 @@ class Calls:
             return [ReadFailed(in_short(error))] * len(asked)
         return answers
 
-    async def customers(self, customer_ids: Sequence[str], over: Over = never) -> Mapping[str, CustomerRead]:
+    async def customers(
+        self, customer_ids: Sequence[str], over: Over = never, cut: Callable[[int], None] | None = None
+    ) -> Mapping[str, CustomerRead]:
         """The state of any number of customers."""
         size = self._provider.capabilities.reads_a_call
         parts = [customer_ids[at : at + size] for at in range(0, len(customer_ids), size)]
         found: dict[str, CustomerRead] = {}
-        for part, states in zip(parts, await self._each(parts, self._provider.customers, over=over), strict=True):
+        read = await self._each(parts, self._provider.customers, lambda part: part[0], over)
+        for part, states in zip(parts, read, strict=True):
             found.update(dict.fromkeys(part, states) if isinstance(states, ReadFailed) else states)
+        self._reading.tell(cut)
         return found
 
     async def totals(self, wanted: Sequence[tuple[str, int, int]], over: Over = never) -> list[Totals | ReadFailed]:
-        return await self._each(wanted, lambda asked: self._provider.totals(*asked), lambda asked: asked[0], over)
+        return await self._each(
+            wanted, lambda asked: self._provider.totals(*asked), lambda asked: asked[0], over, paced=True
+        )
 
     async def drawn(self, customer_ids: Sequence[str], over: Over = never) -> list[Mapping[str, Drawn] | ReadFailed]:
-        return await self._each(customer_ids, self._provider.drawn, over=over)
+        return await self._each(customer_ids, self._provider.drawn, str, over)
 
     async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
         """What is wrong with each customer, a line each."""
-        return await self._each(customer_ids, lambda customer: self._provider.check((), (customer,)))
+        return await self._each(customer_ids, lambda customer: self._provider.check((), (customer,)), str)
 
     async def _each(
         self,
         asked: Sequence[A],
         ask: Callable[[A], Awaitable[B]],
-        customer: Callable[[A], str] | None = None,
+        customer: Callable[[A], str],
         over: Over = never,
+        *,
+        paced: bool = False,
     ) -> list[B | ReadFailed]:
+        """`paced`: within what is allowed a second for one customer."""
         flight = Flight[B | ReadFailed](len(asked), over, _unread)
         places = iter(range(len(asked)))
 
         async def work() -> None:
             for place in places:
                 await flight.room()
-                await self._may_read(None if customer is None else customer(asked[place]))
-                if flight.over():
-                    return
-                flight.begin([place])
-                try:
-                    flight.answer(place, await ask(asked[place]))
-                except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
-                    log.exception("provider_failed", provider=self._provider.name)
-                    flight.answer(place, ReadFailed(in_short(error)))
+                async with self._reading as number:
+                    await self._may_read(customer(asked[place]) if paced else None)
+                    if flight.over():
+                        return
+                    flight.begin([place])
+                    answer: B | ReadFailed
+                    try:
+                        answer = await ask(asked[place])
+                    except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
+                        log.exception("provider_failed", provider=self._provider.name)
+                        answer = ReadFailed(in_short(error))
+                    turned_away = _turned_away(answer)
+                    self._heed(self._reading.allowance, number, customer(asked[place]), turned_away=turned_away)
+                flight.answer(place, answer)
 
         flight.start([work] * self._reads_at_once(len(asked)))
         answers: dict[int, B | ReadFailed] = {}
@@ -283,6 +312,12 @@ class Calls:
 
 def _unread(_place: int, begun: bool) -> ReadFailed:
     return ReadFailed("no answer before time was up" if begun else "not asked: time was up before")
+
+
+def _turned_away(answer: object) -> bool:
+    """Whether a read was refused for too many calls."""
+    said = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list | tuple) else (answer,)
+    return any(isinstance(found, ReadFailed) and found.too_many for found in said)
 
 
 def _limiter(allowed: float | None, processes: int = 1) -> AsyncLimiter | None:

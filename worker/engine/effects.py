@@ -88,6 +88,8 @@ class ReadCustomers:
     provider: str
     customer_ids: Sequence[str]
     over: Over = never
+    cut: Callable[[int], None] | None = None
+    """Told how few reads at once were allowed, where that was fewer than otherwise."""
 
 
 @dataclass(frozen=True)

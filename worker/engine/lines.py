@@ -8,7 +8,7 @@ provider declares, never none, and fewer only where several customers have too m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import zip_longest
@@ -207,6 +207,11 @@ class Slots:
         self.allowance = Allowance(most)
         self._free = asyncio.Semaphore(most)
         self._held_back = 0
+
+    def tell(self, cut: Callable[[int], None] | None) -> None:
+        """Say how few were allowed, where that was fewer than all."""
+        if cut is not None and self.allowance.least < self.allowance.most:
+            cut(self.allowance.least)
 
     async def __aenter__(self) -> int:
         """The number of the call."""

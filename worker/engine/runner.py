@@ -149,8 +149,8 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
             return await asyncio.to_thread(write, world.engine, work, rollback=rollback)
         case Push(provider) | LookUp(provider):
             return await calls[provider].fetch(effect)
-        case ReadCustomers(provider, customer_ids, over):
-            return await calls[provider].customers(customer_ids, over)
+        case ReadCustomers(provider, customer_ids, over, cut):
+            return await calls[provider].customers(customer_ids, over, cut)
         case ReadTotals(provider, customers, over):
             return await calls[provider].totals(customers, over)
         case ReadDrawn(provider, customer_ids, over):

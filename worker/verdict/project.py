@@ -75,6 +75,8 @@ class Projected:
     halted: int = 0
     resumed: int = 0
     wrong_estimates: int = 0
+    calls_cut: dict[str, int] = field(default_factory=dict)
+    """The fewest reads at once that were made, where the provider turned reads away."""
     unwritten: list[str] = field(default_factory=list)
     """Organisations whose verdict the database did not take, and why."""
 
@@ -118,7 +120,7 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
             break
         seen.update((wanted.org_id, wanted.asks) for wanted in due)
         read_ms = context.clock.now_ms()
-        states = yield from _read(context, provider, due)
+        states = yield from _read(context, provider, due, done)
         work = partial(_apply, provider=provider, context=context, states=states, read_ms=read_ms)
         yield from _write(work, due, done)
         context.advanced("projected", len(due))
@@ -150,14 +152,19 @@ def _put_off(connection: sa.Connection, *, due: DueProjection, context: Context)
     SQL.run(connection, "put_off", {"org_id": due.org_id, "projection_asks": due.asks, **again})
 
 
-def _read(context: Context, provider: str, due: Sequence[DueProjection]) -> Steps[Mapping[str, CustomerRead]]:
+def _read(
+    context: Context, provider: str, due: Sequence[DueProjection], done: Projected
+) -> Steps[Mapping[str, CustomerRead]]:
     wanted = [org.customer_id for org in due]
     if context.hurried and not context.reading(provider).allows(context.clock.now_ms()):
         return dict.fromkeys(wanted, NOT_ASKED)
     about: Sequence[str] = wanted  # one customer who cannot be read says nothing of the provider, however often
     try:
         states: Mapping[str, CustomerRead] = yield ReadCustomers(
-            provider, wanted, partial(context.out_of_time, READING)
+            provider,
+            wanted,
+            partial(context.out_of_time, READING),
+            lambda at_once: done.calls_cut.update({provider: at_once}),
         )
     except Exception as error:  # a broken provider has told us nothing: a balance that cannot be read is not zero
         log.exception("provider_failed", provider=provider, first_org=due[0].org_id)

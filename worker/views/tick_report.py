@@ -121,6 +121,7 @@ def collect(report: Report, results: Sequence[object]) -> None:
                 report.halted += result.halted
                 report.resumed += result.resumed
                 report.failures += result.unwritten
+                report.calls_cut = least_of([report.calls_cut, result.calls_cut])
             case Filled():
                 report.topped_up += result.credited
                 report.charges_declined += result.declined
