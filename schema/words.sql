@@ -96,6 +96,14 @@ s.arrival >= :cursor
 -- The same, where transactions of PostgreSQL were in flight then.
 (s.arrival >= :cursor OR s.arrival IN :in_flight)
 
+-- name: unseen_by_some [postgresql]
+-- Of samples `s`: the seal of some bucket has not looked at them (S2).
+(s.arrival >= (SELECT MIN(cursor) FROM buckets)
+    OR s.arrival = ANY (ARRAY(SELECT DISTINCT unnest(in_flight) FROM buckets)))
+
+-- name: unseen_by_some [sqlite]
+s.arrival >= (SELECT MIN(cursor) FROM buckets)
+
 -- name: settlements_now
 -- Settlements as they stand at :now_ms, by time and rows alone: no job moves them from one state to the next.
 -- `of_settlements`: a condition on the settlement `s` and its run `r`.
@@ -140,6 +148,26 @@ COALESCE((SELECT CAST(json_agg(n.sandbox_id ORDER BY n.sandbox_id) AS TEXT) FROM
 -- What a meter makes in a window (S5): NULL for nothing. No tier holds a meter.
 (SELECT m.feature FROM mappings m WHERE m.memory_mb = k.meter AND m.kind = 'exact' AND m.start_ms <= k.window_ms
     ORDER BY m.start_ms DESC, m.mapping_id DESC LIMIT 1)
+
+-- name: charging
+-- When metrics of the guard cost credit: each from its terms to the next ones, with the event type or feature of the
+-- mapping that it counts.
+(SELECT g.metric, g.counts, g.start_ms, g.end_ms FROM (
+    SELECT metric, COALESCE(counts, metric) AS counts, price_micro, at_ms AS start_ms,
+        COALESCE(LEAD(at_ms) OVER (PARTITION BY metric ORDER BY number), {forever_ms}) AS end_ms
+    FROM guard_metrics) g
+WHERE g.price_micro > 0)
+
+-- name: forever_ms
+4503599627370496
+
+-- name: charged_by
+-- The metric because of which nothing may make a feature of the type `k.event_type`, of the meter `k.meter`, in the window
+-- `k.window_ms`: what made one would go on to where the guard charges for it (`billed_once`). NULL where nothing keeps
+-- it from that, or something makes one.
+CASE WHEN {feature_of_meter} IS NULL THEN (SELECT MIN(c.metric) FROM {charging} c WHERE c.counts = k.event_type
+    AND c.end_ms > k.window_ms AND c.start_ms < COALESCE((SELECT MIN(n.start_ms) FROM mappings n
+        WHERE n.memory_mb = k.meter AND n.kind = 'exact' AND n.start_ms > k.window_ms), {forever_ms})) END
 
 -- name: was_withdrawn
 -- The event `i`, whichever way it was sent then: the id of the other way counts where its organisation is the same.

@@ -40,7 +40,9 @@ def list_(context: typer.Context) -> None:
         table("Used, but without a feature", ("#MB", "#seconds", "#samples", "#orgs"), sizes),
     ]
     if types:
-        lines.append(table("Events without a feature", ("event type", "#units", "#events", "#orgs"), types))
+        lines.append(
+            table("Events without a feature", ("event type", "#units", "#events", "#orgs", "charged by"), types)
+        )
     show(app, vars(found), lines)
 
 

@@ -34,6 +34,7 @@ from drawdown.server.services import Services
 from drawdown.server.usage.invalid import Invalid
 from drawdown.server.usage.quotas import Quotas
 from drawdown.worker.commands.api_keys import ApiKey
+from drawdown.worker.sources.events import charged
 from drawdown.worker.sources.events.store import Status, Taken
 
 MAX_BYTES: Final = 4 * 1024 * 1024
@@ -46,7 +47,8 @@ MOST_BATCHES: Final = 32
 """Batches at once and waiting, from where their bodies are here: whoever sends slowly keeps nobody's place."""
 MOST_BATCHES_OF_A_KEY: Final = 16
 """Of one key: no program keeps all others out."""
-STATUSES: Final = ("accepted", "conflict", "duplicate", "invalid", "pending")
+STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
+"""By which items are counted: what is charged at once is invalid, and no mistake that anybody here could mend."""
 KINDS: Final = ("events", "samples")
 
 T = TypeVar("T")
@@ -126,7 +128,7 @@ class Intake:
         found = await self._outcome(request, taker, Sent(b"", kind, headers, key, 0), packed)
         if isinstance(found, ApiError):
             raise found
-        self.items.update((taker.kind, one.status) for one in found)
+        self.items.update((taker.kind, one.code if one.code == charged.CODE else one.status) for one in found)
         self._invalid.note(key.name, taker.kind, found)
         return found
 

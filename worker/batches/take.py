@@ -16,12 +16,14 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.worker.batches.asking import is_asked
 from drawdown.worker.batches.files import FoundFile, NotNow
 from drawdown.worker.batches.reading import MAX_BATCH_SAMPLES, MAX_BATCH_SAMPLES_SQLITE, Part, Sums
+from drawdown.worker.sources.events import charged
 from drawdown.worker.sources.events.floors import NOT_YET_MS
 from drawdown.worker.sources.events.types import known, meters
 from drawdown.worker.sources.samples.made import CELL, OF_BATCHES
@@ -75,12 +77,14 @@ def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
 def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
     """Take what a file comes to; `meet_types` comes first.
 
-    Errors: Refused where another program gave a sample one of its ids; NotNow where its event types have no room,
-    a floor was raised past it meanwhile, or what was read later than it was taken under its name. `by.now_ms`: before
-    it was read.
+    Errors: Refused where an event type of it is charged at once, or another program gave a sample one of its ids;
+    NotNow where its event types have no room, a floor was raised past it meanwhile, or what was read later than it was
+    taken under its name. `by.now_ms`: before it was read.
     """
     taken = _claim(connection, sums, source, by)
     if taken.outcome == "taken":
+        if sums.of_events:
+            _require_uncharged(connection, sums)
         with _floors_stand(connection, sums, by.now_ms):
             _put_in(connection, sums, by.now_ms)
         rows = [{"number": row.number, "wrong_column": row.column, "said": row.said} for row in sums.first_refused]
@@ -161,6 +165,21 @@ def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterato
 def _floors(connection: sa.Connection, above_ms: int) -> dict[str, int]:
     rows = SQL.run(connection, "floors_above", {"above_ms": above_ms})
     return {str(row.org_id): int(row.floor_ms) for row in rows}
+
+
+def _require_uncharged(connection: sa.Connection, sums: Sums) -> None:
+    """Errors: Refused."""
+    types = [str(kind) for kind in sums.kinds]
+    charged.share(connection, types)
+    ever = charged.ever_charged(connection, types)
+    if not ever:
+        return
+    spots = {(str(kind), int(window)) for parts in sums.parts() for _, _, window, kind, _ in parts if kind in ever}
+    for (event_type, window_ms), metric in sorted(charged.charged(connection, spots).items()):
+        raise Refused(
+            f"{sums.file.name}: {event_type} is charged at once in the window of {utc(window_ms)}, by the guard as "
+            f"{metric}: take its rows out, and send their use to POST /v1/guard/consume"
+        )
 
 
 def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:

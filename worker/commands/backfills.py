@@ -27,7 +27,16 @@ from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.prices import add, rate_card
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.sources.events import keys
-from drawdown.worker.sources.events.store import WITHDRAWN, Taken, keep_above_floor, names_of, take
+from drawdown.worker.sources.events.charged import charged
+from drawdown.worker.sources.events.store import (
+    WITHDRAWN,
+    Taken,
+    charged_at_once,
+    keep_above_floor,
+    names_of,
+    spot_of,
+    take,
+)
 
 SQL = queries(__file__)
 
@@ -76,7 +85,8 @@ class DiffLine:
 @dataclass(frozen=True)
 class Diff:
     """What closing would do. `counts`: events by what would become of them: `new` ones go in; a `duplicate` is usage
-    already; a `conflict` has the key of another event; one that is `too_late` or was `withdrawn` never goes in."""
+    already; a `conflict` has the key of another event; one that is `too_late`, was `withdrawn`, or is of a type that is
+    `charged_at_once` then, never goes in."""
 
     backfill: Backfill
     counts: dict[str, int]
@@ -126,8 +136,9 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
     found = _require_open(_hold(connection, name))
     names = names_of(events, own=True)
     gone = _gone(connection, names, events)
+    at_once = charged(connection, {spot_of(event) for event in events})
     wrong = [
-        _outside(found, event) or (WITHDRAWN if name in gone else None)
+        _outside(found, event) or (WITHDRAWN if name in gone else charged_at_once(event, at_once))
         for name, event in zip(names, events, strict=True)
     ]
     asked = [_row(name, event) for name, event in zip(names, events, strict=True)]

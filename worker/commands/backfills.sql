@@ -42,12 +42,21 @@ e.org_id = :org_id AND e.event_type = b.event_type AND e.quantity = b.quantity A
 -- What closing would make of each event: an id that was taken, or withdrawn, is never taken again.
 (SELECT b.sample_id, b.source, b.event_id, b.event_type, b.quantity, b.ts, b.subject, b.project, b.plan_key, b.properties,
         CASE WHEN w.sample_id IS NOT NULL THEN 'withdrawn' WHEN b.ts < COALESCE(o.floor_ms, 0) THEN 'too_late'
-            WHEN s.id IS NULL THEN 'new' WHEN {same} THEN 'duplicate' ELSE 'conflict' END AS standing
+            WHEN s.id IS NULL AND c.metric IS NOT NULL THEN 'charged_at_once' WHEN s.id IS NULL THEN 'new' WHEN {same} THEN 'duplicate' ELSE 'conflict' END AS standing
     FROM backfill_events b LEFT JOIN usage_events e ON e.source = b.source AND e.event_id = b.event_id
         AND e.org_id = :org_id
     LEFT JOIN withdrawals w ON w.sample_id = COALESCE(e.sample_id, b.sample_id)
     LEFT JOIN usage_samples s ON s.id = COALESCE(e.sample_id, b.sample_id)
-    LEFT JOIN orgs o ON o.org_id = :org_id WHERE b.backfill = :backfill)
+    LEFT JOIN orgs o ON o.org_id = :org_id
+    LEFT JOIN ({charged}) c ON c.event_type = b.event_type AND c.window_ms = b.ts - b.ts % {window_length_ms}
+    WHERE b.backfill = :backfill)
+
+-- name: charged
+-- Of its types and windows, those that are charged at once.
+SELECT k.event_type, k.window_ms, {charged_by} AS metric
+FROM (SELECT DISTINCT g.event_type, g.ts - g.ts % {window_length_ms} AS window_ms, t.meter FROM backfill_events g
+    LEFT JOIN event_types t ON t.event_type = g.event_type WHERE g.backfill = :backfill) k
+WHERE k.event_type IN (SELECT c.counts FROM {charging} c)
 
 -- name: counts
 SELECT standing, COUNT(*) AS events FROM {standing} b GROUP BY standing

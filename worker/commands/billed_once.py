@@ -3,7 +3,8 @@ event type or feature it counts.
 
 Guarantee: while a metric costs credit, no mapping makes a feature of what it counts, or makes the feature that it
 counts, in any window in which it does; whichever comes second is refused. Both take rule S1's lock first, so that of
-two at once one sees the other.
+two at once one sees the other. Nor does usage of an event type wait for a feature that none may make: a price is
+refused while some waits, and what comes in later is told to whom to go (`sources.events.charged`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,20 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
         )
 
 
+def require_nothing_waits(connection: sa.Connection, metric: str, event_type: str, meter: int) -> None:
+    """No usage of an event type waits for a feature, which a price would keep it from for good. The caller holds the
+    type (`sources.events.charged.hold`), and S1's lock. Errors: Refused."""
+    found = SQL.run(connection, "waiting", {"meter": meter}).one()
+    if found.orgs:
+        who, since = f"{found.orgs:,} organisation{'s' if found.orgs > 1 else ''}", utc(found.since_ms)
+        raise Refused(
+            f"usage of {event_type} by {who} waits for a feature, in windows from {since} on, and once {metric} has a "
+            f"price nothing bills it: have the seal bill it first (`drawdown feature map-event {event_type} FEATURE "
+            f"--from {since}`, then `drawdown feature end FEATURE`, and the price once that window has come), or take "
+            f"it back (`drawdown event withdraw`)"
+        )
+
+
 def require_uncharged(
     connection: sa.Connection, mapping: Sequence[MappingRow], row: MappingRow, event_type: str | None
 ) -> None:
@@ -55,7 +70,7 @@ def require_uncharged(
     Refused."""
     before = akin(mapping, row)
     names = {one.feature for one in [*before, row] if one.feature} | ({event_type} if event_type else set())
-    charging = [Charging(**one) for one in SQL.run(connection, "charging", {"names": sorted(names)}).mappings()]
+    charging = [Charging(**one) for one in SQL.run(connection, "charging_for", {"names": sorted(names)}).mappings()]
     types = {} if event_type is None or row.memory_mb is None else {row.memory_mb: event_type}
     known = {(one.metric, segment.feature) for one, segment in _met(charging, segments(before), types)}
     for one, segment in _met(charging, segments([*before, row]), types):
@@ -69,7 +84,7 @@ def require_uncharged(
 
 def was_charged(connection: sa.Connection, names: Collection[str]) -> bool:
     """Whether a metric charges, or ever charged, for one of them."""
-    return SQL.run(connection, "charging", {"names": sorted(names)}).first() is not None
+    return SQL.run(connection, "charging_for", {"names": sorted(names)}).first() is not None
 
 
 def _met(

@@ -15,11 +15,12 @@ from drawdown.guard.periods import Period
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.worker.commands import billed_once
+from drawdown.worker.sources.events import charged
 
 SQL = queries(__file__)
 
@@ -86,11 +87,11 @@ def hold(connection: sa.Connection, metric: str) -> bool:
 
 def find(connection: sa.Connection, metric: str, number: int | None = None) -> Metric:
     """A metric as it is, or as it was by a number. Errors: UnknownId."""
-    row = SQL.run(connection, "metric", {"metric": metric, "number": number}).mappings().one_or_none()
-    if row is None:
+    found = _latest(connection, metric, number)
+    if found is None:
         ids.require(connection, ids.METRIC, metric)
         raise UsageError(f"{metric} appeared this moment: try again")
-    return Metric(**{**row, "fails_open": bool(row["fails_open"])})
+    return found
 
 
 def set_metric(
@@ -99,24 +100,31 @@ def set_metric(
     """Change a metric or make one; as it is now and was before. What was used keeps its price.
 
     Errors: UsageError for what makes no sense; UnknownId, unless `new`, and for a payer that is none; Refused for a
-    price of what the seal bills (`billed_once`).
+    price of what the seal bills, or of an event type of which usage waits (`billed_once`); DatabaseBusy.
     """
-    if change.price_micro or change.counts is not None:
-        lock_buckets(connection)
     if not is_clean_id(metric) or metric == ANY_PLAN:
         raise UsageError("a metric's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.METRIC, metric, new=new)
-    was = find(connection, metric) if hold(connection, metric) else None
-    given = {name: value for name, value in vars(change).items() if value is not None}
-    now = replace(was or Metric(metric, 0), **given)
-    now = replace(now, payer=now.payer or None, counts=now.counts or None)
-    _require_sane(now)
     if change.payer:
         ids.require(connection, ids.CUSTOMER, change.payer)
     if change.counts:
         ids.require(connection, ids.MAPPED, change.counts, new=new)
-    if now.price_micro and (was is None or (was.price_micro, was.counts) != (now.price_micro, now.counts)):
-        billed_once.require_unmetered(connection, metric, now.counts or metric, by.now_ms)
+    seen = _latest(connection, metric)
+    now = _changed(metric, seen, change)
+    _require_sane(now)
+    counts, meter = _charges_for(seen, now), None
+    if counts is not None:
+        meter = charged.hold(connection, counts, by.now_ms)
+        lock_buckets(connection)
+    was = _latest(connection, metric) if hold(connection, metric) else None
+    now = _changed(metric, was, change)
+    if _charges_for(was, now) != counts:
+        raise DatabaseBusy(f"{metric} was changed this moment; try again")
+    if counts is not None:
+        billed_once.require_unmetered(connection, metric, counts, by.now_ms)
+        is_new = was is None or not was.price_micro or was.counts != now.counts
+        if is_new and meter is not None:
+            billed_once.require_nothing_waits(connection, metric, counts, meter)
     if now != was:
         now = replace(now, number=now.number + 1)
         values = {**vars(now), "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
@@ -153,6 +161,23 @@ def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: boo
     SQL.run(connection, "add_limit", {**vars(limit), **said})
     record(connection, "guard_limit", limit.metric, {**vars(limit), "number": number, "ended": ended}, by)
     return True
+
+
+def _latest(connection: sa.Connection, metric: str, number: int | None = None) -> Metric | None:
+    row = SQL.run(connection, "metric", {"metric": metric, "number": number}).mappings().one_or_none()
+    return None if row is None else Metric(**{**row, "fails_open": bool(row["fails_open"])})
+
+
+def _changed(metric: str, was: Metric | None, change: Change) -> Metric:
+    given = {name: value for name, value in vars(change).items() if value is not None}
+    now = replace(was or Metric(metric, 0), **given)
+    return replace(now, payer=now.payer or None, counts=now.counts or None)
+
+
+def _charges_for(was: Metric | None, now: Metric) -> str | None:
+    """What in the mapping it charges for, where that, or the price, is new; None: nothing new."""
+    is_new = was is None or (was.price_micro, was.counts) != (now.price_micro, now.counts)
+    return (now.counts or now.metric) if now.price_micro and is_new else None
 
 
 def _require_sane(metric: Metric) -> None:

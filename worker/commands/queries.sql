@@ -10,14 +10,6 @@ s.ts - s.ts % {window_length_ms}
 -- name: unseen [sqlite]
 s.arrival >= b.cursor
 
--- name: unseen_by_some [postgresql]
--- The same where the bucket may be any.
-(s.arrival >= (SELECT MIN(cursor) FROM buckets)
-    OR s.arrival = ANY (ARRAY(SELECT DISTINCT unnest(in_flight) FROM buckets)))
-
--- name: unseen_by_some [sqlite]
-s.arrival >= (SELECT MIN(cursor) FROM buckets)
-
 -- name: least [postgresql]
 LEAST
 

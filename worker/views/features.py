@@ -35,12 +35,14 @@ class MappedEvent:
 
 @dataclass(frozen=True)
 class UnmappedEvent:
-    """Usage of one event type that waits for a feature."""
+    """Usage of one event type that waits for a feature. `metric`: the guard charges at once for what it counts, so that
+    some of it waits for one in vain, and is to be withdrawn and used there (None: none does)."""
 
     event_type: str
     units: int
     events: int
     orgs: int
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,10 @@ def unmapped_sizes(connection: sa.Connection) -> list[UnmappedSize]:
 
 def unmapped_events(connection: sa.Connection) -> list[UnmappedEvent]:
     """Event types that have no feature, and of which something waits, in the order they were first seen."""
-    return [UnmappedEvent(str(row[0]), *map(int, row[1:])) for row in SQL.run(connection, "unmapped_events")]
+    return [
+        UnmappedEvent(str(row.event_type), int(row.units), int(row.events), int(row.orgs), row.metric)
+        for row in SQL.run(connection, "unmapped_events")
+    ]
 
 
 def mapped_features(connection: sa.Connection) -> list[str]:

@@ -8,7 +8,7 @@ is that item's answer, and the others go in. A few statements, however many even
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -21,7 +21,7 @@ from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.locks import lock_org
 from drawdown.schema.sql import prepared, queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_EVENT_TYPES, MAX_ID_CHARS, MAX_ORG_TYPES, window_of
-from drawdown.worker.sources.events import keys
+from drawdown.worker.sources.events import charged, keys
 from drawdown.worker.sources.events.keys import PREFIX, Stored, content_of, is_same, keyed, sample_id_of
 from drawdown.worker.sources.events.types import is_full, meters
 from drawdown.worker.sources.samples import rows
@@ -67,6 +67,10 @@ _OTHER: Final = Taken(
     "conflict", "other_content", "its source and id were taken before, with other content: that stays, and this one is "
     "kept aside; withdraw that one, and send this one with an id of its own",
 )  # fmt: skip
+_CHARGED: Final = (
+    "{} is charged at once in its window, by the guard as {}, and no event of it is billed: it is not kept; send its "
+    "use to POST /v1/guard/consume"
+)
 _REPEATED: Final = Taken(
     "invalid", "key_repeated", "another item of this batch has its source and id, and was refused: send this one alone"
 )
@@ -206,10 +210,14 @@ def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types
     asked = {"orgs": sorted({event.org_id for _, event in batch})}
     floors = {str(row.org_id): int(row.floor_ms) for row in SQL.run(connection, "floors", asked)}
     late = {key["sample_id"] for key, event in batch if event.occurred_ms < floors.get(event.org_id, 0)}
-    timely = [one for one in batch if one[0]["sample_id"] not in late]
+    found = dict.fromkeys(late, TOO_LATE)
+    at_once = charged.charged(connection, {spot_of(event) for _, event in batch})
+    for key, event in batch if at_once else ():
+        if (answer := charged_at_once(event, at_once)) is not None:
+            found.setdefault(key["sample_id"], answer)
+    timely = [one for one in batch if one[0]["sample_id"] not in found]
     known = meters(connection, {event.event_type for _, event in timely}, now_ms, types_of)
     typed = [one for one in timely if one[1].event_type in known]
-    found = dict.fromkeys(late, TOO_LATE)
     if len(typed) < len(timely):
         why = _TOO_MANY if types_of is None or is_full(connection) else _TOO_MANY_OWN
         found |= {key["sample_id"]: why for key, event in timely if event.event_type not in known}
@@ -272,11 +280,14 @@ def _standing(
         return {}
     fields = ("org_id", "window_ms", "meter")
     rows = [dict(zip(fields, spot, strict=True)) for spot in sorted(set(spots.values()))]
-    billed = {}
+    billed, featureless = {}, set()
     for row in SQL.run(connection, "billed", {"spots": rows}):
         spot = (str(row.org_id), int(row.window_ms), int(row.meter))
         billed[spot] = _answer(row.provider, row.feature)
+        if row.feature is None:
+            featureless.add(spot)
     by_meter = {meter: name for name, meter in known.items()}
+    charged.keep_uncharged(connection, {(by_meter[spot[2]], spot[1]) for spot in featureless})
     waits = {spot: _unmapped(by_meter[spot[2]], spot[1]) if billed[spot] is None else billed[spot] for spot in billed}
     return {name: waits[spot] or _ACCEPTED for name, spot in spots.items()}
 
@@ -286,6 +297,17 @@ def _answer(provider: str | None, feature: str | None) -> Taken | None:
     if provider is None:
         return UNASSIGNED
     return _ACCEPTED if feature is not None or provider in EXEMPT_PROVIDERS else None
+
+
+def spot_of(event: UsageEvent) -> charged.Spot:
+    """What of an event says whether it is charged at once."""
+    return event.event_type, int(window_of(event.occurred_ms))
+
+
+def charged_at_once(event: UsageEvent, at_once: Mapping[charged.Spot, str]) -> Taken | None:
+    """The answer to an event where it is; `at_once`: what `charged` found."""
+    metric = at_once.get(spot_of(event))
+    return None if metric is None else Taken("invalid", charged.CODE, _CHARGED.format(event.event_type, metric))
 
 
 def _unmapped(event_type: str, window_ms: int) -> Taken:

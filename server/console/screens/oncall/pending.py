@@ -130,8 +130,14 @@ def _map_size(memory_mb: int) -> tuple[Link, ...]:
     return (act("Map", "feature-map", "admin", memory_mb=memory_mb),)
 
 
-def _map_event(event_type: str) -> tuple[Link, ...]:
-    return (act("Map", "feature-map-event", "admin", type=event_type),)
+def _map_event(one: UnmappedEvent) -> tuple[Link, ...]:
+    return () if one.metric else (act("Map", "feature-map-event", "admin", type=one.event_type),)
+
+
+def _mends_event(one: UnmappedEvent) -> str:
+    if one.metric:
+        return f"drawdown event withdraw SOURCE ID, then drawdown guard consume: {one.metric} charges for it at once"
+    return f"drawdown feature map-event {quote(one.event_type)} FEATURE"
 
 
 def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
@@ -141,9 +147,8 @@ def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
          Cell(f"drawdown feature map FEATURE --memory-mb {one.memory_mb}"))
         for one in sizes
     ] + [
-        (Cell(one.event_type, "id", links=_map_event(one.event_type)), cells_of.number(one.units),
-         cells_of.number(one.events, narrow=False), cells_of.number(one.orgs),
-         Cell(f"drawdown feature map-event {quote(one.event_type)} FEATURE", "id"))
+        (Cell(one.event_type, "id", links=_map_event(one)), cells_of.number(one.units),
+         cells_of.number(one.events, narrow=False), cells_of.number(one.orgs), Cell(_mends_event(one), "id"))
         for one in events
     ]  # fmt: skip
     heads = ("Size, or event type", "#Seconds, or units", "#Samples", "#Organisations", "What mends it")
