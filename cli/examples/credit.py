@@ -24,7 +24,11 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "ledger statement acme --from 2026-02-01 --to 2026-02-15 --most 500 --json",
     ),
     "ledger wallets": ("ledger wallets --which low", "ledger wallets --plan team --search acme --most 100"),
-    "ledger entries": ("ledger entries acme", "ledger entries acme --after usage:acme:1767225600000:compute_1gb"),
+    "ledger entries": (
+        "ledger entries acme",
+        "ledger entries acme --from 2026-01-01T14:05 --to 2026-01-01T14:06",
+        "ledger entries acme --after usage:acme:1767225600000:compute_1gb",
+    ),
     "ledger billing": ("ledger billing acme", "ledger billing acme --json"),
     "ledger spenders": ("ledger spenders", "ledger spenders --keep"),
     "ledger rate": ("ledger rate compute_4gb --micro-credits 400 --from tomorrow",),
@@ -78,7 +82,11 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "execution block --org acme --project site --reason 'the owner asked'",
         "execution block --org acme --action render --undo",
     ),
-    "execution list": ("execution list --org acme --state held", "execution list --project site --json"),
+    "execution list": (
+        "execution list --org acme --state held",
+        "execution list --state held --older-than 24h",
+        "execution list --project site --json",
+    ),
     "execution show": ("execution show e-1",),
     "guard set": (
         "guard set idea.create --credits 1 --phase 1 --new --reason 'priced'",

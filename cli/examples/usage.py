@@ -210,6 +210,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "export ledger": (
         "export ledger --from 2026-01-01 --to 2026-02-01",
         "export ledger --org acme --from 30d --format jsonl",
+        "export ledger --org acme --from 7d --by used",
     ),
     "export usage": ("export usage --from 2026-01-01 --to 2026-02-01", "export usage --org acme --from 7d"),
     "vendor set": (

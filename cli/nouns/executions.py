@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -241,13 +242,16 @@ def list_(
     subject: Annotated[str, typer.Option(help="Of this subject alone")] = "",
     action: Annotated[str, typer.Option(help="Of this action alone")] = "",
     payer: Annotated[str, typer.Option(help="Paid for by this customer alone")] = "",
+    older_than: Annotated[str | None, typer.Option(help="Accepted so long ago, or longer: 6h, 7d")] = None,
     most: Most = 50,
 ) -> None:
     """List runs, the newest first."""
     app: App = context.obj
-    states = tuple(one.value for one in state or StateName)
+    states, now_ms = tuple(one.value for one in state or StateName), app.clock.now_ms()
     chosen = RunFilter(states, org, project, subject, action, payer)
-    found = app.read(lambda c: list_runs(c, chosen, app.clock.now_ms(), most))
+    if older_than is not None:
+        chosen = replace(chosen, accepted_by_ms=now_ms - parse_length(older_than, "--older-than"))
+    found = app.read(lambda c: list_runs(c, chosen, now_ms, most))
     rows = [
         (run.reservation, run.org_id, run.customer_id, run.project, run.state, run.settled_by,
          show_credits(run.amount_micro),

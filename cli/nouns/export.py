@@ -10,7 +10,7 @@ import typer
 from drawdown.cli.app import App
 from drawdown.schema.errors import UsageError
 from drawdown.worker.views import export
-from drawdown.worker.views.export import Format, Kind, Span
+from drawdown.worker.views.export import ByTime, Format, Kind, Span
 
 commands = typer.Typer()
 
@@ -18,12 +18,18 @@ Org = Annotated[str, typer.Option("--org", help="Only this organisation's", show
 From = Annotated[str, typer.Option("--from", help="From this time on")]
 To = Annotated[str, typer.Option("--to", help="...and before this time")]
 Form = Annotated[str, typer.Option("--format", help="csv (safe to open in a spreadsheet) or jsonl")]
+By = Annotated[str, typer.Option(help="Of which time: booked (it stays as it is once it is over), or used")]
 
 
 @commands.command()
-def ledger(context: typer.Context, from_: From, org: Org = "", to: To = "now", format_: Form = "csv") -> None:
-    """Print the ledger's entries by the time of booking; with --org those of its wallet, and how each moved it."""
-    _print(context.obj, "ledger", org, from_, to, format_)
+def ledger(
+    context: typer.Context, from_: From, org: Org = "", to: To = "now", by: By = "booked", format_: Form = "csv"
+) -> None:
+    """Print the ledger's entries by the time of booking, or of use; with --org those of its wallet, and how each moved
+    it."""
+    if by not in ("booked", "used"):
+        raise UsageError(f"--by {by!r}: write booked or used")
+    _print(context.obj, "ledger", org, from_, to, format_, cast(ByTime, by))
 
 
 @commands.command()
@@ -32,12 +38,12 @@ def usage(context: typer.Context, from_: From, org: Org = "", to: To = "now", fo
     _print(context.obj, "usage", org, from_, to, format_)
 
 
-def _print(app: App, kind: Kind, org: str, from_: str, to: str, form: str) -> None:
+def _print(app: App, kind: Kind, org: str, from_: str, to: str, form: str, by: ByTime = "booked") -> None:
     if form not in ("csv", "jsonl"):
         raise UsageError(f"--format {form!r}: write csv or jsonl")
     if app.json:
         raise UsageError("--json is one object: give --format jsonl")
-    span = Span(org, app.moment(from_, "--from"), app.moment(to, "--to"))
+    span = Span(org, app.moment(from_, "--from"), app.moment(to, "--to"), by)
     if span.to_ms <= span.from_ms:
         raise UsageError("the range ends before it starts")
     now_ms = app.clock.now_ms()

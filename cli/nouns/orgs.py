@@ -59,21 +59,22 @@ def list_(
         headings = ("org", "billed by", "then by", "as", "from", "who", "why")
         return show(app, {"scheduled": coming}, [table("Flips to come", headings, for_people)])
 
-    by_ms = None
+    by_ms, now_ms = None, app.clock.now_ms()
     if runs_out_within is not None:
-        by_ms = app.clock.now_ms() + parse_length(runs_out_within, "--runs-out-within")
+        by_ms = now_ms + parse_length(runs_out_within, "--runs-out-within")
     chosen = OrgFilter(provider, plan, search, halted, unassigned, by_ms)
     app.read(lambda c: _require(c, plan, after))
-    page = app.read(lambda c: list_orgs(c, chosen, sort=sort, after=after, most=most))
+    page = app.read(lambda c: list_orgs(c, chosen, now_ms, sort=sort, after=after, most=most))
     rows = [
-        (*astuple(row)[:6], _credits(row.balance_micro), row.stopped_reason)
-        + ((show_time(row.runs_out_ms),) if by_ms is not None else ())
+        (*astuple(row)[:6], *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
+         row.stopped_reason, *((show_time(row.runs_out_ms),) if by_ms is not None else ()))
         for row in page.orgs
-    ]
+    ]  # fmt: skip
     ends = ("runs out",) if by_ms is not None else ()
-    columns = ("org", "billed by", "plan", "halted", "why", "#at once", "#balance", "stopped", *ends)
+    figures = ("#balance", "#left now", "#used a minute")
+    columns = ("org", "billed by", "plan", "halted", "why", "#at once", *figures, "stopped", *ends)
     more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
-    if by_ms is not None and not app.read(lambda c: is_watched(c, app.clock.now_ms())):
+    if by_ms is not None and not app.read(lambda c: is_watched(c, now_ms)):
         more.append("no watch goes round, so nobody estimates: start drawdown watch, run or worker")
     return show(app, {"orgs": page.orgs, "next_after": page.next_after}, [table("Organisations", columns, rows), *more])
 

@@ -10,7 +10,6 @@ from rich.table import Table
 from drawdown.cli.app import App
 from drawdown.cli.options import PageSize
 from drawdown.cli.rendering import show, table
-from drawdown.schema import ids
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.checks import spenders
 from drawdown.worker.commands import credit
@@ -32,8 +31,6 @@ def wallets_(
     """List wallets, the lowest balance first. Low is at or below the threshold of its automatic top-up, or the level at
     which balances are low; without either, at nothing."""
     app: App = context.obj
-    if plan:
-        app.read(lambda c: ids.require(c, ids.PLAN, plan))
     begin = None
     if after:
         begin = After(after, app.read(lambda c: credit.require_wallet(c, after)).balance_micro)
@@ -52,19 +49,26 @@ def wallets_(
 def entries_(
     context: typer.Context,
     customer: Customer,
+    from_: Annotated[str | None, typer.Option("--from", help="Booked from this time on")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="...and before this time")] = None,
     after: Annotated[str, typer.Option(help="Go on after this entry's key: a page's `next_after`")] = "",
     most: PageSize = wallet_entries.MOST_ENTRIES_ON_PAGE,
 ) -> None:
-    """List a wallet's entries, the latest first, by the time that each counts for: each with its run or its lot."""
+    """List a wallet's entries, the latest first by the time that each is of: each with its run or its lot, and when it
+    was booked."""
     app: App = context.obj
+    chosen = wallet_entries.Chosen(
+        booked_from_ms=0 if from_ is None else app.moment(from_, "--from"),
+        booked_to_ms=wallet_entries.NEVER if to is None else app.moment(to, "--to"),
+    )
     app.read(lambda c: credit.require_wallet(c, customer))
-    found = app.read(lambda c: wallet_entries.page(c, customer, after, most))
+    found = app.read(lambda c: wallet_entries.page(c, customer, after, most, chosen=chosen))
     rows = [
-        (show_time(one.ts), one.kind, show_credits(one.moved_micro), one.feature, one.quantity, one.reservation,
-         one.lot, one.key)
+        (show_time(one.ts), show_time(one.at_ms), one.kind, show_credits(one.moved_micro), one.feature, one.quantity,
+         one.reservation, one.lot, one.key)
         for one in found.entries
     ]  # fmt: skip
-    columns = ("of", "kind", "#credits", "feature", "#quantity", "run", "lot", "key")
+    columns = ("of", "booked", "kind", "#credits", "feature", "#quantity", "run", "lot", "key")
     more = [] if found.after is None else [f"there are more: --after {found.after}"]
     result = {"customer_id": customer, "entries": found.entries, "next_after": found.after}
     show(app, result, [table(f"{customer}: entries", columns, rows), *more])

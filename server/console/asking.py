@@ -29,6 +29,11 @@ class Ask:
     query: Mapping[str, str] = field(default_factory=dict)
     form: Literal["csv", "jsonl"] = "csv"
 
+    @property
+    def names_one(self) -> bool:
+        """Whether it is asked for one thing, by its id or key; else what an id in the address does is to narrow."""
+        return bool(self.query.get("id") or self.query.get("key"))
+
     def text(self, name: str) -> str:
         """An id or a part of one; '' where none is given. Errors: UsageError for what no id can be."""
         found = self.query.get(name, "")

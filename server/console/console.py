@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -181,7 +182,8 @@ class Console:
 
         def work(connection: sa.Connection) -> Looked:
             known = self._known(connection, request, page, now_ms)
-            shown = page.read(connection, Ask(known.person, now_ms, query))
+            with _in_words(ask := Ask(known.person, now_ms, query)):
+                shown = page.read(connection, ask)
             more = {"live": True, "now_ms": now_ms, "page": page, "person": known.person, "query": query}
             more["under"] = UNDER[page.path]
             return Looked(known, self.render(page.template, {"demo": known.person.in_demo, **shown, **more}))
@@ -211,8 +213,9 @@ class Console:
         ask = Ask(known.person, now_ms, query, form)
 
         def begin(connection: sa.Connection) -> Iterator[str]:
-            found = lines(connection, ask)
-            return found if form == "csv" else as_json(found)
+            with _in_words(ask):
+                found = lines(connection, ask)
+                yield from found if form == "csv" else as_json(found)
 
         stream = await self._files.open(begin, files.Taken(page.file_path(form), ask))
         name = f"{page.title.lower()}.{form}"
@@ -232,6 +235,19 @@ class Console:
 
     async def _to_overview(self, _request: Request) -> Response:
         return RedirectResponse("/console/", 303)
+
+
+@contextmanager
+def _in_words(ask: Ask) -> Iterator[None]:
+    """A thing that is asked for may not be there (UnknownId, 404); a filter that names none makes no sense.
+
+    Errors: UsageError."""
+    try:
+        yield
+    except UnknownId as error:
+        if ask.names_one:
+            raise
+        raise UsageError(str(error)) from error
 
 
 def _query(request: Request) -> dict[str, str]:

@@ -168,8 +168,8 @@ def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first
     assert (len(seen), pages) == (ENDING, 3)
     ends = [(ENDING - int(name[4:])) // 2 for name in seen]
     assert ends == sorted(ends) and len(set(seen)) == ENDING
-    by_ms = home.now + DAY_MS
-    listed = read(home.engine, lambda c: list_orgs(c, OrgFilter(runs_out_by_ms=by_ms), sort="end", most=500)).orgs
+    within = OrgFilter(runs_out_by_ms=home.now + DAY_MS)
+    listed = read(home.engine, lambda c: list_orgs(c, within, home.now, sort="end", most=500)).orgs
     assert [one.org_id for one in listed] == seen
     (later,) = home.get("/console/orgs?within=7d&search=%3D")
     assert "&lt;b&gt;" in later.text and later.text.count('"Organisation"><a href') == 1

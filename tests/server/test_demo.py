@@ -146,9 +146,10 @@ def test_the_same_moment_gives_the_same_month_in_bounded_work(tmp_path: Path, mo
             stage.close()
             found.append(rows_of(stage.app.engine))
             listed = stage.app.read(lambda c: org_list.page(c, org_list.Chosen(), MOMENT)).lines
-            burning = {one.org_id for one in listed if one.burn_micro and one.runs_out_ms is not None}
+            burning = {one.org_id for one in listed if one.used_a_minute_micro and one.runs_out_ms is not None}
             assert {"acme", "umbrella"} <= burning, "what is used now is known, and when it ends"
-            assert not any(one.burn_micro == 0 for one in listed if one.provider == "stripe"), "it has no price"
+            at_stripe = [one.used_a_minute_micro for one in listed if one.provider == "stripe"]
+            assert at_stripe and 0 not in at_stripe, "it has no price"
             assert stage.app.read(verify).breaches == []
             assert stage.done["ticks"] == len(Calendar(window_of(MOMENT), SHORT).ticks())
     finally:

@@ -159,12 +159,7 @@ class Became:
 
 def sources(connection: sa.Connection, now_ms: int, chosen: EventFilter = EventFilter()) -> Sources:
     """What came in lately, by source and type; those with most events first. Errors: UnknownId."""
-    if chosen.source:
-        require_source(connection, chosen.source)
-    if chosen.event_type:
-        ids.require(connection, ids.EVENT_TYPE, chosen.event_type)
-    if chosen.org_id:
-        ids.require(connection, ids.CUSTOMER, chosen.org_id)
+    require_known(connection, chosen)
     values = {**vars(chosen), **_from(_BEGIN), "since_ms": now_ms - DAY_MS, "at_most": MOST_KINDS}
     rows = [
         SourceRow(row.source, row.event_type, row.events, row.orgs, int(row.of_day), row.first_ms, row.last_ms)
@@ -174,6 +169,15 @@ def sources(connection: sa.Connection, now_ms: int, chosen: EventFilter = EventF
     if last is None:
         return Sources([], 0, None, True)
     return Sources(rows, int(last.events), int(last.ingested_ms), int(last.events) < MOST_SEEN)
+
+
+def require_known(connection: sa.Connection, chosen: EventFilter) -> None:
+    """Errors: UnknownId for a source, a type or an organisation that there is not."""
+    if chosen.source:
+        require_source(connection, chosen.source)
+    for kind, name in ((ids.EVENT_TYPE, chosen.event_type), (ids.CUSTOMER, chosen.org_id)):
+        if name:
+            ids.require(connection, kind, name)
 
 
 def arrivals(

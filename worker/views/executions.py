@@ -15,8 +15,8 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class RunFilter:
-    """Which runs: in these states; of an organisation, a project, a subject, an action; paid for by a customer. Empty:
-    any."""
+    """Which runs: in these states; of an organisation, a project, a subject, an action; paid for by a customer;
+    accepted at that time or before. Empty: any."""
 
     states: tuple[str, ...]
     org: str = ""
@@ -24,6 +24,7 @@ class RunFilter:
     subject: str = ""
     action: str = ""
     payer: str = ""
+    accepted_by_ms: int = 2**53
 
 
 @dataclass(frozen=True)

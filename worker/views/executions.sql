@@ -12,7 +12,7 @@ reservation, org_id, customer_id, project, subject, action, estimate, amount_mic
 -- name: list
 SELECT {columns} FROM reservations WHERE state IN :kept AND {seen} IN :states AND (:org = '' OR org_id = :org)
     AND (:project = '' OR project = :project) AND (:subject = '' OR subject = :subject)
-    AND (:action = '' OR action = :action) AND (:payer = '' OR customer_id = :payer)
+    AND (:action = '' OR action = :action) AND (:payer = '' OR customer_id = :payer) AND accepted_ms <= :accepted_by_ms
 ORDER BY accepted_ms DESC, reservation LIMIT :at_most
 
 -- name: org

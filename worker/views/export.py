@@ -2,7 +2,8 @@
 
 Guarantee: what is read is read at one moment, however long it takes, and never held as a whole. Each row has an id that
 never changes, so that a second export of the same time can be laid over the first. Amounts are exact: whole
-micro-credits, and credits as a decimal text. In CSV nothing is taken for a formula, nor turns the direction of reading.
+micro-credits, and credits as a decimal text; times are milliseconds since 1970 (UTC). In CSV nothing is taken for a
+formula, nor turns the direction of reading.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ROWS_AT_ONCE: Final = 1_000
 """Rows that are fetched, and held, together."""
 Kind = Literal["ledger", "usage"]
 Format = Literal["csv", "jsonl"]
+ByTime = Literal["booked", "used"]
 COLUMNS: Final[Mapping[Kind, tuple[str, ...]]] = {
     "ledger": (
         "key", "at_ms", "ts_ms", "kind", "from_account", "to_account", "amount_micro", "amount", "moved_micro", "moved",
@@ -51,11 +53,13 @@ TEXTS: Final = frozenset((
 
 @dataclass(frozen=True)
 class Span:
-    """Of whom ('': of all), from when until before when: by booking for the ledger, by window for usage."""
+    """Of whom ('': of all), from when until before when: for the ledger by its booking, or by its use; for usage by
+    window."""
 
     org_id: str
     from_ms: int
     to_ms: int
+    by: ByTime = "booked"
 
 
 def lines(connection: sa.Connection, kind: Kind, span: Span, form: Format, now_ms: int) -> Iterator[str]:
@@ -73,7 +77,7 @@ def _ledger(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict
     account = wallet_account(payer_of(connection, span.org_id, now_ms)) if span.org_id else ""
     values = {"from_ms": span.from_ms, "to_ms": span.to_ms, "account_id": account}
     of_whom = "of_wallet" if account else "of_all"
-    for row in _streamed(connection, "entries", values, of_whom=of_whom):
+    for row in _streamed(connection, "entries", values, of_whom=of_whom, time=span.by):
         moved = row.amount_micro if row.to_account == account else -row.amount_micro
         made: dict[str, object] = {**row._mapping, "amount": _credits(row.amount_micro)}
         yield {**made, "moved_micro": moved, "moved": _credits(moved)} if account else made

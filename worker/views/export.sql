@@ -3,7 +3,13 @@
 -- name: entries
 SELECT key, at_ms, ts AS ts_ms, kind, from_account, to_account, amount_micro, feature, quantity, reservation AS run, lot,
     actor, reason
-FROM ledger_entries WHERE at_ms >= :from_ms AND at_ms < :to_ms AND {of_whom} ORDER BY at_ms, key
+FROM ledger_entries WHERE {time} >= :from_ms AND {time} < :to_ms AND {of_whom} ORDER BY {time}, key
+
+-- name: booked
+at_ms
+
+-- name: used
+ts
 
 -- name: of_wallet
 (from_account = :account_id OR to_account = :account_id)

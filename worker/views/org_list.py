@@ -6,21 +6,19 @@ and estimates for those on it alone, as the watch does.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, together
-from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MINUTE_MS
-from drawdown.worker.verdict.effective_balance import Used, since_read
+from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.verdict.org_row import Row
-from drawdown.worker.verdict.rules import end_ms
 from drawdown.worker.verdict.watch_state import is_watched
-from drawdown.worker.views.used_now import read_used_now
+from drawdown.worker.views.left_now import Left, left_of
 
 SQL = queries(__file__)
 
@@ -50,8 +48,7 @@ class Chosen:
 @dataclass(frozen=True)
 class OrgLine:
     """An organisation in the list. Money in micro-credits of its provider; None: unknown, or without an end.
-    `runs_out_ms`: when the effective balance ends if it is used as in the last minutes; `since_ms`: of a state that is
-    not `active`."""
+    `left_now_micro` to `runs_out_ms`: as `left_now.Left`; `since_ms`: of a state that is not `active`."""
 
     org_id: str
     provider: str | None
@@ -61,8 +58,8 @@ class OrgLine:
     why: str | None
     running: int
     limit: int | None
-    balance_micro: int | None
-    burn_micro: int | None
+    left_now_micro: int | None
+    used_a_minute_micro: int | None
     runs_out_ms: int | None
 
 
@@ -86,22 +83,21 @@ START: Final = Place()
 
 
 def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: Place = START) -> OrgLines:
-    """Those behind `after`, by id, or by when they run out. Errors: UsageError for a state there is not."""
+    """Those behind `after`, by id, or by when they run out. Errors: UsageError for a state there is not; UnknownId for
+    a provider or a plan."""
+    _require(connection, chosen)
     rows = _rows(connection, chosen, after, PAGE_ROWS + 1, now_ms)
     shown = rows[:PAGE_ROWS]
-    used = _used(connection, shown, now_ms)
-    # The watch's estimate, for this list, the one by ends and the count of those: another may lie on the other side.
-    watched = bool(chosen.within) or is_watched(connection, now_ms)
-    ends = {row.org_id: row.runs_out_ms for row in shown if watched and not row.is_halted}
-    lines = [_line(row, used.get(row.org_id), now_ms, ends.get(row.org_id)) for row in shown]
+    lines = _lines(connection, shown, now_ms, _is_watched(connection, chosen, now_ms))
     return OrgLines(lines, _place(shown[-1]) if len(rows) > PAGE_ROWS else None)
 
 
 def every(connection: sa.Connection, chosen: Chosen, now_ms: int) -> Iterator[OrgLine]:
-    """All of them, in the same order, with the watch's last estimate: to make others would take a read of each."""
-    after = START
+    """All of them, in the same order, with the same figures. Errors: as `page`."""
+    _require(connection, chosen)
+    after, watched = START, _is_watched(connection, chosen, now_ms)
     while rows := _rows(connection, chosen, after, MOST_AT_ONCE, now_ms):
-        yield from (_line(row, None, now_ms, row.runs_out_ms) for row in rows)
+        yield from _lines(connection, rows, now_ms, watched)
         after = _place(rows[-1])
 
 
@@ -141,19 +137,25 @@ def _rows(connection: sa.Connection, chosen: Chosen, after: Place, most: int, no
     return SQL.run(connection, "page", values, **slots).all()
 
 
-def _used(connection: sa.Connection, rows: Sequence[Row], now_ms: int) -> dict[str, Used]:
-    by_provider: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.billing_provider is not None and row.billing_provider not in EXEMPT_PROVIDERS:
-            by_provider[row.billing_provider].append(row)
-    return read_used_now(connection, by_provider, now_ms)
+def _require(connection: sa.Connection, chosen: Chosen) -> None:
+    """Errors: UnknownId."""
+    for kind, name in ((ids.PROVIDER, chosen.provider), (ids.ANY_PLAN, chosen.plan)):
+        if name:
+            ids.require(connection, kind, name)
 
 
-def _line(row: Row, used: Used | None, now_ms: int, ends_ms: int | None) -> OrgLine:
-    """`ends_ms`: what is known of its end; None: it is estimated by what it used."""
+def _is_watched(connection: sa.Connection, chosen: Chosen, now_ms: int) -> bool:
+    """Whether the watch's estimates stand: they do where the list was chosen by them."""
+    return bool(chosen.within) or is_watched(connection, now_ms)
+
+
+def _lines(connection: sa.Connection, rows: Sequence[Row], now_ms: int, watched: bool) -> list[OrgLine]:
+    left = left_of(connection, rows, now_ms, watched=watched)
+    return [_line(row, one) for row, one in zip(rows, left, strict=True)]
+
+
+def _line(row: Row, left: Left) -> OrgLine:
     state, since, why = _state(row)
-    effective = None if used is None else since_read(row, used)
-    burn = None if used is None or (used.unpriced and not used.burn_a_minute) else used.burn_a_minute
     return OrgLine(
         org_id=str(row.org_id),
         provider=row.billing_provider,
@@ -163,9 +165,7 @@ def _line(row: Row, used: Used | None, now_ms: int, ends_ms: int | None) -> OrgL
         why=why,
         running=int(row.running),
         limit=row.max_concurrent_sandboxes,
-        balance_micro=row.balance_micro if effective is None else effective.value,
-        burn_micro=burn,
-        runs_out_ms=end_ms(effective.value, burn, now_ms) if ends_ms is None and effective and burn else ends_ms,
+        **vars(left),
     )
 
 

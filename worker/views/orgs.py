@@ -7,12 +7,13 @@ come or change meanwhile are neither shown twice nor shift the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.worker.views.left_now import Left, left_of
 
 MAX_ROWS: Final = 10_000
 
@@ -42,8 +43,9 @@ class OrgFilter:
 
 @dataclass(frozen=True)
 class OrgRow:
-    """An organisation in a list. Money in millionths of its provider's credits, as last read. `runs_out_ms`: when the
-    watch last estimated that it ends; None: never, or nobody knows."""
+    """An organisation in a list. Money in millionths of its provider's credits: `balance_micro` as last read, what is
+    left now and used a minute as `left_now.Left`. `runs_out_ms`: when the watch last estimated that it ends; None:
+    never, or nobody knows."""
 
     org_id: str
     billing_provider: str | None
@@ -53,6 +55,8 @@ class OrgRow:
     max_concurrent_sandboxes: int | None
     balance_micro: int | None
     stopped_reason: str | None
+    left_now_micro: int | None
+    used_a_minute_micro: int | None
     runs_out_ms: int | None
 
 
@@ -78,7 +82,7 @@ class ScheduledFlip:
 
 
 def list_orgs(
-    connection: sa.Connection, chosen: OrgFilter, *, sort: str = "name", after: str = "", most: int = 100
+    connection: sa.Connection, chosen: OrgFilter, now_ms: int, *, sort: str = "name", after: str = "", most: int = 100
 ) -> OrgPage:
     """One page. `after` is the last organisation of the page before.
 
@@ -91,9 +95,17 @@ def list_orgs(
     way = SORTS[sort]
     values = {**_values(chosen), "after_org_id": after, "at_most": most + 1}
     ending = "any_end" if chosen.runs_out_by_ms is None else "ends_by"
-    rows = SQL.run(connection, "list", values, value=f"by_{sort}", order=way, later=f"after_{way}", ending=ending)
-    found = [OrgRow(**{**row._mapping, "is_halted": bool(row.is_halted)}) for row in rows]
-    return OrgPage(found[:most], found[most - 1].org_id if len(found) > most else None)
+    slots = {"value": f"by_{sort}", "order": way, "later": f"after_{way}", "ending": ending}
+    rows = SQL.run(connection, "list", values, **slots).all()
+    left = left_of(connection, rows[:most], now_ms, watched=True)
+    found = [_row(row, one) for row, one in zip(rows[:most], left, strict=True)]
+    return OrgPage(found, found[-1].org_id if len(rows) > most else None)
+
+
+def _row(row: sa.Row[Any], left: Left) -> OrgRow:
+    own = {name: value for name, value in row._mapping.items() if name not in ("balance_read_ms", "unseen_micro")}
+    now = {"left_now_micro": left.left_now_micro, "used_a_minute_micro": left.used_a_minute_micro}
+    return OrgRow(**{**own, **now, "is_halted": bool(row.is_halted)})
 
 
 def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int) -> list[str]:

@@ -6,38 +6,23 @@ what it has and what moved it would say how the others do. Neither an operator's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger import maturing
-from drawdown.ledger.accounts import wallet_account
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.views.accounts import payer_of
 
 SQL = queries(__file__)
 
-ROWS_AT_ONCE: Final = 1_000
-"""Rows of a file that are fetched, and held, together."""
 MOST_BLOCKED: Final = 20
 """Metrics of which something was blocked, that are listed."""
 BLOCKED_DAYS: Final = 30
 MOST_OVERRIDES: Final = 20
 """Of one metric, that are listed; more do not wait for one organisation (`guard_overrides.MOST_ASKED`)."""
-
-
-@dataclass(frozen=True)
-class Moved:
-    """One entry, as it moved the wallet: up is more in it."""
-
-    ts: int
-    kind: str
-    feature: str | None
-    quantity: int | None
-    moved_micro: int
 
 
 @dataclass(frozen=True)
@@ -48,15 +33,6 @@ class Blocked:
     times: int
     amount: int
     last_ms: int
-
-
-def moved(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> Iterator[Moved]:
-    """The entries of [from, to) by time of use, the earliest first, row by row."""
-    connection.execution_options(stream_results=True, max_row_buffer=ROWS_AT_ONCE)
-    values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms}
-    with SQL.run(connection, "moved", values) as answer:
-        for row in answer:
-            yield Moved(int(row.ts), row.kind, row.feature, row.quantity, int(row.moved_micro))
 
 
 def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:

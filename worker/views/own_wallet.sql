@@ -11,18 +11,6 @@ SELECT EXISTS (
     t.service, t.service_customer, t.threshold_micro, t.amount_micro, t.blocked_ms
 FROM (SELECT 1 AS one) q LEFT JOIN topup_terms t ON t.customer_id = :customer_id AND t.mode = 'live'
 
--- name: moved
-SELECT l.ts, l.kind, l.feature, l.quantity, l.moved_micro FROM (
-    SELECT ts, key, kind, feature, quantity, -amount_micro AS moved_micro FROM ledger_entries
-    WHERE from_account = :account_id AND ts >= :from_ms AND ts < :to_ms
-    UNION ALL
-    SELECT ts, key, kind, feature, quantity, amount_micro FROM ledger_entries
-    WHERE to_account = :account_id AND kind = 'grant' AND ts >= :from_ms AND ts < :to_ms
-    UNION ALL
-    SELECT ts, key, kind, feature, quantity, amount_micro FROM ledger_entries
-    WHERE to_account = :account_id AND kind = 'expiry' AND to_account <> 'breakage' AND ts >= :from_ms AND ts < :to_ms) l
-ORDER BY l.ts, l.key
-
 -- name: blocked
 SELECT metric, CAST(SUM(count) AS BIGINT) AS times, CAST(SUM(amount) AS BIGINT) AS amount, MAX(last_ms) AS last_ms
 FROM guard_denials WHERE org_id = :org_id AND minute_ms >= :since_ms AND enforced

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
@@ -111,6 +112,9 @@ def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: str = ""
         raise UsageError(f"state: there is {', '.join(STATES)}")
     if chosen.from_ms is not None and chosen.to_ms is not None and chosen.from_ms >= chosen.to_ms:
         raise UsageError("the range is empty: it ends before it begins")
+    for kind, name in ((ids.PROVIDER, chosen.provider), (ids.FEATURE, chosen.feature)):
+        if name:
+            ids.require(connection, kind, name)
     values = {**_values(chosen), "at_most": most + 1, "looked_at": MOST_LOOKED_AT}
     if chosen.org:
         require_org(connection, chosen.org)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
 
+EVER: Final = 2**62
 PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
 """Rows of a file that are read, and held, together."""
@@ -28,17 +31,20 @@ MOST_HOLDERS: Final = 10
 STATES: Final = ("held", "settled", "released", "expired", "any")
 PHASES: Final = {"": "any_phase", "waiting": "waiting", "drawing": "drawing", "over": "over"}
 """Of runs that are held: nothing drawn yet; drawing; over, and nothing has looked at it since."""
+OLDER: Final[Mapping[str, int]] = {"": 0, "1h": HOUR_MS, "6h": 6 * HOUR_MS, "24h": DAY_MS, "7d": 7 * DAY_MS}
+"""How long ago they were accepted, at least; '': whenever."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which runs. Empty: any."""
+    """Which runs; `older` is a name of OLDER. Empty: any."""
 
     state: str = "held"
     phase: str = ""
     org: str = ""
     payer: str = ""
     project: str = ""
+    older: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,9 @@ class Holder:
 
 def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: str = "", most: int = PAGE_ROWS) -> RunPage:
     """Those behind `after`: of what is held, what ends first; else the newest first. Errors: UsageError, UnknownId."""
-    if chosen.state not in STATES or chosen.phase not in PHASES:
-        raise UsageError(f"state: there is {', '.join(STATES)}; phase: {', '.join(filter(None, PHASES))}")
+    for name, choices in (("state", STATES), ("phase", tuple(PHASES)), ("older", tuple(OLDER))):
+        if getattr(chosen, name) not in choices:
+            raise UsageError(f"{name}: there is {', '.join(filter(None, choices))}")
     if chosen.phase and chosen.state != "held":
         raise UsageError("phase: it is of runs that are held alone")
     for kind, name in ((ids.ORG, chosen.org), (ids.CUSTOMER, chosen.payer), (ids.PROJECT, chosen.project)):
@@ -116,16 +123,20 @@ def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: str = ""
             ids.require(connection, kind, name)
     phase = PHASES[chosen.phase]
     upwards = chosen.state == "held" and not chosen.org
-    values = {
+    values: dict[str, Any] = {
         "state": "" if chosen.state == "any" else chosen.state,
         "org_id": chosen.org,
         "payer": chosen.payer,
         "project": chosen.project,
         "now_ms": now_ms,
+        "accepted_by_ms": now_ms - OLDER[chosen.older] if chosen.older else EVER,
         "at_most": most + 1,
         "looked_at": MOST_LOOKED_AT,
         **_place(after, upwards),
     }
+    if not upwards:  # they begin with the newest that are old enough
+        place = (values["at_ms"], values["key"])
+        values["at_ms"], values["key"] = min(place, (values["accepted_by_ms"] + 1, ""))
     if upwards:
         return _paged(connection, "held", values, most, of_phase=phase)
     if chosen.org:
@@ -182,7 +193,7 @@ def _paged(connection: sa.Connection, name: str, values: Mapping[str, object], m
 def _place(after: str, upwards: bool) -> dict[str, object]:
     """Behind which run a page begins. Errors: UsageError."""
     if not after:
-        return {"at_ms": -1 if upwards else 2**62, "key": ""}
+        return {"at_ms": -1 if upwards else EVER, "key": ""}
     at_ms, _, key = after.partition(":")
     if not (at_ms.isascii() and at_ms.isdigit() and len(at_ms) < 17 and is_clean_id(key)):
         raise UsageError("after: no page begins there: begin at the first one")

@@ -10,6 +10,7 @@ reservation, org_id, customer_id, project, subject, action, amount_micro, drawn_
 
 -- name: narrowed
 (:org_id = '' OR org_id = :org_id) AND (:payer = '' OR customer_id = :payer) AND (:project = '' OR project = :project)
+    AND accepted_ms <= :accepted_by_ms
 
 -- name: held
 -- By the index on what is held: what ends first.

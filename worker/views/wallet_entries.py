@@ -1,29 +1,55 @@
-"""A wallet's entries, the latest first, a page at a time: each with what it is an entry of. Reads only.
+"""A wallet's entries, the latest use first, a page at a time: each with what it is an entry of. Reads only.
 
-Guarantee: a page costs the same however many entries there are: it begins behind the last one of the page before. The
-entries of all pages add up to the balance.
+Guarantee: a page costs the same however many entries there are: it begins behind the last one of the page before, and
+where it leaves some out it looks through MOST_LOOKED_AT at most. The entries of all pages add up to the balance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.worker.views.wallet_days import closing_micro
 
 SQL = queries(__file__)
 
 MOST_ENTRIES_ON_PAGE: Final = 50
+MOST_ENTRIES_AT_ONCE: Final = 1_000
+"""Of a file, read and held together."""
+MOST_LOOKED_AT: Final = 10_000
+"""Entries that one page goes through, where those are asked for that were booked in some time."""
+NEVER: Final = 2**53
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which entries: used, and booked, in [from, to) in milliseconds. As it stands: all."""
+
+    used_from_ms: int = 0
+    used_to_ms: int = NEVER
+    booked_from_ms: int = 0
+    booked_to_ms: int = NEVER
+
+    @property
+    def narrows(self) -> bool:
+        """Whether some that lie between others by their use may be left out."""
+        return (self.booked_from_ms, self.booked_to_ms) != (0, NEVER)
+
+
+ALL: Final = Chosen()
 
 
 @dataclass(frozen=True)
 class EntryLine:
-    """An entry, by how many micro-credits it moved the wallet, up or down; for which time (`ts`), and when it was
-    booked. Of usage, `key` is its push's; of a run, `reservation` names it; `lot`: of which it expires or is taken."""
+    """An entry, by how many micro-credits it moved the wallet, up or down; for which time (`ts`: of use), and when it
+    was booked (`at_ms`). Of usage, `key` is its push's; of a run, `reservation` names it; `lot`: of which it expires or
+    is taken."""
 
     key: str
     kind: str
@@ -41,11 +67,13 @@ class EntryLine:
 @dataclass(frozen=True)
 class Entries:
     """`after`: the key behind which the next page begins; None where there is no more. `booked_micro`: what the wallet
-    holds behind the first of them; None where they do not begin with the latest."""
+    holds behind the first of them; None where they do not begin with the latest. `is_cut`: the page ended there for
+    having gone through MOST_LOOKED_AT."""
 
     entries: list[EntryLine]
     after: str | None
     booked_micro: int | None
+    is_cut: bool = False
 
 
 def page(
@@ -54,21 +82,45 @@ def page(
     after: str = "",
     most: int = MOST_ENTRIES_ON_PAGE,
     *,
-    until_ms: int | None = None,
+    chosen: Chosen = ALL,
 ) -> Entries:
-    """Those behind the entry of that key, or those that count for no later than that moment.
+    """Those behind the entry of that key.
 
-    Errors: UsageError where the wallet has none of that key."""
-    values: dict[str, object] = {"account_id": wallet_account(customer_id), "at_most": most + 1, "after_key": after}
+    Errors: UsageError where the wallet has none of that key, or for a time that ends before it begins."""
+    if chosen.booked_from_ms >= chosen.booked_to_ms:
+        raise UsageError("the range is empty: it ends before it begins")
+    values: dict[str, Any] = {"account_id": wallet_account(customer_id), **vars(chosen), "after_key": after}
+    values |= {"at_most": most + 1, "looked_at": MOST_LOOKED_AT}
+    behind = (chosen.used_to_ms, "")
     if after:
         moment = SQL.run(connection, "moment", values).scalar()
         if moment is None:
             raise UsageError("after: there is no such entry of this wallet")
-        values["after_ms"] = int(moment)
-    elif until_ms is not None:
-        values["after_ms"] = until_ms + 1  # behind an entry of the next moment, whatever its key
-    from_start = not after and until_ms is None
-    rows = SQL.run(connection, "page", values, behind="from_the_start" if from_start else "from_there")
+        behind = min(behind, (int(moment), after))
+    values["after_ms"], values["after_key"] = behind
+    # What leaves a wallet is booked once it was used, and no sooner: its index is entered there.
+    values["left_ms"], values["left_key"] = min(behind, (chosen.booked_to_ms, ""))
+    last = SQL.run(connection, "last", values).one_or_none() if chosen.narrows else None
+    is_cut, down_to = last is not None and last.looked == MOST_LOOKED_AT, ""
+    if last is not None and is_cut:
+        values |= {"last_ms": last.ts, "last_key": last.key}
+        down_to = "down_to"
+    rows = SQL.run(connection, "page", values, down_to=down_to)
     found = [EntryLine(**row._mapping) for row in rows]
-    booked = SQL.run(connection, "booked", values).scalar() if from_start else None
-    return Entries(found[:most], found[most - 1].key if len(found) > most else None, booked)
+    booked = SQL.run(connection, "booked", values).scalar() if not after and chosen == ALL else None
+    if len(found) > most:
+        return Entries(found[:most], found[most - 1].key, booked)
+    return Entries(found, last.key if last is not None and is_cut else None, booked, is_cut)
+
+
+def every(connection: sa.Connection, customer_id: str, chosen: Chosen = ALL) -> Iterator[tuple[EntryLine, int | None]]:
+    """All of them, in the order of pages, each with what was left behind it; None where some are left out between them.
+    Errors: as `page`."""
+    left = None if chosen.narrows else closing_micro(connection, customer_id, chosen.used_to_ms)
+    after: str | None = ""
+    while after is not None:
+        found = page(connection, customer_id, after, MOST_ENTRIES_AT_ONCE, chosen=chosen)
+        for one in found.entries:
+            yield one, left
+            left = None if left is None else left - one.moved_micro
+        after = found.after

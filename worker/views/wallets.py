@@ -13,6 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
+from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
@@ -85,7 +86,8 @@ class Spender:
 def page(
     connection: sa.Connection, chosen: Chosen, after: After | None = None, most: int = MOST_ON_PAGE
 ) -> WalletLines:
-    """Those behind `after`, the lowest balance first. Errors: UsageError for a choice there is not."""
+    """Those behind `after`, the lowest balance first. Errors: UsageError for a choice there is not; UnknownId for a
+    plan."""
     found = _rows(connection, chosen, after, most + 1)
     shown = found[:most]
     return WalletLines(shown, _end(shown) if len(found) > most else None)
@@ -121,6 +123,8 @@ def _end(rows: list[WalletLine]) -> After:
 def _rows(connection: sa.Connection, chosen: Chosen, after: After | None, most: int) -> list[WalletLine]:
     if chosen.which not in WHICH:
         raise UsageError(f"wallets: there is {', '.join(filter(None, WHICH))}")
+    if chosen.plan:
+        ids.require(connection, ids.PLAN, chosen.plan)
     part = chosen.search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     values: dict[str, object] = {"plan": chosen.plan, "search": chosen.search, "like": f"%{part}%", "at_most": most}
     slots = {"behind": "from_the_start", "which": f"is_{chosen.which or 'any'}"}

@@ -56,7 +56,7 @@ class Cell:
 class Table:
     """A table. A head that begins with # is over numbers. `none`: what is said where there are no rows, and the command
     that shows, or fills, it; `next`: the address of the next page of it; `folded`: what is said in its place until
-    somebody opens it ('': it is open)."""
+    somebody opens it ('': it is open); `first`: where it begins, on a later page of it ('': here)."""
 
     title: str
     heads: tuple[str, ...]
@@ -66,6 +66,7 @@ class Table:
     next: str = ""
     note: str = ""
     folded: str = ""
+    first: str = ""
 
     @property
     def columns(self) -> list[tuple[str, bool, bool]]:
@@ -129,5 +130,5 @@ class Shown:
 
 def shown(page: Shown) -> Mapping[str, object]:
     """For the template; empty where nothing is there without a filter."""
-    nothing = bool(page.tables) and not any(table.rows for table in page.tables) and not page.narrowed
+    nothing = bool(page.tables) and not any(table.rows or table.first for table in page.tables) and not page.narrowed
     return {"shown": page, "empty": nothing}

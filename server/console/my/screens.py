@@ -21,11 +21,11 @@ from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.customers import usage as full
 from drawdown.worker.commands.guard_facts import Wish
 from drawdown.worker.commands.guard_options import ways_out
-from drawdown.worker.views import own_wallet, wallet_days
+from drawdown.worker.views import own_wallet, wallet_days, wallet_entries
 from drawdown.worker.views.forecast import forecast_of
 from drawdown.worker.views.usage import read_usage
 
-COLUMNS: Final = ("used_at", "kind", "event", "quantity", "credits")
+COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
 DAY_CHOICES: Final = (7, 30, 89)
 """For how long an override is asked for: until a midnight, 90 days from now at the latest."""
 
@@ -94,13 +94,11 @@ def _tomorrow(now_ms: int) -> int:
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """The ledger of the days that are shown; of a wallet that others share, the heads alone."""
-    org_id, days, tomorrow = ask.required("id"), ask.number("days", full.DAYS), _tomorrow(ask.now_ms)
-    told = own_wallet.told_of(connection, org_id, ask.now_ms)
-    begin = tomorrow - days * DAY_MS
+    told, chosen = own_wallet.told_of(connection, ask.required("id"), ask.now_ms), full.days_of(ask)
     yield csv_line(COLUMNS)
-    for one in () if told.is_shared else own_wallet.moved(connection, told.customer_id, begin, tomorrow):
-        texts = (figures.iso(one.ts), one.kind, one.feature)
-        yield csv_line(texts, (one.quantity, figures.plain(one.moved_micro)))
+    for one, left in () if told.is_shared else wallet_entries.every(connection, told.customer_id, chosen):
+        texts = (figures.iso(one.ts), figures.iso(one.at_ms), one.kind, one.feature)
+        yield csv_line(texts, (one.quantity, figures.plain(one.moved_micro), figures.plain(left)))
 
 
 def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

@@ -34,9 +34,10 @@ def acts(org: sa.Row[Any]) -> list[Link]:
         else act("Halt by hand" if org.is_halted else "Halt", "halt", id=org.org_id)
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
+    runs = Link("Runs", url("/console/runs", org=org.org_id, state="any"))
     override = act("Override limits", "org-override", id=org.org_id)
     assign = act("Assign elsewhere", "assign-remote", id=org.org_id)
-    return [act("Give credit", "grant", id=org.org_id), halt, override, assign, billing]
+    return [act("Give credit", "grant", id=org.org_id), halt, override, assign, billing, runs]
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:

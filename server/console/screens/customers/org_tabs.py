@@ -13,6 +13,7 @@ from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Table
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.views import org_history
 from drawdown.worker.views.audit import AuditFilter, list_deeds
@@ -61,7 +62,7 @@ def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             Cell(figures.time(one.at_ms), "time"),
             Cell(*(("halted", "state", "bad") if one.is_halted else ("open", "state"))),
             Cell(one.reason or figures.UNKNOWN, "id"),
-            Cell(figures.credits(one.balance_micro), "number"),
+            cells.balance(one.balance_micro),
             Cell(figures.count(one.max_concurrent_sandboxes), "number", narrow=False),
         )
         for one in verdict_history(connection, org_id)

@@ -14,7 +14,9 @@ from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS, last_round_ms
 from drawdown.worker.views import org_list
 from drawdown.worker.views.org_list import STATES, WITHIN, Chosen, Place
 
-COLUMNS: Final = ("org_id", "provider", "plan", "state", "since", "why", "runs_out", "running", "limit", "balance")
+COLUMNS: Final = (
+    "org_id", "provider", "plan", "state", "since", "why", "runs_out", "running", "limit", "left_now", "used_a_minute",
+)  # fmt: skip
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -48,7 +50,8 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
         since = None if org.since_ms is None else figures.iso(org.since_ms)
         ends = None if org.runs_out_ms is None else figures.iso(org.runs_out_ms)
         texts = (org.org_id, org.provider, org.plan, org.state, since, org.why, ends)
-        yield csv_line(texts, (org.running, org.limit, figures.plain(org.balance_micro)))
+        amounts = (figures.plain(org.left_now_micro), figures.plain(org.used_a_minute_micro))
+        yield csv_line(texts, (org.running, org.limit, *amounts))
 
 
 def _chosen(ask: Ask) -> Chosen:

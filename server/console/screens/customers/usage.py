@@ -20,12 +20,12 @@ from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.screens.money import wallet
 from drawdown.server.console.screens.money.cells import of_entry
-from drawdown.worker.views import export, wallet_days
+from drawdown.worker.views import wallet_days
 from drawdown.worker.views.accounts import Account, account_of, payer_of
-from drawdown.worker.views.export import Span
 from drawdown.worker.views.forecast import Forecast, forecast_by
 from drawdown.worker.views.usage import Share, read_shares
 from drawdown.worker.views.wallet_days import LedgerDay, RunSteps, Use
+from drawdown.worker.views.wallet_entries import Chosen
 
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
@@ -120,7 +120,8 @@ def _kept_elsewhere(org: sa.Row[Any], account: Account, now_ms: int) -> Tile | N
     """Of whom a service bills, with nothing in a wallet here: what it said was left, less what it has not seen yet."""
     if org.billing_provider in HERE or org.balance_micro is None or account.balance_micro or account.reserved_micro:
         return None
-    left, said = org.balance_micro - (org.unseen_micro or 0), f"read {figures.ago(org.balance_read_ms, now_ms)}"
+    left = org.balance_micro - (org.unseen_micro or 0)
+    said = f"{'owed; ' if left < 0 else ''}read {figures.ago(org.balance_read_ms, now_ms)}"
     return Tile(f"Left at {org.billing_provider}", figures.credits(left), said, "bad" if left <= 0 else "")
 
 
@@ -214,8 +215,13 @@ def opened_day(ask: Ask) -> int | None:
     return int(found.timestamp()) * 1000
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """The entries of the days that are shown, as `drawdown export ledger` writes them."""
+def days_of(ask: Ask) -> Chosen:
+    """The entries of the days that are shown: by the time of use, as the chart and the ledger by day."""
     tomorrow = ask.now_ms - ask.now_ms % DAY_MS + DAY_MS
-    span = Span(ask.required("id"), tomorrow - ask.number("days", DAYS) * DAY_MS, tomorrow)
-    return export.lines(connection, "ledger", span, ask.form, ask.now_ms)
+    return Chosen(used_from_ms=tomorrow - ask.number("days", DAYS) * DAY_MS, used_to_ms=tomorrow)
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """The entries of the days that are shown."""
+    customer = payer_of(connection, ask.required("id"), ask.now_ms)
+    return wallet.entry_lines(connection, customer, days_of(ask))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -59,9 +60,14 @@ def _many(found: WalletLines) -> str:
     return f"{len(found.lines):,}" + (" or more" if found.after is not None else "")
 
 
+def _customer(customer_id: str) -> Cell:
+    """With its billing, and a form that gives it credit."""
+    return replace(cells.billing(customer_id), links=(act("Give credit", "grant", id=customer_id),))
+
+
 def _spenders(found: list[Spender], now_ms: int) -> Table:
     rows = [
-        (cells.count(one.place), cells.billing(one.customer_id), cells.credits(one.used_micro),
+        (cells.count(one.place), _customer(one.customer_id), cells.credits(one.used_micro),
          cells.balance(one.balance_micro), Cell(one.plan or figures.UNKNOWN, "id", narrow=False))
         for one in found
     ]  # fmt: skip
@@ -78,7 +84,7 @@ def _spenders(found: list[Spender], now_ms: int) -> Table:
 
 def _wallets(which: str, found: WalletLines) -> Table:
     rows = [
-        (cells.billing(one.customer_id), cells.balance(one.balance_micro), cells.credits(one.available_micro),
+        (_customer(one.customer_id), cells.balance(one.balance_micro), cells.available(one.available_micro),
          Cell(one.plan or figures.UNKNOWN, "id", narrow=False), topped_up(one))
         for one in found.lines
     ]  # fmt: skip
@@ -92,7 +98,7 @@ def _wallets(which: str, found: WalletLines) -> Table:
 
 def _pools(found: list[PoolRow]) -> Table:
     rows = [
-        (cells.billing(one.pool), cells.credits(one.available_micro), cells.credits(one.allotted_micro),
+        (cells.billing(one.pool), cells.available(one.available_micro), cells.credits(one.allotted_micro),
          cells.credits(one.returned_micro, narrow=False), cells.count(one.members))
         for one in found
     ]  # fmt: skip

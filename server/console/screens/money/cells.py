@@ -47,11 +47,18 @@ def credits(micro: int | None, *, narrow: bool = True) -> Cell:
     return Cell(figures.credits(micro), "number", narrow=narrow)
 
 
-def balance(micro: int | None) -> Cell:
+def balance(micro: int | None, *, narrow: bool = True) -> Cell:
     """With a word where it is negative: a colour alone says nothing to many."""
     if micro is not None and micro < 0:
-        return Cell(f"{figures.credits(micro)} owed", "number", "bad")
-    return Cell(figures.credits(micro), "number")
+        return Cell(f"{figures.credits(micro)} owed", "number", "bad", narrow=narrow)
+    return Cell(figures.credits(micro), "number", narrow=narrow)
+
+
+def available(micro: int, *, narrow: bool = True) -> Cell:
+    """The same of what may be used: less than nothing, where more was used, or is reserved, than there is."""
+    if micro < 0:
+        return Cell(f"{figures.credits(micro)} overdrawn", "number", "bad", narrow=narrow)
+    return credits(micro, narrow=narrow)
 
 
 def time(ms: int | None, *, narrow: bool = True) -> Cell:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from drawdown.server.console.asking import Ask
-from drawdown.server.console.frame.parts import Table
+from drawdown.server.console.frame.parts import Filter, Table
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import wallet
 from drawdown.worker.views import wallet_entries
@@ -16,14 +16,18 @@ from drawdown.worker.views.ledger import list_lots
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    org_id = ask.required("id")
+    org_id, after, chosen = ask.required("id"), ask.key("after"), wallet.booked(ask)
     customer = payer_of(connection, org_id, ask.now_ms)
     lots = list_lots(connection, customer, ask.now_ms)
-    until_ms, until = ask.moment("until"), ask.text("until")
-    found = wallet_entries.page(connection, customer, ask.key("after"), until_ms=until_ms)
-    following = url("/console/org", id=org_id, tab="ledger", after=found.after) if found.after else ""
+    found = wallet_entries.page(connection, customer, after, chosen=chosen)
+    filters = wallet.booked_filters(ask)
+    query = {"id": org_id, "tab": "ledger", **{one.name: one.value for one in filters}}
     tables: list[Table] = [
-        wallet.entries_table(found, customer, following),
+        wallet.entries_table(found, customer, chosen, "/console/org", query, after),
         wallet.lots_table(lots, customer),
     ]
-    return {"part": "org_tables.html", "tables": tables, "until": until}
+    return {"part": "org_tables.html", "tables": tables, "filters": filters, "file": _file(customer, filters)}
+
+
+def _file(customer: str, filters: tuple[Filter, ...]) -> str:
+    return url(f"{wallet.PATH}.csv", id=customer, **{one.name: one.value for one in filters})

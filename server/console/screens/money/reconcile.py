@@ -29,7 +29,8 @@ HEADS: Final = ("Day, UTC", "Organisation", "Provider", "Feature", "#Ours", "#Th
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     chosen = _chosen(ask)
     differing = reconciliations.differing(connection, chosen) if chosen.verdict in ("", *TONES) else []
-    found = reconciliations.page(connection, chosen, _after(ask))
+    after = _after(ask)
+    found = reconciliations.page(connection, chosen, after)
     query = {name: value for name, value in vars(chosen).items() if value}
     filters = [
         Filter("verdict", "Verdict", chosen.verdict, [("", "any"), *WORDS.items()]),
@@ -53,7 +54,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         _runs(compared),
         _told(reconciliations.told(connection)),
         Table("All that was compared, the latest day first", HEADS, [_row(one) for one in found.lines], none,
-              kept if found.lines or options else "drawdown reconcile", following),
+              kept if found.lines or options else "drawdown reconcile", following,
+              first="" if after is None else url(PATH, **query)),
     ]  # fmt: skip
     return shown(Shown(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
 

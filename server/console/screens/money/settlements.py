@@ -36,7 +36,8 @@ MOST_BATCHES: Final = 20
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     state, chosen = ask.choice("state", ("", *STATES)), _chosen(ask)
     suppliers = settlements.list_suppliers(connection, ask.now_ms, MOST_SUPPLIERS)
-    found, after = settlements.page(connection, chosen, ask.now_ms, ask.text("after"))
+    place = ask.text("after")
+    found, after = settlements.page(connection, chosen, ask.now_ms, place)
     batches = settlements.list_batches(connection, chosen.supplier, MOST_BATCHES)
     query = {"state": state, "supplier": chosen.supplier, "org": chosen.org}
     shown_of = [one for one in suppliers if chosen.supplier in ("", one.supplier)]
@@ -49,7 +50,13 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     options = [word for name, value in query.items() if value for word in (f"--{name}", value)]
     tables = [
         _suppliers(shown_of, suppliers),
-        settlements_table(found, cells.command("settlement", "list", *options), following, bool(options)),
+        settlements_table(
+            found,
+            cells.command("settlement", "list", *options),
+            following,
+            url(PATH, **query) if place else "",
+            bool(options),
+        ),
         _batches(batches, chosen.supplier),
     ]
     file = url(f"{PATH}.csv", **query)
@@ -122,7 +129,7 @@ def _release(one: Account) -> tuple[Link, ...]:
     return (act("Release", "settlement-batch", supplier=one.supplier, expect=figures.plain(due)),)
 
 
-def settlements_table(found: Sequence[Settlement], command: str, following: str, narrowed: bool) -> Table:
+def settlements_table(found: Sequence[Settlement], command: str, following: str, first: str, narrowed: bool) -> Table:
     """Settlements, the newest first."""
     rows = [
         (
@@ -143,7 +150,7 @@ def settlements_table(found: Sequence[Settlement], command: str, following: str,
     none = (
         "None is like that." if narrowed else "Nothing is owed yet. A run that names a supplier owes as it is settled."
     )
-    return Table("Settlements, the newest first", heads, rows, none, command, following)
+    return Table("Settlements, the newest first", heads, rows, none, command, following, first=first)
 
 
 def _batches(found: Sequence[Payout], supplier: str) -> Table:

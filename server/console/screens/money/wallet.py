@@ -1,4 +1,5 @@
-"""One wallet: what it has, its lots in their order of use, and its entries, each with what it is an entry of."""
+"""One wallet: what it has, its lots in their order of use, and its entries, each with what it is an entry of; and
+entries as a file."""
 
 from __future__ import annotations
 
@@ -8,49 +9,83 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
+from drawdown.schema.units import MINUTE_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import running, url
+from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
-from drawdown.worker.views import export, wallet_entries
+from drawdown.worker.views import wallet_entries
 from drawdown.worker.views.accounts import Account, account_of
-from drawdown.worker.views.export import Span
 from drawdown.worker.views.ledger import LotRow, LotsView, list_lots
-from drawdown.worker.views.wallet_entries import Entries, EntryLine
+from drawdown.worker.views.wallet_entries import MOST_LOOKED_AT, NEVER, Chosen, Entries, EntryLine
 
 PATH: Final = "/console/wallet"
 MOST_LOTS: Final = 100
+COLUMNS: Final = (
+    "used_at", "booked_at", "kind", "feature", "run", "lot", "key", "actor", "reason", "quantity", "amount", "balance",
+)  # fmt: skip
+"""Of a file of entries."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    customer = ask.required("id")
+    customer, after, chosen = ask.required("id"), ask.key("after"), booked(ask)
     account = account_of(connection, customer, ask.now_ms)
     lots = list_lots(connection, customer, ask.now_ms)
-    found = wallet_entries.page(connection, customer, ask.key("after"), until_ms=ask.moment("until"))
+    found = wallet_entries.page(connection, customer, after, chosen=chosen)
     if not lots.lots and not found.entries:
         ids.require(connection, ids.CUSTOMER, customer)
-    query = {"id": customer}
+    filters = booked_filters(ask)
+    query = {"id": customer, **{one.name: one.value for one in filters}}
     return shown(
         Shown(
             PATH,
-            [entries_table(found, customer, url(PATH, id=customer, after=found.after) if found.after else ""),
-             lots_table(lots, customer)],
+            [entries_table(found, customer, chosen, PATH, query, after), lots_table(lots, customer)],
             tiles=tiles(account),
             acts=[act("Give credit", "grant", id=customer), Link("Billing", url("/console/billing", id=customer))],
-            filters=(Filter("until", "Used up to, UTC", ask.text("until")),),
-            query={**query, "until": ask.text("until"), "after": ask.key("after")},
+            filters=filters,
+            query={**query, "after": after},
             file=url(f"{PATH}.csv", **query),
             above=Link("Ledger", "/console/ledger"),
             heading=customer,
             said=f"Plan {account.plan}" if account.plan else "On no plan",
         )
-    )  # fmt: skip
+    )
+
+
+def booked(ask: Ask) -> Chosen:
+    """The entries that were booked in some time. Times are shown to the minute, so that one that is typed stands for
+    the whole of its minute. Errors: UsageError."""
+    begin, end = ask.moment("from"), ask.moment("to")
+    return Chosen(
+        booked_from_ms=0 if begin is None else begin - begin % MINUTE_MS,
+        booked_to_ms=NEVER if end is None else end - end % MINUTE_MS + MINUTE_MS,
+    )
+
+
+def booked_filters(ask: Ask) -> tuple[Filter, ...]:
+    return (
+        Filter("from", "Booked from, UTC", ask.text("from")),
+        Filter("to", "Booked up to, UTC", ask.text("to")),
+    )
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """All its entries, as `drawdown export ledger` writes them."""
-    return export.lines(connection, "ledger", Span(ask.required("id"), 0, ask.now_ms + 1), ask.form, ask.now_ms)
+    """Exactly the entries of the filter."""
+    customer = ask.required("id")
+    ids.require(connection, ids.CUSTOMER, customer)
+    return entry_lines(connection, customer, booked(ask))
+
+
+def entry_lines(connection: sa.Connection, customer: str, chosen: Chosen) -> Iterator[str]:
+    """Entries of a wallet as a file has them, in the order of its page; the balance is what was left behind each."""
+    yield csv_line(COLUMNS)
+    for one, left in wallet_entries.every(connection, customer, chosen):
+        times = (figures.iso(one.ts), figures.iso(one.at_ms))
+        said = (one.kind, one.feature, one.reservation, one.lot, one.key, one.actor, one.reason)
+        amounts = (figures.plain(one.moved_micro), figures.plain(left))
+        yield csv_line((*times, *said), (one.quantity, *amounts))
 
 
 def tiles(account: Account) -> list[Tile]:
@@ -59,8 +94,9 @@ def tiles(account: Account) -> list[Tile]:
     owed = f"{figures.credits(account.owed_micro)} owed" if account.owed_micro > 0 else "available and reserved"
     over = f"{figures.credits(account.over_micro)} of it is over" if account.over_micro else "by runs that go on"
     tone = "bad" if account.available_micro < 0 or account.owed_micro > 0 else ""
+    can = "overdrawn" if account.available_micro < 0 else "to be used now"
     return [
-        Tile("Available", figures.credits(account.available_micro), "to be used now", tone),
+        Tile("Available", figures.credits(account.available_micro), can, tone),
         Tile("Reserved", figures.credits(account.reserved_micro), over),
         Tile("Included in plan", figures.credits(account.included_micro), "left of what the plan gives"),
         Tile("Purchased", figures.credits(account.purchased_micro), "left of what was bought"),
@@ -70,30 +106,49 @@ def tiles(account: Account) -> list[Tile]:
     ]
 
 
-def entries_table(found: Entries, customer_id: str, following: str) -> Table:
-    """The entries, the latest first."""
-    heads: tuple[str, ...] = ("Used, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "By")
+def entries_table(
+    found: Entries, customer_id: str, chosen: Chosen, path: str, query: Mapping[str, object], after: str
+) -> Table:
+    """The entries, the latest use first; `path` and `query`: where their first page is, `after`: behind which entry
+    this one begins."""
+    heads: tuple[str, ...] = ("Used, UTC", "Booked, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "By")
     none = "The ledger has no entry of this wallet. A grant, or the first charge, makes one."
     if found.booked_micro is None:  # which was left behind entries of other pages
         heads = tuple(head for head in heads if head != "#Balance")
         rows = [_entry(one, customer_id) for one in found.entries]
     else:
         rows = [_entry(one, customer_id, left) for one, left in running(found.entries, found.booked_micro)]
-    command = cells.command("ledger", "entries", customer_id)
-    fill = command if rows else cells.command("ledger", "grant", customer_id, "10")
-    note = "By the time that each counts for." if rows else ""
-    return Table("Entries, the latest first", heads, rows, none, fill, following, note)
+    if chosen.narrows:
+        none = "Nothing was booked then."
+    notes = ["By the time that each is of; what came in late was booked later."] if rows else []
+    if found.is_cut:
+        notes.append(f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on.")
+    is_empty = not rows and not chosen.narrows
+    command = cells.command("ledger", "grant", customer_id, "10") if is_empty else _command(customer_id, chosen)
+    return Table(
+        "Entries, the latest first", heads, rows, none, command,
+        next=url(path, **query, after=found.after) if found.after else "", note=" ".join(notes),
+        first=url(path, **query) if after else "",
+    )  # fmt: skip
+
+
+def _command(customer_id: str, chosen: Chosen) -> str:
+    """What lists the same entries."""
+    times = (("--from", chosen.booked_from_ms, 0), ("--to", chosen.booked_to_ms, NEVER))
+    options = [word for name, ms, any_ms in times if ms != any_ms for word in (name, figures.iso(ms))]
+    return cells.command("ledger", "entries", customer_id, *options)
 
 
 def _entry(one: EntryLine, customer_id: str, left_micro: int | None = None) -> tuple[Cell, ...]:
     place = cells.of_entry(one.key, one.reservation, one.lot, customer_id)
     return (
         cells.time(one.ts),
+        cells.time(one.at_ms),
         Cell(one.feature or (f"run {one.reservation}" if one.reservation else one.reason), "id", href=place),
         Cell(one.kind, narrow=False),
         cells.count(one.quantity, narrow=False),
         Cell(figures.signed(one.moved_micro), "number"),
-        *(() if left_micro is None else (Cell(figures.credits(left_micro), "number", narrow=False),)),
+        *(() if left_micro is None else (cells.balance(left_micro, narrow=False),)),
         Cell(one.actor, "id", narrow=False, under="" if place else one.key),
     )
 

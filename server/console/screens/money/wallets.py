@@ -52,6 +52,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     of_wallets = Table(
         "Wallets, the lowest first", heads, [_row(one) for one in found.lines], none,
         listed if found.lines or query else "drawdown ledger grant acme 10", following,
+        first="" if after is None else url(PATH, **query),
     )  # fmt: skip
     tables = [of_wallets, _rates(rates, ask.now_ms), _plans(plans)]
     acts = [act("Give credit", "grant"), act("Set a rate", "rate", role="admin")]
@@ -81,7 +82,7 @@ def _row(one: WalletLine) -> tuple[Cell, ...]:
         cells.billing(one.customer_id),
         cells.balance(one.balance_micro),
         cells.credits(one.held_micro, narrow=False),
-        cells.credits(one.available_micro),
+        cells.available(one.available_micro),
         Cell(one.plan or figures.UNKNOWN, "id", narrow=False),
         topped_up(one),
     )

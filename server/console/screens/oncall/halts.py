@@ -37,6 +37,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "No halt is like that." if query else "No cell was ever told to halt an organisation.",
         "drawdown org list --halted",
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
+        first=url(PATH, **query) if ask.key("after") else "",
     )
     tables = [_unheeded(ignored), listed] if ignored and not ask.query.get("after") else [listed]
     since = "none waits" if due.since_ms is None else f"since {figures.time(due.since_ms)}"

@@ -31,9 +31,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     none, command = "Nothing was ordered yet.", "drawdown order list"
     if not rows:
         command = "drawdown replay --all --from 2026-06-01 --to 2026-06-02 --later --reason 'late samples'"
+    first = "" if before is None else PATH
     page = Shown(
         PATH,
-        [Table("Orders, the latest first", heads, rows, none, command, next=following)],
+        [Table("Orders, the latest first", heads, rows, none, command, following, first=first)],
         tiles=[Tile("Open", figures.count(waiting), "wait, or are under way", "warn" if waiting else "")],
         acts=[act("Order a replay", "replay")],
         query={} if before is None else {"before": before},

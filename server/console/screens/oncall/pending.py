@@ -15,7 +15,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined
+from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.views import pending
 from drawdown.worker.views.backlog import quarantined
 from drawdown.worker.views.features import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
@@ -31,20 +31,24 @@ LATE: Final = "below_floor"
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     reason, why = ask.choice("reason", ("", *WHAT)), ask.text("why")
+    after_sample = ask.query.get("after_sample", "")
     reasons = pending.reasons(connection)
     beside = pending.beside(connection, ask.now_ms)
     held = quarantined(connection)
+    if why and why not in held:
+        require_reason(connection, why)
     orgs = pending.page(connection, reason, ask.text("after"))
     samples = list_quarantined(
         connection,
         QuarantineFilter(reason=why),
         ask.now_ms,
-        after=ask.query.get("after_sample", ""),
+        after=after_sample,
         most=MOST_QUARANTINED,
     )
     query = {name: value for name, value in (("reason", reason), ("why", why)) if value}
-    tables = [_orgs(orgs, reason, query), _quarantine(samples.samples, samples.next_after, query)]
-    if "after" not in ask.query and "after_sample" not in ask.query:
+    tables = [_orgs(orgs, reason, query, ask.text("after")),
+              _quarantine(samples.samples, samples.next_after, query, after_sample)]  # fmt: skip
+    if not ask.text("after") and not after_sample:
         unmapped = _unmapped(unmapped_sizes(connection), unmapped_events(connection))
         tables = [_reasons(reasons, held, beside), tables[0], unmapped, tables[1]]
     filters = (
@@ -101,7 +105,7 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
     return Table("By reason", heads, rows, "Nothing waits: all that was used is sealed.", "drawdown status")
 
 
-def _orgs(found: PendingPage, reason: str, query: Mapping[str, str]) -> Table:
+def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str) -> Table:
     rows = [
         (
             replace(cells_of.org(one.org_id, "assignment"), links=_mends(one)),
@@ -118,6 +122,7 @@ def _orgs(found: PendingPage, reason: str, query: Mapping[str, str]) -> Table:
         "By organisation", heads, rows, "No usage of an organisation waits." if not reason else "None waits for that.",
         "drawdown org list --unassigned",
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
+        first=url(PATH, **query) if after else "",
     )  # fmt: skip
 
 
@@ -156,7 +161,7 @@ def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
     return Table("Used, and without a feature", heads, rows, none, "drawdown feature list")
 
 
-def _quarantine(samples: list[SampleRow], after: str | None, query: Mapping[str, str]) -> Table:
+def _quarantine(samples: list[SampleRow], next_after: str | None, query: Mapping[str, str], after: str) -> Table:
     rows = [
         (
             Cell(one.sample_id, "id", links=_sample_acts(one)),
@@ -171,7 +176,8 @@ def _quarantine(samples: list[SampleRow], after: str | None, query: Mapping[str,
     heads = ("Sample", "Organisation", "Quarantined for", "Its time, as written", "Taken to mean, UTC", "Came, UTC")
     return Table(
         "Quarantined samples", heads, rows, "No sample is in quarantine.", "drawdown sample list --quarantined",
-        next="" if after is None else url(PATH, **query, after_sample=after),
+        next="" if next_after is None else url(PATH, **query, after_sample=next_after),
+        first=url(PATH, **query) if after else "",
     )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         _command(chosen, query),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         note=f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on." if found.is_cut else "",
+        first=url(PATH, **query) if ask.key("after") else "",
     )
     tables = [listed] if ask.query.get("after") else [_sums(sums), listed]
     return shown(

@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.views import runs
-from drawdown.worker.views.runs import MOST_LOOKED_AT, PHASES, STATES, Chosen, HeldFigures, Holder
+from drawdown.worker.views.runs import MOST_LOOKED_AT, OLDER, PHASES, STATES, Chosen, HeldFigures, Holder, RunLine
 
 PATH: Final = "/console/runs"
 HEADS: Final = (
@@ -31,11 +31,12 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     chosen = _chosen(ask)
     found = runs.page(connection, chosen, ask.now_ms, ask.key("after"))
     figures_ = runs.held_figures(connection, ask.now_ms)
-    query = {name: ask.query[name] for name in ("state", "phase", "org", "payer", "project") if ask.query.get(name)}
+    names = ("state", "phase", "older", "org", "payer", "project")
+    query = {name: ask.query[name] for name in names if ask.query.get(name)}
     rows = [
         (
             cells_of.time(one.accepted_ms, narrow=False),
-            Cell(one.reservation, "id", href=url("/console/run", key=one.reservation)),
+            Cell(one.reservation, "id", href=url("/console/run", key=one.reservation), links=_release(one)),
             cells_of.org(one.org_id, narrow=False),
             cells_of.org(one.customer_id, narrow=False)
             if one.customer_id == one.org_id
@@ -56,6 +57,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         " ".join(("drawdown execution list", *(f"--{name} {value}" for name, value in _options(chosen)))),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         note=f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on." if found.is_cut else "",
+        first=url(PATH, **query) if ask.key("after") else "",
     )
     tables = [listed] if ask.query.get("after") else [listed, _holders(runs.holders(connection, ask.now_ms))]
     page = Shown(
@@ -69,8 +71,12 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     return shown(page)
 
 
+def _release(one: RunLine) -> tuple[Link, ...]:
+    return (act("Release", "run-release", run=one.reservation),) if one.state == "held" else ()
+
+
 def _options(chosen: Chosen) -> list[tuple[str, str]]:
-    said = (("org", chosen.org), ("payer", chosen.payer), ("project", chosen.project))
+    said = (("older-than", chosen.older), ("org", chosen.org), ("payer", chosen.payer), ("project", chosen.project))
     return [
         *((("state", chosen.state),) if chosen.state != "any" else ()),
         *((name, value) for name, value in said if value),
@@ -105,6 +111,7 @@ def _chosen(ask: Ask) -> Chosen:
         ask.text("org"),
         ask.text("payer"),
         ask.text("project"),
+        ask.choice("older", tuple(OLDER)),
     )
 
 
@@ -113,6 +120,7 @@ def _filters(chosen: Chosen) -> tuple[Filter, ...]:
         Filter("state", "State", "" if chosen.state == "held" else chosen.state,
                [("" if one == "held" else one, one) for one in STATES]),
         Filter("phase", "Of those held", chosen.phase, list(PHASE_WORDS.items())),
+        Filter("older", "Older than", chosen.older, [(one, one or "any age") for one in OLDER]),
         Filter("org", "Organisation", chosen.org),
         Filter("payer", "Payer", chosen.payer),
         Filter("project", "Project", chosen.project),

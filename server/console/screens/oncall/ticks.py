@@ -67,7 +67,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     rows = [_hour(at_ms, ticks) for at_ms, ticks in hours.items()]
     heads = ("Hour, UTC", "#Ticks", "Ended with", "#Took at most, s", *(f"#{words}" for words in COUNTED.values()))
     none = "There was no tick yet."
-    table = Table("Ticks by the hour, the newest first", heads, rows, none, "drawdown tick", next=following)
+    first = "" if before is None else PATH
+    table = Table("Ticks by the hour, the newest first", heads, rows, none, "drawdown tick", following, first=first)
     return shown(Shown(PATH, [table], tiles=tiles))
 
 

@@ -51,7 +51,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Filter("to", "To, UTC", ask.query.get("to", "")),
     )
     next_ = url(PATH, **given, before=page.next_before) if page.next_before is not None else ""
-    table = _table(page.deeds, wrong, next_, _command(given))
+    table = _table(page.deeds, wrong, next_, _command(given), url(PATH, **given) if before else "")
     tiles = _tiles(connection, page.deeds, wrong, ask.now_ms, newest=not before and chosen == AuditFilter())
     return shown(
         Shown(
@@ -98,7 +98,7 @@ def _tiles(
     ]
 
 
-def _table(deeds: Sequence[Deed], wrong: set[int], next_: str, command: str) -> Table:
+def _table(deeds: Sequence[Deed], wrong: set[int], next_: str, command: str, first: str) -> Table:
     rows = [
         (time(one.at_ms), replace(said(one.actor), under=f"by {one.via}"), _what(one, wrong), _target(one),
          replace(said(one.reason, wide=True), under=details_of(one)),
@@ -108,7 +108,7 @@ def _table(deeds: Sequence[Deed], wrong: set[int], next_: str, command: str) -> 
     heads = ("At, UTC", "Who", "What", "To what", "Why, and details", "#No.")
     none = "None of those that were looked through." if next_ else "Nobody did anything like that."
     note = "The next page looks further back." if next_ and not rows else ""
-    return Table("What people did, the newest first", heads, rows, none, command, next_, note)
+    return Table("What people did, the newest first", heads, rows, none, command, next_, note, first=first)
 
 
 def _what(one: Deed, wrong: set[int]) -> Cell:

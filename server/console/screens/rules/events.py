@@ -131,7 +131,8 @@ def _arrivals(connection: sa.Connection, ask: Ask, chosen: EventFilter, query: M
     none = "None of those that were looked through." if next_ else "None."
     command = f"drawdown event list --org {quote(chosen.org_id or 'ORG')} --from 1d"
     note = f"{none} The next page looks further back." if next_ and not rows else ""
-    return Table("Events, the newest first", heads, rows, none, command, next_, note)
+    first = url(PATH, **query) if _place(ask) else ""
+    return Table("Events, the newest first", heads, rows, none, command, next_, note, first=first)
 
 
 def event_url(one: EventLine) -> str:
@@ -170,7 +171,9 @@ def _conflicts(connection: sa.Connection, ask: Ask, query: Mapping[str, object])
     heads = ("Seen, UTC", "Event, or sample, that stays", "Sent by", "What it said instead", "State")
     next_ = url(PATH, **{**query, "conflict": found.next_before}) if found.next_before else ""
     none = "Nothing came in under an id that was taken with other content."
-    return Table("Conflicts", heads, rows, none, "drawdown sample list --quarantined --why id_conflict", next_)
+    first = url(PATH, **query) if ask.place("conflict") else ""
+    command = "drawdown sample list --quarantined --why id_conflict"
+    return Table("Conflicts", heads, rows, none, command, next_, first=first)
 
 
 def _reasons(found: Mapping[str, int], query: Mapping[str, object]) -> Table:
@@ -202,15 +205,17 @@ def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int]
         title,
         heads,
         rows,
-        "There is none, or no more.",
+        "There is none.",
         f"drawdown sample list --quarantined --why {quote(why)}",
         next_,
+        first=url(PATH, **query) if ask.text("sample") else "",
     )
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly the events of the filter, the newest first."""
     chosen, place = _chosen(ask), _place(ask)
+    event_intake.require_known(connection, chosen)
     yield csv_line(COLUMNS)
     while True:
         page = event_intake.arrivals(connection, chosen, after=place, most=FILE_EVENTS)

@@ -22,7 +22,8 @@ SOON_MS: Final = 14 * DAY_MS
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    found = page_of_keys(connection, ask.now_ms, after=ask.text("after"), most=PAGE_KEYS)
+    after = ask.text("after")
+    found = page_of_keys(connection, ask.now_ms, after=after, most=PAGE_KEYS)
     rows = [_row(one, ask.now_ms) for one in found.keys]
     heads = ("Key", "To do", "Scopes", "Bound to", "State", "Last used, UTC", "Until, UTC", "Made by", "Why")
     none = "No program has a key. One is made, and shown once, by the command, or by the button above."
@@ -35,10 +36,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         if rows
         else ""
     )
-    table = Table("Keys of programs", heads, rows, none, command, next_, note)
-    return shown(
-        Shown(PATH, [table], acts=(act("Make a key", "key-make", "admin"),), query={"after": ask.text("after")})
-    )
+    first = PATH if after else ""
+    table = Table("Keys of programs", heads, rows, none, command, next_, note, first=first)
+    return shown(Shown(PATH, [table], acts=(act("Make a key", "key-make", "admin"),), query={"after": after}))
 
 
 def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:

@@ -50,7 +50,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tables = [
         _asked(connection, ask, metric, query),
         _in_force(connection, ask, metric, query),
-        _rates(blocks, query),
+        _rates(blocks, query, url(PATH, **query) if ask.text("after") else ""),
         _phases(blocks),
         _most(blocks, span),
         _limits(connection, metric),
@@ -101,6 +101,7 @@ def _asked(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[str,
         none,
         _listed("drawdown override list", metric),
         _next(found, "asked", query),
+        first=url(PATH, **query) if ask.place("asked") else "",
     )
 
 
@@ -121,6 +122,7 @@ def _in_force(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[s
         none,
         _listed("drawdown override list", metric),
         _next(found, "behind", query),
+        first=url(PATH, **query) if ask.place("behind") else "",
     )
 
 
@@ -157,7 +159,7 @@ def _next(found: Sequence[OverrideRow], name: str, query: Mapping[str, object]) 
     return url(PATH, **{**query, name: found[PAGE_OVERRIDES - 1].number}) if len(found) > PAGE_OVERRIDES else ""
 
 
-def _rates(blocks: BlocksPage, query: Mapping[str, object]) -> Table:
+def _rates(blocks: BlocksPage, query: Mapping[str, object], first: str) -> Table:
     rows = [
         (
             said(one.metric),
@@ -174,7 +176,7 @@ def _rates(blocks: BlocksPage, query: Mapping[str, object]) -> Table:
     note = f"Of a metric that was asked for more often, the newest {guard_blocks.MOST_COUNTED:,} count." if cut else ""
     next_ = url(PATH, **{**query, "after": blocks.next_after}) if blocks.next_after else ""
     command = "drawdown guard list" if rows else "drawdown guard set idea.create --phase 1 --new"
-    return Table("Block rates", heads, rows, none, command, next_, note)
+    return Table("Block rates", heads, rows, none, command, next_, note, first=first)
 
 
 def _rate(rate: BlockRate) -> str:

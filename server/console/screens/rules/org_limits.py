@@ -21,11 +21,12 @@ RULES: Final = {"operator": "an operator's word", "no_entitlement": "its plan sa
 
 def tab(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org_id = ask.required("id")
-    found = standing_of(connection, org_id, ask.now_ms, after=ask.text("after"))
-    return {"part": "org_tables.html", "tables": [_limits(found), _refusals(found)]}
+    after = ask.text("after")
+    found = standing_of(connection, org_id, ask.now_ms, after=after)
+    return {"part": "org_tables.html", "tables": [_limits(found, after), _refusals(found)]}
 
 
-def _limits(found: Standing) -> Table:
+def _limits(found: Standing, after: str) -> Table:
     rows = [
         (said(one.metric), Cell(one.period or figures.UNKNOWN), _amount(one), number(one.used), _left(one),
          time(one.resets_ms, wide=True), Cell(*_rule(one), narrow=False), time(one.until_ms, wide=True))
@@ -34,7 +35,9 @@ def _limits(found: Standing) -> Table:
     heads = ("Metric", "A", "#Limit", "#Used", "Left", "Begins anew, UTC", "By", "Override until, UTC")
     next_ = url("/console/org", id=found.org_id, tab="limits", after=found.next_after) if found.next_after else ""
     none = "Nothing is counted yet: the first metric is made by `drawdown guard set`."
-    return Table("Limits", heads, rows, none, f"drawdown limit show {quote(found.org_id)}", next_, _note(found))
+    first = url("/console/org", id=found.org_id, tab="limits") if after else ""
+    command = f"drawdown limit show {quote(found.org_id)}"
+    return Table("Limits", heads, rows, none, command, next_, _note(found), first=first)
 
 
 def _note(found: Standing) -> str:

@@ -43,7 +43,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "By",
     )
     none = "Nobody is here, or no more."
-    table = Table("Who may come in", heads, [_row(one) for one in page], none, "drawdown console user list", next_)
+    first, command = PATH if after else "", "drawdown console user list"
+    table = Table("Who may come in", heads, [_row(one) for one in page], none, command, next_, first=first)
     return shown(
         Shown(
             PATH,

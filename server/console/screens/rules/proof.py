@@ -27,15 +27,16 @@ STALE_AFTER_MS: Final = 2 * DAY_MS
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     held = proofs.standing(connection)
-    page = proofs.list_runs(connection, before=ask.place("before"), most=PAGE_RUNS)
+    before = ask.place("before")
+    page = proofs.list_runs(connection, before=before, most=PAGE_RUNS)
     next_ = url(PATH, before=page.next_before) if page.next_before else ""
-    tables = [_invariants(held), _runs(page.runs, next_)]
+    tables = [_invariants(held), _runs(page.runs, next_, PATH if before else "")]
     return shown(
         Shown(
             PATH,
             tables,
             _tiles(held, proofs.last_held(connection, ask.now_ms), ask.now_ms),
-            query={"before": ask.place("before") or None},
+            query={"before": before or None},
         )
     )
 
@@ -100,7 +101,7 @@ def _state(one: Held) -> tuple[str, str, str]:
     return ("holds", "state", "") if one.holds else (f"broken, {one.breaches:,} times", "state", "bad")
 
 
-def _runs(runs: Sequence[Run], next_: str) -> Table:
+def _runs(runs: Sequence[Run], next_: str, first: str) -> Table:
     rows = [
         (number(one.number), time(one.at_ms), Cell(_of(one), narrow=False),
          Cell(*_found(one)), Cell(rows_of(one.checked), narrow=False), Cell(rows_of(one.left), narrow=False),
@@ -121,7 +122,8 @@ def _runs(runs: Sequence[Run], next_: str) -> Table:
     )
     none = "No run of verify is on record. Have one made each night."
     note = "What is left open is known and not settled yet." if rows else ""
-    return Table("Runs of verify", heads, rows, none, "drawdown proof" if rows else "drawdown verify", next_, note)
+    command = "drawdown proof" if rows else "drawdown verify"
+    return Table("Runs of verify", heads, rows, none, command, next_, note, first=first)
 
 
 def _of(one: Run) -> str:

@@ -1,0 +1,50 @@
+"""What is left of organisations' credit now, what they use of it a minute, and when that ends. Reads only.
+
+Guarantee: the figures are the watch's (`effective_balance`), and the same in the console, in its files and on the
+command line. They take as many statements for a thousand organisations as for one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.verdict.effective_balance import Used, since_read
+from drawdown.worker.verdict.org_row import Row
+from drawdown.worker.verdict.rules import end_ms
+from drawdown.worker.views.used_now import read_used_now
+
+
+@dataclass(frozen=True)
+class Left:
+    """Of one organisation, in micro-credits of its provider; None: unknown, or without an end. `left_now_micro`: its
+    effective balance, or what was read last where nobody bills it; `used_a_minute_micro`: in the last minutes;
+    `runs_out_ms`: when what is left ends, if it is used on like that."""
+
+    left_now_micro: int | None
+    used_a_minute_micro: int | None
+    runs_out_ms: int | None
+
+
+def left_of(connection: sa.Connection, rows: Sequence[Row], now_ms: int, *, watched: bool) -> list[Left]:
+    """Of each of these organisations (rows of `orgs`). `watched`: whether the ends that a watch estimated stand."""
+    by_provider: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.billing_provider is not None and row.billing_provider not in EXEMPT_PROVIDERS:
+            by_provider[row.billing_provider].append(row)
+    used = read_used_now(connection, by_provider, now_ms)
+    return [_left(row, used.get(row.org_id), now_ms, watched) for row in rows]
+
+
+def _left(row: Row, used: Used | None, now_ms: int, watched: bool) -> Left:
+    effective = None if used is None else since_read(row, used)
+    burn = None if used is None or (used.unpriced and not used.burn_a_minute) else used.burn_a_minute
+    # The watch's end, for a list, the one by ends and the count of those: another may lie on the other side.
+    ends_ms = row.runs_out_ms if watched and not row.is_halted else None
+    if ends_ms is None and effective and burn:
+        ends_ms = end_ms(effective.value, burn, now_ms)
+    return Left(row.balance_micro if effective is None else effective.value, burn, ends_ms)
