@@ -57,6 +57,6 @@ def test_what_waits_and_what_failed_is_told_for_a_day(fleet: Fleet) -> None:
     reason, line, shown, values = told(fleet)
     assert (reason, shown, values) == (nothing[0], {"Orders open": "0", "Orders failed": "1"}, [0, 0, 1])
     assert line.startswith("orders 1 failed in a day: `drawdown order list`")
-    need = needs(read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).standing)[-1]
+    need = needs(read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)))[-1]
     assert (need.word, need.what, need.href) == ("failed", "1 order failed in the last 24 hours", "/console/orders")
     assert told(fleet, DAY_MS)[1:] == nothing[1:]

@@ -113,7 +113,7 @@ def test_other_reasons_are_counted(fleet: Fleet, provider: FakeProvider) -> None
     fleet.write(f"UPDATE pushes SET last_error = 'no answer in 10 s' WHERE org_id = '{ORGS[0]}'")
     (one,) = look(fleet)["providers"]
     assert ("503" in one["errors"]["waiting"], one["other_errors"]) == (True, {"waiting": 1})
-    (need,) = needs(stands(fleet).standing)
+    (need,) = needs(stands(fleet))
     assert need.what.endswith("503 from their load balancer; 1 other reason")
 
 

@@ -5,8 +5,11 @@ Guarantee: a person is asked for only where no tick will mend it. Of several rea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from shlex import quote
+from typing import Final, Literal
 
 from drawdown.schema.clock import utc
 from drawdown.schema.units import MINUTE_MS
@@ -23,46 +26,77 @@ UNANSWERED: Final = {
 }
 
 
+Why = Literal["lost", "missed", "stopped", "unheeded", "problem", "in_doubt", "rejected", "balance"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Why a person is needed, and what to do: `reason` and `next` stand in the headline; `what` and `command`, where
+    they are given, in a list, which has each of several; `about`: the organisation, or the provider, that it is."""
+
+    why: Why
+    reason: str
+    next: str
+    what: str = ""
+    command: str = ""
+    about: str = ""
+
+
 def judge(found: Standing) -> Headline:
     """The verdict on what `status` read."""
-    return _needs_person(found) or _behind(found) or Headline("settled", "nothing waits", "nothing")
+    for call in calls(found):
+        return Headline("person_needed", call.reason, call.next)
+    return _behind(found) or Headline("settled", "nothing waits", "nothing")
 
 
-def _needs_person(found: Standing) -> Headline | None:
-    def person(reason: str, then: str) -> Headline:
-        return Headline("person_needed", reason, then)
-
+def calls(found: Standing) -> Iterator[Call]:
+    """All that a person is needed for, the gravest first."""
     if found.doubted is not None:
-        return person(f"this database lost history: {found.doubted.doubted_reason}", "drawdown recover")
+        yield Call("lost", f"this database lost history: {found.doubted.doubted_reason}", "drawdown recover")
     if minutes := missed_minutes(found):
-        return person(f"no tick for {minutes:,} min: is the cron running?", "drawdown tick, then mend what calls it")
-    if found.stopped:
-        first, count = found.stopped[0], found.left.stopped_orgs
-        text = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {first.org_id}: "
-        return person(text + str(first.stopped_reason), f"drawdown org show {first.org_id}")
-    if found.unheeded:
-        halt = found.unheeded[0]
-        return person(halt.said, f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md")
-    if found.last_tick is not None and found.last_tick.problems:
-        seen = f"{found.last_tick.problems[0]} (seen by the tick of {utc(found.last_tick.started_ms)})"
-        return person(seen, "drawdown provider list; the next tick tells whether it still holds")
+        reason = f"no tick for {minutes:,} min: is the cron running?"
+        yield Call("missed", reason, "drawdown tick, then mend what calls it", command="drawdown tick")
+    count = found.left.stopped_orgs
+    for org in found.stopped:
+        reason = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {org.org_id}: {org.stopped_reason}"
+        show, what = f"drawdown org show {quote(org.org_id)}", org.stopped_reason or "sealed no more"
+        yield Call("stopped", reason, show, what, about=org.org_id)
+    for halt in found.unheeded:
+        then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
+        yield Call("unheeded", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
+    yield from _seen_by_tick(found)
     for provider in found.providers:
-        for state, word, pushes in (
-            ("in_doubt", "in doubt", provider.in_doubt),
-            ("rejected", "rejected", provider.rejected),
-        ):
-            if pushes:
-                why = provider.errors.get(state) or "no reason is on record"
-                reason = f"{pushes:,} pushes {word} at {provider.provider}: {why}"
-                return person(reason, f"drawdown push list --state {state} --provider {provider.provider}")
-    if found.balances:
-        balance = found.balances[0]
+        yield from _at_provider(provider)
+    for balance in found.balances:
         reason = (
             f"the balance of {balance.customer_id} at {balance.provider} differs from what was pushed by "
             f"{balance.told_qty:+,} ({balance.feature})"
         )
-        return person(reason, f"compare with their console, then drawdown reconcile {balance.org_id} --acknowledge")
-    return None
+        mend = f"drawdown reconcile {quote(balance.org_id)} --acknowledge"
+        yield Call("balance", reason, f"compare with their console, then {mend}", command=mend, about=balance.org_id)
+
+
+def _seen_by_tick(found: Standing) -> Iterator[Call]:
+    """Problems of the last tick, but for halts that are not heeded still."""
+    last = found.last_tick
+    if last is None:
+        return
+    known = {halt.said for halt in found.unheeded}
+    for problem in last.problems:
+        if problem not in known:
+            seen = f"{problem} (seen by the tick of {utc(last.started_ms)})"
+            then = "drawdown provider list; the next tick tells whether it still holds"
+            yield Call("problem", seen, then, command="drawdown provider list")
+
+
+def _at_provider(provider: Waiting) -> Iterator[Call]:
+    counts: tuple[tuple[Why, int], ...] = (("in_doubt", provider.in_doubt), ("rejected", provider.rejected))
+    for state, pushes in counts:
+        if pushes:
+            why, name = provider.errors.get(state) or "no reason is on record", provider.provider
+            show = f"drawdown push list --state {state} --provider {quote(name)}"
+            what = f"{pushes:,} pushes at {name}: {why}"
+            yield Call(state, f"{pushes:,} pushes {state.replace('_', ' ')} at {name}: {why}", show, what, about=name)
 
 
 def missed_minutes(found: Standing) -> int:

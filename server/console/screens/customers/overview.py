@@ -22,9 +22,10 @@ from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
 from drawdown.worker.views import org_list
 from drawdown.worker.views.backlog import OrdersLeft
 from drawdown.worker.views.cluster import worker_lines
-from drawdown.worker.views.headline import PENDING
+from drawdown.worker.views.headline import PENDING, Call, Why
+from drawdown.worker.views.headline import calls as calls_of
 from drawdown.worker.views.pending import WHAT
-from drawdown.worker.views.standing import Standing, how_much
+from drawdown.worker.views.standing import Standing, Status, how_much
 from drawdown.worker.views.status import status
 from drawdown.worker.views.ticks import TickRow, ticks_since
 from drawdown.worker.views.waiting import Waiting
@@ -35,6 +36,13 @@ PUSHES: Final = "/console/pushes"
 PROVIDERS: Final = "/console/providers"
 ORDERS: Final = "/console/orders"
 TONES: Final = {"settled": "ok", "behind": "warn", "person_needed": "bad"}
+WORDS: Final[Mapping[Why, str]] = {
+    "lost": "lost", "missed": "no tick", "stopped": "stopped", "unheeded": "unheeded", "problem": "problem",
+    "in_doubt": "in doubt", "rejected": "rejected", "balance": "differs",
+}  # fmt: skip
+OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "unheeded", "balance")
+MOST_CALLS: Final = 50
+"""Rows of what a person is needed for; the command has them all."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +59,14 @@ class Need:
 
     @property
     def place(self) -> str:
-        return self.href or url("/console/org", id=self.org)
+        return self.href or (url("/console/org", id=self.org) if self.org else "")
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     found = status(connection, ask.now_ms)
     standing, headline = found.standing, found.headline
     ticks = ticks_since(connection, ask.now_ms - DAY_MS)
-    needed, last = needs(standing), standing.last_tick
+    needed, last = needs(found), standing.last_tick
     return {
         "headline": headline,
         "tone": TONES[headline.verdict],
@@ -121,34 +129,36 @@ def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
     return Tile(name, hour or day, "never" if ms is None else f"{day}, {figures.ago(ms, at_ms)}", href=href)
 
 
-def needs(standing: Standing) -> list[Need]:
-    """The worst first: what no tick mends, then what waits."""
-    found = [
+def needs(found: Status) -> list[Need]:
+    """The worst first: what a person is needed for, all of it; then what waits. What the headline asks for is there."""
+    calls = list(calls_of(found.standing))
+    waits = _waits(found.standing)
+    called = [
         Need(
             "bad",
-            "stopped",
-            org.stopped_reason or "sealed no more",
-            f"drawdown org show {quote(org.org_id)}",
-            org.org_id,
+            WORDS[call.why],
+            call.what or call.reason,
+            call.command or call.next,
+            call.about if call.why in OF_ORGS else "",
+            _place(call, found.standing),
         )
-        for org in standing.stopped
+        for call in calls[:MOST_CALLS]
     ]
-    found += [
-        Need("bad", "unheeded", halt.said, "ops/runbooks/cell-gone.md", halt.org_id, "/console/halts")
-        for halt in standing.unheeded
-    ]
-    for provider in standing.providers:
-        for state, word, pushes in (
-            ("in_doubt", "in doubt", provider.in_doubt),
-            ("rejected", "rejected", provider.rejected),
-        ):
-            if pushes:
-                why = provider.errors.get(state) or "no reason is on record"
-                what = f"{pushes:,} pushes at {provider.provider}: {why}"
-                command = f"drawdown push list --state {state} --provider {quote(provider.provider)}"
-                place = url(PUSHES, state=state, provider=provider.provider)
-                found.append(Need("bad", word, what, command, href=place))
-    return found + _waits(standing)
+    if more := len(calls) - len(called):
+        called.append(Need("bad", "more", f"and {more:,} more like these", "drawdown status"))
+    headline = found.headline
+    if headline.verdict == "behind" and not waits and not headline.next.startswith("nothing"):
+        waits = [Need("warn", "behind", headline.reason, headline.next)]
+    return called + waits
+
+
+def _place(call: Call, standing: Standing) -> str:
+    """The page that says more of it, where it is another than the organisation's."""
+    if call.why in ("in_doubt", "rejected"):
+        return url(PUSHES, state=call.why, provider=call.about)
+    if call.why == "problem" and standing.last_tick is not None:
+        return url("/console/tick", id=standing.last_tick.tick_id)
+    return {"missed": "/console/ticks", "unheeded": "/console/halts", "balance": "/console/reconcile"}.get(call.why, "")
 
 
 def _waits(standing: Standing) -> list[Need]:

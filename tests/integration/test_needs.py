@@ -1,0 +1,123 @@
+"""What the overview says needs somebody: for each reason that calls a person there is a row, and it comes first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final, get_args
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.server.console.screens.customers.overview import MOST_CALLS, Need, needs
+from drawdown.worker.halts.unheeded import ESCALATE_AFTER
+from drawdown.worker.views.headline import Call, Why, calls, judge
+from drawdown.worker.views.standing import Status, StoppedOrg
+from drawdown.worker.views.status import status
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+HISTORY: Final = "UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'another timeline', doubted_after_tick = 0"
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    made = Fleet(engine)
+    made.assign("acme", from_ms=T0)
+    made.sample("acme", T0 + 1)
+    made.tick_windows(2)
+    return made
+
+
+def _missed(fleet: Fleet) -> None:
+    fleet.clock.at_ms += 40 * MINUTE_MS
+
+
+def _problem(fleet: Fleet) -> None:
+    fleet.write("UPDATE ticks SET report = :report", {"report": json.dumps({"problems": ["fake: no key", "other"]})})
+
+
+def _unheeded(fleet: Fleet) -> None:
+    fleet.write("UPDATE orgs SET is_halted = TRUE, halt_reason = 'spent', halted_at = 1 WHERE org_id = 'acme'")
+    fleet.write("INSERT INTO sandboxes VALUES ('box', 'acme', 'cell-1', 'running')")
+    fleet.write("DELETE FROM halts")
+    fleet.write(
+        "INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms, unheeded, unheeded_since_ms) "
+        "VALUES ('acme', 'cell-1', 1, 1, :times, 1)",
+        {"times": ESCALATE_AFTER},
+    )
+
+
+def _balance(fleet: Fleet) -> None:
+    fleet.write(
+        "INSERT INTO balance_marks (provider, customer_id, feature, since_ms, apart_qty, at_ms, org_id, told_qty, "
+        "told_ms) VALUES ('fake', 'cus_1', 'compute_1gb', 0, 5, 1, 'acme', 5, 1)"
+    )
+
+
+def _push(state: str) -> Callable[[Fleet], None]:
+    return lambda fleet: fleet.write(f"UPDATE pushes SET state = '{state}', last_error = 'lost'")
+
+
+PLANTED: Final[Mapping[Why, Callable[[Fleet], None]]] = {
+    "lost": lambda fleet: fleet.write(HISTORY),
+    "missed": _missed,
+    "stopped": lambda fleet: fleet.write(f"UPDATE orgs SET stopped_at_ms = {T0}, stopped_reason = 'broken'"),
+    "unheeded": _unheeded,
+    "problem": _problem,
+    "in_doubt": _push("in_doubt"),
+    "rejected": _push("rejected"),
+    "balance": _balance,
+}
+
+
+def look(fleet: Fleet) -> tuple[Status, list[Call], list[Need]]:
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms))
+    return found, list(calls(found.standing)), needs(found)
+
+
+def test_each_reason_there_is_was_planted() -> None:
+    assert set(PLANTED) == set(get_args(Why))
+
+
+@pytest.mark.parametrize("why", PLANTED)
+def test_a_person_is_never_called_over_an_empty_list(fleet: Fleet, why: Why) -> None:
+    assert look(fleet)[1:] == ([], [])
+    PLANTED[why](fleet)
+    found, (call, *_), (need, *_) = look(fleet)
+    assert (found.headline.verdict, call.why, need.tone) == ("person_needed", why, "bad")
+    assert call.reason == found.headline.reason and need.what == (call.what or call.reason)
+    assert need.command in found.headline.next
+    assert "id=&" not in need.place and not need.place.endswith(("id=", "/console/org"))
+
+
+def test_all_reasons_at_once_stand_in_the_order_of_the_headline(fleet: Fleet) -> None:
+    for plant in PLANTED.values():
+        plant(fleet)
+    found, called, listed = look(fleet)
+    assert [one.why for one in called] == ["lost", "missed", "stopped", "unheeded", "problem", "problem", "rejected",
+                                           "balance"]  # fmt: skip
+    assert [one.what for one in listed[: len(called)]] == [one.what or one.reason for one in called]
+    assert found.headline.reason == called[0].reason
+
+
+def test_a_list_of_many_ends_and_says_so(fleet: Fleet) -> None:
+    found, _, _ = look(fleet)
+    many = [StoppedOrg(f"org-{number}", 1, "broken") for number in range(MOST_CALLS + 5)]
+    standing = replace(found.standing, stopped=many)
+    listed = needs(Status(standing, judge(standing)))
+    assert (len(listed), listed[-1].what) == (MOST_CALLS + 1, "and 5 more like these")
+
+
+def test_what_waits_for_a_person_stands_in_the_list_too(fleet: Fleet) -> None:
+    """Whoever is asked for by a headline that is only behind, as well."""
+    fleet.write(
+        "INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, theirs_qty, verdict, "
+        f"at_ms) VALUES ({T0 - T0 % DAY_MS}, 'a', 'fake', 'a', 'f', 1, 0, 'short', {T0})"
+    )
+    found, called, (need,) = look(fleet)
+    assert (found.headline.verdict, called, need.tone) == ("behind", [], "warn")
+    assert (need.what, need.command) == (found.headline.reason, found.headline.next)
