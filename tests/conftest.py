@@ -27,6 +27,10 @@ from tests.integration.locked import require_lock
 from tests.postgres_server import Server
 from tests.whole import WHOLE
 
+gc.disable()
+"""Until all tests are read: their assertions are rewritten as trees of small objects, and to look for garbage among
+those took four fifths of the time."""
+
 os.environ["XDG_STATE_HOME"] = str(leftovers.folder("dd-state-"))
 """What a host remembers of its databases: nothing of the tests' in the home of whoever runs them."""
 
@@ -47,14 +51,19 @@ hypothesis.settings.load_profile("fixed")
 QUICK = "tests/unit/"
 """Thousands of tests of milliseconds: to hand out each by itself costs more than to run it. A module is a group."""
 SHORT = "tests/integration/"
+ALL_OF = (QUICK, "tests/migration/")
+"""They are run whole in `make test`, too."""
+MOST_CASES = 24
+"""Of one test that is run for each row of a table."""
+DATABASES = ("sqlite", "postgresql")
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is run of a module that says `BY_TURNS`, in which groups, and what last."""
-    left_out = set() if WHOLE else _other_database(items)
+    """What is run, in which groups, and what last."""
+    left_out = set() if WHOLE else _left_out(items)
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
@@ -64,22 +73,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.nodeid.startswith(SHORT))  # so that all processes are done at once
 
 
-def _other_database(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Where a module says `BY_TURNS`, one test meets SQLite and the next one PostgreSQL: what they test is decided in
-    Python, and their statements meet both all the same. In `make test-whole` each meets both."""
-    both = defaultdict[str, dict[str, pytest.Item]](dict)
+def _left_out(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What `make test` leaves to `make test-whole`: of a long table of cases all but a fixed share, evenly chosen; and
+    for each other test, and each case, one of the two databases, by turns: most of what they test is decided in Python,
+    and their statements meet both all the same. Migrations are run on each."""
+    tables = defaultdict[str, dict[str, dict[str, pytest.Item]]](lambda: defaultdict(dict))
     for item in items:
-        database = re.search(r"\b(sqlite|postgresql)\b", item.name)
-        if database is not None and getattr(getattr(item, "module", None), "BY_TURNS", False):
-            both[f"{item.path}::{item.name.replace(database[0], '', 1)}"][database[0]] = item
-    pairs = [pair for pair in both.values() if len(pair) == 2]
-    return {pair[("sqlite", "postgresql")[turn % 2]] for turn, pair in enumerate(pairs)}
+        if not item.nodeid.startswith(ALL_OF):
+            database = re.search(r"\b(sqlite|postgresql)\b", item.name)
+            on = "" if database is None else database[0]
+            tables[item.nodeid.partition("[")[0]][item.nodeid.replace(on, "", 1) if on else item.nodeid][on] = item
+    left_out, turn = set[pytest.Item](), 0
+    for table in tables.values():
+        cases = list(table.values())
+        kept = {len(cases) * number // MOST_CASES for number in range(MOST_CASES)}
+        for number, case in enumerate(cases):
+            if len(cases) > MOST_CASES and number not in kept:
+                left_out.update(case.values())
+            elif len(case) == len(DATABASES):
+                turn += 1
+                left_out.add(case[DATABASES[turn % len(DATABASES)]])
+    return left_out
 
 
 def pytest_collection_finish() -> None:
     """What was read by now stays until the end: whoever collects garbage looks at what a test made."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

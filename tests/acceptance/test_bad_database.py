@@ -20,8 +20,6 @@ from tests.acceptance.commands import environment, must
 from tests.acceptance.tables import billed_exactly, number
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 AT = str(T0 + 3_600_000)
 CSV = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\nlate,acme,box,cell-1,1024,5,2026-01-01T00:00:09Z\n"
 WRITING = (("tick",), ("import", "usage.csv"), ("org", "assign", "new", "--new"), ("ledger", "grant", "acme", "5"))

@@ -21,8 +21,6 @@ from tests.acceptance.commands import drawdown, must
 from tests.acceptance.tables import billed_exactly, rows
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 NOW = T0 + 4 * WINDOW_MS
 COLUMNS = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts", "ingested_at")
 GOOD: dict[str, Any] = dict(

@@ -17,8 +17,6 @@ from tests.acceptance.tables import billed_exactly, number
 from tests.whole import share
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 HOUR_MS = 60 * MINUTE_MS
 ORGS = tuple(f"org-{number}" for number in range(12))
 END = T0 + 24 * HOUR_MS

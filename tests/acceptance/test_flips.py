@@ -42,8 +42,6 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.whole import share
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 FEATURE = "compute_1gb"
 BILLERS = ("embedded", "autumn", "stripe")
 ORGS = [f"org-{number:04}" for number in range(share(100, whole=2_000))]

@@ -30,8 +30,6 @@ from tests.emulators.stripe import StripeEmulator
 from tests.whole import share
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 FEATURE = "compute_1gb"
 ORGS = ("acme", "bolt")
 SAFE_MS, RETENTION_MS = 23 * HOUR_MS, 24 * HOUR_MS

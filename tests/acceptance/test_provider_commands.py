@@ -18,8 +18,6 @@ from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
 
-BY_TURNS = True
-
 WINDOW = window_of(SystemClock().now_ms()) - 3 * WINDOW_MS
 """A window that can be sealed by now. The emulators and the commands go by the machine's clock here."""
 CANARIES = ("sk_test_home", "whsec_home", "am_sk_")

@@ -21,7 +21,6 @@ from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.accounts import Account, account_of
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 FIRST: Final = (
     "ledger grant acme 100 --reason x",
     "execution preview --org acme --estimate 6",

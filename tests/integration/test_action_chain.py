@@ -16,8 +16,6 @@ from tests.conftest import _new_database
 from tests.integration.verifying import tamper, verified
 from tests.world import T0, Copied, Fleet
 
-BY_TURNS = True
-
 PUT_IN = (
     "INSERT INTO operator_actions (action_id, at_ms, action, target, details, actor, reason, hash) "
     "SELECT {id}, at_ms, action, 'somebody', details, actor, reason, hash FROM operator_actions WHERE target = 't2'"

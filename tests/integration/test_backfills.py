@@ -27,8 +27,6 @@ from drawdown.worker.views.backfills import list_backfills
 from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 PRICE = 2
 """Micro-credits a unit."""
 

@@ -16,7 +16,6 @@ from drawdown.worker.verify.verify import verify
 from tests.integration.topping import Purses, judged
 from tests.world import T0
 
-BY_TURNS = True
 READY: Final = (
     "plan set small --max-concurrent 5 --most-hold 10 --new",
     "ledger grant acme 100 --plan small",

@@ -29,7 +29,6 @@ from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.tick_report import Report
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 PLACE: Final = "s3://usage/exports"
 HEADER: Final = "org_id,ts,memory_mb,interval_s\n"
 

@@ -41,8 +41,6 @@ from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.status import status
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 Row = dict[str, Any]
 
 

@@ -15,8 +15,6 @@ from drawdown.worker.commands.guard_terms import Change, set_metric
 from tests.integration.guarding import Guarded
 from tests.world import T0
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def guarded(engine: sa.Engine) -> Iterator[Guarded]:

@@ -22,8 +22,6 @@ from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 WINDOWS = 120
 TABLES = {
     "pushes": "window_ms, org_id, feature, revision, state, due_at_ms, settled_ms",

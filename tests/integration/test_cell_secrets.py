@@ -36,8 +36,6 @@ from tests.emulators.serve import serving_in_thread
 from tests.integration.test_dispatch import populate
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 README: Final = Path(__file__).resolve().parents[2] / "docs" / "http-api.md"
 NEW, OLD, OTHER = "canary-new-secret-1", "canary-old-secret-2", "canary-other-secret-3"
 

@@ -27,8 +27,6 @@ from tests.emulators.serve import serving_in_thread
 from tests.emulators.wire import FaultPlan
 from tests.world import T0
 
-BY_TURNS = True
-
 DAY = "2026-01-01"
 WHOLE = json.dumps({"cell_id": "cell-1", "day": DAY, "usage": []}).encode()
 

@@ -25,7 +25,6 @@ from tests.integration.test_batches import taken, written
 from tests.integration.test_locks import over_or_blocked
 from tests.world import T0
 
-BY_TURNS = True
 AT_ONCE = ("invalid", "charged_at_once")
 NOON = T0 + 12 * 12 * WINDOW_MS + 7
 

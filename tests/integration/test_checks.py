@@ -20,8 +20,6 @@ from tests.integration.guarding import Guarded
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 def last(engine: sa.Engine) -> dict[str, LastCheck]:
     return read(engine, last_checks)

@@ -15,8 +15,6 @@ import pytest
 from drawdown.cli.main import global_options_first, run
 from tests import forked
 
-BY_TURNS = True
-
 DRAWDOWN = Path(sys.executable).with_name("drawdown")
 HEADER = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n"
 SECRET = "canary-0123456789-canary"

@@ -20,7 +20,6 @@ from drawdown.worker.commands.console_users import Person
 from drawdown.worker.views.console_users import is_demo, list_users
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 T = TypeVar("T")
 PASSWORD = "correct horse battery"
 HOME = "192.0.2.7"

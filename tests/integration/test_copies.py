@@ -20,8 +20,6 @@ from drawdown.worker.tick import tick
 from drawdown.worker.views.tick_report import Report
 from tests.world import T0, Copied, Fleet
 
-BY_TURNS = True
-
 Put = Callable[[Fleet, str], Fleet]
 """Put a database, as it is now, in a place of that name, over whatever lies there."""
 

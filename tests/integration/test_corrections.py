@@ -25,8 +25,6 @@ from drawdown.worker.views.push import explain_push
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 R = TypeVar("R")
 
 KEY = f"usage:acme:{T0}:compute_1gb"

@@ -24,8 +24,6 @@ from drawdown.worker.views.status import status
 from tests.interleave.walk import Walk
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 class Scripted:
     """Cells that do as told; `during` happens while a call is under way."""

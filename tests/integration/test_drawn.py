@@ -24,8 +24,6 @@ from tests.fake_provider import FakeProvider
 from tests.integration.providing import ASKED, KEY, LAG, clean, fleet_of, settle, states
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 def is_asked_again(fleet: Fleet) -> bool:
     return fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is not None

@@ -32,8 +32,6 @@ from tests.integration.remote import Far
 from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def fleet(engine: sa.Engine) -> Fleet:

@@ -17,8 +17,6 @@ from drawdown.worker.views.events import MOST_LISTED, list_events
 from tests.integration.telling_events import RENDER, clean, event, mapped, statuses, told
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 NOW = T0 + 2 * WINDOW_MS
 
 

@@ -12,8 +12,6 @@ from tests.integration.telling_events import clean, event, mapped, told
 from tests.integration.test_corrections import do_replay
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 def at_another_provider(engine: sa.Engine) -> tuple[Fleet, FakeProvider]:
     """A day's event is billed at a provider that tells what it charged in all."""

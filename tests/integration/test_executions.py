@@ -29,8 +29,6 @@ from drawdown.worker.views.executions import RunFilter, list_runs, show_run
 from drawdown.worker.views.status import org_status
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 T = TypeVar("T")
 HOUR_MS = 60 * MINUTE_MS
 

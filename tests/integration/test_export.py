@@ -24,8 +24,6 @@ from drawdown.worker.views import export
 from drawdown.worker.views.export import COLUMNS, Format, Kind, Span
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 ALL = Span("", 0, T0 + 400 * DAY_MS)
 BAD = '=HYPERLINK("http://x",1),\n\'\u202e'
 

@@ -32,7 +32,6 @@ from tests.integration.plans import explained
 from tests.prepaid import Moving
 from tests.world import T0, Cells, Fleet
 
-BY_TURNS = True
 OTHERS = 200
 BACKLOG = 2_000
 FAST = capabilities(batch_size=1, in_flight=64)

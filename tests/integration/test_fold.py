@@ -31,8 +31,6 @@ from tests.integration.test_since_last import proven, since
 from tests.integration.verifying import tamper
 from tests.world import Fleet
 
-BY_TURNS = True
-
 T0 = 1_704_067_200_000
 """2024-01-01: a time that is over, for the command's sake."""
 MARCH = T0 + 60 * DAY_MS

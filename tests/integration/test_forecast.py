@@ -11,7 +11,6 @@ from drawdown.worker.commands import credit
 from drawdown.worker.views.forecast import FURTHEST_MS, Forecast, forecast_of
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 TODAY = T0 + 20 * DAY_MS
 NOW = TODAY + 12_345
 

@@ -17,8 +17,6 @@ from tests.integration.guard_rush import rush
 from tests.integration.guarding import Guarded
 from tests.world import T0
 
-BY_TURNS = True
-
 HOUR_MS = 60 * MINUTE_MS
 
 

@@ -19,8 +19,6 @@ from drawdown.worker.commands.guard import Answer, Ask, Wish
 from drawdown.worker.commands.guard_counts import Denials
 from tests.integration.guarding import Guarded
 
-BY_TURNS = True
-
 KEPT = (
     "SELECT use_key, org_id, metric, number, amount, state, decision, would, rule, limit_amount, reservation, "
     "charged_micro, forgone_micro, expires_ms FROM guard_uses ORDER BY 1",

@@ -18,8 +18,6 @@ from tests.integration.guarding import Guarded
 from tests.integration.verifying import verified
 from tests.world import T0
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def guarded(engine: sa.Engine) -> Iterator[Guarded]:

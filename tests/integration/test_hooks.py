@@ -28,8 +28,6 @@ from tests.integration.hooking import Shop
 from tests.integration.topping import HOUR_MS, Purses
 from tests.world import T0
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def shop(engine: sa.Engine) -> Shop:

@@ -21,7 +21,6 @@ from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.world import Fleet
 
-BY_TURNS = True
 ROOT = "canary-root-of-the-hooks"
 Told = Callable[..., dict[str, Any]]
 

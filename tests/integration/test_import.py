@@ -19,8 +19,6 @@ from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions
 from tests.integration.importing import NOW, counts, line, options, quarantine, samples, usage
 
-BY_TURNS = True
-
 GENTD26 = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "gentd26_requests.csv"
 
 

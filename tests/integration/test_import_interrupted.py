@@ -19,8 +19,6 @@ from drawdown.worker.sources.samples.importer import ImportReport, import_sample
 from drawdown.worker.sources.samples.store import store
 from tests.integration.importing import HEADER, NOW, counts, line, options, quarantine, samples, usage
 
-BY_TURNS = True
-
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_killed_half_way_then_imported_again(

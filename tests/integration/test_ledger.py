@@ -20,8 +20,6 @@ from drawdown.worker.verify.verify import verify
 from tests.fresh import fresh
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 FEATURE = "compute_1gb"
 
 

@@ -17,8 +17,6 @@ from tests.acceptance.commands import environment
 from tests.whole import share
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 MOST_RSS_KB = share(200, whole=300) * 1024
 SIZE = share(2_000_000, whole=10_000_000)
 SAMPLES = 30

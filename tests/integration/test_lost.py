@@ -35,8 +35,6 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import compare
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 KEY = f"usage:acme:{T0}:compute_1gb"
 ASKED: dict[str, object] = {
     "key_retention_ms": DAY_MS,

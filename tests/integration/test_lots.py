@@ -28,8 +28,6 @@ from tests.acceptance.commands import drawdown
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 T = TypeVar("T")
 HOUR_MS = 60 * MINUTE_MS
 END = T0 + 30 * DAY_MS

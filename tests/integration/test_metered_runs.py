@@ -36,8 +36,6 @@ from drawdown.worker.views.statement import Span, of_customer
 from drawdown.worker.watch import Watcher, watch
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 T = TypeVar("T")
 A_MINUTE = 6_000
 """Micro-credits that a minute of the smallest size costs."""

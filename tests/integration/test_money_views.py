@@ -20,7 +20,6 @@ from drawdown.worker.views.reconciliations import ComparedFilter
 from drawdown.worker.views.wallets import Chosen
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 T = TypeVar("T")
 
 

@@ -27,8 +27,6 @@ from drawdown.worker.commands.run_request import Request
 from tests.integration.monthly import HOUR_MS, Account, month, proven
 from tests.world import T0
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def account(engine: sa.Engine) -> Iterator[Account]:

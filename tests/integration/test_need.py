@@ -19,7 +19,6 @@ from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, price
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 ORG = next(
     name for name in (f"org-{n}" for n in count()) if turn_ms(name, T0) in range(T0 + TURN_MS // 2, T0 + TURN_MS)
 )

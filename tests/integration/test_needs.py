@@ -19,7 +19,6 @@ from drawdown.worker.views.standing import Status, StoppedOrg
 from drawdown.worker.views.status import status
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 HISTORY: Final = "UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'another timeline', doubted_after_tick = 0"
 
 

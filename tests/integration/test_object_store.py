@@ -21,7 +21,6 @@ from drawdown.worker.batches.files import NotNow
 from drawdown.worker.engine.stores import ObjectStore
 from tests.integration.test_cli import Shell
 
-BY_TURNS = True
 PLACE: Final = "s3://usage/exports"
 CSV: Final = b"org_id,ts,memory_mb,interval_s\nacme,2026-01-01T00:00:00Z,1024,60\n"
 

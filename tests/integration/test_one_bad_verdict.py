@@ -18,8 +18,6 @@ from drawdown.worker.views.tick_report import Report
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 ORGS = tuple(f"org-{number:02}" for number in range(20))
 BAD = "org-07"
 

@@ -20,8 +20,6 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.verifying import tamper
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 SAYS = "{one} at {there} and {other} at {here} would draw on one wallet, that of the customer bob: give {one} another"
 
 

@@ -18,8 +18,6 @@ from drawdown.worker.seal import stops
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def provider() -> FakeProvider:

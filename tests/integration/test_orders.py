@@ -27,7 +27,6 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_replay import BILLED, END, die_after, missed, planned, sealed
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 ALL = AskedReplay(ReplayScope(), T0, END)
 
 

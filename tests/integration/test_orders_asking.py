@@ -19,7 +19,6 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_orders import later, listed, order, up_to
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 TO_FAKE = AskedAssign("acme", "fake", "cus_1")
 
 

@@ -21,8 +21,6 @@ from tests.emulators.wire import Direct
 from tests.integration.test_orders import listed, order
 from tests.world import T0
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def home(engine: sa.Engine) -> Billers:

@@ -21,8 +21,6 @@ from tests.integration.test_orders import later, order, up_to
 from tests.integration.test_replay import missed
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def fleet(engine: sa.Engine) -> Fleet:

@@ -19,7 +19,6 @@ from drawdown.worker.views.accounts import Account, account_of
 from tests.prepaid import look
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 END = T0 + DAY_MS
 
 

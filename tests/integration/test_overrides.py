@@ -13,8 +13,6 @@ from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def provider() -> FakeProvider:

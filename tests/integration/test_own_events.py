@@ -21,8 +21,6 @@ from tests.integration.telling_events import billed_by_units, clean, event, stat
 from tests.integration.test_events import at_once
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def fleet(engine: sa.Engine) -> Fleet:

@@ -26,7 +26,6 @@ from tests.acceptance import gentd26, openb
 from tests.acceptance.commands import must
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 DAY = "2026-01-01"
 AFTER = T0 + DAY_MS + SETTLING_MS
 

@@ -33,8 +33,6 @@ from drawdown.worker.views.usage import BY, OF_SAMPLES, read_usage
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 T = TypeVar("T")
 
 

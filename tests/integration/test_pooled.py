@@ -12,8 +12,6 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseNotReady
 from drawdown.schema.sql import prepared
 
-BY_TURNS = True
-
 WORSE = ("synchronous_commit = off", "lock_timeout = 0", "work_mem = '1MB'", "timezone = 'Asia/Kolkata'")
 
 

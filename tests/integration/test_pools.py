@@ -25,8 +25,6 @@ from drawdown.worker.views.pools import list_payers, list_pools
 from tests.integration.pooling import BACK, END, Course
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def course(engine: sa.Engine) -> Iterator[Course]:

@@ -18,8 +18,6 @@ from drawdown.worker.views.proofs import Held
 from tests.integration.verifying import tamper
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def fleet(engine: sa.Engine) -> Fleet:

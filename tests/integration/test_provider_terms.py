@@ -19,8 +19,6 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.providing import ASKED, KEY, clean, fleet_of, states
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)

@@ -39,8 +39,6 @@ from tests.integration.providing import ASKED, KEY, LAG, clean, fleet_of, settle
 from tests.integration.test_drawn import is_asked_again
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 def test_an_answer_that_was_lost_is_looked_up_and_not_sent_again(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **ASKED)

@@ -55,8 +55,6 @@ from tests.integration.test_interleavings import wait_until_blocked
 from tests.interleave.walk import Walk
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 def test_equal_says_nothing_and_is_kept(engine: sa.Engine) -> None:
     fleet, _ = billed(engine, 30)

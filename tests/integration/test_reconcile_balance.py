@@ -33,8 +33,6 @@ from tests.integration.reconciling import (
 from tests.integration.test_reconcile import DrawnFails
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 def sent_twice(engine: sa.Engine) -> Any:
     """A push whose first answer was lost, at a provider whose balances are read: (fleet, provider)."""

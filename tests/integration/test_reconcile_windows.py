@@ -32,7 +32,6 @@ from tests.integration.reconciling import (
 )
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 LATER = pytest.mark.parametrize("later", [WINDOW_MS, DAY_MS], ids=["the same day", "another day"])
 
 

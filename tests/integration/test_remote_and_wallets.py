@@ -25,7 +25,6 @@ from drawdown.worker.views.statement import Span, of_customer
 from tests.integration.remote import SECONDS, Far
 from tests.world import T0
 
-BY_TURNS = True
 END = T0 + 30 * DAY_MS
 
 

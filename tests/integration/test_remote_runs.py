@@ -27,8 +27,6 @@ from drawdown.worker.watch import Watcher, watch
 from tests.integration.remote import SECONDS, Far
 from tests.world import T0
 
-BY_TURNS = True
-
 HOUR_MS = 60 * MINUTE_MS
 
 

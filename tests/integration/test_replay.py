@@ -21,8 +21,6 @@ from drawdown.worker.replay.replay import Replayed, next_size, replay
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 END = T0 + 2 * DAY_MS
 
 

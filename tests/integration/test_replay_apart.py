@@ -18,8 +18,6 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_replay import BILLED, END, die_after, missed, planned, run, sealed
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 BAD_HOUR = T0 + 5 * 60 * MINUTE_MS
 
 

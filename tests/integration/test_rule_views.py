@@ -28,7 +28,6 @@ from tests.integration.verifying import tamper
 from tests.server.ruled import events, keys
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 T = TypeVar("T")
 
 

@@ -20,8 +20,6 @@ from drawdown.worker.watch import Watcher, watch
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 T = TypeVar("T")
 ORGS = ("found", "other", "absent", "plain")
 

@@ -39,8 +39,6 @@ from drawdown.worker.views.settlements import (
 )
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 T = TypeVar("T")
 STATES = ("hold", "eligible", "frozen", "released", "reversed")
 HOLD_MS = 35 * DAY_MS

@@ -26,8 +26,6 @@ from tests.integration.verifying import ONE, busy, tamper
 from tests.whole import share
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 LATER = T0 + 10 * DAY_MS
 """A day of which all was proven; the windows of ten days before lie below the point of the next run."""
 REFERENCE = "window_ms, org_id, feature, revision"

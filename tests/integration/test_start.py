@@ -10,8 +10,6 @@ import sys
 import pytest
 import sqlalchemy as sa
 
-BY_TURNS = True
-
 OTHERS = ("aiohappyeyeballs", "alembic", "apscheduler", "fastapi", "httptools", "prometheus_client",
           "rich.progress", "starlette", "uvicorn", "drawdown.providers.http.client", "drawdown.schema.tables.orgs",
           "drawdown.server.metrics", "drawdown.server.services", "drawdown.worker.batches.sources",

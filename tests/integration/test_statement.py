@@ -24,7 +24,6 @@ from tests.integration.books import FEBRUARY, HOUR_MS, JANUARY, MARCH, MIDDLE, B
 from tests.integration.topping import Purses
 from tests.integration.verifying import tamper, verified
 
-BY_TURNS = True
 JAN, FEB = Span(JANUARY, FEBRUARY), Span(FEBRUARY, MARCH)
 MIXED = Span(JANUARY + 10 * DAY_MS + 1, MIDDLE + 7)
 

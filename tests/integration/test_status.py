@@ -23,8 +23,6 @@ from drawdown.worker.views.status import org_status, status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 ORGS = [f"org-{number}" for number in range(8)]
 
 

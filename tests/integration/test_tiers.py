@@ -20,8 +20,6 @@ from tests.integration.monthly import Account, month, proven
 from tests.integration.test_lots import run
 from tests.world import T0
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def account(engine: sa.Engine) -> Iterator[Account]:

@@ -27,8 +27,6 @@ from tests.fake_provider import FakeProvider
 from tests.whole import share
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 CHANGES = {
     "clocks go forward in Berlin": "2024-03-31T01:00Z",
     "clocks go back in Berlin": "2024-10-27T01:00Z",

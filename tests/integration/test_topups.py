@@ -29,8 +29,6 @@ from tests.fresh import fresh
 from tests.integration.topping import HOUR_MS, TERMS, Purses, flat, judged
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def purses(engine: sa.Engine) -> Purses:

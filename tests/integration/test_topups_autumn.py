@@ -26,7 +26,6 @@ from tests.emulators.wire import Direct, FaultPlan
 from tests.integration.topping import Purses
 from tests.world import T0, Cells
 
-BY_TURNS = True
 URL = "sqlite:///{}/drawdown.db"
 
 

@@ -26,7 +26,6 @@ from drawdown.worker.views.vendors import LEAST_MICRO, TOLERANCE_PPM, DriftLine,
 from tests.integration.guarding import Guarded
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 HEAD = "day,vendor,service,amount,currency,final\n"
 LATER = T0 + 9 * DAY_MS
 VM = Units("cloud", "vm", "vcpu-hour", 1, 3_600_000, 3600, "USD")

@@ -33,8 +33,6 @@ from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.whole import share
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 BROKEN = {
     **TABLES,
     **BOOKS,

@@ -14,8 +14,6 @@ from tests.integration.verifying import ONE, tamper, verified
 from tests.whole import share
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 SAMPLES = share(30_000, whole=200_000)
 ORGS = 500
 WINDOWS = 40

@@ -19,7 +19,6 @@ from tests.integration.breaking_books import moved
 from tests.integration.verifying import tamper
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 ORG = "acme:redrawn:back"
 FEATURES = {"back": 300, "redrawn": 301, "compute_1gb": 1024}
 KEYS = {feature: f"usage:{ORG}:{T0}:{feature}" for feature in FEATURES}

@@ -25,8 +25,6 @@ from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, look, price
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def provider() -> Prepaid:

@@ -12,8 +12,6 @@ import pytest
 
 from tests.integration.test_cli import DRAWDOWN, Shell
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def shell(tmp_path: Path, database_url: str) -> Shell:

@@ -15,8 +15,6 @@ from drawdown.worker.commands.settlements import Change
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def shop(house: House, database_url: str, monkeypatch: pytest.MonkeyPatch) -> House:

@@ -15,8 +15,6 @@ from drawdown.worker.halts.cell_client import signature
 from tests.server.house import ADMIN, Caller, House, served
 from tests.world import T0
 
-BY_TURNS = True
-
 SAID = {"actor": "alice", "reason": "ticket 42"}
 MOVE = {**SAID, "provider": "embedded", "allow_halt": True, "new": True}
 

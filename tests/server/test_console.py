@@ -29,8 +29,6 @@ from drawdown.worker.views import org_list
 from tests.server.console_home import OURS, PASSWORD, URL, Home, secret
 from tests.world import T0, Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def home(home_engine: sa.Engine) -> Home:

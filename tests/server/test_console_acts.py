@@ -38,7 +38,6 @@ from tests.server.acts.example import Example
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, secret
 from tests.whole import WHOLE
 
-BY_TURNS = True
 OWN: Final = ("console_acts", "console_sessions", "console_users")
 """What the console keeps for itself."""
 CASES: Final = [pytest.param(action, EXAMPLES[action.name], id=action.name) for action in ACTIONS]

@@ -25,7 +25,6 @@ from tests.server.console_home import KIM, URL, Home, secret
 from tests.server.program import key_of
 from tests.world import Fleet
 
-BY_TURNS = True
 MOST_STATEMENTS: Final = 12
 FEW, MANY = 10, org_list.PAGE_ROWS + 10
 FRAME: Final = re.compile(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK|SAVEPOINT|RELEASE)")

@@ -33,7 +33,6 @@ from drawdown.worker.views import org_list
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
 from tests.server.console_home import ANN, Home, secret
 
-BY_TURNS = True
 HOSTILE = "=1+1;<b>\u202e\"'"
 ENDING = 2 * org_list.PAGE_ROWS + 5
 

@@ -26,7 +26,6 @@ from tests.server.acts import money
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, secret
 from tests.world import T0
 
-BY_TURNS = True
 AGAIN: Final = 99
 """The session of ann, once time has gone by."""
 HOSTILE: Final = "<b onclick=x>\"&'/../?id=x#"

@@ -24,7 +24,6 @@ from drawdown.worker.views.pushes import PushFilter, list_pushes, sum_pushes
 from tests.server.console_home import Home
 from tests.world import T0
 
-BY_TURNS = True
 ODD: Final = "<b>&\"'/../?x=1#:r1:9"
 """An id that looks like a part of a push's key."""
 

@@ -26,7 +26,6 @@ from tests.server.console_home import ANN, KIM, VIC, Home
 from tests.server.test_console_acts import dump, hidden
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 PATH: Final = "/console/act/replay"
 RANGE: Final = {"from": "2026-01-01", "to": "2026-01-01T06:00"}
 ASKED: Final = {"all": "yes", **RANGE, "reason": "they were lost", "step": "look"}

@@ -27,8 +27,6 @@ from tests.server.intake import EVENTS, RENDER, TIME, Sender, clean, close, even
 from tests.server.program import make_key, refused
 from tests.world import T0
 
-BY_TURNS = True
-
 OWN: Final = {
     "source": "/web",
     "event_id": "e1",

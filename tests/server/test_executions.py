@@ -23,8 +23,6 @@ from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.program import RUNS, Program, give, key_of, make_key, refused
 
-BY_TURNS = True
-
 Work = Callable[[Program], Awaitable[None]]
 HOUR_MS: Final = 60 * MINUTE_MS
 

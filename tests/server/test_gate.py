@@ -12,8 +12,6 @@ from drawdown.worker.commands.orgs import halt, override
 from tests.server.house import Caller, House, served
 from tests.world import T0
 
-BY_TURNS = True
-
 ASKED = "customers.get"
 
 

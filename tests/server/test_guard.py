@@ -17,8 +17,6 @@ from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 
-BY_TURNS = True
-
 Send = Callable[..., Awaitable[httpx.Response]]
 
 

@@ -24,8 +24,6 @@ from drawdown.worker.commands.run_request import Request
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 
-BY_TURNS = True
-
 Check = Callable[..., Coroutine[Any, Any, httpx.Response]]
 ORGS = ("acme", "globex", "wayne")
 PLAIN = ("BEGIN", "SET", "COMMIT", "ROLLBACK", "SAVEPOINT")

@@ -20,8 +20,6 @@ from tests.server.test_guard import _post
 from tests.server.test_watched import value
 from tests.world import Fleet
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def guarded(engine: sa.Engine) -> Guarded:

@@ -17,7 +17,6 @@ from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 
-BY_TURNS = True
 ALL: Final = ("top_up", "sponsor", "request_override", "run_locally")
 Options = Callable[..., Awaitable[Any]]
 

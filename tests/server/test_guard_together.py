@@ -23,8 +23,6 @@ from tests.integration.guard_rush import rush_over_http
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def shared(house: House, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -28,8 +28,6 @@ from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, event, said, sample, sender
 from tests.server.program import key_of, refused
 
-BY_TURNS = True
-
 LIMIT_S: Final = 60
 PATHS: Final = (EVENTS, SAMPLES)
 

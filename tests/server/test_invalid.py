@@ -22,7 +22,6 @@ from drawdown.worker.views.invalid_items import invalid_items as listed
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, clean, event, sample, sender
 
-BY_TURNS = True
 PRIVATE: Final = "Bearer abcdefghijklmnopqrstuvwxyz0123456789"
 ALL: Final = "SELECT key_name, kind, code, items, source, item_id FROM invalid_items ORDER BY kind, code"
 

@@ -41,7 +41,6 @@ from drawdown.worker.views import own_wallet
 from tests.server.issuer import EC, FOREIGN, RSA, confused, unsigned
 from tests.world import T0, Fleet
 
-BY_TURNS = True
 T = TypeVar("T")
 URL: Final = "https://drawdown.internal"
 SECRET: Final = "0123456789abcdef0123456789abcdef"

@@ -36,7 +36,6 @@ from tests.world import Fleet
 T = TypeVar("T")
 URL: Final = "https://drawdown.internal"
 OWN: Final = OidcSettings(ISSUER, CLIENT, SECRET)
-BY_TURNS = True
 Case = tuple[Callable[[], Any], str, int, dict[str, str | None]]
 Work = Callable[[httpx.AsyncClient, Server], Awaitable[T]]
 

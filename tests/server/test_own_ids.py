@@ -21,8 +21,6 @@ from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, event, sample
 from tests.server.program import Program, give, key_of, make_key, refused
 
-BY_TURNS = True
-
 OK = ("pending", "unmapped")
 AGAIN = ("duplicate",)
 OTHER = ("conflict", "other_content")

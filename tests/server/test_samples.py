@@ -17,8 +17,6 @@ from tests.server.intake import SAMPLES, TIME, Sender, clean, close, said, sampl
 from tests.server.program import give, key_of, refused
 from tests.world import T0
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def fleet(house: House) -> House:

@@ -18,8 +18,6 @@ from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.program import RUNS, Program, give, key_of, make_key, refused
 
-BY_TURNS = True
-
 
 @pytest.fixture
 def shared(house: House) -> House:

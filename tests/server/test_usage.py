@@ -27,8 +27,6 @@ from tests.server.intake import EVENTS, Sender, event, sender
 from tests.server.program import make_key, refused
 from tests.world import T0
 
-BY_TURNS = True
-
 DAY = "from=2026-01-01&to=2026-01-02"
 
 

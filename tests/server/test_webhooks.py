@@ -17,8 +17,6 @@ from tests.fresh import fresh
 from tests.server.house import FOREIGN, SVIX, Caller, House, served
 from tests.world import T0
 
-BY_TURNS = True
-
 
 def halt(house: House, org: str = "acme") -> None:
     """An organisation that used up its credit and was halted by a tick."""

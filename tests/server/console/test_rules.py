@@ -28,7 +28,6 @@ from tests.server.console_home import ANN, KIM, VIC, Home
 from tests.server.ruled import SOURCE, key, rule
 from tests.server.test_console_budget import statements
 
-BY_TURNS = True
 HOSTILE: Final = "<b onmouseover=alert(1)>\"&'/../?x=1#"
 EVENT: Final = "/console/event?source=shop&id=order-1"
 PATHS: Final = (
