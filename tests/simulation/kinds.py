@@ -157,6 +157,18 @@ _PARTS: Final = {part: kind for kind, parts in KINDS.items() for part in parts}
 NOT_DRAWN: Final = frozenset({"crash_before", "crash_after"})
 """Chances that are counted under two names each."""
 
+OF_THEIR_OWN: Final = (
+    "file of usage laid into a folder",
+    "file laid again under another name",
+    "rows come to a warehouse that is asked",
+    "warehouse away, cut off, or with other columns",
+    "warehouse asked again",
+    "batch of a warehouse withdrawn",
+    "more than a year passes",
+    "old pushes folded",
+)
+"""What lives of their own have (`test_batches`, `test_queries`, `test_folding`)."""
+
 
 def by_kind(counts: Mapping[str, int]) -> Counter[str]:
     """How often each kind struck."""

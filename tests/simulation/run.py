@@ -19,7 +19,7 @@ from functools import partial
 
 import structlog
 
-from tests.simulation.kinds import KINDS, by_kind
+from tests.simulation.kinds import KINDS, OF_THEIR_OWN, by_kind
 from tests.simulation.scheduler import Outcome, simulate
 
 SEEDS_A_PROCESS = 250
@@ -95,7 +95,7 @@ def report(tally: Tally, began: float, at_least: int, jobs: int) -> bool:
     )
     for kind in sorted({*KINDS, *tally.kinds}):
         print(f"{tally.kinds[kind]:>12,}  {kind}")
-    rare = [kind for kind in KINDS if tally.kinds[kind] < at_least]
+    rare = [kind for kind in KINDS if kind not in OF_THEIR_OWN and tally.kinds[kind] < at_least]
     if rare:
         print(f"less than {at_least:,} times: {', '.join(sorted(rare))}")
     print(f"{len(tally.failed)} failed", *tally.failed, sep="\n  ")

@@ -17,7 +17,7 @@ import pytest
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from tests.simulation import database, scheduler
-from tests.simulation.kinds import KINDS, by_kind, unnamed
+from tests.simulation.kinds import KINDS, OF_THEIR_OWN, by_kind, unnamed
 from tests.simulation.oracle import Assignment, Oracle, Rule, Sample
 from tests.simulation.providers import AUTUMN
 from tests.simulation.run import failure
@@ -30,17 +30,6 @@ TICKS = 12
 BATCHES: Sequence[int] = share((0, 1, 3, 6), whole=range(20))
 """Each day's meet every kind of fault."""
 SEEDS_A_BATCH = 10
-OF_THEIR_OWN = (
-    "file of usage laid into a folder",
-    "file laid again under another name",
-    "rows come to a warehouse that is asked",
-    "warehouse away, cut off, or with other columns",
-    "warehouse asked again",
-    "batch of a warehouse withdrawn",
-    "more than a year passes",
-    "old pushes folded",
-)
-"""What lives of their own have (`test_batches`, `test_queries`, `test_folding`)."""
 RARE = {
     "key too old to be sent again",
     "clock jumps by days",
