@@ -403,7 +403,7 @@ def test_the_file_holds_what_the_page_shows_and_no_word_of_an_operator(home: Hom
 
     page, text = home.inside(work)
     rows = list(csv.DictReader(io.StringIO(text)))
-    moved = sum(int(row["credits"].replace(".", "")) for row in rows)
+    moved = sum(int(row["amount"].replace(".", "")) for row in rows)
     assert moved == home.fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
     assert {row["kind"] for row in rows} == {"grant", "usage"} and "compute" in text
     for words in (home.fleet.by.actor, home.fleet.by.reason, "of acme"):

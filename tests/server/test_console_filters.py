@@ -1,0 +1,224 @@
+"""Filters, pages and files of every list: a file is its page's filter, an empty late page is no empty list, and what
+makes no sense is refused alike everywhere."""
+
+from __future__ import annotations
+
+import csv
+import html
+import inspect
+import io
+import json
+import re
+import sys
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from drawdown.server.console import screens
+from drawdown.server.console.door import COOKIE
+from drawdown.server.console.frame import figures
+from drawdown.server.console.pages import PAGES
+from tests.browser.sites import HOSTILE, NOW
+from tests.server.console_home import KIM, Home, secret
+from tests.server.test_console_budget import Filled
+
+BY_TURNS = True
+SELECT: Final = re.compile(r'<select id="(\w+)" name="\w+">(.*?)</select>', re.DOTALL)
+OPTION: Final = re.compile(r'<option(?: value="([^"]*)")?[^>]*>([^<]*)<')
+FREE: Final = {"search", "id"}
+"""Of which any text makes sense: no id may have it in it; and what leads to one thing, which is not there."""
+PLACES: Final = {
+    "/console/orgs": ["after=zz"],
+    "/console/org?id=acme&tab=ledger": ["after=FIRST"],
+    "/console/org?id=acme&tab=limits": ["after=zz"],
+    "/console/ledger": ["after=zz&at=999999999999999"],
+    "/console/wallet?id=acme": ["after=FIRST"],
+    "/console/settlements": ["after=run-2"],
+    "/console/reconcile": [
+        "after_day_ms=0&after_org=a&after_provider=a&after_customer=a&after_feature=a",
+    ],
+    "/console/pushes": ["after=9999999999999999:usage:zz:1767225600000:x&state=any", "state=in_doubt&after=LAST"],
+    "/console/pending": ["after=zz", "after_sample=zz"],
+    "/console/runs": ["after=9999999999999:zz", "state=any&after=1:a"],
+    "/console/halts": ["after=0:0:1:aa"],
+    "/console/ticks": ["before=1"],
+    "/console/orders": ["before=1"],
+    "/console/limits": ["after=zz", "asked=ASKED", "behind=IN_FORCE"],
+    "/console/events?why=interval_negative": ["before=1&behind=a", "conflict=1", "sample=zz"],
+    "/console/keys": ["after=zz"],
+    "/console/proof": ["before=1"],
+    "/console/audit": ["before=1"],
+    "/console/people": ["after=zz&ended=yes"],
+}
+"""Pages that have next ones, and a place behind all that is there."""
+ASKED: Final = re.compile(r'ask\.[\w.]+\("((?:after|before|behind|conflict|sample|asked)\w*)"')
+"""Where a list goes on, as its page asks for it."""
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    return Filled(engine)
+
+
+def text_of(home: Home, path: str, status: int = 200) -> str:
+    (answer,) = home.get(path, session=KIM)
+    assert answer.status_code == status, (path, answer.status_code, answer.text[-500:])
+    return html.unescape(answer.text)
+
+
+def joined(path: str, **query: str) -> str:
+    return f"{path}{'&' if '?' in path else '?'}{urlencode(query)}" if query else path
+
+
+def fields_of(page: str) -> dict[str, list[str]]:
+    """A page's filters: what may be chosen of each, or nothing where it is typed."""
+    found: dict[str, list[str]] = {}
+    for form in re.findall(r'<form method="get"[^>]*role="search".*?</form>', page, re.DOTALL):
+        for name, choices in SELECT.findall(form):
+            found[name] = [value for option in OPTION.finditer(choices) if (value := _chosen(option))]
+        found |= {name: [] for name in re.findall(r'<input id="(\w+)"', form)}
+    return found
+
+
+def _chosen(option: re.Match[str]) -> str:
+    """What the form says where it is chosen."""
+    return option[2] if option[1] is None else option[1]
+
+
+def test_a_filter_that_makes_no_sense_is_refused_everywhere_on_the_page_and_in_its_file(home: Home) -> None:
+    looked = set()
+    for page in PAGES:
+        for path in [f"{page.path}{page.example}&tab={tab}" for tab in page.tabs] or [page.path + page.example]:
+            for name in set(fields_of(text_of(home, path))) - FREE:
+                refused = joined(path, **{name: "nope"})
+                said = text_of(home, refused, 400)
+                assert re.search(r"there is|there are|is no time", said), (refused, said[-400:])
+                looked.add((page.path, name))
+                if page.lines and not page.tabs:
+                    text_of(home, refused.replace(page.path, page.file_path("csv")), 400)
+    assert {("/console/orgs", "provider"), ("/console/pushes", "provider"), ("/console/pending", "why")} <= looked
+    for path in ("/console/org?id=nope", "/console/push?key=nope", "/console/wallet.csv?id=nope"):
+        text_of(home, path, 404)  # of one thing that is not there
+
+
+def test_an_empty_late_page_is_no_empty_list(home: Home) -> None:
+    """What it says is true, and leads back."""
+    first = str(home.fleet.one("SELECT key FROM ledger_entries WHERE to_account = 'wallet:acme' ORDER BY ts, key"))
+    last = str(home.fleet.one("SELECT MAX(key) FROM pushes WHERE state = 'in_doubt'"))
+    limits = text_of(home, "/console/limits")
+    named = {"LAST": f"0:{last}", "FIRST": first, "ASKED": re.findall(r"override-approve\?number=(\d+)", limits)[-1],
+             "IN_FORCE": re.findall(r"override-end\?number=(\d+)", limits)[-1]}  # fmt: skip
+    for path, places in PLACES.items():
+        for place in places:
+            name, _, value = place.rpartition("=")
+            late = f"{path}{'&' if '?' in path else '?'}{name}={named.get(value, value)}"
+            page = text_of(home, late)
+            assert "Nothing stands behind this place: the list ends before it." in page, late
+            back = re.search(r'href="([^"]+)">First page<', page)
+            assert back is not None, late
+            assert "Nothing stands behind" not in text_of(home, back[1]), "and there the list begins"
+    asked = {place.partition("=")[0] for path in PLACES for one in PLACES[path] for place in one.split("&")}
+    those = [module for name, module in sys.modules.items() if name.startswith(f"{screens.__name__}.")]
+    there = {name for module in those for name in ASKED.findall(inspect.getsource(module))}
+    assert there <= asked, "a list that is not here"
+
+
+ROWS: Final[dict[str, tuple[str, str, dict[str, list[str]]]]] = {
+    "/console/orgs": ("Organisation", "org_id", {"search": ["ac"]}),
+    "/console/org": ("Used, UTC", "used_at", {"days": ["7", "90"]}),
+    "/console/ledger": ("Customer", "customer_id", {"search": ["ac"]}),
+    "/console/wallet": ("Used, UTC", "used_at", {"from": ["2026-01-05"], "to": ["2026-01-05", "2026-01-08 13:10"]}),
+    "/console/settlements": ("Run", "run", {"supplier": ["pixel"], "org": ["acme", "initech"]}),
+    "/console/reconcile": ("Organisation", "org_id", {"provider": ["embedded"], "org": ["acme", HOSTILE]}),
+    "/console/drift": ("Vendor", "vendor", {}),
+    "/console/pushes": ("Organisation", "org_id", {
+        "provider": ["embedded"], "org": ["acme", HOSTILE], "feature": ["compute_1gb", "compute_4gb"],
+        "from": ["2026-01-05"], "to": ["2026-01-05"],
+    }),
+    "/console/runs": ("Run", "run", {"org": ["acme"], "payer": ["acme"], "project": ["site"]}),
+    "/console/halts": ("Organisation", "org_id", {"org": ["acme", HOSTILE], "cell": ["cell-1"]}),
+    "/console/events": ("Event", "event", {"source": ["shop"], "type": ["order"], "org": ["acme"]}),
+    "/console/audit": ("What", "action", {
+        "actor": ["test"], "action": ["org_halt"], "target": ["acme"], "from": ["2026-01-05"], "to": ["2026-01-05"],
+    }),
+}  # fmt: skip
+"""Of each page with a file: the head of a cell that each row has, the file's column beside it, and what is typed into
+its filters. What may be chosen stands in the page."""
+ALSO: Final = {"/console/pushes": {"state": "any"}, "/console/runs": {"state": "any"},
+               "/console/audit": {"to": figures.iso(NOW)}}  # fmt: skip
+"""So that there is something to narrow, and that each file that is taken here is not in the next one."""
+STAMP: Final = re.compile(r"[12]\d{12}")
+ISO: Final = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?")
+
+
+def shown(home: Home, path: str, head: str) -> int:
+    """How many rows of its file a page shows, on all its pages; of an organisation's usage, what its days count."""
+    rows = 0
+    while path:
+        page = text_of(home, path)
+        if "Ledger by day" in page:
+            return sum(map(int, re.findall(r'data-head="Entries" class="number wide">(\d+)<', page)))
+        listed = page.rpartition("All that was compared")[2]  # what differs stands above it, once more
+        for card in listed.split('<section class="card">'):
+            if head != "Event" or "Events, the newest first" in card:
+                rows += len(re.findall(rf'data-head="{head}"', card)) if _is_listed(card) else 0
+        following = re.search(r'rel="next" href="([^"]+)"', listed)
+        path = following[1] if following else ""
+    return rows
+
+
+def _is_listed(card: str) -> bool:
+    """Not what a page says beside its list: sums, suppliers, what is due first."""
+    return not re.search(r"<h2>(Open, in all|By supplier|Batches|Who holds most|Not heeded|Rate card|Plans|Lots|"
+                         r"What came in, by|Parity|Conflicts|Invalid)", card)  # fmt: skip
+
+
+def files_of(home: Home, *paths: str) -> list[str]:
+    async def work(client: httpx.AsyncClient, _: Any) -> list[str]:
+        found = []
+        for path in paths:
+            answer = await client.get(path, headers={"cookie": f"{COOKIE}={secret(KIM)}"})
+            assert answer.status_code == 200, (path, answer.text[-400:])
+            found.append(answer.text)
+        return found
+
+    return home.ask(work)
+
+
+def test_each_file_is_its_pages_filter_with_times_in_iso_and_decimals_that_are_plain(home: Home) -> None:
+    assert {page.path for page in PAGES if page.lines} == set(ROWS)
+    narrowed = set[str]()
+    for page in (page for page in PAGES if page.lines):
+        head, column, typed = ROWS[page.path]
+        also = ALSO.get(page.path, {})
+        fields = fields_of(text_of(home, page.path + page.example))
+        if page.tabs:
+            fields["days"] = []  # links, and no form
+        assert {name for name, choices in fields.items() if not choices} == set(typed), page.path
+        whole = None
+        asked = [{}, *({name: value} for name, choices in fields.items() for value in typed.get(name) or choices)]
+        for one in asked:
+            path = joined(page.path + page.example, **{**({} if "phase" in one else also), **one})
+            offered = re.findall(r'href="([^"]+\.csv[^"]*)">CSV<', text_of(home, path))
+            table, lines = files_of(home, offered[0], offered[0].replace(".csv", ".jsonl", 1))
+            rows, objects = list(csv.DictReader(io.StringIO(table))), [json.loads(line) for line in lines.splitlines()]
+            assert len(rows) == len(objects) == shown(home, path, head), (path, offered, len(rows))
+            assert all(column in row for row in rows)
+            _require_iso(rows)
+            whole = rows if whole is None else whole
+            narrowed |= {page.path} if len(rows) != len(whole) else set()
+        assert whole, f"{page.path}: nothing is there to be compared"
+    assert narrowed >= set(ROWS) - {"/console/drift"}, "filters leave something out"
+
+
+def _require_iso(rows: list[dict[str, str]]) -> None:
+    for row in rows:
+        for name, text in row.items():
+            if name in ("key", "details", "target"):  # a push's key has its window in it
+                continue
+            assert not STAMP.fullmatch(text or ""), (name, text)
+            if name.endswith("_at") or name in ("since", "window", "at", "used", "came_in", "accepted", "day"):
+                assert not text or ISO.fullmatch(text), (name, text)
