@@ -34,9 +34,11 @@ def acts(org: sa.Row[Any]) -> list[Link]:
         else act("Halt by hand" if org.is_halted else "Halt", "halt", id=org.org_id)
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
-    override = act("Override limits", "org-override", id=org.org_id)
+    override = [act("Override limits", "org-override", id=org.org_id)]
+    if org.override_halted is not None or org.override_max_concurrent is not None:
+        override.append(act("End the override", "org-override-end", id=org.org_id))
     assign = act("Assign elsewhere", "assign-remote", id=org.org_id)
-    return [act("Give credit", "grant", id=org.org_id), halt, override, assign, billing]
+    return [act("Give credit", "grant", id=org.org_id), halt, *override, assign, billing]
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:

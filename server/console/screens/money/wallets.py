@@ -54,7 +54,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         listed if found.lines or query else "drawdown ledger grant acme 10", following,
     )  # fmt: skip
     tables = [of_wallets, _rates(rates, ask.now_ms), _plans(plans)]
-    acts = [act("Give credit", "grant"), act("Set a rate", "rate", role="admin")]
+    acts = [act("Give credit", "grant"), act("Set a rate", "rate", "admin")]
     return shown(Shown(PATH, tables, filters=filters, query=query, acts=acts, file=url(f"{PATH}.csv", **query)))
 
 

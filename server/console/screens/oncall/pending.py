@@ -39,7 +39,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         connection,
         QuarantineFilter(reason=why),
         ask.now_ms,
-        after=ask.query.get("after_sample", ""),
+        after=ask.place_text("after_sample"),
         most=MOST_QUARANTINED,
     )
     query = {name: value for name, value in (("reason", reason), ("why", why)) if value}
