@@ -171,7 +171,7 @@ def _for_a_test(server: str, template: str) -> Iterator[str]:
     _do(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
-COPIES = {"home_engine": "home", "engine": "migrated"}
+COPIES = {"home_engine": "home", "filled_engine": "filled", "engine": "migrated"}
 """What a test takes of its database, and which one that is a copy of."""
 
 

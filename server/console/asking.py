@@ -1,6 +1,8 @@
 """What a page is asked: by whom, when, and with which words in the address.
 
-Guarantee: a value that makes no sense is refused in words, and never taken for another one.
+Guarantee: a value that makes no sense is refused in words, and never taken for another one. All that an address says
+comes through `said_by`, so that no text reaches a database that could not hold it; a number has the bounds of what it
+counts.
 """
 
 from __future__ import annotations
@@ -10,13 +12,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from starlette.requests import Request
+
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean, is_clean_id
-from drawdown.schema.typed.parsing import parse_time
+from drawdown.schema.text import clean
+from drawdown.schema.typed.parsing import LATEST_MS, parse_time
 from drawdown.worker.commands.console_users import Person
 
 MAX_KEY_CHARS: Final = 700
 """Three ids of any length, and what stands between them."""
+MAX_NAME_CHARS: Final = 40
+"""Of a name that is said back."""
+MOST_PARAMETERS: Final = 20
+"""Of one address."""
+MAX_TEXT_CHARS: Final = 12 * 1024
+"""Of one of them: a link's token stands in an address, and a form that somebody was signed out of."""
+
+
+def said_by(request: Request) -> dict[str, str]:
+    """What stands in an address. Errors: UsageError for a name that stands there twice, for too many, and for what no
+    database holds as a text."""
+    pairs = request.query_params.multi_items()
+    found = dict(pairs)
+    if len(pairs) > MOST_PARAMETERS or len(found) != len(pairs):
+        raise UsageError("the address says one thing twice, or too much: begin at the overview")
+    for name, text in pairs:
+        if len(text) > MAX_TEXT_CHARS or "\0" in text:
+            what = f"up to {MAX_TEXT_CHARS:,} characters, none of them NUL"
+            raise UsageError(f"{clean(name, MAX_NAME_CHARS)}: this is no text of {what}: begin at the overview")
+    return found
 
 
 @dataclass(frozen=True)
@@ -51,6 +76,14 @@ class Ask:
             )
         return found
 
+    def place_text(self, name: str) -> str:
+        """What another page of the list ended with, as it stands in the database, where others than us write it.
+        Errors: UsageError for what is too long for one."""
+        found = self.query.get(name, "")
+        if len(found) > MAX_KEY_CHARS:
+            raise UsageError(f"{name}: this is longer than {MAX_KEY_CHARS} characters: begin at the first page")
+        return found
+
     def required(self, name: str) -> str:
         """Errors: UsageError where none is given."""
         if not self.query.get(name):
@@ -77,6 +110,14 @@ class Ask:
         found = self.whole(name) or 0
         if found < 0:
             raise UsageError(f"{name}: no row has a number below 1: begin at the first page")
+        return found
+
+    def instant(self, name: str) -> int | None:
+        """A moment in milliseconds, as pages write it for a link; None where none is given. Errors: UsageError for one
+        that no calendar here knows."""
+        found = self.whole(name)
+        if found is not None and not 0 <= found <= LATEST_MS:
+            raise UsageError(f"{name}: this is no moment: begin at the first page")
         return found
 
     def moment(self, name: str) -> int | None:

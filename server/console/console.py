@@ -24,7 +24,7 @@ from starlette.routing import Route
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
 from drawdown.server.console import door, files, oidc
 from drawdown.server.console.acting.acting import Acting
-from drawdown.server.console.asking import Ask
+from drawdown.server.console.asking import Ask, said_by
 from drawdown.server.console.door import Known
 from drawdown.server.console.frame import assets, templates
 from drawdown.server.console.looking import look
@@ -52,8 +52,6 @@ AT_ONCE: Final = 4
 """Reads and writes of pages, each with a connection of the console's own pool."""
 WITHIN_S: Final = 5.0
 """The longest that one page may read."""
-MOST_PARAMETERS: Final = 20
-"""Of one address."""
 
 MEDIA: Final[Mapping[Form, str]] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 
@@ -170,15 +168,11 @@ class Console:
         """The error state: no figure at all is better than a wrong one."""
         return self.render("error.html", {"status": status, "why": why}, status)
 
-    def query(self, request: Request) -> dict[str, str]:
-        """What the address says, each once. Errors: UsageError."""
-        return _query(request)
-
     async def _page(self, page: Page, request: Request) -> Response:
         return await self.answered(request, lambda: self._shown(page, request))
 
     async def _shown(self, page: Page, request: Request) -> Response:
-        now_ms, query = self.now_ms(), _query(request)
+        now_ms, query = self.now_ms(), said_by(request)
 
         def work(connection: sa.Connection) -> Looked:
             known = self._known(connection, request, page, now_ms)
@@ -208,7 +202,7 @@ class Console:
     async def _handed_out(self, page: Page, form: Form, request: Request) -> Response:
         """Its lines as they are read, row by row; who took how many is on record."""
         assert page.lines is not None
-        now_ms, query, lines = self.now_ms(), _query(request), page.lines
+        now_ms, query, lines = self.now_ms(), said_by(request), page.lines
         known = await self.look(lambda c: self._known(c, request, page, now_ms))
         ask = Ask(known.person, now_ms, query, form)
 
@@ -248,15 +242,6 @@ def _in_words(ask: Ask) -> Iterator[None]:
         if ask.names_one:
             raise
         raise UsageError(str(error)) from error
-
-
-def _query(request: Request) -> dict[str, str]:
-    """What stands in the address. Errors: UsageError for a name that stands there twice, or too many."""
-    pairs = request.query_params.multi_items()
-    found = dict(pairs)
-    if len(pairs) > MOST_PARAMETERS or len(found) != len(pairs):
-        raise UsageError("the address says one thing twice, or too much: begin at the overview")
-    return found
 
 
 def _place(request: Request) -> str:

@@ -27,6 +27,7 @@ from drawdown.providers.http import Call
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.console import door
+from drawdown.server.console.asking import said_by
 from drawdown.server.console.sign_in import Desk, inside
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.threads import Threads
@@ -126,7 +127,7 @@ class Oidc:
         async def to_issuer() -> Response:
             if not self._settings.issuer:
                 return self._desk.failed(404, "nobody signs in through another service here")
-            place = inside(request.query_params.get("next"))
+            place = inside(said_by(request).get("next"))
             try:
                 found = await self._provider()
             except Trouble as error:
@@ -170,7 +171,7 @@ class Oidc:
 
     async def _came_back(self, request: Request) -> Response:
         secret, _, place = request.cookies.get(COOKIE, "").partition(".")
-        query = request.query_params
+        query = said_by(request)
         trip = trip_of(secret, query.get("state", ""))
         if not secret or not self._settings.issuer:
             why = "this sign-in was not begun in this browser, is over ten minutes old, or was used: begin again"

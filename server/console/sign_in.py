@@ -19,7 +19,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.server.console import door
+from drawdown.server.console.asking import said_by
 from drawdown.server.console.forms import form_of
 from drawdown.server.http.bodies import Budget
 from drawdown.server.http.callers import caller_of
@@ -75,8 +77,11 @@ class SignIn:
         ]
 
     async def _form(self, request: Request) -> Response:
-        shown = {"next": inside(request.query_params.get("next")), "name": "", "why": ""}
-        return self._console.render("sign_in.html", shown)
+        async def shown() -> Response:
+            there = inside(said_by(request).get("next"))
+            return self._console.render("sign_in.html", {"next": there, "name": "", "why": ""})
+
+        return await self._console.answered(request, shown)
 
     async def _sign_in(self, request: Request) -> Response:
         return await self._console.answered(request, lambda: self._signed_in(request))
@@ -84,6 +89,7 @@ class SignIn:
     async def _signed_in(self, request: Request) -> Response:
         form = await self._form_of(request)
         name, password = form.get("name", "").strip().lower(), form.get("password", "")
+        name = name if is_clean_id(name) else ""  # nobody has such a one, and not every database could look for it
         address, now_ms = caller_of(request.client and request.client.host), self._console.now_ms()
 
         def again(status: int, why: str) -> Response:
@@ -116,7 +122,7 @@ class SignIn:
         return answer
 
     async def _link_form(self, request: Request) -> Response:
-        return await self._console.answered(request, lambda: self._link_shown(request.query_params.get("token", "")))
+        return await self._console.answered(request, lambda: self._link_shown(said_by(request).get("token", "")))
 
     async def _link_shown(self, token: str, why: str = "", status: int = 200) -> Response:
         now_ms = self._console.now_ms()
@@ -155,16 +161,13 @@ class SignIn:
 
     async def _entered(self, request: Request) -> Response:
         """Sign in by a link alone, where all in the database was made up."""
-        token, session, now_ms = (
-            request.query_params.get("token", ""),
-            secrets.token_urlsafe(32),
-            self._console.now_ms(),
-        )
+        said, session, now_ms = said_by(request), secrets.token_urlsafe(32), self._console.now_ms()
+        token = said.get("token", "")
         address = caller_of(request.client and request.client.host)
         person = await self._threads.write(lambda c: console_sessions.enter(c, token, session, address, now_ms))
         if person is None:
             return self._console.failed(404, NO_LINK)
-        return _in(inside(request.query_params.get("next")), session)
+        return _in(inside(said.get("next")), session)
 
     async def _hash(self, work: Callable[[], T]) -> T:
         """Errors: ApiError 503 where too many wait."""

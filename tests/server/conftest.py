@@ -14,6 +14,7 @@ from tests import leftovers
 from tests.conftest import _new_database, opened
 from tests.fresh import fresh
 from tests.server.console_home import Home, close_servers
+from tests.server.filled import Filled
 from tests.server.house import House
 
 
@@ -50,15 +51,39 @@ def home_postgres(postgres_server: str, migrated_postgres: str) -> str:
     return "home"
 
 
-def _lived_in(url: str) -> None:
+def _lived_in(url: str, home: type[Home] = Home) -> None:
     engine = connect(url)
-    Home(engine)
+    home(engine)
     engine.dispose()
 
 
 @pytest.fixture
 def home_engine(database_url: str) -> Iterator[sa.Engine]:
     """A home's database of each kind, for `Home(…, copied=True)`."""
+    made = opened(database_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(scope="session")
+def filled_sqlite(migrated_sqlite: Path) -> Path:
+    """A database in which each page has something to show, to copy."""
+    path = leftovers.folder("dd-filled-") / "drawdown.db"
+    shutil.copy(migrated_sqlite, path)
+    _lived_in(f"sqlite:///{path}", Filled)
+    return path
+
+
+@pytest.fixture(scope="session")
+def filled_postgres(postgres_server: str, migrated_postgres: str) -> str:
+    """The name of one to copy."""
+    _lived_in(_new_database(postgres_server, "filled", migrated_postgres), Filled)
+    return "filled"
+
+
+@pytest.fixture
+def filled_engine(database_url: str) -> Iterator[sa.Engine]:
+    """Such a database of each kind, for `Filled(…, copied=True)`."""
     made = opened(database_url)
     yield made
     made.dispose()

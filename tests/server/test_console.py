@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.server.console import asking, door, files, forms, sign_in
 from drawdown.server.console import console as consoles
-from drawdown.server.console import door, files, forms, sign_in
 from drawdown.server.console.door import COOKIE
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.looking import TooSlow, look
@@ -171,10 +171,14 @@ def test_a_proxy_that_proves_itself_says_who_it_is_and_we_say_what_they_may(engi
 
 NONSENSE: Final = [
     ("/console/orgs?state=nonsense", 400, "state: there is active, halted"),
-    ("/console/orgs?after=%00", 400, "after: this is no id"),
+    ("/console/orgs?after=%01", 400, "after: this is no id"),
+    ("/console/orgs?after=%00", 400, "after: this is no text"),
+    ("/console/orgs?x=" + "x" * (asking.MAX_TEXT_CHARS + 1), 400, "x: this is no text"),
+    ("/console/pending?after_sample=" + "x" * (asking.MAX_KEY_CHARS + 1), 400, "after_sample: this is longer"),
+    ("/console/ticks?hour=253402300800000", 400, "hour: this is no moment"),
     ("/console/orgs?search=" + "x" * 201, 400, "search: this is no id"),
     ("/console/orgs?state=halted&state=active", 400, "says one thing twice"),
-    ("/console/orgs?" + "&".join(f"p{n}=1" for n in range(consoles.MOST_PARAMETERS + 1)), 400, "too much"),
+    ("/console/orgs?" + "&".join(f"p{n}=1" for n in range(asking.MOST_PARAMETERS + 1)), 400, "too much"),
     ("/console/org", 400, "names no id"),
     ("/console/org?id=acmee", 404, "did you mean acme?"),
     ("/console/org?id=../../etc&tab=usage", 404, "there is no organisation"),

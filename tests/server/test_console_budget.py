@@ -15,37 +15,24 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.server.console.door import COOKIE
 from drawdown.server.console.pages import PAGES
-from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import api_keys, credit, executions
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.views import org_list
-from tests.browser.sites import NOW, fill
-from tests.server.console_home import KIM, URL, Home, secret
+from tests.server.console_home import KIM, Home, secret
+from tests.server.filled import Filled
 from tests.server.program import key_of
-from tests.world import Fleet
 
+pytestmark = pytest.mark.xdist_group("filled")
 MOST_STATEMENTS: Final = 12
 FEW, MANY = 10, org_list.PAGE_ROWS + 10
 FRAME: Final = re.compile(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK|SAVEPOINT|RELEASE)")
 """What makes the transaction that a page reads in, and is none of its questions."""
 
 
-class Filled(Home):
-    """With all that pages show, and that their examples name."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self.engine, self.fleet = engine, Fleet(engine)
-        fill(self.fleet)
-        self.fleet.clock.at_ms = self.now = NOW
-        write(engine, self._people)
-        self.settings = ServerSettings(requests_per_s=1_000_000, console_url=URL)
-        self._servers = {}
-
-
 @pytest.fixture
-def home(engine: sa.Engine) -> Home:
-    return Filled(engine)
+def home(filled_engine: sa.Engine) -> Home:
+    return Filled(filled_engine, copied=True)
 
 
 def live(home: Home, first: int, upto: int) -> None:

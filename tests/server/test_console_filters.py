@@ -23,9 +23,8 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.pages import PAGES
 from tests.browser.sites import HOSTILE, NOW
 from tests.server.console_home import KIM, Home, secret
-from tests.server.test_console_budget import Filled
+from tests.server.filled import Filled
 
-BY_TURNS = True
 SELECT: Final = re.compile(r'<select id="(\w+)" name="\w+">(.*?)</select>', re.DOTALL)
 OPTION: Final = re.compile(r'<option(?: value="([^"]*)")?[^>]*>([^<]*)<')
 FREE: Final = {"search", "id"}

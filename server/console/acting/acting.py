@@ -27,6 +27,7 @@ from drawdown.server.console.acting import action as declared
 from drawdown.server.console.acting import dry_run
 from drawdown.server.console.acting.action import Action, Doing, Done, WrongField
 from drawdown.server.console.acting.dry_run import LookAgain, Tried
+from drawdown.server.console.asking import said_by
 from drawdown.server.console.forms import form_of
 from drawdown.server.console.looking import in_words, limited
 from drawdown.server.http.bodies import Budget
@@ -105,7 +106,7 @@ class Acting:
         """The form, with what its address says filled in."""
 
         async def do() -> Response:
-            given = dict(request.query_params)
+            given = said_by(request)
             person, demo = await self._threads.read(lambda c: (self._person(c, action, request), is_demo(c)))
             return self._filled(action, given, person, demo)
 
@@ -206,11 +207,13 @@ class Acting:
         """What a form did."""
 
         async def do() -> Response:
+            key = said_by(request).get("key", "")
+
             def work(connection: sa.Connection) -> tuple[Person, Acted | None, bool]:
                 known = door.who(connection, self._settings, request, self._console.now_ms())
                 if known is None:
                     raise SignedOutInside
-                found = console_acts.read(connection, request.query_params.get("key", ""), known.person)
+                found = console_acts.read(connection, key, known.person)
                 return known.person, found, is_demo(connection)
 
             person, found, demo = await self._threads.read(work)
@@ -232,7 +235,7 @@ class Acting:
                 return await do()
             except SignedOutInside:
                 kept = {name: value for name, value in _values(action, form).items() if value}
-                query = urlencode(kept or dict(request.query_params))
+                query = urlencode(kept or said_by(request))
                 shown = {"next": f"{request.url.path}?{query}" if query else request.url.path, "name": ""}
                 why = "You were signed out: sign in, and the form is as you left it." if form else ""
                 if len(query) > MOST_KEPT:

@@ -7,6 +7,7 @@ who may give so much, where the number was typed if it is large, and where all t
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -26,6 +27,8 @@ MOST_FACTS: Final = 40
 TYPED_ROWS: Final = 100
 TYPED_MICRO: Final = 1_000 * MICRO
 """Above so many rows, or so much credit, their number is typed before it is done."""
+SEEN: Final = re.compile(r"[0-9a-f]{64}")
+"""What a dry run showed, as its form carries it."""
 CHANGED: Final = "this changed since you looked: see how it stands now, and decide again"
 
 
@@ -83,6 +86,8 @@ def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mappi
 
     Errors: LookAgain; ApiError 403; those of the command."""
     seen = form.get("seen", "")
+    if not SEEN.fullmatch(seen):
+        raise LookAgain(409, CHANGED)
     console_acts.take_turn(connection, seen)
     size = _allowed(connection, action, doing)
     if seen != _seen(action.look(connection, doing), size, doing):

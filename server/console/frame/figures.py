@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
+from drawdown.schema.typed.parsing import EARLIEST_MS, LATEST_MS
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS
 
 UNKNOWN: Final = "\N{EN DASH}"
@@ -57,17 +58,24 @@ def count(number: int | None) -> str:
 
 def time(ms: int | None) -> str:
     """`2026-11-20 23:15`; the zone stands in the head."""
-    return UNKNOWN if ms is None else datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    return UNKNOWN if ms is None else _written(ms, "%Y-%m-%d %H:%M")
 
 
 def day(ms: int | None) -> str:
     """`2026-11-20`."""
-    return UNKNOWN if ms is None else datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%d")
+    return UNKNOWN if ms is None else _written(ms, "%Y-%m-%d")
 
 
 def iso(ms: int) -> str:
     """For programs, to the second."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _written(ms, "%Y-%m-%dT%H:%M:%SZ")
+
+
+def _written(ms: int, form: str) -> str:
+    """One that no calendar here knows, as its milliseconds: a host's clock may have written it."""
+    if not EARLIEST_MS <= ms <= LATEST_MS:
+        return f"{ms} ms"
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime(form)
 
 
 def lasting(ms: int | None) -> str:

@@ -1,4 +1,8 @@
-"""The templates. Guarantee: each value is escaped where it is shown, and a name that is not there is an error."""
+"""The templates.
+
+Guarantee: each value is clean and escaped where it is shown, whichever template shows it; only what a form sends back
+is as it was given. A name that is not there is an error.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +35,13 @@ def environment() -> Environment:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     for name in ("credits", "exact", "moved", "signed", "count", "time", "day", "iso", "lasting", "ago"):
         made.filters[name] = getattr(figures, name)
+    made.filters["asis"] = escape
     made.filters["id"] = bdi
     made.filters["told"] = told
     made.filters["running"] = running
@@ -45,6 +51,11 @@ def environment() -> Environment:
     made.filters["plain_number"] = lambda number: f"{number:f}"
     made.globals.update(url=url, stacked=charts.stacked, strip=charts.strip)
     return made
+
+
+def _shown(value: object) -> object:
+    """Whatever a template shows: no text of others' turns what stands around it, a tab's title included."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def running(entries: Iterable[Any], closing_micro: int) -> Iterator[tuple[Any, int]]:

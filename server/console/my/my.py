@@ -25,7 +25,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.ids import tell_no_names
 from drawdown.server.console import door, files
-from drawdown.server.console.asking import Ask
+from drawdown.server.console.asking import Ask, said_by
 from drawdown.server.console.forms import form_of
 from drawdown.server.console.looking import look
 from drawdown.server.console.my import asked
@@ -156,7 +156,7 @@ class My:
             now_ms, session = self._console.now_ms(), secrets.token_urlsafe(32)
             address = caller_of(request.client and request.client.host)
             try:
-                link = await self._links.read(request.query_params.get("token", ""), self.url, now_ms)
+                link = await self._links.read(said_by(request).get("token", ""), self.url, now_ms)
                 given = (link.number, link.visitor, session, address, now_ms)
                 try:
                     await self._threads.write(lambda c: my_sessions.enter(c, *given))
@@ -187,8 +187,7 @@ class My:
     def _ask(self, connection: sa.Connection, request: Request, now_ms: int) -> Ask:
         """Of this organisation, whatever the address says."""
         visitor = self._visitor(connection, request, now_ms)
-        query = self._console.query(request)
-        return Ask(visitor, now_ms, {**query, "id": visitor.org_id})
+        return Ask(visitor, now_ms, {**said_by(request), "id": visitor.org_id})
 
     async def _page(self, page: Page, request: Request) -> Response:
         async def shown() -> Response:

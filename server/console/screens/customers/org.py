@@ -35,9 +35,11 @@ def acts(org: sa.Row[Any]) -> list[Link]:
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
     runs = Link("Runs", url("/console/runs", org=org.org_id, state="any"))
-    override = act("Override limits", "org-override", id=org.org_id)
+    override = [act("Override limits", "org-override", id=org.org_id)]
+    if org.override_halted is not None or org.override_max_concurrent is not None:
+        override.append(act("End the override", "org-override-end", id=org.org_id))
     assign = act("Assign elsewhere", "assign-remote", id=org.org_id)
-    return [act("Give credit", "grant", id=org.org_id), halt, override, assign, billing, runs]
+    return [act("Give credit", "grant", id=org.org_id), halt, *override, assign, billing, runs]
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:

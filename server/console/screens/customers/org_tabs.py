@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Table
+from drawdown.server.console.frame.parts import Cell, Table, act
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.oncall import cells_of
@@ -89,7 +89,11 @@ def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     table = Table(
         "Who bills it", heads, rows, "Nobody does.", f"drawdown org assign {quote(org_id)} --provider embedded"
     )
-    return {"part": "org_tables.html", "tables": [table]}
+    ways = [
+        act("Bill it here, or by nobody", "assign", id=org_id),
+        act("Bill it elsewhere", "assign-remote", id=org_id),
+    ]
+    return {"part": "org_tables.html", "tables": [table], "ways": ways}
 
 
 def audit(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

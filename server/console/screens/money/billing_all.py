@@ -36,9 +36,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     filters = [Filter("id", "Customer's or organisation's id")]
     switch = topups.switched(connection)
     tiles = _tiles(topups.open_now(connection), switch, owed, low)
-    kill = act("Stop all top-ups", "topup-stop-all", role="admin")
+    kill = act("Stop all top-ups", "topup-stop-all", "admin")
     if switch is not None:
-        kill = act("Let top-ups go on", "topup-start-all", role="admin")
+        kill = act("Let top-ups go on", "topup-start-all", "admin")
     acts = [act("Give credit", "grant"), kill]
     return shown(Shown(PATH, tables, tiles=tiles, filters=filters, acts=acts))
 

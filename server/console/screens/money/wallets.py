@@ -55,7 +55,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         first="" if after is None else url(PATH, **query),
     )  # fmt: skip
     tables = [of_wallets, _rates(rates, ask.now_ms), _plans(plans)]
-    acts = [act("Give credit", "grant"), act("Set a rate", "rate", role="admin")]
+    acts = [act("Give credit", "grant"), act("Set a rate", "rate", "admin")]
     return shown(Shown(PATH, tables, filters=filters, query=query, acts=acts, file=url(f"{PATH}.csv", **query)))
 
 

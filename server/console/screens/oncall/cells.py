@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.views.halt_list import CellLine, cell_lines
 
@@ -35,12 +35,17 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     return shown(Shown(PATH, [table], tiles=tiles, acts=[SET]))
 
 
+def _links(one: CellLine) -> tuple[Link, ...]:
+    change = act("Change", "cell-set", "admin", id=one.cell_id, url=one.url)
+    return (change,) if one.url is None else (change, act("Forget", "cell-remove", "admin", id=one.cell_id))
+
+
 def _row(one: CellLine) -> tuple[Cell, ...]:
     return (
         cells_of.cell(one.cell_id),
         replace(
             Cell("no URL", "state", "warn") if one.url is None else Cell(one.url, "id"),
-            links=(act("Change", "cell-set", "admin", id=one.cell_id, url=one.url),),
+            links=_links(one),
         ),
         cells_of.number(one.running),
         cells_of.number(one.halts_due),

@@ -31,7 +31,7 @@ LATE: Final = "below_floor"
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     reason, why = ask.choice("reason", ("", *WHAT)), ask.text("why")
-    after_sample = ask.query.get("after_sample", "")
+    after_sample = ask.place_text("after_sample")
     reasons = pending.reasons(connection)
     beside = pending.beside(connection, ask.now_ms)
     held = quarantined(connection)

@@ -51,7 +51,7 @@ NO_REPORT: Final = "It has no report yet."
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    before, opened = ask.whole("before"), ask.whole("hour")
+    before, opened = ask.whole("before"), ask.instant("hour")
     found = latest_ticks(connection, LAST_TICK if before is None else before, PAGE_ROWS + 1)
     hours: dict[int, list[TickDone]] = {}
     for one in found[:PAGE_ROWS]:

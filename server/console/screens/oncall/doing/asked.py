@@ -24,6 +24,7 @@ from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign
 
 PLACE: Final = "/console/orders"
+AT_ONCE: Final = "the tab Assignment of the organisation leads to the form that does it at once"
 ORDERED: Final = "ordered: the next tick does it, or begins to"
 
 
@@ -66,7 +67,7 @@ def _assignment(connection: sa.Connection, doing: Doing) -> AskedAssign:
     org, provider = doing.text("id"), doing.text("provider")
     ids.require_sampled_org(connection, org, new=False)
     if provider == EMBEDDED or provider in EXEMPT_PROVIDERS:
-        raise WrongField("provider", f"{provider} is asked nothing: Assign does it at once")
+        raise WrongField("provider", f"{provider} is asked nothing: {AT_ONCE}")
     ids.require(connection, ids.PROVIDER, provider, new=True if provider in doing.declared else None)
     return AskedAssign(
         org, provider, doing.maybe("customer"), start_of_window(doing), allow_halt=doing.values["halts"] == "yes"

@@ -202,7 +202,7 @@ ASSIGN: Final = Action(
             "provider",
             "Billed by",
             "choice",
-            "Others are asked first: Assign elsewhere, on the page of the organisation.",
+            "Others are asked first: Assign elsewhere, on the page of each organisation.",
             choices=BILLERS,
         ),
         Field("customer", "Customer there", hint="As it is, or the organisation's id.", optional=True),

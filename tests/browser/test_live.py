@@ -1,0 +1,62 @@
+"""Parts that come anew by themselves: whoever reads them, or stands on them, is not moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.browser.conftest import Visitor
+from tests.browser.sites import Site
+
+pytestmark = pytest.mark.xdist_group("browser")
+FOCUSED = (
+    "document.activeElement.closest('.tile')?.querySelector('.name').textContent ?? document.activeElement.tagName"
+)
+
+
+@contextmanager
+def come_anew(page: Page, times: int = 2) -> Iterator[None]:
+    """The live part is read again so often, and is in its place."""
+    for _ in range(times):
+        with page.expect_response(lambda answer: answer.request.headers.get("hx-request") == "true"):
+            page.clock.run_for(10_500)
+        page.clock.run_for(100)
+        page.wait_for_function("!document.querySelector('.htmx-request, .htmx-swapping, .htmx-settling')")
+    yield
+
+
+def test_what_was_opened_stays_open(live: Site, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(live)
+    page = visitor.page
+    page.clock.install()
+    visitor.go("/console/org?id=acme")
+    opened = page.locator("#live details")
+    opened.locator("summary").click()
+    assert opened.locator("dd").first.is_visible()
+    with come_anew(page):
+        assert opened.locator("dd").first.is_visible()
+        assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+
+
+def test_whoever_stands_on_a_link_stays_there_and_the_figures_go_on(live: Site, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(live)
+    page = visitor.page
+    page.clock.install()
+    visitor.go("/console/")
+    halted = page.locator(".tile", has_text="organisations that may start nothing").locator(".figure")
+    before = int(halted.inner_text())
+    page.get_by_role("link", name="In doubt", exact=True).focus()
+    live.fleet.write("UPDATE orgs SET is_halted = TRUE, halted_at = 1, halt_reason = 'spent' WHERE org_id = 'initech'")
+    try:
+        with come_anew(page):
+            assert int(halted.inner_text()) == before + 1
+            assert page.evaluate(FOCUSED) == "In doubt"
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/console/pushes?state=in_doubt")
+    finally:
+        live.fleet.write(
+            "UPDATE orgs SET is_halted = FALSE, halted_at = NULL, halt_reason = NULL WHERE org_id = 'initech'"
+        )
