@@ -27,7 +27,7 @@ test-whole: export DRAWDOWN_TEST_WHOLE := 1
 
 # More processes than cores: many tests wait. What they run is told nothing of this make.
 pytest: install
-	@MAKEFLAGS= $(BIN)/pytest -n 3 --dist loadgroup $(TESTS)
+	@MAKEFLAGS= $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
@@ -50,7 +51,15 @@ hypothesis.settings.load_profile("fixed")
 
 QUICK = "tests/unit/"
 """Thousands of tests of milliseconds: to hand out each by itself costs more than to run it. A module is a group."""
-SHORT = "tests/integration/"
+FIRST = (
+    "unit", "integration", "contract", "stateful", "server", "migration", "simulation", "interleave", "deploy",
+    "acceptance", "client", "benchmarks", "crash", "browser",
+)  # fmt: skip
+"""What is run first: most for its time. Real servers, clients and browsers come last."""
+BEGAN_S = time.monotonic()
+WITHIN_S = 50 * 60
+"""For `make test`, which takes a quarter of it on an idle machine."""
+TIME_IS_UP = "time was up"
 ALL_OF = (QUICK, "tests/migration/")
 """They are run whole in `make test`, too."""
 MOST_CASES = 24
@@ -70,7 +79,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.nodeid.startswith(QUICK) and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: item.nodeid.startswith(SHORT))  # so that all processes are done at once
+    items.sort(key=lambda item: FIRST.index(item.nodeid.split("/")[1]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Nothing is begun that would keep `make test` from ending in time."""
+    if not WHOLE and time.monotonic() - BEGAN_S > WITHIN_S:
+        pytest.skip(TIME_IS_UP)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much was not run."""
+    left = [report for report in terminalreporter.stats.get("skipped", ()) if TIME_IS_UP in str(report.longrepr)]
+    if left:
+        rooms = sorted({report.nodeid.split("/")[1] for report in left}, key=FIRST.index)
+        terminalreporter.section("NOT ALL WAS RUN")
+        terminalreporter.line(
+            f"{len(left):,} tests, of {', '.join(rooms)}, were not begun within {WITHIN_S / 60:.0f} minutes: this "
+            "machine is slow. Run `make test` on another one."
+        )
 
 
 def _left_out(items: list[pytest.Item]) -> set[pytest.Item]:
