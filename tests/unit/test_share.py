@@ -1,0 +1,54 @@
+"""What `make test` runs of all tests: every test once, every long table evenly, and nothing once time is up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from tests import conftest
+
+
+@dataclass(frozen=True)
+class Item:
+    nodeid: str
+
+    @property
+    def name(self) -> str:
+        return self.nodeid.rpartition("::")[2]
+
+
+def kept(*nodeids: str) -> list[str]:
+    items = [Item(nodeid) for nodeid in nodeids]
+    left_out = cast(set[Item], conftest._left_out(cast(list[Any], items)))
+    return [item.nodeid for item in items if item not in left_out]
+
+
+def test_each_test_and_each_case_meets_one_database_by_turns() -> None:
+    one, two = "tests/integration/test_a.py::test_one", "tests/integration/test_a.py::test_two"
+    both = [f"{one}[sqlite]", f"{one}[postgresql]", f"{two}[postgresql-case]", f"{two}[sqlite-case]"]
+    assert kept(*both) == [f"{one}[sqlite]", f"{two}[postgresql-case]"]
+    assert kept("tests/crash/test_a.py::test_one[postgresql]") == ["tests/crash/test_a.py::test_one[postgresql]"]
+    for room in ("unit", "migration"):
+        whole = [nodeid.replace("integration", room) for nodeid in both]
+        assert kept(*whole) == whole
+
+
+def test_of_a_long_table_as_many_cases_are_run_evenly_chosen() -> None:
+    cases = 4 * conftest.MOST_CASES
+    table = [f"tests/server/test_a.py::test_one[{on}-{n}]" for n in range(cases) for on in conftest.DATABASES]
+    found = kept(*table)
+    assert len(found) == conftest.MOST_CASES
+    assert [int(one.rpartition("-")[2][:-1]) for one in found] == list(range(0, cases, 4))
+    assert {sum(on in one for one in found) for on in conftest.DATABASES} == {conftest.MOST_CASES // 2}
+
+
+def test_nothing_is_begun_once_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conftest, "WHOLE", False)
+    conftest.pytest_runtest_setup()
+    monkeypatch.setattr(conftest, "BEGAN_S", conftest.BEGAN_S - conftest.WITHIN_S)
+    with pytest.raises(pytest.skip.Exception, match=conftest.TIME_IS_UP):
+        conftest.pytest_runtest_setup()
+    monkeypatch.setattr(conftest, "WHOLE", True)
+    conftest.pytest_runtest_setup()
