@@ -60,7 +60,7 @@ class Meters:
             return self._meters
         found = await self._list("/v1/billing/meters", {})
         if not isinstance(found, list):
-            return found
+            return found if isinstance(found, ReadFailed) else ReadFailed(found.reason)
         self._meters = [_meter(item) for item in found]
         self._read_ms = now_ms
         return self._meters
