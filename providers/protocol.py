@@ -183,8 +183,7 @@ class NoCustomer:
 
 @dataclass(frozen=True)
 class ReadFailed:
-    """It could not be read; ask again later. A balance that cannot be read is not zero. `too_many`: it was refused for
-    too many calls."""
+    """Ask again later: a balance that cannot be read is not zero. `too_many`: it was refused for too many calls."""
 
     reason: str
     too_many: bool = False

@@ -27,16 +27,8 @@ from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.prices import add, rate_card
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.sources.events import keys
-from drawdown.worker.sources.events.charged import charged
-from drawdown.worker.sources.events.store import (
-    WITHDRAWN,
-    Taken,
-    charged_at_once,
-    keep_above_floor,
-    names_of,
-    spot_of,
-    take,
-)
+from drawdown.worker.sources.events.charged import charged, spot_of
+from drawdown.worker.sources.events.store import WITHDRAWN, Taken, charged_at_once, keep_above_floor, names_of, take
 
 SQL = queries(__file__)
 
@@ -85,8 +77,7 @@ class DiffLine:
 @dataclass(frozen=True)
 class Diff:
     """What closing would do. `counts`: events by what would become of them: `new` ones go in; a `duplicate` is usage
-    already; a `conflict` has the key of another event; one that is `too_late`, was `withdrawn`, or is of a type that is
-    `charged_at_once` then, never goes in."""
+    already; a `conflict` has another event's key; a `too_late`, `withdrawn` or `charged_at_once` one never goes in."""
 
     backfill: Backfill
     counts: dict[str, int]
@@ -143,9 +134,8 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
     ]
     asked = [_row(name, event) for name, event in zip(names, events, strict=True)]
     rows: dict[str, dict[str, Any]] = {}
-    for row, no in zip(asked, wrong, strict=True):
-        if no is None:
-            rows.setdefault(row["sample_id"], row)
+    for row in (row for row, no in zip(asked, wrong, strict=True) if no is None):
+        rows.setdefault(row["sample_id"], row)
     new = set(SQL.run(connection, "stage", {"backfill": name, "events": list(rows.values())}).scalars())
     if int(SQL.run(connection, "staged", {"backfill": name}).scalar_one()) > MOST_STAGED:
         raise Refused(f"a backfill holds {MOST_STAGED:,} events at most: close this one, and open another for the rest")

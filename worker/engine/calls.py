@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar, cast, overload
 
 import structlog
-from aiolimiter import AsyncLimiter
 
 from drawdown.providers.protocol import (
     CustomerRead,
@@ -31,7 +30,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.breaker import OPEN_FOR_MS
-from drawdown.worker.engine.effects import LANES, NOT_SENT, LookUp, Over, Push, never
+from drawdown.worker.engine.effects import LANES, NOT_SENT, Cut, LookUp, Over, Push, never
 from drawdown.worker.engine.flight import Flight
 from drawdown.worker.engine.lines import (
     Allowance,
@@ -39,9 +38,12 @@ from drawdown.worker.engine.lines import (
     CustomerLines,
     InARow,
     NotBegun,
+    ReadPace,
     Slots,
     Turns,
     by_customer,
+    limiter,
+    turned_away,
 )
 
 log = structlog.get_logger()
@@ -56,10 +58,6 @@ MOST_UNSETTLED: Final = 256
 these to look up or to send again."""
 LAST_ANSWERS_S: Final = 10.0
 """Once time is up, pushes under way are waited for so long: each that is given up has to be looked up."""
-SLICE_S: Final = 0.02
-"""A limiter starts with a full bucket: it holds no more than a slice of a second's worth."""
-USED_SHARE: Final = 0.94
-"""Of the allowed rate. The rest is for calls that arrive closer together than they were sent: no second goes above."""
 
 
 class Calls:
@@ -72,9 +70,8 @@ class Calls:
         capabilities = provider.capabilities
         self._slots = Slots(max(capabilities.in_flight // processes, 1))
         self._reading = Slots(min(READS_AT_ONCE, capabilities.in_flight))
-        self._pushes = _limiter(capabilities.calls_per_s, processes)
-        self._reads = _limiter(capabilities.reads_per_s, processes)
-        self._of_customer: dict[str, AsyncLimiter | None] = {}
+        self._pushes = limiter(capabilities.calls_per_s, processes)
+        self._reads = ReadPace(capabilities, processes)
         self._lines = CustomerLines(capabilities)
         self._flights: dict[Push | LookUp, Flight[Outcome] | Flight[LookupResult]] = {}
 
@@ -207,12 +204,12 @@ class Calls:
                 await flight.room()
                 asked = [requests[place] for place in places]
                 async with self._reading as number:
-                    await self._may_read(customer := asked[0].customer_id)
+                    await self._reads.turn(customer := asked[0].customer_id)
                     if flight.over():
                         return
                     flight.begin(places)
                     answers = await self._found(asked)
-                    self._heed(self._reading.allowance, number, customer, turned_away=_turned_away(answers))
+                    self._heed(self._reading.allowance, number, customer, turned_away=turned_away(answers))
                 for place, answer in zip(places, answers, strict=True):
                     flight.answer(place, answer)
 
@@ -231,7 +228,7 @@ class Calls:
         return answers
 
     async def customers(
-        self, customer_ids: Sequence[str], over: Over = never, cut: Callable[[int], None] | None = None
+        self, customer_ids: Sequence[str], over: Over = never, cut: Cut | None = None
     ) -> Mapping[str, CustomerRead]:
         """The state of any number of customers."""
         size = self._provider.capabilities.reads_a_call
@@ -272,7 +269,7 @@ class Calls:
             for place in places:
                 await flight.room()
                 async with self._reading as number:
-                    await self._may_read(customer(asked[place]) if paced else None)
+                    await self._reads.turn(customer(asked[place]) if paced else None)
                     if flight.over():
                         return
                     flight.begin([place])
@@ -282,8 +279,8 @@ class Calls:
                     except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
                         log.exception("provider_failed", provider=self._provider.name)
                         answer = ReadFailed(in_short(error))
-                    turned_away = _turned_away(answer)
-                    self._heed(self._reading.allowance, number, customer(asked[place]), turned_away=turned_away)
+                    refused = turned_away(answer)
+                    self._heed(self._reading.allowance, number, customer(asked[place]), turned_away=refused)
                 flight.answer(place, answer)
 
         flight.start([work] * self._reads_at_once(len(asked)))
@@ -298,32 +295,6 @@ class Calls:
     def _reads_at_once(self, count: int) -> int:
         return min(READS_AT_ONCE, self._provider.capabilities.in_flight, count)
 
-    async def _may_read(self, customer_id: str | None) -> None:
-        a_second = self._provider.capabilities.lookups_per_s
-        if customer_id is not None and a_second is not None:
-            if customer_id not in self._of_customer:
-                self._of_customer[customer_id] = _limiter(a_second)
-            limiter = self._of_customer[customer_id]
-            assert limiter is not None
-            await limiter.acquire()
-        if self._reads is not None:
-            await self._reads.acquire()
-
 
 def _unread(_place: int, begun: bool) -> ReadFailed:
     return ReadFailed("no answer before time was up" if begun else "not asked: time was up before")
-
-
-def _turned_away(answer: object) -> bool:
-    """Whether a read was refused for too many calls."""
-    said = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list | tuple) else (answer,)
-    return any(isinstance(found, ReadFailed) and found.too_many for found in said)
-
-
-def _limiter(allowed: float | None, processes: int = 1) -> AsyncLimiter | None:
-    """Nearly as fast as allowed, and in no second faster."""
-    if allowed is None:
-        return None
-    a_second = allowed / processes
-    at_once = max(a_second * SLICE_S, 1.0)
-    return AsyncLimiter(at_once, at_once / (a_second * USED_SHARE))

@@ -17,8 +17,8 @@ from drawdown.providers.protocol import PushRequest
 from drawdown.worker.engine.on_disk import OnDisk
 
 R = TypeVar("R")
-Over: TypeAlias = Callable[[], bool]
-"""Whether nothing more is to be begun: time is up, or the process was told to end."""
+Over: TypeAlias = Callable[[], bool]  # whether nothing more is to be begun: time is up, or the process is to end
+Cut: TypeAlias = Callable[[int], None]  # told how few calls at once were allowed, where fewer than otherwise
 NOT_SENT: Final = "not sent: time was up before"
 """What is answered for a request that was `over` before it was begun."""
 LANES: Final = 2
@@ -48,8 +48,7 @@ class Push:
     provider: str
     batch: Sequence[PushRequest]
     over: Over
-    cut: Callable[[int], None] | None = None
-    """Told how few calls at once were allowed, where that was fewer than the provider declares."""
+    cut: Cut | None = None
     closed: Over = never
     gives_way: bool = False  # others are due: who is told to wait is answered as not begun, and not waited for
 
@@ -88,8 +87,7 @@ class ReadCustomers:
     provider: str
     customer_ids: Sequence[str]
     over: Over = never
-    cut: Callable[[int], None] | None = None
-    """Told how few reads at once were allowed, where that was fewer than otherwise."""
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,27 @@
 
 Guarantee: customers take turns, and one that is told to wait holds up no other. A line is one customer's pushes, or one
 customer's pushes of one feature where a provider takes those one at a time. Of all calls as many are under way as a
-provider declares, never none, and fewer only where several customers have too many.
+provider declares, never none, and fewer only where several customers have too many; in no second more than it allows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import zip_longest
 from typing import Final
 
-from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, RetryAt
+from aiolimiter import AsyncLimiter
+
+from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, ReadFailed, RetryAt
 from drawdown.schema.units import SECOND_MS
 
+SLICE_S: Final = 0.02
+"""A limiter starts with a full bucket: it holds no more than a slice of a second's worth."""
+USED_SHARE: Final = 0.94
+"""Of the allowed rate. The rest is for calls that arrive closer together than they were sent: no second goes above."""
 AT_ONCE: Final = 4
 """Pushes of one customer on their way: where a provider dies, each key that it had claimed may stay in doubt for a day;
 and one that limits customers refuses a burst."""
@@ -223,3 +229,38 @@ class Slots:
         while self._held_back > self.allowance.most - self.allowance.allowed:
             self._held_back -= 1
             self._free.release()
+
+
+def turned_away(answer: object) -> bool:
+    """Whether a read was refused for too many calls."""
+    said = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list | tuple) else (answer,)
+    return any(isinstance(found, ReadFailed) and found.too_many for found in said)
+
+
+def limiter(allowed: float | None, processes: int = 1) -> AsyncLimiter | None:
+    """Of so many calls a second, which so many processes share; None where any number is allowed."""
+    if allowed is None:
+        return None
+    a_second = allowed / processes
+    at_once = max(a_second * SLICE_S, 1.0)
+    return AsyncLimiter(at_once, at_once / (a_second * USED_SHARE))
+
+
+class ReadPace:
+    """Of reads: of all together, and of one customer's."""
+
+    def __init__(self, capabilities: Capabilities, processes: int) -> None:
+        self._all = limiter(capabilities.reads_per_s, processes)
+        self._allowed_one = capabilities.lookups_per_s
+        self._of_customer: dict[str, AsyncLimiter | None] = {}
+
+    async def turn(self, customer_id: str | None) -> None:
+        """Wait until a read may be made; None: no customer's bound holds for it."""
+        if customer_id is not None and self._allowed_one is not None:
+            if customer_id not in self._of_customer:
+                self._of_customer[customer_id] = limiter(self._allowed_one)
+            of_customer = self._of_customer[customer_id]
+            assert of_customer is not None
+            await of_customer.acquire()
+        if self._all is not None:
+            await self._all.acquire()

@@ -12,15 +12,26 @@ from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
+from drawdown.events.envelope import UsageEvent
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
+from drawdown.schema.units import window_of
 from drawdown.worker.sources.events.types import meters
 
 SQL = queries(__file__)
 
 CODE: Final = "charged_at_once"
+WHY: Final = (
+    "{} is charged at once in its window, by the guard as {}, and no event of it is billed: it is not kept; send its "
+    "use to POST /v1/guard/consume"
+)
 Spot: TypeAlias = tuple[str, int]
 """An event type, and the begin of a window."""
+
+
+def spot_of(event: UsageEvent) -> Spot:
+    """What of an event says whether it is charged at once."""
+    return event.event_type, int(window_of(event.occurred_ms))
 
 
 def charged(connection: sa.Connection, spots: Collection[Spot]) -> dict[Spot, str]:

@@ -67,10 +67,6 @@ _OTHER: Final = Taken(
     "conflict", "other_content", "its source and id were taken before, with other content: that stays, and this one is "
     "kept aside; withdraw that one, and send this one with an id of its own",
 )  # fmt: skip
-_CHARGED: Final = (
-    "{} is charged at once in its window, by the guard as {}, and no event of it is billed: it is not kept; send its "
-    "use to POST /v1/guard/consume"
-)
 _REPEATED: Final = Taken(
     "invalid", "key_repeated", "another item of this batch has its source and id, and was refused: send this one alone"
 )
@@ -211,7 +207,7 @@ def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types
     floors = {str(row.org_id): int(row.floor_ms) for row in SQL.run(connection, "floors", asked)}
     late = {key["sample_id"] for key, event in batch if event.occurred_ms < floors.get(event.org_id, 0)}
     found = dict.fromkeys(late, TOO_LATE)
-    at_once = charged.charged(connection, {spot_of(event) for _, event in batch})
+    at_once = charged.charged(connection, {charged.spot_of(event) for _, event in batch})
     for key, event in batch if at_once else ():
         if (answer := charged_at_once(event, at_once)) is not None:
             found.setdefault(key["sample_id"], answer)
@@ -283,7 +279,8 @@ def _standing(
     billed, featureless = {}, set()
     for row in SQL.run(connection, "billed", {"spots": rows}):
         spot = (str(row.org_id), int(row.window_ms), int(row.meter))
-        billed[spot] = _answer(row.provider, row.feature)
+        goes_in = row.feature is not None or row.provider in EXEMPT_PROVIDERS
+        billed[spot] = UNASSIGNED if row.provider is None else _ACCEPTED if goes_in else None
         if row.feature is None:
             featureless.add(spot)
     by_meter = {meter: name for name, meter in known.items()}
@@ -292,22 +289,10 @@ def _standing(
     return {name: waits[spot] or _ACCEPTED for name, spot in spots.items()}
 
 
-def _answer(provider: str | None, feature: str | None) -> Taken | None:
-    """None: what bills it is not said yet."""
-    if provider is None:
-        return UNASSIGNED
-    return _ACCEPTED if feature is not None or provider in EXEMPT_PROVIDERS else None
-
-
-def spot_of(event: UsageEvent) -> charged.Spot:
-    """What of an event says whether it is charged at once."""
-    return event.event_type, int(window_of(event.occurred_ms))
-
-
 def charged_at_once(event: UsageEvent, at_once: Mapping[charged.Spot, str]) -> Taken | None:
     """The answer to an event where it is; `at_once`: what `charged` found."""
-    metric = at_once.get(spot_of(event))
-    return None if metric is None else Taken("invalid", charged.CODE, _CHARGED.format(event.event_type, metric))
+    metric = at_once.get(charged.spot_of(event))
+    return None if metric is None else Taken("invalid", charged.CODE, charged.WHY.format(event.event_type, metric))
 
 
 def _unmapped(event_type: str, window_ms: int) -> Taken:
