@@ -48,7 +48,7 @@ def wrong(place: str, text: str) -> Iterator[str]:
 
 def escaped(text: str) -> str:
     """As a page shows it."""
-    return html.escape(text.encode("unicode_escape").decode()).replace("&#x27;", "&#39;")
+    return html.escape(text.encode("unicode_escape").decode()).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
 
 
 def of_things() -> list[str]:
