@@ -21,7 +21,6 @@ from tests.server.console_home import Home, close_servers
 from tests.server.filled import Filled
 from tests.server.house import House
 
-
 PATIENT_S: Final = 25.0
 """A page's time, where the machine does much else."""
 
