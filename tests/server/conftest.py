@@ -5,32 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import connect
-from drawdown.server.console import console
-from drawdown.server.console.acting import acting
-from drawdown.server.console.my import my
 from tests import leftovers
 from tests.conftest import _new_database, opened
 from tests.fresh import fresh
 from tests.server.console_home import Home, close_servers
 from tests.server.filled import Filled
 from tests.server.house import House
-
-PATIENT_S: Final = 25.0
-"""A page's time, where the machine does much else."""
-
-
-@pytest.fixture(scope="package", autouse=True)
-def patient() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (console, acting, my):
-            patch.setattr(module, "WITHIN_S", PATIENT_S)
-        yield
 
 
 @pytest.fixture

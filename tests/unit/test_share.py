@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -30,7 +31,7 @@ def test_each_test_and_each_case_meets_one_database_by_turns() -> None:
     both = [f"{one}[sqlite]", f"{one}[postgresql]", f"{two}[postgresql-case]", f"{two}[sqlite-case]"]
     assert kept(*both) == [f"{one}[sqlite]", f"{two}[postgresql-case]"]
     assert kept("tests/crash/test_a.py::test_one[postgresql]") == ["tests/crash/test_a.py::test_one[postgresql]"]
-    for room in ("unit", "migration"):
+    for room in ("unit", "migration", "interleave", "contract"):
         whole = [nodeid.replace("integration", room) for nodeid in both]
         assert kept(*whole) == whole
 
@@ -42,6 +43,17 @@ def test_of_a_long_table_as_many_cases_are_run_evenly_chosen() -> None:
     assert len(found) == conftest.MOST_CASES
     assert [int(one.rpartition("-")[2][:-1]) for one in found] == list(range(0, cases, 4))
     assert {sum(on in one for one in found) for on in conftest.DATABASES} == {conftest.MOST_CASES // 2}
+
+
+@pytest.mark.parametrize(("left", "status"), [(1, pytest.ExitCode.TESTS_FAILED), (0, pytest.ExitCode.OK)])
+def test_a_run_that_left_something_out_did_not_pass(left: int, status: pytest.ExitCode) -> None:
+    skipped = [SimpleNamespace(longrepr=("file", 1, "Skipped: no such tool"))]
+    skipped += [SimpleNamespace(longrepr=("file", 1, f"Skipped: {conftest.TIME_IS_UP}"))] * left
+    terminal = SimpleNamespace(stats={"skipped": skipped})
+    config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin={"terminalreporter": terminal}.get))
+    session = SimpleNamespace(exitstatus=pytest.ExitCode.OK, config=config)
+    conftest.pytest_sessionfinish(cast(Any, session))
+    assert session.exitstatus is status
 
 
 def test_nothing_is_begun_once_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:

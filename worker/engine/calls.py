@@ -293,7 +293,7 @@ class Calls:
         return [answers[place] for place in range(len(asked))]
 
     def _reads_at_once(self, count: int) -> int:
-        return min(READS_AT_ONCE, self._provider.capabilities.in_flight, count)
+        return min(self._reading.allowance.most, count)
 
 
 def _unread(_place: int, begun: bool) -> ReadFailed:
