@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from joserfc.jwk import OctKey
 from drawdown.providers.http.client import HttpClient
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import write
+from drawdown.schema.units import MICRO
 from drawdown.server.console.door import COOKIE
 from drawdown.server.settings import OidcSettings
 from drawdown.worker.commands import console_sessions, console_users
@@ -188,7 +190,7 @@ def test_files_hold_what_the_page_shows(live: Site) -> None:
         every = list(csv.DictReader(io.StringIO(client.get("/console/orgs.csv").text)))
         assert f"'{FORMULA}" in {row["org_id"] for row in every}
         ledger = list(csv.DictReader(io.StringIO(client.get("/console/org.csv", params={"id": "acme"}).text)))
-        assert sum(int(row["moved_micro"]) for row in ledger) == live.fleet.one(
+        assert sum(Decimal(row["moved"]) * MICRO for row in ledger) == live.fleet.one(
             "SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'"
         )
     kept = live.fleet.rows("SELECT actor, details FROM operator_actions WHERE action = 'console_export'")

@@ -49,7 +49,7 @@ def test_whoever_stands_on_a_link_stays_there_and_the_figures_go_on(live: Site, 
     halted = page.locator(".tile", has_text="organisations that may start nothing").locator(".figure")
     before = int(halted.inner_text())
     page.get_by_role("link", name="In doubt", exact=True).focus()
-    live.fleet.write("UPDATE orgs SET is_halted = TRUE, halted_at = 1, halt_reason = 'spent' WHERE org_id = 'initech'")
+    live.fleet.write("UPDATE orgs SET is_halted = TRUE, halted_at = 1, halt_reason = 'spent' WHERE org_id = 'acme'")
     try:
         with come_anew(page):
             assert int(halted.inner_text()) == before + 1
@@ -58,5 +58,5 @@ def test_whoever_stands_on_a_link_stays_there_and_the_figures_go_on(live: Site, 
         page.wait_for_url("**/console/pushes?state=in_doubt")
     finally:
         live.fleet.write(
-            "UPDATE orgs SET is_halted = FALSE, halted_at = NULL, halt_reason = NULL WHERE org_id = 'initech'"
+            "UPDATE orgs SET is_halted = FALSE, halted_at = NULL, halt_reason = NULL WHERE org_id = 'acme'"
         )

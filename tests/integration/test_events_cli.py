@@ -108,7 +108,9 @@ def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell
     assert found["event_types"] == [
         {"event_type": RENDER, "feature": "render", "unit": "units", "start_ms": T0 + WINDOW_MS, "end_ms": None}
     ]
-    assert found["events_without_feature"] == [{"event_type": RENDER, "units": 7, "events": 2, "orgs": 1}]
+    assert found["events_without_feature"] == [
+        {"event_type": RENDER, "units": 7, "events": 2, "orgs": 1, "metric": None}
+    ]
     assert found["without_feature"] == []
     assert all(row["hi"] <= 16_777_216 for row in found["mapping"])
     assert "7 units of page.render" in shell("status acme", 75)

@@ -4,13 +4,16 @@ counters right."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.events.envelope import UsageEvent
 from drawdown.guard.periods import start_of
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.checks import counters
 from drawdown.worker.commands import credit, guard, guard_holds, guard_overrides, guard_terms
@@ -20,8 +23,10 @@ from drawdown.worker.commands.guard_counts import State
 from drawdown.worker.commands.guard_keys import own_name
 from drawdown.worker.commands.guard_overrides import Terms
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.sources.events.store import take
+from drawdown.worker.sources.events.types import meters
 from drawdown.worker.views.guard import Drift
-from tests.interleave.party import plain
+from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import NOW, Stage
 
 BEE: Final = "bee"
@@ -45,6 +50,7 @@ def begin(stage: Stage) -> None:
         guard_terms.set_limit(connection, PlanLimit("gloom", "*", "month", 1), hour_ago)
         terms = Terms("spark", "org", BEE, "day", 9, NOW + DAY_MS)
         guard_overrides.add(connection, terms, hour_ago, asked=True)
+        meters(connection, ["glow.done"], hour_ago.now_ms)
 
     write(stage.engine, work)
 
@@ -129,6 +135,21 @@ def _billed_once(stage: Stage) -> Iterator[str]:
     )
     if priced and mapped:
         yield "the guard charges for glow.done, and the seal bills it as glow"
+    ((waits,),) = stage.rows("SELECT COUNT(*) FROM usage_events WHERE event_id = 'glow-1'")
+    if priced and waits and not mapped:
+        yield "the guard charges for glow.done, and an event of it went in, which nothing will ever bill"
+
+
+GLOW: Final = UsageEvent("app", "glow-1", "glow.done", "acme", 3, NOW - 1)
+
+
+def _sends_again(engine: sa.Engine) -> None:
+    """What a sender does that is told to try again, for a price was set this moment."""
+    for _ in range(2):
+        with suppress(DatabaseBusy):
+            write(engine, lambda c: take(c, [GLOW], NOW))
+            return
+    raise DatabaseBusy("it was told twice to try again")
 
 
 ACTS: Final = "cli.nouns.guard_acts"
@@ -165,6 +186,7 @@ GUARD: Final = (
         lambda s, c: map_event(c, "glow.done", "glow", s.by),
         _billed_once,
     ),
+    Party("host takes events of what may be charged", lambda _: Act(_sends_again), _billed_once),
     plain("cli.nouns.guard:reconcile", lambda s, c: counters.put_right(c, _off(s), 0, s.by), _never_beyond),
     plain("server.api.cron:_guard", lambda s, c: counters.put_right(c, _off(s), 0, s.by), _never_beyond),
     plain("cli.nouns.limits:set_", lambda s, c: guard_terms.set_limit(c, PlanLimit("spark", "*", "month", 8), s.by)),

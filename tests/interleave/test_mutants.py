@@ -16,7 +16,8 @@ from drawdown.worker.commands import credit, guard_terms, withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
 from drawdown.worker.seal import statements, stops
-from drawdown.worker.sources.events import store
+from drawdown.worker.sources.events import charged, store
+from drawdown.worker.sources.events.types import meters
 from tests.interleave.explore import Explorer
 
 pytestmark = pytest.mark.xdist_group("interleave")
@@ -52,7 +53,17 @@ def _corrections_without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 
 def _priced_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    """Neither the seal's, nor that of the event type."""
     patch.setattr(guard_terms, "lock_buckets", _none)
+    _priced_without_the_types_row(patch)
+
+
+def _priced_without_the_types_row(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(charged, "hold", lambda c, event_type, now_ms: meters(c, [event_type], now_ms).get(event_type))
+
+
+def _taken_without_the_types_row(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(charged, "share", _none)
 
 
 def _asked_without_the_lock(patch: pytest.MonkeyPatch) -> None:
@@ -137,6 +148,16 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _priced_without_the_lock,
         "cli.nouns.guard:set_ a price of what may be metered",
         "cli.nouns.features:map_event_ what may be charged",
+    ),
+    "a price is set without the row of its event type": (
+        _priced_without_the_types_row,
+        "cli.nouns.guard:set_ a price of what may be metered",
+        "host takes events of what may be charged",
+    ),
+    "an event is taken without the row of its type": (
+        _taken_without_the_types_row,
+        "host takes events of what may be charged",
+        "cli.nouns.guard:set_ a price of what may be metered",
     ),
     "an override is asked for without the lock": (
         _asked_without_the_lock,

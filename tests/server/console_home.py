@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
@@ -41,6 +43,11 @@ def close_servers() -> None:
 
 def secret(number: int) -> str:
     return f"{number:043}"
+
+
+def as_read(page: str) -> str:
+    """A page's text as people read it, without what marks names and commands in it."""
+    return html.unescape(re.sub(r"</?(bdi|code)\b[^>]*>", "", page)).replace("`", "")
 
 
 class Home:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.settings import MySettings, ServerSettings
 from tests.browser.sites import NOW, fill
 from tests.server.console_home import URL, Home
@@ -50,8 +50,13 @@ class Filled(Home):
         fleet, at = self.fleet, T0 + 8 * DAY_MS
         fleet.assign(TURNED, from_ms=T0)
         fleet.sample(TURNED, at, 60, sandbox=TURNED)
+        fleet.sample(TURNED, at + WINDOW_MS, 60, sandbox=TURNED)
         fleet.sample(f"nobody{TURNED}", at, 60, sandbox=TURNED)
         fleet.tick(NOW)
         fleet.write("INSERT INTO sandboxes VALUES (:name, :name, :name, 'running')", {"name": TURNED})
+        fleet.write(
+            "UPDATE pushes SET state = 'in_doubt' WHERE org_id = :org AND state = 'due' AND window_ms >= :at",
+            {"org": TURNED, "at": at + WINDOW_MS},
+        )
         fleet.write("UPDATE orgs SET halt_reason = :said WHERE is_halted", {"said": WRITTEN})
         fleet.write("UPDATE pushes SET last_error = :said WHERE state IN ('in_doubt', 'rejected')", {"said": WRITTEN})

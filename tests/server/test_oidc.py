@@ -30,6 +30,7 @@ from drawdown.server.tokens import elsewhere
 from drawdown.worker.commands import console_users
 from tests.fresh import fresh
 from tests.server import issuer as issuers
+from tests.server.console_home import as_read
 from tests.server.issuer import CLIENT, EC, FOREIGN, ISSUER, RSA, SECRET, Issuer, said, signed
 from tests.world import Fleet
 
@@ -97,8 +98,8 @@ class Home:
                 console._oidc._elsewhere._kept.clear()
                 answer = await self.return_(client, "/console/", **spoilt)
                 assert answer.status_code == status, answer.text
-                (why,) = re.findall(r'role="alert">([^<]*)<', answer.text)
-                assert words in why.replace("&#39;", "'").replace("&#34;", '"'), why
+                (why,) = re.findall(r'role="alert">(.*?)</p>', answer.text, re.DOTALL)
+                assert words in as_read(why), why
                 assert COOKIE not in answer.headers.get("set-cookie", "")
 
         self.ask(work)
@@ -369,7 +370,8 @@ def test_the_way_back_is_used_once_within_ten_minutes_and_by_the_last_tab(home: 
     async def work(client: httpx.AsyncClient, _: Server) -> list[str]:
         async def back(query: dict[str, str]) -> str:
             answer = await client.get("/console/oidc/back", params=query)
-            return str(answer.headers.get("location") or re.findall(r'role="alert">([^<]*)<', answer.text)[0])
+            where = answer.headers.get("location")
+            return str(where or re.findall(r'role="alert">(.*?)</p>', answer.text, re.DOTALL)[0])
 
         first = home.issuer.agree((await client.get("/console/oidc")).headers["location"])
         second = home.issuer.agree((await client.get("/console/oidc")).headers["location"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar, cast, overload
 
 import structlog
@@ -38,12 +39,11 @@ from drawdown.worker.engine.lines import (
     CustomerLines,
     InARow,
     NotBegun,
-    ReadPace,
+    Reads,
     Slots,
     Turns,
     by_customer,
     limiter,
-    turned_away,
 )
 
 log = structlog.get_logger()
@@ -52,7 +52,6 @@ A = TypeVar("A")
 B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
 """Calls of one batch that fail in a row: what is left of it is not sent, or an outage would cost a timeout each."""
-READS_AT_ONCE: Final = 64
 MOST_UNSETTLED: Final = 256
 """Calls with pushes to one provider, all lanes together, whose answers are not written down: a process that dies has
 these to look up or to send again."""
@@ -69,9 +68,8 @@ class Calls:
         self._clock = clock
         capabilities = provider.capabilities
         self._slots = Slots(max(capabilities.in_flight // processes, 1))
-        self._reading = Slots(min(READS_AT_ONCE, capabilities.in_flight))
         self._pushes = limiter(capabilities.calls_per_s, processes)
-        self._reads = ReadPace(capabilities, processes)
+        self._reads = Reads(capabilities, processes, self._heed)
         self._lines = CustomerLines(capabilities)
         self._flights: dict[Push | LookUp, Flight[Outcome] | Flight[LookupResult]] = {}
 
@@ -168,9 +166,9 @@ class Calls:
         too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
         if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # else fewer at once are tried first
             failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
-        self._heed(allowance, number, customer, turned_away=too_many)
+        self._heed(allowance, number, customer, too_many)
 
-    def _heed(self, allowance: Allowance, number: int, customer: str, *, turned_away: bool) -> None:
+    def _heed(self, allowance: Allowance, number: int, customer: str, turned_away: bool) -> None:
         if allowance.note(number, customer, turned_away=turned_away):
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
@@ -203,13 +201,10 @@ class Calls:
             for places in calls:
                 await flight.room()
                 asked = [requests[place] for place in places]
-                async with self._reading as number:
-                    await self._reads.turn(customer := asked[0].customer_id)
-                    if flight.over():
-                        return
-                    flight.begin(places)
-                    answers = await self._found(asked)
-                    self._heed(self._reading.allowance, number, customer, turned_away=turned_away(answers))
+                find, begin = partial(self._found, asked), partial(flight.may_begin, places)
+                answers = await self._reads.answer(find, asked[0].customer_id, begin, paced=True)
+                if answers is None:
+                    return
                 for place, answer in zip(places, answers, strict=True):
                     flight.answer(place, answer)
 
@@ -237,7 +232,7 @@ class Calls:
         read = await self._each(parts, self._provider.customers, lambda part: part[0], over)
         for part, states in zip(parts, read, strict=True):
             found.update(dict.fromkeys(part, states) if isinstance(states, ReadFailed) else states)
-        self._reading.tell(cut)
+        self._reads.slots.tell(cut)
         return found
 
     async def totals(self, wanted: Sequence[tuple[str, int, int]], over: Over = never) -> list[Totals | ReadFailed]:
@@ -268,19 +263,10 @@ class Calls:
         async def work() -> None:
             for place in places:
                 await flight.room()
-                async with self._reading as number:
-                    await self._reads.turn(customer(asked[place]) if paced else None)
-                    if flight.over():
-                        return
-                    flight.begin([place])
-                    answer: B | ReadFailed
-                    try:
-                        answer = await ask(asked[place])
-                    except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
-                        log.exception("provider_failed", provider=self._provider.name)
-                        answer = ReadFailed(in_short(error))
-                    refused = turned_away(answer)
-                    self._heed(self._reading.allowance, number, customer(asked[place]), turned_away=refused)
+                one, begin = partial(self._said, ask, asked[place]), partial(flight.may_begin, [place])
+                answer = await self._reads.answer(one, customer(asked[place]), begin, paced=paced)
+                if answer is None:
+                    return
                 flight.answer(place, answer)
 
         flight.start([work] * self._reads_at_once(len(asked)))
@@ -292,8 +278,15 @@ class Calls:
             await flight.close()
         return [answers[place] for place in range(len(asked))]
 
+    async def _said(self, ask: Callable[[A], Awaitable[B]], asked: A) -> B | ReadFailed:
+        try:
+            return await ask(asked)
+        except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
+            log.exception("provider_failed", provider=self._provider.name)
+            return ReadFailed(in_short(error))
+
     def _reads_at_once(self, count: int) -> int:
-        return min(self._reading.allowance.most, count)
+        return min(self._reads.slots.allowance.most, count)
 
 
 def _unread(_place: int, begun: bool) -> ReadFailed:

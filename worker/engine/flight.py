@@ -77,6 +77,13 @@ class Flight(Generic[A]):
         call = set(places)
         self._call_of.update(dict.fromkeys(call, call))
 
+    def may_begin(self, places: Iterable[int]) -> bool:
+        """Begin a call, unless none may be begun any more; whether it was."""
+        if self.over():
+            return False
+        self.begin(places)
+        return True
+
     def answer(self, place: int, answer: A) -> None:
         """What came of one."""
         self._left.remove(place)

@@ -8,17 +8,18 @@ provider declares, never none, and fewer only where several customers have too m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import zip_longest
-from typing import Final
+from typing import Final, TypeVar
 
 from aiolimiter import AsyncLimiter
 
 from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, ReadFailed, RetryAt
 from drawdown.schema.units import SECOND_MS
 
+Answer = TypeVar("Answer")
 SLICE_S: Final = 0.02
 """A limiter starts with a full bucket: it holds no more than a slice of a second's worth."""
 USED_SHARE: Final = 0.94
@@ -34,6 +35,10 @@ TURNED_AWAY: Final = 10
 calls are allowed. Fewer than the calls in a row after which the rest is not sent at all."""
 STEPS: Final = 32
 """Rounds without that from none to all that is declared."""
+READS_AT_ONCE: Final = 64
+READ_TRIES: Final = 8
+"""A read that is turned away while fewer at once can be tried is asked for again: from all at once to one takes seven
+halvings."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,10 @@ class Allowance:
         return cut
 
 
+Heed = Callable[[Allowance, int, str, bool], None]
+"""What an answer to a call, by its number and its customer, and whether it was turned away, does to what is allowed."""
+
+
 class Slots:
     """A place for each call that may be under way."""
 
@@ -246,15 +255,37 @@ def limiter(allowed: float | None, processes: int = 1) -> AsyncLimiter | None:
     return AsyncLimiter(at_once, at_once / (a_second * USED_SHARE))
 
 
-class ReadPace:
-    """Of reads: of all together, and of one customer's."""
+class Reads:
+    """All reads of one provider: so many at once, so many a second, and of one customer so many a second. `heed` is
+    told what an answer says of the reads after it."""
 
-    def __init__(self, capabilities: Capabilities, processes: int) -> None:
+    def __init__(self, capabilities: Capabilities, processes: int, heed: Heed) -> None:
+        self.slots = Slots(min(READS_AT_ONCE, capabilities.in_flight))
+        self._heed = heed
         self._all = limiter(capabilities.reads_per_s, processes)
         self._allowed_one = capabilities.lookups_per_s
         self._of_customer: dict[str, AsyncLimiter | None] = {}
 
-    async def turn(self, customer_id: str | None) -> None:
+    async def answer(
+        self, ask: Callable[[], Awaitable[Answer]], customer_id: str, begin: Callable[[], bool], *, paced: bool
+    ) -> Answer | None:
+        """What a read says; one that was turned away is asked for again, in its turn. None: it was not begun, for
+        `begin` said no. `paced`: within what is allowed a second for one customer."""
+        answer: Answer | None = None
+        for _ in range(READ_TRIES):
+            async with self.slots as number:
+                await self._turn(customer_id if paced else None)
+                if not begin():
+                    return answer
+                answer, allowance = await ask(), self.slots.allowance
+                away = turned_away(answer)
+                again = away and (number < allowance.since or allowance.allowed > 1)
+                self._heed(allowance, number, customer_id, away)
+            if not again:
+                return answer
+        return answer
+
+    async def _turn(self, customer_id: str | None) -> None:
         """Wait until a read may be made; None: no customer's bound holds for it."""
         if customer_id is not None and self._allowed_one is not None:
             if customer_id not in self._of_customer:

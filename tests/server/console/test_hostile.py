@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
+from drawdown.server.console.frame import figures
 from drawdown.server.console.my import my
 from drawdown.server.console.my.pages import PAGES as MY_PAGES
 from drawdown.server.console.pages import ACTIONS, PAGES
@@ -96,7 +97,8 @@ def test_they_are_text_for_an_organisations_own_people(home: Home) -> None:
 
 
 def test_they_are_text_in_every_file(home: Home) -> None:
-    places = [(page, page.example) for page in PAGES if page.lines]
+    own = {"/console/audit": f"?to={figures.iso(home.now)}"}  # where each file that is taken is in the next one
+    places = [(page, own.get(page.path, page.example)) for page in PAGES if page.lines]
     places += [(page, f"?id={quote(name)}") for page in PAGES if page.lines and page.example for name in IDS]
     seen = 0
     for page, query in places:

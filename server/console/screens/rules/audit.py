@@ -112,7 +112,7 @@ def _table(deeds: Sequence[Deed], wrong: set[int], next_: str, command: str, fir
 
 
 def _what(one: Deed, wrong: set[int]) -> Cell:
-    words = one.action.replace("_", "\N{NO-BREAK SPACE}")
+    words = one.action.replace("_", " ")
     return Cell(f"{words}: not what was recorded", "state", "bad") if one.action_id in wrong else Cell(words)
 
 
