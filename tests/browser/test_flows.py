@@ -190,7 +190,7 @@ def test_files_hold_what_the_page_shows(live: Site) -> None:
         every = list(csv.DictReader(io.StringIO(client.get("/console/orgs.csv").text)))
         assert f"'{FORMULA}" in {row["org_id"] for row in every}
         ledger = list(csv.DictReader(io.StringIO(client.get("/console/org.csv", params={"id": "acme"}).text)))
-        assert sum(Decimal(row["moved"]) * MICRO for row in ledger) == live.fleet.one(
+        assert sum(Decimal(row["amount"]) * MICRO for row in ledger) == live.fleet.one(
             "SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'"
         )
     kept = live.fleet.rows("SELECT actor, details FROM operator_actions WHERE action = 'console_export'")
