@@ -39,6 +39,22 @@ IMAGE_EVENTS: Final[tuple[dict[str, object], ...]] = (
     {"kind": "upscale.finished", "job": "j-1", "studio": "north", "megapixels": 48, "finished": "2026-01-31T12:00:01Z"},
     {"kind": "conversion.started", "job": "j-2", "studio": "north"},
 )  # fmt: skip
+LAGO_EVENTS: Final[tuple[dict[str, object], ...]] = (
+    {"transaction_id": "t-1", "external_subscription_id": "sub_1234567890", "code": "storage", "timestamp": 1650893379,
+     "properties": {"gb": 10.5, "region": "eu"}},
+    {"transaction_id": "t-2", "external_subscription_id": "sub_1234567890", "code": "storage",
+     "timestamp": "1650893379.348", "properties": {"gb": "0.001"}},
+    {"transaction_id": "t-1", "external_subscription_id": "sub_1234567890", "code": "api_calls",
+     "timestamp": "2022-04-29T08:59:51.123Z"},
+)  # fmt: skip
+"""As its reference shows them."""
+STRIPE_EVENTS: Final[tuple[dict[str, object], ...]] = (
+    {"event_name": "ai_search_api", "identifier": "identifier_123", "timestamp": 1680210639,
+     "payload": {"value": "25", "stripe_customer_id": "cus_NciAYcXfLnqBoz"}},
+    {"event_name": "ai_search_api", "identifier": "identifier_124", "timestamp": "2024-06-01T12:00:00.000Z",
+     "payload": {"value": "1", "stripe_customer_id": "cus_NciAYcXfLnqBoz", "model": "small"}},
+)  # fmt: skip
+"""Of v1, and of v2."""
 WORKFLOW_EVENTS: Final[tuple[dict[str, object], ...]] = (
     {"name": "StepSucceeded", "run": "r-1", "step": "fetch", "team": "north", "ran_ms": 1500,
      "ended_ms": 1_769_860_800_250, "tier": 1, "flow": "nightly"},

@@ -25,9 +25,11 @@ from tests.unit.core_fixture import (
     FIXTURE,
     FIXTURE_FILE,
     IMAGE_EVENTS,
+    LAGO_EVENTS,
     PACKAGE,
     ROOT,
     SCHEMA,
+    STRIPE_EVENTS,
     WORKFLOW_EVENTS,
     adapter,
     mapped_by,
@@ -36,7 +38,9 @@ from tests.unit.core_fixture import (
 TEXT: Final = FIXTURE_FILE.read_text(encoding="utf-8").lower()
 ACCEPTS: Final = [*FIXTURE["event"]["accepts"], *FIXTURE["replay"]["deliveries"], FIXTURE["replay"]["changed"]]
 REFUSES: Final = FIXTURE["event"]["refuses"]
-ADAPTERS: Final = {"image_conversion": IMAGE_EVENTS, "workflow": WORKFLOW_EVENTS}
+PRODUCTS: Final = {"image_conversion": IMAGE_EVENTS, "workflow": WORKFLOW_EVENTS}
+ADAPTERS: Final = {**PRODUCTS, "lago_events": LAGO_EVENTS, "stripe_meter_events": STRIPE_EVENTS}
+"""Of products, and of the shapes of others' doors."""
 
 
 def test_it_names_its_target_and_its_stages() -> None:
@@ -57,9 +61,10 @@ def test_adapters_are_kept_apart_from_the_validators_of_the_core() -> None:
 def test_it_holds_no_products_name() -> None:
     """Neither those of the adapters nor what they call things."""
     names = {"image", "pixel", "conver", "workflow", "upscale", "sandbox", "drawdown", "autumn", "stripe", "studio"}
-    for name in ADAPTERS:
+    for name in PRODUCTS:
         module = adapter(name)
-        names |= {module.SOURCE, *module.KINDS, *module.KINDS.values()}
+        names |= {*module.KINDS, *module.KINDS.values()}
+    names |= {adapter(name).SOURCE for name in ADAPTERS}
     text = TEXT.replace("image_base64", "")  # the name of a private field
     assert [name for name in names if name.lower() in text] == []
 
@@ -151,7 +156,7 @@ def test_an_adapter_is_short_and_knows_the_envelope_alone(name: str) -> None:
 
 
 def test_two_products_come_into_one_envelope() -> None:
-    made = {name: [mapped_by(name)(one) for one in sent] for name, sent in ADAPTERS.items()}
+    made = {name: [mapped_by(name)(one) for one in sent] for name, sent in PRODUCTS.items()}
     images, steps = made["image_conversion"], made["workflow"]
     assert images[2] is None and steps[2] is None
     told = [asdict(one) for one in (*images, *steps) if one is not None]
@@ -169,6 +174,63 @@ def test_two_products_come_into_one_envelope() -> None:
     for wrong in ({**IMAGE_EVENTS[0], "megapixels": "1.00001"}, {**WORKFLOW_EVENTS[0], "ran_ms": 1.5}):
         with pytest.raises(Unfit):
             mapped_by("image_conversion" if "megapixels" in wrong else "workflow")(wrong)
+
+
+def test_lagos_and_stripes_shapes_come_in_exactly() -> None:
+    lago, stripe = ([mapped_by(name)(one) for one in ADAPTERS[name]] for name in ("lago_events", "stripe_meter_events"))
+    told = [asdict(one) for one in (*lago, *stripe) if one is not None]
+    assert all(Draft202012Validator(SCHEMA).is_valid(as_json(UsageEvent(**one))) for one in told)
+    assert [(one["event_id"], one["event_type"], one["quantity"], one["occurred_ms"]) for one in told] == [
+        ("sub_1234567890/t-1", "storage", 10_500, 1_650_893_379_000),
+        ("sub_1234567890/t-2", "storage", 1, 1_650_893_379_348),
+        ("sub_1234567890/t-1", "api_calls", 1, 1_651_222_791_123),
+        ("identifier_123", "ai_search_api", 25, 1_680_210_639_000),
+        ("identifier_124", "ai_search_api", 1, 1_717_243_200_000),
+    ]
+    assert [one["org_id"] for one in told] == ["acme"] * 5
+    assert [one["properties"] for one in told] == [{"region": "eu"}, {}, {}, {}, {"model": "small"}]
+
+
+LAGO, STRIPE = LAGO_EVENTS[0], STRIPE_EVENTS[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "code", "at"),
+    [
+        ("lago_events", {**LAGO, "code": "storag"}, "unknown_metric", "code"),
+        ("lago_events", {**LAGO, "external_subscription_id": "x"}, "unknown_subscription", "external_subscription_id"),
+        ("lago_events", {**LAGO, "properties": {"gb": "0.0001"}}, "bad_quantity", "properties.gb"),
+        ("lago_events", {**LAGO, "properties": {"gb": "NaN"}}, "bad_quantity", "properties.gb"),
+        ("lago_events", {**LAGO, "properties": {}}, "bad_quantity", "properties.gb"),
+        ("lago_events", {**LAGO, "properties": {"gb": -1}}, "bad_quantity", "quantity"),
+        ("lago_events", {**LAGO, "properties": [1]}, "wrong_type", "properties"),
+        ("lago_events", {key: LAGO[key] for key in LAGO if key != "timestamp"}, "bad_time", "timestamp"),
+        ("lago_events", {**LAGO, "timestamp": "1e999999"}, "bad_time", "timestamp"),
+        ("lago_events", {**LAGO, "timestamp": "2022-13-29T08:59:51Z"}, "bad_time", "timestamp"),
+        ("stripe_meter_events", {**STRIPE, "payload": "x"}, "wrong_type", "payload"),
+        (
+            "stripe_meter_events",
+            {**STRIPE, "payload": {"value": "1"}},
+            "unknown_customer",
+            "payload.stripe_customer_id",
+        ),
+        ("stripe_meter_events", {**STRIPE, "identifier": ""}, "missing", "identifier"),
+        ("stripe_meter_events", {**STRIPE, "timestamp": "soon"}, "bad_time", "timestamp"),
+        ("stripe_meter_events", {**STRIPE, "timestamp": "2024-06-01T12:00:00"}, "bad_time", "timestamp"),
+        ("lago_events", {**LAGO, "timestamp": "2024-06-01T12:00:00"}, "bad_time", "timestamp"),
+        ("lago_events", {**LAGO, "properties": {"gb": "1e999999"}}, "bad_quantity", "properties.gb"),
+        (
+            "stripe_meter_events",
+            {**STRIPE, "payload": {"value": "1.5", "stripe_customer_id": "cus_NciAYcXfLnqBoz"}},
+            "bad_quantity",
+            "payload.value",
+        ),
+    ],
+)
+def test_what_their_shapes_cannot_say_is_named(name: str, sent: dict[str, object], code: str, at: str) -> None:
+    with pytest.raises(Unfit) as refused:
+        mapped_by(name)(sent)
+    assert (refused.value.code, refused.value.at) == (code, at)
 
 
 def test_the_ops_summary_is_of_groups_of_five() -> None:

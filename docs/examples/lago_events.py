@@ -1,0 +1,73 @@
+"""An adapter, as an example: usage events in Lago's shape, as its `POST /api/v1/events` takes them.
+
+Facts of Lago's reference: `transaction_id` is unique within a subscription; `timestamp` counts seconds, may have
+decimals and may be missing (then it is the time of reception); what is summed is a property of each metric's own choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+
+from drawdown.events.envelope import Unfit, UsageEvent
+
+SOURCE = "lago"
+LARGEST = 10**12
+"""Of what stands in it as a number: `1e999999` would fill the memory."""
+SUMS: Mapping[str, tuple[str, int]] = {"storage": ("gb", 1_000), "api_calls": ("", 1)}
+"""By metric: the property that is summed (empty: each event counts one), and how many base units one of it has."""
+ORGS: Mapping[str, str] = {"sub_1234567890": "acme"}
+"""By subscription: whose it is."""
+
+
+def usage_event(sent: Mapping[str, object]) -> UsageEvent:
+    """The usage event of one of Lago's. What took it in puts its time in where it has none. Errors: Unfit."""
+    code, subscription = str(sent.get("code")), str(sent.get("external_subscription_id"))
+    if code not in SUMS:
+        raise Unfit("unknown_metric", "code is no metric that is summed here", "code")
+    if subscription not in ORGS:
+        raise Unfit("unknown_subscription", "the subscription is nobody's here", "external_subscription_id")
+    name, units = SUMS[code]
+    properties = sent.get("properties") or {}
+    if not isinstance(properties, Mapping):
+        raise Unfit("wrong_type", "properties is an object", "properties")
+    return UsageEvent(
+        source=SOURCE,
+        event_id=f"{subscription}/{sent.get('transaction_id', '')}",
+        event_type=code,
+        org_id=ORGS[subscription],
+        quantity=_whole(properties.get(name), units, f"properties.{name}") if name else 1,
+        occurred_ms=_moment(sent.get("timestamp")),
+        properties={key: value for key, value in properties.items() if key != name},
+    )
+
+
+def _whole(value: object, units: int, at: str) -> int:
+    """Base units, exactly: what is finer than one is refused, and never rounded."""
+    scaled = _number(value, at, "bad_quantity") * units
+    if scaled != scaled.to_integral_value():
+        raise Unfit("bad_quantity", f"a number of at most {units:,} parts", at)
+    return int(scaled)
+
+
+def _moment(value: object) -> int:
+    if not isinstance(value, str) or "T" not in value:
+        return int(_number(value, "timestamp", "bad_time") * 1_000)
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError("whose clock?")
+        return round(moment.timestamp() * 1_000)
+    except (ValueError, OverflowError):
+        raise Unfit("bad_time", "timestamp is no moment", "timestamp") from None
+
+
+def _number(value: object, at: str, code: str) -> Decimal:
+    try:
+        found = Decimal(str(value))
+    except ArithmeticError:
+        found = Decimal("NaN")
+    if not found.is_finite() or abs(found) > LARGEST:
+        raise Unfit(code, "no number that can be meant", at)
+    return found
