@@ -53,10 +53,30 @@ class Given:
 
 
 def given(
+    body: bytes,
+    content_type: str,
+    headers: Mapping[str, str],
+    org_id: str | None,
+    now_ms: int,
+    source: str | None = None,
+) -> Iterator[Given | Unfit]:
+    """The events of a body, in order. `headers` have names in lower case; `org_id` and `source`: the organisation and
+    the source that the sender is bound to, if it is. Errors: Unreadable, also after some: then none of them counts."""
+    for one in _each(body, content_type, headers, org_id, now_ms):
+        foreign = isinstance(one, Given) and source is not None and one.event.source != source
+        yield _foreign(one, source) if foreign else one
+
+
+def _foreign(one: Given, source: str | None) -> Unfit:
+    text = f"this key is bound to the source {source}: name that, or use another key"
+    error = Unfit("foreign_source", text, "source")
+    error.named = one.event.source, one.event.event_id
+    return reading.told(error)
+
+
+def _each(
     body: bytes, content_type: str, headers: Mapping[str, str], org_id: str | None, now_ms: int
 ) -> Iterator[Given | Unfit]:
-    """The events of a body, in order. `headers` have names in lower case; `org_id`: the organisation that the sender
-    is bound to, if it is. Errors: Unreadable, also after some: then none of them counts."""
     kind = type_of(content_type)
     if kind == JSON and is_binary(headers):
         found = _binary(body, headers)

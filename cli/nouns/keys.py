@@ -33,6 +33,9 @@ def create(
     ],
     org: Annotated[str | None, typer.Option(help="It may name this organisation alone", show_default="any")] = None,
     cell: Annotated[str | None, typer.Option(help="It may send samples of this cell alone", show_default="any")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="It may send events of this source alone", show_default="any")
+    ] = None,
     for_: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="How long it lives: 90d", show_default="no end")
     ] = None,
@@ -44,7 +47,7 @@ def create(
     """Make a key, and show it: this once, and never again."""
     app: App = context.obj
     by, key, for_ms = app.by(actor, reason), new_api_key(), None if for_ is None else parse_length(for_, "--for")
-    bound = {"org_id": org, "cell_id": cell}
+    bound = {"org_id": org, "cell_id": cell, "source": source}
     try:
         expires = app.write(lambda c: api_keys.create(c, key, name, scope, by, **bound, for_ms=for_ms, new=new))
     except AnswerLost as error:
@@ -71,7 +74,7 @@ def rotate(
         done = app.write(lambda c: api_keys.rotate(c, key, name, by, overlap_ms=overlap_ms))
     except AnswerLost as error:
         raise _lost(error, name) from error
-    bound = {"org_id": done.key.org_id, "cell_id": done.key.cell_id}
+    bound = {"org_id": done.key.org_id, "cell_id": done.key.cell_id, "source": done.key.source}
     result = {"name": name, "key": key, "scopes": done.key.scopes, **bound}
     more = {"expires_ms": done.expires_ms, "old_until_ms": done.old_until_ms}
     _tell(app, {**result, **more}, key, quiet, f"{name}: the old key is taken until {show_time(done.old_until_ms)}")
@@ -92,12 +95,12 @@ def list_(context: typer.Context, most: Most = 100) -> None:
     app: App = context.obj
     found = app.read(lambda c: list_keys(c, app.clock.now_ms(), most))
     rows = [
-        (key.name, " ".join(key.scopes), key.org_id or "any", key.cell_id or "any", key.state,
+        (key.name, " ".join(key.scopes), key.org_id or "any", key.cell_id or "any", key.source or "any", key.state,
          show_time(key.created_ms), show_time(key.ended_ms if key.ended_ms is not None else key.expires_ms),
          show_time(key.used_ms), key.actor)
         for key in found
     ]  # fmt: skip
-    columns = ("key", "scopes", "org", "cell", "state", "made", "until", "last used", "by")
+    columns = ("key", "scopes", "org", "cell", "source", "state", "made", "until", "last used", "by")
     show(app, {"keys": found}, [table("Keys", columns, rows)])
 
 

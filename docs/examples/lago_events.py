@@ -1,7 +1,7 @@
 """An adapter, as an example: usage events in Lago's shape, as its `POST /api/v1/events` takes them.
 
 Facts of Lago's reference: `transaction_id` is unique within a subscription; `timestamp` counts seconds, may have
-decimals and may be missing (then it is the time of reception); what is summed is a property of each metric's own choice.
+decimals and may be missing (then it is the time of reception); what is summed is a property that each metric names.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ _WELL: Final = ("accepted", "duplicate", "pending")
 
 
 def _read(sent: Sent) -> Iterable[Given | Unfit]:
-    return cloudevents.given(sent.body, sent.content_type, sent.headers, sent.key.org_id, sent.now_ms)
+    key = sent.key
+    return cloudevents.given(sent.body, sent.content_type, sent.headers, key.org_id, sent.now_ms, key.source)
 
 
 def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:

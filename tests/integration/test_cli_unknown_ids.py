@@ -309,7 +309,7 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
     ("sample list", "after"), ("demo", "file"),
     ("event list", "after"), ("limit show", "after"), ("backfill open", "name"), ("backfill stage", "file"),
-    *(("source add", name) for name in ("source", "query", "database")),
+    *(("source add", name) for name in ("source", "query", "database")), ("key create", "source"),
     ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),

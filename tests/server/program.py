@@ -30,14 +30,13 @@ def make_key(
     *scopes: str,
     org: str | None = None,
     cell_id: str | None = None,
+    source: str | None = None,
     for_ms: int | None = None,
 ) -> str:
     key, by = key_of(name), house.fleet.by
     wanted = scopes or RUNS
-    write(
-        house.fleet.engine,
-        lambda c: api_keys.create(c, key, name, wanted, by, org_id=org, cell_id=cell_id, for_ms=for_ms, new=True),
-    )
+    bound = {"org_id": org, "cell_id": cell_id, "source": source}
+    write(house.fleet.engine, lambda c: api_keys.create(c, key, name, wanted, by, **bound, for_ms=for_ms, new=True))
     return key
 
 

@@ -16,15 +16,17 @@ from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.clock import utc
 from drawdown.schema.database import connect, write
+from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.usage import events as way_in
+from drawdown.worker.commands import api_keys
 from drawdown.worker.commands.prune import raise_floors
 from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.events.store import Taken, take, times
 from tests.integration.telling_events import billed_by_units
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, RENDER, TIME, Sender, clean, close, event, said, sender
-from tests.server.program import make_key, refused
+from tests.server.program import key_of, make_key, refused
 from tests.world import T0
 
 OWN: Final = {
@@ -215,6 +217,26 @@ def test_a_key_that_is_bound_names_no_other_organisation(shop: House) -> None:
     served(shop, work)
     rows = shop.fleet.rows("SELECT org_id, subject FROM usage_events ORDER BY event_id")
     assert rows == [("acme", "globex"), ("acme", None)], "the subject is a label"
+
+
+def test_a_products_key_sends_events_of_its_own_source_alone_also_once_it_was_rotated(shop: House) -> None:
+    sender(shop, "product", source="app")
+    engine, by = shop.fleet.engine, shop.fleet.by
+    write(engine, lambda c: api_keys.rotate(c, key_of("product 2"), "product", by))
+
+    async def work(caller: Caller) -> None:
+        for key in ("product", "product 2"):
+            items = [event(f"{key} a", source="app"), event(f"{key} b", source="App"), {**OWN, "source": "other"}]
+            answer = await Sender(caller, key).send(EVENTS, items)
+            assert said(answer) == [("accepted",), ("invalid", "foreign_source"), ("invalid", "foreign_source")]
+            assert [one.get("at") for one in answer.json()["results"]] == [None, "source", "source"]
+            assert "the source app" in answer.json()["results"][1]["message"]
+
+    served(shop, work)
+    rows = shop.fleet.rows("SELECT source, event_id FROM usage_events ORDER BY event_id")
+    assert rows == [("app", "product 2 a"), ("app", "product a")]
+    with pytest.raises(UsageError, match="a source has 1 to 200 characters"):
+        write(engine, lambda c: api_keys.create(c, key_of("x"), "x", ["events:write"], by, source="\n"))
 
 
 def test_an_event_without_a_time_is_the_same_event_whenever_it_comes_again(shop: House) -> None:

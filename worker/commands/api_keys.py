@@ -45,8 +45,8 @@ USED_EVERY_MS: Final = 60_000
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a key may: its scopes, the one organisation it may name, and the one cell whose samples it may send (None:
-    any)."""
+    """What a key may: its scopes, the one organisation it may name, the one cell whose samples it may send, and the one
+    source of its events (None: any)."""
 
     name: str
     scopes: tuple[str, ...]
@@ -54,6 +54,7 @@ class ApiKey:
     used_ms: int | None = None
     """When it was last used before, to a minute."""
     cell_id: str | None = None
+    source: str | None = None
     proof: str = field(default="", repr=False, compare=False)
     """The hash by which it was found, and is found again."""
 
@@ -101,7 +102,7 @@ def found(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
     """As `find_all`, of what was read by `finding`."""
     return {
         row.key_sha256: ApiKey(
-            row.name, tuple(row.scopes.split()), row.org_id, row.used_ms, row.cell_id, row.key_sha256
+            row.name, tuple(row.scopes.split()), row.org_id, row.used_ms, row.cell_id, row.source, row.key_sha256
         )
         for row in rows
     }
@@ -122,6 +123,7 @@ def create(
     *,
     org_id: str | None = None,
     cell_id: str | None = None,
+    source: str | None = None,
     for_ms: int | None = None,
     new: bool = False,
 ) -> int | None:
@@ -140,14 +142,16 @@ def create(
         ids.require(connection, ids.CUSTOMER, org_id, new=new)
     if cell_id is not None:
         ids.require(connection, ids.CELL, cell_id, new=new)
+    if source is not None and not is_clean_id(source):
+        raise UsageError("a source has 1 to 200 characters, none of them control characters")
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
-    made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id)
+    made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source)
     expires_ms = None if for_ms is None else by.now_ms + for_ms
     taken = Refused(f"there is a key {name}, or there was: `drawdown key rotate {name}`, or give another name")
     if ids.is_known(connection, ids.API_KEY, name) or not _insert(connection, made, key, expires_ms, by):
         raise taken
-    bound = {"org_id": org_id, "cell_id": cell_id}
+    bound = {"org_id": org_id, "cell_id": cell_id, "source": source}
     record(connection, "key_create", name, {"scopes": made.scopes, **bound, "expires_ms": expires_ms}, by)
     return expires_ms
 
@@ -164,7 +168,7 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
     old_until = by.now_ms + overlap_ms
     old_until = old_until if row.expires_ms is None else min(old_until, row.expires_ms)
     expires = None if row.expires_ms is None else by.now_ms + row.expires_ms - row.created_ms
-    made = ApiKey(name, tuple(row.scopes.split()), row.org_id, cell_id=row.cell_id)
+    made = ApiKey(name, tuple(row.scopes.split()), row.org_id, cell_id=row.cell_id, source=row.source)
     values = {"key_sha256": row.key_sha256, "now_ms": by.now_ms, "expires_ms": old_until}
     SQL.run(connection, "supersede", values)
     if not _insert(connection, made, key, expires, by):
@@ -199,6 +203,7 @@ def _insert(connection: sa.Connection, made: ApiKey, key: str, expires_ms: int |
         "scopes": " ".join(made.scopes),
         "org_id": made.org_id,
         "cell_id": made.cell_id,
+        "source": made.source,
         "created_ms": by.now_ms,
         "expires_ms": expires_ms,
         "actor": by.actor,

@@ -6,13 +6,13 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: find
-SELECT key_sha256, name, scopes, org_id, used_ms, cell_id FROM api_keys WHERE key_sha256 IN :proofs AND ended_ms IS NULL
-    AND (expires_ms IS NULL OR :now_ms < expires_ms)
+SELECT key_sha256, name, scopes, org_id, used_ms, cell_id, source FROM api_keys
+WHERE key_sha256 IN :proofs AND ended_ms IS NULL AND (expires_ms IS NULL OR :now_ms < expires_ms)
 
 -- name: insert
 -- Two that make, or rotate, keys of one name at once: one of them does.
-INSERT INTO api_keys (key_sha256, name, scopes, org_id, cell_id, created_ms, expires_ms, actor, reason)
-VALUES (:key_sha256, :name, :scopes, :org_id, :cell_id, :created_ms, :expires_ms, :actor, :reason)
+INSERT INTO api_keys (key_sha256, name, scopes, org_id, cell_id, source, created_ms, expires_ms, actor, reason)
+VALUES (:key_sha256, :name, :scopes, :org_id, :cell_id, :source, :created_ms, :expires_ms, :actor, :reason)
 ON CONFLICT DO NOTHING RETURNING name
 
 -- name: hold_name
@@ -21,7 +21,7 @@ ON CONFLICT DO NOTHING RETURNING name
 SELECT key_sha256 FROM api_keys WHERE name = :name ORDER BY key_sha256 {for_update}
 
 -- name: going
-SELECT key_sha256, scopes, org_id, cell_id, created_ms, expires_ms, ended_ms FROM api_keys
+SELECT key_sha256, scopes, org_id, cell_id, source, created_ms, expires_ms, ended_ms FROM api_keys
 WHERE name = :name AND rotated_ms IS NULL
 
 -- name: supersede

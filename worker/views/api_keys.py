@@ -14,14 +14,16 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class KeyRow:
-    """One key: times are milliseconds. `org_id`: the one organisation it may name, `cell_id`: the one cell
-    whose samples it may send; None: any. `used_ms`: when it was last used, to a minute; None: never. `maker_ended`: a
-    person of the console made it, who is let in no more; the key goes on. Told by `page_of_keys` alone."""
+    """One key: times are milliseconds. `org_id`: the one organisation it may name, `cell_id`: the one cell whose
+    samples it may send, `source`: the one source of its events; None: any. `used_ms`: when it was last used, to a
+    minute; None: never. `maker_ended`: a person of the console made it, who is let in no more; the key goes on. Told by
+    `page_of_keys` alone."""
 
     name: str
     scopes: list[str]
     org_id: str | None
     cell_id: str | None
+    source: str | None
     state: Literal["good", "rotated", "expired", "ended"]
     created_ms: int
     expires_ms: int | None

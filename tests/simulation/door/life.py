@@ -39,7 +39,7 @@ A_DAY: Final = 12
 """Of what the guard counts, for each organisation."""
 KEYS: Final[tuple[tuple[str, tuple[str, ...], dict[str, str]], ...]] = (
     ("app", ("events:write", "samples:write", "guard", "usage:read"), {}),
-    ("of-acme", ("events:write", "samples:write", "guard"), {"org_id": "acme"}),
+    ("of-acme", ("events:write", "samples:write", "guard"), {"org_id": "acme", "source": "/door"}),
     ("of-cell", ("samples:write",), {"cell_id": "cell-1"}),
     ("looker", ("usage:read",), {}),
 )  # fmt: skip

@@ -47,6 +47,7 @@ class Key:
     scopes: tuple[str, ...]
     org: str | None = None
     cell: str | None = None
+    source: str | None = None
     tokens: dict[str, int | None] = field(default_factory=dict)
     ended: bool = False
 
@@ -96,7 +97,9 @@ class Door:
     def make_key(self, name: str, scopes: tuple[str, ...], **bound: Any) -> None:
         token = _token(name, 0)
         self._write(lambda c: api_keys.create(c, token, name, scopes, self.house.fleet.by, new=True, **bound))
-        self.keys[name] = Key(name, scopes, bound.get("org_id"), bound.get("cell_id"), {token: None})
+        self.keys[name] = Key(
+            name, scopes, bound.get("org_id"), bound.get("cell_id"), bound.get("source"), {token: None}
+        )
 
     def rotate(self) -> None:
         """A key has another one beside it, for a while."""
@@ -114,7 +117,7 @@ class Door:
         key = self.rng.choice([one for one in self.keys.values() if not one.ended])
         self._write(lambda c: api_keys.end(c, key.name, self.house.fleet.by))
         key.ended = True
-        self.make_key(f"{key.name}+", key.scopes, org_id=key.org, cell_id=key.cell)
+        self.make_key(f"{key.name}+", key.scopes, org_id=key.org, cell_id=key.cell, source=key.source)
         self.seen.add("ended")
 
     def _write(self, work: Callable[[sa.Connection], T]) -> T:
@@ -224,6 +227,7 @@ class Door:
             (sent, wrong), more = _envelope(*said), (None, "{}")
             if key.org is not None and rng.random() < 0.2:
                 return Item(_put(sent, "org_id", "other"), "foreign_org")
+        wrong += [] if key.source is None else [(_put(sent, "source", "/elsewhere"), "foreign_source")]
         if rng.random() < 0.1:
             return Item(*rng.choice(wrong))
         content = (event_type, quantity, ts, project, *more)

@@ -42,6 +42,7 @@ def _create(connection: sa.Connection, doing: Doing) -> Done:
         doing.by,
         org_id=doing.maybe("org"),
         cell_id=doing.maybe("cell"),
+        source=doing.maybe("source"),
         for_ms=_length(doing, "for"),
     )
     return Done(f"{name}: {'without an end' if until is None else f'until {figures.time(until)} UTC'}", key)
@@ -89,13 +90,14 @@ CREATE: Final = Action(
         Field("scopes", "What it may", hint=f"One a line, of: {', '.join(api_keys.SCOPES)}", many=True),
         Field("org", "For this organisation alone", optional=True),
         Field("cell", "For samples of this cell alone", optional=True),
+        Field("source", "For events of this source alone", optional=True),
         Field("for", "Lives for", hint="90d, 12h; without an end where it is left empty.", optional=True),
     ),
     _create,
     _keys,
     lambda doing: [
         "key", "create", doing.text("name"), *(word for one in doing.texts("scopes") for word in ("--scope", one)),
-        *_optional(doing, org="org", cell="cell", **{"for": "for"}),
+        *_optional(doing, org="org", cell="cell", source="source", **{"for": "for"}),
     ],
     lambda _doing: PLACE,
     "A program that has it may do what it says. It is shown once, after this.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -64,9 +65,10 @@ def _acts(one: KeyRow) -> Cell:
 
 
 def _bound(one: KeyRow) -> Cell:
+    also = [f"{what} {name}" for what, name in (("cell", one.cell_id), ("source", one.source)) if name is not None]
     if one.org_id is not None:
-        return org(one.org_id)
-    return said(f"cell {one.cell_id}") if one.cell_id is not None else Cell("any")
+        return replace(org(one.org_id), under=", ".join(also))
+    return said(", ".join(also)) if also else Cell("any")
 
 
 def _state(one: KeyRow, now_ms: int) -> tuple[str, str, str]:
