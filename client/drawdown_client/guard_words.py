@@ -82,9 +82,10 @@ UNANSWERED: Final = Decision("allow", "allow", False, "unlimited", "unreachable"
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be used, by whom, with which labels, and who pays in place of the metric's word."""
+    """What is to be used, by whom (None: the organisation that the key is bound to), with which labels, and who pays in
+    place of the metric's word."""
 
-    org: str
+    org: str | None
     metric: str
     amount: int = 1
     project: str | None = None
@@ -102,6 +103,9 @@ def check(wish: Wish) -> Call:
 
 
 def options(wish: Wish) -> Call:
+    """Errors: ValueError where no organisation is named: they stand under its name."""
+    if wish.org is None:
+        raise ValueError("name the organisation whose options these are")
     query = {"metric": wish.metric, "amount": str(wish.amount), "payer": wish.payer}
     return get("v1", "guard", wish.org, "options", query=query)
 

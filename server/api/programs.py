@@ -89,8 +89,13 @@ class Said:
     def by(self, reason: str) -> By:
         return By(self.now_ms, self.key.actor, reason, "http")
 
-    def require_org(self, org_id: str) -> str:
-        """Errors: ApiError 403 for an organisation that the key may not name."""
+    def require_org(self, org_id: str | None) -> str:
+        """Whose it is: a key that is bound to an organisation need not name it. Errors: ApiError 403 for an
+        organisation that the key may not name, 422 where none is named and the key is bound to none."""
+        if org_id is None and self.key.org_id is None:
+            raise ApiError(422, "bad_value", "org: name the organisation, for this key is bound to none")
+        if org_id is None:
+            return str(self.key.org_id)
         clean_id(org_id, "an organisation's id")
         if self.key.org_id not in (None, org_id):
             raise ApiError(403, "foreign_org", f"this key is bound to {self.key.org_id}: name that, or use another key")

@@ -54,7 +54,8 @@ class PreviewOrder(_Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "estimate": 6}]})
 
-    org: Id
+    org: Id | None = None
+    """Whose run it is; a key that is bound to an organisation may leave it out."""
     estimate: Credits | None = None
     use: Uses | None = None
     project: Id | None = None

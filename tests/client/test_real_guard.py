@@ -90,6 +90,20 @@ def test_a_budget_is_held_settled_and_given_up(shop: tuple[str, str, str]) -> No
     assert drawdown(database, "verify").status == 0
 
 
+def test_a_key_that_is_bound_holds_a_budget_by_key_metric_and_estimate(shop: tuple[str, str, str]) -> None:
+    database, url, _ = shop
+    key = must(database, "key", "create", "product", "--scope", "guard", "--org", "acme")["key"]
+    with Client(url, key) as client:
+        with client.guard.budget("b-1", "idea.create", 6) as budget:
+            budget.actual = 4
+        assert budget.answer is not None and budget.answer.said["charged"] == 4
+        assert client.guard.consume("c-1", Wish(None, "idea.create")).is_allowed
+        assert client.guard.check(Wish(None, "idea.create")).used == 5
+        with pytest.raises(ValueError, match="name the organisation"):
+            client.guard.options(Wish(None, "idea.create"))
+    assert drawdown(database, "verify").status == 0
+
+
 def test_cancelled_tasks_leave_no_hold(shop: tuple[str, str, str]) -> None:
     _, url, key = shop
 

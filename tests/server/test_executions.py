@@ -63,6 +63,21 @@ def test_a_run_from_its_preview_to_its_end(house: House) -> None:
     with_program(house, work)
 
 
+def test_whose_a_run_is_need_not_be_said_by_a_key_that_is_bound(house: House) -> None:
+    give(house, "acme")
+    make_key(house, "bound", *RUNS, org="acme")
+    make_key(house, "any", *RUNS)
+
+    async def work(caller: Caller) -> None:
+        bound, free = Program(caller, key_of("bound")), Program(caller, key_of("any"))
+        assert (await bound.post("/preview", {"estimate": 6})).json()["allowed"] is True
+        assert (await bound.post("", {"key": "e-1", "estimate": 6})).json()["state"] == "held"
+        assert (await bound.get("/executions/e-1")).json()["org_id"] == "acme"
+        assert refused(await free.post("", {"key": "e-2", "estimate": 6})) == (422, "bad_value")
+
+    served(house, work)
+
+
 def test_a_run_that_another_one_pays_for(house: House) -> None:
     async def work(program: Program) -> None:
         give(house, "wayne")

@@ -84,6 +84,10 @@ def test_what_is_none_is_refused_by_its_code(house: House) -> None:
         assert refused(await send("check", org="acme", metric="ideas")) == (404, "unknown_metric")
         assert refused(await send("check", org="acmee", metric="idea")) == (404, "unknown_org")
         assert refused(await send("settle", key="none", actual=1)) == (404, "unknown_use")
+        for act in ("check", "consume", "reserve"):
+            order = {"metric": "idea"} if act == "check" else {"metric": "idea", "key": "nobodys"}
+            answer = await send(act, **order)
+            assert refused(answer) == (422, "bad_value") and "name the organisation" in answer.text
         for order in (
             {"amount": 0}, {"amount": 10**12 + 1}, {"amount": 1.5}, {"amount": "1"}, {"metric": ""}, {"more": 1},
             {"key": "x\x00"},
@@ -104,6 +108,10 @@ def test_a_key_needs_the_scope_and_one_that_is_bound_sees_its_own_alone(house: H
         assert (await send("consume", key="own", org="acme", metric="idea")).json()["decision"] == "allow"
         found = (await send("consume", key="theirs", org="acme", metric="idea")).json()
         assert (found["decision"], found["repeated"]) == ("allow", False), "nor is it told that the key is another's"
+        for act in ("check", "consume", "reserve"):
+            order = {"metric": "idea"} if act == "check" else {"metric": "idea", "key": f"unsaid {act}"}
+            assert (await send(act, **order)).json()["decision"] != "block", "whose it is need not be said"
+        assert house.fleet.rows("SELECT DISTINCT org_id FROM guard_uses WHERE use_key LIKE '%unsaid%'") == [("acme",)]
 
     with_guard(house, work, org="acme")
 

@@ -25,7 +25,8 @@ class CheckOrder(_Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "metric": "idea.create"}]})
 
-    org: Id
+    org: Id | None = None
+    """Whose use it is; a key that is bound to an organisation may leave it out."""
     metric: Id
     amount: Units = 1
     payer: Id | None = None
@@ -97,7 +98,7 @@ class OverrideAsk(_Body):
         }
     )
 
-    org: Id
+    org: Id | None = None
     metric: Id
     amount: Annotated[int, Field(ge=0, le=MAX_UNITS)] | None
     period: Literal["hour", "day", "month"] = "month"
@@ -110,7 +111,7 @@ class OverridesQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    org: Id
+    org: Id | None = None
     metric: Id | None = None
     all: bool = False
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50

@@ -122,7 +122,7 @@ class Guard:
         return await self._answer("check", request, models.CheckOrder, self._look, checks=True)
 
     async def _look(self, order: models.CheckOrder, said: Said) -> Mapping[str, object]:
-        if said.key.org_id not in (None, order.org):
+        if order.org is not None and said.key.org_id not in (None, order.org):
             await self._dark.again(said.key)
         wish = Wish(said.require_org(order.org), order.metric, order.amount, payer=order.payer)
         question = Question(wish, said.key)
