@@ -17,7 +17,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
 from drawdown.schema.typed.parsing import parse_percent
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
-from drawdown.worker.commands import executions, vendor_bills, vendors
+from drawdown.worker.commands import executions, guard_terms, vendor_bills, vendors
+from drawdown.worker.commands.guard_terms import Change
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.vendor_bills import BillFile, BillLine, read_bills
 from drawdown.worker.commands.vendors import Units, import_bills, set_units
@@ -241,6 +242,20 @@ def test_each_action_costs_credits_and_money(fleet: Fleet) -> None:
     (cost,) = read(fleet.engine, lambda c: costs(c, LATER))
     assert (cost.unit, cost.units, cost.money_micro, cost.per_quantity) == ("vcpu-hour", 1, 3_600_000, 3600)
     assert cost.credits_micro == 9_000
+
+
+def test_what_the_guard_charges_for_costs_the_price_of_its_metric(fleet: Fleet) -> None:
+    for price in (1_000_000, 2_000_000):
+        change = Change(price_micro=price, per_units=25, phase=3)
+        write(fleet.engine, lambda c, to=change: guard_terms.set_metric(c, "bandwidth", to, fleet.by, new=True))  # type: ignore[misc]
+    mapped(fleet, Units("cloud", "net", "gb", 1, 40_000, 100, "USD"), feature="bandwidth")
+    (cost,) = read(fleet.engine, lambda c: costs(c, LATER))
+    assert (cost.feature, cost.money_micro, cost.per_quantity, cost.credits_micro) == (
+        "bandwidth",
+        40_000,
+        100,
+        8_000_000,
+    )
 
 
 def file_of(folder: Path, text: str) -> str:

@@ -118,7 +118,7 @@ def drift(
 
 
 def costs(connection: sa.Connection, now_ms: int) -> list[Cost]:
-    """What each feature costs now, at each vendor."""
+    """What each feature, and each metric of the guard, costs now: in credits, and at each vendor."""
     found = []
     for row in SQL.run(connection, "costs", {"now_ms": now_ms}):
         rate = None if row.micro_credits is None else Fraction(int(row.micro_credits), int(row.rate_per))

@@ -32,10 +32,13 @@ FROM vendor_bills b WHERE b.day_ms >= :from_ms AND b.day_ms < :to_ms
 LIMIT :at_most
 
 -- name: costs
-SELECT v.feature, v.vendor, v.service, v.unit, v.units, v.money_micro, v.currency, v.per_quantity, r.micro_credits,
-    r.per_quantity AS rate_per
+-- What is billed has a rate; what the guard charges for at once has the price of its metric.
+SELECT v.feature, v.vendor, v.service, v.unit, v.units, v.money_micro, v.currency, v.per_quantity,
+    COALESCE(r.micro_credits, m.price_micro) AS micro_credits, COALESCE(r.per_quantity, m.per_units) AS rate_per
 FROM vendor_units v LEFT JOIN ledger_rates r ON r.feature = v.feature AND r.start_ms = (SELECT MAX(y.start_ms)
     FROM ledger_rates y WHERE y.feature = v.feature AND y.start_ms <= :now_ms)
+LEFT JOIN guard_metrics m ON m.metric = v.feature
+    AND m.number = (SELECT MAX(z.number) FROM guard_metrics z WHERE z.metric = v.feature)
 WHERE v.start_ms = (SELECT MAX(x.start_ms) FROM vendor_units x WHERE x.feature = v.feature AND x.vendor = v.vendor
     AND x.service = v.service AND x.start_ms <= :now_ms)
 ORDER BY v.feature, v.vendor, v.service
