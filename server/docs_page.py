@@ -94,6 +94,10 @@ def _route(path: str, method: str, one: Json) -> Iterator[str]:
         yield f"<tr><td><code>{escape(str(status))}</code></td><td>{escape(answer['description'])}</td>"
         yield f"<td>{_shown(answer)}</td></tr>"
     yield "</table>"
+    for answer in one["responses"].values():
+        for content in answer.get("content", {}).values():
+            if "example" in content:
+                yield f"<details><summary>an answer</summary>{_pre(content['example'])}</details>"
 
 
 def _proof(security: Sequence[Json]) -> Iterator[str]:
@@ -108,6 +112,7 @@ def _parameters(found: Sequence[Json]) -> Iterator[str]:
         for one in found:
             must = "required" if one.get("required") else ""
             yield f"<tr><td><code>{escape(one['name'])}</code></td><td>{escape(one['in'])}</td><td>{must}</td>"
+            yield f"<td><code>{escape(json.dumps(one.get('example')))}</code></td>"
             yield f"<td><code>{escape(json.dumps(one.get('schema', {})))}</code></td></tr>"
         yield "</table>"
 

@@ -1,10 +1,12 @@
-"""The description of the routes, /openapi.json. Guarantee: its content comes from the routes themselves."""
+"""The description of the routes, /openapi.json. Guarantee: its content comes from the routes themselves, and what it
+shows as examples of answers are answers that this server gave (`examples.json`)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
 
 from fastapi import FastAPI
@@ -51,16 +53,19 @@ IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
 }  # fmt: skip
 
 
+EXAMPLES: Final = Path(__file__).with_name("examples.json")
+"""By operation, and by name of a parameter."""
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
 """As FastAPI says it of a model, which it would read anew for each status of each route."""
 NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
 
 
-class _Operation(TypedDict):
+class _Operation(TypedDict, total=False):
     responses: dict[int | str, dict[str, object]]
     openapi_extra: dict[str, object]
     response_model: None
+    status_code: int
 
 
 def operation(
@@ -105,7 +110,8 @@ def operation(
             "content": {"text/plain": {"schema": {"type": "string"}}},
         }
     responses["default"] = {"description": "Whatever else fails", "content": _ERROR}
-    return {"responses": responses, "openapi_extra": extra, "response_model": None}
+    said: _Operation = {"responses": responses, "openapi_extra": extra, "response_model": None}
+    return {**said, "status_code": 204} if empty else said
 
 
 @cache
@@ -120,6 +126,21 @@ def _parameters(query: type[BaseModel]) -> Iterator[Mapping[str, object]]:
         yield {"name": name, "in": "query", "required": name in found.get("required", ()), "schema": schema}
 
 
+def _exemplify(paths: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put an example to each answer, parameter and body that has none of its own."""
+    there = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    for path, operations in paths.items():
+        for method, found in operations.items():
+            name = f"{method.upper()} {path}"
+            answers = found["responses"].get("200", {}).get("content", {})
+            for part, contents in (("answers", answers), ("bodies", found.get("requestBody", {}).get("content", {}))):
+                for content in contents.values():
+                    content.update({"example": there[part][name]} if name in there[part] else {})
+            for parameter in found.get("parameters", ()):
+                of_its_own = there["parameters"].get(f"{name} {parameter['name']}")
+                parameter["example"] = of_its_own or there["parameters"][parameter["name"]]
+
+
 def describe(app: FastAPI) -> None:
     """Have the application describe itself, at PATH. It is made and written out once: anybody may ask, and often."""
     made: dict[str, object] = {}
@@ -131,6 +152,7 @@ def describe(app: FastAPI) -> None:
             error = jsonable_encoder(Error.model_json_schema(ref_template=REF), exclude_none=True)
             found["components"]["schemas"].update(error.pop("$defs", {}), **{Error.__name__: error})
             found["components"]["securitySchemes"] = dict(SCHEMES)
+            _exemplify(found["paths"])
             made.update(found)
         return made
 

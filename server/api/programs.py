@@ -90,25 +90,20 @@ class Said:
         return By(self.now_ms, self.key.actor, reason, "http")
 
     def require_org(self, org_id: str | None) -> str:
-        """Whose it is: a key that is bound to an organisation need not name it. Errors: ApiError 403 for an
-        organisation that the key may not name, 422 where none is named and the key is bound to none."""
-        if org_id is None and self.key.org_id is None:
+        """A bound key need not name its own. Errors: ApiError 403 for one that it may not name, 422 for none."""
+        own = self.key.org_id
+        if (named := org_id or own) is None:
             raise ApiError(422, "bad_value", "org: name the organisation, for this key is bound to none")
-        if org_id is None:
-            return str(self.key.org_id)
-        clean_id(org_id, "an organisation's id")
-        if self.key.org_id not in (None, org_id):
-            raise ApiError(403, "foreign_org", f"this key is bound to {self.key.org_id}: name that, or use another key")
-        return org_id
+        if own not in (None, clean_id(named, "an organisation's id")):
+            raise ApiError(403, "foreign_org", f"this key is bound to {own}: name that, or use another key")
+        return named
 
 
 class Programs:
     """The routes' one way in. `refused` counts what was too much, `denied` what was refused by its code."""
 
     def __init__(self, services: Services, budget: bodies.Budget, refused: Counter[str]) -> None:
-        self._services = services
-        self._budget = budget
-        self._refused = refused
+        self._services, self._budget, self._refused = services, budget, refused
         self.threads = Threads(services.engine, AT_ONCE, "programs")
         self.reading = Threads(services.engine, READS_AT_ONCE, "reads")
         self._rates = TokenBuckets(REQUESTS_PER_S)
@@ -296,7 +291,7 @@ def _query_of(request: Request, model: type[M]) -> M:
         if not is_clean(value):
             raise ApiError(422, "bad_value", "no value of a query has a control character, or bytes that are no UTF-8")
         given.setdefault(name, []).append(value)
-    lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
+    lists = {name for name, one in model.model_fields.items() if get_origin(one.annotation) is list}
     found = {name: values if name in lists or len(values) > 1 else values[0] for name, values in given.items()}
     try:
         return model.model_validate(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -114,16 +115,23 @@ def _many(schema: Schema) -> Schema:
 
 
 EITHER: Final[Schema] = {"oneOf": [EVENT, OWN]}
+
+
+def _lines(what: str, example: Schema) -> Schema:
+    schema = {"type": "string", "description": f"One {what} on each line"}
+    return {"schema": schema, "example": f"{json.dumps(example)}\n"}
+
+
 EVENT_BODIES: Final[Mapping[str, Schema]] = {
     cloudevents.JSON: {"schema": {"oneOf": [*EITHER["oneOf"], _many(EITHER)]}, "example": OWN_EXAMPLE},  # type: ignore[misc]
     cloudevents.EVENT: {"schema": EVENT, "example": EXAMPLE},
     cloudevents.BATCH: {"schema": _many(EVENT), "example": [EXAMPLE]},
-    cloudevents.LINES: {"schema": {"type": "string", "description": "One event on each line"}},
+    cloudevents.LINES: _lines("event", OWN_EXAMPLE),
 }
 OPENMETER_BODIES: Final = {
     name: EVENT_BODIES[name] for name in (cloudevents.EVENT, cloudevents.BATCH, cloudevents.JSON)
 }
 SAMPLE_BODIES: Final[Mapping[str, Schema]] = {
     cloudevents.JSON: {"schema": {"oneOf": [SAMPLE, _many(SAMPLE)]}, "example": SAMPLE_EXAMPLE},
-    cloudevents.LINES: {"schema": {"type": "string", "description": "One sample on each line"}},
+    cloudevents.LINES: _lines("sample", SAMPLE_EXAMPLE),
 }

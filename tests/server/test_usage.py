@@ -14,11 +14,13 @@ from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
+from jsonschema import Draft202012Validator
 
 from drawdown.cli.main import global_options_first, run
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server import docs_page
+from drawdown.server.api import described
 from drawdown.worker.views import usage
 from drawdown.worker.views.usage import BY
 from tests.integration.telling_events import billed_by_units
@@ -237,7 +239,7 @@ def test_no_text_of_the_description_is_taken_for_a_tag() -> None:
     operation = {
         "description": bad, "security": [{bad: [bad]}], "parameters": [{"name": bad, "in": bad, "schema": schema}],
         "requestBody": {"content": {bad: {"schema": schema, "example": bad}}},
-        "responses": {bad: {"description": bad, "content": {"a": {"schema": {"$ref": bad}}}}},
+        "responses": {bad: {"description": bad, "content": {"a": {"schema": {"$ref": bad}, "example": bad}}}},
     }  # fmt: skip
     found = {"info": {"title": bad}, "paths": {bad: {"get": operation}}, "components": {"schemas": {bad: schema}}}
     seen = Seen()
@@ -246,11 +248,36 @@ def test_no_text_of_the_description_is_taken_for_a_tag() -> None:
     assert "<script" not in text and not any("alert" in name for _, attributes in seen.tags for name in attributes)
 
 
-def test_each_new_route_is_described_with_an_example(lone: House) -> None:
+def test_each_route_is_described_with_examples_that_its_own_schemas_allow(lone: House) -> None:
+    """Of its answer, its bodies and its parameters; and none of a route that there is no longer."""
+    found = lone.server.routes.openapi()
+    shown = set()
+    for path, operations in found["paths"].items():
+        for method, one in operations.items():
+            answers = one["responses"].get("200", {}).get("content", {})
+            for content in (*answers.values(), *one.get("requestBody", {}).get("content", {}).values()):
+                shown.add(f"{method.upper()} {path}")
+                _require_fitting(found, content, content["schema"], f"{method} {path}")
+            for parameter in one.get("parameters", ()):
+                _require_fitting(found, parameter, parameter["schema"], f"{method} {path} {parameter['name']}")
+    kept = json.loads(described.EXAMPLES.read_text(encoding="utf-8"))
+    assert {*kept["answers"], *kept["bodies"]} <= shown
+    ways = [way for path in found["paths"].values() for way in path.values()]
+    names = {one["name"] for way in ways for one in way.get("parameters", ())}
+    assert {name.rpartition(" ")[2] for name in kept["parameters"]} == names
+
+
+def _require_fitting(found: dict[str, Any], content: dict[str, Any], schema: dict[str, Any], where: str) -> None:
+    model = found["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], schema)
+    examples = [content["example"]] if "example" in content else model.get("examples", [])
+    assert examples, f"{where} shows no example"
+    for example in examples:
+        Draft202012Validator({**schema, "components": found["components"]}).validate(example)
+
+
+def test_what_programs_send_is_described(lone: House) -> None:
     paths = lone.server.routes.openapi()["paths"]
     for path in (EVENTS, "/v1/samples", "/api/v1/events"):
-        content = paths[path]["post"]["requestBody"]["content"]
-        assert any("example" in body for body in content.values()), path
         assert {"400", "401", "403", "413", "415", "429", "503"} <= set(paths[path]["post"]["responses"])
     names = {
         one["name"]: one["required"] for one in paths["/v1/usage/{org}"]["get"]["parameters"] if one["in"] == "query"
