@@ -63,11 +63,13 @@ def given(
     """The events of a body, in order. `headers` have names in lower case; `org_id` and `source`: the organisation and
     the source that the sender is bound to, if it is. Errors: Unreadable, also after some: then none of them counts."""
     for one in _each(body, content_type, headers, org_id, now_ms):
-        foreign = isinstance(one, Given) and source is not None and one.event.source != source
-        yield _foreign(one, source) if foreign else one
+        if isinstance(one, Given) and source is not None and one.event.source != source:
+            yield _foreign(one, source)
+        else:
+            yield one
 
 
-def _foreign(one: Given, source: str | None) -> Unfit:
+def _foreign(one: Given, source: str) -> Unfit:
     text = f"this key is bound to the source {source}: name that, or use another key"
     error = Unfit("foreign_source", text, "source")
     error.named = one.event.source, one.event.event_id

@@ -85,8 +85,8 @@ def test_what_is_none_is_refused_by_its_code(house: House) -> None:
         assert refused(await send("check", org="acmee", metric="idea")) == (404, "unknown_org")
         assert refused(await send("settle", key="none", actual=1)) == (404, "unknown_use")
         for act in ("check", "consume", "reserve"):
-            order = {"metric": "idea"} if act == "check" else {"metric": "idea", "key": "nobodys"}
-            answer = await send(act, **order)
+            unsaid = {"metric": "idea"} if act == "check" else {"metric": "idea", "key": "nobodys"}
+            answer = await send(act, **unsaid)
             assert refused(answer) == (422, "bad_value") and "name the organisation" in answer.text
         for order in (
             {"amount": 0}, {"amount": 10**12 + 1}, {"amount": 1.5}, {"amount": "1"}, {"metric": ""}, {"more": 1},
