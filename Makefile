@@ -78,7 +78,8 @@ door: install
 	$(BIN)/python -W ignore -m tests.crash.door.run --seed $(SEED) $(if $(DATABASE),--database $(DATABASE)) \
 		$(if $(TRACE),--trace $(TRACE)) $(if $(AS),--as $(AS)) $(if $(ROWS),--rows $(ROWS))
 
-# Two processes of `drawdown worker` that bill at an emulated Autumn and are killed; its own totals are the judge:
+# Two processes of `drawdown worker` that bill at an emulated Autumn and Stripe, which fail, and are killed; their own
+# totals are the judge:
 # make cluster KILLS=200
 cluster: install
 	$(BIN)/python -W ignore -m tests.crash.workers --kills $(KILLS) --seed $(SEED)

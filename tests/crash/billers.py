@@ -1,16 +1,18 @@
-"""The second siege: two workers bill at an Autumn or a Stripe on a socket, killed between claim, send and settle.
+"""The second siege: two workers bill at an Autumn, a Stripe, or both, on sockets, and are killed between claim, send
+and settle.
 
-What was charged is read from the emulated service, never from our tables: it has to be exact for each customer and
-window. No other fault strikes, so that only the kills can be to blame.
+What was charged is read from the emulated services, never from our tables: it has to be exact for each customer and
+window. Unless it is asked for (`faulty`), no other fault strikes, so that only the kills can be to blame.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from drawdown.schema.audit import By
@@ -31,6 +33,7 @@ from tests.crash.toll import Toll, sound
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
+from tests.emulators.wire import FaultPlan
 
 STEPS = (
     *(f"{when} {step}" for when in ("begin", "inside", "end") for step in ("claim", "settle")),
@@ -43,25 +46,32 @@ WINDOW_MS, MINUTE_MS, HOUR_MS = 300_000, 60_000, 3_600_000
 CREDIT = 10**9
 LATENCY_MS = 15
 ROWS_A_KILL = 40
+ENOUGH = 50
+"""Kills in a siege in which each fault has to strike."""
 IN_FLIGHT, IN_FLIGHT_WAIT_S, MOST_CALLS = 0.4, 3.0, 12
 LAG_EVERY = 5
 """Kills between two jumps past the lag of reads, so that what was in flight is looked up while others are killed."""
+BOTH = "both"
+FAULTY = dict.fromkeys(("request_lost", "answer_lost", "error_500_before", "error_500_after", "throttled"), 0.025)
+"""Chances a call: one in eight or so comes to no clear answer."""
 LATER = (MINUTE_MS, 10 * MINUTE_MS, HOUR_MS, HOUR_MS, HOUR_MS)
 Biller = AutumnEmulator | StripeEmulator
+Billers = Mapping[str, Biller]
+"""By the provider's name."""
 
 
 class Blockade(Hunt):
-    """One database, one biller, two workers."""
+    """One database, its billers, two workers."""
 
     ROLES: Sequence[str] = ("drainer-a", "drainer-b")
     WORK = "tests.crash.process"
     """Whose `work` is a worker's whole life."""
 
     def __init__(
-        self, nursery: Nursery, dice: random.Random, name: str, biller: Biller, clock: SharedClock, *, no_kill: bool
+        self, nursery: Nursery, dice: random.Random, billers: Billers, clock: SharedClock, *, no_kill: bool
     ) -> None:
         super().__init__(nursery, dice, no_kill=no_kill)
-        self.name, self.biller, self.clock = name, biller, clock
+        self.billers, self.clock = billers, clock
 
     def besiege(self, made: Usage) -> Toll:
         """A kill for each part of the usage but the last."""
@@ -75,6 +85,8 @@ class Blockade(Hunt):
             self._kill_one()
             self.clock.jump(LEASE_MS if at % LAG_EVERY else 10 * MINUTE_MS)
         engine.dispose()
+        for biller in self.billers.values():
+            biller.faults.rates = {}
         self.before_the_end(made)
         (self.folder / "stop").touch()
         self.end(self.ROLES)
@@ -95,16 +107,22 @@ class Blockade(Hunt):
 
     def _in_flight(self) -> bool:
         """Kill a worker some of whose calls were taken over there, and some of whose answers never arrive."""
-        route = ROUTES[self.name]
-        calls = self.biller.calls[route] + self.dice.randint(1, MOST_CALLS)
+        name = self.dice.choice(sorted(self.billers))
+        route, biller = ROUTES[name], self.billers[name]
+        calls = biller.calls[route] + self.dice.randint(1, MOST_CALLS)
         until = time.monotonic() + IN_FLIGHT_WAIT_S
         while time.monotonic() < until:
             sending = [one for one in self.running.values() if "push" in open_steps(one.log)]
-            if sending and self.biller.calls[route] >= calls:
+            if sending and biller.calls[route] >= calls:
                 self.kill(self.dice.choice(sending))
                 return True
             time.sleep(0.002)
         return False
+
+
+def billed_by(name: str, orgs: Sequence[str]) -> dict[str, list[str]]:
+    """Which organisations each service bills: of both every other one."""
+    return {"autumn": list(orgs[::2]), "stripe": list(orgs[1::2])} if name == BOTH else {name: list(orgs)}
 
 
 def _biller(name: str, orgs: list[str]) -> Biller:
@@ -123,28 +141,33 @@ def _biller(name: str, orgs: list[str]) -> Biller:
 
 
 @contextmanager
-def _served(biller: Biller, clock: SharedClock) -> Iterator[dict[str, str]]:
-    """The settings to use it by."""
-    with serving_in_thread(biller, clock, latency_ms=LATENCY_MS) as address:
-        lines = autumn_lines(biller, address) if isinstance(biller, AutumnEmulator) else stripe_lines(biller, address)
+def _served(billers: Iterable[Biller], clock: SharedClock) -> Iterator[dict[str, str]]:
+    """The settings to use them by."""
+    lines: list[str] = []
+    with ExitStack() as stack:
+        for one in billers:
+            address = stack.enter_context(serving_in_thread(one, clock, latency_ms=LATENCY_MS))
+            lines += autumn_lines(one, address) if isinstance(one, AutumnEmulator) else stripe_lines(one, address)
         yield dict(line.split("=", 1) for line in lines)
 
 
-def _set_up(url: str, name: str, orgs: list[str], now_ms: int) -> None:
+def _set_up(url: str, billed: Mapping[str, list[str]], now_ms: int) -> None:
     engine, by = connect(url), By(now_ms, "test", "the siege")
     upgrade(engine)
     write(engine, lambda c: install_defaults(c, by))
-    for org in orgs:
-        write(engine, lambda c, org=org: assign(c, [org], name, by, customer_id=org, from_ms=FROM_MS))  # type: ignore[misc]
+    for name, org in ((name, org) for name, orgs in billed.items() for org in orgs):
+        given = partial(assign, org_ids=[org], provider=name, by=by, customer_id=org, from_ms=FROM_MS)
+        write(engine, given)
     engine.dispose()
 
 
-def _charged(biller: Biller) -> Sums:
-    """What the service itself charged, by (customer, window)."""
-    unit = 1 if isinstance(biller, AutumnEmulator) else 1000
+def _charged(billers: Iterable[Biller]) -> Sums:
+    """What the services themselves charged, by (customer, window)."""
     found: Sums = defaultdict(int)
-    for (customer, _, ts), value in biller.charged_by().items():
-        found[customer, ts * unit - ts * unit % WINDOW_MS] += int(value)
+    for biller in billers:
+        unit = 1 if isinstance(biller, AutumnEmulator) else 1000
+        for (customer, _, ts), value in biller.charged_by().items():
+            found[customer, ts * unit - ts * unit % WINDOW_MS] += int(value)
     return {place: seconds for place, seconds in found.items() if seconds}
 
 
@@ -167,18 +190,24 @@ def blockade(
     no_kill: bool = False,
     planted: str = "",
     how: type[Blockade] = Blockade,
+    faulty: bool = False,
 ) -> Outcome:
-    """Errors: AssertionError where the service charged anything else than was used, or something is left open."""
+    """`name`: a provider's, or both. Errors: AssertionError where a service charged anything else than was used, or
+    something is left open."""
     dice = random.Random(seed)
     made = usage(kills + 1, dice, most=ROWS_A_KILL * (kills + 1))
     orgs = sorted({row[1] for part in made.parts for row in part})
-    clock, biller = SharedClock(folder / "clock", AT_MS), _biller(name, orgs)
+    clock, billed = SharedClock(folder / "clock", AT_MS), billed_by(name, orgs)
+    billers = {one: _biller(one, theirs) for one, theirs in billed.items()}
+    if faulty:
+        for number_, biller in enumerate(billers.values()):
+            biller.faults = FaultPlan(seed + number_, FAULTY)
     (folder / "provider").write_text(name)
-    _set_up(url, name, orgs, clock.now_ms())
+    _set_up(url, billed, clock.now_ms())
     began = time.monotonic()
-    with _served(biller, clock) as env:
+    with _served(billers.values(), clock) as env:
         with closing(Nursery(folder, url, {**env, "CRASH_PLANTED": planted}, work=how.WORK)) as nursery:
-            toll = how(nursery, dice, name, biller, clock, no_kill=no_kill).besiege(made)
+            toll = how(nursery, dice, billers, clock, no_kill=no_kill).besiege(made)
         took = time.monotonic() - began
         operator = Process(url, folder, env).ready()
         try:
@@ -186,10 +215,12 @@ def blockade(
         finally:
             operator.end()
     expected = made.sums()
-    for what, found in (("sealed", by_window(url, SEALED)), ("charged", _charged(biller))):
+    for what, found in (("sealed", by_window(url, SEALED)), ("charged", _charged(billers.values()))):
         wrong = difference(found, expected)
         assert not wrong, f"{len(wrong)} windows with ({what}, expected) seconds, the first {list(wrong.items())[:5]}"
-    assert biller.doubles == []
+    assert [double for biller in billers.values() for double in biller.doubles] == []
+    struck = sum((biller.faults.counts for biller in billers.values()), Counter[str]())
+    assert not faulty or all(struck[kind] for kind in FAULTY) or kills < ENOUGH, struck
     assert rows(url, OPEN) == []
     assert must(url, "verify", at=str(clock.now_ms()))["breaches"] == []
     return Outcome(
@@ -199,4 +230,5 @@ def blockade(
         seconds=sum(expected.values()),
         sent_again=number(url, "SELECT COUNT(*) FROM pushes WHERE attempts > 1"),
         took_s=took,
+        struck=struck,
     )

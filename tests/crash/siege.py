@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.acceptance.commands import must
@@ -31,6 +32,8 @@ class Outcome:
     sent_again: int
     """Pushes with more than one attempt: their first sender died, or its answer was lost."""
     took_s: float
+    struck: Mapping[str, int] = field(default_factory=dict)
+    """Faults of a service that were asked for."""
 
 
 def siege(

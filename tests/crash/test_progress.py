@@ -31,13 +31,13 @@ def under_fire(folder: Path, planted: str = "") -> list[int]:
     orgs = [f"org-{n}" for n in range(ORGS)]
     clock, biller = SharedClock(folder / "clock", AT_MS), _biller("autumn", orgs)
     (folder / "provider").write_text("autumn")
-    _set_up(url, "autumn", orgs, clock.now_ms())
+    _set_up(url, {"autumn": orgs}, clock.now_ms())
     used = {(org, FROM_MS + w * WINDOW_MS): 60 for org in orgs for w in range(WINDOWS)}
     engine = connect(url)
     insert_samples(engine, [(n, org, ts + 1, 60) for n, (org, ts) in enumerate(used)])
     engine.dispose()
     found = []
-    with _served(biller, clock) as env:
+    with _served([biller], clock) as env:
         with closing(Nursery(folder, url, {**env, "CRASH_PLANTED": planted})) as nursery:
             while biller.calls["track"] + CALLS_A_LIFE <= PUSHES:
                 before, until = biller.calls["track"], time.monotonic() + LIFE_S
@@ -53,7 +53,7 @@ def under_fire(folder: Path, planted: str = "") -> list[int]:
             _settle(operator, clock)
         finally:
             operator.end()
-    assert _charged(biller) == used and biller.doubles == []
+    assert _charged([biller]) == used and biller.doubles == []
     assert rows(url, OPEN) == []
     assert must(url, "verify", at=str(clock.now_ms()))["breaches"] == []
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from tests.crash.billers import blockade
+from tests.crash.billers import BOTH, blockade
 from tests.crash.workers import Workers
 from tests.postgres_server import Server
 
@@ -13,5 +13,5 @@ from tests.postgres_server import Server
 def test_workers_that_are_killed_are_replaced_by_those_there_are(tmp_path: Path) -> None:
     """Each ends with 0 once told to; before that, the workers alone have come to the end of all there was."""
     with closing(Server(durable=True)) as server:
-        found = blockade(tmp_path, server.url, "autumn", kills=2, seed=3, how=Workers)
+        found = blockade(tmp_path, server.url, BOTH, kills=2, seed=3, how=Workers, faulty=True)
     assert found.toll.short_of(2, 0) is None and found.toll.starts == 2 + 2

@@ -1,6 +1,7 @@
-"""The siege of workers: `drawdown worker`, twice, killed between claim, send and settle at an Autumn on a socket.
+"""The siege of workers: `drawdown worker`, twice, killed between claim, send and settle at an Autumn and a Stripe on
+sockets, which fail one call in eight until the last kill.
 
-What was charged is read from the emulated service, as in `billers`. Before it ends, two workers that nobody kills have
+What was charged is read from the emulated services, as in `billers`. Before it ends, two workers that nobody kills have
 to come to the end of all that is there: what a dead one held is taken over by them, and by nobody else.
 
     python -m tests.crash.workers --kills 200 --seed 1     `make cluster KILLS=200`
@@ -28,7 +29,7 @@ from drawdown.providers.registry import Registry
 from drawdown.worker.cluster import membership
 from tests.acceptance.drain import LEASE_MS, SharedClock
 from tests.acceptance.tables import SEALED, by_window, difference, number
-from tests.crash.billers import HOUR_MS, Blockade, blockade
+from tests.crash.billers import BOTH, HOUR_MS, Blockade, blockade
 from tests.crash.data import Usage
 from tests.crash.observer import Observer
 from tests.crash.run import report
@@ -121,12 +122,15 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dd-crash-") as folder, closing(Server(durable=True)) as server:
         try:
-            found = blockade(Path(folder), server.url, "autumn", kills=given.kills, seed=given.seed, how=Workers)
+            found = blockade(
+                Path(folder), server.url, BOTH, kills=given.kills, seed=given.seed, how=Workers, faulty=True
+            )
         except AssertionError as error:
             print(f"workers, seed {given.seed}: FAILED: {error}")
             return 1
     short = found.toll.short_of(given.kills, 0)
-    print(report("workers at Autumn, PostgreSQL", given.seed, found))
+    print(report("workers at Autumn and Stripe, PostgreSQL", given.seed, found))
+    print(f"  faults of the services: {', '.join(f'{count} {kind}' for kind, count in sorted(found.struck.items()))}")
     print(f"  FAILED: {short}: this run shows nothing" if short else "  0 lost, 0 doubled", flush=True)
     return int(short is not None)
 
