@@ -6,6 +6,7 @@ decimals and may be missing (then it is the time of reception); what is summed i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -13,8 +14,7 @@ from decimal import Decimal
 from drawdown.events.envelope import Unfit, UsageEvent
 
 SOURCE = "lago"
-LARGEST = 10**12
-"""Of what stands in it as a number: `1e999999` would fill the memory."""
+PLAIN, MOST_CHARS = re.compile(r"-?[0-9]+(\.[0-9]+)?"), 20
 SUMS: Mapping[str, tuple[str, int]] = {"storage": ("gb", 1_000), "api_calls": ("", 1)}
 """By metric: the property that is summed (empty: each event counts one), and how many base units one of it has."""
 ORGS: Mapping[str, str] = {"sub_1234567890": "acme"}
@@ -28,13 +28,18 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent:
         raise Unfit("unknown_metric", "code is no metric that is summed here", "code")
     if subscription not in ORGS:
         raise Unfit("unknown_subscription", "the subscription is nobody's here", "external_subscription_id")
+    transaction = sent.get("transaction_id")
+    if not isinstance(transaction, str) or not transaction:
+        raise Unfit(
+            "missing", "without a transaction_id an event that is sent again would be another one", "transaction_id"
+        )
     name, units = SUMS[code]
     properties = sent.get("properties") or {}
     if not isinstance(properties, Mapping):
         raise Unfit("wrong_type", "properties is an object", "properties")
     return UsageEvent(
         source=SOURCE,
-        event_id=f"{subscription}/{sent.get('transaction_id', '')}",
+        event_id=f"{subscription}/{transaction}",
         event_type=code,
         org_id=ORGS[subscription],
         quantity=_whole(properties.get(name), units, f"properties.{name}") if name else 1,
@@ -64,10 +69,8 @@ def _moment(value: object) -> int:
 
 
 def _number(value: object, at: str, code: str) -> Decimal:
-    try:
-        found = Decimal(str(value))
-    except ArithmeticError:
-        found = Decimal("NaN")
-    if not found.is_finite() or abs(found) > LARGEST:
-        raise Unfit(code, "no number that can be meant", at)
-    return found
+    """Of few enough digits that no product of it is rounded, and that `1e999999` fills no memory."""
+    text = value if isinstance(value, str) else repr(value) if type(value) in (int, float) else ""
+    if not PLAIN.fullmatch(text[:MOST_CHARS]) or len(text) > MOST_CHARS:
+        raise Unfit(code, f"no plain number of up to {MOST_CHARS} characters", at)
+    return Decimal(text)

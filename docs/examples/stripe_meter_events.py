@@ -41,7 +41,7 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent:
 
 
 def _whole(value: object) -> int:
-    """Meters take whole numbers, as texts."""
+    """Whole numbers, as texts: what a meter counts in parts is scaled here before it is sent."""
     text = str(value)
     if not text.isascii() or not text.isdigit() or len(text) > MOST_DIGITS:
         raise Unfit("bad_quantity", "value is a whole number, as a text", f"payload.{VALUE_KEY}")

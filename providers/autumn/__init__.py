@@ -73,7 +73,7 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         in_flight=256,
         calls_per_s=settings.calls_per_s,
         # Autumn's own words, in the header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for
-        # one customer's events (recorded). What is refused is read again a minute later.
+        # one customer's events (recorded). What is refused is asked for once more, and read again later.
         reads_per_s=10_000,
         lookups_per_s=4,
         key_retention_ms=settings.key_retention_ms,

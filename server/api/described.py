@@ -1,5 +1,5 @@
 """The description of the routes, /openapi.json. Guarantee: its content comes from the routes themselves, and what it
-shows as examples of answers are answers that this server gave (`examples.json`)."""
+shows as an answer, where its model has no example of its own, is one that this server gave (`examples.json`)."""
 
 from __future__ import annotations
 

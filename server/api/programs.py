@@ -93,7 +93,8 @@ class Said:
         """A bound key need not name its own. Errors: ApiError 403 for one that it may not name, 422 for none."""
         own = self.key.org_id
         if (named := org_id or own) is None:
-            raise ApiError(422, "bad_value", "org: name the organisation, for this key is bound to none")
+            wrong = {"at": "org", "message": "name the organisation, for this key is bound to none"}
+            raise ApiError(422, "bad_value", f"org: {wrong['message']}", details={"wrong": [wrong]})
         if own not in (None, clean_id(named, "an organisation's id")):
             raise ApiError(403, "foreign_org", f"this key is bound to {own}: name that, or use another key")
         return named

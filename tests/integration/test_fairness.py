@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -376,7 +377,7 @@ def test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read(engine:
     assert fleet.one("SELECT COUNT(*) FROM orgs WHERE projection_read_ms IS NULL") == 0
 
 
-def test_a_read_that_is_turned_away_for_ever_is_asked_for_a_few_times_and_left_to_the_next_tick(
+def test_one_customer_that_is_turned_away_for_ever_is_asked_for_twice_and_left_to_the_next_tick(
     engine: sa.Engine,
 ) -> None:
     class OneAway(FakeProvider):
@@ -396,7 +397,27 @@ def test_a_read_that_is_turned_away_for_ever_is_asked_for_a_few_times_and_left_t
     for org in orgs:
         fleet.sample(org, T0 + 1)
     report = fleet.tick(T0 + 2 * WINDOW_MS)
-    assert (report.projected, provider.asked) == (OTHERS - 1, READ_TRIES)
+    assert (report.projected, provider.asked, report.calls_cut) == (OTHERS - 1, 2, {})
+
+
+def test_where_every_read_is_turned_away_each_is_asked_for_a_few_times_at_most(engine: sa.Engine) -> None:
+    asked = Counter[str]()
+
+    class AllAway(FakeProvider):
+        async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+            asked.update(customer_ids)
+            return dict.fromkeys(customer_ids, ReadFailed("429: slow down", too_many=True))
+
+    fleet = Fleet(engine, extra={"fake": AllAway(FAST)})
+    orgs = [f"org-{number}" for number in range(OTHERS)]
+    fleet.assign(*orgs, provider="fake", from_ms=T0)
+    for org in orgs:
+        fleet.sample(org, T0 + 1)
+    report = fleet.tick(T0 + 2 * WINDOW_MS)
+    assert (report.projected, report.calls_cut) == (0, {"fake": 1}) and len(asked) == OTHERS
+    assert max(asked.values()) <= READ_TRIES and sum(asked.values()) <= 2 * OTHERS, (
+        "each once, and those of six cuts again"
+    )
 
 
 def test_a_claim_of_one_takes_what_waits_longest_in_about_a_quarter_of_all() -> None:

@@ -88,6 +88,7 @@ def test_what_is_none_is_refused_by_its_code(house: House) -> None:
             unsaid = {"metric": "idea"} if act == "check" else {"metric": "idea", "key": "nobodys"}
             answer = await send(act, **unsaid)
             assert refused(answer) == (422, "bad_value") and "name the organisation" in answer.text
+            assert answer.json()["error"]["details"]["wrong"][0]["at"] == "org"
         for order in (
             {"amount": 0}, {"amount": 10**12 + 1}, {"amount": 1.5}, {"amount": "1"}, {"metric": ""}, {"more": 1},
             {"key": "x\x00"},

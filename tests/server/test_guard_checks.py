@@ -135,6 +135,18 @@ def test_a_key_that_is_over_is_answered_no_more(house: House) -> None:
     with_checks(house, work)
 
 
+def test_a_key_that_is_over_and_names_no_organisation_is_told_that_it_is_over(house: House) -> None:
+    async def work(check: Check) -> None:
+        said = vars(house.server._dark)["_keys"]._said
+        assert refused(await check("app", org=None)) == (422, "bad_value")
+        recalled = dict(said)
+        write(house.fleet.engine, lambda c: api_keys.end(c, "app", house.fleet.by))
+        said.update(recalled)
+        assert refused(await check("app", org=None)) == (401, "unauthorized")
+
+    with_checks(house, work)
+
+
 def test_a_check_waits_for_no_writer(house: House) -> None:
     """Neither for the file or row that another writes, nor for the threads of programs that wait for it."""
 

@@ -218,6 +218,13 @@ LAGO, STRIPE = LAGO_EVENTS[0], STRIPE_EVENTS[0]
         ("stripe_meter_events", {**STRIPE, "timestamp": "soon"}, "bad_time", "timestamp"),
         ("stripe_meter_events", {**STRIPE, "timestamp": "2024-06-01T12:00:00"}, "bad_time", "timestamp"),
         ("lago_events", {**LAGO, "timestamp": "2024-06-01T12:00:00"}, "bad_time", "timestamp"),
+        ("lago_events", {key: LAGO[key] for key in LAGO if key != "transaction_id"}, "missing", "transaction_id"),
+        ("lago_events", {**LAGO, "transaction_id": None}, "missing", "transaction_id"),
+        ("lago_events", {**LAGO, "properties": {"gb": f"1.{'0' * 30}1"}}, "bad_quantity", "properties.gb"),
+        ("lago_events", {**LAGO, "properties": {"gb": "1e-1000030"}}, "bad_quantity", "properties.gb"),
+        ("lago_events", {**LAGO, "properties": {"gb": "1_0"}}, "bad_quantity", "properties.gb"),
+        ("lago_events", {**LAGO, "properties": {"gb": 10**5000}}, "bad_quantity", "properties.gb"),
+        ("lago_events", {**LAGO, "properties": {"gb": True}}, "bad_quantity", "properties.gb"),
         ("lago_events", {**LAGO, "properties": {"gb": "1e999999"}}, "bad_quantity", "properties.gb"),
         (
             "stripe_meter_events",

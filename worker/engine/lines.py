@@ -37,8 +37,7 @@ STEPS: Final = 32
 """Rounds without that from none to all that is declared."""
 READS_AT_ONCE: Final = 64
 READ_TRIES: Final = 8
-"""A read that is turned away while fewer at once can be tried is asked for again: from all at once to one takes seven
-halvings."""
+"""In all, of one that is turned away: from all at once to one takes six halvings, and one is asked for again before."""
 
 
 @dataclass(frozen=True)
@@ -269,19 +268,20 @@ class Reads:
     async def answer(
         self, ask: Callable[[], Awaitable[Answer]], customer_id: str, begin: Callable[[], bool], *, paced: bool
     ) -> Answer | None:
-        """What a read says; one that was turned away is asked for again, in its turn. None: it was not begun, for
-        `begin` said no. `paced`: within what is allowed a second for one customer."""
-        answer: Answer | None = None
-        for _ in range(READ_TRIES):
+        """What a read says; one that was turned away is asked for again, in its turn: once, and then as often as fewer
+        at once are allowed than when it was asked for. One customer alone that is turned away makes none fewer. None:
+        it was not begun, for `begin` said no. `paced`: within what is allowed a second for one customer."""
+        answer, allowance = None, self.slots.allowance
+        for tried in range(READ_TRIES):
             async with self.slots as number:
                 await self._turn(customer_id if paced else None)
                 if not begin():
                     return answer
-                answer, allowance = await ask(), self.slots.allowance
+                allowed, answer = allowance.allowed, await ask()
                 away = turned_away(answer)
-                again = away and (number < allowance.since or allowance.allowed > 1)
                 self._heed(allowance, number, customer_id, away)
-            if not again:
+            fewer = allowance.allowed < allowed or (not tried and allowance.allowed > 1)
+            if not (away and fewer):
                 return answer
         return answer
 

@@ -122,9 +122,12 @@ class Guard:
         return await self._answer("check", request, models.CheckOrder, self._look, checks=True)
 
     async def _look(self, order: models.CheckOrder, said: Said) -> Mapping[str, object]:
-        if order.org is not None and said.key.org_id not in (None, order.org):
-            await self._dark.again(said.key)
-        wish = Wish(said.require_org(order.org), order.metric, order.amount, payer=order.payer)
+        try:
+            org = said.require_org(order.org)
+        except ApiError:
+            await self._dark.again(said.key)  # a key that is over is told that, and no more
+            raise
+        wish = Wish(org, order.metric, order.amount, payer=order.payer)
         question = Question(wish, said.key)
 
         async def work() -> Answer:
