@@ -21,6 +21,7 @@ from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
 from drawdown.worker.commands import orgs
 from drawdown.worker.seal import stops
 from drawdown.worker.verdict.watch_state import is_watched
+from drawdown.worker.views import cells
 from drawdown.worker.views.org_credit import VerdictChange
 from drawdown.worker.views.org_standing import OrgStatus
 from drawdown.worker.views.orgs import SORTS, OrgFilter, chosen_orgs, list_orgs, scheduled_flips
@@ -231,8 +232,12 @@ def halt(
         return orgs.halt(connection, found, by, undo=undoing)
 
     done = app.write(work, rollback=dry_run)
+    told = {} if undoing else app.read(lambda c: cells.running_of(c, [one.org_id for one in done]))
     of_one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
-    show(app, {**of_one, "halts": done, "dry_run": dry_run}, _halt_lines(done, undo=undoing, dry_run=dry_run))
+    lines = _halt_lines(done, undo=undoing, dry_run=dry_run)
+    whose = "that would be told" if dry_run else "to be told"
+    lines += [] if undoing else [f"cells {whose}: {cells.told_in_words(told)}"]
+    show(app, {**of_one, "halts": done, "cells": told, "dry_run": dry_run}, lines)
 
 
 def _halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[str]:

@@ -4,6 +4,7 @@ would do it; what is wrong keeps the form."""
 from __future__ import annotations
 
 import html
+import json
 import re
 import shlex
 import sqlite3
@@ -379,6 +380,27 @@ def test_where_the_answer_is_lost_it_says_what_to_do(
     assert [words for words in told if words not in page] == []
     again = home.send(f"/console/act/{name}", sent, KIM)
     assert again.status_code == 303 and "ddk_" not in lost.text
+
+
+def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(
+    tmp_path: Path, home_sqlite: Path
+) -> None:
+    file = tmp_path / "one.db"
+    file.write_bytes(home_sqlite.read_bytes())
+    home = Home(opened(f"sqlite:///{file}"), copied=True)
+    home.fleet.write("DELETE FROM sandboxes")
+    for box in (("b1", "acme", "cell-2", "running"), ("b2", "acme", "cell-2", "running"),
+                ("b3", "acme", "cell-1", "running"), ("b4", "acme", "cell-3", "stopped"),
+                ("b5", "other", "cell-4", "running")):  # fmt: skip
+        fields = dict(zip(("box", "org", "cell", "state"), box, strict=True))
+        home.fleet.write("INSERT INTO sandboxes VALUES (:box, :org, :cell, :state)", fields)
+    told = "cell-1 (1 run there), cell-2 (2 run there)"
+    looked = as_read(home.send("/console/act/halt", {"id": "acme", "reason": REASON, "step": "look"}).text)
+    assert "Cells that are told" in looked and told in looked and "cell-3" not in looked and "cell-4" not in looked
+    at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
+    halt = (f"sqlite:///{file}", "org", "halt", "acme")
+    assert f"cells that would be told: {told}" in inside(*halt, "--dry-run", at=at).out
+    assert json.loads(inside(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
 
 
 def test_a_number_of_a_form_has_a_bound() -> None:

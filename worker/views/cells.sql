@@ -6,6 +6,10 @@ SELECT c.cell_id, c.url,
     (SELECT COUNT(*) FROM halts h WHERE h.cell_id = c.cell_id AND h.due_at_ms IS NOT NULL) AS halts_due
 FROM cells c ORDER BY c.cell_id
 
+-- name: running_of
+SELECT cell_id, COUNT(*) AS running FROM sandboxes WHERE org_id IN :org_ids AND state = 'running'
+GROUP BY cell_id ORDER BY cell_id
+
 -- name: without_url
 SELECT DISTINCT cell_id FROM sandboxes
 WHERE state <> 'stopped' AND cell_id NOT IN (SELECT cell_id FROM cells) ORDER BY 1

@@ -12,6 +12,7 @@ from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Fie
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall.doing import asked, backfills, fleet, providers, pushes, replay, usage
 from drawdown.worker.commands import orgs
+from drawdown.worker.views import cells
 
 ORGS: Final = Field("id", "Organisations", hint="One a line.", many=True)
 
@@ -43,6 +44,11 @@ def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     return [Fact(org, _state(require_org(connection, org)), fixed=True) for org in sorted(_orgs(doing))]
 
 
+def _told(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    told = cells.told_in_words(cells.running_of(connection, _orgs(doing)))
+    return [*_standing(connection, doing), Fact("Cells that are told", told, fixed=False)]
+
+
 def _state(row: sa.Row[Any]) -> str:
     by = ", held by an operator" if row.operator_halt else ""
     return f"halted: {row.halt_reason}{by}" if row.is_halted else f"running{by}"
@@ -62,7 +68,7 @@ HALT: Final = Action(
     "Halt",
     (ORGS,),
     _halt,
-    _standing,
+    _told,
     lambda doing: ["org", "halt", *_orgs(doing)],
     _go_on,
     "An operator's halt holds whatever the provider says, until it is lifted.",
