@@ -70,7 +70,8 @@ def _moment(value: object) -> int:
 
 def _number(value: object, at: str, code: str) -> Decimal:
     """Of few enough digits that no product of it is rounded, and that `1e999999` fills no memory."""
-    text = value if isinstance(value, str) else repr(value) if type(value) in (int, float) else ""
+    is_short = type(value) is float or (type(value) is int and abs(value) < 10**MOST_CHARS)
+    text = value if isinstance(value, str) else repr(value) if is_short else ""
     if not PLAIN.fullmatch(text[:MOST_CHARS]) or len(text) > MOST_CHARS:
         raise Unfit(code, f"no plain number of up to {MOST_CHARS} characters", at)
     return Decimal(text)
