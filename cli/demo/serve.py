@@ -12,7 +12,7 @@ import tempfile
 import threading
 import webbrowser
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -55,13 +55,13 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
 
     Errors: UsageError for a port that is taken; Ended.
     """
-    with listen.bind(HOST, port) as listening, _folder() as folder:
+    with listen.bind(HOST, port) as listening, _folder() as folder, _as_ctrl_c():
         root = f"http://{HOST}:{listening.getsockname()[1]}"
         if sys.stderr.isatty():
             app.err.print("making a month of life, some ten seconds …")
         with _making(file):
             stage = live(folder, file or folder / "demo.db", app.clock, app.out, app.err)
-        with closing(stage), _going_on(stage):
+        with suppress(KeyboardInterrupt), closing(stage), _going_on(stage):
             url = let_in(stage.app, root)
             server = Server(services_of(stage.app))
             show(app, {"url": url}, [url])
@@ -74,13 +74,22 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
 
 
 @contextmanager
-def _making(file: Path | None) -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does, and half a month is cleared away."""
+def _as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends what is done here as Ctrl-C does. Once the server is up, it has its own ways."""
 
     def told(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _making(file: Path | None) -> Iterator[None]:
+    """Half a month is cleared away."""
     try:
         yield
     except BaseException as error:
@@ -89,8 +98,6 @@ def _making(file: Path | None) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt):
             raise Ended("stopped while the month was made; nothing of it is left") from None
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

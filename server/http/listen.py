@@ -41,11 +41,17 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Ending(uvicorn.Server):
-    """Tells the worker's steps as soon as the process is told."""
+    """Tells the worker's steps as soon as the process is told. `was_told`: before it heard signals itself; then it ends
+    as soon as it is up, in order."""
 
     def __init__(self, config: uvicorn.Config, server: Server) -> None:
         super().__init__(config)
         self._drawdown = server
+        self.was_told = False
+
+    async def main_loop(self) -> None:
+        self.should_exit = self.should_exit or self.was_told
+        await super().main_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._drawdown.step_threads.stopping.set()
@@ -74,14 +80,17 @@ def serve(server: Server, listening: socket.socket, trusted_proxies: str) -> Non
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
 
+    ending = _Ending(config, server)
+
     def told(number: int, _frame: FrameType | None) -> None:
         log.info("stopped", signal=signal.Signals(number).name)
+        ending.was_told = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told)  # uvicorn raises what it was sent again once it has ended: then it is ours
     _keep_what_is_loaded()
     with suppress(KeyboardInterrupt):
-        _Ending(config, server).run(sockets=[listening])
+        ending.run(sockets=[listening])
 
 
 def _keep_what_is_loaded() -> None:

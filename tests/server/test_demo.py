@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -122,6 +123,28 @@ def test_told_to_end_while_the_month_is_made_it_leaves_nothing(tmp_path: Path) -
     assert (process.returncode, said) == (75, "")
     assert "stopped" in complaints
     assert left(tmp_path) == []
+
+
+AT_ONCE = """
+import os, signal
+from contextlib import nullcontext
+from types import SimpleNamespace as Named
+from drawdown.cli.demo import serve
+stage = Named(app=None, close=lambda: print("cleared away"))
+for name, instead in (
+    ("live", lambda *_: stage), ("let_in", lambda *_: "URL"), ("_going_on", lambda _: nullcontext()),
+    ("services_of", lambda _: None), ("Server", lambda _: None),
+    ("show", lambda *_: os.kill(os.getpid(), signal.SIGTERM)),
+):
+    vars(serve)[name] = instead
+serve.serve(Named(err=None, out=None, clock=None), None, 0, browser=False)
+"""
+"""Somebody who tells it to end the moment its line is there."""
+
+
+def test_told_to_end_as_soon_as_it_said_its_url_it_clears_away() -> None:
+    done = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "cleared away\n"), done.stderr
 
 
 def rows_of(engine: sa.Engine) -> list[list[tuple[Any, ...]]]:

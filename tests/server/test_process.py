@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,23 @@ def signed(url: str, path: str, order: dict[str, Any]) -> tuple[bytes, dict[str,
     host = url.removeprefix("http://")
     proof = signature(f"admin-{CANARY}-2", stamp, Signed("POST", host, path.encode(), b"", body))
     return body, {"x-timestamp": stamp, "x-signature": proof, "content-type": "application/json"}
+
+
+BEFORE_IT_LISTENS = """
+import os, signal, sys
+from drawdown.cli.main import run
+from drawdown.server.http import listen
+listen._keep_what_is_loaded = lambda: os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(run(["--database-url", sys.argv[1], "serve", "--port", "0"]))
+"""
+
+
+def test_told_to_end_before_it_hears_signals_itself_it_ends_all_the_same(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/drawdown.db"
+    assert drawdown(database, "init").status == 0
+    command = [sys.executable, "-c", BEFORE_IT_LISTENS, database]
+    done = subprocess.run(command, env=environment(database), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) -> None:
