@@ -251,8 +251,10 @@ class Killed(BaseException):
 
 
 def test_a_tick_that_dies_while_it_asks_has_taken_nothing_and_the_next_one_asks_again(
-    fleet: Asked, monkeypatch: pytest.MonkeyPatch
+    fleet: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "own"))  # other tests ask at the same time
     fleet.add()
     fleet.use(0, 60)
 
@@ -265,7 +267,7 @@ def test_a_tick_that_dies_while_it_asks_has_taken_nothing_and_the_next_one_asks_
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0 and fleet.said() == {hour(0): "reading"}
     assert fleet.ask(2 * HOUR + MINUTE_MS).batches_wait, "another tick may be at it"
     assert fleet.ask(2 * HOUR + 5 * MINUTE_MS).batches_taken == 1
-    assert not list(Path(tempfile.gettempdir()).glob("drawdown-batch-*/asked.csv"))
+    assert not list((tmp_path / "own").glob("drawdown-batch-*/asked.csv"))
 
 
 def test_a_tick_asks_for_no_more_than_its_share_and_a_person_says_from_where(
