@@ -224,15 +224,15 @@ def halt(
         raise UsageError("name organisations, or give --file, or choose them by --provider, --plan, --search")
     listed = list(names or ()) or ([] if file is None else read_orgs(file))
 
-    def work(connection: sa.Connection) -> list[orgs.Halted]:
+    def work(connection: sa.Connection) -> tuple[list[orgs.Halted], dict[str, int]]:
         _require(connection, plan, "")
         found = listed or chosen_orgs(connection, chosen, orgs.MAX_HALTED)
         if expect not in (None, len(found)):
             raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
-        return orgs.halt(connection, found, by, undo=undoing)
+        told = {} if undoing else cells.running_of(connection, found)
+        return orgs.halt(connection, found, by, undo=undoing), told
 
-    done = app.write(work, rollback=dry_run)
-    told = {} if undoing else app.read(lambda c: cells.running_of(c, [one.org_id for one in done]))
+    done, told = app.write(work, rollback=dry_run)
     of_one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
     lines = _halt_lines(done, undo=undoing, dry_run=dry_run)
     whose = "that would be told" if dry_run else "to be told"

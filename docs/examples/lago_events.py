@@ -30,9 +30,7 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent:
         raise Unfit("unknown_subscription", "the subscription is nobody's here", "external_subscription_id")
     transaction = sent.get("transaction_id")
     if not isinstance(transaction, str) or not transaction:
-        raise Unfit(
-            "missing", "without a transaction_id an event that is sent again would be another one", "transaction_id"
-        )
+        raise Unfit("missing", "without a transaction_id all events of a subscription are one", "transaction_id")
     name, units = SUMS[code]
     properties = sent.get("properties") or {}
     if not isinstance(properties, Mapping):

@@ -27,11 +27,12 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent:
     customer = str(payload.get(CUSTOMER_KEY))
     if customer not in ORGS:
         raise Unfit("unknown_customer", "the customer is nobody's here", f"payload.{CUSTOMER_KEY}")
-    if not sent.get("identifier"):
+    identifier = sent.get("identifier")
+    if not isinstance(identifier, str) or not identifier:
         raise Unfit("missing", "without an identifier an event that is sent again would be billed again", "identifier")
     return UsageEvent(
         source=SOURCE,
-        event_id=str(sent["identifier"]),
+        event_id=identifier,
         event_type=str(sent.get("event_name", "")),
         org_id=ORGS[customer],
         quantity=_whole(payload.get(VALUE_KEY)),

@@ -200,8 +200,8 @@ def blockade(
     clock, billed = SharedClock(folder / "clock", AT_MS), billed_by(name, orgs)
     billers = {one: _biller(one, theirs) for one, theirs in billed.items()}
     if faulty:
-        for number_, biller in enumerate(billers.values()):
-            biller.faults = FaultPlan(seed + number_, FAULTY)
+        for at, biller in enumerate(billers.values()):
+            biller.faults = FaultPlan(seed + at, FAULTY)
     (folder / "provider").write_text(name)
     _set_up(url, billed, clock.now_ms())
     began = time.monotonic()

@@ -347,6 +347,16 @@ def test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_tw
     assert b"drawdown_calls_cut_to{" not in render(engine, fleet.clock.at_ms)
 
 
+def that_uses(engine: sa.Engine, provider: FakeProvider) -> Fleet:
+    """OTHERS organisations of a provider, each of which used something and was never read."""
+    fleet = Fleet(engine, extra={"fake": provider})
+    orgs = [f"org-{number}" for number in range(OTHERS)]
+    fleet.assign(*orgs, provider="fake", from_ms=T0)
+    for org in orgs:
+        fleet.sample(org, T0 + 1)
+    return fleet
+
+
 class FewReads(FakeProvider):
     """Takes fewer reads at once than are made; the others are turned away."""
 
@@ -365,11 +375,7 @@ class FewReads(FakeProvider):
 
 def test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read(engine: sa.Engine) -> None:
     few = FewReads(FAST)
-    fleet = Fleet(engine, extra={"fake": few})
-    orgs = [f"org-{number}" for number in range(OTHERS)]
-    fleet.assign(*orgs, provider="fake", from_ms=T0)
-    for org in orgs:
-        fleet.sample(org, T0 + 1)
+    fleet = that_uses(engine, few)
     report = fleet.tick(T0 + 2 * WINDOW_MS)
     at_once = report.calls_cut["fake"]
     assert at_once <= 8 and report.projected >= OTHERS * 9 // 10, (
@@ -394,11 +400,7 @@ def test_one_customer_that_is_turned_away_for_ever_is_asked_for_twice_and_left_t
             return told
 
     provider = OneAway(FAST)
-    fleet = Fleet(engine, extra={"fake": provider})
-    orgs = [f"org-{number}" for number in range(OTHERS)]
-    fleet.assign(*orgs, provider="fake", from_ms=T0)
-    for org in orgs:
-        fleet.sample(org, T0 + 1)
+    fleet = that_uses(engine, provider)
     report = fleet.tick(T0 + 2 * WINDOW_MS)
     assert (report.projected, provider.asked, report.calls_cut) == (OTHERS - 1, 2, {})
 
@@ -411,11 +413,7 @@ def test_where_every_read_is_turned_away_each_is_asked_for_a_few_times_at_most(e
             asked.update(customer_ids)
             return dict.fromkeys(customer_ids, ReadFailed("429: slow down", too_many=True))
 
-    fleet = Fleet(engine, extra={"fake": AllAway(FAST)})
-    orgs = [f"org-{number}" for number in range(OTHERS)]
-    fleet.assign(*orgs, provider="fake", from_ms=T0)
-    for org in orgs:
-        fleet.sample(org, T0 + 1)
+    fleet = that_uses(engine, AllAway(FAST))
     report = fleet.tick(T0 + 2 * WINDOW_MS)
     assert (report.projected, report.calls_cut) == (0, {"fake": 1}) and len(asked) == OTHERS
     assert max(asked.values()) <= READ_TRIES and sum(asked.values()) <= 2 * OTHERS, (
