@@ -132,7 +132,11 @@ def test_ids_of_the_database_are_found(fleet: Fleet, capsys: Said) -> None:
 OF_ITS_OWN_MAKING = (
     ("cells", "cell_id"), ("guard_uses", "use_key"), ("settlement_reversals", "reversal"), ("payouts", "payout"),
     ("batches", "batch"), ("hook_messages", "message_id"), ("topups", "topup"), ("reservations", "reservation"),
-    ("usage_samples", "id"), ("usage_events", "event_id"), ("sandboxes", "sandbox_id"),
+    ("usage_samples", "id"), ("usage_events", "event_id"), ("sandboxes", "sandbox_id"), ("usage_events", "subject"),
+    ("usage_events", "project"), ("reservations", "subject"), ("reservations", "project"), ("reservations", "supplier"),
+    ("backfill_events", "event_id"), ("backfill_events", "subject"), ("backfill_events", "project"),
+    ("ledger_lots", "lot"), ("pools", "pool"), ("topups", "payment_id"), ("topup_terms", "customer_id"),
+    ("topup_terms", "service_customer"), ("webhooks", "event_id"), ("console_users", "name"), ("my_sessions", "person"),
 )  # fmt: skip
 
 

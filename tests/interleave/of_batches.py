@@ -30,6 +30,7 @@ FRESH: Final = "".join(f"acme,{NOW - windows * WINDOW_MS},1024,60\n" for windows
 LATE: Final = f"{HEADER}acme,{T0},1024,60\nacme,{FLIP},1024,60\nlater,{T0},4096,7\n{FRESH}"
 OTHER: Final = f"{HEADER}acme,{T0},1024,50\n"
 EVENTS: Final = f"org_id,ts,event_type,quantity\nacme,{T0},page.new,1\n"
+PRICED: Final = f"org_id,ts,event_type,quantity\nacme,{NOW - 1},glow.done,3\n"
 SOURCE: Final = "exports"
 ASKED: Final = "warehouse"
 QUESTION: Final = Question("SELECT :from_ms, :until_ms", "warehouse", DAY_MS, 0)
@@ -84,6 +85,21 @@ def _withdraws(what: str, at_most: int = WITHDRAWN_AT_ONCE) -> Party:
     return Party(f"cli.nouns.batches:withdraw{what}", ready)
 
 
+def _takes_what_may_be_charged(stage: Stage) -> Act:
+    sums = _sums("glow.csv", PRICED)
+    write(stage.engine, lambda c: meet_types(c, sums, NOW))
+    return Act(lambda engine: write(engine, lambda c: take(c, sums, SOURCE, stage.by)))
+
+
+def _not_charged_too(stage: Stage) -> Iterator[str]:
+    if stage.rows(
+        "SELECT 1 FROM batches b WHERE b.name = 'glow.csv' AND b.withdrawn_ms IS NULL "
+        "AND EXISTS (SELECT 1 FROM guard_metrics WHERE metric = 'glow.done' AND price_micro > 0) "
+        "AND NOT EXISTS (SELECT 1 FROM mappings WHERE feature = 'glow')"
+    ):
+        yield "the guard charges for glow.done, and a batch of it went in, which nothing will ever bill"
+
+
 def _refused(stage: Stage, connection: sa.Connection) -> None:
     taken = TakenFile(SOURCE, "bad.csv", "", "refused", said="broken")
     folders._note(connection, file=_file("bad.csv", "x"), taken=taken, now_ms=stage.clock.now_ms())
@@ -134,6 +150,7 @@ BATCHES: Final = (
     plain("take_batch", _takes(LATE), _in_once),
     plain("take_batch the same by another name", _takes(LATE, "v.csv"), _in_once),
     plain("take_batch of that name, with other content", _takes(OTHER), _in_once),
+    Party("take_batch what may be charged", _takes_what_may_be_charged, _not_charged_too),
     plain("meet_types", lambda s, c: meet_types(c, _sums("events.csv", EVENTS), NOW)),
     plain("cli.nouns.batches:_take", _takes(LATE), _in_once),
     _withdraws(""),

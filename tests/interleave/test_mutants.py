@@ -159,6 +159,11 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "host takes events of what may be charged",
         "cli.nouns.guard:set_ a price of what may be metered",
     ),
+    "a batch is taken without the rows of its types": (
+        _taken_without_the_types_row,
+        "take_batch what may be charged",
+        "cli.nouns.guard:set_ a price of what may be metered",
+    ),
     "an override is asked for without the lock": (
         _asked_without_the_lock,
         "cli.nouns.overrides:_add",

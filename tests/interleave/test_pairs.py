@@ -90,6 +90,8 @@ PAIRS = (
     ("cli.nouns.guard:set_ a price of what may be metered", "host takes events of what may be charged"),
     ("host takes events of what may be charged", "cli.nouns.guard:set_ a price of what may be metered"),
     ("host takes events of what may be charged", "cli.nouns.features:map_event_ what may be charged"),
+    ("take_batch what may be charged", "cli.nouns.guard:set_ a price of what may be metered"),
+    ("cli.nouns.guard:set_ a price of what may be metered", "take_batch what may be charged"),
     ("cli.nouns.limits:set_", "cli.nouns.limits:end"),
     ("cli.nouns.limits:set_", "cli.nouns.limits:set_"),
     ("cli.nouns.overrides:_decide", "cli.nouns.overrides:_decide against it"),

@@ -35,7 +35,10 @@ class ScannedFile:
 
 
 def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
-    """Those of the words that are ids here: of organisations, customers, sandboxes, samples, events, runs, top-ups."""
+    """Those of the words that are ids here: of whoever uses, pays, supplies or signs in, and of what was kept of that.
+
+    Tables without an index for it are read whole, once for WORDS_AT_ONCE words.
+    """
     asked = sorted(filter(is_clean_id, words))
     found: set[str] = set()
     for start in range(0, len(asked), WORDS_AT_ONCE):
