@@ -90,6 +90,7 @@ class Console:
         elsewhere = Elsewhere(services)
         self._oidc = oidc.Oidc(self, self._threads, services, elsewhere)
         self._my = my.My(self, engine, services, elsewhere, budget)
+        self._unread_ms: dict[str, int] = {}  # by path, since when a page that could be read before cannot
         self._templates.globals["own_page"] = self._own_page
 
     def close(self) -> None:
@@ -164,12 +165,19 @@ class Console:
             log.error("console_failed", path=request.url.path, **told(error))
             return failed(500, "something failed here; it was written down")
 
-    def failed(self, status: int, why: str) -> HTMLResponse:
-        """The error state: no figure at all is better than a wrong one."""
-        return self.render("error.html", {"status": status, "why": why}, status)
+    def failed(self, status: int, why: str, part: str = "", since_ms: int | None = None) -> HTMLResponse:
+        """The error state: no figure at all is better than a wrong one. `part`: what could not be read, `since_ms`: as
+        of when, where it is known."""
+        shown = {"status": status, "why": why, "part": part, "since_ms": since_ms}
+        return self.render("error.html", shown, status)
 
     async def _page(self, page: Page, request: Request) -> Response:
-        return await self.answered(request, lambda: self._shown(page, request))
+        return await self.answered(request, lambda: self._shown(page, request), partial(self._unread, page))
+
+    def _unread(self, page: Page, status: int, why: str) -> HTMLResponse:
+        if status < 500:
+            return self.failed(status, why)
+        return self.failed(status, why, page.title, self._unread_ms.setdefault(page.path, self.now_ms()))
 
     async def _shown(self, page: Page, request: Request) -> Response:
         now_ms, query = self.now_ms(), said_by(request)
@@ -183,6 +191,7 @@ class Console:
             return Looked(known, self.render(page.template, {"demo": known.person.in_demo, **shown, **more}))
 
         found = await self.look(work)
+        self._unread_ms.pop(page.path, None)
         await self._keep_use(found.known, now_ms)
         return found.answer
 

@@ -7,7 +7,7 @@ import gzip
 import html
 import re
 import shlex
-from typing import Any, Final
+from typing import Any, Final, Never
 from urllib.parse import quote
 
 import httpx
@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.schema.errors import UsageError
-from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.schema.errors import DatabaseBusy, UsageError
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.server.console import asking, door, files, forms, sign_in
 from drawdown.server.console import console as consoles
 from drawdown.server.console.door import COOKIE
@@ -126,6 +126,27 @@ def test_a_form_that_makes_no_sense_is_refused_in_words(home: Home) -> None:
     for body, status in FORMS:
         answer = home.post("/console/sign-in", body)
         assert answer.status_code == status and "<h1>" in answer.text
+
+
+def test_what_cannot_be_read_says_which_part_and_since_when(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Never:
+        raise DatabaseBusy("the database does not answer")
+
+    def told() -> list[str]:
+        (answer,) = home.get("/console/orgs")
+        assert answer.status_code == 503 and "the database does not answer" in answer.text
+        return re.findall(r"<h1>(.*?)</h1>|since <time datetime=\"([^\"]+)\"", answer.text)
+
+    began = home.fleet.clock.at_ms
+    with monkeypatch.context() as away:
+        away.setattr(consoles, "look", fail)
+        first = told()
+        home.fleet.clock.at_ms += 5 * MINUTE_MS
+        assert told() == first == [("Organisations cannot be read now", ""), ("", figures.iso(began))]
+    assert home.get("/console/orgs")[0].status_code == 200
+    home.fleet.clock.at_ms += MINUTE_MS
+    monkeypatch.setattr(consoles, "look", fail)
+    assert told()[1] == ("", figures.iso(began + 6 * MINUTE_MS)), "it was well meanwhile"
 
 
 def test_passwords_are_looked_at_a_few_at_once(home: Home) -> None:
