@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +14,7 @@ from drawdown.server.console.my.my import COOKIE as MY_COOKIE
 from drawdown.server.console.my.pages import PAGES as MY_PAGES
 from drawdown.server.console.page import STATES
 from drawdown.server.console.page import Page as ConsolePage
-from drawdown.server.console.pages import PAGES
+from drawdown.server.console.pages import ACTIONS, PAGES
 from tests.browser import chromium
 from tests.browser.conftest import Visitor
 from tests.browser.sites import MY, ROLES, Site
@@ -41,6 +43,12 @@ WIDE: Final = """() => [document.documentElement, ...document.querySelectorAll("
     .filter((one) => one.scrollWidth > one.clientWidth)
     .map((one) => `${one.ariaLabel ?? "the page"}: ${one.scrollWidth} in ${one.clientWidth}`)"""
 """What is wider than there is room for: the page, or a table, whose last columns nobody sees."""
+MAY: Final = {f"/console/act/{action.name}": action.role for action in ACTIONS}
+NO_PATH: Final = {ord(one): "_" for one in "?&=%#:;/"}
+SILENT: Final = ".empty:not(:has(code)):not(:has(a))"
+"""What is empty, and says neither what fills it nor where to go."""
+PICTURES: Final = Path(__file__).resolve().parents[2] / "build" / "browser"
+"""Where `make browser` leaves a picture of each content that it looked at."""
 SHARE: Final = tuple(place for place, _, _ in PLACES[::8])
 """Pages that the suite looks at in every state, for every role, in every theme: frame and templates are those of all.
 `make browser` looks at each page so."""
@@ -114,8 +122,17 @@ def test_a_page_keeps_to_all_that_pages_keep_to(
     assert page.locator(".demo").count() == (state == "demo")
     assert page.locator("[data-state=error]").count() == (state == "error")
     assert ("Live" in page.inner_text("main")) <= (state != "error"), "what cannot be read is not live"
+    offered = {urlsplit(str(link.get_attribute("href"))).path for link in page.locator("main a[href*='/act/']").all()}
+    beyond = [path for path in offered if path not in MAY or ROLES.index(role) < ROLES.index(MAY[path])]
+    assert beyond == [], "nobody is offered what he may not do"
+    if state == "empty" and role != MY:  # an organisation's own people have no commands
+        assert page.locator(SILENT).all_inner_texts() == []
+        assert page.locator("main .empty, main tbody tr").count() > 0
     if not is_new(visitor, known, f"{role}, {state}"):
         return
+    if WHOLE:
+        name = f"{place.strip('/').replace('/', '-')}-{role}-{state}".translate(NO_PATH)
+        page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
     assert goes_sideways(visitor) == {}
     for width in (320, 1280) if WHOLE else (1280,):
         page.set_viewport_size({"width": width, "height": 800})

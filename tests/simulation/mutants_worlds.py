@@ -44,7 +44,7 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "units of single features not sealed": (5, 20),
     "customer filled in, usage left pending": (1, 10),
     "the witness is ignored": (1, 20),
-    "lost windows' pushes start as due": (45, 20),
+    "lost windows' pushes start as due": (51, 20),
     "absent in a lost history, voided instead of sent": (1, 20),
     "recover forgets open due pushes": (7, 60),
     "a tick goes on in another history": (155, 10),
@@ -64,6 +64,8 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "revision reused, conflict ignored": (1, 10),
     "an unread balance is zero": (3, 10),
     "the gate asks whenever it is asked": (4, 10),
+    "two ticks tell of one order": (70, 20),
+    "a read answers for pushes that were settled after it": (37, 20),
 }
 """Where a bug showed last, if not in the first seed, and within how many ticks: tests begin with it. `make mutants`
 begins with the first."""
