@@ -114,6 +114,20 @@ def test_the_address_is_the_state(live: Site, visit: Visit) -> None:
     assert page.locator("tbody tr").count() > halted.count("\n")
 
 
+def test_a_reader_of_another_zone_is_shown_the_same_times(live: Site, visit: Visit) -> None:
+    """All times are UTC, whose days have 24 hours; on that evening a day of 25 begins in Berlin."""
+    here = visit(live)
+    there = visit(live, timezone_id="Europe/Berlin", locale="de-DE")
+    there.page.clock.install(time="2026-10-24T23:30:00+02:00")
+    for place in ("/console/", "/console/org?id=acme&tab=ledger", "/console/ticks", "/console/audit"):
+        texts = []
+        for visitor in (here, there):
+            visitor.go(place)
+            texts.append(visitor.page.inner_text("main"))
+        assert texts[0] == texts[1] and "UTC" in texts[0], place
+    assert there.page.evaluate("new Date().getTimezoneOffset()") == -120
+
+
 def test_live_parts_come_anew_but_not_while_nobody_looks(live: Site, visit: Visit) -> None:
     visitor = visit(live)
     page = visitor.page
