@@ -275,6 +275,8 @@ def _use(ask: Ask, counters: Counters, known: Known, verdict: Verdict, done: Cha
         ended_ms=None if held else by.now_ms,
         actor=by.actor,
         reason=by.reason,
+        price=known.metric.price,
+        payer=done.costs.payer if done.reservation is not None else None,
     )
 
 

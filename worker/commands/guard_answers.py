@@ -17,9 +17,10 @@ class Answer:
     """Whether something may be used, or what was: `decision` counts, `would` is what phase 3 would say. `rule` decided,
     for `reason`. Of the limit that is nearest (None: none ends): its period, amount, what was used before, what is left
     after, and when its period ends. `price_micro` is what it costs, `charged_micro` what was charged now, `payer` who
-    pays (None: it costs nothing), `balance_micro` what that one has available (None: it is not asked for, or not for
-    whoever asks to know). `options`: what else can be done. `degraded`: decided without knowing the credit. `repeated`:
-    it was decided before, and nothing was done. `state` is that of the use (None: there is none)."""
+    pays (None: it costs nothing, or is charged to nobody any more), `balance_micro` what that one has available (None:
+    it is not asked for, or not for whoever asks to know). `options`: what else can be done. `degraded`: decided without
+    knowing the credit. `repeated`: it was decided before, and nothing was done. `state` is that of the use (None: there
+    is none)."""
 
     decision: Decision
     would: Decision
@@ -100,9 +101,9 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
         used=None,
         remaining=None,
         resets_ms=_resets_ms(use.limit_period, use.at_ms),
-        price_micro=use.charged_micro + use.forgone_micro,
+        price_micro=use.price_micro,
         charged_micro=charged_micro,
-        payer=None,
+        payer=use.payer,
         balance_micro=None,
         options=(),
         degraded=use.degraded,

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from drawdown.guard.decide import Bound, Counted, warned_after
+from drawdown.guard.decide import Bound, Counted, Price, warned_after
 from drawdown.guard.periods import PERIODS, Span, start_of, starts
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
@@ -34,7 +34,8 @@ class LimitReached(DatabaseBusy):
 
 @dataclass(frozen=True)
 class Use:
-    """A row of `guard_uses`: what was used, or is held to be used, in base units, micro-credits and milliseconds."""
+    """A row of `guard_uses`: what was used, or is held to be used, in base units, micro-credits and milliseconds; beside
+    it `price`, the one that it was decided by, and `payer`, whose run charges for it (None: none does)."""
 
     use_key: str
     org_id: str
@@ -61,6 +62,13 @@ class Use:
     ended_ms: int | None
     actor: str
     reason: str
+    price: Price
+    payer: str | None
+
+    @property
+    def price_micro(self) -> int:
+        """What it costs: as it ended, or as it is held."""
+        return self.price.of(self.amount) if self.state == "held" else self.charged_micro + self.forgone_micro
 
 
 @dataclass(frozen=True)
@@ -164,12 +172,12 @@ def hold_use(connection: sa.Connection, name: str) -> Use | None:
 
 def add_uses(connection: sa.Connection, uses: Sequence[Use]) -> int:
     """Write down uses; how many of their keys were free."""
-    return len(SQL.run(connection, "add_uses", {"uses": [vars(one) for one in uses]}).all())
+    return len(SQL.run(connection, "add_uses", {"uses": [_columns(one) for one in uses]}).all())
 
 
 def change_use(connection: sa.Connection, use: Use) -> None:
     """What becomes of a use that is held, or over."""
-    SQL.run(connection, "change_use", vars(use))
+    SQL.run(connection, "change_use", _columns(use))
 
 
 class Denials:
@@ -218,4 +226,9 @@ def _starts(at_ms: int) -> dict[str, int]:
 
 
 def _use(row: Mapping[Any, Any]) -> Use:
-    return Use(**{**row, "enforced": bool(row["enforced"]), "degraded": bool(row["degraded"])})
+    found = {**row, "enforced": bool(row["enforced"]), "degraded": bool(row["degraded"])}
+    return Use(price=Price(found.pop("price_micro"), found.pop("per_units")), **found)
+
+
+def _columns(use: Use) -> dict[str, object]:
+    return {name: value for name, value in vars(use).items() if name != "price"}

@@ -59,7 +59,14 @@ use_key, org_id, metric, number, month_ms, metric_number, asked, amount, state, 
     ended_ms, actor, reason
 
 -- name: uses
-SELECT {columns} FROM guard_uses WHERE use_key IN :names ORDER BY use_key {held}
+SELECT {columns},
+    (SELECT v.customer_id FROM reservations v WHERE v.reservation = guard_uses.reservation) AS payer,
+    (SELECT m.price_micro FROM guard_metrics m WHERE {its_terms}) AS price_micro,
+    (SELECT m.per_units FROM guard_metrics m WHERE {its_terms}) AS per_units
+FROM guard_uses WHERE use_key IN :names ORDER BY use_key {held}
+
+-- name: its_terms
+m.metric = guard_uses.metric AND m.number = guard_uses.metric_number
 
 -- name: add_uses
 -- In the order of their keys, as all who write many rows at once.

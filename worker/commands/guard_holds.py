@@ -19,7 +19,7 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
-from drawdown.worker.commands import executions, guard_counts, guard_terms
+from drawdown.worker.commands import executions, guard_counts
 from drawdown.worker.commands.executions import LIFE_MS
 from drawdown.worker.commands.guard import Ask, Charged, attempt, refuse, take
 from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
@@ -84,13 +84,13 @@ def _grown(
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
     verdict = decide(known.facts(counters), wish.amount)
     if verdict.decision != "block" and use.reservation is not None:
-        run, price = use.reservation, _price(connection, use, wanted)
+        run, price, payer = use.reservation, use.price.of(wanted), use.payer or use.org_id
 
         def work() -> Charged:
             executions.extend(connection, run, price, life_ms, by)
-            return Charged(Costs(price), run)
+            return Charged(Costs(price, 0, payer), run)
 
-        done = attempt(connection, price, use.org_id, work)
+        done = attempt(connection, price, payer, work)
         if done.code is not None and verdict.would != "block":
             verdict = decide(known.facts(counters, done.code), wish.amount)
     if verdict.would == "block":
@@ -109,7 +109,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
         return of_use(use, 0, by.now_ms, repeated=True)
     if use.state != "held" and (use.state, state) != ("expired", "settled"):
         raise _ended(use)
-    price = _price(connection, use, amount)
+    price = use.price.of(amount)
     charged = 0
     if use.reservation is not None:
         if state == "settled":
@@ -152,11 +152,6 @@ def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Kn
     bounds = in_force(known.facts(counters))
     then = guard_counts.after(counters, amount, bounds, known.metric.warn_ppm, uses=0)
     guard_counts.write(connection, counters, then, bounds, passes=PERIODS)
-
-
-def _price(connection: sa.Connection, use: Use, amount: int) -> int:
-    """By the terms that the metric had as it was reserved."""
-    return guard_terms.find(connection, use.metric, use.metric_number).price.of(amount)
 
 
 def _ended(use: Use) -> Denied:

@@ -207,10 +207,10 @@ def _take(product: Product, one: Call) -> str:
         return f"{one.what} {one.key}, of another wish"
     if before is not None:
         again = {"repeated": True, "charged_micro": 0, "decision": before.decision, "would": before.would}
-        right = {"rule": before.rule, "amount": before.amount, "degraded": before.degraded}
+        right = {"rule": before.rule, "amount": before.amount, "degraded": before.degraded, **_money(before)}
         answer = product.call(one)
-        if before.is_over(now):
-            right.pop("amount")  # whether anything has looked at it since, or not
+        if before.is_over(now):  # whether anything has looked at it since, or not
+            del right["amount"], right["price_micro"]
         product.compare(one, answer, {**again, **right})
         if not isinstance(answer, Denied) and answer.state != before.state and not before.is_over(now):
             product.breach(f"{one} is {answer.state}, and should be {before}")
@@ -240,6 +240,12 @@ def _take(product: Product, one: Call) -> str:
     )  # fmt: skip
     product.lost.add(one.key)
     return f"{one.what} {one.key}: {wish.amount} {wish.metric} for {charged / MICRO}, {said.decision}"
+
+
+def _money(use: Used) -> dict[str, object]:
+    """What is told of a use's cost whenever it is told of: what it was, or what is held for it; and who pays."""
+    price = use.terms.costs(use.amount) if use.state == "held" else use.charged_micro + use.forgone_micro
+    return {"price_micro": price, "payer": use.payer if use.run else None}
 
 
 def _denied(product: Product, wish: Wish, said: Said, amount: int) -> None:
@@ -276,6 +282,7 @@ def _extend(product: Product, one: Call) -> str:
     else:
         answer = product.call(one)
     want = {"state": "held", "amount": wanted, "expires_ms": until, "charged_micro": 0}
+    want |= _money(replace(use, amount=wanted))
     product.compare(one, answer, {**want, "repeated": (wanted, until) == (use.amount, use.expires_ms)})
     books.note_warned(who, use.metric, more, use.at_ms, now)
     books.uses[one.key] = replace(use, amount=wanted, expires_ms=until, held_micro=held)
@@ -289,7 +296,7 @@ def _end(product: Product, one: Call) -> str:
     amount, state = one.amount or 0, "settled" if one.what == "settle" else "released"
     over = use.is_over(now)
     if use.state == state:
-        again = {"repeated": True, "charged_micro": 0, "state": state, "amount": amount}
+        again = {"repeated": True, "charged_micro": 0, "state": state, "amount": amount, **_money(use)}
         product.compare(one, product.call(one), again if use.amount == amount else {"denied": "other_content"})
         return f"{one.what} {one.key} again"
     if use.state not in ("held", "expired") or (over and state == "released"):
@@ -298,7 +305,8 @@ def _end(product: Product, one: Call) -> str:
     price = use.terms.costs(amount)
     charged = price if use.run else 0
     answer = product.call(one)
-    product.compare(one, answer, {"state": state, "amount": amount, "charged_micro": charged, "repeated": False})
+    want = {"state": state, "amount": amount, "charged_micro": charged, "repeated": False}
+    product.compare(one, answer, {**want, "price_micro": price, "payer": use.payer if use.run else None})
     books.note_warned(_who(product, use.org), use.metric, amount - use.counts(now), use.at_ms, now)
     books.uses[one.key] = replace(
         use, state=state, amount=amount, charged_micro=charged, forgone_micro=0 if use.run else price, held_micro=0
