@@ -206,3 +206,7 @@ class Price:
     def of(self, amount: int) -> int:
         """To the nearest micro-credit, half of one up."""
         return (2 * amount * self.micro + self.per) // (2 * self.per)
+
+    def held(self, amount: int) -> int:
+        """What is held for so much: something, where anything costs, as more may be used in the end."""
+        return max(self.of(amount), 1) if self.micro else 0

@@ -27,7 +27,6 @@ from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.commands import executions, run_request
 from drawdown.worker.commands.executions import Accepted, Asked
-from drawdown.worker.commands.guard_keys import RUN
 from drawdown.worker.views.executions import RunFilter, list_runs, org_of_run, show_run
 
 ROOT: Final = "/v1/executions"
@@ -103,8 +102,6 @@ class Executions:
 
         async def accept(order: models.AcceptOrder, said: Said) -> Mapping[str, object]:
             key, run = _key_of(order.key, given), _request(order, said)
-            if said.key.org_id is not None and key.startswith(RUN):
-                raise ApiError(422, "bad_value", f"a key that begins with {RUN} is that of a use: choose another one")
             asked = Asked(key, run, said.key.actor, order.reason, tells_names=said.key.org_id is None)
             done = await self._accepting.ask(asked)
             return _with_wallet(done.reservation, done, repeated=done.repeated)

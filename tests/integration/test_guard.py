@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
@@ -69,7 +70,7 @@ def test_the_same_again_is_the_first_answer_and_uses_nothing(guarded: Guarded) -
 
 def test_a_key_that_a_run_has_is_refused_and_nothing_is_used(guarded: Guarded) -> None:
     guarded.limit("idea", 5)
-    guarded.write(lambda c: executions.accept(c, "guard:taken", Request("acme", 1), guarded.fleet.by))
+    guarded.write(lambda c: executions.accept(c, "guard:taken", Request("acme", 1), guarded.fleet.by, of_use=True))
     assert refused(lambda: guarded.consume("idea", key="taken")) == "other_content"
     assert guarded.used("idea") == 0
 
@@ -324,7 +325,8 @@ def test_what_is_held_and_over_is_free_and_may_be_settled_late(guarded: Guarded)
 
 
 def test_holds_that_are_over_are_given_back_in_parts(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard_counts, "OVER_AT_ONCE", 2)
+    monkeypatch.setattr(guard_counts, "OVER_AT_ONCE", 1)
+    monkeypatch.setattr(guard_counts, "MOST_OVER_PARTS", 2)
     guarded.limit("look", 5)
     for _ in range(5):
         guarded.reserve("look", for_ms=MINUTE_MS)
@@ -438,3 +440,58 @@ def test_many_processes_use_a_limit_up_to_its_last_unit_and_never_beyond(engine:
     wrong, said = rush(url, 3, 180, 7, 120, price_micro)
     assert (wrong, said.total() - said["busy"]) == ([], 180)
     assert said["block"] > 0 and said["allow"] > 30
+
+
+# What a use is charged for, whoever else has a hand in it
+
+
+def test_what_is_held_for_next_to_nothing_is_charged_all_the_same(guarded: Guarded) -> None:
+    """An estimate whose price rounds to nothing holds something; what was used above it is asked for, and charged."""
+    guarded.metric("crumb", price_micro=MICRO, per_units=25 * MICRO)
+    guarded.limit("crumb", None)
+    for key in ("settled", "grown"):
+        held = guarded.reserve("crumb", 1, key=key)
+        assert (held.state, held.price_micro, held.payer) == ("held", 1, "acme")
+    assert guarded.wallet() == (100 * MICRO, 2)
+    assert guarded.extend("grown", 101 * 25 * MICRO).decision == "block", "there is no credit for so much"
+    assert guarded.extend("grown", 50 * MICRO).price_micro == 2 * MICRO
+    done = [guarded.settle(key, 100 * MICRO) for key in ("settled", "grown")]
+    assert [(one.charged_micro, one.payer) for one in done] == [(4 * MICRO, "acme")] * 2
+    assert guarded.wallet() == (92 * MICRO, 0)
+    assert guarded.reserve("crumb", 1, org="acme", key="given up").state == "held"
+    assert guarded.release("given up", 0).charged_micro == 0
+    assert guarded.wallet() == (92 * MICRO, 0)
+
+
+def test_a_run_of_a_use_is_ended_by_the_guard_alone(guarded: Guarded) -> None:
+    guarded.limit("idea", 5)
+    guarded.reserve("idea", 5, key="its")
+    by = guarded.fleet.by
+    acts: list[Callable[[sa.Connection], object]] = [
+        lambda c: executions.settle(c, "guard:its", Cost(1), by),
+        lambda c: executions.release(c, "guard:its", None, by),
+        lambda c: executions.extend(c, "guard:its", 9 * MICRO, None, by),
+        lambda c: executions.draw(c, "guard:its", 0, Cost(1), by),
+    ]
+    for act in acts:
+        assert refused(lambda act=act: guarded.write(act)) == "of_a_use"  # type: ignore[misc]
+    with pytest.raises(UsageError, match="that of a use"):
+        guarded.write(lambda c: executions.accept(c, "guard:other", Request("acme", 1), by))
+    assert (guarded.used("idea"), guarded.wallet()) == (5, (100 * MICRO, 5 * MICRO))
+    assert guarded.settle("its", 4).charged_micro == 4 * MICRO
+
+
+def test_what_a_payer_allows_no_more_of_is_counted_and_told(guarded: Guarded) -> None:
+    """What was held is charged, where it still is; the rest is used, counted, and charged to nobody."""
+    guarded.give("rich", 50)
+    guarded.limit("idea", None)
+    guarded.write(lambda c: pools.allow(c, "rich", "acme", guarded.fleet.by, limit_micro=5 * MICRO))
+    for key, life_ms in (("over", 2 * HOUR_MS), ("late", MINUTE_MS)):
+        guarded.reserve("idea", 2, key=key, payer="rich", for_ms=life_ms)
+    done = guarded.settle("over", 4)
+    assert (done.charged_micro, done.price_micro, done.payer) == (2 * MICRO, 4 * MICRO, "rich")
+    guarded.later(HOUR_MS)
+    late = guarded.settle("late", 9)
+    assert (late.state, late.charged_micro, late.price_micro) == ("settled", 2 * MICRO, 9 * MICRO)
+    assert guarded.used("idea") == 13
+    assert guarded.settle("late", 9).repeated

@@ -23,7 +23,6 @@ from drawdown.ledger.runs.reservations import NO_SANDBOXES, Ask, Denied, Reserva
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
-from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS, in_credits
 from drawdown.worker.catalog.wallets import orgs_of
@@ -38,7 +37,7 @@ from drawdown.worker.commands.run_permission import (
     permit_together,
     require_room,
 )
-from drawdown.worker.commands.run_request import Request, fingerprint, require_life, require_quantities, require_sane
+from drawdown.worker.commands.run_request import USE, Request, fingerprint, require_life, require_sane
 from drawdown.worker.commands.run_results import Accepted, Asked, Preview, Settled
 from drawdown.worker.verdict.asks import mark_for_projection
 
@@ -94,12 +93,14 @@ def _ahead(
     return None if wallet is None else wallet.available_micro, elsewhere.read_ms
 
 
-def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Accepted:
-    """Hold what a run may cost.
+def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_use: bool = False) -> Accepted:
+    """Hold what a run may cost. `of_use`, here and below: the guard asks, whose runs nobody else makes or ends.
 
     Errors: Denied with the step that refuses, or `other_content` for a key of another run; UsageError.
     """
-    _require_key(key)
+    run_request.require_key(key)
+    if key.startswith(USE) and not of_use:
+        raise UsageError(f"a key that begins with {USE} is that of a use: choose another one")
     require_sane(request)
     before = reservations.read(connection, key)
     if before is not None:  # the first answer, whatever has become of the account since
@@ -129,8 +130,10 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
     Errors: NotTogether, Denied, UsageError, UnknownId, where one of them at least is to be asked for alone.
     """
     for one in asked:
-        _require_key(one.key)
+        run_request.require_key(one.key)
         require_sane(one.request)
+        if one.key.startswith(USE):
+            raise NotTogether(f"{one.key} is refused alone")
         if one.request.sandboxes:
             raise NotTogether(f"{one.key} names sandboxes: it is asked for alone")
         if one.request.payer is not None:
@@ -172,7 +175,7 @@ def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -
     """Charge a part of a run that goes on, under a number of the caller's. Errors: those of `draws.draw`; UnknownId."""
     if not 0 <= number < 2**31:
         raise UsageError("the number of a draw lies between 0 and 2,147,483,647")
-    found, cost = _held(connection, key, by.now_ms), _sane(cost)
+    found, cost = _held(connection, key, by.now_ms, of_use=False), run_request.sane_cost(cost)
     if found.hold != "wallet":
         drawn = remote_runs.draw(connection, found, number, cost, by)
     else:
@@ -180,7 +183,9 @@ def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -
     return Settled(drawn, *_left(connection, found, by.now_ms))
 
 
-def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: int | None, by: By) -> Accepted:
+def extend(
+    connection: sa.Connection, key: str, to_micro: int | None, for_ms: int | None, by: By, *, of_use: bool = False
+) -> Accepted:
     """Have a run hold `to_micro` in all, and go on for `for_ms` from now; neither shrinks. It tells that the run lives.
 
     Errors: Denied `ended`, `no_credit`; UnknownId; UsageError.
@@ -192,7 +197,7 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     if before is not None and to_micro is not None and before.hold == "wallet":
         most = _terms(connection, before).most_held_micro
         make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
-    found = _held(connection, key, by.now_ms)
+    found = _held(connection, key, by.now_ms, of_use=of_use)
     if found.state != "held":
         raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")
     until_ms, to_micro = by.now_ms + (for_ms or LIFE_MS), to_micro or found.amount_micro
@@ -208,23 +213,23 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
 
 
-def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By) -> Settled:
+def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of_use: bool = False) -> Settled:
     """End a run with what it cost in all, or without a cost where metering charges for it; what is left of its hold is
     free. Errors: as `ledger.runs.draws.finish`; UnknownId; UsageError."""
-    found = _held(connection, key, by.now_ms)
+    found = _held(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
         raise UsageError(
             f"{key} is settled already: the same again has its cost, {in_credits(found.drawn_micro)} credits"
         )
-    said = None if cost is None and found.settled_by == "metering" else _sane(cost or Cost())
+    said = None if cost is None and found.settled_by == "metering" else run_request.sane_cost(cost or Cost())
     return _finish(connection, found, "settled", said, by)
 
 
-def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By) -> Settled:
+def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By, *, of_use: bool = False) -> Settled:
     """Give a run up: what it incurred in all is charged (without it: what was drawn stays), the rest is free. Errors:
     as `ledger.runs.draws.finish`; UnknownId."""
-    found = _held(connection, key, by.now_ms)
-    return _finish(connection, found, "released", None if incurred is None else _sane(incurred), by)
+    found = _held(connection, key, by.now_ms, of_use=of_use)
+    return _finish(connection, found, "released", None if incurred is None else run_request.sane_cost(incurred), by)
 
 
 def _finish(connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, by: By) -> Settled:
@@ -235,9 +240,13 @@ def _finish(connection: sa.Connection, found: Reservation, state: State, cost: C
     return Settled(drawn, *_left(connection, found, by.now_ms, freed_micro=found.left_micro))
 
 
-def _held(connection: sa.Connection, key: str, now_ms: int) -> Reservation:
-    """A run, which nobody else ends meanwhile; expired if it is due."""
-    _require_key(key)
+def _held(connection: sa.Connection, key: str, now_ms: int, *, of_use: bool) -> Reservation:
+    """A run, which nobody else ends meanwhile; expired if it is due. Errors: Denied `of_a_use` where it is the guard's,
+    which would count on what is over."""
+    run_request.require_key(key)
+    if key.startswith(USE) and not of_use and SQL.run(connection, "use_of", {"key": key}).first() is not None:
+        text = f"{key} is the run of a use: `drawdown guard settle` or `release` of {key.removeprefix(USE)} ends it"
+        raise Denied("of_a_use", text)
     found = reservations.hold(connection, key)
     if found is None:
         ids.require(connection, ids.RUN, key)
@@ -282,15 +291,3 @@ def _left(
     else:
         elsewhere = remote_runs.standing(connection, found.org_id, now_ms)
     return elsewhere.wallet if found.hold == "local" else None, elsewhere.read_ms
-
-
-def _require_key(key: str) -> None:
-    if not is_clean_id(key):
-        raise UsageError("a run's key has 1 to 200 characters, none of them control characters")
-
-
-def _sane(cost: Cost) -> Cost:
-    if (cost.amount_micro is None) == (cost.quantities is None):
-        raise UsageError("a cost is in credits, or in quantities of features: give one of them")
-    require_quantities(cost.quantities)
-    return cost

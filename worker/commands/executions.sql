@@ -10,3 +10,6 @@ WHERE a.customer_id = :customer_id AND (o.is_halted OR (:balance_micro <= {low_l
     AND NOT EXISTS (SELECT 1 FROM balance_episodes e WHERE e.org_id = o.org_id AND e.level = 'low'
         AND e.ended_ms IS NULL)))
 UNION ALL SELECT 1 FROM tier_holders WHERE customer_id = :customer_id AND ended_ms = :now_ms LIMIT 1
+
+-- name: use_of
+SELECT 1 FROM guard_uses WHERE reservation = :key AND use_key = SUBSTR(:key, 7)

@@ -121,6 +121,7 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
     if left:
         first = asked[left[0]]
         known = know(connection, first.wish, first.by.now_ms)
+        guard_counts.lock_keys(connection, {f"{one.wish.org_id} {one.key}" for one in asked}, first.by.now_ms)
         counters = guard_counts.lock(connection, first.wish.org_id, first.wish.metric, first.by.now_ms)
         again = guard_keys.read(connection, keys)  # whoever waited for the same
         book = _Book(connection, known, counters, counters, again)
@@ -227,16 +228,17 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
 
 def _charge(connection: sa.Connection, ask: Ask, known: Known) -> Charged:
     """A run of its own, settled at once where it is used at once."""
-    price = known.metric.price.of(ask.wish.amount)
+    terms = known.metric.price
+    price = terms.held(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
     if not price:
         return Charged(Costs())
     run, name = run_of(ask.wish, known.metric, price), RUN + ask.name
 
     def work() -> Charged:
-        done = executions.accept(connection, name, run, ask.by)
+        done = executions.accept(connection, name, run, ask.by, of_use=True)
         paid, wallet, charged = done.reservation.customer_id, done.wallet, 0
         if ask.state == "used":
-            ended = executions.settle(connection, name, Cost(price), ask.by)
+            ended = executions.settle(connection, name, Cost(price), ask.by, of_use=True)
             wallet, charged = ended.wallet, ended.drawn.charged_micro
         balance = None if wallet is None or paid != known.customer_id else wallet.available_micro
         return Charged(Costs(price, charged, paid, balance), name)

@@ -18,12 +18,18 @@ from drawdown.guard.decide import Bound, Counted, Price, warned_after
 from drawdown.guard.periods import PERIODS, Span, start_of, starts
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
+from drawdown.schema.units import MINUTE_MS
 
 SQL = queries(__file__)
 
 State: TypeAlias = Literal["used", "held", "settled", "released", "expired"]
 OVER_AT_ONCE: Final = 1_000
-"""Holds of one metric that are over, and that one transaction gives back."""
+"""Holds of one metric that are over, and that a statement gives back."""
+MOST_OVER_PARTS: Final = 100
+"""Of those, in one transaction. What is left then counts until the next one."""
+TURN_MS: Final = 5 * MINUTE_MS
+"""How near the turn of a month the old one's uses and the new one's, which no counter has in common, may go on at once,
+whichever server's clock is behind."""
 NO_END: Final = 2**62
 """More than any counter counts."""
 
@@ -34,8 +40,8 @@ class LimitReached(DatabaseBusy):
 
 @dataclass(frozen=True)
 class Use:
-    """A row of `guard_uses`: what was used, or is held to be used, in base units, micro-credits and milliseconds; beside
-    it `price`, the one that it was decided by, and `payer`, whose run charges for it (None: none does)."""
+    """A row of `guard_uses`: what was used, or is held to be used, in base units, micro-credits and milliseconds.
+    Beside it `price`, which it was decided by, and `payer`, whose wallet its run charges (None: it has no run)."""
 
     use_key: str
     org_id: str
@@ -68,7 +74,7 @@ class Use:
     @property
     def price_micro(self) -> int:
         """What it costs: as it ended, or as it is held."""
-        return self.price.of(self.amount) if self.state == "held" else self.charged_micro + self.forgone_micro
+        return self.price.held(self.amount) if self.state == "held" else self.charged_micro + self.forgone_micro
 
 
 @dataclass(frozen=True)
@@ -102,19 +108,34 @@ def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
     """Nobody else counts any of it until this transaction is over. What is held and over is given back first."""
     found = _locked(connection, org_id, metric, now_ms)
-    if not found.overs:
-        return found
+    for _ in range(MOST_OVER_PARTS):
+        if not found.overs or not _give_back(connection, org_id, metric, now_ms):
+            break
+        found = _read(connection, org_id, metric, now_ms, held="")
+    return found
+
+
+def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) -> None:
+    """Near the turn of a month, whoever uses the same key waits, as for a counter at any other time. SQLite has one
+    writer at a time."""
+    at_turn = start_of("month", now_ms - TURN_MS) != start_of("month", now_ms + TURN_MS)
+    if at_turn and connection.dialect.name == "postgresql":
+        SQL.run(connection, "lock_keys", {"names": [{"name": one} for one in sorted(names)]}).all()
+
+
+def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> int:
+    """How many holds that are over count no longer."""
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": OVER_AT_ONCE}
     over = SQL.run(connection, "over", values).all()
     if not over:
-        return found
+        return 0
     SQL.run(connection, "expire", {"keys": [row.use_key for row in over], "now_ms": now_ms})
     hours = [start_of("hour", int(row.at_ms)) for row in over]
     for hour_ms in sorted(set(hours)):
         back = sum(int(row.amount) for row, its_ms in zip(over, hours, strict=True) if its_ms == hour_ms)
         _locked(connection, org_id, metric, hour_ms)
         SQL.run(connection, "give_back", {"org_id": org_id, "metric": metric, "amount": back, **_starts(hour_ms)})
-    return _read(connection, org_id, metric, now_ms, held="")
+    return len(over)
 
 
 def lock_of(connection: sa.Connection, use: Use) -> Counters:

@@ -10,6 +10,10 @@ FOR UPDATE
 org_id = :org_id AND metric = :metric AND ((period = 'hour' AND start_ms = :hour_ms)
     OR (period = 'day' AND start_ms = :day_ms) OR (period = 'month' AND start_ms = :month_ms))
 
+-- name: lock_keys
+SELECT pg_advisory_xact_lock(hashtextextended(name, 0))
+FROM (SELECT name FROM {rows :names (name text)} r ORDER BY name LIMIT 1000000) ordered
+
 -- name: make
 INSERT INTO guard_counters (org_id, metric, period, start_ms, used, uses, warned)
 SELECT :org_id, :metric, period, start_ms, 0, 0, {no} FROM {rows :rows (period text, start_ms bigint)} x WHERE 1 = 1

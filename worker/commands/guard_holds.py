@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.guard.decide import Verdict, decide, in_force
 from drawdown.guard.periods import PERIODS
+from drawdown.ledger.runs import reservations
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema import ids
@@ -69,7 +70,7 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
         if verdict.decision == "block":
             return answer(use.metric, wanted, verdict, done.costs, by.now_ms, use)
     if use.reservation is not None:
-        executions.extend(connection, use.reservation, None, life_ms, by)
+        executions.extend(connection, use.reservation, None, life_ms, by, of_use=True)
     grown = replace(use, amount=wanted, expires_ms=until)
     _moved(connection, counters, more, known)
     guard_counts.change_use(connection, grown)
@@ -84,10 +85,10 @@ def _grown(
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
     verdict = decide(known.facts(counters), wish.amount)
     if verdict.decision != "block" and use.reservation is not None:
-        run, price, payer = use.reservation, use.price.of(wanted), use.payer or use.org_id
+        run, price, payer = use.reservation, use.price.held(wanted), use.payer or use.org_id
 
         def work() -> Charged:
-            executions.extend(connection, run, price, life_ms, by)
+            executions.extend(connection, run, price, life_ms, by, of_use=True)
             return Charged(Costs(price, 0, payer), run)
 
         done = attempt(connection, price, payer, work)
@@ -110,25 +111,38 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     if use.state != "held" and (use.state, state) != ("expired", "settled"):
         raise _ended(use)
     price = use.price.of(amount)
-    charged = 0
-    if use.reservation is not None:
-        if state == "settled":
-            done = executions.settle(connection, use.reservation, Cost(price), by)
-        else:
-            done = executions.release(connection, use.reservation, Cost(price) if price else None, by)
-        charged = done.drawn.charged_micro
+    charged = 0 if use.reservation is None else _charged(connection, use.reservation, state, price, by)
     after = replace(
         use,
         state=state,
         amount=amount,
         charged_micro=charged,
-        forgone_micro=0 if use.reservation is not None else price,
+        forgone_micro=price - charged,
         ended_ms=by.now_ms,
     )
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     _moved(connection, counters, amount - use.amount, known)
     guard_counts.change_use(connection, after)
     return of_use(after, charged, by.now_ms, repeated=False)
+
+
+def _charged(connection: sa.Connection, run: str, state: State, price: int, by: By) -> int:
+    """End a use's run: what was charged of its price. What its payer allows no more of is charged to nobody: what is
+    used is used, and has to be counted. What was held lies within that, until its hold is over."""
+    held = reservations.read(connection, run)
+    assert held is not None
+    for cost in (price, min(price, held.amount_micro), 0):
+        try:
+            with connection.begin_nested():
+                if state == "settled":
+                    done = executions.settle(connection, run, Cost(cost), by, of_use=True)
+                else:
+                    done = executions.release(connection, run, Cost(cost) if cost else None, by, of_use=True)
+                return done.drawn.charged_micro
+        except Denied as error:
+            if error.code != "payer_limit" or not cost:
+                raise
+    raise AssertionError("nothing at all is within any limit")
 
 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:

@@ -20,9 +20,8 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.commands import guard_counts
 from drawdown.worker.commands.guard_counts import Use
+from drawdown.worker.commands.run_request import USE as RUN
 
-RUN: Final = "guard:"
-"""Stands before a use's name in the key of its run."""
 OWN: Final = "own:"
 """Begins the names of uses whose keys are an organisation's own."""
 _OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")

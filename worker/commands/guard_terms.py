@@ -118,7 +118,7 @@ def set_metric(
         lock_buckets(connection)
     was = _latest(connection, metric) if hold(connection, metric) else None
     now = _changed(metric, was, change)
-    if _charges_for(was, now) != counts:
+    if _charges_for(was, now) not in (None, counts):
         raise DatabaseBusy(f"{metric} was changed this moment; try again")
     if counts is not None:
         billed_once.require_unmetered(connection, metric, counts, by.now_ms)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied, Overage, Reservation, SettledBy
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
@@ -23,6 +24,8 @@ MOST_FEATURES: Final = 100
 """Of one estimate or cost."""
 MOST_SANDBOXES: Final = 100
 """That one run names."""
+USE: Final = "guard:"
+"""Stands before a use's name in the key of its run."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Request:
     def named(self) -> list[str]:
         """Its sandboxes, each once and in order."""
         return sorted(set(self.sandboxes))
+
+
+def require_key(key: str) -> None:
+    """Errors: UsageError."""
+    if not is_clean_id(key):
+        raise UsageError("a run's key has 1 to 200 characters, none of them control characters")
 
 
 def fingerprint(request: Request) -> str:
@@ -140,3 +149,11 @@ def require_quantities(quantities: Mapping[str, int] | None) -> None:
         raise UsageError(f"give one feature at least, and {MOST_FEATURES} at most")
     if any(not 0 <= quantity < 2**53 for quantity in quantities.values()):
         raise UsageError("a quantity is a whole number from 0 to 2^53")
+
+
+def sane_cost(cost: Cost) -> Cost:
+    """Errors: UsageError."""
+    if (cost.amount_micro is None) == (cost.quantities is None):
+        raise UsageError("a cost is in credits, or in quantities of features: give one of them")
+    require_quantities(cost.quantities)
+    return cost

@@ -45,6 +45,10 @@ class Metric:
     def costs(self, amount: int) -> int:
         return int(Fraction(amount * self.micro, self.per) + Fraction(1, 2))
 
+    def holds(self, amount: int) -> int:
+        """What costs something holds something, however little it is at first."""
+        return max(self.costs(amount), 1) if self.micro else 0
+
 
 @dataclass
 class Over:

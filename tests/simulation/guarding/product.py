@@ -159,12 +159,12 @@ def _credit(product: Product, wish: Wish, price: int) -> str | None:
     return "no_credit" if price > free(product, payer) else None
 
 
-def _decided(product: Product, wish: Wish) -> tuple[Said, str | None, bool, int]:
+def _decided(product: Product, wish: Wish, state: str = "used") -> tuple[Said, str | None, bool, int]:
     """What is said, the code of the credit where it was asked for and is none, whether it is unknown, and the price."""
     books, who, now = product.books, _who(product, wish.org_id), product.now
     said = books.decide(who, wish.metric, wish.amount, now, now)
     terms, code, dark = books.metrics[wish.metric], None, False
-    price = terms.costs(wish.amount)
+    price = terms.holds(wish.amount) if state == "held" else terms.costs(wish.amount)
     if price and said.decision != "block":
         code = _credit(product, wish, price)
         dark = code in UNKNOWN
@@ -215,7 +215,7 @@ def _take(product: Product, one: Call) -> str:
         if not isinstance(answer, Denied) and answer.state != before.state and not before.is_over(now):
             product.breach(f"{one} is {answer.state}, and should be {before}")
         return f"{one.what} {one.key} again"
-    said, code, dark, price = _decided(product, wish)
+    said, code, dark, price = _decided(product, wish, state)
     asked = price if said.decision != "block" or said.rule == "credits" else 0
     runs = bool(price) and code is None and said.decision != "block"
     charged = price if runs and state == "used" else 0
@@ -244,7 +244,7 @@ def _take(product: Product, one: Call) -> str:
 
 def _money(use: Used) -> dict[str, object]:
     """What is told of a use's cost whenever it is told of: what it was, or what is held for it; and who pays."""
-    price = use.terms.costs(use.amount) if use.state == "held" else use.charged_micro + use.forgone_micro
+    price = use.terms.holds(use.amount) if use.state == "held" else use.charged_micro + use.forgone_micro
     return {"price_micro": price, "payer": use.payer if use.run else None}
 
 
@@ -262,7 +262,7 @@ def _extend(product: Product, one: Call) -> str:
         return f"extends {one.key}, which is over"
     wanted, life_ms = max(one.amount or 0, use.amount), one.for_ms or HOUR_MS
     more, until = wanted - use.amount, max(use.expires_ms, now + life_ms)
-    price, held = use.terms.costs(wanted), use.held_micro
+    price, held = use.terms.holds(wanted), use.held_micro
     who = _who(product, use.org)
     if more:
         said = books.decide(who, use.metric, more, use.at_ms, now)
