@@ -25,7 +25,8 @@ from tests.simulation.oracle import Sample
 PLANS: Final = ("basic", "gold")
 PERIODS: Final[tuple[Period, ...]] = ("hour", "day", "month")
 AMOUNTS: Final = (0, 2, 6, 6, 15, 40, 300, None)
-PRICES: Final = ((0, 1), (MICRO, 1), (MICRO, 25), (MICRO // 3, 7))
+PRICES: Final = ((0, 1), (MICRO, 1), (1, 7), (MICRO // 3, 7))
+"""The third rounds to nothing for a few units."""
 LASTS: Final = (10 * MINUTE_MS, 180 * MINUTE_MS, 2 * DAY_MS, 89 * DAY_MS, None)
 TARGETS: Final[tuple[tuple[Reach, str], ...]] = (
     *(("org", one) for one in ASKERS), ("pattern", "acme-*"), ("pattern", "a*"), ("plan", "basic"), ("plan", "gold"),

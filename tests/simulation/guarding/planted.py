@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from drawdown.guard import decide, periods
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import executions, guard, guard_check, guard_counts, guard_facts, guard_holds, guard_terms
+from drawdown.worker.commands import executions, guard, guard_check, guard_counts, guard_facts, guard_holds
 from drawdown.worker.commands.guard import Charged, Wish
 from drawdown.worker.commands.guard_terms import Metric
 from drawdown.worker.commands.run_request import Request
@@ -35,10 +35,8 @@ def _counts_where_it_ends(patches: Patches) -> None:
 
 
 def _price_of_now(patches: Patches) -> None:
-    def wrong(connection: sa.Connection, use: guard_counts.Use, amount: int) -> int:
-        return guard_terms.find(connection, use.metric).price.of(amount)
-
-    patches.put(guard_holds, "_price", wrong)
+    newest = "(SELECT MAX(n.number) FROM guard_metrics n WHERE n.metric = guard_uses.metric)"
+    patches.query(guard_counts, "its_terms", "guard_uses.metric_number", newest)
 
 
 def _who_asks_pays(patches: Patches) -> None:
@@ -63,8 +61,8 @@ def _without_credit(patches: Patches, when: Callable[[Charged], bool]) -> None:
 
 
 def _incurred_is_free(patches: Patches) -> None:
-    def wrong(connection: sa.Connection, key: str, incurred: Any, by: Any) -> Any:
-        return executions.release(connection, key, None, by)
+    def wrong(connection: sa.Connection, key: str, incurred: Any, by: Any, **more: Any) -> Any:
+        return executions.release(connection, key, None, by, **more)
 
     patches.put(guard_holds, "executions", SimpleNamespace(**{**vars(executions), "release": wrong}))
 
@@ -72,8 +70,8 @@ def _incurred_is_free(patches: Patches) -> None:
 def _hour_long_growth(patches: Patches) -> None:
     """What a hold that grows holds is held for an hour, however short the hold."""
 
-    def wrong(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: Any) -> Any:
-        return executions.extend(connection, key, to, None if to is not None else for_ms, by)
+    def wrong(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: Any, **more: Any) -> Any:
+        return executions.extend(connection, key, to, None if to is not None else for_ms, by, **more)
 
     patches.put(guard_holds, "executions", SimpleNamespace(**{**vars(executions), "extend": wrong}))
 
@@ -148,6 +146,11 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
         "(answered, right)",
     ),
     "what was reserved is charged by the price of now": (_price_of_now, "charged_micro"),
+    "what rounds to nothing holds nothing": (lambda p: p.put(decide.Price, "held", decide.Price.of), "price_micro"),
+    "what a use again is told costs nothing": (
+        lambda p: p.put(guard_counts.Use, "price_micro", property(lambda use: use.charged_micro)),
+        "price_micro",
+    ),
     "who asks pays in the payer's place": (_who_asks_pays, ""),
     "phase 2 blocks whoever bought credit": (
         lambda p: p.put(decide, "holds", lambda phase, pays: phase >= 2),
@@ -184,13 +187,14 @@ SEEN_AT: Final[dict[str, int]] = {
     "what is given back is not given back to its day": 3,
     "any plan stands before the plan": 1,
     "a check takes no hold that is over off": 21,
-    "a pattern stands before an organisation": 1,
+    "a pattern stands before an organisation": 5,
     "a limit that was ended counts": 9,
-    "what was reserved is charged by the price of now": 4,
-    "phase 2 blocks whoever bought credit": 1,
+    "what was reserved is charged by the price of now": 8,
+    "what rounds to nothing holds nothing": 14,
+    "phase 2 blocks whoever bought credit": 2,
     "without credit it is allowed": 5,
     "what was incurred before a release is not charged": 1,
-    "what a hold that grew holds is held for an hour": 1,
+    "what a hold that grew holds is held for an hour": 17,
 }
 """Where a bug showed last, if not in the first life."""
 
