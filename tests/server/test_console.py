@@ -132,7 +132,7 @@ def test_what_cannot_be_read_says_which_part_and_since_when(home: Home, monkeypa
     def fail(*_: object) -> Never:
         raise DatabaseBusy("the database does not answer")
 
-    def told() -> list[str]:
+    def told() -> list[tuple[str, str]]:
         (answer,) = home.get("/console/orgs")
         assert answer.status_code == 503 and "the database does not answer" in answer.text
         return re.findall(r"<h1>(.*?)</h1>|since <time datetime=\"([^\"]+)\"", answer.text)

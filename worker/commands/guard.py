@@ -29,7 +29,8 @@ from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
 from drawdown.worker.commands.guard_check import check, check_all, check_by_keys
 from drawdown.worker.commands.guard_counts import Counters, Denials, State, Use
 from drawdown.worker.commands.guard_facts import Known, Wish, know, require_sane, run_of
-from drawdown.worker.commands.guard_keys import OWN, RUN, own_name, require_key, shown
+from drawdown.worker.commands.guard_keys import OWN, own_name, require_key, shown
+from drawdown.worker.commands.run_request import USE
 
 __all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
 
@@ -232,7 +233,7 @@ def _charge(connection: sa.Connection, ask: Ask, known: Known) -> Charged:
     price = terms.held(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
     if not price:
         return Charged(Costs())
-    run, name = run_of(ask.wish, known.metric, price), RUN + ask.name
+    run, name = run_of(ask.wish, known.metric, price), USE + ask.name
 
     def work() -> Charged:
         done = executions.accept(connection, name, run, ask.by, of_use=True)

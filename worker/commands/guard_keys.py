@@ -20,7 +20,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.commands import guard_counts
 from drawdown.worker.commands.guard_counts import Use
-from drawdown.worker.commands.run_request import USE as RUN
+from drawdown.worker.commands.run_request import USE
 
 OWN: Final = "own:"
 """Begins the names of uses whose keys are an organisation's own."""
@@ -32,7 +32,7 @@ def own_name(org_id: str, key: str) -> str:
     whole = f"{OWN}{hashlib.sha256(org_id.encode()).hexdigest()[:20]}:{key}"
     return (
         whole
-        if len(RUN + whole) <= MAX_ID_CHARS
+        if len(USE + whole) <= MAX_ID_CHARS
         else f"{whole[:100]}…{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
     )
 
@@ -44,8 +44,8 @@ def shown(name: str) -> str:
 
 def require_key(key: str) -> None:
     """Errors: UsageError."""
-    if not is_clean_id(key) or not is_clean_id(RUN + key):
-        most = MAX_ID_CHARS - len(RUN)
+    if not is_clean_id(key) or not is_clean_id(USE + key):
+        most = MAX_ID_CHARS - len(USE)
         raise UsageError(f"a use's key has 1 to {most} characters, none of them control characters")
 
 
