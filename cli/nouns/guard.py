@@ -102,7 +102,7 @@ def uses(
 ) -> None:
     """List what was used, the latest first."""
     app: App = context.obj
-    found = app.read(lambda c: views.list_uses(c, metric, org, most, dark=dark))
+    found = app.read(lambda c: views.list_uses(c, metric, org, app.clock.now_ms(), most, dark=dark))
     rows = [
         (one.use_key, one.org_id, one.metric, one.state, one.amount, show_credits(one.charged_micro), one.decision,
          one.would, one.rule, show_time(one.at_ms), one.actor)

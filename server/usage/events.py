@@ -53,7 +53,7 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
         turn = connection.begin_nested()
         dated = [_dated(one, known.get(key)) for one, key in asked] if timeless else [one.event for one in found]
         taken = take(connection, dated, sent.now_ms, own=own, types_of=org_id)
-        if not floors.hold(connection, dated, taken, sent.now_ms):
+        if not floors.hold(connection, [(one.org_id, one.occurred_ms) for one in dated], taken, sent.now_ms):
             turn.rollback()  # what the floor was raised past is told so
             continue
         doubtful = _in_doubt(asked, taken) - known.keys() if timeless else set()

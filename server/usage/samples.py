@@ -40,7 +40,7 @@ def _read(sent: Sent) -> Iterator[Sample | Unfit]:
 
 
 def _store(connection: sa.Connection, found: Sequence[Sample], sent: Sent) -> Sequence[Result]:
-    return [result_of(one) for one in take_samples(connection, found, f"http:{sent.key.name}")]
+    return [result_of(one) for one in take_samples(connection, found, f"http:{sent.key.name}", sent.now_ms)]
 
 
 SAMPLES: Final = Taker(

@@ -14,6 +14,7 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import guard_overrides, guard_reconcile
 from drawdown.worker.commands.guard_reconcile import Correction, Counter
 from drawdown.worker.views import guard as views
+from drawdown.worker.views import guard_blocks
 from tests.integration.guarding import Guarded
 from tests.integration.verifying import verified
 from tests.world import T0
@@ -142,6 +143,41 @@ def test_before_a_phase_is_set_it_is_said_what_it_would_have_blocked(guarded: Gu
     assert said == {0: (6, 0, 0, 0, 0), 1: (6, 0, 0, 0, 0), 2: (6, 1, 1, 1, 0), 3: (6, 4, 4, 2, 1)}
 
 
+def test_an_extension_that_is_or_would_be_blocked_was_asked_for(guarded: Guarded) -> None:
+    """So no more is blocked than was asked for."""
+    guarded.limit("look", 5, "day")
+    guarded.metric("look", phase=0)
+    guarded.reserve("look", 5, key="silent")
+    for to in range(7, 11):
+        assert guarded.extend("silent", to).amount == to
+    guarded.metric("look", phase=3)
+    assert guarded.extend("silent", 12).decision == "block"
+    found = guarded.read(partial(views.report, metric="look", phase=3, since_ms=T0))
+    assert (found.asked, found.blocked) == (6, 5)
+    (row,) = [one for one in guarded.read(lambda c: views.list_metrics(c, guarded.now, 10)) if one.metric == "look"]
+    assert {(one.asked, one.blocked, one.would) for one in row.rates} == {(6, 1, 5)}
+    page = guarded.read(lambda c: guard_blocks.block_rates(c, guarded.now, metric="look"))
+    assert {(one.asked, one.blocked, one.would) for one in page.metrics[0].rates} == {(6, 1, 5)}
+
+
+def test_a_hold_that_is_over_is_listed_as_it_counts(guarded: Guarded) -> None:
+    """Whether anything has looked at it since or not."""
+    guarded.limit("look", 10)
+    guarded.reserve("look", 4, key="held", for_ms=MINUTE_MS)
+
+    def listed() -> list[tuple[str, int, int]]:
+        uses = guarded.read(lambda c: views.list_uses(c, "look", "", guarded.now, 10))
+        return [(one.state, one.asked, one.amount) for one in uses]
+
+    guarded.later(MINUTE_MS - 1)
+    assert listed() == [("held", 4, 4)]
+    guarded.later(1)
+    assert listed() == [("expired", 4, 0)]
+    assert guarded.fleet.one("SELECT state FROM guard_uses") == "held", "nothing has looked at it"
+    guarded.settle("held", 3)
+    assert listed() == [("settled", 4, 3)]
+
+
 def test_rates_are_of_a_day_a_week_and_a_month(guarded: Guarded) -> None:
     guarded.limit("look", 1)
     for wait in (0, 0, 20 * DAY_MS, 5 * DAY_MS, 2 * DAY_MS):
@@ -165,7 +201,7 @@ def test_what_was_let_through_is_counted_with_its_amount(guarded: Guarded) -> No
     assert {row.metric: (row.rates[0].dark, row.rates[0].forgone_micro) for row in rows} == {
         "byte": (50, 2 * MICRO), "idea": (0, 150 * MICRO), "look": (0, 0),
     }  # fmt: skip
-    uses = guarded.read(lambda c: views.list_uses(c, "byte", "afar", 10))
+    uses = guarded.read(lambda c: views.list_uses(c, "byte", "afar", guarded.now, 10))
     assert [(one.amount, one.degraded, one.forgone_micro) for one in uses] == [(50, True, 2 * MICRO)]
 
 

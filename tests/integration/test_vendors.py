@@ -142,6 +142,16 @@ def test_what_nothing_is_mapped_to_is_a_line_of_its_own(fleet: Fleet) -> None:
     assert not first.is_off and not first.alerts
 
 
+def test_days_before_anything_was_mapped_are_unmapped(fleet: Fleet) -> None:
+    mapped(fleet, from_ms=T0 + 3 * DAY_MS)
+    bill(fleet, 50, 50, 50, 50, 50)
+    assert [(line.estimated_micro, line.state, line.is_off, line.alerts) for line in told(fleet)] == [
+        *[(None, "unmapped", False, False)] * 3,
+        (20_000_000, "final", True, False),
+        (20_000_000, "final", True, True),
+    ]
+
+
 def test_two_currencies_are_never_added(fleet: Fleet) -> None:
     mapped(fleet)
     bill(fleet, 20, 20, currency="EUR")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -15,9 +16,10 @@ from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.host_samples import take_samples
 from drawdown.worker.sources.samples.rows import Sample
 from tests.interleave.party import plain
-from tests.interleave.stage import FLIP, NOW, Stage
+from tests.interleave.stage import FLIP, NOW, OLD, Stage
 
 SITE: Final = "server.usage.intake:_done"
+SENT: Final = Sent(b"", "", {}, ApiKey("app", ("events:write",), None), NOW)
 
 
 def _sample(name: str, seconds: int, ts: int) -> Sample:
@@ -25,12 +27,22 @@ def _sample(name: str, seconds: int, ts: int) -> Sample:
 
 
 SAMPLES: Final = (_sample("http-1", 60, FLIP + 5), _sample("http-2", 30, NOW - 1), _sample("http-1", 60, FLIP + 5))
+ANCIENT: Final = (_sample("http-9", 9, OLD + 7), _sample("http-2", 30, NOW - 1))
 OTHERS: Final = (_sample("http-2", 31, NOW - 1), _sample("http-1", 60, FLIP + 5), _sample("http-3", 7, FLIP + 6))
+
+
+def _takes(batch: tuple[Sample, ...]) -> Callable[[Stage, sa.Connection], object]:
+    return lambda _stage, connection: take_samples(connection, batch, "http:app", NOW)
+
+
+def _ancient_events(_stage: Stage, connection: sa.Connection) -> object:
+    event = UsageEvent("archive", "e-9", "page.render", "acme", 9, OLD + 7)
+    return EVENTS_IN.store(connection, [Given(event, has_time=True)], SENT)
 
 
 def _timeless(now_ms: int) -> Callable[[Stage, sa.Connection], object]:
     events = [UsageEvent("door", f"e-{number}", "page.render", "acme", 3, now_ms) for number in (1, 2)]
-    sent = Sent(b"", "", {}, ApiKey("app", ("events:write",), None), now_ms)
+    sent = replace(SENT, now_ms=now_ms)
     return lambda _stage, c: EVENTS_IN.store(c, [Given(event, has_time=False) for event in events], sent)
 
 
@@ -49,9 +61,18 @@ def _each_once(stage: Stage) -> Iterator[str]:
         yield f"http-1 and http-2 were taken, and there are {sorted(there)}"
 
 
+def _none_too_late(stage: Stage) -> Iterator[str]:
+    """What went in was answered so that its sender takes it for billed: it is not too late for good."""
+    taken = "sample_id = 'http-9' OR sample_id IN (SELECT sample_id FROM usage_events WHERE source = 'archive')"
+    for (name,) in stage.rows(f"SELECT sample_id FROM late_quarantine WHERE {taken}"):
+        yield f"{name} was taken, and is too late to be billed"
+
+
 INTAKE: Final = (
-    plain(f"{SITE} samples", lambda _s, c: take_samples(c, SAMPLES, "http:app"), _each_once),
-    plain(f"{SITE} others of their ids", lambda _s, c: take_samples(c, OTHERS, "http:app"), _each_once),
+    plain(f"{SITE} samples", _takes(SAMPLES), _each_once),
+    plain(f"{SITE} others of their ids", _takes(OTHERS), _each_once),
+    plain(f"{SITE} ancient samples", _takes(ANCIENT), _none_too_late),
+    plain(f"{SITE} ancient events", _ancient_events, _none_too_late),
     plain(f"{SITE} events without times", _timeless(NOW - 5), _one_time_each),
     plain(f"{SITE} the same again", _timeless(NOW), _one_time_each),
 )

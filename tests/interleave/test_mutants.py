@@ -16,7 +16,7 @@ from drawdown.worker.commands import credit, guard_terms, withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
 from drawdown.worker.seal import statements, stops
-from drawdown.worker.sources.events import charged, store
+from drawdown.worker.sources.events import charged, floors, store
 from drawdown.worker.sources.events.types import meters
 from tests.interleave.explore import Explorer
 
@@ -72,6 +72,10 @@ def _asked_without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 def _closed_without_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(store, "lock_org", _none)
+
+
+def _taken_without_the_floor(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(floors, "hold", lambda *_given: True)
 
 
 def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:
@@ -173,6 +177,16 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _closed_without_the_lock,
         "worker.commands.prune:prune",
         "cli.nouns.backfills:close what is old",
+    ),
+    "samples are taken without their floor": (
+        _taken_without_the_floor,
+        "server.usage.intake:_done ancient samples",
+        "worker.commands.prune:prune",
+    ),
+    "events are taken without their floor": (
+        _taken_without_the_floor,
+        "server.usage.intake:_done ancient events",
+        "worker.commands.prune:prune",
     ),
     "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import httpx
 
-from drawdown.schema.database import read, write
+from drawdown.schema.database import connect, read, write
 from drawdown.worker.commands.prune import raise_floors
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House
@@ -78,6 +78,13 @@ def close(house: House, before_ms: int) -> None:
     """Close what lies before a moment for good."""
     house.fleet.tick(house.clock.at_ms)
     write(house.fleet.engine, lambda c: raise_floors(c, before=before_ms, by=house.fleet.by))
+
+
+def prune_elsewhere(house: House, before_ms: int) -> None:
+    """Close what lies before a moment, as another process would, which sees what is committed."""
+    other = connect(house.fleet.engine.url.render_as_string(hide_password=False))
+    write(other, lambda c: raise_floors(c, before=before_ms, by=house.fleet.by))
+    other.dispose()
 
 
 def clean(house: House) -> None:

@@ -15,17 +15,16 @@ import sqlalchemy as sa
 from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.clock import utc
-from drawdown.schema.database import connect, write
+from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.usage import events as way_in
 from drawdown.worker.commands import api_keys
-from drawdown.worker.commands.prune import raise_floors
 from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.events.store import Taken, take, times
 from tests.integration.telling_events import billed_by_units
 from tests.server.house import Caller, House, served
-from tests.server.intake import EVENTS, RENDER, TIME, Sender, clean, close, event, said, sender
+from tests.server.intake import EVENTS, RENDER, TIME, Sender, clean, close, event, prune_elsewhere, said, sender
 from tests.server.program import key_of, make_key, refused
 from tests.world import T0
 
@@ -71,13 +70,6 @@ def test_an_event_is_taken_once_and_billed_with_its_window(shop: House) -> None:
 OLD: Final = T0 - 60 * DAY_MS
 
 
-def _prune(house: House) -> None:
-    """As another process would, which sees what is committed."""
-    other = connect(house.fleet.engine.url.render_as_string(hide_password=False))
-    write(other, lambda c: raise_floors(c, before=OLD + WINDOW_MS, by=house.fleet.by))
-    other.dispose()
-
-
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_an_event_whose_floor_is_raised_while_it_is_taken_is_told_so(
     shop: House, monkeypatch: pytest.MonkeyPatch
@@ -89,7 +81,7 @@ def test_an_event_whose_floor_is_raised_while_it_is_taken_is_told_so(
     def interrupted(*given: Any, **named: Any) -> list[Taken]:
         answers = take(*given, **named)
         if not taken:
-            _prune(shop)
+            prune_elsewhere(shop, OLD + WINDOW_MS)
         taken.append(answers)
         return answers
 
@@ -108,7 +100,7 @@ def test_an_event_whose_floor_is_raised_while_it_is_taken_is_told_so(
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_nobody_raises_a_floor_past_an_event_that_is_taken(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fleet.tick(T0 + WINDOW_MS)
-    pruning = threading.Thread(target=_prune, args=(shop,), daemon=True)
+    pruning = threading.Thread(target=prune_elsewhere, args=(shop, OLD + WINDOW_MS), daemon=True)
 
     def held(*given: Any) -> bool:
         found = floors.hold(*given)

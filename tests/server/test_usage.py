@@ -7,9 +7,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from html.parser import HTMLParser
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import pytest
@@ -109,6 +110,29 @@ def test_pages_of_usage_are_the_whole_of_it(shop: House, by: str) -> None:
         assert refused(await send.get(f"/v1/usage/acme?{DAY}&by=day&after=render:units:soon")) == (422, "bad_value")
 
     served(shop, work)
+
+
+Span: TypeAlias = tuple[str, int, int, str]
+
+
+def _page(connection: sa.Connection, span: Span, after: usage.Place | None) -> tuple[usage.UsageReport, bool]:
+    return usage.usage_page(connection, *span, most=1, after=after)
+
+
+def test_days_are_in_their_order_however_many_digits_their_times_have(shop: House) -> None:
+    """Milliseconds since 1970 have thirteen digits from 2001-09-09 on."""
+    begin = 999_820_800_000  # 2001-09-07
+    for day in range(4):
+        shop.fleet.sample("acme", begin + day * DAY_MS, 1 + day)
+    span = ("acme", begin, begin + 4 * DAY_MS, "day")
+    whole = read(shop.fleet.engine, lambda c: usage.read_usage(c, *span)).rows
+    assert [(row.what, row.used) for row in whole] == [(f"2001-09-{7 + day:02}", 1 + day) for day in range(4)]
+    rows: list[usage.UsageRow] = []
+    for _ in whole:
+        after = usage.Place(rows[-1].what, rows[-1].feature, rows[-1].unit) if rows else None
+        page, is_more = read(shop.fleet.engine, partial(_page, span=span, after=after))
+        rows += page.rows
+    assert rows == whole and not is_more
 
 
 def test_a_page_of_usage_brings_its_own_rows_alone(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Samples that hosts send over HTTP, a batch at a time, each answered for itself as usage events are.
 
 Guarantee: a sample goes in once by its id; the same id with other content is kept aside (S7). What lies below its
-organisation's floor does not go in: its window is closed for good (S4).
+organisation's floor does not go in: its window is closed for good (S4). What is answered `accepted` lies above it once
+it is committed.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.locks import lock_orgs
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, window_of
 from drawdown.worker.catalog.mapping import MappingRow, mapping_rows, resolve
+from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.events.store import TOO_LATE, UNASSIGNED, Taken
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.sources.samples.store import store_each
@@ -36,8 +39,19 @@ class _Standing:
     floor_ms: int
 
 
-def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str) -> list[Taken]:
+def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str, now_ms: int) -> list[Taken]:
     """Take samples; an answer for each, in their order. `origin`: what is kept beside those in conflict."""
+    turn = connection.begin_nested()
+    taken = _take(connection, rows, origin)
+    if floors.hold(connection, [(row[1], row[7]) for row in rows], taken, now_ms):
+        return taken
+    turn.rollback()
+    # What the floor was raised past is told so. It was raised this moment: nobody raises it again until this is over.
+    lock_orgs(connection, {row[1] for row in rows})
+    return _take(connection, rows, origin)
+
+
+def _take(connection: sa.Connection, rows: Sequence[Sample], origin: str) -> list[Taken]:
     spots = [(row[1], int(window_of(row[7]))) for row in rows]
     standing = _standing(connection, spots)
     fit = [at for at, row in enumerate(rows) if row[7] >= standing[spots[at]].floor_ms]

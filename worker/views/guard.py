@@ -21,7 +21,8 @@ SPANS: Final[dict[str, int]] = {"24h": DAY_MS, "7d": 7 * DAY_MS, "30d": 30 * DAY
 @dataclass(frozen=True)
 class Rate:
     """Of a span: how often it was asked to use a metric, what of that was blocked, and what phase 3 would have blocked;
-    what was used without knowing the credit, in base units, and without its being paid, in micro-credits."""
+    what was used without knowing the credit, in base units, and without its being paid, in micro-credits. An
+    extension of a hold counts as asked where it was blocked, or would be: of others nothing is on record."""
 
     span: str
     asked: int
@@ -144,12 +145,14 @@ def list_limits(connection: sa.Connection, metric: str, most: int, *, known: boo
     return [LimitRow(**row) for row in rows]
 
 
-def list_uses(connection: sa.Connection, metric: str, org_id: str, most: int, *, dark: bool = False) -> list[UseRow]:
-    """The latest first; of those let through without an answer alone, where `dark` is asked for. Errors: UnknownId."""
+def list_uses(
+    connection: sa.Connection, metric: str, org_id: str, now_ms: int, most: int, *, dark: bool = False
+) -> list[UseRow]:
+    """The latest first; of those let through without an answer alone, where `dark` is asked for. What is held and over
+    is `expired`, and its amount nothing, as it counts. Errors: UnknownId."""
     _require(connection, metric, org_id)
-    rows = SQL.run(
-        connection, "uses", {"metric": metric, "org_id": org_id, "dark": int(dark), "at_most": most}
-    ).mappings()
+    values = {"metric": metric, "org_id": org_id, "dark": int(dark), "now_ms": now_ms, "at_most": most}
+    rows = SQL.run(connection, "uses", values).mappings()
     return [UseRow(**{**row, "degraded": bool(row["degraded"])}) for row in rows]
 
 
@@ -173,7 +176,7 @@ def _rate(connection: sa.Connection, metric: str, span: str, since_ms: int) -> R
     values = {"metric": metric, "since_ms": since_ms}
     allowed = SQL.run(connection, "allowed_since", values).one()
     denied = SQL.run(connection, "denied_since", values).one()
-    asked = int(allowed.uses) + int(denied.blocked)
+    asked = int(allowed.passes) + int(denied.would)
     return Rate(span, asked, int(denied.blocked), int(denied.would), int(allowed.dark), int(allowed.forgone_micro))
 
 

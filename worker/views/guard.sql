@@ -13,19 +13,25 @@ WHERE (:metric = '' OR l.metric = :metric) AND NOT l.ended AND l.number = (SELEC
     FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)
 ORDER BY l.metric, l."plan", CASE l.period WHEN 'hour' THEN 0 WHEN 'day' THEN 1 ELSE 2 END LIMIT :at_most
 
+-- name: is_over
+-- What is held and over counts nowhere, whether anything has looked at it since or not.
+state = 'held' AND expires_ms <= :now_ms
+
 -- name: uses
-SELECT use_key, org_id, metric, state, asked, amount, decision, would, rule, degraded, charged_micro, forgone_micro,
+SELECT use_key, org_id, metric, CASE WHEN {is_over} THEN 'expired' ELSE state END AS state, asked,
+    CASE WHEN {is_over} THEN 0 ELSE amount END AS amount, decision, would, rule, degraded, charged_micro, forgone_micro,
     at_ms, expires_ms, actor FROM guard_uses
 WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id) AND (:dark = 0 OR degraded)
 ORDER BY at_ms DESC, use_key LIMIT :at_most
 
 -- name: allowed_since
-SELECT COUNT(*) AS uses, COALESCE(SUM(CASE WHEN degraded THEN amount ELSE 0 END), 0) AS dark,
-    COALESCE(SUM(forgone_micro), 0) AS forgone_micro
+-- `passes`: those that phase 3 lets through, too; the others are among what it would block.
+SELECT COUNT(CASE WHEN would <> 'block' THEN 1 END) AS passes,
+    COALESCE(SUM(CASE WHEN degraded THEN amount ELSE 0 END), 0) AS dark, COALESCE(SUM(forgone_micro), 0) AS forgone_micro
 FROM guard_uses WHERE metric = :metric AND at_ms >= :since_ms
 
 -- name: denied_since
--- A minute counts as a whole.
+-- A minute counts as a whole. Extensions that were blocked, or would be, are among them.
 SELECT COALESCE(SUM(CASE WHEN enforced THEN count ELSE 0 END), 0) AS blocked, COALESCE(SUM(count), 0) AS would
 FROM guard_denials WHERE metric = :metric AND minute_ms > :since_ms - 60000
 

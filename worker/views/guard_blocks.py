@@ -29,8 +29,9 @@ _NAMES: Final = dict(zip(SPANS, ("day", "week", "month"), strict=True))
 
 @dataclass(frozen=True)
 class BlockRate:
-    """How often it was asked to use a metric since a moment, how often that was blocked, and would be in phase 3.
-    `whole`: the moment is the span's begin; else there are more, and these are the newest."""
+    """How often it was asked to use a metric since a moment, how often that was blocked, and would be in phase 3 (of
+    extensions of holds those alone count). `whole`: the moment is the span's begin; else there are more, and these are
+    the newest."""
 
     span: str
     since_ms: int
@@ -135,9 +136,9 @@ def _rates(
     found = []
     for span, begin_ms in since.items():
         name = _NAMES[span]
-        used = 0 if uses is None else int(uses[name])
+        passes = 0 if uses is None else int(uses[name])
         blocked, would = (0, 0) if denials is None else (int(denials[name]), int(denials[f"{name}_would"]))
-        found.append(BlockRate(span, max(begin_ms, floor_ms), floor_ms <= begin_ms, used + blocked, blocked, would))
+        found.append(BlockRate(span, max(begin_ms, floor_ms), floor_ms <= begin_ms, passes + would, blocked, would))
     return tuple(found)
 
 

@@ -19,9 +19,11 @@ SELECT t.metric,
 FROM these t
 
 -- name: uses
+-- Those that phase 3 lets through, too; the others are among what it would block.
 WITH these AS MATERIALIZED (SELECT metric, since_ms FROM {rows :floors (metric text, since_ms bigint)} x)
-SELECT t.metric, SUM(CASE WHEN u.at_ms >= :day_ms THEN 1 ELSE 0 END) AS day,
-    SUM(CASE WHEN u.at_ms >= :week_ms THEN 1 ELSE 0 END) AS week, COUNT(*) AS month
+SELECT t.metric, COUNT(CASE WHEN u.at_ms >= :day_ms AND u.would <> 'block' THEN 1 END) AS day,
+    COUNT(CASE WHEN u.at_ms >= :week_ms AND u.would <> 'block' THEN 1 END) AS week,
+    COUNT(CASE WHEN u.would <> 'block' THEN 1 END) AS month
 FROM these t {then} guard_uses u ON u.metric = t.metric AND u.at_ms >= t.since_ms GROUP BY t.metric
 
 -- name: denials

@@ -105,9 +105,11 @@ def usage_page(
     _require_whole_days(connection, org_id, [ms for ms in (from_ms, to_ms) if ms < floor])
     rules = mapping_rows(connection)
     units = _units(rules)
-    begin_ms, what = from_ms, "" if after is None else after.what
+    begin_ms = from_ms
+    what: str | int = "" if after is None else after.what
     if by == "day" and after is not None:
-        begin_ms, what = _day_ms(after.what, from_ms)
+        what = _day_ms(after.what)
+        begin_ms = max(from_ms, what)  # nothing before it is added up again
     values = {
         "org_id": org_id,
         "from_ms": begin_ms,
@@ -121,7 +123,7 @@ def usage_page(
     found = SQL.run(connection, "usage", values, **_slots(by, after)).all()
     rows = [
         UsageRow(
-            _day(row.what) if by == "day" else str(row.what),
+            _day(int(row.what)) if by == "day" else str(row.what),
             str(row.feature),
             UNITS if row.of_events else units.get(row.feature, SECONDS),
             int(row.used),
@@ -140,7 +142,7 @@ def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequenc
         raise UsageError("the range begins or ends within a day whose pushes were folded into sums: choose whole days")
 
 
-def _begins(what: str, after: Place | None) -> dict[str, object]:
+def _begins(what: str | int, after: Place | None) -> dict[str, object]:
     """The row that a page follows, as the statement names it; of a whole report, nothing reads it."""
     if after is None:
         return {"what": what, "feature": "", "of_events": 0}
@@ -215,15 +217,13 @@ def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
     return [Carried(**row._mapping) for row in found]
 
 
-def _day_ms(day: str, from_ms: int) -> tuple[int, str]:
-    """Where a page that goes on within this day begins to read, and what the day is called in the statement: nothing
-    before it is added up again. Errors: UsageError."""
+def _day_ms(day: str) -> int:
+    """When a day begins, in milliseconds. Errors: UsageError for what is no day."""
     try:
-        start = int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
+        return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
     except ValueError:
         raise UsageError(f"there is no day {day!r}: a page goes on after a row of the one before") from None
-    return max(from_ms, start), str(start)
 
 
-def _day(text: str) -> str:
-    return datetime.fromtimestamp(int(text) // 1000, UTC).date().isoformat()
+def _day(start_ms: int) -> str:
+    return datetime.fromtimestamp(start_ms // 1000, UTC).date().isoformat()

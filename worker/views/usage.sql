@@ -76,7 +76,7 @@ CROSS JOIN
 label
 
 -- name: by_day
-CAST(window_ms - window_ms % 86400000 AS TEXT)
+window_ms - window_ms % 86400000
 
 -- name: no_label
 CAST('' AS TEXT)

@@ -39,8 +39,8 @@ Key = tuple[str, str, str, int]
 @dataclass(frozen=True)
 class DriftLine:
     """A vendor's service on one day, in millionths of the currency. `state`: `final` or `provisional` (the bill),
-    `unbilled` (none is known), `unmapped` (nothing here is said to cost anything there). `is_off`: above the bounds.
-    `alerts`: so was the day before, and neither is one of the last two."""
+    `unbilled` (none is known), `unmapped` (nothing here is said to cost anything there by then). `is_off`: above the
+    bounds. `alerts`: so was the day before, and neither is one of the last two."""
 
     day_ms: int
     vendor: str
@@ -105,7 +105,8 @@ def drift(
     off_before: Key | None = None
     for key in sorted({*estimated, *billed}):
         bill = billed.get(key)
-        own = round(estimated[key]) if key in estimated else 0 if key[:3] in mapped else None
+        is_mapped = key[:3] in mapped and mapped[key[:3]] <= key[3]
+        own = round(estimated[key]) if key in estimated else 0 if is_mapped else None
         theirs = None if bill is None else int(bill.billed_micro)
         is_off = own is not None and theirs is not None and _is_off(own, theirs, tolerance_ppm, least_micro)
         state = "unbilled" if bill is None else "final" if bill.is_final else "provisional"
@@ -135,13 +136,13 @@ def _is_off(own: int, theirs: int, tolerance_ppm: int, least_micro: int) -> bool
 
 def _estimated(
     connection: sa.Connection, values: Mapping[str, object]
-) -> tuple[dict[Key, Fraction], set[tuple[str, str, str]]]:
-    """Exact, until all features of a line are added up; and what features are mapped to at all."""
+) -> tuple[dict[Key, Fraction], dict[tuple[str, str, str], int]]:
+    """Exact, until all features of a line are added up; and what features are mapped to, from which day on."""
     found: dict[Key, Fraction] = defaultdict(Fraction)
     for row in _rows(connection, "estimated", values):
         key = (row.vendor, row.service, row.currency, int(row.day_ms))
         found[key] += Fraction(int(row.quantity) * int(row.money_micro), int(row.per_quantity))
-    mapped = {(row.vendor, row.service, row.currency) for row in SQL.run(connection, "mapped")}
+    mapped = {(row.vendor, row.service, row.currency): int(row.first_ms) for row in SQL.run(connection, "mapped")}
     return found, mapped
 
 

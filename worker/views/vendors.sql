@@ -22,7 +22,7 @@ FROM used u JOIN vendor_units v ON v.feature = u.feature AND v.start_ms = (SELEC
 LIMIT :at_most
 
 -- name: mapped
-SELECT DISTINCT vendor, service, currency FROM vendor_units
+SELECT vendor, service, currency, MIN(start_ms) AS first_ms FROM vendor_units GROUP BY vendor, service, currency
 
 -- name: bills
 -- Of a vendor's day the latest file holds, whole.

@@ -199,7 +199,7 @@ def _used(url: str, folder: Path, asked: dict[str, Ask], limit: int) -> Counter[
     told = {one["key"]: one["decision"] for role in ASKERS for one in records(folder / f"{role}.journal")}
     assert told.keys() == asked.keys(), "each use has an end, and no other has one"
     engine = connect(url)
-    found = {one.use_key: one for one in read(engine, lambda c: views.list_uses(c, "", "", 10**6))}
+    found = {one.use_key: one for one in read(engine, lambda c: views.list_uses(c, "", "", 0, 10**6))}
     drifts = read(engine, lambda c: views.drifts(c, 0, 10**6))
     engine.dispose()
     assert drifts == [], f"counters are not the sums of their uses: {drifts}"

@@ -38,7 +38,7 @@ def judged(product: Product) -> list[str]:
 
 def _uses(product: Product) -> Iterator[str]:
     """Each use as it was answered, and no other."""
-    found = {one.use_key: one for one in product.world.read(lambda c: views.list_uses(c, "", "", ALL))}
+    found = {one.use_key: one for one in product.world.read(lambda c: views.list_uses(c, "", "", product.now, ALL))}
     for key, use in product.books.uses.items():
         one = found.pop(key, None)
         if one is None:
@@ -79,7 +79,9 @@ def _rates(product: Product) -> Iterator[str]:
             ]
             blocked = sum(count for enforced, count in times if enforced)
             dark, forgone = sum(one.amount for one in uses if one.degraded), sum(one.forgone_micro for one in uses)
-            want = (len(uses) + blocked, blocked, sum(count for _, count in times), dark, forgone)
+            would = sum(count for _, count in times)
+            passes = sum(one.would != "block" for one in uses)
+            want = (passes + would, blocked, would, dark, forgone)
             have = (rate.asked, rate.blocked, rate.would, rate.dark, rate.forgone_micro)
             if have != want:
                 yield f"{metric} in {rate.span}: (asked, blocked, would, dark, forgone) is {have}, and should be {want}"
