@@ -92,7 +92,8 @@ class LockHeld(DatabaseBusy):
 class AnswerLost(DatabaseBusy):
     """The connection was lost while the database committed: what was asked for may have been kept, or not.
 
-    `again` says what to do; every command but a grant without a key may simply be given again.
+    `again` says what to do. A command whose second time would do something else says its own; every other may simply
+    be given again.
     """
 
     code = "answer_lost"

@@ -151,7 +151,7 @@ def close(
     by = app.by(actor, reason)
     diff = app.write(lambda c: backfills.close(c, name, hash_, by))
     found = app.read(lambda c: show_backfill(c, name))
-    show(app, {"backfill": found, "diff": diff}, [f"{name}: closed; {found.events:,} events went in by it"])
+    show(app, {"backfill": found, "diff": diff}, [f"{name}: closed; {found.went_in}"])
 
 
 @commands.command()
@@ -161,15 +161,16 @@ def revert(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     For good: what is right after all comes in under ids of its own. Ended half-way, give it again.
     """
     app: App = context.obj
-    by, total, done = app.by(actor, reason), 0, False
+    by, done = app.by(actor, reason), False
     was = app.read(lambda c: show_backfill(c, name)).state
     while not done:
-        count, done = app.write(lambda c: backfills.revert(c, name, by))
-        total += count
-    said = {"reverted": "was reverted before", "open": "reverted; it was open, and nothing of it was usage"}.get(
-        was, f"reverted; {total:,} events withdrawn, and the next tick gives back what was billed for them"
-    )
-    show(app, {"backfill": name, "withdrawn": total}, [f"{name}: {said}"])
+        _, done = app.write(lambda c: backfills.revert(c, name, by))
+    withdrawn = app.read(lambda c: show_backfill(c, name)).withdrawn  # also by a command that was ended half-way
+    said = {
+        "reverted": f"was reverted before; {withdrawn:,} events are withdrawn",
+        "open": "reverted; it was open, and nothing of it was usage",
+    }.get(was, f"reverted; {withdrawn:,} events withdrawn, and the next tick gives back what was billed for them")
+    show(app, {"backfill": name, "withdrawn": withdrawn}, [f"{name}: {said}"])
 
 
 def _diff_lines(diff: Diff) -> list[str | Table]:

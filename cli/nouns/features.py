@@ -152,8 +152,6 @@ def end(
     app: App = context.obj
     start, by = app.window(from_, "--from"), app.by(actor, reason)
     ended = app.write(lambda c: features.end_feature(c, feature, by, from_ms=start, confirmed=yes))
-    show(
-        app,
-        {"feature": feature, "ended": ended},
-        [f"{feature} ends at {show_time(ended[0].start_ms)}, for {len(ended):,} sizes or event types"],
-    )
+    line = f"{feature} ends at {show_time(ended[0].start_ms)}, for {len(ended):,} sizes or event types"
+    line += "; it was so before" if ended[0].again else ""
+    show(app, {"feature": feature, "ended": ended}, [line])

@@ -11,6 +11,7 @@ from drawdown.cli.nouns import guard_acts
 from drawdown.cli.nouns.limits import Metric, Phase
 from drawdown.cli.options import Actor, DryRun, Most, New, Reason
 from drawdown.cli.rendering import show, table
+from drawdown.schema.errors import AnswerLost
 from drawdown.schema.typed.parsing import (
     parse_credits,
     parse_percent,
@@ -26,6 +27,7 @@ from drawdown.worker.views import guard as views
 from drawdown.worker.views.guard import Drift
 
 commands = typer.Typer()
+PUT_RIGHT = "give it again, and `drawdown audit list --action guard_correct` shows each that was put right"
 guard_acts.register(commands)
 
 
@@ -145,7 +147,10 @@ def reconcile(
     by, ppm = app.by(actor, reason), parse_percent(tolerance)
     since_ms = parse_time(since, "--since", by.now_ms)
     drifts = app.read(lambda c: counters.look(c, since_ms))
-    done = counters.judged(drifts, ppm) if dry_run else app.write(lambda c: counters.put_right(c, drifts, ppm, by))
+    try:
+        done = counters.judged(drifts, ppm) if dry_run else app.write(lambda c: counters.put_right(c, drifts, ppm, by))
+    except AnswerLost as error:
+        raise AnswerLost(error.why, f"{len(drifts):,} counters were off: {PUT_RIGHT}") from error
     rows = [
         (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted, one.amount if one.known else None,
          _said(one, dry_run))

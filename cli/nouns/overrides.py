@@ -11,7 +11,7 @@ from drawdown.cli.nouns.limits import Metric, Per, period_of, shown, units_of
 from drawdown.cli.options import Actor, Most, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.guard.decide import Reach
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.typed.parsing import parse_time, show_time
 from drawdown.worker.commands import guard_overrides
 from drawdown.worker.commands.guard_overrides import OverrideRow, Terms, Word
@@ -115,11 +115,16 @@ def _terms(
 
 def _add(app: App, terms: Terms, actor: str | None, reason: str, permanent: bool, *, asked: bool) -> None:
     by = app.by(actor, reason)
-    made = app.write(lambda c: guard_overrides.add(c, terms, by, asked=asked, permanent=permanent))
+    try:
+        made, changed = app.write(lambda c: guard_overrides.add(c, terms, by, asked=asked, permanent=permanent))
+    except AnswerLost as error:
+        end = "--permanent" if terms.ends_ms is None else f"--expires {show_time(terms.ends_ms)}"
+        raise AnswerLost(error.why, f"give it again with {end}, and it is one override") from error
     said = f"override {made.number}: {shown(terms.amount)} of {terms.metric} per {terms.period} for {terms.target}, "
     said += f"until {_until(made)}; "
-    said += f"`drawdown override approve {made.number}` lets it count" if asked else "in force"
-    show(app, vars(made), [said])
+    waits = made.state == "asked"
+    said += f"`drawdown override approve {made.number}` lets it count" if waits else "in force"
+    show(app, {**vars(made), "changed": changed}, [f"{said}{'' if changed else '; it was so before'}"])
 
 
 def _decide(app: App, number: int, word: Word, actor: str | None, reason: str) -> None:

@@ -87,7 +87,7 @@ class Guarded:
     ) -> OverrideRow:  # fmt: skip
         ends = None if permanent else ends_ms or self.now + DAY_MS
         terms = Terms(metric, reach, target, period, amount, ends)  # type: ignore[arg-type]
-        return self.write(lambda c: guard_overrides.add(c, terms, self.fleet.by, asked=asked, permanent=permanent))
+        return self.write(lambda c: guard_overrides.add(c, terms, self.fleet.by, asked=asked, permanent=permanent))[0]
 
     def decide(self, number: int, word: guard_overrides.Word) -> tuple[OverrideRow, bool]:
         return self.write(lambda c: guard_overrides.decide(c, number, word, self.fleet.by))

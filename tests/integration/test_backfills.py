@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
 from drawdown.events.envelope import UsageEvent
+from drawdown.schema import database
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import backfills
 from drawdown.worker.commands.backfills import Backfill, Diff
@@ -181,6 +182,39 @@ def test_closing_again_with_the_same_hash_does_nothing(fleet: Fleet) -> None:
         staged(fleet, event("b", 3))
     with pytest.raises(Refused, match="the backfill june is closed"):
         shown(fleet)
+
+
+def test_where_an_answer_is_lost_the_same_again_counts_what_went_before(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backfills, "REVERTED_AT_ONCE", 2)
+    url = fleet.engine.url.render_as_string(hide_password=False)
+
+    def asked(*words: str, lose: bool = False) -> tuple[int, str]:
+        with monkeypatch.context() as patch:
+            if lose:
+                patch.setattr(database, "_commit", lost)
+            status = drawdown(["--database-url", url, "backfill", *words])
+        said = capfd.readouterr()
+        return status, said.err if lose else said.out
+
+    opened(fleet)
+    staged(fleet, *(event(name, 1) for name in "abc"))
+    hash_ = shown(fleet).hash
+    assert asked("close", "june", "--hash", hash_, lose=True)[0] == 75
+    assert asked("close", "june", "--hash", hash_) == (0, "june: closed; 3 events went in by it\n")
+    assert asked("revert", "june", lose=True)[0] == 75
+    half = "june: closed; 3 events went in by it, 2 of which are withdrawn\n"
+    assert asked("close", "june", "--hash", hash_) == (0, half)
+    whole = "3 events withdrawn, and the next tick gives back what was billed for them"
+    assert asked("revert", "june") == (0, f"june: reverted; {whole}\n")
+    assert asked("revert", "june") == (0, "june: was reverted before; 3 events are withdrawn\n")
+    clean(fleet)
+
+
+def lost(transaction: sa.RootTransaction) -> None:
+    transaction.commit()
+    raise AnswerLost("cut")
 
 
 def test_each_item_has_its_own_answer(fleet: Fleet) -> None:

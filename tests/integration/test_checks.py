@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
+from drawdown.schema import database
+from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
+from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.checks import counters, vendor_drift
 from drawdown.worker.checks.kept import keep
@@ -19,6 +23,11 @@ from drawdown.worker.views.checks import LastCheck, last_checks
 from tests.integration.guarding import Guarded
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet
+
+
+def lost(transaction: sa.RootTransaction) -> None:
+    transaction.commit()
+    raise AnswerLost("cut")
 
 
 def last(engine: sa.Engine) -> dict[str, LastCheck]:
@@ -63,8 +72,40 @@ def test_counters_are_put_right_and_it_is_kept(guarded: Guarded) -> None:
     assert last(guarded.fleet.engine)["guard"] == LastCheck(guarded.fleet.by.now_ms, 1, 0)
     assert verified(guarded.fleet).clean
     again = guarded.read(lambda c: counters.look(c, since))
-    assert guarded.write(lambda c: counters.put_right(c, again, 0, guarded.fleet.by)).drifts == []
+    assert (
+        guarded.write(lambda c: counters.put_right(c, again, 0, replace(guarded.fleet.by, reason="more"))).drifts == []
+    )
     assert last(guarded.fleet.engine)["guard"].off == 0
+
+
+def test_the_same_again_wipes_out_no_alert_that_nobody_was_told_of(guarded: Guarded) -> None:
+    """A counter that was off again meanwhile is one."""
+    engine, by = guarded.fleet.engine, guarded.fleet.by
+
+    def reconciled(by: By, used: int | None = None) -> tuple[int, LastCheck]:
+        if used is not None:
+            guarded.fleet.write(f"UPDATE guard_counters SET used = {used}")
+        found = guarded.read(lambda c: counters.look(c, T0 - counters.SPAN_MS))
+        return guarded.write(lambda c: counters.put_right(c, found, 0, by)).exit_status, last(engine)["guard"]
+
+    soon = replace(by, now_ms=by.now_ms + counters.AGAIN_MS)
+    assert reconciled(by) == (1, LastCheck(by.now_ms, 1, 1)), "this answer is lost"
+    assert reconciled(soon) == (0, LastCheck(soon.now_ms, 1, 1))
+    assert reconciled(soon, 12) == (1, LastCheck(soon.now_ms, 3, 3))
+    later = replace(soon, now_ms=soon.now_ms + counters.AGAIN_MS + 1)
+    for other in (replace(soon, actor="ann"), replace(soon, reason="once more"), later):
+        assert reconciled(other) == (0, LastCheck(other.now_ms, 0, 0))
+
+
+def test_where_the_answer_is_lost_it_says_where_to_look(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = guarded.fleet.engine.url.render_as_string(hide_password=False)
+    monkeypatch.setattr(database, "_commit", lost)
+    assert drawdown(["--database-url", url, "--at", "2026-01-10", "guard", "reconcile"]) == 75
+    assert (
+        "1 counters were off: give it again, and `drawdown audit list --action guard_correct`" in capfd.readouterr().err
+    )
 
 
 def billed(fleet: Fleet, *dollars: int) -> None:

@@ -229,6 +229,22 @@ def test_a_mapping_cannot_change_what_sealed_windows_meant(fleet: Fleet) -> None
         )
 
 
+def test_a_feature_that_is_ended_again_ended_so_before(fleet: Fleet) -> None:
+    def ended(from_ms: int | None = None) -> list[tuple[int, bool]]:
+        done = write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.by, from_ms=from_ms))
+        return [(one.start_ms, one.again) for one in done]
+
+    ((at_ms, _),) = ended()
+    assert ended() == ended(at_ms) == [(at_ms, True)], "perhaps for an answer that was lost"
+    fleet.clock.at_ms += WINDOW_MS
+    assert ended() == [(at_ms, True)]
+    with pytest.raises(Refused, match="nothing makes the feature compute_1gb"):
+        ended(at_ms + WINDOW_MS)
+    write(fleet.engine, lambda c: map_size(c, "other", fleet.by, kind="exact", memory_mb=1024, unit="s", new=True))
+    with pytest.raises(Refused, match="nothing makes the feature compute_1gb"):
+        ended()
+
+
 def test_a_feature_ends_at_the_next_window(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.by))
     fleet.sample("acme", T0 - 1)

@@ -23,6 +23,7 @@ from drawdown.worker.commands.features import end_feature, map_event, map_size
 from drawdown.worker.commands.prune import prune, raise_floors
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.sources.events import types
 from drawdown.worker.sources.events.keys import sample_id_of
 from drawdown.worker.sources.events.store import Taken, sandbox_of, take
 from drawdown.worker.sources.events.types import meters
@@ -410,6 +411,29 @@ def test_a_type_that_was_rolled_back_takes_no_number_away(postgres: sa.Engine) -
             open_.rollback()
             assert other.result(10) == {"b": MAX_MEMORY_MB + 1, "c": MAX_MEMORY_MB + 2}
     assert write(fleet.engine, lambda c: meters(c, ["a", "c"], T0)) == {"a": MAX_MEMORY_MB + 3, "c": MAX_MEMORY_MB + 2}
+
+
+def test_keys_of_an_organisation_bring_no_more_types_than_they_may_also_at_once(
+    postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one commits between the look at how many there are and the next number."""
+    fleet = Fleet(postgres)
+    monkeypatch.setattr(types, "MAX_ORG_TYPES", 2)
+    write(fleet.engine, lambda c: meters(c, ["a"], T0, "acme"))
+    counted, others = types._brought, ["c"]
+
+    def brought(connection: sa.Connection, org_id: str) -> int:
+        found = counted(connection, org_id)
+        if others:
+            other = others.pop()
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(write, postgres, lambda c: meters(c, [other], T0, "acme")).result(10)
+        return found
+
+    monkeypatch.setattr(types, "_brought", brought)
+    assert write(fleet.engine, lambda c: meters(c, ["b"], T0, "acme")) == {}
+    assert fleet.one("SELECT COUNT(*) FROM event_types WHERE org_id = 'acme'") == 2
+    assert write(fleet.engine, lambda c: meters(c, ["b"], T0, "globex")), "another organisation has its own"
 
 
 def test_a_batch_is_a_few_statements(engine: sa.Engine) -> None:

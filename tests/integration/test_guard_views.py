@@ -82,6 +82,39 @@ def test_an_override_that_is_asked_for_counts_once_it_is_approved(guarded: Guard
         guarded.decide(99, "end")
 
 
+def test_the_same_override_again_is_the_first_one_while_it_counts(guarded: Guarded) -> None:
+    guarded.limit("look", 0)
+    first = guarded.override("look", 5)
+    assert guarded.override("look", 5) == guarded.override("look", 5, asked=True) == first, "an answer was lost"
+    end = first.ends_ms
+    others = (
+        guarded.override("look", 6), guarded.override("look", 5, ends_ms=T0 + 2 * DAY_MS),
+        guarded.override("look", None), guarded.override("look", 5, "ac*", "pattern"),
+        guarded.override("look", 5, period="day"),
+    )  # fmt: skip
+    assert [one.number for one in others] == [2, 3, 4, 5, 6]
+    assert guarded.override("look", 5).number == 7, "what something newer stands in place of is made anew"
+    assert guarded.check("look").limit == 5
+    guarded.decide(7, "end")
+    assert guarded.override("look", 5).number == 8, "what was ended is made anew"
+    guarded.override("look", 9, ends_ms=T0 + MINUTE_MS)
+    guarded.later(2 * MINUTE_MS)
+    assert guarded.override("look", 5, ends_ms=end).number == 8, "what is over stands in no place"
+    good = guarded.override("look", 5, permanent=True)
+    assert guarded.override("look", 5, permanent=True) == good
+
+
+def test_what_is_asked_for_again_is_the_first_one_also_once_it_is_approved(guarded: Guarded) -> None:
+    asked = guarded.override("look", 5, asked=True)
+    assert guarded.override("look", 5, asked=True) == asked
+    made = guarded.override("look", 5)
+    assert (made.number, made.state) == (2, "in_force"), "what waits is not made yet"
+    guarded.decide(1, "refuse")
+    guarded.decide(2, "end")
+    again = guarded.override("look", 5, asked=True)
+    assert guarded.decide(again.number, "approve")[0] == guarded.override("look", 5, asked=True)
+
+
 def test_one_whose_end_has_come_is_approved_no_more(guarded: Guarded) -> None:
     made = guarded.override("look", 5, asked=True, ends_ms=T0 + MINUTE_MS)
     guarded.later(MINUTE_MS)

@@ -403,7 +403,7 @@ def _guarded(fleet: Fleet) -> None:
         guard_holds.release(connection, "keen-off", 1, by)
         for amount, asked in ((7, False), (8, True)):
             terms = guard_overrides.Terms("peek", "pattern", "ke*", "hour", amount, by.now_ms + DAY_MS)
-            made = guard_overrides.add(connection, terms, by, asked=asked)
+            made, _ = guard_overrides.add(connection, terms, by, asked=asked)
         guard_overrides.decide(connection, made.number, "refuse", by)
         take(connection, [UsageEvent("app", "keen-r", "page.render", "keen", 2, by.now_ms)], by.now_ms)
 

@@ -40,6 +40,7 @@ DIGEST: Final = (
     "SELECT org_id, window_ms, feature, SUM(CASE WHEN state = 'voided' THEN 0 ELSE sealed_qty END) FROM pushes "
     "GROUP BY 1, 2, 3 HAVING SUM(CASE WHEN state = 'voided' THEN 0 ELSE sealed_qty END) <> 0 ORDER BY 1, 2, 3",
     "SELECT sandbox_id, cell_id, state FROM sandboxes ORDER BY 1",
+    "SELECT metric, reach, target, period, amount, ends_ms, state FROM guard_overrides ORDER BY number",
 )
 """What somebody asked for, and what it came to; not how often it was tried."""
 

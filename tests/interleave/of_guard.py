@@ -200,6 +200,12 @@ GUARD: Final = (
         lambda s, c: guard_overrides.add(c, Terms("spark", "plan", "free", "hour", 9, NOW + DAY_MS), s.by, asked=True),
         _asked_once,
     ),
+    plain(
+        "cli.nouns.overrides:_add one that counts",
+        lambda s, c: guard_overrides.add(
+            c, Terms("spark", "pattern", "be*", "hour", 9, NOW + DAY_MS), s.by, asked=False
+        ),
+    ),
     plain("server.api.guard.dark:record", _let_through, _counted_once),
     plain("server.api.guard.dark:_record_now the same", _let_through, _counted_once),
     plain("server.api.guard.overrides:decide", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,8 @@ SHARE = (
     "cli.nouns.samples:withdraw",
     "cli.nouns.pushes:retry",
     "cli.nouns.features:map_",
+    "cli.nouns.overrides:_add",
+    "cli.nouns.overrides:_add one that counts",
     "assign",
     "worker.sources.samples.importer:import_samples",
 )
@@ -62,6 +65,27 @@ def test_a_grant_without_a_key_says_under_which_it_counts_once(
     assert [row[0] for row in stage.rows("SELECT amount_micro FROM ledger_entries WHERE key = 'grant:a1b2'")] == [
         5_000_000
     ]
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("word", ["make", "ask"])
+def test_an_override_says_by_which_end_it_is_one(
+    lost: Lost, where: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`+7d` is another moment each time."""
+    stage = lost.explorer.stage()
+    line = ["--database-url", lost.explorer.postgres.url, "override", word, "spark", "7", "--plan", "free"]
+    monkeypatch.setattr("drawdown.cli.app.connect", lambda *_given: lost.hand.engine)
+    lost.hand.cut(COMMIT, where)
+    assert run([*line, "--expires", "+7d"]) == 75
+    found = re.search(r"give it again with (--expires \S+), and it is one override", capsys.readouterr().err)
+    assert found is not None
+    monkeypatch.undo()
+    lost.hand.engine.dispose()
+    assert run([*line, *found[1].split()]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("; it was so before\n") == (where == "after"), said
+    assert stage.rows("SELECT COUNT(*) FROM guard_overrides WHERE target = 'free' AND amount = 7") == [(1,)]
 
 
 def test_two_grants_in_one_moment_are_two(lost: Lost) -> None:

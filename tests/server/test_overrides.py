@@ -105,9 +105,12 @@ def test_what_is_asked_for_again_is_the_first_one(house: House) -> None:
         assert (await desk.ask(8)).json()["number"] == 2
         await desk.decide(1, "refuse")
         assert (await desk.ask()).json()["number"] == 3, "who was refused may ask again"
+        await desk.decide(3, "approve")
+        again = (await desk.ask()).json()
+        assert (again["number"], again["state"]) == (3, "in_force"), "it was approved before its answer came"
 
     with_desk(house, work)
-    assert len(told(house)) == 4
+    assert len(told(house)) == 5
 
 
 def test_a_program_that_asks_in_a_loop_fills_no_disk(house: House) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Exit
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.checks.kept import keep
 from drawdown.worker.commands import guard_reconcile
 from drawdown.worker.commands.guard_reconcile import CORRECTED_AT_ONCE, Counter
@@ -22,6 +22,8 @@ from drawdown.worker.views.guard import Drift
 
 SPAN_MS: Final = 35 * DAY_MS
 """Without a moment: periods that began since then, a whole month among them."""
+AGAIN_MS: Final = 60 * MINUTE_MS
+"""The same again within this, perhaps for an answer that was lost, is kept with what the first one put right."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,17 @@ def judged(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
 
 
 def put_right(connection: sa.Connection, found: Sequence[Drift], tolerance_ppm: int, by: By) -> Reconciled:
-    """Put right what was looked at, and keep how much it was."""
-    counters = [Counter(one.org_id, one.metric, one.period, one.start_ms) for one in found if one.known]
+    """Put right what was looked at, and keep how much it was, with what the same actor put right for the same reason a
+    moment ago: nobody else may ever have been told of that."""
+    counters = [_counter(one) for one in found if one.known]
     done = guard_reconcile.correct(connection, counters, by)
-    above = judged(found, tolerance_ppm).above_tolerance
-    keep(connection, "guard", by.now_ms, off=len(found), alerts=above)
-    return Reconciled(found, len(done), above)
+    before = views.put_right(connection, by.actor, by.reason, by.now_ms - AGAIN_MS, CORRECTED_AT_ONCE)
+    lines = [*found, *before]
+    off = {_counter(one) for one in lines}
+    alerts = {_counter(one) for one in lines if one.is_above(tolerance_ppm)}
+    keep(connection, "guard", by.now_ms, off=len(off), alerts=len(alerts))
+    return Reconciled(found, len(done), judged(found, tolerance_ppm).above_tolerance)
+
+
+def _counter(one: Drift) -> Counter:
+    return Counter(one.org_id, one.metric, one.period, one.start_ms)

@@ -127,18 +127,31 @@ def _require_name(feature: str) -> None:
 def end_feature(
     connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None, confirmed: bool = False
 ) -> list[Mapped]:
-    """End every selector that makes this feature, from a window on.
+    """End every selector that makes this feature, from a window on. Given again, it is as it ended (`again`).
 
-    Errors: UnknownId; Refused where nothing makes it any more, where windows from then on are sealed already, or where
-    it reaches into history that was lost and was not confirmed.
+    Errors: UnknownId; Refused where nothing makes it, and it did not end so, where windows from then on are sealed
+    already, or where it reaches into history that was lost and was not confirmed.
     """
-    latest = {row.selector: row for row in mapping_rows(connection)}
+    rows = mapping_rows(connection)
+    latest = {row.selector: row for row in rows}
     mine = [row for row in latest.values() if row.feature == feature]
     if not mine:
         ids.require(connection, ids.FEATURE, feature)
+        ended = _ended(rows, feature)
+        if ended and from_ms in (None, ended[0].start_ms):
+            return [Mapped(row.start_ms, 0, 0, 0, feature, again=True) for row in ended]
         raise Refused(f"nothing makes the feature {feature}; `drawdown feature list` shows what there is")
     ends = [MappingRow(row.kind, row.memory_mb, None, row.unit, 0) for row in mine]
     return [_add(connection, row, by, from_ms, confirmed=confirmed) for row in ends]
+
+
+def _ended(rows: list[MappingRow], feature: str) -> list[MappingRow]:
+    """Where selectors end that made a feature last; of several times the latest."""
+    latest = {row.selector: row for row in rows}
+    made = {row.selector: row.feature for row in rows if row.feature is not None}
+    ends = [row for row in latest.values() if row.feature is None and made.get(row.selector) == feature]
+    last = max((row.start_ms for row in ends), default=0)
+    return [row for row in ends if row.start_ms == last]
 
 
 def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | None, *, confirmed: bool) -> Mapped:

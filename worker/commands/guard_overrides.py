@@ -86,9 +86,12 @@ class OverrideRow:
         return self.state == "in_force" and self.ends_ms is not None and now_ms < self.ends_ms <= now_ms + SOON_MS
 
 
-def add(connection: sa.Connection, terms: Terms, by: By, *, asked: bool, permanent: bool = False) -> OverrideRow:
-    """Make an override that counts from now on, or have one `asked` for, which counts once it is approved. What waits
-    and is asked for again by the same is the first one.
+def add(
+    connection: sa.Connection, terms: Terms, by: By, *, asked: bool, permanent: bool = False
+) -> tuple[OverrideRow, bool]:
+    """Make an override that counts from now on, or have one `asked` for, which counts once it is approved; as it is
+    now, and whether that changed anything. The same again by the same actor, to the same millisecond of its end, is the
+    first one: while that counts, or waits and is asked for.
 
     Errors: UnknownId; UsageError for an end or an amount that makes no sense; Denied `too_many_asked`.
     """
@@ -97,9 +100,9 @@ def add(connection: sa.Connection, terms: Terms, by: By, *, asked: bool, permane
     if terms.amount is not None and not 0 <= terms.amount <= MAX_UNITS:
         raise UsageError(f"an override allows a whole number from 0 to {MAX_UNITS:,}, or none: without an end")
     _require_end(terms, by.now_ms, permanent)
-    before = _asked_before(connection, terms, by) if asked else None
+    before = _before(connection, terms, by, asked)
     if before is not None:
-        return before
+        return before, False
     decided = (None, None, None) if asked else (by.now_ms, by.actor, by.reason)
     values = {**vars(terms), "state": "asked" if asked else "in_force", "at_ms": by.now_ms, "actor": by.actor}
     values |= dict(zip(("decided_ms", "decided_by", "decided_reason"), decided, strict=True))
@@ -108,7 +111,7 @@ def add(connection: sa.Connection, terms: Terms, by: By, *, asked: bool, permane
     made = OverrideRow(number, reason=by.reason, **values)
     if asked:
         _tell(connection, OVERRIDE_REQUESTED, made, by)
-    return made
+    return made, True
 
 
 def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[OverrideRow, bool]:
@@ -142,13 +145,14 @@ def show(connection: sa.Connection, number: int) -> OverrideRow:
     return OverrideRow(**row)
 
 
-def _asked_before(connection: sa.Connection, terms: Terms, by: By) -> OverrideRow | None:
-    """Of those who ask at once, one comes after the other."""
+def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> OverrideRow | None:
+    """The same, where it is there. Of those who make or ask at once, one comes after the other."""
     guard_terms.hold(connection, terms.metric)
-    row = SQL.run(connection, "same_asked", {**vars(terms), "actor": by.actor}).mappings().one_or_none()
+    said = {"asked": int(asked), "actor": by.actor, "now_ms": by.now_ms}
+    row = SQL.run(connection, "same", {**vars(terms), **said}).mappings().one_or_none()
     if row is not None:
         return OverrideRow(**row)
-    if SQL.run(connection, "asked_for", vars(terms)).scalar_one() >= MOST_ASKED:
+    if asked and SQL.run(connection, "asked_for", vars(terms)).scalar_one() >= MOST_ASKED:
         text = f"{MOST_ASKED} overrides of {terms.metric} wait for a word about {terms.target} already"
         raise Denied("too_many_asked", f"{text}: `drawdown override list` shows them")
     return None

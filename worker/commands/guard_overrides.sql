@@ -16,11 +16,16 @@ FOR UPDATE
 
 -- name: for_update [sqlite]
 
--- name: same_asked
--- What was asked for in the same words by the same, and waits.
-SELECT {columns} FROM guard_overrides WHERE state = 'asked' AND metric = :metric AND reach = :reach AND target = :target
+-- name: same
+-- What was made, or asked for, in the same words by the same: where it counts, for nothing newer stands in its place; where
+-- it is asked for, also what waits.
+SELECT {columns} FROM guard_overrides o WHERE metric = :metric AND reach = :reach AND target = :target
     AND period = :period AND COALESCE(amount, -1) = COALESCE(CAST(:amount AS BIGINT), -1)
-    AND COALESCE(ends_ms, -1) = COALESCE(CAST(:ends_ms AS BIGINT), -1) AND actor = :actor LIMIT 1
+    AND COALESCE(ends_ms, -1) = COALESCE(CAST(:ends_ms AS BIGINT), -1) AND actor = :actor
+    AND ((state = 'asked' AND :asked = 1) OR (state = 'in_force' AND NOT EXISTS (SELECT 1 FROM guard_overrides n
+        WHERE n.state = 'in_force' AND n.metric = o.metric AND n.reach = o.reach AND n.target = o.target
+            AND n.period = o.period AND n.number > o.number AND (n.ends_ms IS NULL OR n.ends_ms > :now_ms))))
+ORDER BY number LIMIT 1
 
 -- name: asked_for
 SELECT COUNT(*) FROM guard_overrides WHERE state = 'asked' AND metric = :metric AND reach = :reach AND target = :target

@@ -80,8 +80,8 @@ class PlanLimit:
 
 
 def hold(connection: sa.Connection, metric: str) -> bool:
-    """Nobody else changes the metric, a limit of it, or asks for an override, until this transaction is over; whether
-    it is there."""
+    """Nobody else changes the metric, a limit of it, or makes or asks for an override, until this transaction is over;
+    whether it is there."""
     return SQL.run(connection, "hold", {"metric": metric}).first() is not None
 
 

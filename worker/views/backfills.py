@@ -39,6 +39,12 @@ class BackfillRow:
     events: int
     withdrawn: int
 
+    @property
+    def went_in(self) -> str:
+        """Of one that was closed, in words."""
+        back = f", {self.withdrawn:,} of which are withdrawn" if self.withdrawn else ""
+        return f"{self.events:,} events went in by it{back}"
+
 
 @dataclass(frozen=True)
 class Overdue:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -167,9 +168,18 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
 
 def drifts(connection: sa.Connection, since_ms: int, most: int) -> list[Drift]:
     """Of periods that begin at a moment or later."""
-    rows = SQL.run(connection, "drift", {"since_ms": since_ms, "at_most": most}).mappings()
+    return [_drift(row) for row in SQL.run(connection, "drift", {"since_ms": since_ms, "at_most": most}).mappings()]
+
+
+def put_right(connection: sa.Connection, actor: str, reason: str, since_ms: int, most: int) -> list[Drift]:
+    """What one actor put right for one reason, at a moment or later: as it was then. The newest."""
+    values = {"actor": actor, "reason": reason, "since_ms": since_ms, "at_most": most}
+    return [_drift(row) for row in SQL.run(connection, "put_right", values).mappings()]
+
+
+def _drift(row: Mapping[Any, Any]) -> Drift:
     whole = ("start_ms", "counted", "amount", "uses")
-    return [Drift(**{**row, **{name: int(row[name]) for name in whole}}) for row in rows]
+    return Drift(**{**row, **{name: int(row[name]) for name in whole}})
 
 
 def _rate(connection: sa.Connection, metric: str, span: str, since_ms: int) -> Rate:

@@ -49,6 +49,10 @@ SELECT u.org_id, u.metric, p.period, CASE p.period WHEN 'hour' THEN u.at_ms - u.
 FROM guard_uses u CROSS JOIN (SELECT 'hour' AS period UNION ALL SELECT 'day' UNION ALL SELECT 'month') p
 WHERE u.at_ms >= :since_ms GROUP BY 1, 2, 3, 4
 
+-- name: put_right
+SELECT org_id, metric, period, start_ms, "before" AS counted, "after" AS amount, 1 AS uses FROM guard_corrections
+WHERE at_ms >= :since_ms AND actor = :actor AND reason = :reason ORDER BY number DESC LIMIT :at_most
+
 -- name: drift
 -- Counters that are not the sum of their uses.
 SELECT q.org_id, q.metric, q.period, q.start_ms, q.counted, q.amount, q.uses

@@ -68,7 +68,8 @@ async def decide(threads: Threads, now_ms: int, number: str, word: str, order: D
 
 def _ask(connection: sa.Connection, order: models.OverrideAsk, said: Said) -> Mapping[str, object]:
     terms = Terms(order.metric, "org", said.require_org(order.org), order.period, order.amount, order.ends_ms)
-    return shown(guard_overrides.add(connection, terms, said.by(order.reason), asked=True), said.now_ms)
+    row, _ = guard_overrides.add(connection, terms, said.by(order.reason), asked=True)
+    return shown(row, said.now_ms)
 
 
 def _list(connection: sa.Connection, query: models.OverridesQuery, said: Said) -> Mapping[str, object]:

@@ -238,7 +238,7 @@ class My:
             visitor = self._visitor(connection, request, now_ms)
             terms = asked.terms_of(form, visitor.org_id, now_ms)
             by = By(now_ms, visitor.actor, asked.reason_of(form), my_sessions.VIA)
-            return guard_overrides.add(connection, terms, by, asked=True).number
+            return guard_overrides.add(connection, terms, by, asked=True)[0].number
 
         number = await self._threads.write(work)
         return RedirectResponse(f"/my/blocked?{urlencode({'metric': metric, 'asked': number})}#asked", 303)

@@ -90,9 +90,10 @@ def override(product: Product) -> str:
         metric, period = (other := rng.choice(product.books.overs)).metric, other.period  # type: ignore[assignment]
     ends = None if lasts is None else product.now + lasts
     said, asked = Terms(metric, reach, target, period, amount, ends), rng.random() < 0.4
-    made = product.write(lambda c, by: guard_overrides.add(c, said, by, asked=asked, permanent=ends is None))
+    made, _ = product.write(lambda c, by: guard_overrides.add(c, said, by, asked=asked, permanent=ends is None))
     state = "asked" if asked else "in_force"
-    product.books.overs.append(Over(made.number, metric, reach, target, period, amount, ends, state))
+    if made.number not in {one.number for one in product.books.overs}:  # the same again is the first one
+        product.books.overs.append(Over(made.number, metric, reach, target, period, amount, ends, state))
     product.note(f"override_{state}")
     return f"override {made.number} of {target}: {amount} {metric} a {period} until {ends}, {state}"
 

@@ -28,10 +28,10 @@ def meters(
         if not unknown or is_full(connection) or (org_id is not None and _brought(connection, org_id) >= MAX_ORG_TYPES):
             break
         if org_id is not None:
-            unknown = unknown[:1]  # whoever has the next number counted all that its organisation has
+            unknown = unknown[:1]  # one statement counts and takes the next number: whoever has it counted them all
         types = [{"event_type": name} for name in unknown]
-        values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, "most": MAX_METER, "org_id": org_id}
-        SQL.run(connection, "meet", values)
+        bounds = {"below": MAX_MEMORY_MB, "most": MAX_METER, "most_own": MAX_ORG_TYPES}
+        SQL.run(connection, "meet", {"types": types, "first_seen_ms": now_ms, "org_id": org_id, **bounds})
         found = known(connection, wanted)
     return found
 

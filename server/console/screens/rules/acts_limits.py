@@ -115,8 +115,8 @@ def _terms(doing: Doing) -> Terms:
 
 def _make(connection: sa.Connection, doing: Doing) -> Done:
     terms = _terms(doing)
-    made = guard_overrides.add(connection, terms, doing.by, asked=False, permanent=terms.ends_ms is None)
-    return Done(f"override {made.number}: {_terms_said(made)}; in force")
+    made, changed = guard_overrides.add(connection, terms, doing.by, asked=False, permanent=terms.ends_ms is None)
+    return Done(f"override {made.number}: {_terms_said(made)}; in force{'' if changed else '; it was so before'}")
 
 
 def _making(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:

@@ -28,18 +28,20 @@ def _backfill(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _close(connection: sa.Connection, doing: Doing) -> Done:
-    found = backfills.close(connection, doing.text("backfill"), doing.text("hash"), doing.by)
-    went_in, price = found.counts.get("new", 0), figures.credits(found.price_micro)
-    return Done(f"{doing.text('backfill')}: closed; {went_in:,} events went in by it, {price} credits by our rate card")
+    name = doing.text("backfill")
+    done = backfills.close(connection, name, doing.text("hash"), doing.by)
+    was_closed, price = done.backfill.state == "closed", figures.credits(done.price_micro)
+    more = "; it was so before" if was_closed else f", {price} credits by our rate card"
+    return Done(f"{name}: closed; {show_backfill(connection, name).went_in}{more}")
 
 
 def _revert(connection: sa.Connection, doing: Doing) -> Done:
-    name, total, done = doing.text("backfill"), 0, False
+    name, done = doing.text("backfill"), False
     if show_backfill(connection, name).events > MOST_REVERTED:
         raise Refused(f"{name} holds more than {MOST_REVERTED:,} events: drawdown backfill revert does it in portions")
     while not done:
-        count, done = backfills.revert(connection, name, doing.by)
-        total += count
+        _, done = backfills.revert(connection, name, doing.by)
+    total = show_backfill(connection, name).withdrawn  # also by a command that was ended half-way
     return Done(f"{name}: reverted; {total:,} events withdrawn, and the next tick gives back what was billed for them")
 
 
