@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import astuple
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from drawdown.worker.views.features import list_features
 
 commands = typer.Typer()
 EARLIER = "what was used before that has no feature by it: give --from, an earlier window, to bill that, too"
+BEFORE = "what was to begin makes nothing now, and what was made until then does not go on past there: map that again"
 
 
 @commands.command("list")
@@ -148,10 +150,12 @@ def end(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Stop making a feature; its sizes and event types wait, visibly, for another one."""
+    """Stop making a feature; its sizes and event types wait, visibly, for another one. What is to make it later ends
+    where it was to begin. No other feature ends."""
     app: App = context.obj
     start, by = app.window(from_, "--from"), app.by(actor, reason)
     ended = app.write(lambda c: features.end_feature(c, feature, by, from_ms=start, confirmed=yes))
-    line = f"{feature} ends at {show_time(ended[0].start_ms)}, for {len(ended):,} sizes or event types"
-    line += "; it was so before" if ended[0].again else ""
-    show(app, {"feature": feature, "ended": ended}, [line])
+    begins, was = Counter(one.start_ms for one in ended), "; it was so before" if ended[0].again else ""
+    lines = [f"{feature} ends at {show_time(at)}, for {count:,} sizes or event types" for at, count in begins.items()]
+    lines[-1] += was
+    show(app, {"feature": feature, "ended": ended}, [*lines, *([BEFORE] if any(one.unbegun for one in ended) else [])])

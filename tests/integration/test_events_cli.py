@@ -218,3 +218,31 @@ def test_an_event_is_withdrawn_by_its_key_or_by_its_sample(shell: Shell) -> None
     assert listed == {"a": "twice", "b": "twice", "c": None}
     shell.fleet.tick(NOW)
     assert [row[4] for row in shell.fleet.pushes()] == [5]
+
+
+def test_a_feature_that_begins_later_ends_alone_and_can_be_ended(shell: Shell) -> None:
+    """The one of now is not what anybody asked to end, and goes on; of sizes, too."""
+    later = f"--from {T0 + 10 * WINDOW_MS}"
+    shell("feature map-event mail.sent mail_a")
+    shell(f"feature map-event mail.sent mail_b {later} --new")
+    shell(f"feature map compute_big --memory-mb 1024 {later} --new")
+    for name in ("mail_b", "compute_big"):
+        said = shell(f"feature end {name}")
+        assert f"{name} ends at 2026-01-01T00:50:00Z, for 1 sizes" in said and "map it again" in said, said
+    found = shell.json("feature list")
+    kept = [(one["feature"], one["start_ms"], one["end_ms"]) for one in found["event_types"]]
+    assert kept == [("mail_a", 0, T0 + 10 * WINDOW_MS)]
+    assert "compute_big" not in {one["feature"] for one in found["mapping"]}
+    assert "it was so before" in shell("feature end mail_b")
+    assert "nothing makes the feature mail_b from " in shell("feature end mail_b --from 2026-02-01", 1)
+    shell(f"feature map-event mail.sent mail_a {later}")
+    assert [one["end_ms"] for one in shell.json("feature list")["event_types"]] == [None]
+
+
+def test_a_feature_ends_now_and_where_it_is_to_begin_again(shell: Shell) -> None:
+    shell("feature map-event page.render render")
+    shell(f"feature map-event page.render render --from {T0 + 10 * WINDOW_MS}")
+    said = shell(f"feature end render --from {T0 + 2 * WINDOW_MS}")
+    assert "ends at 2026-01-01T00:10:00Z, for 1" in said and "ends at 2026-01-01T00:50:00Z, for 1" in said, said
+    assert [one["end_ms"] for one in shell.json("feature list")["event_types"]] == [T0 + 2 * WINDOW_MS]
+    assert "from 2026-01-01T00:05:00Z on; nothing was changed" not in shell("feature map-event page.render render")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawdown.schema.units import MAX_EVENT_TYPES, MAX_MEMORY_MB
-from drawdown.worker.catalog.mapping import UNITS, MappingRow, Segment, resolve, rewrites, segments
+from drawdown.worker.catalog.mapping import UNITS, MappingRow, Segment, making, resolve, rewrites, segments
 
 SIZES = st.integers(0, 12)
 rows = st.builds(
@@ -106,3 +106,19 @@ def test_as_many_types_as_there_may_be_are_mapped_one_by_one() -> None:
     assert len(found) == MAX_EVENT_TYPES + 1
     assert isinstance(found[-1], Segment) and found[-1].start_ms == meters[-1]
     assert rewrites(known, known[5], 1 << 40) is None
+
+
+@given(st.lists(all_rows, max_size=6), st.sampled_from(["a", "c", "e"]), st.integers(0, 6))
+def test_a_feature_ends_alone_and_wholly(known: list[MappingRow], name: str, start: int) -> None:
+    """Ended from a window on, by the rows that make it from there: nothing makes it there, all others stay."""
+    ends = [
+        MappingRow(one.kind, one.memory_mb, None, one.unit, max(start, one.start_ms))
+        for one in making(known, name, start)
+    ]
+    exact = [(one.lo, one.hi, one.start_ms, one.end_ms, one.feature) for one in segments([*known, *ends])]
+    assert not [one for one in exact if one[4] == name and one[3] > start]
+    for size in [*range(13), *range(MAX_MEMORY_MB + 1, MAX_MEMORY_MB + 4)]:
+        for window in range(8):
+            was = resolve(known, size, window)
+            if was is not None and not (was.feature == name and window >= start):
+                assert resolve([*known, *ends], size, window) == was

@@ -97,6 +97,19 @@ def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> Mappi
     return live.get(("up_to", tiers[0] if tiers else None))
 
 
+def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[MappingRow]:
+    """The rows that make a feature in some window from `from_ms` on, by selector and begin: those in force there, and
+    those that begin later. What another row replaced before is none of them."""
+    by_selector: dict[tuple[str, int | None], dict[int, MappingRow]] = {}
+    for row in rows:  # of two with one start, the later one counts
+        by_selector.setdefault(row.selector, {})[row.start_ms] = row
+    found: list[MappingRow] = []
+    for mine in by_selector.values():
+        begun = max((start for start in mine if start <= from_ms), default=from_ms)
+        found += [mine[start] for start in sorted(mine) if start >= begun and mine[start].feature == feature]
+    return found
+
+
 def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
     """Where the answer may change with the size: each edge begins a range of sizes that are all answered alike."""
     edges = {0, MAX_MEMORY_MB + 1}

@@ -28,6 +28,7 @@ from drawdown.worker.catalog.mapping import (
     MappingRow,
     akin,
     is_meter,
+    making,
     mapping_rows,
     other_unit,
     resolve,
@@ -55,6 +56,8 @@ class Mapped:
     """The feature that the same selector (this size, or this tier) made until then."""
     again: bool = False
     """It was so already, from `start_ms` on: nothing was changed."""
+    unbegun: bool = False
+    """It was to make a feature later, and makes none in any window."""
 
 
 def map_size(
@@ -127,22 +130,31 @@ def _require_name(feature: str) -> None:
 def end_feature(
     connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None, confirmed: bool = False
 ) -> list[Mapped]:
-    """End every selector that makes this feature, from a window on. Given again, it is as it ended (`again`).
+    """End every selector that makes this feature, from a window on: those that make it then, and those that are to make
+    it later, each from its own begin on. No other feature ends. By their begins; given again, as it ended (`again`).
 
-    Errors: UnknownId; Refused where nothing makes it, and it did not end so, where windows from then on are sealed
-    already, or where it reaches into history that was lost and was not confirmed.
+    Errors: UnknownId; Refused where nothing makes it from then on, and it did not end so, where windows from then on
+    are sealed already, or where it reaches into history that was lost and was not confirmed.
     """
+    start = next_window(by.now_ms) if from_ms is None else from_ms
+    lock_buckets(connection)  # what is mapped meanwhile would be overlooked
     rows = mapping_rows(connection)
-    latest = {row.selector: row for row in rows}
-    mine = [row for row in latest.values() if row.feature == feature]
+    mine = making(rows, feature, start)
     if not mine:
         ids.require(connection, ids.FEATURE, feature)
-        ended = _ended(rows, feature)
-        if ended and from_ms in (None, ended[0].start_ms):
-            return [Mapped(row.start_ms, 0, 0, 0, feature, again=True) for row in ended]
-        raise Refused(f"nothing makes the feature {feature}; `drawdown feature list` shows what there is")
-    ends = [MappingRow(row.kind, row.memory_mb, None, row.unit, 0) for row in mine]
-    return [_add(connection, row, by, from_ms, confirmed=confirmed) for row in ends]
+        before = _ended(rows, feature)
+        if before and from_ms in (None, before[0].start_ms):
+            return [Mapped(row.start_ms, 0, 0, 0, feature, again=True) for row in before]
+        raise Refused(
+            f"nothing makes the feature {feature} from {utc(start)} on; `drawdown feature list` shows what there is"
+        )
+    ended: list[Mapped] = []
+    for row in mine:
+        at = max(start, row.start_ms)
+        end = MappingRow(row.kind, row.memory_mb, None, row.unit, at)
+        unbegun = by.now_ms < at == row.start_ms
+        ended.append(replace(_add(connection, end, by, at, confirmed=confirmed), unbegun=unbegun))
+    return sorted(ended, key=lambda one: one.start_ms)
 
 
 def _ended(rows: list[MappingRow], feature: str) -> list[MappingRow]:
