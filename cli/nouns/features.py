@@ -19,7 +19,7 @@ from drawdown.worker.views.features import list_features
 
 commands = typer.Typer()
 EARLIER = "what was used before that has no feature by it: give --from, an earlier window, to bill that, too"
-BEFORE = "what was to begin makes nothing now, and what was made until then does not go on past there: map that again"
+BEFORE = "what was to begin makes nothing now, and what was made until then does not go on past there: map it again"
 
 
 @commands.command("list")
