@@ -15,7 +15,7 @@ from drawdown.cli.main import run as drawdown
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema import database
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
+from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import backfills
 from drawdown.worker.commands.backfills import Backfill, Diff
@@ -25,6 +25,7 @@ from drawdown.worker.sources.events.store import Taken
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views import backfills as views
 from drawdown.worker.views.backfills import list_backfills
+from tests.integration.losing import lost
 from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
 from tests.world import T0, Fleet
 
@@ -210,11 +211,6 @@ def test_where_an_answer_is_lost_the_same_again_counts_what_went_before(
     assert asked("revert", "june") == (0, f"june: reverted; {whole}\n")
     assert asked("revert", "june") == (0, "june: was reverted before; 3 events are withdrawn\n")
     clean(fleet)
-
-
-def lost(transaction: sa.RootTransaction) -> None:
-    transaction.commit()
-    raise AnswerLost("cut")
 
 
 def test_each_item_has_its_own_answer(fleet: Fleet) -> None:

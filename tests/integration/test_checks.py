@@ -13,7 +13,6 @@ from drawdown.cli.main import run as drawdown
 from drawdown.schema import database
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.checks import counters, vendor_drift
 from drawdown.worker.checks.kept import keep
@@ -21,13 +20,9 @@ from drawdown.worker.commands.vendor_bills import BillFile, BillLine
 from drawdown.worker.commands.vendors import Units, import_bills, set_units
 from drawdown.worker.views.checks import LastCheck, last_checks
 from tests.integration.guarding import Guarded
+from tests.integration.losing import lost
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet
-
-
-def lost(transaction: sa.RootTransaction) -> None:
-    transaction.commit()
-    raise AnswerLost("cut")
 
 
 def last(engine: sa.Engine) -> dict[str, LastCheck]:

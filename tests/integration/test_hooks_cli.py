@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from drawdown.cli.main import run
 from drawdown.schema import database
 from drawdown.schema.database import read
-from drawdown.schema.errors import AnswerLost
 from drawdown.worker.hooks.schedule import WAITS
 from drawdown.worker.hooks.signing import endpoint_secret
 from tests.contract.sockets import free_port
 from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import serving_in_thread
+from tests.integration.losing import lost
 from tests.world import Fleet
 
 ROOT = "canary-root-of-the-hooks"
@@ -79,12 +79,6 @@ def test_an_answer_that_was_lost_says_how_to_learn_whether_a_secret_was_rotated(
 ) -> None:
     """Given again blindly, it would end the secret by which the product verifies."""
     told("set", "app", "https://app.example/in", "--new")
-    commit = database._commit
-
-    def lost(transaction: sa.RootTransaction) -> None:
-        commit(transaction)
-        raise AnswerLost("cut")
-
     with monkeypatch.context() as patch:
         patch.setattr(database, "_commit", lost)
         said = told("rotate", "app", status=75)["error"]

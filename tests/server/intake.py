@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
 import httpx
+import pytest
 
 from drawdown.schema.database import connect, read, write
 from drawdown.worker.commands.prune import raise_floors
+from drawdown.worker.sources.events import floors
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House
 from tests.server.program import key_of, make_key
@@ -85,6 +91,29 @@ def prune_elsewhere(house: House, before_ms: int) -> None:
     other = connect(house.fleet.engine.url.render_as_string(hide_password=False))
     write(other, lambda c: raise_floors(c, before=before_ms, by=house.fleet.by))
     other.dispose()
+
+
+@contextmanager
+def pruned_meanwhile(
+    house: House, monkeypatch: pytest.MonkeyPatch, way_in: ModuleType, old_ms: int, before_ms: int
+) -> Iterator[None]:
+    """What lies before a moment is to be closed as soon as `way_in` holds floors: that waits, and leaves what is old
+    and went in."""
+    pruning = threading.Thread(target=prune_elsewhere, args=(house, before_ms), daemon=True)
+
+    def held(*given: Any) -> bool:
+        found = floors.hold(*given)
+        pruning.start()
+        pruning.join(0.3)
+        assert pruning.is_alive(), "it waits for what is taken"
+        return found
+
+    monkeypatch.setattr(way_in, "floors", SimpleNamespace(hold=held))
+    yield
+    pruning.join(30)
+    assert not pruning.is_alive()
+    assert int(str(house.fleet.one("SELECT floor_ms FROM orgs WHERE org_id = 'acme'"))) <= old_ms
+    assert house.fleet.rows("SELECT problem FROM usage_samples") == [(None,)]
 
 
 def clean(house: House) -> None:

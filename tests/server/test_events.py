@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import threading
-from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -20,11 +18,22 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.usage import events as way_in
 from drawdown.worker.commands import api_keys
-from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.events.store import Taken, take, times
 from tests.integration.telling_events import billed_by_units
 from tests.server.house import Caller, House, served
-from tests.server.intake import EVENTS, RENDER, TIME, Sender, clean, close, event, prune_elsewhere, said, sender
+from tests.server.intake import (
+    EVENTS,
+    RENDER,
+    TIME,
+    Sender,
+    clean,
+    close,
+    event,
+    prune_elsewhere,
+    pruned_meanwhile,
+    said,
+    sender,
+)
 from tests.server.program import key_of, make_key, refused
 from tests.world import T0
 
@@ -100,25 +109,12 @@ def test_an_event_whose_floor_is_raised_while_it_is_taken_is_told_so(
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_nobody_raises_a_floor_past_an_event_that_is_taken(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fleet.tick(T0 + WINDOW_MS)
-    pruning = threading.Thread(target=prune_elsewhere, args=(shop, OLD + WINDOW_MS), daemon=True)
-
-    def held(*given: Any) -> bool:
-        found = floors.hold(*given)
-        pruning.start()
-        pruning.join(0.3)
-        assert pruning.is_alive(), "it waits for the event"
-        return found
-
-    monkeypatch.setattr(way_in, "floors", SimpleNamespace(hold=held))
 
     async def work(caller: Caller) -> None:
         assert await Sender(caller).told(EVENTS, [event("old", time=utc(OLD))]) == [("pending", "unassigned")]
 
-    served(shop, work)
-    pruning.join(30)
-    assert not pruning.is_alive()
-    assert int(str(shop.fleet.one("SELECT floor_ms FROM orgs WHERE org_id = 'acme'"))) <= OLD
-    assert shop.fleet.rows("SELECT problem FROM usage_samples") == [(None,)]
+    with pruned_meanwhile(shop, monkeypatch, way_in, OLD, OLD + WINDOW_MS):
+        served(shop, work)
 
 
 def test_each_shape_says_the_same_event(shop: House) -> None:

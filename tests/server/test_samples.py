@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -14,10 +12,20 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, WINDOW_MS
 from drawdown.worker.commands import api_keys, host_samples
-from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.samples.store import store_each
 from tests.server.house import Caller, House, served
-from tests.server.intake import SAMPLES, TIME, Sender, clean, close, prune_elsewhere, said, sample, sender
+from tests.server.intake import (
+    SAMPLES,
+    TIME,
+    Sender,
+    clean,
+    close,
+    prune_elsewhere,
+    pruned_meanwhile,
+    said,
+    sample,
+    sender,
+)
 from tests.server.program import give, key_of, refused
 from tests.world import T0
 
@@ -209,22 +217,9 @@ def test_a_sample_whose_floor_is_raised_while_it_is_taken_is_told_so(
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_nobody_raises_a_floor_past_a_sample_that_is_taken(fleet: House, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.fleet.tick(T0 + WINDOW_MS)
-    pruning = threading.Thread(target=prune_elsewhere, args=(fleet, OLD + WINDOW_MS), daemon=True)
-
-    def held(*given: Any) -> bool:
-        found = floors.hold(*given)
-        pruning.start()
-        pruning.join(0.3)
-        assert pruning.is_alive(), "it waits for the sample"
-        return found
-
-    monkeypatch.setattr(host_samples, "floors", SimpleNamespace(hold=held))
 
     async def work(caller: Caller) -> None:
         assert await Sender(caller).told(SAMPLES, sample("old", ts=OLD)) == [("pending", "unassigned")]
 
-    served(fleet, work)
-    pruning.join(30)
-    assert not pruning.is_alive()
-    assert int(str(fleet.fleet.one("SELECT floor_ms FROM orgs WHERE org_id = 'acme'"))) <= OLD
-    assert fleet.fleet.rows("SELECT problem FROM usage_samples") == [(None,)]
+    with pruned_meanwhile(fleet, monkeypatch, host_samples, OLD, OLD + WINDOW_MS):
+        served(fleet, work)

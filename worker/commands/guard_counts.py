@@ -116,8 +116,8 @@ def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 
 
 def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) -> None:
-    """Near the turn of a month, whoever uses the same key waits, as for a counter at any other time. SQLite has one
-    writer at a time."""
+    """Near the turn of a month, whoever uses the same key waits, as for a counter at any other time. No row of the key
+    is there yet: an advisory lock. SQLite has one writer at a time."""
     at_turn = start_of("month", now_ms - TURN_MS) != start_of("month", now_ms + TURN_MS)
     if at_turn and connection.dialect.name == "postgresql":
         SQL.run(connection, "lock_keys", {"names": [{"name": one} for one in sorted(names)]}).all()

@@ -12,7 +12,7 @@ org_id = :org_id AND metric = :metric AND ((period = 'hour' AND start_ms = :hour
 
 -- name: lock_keys
 SELECT pg_advisory_xact_lock(hashtextextended(name, 0))
-FROM (SELECT name FROM {rows :names (name text)} r ORDER BY name LIMIT 1000000) ordered
+FROM (SELECT name FROM {rows :names (name text)} r ORDER BY name) ordered
 
 -- name: make
 INSERT INTO guard_counters (org_id, metric, period, start_ms, used, uses, warned)
