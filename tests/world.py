@@ -16,6 +16,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.credit import set_rate
 from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
@@ -74,6 +75,9 @@ class Fleet:
 
     def assign(self, *orgs: str, provider: str = "embedded", from_ms: int | None = None) -> None:
         write(self.engine, lambda c: assign(c, orgs, provider, self.by, from_ms=from_ms))
+
+    def rate(self, feature: str, micro: int, from_ms: int = 0) -> None:
+        write(self.engine, lambda c: set_rate(c, feature, micro, 1, self.by, from_ms=from_ms))
 
     def sample(
         self,

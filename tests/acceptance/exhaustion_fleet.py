@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerRead, CustomerState, Outcome, PushRequest
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.worker.commands import credit
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.rates import set_rate
 from tests.fake_provider import FakeProvider, capabilities
@@ -185,13 +186,8 @@ def settle(fleet: Fleet, orgs: Iterable[Org], cells: Iterable[str]) -> None:
 
 
 def _rate(fleet: Fleet, feature: str, micro: int) -> None:
-    text = (
-        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-        "VALUES (:feature, 1, :micro, 1, 0, 't', 't')"
-    )
-
     def both(connection: sa.Connection) -> None:
         set_rate(connection, "trailing", feature, (micro, 1), fleet.by, from_ms=None)
-        connection.execute(sa.text(text), {"feature": feature, "micro": micro})
+        credit.set_rate(connection, feature, micro, 1, fleet.by, from_ms=1)
 
     write(fleet.engine, both)

@@ -42,7 +42,8 @@ def attempt(org: str, number: int, started_ms: int, where: str) -> str:
 def entry(key: str) -> str:
     return (
         "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, "
-        f"actor, reason) VALUES ('{key}', 'usage', 'wallet:acme', 'revenue:{ONE}', 0, '{ONE}', 0, {NEXT}, 0, 't', 't')"
+        f"actor, reason) VALUES ('{key}', 'usage', 'wallet:acme', "
+        f"'revenue:{ONE}', 0, '{ONE}', 0, {NEXT}, {NEXT}, 't', 't')"
     )
 
 

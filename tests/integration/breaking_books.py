@@ -35,6 +35,20 @@ BOOKS = {
         NEXT,
         ONE,
     ),
+    "a charge booked before it was sealed": Broken(
+        2,
+        (f"UPDATE ledger_entries SET at_ms = at_ms - 900000 WHERE key = 'usage:acme:{NEXT}:{ONE}'",),
+        f"usage:acme:{NEXT}:{ONE} was sealed at",
+        NEXT,
+        ONE,
+    ),
+    "a charge booked after it was settled": Broken(
+        2,
+        (f"UPDATE ledger_entries SET at_ms = at_ms + 61000 WHERE key = 'usage:acme:{NEXT}:{ONE}'",),
+        f"usage:acme:{NEXT}:{ONE} was sealed at",
+        NEXT,
+        ONE,
+    ),
     "a charge that another customer was given": Broken(
         2,
         (
@@ -101,6 +115,11 @@ BOOKS = {
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 7 WHERE account_id = 'wallet:acme'",
         ),
         "7 to wallet:acme as grant:free, and no grant of it is on record",
+    ),
+    "a grant booked a month before": Broken(
+        10,
+        ("UPDATE ledger_entries SET at_ms = at_ms - 2678400000 WHERE key = 'grant:g1'",),
+        "grant:g1 was given at",
     ),
     "an accepted push taken for shadow": Broken(
         2,

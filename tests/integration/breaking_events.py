@@ -36,6 +36,7 @@ EVENTS = {
         "its sample says 7 of the meter",
         "UPDATE event_types SET meter = 16787216 WHERE event_type = 'page.render'",
         beside="keen",
+        also=(1,),
     ),
     "a sample that no event says": _of(
         f"{_ID} counts units of the meter 16777217", f"DELETE FROM usage_events WHERE {_EVENT}"

@@ -59,6 +59,14 @@ GUARD = {
         "keen-1 is used and was charged 15",
         "UPDATE guard_uses SET reservation = 'guard:keen-done' WHERE use_key = 'keen-1'",
     ),
+    "a use at another moment of its hour": _of(
+        "keen-1 is used and was charged 15; its run is settled and has drawn 15 (used at",
+        "UPDATE guard_uses SET at_ms = at_ms - 1 WHERE use_key = 'keen-1'",
+    ),
+    "a hold at a later moment of its hour": _of(
+        "keen-done is settled and was charged 15",
+        "UPDATE guard_uses SET at_ms = at_ms + 1 WHERE use_key = 'keen-done'",
+    ),
     "a use that has no run and says that it was charged": _of(
         "keen-peek is used and was charged 2; its run is nothing and has drawn nothing",
         "UPDATE guard_uses SET charged_micro = 2 WHERE use_key = 'keen-peek'",
@@ -74,7 +82,7 @@ GUARD = {
         "keen-off was charged 5 for page.render as spark, and 2 were sealed as render", "page.render"
     ),
     "a metric that counts what nobody said": _of(
-        "metric peek, number 1 is 0 for 1 by itself, phase 1, of look; on record is 0 for 1 by itself, phase 1, of its",
+        "metric peek, number 1 is 0 for 1 by itself, phase 1, of look, warned at",
         "UPDATE guard_metrics SET counts = 'look' WHERE metric = 'peek'",
         org=None,
     ),
@@ -89,14 +97,39 @@ GUARD = {
         org=None,
     ),
     "an override that nobody made": _of(
-        "override 3 is spark a day of keen: no end until no end; on record is nothing",
+        "override 4 is spark a day of keen: no end until no end; on record is nothing",
         "INSERT INTO guard_overrides (number, metric, reach, target, period, state, at_ms, actor, reason, decided_ms) "
-        "VALUES (3, 'spark', 'org', 'keen', 'day', 'in_force', 0, 't', 't', 0)",
+        "VALUES (4, 'spark', 'org', 'keen', 'day', 'in_force', 0, 't', 't', 0)",
         org=None,
     ),
     "an override that was refused and is in force": _of(
-        "word on override 2 is in force; on record is refused",
+        "word on override 2 is in force at",
         "UPDATE guard_overrides SET state = 'in_force' WHERE number = 2",
+        org=None,
+    ),
+    "an override that was ended and is in force again": _of(
+        "word on override 3 is in force at",
+        "UPDATE guard_overrides SET state = 'in_force' WHERE number = 3",
+        org=None,
+    ),
+    "an override that was ended, and waits for a word again": _of(
+        "word on override 3 is nothing; on record is ended at",
+        "UPDATE guard_overrides SET state = 'asked', decided_ms = NULL WHERE number = 3",
+        org=None,
+    ),
+    "an override that somebody else ended": _of(
+        "word on override 3 is ended at",
+        "UPDATE guard_overrides SET decided_by = 'ghost' WHERE number = 3",
+        org=None,
+    ),
+    "a metric that lets through what nobody may pay": _of(
+        "warned at 200000, let through unknown; on record is 5 for 1 by itself, phase 3, of its name, warned at 200000",
+        "UPDATE guard_metrics SET fails_open = TRUE WHERE metric = 'spark'",
+        org=None,
+    ),
+    "a metric that warns nobody": _of(
+        "metric spark, number 1 is 5 for 1 by itself, phase 3, of its name, warned at 0; on record",
+        "UPDATE guard_metrics SET warn_ppm = 0 WHERE metric = 'spark'",
         org=None,
     ),
     "an override that ends later than was said": _of(

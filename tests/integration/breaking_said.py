@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from drawdown.schema.units import DAY_MS
 from tests.integration.breaking import Broken
+from tests.world import T0
 
 BATCH = "payout:pixel:2026-01"
 
@@ -17,7 +18,59 @@ def _owed(text: str, *statements: str) -> Broken:
     return Broken(11, statements, text, org=None)
 
 
+def _price(text: str, statement: str) -> Broken:
+    return Broken(2, (statement,), text, org=None)
+
+
+def _mapped(text: str, statement: str) -> Broken:
+    return Broken(1, (statement,), text, org=None)
+
+
+def _topped(text: str, statement: str) -> Broken:
+    return Broken(12, (statement,), text, org="filled")
+
+
 SAID = {
+    "a rate that is another one before its first use": _price(
+        "rate compute_64gb from 0 is 5 for 1 at",
+        "UPDATE ledger_rates SET micro_credits = 5 WHERE feature = 'compute_64gb'",
+    ),
+    "a rate for more that nobody used yet": _price(
+        "rate compute_32gb from 0 is 3200 for 9 at",
+        "UPDATE ledger_rates SET per_quantity = 9 WHERE feature = 'compute_32gb'",
+    ),
+    "a rate that is gone before its first use": _price(
+        "rate compute_64gb from 0 is nothing; on record is 6400 for 1 at",
+        "DELETE FROM ledger_rates WHERE feature = 'compute_64gb'",
+    ),
+    "a rate that nobody set": _price(
+        "rate compute_64gb from 9000000000000 is 1 for 1 at 5 by t: t; on record is nothing",
+        "INSERT INTO ledger_rates VALUES ('compute_64gb', 9000000000000, 1, 1, 5, 't', 't')",
+    ),
+    "a rate that counts from later": _price(
+        "rate compute_64gb from 300000 is 6400 for 1 at",
+        "UPDATE ledger_rates SET start_ms = 300000 WHERE feature = 'compute_64gb'",
+    ),
+    "a rate at a provider that nobody set so": _price(
+        f"rate compute_1gb from {T0} of minutes is 1 for 1 at", "UPDATE provider_rates SET micro = 1"
+    ),
+    "a size that makes another feature before its first use": _mapped(
+        "mapping exact 65536 MB from 0, number 1 is compute_1gb in s at",
+        "UPDATE mappings SET feature = 'compute_1gb' WHERE feature = 'compute_64gb'",
+    ),
+    "a mapping that nobody made": _mapped(
+        "mapping up to any size from 9000000000000, number 1 is tiny in mb_s at 5 by t: t; on record is nothing",
+        "INSERT INTO mappings (kind, feature, unit, start_ms, at_ms, actor, reason) "
+        "VALUES ('up_to', 'tiny', 'mb_s', 9000000000000, 5, 't', 't')",
+    ),
+    "a price of credit that nobody set": _topped(
+        "top-ups of filled is 5 and 20 at 1 usd, at most 1000000000, 3 a day and 20 in 30, of cus_1 at fake; on record",
+        "UPDATE topup_terms SET price_minor = 1 WHERE customer_id = 'filled'",
+    ),
+    "top-ups that stopped by themselves": _topped(
+        "mode of top-ups of filled is stopped at",
+        "UPDATE topup_terms SET mode = 'stopped' WHERE customer_id = 'filled'",
+    ),
     "credit that is of another kind": _credit(
         "grant:g1 is bonus, priority 50",
         "UPDATE ledger_lots SET kind = 'bonus' WHERE lot = 'grant:g1'",

@@ -43,10 +43,7 @@ def billed_by_units(fleet: Fleet, *orgs: str) -> None:
     """Credit, the mapping, and a rate of two micro-credits a unit."""
     fleet.assign(*orgs, from_ms=T0)
     mapped(fleet)
-    fleet.write(
-        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-        f"VALUES ('render', {T0}, 2, 1, 0, 'test', 'a test')"
-    )
+    fleet.rate("render", 2, T0)
     for org in orgs:
         write(fleet.engine, lambda c, org=org: grant(c, org, 10**14, fleet.by, key=f"of-{org}", plan=None))  # type: ignore[misc]
 

@@ -146,10 +146,7 @@ def _known(fleet: Fleet) -> None:
 
 
 def _rated(fleet: Fleet) -> None:
-    fleet.write(
-        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-        f"VALUES ('render', {T0 + WINDOW_MS}, 3, 1, {T0 + DAY_MS}, 'test', 'a test')"
-    )
+    fleet.rate("render", 3, T0 + WINDOW_MS)
 
 
 def _mapped_type(fleet: Fleet) -> None:
@@ -308,6 +305,22 @@ def test_a_backfill_has_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -
 BROKEN = {
     "an event that never went in": (
         "DELETE FROM usage_events WHERE event_id = 'a'",
+        "the event a of app went in by june, and is not there as it was staged",
+    ),
+    "an event of another project": (
+        "UPDATE usage_events SET project = 'p9' WHERE event_id = 'a'",
+        "the event a of app went in by june, and is not there as it was staged",
+    ),
+    "an event of another subject": (
+        "UPDATE usage_events SET subject = 's9' WHERE event_id = 'a'",
+        "the event a of app went in by june, and is not there as it was staged",
+    ),
+    "an event under another plan": (
+        "UPDATE usage_events SET plan_key = 'k9' WHERE event_id = 'a'",
+        "the event a of app went in by june, and is not there as it was staged",
+    ),
+    "an event with other properties": (
+        """UPDATE usage_events SET properties = '{"a": 9}' WHERE event_id = 'a'""",
         "the event a of app went in by june, and is not there as it was staged",
     ),
     "an event that counts though it was reverted": (

@@ -39,12 +39,6 @@ class Shell:
         return json.loads(said.out)
 
 
-RATE = (
-    "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-    "VALUES ('render', 0, 2, 1, 0, 'test', 'a test')"
-)
-
-
 @pytest.fixture
 def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[str]) -> Shell:
     fleet = Fleet(engine)
@@ -73,7 +67,7 @@ def test_an_event_type_is_mapped_before_its_first_event(shell: Shell) -> None:
         statuses(told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + WINDOW_MS)))
         == [("accepted", None)] * 2
     )
-    shell.fleet.write(RATE)
+    shell.fleet.rate("render", 2)
     shell.fleet.tick(T0 + 3 * WINDOW_MS)
     assert [push[1:] for push in shell.fleet.pushes()] == [
         (T0, "render", 0, 3, "accepted"),
@@ -98,7 +92,7 @@ def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell
     assert "what was used before that has no feature by it: give --from" in said
     shell.fleet.clock.at_ms = T0 + WINDOW_MS
     told(shell.fleet, event("c", 5, occurred_ms=T0 + WINDOW_MS))
-    shell.fleet.write(RATE)
+    shell.fleet.rate("render", 2)
     shell.fleet.tick(T0 + 3 * WINDOW_MS)
     assert shell.fleet.pushes() == [("acme", T0 + WINDOW_MS, "render", 0, 5, "accepted")]
     listed = shell("feature list")

@@ -17,6 +17,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import fold as folding
 from drawdown.worker.commands import prune as pruning
 from drawdown.worker.commands import pushes, vendors
+from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.fold import fold
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.engine import runner
@@ -65,18 +66,13 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 def refused_once(fleet: Fleet) -> None:
     """A feature without a rate: rejected, voided with evidence, and sealed again once it has one."""
-    fleet.write(
-        "INSERT INTO mappings (kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason) "
-        "VALUES ('exact', 2048, 'compute_2gb', 's', 0, 0, 'test', 'a test')"
-    )
+    sized = partial(map_size, kind="exact", memory_mb=2048, unit="s", from_ms=0, confirmed=True)
+    write(fleet.engine, lambda c: sized(c, "compute_2gb", fleet.by))
     fleet.sample("acme", T0 + 9, 11, memory_mb=2048)
     fleet.tick_windows(1)
     key = f"usage:acme:{T0}:compute_2gb"
     write(fleet.engine, lambda c: pushes.void(c, [key], fleet.by, "the ledger has no such entry"))
-    fleet.write(
-        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-        "VALUES ('compute_2gb', 0, 2, 1, 0, 'test', 'a test')"
-    )
+    fleet.rate("compute_2gb", 2)
 
 
 def folded(fleet: Fleet, before: int = MARCH) -> folding.FoldedMonths:
@@ -202,6 +198,10 @@ BREAKS = {
         "UPDATE folded_pushes SET state = 'accepted', pushes = 9 WHERE state = 'voided'",
     ),
     "a charge is gone": (2, f"DELETE FROM ledger_entries WHERE key = 'usage:acme:{T0}:compute_1gb'"),
+    "a charge is booked a month before": (
+        2,
+        f"UPDATE ledger_entries SET at_ms = at_ms - {30 * DAY_MS} WHERE key = 'usage:acme:{T0}:compute_1gb'",
+    ),
     "the sums are another one's": (3, "UPDATE folded_pushes SET org_id = 'nobody' WHERE org_id = 'acme'"),
     "the floor lies lower": (4, f"UPDATE orgs SET floor_ms = {T0 + DAY_MS - WINDOW_MS} WHERE org_id = 'acme'"),
     "nobody said so": (4, "DELETE FROM operator_actions WHERE action = 'push_fold'"),

@@ -140,6 +140,19 @@ def test_what_an_action_of_an_earlier_version_did_not_say_is_not_claimed(fleet: 
     assert [text.split(" is ")[0] for text in told] == ["payer acme of pupil, number 1", "terms club, number 2"]
 
 
+def test_rates_of_an_init_that_recorded_none_are_not_claimed(engine: sa.Engine) -> None:
+    """It recorded the mapping of the same moment; whatever else has a rate was given it by an act."""
+    fleet = Fleet(engine)
+    fleet.rate("tokens", 2)
+    assert verified(fleet).breaches == []
+    tamper(fleet, "DELETE FROM operator_actions WHERE action = 'ledger_rate'")
+    told = [breach.text for breach in verified(fleet).breaches if breach.invariant == 2]
+    assert [text.split(" at ")[0] for text in told] == ["rate tokens from 0 is 2 for 1"]
+    tamper(fleet, "UPDATE ledger_rates SET at_ms = at_ms + 1 WHERE feature = 'compute_4gb'")
+    told = [breach.text for breach in verified(fleet).breaches if breach.invariant == 2]
+    assert sorted(text.split(" from ")[0] for text in told) == ["rate compute_4gb", "rate tokens"]
+
+
 def _sample_of(fleet: Fleet, org: str, ts: int) -> list[str]:
     return [str(fleet.one("SELECT id FROM usage_samples WHERE org_id = :org AND ts = :ts", org=org, ts=ts))]
 

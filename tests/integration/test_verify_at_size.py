@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 import time
 import tracemalloc
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.audit import By, record
+from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
 from tests.integration.verifying import ONE, tamper, verified
 from tests.whole import share
@@ -73,17 +76,22 @@ def test_any_mapping_is_read_as_the_seal_read_it(engine: sa.Engine, seed: int) -
     sizes = [0, 1, 512, 1000, 1024, 2048, 3000, 4096, 70_000]
     for _ in range(rng.randrange(1, 25)):
         kind = rng.choice(["exact", "up_to"])
+        said = {
+            "kind": kind,
+            "memory_mb": rng.choice([*sizes, None]) if kind == "up_to" else rng.choice(sizes),
+        }
+        feature = rng.choice([None, "one", "two", ONE])
+        said |= {
+            "unit": rng.choice(["s", "mb_s"]),
+            "start_ms": rng.choice([0, *(T0 + n * WINDOW_MS for n in range(4))]),
+        }
         fleet.write(
             "INSERT INTO mappings (kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason) "
-            "VALUES (:kind, :size, :feature, :unit, :start, 0, 'test', 'a test')",
-            {
-                "kind": kind,
-                "size": rng.choice([*sizes, None]) if kind == "up_to" else rng.choice(sizes),
-                "feature": rng.choice([None, "one", "two", ONE]),
-                "unit": rng.choice(["s", "mb_s"]),
-                "start": rng.choice([0, *(T0 + n * WINDOW_MS for n in range(4))]),
-            },
+            "VALUES (:kind, :memory_mb, :feature, :unit, :start_ms, 0, 'test', 'a test')",
+            {**said, "feature": feature},
         )
+        action = partial(record, action="feature_map" if feature else "feature_end", target=feature or "", details=said)
+        write(engine, lambda c, on_record=action: on_record(c, by=By(0, "test", "a test")))  # type: ignore[misc]
     for window in range(4):
         for size in sizes:
             fleet.sample("acme", T0 + window * WINDOW_MS + rng.randrange(WINDOW_MS), rng.randrange(100), size)

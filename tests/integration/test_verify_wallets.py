@@ -93,6 +93,14 @@ WRONG = {
         (f"UPDATE ledger_entries SET ts = ts + {WINDOW_MS} WHERE key = '{MIRROR}'",),
         "say something else",
     ),
+    "another day, before it was sealed": (
+        (f"UPDATE ledger_entries SET at_ms = at_ms - {DAY_MS + 1} WHERE key = '{MIRROR}'",),
+        "say something else",
+    ),
+    "another day, after it was settled": (
+        (f"UPDATE ledger_entries SET at_ms = at_ms + {DAY_MS + 1} WHERE key = '{MIRROR}'",),
+        "say something else",
+    ),
     "another quantity": (
         (
             *moved(MIRROR, REVENUE, WALLET),
@@ -138,4 +146,4 @@ def test_who_has_had_a_wallet_for_a_day_was_drawn_on(fleet: Fleet) -> None:
     said = f"{late.removeprefix('mirror:')} is accepted, and the wallet of {ORG} was not drawn on for it"
     assert breaches(fleet) == [(2, ORG, said)]
     tamper(fleet, "DELETE FROM ledger_rates WHERE feature = 'compute_1gb'")
-    assert breaches(fleet) == []
+    assert [text.split(";")[0] for _, _, text in breaches(fleet)] == ["rate compute_1gb from 0 is nothing"]

@@ -18,7 +18,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MICRO, MINUTE_MS
 from drawdown.worker.commands import topups as said
-from drawdown.worker.commands.credit import grant
+from drawdown.worker.commands.credit import grant, set_rate
 from drawdown.worker.commands.topups import Terms
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
@@ -53,14 +53,7 @@ class Purses:
         self.uses = 0
         self.armed: dict[str, list[int]] = {}
         """When people said that a wallet has another card."""
-        self.write(
-            lambda c: c.execute(
-                sa.text(
-                    "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-                    "VALUES ('tokens', 0, 1, 1, 0, 'test', 'a test')"
-                )
-            )
-        )
+        self.write(lambda c: set_rate(c, "tokens", 1, 1, self.by, from_ms=0))
 
     @property
     def by(self) -> By:

@@ -277,9 +277,7 @@ def _topped_up(fleet: Fleet) -> None:
 def _told(fleet: Fleet) -> None:
     """Usage events, of a type that makes a feature, and of one that makes none."""
     fleet.assign("told", from_ms=T0)
-    rate = "VALUES ('render', 0, 2, 1, 0, 'test', 'a test')"
-    columns = "feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason"
-    fleet.write(f"INSERT INTO ledger_rates ({columns}) {rate}")
+    fleet.rate("render", 2)
     said = (("e-1", "page.render", 7), ("e-2", "page.view", 5), ("e-3", "page.render", 9))
     events = [UsageEvent("app", name, kind, "told", count, T0 + 1) for name, kind, count in said]
 
@@ -382,8 +380,8 @@ class Silent:
 
 def _guarded(fleet: Fleet) -> None:
     """Of a metric that costs five and one that costs nothing: what was used, held, settled above its hold, given up and
-    over; refused, and let through; a limit, an override in force, one that was refused, and a counter corrected. In the
-    same window, something else is billed by the seal."""
+    over; refused, and let through; a limit, an override in force, one that was refused, one that was ended, and a
+    counter corrected. In the same window, something else is billed by the seal."""
     fleet.assign("keen", from_ms=T0)
     by, ago = fleet.by, replace(fleet.by, now_ms=fleet.by.now_ms - DAY_MS)
 
@@ -401,10 +399,11 @@ def _guarded(fleet: Fleet) -> None:
             guard_holds.reserve(connection, key, Wish("keen", "spark", 2), by)
         guard_holds.settle(connection, "keen-done", 3, by)
         guard_holds.release(connection, "keen-off", 1, by)
-        for amount, asked in ((7, False), (8, True)):
+        for amount, asked in ((7, False), (8, True), (9, True)):
             terms = guard_overrides.Terms("peek", "pattern", "ke*", "hour", amount, by.now_ms + DAY_MS)
-            made, _ = guard_overrides.add(connection, terms, by, asked=asked)
-        guard_overrides.decide(connection, made.number, "refuse", by)
+            guard_overrides.add(connection, terms, by, asked=asked)
+        for number, word in ((2, "refuse"), (3, "approve"), (3, "end")):
+            guard_overrides.decide(connection, number, word, by)  # type: ignore[arg-type]
         take(connection, [UsageEvent("app", "keen-r", "page.render", "keen", 2, by.now_ms)], by.now_ms)
 
     write(fleet.engine, work)
@@ -412,17 +411,12 @@ def _guarded(fleet: Fleet) -> None:
 
 def _reject_and_void(fleet: Fleet) -> None:
     """A feature without a rate is rejected, voided with evidence, and sealed again once it has one."""
-    fleet.write(
-        "INSERT INTO mappings (kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason) "
-        "VALUES ('exact', 2048, 'compute_2gb', 's', 0, 0, 'test', 'a test')"
-    )
+    sized = partial(map_size, kind="exact", memory_mb=2048, unit="s", from_ms=0, confirmed=True)
+    write(fleet.engine, lambda c: sized(c, "compute_2gb", fleet.by))
     fleet.sample("acme", T0 + 9, 11, memory_mb=2048)
     fleet.tick_windows(1)
     write(fleet.engine, lambda c: void(c, [f"usage:acme:{T0}:compute_2gb"], fleet.by, "the ledger has no such entry"))
-    fleet.write(
-        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-        "VALUES ('compute_2gb', 0, 2, 1, 0, 'test', 'a test')"
-    )
+    fleet.rate("compute_2gb", 2)
     fleet.tick_windows(1)
 
 

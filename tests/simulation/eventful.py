@@ -16,6 +16,7 @@ from typing import Any, Final
 from drawdown.events.envelope import UsageEvent
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.commands.credit import set_rate
 from drawdown.worker.commands.features import map_event, map_size
 from drawdown.worker.sources.events.store import take
 from tests.simulation import actions, scheduler
@@ -44,22 +45,16 @@ class Told:
     def __call__(self, seed: int, *given: Any, **more: Any) -> World:
         world = new_world(seed, *given, **more)
         self.rng = random.Random(f"{seed}-events")
+        price = partial(set_rate, micro_credits=1, per_quantity=1, by=said(world), from_ms=0)
         for event_type, start in FROM.items():
             feature = event_type.replace(".", "_")
             world.write(partial(_map, world=world, event_type=event_type, feature=feature, start=start))
             world.oracle.rules.append(Rule("exact", _meter(event_type), feature, "units", start))
-            world.execute(
-                "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-                "VALUES (:feature, 0, 1, 1, 0, 'sim', 'a price')",
-                feature=feature,
-            )
+            world.write(partial(price, feature=feature))
         rest = partial(map_size, feature="rest", by=said(world), kind="up_to", memory_mb=None, unit="s")
         world.write(partial(rest, from_ms=START + 4 * WINDOW_MS, confirmed=True))
         world.oracle.rules.append(Rule("up_to", None, "rest", "s", START + 4 * WINDOW_MS))
-        world.execute(
-            "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-            "VALUES ('rest', 0, 1, 1, 0, 'sim', 'a price')"
-        )
+        world.write(partial(price, feature="rest"))
         self.made.append(world)
         return world
 

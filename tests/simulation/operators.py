@@ -15,6 +15,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.assignments import assign, cancel
+from drawdown.worker.commands.credit import set_rate
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.orgs import end_override, halt, override
 from drawdown.worker.commands.pushes import retry, void
@@ -264,12 +265,16 @@ def plan_replay(world: World, now_ms: int) -> ReplayPlan | None:
 
 def add_rates(world: World) -> str:
     """The ledger gets the prices it lacks."""
-    world.execute(
-        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-        "SELECT DISTINCT feature, 0, 1, 3, :now, 'sim', 'missing' FROM mappings m WHERE feature IS NOT NULL "
-        "AND NOT EXISTS (SELECT 1 FROM ledger_rates r WHERE r.feature = m.feature)",
-        now=world.time.now,
+    lacking = sa.text(
+        "SELECT DISTINCT feature FROM mappings m WHERE feature IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM ledger_rates r WHERE r.feature = m.feature) ORDER BY 1"
     )
+
+    def work(connection: sa.Connection) -> None:
+        for feature in connection.execute(lacking).scalars().all():
+            set_rate(connection, feature, 1, 3, said(world), from_ms=0)
+
+    world.write(work)
     return "adds the missing rates"
 
 

@@ -291,4 +291,5 @@ def install_defaults(connection: sa.Connection, by: By) -> None:
         map_size(connection, feature, by, kind="exact", memory_mb=size * 1024, unit=SECONDS, from_ms=0, confirmed=True)
         rate = {"start_ms": 0, "micro_credits": size * DEFAULT_MICRO_CREDITS_PER_GB_S, "per_quantity": 1}
         person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-        credit.SQL.run(connection, "insert_rate", {"feature": feature, **rate, **person})
+        if credit.SQL.run(connection, "insert_rate", {"feature": feature, **rate, **person}).first() is not None:
+            record(connection, "ledger_rate", feature, rate, by)

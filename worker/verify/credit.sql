@@ -91,10 +91,10 @@ FROM reservations WHERE overage <> 'charge' AND drawn_micro > amount_micro
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id, {no_window}
 
 -- name: lot_entry
--- Each lot is in its wallet once, by an entry of its own: as it begins, or earlier only to be taken back whole. Until
--- then the wallet knows when it begins.
-SELECT CASE WHEN q.key IS NULL THEN 'lot_unbegun' WHEN q.at_ms < q.begins_ms THEN 'lot_early' ELSE 'lot_otherwise' END
-    AS what, {owner}, q.*
+-- Each lot is in its wallet once, by an entry of its own: at once, or as it begins, or earlier only to be taken back
+-- whole. Until then the wallet knows when it begins.
+SELECT CASE WHEN q.key IS NULL THEN 'lot_unbegun' WHEN {booked_later} THEN 'lot_booked'
+        WHEN q.at_ms < q.begins_ms THEN 'lot_early' ELSE 'lot_otherwise' END AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said, l.begins_ms, e.key, e.amount_micro, e.to_account, e.at_ms,
         w.next_due_ms, l.at_ms AS given_ms, (SELECT COALESCE(-SUM(b.amount_micro), 0) FROM ledger_entries b
             WHERE b.lot = l.lot AND b.kind = 'grant') AS taken
@@ -103,7 +103,10 @@ FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said, l.begins_ms, e.key, e
 WHERE CASE WHEN q.key IS NULL
     THEN q.begins_ms <= q.given_ms OR q.next_due_ms IS NULL OR q.next_due_ms > q.begins_ms
     ELSE q.amount_micro <> q.said OR q.to_account <> 'wallet:' || q.customer_id
-        OR (q.at_ms < q.begins_ms AND q.taken <> q.said) END
+        OR (q.at_ms < q.begins_ms AND q.taken <> q.said) OR {booked_later} END
+
+-- name: booked_later
+(q.begins_ms <= q.given_ms AND q.at_ms <> q.given_ms)
 
 -- name: lotless
 SELECT 'lotless' AS what, {owner}, q.key, q.amount_micro, q.to_account

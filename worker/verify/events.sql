@@ -52,7 +52,9 @@ FROM backfills b JOIN backfill_events f ON f.backfill = b.backfill LEFT JOIN usa
 LEFT JOIN orgs o ON o.org_id = b.org_id
 WHERE b.closed_ms IS NOT NULL AND f.ts >= COALESCE(o.floor_ms, 0) AND (e.sample_id IS NULL OR e.org_id <> b.org_id
     OR e.source <> f.source OR e.event_id <> f.event_id OR e.event_type <> f.event_type OR e.quantity <> f.quantity
-    OR e.ts <> f.ts OR f.ts < b.from_ms OR f.ts >= b.to_ms)
+    OR e.ts <> f.ts OR f.ts < b.from_ms OR f.ts >= b.to_ms OR COALESCE(e.subject, '') <> COALESCE(f.subject, '')
+    OR COALESCE(e.project, '') <> COALESCE(f.project, '') OR COALESCE(e.plan_key, '') <> COALESCE(f.plan_key, '')
+    OR e.properties <> f.properties)
 
 -- name: backfill_unreverted
 SELECT 'backfill_unreverted' AS what, b.org_id, f.ts - f.ts % {window_length_ms} AS window_ms,

@@ -9,6 +9,7 @@ from typing import Final
 FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "vanished": (1, "sealed {n2}, and all samples there ever were come to {n1}: some are gone"),
     "owed": (1, "samples in force {n1}, sealed {n2}"),
+    "mapping_unsaid": (1, "{thing} is {kept}; on record is {said}"),
     "carry": (2, "sealed {sealed}, sent {sent}, carried {carry} at {provider} as {customer_id}"),
     "state": (2, "{key} is {state} and sends {sent_qty}: carried means that nothing is sent, and only that"),
     "shadow": (2, "{key} is in shadow, which ends at {live_from_ms}: it is never sent"),
@@ -28,10 +29,16 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "given_back": (2, "{key} moved {amount_micro} where {drawn} had been drawn"),
     "mirrored_nothing": (5, "a wallet was drawn on for {key}, and there is no such push"),
     "adopted": (6, "{key} was adopted with evidence, and is {state} after {attempts} attempts"),
+    "booked_otherwise": (
+        2,
+        "{key} was sealed at {sealed_at_ms} and settled at {settled_ms}; the ledger charged it at {at_ms}",
+    ),
+    "booked_early": (2, "the ledger charged {key} at {at_ms}, for what was used at {ts}"),
     "charged_in_vain": (2, "{key} is {state} and the ledger charged {quantity} for it"),
     "balance": (2, "the account {account_id} keeps {kept}, its lines sum to {lines}"),
     "sides": (2, "the ledger moves {key} from {from_account} to {to_account}: no wallet pays so"),
     "priced": (2, "the ledger charged {amount_micro} for {quantity} under {key}: no rate of the feature makes that"),
+    "rate_unsaid": (2, "{thing} is {kept}; on record is {said}"),
     "granted": (
         2,
         "{said} to {said_account} were granted as {key}; the ledger has {amount_micro} to {to_account}, "
@@ -117,6 +124,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "lot_unbegun": (10, "{lot} has no entry, and begins at {begins_ms}; its wallet falls due at {next_due_ms}"),
     "lot_early": (10, "{lot} begins at {begins_ms}, and was put into {to_account} at {at_ms}"),
+    "lot_booked": (10, "{lot} was given at {given_ms}, and was put into {to_account} at {at_ms}"),
     "lot_otherwise": (10, "{lot} is {said} of {customer_id}; its entry is {amount_micro} to {to_account}"),
     "lotless": (10, "{amount_micro} were given to {to_account} as {key}, and there is no such lot"),
     "expired_early": (10, "{lot} ends at {expires_ms}, and expired before, at {at_ms}"),
@@ -208,6 +216,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "topup_calls": (12, "{topup} counts {attempts} calls; on record are {tries}"),
     "topup_uncalled": (12, "{topup} is {state}, and was never called"),
+    "topup_unsaid": (12, "{thing} is {kept}; on record is {said}"),
     "told_nothing": (13, "{message_id} tells of {fact}, which is on no record"),
     "undelivered": (13, "{message_id} is {state} at {endpoint} after {attempts} calls and {failures} failures"),
     "sampleless": (9, "the event {event_id} of {source} has no sample, so that nothing bills it"),
@@ -239,7 +248,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "guard_beyond": (14, "{use_key} was within {limit_amount} of {metric} a {limit_period}, and it came to {came_to}"),
     "guard_charged": (
         14,
-        "{use_key} is {state} and was charged {charged_micro}; its run is {run_state} and has drawn {drawn_micro}",
+        "{use_key} is {state} and was charged {charged_micro}; its run is {run_state} and has drawn {drawn_micro} "
+        "(used at {at_ms}, accepted at {accepted_ms})",
     ),
     "guard_price": (
         14,

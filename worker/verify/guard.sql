@@ -49,14 +49,16 @@ FROM (SELECT u.org_id, u.use_key, u.metric, u.limit_period, u.limit_amount, u.st
 WHERE q.came_to > q.limit_amount
 
 -- name: guard_charged
--- A use was charged what its own run has drawn, once it ended; nothing where it has none, and nothing before.
+-- A use was charged what its own run has drawn, once it ended; nothing where it has none, and nothing before. No run is
+-- accepted before its use, and that of what was used at once in the same moment.
 SELECT 'guard_charged' AS what, u.org_id, {no_window}, u.use_key, u.charged_micro, u.state, r.state AS run_state,
-    r.drawn_micro
+    r.drawn_micro, u.at_ms, r.accepted_ms
 FROM guard_uses u LEFT JOIN reservations r ON r.reservation = u.reservation
 WHERE CASE WHEN u.reservation IS NULL OR u.state IN ('held', 'expired') THEN u.charged_micro <> 0
         ELSE r.reservation IS NULL OR r.drawn_micro <> u.charged_micro
             OR r.state <> CASE u.state WHEN 'released' THEN 'released' ELSE 'settled' END END
     OR u.reservation <> 'guard:' || u.use_key OR (u.reservation IS NOT NULL AND r.reservation IS NULL)
+    OR r.accepted_ms < u.at_ms OR (u.state = 'used' AND r.accepted_ms <> u.at_ms)
 
 -- name: guard_price
 -- What was charged, and what was let through without it, is the price of what was used, by the terms of then.
@@ -84,10 +86,10 @@ GROUP BY u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric,
 HAVING SUM(p.sealed_qty) > 0
 
 -- name: actions [postgresql]
-(SELECT action, target, CAST(details AS json) AS said FROM operator_actions) x
+(SELECT action_id, action, target, at_ms, actor, reason, CAST(details AS json) AS said FROM operator_actions) x
 
 -- name: actions [sqlite]
-(SELECT action, target, details AS said FROM operator_actions) x
+(SELECT action_id, action, target, at_ms, actor, reason, details AS said FROM operator_actions) x
 
 -- name: said_number [postgresql]
 CAST(x.said ->> 'number' AS BIGINT)
@@ -95,14 +97,15 @@ CAST(x.said ->> 'number' AS BIGINT)
 -- name: said_number [sqlite]
 CAST(x.said ->> 'number' AS INTEGER)
 
--- name: said_ended [postgresql]
-x.said ->> 'ended'
+-- name: said_ended
+(x.said ->> 'ended') || '' IN ('true', '1')
 
--- name: said_ended [sqlite]
-CASE WHEN x.said ->> 'ended' THEN 'true' ELSE 'false' END
+-- name: said_open
+(x.said ->> 'fails_open') || '' IN ('true', '1')
 
 -- name: guard_unsaid
--- What people allow, and what metrics cost, is what they said. An override is in force by an act that made or approved it.
+-- What people allow, and what metrics cost, is what they said. An override is in force, refused or ended by the last word
+-- on it.
 SELECT 'guard_unsaid' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({kept}) k FULL JOIN ({said}) s
     ON s.thing = k.thing) q
@@ -110,7 +113,8 @@ WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '')
 
 -- name: kept
 SELECT 'metric ' || m.metric || ', number ' || m.number AS thing, m.price_micro || ' for ' || m.per_units || ' by '
-    || COALESCE(m.payer, 'itself') || ', phase ' || m.phase || ', of ' || COALESCE(m.counts, 'its name') AS kept
+    || COALESCE(m.payer, 'itself') || ', phase ' || m.phase || ', of ' || COALESCE(m.counts, 'its name')
+    || ', warned at ' || m.warn_ppm || CASE WHEN m.fails_open THEN ', let through unknown' ELSE '' END AS kept
 FROM guard_metrics m
 UNION ALL SELECT 'limit ' || l.metric || ' of ' || l.plan || ' a ' || l.period || ', number ' || l.number,
     COALESCE(CAST(l.amount AS TEXT), 'no end') || ', phase ' || COALESCE(CAST(l.phase AS TEXT), 'as its metric')
@@ -119,21 +123,26 @@ FROM guard_limits l
 UNION ALL SELECT 'override ' || o.number, o.metric || ' a ' || o.period || ' of ' || o.target || ': '
     || COALESCE(CAST(o.amount AS TEXT), 'no end') || ' until ' || COALESCE(CAST(o.ends_ms AS TEXT), 'no end')
 FROM guard_overrides o
-UNION ALL SELECT 'word on override ' || o.number, CASE o.state WHEN 'refused' THEN 'refused' ELSE 'in force' END
+UNION ALL SELECT 'word on override ' || o.number, REPLACE(o.state, '_', ' ') || ' at ' || o.decided_ms || ' by '
+    || o.decided_by || ': ' || o.decided_reason
 FROM guard_overrides o WHERE o.state <> 'asked'
 
 -- name: said
 SELECT 'metric ' || x.target || ', number ' || {said_number} AS thing, (x.said ->> 'price_micro') || ' for '
     || (x.said ->> 'per_units') || ' by ' || COALESCE(x.said ->> 'payer', 'itself') || ', phase '
-    || (x.said ->> 'phase') || ', of ' || COALESCE(x.said ->> 'counts', 'its name') AS said
+    || (x.said ->> 'phase') || ', of ' || COALESCE(x.said ->> 'counts', 'its name') || ', warned at '
+    || (x.said ->> 'warn_ppm') || CASE WHEN {said_open} THEN ', let through unknown' ELSE '' END AS said
 FROM {actions} WHERE x.action = 'guard_metric'
 UNION ALL SELECT 'limit ' || x.target || ' of ' || (x.said ->> 'plan') || ' a ' || (x.said ->> 'period') || ', number '
     || {said_number}, COALESCE(x.said ->> 'amount', 'no end') || ', phase '
-    || COALESCE(x.said ->> 'phase', 'as its metric') || CASE WHEN {said_ended} = 'true' THEN ', ended' ELSE '' END
+    || COALESCE(x.said ->> 'phase', 'as its metric') || CASE WHEN {said_ended} THEN ', ended' ELSE '' END
 FROM {actions} WHERE x.action = 'guard_limit'
 UNION ALL SELECT 'override ' || x.target, (x.said ->> 'metric') || ' a ' || (x.said ->> 'period') || ' of '
     || (x.said ->> 'target') || ': ' || COALESCE(x.said ->> 'amount', 'no end') || ' until '
     || COALESCE(x.said ->> 'ends_ms', 'no end')
 FROM {actions} WHERE x.action IN ('override_ask', 'override_make')
-UNION ALL SELECT 'word on override ' || x.target, CASE x.action WHEN 'override_refuse' THEN 'refused' ELSE 'in force' END
-FROM {actions} WHERE x.action IN ('override_make', 'override_approve', 'override_refuse')
+UNION ALL SELECT 'word on override ' || x.target, CASE x.action WHEN 'override_refuse' THEN 'refused'
+    WHEN 'override_end' THEN 'ended' ELSE 'in force' END || ' at ' || x.at_ms || ' by ' || x.actor || ': ' || x.reason
+FROM (SELECT x.*, ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.action_id DESC) AS back FROM {actions}
+    WHERE x.action IN ('override_make', 'override_approve', 'override_refuse', 'override_end')) x
+WHERE x.back = 1

@@ -37,18 +37,27 @@ e.ts - e.ts % {window_length_ms}
 -- The ledger is ours, so what it charged and what we call accepted are compared both ways (2), and nothing may be
 -- charged that was not sent (5).
 SELECT CASE WHEN e.key IS NULL THEN 'not_charged' WHEN p.attempts = 0 THEN 'charged_unsent'
-        WHEN {charged_otherwise} THEN 'charged_otherwise' ELSE 'charged_in_vain' END AS what,
-    {push}, p.customer_id, e.from_account, e.to_account, e.quantity, e.ts
+        WHEN {charged_otherwise} THEN 'charged_otherwise' WHEN {booked_otherwise} THEN 'booked_otherwise'
+        ELSE 'charged_in_vain' END AS what,
+    {push}, p.customer_id, e.from_account, e.to_account, e.quantity, e.ts, e.at_ms, p.sealed_at_ms, p.settled_ms
 FROM {proven_pushes} p LEFT JOIN voids v
     ON v.window_ms = p.window_ms AND v.org_id = p.org_id AND v.feature = p.feature AND v.revision = p.revision
 LEFT JOIN ledger_entries e ON e.key = p.key AND e.kind = 'usage'
 WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v.org_id IS NULL)
     OR (e.key IS NOT NULL AND (p.attempts = 0 OR p.state IN ('voided', 'rejected', 'carried') OR v.org_id IS NOT NULL
-        OR {charged_otherwise})))
+        OR {charged_otherwise} OR {booked_otherwise})))
 
 -- name: charged_otherwise
 (e.from_account <> 'wallet:' || p.customer_id OR e.to_account <> 'revenue:' || p.feature
     OR e.feature <> p.feature OR e.quantity <> p.sent_qty OR {entry_window} <> p.window_ms)
+
+-- name: booked_otherwise
+-- An entry is written after its push was sealed, and before it was settled: two hosts' clocks do not differ by a day. One
+-- host that sent it alone waited by its own clock until it was due, and settled it by that: a minute is no breach.
+((e.at_ms < p.sealed_at_ms - 60000 OR (p.state = 'accepted' AND e.at_ms > p.settled_ms + 60000))
+    AND (e.at_ms < p.sealed_at_ms - 86400000 OR (p.state = 'accepted' AND e.at_ms > p.settled_ms + 86400000)
+        OR (p.attempts = 1 AND p.lookups = 0 AND NOT EXISTS (SELECT 1 FROM operator_actions x
+            WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry')))))
 
 -- name: uncommitted
 -- What was charged for no push was charged for those of its day that were folded: as many, and as much. Beside no sum,
@@ -102,20 +111,21 @@ folded_pushes
 
 -- name: mirrored
 -- What is billed where there is no hard stop is drawn from a wallet too: once while it is accepted, else not at all;
--- each time of the push's own customer, feature, quantity and window.
+-- each time of the push's own customer, feature, quantity and window; first as it was settled, a day up or down.
 SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' WHEN i.provider IS NULL THEN 'mirrored_elsewhere'
         WHEN {drawn_otherwise} THEN 'mirrored' ELSE 'mirrored_otherwise' END AS what,
     p.org_id, p.window_ms, p.feature, q.mirrored AS key, p.state, p.sent_qty, p.provider, p.customer_id,
     q.drawn AS quantity
 FROM (
     SELECT mirrored, SUM(quantity) AS drawn, MIN(ABS(quantity)) AS least_qty, MAX(ABS(quantity)) AS most_qty,
-        MIN(ts) AS first_ts, MAX(ts) AS last_ts, MIN(from_account) AS wallet,
+        MIN(ts) AS first_ts, MAX(ts) AS last_ts, MIN(at_ms) AS first_at, MIN(from_account) AS wallet,
         MAX(from_account) AS other_wallet, MIN(to_account) AS revenue, MAX(to_account) AS other_revenue, MIN(feature) AS feature, MAX(feature) AS other_feature
     FROM {drawn} d GROUP BY mirrored
 ) q LEFT JOIN {proven_pushes} p ON p.key = q.mirrored LEFT JOIN {in_ledger_ever} i ON i.provider = p.provider
 WHERE p.org_id IS NULL OR i.provider IS NULL OR {drawn_otherwise}
     OR q.least_qty <> ABS(p.sent_qty) OR q.most_qty <> ABS(p.sent_qty)
     OR q.first_ts <> p.window_ms OR q.last_ts <> p.window_ms
+    OR q.first_at < p.sealed_at_ms - 86400000 OR (p.state = 'accepted' AND q.first_at > p.settled_ms + 86400000)
     OR q.wallet <> 'wallet:' || p.customer_id OR q.other_wallet <> q.wallet
     OR q.revenue <> 'revenue:' || p.feature OR q.other_revenue <> q.revenue
     OR q.feature <> p.feature OR q.other_feature <> q.feature
@@ -209,17 +219,21 @@ SUM(line)
 -- name: sides
 -- What was given comes from the grants, what was used goes to revenue (a run's: of its feature, or of none) or the tiers,
 -- what expired to the breakage: an entry has a wallet on its one side alone, but for what pools allot and get back
--- (pools.sql).
-SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
+-- (pools.sql). Nothing is booked a day before it was used, whatever became of its push.
+SELECT CASE WHEN {booked_early} THEN 'booked_early' ELSE 'sides' END AS what, w.org_id, {entry_window} AS window_ms,
+    e.feature, e.key, e.from_account, e.to_account, e.at_ms, e.ts
 FROM {proven_entries} e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
-WHERE NOT CASE WHEN e.kind = 'expiry'
+WHERE {booked_early} OR NOT CASE WHEN e.kind = 'expiry'
         THEN e.from_account LIKE 'wallet:%' AND (e.to_account = 'breakage' OR {is_of_pool})
     WHEN e.kind = 'grant'
         THEN (e.from_account = 'source:grants' OR {is_of_pool}) AND e.to_account LIKE 'wallet:%'
     WHEN e.kind = 'tier' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'tiers'
     WHEN e.kind = 'run' THEN e.from_account LIKE 'wallet:%' AND e.to_account = COALESCE('revenue:' || e.feature, 'revenue')
     ELSE e.from_account LIKE 'wallet:%' AND e.to_account LIKE 'revenue:%' END
+
+-- name: booked_early
+(e.kind = 'usage' AND e.at_ms < e.ts - 86400000)
 
 -- name: is_of_pool
 EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.pool IS NOT NULL)

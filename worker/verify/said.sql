@@ -1,4 +1,4 @@
--- What people did about credit and suppliers, against the record of their actions (invariants 10 and 11).
+-- What people did about credit, prices, the mapping, suppliers and top-ups, against the record of their actions.
 --
 -- Guarantee: as in `ledger.sql`. Each act that left a row left an action, and each action a row that says the same. What
 -- an action of an earlier version did not say is not claimed.
@@ -48,7 +48,8 @@ json(k.features)
 -- What is kept beside what is said of the same: one of each, and alike. From when on it counts is not on record of
 -- earlier versions. Most actions are grants: the others are looked for once.
 WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
-    'ledger_tier', 'ledger_plan', 'supplier_set', 'settlement_batch', 'settlement_reverse', 'settlement_freeze',
+    'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'topup_set',
+    'topup_mode', 'supplier_set', 'settlement_batch', 'settlement_reverse', 'settlement_freeze',
     'settlement_unfreeze'))
 SELECT q.what, q.org_id, {no_window}, q.act || ' ' || q.name || CASE WHEN q.part = '' THEN '' ELSE ' of ' || q.part END
     || CASE WHEN q.number = 0 THEN '' ELSE ', number ' || q.number END AS thing,
@@ -82,6 +83,24 @@ UNION ALL SELECT 'credit_unsaid', 'terms', k.plan, '', k.number, CAST(NULL AS TE
     || ' a month, of which ' || k.rollover_min_micro || ' to ' || k.rollover_max_micro || ' roll over, '
     || k.first_micro || ' at first' || {kept_by}
 FROM plan_terms k
+UNION ALL SELECT 'rate_unsaid', 'rate', k.feature || ' from ' || k.start_ms, '', 0, {nobody}, k.micro_credits || ' for '
+    || k.per_quantity || {kept_by}
+FROM {rates}
+UNION ALL SELECT 'rate_unsaid', 'rate', k.feature || ' from ' || k.start_ms, k.provider, 0, {nobody}, k.micro || ' for '
+    || k.per_quantity || {kept_by}
+FROM provider_rates k
+UNION ALL SELECT 'mapping_unsaid', 'mapping', {kept_selector}, '', ROW_NUMBER() OVER (
+        PARTITION BY k.kind, k.memory_mb, k.start_ms ORDER BY k.mapping_id), {nobody},
+    COALESCE(k.feature, 'an end') || ' in ' || k.unit || {kept_by}
+FROM mappings k LEFT JOIN event_types t ON t.meter = k.memory_mb
+UNION ALL SELECT 'topup_unsaid', 'top-ups of', k.customer_id, '', 0, {its_org}, CAST(NULL AS BIGINT), k.threshold_micro
+    || ' and ' || COALESCE(CAST(k.amount_micro AS TEXT), 'up to ' || k.fill_to_micro) || ' at ' || k.price_minor || ' '
+    || k.currency || ', at most ' || k.most_minor || ', ' || k.max_day || ' a day and ' || k.max_month || ' in 30, of '
+    || k.service_customer || ' at ' || k.service
+FROM topup_terms k
+UNION ALL SELECT 'topup_unsaid', 'mode of top-ups of', k.customer_id, '', 0, {its_org}, CAST(NULL AS BIGINT),
+    k.mode || {kept_by}
+FROM topup_terms k
 UNION ALL SELECT 'settlement_unsaid', 'terms', k.supplier, '', k.revision + 1, {nobody}, k.share_ppm || ' ppm, held '
     || k.hold_ms || ', above ' || k.threshold_micro || CASE WHEN k.takes_clawbacks THEN ', clawed back' ELSE '' END
     || {kept_by}
@@ -104,6 +123,24 @@ FROM (SELECT supplier, reservation, ended_ms AS at_ms, ended_by AS actor, ended_
 -- name: nobody
 -- What is no single organisation's, and counts at once.
 CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS from_ms
+
+-- name: its_org
+(SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = k.customer_id)
+
+-- name: rates
+-- All but those that `init` of an earlier version set: it recorded the mapping of the same moment alone.
+ledger_rates k WHERE k.start_ms > 0 OR NOT EXISTS (SELECT 1 FROM did o WHERE o.action = 'feature_map'
+        AND o.target = k.feature AND o.at_ms = k.at_ms AND o.actor = k.actor AND o.reason = k.reason)
+    OR EXISTS (SELECT 1 FROM did o WHERE o.action = 'ledger_rate' AND o.target = k.feature
+        AND CAST(o.said ->> 'start_ms' AS BIGINT) = 0)
+
+-- name: kept_selector
+CASE WHEN k.unit = 'units' THEN COALESCE('the event type ' || t.event_type, 'the meter ' || k.memory_mb)
+    ELSE REPLACE(k.kind, '_', ' ') || ' ' || COALESCE(k.memory_mb || ' MB', 'any size') END || ' from ' || k.start_ms
+
+-- name: said_selector
+COALESCE('the event type ' || (x.said ->> 'event_type'), REPLACE(x.said ->> 'kind', '_', ' ') || ' '
+    || COALESCE((x.said ->> 'memory_mb') || ' MB', 'any size')) || ' from ' || (x.said ->> 'start_ms')
 
 -- name: plans
 -- Those that a person ever said something of.
@@ -140,6 +177,24 @@ UNION ALL SELECT 'credit_unsaid', 'terms', x.target, '', ROW_NUMBER() OVER (PART
     || (x.said -> 'gives' ->> 'rollover_max_micro') || ' roll over, ' || (x.said -> 'gives' ->> 'first_micro')
     || ' at first' || {said_by}
 FROM did x WHERE x.action = 'ledger_plan' AND x.said ->> 'gives' <> x.said ->> 'gave_before'
+UNION ALL SELECT 'rate_unsaid', 'rate', COALESCE(x.said ->> 'feature', x.target) || ' from '
+    || (x.said ->> 'start_ms'), CASE x.action WHEN 'provider_rate' THEN x.target ELSE '' END, 0, {nobody},
+    COALESCE(x.said ->> 'micro', x.said ->> 'micro_credits') || ' for ' || (x.said ->> 'per_quantity') || {said_by}
+FROM did x WHERE x.action IN ('ledger_rate', 'provider_rate')
+UNION ALL SELECT 'mapping_unsaid', 'mapping', {said_selector}, '', ROW_NUMBER() OVER (
+        PARTITION BY {said_selector} ORDER BY x.action_id), {nobody},
+    CASE x.action WHEN 'feature_map' THEN x.target ELSE 'an end' END || ' in ' || (x.said ->> 'unit') || {said_by}
+FROM did x WHERE x.action IN ('feature_map', 'feature_end')
+UNION ALL SELECT 'topup_unsaid', 'top-ups of', x.target, '', 0, CAST(NULL AS TEXT), CAST(NULL AS BIGINT),
+    (x.said ->> 'threshold_micro') || ' and ' || COALESCE(x.said ->> 'amount_micro', 'up to '
+    || (x.said ->> 'fill_to_micro')) || ' at ' || (x.said ->> 'price_minor') || ' ' || (x.said ->> 'currency')
+    || ', at most ' || (x.said ->> 'most_minor') || ', ' || (x.said ->> 'max_day') || ' a day and '
+    || (x.said ->> 'max_month') || ' in 30, of ' || (x.said ->> 'service_customer') || ' at ' || (x.said ->> 'service')
+FROM {newest} WHERE x.action = 'topup_set' AND x.back = 1
+UNION ALL SELECT 'topup_unsaid', 'mode of top-ups of', x.target, '', 0, CAST(NULL AS TEXT), CAST(NULL AS BIGINT),
+    (x.said ->> 'mode') || {said_by}
+FROM (SELECT m.*, ROW_NUMBER() OVER (PARTITION BY m.target ORDER BY m.action_id DESC) AS back FROM did m
+    WHERE m.action IN ('topup_set', 'topup_mode')) x WHERE x.back = 1
 UNION ALL SELECT 'settlement_unsaid', 'terms', x.target, '',
     ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.action_id), {nobody}, (x.said ->> 'share_ppm') || ' ppm, held '
     || (x.said ->> 'hold_ms') || ', above ' || (x.said ->> 'threshold_micro')
@@ -162,7 +217,7 @@ FROM did x WHERE x.action IN ('settlement_freeze', 'settlement_unfreeze')
 (SELECT o.*, ROW_NUMBER() OVER (PARTITION BY o.action, o.target ORDER BY o.action_id DESC) AS back,
     ROW_NUMBER() OVER (PARTITION BY o.action, o.target
         ORDER BY CASE WHEN o.said ->> 'holds' IS NULL THEN 1 ELSE 0 END, o.action_id DESC) AS back_of_holds
-FROM (SELECT x.* FROM did x WHERE x.action IN ('ledger_tier', 'ledger_plan')) o) x
+FROM (SELECT x.* FROM did x WHERE x.action IN ('ledger_tier', 'ledger_plan', 'topup_set')) o) x
 
 -- name: holds_halt
 COALESCE((x.said -> 'holds' ->> 'holds_halt') || '', 'true') IN ('true', '1')

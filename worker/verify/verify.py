@@ -8,7 +8,8 @@ cursor) is no breach, and is reported as open.
 These are not claimed:
 
 - which of several rates that had begun by a push's window was known when it was charged
-- when an entry of the ledger was written (`at_ms`; its `ts` is claimed), but that it is not a day before its run
+- when an entry of a push was written (`at_ms`; its `ts` is claimed), but to the minute or, where more than one host may
+  have sent it, to the day; when one of a tier was, and when one of a run was, but that it is not a day before the run
 - that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
 - which of a plan's terms were the newest as a month began (that those were of it which a lot says is claimed)
 - what a tier cost as a month of it was charged
@@ -20,8 +21,8 @@ These are not claimed:
 - the order of attempts and voids written before schema 0010
 - that what happened was told to each endpoint that wanted to know then
 - what a hold of the guard's counted for before it ended, and what was refused
-- that withdrawals, rates, mappings, overrides, cells and the policies for a provider that is down have an action each,
-  and agree with it; and the limits of a plan of which no action tells
+- that withdrawals, overrides of organisations, cells and the policies for a provider that is down have an action each,
+  and agree with it; the limits of a plan of which no action tells, and the first rates of an `init` that recorded none
 
 A login that may write to all tables alike, with every guard off, can make another history that is whole in itself.
 Compare with a backup, and the newest action's hash with the one told before.

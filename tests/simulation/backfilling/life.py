@@ -15,6 +15,7 @@ from typing import Final
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands import backfills
+from drawdown.worker.commands.credit import set_rate
 from drawdown.worker.commands.features import map_event
 from drawdown.worker.verify.verify import verify
 from tests.simulation import actions, operators
@@ -112,8 +113,4 @@ def _open(clerk: Clerk) -> None:
     world.write(partial(map_event, event_type=first, feature=feature, by=said(world), from_ms=start, confirmed=True))
     world.oracle.rules.append(Rule("exact", clerk.meter(first), feature, "units", start))
     for name in FEATURES:
-        world.execute(
-            "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-            "VALUES (:feature, 0, :micro, 1, 0, 'sim', 'a price')",
-            feature=name, micro=RATE,
-        )  # fmt: skip
+        world.write(partial(set_rate, feature=name, micro_credits=RATE, per_quantity=1, by=said(world), from_ms=0))

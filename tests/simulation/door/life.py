@@ -183,10 +183,7 @@ def _open(door: Door) -> None:
     house.fleet.assign(*BILLED, from_ms=T0)
     write(house.fleet.engine, begin)
     for feature in ("render", "job_run"):
-        house.fleet.write(
-            "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-            f"VALUES ('{feature}', 0, 1, 1, 0, 'test', 'a price')"
-        )
+        house.fleet.rate(feature, 1)
     for name, scopes, bound in KEYS:
         door.make_key(name, scopes, **bound)
 
