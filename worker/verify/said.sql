@@ -51,7 +51,9 @@ WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_mak
     'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'topup_set',
     'topup_mode', 'supplier_set', 'settlement_batch', 'settlement_reverse', 'settlement_freeze',
     'settlement_unfreeze'))
-SELECT q.what, q.org_id, {no_window}, q.act || ' ' || q.name || CASE WHEN q.part = '' THEN '' ELSE ' of ' || q.part END
+SELECT q.what, CASE q.what WHEN 'topup_unsaid' THEN (SELECT MAX(a.org_id) FROM assignments a
+    WHERE a.customer_id = q.name) ELSE q.org_id END AS org_id, {no_window},
+    q.act || ' ' || q.name || CASE WHEN q.part = '' THEN '' ELSE ' of ' || q.part END
     || CASE WHEN q.number = 0 THEN '' ELSE ', number ' || q.number END AS thing,
     q.kept || COALESCE(', from ' || q.kept_ms || ' on', '') AS kept,
     q.said || COALESCE(', from ' || q.said_ms || ' on', '') AS said
@@ -93,13 +95,12 @@ UNION ALL SELECT 'mapping_unsaid', 'mapping', {kept_selector}, '', ROW_NUMBER() 
         PARTITION BY k.kind, k.memory_mb, k.start_ms ORDER BY k.mapping_id), {nobody},
     COALESCE(k.feature, 'an end') || ' in ' || k.unit || {kept_by}
 FROM mappings k LEFT JOIN event_types t ON t.meter = k.memory_mb
-UNION ALL SELECT 'topup_unsaid', 'top-ups of', k.customer_id, '', 0, {its_org}, CAST(NULL AS BIGINT), k.threshold_micro
+UNION ALL SELECT 'topup_unsaid', 'top-ups of', k.customer_id, '', 0, {nobody}, k.threshold_micro
     || ' and ' || COALESCE(CAST(k.amount_micro AS TEXT), 'up to ' || k.fill_to_micro) || ' at ' || k.price_minor || ' '
     || k.currency || ', at most ' || k.most_minor || ', ' || k.max_day || ' a day and ' || k.max_month || ' in 30, of '
     || k.service_customer || ' at ' || k.service
 FROM topup_terms k
-UNION ALL SELECT 'topup_unsaid', 'mode of top-ups of', k.customer_id, '', 0, {its_org}, CAST(NULL AS BIGINT),
-    k.mode || {kept_by}
+UNION ALL SELECT 'topup_unsaid', 'mode of top-ups of', k.customer_id, '', 0, {nobody}, k.mode || {kept_by}
 FROM topup_terms k
 UNION ALL SELECT 'settlement_unsaid', 'terms', k.supplier, '', k.revision + 1, {nobody}, k.share_ppm || ' ppm, held '
     || k.hold_ms || ', above ' || k.threshold_micro || CASE WHEN k.takes_clawbacks THEN ', clawed back' ELSE '' END
@@ -124,14 +125,11 @@ FROM (SELECT supplier, reservation, ended_ms AS at_ms, ended_by AS actor, ended_
 -- What is no single organisation's, and counts at once.
 CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS from_ms
 
--- name: its_org
-(SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = k.customer_id)
-
 -- name: rates
 -- All but those that `init` of an earlier version set: it recorded the mapping of the same moment alone.
-ledger_rates k WHERE k.start_ms > 0 OR NOT EXISTS (SELECT 1 FROM did o WHERE o.action = 'feature_map'
-        AND o.target = k.feature AND o.at_ms = k.at_ms AND o.actor = k.actor AND o.reason = k.reason)
-    OR EXISTS (SELECT 1 FROM did o WHERE o.action = 'ledger_rate' AND o.target = k.feature
+ledger_rates k WHERE k.start_ms > 0 OR (k.feature, k.at_ms, k.actor, k.reason) NOT IN (
+        SELECT o.target, o.at_ms, o.actor, o.reason FROM did o WHERE o.action = 'feature_map')
+    OR k.feature IN (SELECT o.target FROM did o WHERE o.action = 'ledger_rate'
         AND CAST(o.said ->> 'start_ms' AS BIGINT) = 0)
 
 -- name: kept_selector
@@ -185,13 +183,13 @@ UNION ALL SELECT 'mapping_unsaid', 'mapping', {said_selector}, '', ROW_NUMBER() 
         PARTITION BY {said_selector} ORDER BY x.action_id), {nobody},
     CASE x.action WHEN 'feature_map' THEN x.target ELSE 'an end' END || ' in ' || (x.said ->> 'unit') || {said_by}
 FROM did x WHERE x.action IN ('feature_map', 'feature_end')
-UNION ALL SELECT 'topup_unsaid', 'top-ups of', x.target, '', 0, CAST(NULL AS TEXT), CAST(NULL AS BIGINT),
+UNION ALL SELECT 'topup_unsaid', 'top-ups of', x.target, '', 0, {nobody},
     (x.said ->> 'threshold_micro') || ' and ' || COALESCE(x.said ->> 'amount_micro', 'up to '
     || (x.said ->> 'fill_to_micro')) || ' at ' || (x.said ->> 'price_minor') || ' ' || (x.said ->> 'currency')
     || ', at most ' || (x.said ->> 'most_minor') || ', ' || (x.said ->> 'max_day') || ' a day and '
     || (x.said ->> 'max_month') || ' in 30, of ' || (x.said ->> 'service_customer') || ' at ' || (x.said ->> 'service')
 FROM {newest} WHERE x.action = 'topup_set' AND x.back = 1
-UNION ALL SELECT 'topup_unsaid', 'mode of top-ups of', x.target, '', 0, CAST(NULL AS TEXT), CAST(NULL AS BIGINT),
+UNION ALL SELECT 'topup_unsaid', 'mode of top-ups of', x.target, '', 0, {nobody},
     (x.said ->> 'mode') || {said_by}
 FROM (SELECT m.*, ROW_NUMBER() OVER (PARTITION BY m.target ORDER BY m.action_id DESC) AS back FROM did m
     WHERE m.action IN ('topup_set', 'topup_mode')) x WHERE x.back = 1
