@@ -1,7 +1,8 @@
 """Reading the bodies of requests.
 
-Guarantee: no body is held above its route's limit, and all that are held together have a budget, of which no caller has
-more than a share. No caller is waited for without end.
+Guarantee: no body is held above its route's limit, and all large ones that are held together have a budget, of which no
+address and no key has more than a share. What is small needs no room in it, so that large bodies keep no small one out.
+No caller is waited for without end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from drawdown.server.http.errors import ApiError
 BODY_TIMEOUT_S: Final = 10.0
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
+MAX_HELD_OF_A_KEY_BYTES: Final = 16 * 1024 * 1024
+"""From all addresses: no program keeps all others out. All that is sent without a key, webhooks, has one such share."""
+SMALL_BODY_BYTES: Final = 64 * 1024
+"""Of each body, that the budget does not count: there are no more bodies than connections."""
 _LENGTH_DIGITS: Final = 15
 MOST_SAID_WRONG: Final = 20
 """Of the values of one body, or query."""
@@ -34,32 +39,41 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Budget:
-    """Bytes of bodies that are held, by all callers and by each."""
+    """Bytes of large bodies that are held: by all, and by each address and key."""
 
     def __init__(self, refused: Counter[str]) -> None:
         self._refused = refused
         self._held: Counter[str] = Counter()
+        self._held_of_key: Counter[str] = Counter()
         self.bytes = 0
 
-    def take(self, caller: str, size: int) -> None:
-        """Errors: ApiError 503 where there is no room for so many bytes more."""
-        if self.bytes + size > MAX_HELD_BYTES or self._held[caller] + size > MAX_HELD_OF_AN_ADDRESS_BYTES:
+    def take(self, caller: str, size: int, key: str = "") -> None:
+        """`key`: the name of the API key that sends it, "" where none does. Errors: ApiError 503 where there is no room
+        for so many bytes more."""
+        if (
+            self.bytes + size > MAX_HELD_BYTES
+            or self._held[caller] + size > MAX_HELD_OF_AN_ADDRESS_BYTES
+            or self._held_of_key[key] + size > MAX_HELD_OF_A_KEY_BYTES
+        ):
             self._refused["bodies"] += 1
             headers = {"Connection": "close", "Retry-After": "1"}
             raise ApiError(503, "busy", "too much is being sent at once; send it again", headers=headers)
-        self._held[caller] += size
-        self.bytes += size
+        self._add(caller, size, key)
 
-    def give_back(self, caller: str, size: int) -> None:
-        self.bytes -= size
-        self._held[caller] -= size
-        if not self._held[caller]:
-            del self._held[caller]
+    def give_back(self, caller: str, size: int, key: str = "") -> None:
+        self._add(caller, -size, key)
+
+    def _add(self, caller: str, size: int, key: str) -> None:
+        self.bytes += size
+        for held, name in ((self._held, caller), (self._held_of_key, key)):
+            held[name] += size
+            if not held[name]:
+                del held[name]
 
 
 @asynccontextmanager
-async def body_of(request: Request, most_bytes: int, budget: Budget) -> AsyncIterator[bytes]:
-    """The whole body, held within the budget for as long as it is used.
+async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = "") -> AsyncIterator[bytes]:
+    """The whole body, held within the budget for as long as it is used. `key`: as `Budget.take` has it.
 
     Errors: ApiError 413, 408, 400, 503 for what is too large, too slow, cut short, or too much at this moment.
     """
@@ -70,11 +84,20 @@ async def body_of(request: Request, most_bytes: int, budget: Budget) -> AsyncIte
         raise _too_large(most_bytes)
     caller = caller_of(request.client and request.client.host)
     body = bytearray()
+
+    def take(size: int) -> None:
+        budget.take(caller, _counted(len(body) + size) - _counted(len(body)), key)
+
     try:
-        await _read(request, most_bytes, lambda size: budget.take(caller, size), body)
+        await _read(request, most_bytes, take, body)
         yield bytes(body)
     finally:
-        budget.give_back(caller, len(body))
+        budget.give_back(caller, _counted(len(body)), key)
+
+
+def _counted(size: int) -> int:
+    """What of a body the budget counts."""
+    return max(0, size - SMALL_BODY_BYTES)
 
 
 async def _read(request: Request, most_bytes: int, take: Callable[[int], None], body: bytearray) -> None:

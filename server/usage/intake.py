@@ -135,7 +135,7 @@ class Intake:
     async def _outcome(self, request: Request, taker: Taker[T], sent: Sent, packed: bool) -> list[Result] | ApiError:
         """What became of each item, or why nothing was taken: an error that is raised keeps the body, and all that was
         read of it, for as long as somebody holds the error."""
-        async with body_of(request, MAX_BYTES, self._budget) as body:
+        async with body_of(request, MAX_BYTES, self._budget, sent.key.name) as body:
 
             def work(engine: sa.Engine) -> list[Result] | ApiError:
                 try:

@@ -20,6 +20,8 @@ from drawdown.server.http.bodies import Budget
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
 from tests.server.house import Caller, House, served
+from tests.server.intake import EVENTS
+from tests.server.program import key_of, make_key
 from tests.world import T0
 
 LIMIT_S = 60
@@ -173,7 +175,8 @@ def test_what_can_be_refused_by_its_head_is_not_read(
 
 def test_bodies_under_way_have_a_budget_and_a_caller_a_share_of_it(lone: House) -> None:
     part = webhooks.MAX_BYTES // 2
-    share = bodies.MAX_HELD_OF_AN_ADDRESS_BYTES // part
+    counted = part - bodies.SMALL_BODY_BYTES
+    share = bodies.MAX_HELD_OF_AN_ADDRESS_BYTES // counted
 
     def sent(client: str) -> Raw:
         return Raw(lone, "/webhooks/stripe", {"stripe-signature": "t=1,v1=a"}, client).part(part)
@@ -183,17 +186,19 @@ def test_bodies_under_way_have_a_budget_and_a_caller_a_share_of_it(lone: House) 
         held = [sent("192.0.2.1") for _ in range(share)]
         tasks = [asyncio.create_task(one.run()) for one in held]
         async with asyncio.timeout(LIMIT_S):
-            while budget.bytes < share * part:
+            while budget.bytes < share * counted:
                 await asyncio.sleep(0.01)
         status, said = await sent("192.0.2.1").run()
         assert (status, said["error"]["code"]) == (503, "busy")
         assert caller.server.refused["bodies"] == 1
+        small = Raw(lone, "/webhooks/stripe", {"stripe-signature": "t=1,v1=a"}, "192.0.2.1")
+        assert (await small.part(bodies.SMALL_BODY_BYTES, last=True).run())[0] == 400, "what is small needs no room"
         other = sent("192.0.2.2").part(1, last=True)
         assert (await other.run())[0] == 400, "another caller's is read, and refused for its signature"
         for one in held:
             one.part(0, last=True)
         assert {status for status, _ in await asyncio.gather(*tasks)} == {400}
-        assert budget.bytes == 0 and not budget._held, "all of it was given back"
+        assert budget.bytes == 0 and not budget._held and not budget._held_of_key, "all of it was given back"
         assert 'drawdown_server_refused_total{what="bodies"} 1.0' in (await caller.get("/metrics")).text
 
     served(lone, work)
@@ -204,9 +209,39 @@ def test_the_budget_holds_for_all_together() -> None:
     part = bodies.MAX_HELD_OF_AN_ADDRESS_BYTES
     whole = bodies.MAX_HELD_BYTES // part
     for number in range(whole):
-        budget.take(f"192.0.2.{number}", part)
+        budget.take(f"192.0.2.{number}", part, f"key-{number}")
     with pytest.raises(ApiError):
-        budget.take("198.51.100.1", 1)
-    budget.give_back("192.0.2.0", part)
-    budget.take("198.51.100.1", part)
+        budget.take("198.51.100.1", 1, "key")
+    budget.give_back("192.0.2.0", part, "key-0")
+    budget.take("198.51.100.1", part, "key")
     assert budget.bytes == bodies.MAX_HELD_BYTES
+
+
+def test_one_keys_large_batches_keep_no_others_out_whatever_addresses_they_come_from(lone: House) -> None:
+    for name in ("hostile", "app"):
+        make_key(lone, name, "events:write", "guard")
+    part = bodies.MAX_HELD_OF_AN_ADDRESS_BYTES
+
+    def batch(client: str, key: str, size: int) -> Raw:
+        head = {"authorization": f"Bearer {key_of(key)}", "content-type": "application/json"}
+        return Raw(lone, EVENTS, head, client).part(size)
+
+    async def work(caller: Caller) -> None:
+        budget = caller.server._budget
+        held = [batch(f"192.0.2.{number}", "hostile", part) for number in range(bodies.MAX_HELD_BYTES // part)]
+        tasks = [asyncio.create_task(one.run()) for one in held]
+        async with asyncio.timeout(LIMIT_S):
+            while budget.bytes < bodies.MAX_HELD_OF_A_KEY_BYTES - part or caller.server.refused["bodies"] < 3:
+                await asyncio.sleep(0.01)
+        assert budget.bytes <= bodies.MAX_HELD_OF_A_KEY_BYTES
+        assert (await batch("192.0.2.99", "hostile", part).run())[0] == 503
+        large = batch("198.51.100.1", "app", part // 2).part(0, last=True)
+        assert (await large.run())[0] == 200, "it is read, and its one item found to be too large"
+        check = Raw(lone, "/v1/guard/check", {"authorization": f"Bearer {key_of('hostile')}"}, "192.0.2.1")
+        assert (await check.part(2, last=True).run())[0] == 415, "what is small is read, of whomever it is"
+        for one in held:
+            one.part(0, last=True)
+        assert {status for status, _ in await asyncio.gather(*tasks)} == {200, 503}
+        assert budget.bytes == 0 and not budget._held_of_key
+
+    served(lone, work)
