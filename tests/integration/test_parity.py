@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from drawdown.schema.units import DAY_MS, SECOND_MS
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ReadCells, Transaction, UsageAnswer, UsageRequest
+from drawdown.worker.parity import parity
 from drawdown.worker.parity.parity import CELLS_AT_ONCE, MAX_LINES, SETTLING_MS, Checked, check_cells, check_totals
 from drawdown.worker.parity.totals import Days, day_text, read_file
 from drawdown.worker.views.parity import parity_figures
@@ -247,6 +248,30 @@ def test_what_is_left_out_is_counted(busy: Fleet) -> None:
     register(busy, "cell-1")
     found = asked(busy, {"cell-1": [of(f"org-{number}", 1) for number in range(MAX_LINES + 5)]})
     assert (len(found.lines), found.more, found.differing) == (MAX_LINES, 7, MAX_LINES + 7)
+    assert len(kept(busy)) == MAX_LINES + 8, "all are on record"
+
+
+class Log:
+    """How often each event was told; of the last, what it said."""
+
+    def __init__(self) -> None:
+        self.events: Counter[str] = Counter()
+
+    def error(self, event: str, **said: object) -> None:
+        self.events[event] += 1
+        self.last = said
+
+    warning = error
+
+
+def test_the_log_tells_no_more_than_the_report(busy: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    monkeypatch.setattr(parity, "log", log)
+    register(busy, "cell-1", "cell-2")
+    strangers = [of(f"org-{number}", 1) for number in range(MAX_LINES + 5)]
+    asked(busy, {"cell-1": strangers, "cell-2": strangers})
+    assert log.events == {"parity_differs": MAX_LINES, "parity_more": 1}
+    assert log.last == {"lines": MAX_LINES + 12}
 
 
 def test_cells_are_asked_a_few_at_a_time(engine: sa.Engine) -> None:

@@ -148,10 +148,12 @@ def test_an_answer_that_is_not_whole_or_another_ones_is_none(body: bytes) -> Non
 
 
 def test_an_answer_has_so_many_totals_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(totals, "MAX_TOTALS", 1)
+    monkeypatch.setattr(totals, "MAX_ANSWER_TOTALS", 1)
     assert of_answer(answer(usage=[ROW]), "cell-1", DAY_AT) == {"acme": {None: 1}}
     with pytest.raises(BadTotal, match="more than 1 totals"):
         of_answer(answer(usage=[ROW, {**ROW, "org_id": "globex"}]), "cell-1", DAY_AT)
+    with pytest.raises(BadTotal, match="more than 1 totals"):
+        of_answer(b"[" * 5, "cell-1", DAY_AT)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))

@@ -35,7 +35,9 @@ CELLS_AT_ONCE: Final = 8
 MAX_STRANGERS: Final = 100
 """Cells without a registration that are told, each day."""
 MAX_LINES: Final = 1_000
-"""Lines that are told; the rest are counted, and on record."""
+"""Lines that are told, in the report and in the log; the rest are counted, and on record."""
+KEPT_AT_ONCE: Final = 1_000
+"""Lines of one statement, which are held as rows beside the lines themselves."""
 
 
 @dataclass
@@ -72,7 +74,7 @@ def check_totals(totals: Days, tolerance_ppm: int, clock: Clock) -> Steps[Checke
     for (day, cell), theirs in sorted(totals.items()):
         if day < over:
             yield from _compare(day, cell, theirs, tolerance_ppm, clock.now_ms(), done)
-    return done
+    return _ended(done)
 
 
 def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Over = never) -> Steps[Checked]:
@@ -95,7 +97,7 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
         why = "samples name it, and nobody registered it: drawdown cell set"
         for cell in strangers:
             yield from _note([unread(day, cell, why)], clock.now_ms(), done)
-    return done
+    return _ended(done)
 
 
 def _over_by(now_ms: int) -> int:
@@ -128,7 +130,7 @@ def _explained(line: Line, quarantined: int) -> Line:
 
 
 def _note(lines: list[Line], now_ms: int, done: Checked) -> Steps[None]:
-    """Keep lines, tell those that somebody has to know of."""
+    """Keep lines, tell the first of those that somebody has to know of."""
     yield Transaction("parity_keep", partial(_keep, lines=lines, now_ms=now_ms))
     done.cells.append(lines[0])
     done.compared += sum(1 for line in lines if line.org_id and line.verdict not in UNKNOWN)
@@ -136,15 +138,22 @@ def _note(lines: list[Line], now_ms: int, done: Checked) -> Steps[None]:
     done.differing += sum(1 for line in told if line.verdict in ALERTING)
     done.unknown += sum(1 for line in told if line.verdict in UNKNOWN)
     done.unread += sum(1 for line in told if line.verdict == "unread")
-    for line in told:
+    first = told[: MAX_LINES - len(done.lines)]
+    for line in first:
         _tell(line)
-    room = max(0, MAX_LINES - len(done.lines))
-    done.lines += told[:room]
-    done.more += len(told) - len(told[:room])
+    done.lines += first
+    done.more += len(told) - len(first)
+
+
+def _ended(done: Checked) -> Checked:
+    """What is not told line by line is told by its number."""
+    if done.more:
+        log.error("parity_more", lines=done.more)
+    return done
 
 
 def _tell(line: Line) -> None:
-    """An event for each, so that an alert can rest on it."""
+    """An event, so that an alert can rest on it."""
     say = log.error if line.verdict in ALERTING else log.warning
     event = "parity_differs" if line.verdict in ALERTING else "parity_unknown"
     say(
@@ -192,7 +201,8 @@ def _span(day_ms: int) -> dict[str, object]:
 
 
 def _keep(connection: sa.Connection, *, lines: Sequence[Line], now_ms: int) -> None:
-    SQL.run(connection, "keep", list(_rows(lines, now_ms)))
+    for at in range(0, len(lines), KEPT_AT_ONCE):
+        SQL.run(connection, "keep", list(_rows(lines[at : at + KEPT_AT_ONCE], now_ms)))
 
 
 def _rows(lines: Sequence[Line], now_ms: int) -> Iterator[dict[str, object]]:

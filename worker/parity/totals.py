@@ -24,7 +24,9 @@ from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, SECOND_MS
 FIELDS: Final = ("day", "cell_id", "org_id", "memory_mb", "seconds")
 MAX_FILE_BYTES: Final = 64 << 20
 MAX_TOTALS: Final = 500_000
-"""Of one file, or of one cell's day."""
+"""Of one file."""
+MAX_ANSWER_TOTALS: Final = 100_000
+"""Of one cell's day: with each, `drawdown serve` may learn of an organisation that nobody knows."""
 MAX_SECONDS: Final = 10**15
 """Of one total: a million sandboxes for thirty years."""
 MAX_DAYS: Final = 400
@@ -85,14 +87,18 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
 
     Errors: BadTotal.
     """
+    if body.count(b"{") + body.count(b"[") > 2 * (
+        MAX_ANSWER_TOTALS + 1
+    ):  # a few bytes become an object of 60, or of 200
+        raise _too_many()
     answer = _object(body.decode("utf-8", "replace"))
     if answer.get("cell_id") != cell_id or answer.get("day") != day_text(day_ms):
         raise BadTotal(f"it is not the answer of {cell_id} for {day_text(day_ms)}")
     usage = answer.get("usage")
     if not isinstance(usage, list):
         raise BadTotal("`usage` is no list")
-    if len(usage) > MAX_TOTALS:
-        raise BadTotal(f"it has more than {MAX_TOTALS:,} totals")
+    if len(usage) > MAX_ANSWER_TOTALS:
+        raise _too_many()
     same = {"day": day_text(day_ms), "cell_id": cell_id}
     found: list[Total] = []
     for number, row in enumerate(usage):
@@ -103,6 +109,10 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
         except BadTotal as bad:
             raise BadTotal(f"usage[{number}]: {bad}") from bad
     return by_day(found).get((day_ms, cell_id), {})
+
+
+def _too_many() -> BadTotal:
+    return BadTotal(f"it has more than {MAX_ANSWER_TOTALS:,} totals")
 
 
 def total_of(row: Mapping[str, object]) -> Total:
