@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -100,21 +101,34 @@ def base_url(url: str) -> str:
 class Received:
     """The bytes of an answer, as they come. They are not packed: what a few of those become has no end."""
 
-    def __init__(self, response: httpx.Response, world: World) -> None:
+    def __init__(self, response: httpx.Response) -> None:
         """Errors: Unreachable for what is packed all the same."""
         if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise Unreachable("the answer is packed, which it was asked not to be")
         self.body = bytearray()
-        self._world = world
-        self._until_s = world.monotonic_s() + WHOLE_ANSWER_S
 
     def add(self, chunk: bytes) -> None:
-        """Errors: Unreachable for what is too long, or comes too slowly."""
+        """Errors: Unreachable for what is too long."""
         self.body += chunk
         if len(self.body) > MAX_ANSWER_BYTES:
             raise Unreachable(f"the answer has more than {MAX_ANSWER_BYTES:,} bytes")
-        if self._world.monotonic_s() > self._until_s:
+
+
+class Left:
+    """What one try has left, as the timeout of its socket. A number would begin anew with each byte, and a head has no
+    end; this is asked at each wait for the server, for whole seconds, which is all a socket takes beside a float."""
+
+    def __init__(self, settings: Settings, world: World) -> None:
+        self._each_s = settings.answer_s
+        self._world = world
+        self._until_s = world.monotonic_s() + try_s(settings)
+
+    def __index__(self) -> int:
+        """Errors: Unreachable where nothing is left."""
+        left_s = self._until_s - self._world.monotonic_s()
+        if left_s <= 0:
             raise too_slow()
+        return math.ceil(min(left_s, self._each_s))
 
 
 def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Answer:
@@ -135,11 +149,16 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
 
 
 def shown(value: object) -> str:
-    """What a server said, fit for a line of a log: short, and without a control character."""
+    """What a server said, or an id is, fit for a line of a log: short, and without a control character."""
     text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def try_s(settings: Settings) -> float:
+    """Seconds of a whole try."""
+    return settings.connect_s + WHOLE_ANSWER_S
 
 
 def too_slow() -> Unreachable:
@@ -222,5 +241,7 @@ def patience(settings: Settings, world: World) -> Callable[[RetryCallState], boo
     return is_over
 
 
-def timeouts(settings: Settings) -> httpx.Timeout:
-    return httpx.Timeout(settings.answer_s, connect=settings.connect_s)
+def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
+    """`each`: of a wait for the server, where it is another."""
+    waits = settings.answer_s if each is None else each
+    return httpx.Timeout(settings.answer_s, connect=settings.connect_s, read=waits, write=waits)

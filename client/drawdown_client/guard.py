@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Final
 
 from drawdown_client import guard_words as words
-from drawdown_client.calls import Call
+from drawdown_client.calls import Call, shown
 from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, WayOut, Wish
 from drawdown_client.lines import Line
@@ -168,7 +168,8 @@ class Budget:
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
-            log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", self.key, incurred, error)
+            of = shown(self.key)
+            log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", of, incurred, error)
 
     def _go_on(self) -> None:
         turn_s = self._hold_s / EXTENDS_A_HOLD
@@ -180,6 +181,6 @@ class Budget:
             except ClientError as error:
                 if self._over.is_set():
                     return
-                log.warning("the hold of %s was not extended: %s", self.key, error)
+                log.warning("the hold of %s was not extended: %s", shown(self.key), error)
                 if isinstance(error, Refused):
                     return

@@ -9,16 +9,16 @@ import asyncio
 import os
 import ssl
 from functools import cache
-from typing import Final
+from typing import Final, cast
 
 import httpx
 from tenacity import AsyncRetrying, Retrying, retry_if_exception_type
 
 from drawdown_client import calls
-from drawdown_client.calls import Answer, Backoff, Call, Received
+from drawdown_client.calls import Answer, Backoff, Call, Left, Received
 from drawdown_client.clock import World
 from drawdown_client.errors import Unreachable
-from drawdown_client.settings import WHOLE_ANSWER_S, Settings
+from drawdown_client.settings import Settings
 
 _AGAIN: Final = retry_if_exception_type(Unreachable)
 _FAILURES: Final = (httpx.HTTPError, httpx.StreamError)
@@ -57,11 +57,17 @@ class Line:
 
     def once(self, call: Call) -> Answer:
         """Errors: Refused, Unreachable."""
+        left = cast(float, Left(self._settings, self._world))
         try:
             with self._http().stream(
-                call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
+                call.method,
+                call.path,
+                content=call.body,
+                params=dict(call.query),
+                headers=call.headers,
+                timeout=calls.timeouts(self._settings, left),
             ) as response:
-                received = Received(response, self._world)
+                received = Received(response)
                 for chunk in response.iter_bytes():
                     received.add(chunk)
         except _FAILURES as error:
@@ -101,12 +107,12 @@ class AsyncLine:
         """Errors: Refused, Unreachable."""
         try:
             async with (
-                asyncio.timeout(WHOLE_ANSWER_S + self._settings.connect_s),
+                asyncio.timeout(calls.try_s(self._settings)),
                 self._http.stream(
                     call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
                 ) as response,
             ):
-                received = Received(response, self._world)
+                received = Received(response)
                 async for chunk in response.aiter_bytes():
                     received.add(chunk)
         except TimeoutError:

@@ -23,7 +23,7 @@ from typing import Final, TypeAlias
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from drawdown_client.calls import Backoff
+from drawdown_client.calls import Backoff, shown
 from drawdown_client.clock import World
 from drawdown_client.errors import Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result
@@ -269,7 +269,7 @@ class Outbox:
 
     def _tell(self, item: Item, result: Result) -> None:
         if not result.is_kept and result.status != "refused":
-            log.warning("%s %s: %s %s", item.kind, item.item_id, result.status, result.code)
+            log.warning("%s %s: %s %s", item.kind, shown(item.item_id), result.status, result.code)
         if self._settings.on_result is None:
             return
         try:

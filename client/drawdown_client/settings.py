@@ -28,7 +28,7 @@ CALL_WITHIN_S: Final = 15.0
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 30.0
 WHOLE_ANSWER_S: Final = 60.0
-"""For all of an answer, from its head on."""
+"""For a whole try, once it is connected: the request, and all of the answer."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 """Of an answer: several times what 1,000 rows or results have."""
 MAX_SAID_CHARS: Final = 300

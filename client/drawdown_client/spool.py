@@ -199,7 +199,10 @@ def _item(said: Mapping[str, Any]) -> tuple[int, Item]:
     number, kind, item_id = said["number"], said["kind"], said["id"]
     if type(number) is not int or kind not in ("events", "samples") or not isinstance(item_id, str):
         raise ValueError("no item of a spool")
-    return number, Item(kind, item_id, said["item"].encode())
+    body = said["item"].encode()
+    if not isinstance(json.loads(body), dict):  # in a batch, it would spoil all others
+        raise ValueError("no item of a spool")
+    return number, Item(kind, item_id, body)
 
 
 def _write(file: int, text: bytes) -> None:

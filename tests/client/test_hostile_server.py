@@ -127,6 +127,19 @@ def test_what_a_server_says_makes_no_line_of_a_log(caplog: pytest.LogCaptureFixt
     assert all(one.isprintable() and len(one) < 2_000 and "all is lost" in one for one in caplog.messages)
 
 
+def test_an_id_of_an_item_makes_no_line_of_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    evil = "no\nERROR root: all is lost\x1b[2J\u202e"
+
+    def call(client: Client) -> None:
+        client.record("page.render", 3, org="acme", event_id=evil)
+        client.flush(20)
+
+    ask(httpx.Response(200, json={"results": [{"status": "invalid", "code": "bad_id"}]}), call)
+    ask(httpx.Response(500), lambda client: client.guard.budget(evil, "m", 5, org="acme")._give_up(1, "x"))
+    assert len(caplog.messages) == 2 and all(one.isprintable() and "all is lost" in one for one in caplog.messages)
+
+
 def test_cookies_are_not_kept() -> None:
     def call(client: Client) -> None:
         check(client)
@@ -188,8 +201,14 @@ def slow_head() -> Iterator[bytes]:
         yield b"x"
 
 
+def no_head() -> Iterator[bytes]:
+    for _ in range(100):
+        time.sleep(0.02)
+        yield b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
 def asked(url: str) -> None:
-    with Client(url, KEY, ONCE) as made:
+    with Client(url, KEY, Settings(call_tries=1, connect_s=0.1)) as made:
         check(made)
 
 
@@ -211,12 +230,12 @@ def test_an_answer_has_an_end(ask: Callable[[str], None], parts: Callable[[], It
         ask(url)
 
 
-@pytest.mark.parametrize(("ask", "parts"), [(asked, slow), (asked_by_a_loop, slow), (asked_by_a_loop, slow_head)])
+@pytest.mark.parametrize("ask", BOTH)
+@pytest.mark.parametrize("parts", [slow, slow_head, no_head])
 def test_nobody_waits_for_a_server_that_sends_byte_by_byte(
     ask: Callable[[str], None], parts: Callable[[], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("calls", "lines"):
-        monkeypatch.setattr(f"drawdown_client.{module}.WHOLE_ANSWER_S", 0.2)
+    monkeypatch.setattr("drawdown_client.calls.WHOLE_ANSWER_S", 0.2)
     began = time.monotonic()
     with answering(parts) as url, pytest.raises(Unreachable, match="did not end within"):
         ask(url)

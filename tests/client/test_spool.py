@@ -250,6 +250,10 @@ def test_a_disk_that_is_full_leaves_no_second_file(path: Path, monkeypatch: pyte
         b'{"number":9,"kind":"../admin","id":"x","item":"{}"}',
         b'{"number":9,"kind":"events","id":["x"],"item":"{}"}',
         b'{"done":[-1000000000000000000,0]}',
+        b'{"number":9,"kind":"events","id":"x","item":"{\\"a\\":1},{\\"b\\":2}"}',
+        b'{"number":9,"kind":"events","id":"x","item":"]"}',
+        b'{"number":9,"kind":"events","id":"x","item":"[]"}',
+        b'{"number":9,"kind":"events","id":"x","item":"' + b"[" * 100_000 + b'"}',
     ],
 )
 def test_no_spoilt_line_hangs_or_ends_a_start(path: Path, line: bytes) -> None:
