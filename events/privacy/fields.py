@@ -10,6 +10,8 @@ import unicodedata
 from functools import lru_cache
 from typing import Final
 
+from drawdown.events.privacy.readings import MAX_TEXT_CHARS, has_few_marks
+
 _PRIVATE: Final = {
     "raw_actor_id": "actor actorid user userid uid username login member memberid person personid viewer viewerid "
     "createdby updatedby requestedby requester requesterid author authorid subjectid",
@@ -50,13 +52,16 @@ _WHOLE: Final = frozenset(("gateway_metadata", "private_content", "personal_data
 """Of an object of such a field every text is private."""
 _NAMES: Final = frozenset(("name", "displayname", "label", "handle", "slug", "title", "value"))
 """Of the object of any private field, these are, too: `account: {name: …}`."""
+_HOW_MUCH: Final = ("quantity", "quantitie", "count", "total", "second", "byte", "micro", "unit", "credit", "event")
+"""What the name of a quantity ends with, bare. Of any numbers so long, one in ten has the check digit of a card."""
 _MASK: Final = re.compile(r"[*•.…\[\](){}<> -]*|x{3,}|[\[(<]?redacted[\])>]?", re.IGNORECASE)
 
 
 @lru_cache(4_096)
 def bare(name: str) -> str:
-    """A name without case and separators, and without the `s` of a plural."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
+    """A name without case and separators, and without the `s` of a plural. What `readings` does not read is cut."""
+    cut = name[:MAX_TEXT_CHARS]
+    folded = (unicodedata.normalize("NFKC", cut) if has_few_marks(cut) else cut).casefold()
     return "".join(filter(str.isalnum, folded)).removesuffix("s")
 
 
@@ -73,6 +78,11 @@ def rule_of(key: str, above: str, *, is_number: bool) -> str | None:
     if is_number:
         return "secret_field" if key in ("password", "pin", "passcode") else None
     return "secret_field" if key.endswith(_SECRET) else None
+
+
+def says_how_much(key: str) -> bool:
+    """Whether a field is a quantity, by its bare name: then its digits are no card's."""
+    return key.endswith(_HOW_MUCH)
 
 
 def rule_of_bytes(key: str) -> str | None:

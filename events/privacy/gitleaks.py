@@ -19,6 +19,8 @@ MAX_RULES_FILE_BYTES: Final = 4_194_304
 MAX_RULES: Final = 2_000
 RE2_MEMORY_BYTES: Final = 67_108_864
 """That RE2 may take for one pattern."""
+MOST_ENTROPY: Final = 20
+"""Bits a character that a rule may ask for: hardly any text has more, and a rule that finds nothing looks like one."""
 
 
 class Pattern(Protocol):
@@ -73,14 +75,22 @@ def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
         raise UsageError("rules of others need RE2: pip install 'drawdown[privacy]'", code="no_re2") from None
     options = re2.Options()
     options.log_errors, options.max_mem = False, RE2_MEMORY_BYTES
+    bad = UsageError(
+        f"its rule {number} cannot be used: see its id, regex, keywords, secretGroup and entropy", code="bad_rules"
+    )
+    name, regex, words = given.get("id"), given["regex"], given.get("keywords", [])
+    group, entropy = given.get("secretGroup", 0), given.get("entropy", 0)
+    if not isinstance(words, list) or not all(isinstance(text, str) for text in (name, regex, *words)):
+        raise bad
+    if type(group) is not int or type(entropy) not in (int, float) or not 0 <= entropy <= MOST_ENTROPY:
+        raise bad
     try:
-        name, pattern = str(given["id"]), re2.compile(str(given["regex"]), options)
-        needles = tuple(str(word).lower() for word in given.get("keywords", ()))
-        return ForeignRule(name, pattern, needles, int(given.get("secretGroup", 0)), float(given.get("entropy", 0)))
-    except (re2.error, KeyError, TypeError, ValueError):
-        raise UsageError(
-            f"its rule {number} cannot be used: see its id, regex and keywords", code="bad_rules"
-        ) from None
+        pattern = re2.compile(regex, options)
+    except (re2.error, ValueError):
+        raise bad from None
+    if not 0 <= group <= pattern.groups:
+        raise bad
+    return ForeignRule(str(name), pattern, tuple(word.lower() for word in words), group, float(entropy))
 
 
 def entropy_of(text: str) -> float:

@@ -106,7 +106,10 @@ def _look(node: _Node, below: list[_Node], room: _Room) -> Iterator[Leaf | Troub
     if isinstance(value, Pairs | Mapping):
         yield from _object(value if isinstance(value, Pairs) else Pairs(value.items()), node, below, room)
     elif isinstance(value, Number | int | float | Decimal) and not isinstance(value, bool):
-        yield Leaf(node.path, _number(str(value)), node.key, node.above, is_number=True)
+        text = str(value)
+        if len(text) > MAX_TEXT_CHARS:
+            yield Trouble(node.path, "long_text")
+        yield Leaf(node.path, _number(text[:MAX_TEXT_CHARS]), node.key, node.above, is_number=True)
     elif isinstance(value, str):
         yield from _text(value, node, below, room)
     elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):

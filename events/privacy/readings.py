@@ -17,6 +17,8 @@ from urllib.parse import unquote
 MAX_TEXT_CHARS: Final = 10_000
 """Of a text that is looked through; a longer one is a finding of its own."""
 MAX_READINGS: Final = 12
+MAX_MARKS: Final = 30
+"""Combining marks in a row, as Unicode's stream-safe form has it. To put more in order costs the square of them."""
 MAX_RUNS: Final = 20
 """Runs of one text that are taken for base64 each for itself; what the others say is one reading."""
 
@@ -27,6 +29,8 @@ _UNSEEN: Final = re.compile(
 _ESCAPE: Final = re.compile(
     r"\\+(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|([\"'/\\]))"
 )
+_MARKS: Final = frozenset("\u0f73\u0f75\u0f81\uff9e\uff9f")
+"""No combining marks themselves, and made of them."""
 _DIGIT: Final = re.compile(r"[^\D0-9]")
 """Of another script."""
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{16,4096}={0,2}")
@@ -45,6 +49,7 @@ def look(text: str) -> tuple[list[str], bool]:
         return [text], True
     found, is_all = [text[:MAX_TEXT_CHARS]], len(text) <= MAX_TEXT_CHARS
     for reading in found:
+        is_all = is_all and has_few_marks(reading)
         for decoded in _decodings(reading):
             cut = decoded[:MAX_TEXT_CHARS]
             is_all = is_all and len(cut) == len(decoded)
@@ -63,12 +68,24 @@ def _decodings(text: str) -> Iterator[str]:
         yield _ESCAPE.sub(_character, text)
     if "&" in text:
         yield html.unescape(text)
-    if not text.isascii() or _UNSEEN.search(text):
+    if (not text.isascii() or _UNSEEN.search(text)) and has_few_marks(text):
         yield _DIGIT.sub(_digit, _UNSEEN.sub("", unicodedata.normalize("NFKC", text)))
     said = [decoded for run in _RUN.finditer(text) if (decoded := _of_base64(run[0])) is not None]
     yield from said[:MAX_RUNS]
     if len(said) > MAX_RUNS:
         yield "\n".join(said[MAX_RUNS:])
+
+
+def has_few_marks(text: str) -> bool:
+    """Whether it can be normalised at a cost that grows with the text and no faster."""
+    if text.isascii():
+        return True
+    row = 0
+    for one in text:
+        row = row + 1 if unicodedata.combining(one) or one in _MARKS else 0
+        if row > MAX_MARKS:
+            return False
+    return True
 
 
 def _character(found: re.Match[str]) -> str:

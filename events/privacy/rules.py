@@ -11,6 +11,8 @@ from drawdown.events.privacy.rules_places import PLACES
 from drawdown.events.privacy.rules_secrets import SECRETS
 
 RULES: Final[tuple[Rule, ...]] = (*SECRETS, *IDS, *PLACES)
+OF_NUMBERS: Final = tuple(one for one in RULES if one.name == "card_number")
+"""That know a number from a quantity, by its digits alone."""
 
 
 MAX_KEPT_CHARS: Final = 100
@@ -21,6 +23,12 @@ MAX_KEPT: Final = 8_192
 def found_in(text: str, key: str) -> tuple[str, ...]:
     """The names of the rules that find something in a text; `key` is the bare name of its field."""
     return _kept(text, key) if len(text) <= MAX_KEPT_CHARS else _found_in(text, key)
+
+
+def found_in_number(text: str) -> tuple[str, ...]:
+    """The same for a number of JSON. One with decimals is a quantity, whatever its digits."""
+    whole = text.removeprefix("-")
+    return tuple(one.name for one in OF_NUMBERS if whole.isdigit() and one.finds(whole, whole, ""))
 
 
 def _found_in(text: str, key: str) -> tuple[str, ...]:

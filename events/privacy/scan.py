@@ -72,7 +72,7 @@ def scan(
     for one in leaves_of(report):
         (leaves if isinstance(one, Leaf) else trouble).append(one)  # type: ignore[arg-type] # one of two lists
     ids = frozenset() if known_ids is None else frozenset(map(str.casefold, known_ids(known.candidates(leaves))))
-    found = [*trouble, *_found(leaves, ids, secrets), *_found_by_others(leaves, others)]
+    found = [*trouble, *_found(leaves, ids, secrets, shape is None), *_found_by_others(leaves, others)]
     last = (one.path[-1] for one in found if _is_of_key(one))
     masked = {step.name for step in last if isinstance(step, Key)}
     findings = dict.fromkeys(Finding(shown(one.path, masked), one.rule) for one in found)
@@ -97,9 +97,10 @@ def _is_of_key(one: Trouble) -> bool:
     return one.rule == "unknown_field" or (isinstance(one, _Found) and one.of_key)
 
 
-def _found(leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str]) -> Iterator[_Found]:
+def _found(leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str], any_number: bool) -> Iterator[_Found]:
+    """`any_number`: no shape says what numbers stand for."""
     for leaf in leaves:
-        for name in dict.fromkeys(_rules_of(leaf)):
+        for name in dict.fromkeys(_rules_of(leaf, any_number)):
             yield _Found(leaf.path, name, leaf.is_key)
         if known.holds_secret(leaf, secrets):
             yield _Found(leaf.path, "configured_secret", leaf.is_key)
@@ -115,7 +116,7 @@ def _found_by_others(leaves: Iterable[Leaf], others: Collection[ForeignRule]) ->
                 yield _Found(leaf.path, rule.name, leaf.is_key)
 
 
-def _rules_of(leaf: Leaf) -> Iterator[str]:
+def _rules_of(leaf: Leaf, any_number: bool) -> Iterator[str]:
     text = leaf.readings[0]
     if leaf.is_key:
         private = fields.rule_of_keys(leaf.key)
@@ -126,6 +127,8 @@ def _rules_of(leaf: Leaf) -> Iterator[str]:
     if private is not None and not fields.says_nothing(text) and IN_TEXT.fullmatch(text) is None:
         yield private
     if leaf.is_number:
+        if any_number and not fields.says_how_much(leaf.key):
+            yield from rules.found_in_number(leaf.readings[-1])
         return
     key = "" if leaf.is_key else leaf.key
     for reading in leaf.readings:

@@ -71,9 +71,15 @@ def test_entropy_is_counted_in_bits_a_character() -> None:
         (b"[[rules]]\nregex = 'a'", "rule 1 cannot"),
         (b"[[rules]]\nid = 'a'\nregex = '(a'", "rule 1 cannot"),
         (b"[[rules]]\nid = 'a'\nregex = 'a(?=b)'", "rule 1 cannot"),
-        (b"[[rules]]\nid = 'a'\nregex = 'a'\nentropy = 'high'", "rule 1 cannot"),
+        *((b"[[rules]]\nid = 'a'\nregex = '(a)'\n" + wrong, "rule 1 cannot") for wrong in (
+            b"entropy = 'high'", b"entropy = nan", b"entropy = inf", b"entropy = -1", b"entropy = true",
+            b"entropy = 21", b"entropy = 1" + b"0" * 400, b"keywords = 'zq'", b"keywords = [1]", b"secretGroup = 2",
+            b"secretGroup = -1", b"secretGroup = 1.0", b"secretGroup = true", b"secretGroup = " + b"9" * 30,
+        )),
+        (b"[[rules]]\nid = 1\nregex = 'a'", "rule 1 cannot"),
+        (b"[[rules]]\nid = 'a'\nregex = 1", "rule 1 cannot"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_such_file_is_refused(content: bytes, says: str) -> None:
     with pytest.raises(UsageError) as refused:
         rules_of(content)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from drawdown.events.privacy import documents, leaves, readings, scan
+from drawdown.events.privacy import documents, fields, leaves, readings, scan
 from drawdown.events.privacy.references import LEAST_KEY_BYTES, REFERENCE, reference
 from drawdown.events.privacy.scan import Finding, NotPublic, require_public
 from drawdown.events.privacy.shapes import (
@@ -96,6 +98,53 @@ def test_a_number_as_text_and_a_number_as_number_are_one() -> None:
     for value in ("1234567", "1234567.0", "1.234567e6", '"1234567"', '"no. 1234567."'):
         ((_, report),) = documents.read_reports(f'{{"count": {value}}}'.encode())
         assert scan.scan(report, known_ids=lambda _: ids).findings == (Finding("$.count", "known_id"),), value
+
+
+def test_a_card_is_one_as_a_number_too() -> None:
+    card = "4111111111111111"
+    for value in (card, f"-{card}", f"{card}.0", "4.111111111111111e15", "378282246310005"):
+        assert found(f'{{"n": [{value}]}}') == [("$.n[0]", "card_number")], value
+    for value in ("4111111111111112", f"0.{card}", f"{card}.5", "41111", "1767225600000", "1" * 400):
+        assert found(f'{{"n": [{value}]}}') == [], value
+    for name in ("quantity", "Quantities", "total_events", "byte_count", "credits", "cost_micro"):
+        assert found(f'{{"{name}": {card}}}') == [], name
+    assert scan.scan({"n": int(card)}, shape={"n": NUMBER}).findings == ()
+
+
+def test_a_number_is_no_longer_than_a_text_may_be() -> None:
+    for value in ("9" * readings.MAX_TEXT_CHARS + "9", "1." + "9" * readings.MAX_TEXT_CHARS):
+        assert found(f'{{"n": {value}}}') == [("$.n", "long_text")]
+    assert found(f'{{"n": {"9" * readings.MAX_TEXT_CHARS}}}') == []
+
+
+def test_many_marks_in_a_row_are_not_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    normalised: list[str] = []
+    real = unicodedata.normalize
+
+    def normalize(form: Any, text: str) -> str:
+        normalised.append(text)
+        return real(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", normalize)
+    for marks in ("\u0345\u0316", "\uff9e\u0f73", "\u0344"):
+        text = "a" + marks * (readings.MAX_MARKS + 1)
+        assert {one.rule for one in scan.scan([text]).findings} == {"many_readings"}
+        assert {one.rule for one in scan.scan({text: 1}).findings} == {"many_readings"}
+        assert {one.rule for one in scan.scan([text.replace("a", "%41")]).findings} == {"many_readings"}
+    assert [text for text in normalised if len(text) > readings.MAX_MARKS] == []
+    assert scan.scan(["a" + "\u0300" * readings.MAX_MARKS + "b\u0300", "\ud55c\uae00"]).findings == ()
+
+
+def test_a_long_name_of_a_field_is_cut_before_it_is_normalised() -> None:
+    fields.bare.cache_clear()
+    assert len(fields.bare("a" * (2 * readings.MAX_TEXT_CHARS))) == readings.MAX_TEXT_CHARS
+
+
+def test_what_is_made_of_marks_alone_is_known() -> None:
+    """Of this Unicode: by its own tables."""
+    others = (one for one in map(chr, range(0x110000)) if not unicodedata.combining(one))
+    begins = {one for one in others if unicodedata.combining(unicodedata.normalize("NFKD", one)[:1] or "a")}
+    assert begins == readings._MARKS
 
 
 def test_known_ids_are_words_as_wholes_whatever_their_case() -> None:
