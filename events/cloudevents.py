@@ -60,8 +60,9 @@ def given(
     now_ms: int,
     source: str | None = None,
 ) -> Iterator[Given | Unfit]:
-    """The events of a body, in order. `headers` have names in lower case; `org_id` and `source`: the organisation and
-    the source that the sender is bound to, if it is. Errors: Unreadable, also after some: then none of them counts."""
+    """The events of a body, in order. `headers` have names in lower case; one that came twice is among their items
+    twice. `org_id` and `source`: the organisation and the source that the sender is bound to, if it is. Errors:
+    Unreadable, also after some: then none of them counts."""
     for one in _each(body, content_type, headers, org_id, now_ms):
         if isinstance(one, Given) and source is not None and one.event.source != source:
             yield _foreign(one, source)
@@ -113,7 +114,10 @@ def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
     data = reading.one(body)
     if isinstance(data, Unfit):
         return data
-    given = {name.removeprefix(_HEADER): _header(text) for name, text in headers.items() if name.startswith(_HEADER)}
+    pairs = [(name.removeprefix(_HEADER), _header(text)) for name, text in headers.items() if name.startswith(_HEADER)]
+    given = dict(pairs)
+    if len(given) != len(pairs):
+        return Unfit("duplicate_keys", "an attribute stands in two headers: keep one of them")
     return {**given, "data": data}
 
 

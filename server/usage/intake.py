@@ -50,6 +50,8 @@ MOST_BATCHES_OF_A_KEY: Final = 16
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
 """By which items are counted: what is charged at once is invalid, and no mistake that anybody here could mend."""
 KINDS: Final = ("events", "samples")
+ONCE: Final = ("content-type", "content-encoding")
+"""Headers that say how a body is read."""
 
 T = TypeVar("T")
 
@@ -120,7 +122,9 @@ class Intake:
         return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
 
     async def _take(self, request: Request, taker: Taker[T], key: ApiKey) -> list[Result]:
-        headers = dict(request.headers)
+        headers = request.headers
+        if double := next((name for name in ONCE if len(headers.getlist(name)) > 1), None):
+            raise ApiError(400, "bad_request", f"send one {double}: which of them counts is not clear")
         kind = headers.get("content-type", JSON if is_binary(headers) else "")
         if type_of(kind) not in taker.types:
             raise ApiError(415, "not_json", f"send one of {', '.join(taker.types)}")

@@ -27,6 +27,7 @@ from drawdown.server.usage.quotas import Quotas
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, event, said, sample, sender
 from tests.server.program import key_of, refused
+from tests.server.test_overload import Raw
 
 LIMIT_S: Final = 60
 PATHS: Final = (EVENTS, SAMPLES)
@@ -124,6 +125,25 @@ def test_what_is_packed_in_another_way_is_refused(shop: House, body: bytes, enco
             assert refused(answer) == (status, "bad_encoding")
 
     served(shop, work)
+
+
+@pytest.mark.parametrize("double", ["content-type", "content-encoding", "ce-id"])
+def test_a_header_that_could_be_read_in_two_ways_is_refused(shop: House, double: str) -> None:
+    binary = {f"ce-{name}": value for name, value in event().items() if name != "data"}
+    head = {"authorization": f"Bearer {key_of('app')}", "content-type": JSON, "content-encoding": "identity", **binary}
+
+    async def work(caller: Caller) -> None:
+        request = Raw(shop, EVENTS, head)
+        request.scope["headers"].append((double.encode(), b"other"))
+        request.more.put_nowait({"type": "http.request", "body": b'{"quantity": 1}', "more_body": False})
+        status, said = await request.run()
+        if double == "ce-id":
+            assert (status, said["results"][0]["code"]) == (200, "duplicate_keys")
+        else:
+            assert (status, said["error"]["code"]) == (400, "bad_request")
+
+    served(shop, work)
+    assert kept(shop) == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"  ", b"nonsense", b"[{}", b"[{}]x", b"\xff", b"[" * 100_000])

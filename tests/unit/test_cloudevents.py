@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
+from starlette.datastructures import Headers
 
 from drawdown.events import cloudevents
 from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES, Given
@@ -66,6 +67,13 @@ def test_headers_are_percent_encoded() -> None:
     assert isinstance(found, Given) and (found.event.event_id, found.event.source) == ('a "b"', "/€")
     assert not found.has_time and found.event.occurred_ms == NOW
     assert read(b'{"quantity": 1, "quantity": 1}', JSON, **headers).code == "duplicate_keys"  # type: ignore[union-attr]
+
+
+def test_an_attribute_stands_in_one_header() -> None:
+    sent = {"ce-specversion": "1.0", "ce-id": "a", "ce-source": "/s", "ce-type": "t", "ce-subject": "acme"}
+    double = Headers(raw=[(name.encode(), text.encode()) for name, text in (*sent.items(), ("ce-id", "b"))])
+    (found,) = cloudevents.given(b'{"quantity": 1}', JSON, double, None, NOW)
+    assert isinstance(found, Unfit) and found.code == "duplicate_keys"
 
 
 def test_headers_may_be_written_as_plain_utf_8() -> None:
