@@ -280,7 +280,8 @@ def test_focus_and_the_small_form_say_the_same(tmp_path: Path) -> None:
         tmp_path,
         "\ufeffBilledCost,BillingCurrency,ChargePeriodStart,InvoiceId,ProviderName,ServiceName,Tags\n"
         '0.10000000000001,USD,2026-01-01T00:00:00Z,i-1,cloud,vm,"{""a"": 1}"\n'
-        "0.2,USD,2026-01-01 23:00:00,i-1,cloud,vm,\n-1e-7,USD,2026-01-02T00:00:00Z,,cloud,vm,\n",
+        "0.1,USD,2026-01-01 23:00:00 UTC,i-1,cloud,vm,\n.1,USD,2026-01-01T23:00+00:00,i-1,cloud,vm,\n"
+        "-1e-7,USD,2026-01-02T00:00:00Z,,cloud,vm,\n",
     )
     assert read_bills(focus, is_final=False).lines == [
         BillLine("cloud", "vm", T0, "USD", 300_000, True),
@@ -304,7 +305,11 @@ def test_focus_and_the_small_form_say_the_same(tmp_path: Path) -> None:
         (HEAD + "2026-01-01,cloud,vm,1,usd,\n", "line 2: the currency"),
         (HEAD + "2026-01-01,cloud,vm,1,USD,maybe\n", "line 2: final is neither true nor false"),
         *((HEAD + f"2026-01-01,cloud,vm,{wrong},USD,\n", "line 2: the amount")
-          for wrong in ("", "x", "NaN", "Infinity", "1e10", "1e999999", "1e-999999", "٣", "1" * 41)),
+          for wrong in ("", "x", "NaN", "Infinity", "1e10", "1e999999", "1e-999999", "٣", "1" * 41,
+                        "1E999999999999999999", "-1E999999999999999999", "1E" + "9" * 30, "1_000", " 1", "1 ", ".")),
+        *((HEAD + f"{wrong},cloud,vm,1,USD,\n", "line 2: the day")
+          for wrong in ("2026-01-01T99:99:99", "2026-01-01T00:00:00Z more", "2026-01-01 \x1b[31m", "0001-01-01",
+                        "1969-12-31", "2026-01-01T00:00:00+09:00", "2026-01-01T")),
         (HEAD + '2026-01-01,cloud,"vm,1,USD,\n', "line 1"),
     ],
 )  # fmt: skip

@@ -34,7 +34,12 @@ FOCUS: Final = {
 }  # fmt: skip
 """Columns of the FinOps Open Cost and Usage Specification 1.0 to 1.2; others are passed over."""
 _EXACT: Final = Context(prec=80)
-_DAY: Final = re.compile("([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ].*)?")
+_DAY: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?(?:Z| ?UTC|\+00:?00)?)?"
+)
+"""A day, or a moment of it in UTC."""
+_AMOUNT: Final = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _CURRENCY: Final = re.compile("[A-Z]{3}")
 
 
@@ -132,8 +137,10 @@ def _line(row: Mapping[str, str]) -> tuple[tuple[str, str, int, str], Decimal, b
             raise ValueError(f"{name} has 1 to 200 characters, none of them control characters")
     found = _DAY.fullmatch(row["day"])
     if found is None:
-        raise ValueError("the day is none such as 2026-01-31")
+        raise ValueError("the day is none such as 2026-01-31, in UTC")
     day_ms = (date.fromisoformat(found[1]) - date(1970, 1, 1)).days * DAY_MS
+    if day_ms < 0:
+        raise ValueError("the day lies before 1970")
     if not _CURRENCY.fullmatch(row["currency"]):
         raise ValueError("the currency is none such as USD")
     return (row["vendor"], row["service"], day_ms, row["currency"]), _amount(row["amount"]), bool(row["final"])
@@ -141,12 +148,12 @@ def _line(row: Mapping[str, str]) -> tuple[tuple[str, str, int, str], Decimal, b
 
 def _amount(text: str) -> Decimal:
     try:
-        if not text.isascii() or len(text) > MAX_AMOUNT_CHARS:
+        if len(text) > MAX_AMOUNT_CHARS or _AMOUNT.fullmatch(text) is None:
             raise InvalidOperation
         amount = Decimal(text)
     except InvalidOperation as error:
         raise ValueError("the amount is no decimal number") from error
-    if not amount.is_finite() or abs(amount) > MAX_AMOUNT or (amount and amount.adjusted() < -MAX_AMOUNT_CHARS):
+    if amount.copy_abs() > MAX_AMOUNT or (amount and amount.adjusted() < -MAX_AMOUNT_CHARS):
         raise ValueError(f"the amount is no number of the currency up to {MAX_AMOUNT:,}")
     return amount
 
