@@ -7,6 +7,7 @@ the lock of the payer's wallet, so that whoever ends it, or lowers its limit, en
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -74,8 +75,8 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
         ended = "" if found is None or found.allowed else " any more"
         raise Denied(
             "payer_not_allowed",
-            f"{payer} does not pay for runs of {org_id}{ended}: `drawdown payer allow {payer} {org_id}`, or leave the "
-            "payer out",
+            f"{payer} does not pay for runs of {org_id}{ended}: `drawdown payer allow {quote(payer)} {quote(org_id)}`, "
+            "or leave the payer out",
             "account",
         )
     return found

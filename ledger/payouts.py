@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -78,7 +79,8 @@ def release(
     if frozen is not None:
         why = f"by {frozen.actor} ({frozen.reason})"
         raise Denied(
-            "frozen_supplier", f"{found.supplier} is frozen {why}: `drawdown supplier freeze {found.supplier} --undo`"
+            "frozen_supplier",
+            f"{found.supplier} is frozen {why}: `drawdown supplier freeze {quote(found.supplier)} --undo`",
         )
     settlements.require_in_order(connection, found.supplier, by.now_ms)
     made = _gathered(connection, payout, found, period, by)

@@ -8,6 +8,7 @@ of both. A pool allots no more than it has available.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -82,7 +83,7 @@ def allot(
         raise Denied(
             "no_credit",
             f"the pool {pool} has {as_credits(room)} credits left to allot, and this is {as_credits(amount_micro)}: "
-            f"allot less, or give it more with `drawdown ledger grant {pool} CREDITS`",
+            f"allot less, or give it more with `drawdown ledger grant {quote(pool)} CREDITS`",
             "credits",
         )
     lots.give(connection, lot)

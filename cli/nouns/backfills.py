@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from shlex import quote
 from typing import Annotated, Final
 
 import typer
@@ -185,5 +186,5 @@ def _diff_lines(diff: Diff) -> list[str | Table]:
     total = (
         "not known: a feature has no price" if diff.price_micro is None else f"{show_credits(diff.price_micro)} credits"
     )
-    close_it = f"drawdown backfill close {diff.backfill.backfill} --hash {diff.hash}"
+    close_it = f"drawdown backfill close {quote(diff.backfill.backfill)} --hash {diff.hash}"
     return [counts, table("Closing would bill", columns, rows), f"in all: {total}", f"to close it: {close_it}"]

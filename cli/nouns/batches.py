@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -77,7 +78,7 @@ def _lines(one: TakenFile) -> list[str]:
         return [str(one)]
     lines = [f"{one.name}: taken, {one.rows:,} rows, {one.refused:,} refused; batch {one.batch}"]
     if one.refused:
-        lines.append(f"  `drawdown batch list --refused {one.batch}` shows the refused rows")
+        lines.append(f"  `drawdown batch list --refused {quote(one.batch)}` shows the refused rows")
     return lines
 
 

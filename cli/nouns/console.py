@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -41,7 +42,9 @@ def add(
     try:
         until = app.write(lambda c: console_users.add(c, name, role, link, by, grant_limit_micro=limit))
     except AnswerLost as error:
-        again = f"where `drawdown console user list` has {name}, `drawdown console user reset {name}` shows a link"
+        again = (
+            f"where `drawdown console user list` has {name}, `drawdown console user reset {quote(name)}` shows a link"
+        )
         raise AnswerLost(error.why, again) from error
     _tell(app, name, link, until)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -171,7 +172,10 @@ def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str
         return lines
     title = f"BREACHES: {found.count:,}" + (f", the first {len(rows):,}" if found.count > len(rows) else "")
     lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
-    return [*lines, *(f"stopped: {one}; mend it, then `drawdown org release {one} --reason …`" for one in stopped)]
+    return [
+        *lines,
+        *(f"stopped: {one}; mend it, then `drawdown org release {quote(one)} --reason …`" for one in stopped),
+    ]
 
 
 def _from(found: Verification) -> list[str]:

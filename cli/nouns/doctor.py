@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 
 from drawdown.cli.app import App
 from drawdown.schema.database import read, sqlite_file
@@ -243,7 +244,7 @@ def _cells(app: App) -> Iterator[Finding]:
         yield Finding(not mend, f"cell {cell.cell_id} at {cell.url}", mend)
         yield _cell_secret(settings, cell.cell_id)
     for name in app.read(cells_without_url):
-        yield Finding(False, f"cell {name} runs sandboxes and has no URL", f"`drawdown cell set {name} URL`")
+        yield Finding(False, f"cell {name} runs sandboxes and has no URL", f"`drawdown cell set {quote(name)} URL`")
 
 
 def _cell_secret(settings: CellSettings, cell: str) -> Finding:

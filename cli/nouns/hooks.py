@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -133,7 +134,7 @@ def rotate(
     except AnswerLost as error:
         again = (
             f"where `drawdown --json hook list` has {name} with the generation {before.generation}, it was not "
-            f"rotated: give it again; else `drawdown hook secret {name}` prints the new secret, and one more rotation "
+            f"rotated: give it again; else `drawdown hook secret {quote(name)}` prints the new secret, and one more "
             "would end the old one"
         )
         raise AnswerLost(error.why, again) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from shlex import quote
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -162,7 +163,7 @@ def batch(
     elif dry_run:
         line += f"; nothing was changed, --expect {in_credits(made.total_micro)} makes it"
     else:
-        line += f"; `drawdown settlement export {made.payout}` is its file"
+        line += f"; `drawdown settlement export {quote(made.payout)}` is its file"
     lines = [line]
     if owed:
         text = (

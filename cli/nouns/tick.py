@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -225,7 +226,7 @@ def report_lines(report: Report) -> list[str]:
     if report.batches_wait:
         lines.append("  left: files of watched folders, more than a tick takes or while another reads them")
     lines += [f"  {problem}" for problem in report.problems]
-    lines += [f"  stopped: {org}; `drawdown org show {org}` says why" for org in report.stopped_orgs]
+    lines += [f"  stopped: {org}; `drawdown org show {quote(org)}` says why" for org in report.stopped_orgs]
     return lines + [f"  failed: {failure}" for failure in report.failures]
 
 

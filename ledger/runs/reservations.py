@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -115,7 +116,7 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
     return Denied(
         "other_content",
         f"the key {reservation} was used before, for a run with another {', another '.join(differs)}: nothing was "
-        f"held; `drawdown execution show {reservation}` shows it. For another run give a new one",
+        f"held; `drawdown execution show {quote(reservation)}` shows it. For another run give a new one",
     )
 
 
@@ -126,7 +127,7 @@ def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, ow
     available = read_wallets(connection, [customer_id])[customer_id].available_micro
     held = [f"{row.reservation} holds {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
     text = f"{customer_id} has {as_credits(available)} credits available, and the run asks for "
-    text += f"{as_credits(wanted_micro)}: `drawdown ledger grant {customer_id} CREDITS`" + (
+    text += f"{as_credits(wanted_micro)}: `drawdown ledger grant {quote(customer_id)} CREDITS`" + (
         ", or end a run" if held else ""
     )
     return Denied("no_credit", "; ".join((text, *held)), "credits")

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -271,7 +272,7 @@ class Oidc:
         address = caller_of(request.client and request.client.host)
         if await self._let_in(name, session, address) is None:
             why = f"{name} signed in at {self._settings.issuer}, and is nobody here: an admin adds them with "
-            return self._again(f"{why}`drawdown console user add {name} --role viewer`", 403)
+            return self._again(f"{why}`drawdown console user add {shlex.quote(name)} --role viewer`", 403)
         answer = RedirectResponse(place, 303)
         door.give(answer, session)
         return answer

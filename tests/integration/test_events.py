@@ -147,6 +147,12 @@ def test_what_is_wrong_with_one_leaves_the_others_alone(fleet: Fleet) -> None:
     assert told(fleet) == []
 
 
+def test_a_command_in_an_answer_is_fit_to_be_pasted(fleet: Fleet) -> None:
+    fleet.assign("acme", from_ms=T0)
+    (found,) = told(fleet, event("a", event_type="page; $(touch x)"))
+    assert "`drawdown feature map-event 'page; $(touch x)' FEATURE " in (found.message or "")
+
+
 def test_usage_waits_for_a_feature_and_a_biller_and_is_billed_once(fleet: Fleet) -> None:
     assert statuses(told(fleet, event("a", 5))) == [("pending", "unassigned")]
     fleet.assign("acme", from_ms=T0)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -131,7 +132,7 @@ def _became(context: Context, source: str, file: FoundFile, taken: TakenFile, do
 def _count(source: str, taken: TakenFile, done: BatchesDone) -> None:
     done.taken += taken.outcome == "taken"
     if taken.outcome in ("conflict", "refused") or (taken.outcome == "taken" and taken.refused):
-        aside = f"{taken.refused:,} rows were refused: `drawdown batch list --refused {taken.batch}`"
+        aside = f"{taken.refused:,} rows were refused: `drawdown batch list --refused {quote(taken.batch)}`"
         done.problems.append(f"{source}: " + (f"{taken.name}: {aside}" if taken.refused else str(taken)))
     counts = {"rows": taken.rows, "refused": taken.refused}
     log.info("batch", source=source, name=taken.name, outcome=taken.outcome, said=taken.said, **counts)

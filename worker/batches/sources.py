@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -194,7 +195,9 @@ def remove_source(connection: sa.Connection, source: str, by: By) -> None:
         ids.require(connection, ids.BATCH_SOURCE, source)
         raise Refused(f"the source {source} appeared this moment: try again")
     if batch := SQL.run(connection, "its_batch", {"source": source}).scalar():
-        raise Refused(f"{source} took the batch {batch}, which names it for good: `drawdown source pause {source}`")
+        raise Refused(
+            f"{source} took the batch {batch}, which names it for good: `drawdown source pause {quote(source)}`"
+        )
     SQL.run(connection, "forget_files", {"source": source})
     SQL.run(connection, "remove", {"source": source})
     record(connection, "source_remove", source, {"folder": folder}, by)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from shlex import quote
 
 import sqlalchemy as sa
 
@@ -130,11 +131,13 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:
         raise Refused(
-            f"{org_id} has an assignment that starts then already: `drawdown org show {org_id}`, and "
-            f"`drawdown org assign {org_id} --undo` before it begins"
+            f"{org_id} has an assignment that starts then already: `drawdown org show {quote(org_id)}`, and "
+            f"`drawdown org assign {quote(org_id)} --undo` before it begins"
         )
     if later is not None and first != later:
-        raise Refused(f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {org_id}`")
+        raise Refused(
+            f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {quote(org_id)}`"
+        )
     if first is not None and first < start:
         _require_unsealed(connection, org_id, start)
     return None if later is None else int(later)

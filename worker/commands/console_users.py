@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -110,7 +111,9 @@ def add(
         "reason": by.reason,
     }
     if SQL.run(connection, "insert", values).first() is None:
-        raise Refused(f"there is a person {name}, or there was: `drawdown console user reset {name}`, or another name")
+        raise Refused(
+            f"there is a person {name}, or there was: `drawdown console user reset {quote(name)}`, or another name"
+        )
     record(connection, "console_user_add", name, {"role": role, "grant_limit_micro": grant_limit_micro}, by)
     return by.now_ms + LINK_MS
 

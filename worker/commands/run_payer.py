@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 
 import sqlalchemy as sa
 
@@ -34,10 +35,12 @@ class Asker:
         """Errors: Denied `halted`, `stopped`."""
         if self.is_halted:
             why = self.halt_reason or "no reason is on record"
-            said = f"{self.org_id} is halted ({why}): see `drawdown org show {self.org_id}`"
+            said = f"{self.org_id} is halted ({why}): see `drawdown org show {quote(self.org_id)}`"
             raise Denied("halted", said, "account_state")
         if self.stopped_at_ms is not None:
-            raise Denied("stopped", f"{self.org_id} is stopped: see `drawdown org show {self.org_id}`", "account_state")
+            raise Denied(
+                "stopped", f"{self.org_id} is stopped: see `drawdown org show {quote(self.org_id)}`", "account_state"
+            )
 
 
 @dataclass(frozen=True)
@@ -98,5 +101,5 @@ def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
 
 
 def _no_wallet(customer_id: str) -> Denied:
-    text = f"{customer_id} has no credit yet: `drawdown ledger grant {customer_id} CREDITS`"
+    text = f"{customer_id} has no credit yet: `drawdown ledger grant {quote(customer_id)} CREDITS`"
     return Denied("no_wallet", text, "account")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 
 import sqlalchemy as sa
 
@@ -141,7 +142,7 @@ def _require_unblocked(connection: sa.Connection, request: Request) -> None:
     values = {"org_id": request.org_id, "project": request.project or "", "action": request.action or ""}
     row = SQL.run(connection, "blocks", values).first()
     if row is not None:
-        undo = f"`drawdown execution block --org {request.org_id} --{row.kind} {row.name} --undo`"
+        undo = f"`drawdown execution block --org {quote(request.org_id)} --{row.kind} {quote(row.name)} --undo`"
         raise Denied("blocked", f"the {row.kind} {row.name} is blocked ({row.reason}); {undo} lets it run", row.kind)
 
 

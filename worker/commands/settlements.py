@@ -7,6 +7,7 @@ changes nothing, so that whoever lost the answer gives it again. No wallet moves
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -90,7 +91,8 @@ def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = 
     found = _held(connection, reservation, by.now_ms)
     if found.payout is not None and not undo:
         raise Denied(
-            "released", f"{reservation} was released with {found.payout}: `drawdown settlement reverse {reservation}`"
+            "released",
+            f"{reservation} was released with {found.payout}: `drawdown settlement reverse {quote(reservation)}`",
         )
     done = _freeze(connection, found.supplier, reservation, by, undo)
     return _read(connection, reservation, by.now_ms), done

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, replace
+from shlex import quote
 from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -114,7 +115,7 @@ def arm(connection: sa.Connection, customer_id: str, by: By) -> Said:
     terms, blocked = _before(row)
     assert terms is not None
     if terms.mode == "stopped":
-        raise Refused(f"top-ups of {customer_id} are stopped: `drawdown topup start {customer_id}`")
+        raise Refused(f"top-ups of {customer_id} are stopped: `drawdown topup start {quote(customer_id)}`")
     rearm(connection, customer_id)
     record(connection, "topup_arm", customer_id, {"blocked": blocked}, by)
     return Said(terms, terms, blocked)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -158,7 +159,7 @@ def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
     return [
         next(left)
         if halt.request is not None
-        else f"cell {halt.cell_id} has no URL: `drawdown cell set {halt.cell_id} URL`"
+        else f"cell {halt.cell_id} has no URL: `drawdown cell set {quote(halt.cell_id)} URL`"
         for halt in batch
     ]
 

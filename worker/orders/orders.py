@@ -8,6 +8,7 @@ tick died is free again once that has ended. An order ends once, by whoever has 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Final, Literal
 
 import sqlalchemy as sa
@@ -55,7 +56,7 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
     if isinstance(asked, AskedAssign) and asked.is_so(asked.was) and asked.from_ms is None:
-        raise Refused(f"{asked.org_id} is assigned so already: `drawdown org show {asked.org_id}`")
+        raise Refused(f"{asked.org_id} is assigned so already: `drawdown org show {quote(asked.org_id)}`")
     if isinstance(asked, AskedAccept) and asked.terms == terms_in_force(connection, asked.provider):
         raise Refused(UNCHANGED.format(asked.provider))
     same = same_as(connection, asked)

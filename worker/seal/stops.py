@@ -6,6 +6,8 @@ lost. Once released, it catches up.
 
 from __future__ import annotations
 
+from shlex import quote
+
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record, require_org
@@ -39,7 +41,7 @@ def release_org(
     lock_org(connection, org_id)
     org = require_org(connection, org_id)
     if org.stopped_at_ms is None:
-        raise Refused(f"{org_id} is not stopped; `drawdown status {org_id}` shows how it stands")
+        raise Refused(f"{org_id} is not stopped; `drawdown status {quote(org_id)}` shows how it stands")
     SQL.run(connection, "release_org", {"org_id": org_id})
     was = str(org.stopped_reason)
     record(connection, "org_release", org_id, {"was": was}, By(now_ms, actor, reason, via))

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from shlex import quote
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -50,9 +51,7 @@ class Taken:
 
 _ACCEPTED: Final = Taken("accepted")
 _DUPLICATE: Final = Taken("duplicate")
-_WITHDRAWN: Final = (
-    "it was taken before and withdrawn since, for good: what is right is a new event, with an id of its own"
-)
+_WITHDRAWN: Final = "it was taken before and withdrawn since, for good: what is right is a new event with its own id"
 WITHDRAWN: Final = Taken("invalid", "withdrawn", _WITHDRAWN)
 TOO_LATE: Final = Taken(
     "invalid", "too_late", "it lies below the floor of its organisation: its window is closed for good"
@@ -296,5 +295,5 @@ def charged_at_once(event: UsageEvent, at_once: Mapping[charged.Spot, str]) -> T
 
 
 def _unmapped(event_type: str, window_ms: int) -> Taken:
-    command = f"drawdown feature map-event {event_type} FEATURE --from {utc(window_ms)}"
+    command = f"drawdown feature map-event {quote(event_type)} FEATURE --from {utc(window_ms)}"
     return Taken("pending", "unmapped", f"nothing makes a feature of {event_type} then: `{command}`")

@@ -65,7 +65,9 @@ def _end(connection: sa.Connection, doing: Doing) -> Done:
 def _lost(doing: Doing) -> str:
     name = quote(doing.text("name"))
     told = f"where Keys has a new key of {doing.text('name')}, nobody has it"
-    return f"{told}: `drawdown key rotate {name}` shows another, `drawdown key end {name}` ends all of them"
+    return (
+        f"{told}: `drawdown key rotate {quote(name)}` shows another, `drawdown key end {quote(name)}` ends all of them"
+    )
 
 
 def _keys(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
