@@ -134,7 +134,7 @@ def test_a_header_that_could_be_read_in_two_ways_is_refused(shop: House, double:
 
     async def work(caller: Caller) -> None:
         request = Raw(shop, EVENTS, head)
-        request.scope["headers"].append((double.encode(), b"other"))
+        request.scope["headers"] = [*request.scope["headers"], (double.encode(), b"other")]
         request.more.put_nowait({"type": "http.request", "body": b'{"quantity": 1}', "more_body": False})
         status, said = await request.run()
         if double == "ce-id":
