@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from drawdown.cli.examples import EXAMPLES
-from drawdown.cli.streams import Fault, Stderr, fail, open_missing
+from drawdown.cli.streams import Fault, Stderr, fail, keep_stdout, open_missing, say_what_was_lost
 from drawdown.cli.tree import NothingAsked, Root, Stopped
 from drawdown.schema.errors import MEANINGS, Exit
 
@@ -112,13 +112,17 @@ def main(arguments: list[str] | None = None) -> None:
     alone = arguments is None  # no other program's process
     if alone:
         gc.disable()  # until the command is there: looking for garbage among what it imports took a sixth of its start
+    closed = sys.stdout is None
     open_missing()
+    if alone:
+        keep_stdout(closed=closed)
     given = global_options_first(sys.argv[1:] if arguments is None else arguments)
     for argument in given:
         if any("\ud800" <= char <= "\udfff" for char in argument):
             fault = Fault(f"the argument {argument!r} is not UTF-8", Exit.USAGE, BAD_USAGE)
             sys.exit(fail(fault, as_json="--json" in given))
     status = run(given)
+    say_what_was_lost()
     if alone and "duckdb" not in sys.modules:  # which reports what it finds to be left at the end
         gc.freeze()  # what ends with the process needs nobody who looks for it
     sys.exit(status)

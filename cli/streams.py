@@ -1,16 +1,47 @@
-"""The process's streams. Guarantee: one that is closed, full or broken stops nothing and changes no exit status."""
+"""The process's streams.
+
+Guarantee: one that is closed, full or broken stops nothing, and changes no exit status: what was done is done. Two
+things are the printing itself, and fail with it: a file that is printed, where its disk is full (`print_file`); and a
+secret that is shown once (`require_shown`).
+"""
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import sys
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.text import clean
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+LEFT: Final[tuple[int, ...]] = (errno.EPIPE, errno.EBADF)
+"""Whoever read has left, or was never there: they wanted no more."""
+
+
+class Stdout(io.FileIO):
+    """stdout for results. From the first write that fails on, all that is written is dropped."""
+
+    lost: OSError | None = None
+    told = False
+    """Why it failed was said."""
+
+    def write(self, data: ReadableBuffer, /) -> int | None:
+        if self.lost is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.lost = error
+        return memoryview(data).nbytes
 
 
 def open_missing() -> None:
@@ -18,6 +49,57 @@ def open_missing() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 for as long as we live
+
+
+def keep_stdout(*, closed: bool) -> None:
+    """Have this process's stdout drop what it cannot write; `closed`: all of it."""
+    given = sys.stdout
+    raw = Stdout(given.fileno(), "w", closefd=False)
+    raw.lost = OSError(errno.EBADF, "stdout is closed") if closed else None
+    lines = isinstance(given, io.TextIOWrapper) and given.line_buffering
+    buffer = io.BufferedWriter(raw)
+    sys.stdout = io.TextIOWrapper(buffer, encoding=given.encoding, errors=given.errors, line_buffering=lines)
+
+
+def say_what_was_lost() -> None:
+    """At the end of a command: a line on stderr where what it printed did not go out; none where whoever read left."""
+    raw = _flushed()
+    if raw is not None and raw.lost is not None and raw.lost.errno not in LEFT and not raw.told:
+        why = f"what is printed could not be written: {raw.lost.strerror}"
+        Stderr().write(f"drawdown: {why}; what was done stays done, as the exit status says\n")
+
+
+def require_shown(told: str) -> None:
+    """What was printed last is shown once. Errors: DrawdownError, with what is `told`, where it did not go out."""
+    _require(_flushed(), told, ())
+
+
+def print_file(parts: Iterable[str]) -> None:
+    """Print what is kept as a file. Where whoever reads leaves, the rest is left out. Errors: DrawdownError where it is
+    not whole for another reason."""
+    raw = _raw()
+    for part in parts:
+        sys.stdout.write(part)
+        if raw is not None and raw.lost is not None:
+            break
+    _require(_flushed(), "this file is not whole: it could not be written", LEFT)
+
+
+def _raw() -> Stdout | None:
+    found = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return found if isinstance(found, Stdout) else None
+
+
+def _flushed() -> Stdout | None:
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    return _raw()
+
+
+def _require(raw: Stdout | None, told: str, pardoned: Container[int | None]) -> None:
+    if raw is not None and raw.lost is not None and raw.lost.errno not in pardoned:
+        raw.told = True
+        raise DrawdownError(f"{told} ({raw.lost.strerror})")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import typer
 from drawdown.cli.app import App, new_link
 from drawdown.cli.options import Actor, Most, Reason
 from drawdown.cli.rendering import show, table
+from drawdown.cli.streams import require_shown
 from drawdown.cli.tree import Group
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
@@ -42,9 +43,8 @@ def add(
     try:
         until = app.write(lambda c: console_users.add(c, name, role, link, by, grant_limit_micro=limit))
     except AnswerLost as error:
-        again = (
-            f"where `drawdown console user list` has {name}, `drawdown console user reset {quote(name)}` shows a link"
-        )
+        word = quote(name)
+        again = f"where `drawdown console user list` has {name}, `drawdown console user reset {word}` shows a link"
         raise AnswerLost(error.why, again) from error
     _tell(app, name, link, until)
 
@@ -110,3 +110,4 @@ def _tell(app: App, name: str, link: str, until_ms: int) -> None:
     if not root:
         lines.append("DRAWDOWN_CONSOLE_URL is not set: put the server's address before it, and set that there, too")
     show(app, {"name": name, "url": url, "until_ms": until_ms}, lines)
+    require_shown(f"the link could not be shown, so nobody has it; `drawdown console user reset {quote(name)}` shows another")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, cast
 
 import typer
 
 from drawdown.cli.app import App
+from drawdown.cli.streams import print_file
 from drawdown.schema.errors import UsageError
 from drawdown.worker.views import export
 from drawdown.worker.views.export import ByTime, Format, Kind, Span
@@ -43,8 +43,8 @@ def _print(app: App, kind: Kind, org: str, from_: str, to: str, form: str, by: B
         raise UsageError(f"--format {form!r}: write csv or jsonl")
     if app.json:
         raise UsageError("--json is one object: give --format jsonl")
-    span = Span(org, app.moment(from_, "--from"), app.moment(to, "--to"), by)
+    span = Span(org, app.past(from_, "--from"), app.moment(to, "--to"), by)
     if span.to_ms <= span.from_ms:
         raise UsageError("the range ends before it starts")
     now_ms = app.clock.now_ms()
-    app.read(lambda c: sys.stdout.writelines(export.lines(c, kind, span, cast(Format, form), now_ms)))
+    app.read(lambda c: print_file(export.lines(c, kind, span, cast(Format, form), now_ms)))

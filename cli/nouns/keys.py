@@ -11,6 +11,7 @@ import typer
 from drawdown.cli.app import App, new_api_key
 from drawdown.cli.options import Actor, Most, New, Reason
 from drawdown.cli.rendering import show, table
+from drawdown.cli.streams import require_shown
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.commands import api_keys
@@ -106,15 +107,20 @@ def list_(context: typer.Context, most: Most = 100) -> None:
 
 def _lost(error: AnswerLost, name: str) -> AnswerLost:
     """A key that was made, maybe, and that nobody saw."""
-    word = quote(name)
     told = f"where `drawdown key list` has a new key of {name}, nobody has it"
-    again = f"{told}: `drawdown key rotate {word}` shows another, `drawdown key end {word}` ends all of them"
-    return AnswerLost(error.why, again)
+    return AnswerLost(error.why, f"{told}: {_another(name)}")
+
+
+def _another(name: str) -> str:
+    word = quote(name)
+    return f"`drawdown key rotate {word}` shows another, `drawdown key end {word}` ends all of them"
 
 
 def _tell(app: App, result: Mapping[str, object], key: str, quiet: bool, line: str) -> None:
     """The one place where a key is printed."""
     if quiet and not app.json:
         print(key)
-        return
-    show(app, result, [line, f"the key, shown this once: {key}"])
+    else:
+        show(app, result, [line, f"the key, shown this once: {key}"])
+    name = str(result["name"])
+    require_shown(f"the new key of {name} was made, and could not be shown, so nobody has it: {_another(name)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from shlex import quote
@@ -14,6 +13,7 @@ import typer
 from drawdown.cli.app import App, new_key
 from drawdown.cli.options import Actor, DryRun, Most, Reason, Undo
 from drawdown.cli.rendering import facts, show, table
+from drawdown.cli.streams import print_file
 from drawdown.ledger.payouts import Payout, period_of
 from drawdown.ledger.settlements import Settlement
 from drawdown.schema.errors import AnswerLost, UsageError
@@ -200,7 +200,7 @@ def export(
         found = payout_file.require_payout(connection, payout)
         return (payout_file.json_file if app.json else payout_file.csv_file)(connection, found)
 
-    app.read(lambda c: sys.stdout.writelines(parts(c)))
+    app.read(lambda c: print_file(parts(c)))
 
 
 def _said(found: Settlement) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Final
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from drawdown.cli.app import App
 from drawdown.cli.options import PageSize
 from drawdown.cli.rendering import show, table
+from drawdown.cli.streams import print_file
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.commands import credit
@@ -41,13 +41,13 @@ def statement(
     app: App = context.obj
     if as_csv and app.json:
         raise UsageError("give --csv or --json, not both")
-    first = None if from_ is None else app.moment(from_, "--from")
+    first = None if from_ is None else app.past(from_, "--from")
     end = None if to is None else app.moment(to, "--to")
     span = span_of(month, first, end)
     app.read(lambda c: credit.require_wallet(c, customer))
     found = app.read(lambda c: of_customer(c, customer, span, app.clock.now_ms(), most))
     if as_csv:
-        sys.stdout.writelines(csv_lines(found))
+        print_file(csv_lines(found))
     else:
         show(app, as_object(found), _shown(found))
     if found.problems:

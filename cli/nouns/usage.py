@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import sys
+import io
 from typing import Annotated
 
 import typer
@@ -11,6 +11,7 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.options import Org
 from drawdown.cli.rendering import show, table
+from drawdown.cli.streams import print_file
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import no_formula
 from drawdown.schema.typed.parsing import show_time
@@ -75,9 +76,11 @@ def _sum(found: UsageReport, name: str) -> dict[str, int | None]:
 
 
 def _print_csv(found: UsageReport) -> None:
-    out = csv.writer(sys.stdout, lineterminator="\n")
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
     what = [] if found.by == "feature" else [found.by]
     out.writerow(["org_id", *what, "feature", "unit", "used", "sealed"])
     for row in found.rows:
         key = [no_formula(row.what)] if what else []
         out.writerow([no_formula(found.org_id), *key, no_formula(row.feature), row.unit, row.used, row.sealed])
+    print_file([text.getvalue()])

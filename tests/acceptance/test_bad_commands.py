@@ -157,17 +157,35 @@ NOWHERE = ("| true", ">/dev/full", ">&-")
 
 
 @on_sqlite
-def test_output_that_nobody_takes_is_no_traceback(shop: Shop) -> None:
-    for place, command in enumerate(("org list", "tick --json", "--help")):
-        for shell in share(NOWHERE[place : place + 1], whole=NOWHERE):
-            done = subprocess.run(
-                ["bash", "-c", f'"$0" {command} {shell}', SCRIPT],
-                env=environment(shop.url),
-                cwd=PROJECT,
-                capture_output=True,
-            )
-            err = done.stderr.decode()
-            assert "Traceback" not in err and err.count("\n") <= 1, (command, shell, err)
+def test_output_that_nobody_takes_changes_no_exit_status(shop: Shop) -> None:
+    """Else who reads the status grants again."""
+    for place, command in enumerate(("ledger grant acme 7 --new", "tick --json", "org list", "--help")):
+        for shell in share(NOWHERE[place % 3 : place % 3 + 1], whole=NOWHERE):
+            status, err = _in_shell(shop, f"{command} {shell}")
+            assert status == 0, (command, shell, err)
+            assert err.count("could not be written: No space left") == err.count("\n") == (shell == ">/dev/full"), err
+
+
+@on_sqlite
+@pytest.mark.parametrize("command", ["key create k{} --scope guard --quiet", "console user add u{} --role admin"])
+def test_a_secret_that_nobody_saw_is_told_with_how_to_get_another(shop: Shop, command: str) -> None:
+    for number, shell in enumerate(share(NOWHERE[1:2], whole=NOWHERE)):
+        status, err = _in_shell(shop, f"{command.format(number)} {shell}")
+        assert status == 1 and "so nobody has it" in err and "shows another" in err and err.count("\n") == 1, err
+
+
+@on_sqlite
+def test_a_file_that_is_printed_is_whole_or_fails(shop: Shop) -> None:
+    export = "export ledger --from 2020-01-01"
+    assert _in_shell(shop, f"{export} | head -1")[0] == 0
+    status, err = _in_shell(shop, f"{export} >/dev/full")
+    assert status == 1 and "this file is not whole" in err and err.count("\n") == 1, err
+
+
+def _in_shell(shop: Shop, words: str) -> tuple[int, str]:
+    shell = ["bash", "-o", "pipefail", "-c", f'"$0" {words}', SCRIPT]
+    done = subprocess.run(shell, env=environment(shop.url), cwd=PROJECT, capture_output=True)
+    return done.returncode, done.stderr.decode()
 
 
 @on_sqlite
