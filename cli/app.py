@@ -21,7 +21,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
-from drawdown.schema.typed.parsing import parse_time, parse_window
+from drawdown.schema.typed.parsing import parse_time, parse_window, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.history.witness import WitnessFile
 
@@ -212,6 +212,14 @@ class App:
     def moment(self, text: str, option: str, zone: str = "UTC") -> int:
         """A time that was typed, `2h` and `today` counted from this invocation's clock. Errors: UsageError."""
         return parse_time(text, option, self.clock.now_ms(), zone)
+
+    def past(self, text: str, option: str) -> int:
+        """The same, for the time since when something is looked at. Errors: UsageError, also for a time to come: where
+        nothing can be, finding nothing would prove nothing."""
+        moment = self.moment(text, option)
+        if moment > self.clock.now_ms():
+            raise UsageError(f"{option} {text} lies in the future, at {show_time(moment)}: two days ago is 2d")
+        return moment
 
     def window(self, text: str | None, option: str) -> int | None:
         """The same for a window's boundary. Errors: UsageError, for a moment between two as well."""

@@ -7,6 +7,7 @@ or file. Ids and messages are cleaned here, and in `opening` and `streams`, wher
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Final
@@ -40,6 +41,8 @@ def show(app: App, result: Mapping[str, object], lines: Iterable[str | Table]) -
         app.out.print(line if isinstance(line, Table) else escape(clean(line)), highlight=False)
 
 
+BLANKS: Final = re.compile("^ +| +$|(?<= ) +")
+"""Those that a table would swallow: at a text's ends, and all but the first of several."""
 MAX_WIDTH: Final = 10_000
 """Wider than any row: what a table is measured with."""
 
@@ -47,7 +50,8 @@ MAX_WIDTH: Final = 10_000
 class Rows(Table):
     """A table in which keys, ids and times stay whole: copied from a terminal, or found with grep.
 
-    Guarantee: text wraps at its spaces alone, and a table that needs more than the terminal has is as wide as it needs.
+    Guarantee: text wraps at its spaces alone; those that would not be seen are escaped, so that two names never look
+    alike. A table that needs more than the terminal has is as wide as it needs.
     Where nobody looks (a pipe, a file, cron) it is plain: a line a row, columns two spaces apart, no border, no colour.
     """
 
@@ -77,7 +81,7 @@ class Rows(Table):
     def plain_lines(self) -> Iterator[str]:
         """The title, if there is one; the columns' names, if they have any; the rows; an empty line."""
         heads = tuple(str(column.header) for column in self.columns)
-        lines = [[" ".join(text.split()) for text in row] for row in ([heads] if any(heads) else []) + self.texts]
+        lines = [list(row) for row in ([heads] if any(heads) else []) + self.texts]
         widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
         if self.plain_title:
             yield self.plain_title
@@ -117,4 +121,4 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return clean(str(value))
+    return BLANKS.sub(lambda found: "\\x20" * len(found[0]), clean(str(value)))

@@ -40,7 +40,7 @@ def list_(
         action,
         target,
         via,
-        0 if from_ is None else app.moment(from_, "--from"),
+        0 if from_ is None else app.past(from_, "--from"),
         2**53 if to is None else app.moment(to, "--to"),
     )
     page = app.read(lambda c: list_deeds(c, chosen, before=before, most=most))

@@ -22,7 +22,7 @@ def summary(
     is private in a plan or kind has it refused: the place and the rule are named.
     """
     app: App = context.obj
-    start, end = app.moment(from_, "--from"), app.moment(to, "--to")
+    start, end = app.past(from_, "--from"), app.moment(to, "--to")
     report = app.read(lambda c: summarise(c, start, end, app.clock.now_ms(), app.settings.secrets()))
     columns = ("day", "kind", "plan", "#events", "#quantity")
     rows = [[row[name.lstrip("#")] for name in columns] for row in report["rows"]]

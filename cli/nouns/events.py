@@ -39,7 +39,7 @@ def list_(
 ) -> None:
     """List an organisation's usage events by the time of their use."""
     app: App = context.obj
-    start, end = app.moment(from_, "--from"), app.moment(to, "--to")
+    start, end = app.past(from_, "--from"), app.moment(to, "--to")
     app.read(lambda c: require_org(c, org))
     page = app.read(lambda c: list_events(c, org, start, end, after=after, most=most))
     columns = ("source", "event", "at", "type", "#quantity", "feature", "subject", "project", "")
@@ -134,7 +134,7 @@ def invalid(
     """List what programs sent over HTTP and was answered `invalid`, events and samples: by key and reason, with the
     name of one. The items themselves are not kept."""
     app: App = context.obj
-    since = app.moment(from_, "--from")
+    since = app.past(from_, "--from")
     found = app.read(lambda c: invalid_items(c, since - since % HOUR_MS, most, key=key))
     rows = [
         (one.key_name, one.code, one.kind, one.items, show_time(one.first_ms), show_time(one.last_ms),

@@ -15,7 +15,6 @@ from drawdown.schema.errors import AnswerLost
 from drawdown.schema.typed.parsing import (
     parse_credits,
     parse_percent,
-    parse_time,
     show_credits,
     show_percent,
     show_time,
@@ -124,7 +123,7 @@ def report(
 ) -> None:
     """Say what a phase would have blocked, before it is set, and how many of those ever bought credit."""
     app: App = context.obj
-    since_ms = parse_time(since, "--since", app.clock.now_ms())
+    since_ms = app.past(since, "--since")
     found = app.read(lambda c: views.report(c, metric, phase, since_ms))
     part = show_percent(0 if not found.asked else found.blocked * 1_000_000 // found.asked)
     said = f"{metric} in phase {phase} since {show_time(since_ms)}: {found.blocked:,} of {found.asked:,} blocked "
@@ -145,7 +144,7 @@ def reconcile(
     what is unknown is not nothing. Ends with 1 where one was off by more than the tolerance."""
     app: App = context.obj
     by, ppm = app.by(actor, reason), parse_percent(tolerance)
-    since_ms = parse_time(since, "--since", by.now_ms)
+    since_ms = app.past(since, "--since")
     drifts = app.read(lambda c: counters.look(c, since_ms))
     try:
         done = counters.judged(drifts, ppm) if dry_run else app.write(lambda c: counters.put_right(c, drifts, ppm, by))

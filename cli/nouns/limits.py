@@ -15,7 +15,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.commands import guard_terms
 from drawdown.worker.commands.guard_terms import ANY_PLAN, PlanLimit
-from drawdown.worker.views.guard import list_limits
+from drawdown.worker.views.guard import limit_periods, list_limits
 from drawdown.worker.views.guard_standing import standing_of
 
 commands = typer.Typer()
@@ -58,9 +58,12 @@ def end(
     """Have a plan say nothing of a metric and a period any more. Where it then says nothing at all, it allows none."""
     app: App = context.obj
     by, terms = app.by(actor, reason), PlanLimit(metric, plan, period_of(per), None)
-    changed = app.write(lambda c: guard_terms.set_limit(c, terms, by, ended=True))
+    changed, periods = app.write(
+        lambda c: (guard_terms.set_limit(c, terms, by, ended=True), limit_periods(c, metric, [plan]))
+    )
     none = f"where {plan} has no other limit of {metric}, it allows none of it now"
-    said = f"{metric} of {plan}, per {per}: {f'ended; {none}' if changed else 'there is no such limit'}"
+    but = f", and one per {' and per '.join(periods)} that counts on" if periods else ""
+    said = f"{metric} of {plan}, per {per}: {f'ended; {none}' if changed else f'there is no such limit{but}'}"
     show(app, {"metric": metric, "plan": plan, "period": per, "changed": changed}, [said])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import App
@@ -15,6 +16,9 @@ from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.typed.parsing import parse_time, show_time
 from drawdown.worker.commands import guard_overrides
 from drawdown.worker.commands.guard_overrides import OverrideRow, Terms, Word
+from drawdown.worker.commands.guard_terms import ANY_PLAN
+from drawdown.worker.views.guard import fits_nobody, limit_periods
+from drawdown.worker.views.guard_standing import plans_of
 
 commands = typer.Typer()
 
@@ -116,7 +120,12 @@ def _terms(
 def _add(app: App, terms: Terms, actor: str | None, reason: str, permanent: bool, *, asked: bool) -> None:
     by = app.by(actor, reason)
     try:
-        made, changed = app.write(lambda c: guard_overrides.add(c, terms, by, asked=asked, permanent=permanent))
+        (made, changed), beside = app.write(
+            lambda c: (
+                guard_overrides.add(c, terms, by, asked=asked, permanent=permanent),
+                _beside(c, terms, by.now_ms),
+            )
+        )
     except AnswerLost as error:
         end = "--permanent" if terms.ends_ms is None else f"--expires {show_time(terms.ends_ms)}"
         raise AnswerLost(error.why, f"give it again with {end}, and it is one override") from error
@@ -124,7 +133,22 @@ def _add(app: App, terms: Terms, actor: str | None, reason: str, permanent: bool
     said += f"until {_until(made)}; "
     waits = made.state == "asked"
     said += f"`drawdown override approve {made.number}` lets it count" if waits else "in force"
-    show(app, {**vars(made), "changed": changed}, [f"{said}{'' if changed else '; it was so before'}"])
+    show(app, {**vars(made), "changed": changed}, [f"{said}{'' if changed else '; it was so before'}", *beside])
+
+
+def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
+    """What may not be as whoever made it thinks: limits of other periods count on, and a pattern may fit nobody."""
+    if terms.reach == "pattern":
+        plans = []
+    else:
+        plans = [terms.target, ANY_PLAN] if terms.reach == "plan" else plans_of(connection, terms.target, now_ms)
+    periods = limit_periods(connection, terms.metric, plans)
+    others = " and per ".join(one for one in periods if one != terms.period)
+    none = "" if terms.period in periods else f"there is no limit of it per {terms.period} to stand in place of; "
+    lines = [f"{none}limits per {others} count on beside it"] if others else []
+    if terms.reach == "pattern" and fits_nobody(connection, terms.target):
+        lines.append(f"no organisation there is fits {terms.target}")
+    return lines
 
 
 def _decide(app: App, number: int, word: Word, actor: str | None, reason: str) -> None:

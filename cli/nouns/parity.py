@@ -65,7 +65,7 @@ def show_(
 ) -> None:
     """Show what was compared last: cells' days, and what of them differs or is unknown. No cell is asked."""
     app: App = context.obj
-    since = app.moment(from_, "--from")
+    since = app.past(from_, "--from")
     cells, found = app.read(lambda c: parity_found(c, since - since % DAY_MS))
     columns = ("day", "cell", "org", "#ours", "#theirs", "#withdrawn", "#apart", "#ppm", "")
     tables = [
@@ -79,7 +79,7 @@ def show_(
 
 
 def _days(app: App, from_: str, to: str) -> list[int]:
-    start, end = app.moment(from_, "--from"), app.moment(to, "--to")
+    start, end = app.past(from_, "--from"), app.moment(to, "--to")
     if start % DAY_MS or end % DAY_MS or not 0 < end - start <= MAX_DAYS * DAY_MS:
         raise UsageError(
             f"--from and --to are days such as 2026-01-31, --to the day after the last; {MAX_DAYS} at most"

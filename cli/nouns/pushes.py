@@ -51,7 +51,7 @@ def list_(
         app.read(lambda c: require_org(c, org))
     if feature:
         app.read(lambda c: ids.require(c, ids.FEATURE, feature))
-    times = [app.moment(text, option) if text else None for text, option in ((from_, "--from"), (to, "--to"))]
+    times = (app.past(from_, "--from") if from_ else None, app.moment(to, "--to") if to else None)
     chosen = PushFilter(state_ or OPEN, org, provider, feature, *times)
     rows = app.read(lambda c: list_pushes(c, chosen, most))
     shown = [(r.key, r.provider, r.sent_qty, r.state, r.attempts, r.last_error) for r in rows]

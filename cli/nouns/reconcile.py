@@ -127,7 +127,7 @@ def _acknowledge(app: App, org: str, by: By) -> None:
 
 def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int | None]:
     """Errors: UsageError for what is no day, or an empty range."""
-    start = None if from_ is None else app.moment(from_, "--from")
+    start = None if from_ is None else app.past(from_, "--from")
     end = None if to is None else app.moment(to, "--to")
     if any(day is not None and day % DAY_MS for day in (start, end)):
         raise UsageError("--from and --to are days: 2026-01-31")

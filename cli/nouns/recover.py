@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 import typer
@@ -13,10 +14,35 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.recover import Recovered, recover
 
-CHANGES: Final = (
-    "`org assign`, `feature map`; `ledger grant`, `take-back` and `rate`, `plan set`, `tier take`, `pool allot`, "
-    "`payer allow`, `supplier set`, `topup set`"
-)
+BEFORE: Final = {
+    "who may come in (a key or a person that was ended since may come in again)": (
+        "key create", "key rotate", "key end", "console user add", "console user role", "console user reset",
+        "console user end",
+    ),
+    "who bills whom for what": (
+        "org assign", "org override", "org halt", "org release", "feature map", "feature map-event", "feature end",
+        "provider rate", "provider when-down", "provider pause", "provider resume", "vendor set", "vendor import",
+    ),
+    "credit and terms": (
+        "ledger grant", "ledger take-back", "ledger rate", "plan set", "tier set", "tier buy", "pool make",
+        "pool allot", "payer allow", "payer end", "supplier set", "supplier freeze", "topup set", "topup arm",
+        "topup stop", "topup start",
+    ),
+    "what may be used": (
+        "guard set", "limit set", "limit end", "override make", "override ask", "override approve", "override refuse",
+        "override end",
+    ),
+    "what comes in, and who is told": (
+        "backfill open", "backfill close", "source add", "source pause", "source remove", "batch take", "cell set",
+        "cell remove", "hook set", "hook rotate", "hook low", "hook end",
+    ),
+}  # fmt: skip
+"""What people change and do again before recover, by what it is about."""
+AFTER: Final = (
+    "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample mend", "sample dismiss",
+    "push resolve", "push void", "push retry", "provider accept", "topup resolve",
+)  # fmt: skip
+"""...and after it: what these are about is known again once ticks have settled."""
 OF_THE_LEDGER: Final = (
     "The ledger forgot as much: runs that were accepted or settled since, reversals, batches that were handed over. "
     "Before the next batch, do them again, as `ops/runbooks/database-restored.md` says: else a supplier is paid twice. "
@@ -45,7 +71,7 @@ def recover_(
     First have the hosts' samples imported again, and do again what people changed since the backup.
     """
     app: App = context.obj
-    since_ms = None if since is None else app.moment(since, "--since")
+    since_ms = None if since is None else app.past(since, "--since")
     app.ready()
     by = app.by(actor, reason)
     steps = recover(app.context(), by, since_ms=since_ms, restored=restored, dry_run=dry_run)
@@ -74,7 +100,8 @@ def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
     if dry_run:
         lines += [
             f"Before: import again the samples written since {since} (the newest here is of {sample}), and do again "
-            f"what people changed since: {CHANGES}.",
+            "what people changed since (`ops/runbooks/database-restored.md` says how):",
+            *(f"- {what}: {_words(commands)}" for what, commands in BEFORE.items()),
             "Then the same without --dry-run. Nothing was changed.",
         ]
     else:
@@ -82,7 +109,14 @@ def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
         lines += [
             f"incarnation {found.number}: ticks go on. Samples, events and uses of the guard that are sent again "
             "later are billed once, too.",
+            f"When `drawdown tick` ends with 0, do again what people did since of: {_words(AFTER)}.",
+            "Whose key or login was ended since may come in again, where that was not done again: `key list`, "
+            "`console user list`.",
             f"When `drawdown status` says that all is settled: `drawdown reconcile --from {day}`, then "
             "`drawdown verify`.",
         ]
     return [*lines, OF_THE_LEDGER]
+
+
+def _words(commands: Iterable[str]) -> str:
+    return ", ".join(f"`{words}`" for words in commands)

@@ -58,7 +58,7 @@ def entries_(
     was booked."""
     app: App = context.obj
     chosen = wallet_entries.Chosen(
-        booked_from_ms=0 if from_ is None else app.moment(from_, "--from"),
+        booked_from_ms=0 if from_ is None else app.past(from_, "--from"),
         booked_to_ms=wallet_entries.NEVER if to is None else app.moment(to, "--to"),
     )
     app.read(lambda c: credit.require_wallet(c, customer))

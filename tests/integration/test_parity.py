@@ -130,6 +130,15 @@ def test_too_much_of_one_size_hides_no_lack_of_another(busy: Fleet) -> None:
     found = asked(busy, {"cell-1": [of("acme", 60, 1024), of("acme", 120, 4096), of("globex", 10_000)]})
     assert told(found) == [("cell-1", "acme", 180, 180, 500_000, "differs")]
     assert (found.lines[0].off, found.exit_status) == (120, 1)
+    assert found.lines[0].note == "1,024 MB: 120 here, 60 there; 4,096 MB: 60 here, 120 there"
+    assert [(line.off, line.ppm) for line in found.cells] == [(120, 11_719)], "by the larger side of each size, too"
+
+
+def test_a_size_that_was_told_in_another_unit_is_named(busy: Fleet) -> None:
+    found = compared(busy, {(T0 - T0 % DAY_MS, "cell-1"): {"globex": {4: 10_000}}})
+    one = next(line for line in found.lines if line.org_id == "globex")
+    assert (one.ppm, one.note) == (1_000_000, "4 MB: 0 here, 10,000 there; 1,024 MB: 10,000 here, 0 there")
+    assert found.cells[0].ppm == 1_000_000 and found.cells[0].off == 20_180
 
 
 def test_an_organisation_that_one_side_alone_knows_is_not_zero(busy: Fleet) -> None:

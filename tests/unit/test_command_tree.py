@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.main import app, global_options_first, run
+from drawdown.cli.nouns.recover import AFTER, BEFORE
 from drawdown.cli.tree import MODULES, walk
 from drawdown.schema.errors import MEANINGS
 
@@ -116,3 +117,20 @@ def test_completion_goes_below_a_noun() -> None:
     words = {"_DRAWDOWN_COMPLETE": "complete_bash", "COMP_WORDS": "drawdown org ha", "COMP_CWORD": "2"}
     command = [sys.executable, "-c", "from drawdown.cli.main import main; main([])"]
     assert subprocess.run(command, env=words, capture_output=True, text=True).stdout.split() == ["halt"]
+
+
+NEVER_AGAIN = {
+    *("init", "verify", "reconcile", "replay", "recover", "audit list", "order cancel", "guard reconcile", "push fold"),
+    *("sample prune", "hook test", "hook replay"),
+    # The product sends these again under its own keys; of the ledger, by the runbook.
+    *(f"guard {verb}" for verb in ("consume", "reserve", "settle", "release", "extend")),
+    *(f"execution {verb}" for verb in ("accept", "draw", "extend", "settle", "release", "block")),
+    *("settlement freeze", "settlement reverse", "settlement batch"),
+}
+"""What changes something, and is not what people do again after a restore."""
+
+
+def test_recover_names_all_that_people_do_again_and_no_command_that_there_is_not() -> None:
+    changing = {" ".join(path) for path in LEAVES if any("--actor" in one.opts for one in TREE[path].params)}
+    again = [*(words for commands in BEFORE.values() for words in commands), *AFTER]
+    assert sorted(again) == sorted(changing - NEVER_AGAIN)

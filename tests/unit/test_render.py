@@ -66,3 +66,11 @@ def test_a_cell_of_a_spreadsheet_is_clean_and_no_formula() -> None:
 def test_a_name_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
     show(App(Settings(), FixedClock(0)), {}, ["org a:smile:b"])
     assert capsys.readouterr().out == "org a:smile:b\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_that_differ_in_blanks_look_different(terminal: bool) -> None:
+    names = ("prod", "prod ", " prod", "a b", "a  b", "a   b")
+    said = printed(100, terminal=terminal, rows=[(name, "-", 1, True, "") for name in names])
+    shown = [line[: line.index("-")].strip() for line in said.splitlines() if "  - " in line]
+    assert shown == ["prod", "prod\\x20", "\\x20prod", "a b", "a \\x20b", "a \\x20\\x20b"]

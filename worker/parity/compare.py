@@ -16,6 +16,8 @@ from drawdown.worker.parity.totals import BySize
 PPM: Final = 1_000_000
 ALERTING: Final = ("differs", "only_here", "only_there")
 """Verdicts that a person has to look at."""
+SIZES_SAID: Final = 4
+"""Sizes that a note names."""
 UNKNOWN: Final = ("pruned", "unread")
 """Verdicts that prove nothing."""
 
@@ -33,7 +35,8 @@ class Line:
     """One organisation's day at a cell, or at all of them (`cell_id` ''), in seconds. `org_id` '': the whole cell's.
 
     `ours` None: no sample names it, or they are pruned; `theirs` None: the cell does not name it, or gave no answer.
-    `off`: how far the sizes are from one another, added up. `ppm`: of the larger side, rounded up.
+    `off`: how far the sizes are from one another, added up. `ppm`: of the larger
+    side of each size, added up as well; rounded up. `note`: what is to be known besides, such as the sizes apart.
     """
 
     day_ms: int
@@ -59,14 +62,18 @@ def compare(
     """A line for each organisation that either side knows of, and first the whole cell's, by their ids."""
     names = sorted({*theirs, *ours})
     lines = [_line(day_ms, cell_id, org, theirs.get(org), ours.get(org), org in pruned, tolerance_ppm) for org in names]
-    return [_whole(day_ms, cell_id, [line for line in lines if line.verdict != "pruned"]), *lines]
+    known = [line for line in lines if line.verdict != "pruned"]
+    none = Ours({}, {})
+    sides = [apart(theirs.get(line.org_id, {}), ours.get(line.org_id, none).used) for line in known]
+    return [_whole(day_ms, cell_id, known, sides), *lines]
 
 
-def _whole(day_ms: int, cell_id: str, lines: list[Line]) -> Line:
-    """The whole cell's: who is known to one side alone is a part of that side."""
+def _whole(day_ms: int, cell_id: str, lines: list[Line], sides: list[tuple[int, int]]) -> Line:
+    """The whole cell's: who is known to one side alone is a part of that side. `sides`: of each line, what is apart and
+    the larger side."""
     ours, theirs = sum(line.ours or 0 for line in lines), sum(line.theirs or 0 for line in lines)
-    off = sum(abs((line.ours or 0) - (line.theirs or 0)) if line.off is None else line.off for line in lines)
-    ppm = _ppm(off, sum(max(line.ours or 0, line.theirs or 0) for line in lines))
+    off = sum(off for off, _ in sides)
+    ppm = _ppm(off, sum(larger for _, larger in sides))
     withdrawn = sum(line.withdrawn for line in lines)
     return Line(day_ms, cell_id, "", ours, theirs, withdrawn, off, ppm, "compared")
 
@@ -101,7 +108,7 @@ def _line(
     with_those, its_larger = apart(theirs or {}, _added(mine.used, mine.withdrawn))
     if withdrawn and _ppm(with_those, its_larger) <= tolerance_ppm:
         return line("withdrawn", off, ppm, "it is what was withdrawn here")
-    return line("differs", off, ppm)
+    return line("differs", off, ppm, _by_size(theirs or {}, mine.used))
 
 
 def apart(theirs: BySize, ours: BySize) -> tuple[int, int]:
@@ -112,6 +119,16 @@ def apart(theirs: BySize, ours: BySize) -> tuple[int, int]:
     sizes = {*theirs, *ours}
     pairs = [(theirs.get(size, 0), ours.get(size, 0)) for size in sizes]
     return sum(abs(one - other) for one, other in pairs), sum(max(pair) for pair in pairs)
+
+
+def _by_size(theirs: BySize, ours: BySize) -> str | None:
+    """Which sizes are apart, in words, those that are most so first; None where the other side tells no sizes."""
+    pairs = {size: (ours.get(size, 0), theirs.get(size, 0)) for size in {*theirs, *ours} if size is not None}
+    off = sorted((-abs(here - there), size) for size, (here, there) in pairs.items() if here != there)
+    if None in theirs or not off:
+        return None
+    said = [f"{size:,} MB: {pairs[size][0]:,} here, {pairs[size][1]:,} there" for _, size in off[:SIZES_SAID]]
+    return "; ".join([*said, *([f"{len(off) - SIZES_SAID:,} more sizes"] if len(off) > SIZES_SAID else [])])
 
 
 def _added(used: BySize, withdrawn: BySize) -> BySize:

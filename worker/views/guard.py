@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.guard.decide import ONE_PPM
-from drawdown.guard.periods import Period
+from drawdown.guard.periods import PERIODS, Period
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
@@ -144,6 +144,18 @@ def list_limits(connection: sa.Connection, metric: str, most: int, *, known: boo
         _require(connection, metric, "")
     rows = SQL.run(connection, "limits", {"metric": metric, "at_most": most}).mappings()
     return [LimitRow(**row) for row in rows]
+
+
+def limit_periods(connection: sa.Connection, metric: str, plans: Collection[str] = ()) -> list[Period]:
+    """In which periods, the shortest first, these plans limit a metric; without any named, whichever plans there are."""
+    values = {"metric": metric, "plans": list(plans) or [""], "every": int(not plans)}
+    found = set(SQL.run(connection, "limit_periods", values).scalars())
+    return [period for period in PERIODS if period in found]
+
+
+def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
+    """Whether no organisation there is begins as a pattern such as `acme-*` says."""
+    return SQL.run(connection, "fits", {"begins": pattern.removesuffix("*")}).first() is None
 
 
 def list_uses(

@@ -17,6 +17,15 @@ ORDER BY l.metric, l."plan", CASE l.period WHEN 'hour' THEN 0 WHEN 'day' THEN 1 
 -- What is held and over counts nowhere, whether anything has looked at it since or not.
 state = 'held' AND expires_ms <= :now_ms
 
+-- name: limit_periods
+-- In which a metric has limits that did not end, of some plans or (`every`) of any.
+SELECT DISTINCT l.period FROM guard_limits l
+WHERE l.metric = :metric AND (:every = 1 OR l."plan" IN :plans) AND NOT l.ended AND l.number = (SELECT MAX(x.number)
+    FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)
+
+-- name: fits
+SELECT 1 FROM orgs WHERE SUBSTR(org_id, 1, LENGTH(CAST(:begins AS TEXT))) = :begins LIMIT 1
+
 -- name: uses
 SELECT use_key, org_id, metric, CASE WHEN {is_over} THEN 'expired' ELSE state END AS state, asked,
     CASE WHEN {is_over} THEN 0 ELSE amount END AS amount, decision, would, rule, degraded, charged_micro, forgone_micro,

@@ -88,7 +88,7 @@ def standing_of(connection: sa.Connection, org_id: str, now_ms: int, *, after: s
     names = [str(row["metric"]) for row in metrics]
     begins = {f"{period}_ms": start for period, start in starts(now_ms).items()}
     asked = {"org_id": org_id, "metrics": names, "now_ms": now_ms, "plan": asker.plan or "", **begins}
-    asked |= {"plans": [asker.plan or ANY_PLAN, ANY_PLAN]}
+    asked |= {"plans": _plans(asker)}
     limits = _by_metric(SQL.run(connection, "limits", asked).mappings())
     overrides = _by_metric(SQL.run(connection, "overrides", asked).mappings())
     counters = _by_metric(SQL.run(connection, "counters", asked).mappings())
@@ -109,6 +109,16 @@ def standing_of(connection: sa.Connection, org_id: str, now_ms: int, *, after: s
     ]
     more = names[-1] if len(found) > len(metrics) else None
     return Standing(org_id, asker.customer_id, asker.plan, bool(asker.pays), _halted(asker), rows, refusals, more)
+
+
+def plans_of(connection: sa.Connection, org_id: str, now_ms: int) -> list[str]:
+    """Whose limits count for an organisation: the plan's that it is gone by, and those of any plan."""
+    asker = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).one()
+    return _plans(asker)
+
+
+def _plans(asker: sa.Row[Any]) -> list[str]:
+    return [asker.plan or ANY_PLAN, ANY_PLAN]
 
 
 def _halted(asker: sa.Row[Any]) -> str | None:

@@ -1,0 +1,49 @@
+"""What commands print is all that many an operator reads: nothing in it is to be taken for what is not so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.integration.test_events_cli import Shell
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[str]) -> Shell:
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0)
+    fleet.clock.at_ms = T0 + 10
+    return Shell(fleet, database_url, capsys)
+
+
+def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:
+    shell("guard set draw --credits 0 --phase 3 --new")
+    shell("limit set draw 2 --per day")
+    for make in ("override make draw 500 --org acme", "override ask draw 400 --org a*", "override make draw 9 --org a*"):
+        said = shell(f"{make} --expires +7d")
+        assert "no limit of it per month to stand in place of; limits per day count on beside it" in said, said
+        assert "no organisation" not in said
+    assert "beside it" not in shell("override make draw 500 --org acme --per day --expires +7d")
+    shell("limit set draw 90")
+    said = shell("override make draw 500 --org nobody-* --permanent")
+    assert "\nlimits per day count on beside it\nno organisation there is fits nobody-*\n" in said, said
+    shell("limit end draw")
+    assert "there is no such limit, and one per day that counts on" in shell("limit end draw")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "guard reconcile --since +2d", "guard report draw --since tomorrow", "event invalid --from +1d",
+        "event list --org acme --from +2h", "event summary --from +1d", "parity show --from +7d",
+        "parity check --cells --from +2d --to +3d", "push list --from +1d", "audit list --from +1d",
+        "export usage --from +1d", "ledger entries acme --from +1d", "reconcile --from tomorrow", "recover --since +1d",
+    ],
+)  # fmt: skip
+def test_what_is_yet_to_come_is_not_looked_at(shell: Shell, words: str) -> None:
+    """Nothing found there would pass for nothing wrong, and clear an alert."""
+    shell("guard set draw --credits 0 --new")
+    assert "lies in the future" in shell(words, 2)
