@@ -60,7 +60,12 @@ def in_short(error: BaseException) -> str:
 def nearest(given: str, candidates: Iterable[str]) -> str | None:
     """Which one was probably meant; upper and lower case are alike."""
     wanted = given[: MAX_ID_CHARS + 1].casefold()
-    by_text = {name[: MAX_ID_CHARS + 1].casefold(): name for name in candidates}
+    by_text: dict[str, str] = {}
+    for name in candidates:  # of two that differ in case alone, the one that is more like it as it is written
+        text = name[: MAX_ID_CHARS + 1].casefold()
+        before = by_text.setdefault(text, name)
+        if _roughly(given, name) > _roughly(given, before):
+            by_text[text] = name
     likely = heapq.nlargest(COMPARED_AT_MOST, by_text, key=lambda text: _roughly(wanted, text))
     alike, text = max(((_alike(wanted, one), one) for one in likely), default=(0.0, ""))
     return by_text[text] if alike >= ALIKE else None

@@ -110,4 +110,6 @@ def _tell(app: App, name: str, link: str, until_ms: int) -> None:
     if not root:
         lines.append("DRAWDOWN_CONSOLE_URL is not set: put the server's address before it, and set that there, too")
     show(app, {"name": name, "url": url, "until_ms": until_ms}, lines)
-    require_shown(f"the link could not be shown, so nobody has it; `drawdown console user reset {quote(name)}` shows another")
+    require_shown(
+        f"the link could not be shown, so nobody has it; `drawdown console user reset {quote(name)}` shows another"
+    )

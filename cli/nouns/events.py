@@ -34,7 +34,7 @@ def list_(
     org: Annotated[str, typer.Option("--org", help="Of this organisation")],
     from_: Annotated[str, typer.Option("--from", help="Used from this time on")],
     to: Annotated[str, typer.Option("--to", help="Used before this time")] = "now",
-    after: Annotated[str, typer.Option(help="Go on after this sample: a page's `next_after`")] = "",
+    after: Annotated[str, typer.Option(help="Go on after this sample: a page's `next_after`, with its --from")] = "",
     most: PageSize = 100,
 ) -> None:
     """List an organisation's usage events by the time of their use."""
@@ -78,6 +78,8 @@ def _of(app: App, org: str | None) -> str | None:
 
 def _facts(found: EventRow) -> dict[str, str]:
     facts = {**vars(found), "ts": show_time(found.ts), "ingested_ms": show_time(found.ingested_ms)}
+    if found.withdrawn is not None:
+        facts["withdrawn"] = f"yes; reason: {found.withdrawn}"
     named = {"ts": "used", "ingested_ms": "came in", "plan_key": "plan", "event_id": "event", "sample_id": "sample"}
     return {named.get(name, name.replace("_", " ")): str(value) for name, value in facts.items() if value is not None}
 

@@ -136,12 +136,18 @@ def extend(
     """Say that what is held goes on: for another hour, or as long as is said; it may grow."""
     app: App = context.obj
     by, for_ms = app.by(actor, reason), None if for_ is None else parse_length(for_, "--for")
-    return _tell(app, app.write(lambda c: guard_holds.extend(c, key, to, for_ms, by)))
+    found = app.write(lambda c: guard_holds.extend(c, key, to, for_ms, by))
+    less = to is not None and to < found.amount
+    sooner = for_ms is not None and by.now_ms + for_ms < (found.expires_ms or 0)
+    return _tell(app, found, *(["what is held neither shrinks nor ends sooner"] if less or sooner else []))
 
 
-def _tell(app: App, found: Answer) -> int:
+def _tell(app: App, found: Answer, *more: str) -> int:
     """A use that is blocked ends with 1, as anything that a rule refuses."""
     said = f"{found.decision}: {found.metric} {found.amount:,} by {found.rule} ({found.reason})"
+    if found.state in ("settled", "released") and found.decision != "block":
+        was = "; it was so before" if found.repeated else ""
+        said = f"{found.state}: {found.metric} {found.amount:,}, let through by {found.rule}{was}"
     if found.would != found.decision:
         said += f"; it would be: {found.would}"
     lines = [said]
@@ -149,7 +155,9 @@ def _tell(app: App, found: Answer) -> int:
         lines.append(f"{found.remaining:,} of {found.limit:,} left until {show_time(found.resets_ms)}")
     if found.price_micro:
         lines.append(f"costs {show_credits(found.price_micro)}, charged {show_credits(found.charged_micro)}")
+    if found.state == "held" and found.expires_ms is not None:
+        lines.append(f"held until {show_time(found.expires_ms)}")
     if found.options:
         lines.append(f"what can be done: {', '.join(found.options)}")
-    show(app, vars(found), lines)
+    show(app, vars(found), [*lines, *more])
     return Exit.PERSON if found.decision == "block" else Exit.SETTLED

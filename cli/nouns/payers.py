@@ -48,8 +48,12 @@ def end(context: typer.Context, payer: Payer, org: Org, actor: Actor = None, rea
     app: App = context.obj
     by = app.by(actor, reason)
     changed = app.write(lambda c: pools.end(c, payer, org, by))
-    said = "pays for no more runs" if changed else "paid for no runs before"
-    show(app, {"payer": payer, "org_id": org, "changed": changed}, [f"{payer} {said} of {org}"])
+    said = "pays for no more runs of" if changed else "was no payer of"
+    show(
+        app,
+        {"payer": payer, "org_id": org, "changed": changed},
+        [f"{payer} {said} {org}{'' if changed else ' before'}"],
+    )
 
 
 @commands.command("list")

@@ -35,10 +35,19 @@ def scan(
     """Look for anything private in reports: secrets, ids, addresses, bytes of pictures.
 
     A finding is a place and a rule, never the value. The ids of the database are looked for, too, where there is one,
-    and the configured secrets. The exit status is 1 with findings, 0 without, 2 where a file cannot be read.
+    and the configured secrets. The exit status is 1 with findings, 0 without, 2 where a file cannot be read; the
+    others are looked through all the same.
     """
     app: App = context.obj
-    contents = [(name, _content(name, MAX_REPORT_BYTES)) for name in files]
+    contents: list[tuple[str, bytes]] = []
+    unread: list[UsageError] = []
+    for name in files:
+        try:
+            contents.append((name, _content(name, MAX_REPORT_BYTES)))
+        except UsageError as error:
+            unread.append(error)
+    if unread and not contents:
+        raise unread[0]
     by = Beside(shape, app.settings.secrets(), () if rules is None else _others(str(rules)))
     try:
         app.ready()
@@ -47,7 +56,11 @@ def scan(
     except DatabaseNotReady as error:
         alone = str(error)
         found = [scan_file(None, name, body, by) for name, body in contents]
-    show(app, {"files": found, "database": not alone}, _lines(found, alone))
+    not_read = [str(error) for error in unread]
+    result = {"files": found, "database": not alone, "unread": not_read}
+    show(app, result, [*_lines(found, alone), *(f"not read: {text}" for text in not_read)])
+    if unread:
+        raise typer.Exit(Exit.USAGE)
     if any(one.count for one in found):
         raise typer.Exit(Exit.PERSON)
 

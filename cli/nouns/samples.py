@@ -34,7 +34,7 @@ def list_(
     why: OfReason = "",
     from_: Annotated[str | None, typer.Option("--from", help="Used from this time on; quarantined: came in")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Used before this time; quarantined: came in")] = None,
-    after: Annotated[str, typer.Option(help="Go on after this sample: the last one of a page")] = "",
+    after: Annotated[str, typer.Option(help="Quarantined: go on after this sample, the last one of a page")] = "",
     most: PageSize = 100,
 ) -> None:
     """List an organisation's samples by the time of their use; or what is quarantined, with what it could be mended to.
@@ -46,7 +46,8 @@ def list_(
     if quarantined:
         return _list_quarantined(app, chosen, after, most)
     if not org or chosen.from_ms is None or why or after:
-        raise UsageError("give --quarantined; or --org and --from, for its samples in the order of their use")
+        but = "; --reason and --after are of --quarantined alone" if why or after else ""
+        raise UsageError(f"give --quarantined; or --org and --from, for its samples in the order of their use{but}")
     until = app.clock.now_ms() if chosen.to_ms is None else chosen.to_ms
     found = app.read(lambda c: list_samples(c, org, chosen.from_ms or 0, until, most))
     columns = ("sample", "sandbox", "at", "#MB or event type", "#seconds or units", "")
@@ -55,7 +56,8 @@ def list_(
         (s.sample_id, s.sandbox_id, at, s.event_type or s.memory_mb, s.interval_s, s.reason or "")
         for s, at in zip(found, times, strict=True)
     ]
-    more = [f"there may be more: --from {times[-1]}, or --most"] if len(found) == most else []
+    on = "" if times[:1] == times[-1:] else f"--from {times[-1]}, or "  # of one moment, the same page came again
+    more = [f"there may be more: {on}a larger --most"] if len(found) == most else []
     return show(app, {"samples": found}, [table(f"Samples of {org}", columns, plain), *more])
 
 
@@ -189,7 +191,7 @@ def withdraw(
     by = app.by(actor, reason)
     done = app.write(lambda c: withdrawals.withdraw(c, given, by), rollback=dry_run)
     rows = [(d.sample_id, d.org_id, show_time(d.window_ms), d.interval_s, d.already) for d in done]
-    columns = ("sample", "org", "window", "#seconds", "withdrawn before")
+    columns = ("sample", "org", "window", "#seconds or units", "withdrawn before")
     title = "Would withdraw; nothing was changed" if dry_run else "Withdrawn"
     show(app, {"withdrawn": done, "dry_run": dry_run}, [table(title, columns, rows)])
 

@@ -82,7 +82,7 @@ def _cost(one: Cost) -> dict[str, object]:
 def import_(
     context: typer.Context,
     file: Annotated[str, typer.Argument(help="CSV: FOCUS columns, or day, vendor, service, amount, currency, final")],
-    final: Annotated[bool, typer.Option("--final", help="It is an invoice: these days change no more")] = False,
+    final: Annotated[bool, typer.Option("--final", help="It is an invoice: nothing provisional replaces it")] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:

@@ -101,8 +101,11 @@ class Cron:
         begin: Callable[[Callable[[ThreadKit, Context], T]], Future[T]],
         work: Callable[[ThreadKit, Context], T],
     ) -> T:
-        """Errors: ApiError 401 and 503 as for the secret, 409 while one runs; DrawdownError."""
+        """Errors: ApiError 401 and 503 as for the secret, 400 for parameters, which it has none of and would do all the
+        same, 409 while one runs; DrawdownError."""
         signing.check_bearer(self._services.settings.cron_secret, request.headers.get("authorization", ""))
+        if request.query_params:
+            raise ApiError(400, "bad_request", "a cron's URL takes no parameters")
         if what in self._running and not self._running[what][1].done():
             details = {"running_since_ms": self._running[what][0]}
             raise ApiError(409, f"{what}_running", f"one ({what}) runs in this process already", details=details)

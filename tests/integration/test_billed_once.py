@@ -95,7 +95,8 @@ def test_it_passes_from_one_to_the_other_at_a_window(guarded: Guarded) -> None:
     guarded.later(2 * WINDOW_MS)
     by = guarded.fleet.by
     guarded.write(lambda c: end_feature(c, "render", by))
-    refused(lambda: price(guarded, "page.render"))
+    text = refused(lambda: price(guarded, "page.render"))
+    assert "in windows until 2026-01-01T01:05:00Z" in text and "try again then" in text, text
     guarded.later(WINDOW_MS)
     price(guarded, "page.render")
     guarded.limit("page.render", None)

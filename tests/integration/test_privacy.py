@@ -53,6 +53,12 @@ def scanned(*words: str) -> int:
     return run(global_options_first(["privacy", "scan", *words]))
 
 
+def test_a_file_that_cannot_be_read_hides_no_finding_of_another(alone: None, capsys: Said) -> None:
+    assert scanned(written("a.json", {"note": "alice@example.com"}), "nosuch.json") == 2
+    out = capsys.readouterr().out
+    assert "a.json: $.note: email\n" in out and "not read: nosuch.json: No such file" in out
+
+
 def test_a_finding_is_a_place_and_a_rule_and_the_status_is_1(alone: None, capsys: Said) -> None:
     assert scanned(written("a.json", {"rows": [{"note": "alice@example.com"}], "bob@example.com": 1})) == 1
     out = capsys.readouterr().out
@@ -81,6 +87,7 @@ def test_for_programs_one_object(alone: None, capsys: Said) -> None:
             {"file": "a.jsonl", "reports": 2, "count": 1,
              "findings": [{"path": "line 2: $.plan", "rule": "customer_id"}]}
         ],
+        "unread": [],
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.integration.telling_events import event, told
 from tests.integration.test_events_cli import Shell
 from tests.world import T0, Fleet
 
@@ -22,7 +23,11 @@ def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[st
 def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:
     shell("guard set draw --credits 0 --phase 3 --new")
     shell("limit set draw 2 --per day")
-    for make in ("override make draw 500 --org acme", "override ask draw 400 --org a*", "override make draw 9 --org a*"):
+    for make in (
+        "override make draw 500 --org acme",
+        "override ask draw 400 --org a*",
+        "override make draw 9 --org a*",
+    ):
         said = shell(f"{make} --expires +7d")
         assert "no limit of it per month to stand in place of; limits per day count on beside it" in said, said
         assert "no organisation" not in said
@@ -47,3 +52,28 @@ def test_what_is_yet_to_come_is_not_looked_at(shell: Shell, words: str) -> None:
     """Nothing found there would pass for nothing wrong, and clear an alert."""
     shell("guard set draw --credits 0 --new")
     assert "lies in the future" in shell(words, 2)
+
+
+def test_what_became_of_a_hold_and_until_when_it_stands(shell: Shell) -> None:
+    shell("guard set bw --credits 0 --new")
+    shell("limit set bw none")
+    assert "held until 2026-01-01T00:10:00.010Z" in shell("guard reserve r1 bw 10 --org acme --for 10m")
+    assert "held until 2026-01-01T00:30:00.010Z" in shell("guard extend r1 --for 30m")
+    for less in ("--to 1", "--for 1m"):
+        assert "neither shrinks nor ends sooner" in shell(f"guard extend r1 {less}")
+    assert shell("guard settle r1 7").startswith("settled: bw 7, let through by unlimited\n")
+    assert "; it was so before" in shell("guard settle r1 7")
+    shell("guard reserve r2 bw 10 --org acme")
+    assert shell("guard release r2").startswith("released: bw 0")
+
+
+def test_a_range_says_what_is_wrong_with_it(shell: Shell, tmp_path: Path) -> None:
+    assert "the range is empty: it ends at 2026-01-01T00:00:00Z, and begins" in shell("usage acme --from +1d", 2)
+    assert "longer than 400 days" in shell("usage acme --from 2020-01-10", 2)
+    assert "--after are of --quarantined alone" in shell("sample list --org acme --from today --after x", 2)
+
+
+def test_a_withdrawn_event_says_so_first(shell: Shell) -> None:
+    told(shell.fleet, event("a", 3))
+    shell("event withdraw app a")
+    assert "withdrawn: yes; reason: not given" in shell("event show app a")

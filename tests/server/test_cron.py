@@ -63,6 +63,7 @@ def test_each_of_them_takes_the_secret_and_is_described(house: House, kind: str)
             answer = await caller.send("POST", f"/cron/{kind}", headers={"authorization": given})
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
         assert (await caller.get(f"/cron/{kind}")).status_code == 405
+        assert (await caller.send("POST", f"/cron/{kind}?dry_run=true", headers=SECRET)).status_code == 400
         assert (await caller.send("POST", f"/cron/{kind}", headers=SECRET)).status_code == 200
         described = (await caller.get("/openapi.json")).json()["paths"][f"/cron/{kind}"]["post"]
         assert described["security"] == [{"bearer": []}] and described["description"]

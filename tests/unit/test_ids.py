@@ -43,6 +43,11 @@ def test_long_ids_that_differ_at_the_end_are_told_apart() -> None:
     assert nearest(f"{arn.replace('cloud', 'clowd')}/217", there) == f"{arn}/217"
 
 
+@pytest.mark.parametrize("there", [["app", "APP"], ["APP", "app"]])
+def test_of_two_that_differ_in_case_alone_it_is_the_one_of_the_same(there: list[str]) -> None:
+    assert [nearest(given, there) for given in ("appp", "APPP")] == ["app", "APP"]
+
+
 def test_what_is_like_none_has_no_nearest() -> None:
     assert nearest("zzzzzz", MANY) is None
     assert nearest("", MANY) is None

@@ -43,6 +43,11 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
     Refused."""
     mine = Charging(metric, counts, now_ms, FOREVER_MS)
     for _, segment in _met([mine], segments(mapping_rows(connection)), _types(connection, [counts])):
+        if segment.end_ms != FOREVER_MS:
+            raise Refused(
+                f"{counts} is billed by the seal, as {segment.feature}, in windows until {utc(segment.end_ms)}, and "
+                f"usage is billed once: try again then, or give {metric} no price (--credits 0)"
+            )
         raise Refused(
             f"{counts} is billed by the seal, as {segment.feature}, in windows from {utc(segment.start_ms)} on, and "
             f"usage is billed once: give {metric} no price (--credits 0), end the feature (`drawdown feature end "

@@ -147,7 +147,7 @@ def list_limits(connection: sa.Connection, metric: str, most: int, *, known: boo
 
 
 def limit_periods(connection: sa.Connection, metric: str, plans: Collection[str] = ()) -> list[Period]:
-    """In which periods, the shortest first, these plans limit a metric; without any named, whichever plans there are."""
+    """In which periods, the shortest first, these plans limit a metric; where none is named, any of all there are."""
     values = {"metric": metric, "plans": list(plans) or [""], "every": int(not plans)}
     found = set(SQL.run(connection, "limit_periods", values).scalars())
     return [period for period in PERIODS if period in found]

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS
@@ -99,8 +100,10 @@ def usage_page(
         raise UsageError(f"--by {by!r}: there is {', '.join(BY)}")
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
         raise UsageError("usage is counted in windows of five minutes: `from` and `to` lie on their boundaries")
-    if not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
-        raise UsageError(f"the range is empty or longer than {MAX_DAYS} days: `to` lies after `from`")
+    if to_ms <= from_ms:
+        raise UsageError(f"the range is empty: it ends at {utc(to_ms)}, and begins at {utc(from_ms)}")
+    if to_ms - from_ms > MAX_DAYS * DAY_MS:
+        raise UsageError(f"the range is longer than {MAX_DAYS} days: say an earlier end, or a later begin")
     floor = _floor(connection, org_id)
     _require_whole_days(connection, org_id, [ms for ms in (from_ms, to_ms) if ms < floor])
     rules = mapping_rows(connection)

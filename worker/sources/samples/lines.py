@@ -144,7 +144,7 @@ def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[Lines]:
 def _begun(lines: Lines) -> Lines:
     first = next(lines, None)
     if first is None or (first[1] == b""):
-        raise UsageError(f"{lines.name}: is empty; give a file with samples")
+        raise UsageError(f"{lines.name}: is empty; give a file with samples, or events")
     lines.put_back([first])
     return lines
 
