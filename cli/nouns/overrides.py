@@ -139,7 +139,7 @@ def _add(app: App, terms: Terms, actor: str | None, reason: str, permanent: bool
 def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
     """What may not be as whoever made it thinks: limits of other periods count on, and a pattern may fit nobody."""
     if terms.reach == "pattern":
-        plans = []
+        plans: list[str] = []
     else:
         plans = [terms.target, ANY_PLAN] if terms.reach == "plan" else plans_of(connection, terms.target, now_ms)
     periods = limit_periods(connection, terms.metric, plans)

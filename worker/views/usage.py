@@ -98,12 +98,7 @@ def usage_page(
     """
     if by not in BY:
         raise UsageError(f"--by {by!r}: there is {', '.join(BY)}")
-    if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        raise UsageError("usage is counted in windows of five minutes: `from` and `to` lie on their boundaries")
-    if to_ms <= from_ms:
-        raise UsageError(f"the range is empty: it ends at {utc(to_ms)}, and begins at {utc(from_ms)}")
-    if to_ms - from_ms > MAX_DAYS * DAY_MS:
-        raise UsageError(f"the range is longer than {MAX_DAYS} days: say an earlier end, or a later begin")
+    _require_range(from_ms, to_ms)
     floor = _floor(connection, org_id)
     _require_whole_days(connection, org_id, [ms for ms in (from_ms, to_ms) if ms < floor])
     rules = mapping_rows(connection)
@@ -136,6 +131,16 @@ def usage_page(
     ]
     report = UsageReport(org_id, by, from_ms, to_ms, floor > from_ms, rows, _carried(connection, org_id))
     return report, len(found) > most
+
+
+def _require_range(from_ms: int, to_ms: int) -> None:
+    """Errors: UsageError."""
+    if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
+        raise UsageError("usage is counted in windows of five minutes: `from` and `to` lie on their boundaries")
+    if to_ms <= from_ms:
+        raise UsageError(f"the range is empty: it ends at {utc(to_ms)}, and begins at {utc(from_ms)}")
+    if to_ms - from_ms > MAX_DAYS * DAY_MS:
+        raise UsageError(f"the range is longer than {MAX_DAYS} days: say an earlier end, or a later begin")
 
 
 def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequence[int]) -> None:
