@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import sqlalchemy as sa
 
@@ -67,8 +65,8 @@ def test_what_became_of_a_hold_and_until_when_it_stands(shell: Shell) -> None:
     assert shell("guard release r2").startswith("released: bw 0")
 
 
-def test_a_range_says_what_is_wrong_with_it(shell: Shell, tmp_path: Path) -> None:
-    assert "the range is empty: it ends at 2026-01-01T00:00:00Z, and begins" in shell("usage acme --from +1d", 2)
+def test_a_range_says_what_is_wrong_with_it(shell: Shell) -> None:
+    assert "the range is empty: it ends (now, where no end is said) before" in shell("usage acme --from +1d", 2)
     assert "longer than 400 days" in shell("usage acme --from 2020-01-10", 2)
     assert "--after are of --quarantined alone" in shell("sample list --org acme --from today --after x", 2)
 

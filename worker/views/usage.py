@@ -18,7 +18,6 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
-from drawdown.schema.clock import utc
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS
@@ -138,7 +137,7 @@ def _require_range(from_ms: int, to_ms: int) -> None:
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
         raise UsageError("usage is counted in windows of five minutes: `from` and `to` lie on their boundaries")
     if to_ms <= from_ms:
-        raise UsageError(f"the range is empty: it ends at {utc(to_ms)}, and begins at {utc(from_ms)}")
+        raise UsageError("the range is empty: it ends (now, where no end is said) before it begins")
     if to_ms - from_ms > MAX_DAYS * DAY_MS:
         raise UsageError(f"the range is longer than {MAX_DAYS} days: say an earlier end, or a later begin")
 
