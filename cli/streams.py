@@ -35,7 +35,7 @@ class Stdout(io.FileIO):
     told = False
     """Why it failed was said."""
 
-    def write(self, data: ReadableBuffer, /) -> int | None:
+    def write(self, data: ReadableBuffer, /) -> int | None:  # type: ignore[override] # None: it would block
         if self.lost is None:
             try:
                 return super().write(data)

@@ -183,7 +183,7 @@ def test_a_file_that_is_printed_is_whole_or_fails(shop: Shop) -> None:
 
 
 def _in_shell(shop: Shop, words: str) -> tuple[int, str]:
-    shell = ["bash", "-o", "pipefail", "-c", f'"$0" {words}', SCRIPT]
+    shell = ["bash", "-o", "pipefail", "-c", f'"$0" {words}', str(SCRIPT)]
     done = subprocess.run(shell, env=environment(shop.url), cwd=PROJECT, capture_output=True)
     return done.returncode, done.stderr.decode()
 
