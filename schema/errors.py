@@ -42,14 +42,15 @@ class DrawdownError(Exception):
 
 
 class UsageError(DrawdownError):
-    """The command, or a value given to it, is wrong; nothing was changed."""
+    """The command, or a value given to it, is wrong; nothing was changed. `at`: the name of the one value that is, as a
+    program sends it; None: it is no one value."""
 
     exit_status = Exit.USAGE
     code = "bad_value"
 
-    def __init__(self, text: str, *, code: str = "bad_value") -> None:
+    def __init__(self, text: str, *, code: str = "bad_value", at: str | None = None) -> None:
         super().__init__(text)
-        self.code = code
+        self.code, self.at = code, at
 
 
 _SHORT: Final = {"organisation": "org", "customer": "org", "API": "key", "top-up": "topup"}

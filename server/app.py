@@ -109,7 +109,7 @@ class Server:
         for one in (*groups, self._guard, Options(self.services, self._programs), *ways_in):
             self._of_programs.extend(one.routes().routes)
         made.router.routes.extend(self._of_programs)
-        describe(made)
+        describe(made, self.services.clock)
         serve_docs(made)
         if self._console is not None:
             made.router.routes.extend(self._console.routes())

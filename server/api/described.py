@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import DAY_MS
 from drawdown.server.api.models import Error
 
 PATH: Final = "/openapi.json"
@@ -54,7 +56,7 @@ IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
 
 
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
-"""By operation, and by name of a parameter."""
+"""By operation, and by name of a parameter: those of one operation go together in one request (null: without it)."""
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
 """As FastAPI says it of a model, which it would read anew for each status of each route."""
@@ -126,9 +128,12 @@ def _parameters(query: type[BaseModel]) -> Iterator[Mapping[str, object]]:
         yield {"name": name, "in": "query", "required": name in found.get("required", ()), "schema": schema}
 
 
-def _exemplify(paths: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put an example to each answer, parameter and body that has none of its own."""
+def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
+    """Put an example to each answer, parameter and body that has none of its own. A moment that has to lie ahead is
+    said by how many days it does (`days_ahead`)."""
     there = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    for name, days in there["days_ahead"].items():
+        there["bodies"][name] |= {field: now_ms + many * DAY_MS for field, many in days.items()}
     for path, operations in paths.items():
         for method, found in operations.items():
             name = f"{method.upper()} {path}"
@@ -137,11 +142,11 @@ def _exemplify(paths: Mapping[str, Mapping[str, Any]]) -> None:
                 for content in contents.values():
                     content.update({"example": there[part][name]} if name in there[part] else {})
             for parameter in found.get("parameters", ()):
-                of_its_own = there["parameters"].get(f"{name} {parameter['name']}")
-                parameter["example"] = of_its_own or there["parameters"][parameter["name"]]
+                of_all = there["parameters"][parameter["name"]]
+                parameter["example"] = there["parameters"].get(f"{name} {parameter['name']}", of_all)
 
 
-def describe(app: FastAPI) -> None:
+def describe(app: FastAPI, clock: Clock) -> None:
     """Have the application describe itself, at PATH. It is made and written out once: anybody may ask, and often."""
     made: dict[str, object] = {}
     written: list[bytes] = []
@@ -152,7 +157,7 @@ def describe(app: FastAPI) -> None:
             error = jsonable_encoder(Error.model_json_schema(ref_template=REF), exclude_none=True)
             found["components"]["schemas"].update(error.pop("$defs", {}), **{Error.__name__: error})
             found["components"]["securitySchemes"] = dict(SCHEMES)
-            _exemplify(found["paths"])
+            _exemplify(found["paths"], clock.now_ms())
             made.update(found)
         return made
 

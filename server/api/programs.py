@@ -29,7 +29,7 @@ from drawdown.schema.ids import is_clean, is_clean_id, tell_no_names
 from drawdown.schema.units import in_credits
 from drawdown.server.api.together import Together, Way
 from drawdown.server.http import bodies
-from drawdown.server.http.errors import SOON, ApiError, of_drawdown, unauthorized
+from drawdown.server.http.errors import SOON, ApiError, bad_value, of_drawdown, unauthorized
 from drawdown.server.http.limits import TokenBuckets, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
@@ -93,8 +93,7 @@ class Said:
         """A bound key need not name its own. Errors: ApiError 403 for one that it may not name, 422 for none."""
         own = self.key.org_id
         if (named := org_id or own) is None:
-            wrong = {"at": "org", "message": "name the organisation, for this key is bound to none"}
-            raise ApiError(422, "bad_value", f"org: {wrong['message']}", details={"wrong": [wrong]})
+            raise bad_value("org", "org: name the organisation, for this key is bound to none")
         if own not in (None, clean_id(named, "an organisation's id")):
             raise ApiError(403, "foreign_org", f"this key is bound to {own}: name that, or use another key")
         return named
@@ -255,7 +254,7 @@ def of_program(error: DrawdownError) -> ApiError:
         case UnknownId():
             return ApiError(404 if error.code in NOT_FOUND else 422, error.code, str(error))
         case UsageError():
-            return ApiError(422, error.code, str(error))
+            return bad_value(error.at, str(error), error.code)
     return of_drawdown(error)
 
 

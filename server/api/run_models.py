@@ -174,7 +174,7 @@ class Run(BaseModel):
     """A run. `customer_id`: whose wallet pays, for good; `sponsored`: it is another one's than the organisation's.
     `reserved`: for how much it was accepted; `held`: what it holds still. `hold` says of what: of a wallet, of the
     balance that a provider keeps, as it was last read (`local`), or of none that there is (`declared`). What a run that
-    metering settles has `drawn`, the samples of its `sandboxes` charged."""
+    metering settles has `drawn`, the samples of its `sandboxes` charged. `supplier`: who is owed a share of it, if anybody."""
 
     key: str
     org_id: str
@@ -199,6 +199,7 @@ class Run(BaseModel):
     ended_reason: str | None
     actor: str
     reason: str
+    supplier: str | None
     settled_by: Literal["receipt", "metering"]
     sandboxes: list[str]
     hold: Literal["wallet", "local", "declared"]
@@ -249,7 +250,8 @@ class RunsAnswer(BaseModel):
 
 
 class LedgerEntryAnswer(BaseModel):
-    """An entry of a wallet: `moved` says by how much, up or down."""
+    """An entry of a wallet: `moved` says by how much, up or down. `ts_ms`: the time that it counts for; `at_ms`:
+    when it was booked."""
 
     key: str
     kind: str
@@ -258,6 +260,7 @@ class LedgerEntryAnswer(BaseModel):
     feature: str | None
     quantity: int | None
     ts_ms: int
+    at_ms: int
     actor: str
     reason: str
 

@@ -48,6 +48,11 @@ class ApiError(Exception):
         self.details, self.headers = details, dict(headers or {})
 
 
+def bad_value(at: str | None, message: str, code: str = "bad_value") -> ApiError:
+    """One value of a body or query is wrong: that of this name; None: it is no one value."""
+    return ApiError(422, code, message, details=None if at is None else {"wrong": [{"at": at, "message": message}]})
+
+
 def error_answer(error: ApiError) -> JSONResponse:
     """`{"error": {"code": ..., "message": ..., "details": ...}}`."""
     body: dict[str, object] = {"code": error.code, "message": error.message}

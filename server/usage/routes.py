@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said
-from drawdown.server.http.errors import ApiError
+from drawdown.server.http.errors import bad_value
 from drawdown.server.usage import usage_models as models
 from drawdown.worker.catalog.mapping import MB_SECONDS, SECONDS, UNITS
 from drawdown.worker.views.usage import Place, UsageRow, usage_page
@@ -62,5 +62,5 @@ def _place(name: str) -> Place:
     feature, _, rest = name.partition(":")
     unit, colon, what = rest.partition(":")
     if not colon or unit not in UNITS_THERE_ARE:
-        raise ApiError(422, "bad_value", "`after` is `next` of a page: begin anew without it")
+        raise bad_value("after", "`after` is `next` of a page: begin anew without it")
     return Place(what, feature, unit)

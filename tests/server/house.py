@@ -1,7 +1,8 @@
 """A server over a small world: a database, the embedded ledger, emulated Autumn and Stripe, a clock that stands.
 
 Guarantee: requests go through the whole application, frame included, without a socket; every answer is held to what
-/openapi.json says its route may answer, to the one shape of errors, and to the headers that go with each.
+/openapi.json says its route may answer, field by field, to the one shape of errors, and to the headers that go with
+each.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from drawdown.worker.engine.runner import World
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.wire import Direct
+from tests.server.exact import require_exact
 from tests.world import T0, Fleet
 
 T = TypeVar("T")
@@ -41,6 +43,7 @@ T = TypeVar("T")
 ADMIN: Final = ("admin-secret-of-today", "admin-secret-of-yesterday")
 CRON: Final = "cron-secret-0123456789"
 HOST: Final = "drawdown.test"
+PROGRAMS: Final = ("/v1/", "/api/", "/admin/", "/cron/", "/webhooks/")
 RUN_ACTS: Final = ("draws", "extend", "settle", "release")
 SVIX: Final = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_plJ3nmyCDGBKInavdOK15jsl7p0C1Zg5")
 FOREIGN: Final = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
@@ -176,9 +179,14 @@ class Caller:
         self, method: str, path: str, body: Any = b"", headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
         answer = await self.client.request(method, path, content=body, headers=dict(headers or {}))
-        operations = described(self.server).get(_route(path), {})
+        found, route = described(self.server), _route(path)
+        operations = found["paths"].get(route, {})
         if method.lower() in operations:
             assert str(answer.status_code) in operations[method.lower()]["responses"], f"{path}: {answer.status_code}"
+            require_exact(found, method.lower(), route, answer)
+        else:
+            is_known = operations or "%" in route or not route.startswith(PROGRAMS)
+            assert answer.status_code >= 400 or is_known, f"{path} is not described"
         if answer.status_code >= 400:
             assert set(answer.json()) == {"error"}, answer.text
             assert {"code", "message"} <= set(answer.json()["error"]) <= {"code", "message", "details"}
@@ -209,10 +217,10 @@ class Caller:
 
 
 def described(server: Server) -> Mapping[str, Any]:
-    """What /openapi.json says of each path. It is the program's, whatever a server's settings are
+    """What /openapi.json says. It is the program's, whatever a server's settings are
     (`test_the_description_is_the_same_of_any_server`), so it is made once: to make it takes as long as ten tests."""
     if not _described:
-        _described.update(server.routes.openapi()["paths"])
+        _described.update(server.routes.openapi())
     return _described
 
 
@@ -233,6 +241,7 @@ def _route(path: str) -> str:
         ("/v1/accounts/", "/ledger", "/v1/accounts/{org}/ledger"),
         ("/v1/accounts/", "/lots", "/v1/accounts/{org}/lots"),
         ("/v1/settlements/", "", "/v1/settlements/{run}"),
+        ("/v1/guard/", "/options", "/v1/guard/{org}/options"),
         ("/v1/accounts/", "/statement", "/v1/accounts/{org}/statement"),
         ("/v1/accounts/", "", "/v1/accounts/{org}"),
         *((f"/v1/{noun}/", "", f"/v1/{noun}/{{org}}") for noun in ("usage", "balance", "ledger")),

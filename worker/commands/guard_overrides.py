@@ -98,7 +98,9 @@ def add(
     guard_terms.find(connection, terms.metric)
     _require_target(connection, terms)
     if terms.amount is not None and not 0 <= terms.amount <= MAX_UNITS:
-        raise UsageError(f"an override allows a whole number from 0 to {MAX_UNITS:,}, or none: without an end")
+        raise UsageError(
+            f"an override allows a whole number from 0 to {MAX_UNITS:,}, or none: without an end", at="amount"
+        )
     _require_end(terms, by.now_ms, permanent)
     before = _before(connection, terms, by, asked)
     if before is not None:
@@ -201,6 +203,4 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
     if permanent != (terms.ends_ms is None):
         raise UsageError("an override ends 90 days from now at the latest (--expires), or is for good (--permanent)")
     if terms.ends_ms is not None and not now_ms < terms.ends_ms <= now_ms + MOST_LIFE_MS:
-        raise UsageError(
-            "an override ends later than now (+7d: in a week), and 90 days from now at the latest; or --permanent"
-        )
+        raise UsageError("an override ends later than now, and 90 days from now at the latest", at="ends_ms")

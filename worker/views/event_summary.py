@@ -31,8 +31,10 @@ def summarise(
     """
     if from_ms % DAY_MS or to_ms % DAY_MS:
         raise UsageError("a summary is of whole days in UTC: --from and --to are days, such as 2026-01-31")
-    if not 0 < to_ms - from_ms <= MAX_SUMMARY_DAYS * DAY_MS:
-        raise UsageError(f"the range is empty or longer than {MAX_SUMMARY_DAYS} days: --to lies after --from")
+    if to_ms <= from_ms:
+        raise UsageError("the range is empty: --to lies after --from")
+    if to_ms - from_ms > MAX_SUMMARY_DAYS * DAY_MS:
+        raise UsageError(f"the range is longer than {MAX_SUMMARY_DAYS} days: make a summary of each of its parts")
     rows, withheld = grouped(_uses(connection, from_ms, to_ms))
     report = {
         "report": NAME,

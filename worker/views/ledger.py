@@ -146,5 +146,5 @@ def list_entries(connection: sa.Connection, customer_id: str, most: int, after: 
     where there is none of that key."""
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
-        raise UsageError("after: there is no such entry of this wallet")
+        raise UsageError("after: there is no such entry of this wallet", at="after")
     return [EntryRow(**row._mapping) for row in SQL.run(connection, "entries", values)]

@@ -136,12 +136,12 @@ def span_of(month: str | None, from_ms: int | None, to_ms: int | None) -> Span:
     """A month in UTC (2026-02), or from a moment to another one. Errors: UsageError."""
     if month is not None:
         if from_ms is not None or to_ms is not None:
-            raise UsageError("give a month, or a beginning and an end, not both")
+            raise UsageError("give a month, or a beginning and an end, not both", at="month")
         return _of_month(month)
     if from_ms is None or to_ms is None:
-        raise UsageError("of when? Give a month (2026-02), or a beginning and an end")
+        raise UsageError("of when? Give a month (2026-02), or a beginning and an end", at="month")
     if from_ms >= to_ms:
-        raise UsageError("a statement's end lies after its beginning")
+        raise UsageError("a statement's end lies after its beginning", at="to_ms")
     return Span(from_ms, to_ms)
 
 
@@ -153,7 +153,7 @@ def _of_month(month: str) -> Span:
         first, after = (datetime(year + n // 12, n % 12 + 1, 1, tzinfo=UTC) for n in (number - 1, number))
         return Span(int(first.timestamp()) * 1000, int(after.timestamp()) * 1000)
     except ValueError as error:
-        raise UsageError(f"{month!r} is no month: write 2026-02") from error
+        raise UsageError(f"{month!r} is no month: write 2026-02", at="month") from error
 
 
 def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:

@@ -135,11 +135,13 @@ def usage_page(
 def _require_range(from_ms: int, to_ms: int) -> None:
     """Errors: UsageError."""
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        raise UsageError("usage is counted in windows of five minutes: `from` and `to` lie on their boundaries")
+        off = "from" if from_ms % WINDOW_MS else "to"
+        text = "usage is counted in windows of five minutes: `from` and `to` lie on their boundaries"
+        raise UsageError(text, at=off)
     if to_ms <= from_ms:
-        raise UsageError("the range is empty: it ends (now, where no end is said) before it begins")
+        raise UsageError("the range is empty: it ends (now, where no end is said) before it begins", at="to")
     if to_ms - from_ms > MAX_DAYS * DAY_MS:
-        raise UsageError(f"the range is longer than {MAX_DAYS} days: say an earlier end, or a later begin")
+        raise UsageError(f"the range is longer than {MAX_DAYS} days: ask for its parts, one after the other", at="from")
 
 
 def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequence[int]) -> None:

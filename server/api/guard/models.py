@@ -36,7 +36,7 @@ class ConsumeOrder(CheckOrder):
     """As `drawdown guard consume`. The key is yours to choose: the same again is the first answer."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "idea-17", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
+        json_schema_extra={"examples": [{"key": "idea-1", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
     )
 
     key: Id
@@ -51,7 +51,7 @@ class ReserveOrder(ConsumeOrder):
     """As `drawdown guard reserve`: `amount` is the estimate, held for an hour or for `for_ms`."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "copy-3", "org": "acme", "metric": "bandwidth", "amount": 50_000_000}]}
+        json_schema_extra={"examples": [{"key": "copy-1", "org": "acme", "metric": "bandwidth", "amount": 50_000_000}]}
     )
 
     for_ms: LifeMs | None = None
@@ -60,7 +60,7 @@ class ReserveOrder(ConsumeOrder):
 class SettleUseOrder(_Body):
     """As `drawdown guard settle`: what was used in all."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-3", "actual": 31_250_000}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "actual": 31_250_000}]})
 
     key: Id
     actual: UsedUnits
@@ -70,7 +70,7 @@ class SettleUseOrder(_Body):
 class ReleaseUseOrder(_Body):
     """As `drawdown guard release`: what was used all the same."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-3", "reason": "cancelled"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-2", "reason": "cancelled"}]})
 
     key: Id
     incurred: UsedUnits = 0
@@ -80,7 +80,7 @@ class ReleaseUseOrder(_Body):
 class ExtendUseOrder(_Body):
     """As `drawdown guard extend`: what is held in all, and for how long from now on."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-3", "to": 75_000_000}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "to": 75_000_000}]})
 
     key: Id
     to: Units | None = None
@@ -91,12 +91,6 @@ class ExtendUseOrder(_Body):
 class OverrideAsk(_Body):
     """As `drawdown override ask --org`: so much of a metric in a period (`amount` null: without an end), until
     `ends_ms`, 90 days from now at the latest."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"org": "acme", "metric": "idea.create", "amount": 50, "ends_ms": 1_768_000_000_000}]
-        }
-    )
 
     org: Id | None = None
     metric: Id
@@ -224,4 +218,5 @@ class OptionsAnswer(BaseModel):
     rule: str
     reason: str
     options: list[WayOut]
+    as_of_ms: int
     as_of: str

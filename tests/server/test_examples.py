@@ -1,0 +1,113 @@
+"""What /openapi.json shows as a request is taken as it is shown, of every route, by one server after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import httpx
+
+from drawdown.ledger import payers
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.worker.commands import credit, features, guard_terms, settlements
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from tests.server.house import CRON, Caller, House, served
+from tests.server.intake import EVENTS, Sender, event
+from tests.server.program import RUNS, Program, give, key_of, make_key
+from tests.world import T0
+
+SCOPES: Final = (*RUNS, "settlements:read", "events:write", "samples:write", "usage:read", "guard")
+BEFORE: Final = ("preview", "executions", "reserve", "draws", "extend")
+"""What comes first, in this order, by the ends of paths: what others end."""
+
+
+def test_each_request_that_is_shown_is_taken(lone: House) -> None:
+    """So that who copies one is not refused: month and moments go not together, a cursor is one of this route, and no
+    end lies in the past."""
+    shop(lone)
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        sent = await Sender(caller).send(EVENTS, event(time="2026-01-01T00:00:01Z"))
+        assert sent.json()["results"] == [{"status": "accepted"}]
+        await asyncio.to_thread(lone.fleet.tick, T0 + 3 * WINDOW_MS)
+        lone.clock.at_ms = T0 + 50 * DAY_MS
+        await program.accept("r-1", supplier="pixel")
+        await program.post("/r-1/settle", {"actual": 4})
+        await program.accept("e-2", project="site", subject="ann", action="render")
+        hold = {"key": "copy-2", "org": "acme", "metric": "bandwidth"}
+        await caller.send("POST", "/v1/guard/reserve", json.dumps(hold).encode(), program.headers())
+        for number, (method, path, query, one, kind, body) in enumerate(requests(caller.server.routes.openapi())):
+            answer = await send(caller, method, path, query, one, kind, body, number)
+            assert answer.status_code in (200, 204), (method, path, query, body, answer.text)
+            for result in answer.json().get("results", ()) if kind and answer.content else ():
+                assert result["status"] in ("accepted", "duplicate"), (path, result)
+
+    served(lone, work)
+
+
+def shop(house: House) -> None:
+    """What the examples name: acme, which wayne pays for and Autumn might bill, a supplier, and what is metered."""
+    give(house, "acme")
+    give(house, "wayne")
+    make_key(house, "app", *SCOPES)
+    engine, by = house.fleet.engine, house.fleet.by
+    write(engine, lambda c: features.map_event(c, "page.render", "render", by, new=True))
+    write(engine, lambda c: credit.set_rate(c, "render", 2, 1, by, from_ms=0))
+    house.autumn.account.add_customer("hz0", T0)
+    terms = settlements.Change(share_ppm=700_000, hold_ms=90 * DAY_MS, threshold_micro=0, takes_clawbacks=True)
+    write(engine, lambda c: settlements.set_supplier(c, "pixel", terms, by, new=True))
+    write(engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=True, limit_micro=10 * MICRO))
+    for metric, change in (("idea.create", Change(phase=3)), ("bandwidth", Change(phase=3))):
+        write(engine, lambda c, m=metric, to=change: guard_terms.set_metric(c, m, to, by))  # type: ignore[misc]
+        write(engine, lambda c, m=metric: guard_terms.set_limit(c, PlanLimit(m, "*", "month", None), by))  # type: ignore[misc]
+
+
+Request = tuple[str, str, str, Mapping[str, Any], str, bytes]
+"""Method, path, query, the description, the type of the body (empty: none), the body."""
+
+
+def requests(found: Mapping[str, Any]) -> Iterator[Request]:
+    operations = [(method, path, one) for path, ways in found["paths"].items() for method, one in ways.items()]
+    for method, path, one in sorted(operations, key=_rank):
+        query = []
+        for parameter in one.get("parameters", ()):
+            name, example = parameter["name"], parameter["example"]
+            if parameter["in"] == "path":
+                path = path.replace("{%s}" % name, quote(example, safe=""))
+            elif parameter["in"] == "query" and example is not None:
+                values = example if isinstance(example, list) else [example]
+                query += [(name, json.dumps(value) if isinstance(value, bool) else value) for value in values]
+        bodies = one.get("requestBody", {}).get("content", {"": {"example": ""}})
+        for kind, content in bodies.items():
+            example = content["example"] if "example" in content else content["schema"]["examples"][0]
+            body = example if isinstance(example, str) else json.dumps(example)
+            yield method.upper(), path, urlencode(query), one, kind, body.encode()
+
+
+def _rank(operation: tuple[str, str, Any]) -> tuple[bool, int, bool]:
+    method, path, _ = operation
+    end = path.rpartition("/")[2]
+    return method != "post", BEFORE.index(end) if end in BEFORE else len(BEFORE), path.startswith("/admin/")
+
+
+async def send(
+    caller: Caller, method: str, path: str, query: str, one: Mapping[str, Any], kind: str, body: bytes, number: int
+) -> httpx.Response:
+    """With the proof that the route asks for."""
+    needs = {name for ways in one.get("security", ()) for name in ways}
+    headers = {"content-type": kind} if kind else {}
+    headers |= {p["name"]: p["example"] for p in one.get("parameters", ()) if p["in"] == "header"}
+    if "key" in needs:
+        headers["authorization"] = f"Bearer {key_of('app')}"
+    elif "bearer" in needs:
+        headers["authorization"] = f"Bearer {CRON}"
+    elif "signature" in needs:
+        headers |= caller.house.signed(path, body, at_ms=caller.house.clock.at_ms - number * 1000)
+    elif path.startswith("/webhooks/"):
+        headers |= caller.house.autumn_hook("acme", body=body)[1]
+    return await caller.send(method, path + (f"?{query}" if query else ""), body, headers)
