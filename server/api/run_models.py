@@ -174,7 +174,8 @@ class Run(BaseModel):
     """A run. `customer_id`: whose wallet pays, for good; `sponsored`: it is another one's than the organisation's.
     `reserved`: for how much it was accepted; `held`: what it holds still. `hold` says of what: of a wallet, of the
     balance that a provider keeps, as it was last read (`local`), or of none that there is (`declared`). What a run that
-    metering settles has `drawn`, the samples of its `sandboxes` charged. `supplier`: who is owed a share of it, if anybody."""
+    metering settles has `drawn`, the samples of its `sandboxes` charged.
+    `supplier`: who is owed a share of it, if anybody."""
 
     key: str
     org_id: str

@@ -62,8 +62,8 @@ OWN_EXAMPLE: Final[Schema] = {
     "occurred_at": "2026-02-03T04:05:06Z", "project": "site", "properties": {"model": "small"},
 }  # fmt: skip
 SAMPLE_EXAMPLE: Final[Schema] = {
-    "id": "cell-1:1767225600", "org_id": "acme", "sandbox_id": "sb-1", "cell_id": "cell-1", "memory_mb": 1024, "cpu_count": 2,
-    "interval_s": 60, "ts": "2026-02-03T04:05:06Z",
+    "id": "cell-1:1767225600", "org_id": "acme", "sandbox_id": "sb-1", "cell_id": "cell-1", "memory_mb": 1024,
+    "cpu_count": 2, "interval_s": 60, "ts": "2026-02-03T04:05:06Z",
 }  # fmt: skip
 EVENT: Final[Schema] = {
     "type": "object",

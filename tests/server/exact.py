@@ -1,4 +1,4 @@
-"""What an answer has: exactly the fields that /openapi.json names for it, in each object of it, and none beside them."""
+"""What an answer has: exactly the fields that /openapi.json names for it, in each object of it."""
 
 from __future__ import annotations
 

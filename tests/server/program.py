@@ -67,6 +67,13 @@ class Program:
         return await self.post("", {"key": key, "org": "acme", "estimate": estimate, **more})
 
 
+def wrong_at(answer: httpx.Response) -> str:
+    """Of a value that is refused: which it is."""
+    assert refused(answer) == (422, "bad_value"), answer.text
+    (wrong,) = answer.json()["error"]["details"]["wrong"]
+    return str(wrong["at"])
+
+
 def refused(answer: httpx.Response) -> tuple[int, str]:
     """Status and code."""
     return answer.status_code, answer.json()["error"]["code"]

@@ -73,12 +73,12 @@ Request = tuple[str, str, str, Mapping[str, Any], str, bytes]
 
 def requests(found: Mapping[str, Any]) -> Iterator[Request]:
     operations = [(method, path, one) for path, ways in found["paths"].items() for method, one in ways.items()]
-    for method, path, one in sorted(operations, key=_rank):
-        query = []
+    for method, route, one in sorted(operations, key=_rank):
+        path, query = route, []
         for parameter in one.get("parameters", ()):
             name, example = parameter["name"], parameter["example"]
             if parameter["in"] == "path":
-                path = path.replace("{%s}" % name, quote(example, safe=""))
+                path = path.replace("{" + name + "}", quote(example, safe=""))
             elif parameter["in"] == "query" and example is not None:
                 values = example if isinstance(example, list) else [example]
                 query += [(name, json.dumps(value) if isinstance(value, bool) else value) for value in values]

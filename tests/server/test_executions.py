@@ -21,7 +21,7 @@ from drawdown.worker.commands.credit import set_rate
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
-from tests.server.program import RUNS, Program, give, key_of, make_key, refused
+from tests.server.program import RUNS, Program, give, key_of, make_key, refused, wrong_at
 
 Work = Callable[[Program], Awaitable[None]]
 HOUR_MS: Final = 60 * MINUTE_MS
@@ -138,7 +138,7 @@ def test_a_wallet_is_paged_to_its_first_entry(house: House) -> None:
         everything = (await program.get("/accounts/acme/ledger")).json()["entries"]
         assert [one["key"] for one in everything] == seen
         assert {one["moved_micro"] for one in everything} == {-MICRO, 100 * MICRO}
-        assert refused(await program.get("/accounts/acme/ledger?after=nothing")) == (422, "bad_value")
+        assert wrong_at(await program.get("/accounts/acme/ledger?after=nothing")) == "after"
 
     with_program(house, work)
 

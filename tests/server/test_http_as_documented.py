@@ -14,6 +14,7 @@ import pytest
 from drawdown.server.api import programs
 from tests.acceptance.commands import drawdown, environment
 from tests.server.test_process import serving
+from tests.server.test_samples import BAD
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "http-api.md").read_text(encoding="utf-8")
@@ -53,6 +54,17 @@ def test_the_first_event_is_billed_as_the_page_shows(tmp_path: Path) -> None:
         '"rule":"limit:*:day"',
     ):
         assert said in told, told
+
+
+def test_each_code_of_a_sample_stands_on_the_page() -> None:
+    """Those of events beside it, as far as both have them."""
+    rows = re.findall(r"^\| invalid \| ([^|]+) \| (.*)\|$", PAGE, re.MULTILINE)
+    said = {code for codes, _ in rows for code in re.findall(r"`([a-z_0-9]+)`", codes)}
+    of_samples = [codes for codes, what in rows if what.startswith("of samples")]
+    own = set(re.findall(r"`([a-z_0-9]+)`", "".join(of_samples)))
+    assert len(of_samples) == 4
+    assert {code for _, code, _ in BAD} <= said
+    assert own <= {code for _, code, _ in BAD}, "each is one that a sample is answered with"
 
 
 def test_each_code_that_a_program_is_told_stands_on_the_page() -> None:

@@ -161,7 +161,11 @@ def test_what_makes_no_sense_is_refused_with_its_code(house: House) -> None:
             ({"period": "at_once"}, (422, "bad_value")),
             ({"reach": "plan"}, (422, "bad_value")),
         ):
-            assert refused(await desk.ask(**order)) == wrong, order
+            answer = await desk.ask(**order)
+            assert refused(answer) == wrong, order
+            if wrong[1] == "bad_value":
+                assert answer.json()["error"]["details"]["wrong"][0]["at"] == next(iter(order)), order
+                assert "--" not in answer.text, "what it says is not about a command's options"
         make_key(house, "other", "ledger:read")
         stranger = Desk(house, desk.caller, "other")
         assert refused(await stranger.ask()) == (403, "no_scope")

@@ -86,9 +86,11 @@ def test_a_sample_says_the_same_however_it_is_written(fleet: House) -> None:
 BAD: Final[list[tuple[Any, str, str]]] = [
     (3, "not_an_object", ""), (b'{"id": 1, "id": 1}', "duplicate_keys", ""), (b'{"id": Infinity}', "not_json", ""),
     (sample(x=1), "unknown_field", "x"), (sample(id="x" * 20_000), "too_large", ""),
-    (sample(id=...), "bad_id", "id"), (sample(id=7), "bad_id", "id"), (sample(id="a\x00"), "bad_id", "id"),
+    (sample(id=...), "id_missing", "id"), (sample(id=7), "bad_id", "id"), (sample(id="a\x00"), "bad_id", "id"),
     (sample(id="\ud800"), "bad_id", "id"), (sample(org_id=""), "bad_org_id", "org_id"),
-    (sample(sandbox_id=None), "bad_sandbox_id", "sandbox_id"), (sample(cell_id=[]), "bad_cell_id", "cell_id"),
+    (sample(sandbox_id=None), "sandbox_id_missing", "sandbox_id"), (sample(cell_id=[]), "bad_cell_id", "cell_id"),
+    (sample(org_id=...), "org_id_missing", "org_id"), (sample(cell_id=...), "cell_id_missing", "cell_id"),
+    (sample(sandbox_id="\n"), "bad_sandbox_id", "sandbox_id"), (sample(id="event:1"), "reserved_id", "id"),
     (sample(memory_mb=...), "memory_missing", "memory_mb"),
     (sample(memory_mb=True), "memory_not_a_number", "memory_mb"),
     (sample(memory_mb=1.5), "memory_fractional", "memory_mb"),
@@ -97,9 +99,9 @@ BAD: Final[list[tuple[Any, str, str]]] = [
     (sample(memory_mb={}), "memory_not_a_number", "memory_mb"),
     (sample(interval_s=...), "interval_missing", "interval_s"),
     (sample(interval_s=0.5), "interval_fractional", "interval_s"),
-    (sample(interval_s=-1), "interval_negative", "interval_s"),
+    (sample(interval_s="long"), "interval_not_a_number", "interval_s"), (sample(interval_s=-1), "interval_negative", "interval_s"),
     (sample(interval_s=86_401), "interval_over_a_day", "interval_s"),
-    (b'{"id": "n", "interval_s": 1e999999}', "bad_org_id", "org_id"),
+    (b'{"id": "n", "interval_s": 1e999999}', "org_id_missing", "org_id"),
     (json.dumps(sample()).replace("60", "1e999999").encode(), "interval_over_a_day", "interval_s"),
     (sample(cpu_count="many"), "cpu_not_a_number", "cpu_count"),
     (sample(cpu_count=10**6), "cpu_out_of_bounds", "cpu_count"),
@@ -124,6 +126,8 @@ def test_what_is_wrong_with_one_sample_stops_no_other(fleet: House) -> None:
         assert {one[0] for one in told[::2]} <= {"accepted", "pending"}
         for (bad, code, at), found in zip(BAD, results[1::2], strict=True):
             assert (found["status"], found["code"], found["at"]) == ("invalid", code, at), (bad, found)
+            assert ("missing" in code) == ("is missing" in found["message"]), found
+            assert "--" not in found["message"], "nobody here gave a command an option"
 
     served(fleet, work)
     assert fleet.fleet.one("SELECT COUNT(*) FROM usage_samples") == len(BAD) + 1

@@ -51,6 +51,7 @@ def test_what_is_no_span_or_no_account_is_refused(lone: House) -> None:
                       "?month=2026-01&most=1001", "?month=2026-01&month=2026-02", "?month=2026-01&more=1"):  # fmt: skip
             answer = await program.get(f"/accounts/acme/statement{query}")
             assert refused(answer) == (422, "bad_value"), (query, answer.text)
+            assert answer.json()["error"]["details"]["wrong"][0]["at"], query
         assert refused(await program.get("/accounts/acmee/statement?month=2026-01")) == (404, "unknown_org")
         theirs = Program(caller, key_of("theirs"))
         assert refused(await theirs.get(MONTH)) == (403, "foreign_org")

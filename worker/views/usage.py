@@ -231,7 +231,7 @@ def _day_ms(day: str) -> int:
     try:
         return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
     except ValueError:
-        raise UsageError(f"there is no day {day!r}: a page goes on after a row of the one before") from None
+        raise UsageError(f"there is no day {day!r}: a page goes on after a row of the one before", at="after") from None
 
 
 def _day(start_ms: int) -> str:

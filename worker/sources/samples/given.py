@@ -26,7 +26,8 @@ _READ_ID: Final = {name: id_reader(name) for name in FIELDS[:4]}
 
 
 def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) -> Sample:
-    """Errors: Unfit `unknown_field`, `reserved_id`, `foreign_org`, `foreign_cell`, or a reason of `values.REASONS`."""
+    """Errors: Unfit `unknown_field`, `…_missing` of an id, `reserved_id`, `foreign_org`, `foreign_cell`, or a reason of
+    `values.REASONS`."""
     for name in item:
         if name not in FIELDS:
             raise Unfit("unknown_field", f"a sample has no {name}: its names are {', '.join(FIELDS)}", name)
@@ -56,8 +57,12 @@ def _bound(name: str, to: str | None) -> Item:
 
 
 def _id(item: Item, name: str) -> str:
-    found = item.get(name, "")
-    return _READ_ID[name](found if isinstance(found, str) else "")
+    if name not in item:
+        raise Unfit(f"{name}_missing", f"{name} is missing", name)
+    found = item[name]
+    if not isinstance(found, str):
+        raise Unfit(f"bad_{name}", f"{name} is a text", name)
+    return _READ_ID[name](found)
 
 
 def _free_id(item: Item) -> str:
@@ -94,7 +99,7 @@ def _moment(item: Item, now_ms: int) -> int:
     except Unfit as error:
         raise Unfit("ts_unreadable", str(error), "ts") from None
     if found < EARLIEST_TS:
-        raise BadRow("ts", "ts_before_2000")
+        raise Unfit("ts_before_2000", "ts is before the year 2000: a number counts milliseconds, not seconds", "ts")
     if found > now_ms + FUTURE_SLACK_MS:
         raise BadRow("ts", "ts_in_the_future")
     return found
