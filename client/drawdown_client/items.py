@@ -7,6 +7,7 @@ takes is refused at once, in the call that made it.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,8 +22,14 @@ MAX_ID_CHARS: Final = 200
 MAX_QUANTITY: Final = 10**12
 MAX_ITEM_BYTES: Final = 16 * 1024
 """Of one item as JSON: as the server has it."""
+MOST_WARNED: Final = 1_000
+"""Event types, sizes and organisations that are warned of, by one client."""
+_ABOUT: Final = {"unmapped": ("event_type", "memory_mb"), "unassigned": ("org_id",)}
+"""By a code: what of an item it is about."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
+
+log = logging.getLogger("drawdown_client")
 
 
 @dataclass(frozen=True)
@@ -137,3 +144,23 @@ def _id(text: object, name: str) -> str:
 
 def _label(text: object, name: str) -> str | None:
     return None if text is None else _id(text, name)
+
+
+class Waiting:
+    """What the server keeps and nobody is billed for yet, as a log tells it: one warning for each event type, size or
+    organisation, however many items of it come. For one thread."""
+
+    def __init__(self) -> None:
+        self._warned: set[tuple[str | None, str]] = set()
+
+    def tell(self, item: Item, result: Result) -> None:
+        """Warn of an item that is `pending`, unless its like was warned of."""
+        said = item.said
+        about = next((said[name] for name in _ABOUT.get(result.code or "", ()) if name in said), "an organisation")
+        name = (result.code, repr(about))
+        if name in self._warned or len(self._warned) >= MOST_WARNED:
+            return
+        self._warned.add(name)
+        log.warning(
+            "%s of %s are kept, and billed by nobody yet: %s: %s", item.kind, name[1], result.code, result.message
+        )

@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, Retrying, retry_if_exception_type
 from drawdown_client import calls
 from drawdown_client.calls import Answer, Backoff, Call, Left, Received
 from drawdown_client.clock import World
-from drawdown_client.errors import Unreachable
+from drawdown_client.errors import ClientError, Unreachable
 from drawdown_client.settings import Settings
 
 _AGAIN: Final = retry_if_exception_type(Unreachable)
@@ -82,7 +82,11 @@ class Line:
             stop=calls.patience(self._settings, self._world),
             reraise=True,
         )
-        return again(self.once, call)
+        try:
+            return again(self.once, call)
+        except ClientError as error:
+            # Where it was tried again is no matter to whoever reads it.
+            raise error.with_traceback(None) from error.__cause__
 
     def close(self) -> None:
         if (made := self._made.get(os.getpid())) is not None:
@@ -129,7 +133,10 @@ class AsyncLine:
             stop=calls.patience(self._settings, self._world),
             reraise=True,
         )
-        return await again(self.once, call)
+        try:
+            return await again(self.once, call)
+        except ClientError as error:
+            raise error.with_traceback(None) from error.__cause__
 
     async def close(self) -> None:
         await self._http.aclose()

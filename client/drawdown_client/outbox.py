@@ -26,7 +26,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from drawdown_client.calls import Backoff, shown
 from drawdown_client.clock import World
 from drawdown_client.errors import Closed, QueueFull, Refused, Unreachable, Unsent
-from drawdown_client.items import Item, Kind, Result
+from drawdown_client.items import Item, Kind, Result, Waiting
 from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
 from drawdown_client.spool import Spool
 
@@ -57,6 +57,7 @@ class Outbox:
         self._world = world
         self._empty()
         self._closing = False
+        self._pending = Waiting()
         with self._changed:
             self._open_spool()
         atexit.register(self._at_exit)
@@ -270,6 +271,8 @@ class Outbox:
     def _tell(self, item: Item, result: Result) -> None:
         if not result.is_kept and result.status != "refused":
             log.warning("%s %s: %s %s", item.kind, shown(item.item_id), result.status, result.code)
+        if result.status == "pending":
+            self._pending.tell(item, result)
         if self._settings.on_result is None:
             return
         try:

@@ -18,7 +18,20 @@ import pytest
 import respx
 from tenacity import Future, RetryCallState, Retrying
 
-from drawdown_client import BadItem, Client, Event, Item, Refused, Result, Settings, Unreachable, Unsent, World, calls
+from drawdown_client import (
+    BadItem,
+    Client,
+    Event,
+    Item,
+    Refused,
+    Result,
+    Settings,
+    Unreachable,
+    Unsent,
+    World,
+    calls,
+    items,
+)
 from drawdown_client.calls import Backoff
 from drawdown_client.settings import LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S
 from tests.client.book import KEY, URL, Book, hasty
@@ -128,7 +141,39 @@ def test_each_item_is_answered_for_itself(router: respx.MockRouter, caplog: pyte
     assert {name: one.status for name, one in told.items()} == dict(zip(statuses, statuses, strict=True))
     assert {name for name, one in told.items() if one.is_kept} == {"accepted", "duplicate", "pending"}
     assert "events invalid: invalid c_invalid" in caplog.text and "conflict c_conflict" in caplog.text
-    assert "pending" not in caplog.text
+    assert "events of 'an organisation' are kept, and billed by nobody yet: c_pending" in caplog.text
+
+
+def test_what_is_billed_by_nobody_yet_is_warned_of_once(
+    router: respx.MockRouter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By type, size or organisation: a mistyped name is seen in the log, and a thousand items make one line."""
+    events = [("a", "acme", "unmapped"), ("a", "globex", "unmapped"), ("b", "acme", "unmapped"),
+              ("a", "acme", "unassigned"), ("c", "acme", "unassigned"), ("a", None, "unassigned")]  # fmt: skip
+    said = [{"status": "pending", "code": code, "message": "as the server says"} for _, _, code in events]
+    router.post("/v1/events").mock(httpx.Response(200, json={"results": said}))
+    samples = [{"status": "pending", "code": "unmapped", "message": "no size"}]
+    router.post("/v1/samples").mock(httpx.Response(200, json={"results": samples}))
+
+    def warned() -> list[str]:
+        found = [one.split(" are kept")[0] + one.rpartition("yet")[2] for one in caplog.messages]
+        caplog.clear()
+        return found
+
+    with client() as made:
+        made.events.send(*(Event(kind, 1, org) for kind, org, _ in events))
+        made.samples.send({"org_id": "acme", "sandbox_id": "sb", "cell_id": "c", "memory_mb": 77, "interval_s": 1})
+        made.flush(20)
+        assert warned() == [
+            "events of 'a': unmapped: as the server says", "events of 'b': unmapped: as the server says",
+            "events of 'acme': unassigned: as the server says",
+            "events of 'an organisation': unassigned: as the server says", "samples of 77: unmapped: no size",
+        ]  # fmt: skip
+        made.events.send(*(Event(kind, 1, org) for kind, org, _ in events))
+        made.flush(20)
+        monkeypatch.setattr(items, "MOST_WARNED", 0)
+        made.events.send(*(Event("new", 1, org) for _, org, _ in events))
+    assert warned() == []
 
 
 def test_a_batch_that_is_too_large_for_whatever_is_between_is_halved(router: respx.MockRouter) -> None:
@@ -325,3 +370,12 @@ def _strike(fault: Any) -> httpx.Response:
         raise fault
     assert isinstance(fault, httpx.Response)
     return fault
+
+
+def test_what_is_refused_is_raised_from_where_it_was_asked(router: respx.MockRouter) -> None:
+    """Whoever reads the error sees their own line and the refusal, not how often it may be tried."""
+    router.get("/v1/balance/acme").mock(error(403, "no_scope"))
+    with client() as made, pytest.raises(Refused) as found:
+        made.balance("acme")
+    files = [one.path for one in found.traceback]
+    assert not [file for file in files if "tenacity" in str(file)] and len(files) < 5
