@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from shlex import quote
 from typing import Annotated, Final
 
+import sqlalchemy as sa
 import typer
 from rich.table import Table
 
@@ -15,6 +17,8 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, PageSize, Reason
 from drawdown.cli.rendering import facts, show, table
 from drawdown.events.envelope import Unfit, UsageEvent
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import clean
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
@@ -23,7 +27,7 @@ from drawdown.worker.commands.backfills import TAKEN_AT_ONCE, Diff
 from drawdown.worker.sources.events.files import read_events
 from drawdown.worker.sources.samples.lines import open_lines
 from drawdown.worker.views import backfills as views
-from drawdown.worker.views.backfills import list_backfills, show_backfill
+from drawdown.worker.views.backfills import BackfillRow, Left, list_backfills, show_backfill
 
 commands = typer.Typer()
 
@@ -135,8 +139,10 @@ def show_(context: typer.Context, name: Name) -> None:
     app: App = context.obj
     found = app.read(lambda c: show_backfill(c, name))
     diff = app.read(lambda c: backfills.diff(c, name)) if found.state == "open" else None
+    left = None if diff is None else app.read(lambda c: _left(c, found, diff, app.clock.now_ms()))
     lines = [f"{key}: {value}" for key, value in facts(vars(found))]
-    show(app, {"backfill": found, "diff": diff}, [*lines, *([] if diff is None else _diff_lines(diff))])
+    said = [*lines, *([] if diff is None else _diff_lines(diff, left))]
+    show(app, {"backfill": found, "diff": diff, "left": left}, said)
 
 
 @commands.command()
@@ -152,7 +158,9 @@ def close(
     by = app.by(actor, reason)
     diff = app.write(lambda c: backfills.close(c, name, hash_, by))
     found = app.read(lambda c: show_backfill(c, name))
-    show(app, {"backfill": found, "diff": diff}, [f"{name}: closed; {found.went_in}"])
+    left = app.read(lambda c: _left(c, found, diff, app.clock.now_ms()))
+    said = [f"{name}: closed; {found.went_in}", *_left_lines(left, "the next tick")]
+    show(app, {"backfill": found, "diff": diff, "left": left}, said)
 
 
 @commands.command()
@@ -174,7 +182,38 @@ def revert(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     show(app, {"backfill": name, "withdrawn": withdrawn}, [f"{name}: {said}"])
 
 
-def _diff_lines(diff: Diff) -> list[str | Table]:
+def _left(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int) -> Left | None:
+    """What it leaves of the wallet here that it is charged to; None: of none, or what it costs is not known."""
+    prices = [one.price_micro for one in diff.lines if one.provider == EMBEDDED and one.code is None]
+    known = [price for price in prices if price is not None]
+    if not prices or len(known) < len(prices):
+        return None
+    return views.left_after(connection, found, sum(known), now_ms)
+
+
+def _left_lines(left: Left | None, what: str) -> list[str]:
+    """`what`: what takes it."""
+    if left is None:
+        return []
+    command = shlex.join(("drawdown", "ledger", "grant", left.customer_id, "CREDITS"))
+    then = f", which halts {left.org_id}, unless `{command}` comes first" if left.halts else ""
+    has, rest = show_credits(left.has_micro), show_credits(left.left_micro)
+    return [f"{left.customer_id} has {has} credits: {what} leaves {rest}{then}"]
+
+
+def _waits_lines(diff: Diff) -> list[str]:
+    """What bills the events that would wait."""
+    org, since = diff.backfill.org_id, utc(diff.backfill.from_ms)
+    commands: dict[str, tuple[str, ...]] = {}
+    for one in diff.lines:
+        if one.code == "unassigned":
+            commands[one.code] = ("drawdown", "org", "assign", org, "--from", since)
+        elif one.code == "unmapped":
+            commands[one.what] = ("drawdown", "feature", "map-event", one.what, "FEATURE", "--from", since)
+    return [f"{clean(what)}: waits, and costs nothing before `{shlex.join(words)}`" for what, words in commands.items()]
+
+
+def _diff_lines(diff: Diff, left: Left | None) -> list[str | Table]:
     counts = ", ".join(f"{times:,} {what}" for what, times in sorted(diff.counts.items())) or "no event"
     columns = ("feature", "provider", "#events", "#quantity", "#windows", "#credits", "")
     rows = [
@@ -187,4 +226,5 @@ def _diff_lines(diff: Diff) -> list[str | Table]:
         "not known: a feature has no price" if diff.price_micro is None else f"{show_credits(diff.price_micro)} credits"
     )
     close_it = f"drawdown backfill close {quote(diff.backfill.backfill)} --hash {diff.hash}"
-    return [counts, table("Closing would bill", columns, rows), f"in all: {total}", f"to close it: {close_it}"]
+    told = [f"in all: {total}", *_waits_lines(diff), *_left_lines(left, "closing"), f"to close it: {close_it}"]
+    return [counts, table("Closing would bill", columns, rows), *told]

@@ -401,3 +401,60 @@ def test_what_waits_has_no_price(engine: sa.Engine, fleet: Fleet, capfd: pytest.
     assert drawdown(["--database-url", url, "--at", str(fleet.clock.at_ms), "backfill", "show", "june"]) == 0
     (line,) = [line for line in capfd.readouterr().out.splitlines() if line.split()[:1] == ["strange"]]
     assert "waits: unmapped" in line and "0.00" not in line
+
+
+def command(fleet: Fleet, capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    """What it says, in one line."""
+    url = fleet.engine.url.render_as_string(hide_password=False)
+    assert drawdown(["--database-url", url, "--at", str(fleet.clock.at_ms), *words]) == 0
+    return " ".join(capfd.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        (100_000, "acme has 0.50 credits: {} leaves 0.30"),
+        (250_000, "acme has 0.50 credits: {} leaves 0.00, which halts acme"),
+        (400_000, "acme has 0.50 credits: {} leaves -0.30, which halts acme"),
+    ],
+)
+def test_what_closing_leaves_and_whether_that_halts_is_said_before(
+    fleet: Fleet, units: int, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the ledger's own rule: a customer that runs is not halted by events of long ago without a word of it."""
+    fleet.write("UPDATE ledger_accounts SET balance_micro = 500000 WHERE account_id = 'wallet:acme'")
+    opened(fleet)
+    staged(fleet, event("a", units))
+    shown_ = command(fleet, capfd, "backfill", "show", "june")
+    assert f"{said.format('closing')}" in shown_ and ("halts" in shown_) == ("halts" in said)
+    assert ("drawdown ledger grant acme CREDITS" in shown_) == ("halts" in said)
+    told_ = command(fleet, capfd, "backfill", "close", "june", "--hash", shown(fleet).hash)
+    assert said.format("the next tick") in told_
+    fleet.tick(T0 + DAY_MS + WINDOW_MS)
+    assert bool(fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")) == ("halts" in said)
+    again = command(
+        fleet, capfd, "backfill", "close", "june", "--hash", str(fleet.one("SELECT diff_hash FROM backfills"))
+    )
+    assert "leaves" not in again, "it is billed already"
+
+
+def test_whoever_is_never_halted_is_not_said_to_be(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    fleet.write("UPDATE orgs SET override_halted = :no WHERE org_id = 'acme'", {"no": False})
+    fleet.write("UPDATE ledger_accounts SET balance_micro = 500000 WHERE account_id = 'wallet:acme'")
+    opened(fleet)
+    staged(fleet, event("a", 10**9))
+    told_ = command(fleet, capfd, "backfill", "show", "june")
+    assert "closing leaves -" in told_ and "halts" not in told_
+
+
+def test_what_waits_names_the_command_that_bills_it(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    told(fleet, event("known", org_id="globex"))
+    fleet.tick(T0 + DAY_MS + WINDOW_MS)
+    given = ("july", "globex", T0, T0 + WINDOW_MS, fleet.by)
+    write(fleet.engine, lambda c: backfills.open_backfill(c, *given))
+    events = event("a", 3, event_type="very strange", org_id="globex"), event("b", 4, org_id="globex")
+    staged(fleet, *events, name="july")
+    told_ = command(fleet, capfd, "backfill", "show", "july")
+    assert "`drawdown org assign globex --from 2026-01-01T00:00:00Z`" in told_
+    assert "`drawdown feature map-event 'very strange' FEATURE --from 2026-01-01T00:00:00Z`" in told_
+    assert "leaves" not in told_, "no wallet pays for it"

@@ -7,10 +7,13 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
+from drawdown.ledger.wallet import read_ahead
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.verdict.rules import Overrides, verdict
 
 SQL = queries(__file__)
 
@@ -44,6 +47,18 @@ class BackfillRow:
         """Of one that was closed, in words."""
         back = f", {self.withdrawn:,} of which are withdrawn" if self.withdrawn else ""
         return f"{self.events:,} events went in by it{back}"
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a wallet has for use, and what of it is left once what a backfill adds is charged, in micro-credits.
+    `halts`: the organisation is not halted, and would be."""
+
+    org_id: str
+    customer_id: str
+    has_micro: int
+    left_micro: int
+    halts: bool
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,25 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
         ids.require(connection, ids.BACKFILL, backfill)
         raise Refused(f"the backfill {backfill} appeared this moment: try again")
     return found[0]
+
+
+def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, now_ms: int) -> Left | None:
+    """What so much more leaves of the wallet that is charged for a backfill's range, by what is charged so far; None:
+    that is no wallet of the embedded ledger, or several are."""
+    span = {"org_id": found.org_id, "from_ms": found.from_ms, "to_ms": found.to_ms}
+    rows = SQL.run(connection, "wallets", {**span, "provider": EMBEDDED, "now_ms": now_ms}).all()
+    if len(rows) != 1:
+        return None
+    (org,) = rows
+    wallet = read_ahead(connection, [org.customer_id], now_ms)[org.customer_id]
+    left = wallet.payable_micro - price_micro
+    halted = None if org.override_halted is None else bool(org.override_halted)
+    said = Overrides(bool(org.operator_halt), halted, until_ms=org.override_until_ms)
+    then = verdict(left, wallet.max_concurrent, said, now_ms, held_micro=wallet.held_micro)
+    halts = bool(org.bills_now) and then.is_halted and not org.is_halted
+    return Left(
+        found.org_id, org.customer_id, wallet.payable_micro - wallet.held_micro, left - wallet.held_micro, halts
+    )
 
 
 def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> list[BackfillRow]:

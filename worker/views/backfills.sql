@@ -15,3 +15,14 @@ ORDER BY b.at_ms, b.backfill LIMIT :at_most
 
 -- name: figures
 SELECT COUNT(*) AS backfills, MIN(at_ms) AS since_ms FROM backfills WHERE state = 'open'
+
+-- name: wallets
+-- Whose wallets here are charged for an organisation's usage of a range, whether they are now, and what else decides
+-- whether it is halted.
+SELECT DISTINCT a.customer_id, o.is_halted, o.operator_halt, o.override_halted, o.override_until_ms,
+    CASE WHEN n.org_id IS NULL THEN 0 ELSE 1 END AS bills_now
+FROM assignments a JOIN orgs o ON o.org_id = a.org_id
+LEFT JOIN assignments n ON n.org_id = a.org_id AND n.provider = a.provider AND n.customer_id = a.customer_id
+    AND n.start_ms <= :now_ms AND (n.end_ms IS NULL OR :now_ms < n.end_ms)
+WHERE a.org_id = :org_id AND a.provider = :provider AND a.customer_id IS NOT NULL AND a.start_ms < :to_ms
+    AND (a.end_ms IS NULL OR :from_ms < a.end_ms)
