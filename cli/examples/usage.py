@@ -201,6 +201,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "privacy scan - --json",
         "privacy scan may.json --shape usage-summary --rules gitleaks.toml",
     ),
+    "privacy rules": ("privacy rules", "privacy rules --json"),
     "parity check": (
         "parity check totals.csv",
         "parity check --cells",

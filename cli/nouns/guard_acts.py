@@ -14,6 +14,7 @@ from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
 from drawdown.worker.commands import guard, guard_holds, guard_ways
 from drawdown.worker.commands.guard import Answer, Wish
+from drawdown.worker.commands.guard_ways import WaysTold
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The use's key, which is yours to choose")]
 Amount = Annotated[int, typer.Argument(metavar="AMOUNT", help="Base units")]
@@ -43,7 +44,7 @@ def check(context: typer.Context, metric: Metric, org: Org, amount: Amount = 1, 
     """Say whether so much may be used now. Changes nothing."""
     app: App = context.obj
     wish = Wish(org, metric, amount, payer=payer)
-    return _tell(app, app.read(lambda c: guard.check(c, wish, app.clock.now_ms())))
+    return _tell(app, app.read(lambda c: guard.check(c, wish, app.clock.now_ms())), wish=wish)
 
 
 def options(
@@ -56,8 +57,7 @@ def options(
     """Say what an organisation can do where the guard blocks it: each way out, whether it is open, and how it is taken.
     Changes nothing."""
     app: App = context.obj
-    page, wish = app.settings.server().my_page, Wish(org, metric, amount, payer=payer)
-    found = app.read(lambda c: guard_ways.told(c, wish, page, app.clock.now_ms()))
+    found = _told(app, Wish(org, metric, amount, payer=payer))
     rows = [
         (way.option.replace("_", " "), "open" if way.open else way.code, way.said, way.command or way.link or "-")
         for way in found.options
@@ -85,8 +85,8 @@ def consume(
     app: App = context.obj
     by, wish = app.by(actor, reason), Wish(org, metric, amount, None, project, subject, payer)
     if let_through:
-        return _tell(app, app.write(lambda c: guard.let_through(c, key, wish, by, "used")))
-    return _tell(app, app.write(lambda c: guard.consume(c, key, wish, by)))
+        return _tell(app, app.write(lambda c: guard.let_through(c, key, wish, by, "used")), wish=wish)
+    return _tell(app, app.write(lambda c: guard.consume(c, key, wish, by)), wish=wish)
 
 
 def reserve(
@@ -106,7 +106,7 @@ def reserve(
     app: App = context.obj
     for_ms = None if for_ is None else parse_length(for_, "--for")
     by, wish = app.by(actor, reason), Wish(org, metric, amount, for_ms, project, subject, payer)
-    return _tell(app, app.write(lambda c: guard_holds.reserve(c, key, wish, by)))
+    return _tell(app, app.write(lambda c: guard_holds.reserve(c, key, wish, by)), wish=wish)
 
 
 def settle(context: typer.Context, key: Key, amount: Amount, actor: Actor = None, reason: Reason = "not given") -> int:
@@ -142,7 +142,22 @@ def extend(
     return _tell(app, found, *(["what is held neither shrinks nor ends sooner"] if less or sooner else []))
 
 
-def _tell(app: App, found: Answer, *more: str) -> int:
+def _told(app: App, wish: Wish) -> WaysTold:
+    page = app.settings.server().my_page
+    return app.read(lambda c: guard_ways.told(c, wish, page, app.clock.now_ms()))
+
+
+def _ways(app: App, wish: Wish) -> list[str]:
+    """Each way out in one line: whether it is open, and what takes it."""
+    found = _told(app, wish).options
+    return [
+        f"{way.option.replace('_', ' ')}: {way.code or 'open'}: {way.said}"
+        + (f": {way.command or way.link}" if way.command or way.link else "")
+        for way in found
+    ]
+
+
+def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
     """A use that is blocked ends with 1, as anything that a rule refuses."""
     said = f"{found.decision}: {found.metric} {found.amount:,} by {found.rule} ({found.reason})"
     if found.state in ("settled", "released") and found.decision != "block":
@@ -157,7 +172,9 @@ def _tell(app: App, found: Answer, *more: str) -> int:
         lines.append(f"costs {show_credits(found.price_micro)}, charged {show_credits(found.charged_micro)}")
     if found.state == "held" and found.expires_ms is not None:
         lines.append(f"held until {show_time(found.expires_ms)}")
-    if found.options:
+    if found.options and wish is not None:
+        lines += _ways(app, wish)
+    elif found.options:
         lines.append(f"what can be done: {', '.join(found.options)}")
     show(app, vars(found), [*lines, *more])
     return Exit.PERSON if found.decision == "block" else Exit.SETTLED

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.rendering import show
+from drawdown.cli.rendering import show, table
 from drawdown.events.privacy.documents import MAX_REPORT_BYTES
 from drawdown.events.privacy.gitleaks import MAX_RULES_FILE_BYTES, ForeignRule, rules_of
+from drawdown.events.privacy.rules import meanings
 from drawdown.schema.errors import DatabaseNotReady, Exit, UsageError
 from drawdown.worker.views.privacy import Beside, ScannedFile, scan_file
 
@@ -65,6 +66,13 @@ def scan(
         raise typer.Exit(Exit.PERSON)
 
 
+@commands.command("rules")
+def rules_(context: typer.Context) -> None:
+    """List what a scan looks for, by the name that a finding has. Those of a gitleaks.toml are not among them."""
+    found = meanings()
+    show(context.obj, {"rules": found}, [table("Rules", ("rule", "what it finds"), list(found.items()))])
+
+
 def _others(name: str) -> tuple[ForeignRule, ...]:
     content = _content(name, MAX_RULES_FILE_BYTES)
     if len(content) > MAX_RULES_FILE_BYTES:
@@ -93,4 +101,9 @@ def _lines(found: list[ScannedFile], alone: str) -> list[str]:
         lines.append(f"and {count - told:,} more")
     reports = sum(one.reports for one in found)
     compared = f"; compared with no database's ids: {alone}" if alone else ""
-    return [*lines, f"{reports:,} reports: {count:,} findings{compared}"]
+    what = (
+        "; `drawdown privacy rules` says what each is: take the value out, or put a reference in its place"
+        if count
+        else ""
+    )
+    return [*lines, f"{reports:,} reports: {count:,} findings{what}{compared}"]

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.main import run as drawdown
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
@@ -281,3 +282,30 @@ def test_a_bounded_number_of_counters_is_corrected_at_once(guarded: Guarded) -> 
     with pytest.raises(UsageError, match="1,000 counters at most"):
         guarded.write(lambda c: guard_reconcile.correct(c, many, guarded.fleet.by))
     assert guarded.fleet.one("SELECT COUNT(*) FROM guard_counters") == 0
+
+
+def test_whoever_is_blocked_on_the_command_line_is_told_what_each_way_out_takes(
+    guarded: Guarded, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In one line each, as `guard options` says it: also that one is not open, and why."""
+    guarded.metric("huge", price_micro=1000 * MICRO)
+    guarded.limit("huge", None)
+    guarded.limit("idea", 1)
+    url = guarded.fleet.engine.url.render_as_string(hide_password=False)
+
+    def asked(*words: str) -> list[str]:
+        assert drawdown(["--database-url", url, "--at", str(guarded.fleet.clock.at_ms), "guard", *words]) == 1
+        return capfd.readouterr().out.splitlines()
+
+    for words in (("check",), ("consume", "key-1")):
+        lines = asked(*words, "huge", "--org", "acme")
+        assert (
+            "top up: open: credit for the wallet of acme; 900 credits are missing: drawdown ledger grant acme CREDITS"
+            in lines
+        )
+        assert "sponsor: no_sponsor: nobody else pays for acme: drawdown payer allow PAYER acme" in lines
+        assert "request override: not_limit: it is the credit that is short, and no limit" in lines
+    lines = asked("check", "idea", "3", "--org", "acme")
+    ask = "drawdown override ask idea 3 --per month --org acme --expires 2026-02-01T00:00:00Z"
+    assert f"request override: open: a person decides: {ask}" in lines
+    assert "top up: not_credit: a limit blocks it, which no credit lifts" in lines

@@ -64,6 +64,10 @@ def test_a_finding_is_a_place_and_a_rule_and_the_status_is_1(alone: None, capsys
     out = capsys.readouterr().out
     assert "a.json: $.rows[0].note: email\n" in out and "a.json: $.<key 2>: email\n" in out
     assert "alice" not in out and "bob" not in out and "1 reports: 2 findings" in out
+    assert "`drawdown privacy rules` says what each is" in out
+    assert run(["privacy", "rules"]) == 0
+    assert "email an address of mail" in " ".join(capsys.readouterr().out.split())
+    assert scanned(written("b.json", {"rows": []})) == 0 and "privacy rules" not in capsys.readouterr().out
     assert not Path("none-here.db").exists()
 
 

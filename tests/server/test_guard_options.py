@@ -111,6 +111,9 @@ def test_the_override_that_is_said_lifts_the_block_once_it_is_approved(house: Ho
         found = await options("metric=idea&amount=5")
         assert closed(found) == {"top_up": "not_credit", "sponsor": "not_credit"}
         assert found["request_override"]["call"]["body"]["amount"] == 5
+        assert found["request_override"]["command"] == (
+            "drawdown override ask idea 5 --per month --org acme --expires 2026-02-01T00:00:00Z"
+        )
         asked = (await send(program, found["request_override"]["call"], reason="a workshop")).json()
         assert (asked["state"], asked["ends_ms"] > house.clock.at_ms) == ("asked", True)
         found = await options("metric=idea&amount=5")

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from drawdown.events.privacy import fields
-from drawdown.events.privacy.rules import RULES, found_in
+from drawdown.events.privacy.rules import RULES, found_in, meanings
 from drawdown.events.privacy.rules_ids import IDS
 from drawdown.events.privacy.rules_places import PLACES
 from drawdown.events.privacy.rules_secrets import SECRETS
@@ -316,3 +316,24 @@ def test_the_name_of_a_field_tells_that_its_value_is_private(rule: str, report: 
 @pytest.mark.parametrize("report", OPEN_FIELDS)
 def test_counts_labels_and_references_may_stand_in_any_field(report: object) -> None:
     assert scan(report).findings == ()
+
+
+def test_each_name_that_a_finding_may_have_is_explained() -> None:
+    """Those of the form and the shape too, as they stand in the source."""
+    folder = Path(fields.__file__).parent
+    source = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+    named = {
+        *fields.BY_FIELD.values(),
+        *re.findall(r'(?:Trouble|_Found)\([^"\n]+, "([a-z_]+)"', source),
+        "secret_field",
+    }
+    assert {*named, *(one.name for one in RULES)} == set(meanings()), "no other, and none without"
+    assert all(meanings().values())
+
+
+def test_what_the_page_shows_of_the_library_works_as_it_is_shown() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert str(names["whose"]).startswith("ref_") and names["SHAPES"]

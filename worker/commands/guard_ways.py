@@ -13,6 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.clock import utc
 from drawdown.schema.units import in_credits
 from drawdown.worker.commands.guard_answers import Option
 from drawdown.worker.commands.guard_facts import Wish
@@ -98,4 +99,7 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
         return shlex.join(("drawdown", "payer", "allow", "PAYER", wish.org_id))
     if way.option == "request_override" and way.asked:
         return shlex.join(("drawdown", "override", "list", "--metric", wish.metric))
+    if way.option == "request_override" and (asks := way.override) is not None:
+        ask = ("drawdown", "override", "ask", wish.metric, str(asks.amount), "--per", asks.period)
+        return shlex.join((*ask, "--org", wish.org_id, "--expires", utc(asks.ends_ms)))
     return None
