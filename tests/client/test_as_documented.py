@@ -52,8 +52,9 @@ def test_python(shop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.Monke
     usage, guard, loops = BLOCKS
     url, key = shop
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"url": url, "key": key}
-    exec(usage, names)
+    monkeypatch.setenv("URL", url)
+    monkeypatch.setenv("KEY", key)
+    exec(usage, {})
     assert "'used': 3" in capsys.readouterr().out and (tmp_path / "web.spool").stat().st_size == 0
     if not HAS_GUARD:
         pytest.skip("this server has no guard")

@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
 from drawdown.server.api import programs
+from tests import forked
 from tests.acceptance.commands import drawdown, environment
 from tests.server.test_process import serving
 from tests.server.test_samples import BAD
@@ -21,12 +23,11 @@ PAGE = (DOCS / "http-api.md").read_text(encoding="utf-8")
 EVENTS = (DOCS / "events.md").read_text(encoding="utf-8")
 
 
-def answered(page: str, folder: Path, *before: str) -> str:
+def answered(page: str, folder: Path) -> str:
     """What the first block of a page prints, on a database that was just made."""
-    block = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)[0]
+    block = blocks(page, "bash")[0]
     database = f"sqlite:///{folder}/drawdown.db"
-    for words in ("init", *before):
-        assert drawdown(database, *words.split()).status == 0
+    assert drawdown(database, "init").status == 0
     with serving(database, {}, folder / "log") as (url, _process):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         env = environment(database, {"URL": url, "PATH": path})
@@ -38,8 +39,7 @@ def answered(page: str, folder: Path, *before: str) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
 def test_the_calls_that_the_page_shows_are_answered(tmp_path: Path) -> None:
-    there = ("ledger grant acme 100 --new --reason first", "org assign acme --provider embedded --new")
-    told = answered(PAGE, tmp_path, *there)
+    told = answered(PAGE, tmp_path)
     for said in ('"allowed":true', '"key":"builds/7"', '"drawn":1e-06', '"available":95.999999', '"next":"',
                  '"status":"pending"', '"code":"not_whole"', '"what":"site"'):  # fmt: skip
         assert said in told, told
@@ -54,6 +54,56 @@ def test_the_first_event_is_billed_as_the_page_shows(tmp_path: Path) -> None:
         '"rule":"limit:*:day"',
     ):
         assert said in told, told
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the pages show curl")
+def test_the_pages_go_on_from_one_another(tmp_path: Path) -> None:
+    """The first commands of the README, then events, the guard, HTTP and the Python client: as they are pasted, on one
+    database. No page takes a key, a name or the credit that another one needs."""
+    readme, guard, client = (
+        (DOCS / name).read_text(encoding="utf-8") for name in ("../README.md", "guard.md", "client.md")
+    )
+    first = blocks(readme, "sh")[0]
+    for line in ('export PATH="$PWD/.venv/bin:$PATH"', "export URL=http://127.0.0.1:8080"):
+        assert line in first
+    curls = re.findall(r"^    (curl (?:.*\\\n)*.*)$", guard, re.MULTILINE)
+    assert len(curls) == 3
+    written = [
+        *blocks(EVENTS, "bash")[:1],
+        *blocks(guard, "sh"),
+        *curls,
+        *blocks(PAGE, "bash"),
+        *blocks(client, "bash"),
+    ]
+    (tmp_path / "client.py").write_text(as_program(*blocks(client, "python")))
+    (tmp_path / "bin").mkdir()
+    path = os.pathsep.join(
+        (str(forked.program(tmp_path / "bin")), str(Path(sys.executable).parent), os.environ["PATH"])
+    )
+    database = f"sqlite:///{tmp_path}/drawdown.db"
+
+    def run(script: str, **more: str) -> str:
+        env = environment(database, {"PATH": path, **more})
+        done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    run(first)
+    with serving(database, {}, tmp_path / "log") as (url, _process):
+        said = run("\n".join([*written, f"{sys.executable} client.py"]), URL=url)
+    assert '{"error"' not in said and "conflict" not in said and "warning" not in said.lower(), said
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", page, flags=re.DOTALL)
+
+
+def as_program(usage: str, guard: str, loops: str) -> str:
+    """The blocks of the client's page, with what the page says is there."""
+    calls = f"def copy():\n    return 1_000_000\n\nwith Client(url, key) as client:\n{indent(guard, '    ')}"
+    sleeps = f"import asyncio\n\nasync def copy():\n    return 1_000_000\n\nasync def main():\n{indent(loops, '    ')}"
+    return f"{usage}\n{calls}\n{sleeps}\nasyncio.run(main())\n"
 
 
 def test_each_code_of_a_sample_stands_on_the_page() -> None:

@@ -135,9 +135,8 @@ def usage_page(
 def _require_range(from_ms: int, to_ms: int) -> None:
     """Errors: UsageError."""
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        off = "from" if from_ms % WINDOW_MS else "to"
         text = "usage is counted in windows of five minutes: `from` and `to` lie on their boundaries"
-        raise UsageError(text, at=off)
+        raise UsageError(text, at="from" if from_ms % WINDOW_MS else "to")
     if to_ms <= from_ms:
         raise UsageError("the range is empty: it ends (now, where no end is said) before it begins", at="to")
     if to_ms - from_ms > MAX_DAYS * DAY_MS:
