@@ -32,6 +32,8 @@ class Unfit(UsageError):
     """An item that is no usage event. `code` names what is wrong, `at` where in it (a path; empty: all of it), `named`
     what the item calls its source and itself."""
 
+    at: str
+
     def __init__(self, code: str, text: str, at: str = "") -> None:
         super().__init__(text)
         self.code = code
