@@ -25,6 +25,8 @@ SQL = queries(__file__)
 PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
 """Rows of a file that are read, and held, together."""
+MOST_LOOKED_AT: Final = 10_000
+"""Organisations among which plans of other providers are looked for."""
 STATES: Final = ("", "active", "halted", "stopped", "unassigned")
 """By what a list may be narrowed; '': all."""
 WITHIN: Final[Mapping[str, int]] = {
@@ -107,8 +109,9 @@ def running_out(connection: sa.Connection, now_ms: int) -> int:
 
 
 def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:
-    """What may be chosen."""
-    found = together(connection, providers=SQL.part("providers"), plans=SQL.part("plans"))
+    """What may be chosen: providers that somebody was assigned to, plans that are here or were met."""
+    plans = SQL.part("plans", {"looked_at": MOST_LOOKED_AT})
+    found = together(connection, providers=SQL.part("providers"), plans=plans)
     return [str(row.provider) for row in found["providers"]], [str(row.plan) for row in found["plans"]]
 
 

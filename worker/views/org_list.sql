@@ -56,4 +56,7 @@ WITH RECURSIVE found (provider) AS (
 SELECT provider FROM found WHERE provider IS NOT NULL LIMIT 100
 
 -- name: plans
-SELECT "plan" FROM ledger_plans ORDER BY "plan" LIMIT 1000
+-- The ledger's, and those that other providers told of: no index has these, so that so many organisations are looked at.
+SELECT "plan" FROM ledger_plans
+UNION SELECT o."plan" FROM (SELECT "plan" FROM orgs LIMIT :looked_at) o WHERE o."plan" IS NOT NULL
+ORDER BY "plan" LIMIT 1000

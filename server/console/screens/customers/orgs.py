@@ -37,7 +37,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "watch_ms": watch_ms,
         "unwatched": watch_ms is None or ask.now_ms - watch_ms > WATCHED_FOR_MS,
         "providers": providers,
-        "plans": plans,
+        "plans": sorted({*plans, *filter(None, [chosen.plan])}),
         "empty": not found.lines and not narrowed and not after.org_id,
     }
 
