@@ -151,7 +151,8 @@ class Acting:
         wrong: tuple[str, str] = ("", ""),
         status: int = 200,
     ) -> Response:
-        shown = {"action": action, "fields": _fields(action), "values": given, "wrong": wrong[0], "at": wrong[1]}
+        fields = [one for one in _fields(action) if given.get(one.name) or not given.get(one.unless)]
+        shown = {"action": action, "fields": fields, "values": given, "wrong": wrong[0], "at": wrong[1]}
         return self._console.render("act_form.html", {**shown, "person": person, "demo": demo}, status)
 
     async def _looked(

@@ -40,7 +40,8 @@ class WrongField(UsageError):
 @dataclass(frozen=True)
 class Field:
     """A value that an action is asked for. `kind`: text (an id, or a word), credits, number, time, choice, or fixed:
-    what the page that led here chose, shown and not changed. `many`: one a line."""
+    what the page that led here chose, shown and not changed. `many`: one a line; `unless`: another field, beside which
+    it is not asked for."""
 
     name: str
     label: str
@@ -49,6 +50,7 @@ class Field:
     choices: Sequence[tuple[str, str]] = ()
     optional: bool = False
     many: bool = False
+    unless: str = ""
 
 
 REASON: Final = Field("reason", "Reason", hint="It stands in the audit, with your name.")

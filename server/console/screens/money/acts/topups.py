@@ -19,6 +19,7 @@ from drawdown.server.console.screens.money.acts.lots import key_of
 from drawdown.worker.commands import topups
 from drawdown.worker.views.topups import show_topup, switched
 
+BECAME: Final = (("", "choose one"), ("paid", "paid"), ("absent", "not charged, and will not be"))
 WALLET: Final = Field("id", "Wallet", hint="The customer whose wallet it is.")
 
 
@@ -134,7 +135,7 @@ RESOLVE: Final = Action(
     "Say what became of a top-up",
     (
         Field("topup", "Top-up"),
-        Field("became", "It was", "choice", choices=[("paid", "paid"), ("absent", "not charged, and will not be")]),
+        Field("became", "It was", "choice", choices=BECAME),
         Field("payment", "Payment", hint="Its id at the payment service, where it was paid.", optional=True),
         Field("evidence", "Evidence", hint="What shows it: kept for good."),
     ),

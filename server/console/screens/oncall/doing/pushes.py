@@ -21,13 +21,14 @@ PROVEN: Final = ("in_doubt", "rejected")
 def _choosing(states: Sequence[str]) -> tuple[Field, ...]:
     """By which pushes are chosen."""
     words = [("", "by their keys alone"), *((one, f"all that are {one.replace('_', ' ')}") for one in states)]
+    seen = "It is refused unless it is so many."
     return (
         Field("keys", "Pushes", hint="Keys, one a line; or leave it empty and choose below.", optional=True, many=True),
-        Field("state", "Or choose", "choice", choices=words, optional=True),
-        Field("org", "Of the organisation", optional=True),
-        Field("provider", "At the provider", optional=True),
-        Field("error", "Whose last error holds", optional=True),
-        Field("expect", "How many you saw", "number", "It is refused unless it is so many.", optional=True),
+        Field("state", "Or choose", "choice", choices=words, optional=True, unless="keys"),
+        Field("org", "Of the organisation", optional=True, unless="keys"),
+        Field("provider", "At the provider", optional=True, unless="keys"),
+        Field("error", "Whose last error holds", optional=True, unless="keys"),
+        Field("expect", "How many you saw", "number", seen, optional=True, unless="keys"),
     )
 
 
@@ -120,7 +121,9 @@ RESOLVE: Final = Action(
             "outcome",
             "The provider",
             "choice",
-            choices=[("accepted", "has it: accepted"), ("absent", "does not have it: void it")],
+            choices=[
+                ("", "choose one"), ("accepted", "has it: accepted"), ("absent", "does not have it: void it"),
+            ],
         ),
         EVIDENCE,
     ),
