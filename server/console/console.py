@@ -21,14 +21,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from drawdown.schema.audit import require_org
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
 from drawdown.server.console import door, files, oidc
 from drawdown.server.console.acting.acting import Acting
 from drawdown.server.console.asking import Ask, said_by
 from drawdown.server.console.door import Known
+from drawdown.server.console.forms import form_of
 from drawdown.server.console.frame import assets, templates
 from drawdown.server.console.looking import look
-from drawdown.server.console.my import links, my
+from drawdown.server.console.my import my
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import ACTIONS, MENU, PAGES, UNDER
 from drawdown.server.console.screens.csv_lines import FORMS, Form, as_json
@@ -91,7 +93,8 @@ class Console:
         self._oidc = oidc.Oidc(self, self._threads, services, elsewhere)
         self._my = my.My(self, engine, services, elsewhere, budget)
         self._unread_ms: dict[str, int] = {}  # by path, since when a page that could be read before cannot
-        self._templates.globals["own_page"] = self._own_page
+        self._templates.globals["own_pages"] = services.settings.my.is_set
+        self._budget = budget
 
     def close(self) -> None:
         self._my.close()
@@ -106,6 +109,7 @@ class Console:
             found += [Route(path, answer, methods=["GET"]) for path, answer in files_of]
         found += [Route(one.path, partial(self._asset, one), methods=["GET"]) for one in self._assets.values()]
         found += [*self._sign_in.routes(), *self._acting.routes(), *self._oidc.routes(), *self._my.routes()]
+        found.append(Route("/console/own", self._to_own, methods=["POST"]))
         return [*found, Route("/console", self._to_overview, methods=["GET"])]
 
     async def look(self, work: Callable[[sa.Connection], T]) -> T:
@@ -118,11 +122,6 @@ class Console:
         base["oidc"] = oidc.label_of(self.services.settings.oidc)
         text = self._templates.get_template(template).render({**base, **shown})
         return HTMLResponse(text, status, headers={"content-security-policy": POLICY})
-
-    def _own_page(self, org_id: str) -> str:
-        """In a demo: a link that opens what an organisation's own people see; '' where none is taken."""
-        own = self.services.settings.my
-        return links.made(own.secrets[0], self._my.url, org_id, self.now_ms()) if own.secrets else ""
 
     def context(self) -> Context:
         """What a dry run of a step is given: the providers there are, none of which it asks."""
@@ -232,6 +231,28 @@ class Console:
                 await self._threads.write(lambda c: console_sessions.note_use(c, known.session, now_ms))
             except DrawdownError as error:
                 log.warning("console_use_not_kept", **told(error))
+
+    async def _to_own(self, request: Request) -> Response:
+        """In a demo: to what an organisation's own people see. In real life they alone see it."""
+
+        async def shown() -> Response:
+            form = await form_of(request, self.url, self._budget)
+            now_ms = self.now_ms()
+
+            def work(connection: sa.Connection) -> Ask:
+                known = door.who(connection, self.services.settings, request, now_ms)
+                if known is None:
+                    raise ApiError(401, "signed_out", "nobody is signed in any more: sign in, and come again")
+                if not known.person.in_demo:
+                    raise ApiError(404, "not_found", "in real life an organisation's own people alone see their page")
+                ask = Ask(known.person, now_ms, form)
+                require_org(connection, ask.required("org"))
+                return ask
+
+            ask = await self.look(work)
+            return await self._my.look_in(request, ask.query["org"], ask.person)
+
+        return await self.answered(request, shown)
 
     async def _asset(self, asset: assets.Asset, request: Request) -> Response:
         return assets.answer(asset, request)

@@ -41,6 +41,32 @@ def test_what_was_opened_stays_open(live: Site, visit: Callable[..., Visitor]) -
         assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
+def test_a_page_of_one_organisation_stays_its_own_after_another_was_entered(
+    demo: Site, visit: Callable[..., Visitor]
+) -> None:
+    """Two tabs of one browser: it has one cookie for both."""
+    visitor = visit(demo, "viewer")
+    page = visitor.page
+    page.clock.install()
+    visitor.go("/console/org?id=acme")
+    page.get_by_role("button", name="What its own people see").click()
+    page.wait_for_url("**/my/usage")
+    before = page.locator(".tile .figure").all_inner_texts()
+    other = visitor.watched(visitor.context.new_page())
+    other.goto(f"{demo.url}/console/org?id=initech")
+    other.get_by_role("button", name="What its own people see").click()
+    other.wait_for_url("**/my/usage")
+    page.clock.run_for(10_500)
+    page.locator(".stale .stale-word").wait_for()
+    assert "this browser is in for another organisation by now" in page.inner_text(".asof")
+    assert page.locator(".tile .figure").all_inner_texts() == before and page.inner_text(".brand") == "acme"
+    page.get_by_role("link", name="7 days").click()
+    assert "in for initech by now" in page.inner_text("main")
+    visitor.wrong.clear()  # what the browser says of a 409
+    other.get_by_role("link", name="Back to the console").click()
+    other.wait_for_url("**/console/org?id=initech")
+
+
 def test_whoever_stands_on_a_link_stays_there_and_the_figures_go_on(live: Site, visit: Callable[..., Visitor]) -> None:
     visitor = visit(live)
     page = visitor.page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import html
 import io
 import itertools
 import json
@@ -26,7 +27,7 @@ from drawdown.providers.http import Answer, Call, HttpResult, NotSent
 from drawdown.providers.payments.protocol import Link, NoLink
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.app import Server
 from drawdown.server.console.my import my, screens
 from drawdown.server.console.my.pages import PAGES
@@ -38,6 +39,7 @@ from drawdown.worker.commands import credit, guard, guard_overrides, guard_terms
 from drawdown.worker.commands.guard_facts import Wish
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.views import own_wallet
+from drawdown.worker.views.forecast import Forecast
 from tests.server.issuer import EC, FOREIGN, RSA, confused, unsigned
 from tests.world import T0, Fleet
 
@@ -338,6 +340,63 @@ def test_a_session_is_of_one_organisation_whatever_the_address_says(home: Home) 
             assert (await client.get(path)).status_code == 303, "of the console itself it opens nothing"
 
     home.inside(work)
+
+
+def test_a_page_of_one_organisation_is_not_filled_in_with_another_ones_figures(home: Home) -> None:
+    """Two tabs of one browser, each by a link of another organisation: it has one cookie."""
+
+    async def work(client: httpx.AsyncClient, _: Server) -> None:
+        page = (await client.get("/my/usage")).text
+        live = html.unescape(re.findall(r'hx-get="([^"]+)"', page)[0])
+        assert live == "/my/usage?days=30&of=acme" and (await client.get(live)).status_code == 200
+        places = {html.unescape(one) for one in re.findall(r'href="(/my/[^"#]+)', page)}
+        assert len(places) > 4 and all(one.endswith("of=acme") for one in places), places
+        blocked = (await client.get("/my/blocked?metric=idea&of=acme")).text
+        assert '<input type="hidden" name="of" value="acme">' in blocked
+        await client.get("/my/enter", params={"token": home.link(org="wayne", sub=None)})
+        for place in (live, *places):
+            answer = await client.get(place)
+            assert answer.status_code == 409 and "in for wayne by now" in answer.text, place
+        for path in ("/my/override", "/my/card"):
+            assert (await client.post(path, data=form(of="acme"), headers=OURS)).status_code == 409, path
+        assert (await client.get("/my/usage")).status_code == 200
+
+    home.inside(work)
+    assert home.fleet.one("SELECT COUNT(*) FROM guard_overrides") == 0
+
+
+def test_no_link_says_a_name_of_the_consoles_own_people(home: Home) -> None:
+    answer = home.ask(lambda client, _: client.get("/my/enter", params={"token": home.link(sub="console:ann")}))
+    assert answer.status_code == 403 and "sub begins with console:" in answer.text
+
+
+def test_whoever_is_halted_is_told_since_when_and_why_in_words_of_ours(home: Home) -> None:
+    halt = "UPDATE orgs SET is_halted = TRUE, halted_at = :at, halt_reason = :why WHERE org_id = 'acme'"
+    said = {"credits_exhausted": "no credit is left", "operator": "a person has stopped it", "<b>secret": ""}
+    for why, words in said.items():
+        home.fleet.write(halt, {"at": T0, "why": why})
+        page = re.sub(r"<[^>]+>", "", home.get("/my/usage").text)
+        assert "Halted since 2026-01-01 00:00 UTC" in page and words in page and "secret" not in page
+        assert ("goes on by itself" in page) == (why == "credits_exhausted")
+    home.fleet.write("UPDATE orgs SET is_halted = FALSE, halted_at = NULL WHERE org_id = 'acme'")
+    assert "Halted" not in home.get("/my/usage").text
+    forecast = Forecast("ends", home.now + DAY_MS, 7, T0, MICRO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(screens, "forecast_of", lambda *_: forecast)
+        page = re.sub(r"<[^>]+>", "", home.get("/my/usage").text)
+    assert "Runs out 2026-01-02 00:15 UTC" in page and "In 1 d, at the pace of the last 7 days" in page
+
+
+def test_whose_balance_is_kept_elsewhere_is_told_no_zero(home: Home) -> None:
+    home.fleet.write("INSERT INTO provider_states (provider, terms) VALUES ('stripe', '{\"balance_in_ledger\": true}')")
+    for org, provider in (("stark", "stripe"), ("tyrell", "autumn")):
+        home.fleet.assign(org, provider=provider, from_ms=home.now - WINDOW_MS)
+    home.fleet.write("UPDATE orgs SET billing_provider = 'autumn', balance_micro = 13860000 WHERE org_id = 'tyrell'")
+    stark, tyrell = (home.get("/my/usage", org=org).text for org in ("stark", "tyrell"))
+    assert "billed at stripe: no balance is kept here" in stark and "Used in 7 days" in stark
+    assert "Left at autumn" in tyrell and "13.86" in tyrell
+    for page in (stark, tyrell):
+        assert "0.00" not in page and "nothing is left" not in page and "Ledger by day" not in page
 
 
 def test_it_ends_after_an_hour(home: Home) -> None:

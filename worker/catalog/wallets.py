@@ -67,8 +67,18 @@ def billed_elsewhere(connection: sa.Connection, customer_id: str, now_ms: int) -
 
 
 def _billers(connection: sa.Connection, customer_id: str, now_ms: int) -> list[str]:
+    return [provider for _, provider in billed_as(connection, customer_id, now_ms)]
+
+
+def billed_as(connection: sa.Connection, customer_id: str, now_ms: int) -> list[tuple[str, str]]:
+    """The organisations that are billed as a customer now, each with its biller."""
     values = {"customer_id": customer_id, "at_ms": now_ms}
-    return [str(row.provider) for row in SQL.run(connection, "billers", values)]
+    return [(str(row.org_id), str(row.provider)) for row in SQL.run(connection, "billers", values)]
+
+
+def billers_part(customer_id: str, now_ms: int) -> Part:
+    """The same, for whoever reads more in one statement."""
+    return SQL.part("billers", {"customer_id": customer_id, "at_ms": now_ms})
 
 
 def customers_on(connection: sa.Connection, plan: str) -> list[str]:

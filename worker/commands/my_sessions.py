@@ -28,6 +28,8 @@ LINK_MS: Final = 15 * MINUTE_MS
 MOST_SESSIONS: Final = 200
 """Of one organisation that go on; the oldest ends where there is one more."""
 VIA: Final = "my"
+STAFF: Final = "console:"
+"""What the names of the console's own people begin with, who look in; no link says such a one."""
 
 
 class UsedLink(Refused):
@@ -39,9 +41,14 @@ class UsedLink(Refused):
 @dataclass(frozen=True)
 class Visitor(Person):
     """One of an organisation's own people, by the word of the operator's product: `name` is who, where that was said,
-    else the organisation. Of the console's own pages they may see none."""
+    else the organisation. Of the console's own pages they may see none. Or one of the console's people (`is_staff`),
+    who looks at what those see."""
 
     org_id: str = ""
+
+    @property
+    def is_staff(self) -> bool:
+        return self.name.startswith(STAFF)
 
     @property
     def via(self) -> str:
@@ -49,7 +56,7 @@ class Visitor(Person):
 
     @property
     def actor(self) -> str:
-        return f"{VIA}:{self.name}"
+        return self.name if self.is_staff else f"{VIA}:{self.name}"
 
 
 def visitor(org_id: str, person: str | None) -> Visitor:
@@ -71,7 +78,7 @@ def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, a
             return
         raise UsedLink("this link was used: each opens the page once")
     SQL.run(connection, "make_room", {"org_id": who.org_id, "most": MOST_SESSIONS, "now_ms": now_ms})
-    by = By(now_ms, who.actor, "came in by a link", VIA)
+    by = By(now_ms, who.actor, "looked in from the console" if who.is_staff else "came in by a link", VIA)
     record(connection, "my_enter", who.org_id, {"address": clean(address, MAX_ID_CHARS)}, by)
 
 

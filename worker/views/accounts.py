@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.ledger import lots, maturing
+from drawdown.ledger.accounts import wallet_account
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.sql import queries, together
-from drawdown.schema.units import in_credits
-from drawdown.worker.catalog.wallets import terms_part, with_wallets
+from drawdown.schema.units import EXEMPT_PROVIDERS, in_credits
+from drawdown.worker.catalog.wallets import billers_part, terms_part, with_wallets
 from drawdown.worker.views.ledger import view_lots
 
 SQL = queries(__file__)
@@ -72,13 +74,50 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
     )
 
 
+@dataclass(frozen=True)
+class PaidFrom:
+    """Whose wallet pays for an organisation's runs, and who bills it now (None: nobody). `keeper`: the biller, where it
+    keeps the balance itself and no wallet here pays; `has_wallet`: whether anything ever moved in that wallet."""
+
+    customer_id: str
+    provider: str | None
+    keeper: str | None
+    has_wallet: bool
+
+    @property
+    def is_here(self) -> bool:
+        """Whether a balance is kept here: of whom another provider bills, once its wallet was given credit."""
+        return self.keeper is None and (self.has_wallet or self.provider == EMBEDDED)
+
+    @property
+    def takes_credit(self) -> bool:
+        """Whether credit is given here. Who is billed afterwards has no wallet: the end of one would halt it."""
+        return self.is_here or (self.keeper is None and self.provider in (None, *EXEMPT_PROVIDERS))
+
+
 def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
     """Whose wallet pays for an organisation's runs: its customer's at a biller that keeps wallets here, else its own.
     Errors: UnknownId."""
-    found = together(connection, biller=SQL.part("biller", {"org_id": org_id, "now_ms": now_ms}), terms=terms_part())
-    if not found["biller"]:
+    return paid_from(connection, org_id, now_ms).customer_id
+
+
+def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
+    """The same, with who bills it; of an id that is a customer's alone, who bills that. Errors: UnknownId."""
+    values = {"org_id": org_id, "own": wallet_account(org_id), "now_ms": now_ms}
+    found = together(
+        connection,
+        biller=SQL.part("biller", values),
+        customer=billers_part(org_id, now_ms),
+        terms=terms_part(),
+    )
+    row, here = found["biller"][0], with_wallets(found["terms"])
+    if row.customer_id and row.provider in here:
+        return PaidFrom(str(row.customer_id), row.provider, None, bool(row.has_theirs))
+    provider = row.provider
+    if provider is None:
         ids.require(connection, ids.CUSTOMER, org_id)
-        return org_id
-    row = found["biller"][0]
-    billed_here = row.customer_id and row.provider in with_wallets(found["terms"])
-    return str(row.customer_id) if billed_here else org_id
+        provider = min(
+            (one.provider for one in found["customer"]), key=lambda one: (one not in here, one), default=None
+        )
+    keeper = None if provider is None or provider in {*here, *EXEMPT_PROVIDERS} else provider
+    return PaidFrom(org_id, provider, keeper, bool(row.has_own))

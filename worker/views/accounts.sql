@@ -1,8 +1,12 @@
 -- Whose wallet an organisation's is, and what suppliers wait for of it.
 
 -- name: biller
-SELECT provider, customer_id FROM assignments WHERE org_id = :org_id AND start_ms <= :now_ms
-    AND (end_ms IS NULL OR :now_ms < end_ms)
+-- One row, also where nobody bills it; and whether its own wallet, or its customer's, was ever used.
+SELECT a.provider, a.customer_id,
+    EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = :own) AS has_own,
+    EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = 'wallet:' || a.customer_id) AS has_theirs
+FROM (SELECT 1 AS one) q LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= :now_ms
+    AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
 -- name: hold
 -- What of the cost of a wallet's runs waits for suppliers: held, or frozen.

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.ledger import maturing
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.views.accounts import payer_of
+from drawdown.worker.views.accounts import PaidFrom, paid_from
 
 SQL = queries(__file__)
 
@@ -58,9 +58,24 @@ class Card:
 class Told:
     """A customer's wallet: whether others draw on it, or did, and its card where nobody else does."""
 
-    customer_id: str
+    paid: PaidFrom
     is_shared: bool
     card: Card | None
+
+
+@dataclass(frozen=True)
+class Org:
+    """Whether it is halted, since when, and why; what its biller last said (micro-credits there) and when that was
+    read; when it ends, as the watch estimates."""
+
+    billing_provider: str | None
+    is_halted: bool
+    halted_at: int | None
+    halt_reason: str | None
+    balance_micro: int | None
+    unseen_micro: int | None
+    balance_read_ms: int | None
+    runs_out_ms: int | None
 
 
 @dataclass(frozen=True)
@@ -87,14 +102,20 @@ class Asked:
 
 def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> Told:
     """Whose wallet it is, and what may be told of it. Errors: UnknownId."""
-    customer = payer_of(connection, org_id, now_ms)
-    row = SQL.run(connection, "told", {"customer_id": customer, "org_id": org_id}).one()
+    paid = paid_from(connection, org_id, now_ms)
+    row = SQL.run(connection, "told", {"customer_id": paid.customer_id, "org_id": org_id}).one()
     if row.is_shared:
-        return Told(customer, True, None)
+        return Told(paid, True, None)
     if row.service is None:
-        return Told(customer, False, None)
+        return Told(paid, False, None)
     card = Card(row.service, row.service_customer, row.threshold_micro, row.amount_micro, row.blocked_ms is not None)
-    return Told(customer, False, card)
+    return Told(paid, False, card)
+
+
+def org_of(connection: sa.Connection, org_id: str) -> Org | None:
+    """None for one that nobody registered yet."""
+    row = SQL.run(connection, "org", {"org_id": org_id}).mappings().one_or_none()
+    return None if row is None else Org(**{**row, "is_halted": bool(row["is_halted"])})
 
 
 def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standing:

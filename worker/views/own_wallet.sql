@@ -11,6 +11,10 @@ SELECT EXISTS (
     t.service, t.service_customer, t.threshold_micro, t.amount_micro, t.blocked_ms
 FROM (SELECT 1 AS one) q LEFT JOIN topup_terms t ON t.customer_id = :customer_id AND t.mode = 'live'
 
+-- name: org
+SELECT billing_provider, is_halted, halted_at, halt_reason, balance_micro, unseen_micro, balance_read_ms, runs_out_ms
+FROM orgs WHERE org_id = :org_id
+
 -- name: blocked
 SELECT metric, CAST(SUM(count) AS BIGINT) AS times, CAST(SUM(amount) AS BIGINT) AS amount, MAX(last_ms) AS last_ms
 FROM guard_denials WHERE org_id = :org_id AND minute_ms >= :since_ms AND enforced

@@ -8,10 +8,6 @@ for whom it is meant, of which organisation, until when, and has a number of its
 
 from __future__ import annotations
 
-import base64
-import hmac
-import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +17,7 @@ from drawdown.server.services import Services
 from drawdown.server.tokens import jwts
 from drawdown.server.tokens.elsewhere import Elsewhere
 from drawdown.server.tokens.jwts import Unproven
-from drawdown.worker.commands.my_sessions import LINK_MS, Visitor, visitor
+from drawdown.worker.commands.my_sessions import LINK_MS, STAFF, Visitor, visitor
 
 
 @dataclass(frozen=True)
@@ -30,19 +26,6 @@ class Link:
 
     number: str
     visitor: Visitor
-
-
-def made(secret: str, audience: str, org_id: str, now_ms: int) -> str:
-    """A link as a product makes it, signed by the shared secret, with a number of its own: the demo's, which has no
-    product."""
-    claims = {"aud": audience, "org": org_id, "exp": (now_ms + LINK_MS) // 1000, "jti": secrets.token_urlsafe(16)}
-    text = ".".join(_base64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
-    proof = hmac.digest(secret.encode(), text.encode(), "sha256")
-    return f"{audience}/my/enter?token={text}.{_base64(proof)}"
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 class Links:
@@ -59,6 +42,8 @@ class Links:
         if claims["exp"] * 1000 > now_ms + LINK_MS + jwts.SLACK_S * 1000:
             raise Unproven("it lasts longer than a quarter of an hour")
         org_id, person = _id(claims, "org"), _id(claims, "sub") if "sub" in claims else None
+        if person is not None and person.startswith(STAFF):
+            raise Unproven(f"sub begins with {STAFF}, as the names of the console's own people do")
         return Link(_id(claims, "jti"), visitor(org_id, person))
 
     async def _claims_of(self, token: str) -> Mapping[str, Any]:

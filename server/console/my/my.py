@@ -22,14 +22,14 @@ from starlette.routing import Route
 
 from drawdown.providers.payments.protocol import NoLink
 from drawdown.schema.audit import By
-from drawdown.schema.errors import AnswerLost, UsageError
+from drawdown.schema.errors import AnswerLost, Refused, UsageError
 from drawdown.schema.ids import tell_no_names
 from drawdown.server.console import door, files
 from drawdown.server.console.asking import Ask, said_by
 from drawdown.server.console.forms import form_of
 from drawdown.server.console.looking import look
 from drawdown.server.console.my import asked
-from drawdown.server.console.my.links import Links
+from drawdown.server.console.my.links import Link, Links
 from drawdown.server.console.my.pages import PAGES
 from drawdown.server.console.page import Page
 from drawdown.server.http import bodies
@@ -42,6 +42,7 @@ from drawdown.server.tokens import jwts
 from drawdown.server.tokens.elsewhere import Elsewhere, Trouble, is_safe
 from drawdown.server.tokens.jwts import Unproven
 from drawdown.worker.commands import guard_overrides, my_sessions
+from drawdown.worker.commands.console_users import Person
 from drawdown.worker.commands.my_sessions import LIFE_MS, UsedLink, Visitor
 from drawdown.worker.views import own_wallet
 from drawdown.worker.views.console_users import is_demo
@@ -53,6 +54,7 @@ Act = Callable[[Request, Mapping[str, str]], Awaitable[Response]]
 COOKIE: Final = "__Host-drawdown-my"
 HOME: Final = "/my/usage"
 OVER: Final = "nobody is in here, or not any more: open this page from your product again"
+ANOTHER: Final = "this browser is in for {} by now, and the page was another organisation's: open that one anew"
 AT_ONCE: Final = 4
 """Reads and writes for these people: threads of their own, so that however many ask, the console answers, and the other
 way round. Their files are half of them at most, as at the console."""
@@ -93,6 +95,12 @@ class Face(Protocol):
 
 class Nobody(Exception):
     """Nobody is in."""
+
+
+class Another(Refused):
+    """A page of one organisation asks, and by now its browser is in for another one."""
+
+    code = "another_organisation"
 
 
 class My:
@@ -152,41 +160,53 @@ class My:
         async def entered() -> Response:
             if request.method != "GET":  # whatever looks where a link leads does not use it up
                 raise ApiError(405, "method", "a link is opened")
-            now_ms, session = self._console.now_ms(), secrets.token_urlsafe(32)
-            address = caller_of(request.client and request.client.host)
             try:
-                link = await self._links.read(said_by(request).get("token", ""), self.url, now_ms)
-                given = (link.number, link.visitor, session, address, now_ms)
-                try:
-                    await self._threads.write(lambda c: my_sessions.enter(c, *given))
-                except AnswerLost:  # the same session by the same link is let in again
-                    await self._threads.write(lambda c: my_sessions.enter(c, *given))
+                link = await self._links.read(said_by(request).get("token", ""), self.url, self._console.now_ms())
+                return await self._begin(request, link)
             except (Unproven, UsedLink) as error:
                 return self._failed(403, f"this link opens nothing: {error}")
             except Trouble as error:
                 return self._failed(502, f"this link cannot be looked at: {error}")
-            answer, age = RedirectResponse(HOME, 303), LIFE_MS // 1000
-            answer.set_cookie(COOKIE, session, max_age=age, path="/", secure=True, httponly=True, samesite="lax")
-            return answer
 
         return await self._answered(request, entered)
+
+    async def look_in(self, request: Request, org_id: str, person: Person) -> Response:
+        """Somebody of the console's sees what an organisation's own people see, and is on record by their own name."""
+        link = Link(secrets.token_urlsafe(32), my_sessions.visitor(org_id, person.actor))
+        return await self._answered(request, lambda: self._begin(request, link))
+
+    async def _begin(self, request: Request, link: Link) -> Response:
+        """A session, as long as it may be. Errors: UsedLink."""
+        now_ms, session = self._console.now_ms(), secrets.token_urlsafe(32)
+        given = (link.number, link.visitor, session, caller_of(request.client and request.client.host), now_ms)
+        try:
+            await self._threads.write(lambda c: my_sessions.enter(c, *given))
+        except AnswerLost:  # the same session by the same link is let in again
+            await self._threads.write(lambda c: my_sessions.enter(c, *given))
+        answer, age = RedirectResponse(HOME, 303), LIFE_MS // 1000
+        answer.set_cookie(COOKIE, session, max_age=age, path="/", secure=True, httponly=True, samesite="lax")
+        return answer
 
     async def _look(self, work: Callable[[sa.Connection], T]) -> T:
         """Errors: TooSlow, and those of the database."""
         return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
 
-    def _visitor(self, connection: sa.Connection, request: Request, now_ms: int) -> Visitor:
-        """Who asks; from here on, nobody else's name is told. Errors: Nobody."""
+    def _visitor(self, connection: sa.Connection, request: Request, said: Mapping[str, str], now_ms: int) -> Visitor:
+        """Who asks; from here on, nobody else's name is told. `of`: whose page it is that asks, where it says so.
+        Errors: Nobody; Another."""
         tell_no_names(connection)
         found = my_sessions.find(connection, request.cookies.get(COOKIE, ""), now_ms)
         if found is None:
             raise Nobody
+        if said.get("of") not in (None, found.org_id):
+            raise Another(ANOTHER.format(found.org_id))
         return found
 
     def _ask(self, connection: sa.Connection, request: Request, now_ms: int) -> Ask:
         """Of this organisation, whatever the address says."""
-        visitor = self._visitor(connection, request, now_ms)
-        return Ask(visitor, now_ms, {**said_by(request), "id": visitor.org_id})
+        said = said_by(request)
+        visitor = self._visitor(connection, request, said, now_ms)
+        return Ask(visitor, now_ms, {**said, "id": visitor.org_id})
 
     async def _page(self, page: Page, request: Request) -> Response:
         async def shown() -> Response:
@@ -235,7 +255,7 @@ class My:
         metric = form.get("metric", "")
 
         def work(connection: sa.Connection) -> int:
-            visitor = self._visitor(connection, request, now_ms)
+            visitor = self._visitor(connection, request, form, now_ms)
             terms = asked.terms_of(form, visitor.org_id, now_ms)
             by = By(now_ms, visitor.actor, asked.reason_of(form), my_sessions.VIA)
             return guard_overrides.add(connection, terms, by, asked=True)[0].number
@@ -248,7 +268,7 @@ class My:
         now_ms = self._console.now_ms()
 
         def work(connection: sa.Connection) -> tuple[Visitor, Card | None]:
-            visitor = self._visitor(connection, request, now_ms)
+            visitor = self._visitor(connection, request, form, now_ms)
             return visitor, own_wallet.told_of(connection, visitor.org_id, now_ms).card
 
         visitor, card = await self._look(work)

@@ -21,27 +21,46 @@ from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.customers import usage as full
 from drawdown.worker.commands.guard_facts import Wish
 from drawdown.worker.commands.guard_options import ways_out
+from drawdown.worker.verdict.rules import CREDIT_REASONS
 from drawdown.worker.views import own_wallet, wallet_days, wallet_entries
 from drawdown.worker.views.forecast import forecast_of
 from drawdown.worker.views.usage import read_usage
 
 COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
+HALTED_FOR: Final[Mapping[str, str]] = {
+    "credits_exhausted": "no credit is left", "reserved": "what runs has reserved all that is left",
+    "estimate": "no credit is left, as it is estimated", "unreadable": "the balance cannot be read",
+    "operator": "a person has stopped it",
+}  # fmt: skip
+"""Why an organisation is halted, in words for its people; of any other reason nothing is told."""
 DAY_CHOICES: Final = (7, 30, 89)
 """For how long an override is asked for: until a midnight, 90 days from now at the latest."""
 
 
 def usage(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org_id, days = ask.required("id"), ask.number("days", full.DAYS)
-    nothing = {"empty": True, "shared": False, "card": None, "days": days, "day_choices": sorted(full.DAYS)}
+    nothing: dict[str, object] = {
+        "empty": True, "shared": False, "card": None, "days": days, "day_choices": sorted(full.DAYS), "halted": None,
+        "ends": None, "features": None,
+    }  # fmt: skip
     try:
         told = own_wallet.told_of(connection, org_id, ask.now_ms)
     except UnknownId:
         return nothing
     blocked = own_wallet.blocked(connection, org_id, ask.now_ms)
     shown = {**nothing, "empty": False, "shared": told.is_shared, "card": told.card, "blocked": blocked}
+    org = own_wallet.org_of(connection, org_id)
+    if org is not None and org.is_halted:
+        shown |= {"halted": org, "why": HALTED_FOR.get(f"{org.halt_reason}", "")}
+        shown["by_credit"] = org.halt_reason in CREDIT_REASONS - {"unreadable"}
     if told.is_shared:
         return {**shown, "features": _features(connection, org_id, ask.now_ms)}
-    return {**shown, **_wallet(connection, told.customer_id, days, ask)}
+    if not told.paid.is_here:
+        shown["tiles"] = full.elsewhere(connection, org, told.paid, ask.now_ms)
+        if not told.paid.has_wallet:
+            return {**shown, "features": _features(connection, org_id, ask.now_ms)}
+        return {**_wallet(connection, told.paid.customer_id, days, ask), **shown}
+    return {**shown, **_wallet(connection, told.paid.customer_id, days, ask)}
 
 
 def _wallet(connection: sa.Connection, customer: str, days: int, ask: Ask) -> Mapping[str, object]:
@@ -55,7 +74,8 @@ def _wallet(connection: sa.Connection, customer: str, days: int, ask: Ask) -> Ma
     closing = wallet_days.closing_micro(connection, customer, tomorrow)
     return {
         "tiles": [*_tiles(account, full.outlook(forecast, ask.now_ms)), full.used(use, tomorrow), _balance(account)],
-        "chart": full.chart(bars, ask.now_ms, DAY_MS),
+        "ends": forecast if forecast.state == "ends" else None,
+        "chart": full.chart(bars, ask.now_ms, begin),
         "table": full.by_day(bars),
         "ledger": full.ledger_days(wallet_days.ledger_by_day(connection, customer, begin, tomorrow), closing),
         "opened": opened,
@@ -96,7 +116,7 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """The ledger of the days that are shown; of a wallet that others share, the heads alone."""
     told, chosen = own_wallet.told_of(connection, ask.required("id"), ask.now_ms), full.days_of(ask)
     yield csv_line(COLUMNS)
-    for one, left in () if told.is_shared else wallet_entries.every(connection, told.customer_id, chosen):
+    for one, left in () if told.is_shared else wallet_entries.every(connection, told.paid.customer_id, chosen):
         texts = (figures.iso(one.ts), figures.iso(one.at_ms), one.kind, one.feature)
         yield csv_line(texts, (one.quantity, figures.plain(one.moved_micro), figures.plain(left)))
 

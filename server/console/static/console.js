@@ -16,5 +16,9 @@ const stale = (why) => {
   if (word) word.textContent = "Stale";
   if (said) said.textContent = " · " + why + "; these are the last figures that could be read";
 };
-document.addEventListener("htmx:response:error", () => stale("it cannot be read now: load the page again"));
+const UNREAD = "it cannot be read now: load the page again";
+const ANOTHER = "this browser is in for another organisation by now: open this page anew where you came from";
+const isAnother = (event) => location.pathname.startsWith("/my/") && event.detail?.ctx?.response?.status === 409;
+const why = (event) => (isAnother(event) ? ANOTHER : UNREAD);
+document.addEventListener("htmx:response:error", (event) => stale(why(event)));
 document.addEventListener("htmx:error", () => stale("the server does not answer"));

@@ -14,6 +14,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.customers import org_tabs, usage
 from drawdown.server.console.screens.money import org_ledger
 from drawdown.server.console.screens.rules import org_limits, org_raw
+from drawdown.worker.views.accounts import PaidFrom, paid_from
 
 OTHERS: Final = {"ledger": org_ledger.read, **org_tabs.TABS, "limits": org_limits.tab, "raw": org_raw.tab}
 TABS: Final = ("usage", *OTHERS)
@@ -22,12 +23,14 @@ TABS: Final = ("usage", *OTHERS)
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tab = ask.choice("tab", TABS)
     org = require_org(connection, ask.required("id"))
-    found = usage.read(connection, ask, org) if tab == "usage" else OTHERS[tab](connection, ask)
-    return {"org": org, "acts": acts(org), "tab": tab, "tabs": TABS, "empty": False, **found}
+    paid = paid_from(connection, org.org_id, ask.now_ms)
+    found = usage.read(connection, ask, org, paid) if tab == "usage" else OTHERS[tab](connection, ask)
+    shown = {"org": org, "acts": acts(org, paid), "takes_credit": paid.takes_credit, "tab": tab, "tabs": TABS}
+    return {**shown, "empty": False, **found}
 
 
-def acts(org: sa.Row[Any]) -> list[Link]:
-    """What is done to an organisation first."""
+def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
+    """What is done to an organisation first. Credit is given to the wallet that pays for it, and where one does."""
     halt = (
         act("Lift the halt", "lift", id=org.org_id)
         if org.operator_halt
@@ -39,7 +42,8 @@ def acts(org: sa.Row[Any]) -> list[Link]:
     if org.override_halted is not None or org.override_max_concurrent is not None:
         override.append(act("End the override", "org-override-end", id=org.org_id))
     assign = act("Assign elsewhere", "assign-remote", id=org.org_id)
-    return [act("Give credit", "grant", id=org.org_id), halt, *override, assign, billing, runs]
+    grant = [act("Give credit", "grant", id=paid.customer_id)] if paid.takes_credit else []
+    return [*grant, halt, *override, assign, billing, runs]
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:

@@ -20,8 +20,9 @@ from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.screens.money import wallet
 from drawdown.server.console.screens.money.cells import of_entry
+from drawdown.worker.verdict.watch_state import is_watched
 from drawdown.worker.views import wallet_days
-from drawdown.worker.views.accounts import Account, account_of, payer_of
+from drawdown.worker.views.accounts import Account, PaidFrom, account_of, payer_of
 from drawdown.worker.views.forecast import Forecast, forecast_by
 from drawdown.worker.views.usage import Share, read_shares
 from drawdown.worker.views.wallet_days import LedgerDay, RunSteps, Use
@@ -78,9 +79,8 @@ class Day:
     balance_micro: int
 
 
-def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any]) -> Mapping[str, object]:
-    days, opened = ask.number("days", DAYS), opened_day(ask)
-    customer = payer_of(connection, org.org_id, ask.now_ms)
+def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any], paid: PaidFrom) -> Mapping[str, object]:
+    days, opened, customer = ask.number("days", DAYS), opened_day(ask), paid.customer_id
     account = account_of(connection, customer, ask.now_ms)
     tomorrow = ask.now_ms - ask.now_ms % DAY_MS + DAY_MS
     begin, used_from = tomorrow - days * DAY_MS, tomorrow - max(days, TILE_DAYS) * DAY_MS
@@ -91,16 +91,20 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any]) -> Mapping[str, 
     first = min((one.at_ms for one in shown), default=begin)
     by_hour = ask.now_ms - first < HOURS_BELOW_MS and bool(shown)
     said = forecast_by(found.forecast, account.available_micro, ask.now_ms)
+    tiles = _tiles(account, outlook(said, ask.now_ms), used(found.by_day, tomorrow))
+    if not paid.is_here:
+        tiles = elsewhere(connection, org, paid, ask.now_ms) + _over_from_before(account)
     return {
         "part": "org_usage.html",
         "customer": customer,
-        "tiles": _tiles(org, account, outlook(said, ask.now_ms), used(found.by_day, tomorrow), ask.now_ms),
+        "is_here": paid.is_here or bool(found.ledger),
+        "tiles": tiles,
         "days": days,
         "day_choices": sorted(DAYS),
-        "chart": chart(found.by_hour if by_hour else shown, ask.now_ms, HOUR_MS if by_hour else DAY_MS),
+        "chart": chart(found.by_hour, ask.now_ms, hours_from, HOUR_MS) if by_hour else chart(shown, ask.now_ms, begin),
         "by_hour": by_hour,
         "table": by_day(shown),
-        "steps": steps(found.steps, account),
+        "steps": steps(found.steps, account) if paid.is_here or found.steps.accepted else [],
         "shares": _shares(connection, org, ask.now_ms),
         "ledger": ledger_days(found.ledger, found.closing_micro),
         "opened": opened,
@@ -110,19 +114,34 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any]) -> Mapping[str, 
     }
 
 
-def _tiles(org: sa.Row[Any], account: Account, said: str, used_: Tile, now_ms: int) -> list[Tile]:
+def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
     """What the wallet has, in the order of the questions that are asked of it."""
     _, reserved, included, *_, hold, balance = wallet.tiles(account)
-    return [_kept_elsewhere(org, account, now_ms) or available(account, said), reserved, included, hold, used_, balance]
+    return [available(account, said), reserved, included, hold, used_, balance]
 
 
-def _kept_elsewhere(org: sa.Row[Any], account: Account, now_ms: int) -> Tile | None:
-    """Of whom a service bills, with nothing in a wallet here: what it said was left, less what it has not seen yet."""
-    if org.billing_provider in HERE or org.balance_micro is None or account.balance_micro or account.reserved_micro:
-        return None
+def elsewhere(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
+    """Of whom no balance is kept here: what its biller said was left, less what that has not seen yet; where it said
+    nothing, that it is not known. `org`: its row."""
+    if org is None or org.billing_provider in HERE or org.balance_micro is None:
+        return [wallet.nothing_here(paid)]
     left = org.balance_micro - (org.unseen_micro or 0)
-    said = f"{'owed; ' if left < 0 else ''}read {figures.ago(org.balance_read_ms, now_ms)}"
-    return Tile(f"Left at {org.billing_provider}", figures.credits(left), said, "bad" if left <= 0 else "")
+    tone, said = (
+        "bad" if left <= 0 else "",
+        f"{'owed; ' if left < 0 else ''}read {figures.ago(org.balance_read_ms, now_ms)}",
+    )
+    found = [Tile(f"Left at {org.billing_provider}", figures.credits(left), said, tone)]
+    ends = None if org.is_halted else org.runs_out_ms
+    if ends is not None and ends > now_ms and is_watched(connection, now_ms):
+        found.append(Tile("Runs out", figures.time(ends), f"{figures.ago(ends, now_ms)}, as the watch estimates"))
+    return found
+
+
+def _over_from_before(account: Account) -> list[Tile]:
+    """What is in a wallet here that pays for nothing any more."""
+    if not account.balance_micro:
+        return []
+    return [Tile("In a wallet here", figures.credits(account.balance_micro), "from before: it pays for nothing now")]
 
 
 def available(account: Account, said: str) -> Tile:
@@ -147,10 +166,10 @@ def outlook(found: Forecast, now_ms: int) -> str:
     return OUTLOOKS.get(found.state, "")
 
 
-def chart(use: list[Use], now_ms: int, step_ms: int) -> charts.Chart:
-    """Credits by feature, a day or an hour each, from the first use on."""
+def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> charts.Chart:
+    """Credits by feature, a day or an hour each, from the first use on; `from_ms`: before it nothing was read."""
     last = now_ms - now_ms % step_ms
-    first = min([*(one.at_ms for one in use), last - (LEAST_BARS - 1) * step_ms])
+    first = max(from_ms, min([*(one.at_ms for one in use), last - (LEAST_BARS - 1) * step_ms]))
     parts: dict[int, dict[str, int]] = {at: {} for at in range(first, now_ms + 1, step_ms)}
     for one in use:
         parts.setdefault(one.at_ms, {})[one.feature or OTHER] = one.micro

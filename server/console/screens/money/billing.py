@@ -16,7 +16,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import billing_all, cells, wallet, wallets
 from drawdown.server.console.screens.money.billing_terms import pause, thresholds, top_up
 from drawdown.worker.views import billing
-from drawdown.worker.views.accounts import account_of, payer_of
+from drawdown.worker.views.accounts import PaidFrom, account_of, paid_from
 from drawdown.worker.views.billing import Happened, Offer, Relation
 
 PATH: Final = "/console/billing"
@@ -33,23 +33,24 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     given = ask.text("id")
     if not given:
         return billing_all.read(connection, ask)
-    customer = payer_of(connection, given, ask.now_ms)
+    paid = paid_from(connection, given, ask.now_ms)
+    customer = paid.customer_id
     account = account_of(connection, customer, ask.now_ms)
     terms = billing.terms_of(connection, customer, given)
     relations = billing.related(connection, customer, given, ask.now_ms)
     plans, tiers = billing.offers(connection, customer)
     recent, topups = billing.happened(connection, customer, ask.now_ms)
     tables = [
-        thresholds(terms, account, customer),
+        thresholds(terms, account, customer, is_here=paid.is_here),
         _related(relations, given),
-        _happened(recent, customer),
+        _happened(recent, customer, paid),
         top_up(terms, customer, ask.now_ms),
         _topups(topups, customer),
         _tiers(tiers, customer),
         _plans(plans, account.plan, customer),
     ]
     links = [
-        act("Give credit", "grant", id=customer),
+        *([act("Give credit", "grant", id=customer)] if paid.takes_credit else []),
         act("Change plan", "plan", "admin", id=customer),
         *pause(terms, customer),
         *([] if terms.org_id is None else [Link("Usage", url("/console/org", id=given))]),
@@ -57,7 +58,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]
     return shown(
         Shown(
-            PATH, tables, tiles=wallet.tiles(account), acts=links, query={"id": given}, said=_said(given, customer),
+            PATH, tables, tiles=wallet.tiles(account) if paid.is_here else [wallet.nothing_here(paid)], acts=links,
+            query={"id": given}, said=_said(given, customer),
             above=Link("Billing", PATH), heading=given,
         )
     )  # fmt: skip
@@ -97,11 +99,13 @@ def _who(one: Relation) -> Cell:
     return Cell(one.who, "id") if one.part == "sponsor" else cells.billing(one.who)
 
 
-def _happened(found: list[Happened], customer: str) -> Table:
+def _happened(found: list[Happened], customer: str, paid: PaidFrom) -> Table:
     heads = ("At, UTC", "What", "#Amount", "State", "Who", "Why, or key")
     none = f"Nothing was given or charged in the last {billing.HAPPENED_DAYS} days."
     rows = [_event(one, customer) for one in found]
-    command = ("ledger", "billing", customer) if rows else ("ledger", "grant", customer, "10")
+    command: tuple[str, ...] = ("ledger", "billing", customer)
+    if not rows and paid.takes_credit:
+        command = ("ledger", "grant", customer, "10")
     title = f"Billing events of the last {billing.HAPPENED_DAYS} days"
     note = f"What was charged is told by days, for the last {billing.CHARGED_DAYS}; the wallet has each entry."
     return Table(title, heads, rows, none, cells.command(*command), note=note if rows else "")

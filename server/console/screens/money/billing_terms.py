@@ -9,14 +9,14 @@ from drawdown.worker.views.accounts import Account
 from drawdown.worker.views.billing import BillingTerms
 
 
-def thresholds(terms: BillingTerms, account: Account, customer: str) -> Table:
-    """At which credit something happens, and whether it has."""
-    available = account.available_micro
+def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here: bool) -> Table:
+    """At which credit something happens, and whether it has. `is_here`: whether a balance is kept here."""
+    available = account.available_micro if is_here else None
     balance = available if terms.billing_provider is None or terms.read_micro is None else terms.read_micro
     halted = Cell("halted", "state", "bad") if terms.is_halted else Cell("open")
     low = terms.low_micro
     rows = [
-        (Cell("Halted"), Cell(figures.credits(0), "number"), cells.credits(balance, narrow=False), halted,
+        (Cell("Halted"), cells.credits(None if balance is None else 0), cells.credits(balance, narrow=False), halted,
          Cell(_halt_said(terms), "id", narrow=False)),
         (Cell("Low credit"), cells.credits(low), cells.credits(None if low is None else balance, narrow=False),
          _reached(low, balance),

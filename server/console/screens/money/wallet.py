@@ -17,7 +17,7 @@ from drawdown.server.console.frame.templates import running, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.views import wallet_entries
-from drawdown.worker.views.accounts import Account, account_of
+from drawdown.worker.views.accounts import Account, PaidFrom, account_of, paid_from
 from drawdown.worker.views.ledger import LotRow, LotsView, list_lots
 from drawdown.worker.views.wallet_entries import MOST_LOOKED_AT, NEVER, Chosen, Entries, EntryLine
 
@@ -34,9 +34,13 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     account = account_of(connection, customer, ask.now_ms)
     lots = list_lots(connection, customer, ask.now_ms)
     found = wallet_entries.page(connection, customer, after, chosen=chosen)
+    paid = None
     if not lots.lots and not found.entries:
         ids.require(connection, ids.CUSTOMER, customer)
+        paid = paid_from(connection, customer, ask.now_ms)
     filters = booked_filters(ask)
+    if paid is not None and (not paid.is_here or paid.customer_id != customer):
+        return shown(_never_used(customer, paid))
     query = {"id": customer, **{one.name: one.value for one in filters}}
     return shown(
         Shown(
@@ -52,6 +56,37 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             said=f"Plan {account.plan}" if account.plan else "On no plan",
         )
     )
+
+
+def _never_used(customer: str, paid: PaidFrom) -> Shown:
+    """Instead of zeros that say nothing."""
+    acts = [act("Give credit", "grant", id=customer)] if paid.takes_credit and paid.customer_id == customer else []
+    above, billing = Link("Ledger", "/console/ledger"), Link("Billing", url("/console/billing", id=customer))
+    return Shown(PATH, [no_wallet(customer, paid)], acts=[*acts, billing], above=above, heading=customer)
+
+
+def whose(paid: PaidFrom) -> str:
+    """Why there is no balance to show, in words; '' where one is kept here."""
+    if paid.is_here:
+        return ""
+    if paid.provider is None:
+        return "billed by nobody yet"
+    return f"billed at {paid.provider}: no balance is kept here"
+
+
+def nothing_here(paid: PaidFrom) -> Tile:
+    """What is not known is no zero."""
+    return Tile("Available", figures.UNKNOWN, whose(paid))
+
+
+def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
+    """In the place of a ledger that is not here."""
+    command: tuple[str, ...] = ("org", "list", "--provider", f"{paid.provider}")
+    if paid.takes_credit:
+        command = ("ledger", "grant", paid.customer_id, "10")
+    said = whose(paid) if paid.customer_id == customer_id else f"paid from the wallet of {paid.customer_id}"
+    none = f"{said[:1].upper()}{said[1:]}, so that there is no entry."
+    return Table("Ledger", ("Entries",), [], none, cells.command(*command))
 
 
 def booked(ask: Ask) -> Chosen:

@@ -1,0 +1,144 @@
+"""Of whom another provider bills: no zero is shown for a balance that is not here, and no credit is given to a wallet
+that nobody draws on."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import partial
+from typing import Final
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.server.console.frame import figures
+from drawdown.server.console.screens.customers import usage
+from drawdown.worker.commands import credit
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.verdict.watch_state import note_round
+from drawdown.worker.views import org_list
+from drawdown.worker.views.wallet_days import Use
+from tests.server.console_home import Home, as_read
+
+CUSTOMER: Final = "cus_Stark01"
+PAGES: Final = (
+    "/console/org?id=stark", "/console/org?id=stark&tab=ledger", "/console/billing?id=stark",
+    f"/console/billing?id={CUSTOMER}", f"/console/wallet?id={CUSTOMER}",
+)  # fmt: skip
+
+
+@pytest.fixture
+def home(home_engine: sa.Engine) -> Home:
+    """stark is billed at Stripe, which keeps no balance, tyrell at Autumn, which does."""
+    made = Home(home_engine, copied=True)
+    made.fleet.write("INSERT INTO provider_states (provider, terms) VALUES ('stripe', '{\"balance_in_ledger\": true}')")
+    made.fleet.write("INSERT INTO provider_states (provider, terms) VALUES ('autumn', '{}')")
+    made.register(["stark", "tyrell"])
+    by, from_ms = made.fleet.by, made.now - made.now % WINDOW_MS
+    for org, provider, customer in (("stark", "stripe", CUSTOMER), ("tyrell", "autumn", "tyrell")):
+        given = partial(assign, org_ids=[org], provider=provider, by=by, customer_id=customer, from_ms=from_ms)
+        write(made.engine, given)
+        made.fleet.write("UPDATE orgs SET billing_provider = :p WHERE org_id = :o", {"p": provider, "o": org})
+    return made
+
+
+def shown(home: Home, path: str) -> str:
+    """What a page says, and its links."""
+    (answer,) = home.get(path)
+    assert answer.status_code == 200, (path, answer.text[-300:])
+    main = html.unescape(answer.text.partition("<main")[2])
+    return re.sub(r"\s+", " ", re.sub(r"<(?!a )[^>]+>", " ", main))
+
+
+def look(home: Home, customer: str) -> tuple[int, str]:
+    form = {"id": customer, "amount": "25", "kind": "bonus", "reason": "they asked", "step": "look"}
+    answer = home.send("/console/act/grant", form)
+    return answer.status_code, re.sub(r"\s+", " ", as_read(answer.text))
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_balance_that_is_not_here_is_no_zero_and_no_credit_is_offered(home: Home, path: str) -> None:
+    page = shown(home, path).partition("Plans beside one another")[0]
+    assert "illed at stripe: no balance is kept here" in page
+    for wrong in ("0.00", "nothing is left", "/act/grant", "ledger grant"):
+        assert wrong not in page, wrong
+
+
+def test_credit_goes_to_the_wallet_that_pays(home: Home) -> None:
+    for page in ("/console/org?id=stark", "/console/org?id=tyrell"):
+        assert "No balance is kept here: credit is given there" in shown(home, page)
+    write(home.engine, lambda c: credit.grant(c, CUSTOMER, 5 * MICRO, home.fleet.by, key="first", plan=None))
+    page = shown(home, "/console/org?id=stark")
+    assert f'href="/console/act/grant?id={CUSTOMER}"' in page and "Available 5.00" in page
+    assert f"Paid from the wallet of {CUSTOMER}, so that there is no entry" in shown(home, "/console/wallet?id=stark")
+    assert 'href="/console/act/grant?id=acme"' in shown(home, "/console/org?id=acme")
+
+
+def test_credit_for_who_pays_from_elsewhere_is_refused_and_a_dry_run_names_the_wallet(home: Home) -> None:
+    assert look(home, "stark")[0] == 400
+    assert f"stark is paid from the wallet of {CUSTOMER}: give it there" in look(home, "stark")[1]
+    assert look(home, "tyrell")[0] == 400
+    assert "tyrell is billed at autumn, which keeps its balance" in look(home, "tyrell")[1]
+    status, page = look(home, CUSTOMER)
+    assert status == 200 and f"{CUSTOMER}, which pays for stark (billed at stripe)" in page
+    assert '"Now">never</td>' in page and "once it is used up</strong>" in page, "a first wallet is one that halts"
+    assert "acme, which pays for acme (billed at embedded)" in look(home, "acme")[1]
+    home.register(["soylent"])
+    assert look(home, "soylent")[0] == 200, "nobody bills it yet: its runs are paid from its own wallet"
+    assert home.fleet.one("SELECT COUNT(*) FROM ledger_accounts WHERE account_id = 'wallet:stark'") == 0
+
+
+def test_who_is_billed_by_nobody_has_no_zero_either(home: Home) -> None:
+    home.register(["soylent"])
+    page = shown(home, "/console/org?id=soylent")
+    assert f"Available {figures.UNKNOWN} billed by nobody yet" in page and "0.00" not in page
+    assert "/console/act/grant?id=soylent" in page
+
+
+def test_what_its_biller_said_is_told_with_when_it_ends(home: Home) -> None:
+    home.fleet.write(
+        "UPDATE orgs SET balance_micro = 13860000, balance_read_ms = :now, runs_out_ms = :end WHERE org_id = 'tyrell'",
+        {"now": home.now - 60_000, "end": home.now + 2 * DAY_MS},
+    )
+    assert "Runs out" not in shown(home, "/console/org?id=tyrell"), "nobody watches"
+    write(home.engine, lambda c: note_round(c, home.now))
+    page = shown(home, "/console/org?id=tyrell")
+    assert "Left at autumn 13.86 read 1 min ago Runs out 2026-01-03 00:15 in 2 d, as the watch estimates" in page
+    assert "Used in 30 days" not in page and "0.00" not in page
+    write(home.engine, lambda c: credit.grant(c, "tyrell", 3 * MICRO, home.fleet.by, key="before", plan=None))
+    page = shown(home, "/console/org?id=tyrell")
+    assert "Left at autumn 13.86" in page and "In a wallet here 3.00 from before: it pays for nothing now" in page
+
+
+def test_a_chart_has_no_day_that_was_not_read() -> None:
+    now, begin = 20 * DAY_MS + 5, 14 * DAY_MS
+    found = usage.chart([Use(begin + DAY_MS, "compute", MICRO)], now, begin)
+    assert found.first == "1970-01-15" and found.picture.count("1970-01-15 to 1970-01-21") == 1
+    assert 'width="11.429%"' in found.picture, "seven slots"
+    early = usage.chart([Use(19 * DAY_MS, "compute", MICRO)], now, 0)
+    assert early.first == "1970-01-10", "where more was read, one bar is not as wide as the picture"
+
+
+def test_plans_that_other_providers_told_of_may_be_chosen(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.fleet.write("UPDATE orgs SET plan = 'scale' WHERE org_id = 'tyrell'")
+    assert read(home.engine, org_list.providers_and_plans)[1] == ["free", "scale"]
+    assert '<option value="scale">' in home.get("/console/orgs")[0].text
+    monkeypatch.setattr(org_list, "MOST_LOOKED_AT", 0)
+    assert read(home.engine, org_list.providers_and_plans)[1] == ["free"]
+    assert '<option value="scale" selected>' in home.get("/console/orgs?plan=scale")[0].text, "what is chosen is shown"
+
+
+def test_where_money_hangs_on_an_answer_none_is_chosen_beforehand(home: Home) -> None:
+    asked = {"push-resolve": "outcome", "topup-resolve": "became"}
+    for (name, field), session in zip(asked.items(), (7, 6), strict=True):
+        (form,) = home.get(f"/console/act/{name}", session=session)
+        select = re.findall(rf'<select id="{field}".*?</select>', form.text, re.DOTALL)[0]
+        assert '<option value="" selected>choose one</option>' in select
+    (form,) = home.get("/console/act/push-resolve?keys=k-1")
+    fields = set(re.findall(r'(?:select|input|textarea) id="(\w+)"', form.text))
+    assert fields == {"keys", "outcome", "evidence", "reason"}
+    (form,) = home.get("/console/act/push-resolve?keys=k-1&org=acme")
+    assert 'id="org"' in form.text, "what is filled in is shown"
+    assert 'id="expect"' in home.get("/console/act/push-resolve")[0].text
