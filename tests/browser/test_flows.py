@@ -280,5 +280,5 @@ def test_the_small_face_works_by_keyboard_alone(live: Site, visit: Visit) -> Non
         if page.evaluate("document.activeElement.textContent") == "idea.create":
             break
     page.keyboard.press("Enter")
-    page.wait_for_url("**/my/blocked?metric=idea.create")
+    page.wait_for_url("**/my/blocked?metric=idea.create&of=acme")
     assert "The limit is reached" in page.inner_text("main")
