@@ -35,6 +35,7 @@ from drawdown.server.console.page import Page
 from drawdown.server.console.pages import ACTIONS, MENU, PAGES, UNDER
 from drawdown.server.console.screens.csv_lines import FORMS, Form, as_json
 from drawdown.server.console.sign_in import SignIn
+from drawdown.server.console.wrong_filter import asked_again
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import told
@@ -42,6 +43,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.tokens.elsewhere import Elsewhere
 from drawdown.worker.commands import console_sessions
+from drawdown.worker.commands.console_users import Person
 from drawdown.worker.engine.context import Context
 
 log = structlog.get_logger()
@@ -110,7 +112,9 @@ class Console:
         found += [Route(one.path, partial(self._asset, one), methods=["GET"]) for one in self._assets.values()]
         found += [*self._sign_in.routes(), *self._acting.routes(), *self._oidc.routes(), *self._my.routes()]
         found.append(Route("/console/own", self._to_own, methods=["POST"]))
-        return [*found, Route("/console", self._to_overview, methods=["GET"])]
+        found.append(Route("/console", self._to_overview, methods=["GET"]))
+        nowhere = (("/console/{rest:path}", self._nowhere), ("/my/{rest:path}", self._not_theirs))
+        return [*found, *(Route(path, answer, methods=["GET"]) for path, answer in nowhere)]
 
     async def look(self, work: Callable[[sa.Connection], T]) -> T:
         """Read in a transaction of its own. Errors: TooSlow, and those of the database."""
@@ -164,30 +168,59 @@ class Console:
             log.error("console_failed", path=request.url.path, **told(error))
             return failed(500, "something failed here; it was written down")
 
-    def failed(self, status: int, why: str, part: str = "", since_ms: int | None = None) -> HTMLResponse:
+    def failed(
+        self, status: int, why: str, part: str = "", since_ms: int | None = None, person: Person | None = None,
+        page: Page | None = None,
+    ) -> HTMLResponse:
         """The error state: no figure at all is better than a wrong one. `part`: what could not be read, `since_ms`: as
-        of when, where it is known."""
-        shown = {"status": status, "why": why, "part": part, "since_ms": since_ms}
+        of when, where it is known; `person` and `page`: who asked for what, for the menu around it."""
+        shown: dict[str, object] = {"status": status, "why": why, "part": part, "since_ms": since_ms}
+        if person is not None:
+            shown |= {"person": person, "demo": person.in_demo, "page": page, "back": None, "under": ""}
+        if person is not None and page is not None:
+            shown |= {"under": UNDER[page.path], "back": next(one for one in PAGES if one.path == UNDER[page.path])}
         return self.render("error.html", shown, status)
 
     async def _page(self, page: Page, request: Request) -> Response:
-        return await self.answered(request, lambda: self._shown(page, request), partial(self._unread, page))
+        seen: list[Person] = []
+        return await self.answered(request, lambda: self._shown(page, request, seen), partial(self._unread, page, seen))
 
-    def _unread(self, page: Page, status: int, why: str) -> HTMLResponse:
+    def _unread(self, page: Page, seen: list[Person], status: int, why: str) -> HTMLResponse:
+        """`seen`: who asks, where that could be read."""
+        person = seen[-1] if seen else None
         if status < 500:
-            return self.failed(status, why)
-        return self.failed(status, why, page.title, self._unread_ms.setdefault(page.path, self.now_ms()))
+            return self.failed(status, why, person=person, page=page)
+        since_ms = self._unread_ms.setdefault(page.path, self.now_ms())
+        return self.failed(status, why, page.title, since_ms, person, page)
 
-    async def _shown(self, page: Page, request: Request) -> Response:
+    async def _nowhere(self, request: Request) -> Response:
+        """An address below ours that leads nowhere: a page says so, as people read it."""
+
+        async def do() -> Response:
+            known = await self.look(lambda c: door.who(c, self.services.settings, request, self.now_ms()))
+            return self.failed(404, "this address leads nowhere", person=None if known is None else known.person)
+
+        return await self.answered(request, do)
+
+    async def _not_theirs(self, _request: Request) -> Response:
+        """The same below the address of an organisation's own people."""
+        return self._my._failed(404, "this address leads nowhere")
+
+    async def _shown(self, page: Page, request: Request, seen: list[Person]) -> Response:
         now_ms, query = self.now_ms(), said_by(request)
 
         def work(connection: sa.Connection) -> Looked:
             known = self._known(connection, request, page, now_ms)
-            with _in_words(ask := Ask(known.person, now_ms, query)):
-                shown = page.read(connection, ask)
+            seen.append(known.person)
+            ask, status = Ask(known.person, now_ms, query), 200
+            try:
+                with _in_words(ask):
+                    shown = page.read(connection, ask)
+            except UsageError as error:
+                shown, status = asked_again(connection, page, ask, error), 400
             more = {"live": True, "now_ms": now_ms, "page": page, "person": known.person, "query": query}
             more["under"] = UNDER[page.path]
-            return Looked(known, self.render(page.template, {"demo": known.person.in_demo, **shown, **more}))
+            return Looked(known, self.render(page.template, {"demo": known.person.in_demo, **shown, **more}, status))
 
         found = await self.look(work)
         self._unread_ms.pop(page.path, None)

@@ -102,7 +102,7 @@ def test_pushes_are_those_of_the_command_line(night: Night) -> None:
     assert sorted(shown) == sorted(urlencode({"key": one.key}) for one in told) and len(told) == 2
     sums = read(night.engine, lambda c: sum_pushes(c, PushFilter(push_pages.OPEN)))
     assert tiles(page)["Due"] == str(sum(one.pushes for one in sums)) == "2"
-    assert sum(int(row[4]) for row in tables(page)[0]) == sum(one.quantity for one in sums)
+    assert sum(int(row[4]) for row in tables(page)[1]) == sum(one.quantity for one in sums)
     lines = night.lines("/console/pushes")
     assert len(lines) == 3 and any('"<b>&""' in line for line in lines)
     assert night.rows("/console/pushes", -1, state="accepted")[0][3:5] == ["60", "60"]
@@ -110,6 +110,44 @@ def test_pushes_are_those_of_the_command_line(night: Night) -> None:
     assert night.rows("/console/pushes", 0, feature="compute_1gb", provider="embedded")
     late = {"state": "any", "from": "2026-01-01T00:10", "to": "2026-01-01T00:20"}
     assert {row[0] for row in night.rows("/console/pushes", -1, **late)} == {"2026-01-01 00:15"}
+
+
+def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_own(night: Night) -> None:
+    for n in range(6):
+        night.fleet.sample("acme", T0 + n * WINDOW_MS + 9, 60)
+    night.fleet.tick_windows(1)
+    for n, (state, error) in enumerate(
+        [("due", "503"), ("rejected", "no <b>"), ("in_doubt", "503"), ("due", None), ("in_doubt", "503"), ("due", "503")]
+    ):
+        night.fleet.write(
+            "UPDATE pushes SET state = :state, last_error = :error, due_at_ms = :due WHERE org_id = 'acme' "
+            "AND window_ms = (SELECT MIN(window_ms) + :ms FROM pushes) AND revision = "
+            "(SELECT MAX(revision) FROM pushes x WHERE x.org_id = pushes.org_id AND x.window_ms = pushes.window_ms)",
+            {"state": state, "error": error, "due": night.now + 9 - n, "ms": n * WINDOW_MS},
+        )
+    night.now = night.fleet.clock.at_ms
+    page = night.page("/console/pushes")
+    listed = tables(page)[-1]
+    states = [row[6] for row in listed]
+    assert states == sorted(states, key=["in doubt", "rejected", "due"].index) and states[0] == "in doubt"
+    people = [row[0] for row in listed if row[6] == "in doubt"]
+    assert people == sorted(people) and "In doubt first, then rejected" in page
+    assert [row[7] for row in listed if row[6] == "due"] == sorted(row[7] for row in listed if row[6] == "due")
+    why = tables(page)[0]
+    assert [row[:2] for row in why][:2] == [["in doubt", "503"], ["rejected", "no <b>"]]
+    assert {row[1] for row in why[2:]} == {"503", push_pages.NO_ERROR} and sum(int(row[3]) for row in why) == len(listed)
+    for row, link in zip(why, re.findall(r'href="([^"]+why=[^"]+)"', page), strict=True):
+        (answer,) = night.get(unescape(link))
+        assert [one[6:7] for one in tables(answer.text)[-1]] == [row[:1]] * int(row[3]), row
+    for most in (1, 2, 3, 4):
+        after: str | None = ""
+        found: list[str] = []
+        while after is not None:
+            some = read(night.engine, lambda c, a=after, m=most: push_pages.page(c, Chosen(), night.now, a, m))  # type: ignore[misc]
+            found += [figures.time(one.window_ms) for one in some.lines]
+            assert some.lines, "no page that holds nothing"
+            after = some.next_after
+        assert found == [row[0] for row in listed]
 
 
 def test_a_push_leads_from_its_samples_to_the_cells_that_were_told(night: Night) -> None:

@@ -32,6 +32,11 @@ MOST_ORG_MS: Final = 31 * DAY_MS
 """How much time of one organisation is looked through, a look for each window."""
 OPEN: Final = ("due", "queued", "in_doubt", "rejected")
 FOR_PEOPLE: Final = ("in_doubt", "rejected")
+RANKS: Final = {"in_doubt": -3, "rejected": -2}
+"""What stands for the time in the place of a push that no tick tries again: they come before those that one does."""
+NO_ERROR: Final = "no error on record"
+MOST_REASONS: Final = 20
+"""Reasons that are told apart in one sum."""
 STATES: Final = ("open", *OPEN, "accepted", "voided", "carried", "shadow", "any")
 """By what a list may be narrowed: `open` is what is not decided."""
 FIRST: Final = -1
@@ -41,7 +46,8 @@ LAST: Final = 2**62
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which pushes: in one of STATES; of windows in [from_ms, to_ms). Empty: any."""
+    """Which pushes: in one of STATES; of windows in [from_ms, to_ms); `why`: whose last error this is, or NO_ERROR.
+    Empty: any."""
 
     state: str = "open"
     provider: str = ""
@@ -49,12 +55,13 @@ class Chosen:
     feature: str = ""
     from_ms: int | None = None
     to_ms: int | None = None
+    why: str = ""
 
     @property
     def narrows(self) -> bool:
-        """Whether some that lie in the order of their index may be left out."""
-        return self.state not in ("open", "any") or bool(
-            self.provider or self.feature or self.from_ms is not None or self.to_ms is not None
+        """Whether some that lie in the order of their index may be left out: of what is open, those for people are."""
+        return self.state != "any" or bool(
+            self.provider or self.feature or self.why or self.from_ms is not None or self.to_ms is not None
         )
 
 
@@ -80,7 +87,7 @@ class PushLine:
     @property
     def place(self) -> str:
         """Where the next page begins behind it."""
-        return _said(self.due_at_ms or 0, vars(self))
+        return _said(RANKS.get(self.state, self.due_at_ms or 0), vars(self))
 
 
 @dataclass(frozen=True)
@@ -105,9 +112,31 @@ class OpenSum:
     oldest_ms: int
 
 
+@dataclass(frozen=True)
+class WaitSum:
+    """All open pushes of one provider and state with the same last error, or NO_ERROR: how many, their oldest
+    window, and when one of them is tried next (None: no tick tries them)."""
+
+    provider: str
+    state: str
+    error: str
+    pushes: int
+    oldest_ms: int
+    next_ms: int | None
+
+
+@dataclass(frozen=True)
+class WaitSums:
+    """MOST_REASONS of them at most; `more`: whether there are others."""
+
+    sums: list[WaitSum]
+    more: bool
+
+
 def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: str = "", most: int = PAGE_ROWS) -> PushPage:
-    """Those behind `after`: open ones by provider, what is due first; those that need a person the oldest first; others
-    the latest first. Errors: UsageError for a state there is not, or no such place; UnknownId."""
+    """Those behind `after`. Open ones: first those that need a person, in doubt before rejected, the oldest window
+    first; then those that ticks try, by provider, the next to be tried first. All others, and those of one
+    organisation: the latest window first. Errors: UsageError for a state there is not, or no such place; UnknownId."""
     if chosen.state not in STATES:
         raise UsageError(f"state: there is {', '.join(STATES)}")
     if chosen.from_ms is not None and chosen.to_ms is not None and chosen.from_ms >= chosen.to_ms:
@@ -120,9 +149,9 @@ def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: str = ""
         require_org(connection, chosen.org)
         return _of_org(connection, chosen, {**values, **_place(after, LAST)}, now_ms, most)
     if chosen.state in FOR_PEOPLE:
-        return _paged(connection, "needing_person", {**values, **_place(after, FIRST)}, most)
+        return _for_people(connection, chosen, values, after, most)
     if chosen.state in ("open", *OPEN):
-        return _looked(connection, chosen, {**values, **_due_place(connection, after)}, most, "open", "due_to")
+        return _open(connection, chosen, values, after, most)
     return _looked(connection, chosen, {**values, **_place(after, LAST)}, most, "latest", "down_to")
 
 
@@ -138,6 +167,47 @@ def every(connection: sa.Connection, chosen: Chosen, now_ms: int) -> Iterator[Pu
 def open_sums(connection: sa.Connection) -> list[OpenSum]:
     """Of all that is not decided, by provider, state and feature."""
     return [OpenSum(**row._mapping) for row in SQL.run(connection, "sums")]
+
+
+def wait_sums(connection: sa.Connection) -> WaitSums:
+    """Of all that is not decided, by provider, state and reason: those for people first, then by how many."""
+    values = {"no_error": NO_ERROR, "at_most": MOST_REASONS + 1}
+    found = [WaitSum(**row._mapping) for row in SQL.run(connection, "wait_sums", values)]
+    return WaitSums(found[:MOST_REASONS], len(found) > MOST_REASONS)
+
+
+def _open(
+    connection: sa.Connection, chosen: Chosen, values: Mapping[str, object], after: str, most: int
+) -> PushPage:
+    """Those that need a person, and behind the last of them those that ticks try."""
+    people = PushPage([], None)
+    if chosen.state == "open" and not _is_tried(after):
+        people, after = _for_people(connection, chosen, values, after, most), ""
+    room = most - len(people.lines)
+    if people.next_after is not None:
+        return people
+    values = {**values, **_due_place(connection, after), "at_most": max(room, 1) + 1}
+    rest = _looked(connection, chosen, values, max(room, 1), "open", "due_to")
+    if not room:
+        return PushPage(people.lines, people.lines[-1].place if rest.lines or rest.is_cut else None)
+    return PushPage(people.lines + rest.lines, rest.next_after, rest.is_cut)
+
+
+def _for_people(
+    connection: sa.Connection, chosen: Chosen, values: Mapping[str, object], after: str, most: int
+) -> PushPage:
+    """What needs a person: in doubt before rejected, the oldest window first."""
+    first, last = (chosen.state,) * 2 if chosen.state in FOR_PEOPLE else FOR_PEOPLE
+    place = _place(after, FIRST)
+    begin = next((state for state, rank in RANKS.items() if rank == place["due_at_ms"]), first)
+    return _paged(
+        connection, "needing_person", {**values, **place, "state_after": max(begin, first), "last_state": last}, most
+    )
+
+
+def _is_tried(after: str) -> bool:
+    """Whether a page of what is open begins behind one that ticks try: behind all that needs a person."""
+    return int(_place(after, FIRST)["due_at_ms"]) >= 0
 
 
 def _looked(
@@ -186,6 +256,8 @@ def _values(chosen: Chosen) -> dict[str, object]:
         "feature": chosen.feature,
         "from_ms": chosen.from_ms or 0,
         "to_ms": LAST if chosen.to_ms is None else chosen.to_ms,
+        "why": chosen.why,
+        "no_error": NO_ERROR,
     }
 
 
@@ -194,7 +266,7 @@ def _said(due_at_ms: int, row: Mapping[str, Any]) -> str:
     return f"{due_at_ms}:{push_key(row['org_id'], row['window_ms'], row['feature'], row['revision'])}"
 
 
-def _place(after: str, begin: int) -> dict[str, object]:
+def _place(after: str, begin: int) -> dict[str, Any]:
     """Behind which push a page begins. Errors: UsageError."""
     if not after:
         return {"due_at_ms": -1, "window_ms": begin, "org_id": "", "feature_after": "", "revision": -1}

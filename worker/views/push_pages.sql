@@ -6,20 +6,26 @@ key, window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, se
 
 -- name: narrowed
 (:state = '' OR state = :state) AND (:provider = '' OR provider = :provider)
-    AND (:feature = '' OR feature = :feature) AND window_ms >= :from_ms AND window_ms < :to_ms
+    AND (:feature = '' OR feature = :feature) AND window_ms >= :from_ms AND window_ms < :to_ms AND {waits_for}
+
+-- name: waits_for
+(:why = '' OR {reason} = :why)
+
+-- name: reason
+SUBSTR(COALESCE(last_error, :no_error), 1, 160)
 
 -- name: needing_person
--- By the index on what needs a person, the oldest window first.
-SELECT {columns} FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state = :state AND {narrowed}
-    AND (window_ms, org_id, feature, revision) > (:window_ms, :org_id, :feature_after, :revision)
+-- By the index on what needs a person: in doubt, then rejected, the oldest window first.
+SELECT {columns} FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state <= :last_state AND {narrowed}
+    AND (state, window_ms, org_id, feature, revision) > (:state_after, :window_ms, :org_id, :feature_after, :revision)
 ORDER BY state, window_ms, org_id, feature, revision LIMIT :at_most
 
 -- name: due_place
 provider, due_at_ms, window_ms, org_id, feature, revision
 
 -- name: open
--- By the index on what is open: by provider, what is due first.
-SELECT {columns} FROM pushes WHERE state IN {open_states} AND {narrowed}
+-- By the index on what is open, those that ticks try: by provider, what is due first.
+SELECT {columns} FROM pushes WHERE state IN {open_states} AND state NOT IN ('in_doubt', 'rejected') AND {narrowed}
     AND ({due_place}) > (:provider_after, :due_at_ms, :window_ms, :org_id, :feature_after, :revision) {due_to}
 ORDER BY {due_place} LIMIT :at_most
 
@@ -61,7 +67,7 @@ WITH RECURSIVE windows (at_ms) AS (
 )
 SELECT {columns} FROM windows w {then} pushes ON window_ms = w.at_ms AND org_id = :org
 WHERE (:state <> 'open' OR state IN {open_states}) AND (:state IN ('', 'open') OR state = :state)
-    AND (:provider = '' OR provider = :provider) AND (:feature = '' OR feature = :feature)
+    AND (:provider = '' OR provider = :provider) AND (:feature = '' OR feature = :feature) AND {waits_for}
     AND ({place}) < (:window_ms, :org_id, :feature_after, :revision)
 ORDER BY {downwards} LIMIT :at_most
 
@@ -79,3 +85,10 @@ SELECT MIN(window_ms) FROM pushes
 SELECT provider, state, feature, COUNT(*) AS pushes, CAST(SUM(sent_qty) AS BIGINT) AS quantity,
     MIN(sealed_at_ms) AS oldest_ms
 FROM pushes WHERE state IN {open_states} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+
+-- name: wait_sums
+-- Why all that is open waits: what a person is needed for comes first.
+SELECT provider, state, {reason} AS error, COUNT(*) AS pushes, MIN(window_ms) AS oldest_ms,
+    MIN(CASE WHEN state IN ('due', 'queued') THEN due_at_ms END) AS next_ms
+FROM pushes WHERE state IN {open_states} GROUP BY 1, 2, 3
+ORDER BY CASE state WHEN 'in_doubt' THEN 1 WHEN 'rejected' THEN 2 ELSE 3 END, 4 DESC, 1, 2, 3 LIMIT :at_most

@@ -80,12 +80,13 @@ class Table:
 @dataclass(frozen=True)
 class Filter:
     """A field of a page's filter: its name in the address, its label, what stands in it now; `choices`: what there is
-    to choose from, each with its words (none: text is typed)."""
+    to choose from, each with its words (none: text is typed); `wrong`: why what stands in it makes no sense."""
 
     name: str
     label: str
     value: str = ""
     choices: Sequence[tuple[str, str]] = ()
+    wrong: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Shown:
     """What `list.html` shows, from above: acts, filters, tiles (they refresh by themselves), tables. `path`: the page's
     own; `query`: what its filter says now; `file`: where its lines are taken as a file ('': nowhere); `said`: a
     sentence under its head; `above`: where it belongs to, and `heading` what it is called where its title does not say
-    it (an id)."""
+    it (an id); `wrong`: what is wrong with its filter as a whole."""
 
     path: str
     tables: Sequence[Table]
@@ -105,6 +106,7 @@ class Shown:
     said: str = ""
     above: Link | None = None
     heading: str = ""
+    wrong: str = ""
 
     @property
     def narrowed(self) -> bool:

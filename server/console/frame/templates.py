@@ -93,3 +93,8 @@ def url(path: str, **values: object) -> str:
     """A path with its query; what is None or empty is left out."""
     given = {name: str(value) for name, value in values.items() if value not in (None, "")}
     return f"{path}?{urlencode(given)}" if given else path
+
+
+def command(*words: str) -> str:
+    """The command line that shows the same: a word that a shell would take apart stands in quotes."""
+    return f"drawdown {shlex.join(words)}"

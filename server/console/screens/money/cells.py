@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Final
 
 from drawdown.schema.units import parse_push_key
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, act
+from drawdown.server.console.frame.templates import command as command
 from drawdown.server.console.frame.templates import url
 
 TOPUP_TONES: Final[Mapping[str, str]] = {
     "in_doubt": "bad", "declined": "bad", "needs_customer": "warn", "due": "warn", "sending": "warn",
 }  # fmt: skip
 SETTLEMENT_TONES: Final[Mapping[str, str]] = {"frozen": "warn"}
-
-
-def command(*words: str) -> str:
-    """The command line that shows the same: a word that a shell would take apart stands in quotes."""
-    return f"drawdown {shlex.join(words)}"
 
 
 def billing(customer_id: str, *, narrow: bool = True) -> Cell:

@@ -7,18 +7,27 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.errors import UsageError
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
-from drawdown.server.console.frame.templates import url
+from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing.pushes import PROVEN, RETRIED
 from drawdown.worker.views import push_pages
-from drawdown.worker.views.push_pages import MOST_LOOKED_AT, OPEN, STATES, Chosen, OpenSum
+from drawdown.worker.views.push_pages import FOR_PEOPLE, MOST_LOOKED_AT, OPEN, STATES, Chosen, OpenSum, WaitSums
 
 PATH: Final = "/console/pushes"
-HEADS: Final = ("Window, UTC", "Organisation", "Feature", "#Sealed", "#Sent", "Provider", "State", "#Tries", "Error")
+HEADS: Final = (
+    "Window, UTC", "Organisation", "Feature", "#Sealed", "#Sent", "Provider", "State", "Next try, UTC", "#Tries", "Error",
+)  # fmt: skip
+FILTERS: Final = ("state", "provider", "org", "feature", "from", "to", "why")
+TRIED: Final = ("due", "queued")
+CUT: Final = f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on."
+NOT_BY_WHY: Final = "The command shows those of other reasons, too."
+MOST_CHOICE: Final = 60
+"""Characters of a reason in the filter."""
 COLUMNS: Final = (
     "key", "window", "org_id", "feature", "provider", "customer_id", "state", "last_error", "revision", "sealed",
     "sent", "attempts",
@@ -33,22 +42,23 @@ TILES: Final = (
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     chosen = _chosen(ask)
+    reasons = push_pages.wait_sums(connection)
+    _require_reason(chosen, reasons)
     found = push_pages.page(connection, chosen, ask.now_ms, ask.key("after"))
     sums = push_pages.open_sums(connection)
-    query = {
-        name: ask.query[name] for name in ("state", "provider", "org", "feature", "from", "to") if ask.query.get(name)
-    }
+    query = {name: ask.query[name] for name in FILTERS if ask.query.get(name)}
     rows = [
         (
             Cell(figures.time(one.window_ms), "time", href=url("/console/push", key=one.key)),
             cells_of.org(one.org_id, "pushes"),
-            Cell(one.feature, "id", narrow=False),
+            Cell(one.feature, "id"),
             cells_of.number(one.sealed_qty, narrow=False),
-            cells_of.number(one.sent_qty, narrow=False),
+            cells_of.number(one.sent_qty),
             Cell(one.provider, "id", narrow=False),
             cells_of.state(one.state),
+            cells_of.time(one.due_at_ms if one.state in TRIED else None, narrow=False),
             cells_of.number(one.attempts, narrow=False),
-            cells_of.said(one.last_error),
+            cells_of.said(one.last_error, narrow=True),
         )
         for one in found.lines
     ]
@@ -61,16 +71,16 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         else "Nothing is open: every push is settled. Usage that is sealed makes new ones.",
         _command(chosen, query),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
-        note=f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on." if found.is_cut else "",
+        note=" ".join(filter(None, (_order(chosen), CUT if found.is_cut else "", NOT_BY_WHY if chosen.why else ""))),
         first=url(PATH, **query) if ask.key("after") else "",
     )
-    tables = [listed] if ask.query.get("after") else [_sums(sums), listed]
+    tables = [listed] if ask.query.get("after") else [_why(reasons, ask.now_ms), _sums(sums), listed]
     return shown(
         Shown(
             PATH,
             tables,
             tiles=_tiles(sums),
-            filters=_filters(ask, chosen),
+            filters=_filters(ask, chosen, reasons),
             acts=_acts(chosen, sums),
             query=query,
             file=url(f"{PATH}.csv", **query),
@@ -81,9 +91,21 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 STATE_WORDS: Final = {"open": "open", "any": "all", **{name: name.replace("_", " ") for name in STATES[1:-1]}}
 
 
+def _order(chosen: Chosen) -> str:
+    """How the list is ordered, in words."""
+    if chosen.org or chosen.state not in ("open", *OPEN):
+        return "The latest window first."
+    if chosen.state in FOR_PEOPLE:
+        return "The oldest window first."
+    tried = "by provider, the next to be tried first"
+    if chosen.state == "open":
+        return f"In doubt first, then rejected, of both the oldest window first; then due and queued, {tried}."
+    return f"Ordered {tried}."
+
+
 def _acts(chosen: Chosen, sums: list[OpenSum]) -> list[Link]:
     """What may be done to all that is shown, with the count that was seen; a command chooses by no more than these."""
-    if chosen.feature or chosen.org or chosen.from_ms is not None or chosen.to_ms is not None:
+    if chosen.feature or chosen.org or chosen.why or chosen.from_ms is not None or chosen.to_ms is not None:
         return []
     of_provider = [one for one in sums if chosen.provider in ("", one.provider) and one.state == chosen.state]
     count = sum(one.pushes for one in of_provider)
@@ -102,6 +124,8 @@ def _acts(chosen: Chosen, sums: list[OpenSum]) -> list[Link]:
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly those of the filter."""
     chosen = _chosen(ask)
+    if chosen.why:
+        _require_reason(chosen, push_pages.wait_sums(connection))
     yield csv_line(COLUMNS)
     for one in push_pages.every(connection, chosen, ask.now_ms):
         texts = (one.key, figures.iso(one.window_ms), one.org_id, one.feature, one.provider, one.customer_id, one.state)
@@ -116,10 +140,18 @@ def _chosen(ask: Ask) -> Chosen:
         ask.text("feature"),
         ask.moment("from"),
         ask.moment("to"),
+        ask.place_text("why"),
     )
 
 
-def _filters(ask: Ask, chosen: Chosen) -> tuple[Filter, ...]:
+def _require_reason(chosen: Chosen, reasons: WaitSums) -> None:
+    """Errors: UsageError for a reason that nothing open waits for."""
+    if chosen.why and chosen.why not in {one.error for one in reasons.sums}:
+        raise UsageError("why: there is no open push that waits for this reason")
+
+
+def _filters(ask: Ask, chosen: Chosen, reasons: WaitSums) -> tuple[Filter, ...]:
+    why = dict.fromkeys(one.error for one in reasons.sums)
     return (
         Filter("state", "State", "" if chosen.state == "open" else chosen.state,
                [("" if one == "open" else one, STATE_WORDS[one]) for one in STATES]),
@@ -128,6 +160,7 @@ def _filters(ask: Ask, chosen: Chosen) -> tuple[Filter, ...]:
         Filter("feature", "Feature", chosen.feature),
         Filter("from", "Windows from, UTC", ask.query.get("from", "")),
         Filter("to", "Windows to, UTC", ask.query.get("to", "")),
+        Filter("why", "Why it waits", chosen.why, [("", "any"), *((one, one[:MOST_CHOICE]) for one in why)]),
     )  # fmt: skip
 
 
@@ -135,8 +168,30 @@ def _tiles(sums: list[OpenSum]) -> list[Tile]:
     found = []
     for name, title, what, tone in TILES:
         count = sum(one.pushes for one in sums if one.state == name)
-        found.append(Tile(title, figures.count(count), what, tone if count else ""))
+        found.append(Tile(title, figures.count(count), what, tone if count else "", url(PATH, state=name)))
     return found
+
+
+def _why(reasons: WaitSums, now_ms: int) -> Table:
+    """What is open by its reason: each leads to the list of those alone."""
+    rows = [
+        (
+            cells_of.state(one.state),
+            cells_of.said(one.error, narrow=True),
+            Cell(one.provider, "id"),
+            Cell(
+                figures.count(one.pushes),
+                "number",
+                href=url(PATH, state=one.state, provider=one.provider, why=one.error),
+            ),
+            Cell(figures.time(one.oldest_ms), "time", under=figures.ago(one.oldest_ms, now_ms)),
+            cells_of.time(one.next_ms, narrow=False),
+        )
+        for one in reasons.sums
+    ]
+    heads = ("State", "Reason", "Provider", "#Pushes", "Oldest window, UTC", "Next try, UTC")
+    note = f"These {len(rows)} reasons are not all: more than so many are not told apart here." if reasons.more else ""
+    return Table("Why they wait", heads, rows, "Nothing is open.", "drawdown push list", note=note)
 
 
 def _sums(sums: list[OpenSum]) -> Table:
@@ -156,20 +211,13 @@ def _sums(sums: list[OpenSum]) -> Table:
         for one in sums
     ]
     heads = ("Provider", "State", "Feature", "#Pushes", "#Quantity", "Oldest sealed, UTC")
-    return Table("Open, in all", heads, rows, "Nothing is open.", "drawdown push list")
+    folded = "By provider, state and feature" if rows else ""
+    return Table("Open, in all", heads, rows, "Nothing is open.", "drawdown push list", folded=folded)
 
 
 def _command(chosen: Chosen, query: Mapping[str, str]) -> str:
-    states = (
-        ""
-        if chosen.state == "open"
-        else "".join(
-            f" --state {one}"
-            for one in ([*OPEN, "accepted", "voided", "carried", "shadow"] if chosen.state == "any" else [chosen.state])
-        )
-    )
-    return (
-        "drawdown push list"
-        + states
-        + "".join(f" --{name} {value}" for name, value in query.items() if name != "state")
-    )
+    every = (*OPEN, "accepted", "voided", "carried", "shadow")
+    states = {"open": (), "any": every}.get(chosen.state, (chosen.state,))
+    options = [("state", one) for one in states]
+    options += [(name, value) for name, value in query.items() if name not in ("state", "why")]
+    return command("push", "list", *(word for name, value in options for word in (f"--{name}", value)))
