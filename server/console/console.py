@@ -169,7 +169,12 @@ class Console:
             return failed(500, "something failed here; it was written down")
 
     def failed(
-        self, status: int, why: str, part: str = "", since_ms: int | None = None, person: Person | None = None,
+        self,
+        status: int,
+        why: str,
+        part: str = "",
+        since_ms: int | None = None,
+        person: Person | None = None,
         page: Page | None = None,
     ) -> HTMLResponse:
         """The error state: no figure at all is better than a wrong one. `part`: what could not be read, `since_ms`: as

@@ -1,4 +1,4 @@
-"""A page whose filter makes no sense: it stays, with the filter as it was filled in, and says what is wrong where it is.
+"""A page whose filter makes no sense: it stays, with the filter as it was filled in, and says what is wrong, and where.
 
 Guarantee: no row, no figure and nothing to do is shown: all of them would be of another filter than the one that was
 asked for.

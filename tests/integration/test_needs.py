@@ -12,11 +12,13 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.server.console.screens.customers.overview import MOST_CALLS, Need, needs
+from drawdown.server.console.screens.customers.needs import MOST_CALLS, Around, Need, needs, read_around
 from drawdown.worker.halts.unheeded import ESCALATE_AFTER
 from drawdown.worker.views.headline import Call, Why, calls, judge
+from drawdown.worker.views.push_pages import WaitSum
 from drawdown.worker.views.standing import Status, StoppedOrg
 from drawdown.worker.views.status import status
+from drawdown.worker.views.waiting import Waiting
 from tests.world import T0, Fleet
 
 HISTORY: Final = "UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'another timeline', doubted_after_tick = 0"
@@ -109,6 +111,41 @@ def test_a_list_of_many_ends_and_says_so(fleet: Fleet) -> None:
     standing = replace(found.standing, stopped=many)
     listed = needs(Status(standing, judge(standing)))
     assert (len(listed), listed[-1].what) == (MOST_CALLS + 1, "and 5 more like these")
+
+
+def test_what_comes_within_a_day_and_what_is_asked_for_stands_behind_it(fleet: Fleet) -> None:
+    now, out = fleet.clock.at_ms, 7
+    for number in range(out):
+        fleet.assign(f"org-{number}", from_ms=T0 + 900_000)
+    ends = (
+        "UPDATE orgs SET runs_out_ms = :at, is_halted = FALSE, halted_at = NULL, halt_reason = NULL, "
+        "billing_provider = 'embedded' WHERE org_id = :org"
+    )
+    for number in range(out):
+        fleet.write(ends, {"at": now + (out - number) * MINUTE_MS, "org": f"org-{number}"})
+    fleet.write(ends, {"at": now + 2 * DAY_MS, "org": "acme"})
+    found, around = read(fleet.engine, lambda c: (status(c, now), read_around(c, now)))
+    listed = needs(found, replace(around, asked=2, asked_since_ms=now - MINUTE_MS))[-7:]
+    assert [(one.word, one.org) for one in listed] == [
+        ("asked for", ""), *(("runs out", f"org-{number}") for number in (6, 5, 4, 3, 2)), ("runs out", ""),
+    ]  # fmt: skip
+    assert (
+        listed[0].what.startswith("2 overrides are asked for, the first since 2026-") and "1 min ago" in listed[0].what
+    )
+    assert "in 1 min" in listed[1].what and listed[-1].what == "and 2 more run out within 24 h"
+    assert {one.tone for one in listed} == {"warn"} and listed[-1].place == "/console/orgs?within=24h"
+
+
+def test_several_reasons_are_named_the_one_of_most_first(fleet: Fleet) -> None:
+    found, _, _ = look(fleet)
+    fake = Waiting("fake", due=6, in_doubt=3, errors={"in_doubt": "503", "waiting": "a"})
+    standing = replace(found.standing, providers=[fake])
+    sums = [("in_doubt", "503", 1), ("in_doubt", "gone", 2), ("due", "a", 1), ("queued", "a", 1),
+            ("due", "b", 2), ("due", "c", 3), ("due", "d", 1)]  # fmt: skip
+    around = Around([WaitSum("fake", state, error, count, 1, None) for state, error, count in sums])
+    doubt, due = needs(Status(standing, judge(standing)), around)
+    assert doubt.what == "3 pushes at fake: 2: gone; 1: 503" and "state=in_doubt" in doubt.place
+    assert due.what.endswith(": 3: c; 2: a; 2: b; 1 other reason") and due.place.endswith("provider=fake&state=due")
 
 
 def test_what_waits_for_a_person_stands_in_the_list_too(fleet: Fleet) -> None:

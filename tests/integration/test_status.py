@@ -14,7 +14,7 @@ from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, Ret
 from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.server.console.screens.customers.overview import needs
+from drawdown.server.console.screens.customers.needs import needs
 from drawdown.worker.commands import providers, pushes
 from drawdown.worker.views import backlog, waiting
 from drawdown.worker.views import status as views_status

@@ -50,6 +50,12 @@ def as_read(page: str) -> str:
     return html.unescape(re.sub(r"</?(bdi|code)\b[^>]*>", "", page)).replace("`", "")
 
 
+def says(page: str, words: str) -> bool:
+    """Whether a page tells what is wrong: at its field, a sentence does not name the field again."""
+    text = as_read(page).lower()
+    return words.lower() in text or words.lower().partition(": ")[2] in text.partition('class="wrong"')[2]
+
+
 class Home:
     """A server with a console, on one database; ann is an operator who has a password and is signed in."""
 

@@ -26,7 +26,7 @@ from drawdown.server.console.pages import PAGES
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_sessions, console_users
 from drawdown.worker.views import org_list
-from tests.server.console_home import OURS, PASSWORD, URL, Home, secret
+from tests.server.console_home import OURS, PASSWORD, URL, Home, says, secret
 from tests.world import T0, Fleet
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_says_which_part_and_since_when(home: Home, monkeypa
 
     def told() -> list[tuple[str, str]]:
         (answer,) = home.get("/console/orgs")
-        assert answer.status_code == 503 and "the database does not answer" in answer.text
+        assert answer.status_code == 503 and "The database does not answer." in answer.text
         return re.findall(r"<h1>(.*?)</h1>|since <time datetime=\"([^\"]+)\"", answer.text)
 
     began = home.fleet.clock.at_ms
@@ -208,14 +208,14 @@ NONSENSE: Final = [
     ("/console/org?id=acme&day=2026-13-01", 400, "day: write it as"),
     ("/console/org?id=acme&day=1", 400, "day: write it as"),
     ("/console/org.csv?id=acmee", 404, "did you mean acme?"),
-    ("/console/nothing", 404, "Not Found"),
+    ("/console/nothing", 404, "this address leads nowhere"),
 ]
 
 
 def test_nonsense_is_refused_in_words(home: Home) -> None:
     answers = home.get(*(place for place, _, _ in NONSENSE))
     for (place, status, said), answer in zip(NONSENSE, answers, strict=True):
-        assert answer.status_code == status and said in answer.text.replace("&#39;", "'"), (place, answer.text[-600:])
+        assert answer.status_code == status and says(answer.text, said), (place, answer.text[-600:])
 
 
 def test_each_answer_has_the_policy_and_is_kept_by_nobody_but_files_that_never_change(home: Home) -> None:

@@ -394,11 +394,15 @@ def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(
                 ("b5", "other", "cell-4", "running")):  # fmt: skip
         fields = dict(zip(("box", "org", "cell", "state"), box, strict=True))
         home.fleet.write("INSERT INTO sandboxes VALUES (:box, :org, :cell, :state)", fields)
-    told = "cell-1 (1 run there), cell-2 (2 run there)"
     looked = as_read(home.send("/console/act/halt", {"id": "acme", "reason": REASON, "step": "look"}).text)
-    assert "Cells that are told" in looked and told in looked and "cell-3" not in looked and "cell-4" not in looked
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", looked)]
+    read_ = [[word for word in row.split("|") if word.strip()] for row in rows]
+    assert ["acme", "running", "halted by an operator"] in read_ and ["Sandboxes that run on", "3", "0"] in read_
+    assert read_[-3:] == [["Cell", "Sandboxes"], ["cell-2", "2"], ["cell-1", "1"]], "and no other cell"
+    assert "the same" not in looked and '<a class="cancel" href="/console/org?id=acme&tab=halts">Cancel<' in looked
     at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
     halt = (f"sqlite:///{file}", "org", "halt", "acme")
+    told = "cell-1 (1 run there), cell-2 (2 run there)"
     assert f"cells that would be told: {told}" in inside(*halt, "--dry-run", at=at).out
     assert json.loads(inside(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
 

@@ -21,7 +21,7 @@ from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views import halt_list, pending, push_pages, runs
 from drawdown.worker.views.push_pages import Chosen
 from drawdown.worker.views.pushes import PushFilter, list_pushes, sum_pushes
-from tests.server.console_home import Home, as_read
+from tests.server.console_home import Home, says
 from tests.world import T0
 
 ODD: Final = "<b>&\"'/../?x=1#:r1:9"
@@ -117,7 +117,14 @@ def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_ow
         night.fleet.sample("acme", T0 + n * WINDOW_MS + 9, 60)
     night.fleet.tick_windows(1)
     for n, (state, error) in enumerate(
-        [("due", "503"), ("rejected", "no <b>"), ("in_doubt", "503"), ("due", None), ("in_doubt", "503"), ("due", "503")]
+        [
+            ("due", "503"),
+            ("rejected", "no <b>"),
+            ("in_doubt", "503"),
+            ("due", None),
+            ("in_doubt", "503"),
+            ("due", "503"),
+        ]
     ):
         night.fleet.write(
             "UPDATE pushes SET state = :state, last_error = :error, due_at_ms = :due WHERE org_id = 'acme' "
@@ -135,7 +142,9 @@ def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_ow
     assert [row[7] for row in listed if row[6] == "due"] == sorted(row[7] for row in listed if row[6] == "due")
     why = tables(page)[0]
     assert [row[:2] for row in why][:2] == [["in doubt", "503"], ["rejected", "no <b>"]]
-    assert {row[1] for row in why[2:]} == {"503", push_pages.NO_ERROR} and sum(int(row[3]) for row in why) == len(listed)
+    assert {row[1] for row in why[2:]} == {"503", push_pages.NO_ERROR} and sum(int(row[3]) for row in why) == len(
+        listed
+    )
     for row, link in zip(why, re.findall(r'href="([^"]+why=[^"]+)"', page), strict=True):
         (answer,) = night.get(unescape(link))
         assert [one[6:7] for one in tables(answer.text)[-1]] == [row[:1]] * int(row[3]), row
@@ -361,7 +370,7 @@ NONSENSE: Final = [
 def test_nonsense_is_refused_in_words(night: Night) -> None:
     answers = night.get(*(place for place, _, _ in NONSENSE))
     for (place, status, said), answer in zip(NONSENSE, answers, strict=True):
-        assert answer.status_code == status and said in as_read(answer.text), (place, answer.text[-600:])
+        assert answer.status_code == status and says(answer.text, said), (place, answer.text[-600:])
 
 
 FILTERED: Final = (

@@ -103,9 +103,19 @@ def every(connection: sa.Connection, chosen: Chosen, now_ms: int) -> Iterator[Or
         after = _place(rows[-1])
 
 
-def running_out(connection: sa.Connection, now_ms: int) -> int:
-    """How many run out within a day, as the watch last estimated: what a list of them holds."""
-    return int(SQL.run(connection, "running_out", {"by_ms": now_ms + DAY_MS}).scalar_one())
+@dataclass(frozen=True)
+class RunningOut:
+    """How many run out within a day, as the watch last estimated; the first of them, each with when it does."""
+
+    orgs: int = 0
+    first: Sequence[tuple[str, int]] = ()
+
+
+def running_out(connection: sa.Connection, now_ms: int, most: int) -> RunningOut:
+    """What a list of them holds: how many, and `most` of them at most, which is one or more."""
+    rows = SQL.run(connection, "running_out", {"by_ms": now_ms + DAY_MS, "at_most": most}).all()
+    first = [(str(row.org_id), int(row.runs_out_ms)) for row in rows]
+    return RunningOut(int(rows[0].orgs) if rows else 0, first)
 
 
 def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:

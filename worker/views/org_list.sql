@@ -23,7 +23,8 @@ o.org_id
 o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :by_ms AND NOT o.is_halted AND o.billing_provider NOT IN {unbilled}
 
 -- name: running_out
-SELECT COUNT(*) FROM orgs o WHERE {ends_by}
+-- The first of them, with how many there are.
+SELECT o.org_id, o.runs_out_ms, COUNT(*) OVER () AS orgs FROM orgs o WHERE {ends_by} ORDER BY {by_end} LIMIT :at_most
 
 -- name: by_end
 o.runs_out_ms, o.org_id

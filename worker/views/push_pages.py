@@ -176,9 +176,7 @@ def wait_sums(connection: sa.Connection) -> WaitSums:
     return WaitSums(found[:MOST_REASONS], len(found) > MOST_REASONS)
 
 
-def _open(
-    connection: sa.Connection, chosen: Chosen, values: Mapping[str, object], after: str, most: int
-) -> PushPage:
+def _open(connection: sa.Connection, chosen: Chosen, values: Mapping[str, object], after: str, most: int) -> PushPage:
     """Those that need a person, and behind the last of them those that ticks try."""
     people = PushPage([], None)
     if chosen.state == "open" and not _is_tried(after):

@@ -153,7 +153,9 @@ class Acting:
     ) -> Response:
         fields = [one for one in _fields(action) if given.get(one.name) or not given.get(one.unless)]
         shown = {"action": action, "fields": fields, "values": given, "wrong": wrong[0], "at": wrong[1]}
-        return self._console.render("act_form.html", {**shown, "person": person, "demo": demo}, status)
+        doing = Doing(person, By(self._console.now_ms(), person.actor, "", "console"), _values(action, given))
+        shown |= {"person": person, "demo": demo, "back": declared.way_back(action, doing)}
+        return self._console.render("act_form.html", shown, status)
 
     async def _looked(
         self, action: Action, request: Request, form: Mapping[str, str], why: str = "", status: int = 200
@@ -179,6 +181,7 @@ class Acting:
             "key": doing.key,
             "typed": dry_run.to_type(tried.size),
             "why": why,
+            "back": declared.way_back(action, doing),
         }
         return self._console.render("act_look.html", {**shown, "person": tried.person, "demo": demo}, status)
 

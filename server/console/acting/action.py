@@ -189,3 +189,14 @@ class Action:
     size: Callable[[sa.Connection, Doing], Size] = one
     lost: Callable[[Doing], str] | None = None
     tell: Tell = nothing_more
+
+
+def way_back(action: Action, doing: Doing) -> str:
+    """Where somebody goes who does not do it: the page of what it is about, or the overview where that is not said."""
+    first = action.fields[0].name if action.fields else ""
+    if not doing.values.get(first, "").strip():
+        return "/console/"
+    try:
+        return action.place(doing)
+    except (UsageError, KeyError):  # a value that makes no sense
+        return "/console/"

@@ -77,12 +77,16 @@ def _bar(
     return Markup("").join(found)
 
 
+HIGH: Final[Mapping[str, int]] = {"none": 8, "ok": 30, "warn": 60, "bad": 100}
+"""How high a box of a strip is, in per cent: what is worse is higher, so that nobody has to tell colours apart."""
+
+
 def strip(cells: Sequence[tuple[str, str]], said: str) -> Markup:
-    """A row of boxes, each with a class and what it says."""
+    """A row of boxes on one ground, each with a class of HIGH and what it says."""
     width = Decimal(100) / max(len(cells), 1)
     boxes = [
-        Markup('<rect class="t-{}" x="{:.3f}%" width="{:.3f}%" y="0" height="100%"><title>{}</title></rect>').format(
-            kind, width * number + width / 20, width * 9 / 10, text
+        Markup('<rect class="t-{}" x="{:.3f}%" width="{:.3f}%" y="{}%" height="{}%"><title>{}</title></rect>').format(
+            kind, width * number + width / 20, width * 9 / 10, 100 - HIGH[kind], HIGH[kind], text
         )
         for number, (kind, text) in enumerate(cells)
     ]

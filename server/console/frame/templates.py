@@ -44,12 +44,13 @@ def environment() -> Environment:
     made.filters["asis"] = escape
     made.filters["id"] = bdi
     made.filters["told"] = told
+    made.filters["step"] = step
     made.filters["running"] = running
     made.filters["words"] = lambda state: WORDS.get(state, str(state).replace("_", " "))
     made.filters["shell"] = shlex.join
     made.filters["quote"] = shlex.quote
     made.filters["plain_number"] = lambda number: f"{number:f}"
-    made.globals.update(url=url, stacked=charts.stacked, strip=charts.strip)
+    made.globals.update(url=url, stacked=charts.stacked, strip=charts.strip, high=charts.HIGH)
     return made
 
 
@@ -87,6 +88,20 @@ def told(text: object) -> Markup:
     pieces = enumerate(COMMANDS.split(clean(str(text))))
     shown = [Markup("<code>{}</code>").format(one.strip("`")) if number % 2 else escape(one) for number, one in pieces]
     return Markup("<bdi>{}</bdi>").format(Markup("").join(shown))
+
+
+FIRST: Final = re.compile(r"drawdown (?:'[^']*'|[^,;'])+")
+"""The command that a step begins with: what stands behind it, in words, is not pasted with it."""
+
+
+def step(text: object) -> Markup:
+    """What is to be done next: the command that it begins with, if one does, and what is said behind it."""
+    said = clean(str(text))
+    found = FIRST.match(said)
+    if found is None:
+        return bdi(said)
+    rest = said[found.end() :]
+    return Markup("<code>{}</code>").format(bdi(found[0])) + (Markup("<bdi>{}</bdi>").format(rest) if rest else "")
 
 
 def url(path: str, **values: object) -> str:

@@ -24,7 +24,7 @@ from drawdown.worker.commands.guard_terms import Change
 from drawdown.worker.views import proofs
 from drawdown.worker.views.audit import AuditFilter, list_deeds
 from tests.integration.verifying import tamper
-from tests.server.console_home import ANN, KIM, VIC, Home, as_read
+from tests.server.console_home import ANN, KIM, VIC, Home, says
 from tests.server.ruled import SOURCE, key, rule
 from tests.server.test_console_budget import statements
 
@@ -161,7 +161,7 @@ NONSENSE: Final = [
 
 def test_nonsense_is_refused_in_words(home: Home) -> None:
     for (place, status, words), answer in zip(NONSENSE, home.get(*(one for one, _, _ in NONSENSE)), strict=True):
-        assert answer.status_code == status and words in as_read(answer.text), (place, answer.text[-400:])
+        assert answer.status_code == status and says(answer.text, words), (place, answer.text[-400:])
 
 
 def test_people_are_for_admins_and_hostile_texts_are_texts(home: Home) -> None:

@@ -6,8 +6,6 @@ Guarantee: the verdict, its reason and its next step are those of `drawdown stat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -16,61 +14,30 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
-from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.customers.needs import ENDING, ORDERS, PUSHES, needs, read_around
 from drawdown.server.console.screens.oncall.ticks import ENDS
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
-from drawdown.worker.views import org_list
 from drawdown.worker.views.backlog import OrdersLeft
 from drawdown.worker.views.cluster import worker_lines
-from drawdown.worker.views.headline import PENDING, Call, Why
-from drawdown.worker.views.headline import calls as calls_of
-from drawdown.worker.views.pending import WHAT
-from drawdown.worker.views.standing import Standing, Status, how_much
+from drawdown.worker.views.standing import Standing
 from drawdown.worker.views.status import status
 from drawdown.worker.views.ticks import TickRow, ticks_since
-from drawdown.worker.views.waiting import Waiting
 
 CELL_MS: Final = 30 * MINUTE_MS
 """What one box of the strip stands for."""
-PUSHES: Final = "/console/pushes"
-PROVIDERS: Final = "/console/providers"
-ORDERS: Final = "/console/orders"
 TONES: Final = {"settled": "ok", "behind": "warn", "person_needed": "bad"}
-WORDS: Final[Mapping[Why, str]] = {
-    "lost": "lost", "missed": "no tick", "stopped": "stopped", "unheeded": "unheeded", "problem": "problem",
-    "in_doubt": "in doubt", "rejected": "rejected", "balance": "differs",
-}  # fmt: skip
-OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "unheeded", "balance")
-MOST_CALLS: Final = 50
-"""Rows of what a person is needed for; the command has them all."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """Something that needs somebody: how grave, what, and the command that shows or mends it."""
-
-    tone: str
-    word: str
-    what: str
-    command: str
-    org: str = ""
-    href: str = ""
-    """The page that says more, where it is another than the organisation's."""
-
-    @property
-    def place(self) -> str:
-        return self.href or (url("/console/org", id=self.org) if self.org else "")
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     found = status(connection, ask.now_ms)
+    around = read_around(connection, ask.now_ms)
     standing, headline = found.standing, found.headline
     ticks = ticks_since(connection, ask.now_ms - DAY_MS)
-    needed, last = needs(found), standing.last_tick
+    needed, last = needs(found, around), standing.last_tick
     return {
         "headline": headline,
         "tone": TONES[headline.verdict],
-        "tiles": tiles(standing, org_list.running_out(connection, ask.now_ms)),
+        "tiles": tiles(standing, around.ending.orgs),
         "needs": needed,
         "next_href": next((need.place for need in needed if need.command in headline.next), ""),
         "cells": strip_of(ticks, ask.now_ms),
@@ -89,17 +56,16 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
     in_doubt = sum(provider.in_doubt for provider in standing.providers)
     rejected = sum(provider.rejected for provider in standing.providers)
     waiting = sum(provider.waiting for provider in standing.providers)
-    pending = sum(usage.seconds + usage.units for usage in standing.pending)
     stopped, orders, at_ms = standing.left.stopped_orgs, standing.orders, standing.at_ms
     ticked = None if standing.last_tick is None else standing.last_tick.started_ms
     return [
-        _count("Pending usage", pending, "seconds and units, billed to nobody yet", "warn", "/console/pending"),
-        _count("Pushes waiting", waiting, "on their way to a provider", "warn", PUSHES),
+        _pending(standing),
+        _count("Pushes due or queued", waiting, "on their way to a provider", "warn", PUSHES),
         _count("In doubt", in_doubt, "sent, outcome unknown", "bad", f"{PUSHES}?state=in_doubt"),
         _count("Rejected", rejected, "proven not charged", "bad", f"{PUSHES}?state=rejected"),
         _count("Stopped", stopped, "organisations that are sealed no more", "bad", "/console/orgs?state=stopped"),
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
-        _count("Halted", standing.halted, "organisations that may start nothing", "", "/console/orgs?state=halted"),
+        _count("Halted", standing.halted, "organisations that may start nothing", "bad", "/console/orgs?state=halted"),
         _runs_out(running_out, standing.watch_ms, at_ms),
         _count("Orders open", orders.open, _waits_since(orders, at_ms), "warn", ORDERS),
         _count("Orders failed", orders.failed, "in the last 24 hours", "warn", ORDERS),
@@ -112,9 +78,18 @@ def _count(name: str, number: int, said: str, tone: str, href: str) -> Tile:
     return Tile(name, f"{number:,}", said, tone if number else "", href)
 
 
+def _pending(standing: Standing) -> Tile:
+    """What there is more of as the figure, with its unit."""
+    seconds, units = (sum(getattr(one, name) for one in standing.pending) for name in ("seconds", "units"))
+    amounts = sorted(((seconds, "s"), (units, "units")), key=lambda one: -one[0])
+    (most, unit), (less, other) = amounts
+    said = f"and {less:,} {other}, billed to nobody yet" if less else "billed to nobody yet"
+    return Tile("Pending usage", f"{most:,} {unit}" if most else "0", said, "warn" if most else "", "/console/pending")
+
+
 def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
     """Where nobody watches, nobody knows: that is no zero."""
-    name, href = "Run out within 24 h", "/console/orgs?within=24h"
+    name, href = "Run out within 24 h", ENDING
     if not orgs and (watch_ms is None or abs(at_ms - watch_ms) >= WATCHED_FOR_MS):
         return Tile(name, figures.UNKNOWN, "no watch goes round", "", href)
     return _count(name, orgs, "as the watch estimates", "warn", href)
@@ -127,85 +102,6 @@ def _waits_since(orders: OrdersLeft, at_ms: int) -> str:
 def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
     day, _, hour = figures.time(ms).partition(" ")
     return Tile(name, hour or day, "never" if ms is None else f"{day}, {figures.ago(ms, at_ms)}", href=href)
-
-
-def needs(found: Status) -> list[Need]:
-    """The worst first: what a person is needed for, all of it; then what waits. What the headline asks for is there."""
-    calls = list(calls_of(found.standing))
-    waits = _waits(found.standing)
-    called = [
-        Need(
-            "bad",
-            WORDS[call.why],
-            call.what or call.reason,
-            call.command or call.next,
-            call.about if call.why in OF_ORGS else "",
-            _place(call, found.standing),
-        )
-        for call in calls[:MOST_CALLS]
-    ]
-    if more := len(calls) - len(called):
-        called.append(Need("bad", "more", f"and {more:,} more like these", "drawdown status"))
-    headline = found.headline
-    if headline.verdict == "behind" and not waits and not headline.next.startswith("nothing"):
-        waits = [Need("warn", "behind", headline.reason, headline.next)]
-    return called + waits
-
-
-def _place(call: Call, standing: Standing) -> str:
-    """The page that says more of it, where it is another than the organisation's."""
-    if call.why in ("in_doubt", "rejected"):
-        return url(PUSHES, state=call.why, provider=call.about)
-    if call.why == "problem" and standing.last_tick is not None:
-        return url("/console/tick", id=standing.last_tick.tick_id)
-    return {"missed": "/console/ticks", "unheeded": "/console/halts", "balance": "/console/reconcile"}.get(call.why, "")
-
-
-def _waits(standing: Standing) -> list[Need]:
-    """What a tick, or the end of a pause, may mend."""
-    found = [
-        Need(
-            "warn",
-            "waiting",
-            f"{one.waiting:,} wait at {one.provider}, oldest {figures.time(one.waiting_since_ms)}" + _why(one),
-            f"drawdown provider check {quote(one.provider)}",
-            href=url(PUSHES, provider=one.provider),
-        )
-        for one in standing.providers
-        if one.waiting and one.paused_ms is None
-    ]
-    found += [
-        Need(
-            "warn", "paused", f"{name}: {pause.reason}", f"drawdown provider pause {quote(name)} --undo", href=PROVIDERS
-        )
-        for name, pause in standing.paused.items()
-    ]
-    if standing.halts.due:
-        what = f"{standing.halts.due:,} halts wait for their cells: {standing.halts.error or 'not tried yet'}"
-        found.append(Need("warn", "due", what, "drawdown tick", href="/console/halts"))
-    found += [
-        Need(
-            "warn",
-            "pending",
-            f"{how_much(usage)} of {usage.orgs:,} organisation{'' if usage.orgs == 1 else 's'}: "
-            + WHAT.get(usage.reason, usage.reason),
-            PENDING.get(usage.reason, "drawdown org list --unassigned"),
-            href=url("/console/pending", reason=usage.reason),
-        )
-        for usage in standing.pending
-    ]
-    if count := standing.orders.failed:
-        what = f"{count:,} order{'' if count == 1 else 's'} failed in the last 24 hours"
-        found.append(Need("warn", "failed", what, "drawdown order list", href=ORDERS))
-    return found
-
-
-def _why(one: Waiting) -> str:
-    """The reason of most, and how many others there are."""
-    if "waiting" not in one.errors:
-        return ""
-    others = one.other_errors.get("waiting", 0)
-    return f": {one.errors['waiting']}" + (f"; {others:,} other reason{'' if others == 1 else 's'}" if others else "")
 
 
 def strip_of(ticks: list[TickRow], now_ms: int) -> list[tuple[str, str]]:
@@ -223,9 +119,13 @@ def _worst(ticks: list[TickRow]) -> tuple[str, str]:
     if not ticks:
         return "none", "no tick"
     if any(tick.exit_status == 1 for tick in ticks):
-        return "bad", f"{len(ticks)} ticks, one at least needs a person"
+        return "bad", f"{_many(ticks)}, one at least needs a person"
     if any(tick.exit_status is None for tick in ticks):
-        return "warn", f"{len(ticks)} ticks, one has not ended"
+        return "warn", f"{_many(ticks)}, one has not ended"
     if any(tick.exit_status for tick in ticks):
-        return "warn", f"{len(ticks)} ticks, one at least left something"
-    return "ok", f"{len(ticks)} ticks, all settled"
+        return "warn", f"{_many(ticks)}, one at least left something"
+    return "ok", f"{_many(ticks)}, all settled"
+
+
+def _many(ticks: list[TickRow]) -> str:
+    return "1 tick" if len(ticks) == 1 else f"{len(ticks)} ticks"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
+from drawdown.schema.database import Transact
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Table
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing import asked, backfills, fleet, providers, pushes, replay, usage
 from drawdown.worker.commands import orgs
+from drawdown.worker.engine.context import Context
 from drawdown.worker.views import cells
 
 ORGS: Final = Field("id", "Organisations", hint="One a line.", many=True)
@@ -41,17 +46,36 @@ def _lift(connection: sa.Connection, doing: Doing) -> Done:
 
 
 def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    return [Fact(org, _state(require_org(connection, org)), fixed=True) for org in sorted(_orgs(doing))]
+    return _states({org: require_org(connection, org) for org in sorted(_orgs(doing))})
 
 
-def _told(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    told = cells.told_in_words(cells.running_of(connection, _orgs(doing)))
-    return [*_standing(connection, doing), Fact("Cells that are told", told, fixed=False)]
+def _states(rows: Mapping[str, sa.Row[Any]]) -> list[Fact]:
+    return [Fact(org, _state(row), fixed=True) for org, row in rows.items()]
+
+
+def _stopped(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    """Their states, and how many sandboxes run of those that are not halted: a halt stops each of these."""
+    rows = {org: require_org(connection, org) for org in sorted(_orgs(doing))}
+    running = sum(cells.running_of(connection, [org for org, row in rows.items() if not row.is_halted]).values())
+    return [*_states(rows), Fact("Sandboxes that run on", figures.count(running), fixed=False)]
+
+
+def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
+    """Which cells are told of a halt: those where something of theirs runs."""
+    running = transact(lambda c: cells.running_of(c, _orgs(doing)))
+    most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
+    rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]
+    note = f"and {len(most) - len(rows):,} more cells" if len(most) > len(rows) else ""
+    none = "No cell is told: nothing of theirs runs."
+    return [Table("Cells that are told", ("Cell", "#Sandboxes"), rows, none, "drawdown cell list", note=note)]
 
 
 def _state(row: sa.Row[Any]) -> str:
-    by = ", held by an operator" if row.operator_halt else ""
-    return f"halted: {row.halt_reason}{by}" if row.is_halted else f"running{by}"
+    if not row.is_halted:
+        return "running, held by an operator" if row.operator_halt else "running"
+    if row.halt_reason == "operator":
+        return "halted by an operator"
+    return f"halted: {row.halt_reason}" + (", and by an operator" if row.operator_halt else "")
 
 
 def _go_on(doing: Doing) -> str:
@@ -68,11 +92,12 @@ HALT: Final = Action(
     "Halt",
     (ORGS,),
     _halt,
-    _told,
+    _stopped,
     lambda doing: ["org", "halt", *_orgs(doing)],
     _go_on,
     "An operator's halt holds whatever the provider says, until it is lifted.",
     size=_size,
+    tell=_told,
 )
 LIFT: Final = Action(
     "lift",

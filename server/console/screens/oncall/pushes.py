@@ -16,11 +16,21 @@ from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing.pushes import PROVEN, RETRIED
 from drawdown.worker.views import push_pages
-from drawdown.worker.views.push_pages import FOR_PEOPLE, MOST_LOOKED_AT, OPEN, STATES, Chosen, OpenSum, WaitSums
+from drawdown.worker.views.push_pages import (
+    FOR_PEOPLE,
+    MOST_LOOKED_AT,
+    OPEN,
+    STATES,
+    Chosen,
+    OpenSum,
+    PushLine,
+    WaitSums,
+)
 
 PATH: Final = "/console/pushes"
 HEADS: Final = (
-    "Window, UTC", "Organisation", "Feature", "#Sealed", "#Sent", "Provider", "State", "Next try, UTC", "#Tries", "Error",
+    "Window, UTC", "Organisation", "Feature", "#Sealed", "#Sent", "Provider", "State", "Next try, UTC", "#Tries",
+    "Error",
 )  # fmt: skip
 FILTERS: Final = ("state", "provider", "org", "feature", "from", "to", "why")
 TRIED: Final = ("due", "queued")
@@ -47,25 +57,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     found = push_pages.page(connection, chosen, ask.now_ms, ask.key("after"))
     sums = push_pages.open_sums(connection)
     query = {name: ask.query[name] for name in FILTERS if ask.query.get(name)}
-    rows = [
-        (
-            Cell(figures.time(one.window_ms), "time", href=url("/console/push", key=one.key)),
-            cells_of.org(one.org_id, "pushes"),
-            Cell(one.feature, "id"),
-            cells_of.number(one.sealed_qty, narrow=False),
-            cells_of.number(one.sent_qty),
-            Cell(one.provider, "id", narrow=False),
-            cells_of.state(one.state),
-            cells_of.time(one.due_at_ms if one.state in TRIED else None, narrow=False),
-            cells_of.number(one.attempts, narrow=False),
-            cells_of.said(one.last_error, narrow=True),
-        )
-        for one in found.lines
-    ]
     listed = Table(
         f"Pushes: {STATE_WORDS[chosen.state]}",
         HEADS,
-        rows,
+        [_row(one) for one in found.lines],
         "None is like that."
         if query
         else "Nothing is open: every push is settled. Usage that is sealed makes new ones.",
@@ -89,6 +84,21 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 STATE_WORDS: Final = {"open": "open", "any": "all", **{name: name.replace("_", " ") for name in STATES[1:-1]}}
+
+
+def _row(one: PushLine) -> tuple[Cell, ...]:
+    return (
+        Cell(figures.time(one.window_ms), "time", href=url("/console/push", key=one.key)),
+        cells_of.org(one.org_id, "pushes"),
+        Cell(one.feature, "id"),
+        cells_of.number(one.sealed_qty, narrow=False),
+        cells_of.number(one.sent_qty),
+        Cell(one.provider, "id", narrow=False),
+        cells_of.state(one.state),
+        cells_of.time(one.due_at_ms if one.state in TRIED else None, narrow=False),
+        cells_of.number(one.attempts, narrow=False),
+        cells_of.said(one.last_error, narrow=True),
+    )
 
 
 def _order(chosen: Chosen) -> str:

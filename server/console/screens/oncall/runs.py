@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
-from drawdown.server.console.frame.templates import url
+from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.views import runs
@@ -54,7 +54,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         HEADS,
         rows,
         "No run is like that." if query else "No run holds anything.",
-        " ".join(("drawdown execution list", *(f"--{name} {value}" for name, value in _options(chosen)))),
+        command("execution", "list", *(word for name, value in _options(chosen) for word in (f"--{name}", value))),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         note=f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on." if found.is_cut else "",
         first=url(PATH, **query) if ask.key("after") else "",

@@ -17,7 +17,7 @@ from drawdown.schema.audit_chain import head
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
-from drawdown.server.console.frame.templates import url
+from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.rules.cells import said, short, time
 from drawdown.worker.views import audit as views
@@ -133,7 +133,8 @@ def details_of(one: Deed) -> str:
 
 
 def _command(given: Mapping[str, object]) -> str:
-    return " ".join(("drawdown audit list", *(f"--{name} {value}" for name, value in given.items() if value)))
+    options = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
+    return command("audit", "list", *options)
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:

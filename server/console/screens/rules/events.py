@@ -129,7 +129,9 @@ def _arrivals(connection: sa.Connection, ask: Ask, chosen: EventFilter, query: M
     if found.next is not None:
         next_ = url(PATH, **{**query, "before": found.next.ingested_ms, "behind": found.next.sample_id})
     none = "None of those that were looked through." if next_ else "None."
-    command = f"drawdown event list --org {quote(chosen.org_id or 'ORG')} --from 1d"
+    command = (
+        f"drawdown event list --org {quote(chosen.org_id)} --from 1d" if chosen.org_id else "drawdown event sources"
+    )
     note = f"{none} The next page looks further back." if next_ and not rows else ""
     first = url(PATH, **query) if _place(ask) else ""
     return Table("Events, the newest first", heads, rows, none, command, next_, note, first=first)

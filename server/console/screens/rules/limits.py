@@ -248,4 +248,4 @@ def _limits(connection: sa.Connection, metric: str) -> Table:
 
 
 def _listed(command: str, metric: str) -> str:
-    return f"{command} --metric {metric}" if metric else command
+    return f"{command} --metric {quote(metric)}" if metric else command
