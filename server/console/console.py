@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -32,10 +31,10 @@ from drawdown.server.console.frame import assets, templates
 from drawdown.server.console.looking import look
 from drawdown.server.console.my import my
 from drawdown.server.console.page import Page
-from drawdown.server.console.pages import ACTIONS, MENU, PAGES, UNDER
+from drawdown.server.console.pages import ACTIONS, IN_CREDITS, MENU, PAGES, UNDER
 from drawdown.server.console.screens.csv_lines import FORMS, Form, as_json
 from drawdown.server.console.sign_in import SignIn
-from drawdown.server.console.wrong_filter import asked_again
+from drawdown.server.console.wrong_filter import in_words, read_page
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import told
@@ -217,14 +216,9 @@ class Console:
         def work(connection: sa.Connection) -> Looked:
             known = self._known(connection, request, page, now_ms)
             seen.append(known.person)
-            ask, status = Ask(known.person, now_ms, query), 200
-            try:
-                with _in_words(ask):
-                    shown = page.read(connection, ask)
-            except UsageError as error:
-                shown, status = asked_again(connection, page, ask, error), 400
+            shown, status = read_page(connection, page, Ask(known.person, now_ms, query))
             more = {"live": True, "now_ms": now_ms, "page": page, "person": known.person, "query": query}
-            more["under"] = UNDER[page.path]
+            more |= {"under": UNDER[page.path], "in_credits": page.path in IN_CREDITS}
             return Looked(known, self.render(page.template, {"demo": known.person.in_demo, **shown, **more}, status))
 
         found = await self.look(work)
@@ -253,7 +247,7 @@ class Console:
         ask = Ask(known.person, now_ms, query, form)
 
         def begin(connection: sa.Connection) -> Iterator[str]:
-            with _in_words(ask):
+            with in_words(ask):
                 found = lines(connection, ask)
                 yield from found if form == "csv" else as_json(found)
 
@@ -297,19 +291,6 @@ class Console:
 
     async def _to_overview(self, _request: Request) -> Response:
         return RedirectResponse("/console/", 303)
-
-
-@contextmanager
-def _in_words(ask: Ask) -> Iterator[None]:
-    """A thing that is asked for may not be there (UnknownId, 404); a filter that names none makes no sense.
-
-    Errors: UsageError."""
-    try:
-        yield
-    except UnknownId as error:
-        if ask.names_one:
-            raise
-        raise UsageError(str(error)) from error
 
 
 def _place(request: Request) -> str:

@@ -6,7 +6,8 @@ asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -21,7 +22,29 @@ WHOSE: Final = ("id", "key", "tab")
 """What of an address says whose page it is, and narrows nothing."""
 
 
-def asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageError) -> Mapping[str, object]:
+@contextmanager
+def in_words(ask: Ask) -> Iterator[None]:
+    """A thing that is asked for may not be there (UnknownId, 404); a filter that names none makes no sense.
+
+    Errors: UsageError."""
+    try:
+        yield
+    except UnknownId as error:
+        if ask.names_one:
+            raise
+        raise UsageError(str(error)) from error
+
+
+def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[str, object], int]:
+    """What a page shows, and its status: 400 where its filter makes no sense. Errors: those of what it reads."""
+    try:
+        with in_words(ask):
+            return page.read(connection, ask), 200
+    except UsageError as error:
+        return _asked_again(connection, page, ask, error), 400
+
+
+def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageError) -> Mapping[str, object]:
     """What the page shows of a filter that it refused with `error`.
 
     Errors: `error`, where it is about one thing that is not there, or nothing that the page filters by.

@@ -27,7 +27,7 @@ from drawdown.worker.commands import console_sessions, credit, executions, my_se
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views import wallet_entries
 from drawdown.worker.views.wallet_entries import Chosen, EntryLine
-from tests.server.console_home import STORED, Home, secret
+from tests.server.console_home import STORED, Home, says, secret
 from tests.world import T0
 
 LATER: Final = 99
@@ -167,9 +167,12 @@ def test_an_entry_is_found_by_the_time_that_it_was_booked(home: Home, capfd: pyt
         )
         assert len(before) == 12 and minute not in before, "up to the minute before"
         assert "Nothing was booked then." in page_of(home, f"{path}&from=2026-01-10+13:05")
-        for nonsense, why in (("from=soon", "from: "), ("from=2026-01-03&to=2026-01-02", "the range is empty")):
+        for nonsense, why in (
+            ("from=soon", "from: 'soon' is no time"),
+            ("from=2026-01-03&to=2026-01-02", "the range is empty"),
+        ):
             (answer,) = home.get(f"{path}&{nonsense}", session=LATER)
-            assert answer.status_code == 400 and why in answer.text
+            assert answer.status_code == 400 and says(answer.text, why)
     assert [row["key"] for row in in_csv(home, f"/console/wallet.csv?id=acme&{asked}")] == keys
     assert [one["key"] for one in in_json(home, f"/console/wallet.jsonl?id=acme&{asked}")] == keys
     options = ("--from", "2026-01-10T13:04", "--to", "2026-01-10T13:05")

@@ -23,7 +23,7 @@ from drawdown.worker.commands.vendors import Units, import_bills, set_units
 from drawdown.worker.views import reconciliations, settlements, wallet_entries, wallets
 from drawdown.worker.views.accounts import account_of
 from tests.server.acts import money
-from tests.server.console_home import ANN, KIM, STORED, VIC, Home, as_read, secret
+from tests.server.console_home import ANN, KIM, STORED, VIC, Home, says, secret
 from tests.world import T0
 
 AGAIN: Final = 99
@@ -233,7 +233,7 @@ NONSENSE: Final = [
 def test_nonsense_is_refused_in_words(home: Home) -> None:
     answers = home.get(*(place for place, _, _ in NONSENSE))
     for (place, status, said), answer in zip(NONSENSE, answers, strict=True):
-        assert answer.status_code == status and said in as_read(answer.text), (place, answer.text[-300:])
+        assert answer.status_code == status and says(answer.text, said), (place, answer.text[-300:])
 
 
 def test_a_hostile_customer_is_text_everywhere(home: Home) -> None:

@@ -22,11 +22,12 @@ from drawdown.worker.commands import guard_overrides, guard_terms
 from drawdown.worker.commands.guard_overrides import Terms
 from drawdown.worker.commands.guard_terms import Change
 from drawdown.worker.views import proofs
-from drawdown.worker.views.audit import AuditFilter, list_deeds
+from drawdown.worker.views.audit import AuditFilter, Deed, list_deeds
 from tests.integration.verifying import tamper
 from tests.server.console_home import ANN, KIM, VIC, Home, says
 from tests.server.ruled import SOURCE, key, rule
 from tests.server.test_console_budget import statements
+from tests.world import T0
 
 HOSTILE: Final = "<b onmouseover=alert(1)>\"&'/../?x=1#"
 EVENT: Final = "/console/event?source=shop&id=order-1"
@@ -187,3 +188,13 @@ def test_a_page_asks_twelve_times_at_most_however_much_there_is(home: Home) -> N
         write(home.engine, lambda c, n=number: guard_terms.set_metric(c, f"m{n}", Change(phase=2), home.fleet.by))  # type: ignore[misc]
     many = statements(home, PATHS)
     assert max(many.values()) <= 12 and all(count <= few[path] for path, count in many.items()), many
+
+
+def test_details_of_the_audit_are_times_and_credits() -> None:
+    details = {"ends_ms": 1796380200000, "grant_limit_micro": 100_000_000, "was": {"halted": None, "until_ms": None},
+               "lease_ms": 60_000, "count": 1234, "provider": "stripe", "new": True, "gone": None}  # fmt: skip
+    deed = Deed(1, T0, "x", "y", details, "ann", "why", "cli")
+    assert audit_page.details_of(deed) == (
+        "ends 2026-12-04 10:30, grant limit 100.00 credits, was: nothing, lease ms 60,000, count 1,234, "
+        "provider stripe, new true"
+    )

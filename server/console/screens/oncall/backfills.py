@@ -14,7 +14,7 @@ from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.commands.backfills import Diff, diff
-from drawdown.worker.views.backfills import OPEN_MS, BackfillRow, list_backfills, open_backfills, show_backfill
+from drawdown.worker.views.backfills import BackfillRow, list_backfills, open_backfills, show_backfill
 
 PATH: Final = "/console/backfills"
 MOST_COMPARED: Final = 10_000
@@ -43,8 +43,11 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         )
         for one in found
     ]
-    since = "none waits" if going.since_ms is None else f"the oldest {figures.ago(going.since_ms, ask.now_ms)}"
-    late = going.since_ms is not None and ask.now_ms - going.since_ms > OPEN_MS
+    since = (
+        "none waits"
+        if going.since_ms is None
+        else f"the oldest {figures.time(going.since_ms)}, {figures.ago(going.since_ms, ask.now_ms)}"
+    )
     heads = ("Backfill", "Organisation", "State", "From, UTC", "To, UTC", "#Events", "#Withdrawn", "By")
     none = "No event of the past was ever staged." if not org else "It has none."
     command = (
@@ -53,7 +56,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         else "drawdown backfill open june --org acme --from 2026-06-01 --to 2026-07-01"
     )
     note = f"The latest {MOST_LISTED:,}." if len(rows) == MOST_LISTED else ""
-    tiles = [Tile("Open", figures.count(going.count), since, "warn" if late else "")]
+    tiles = [Tile("Open", figures.count(going.count), since, "warn" if going.count else "")]
     filters = (Filter("org", "Organisation", org),)
     table = Table("Backfills, the latest first", heads, rows, none, command, note=note)
     return shown(Shown(PATH, [table], tiles=tiles, filters=filters, query={"org": org} if org else {}))

@@ -79,7 +79,7 @@ def _chosen(ask: Ask) -> Chosen:
 def _row(one: HaltLine) -> tuple[Cell, ...]:
     links = (act("Lift", "lift", id=one.org_id),) if one.by_operator else ()
     return (
-        cells_of.time(one.halted_at, narrow=False),
+        cells_of.time(one.halted_at),
         replace(cells_of.org(one.org_id, "halts"), links=links),
         cells_of.cell(one.cell_id),
         cells_of.told(one.halted_at, None if one.due_at_ms is not None else one.acked_at_ms),

@@ -90,7 +90,7 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
             Cell(how_much(one), "number"),
             cells_of.number(one.orgs),
             cells_of.time(one.since_ms, narrow=False),
-            Cell(PENDING[one.reason], narrow=False),
+            Cell(PENDING[one.reason]),
         )
         for one in reasons
     ]
@@ -99,7 +99,7 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
         much = f"{samples:,} sample{'' if samples == 1 else 's'}"
         rows.append(
             (Cell(f"quarantined: {_words(name)}", href=url(PATH, why=name)), Cell(much, "number"),
-             Cell(figures.UNKNOWN, "number"), Cell(figures.UNKNOWN, narrow=False), Cell(mend, narrow=False))
+             Cell(figures.UNKNOWN, "number"), Cell(figures.UNKNOWN, narrow=False), Cell(mend))
         )  # fmt: skip
     heads = ("Why it waits", "#How much", "#Organisations", "Oldest window, UTC", "What mends it")
     return Table("By reason", heads, rows, "Nothing waits: all that was used is sealed.", "drawdown status")

@@ -23,16 +23,23 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     paused = [one for one in found if one.paused_ms is not None]
     waiting = sum(sum(one.open.values()) for one in found)
     oldest = min((one.oldest_ms for one in found if one.oldest_ms is not None), default=None)
+    since = "since it was sealed" if oldest is None else f"sealed {figures.time(oldest)}"
     tiles = [
         Tile("Providers", figures.count(len(found)), "that bill somebody, or did"),
         Tile(
             "Paused", figures.count(len(paused)), "sent nothing until a person resumes them", "warn" if paused else ""
         ),
-        Tile("Open pushes", figures.count(waiting), "at all of them", "warn" if waiting else ""),
-        Tile("Oldest open", figures.lasting(None if oldest is None else ask.now_ms - oldest), "since it was sealed"),
+        Tile("Open pushes", figures.count(waiting), "at all of them", _tone(found)),
+        Tile("Oldest open", figures.lasting(None if oldest is None else ask.now_ms - oldest), since),
     ]
     tables = [_states(found, ask.now_ms), _sends(found), _terms(found)]
     return shown(Shown(PATH, tables, tiles=tiles))
+
+
+def _tone(found: list[ProviderLine]) -> str:
+    """That of the gravest open push."""
+    states = {state for one in found for state, count in one.open.items() if count}
+    return "bad" if states & {"in_doubt", "rejected"} else "warn" if states else ""
 
 
 def _states(found: list[ProviderLine], now_ms: int) -> Table:
@@ -47,7 +54,7 @@ def _states(found: list[ProviderLine], now_ms: int) -> Table:
             _open(one, "in_doubt"),
             _open(one, "rejected"),
             cells_of.time(one.oldest_ms, narrow=False),
-            cells_of.said(one.paused_reason if one.paused_ms is not None else one.error),
+            cells_of.said(one.paused_reason if one.paused_ms is not None else one.error, narrow=True),
         )
         for one in found
     ]
@@ -70,7 +77,7 @@ def _links(one: ProviderLine) -> tuple[Link, ...]:
 def _open(one: ProviderLine, state: str) -> Cell:
     count = one.open.get(state, 0)
     href = url("/console/pushes", state=state, provider=one.provider) if count else ""
-    return Cell(figures.count(count), "number", narrow=state in ("in_doubt", "rejected"), href=href)
+    return Cell(figures.count(count), "number", narrow=state != "queued", href=href)
 
 
 def _sends(found: list[ProviderLine]) -> Table:
@@ -78,7 +85,7 @@ def _sends(found: list[ProviderLine]) -> Table:
         (
             Cell(one.provider, "id"),
             cells_of.number(one.calls),
-            Cell(figures.count(one.failed), "number", "bad" if one.is_failing else ""),
+            cells_of.number(one.failed),
             cells_of.number(one.p95_ms),
             cells_of.number(one.reads, narrow=False),
             cells_of.number(one.reads_failed, narrow=False),

@@ -173,7 +173,7 @@ def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
             under="" if first is last else f"the last {figures.time(last.started_ms)}",
         ),
         Cell(f"{max(took):,}" if took else figures.UNKNOWN, "number"),
-        Cell(outcome, "state", "" if first.outcome in ("accepted", "queued") else "warn"),
+        Cell(outcome, "state", cells_of.TONES.get(outcome, "" if first.outcome == "accepted" else "warn")),
         cells_of.said(last.detail, narrow=True),
     )
 

@@ -37,7 +37,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         (
             cells_of.time(one.accepted_ms, narrow=False),
             Cell(one.reservation, "id", href=url("/console/run", key=one.reservation), links=_release(one)),
-            cells_of.org(one.org_id, narrow=False),
+            cells_of.org(one.org_id),
             cells_of.org(one.customer_id, narrow=False)
             if one.customer_id == one.org_id
             else Cell(one.customer_id, "id", narrow=False),

@@ -31,6 +31,8 @@ FILE_DEEDS: Final = 1_000
 MOST_LOOKED_THROUGH: Final = 50_000
 """Actions of which one page finds those of a filter."""
 MOST_DETAIL_CHARS: Final = 200
+YEAR_2000_MS: Final = 946_684_800_000
+"""The year 2000: milliseconds below it are a length of time."""
 EVER_MS: Final = 2**53
 CHAINED: Final = 6
 """The invariant that the chain is a part of."""
@@ -101,7 +103,7 @@ def _tiles(
 def _table(deeds: Sequence[Deed], wrong: set[int], next_: str, command: str, first: str) -> Table:
     rows = [
         (time(one.at_ms), replace(said(one.actor), under=f"by {one.via}"), _what(one, wrong), _target(one),
-         replace(said(one.reason, wide=True), under=details_of(one)),
+         replace(said(one.reason), under=details_of(one)),
          Cell(str(one.action_id), "number", narrow=False))
         for one in deeds
     ]  # fmt: skip
@@ -127,9 +129,23 @@ def _target(one: Deed) -> Cell:
 
 def details_of(one: Deed) -> str:
     """What there is to say, on one line."""
-    told = {name: value for name, value in one.details.items() if value is not None}
-    text = ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())
-    return text[:MOST_DETAIL_CHARS]
+    told = [_detail(name, value) for name, value in one.details.items() if value is not None]
+    return ", ".join(told)[:MOST_DETAIL_CHARS]
+
+
+def _detail(name: str, value: object) -> str:
+    """A detail as people read it: a moment as a time, money as credits, and what it was before by its parts."""
+    words = name.removesuffix("_ms").removesuffix("_micro").replace("_", " ")
+    if isinstance(value, Mapping):
+        parts = [_detail(part, of_part) for part, of_part in value.items() if of_part is not None]
+        return f"{words}: {', '.join(parts) or 'nothing'}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        if name.endswith("_ms") and value >= YEAR_2000_MS:
+            return f"{words} {figures.time(value)}"
+        if name.endswith("_micro"):
+            return f"{words} {figures.exact(value)} credits"
+        return f"{name.replace('_', ' ')} {figures.count(value)}"
+    return f"{words} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
 
 
 def _command(given: Mapping[str, object]) -> str:

@@ -47,11 +47,11 @@ def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
     return (
         said(one.name),
         _acts(one),
-        Cell(" ".join(one.scopes), narrow=False),
+        Cell(" ".join(one.scopes)),
         _bound(one),
         Cell(*_state(one, now_ms)),
         time(one.used_ms, "never"),
-        time(until, "without an end", wide=True),
+        time(until, "without an end"),
         said(f"{one.actor}, ended" if one.maker_ended else one.actor, wide=True),
         said(one.reason, wide=True),
     )

@@ -81,7 +81,7 @@ def _tiles(waiting: int, since_ms: int | None, ending: int, blocks: BlocksPage, 
             f"the first {figures.ago(since_ms, now_ms)}" if waiting else "nobody waits",
             "warn" if waiting else "",
         ),
-        Tile("Overrides that end soon", figures.count(ending), "within 7 days"),
+        Tile("Overrides that end soon", figures.count(ending), "within 7 days", "warn" if ending else ""),
         Tile("Blocked in 24 hours", figures.count(blocked), f"of {asked:,} that were asked{more}"),
         Tile("Metrics", figures.count(len(blocks.metrics)), "on this page"),
     ]
@@ -91,8 +91,8 @@ def _asked(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[str,
     found = list_overrides(
         connection, metric, ask.now_ms, PAGE_OVERRIDES + 1, state="asked", after=ask.place("asked"), known=True
     )
-    rows = [(*_override(one, ask.now_ms), time(one.at_ms, wide=True)) for one in found[:PAGE_OVERRIDES]]
-    heads = ("#Override", "To do", "Metric", "For", "A", "#Amount", "Until, UTC", "By", "Why", "Asked, UTC")
+    rows = [(*_override(one, ask.now_ms), time(one.at_ms)) for one in found[:PAGE_OVERRIDES]]
+    heads = ("#Override", "To do", "Metric", "For", "Per", "#Amount", "Until, UTC", "By", "Why", "Asked, UTC")
     none = "Nobody waits for a word. Programs and people ask for more than their plan allows."
     return Table(
         "Asked for, and waiting",
@@ -113,7 +113,7 @@ def _in_force(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[s
         (*_override(one, ask.now_ms), said(one.decided_by or figures.UNKNOWN, wide=True))
         for one in found[:PAGE_OVERRIDES]
     ]
-    heads = ("#Override", "To do", "Metric", "For", "A", "#Amount", "Until, UTC", "By", "Why", "Approved by")
+    heads = ("#Override", "To do", "Metric", "For", "Per", "#Amount", "Until, UTC", "By", "Why", "Approved by")
     none = "No override stands in place of a plan's limit."
     return Table(
         "Overrides in force, by their ends",
@@ -140,11 +140,11 @@ def _override(one: OverrideRow, now_ms: int) -> tuple[Cell, ...]:
         _words(one),
         said(one.metric),
         target,
-        Cell(one.period, narrow=False),
+        Cell(one.period),
         amount(one.amount),
         until,
-        said(one.actor, wide=True),
-        said(one.reason, wide=True),
+        said(one.actor),
+        said(one.reason),
     )
 
 

@@ -76,7 +76,7 @@ def _looked(last_ms: int, runs: Last, now_ms: int) -> str:
 
 def _invariants(held: Sequence[Held]) -> Table:
     rows = [
-        (number(one.invariant), Cell(one.name), Cell(one.says, narrow=False), Cell(*_state(one)),
+        (number(one.invariant), Cell(one.name), Cell(one.says), Cell(*_state(one)),
          time(one.held_ms, "never"),
          number(one.held_by, wide=True),
          number(one.findings, wide=True), time(one.broken_ms, "never on record", wide=True))
