@@ -131,7 +131,7 @@ CONSOLE: Final = (
         "server.console.oidc:_let_in",
         lambda s, c: console_sessions.begin_proven(c, "ann", _secret(6), HOME, NOW, "https://login.example.com"),
     ),
-    plain("server.console.my.my:_enter", lambda s, c: my_sessions.enter(c, "link", ANNS, _secret(8), HOME, NOW), _once),
+    plain("server.console.my.my:_begin", lambda s, c: my_sessions.enter(c, "link", ANNS, _secret(8), HOME, NOW), _once),
     plain("server.console.my.my:_leave", lambda s, c: my_sessions.end(c, _secret(9), NOW), _once),
     plain(
         "server.console.my.my:_override",

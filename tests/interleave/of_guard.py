@@ -33,11 +33,14 @@ BEE: Final = "bee"
 """A customer with twenty micro-credits, which may use ten sparks a month, at one each: one was used, two are held, and
 four are held by a use that is over."""
 MOST: Final = 10
+_WHO: Final = ("somebody", "explored")
+TURN: Final = start_of("month", NOW)
+"""No counter is that of what was used before it and after it."""
 
 
 def begin(stage: Stage) -> None:
     """What every case finds."""
-    hour_ago = By(NOW - 61 * MINUTE_MS, "somebody", "explored")
+    hour_ago = By(NOW - 61 * MINUTE_MS, *_WHO)
 
     def work(connection: sa.Connection) -> None:
         credit.grant(connection, BEE, 20, hour_ago, key=BEE, plan=None, new=True)
@@ -51,6 +54,9 @@ def begin(stage: Stage) -> None:
         terms = Terms("spark", "org", BEE, "day", 9, NOW + DAY_MS)
         guard_overrides.add(connection, terms, hour_ago, asked=True)
         meters(connection, ["glow.done"], hour_ago.now_ms)
+        early = By(TURN - DAY_MS, *_WHO)
+        guard_terms.set_metric(connection, "shine", Change(phase=3), early)
+        guard_terms.set_limit(connection, PlanLimit("shine", "*", "month", MOST), early)
 
     write(stage.engine, work)
 
@@ -80,6 +86,19 @@ def _use(work: Callable[..., Answer], key: str, amount: int) -> Callable[[Stage,
 def _own(key: str, amount: int, org_id: str = BEE) -> Callable[[Stage, sa.Connection], object]:
     """By a key that is bound to the organisation."""
     return lambda s, c: guard.take(c, Ask(key, Wish(org_id, "spark", amount), s.by, own=True))
+
+
+def _shines(at_ms: int, own: bool) -> Callable[[Stage, sa.Connection], object]:
+    """One use by one key, as a server's clock has it."""
+    return lambda s, c: guard.take(c, Ask("bee-turn", Wish(BEE, "shine", 3), By(at_ms, *_WHO), own=own))
+
+
+def _shone_once(stage: Stage) -> Iterator[str]:
+    """One use, that one month counts."""
+    uses = stage.rows("SELECT amount FROM guard_uses WHERE metric = 'shine'")
+    counted = stage.rows("SELECT used FROM guard_counters WHERE metric = 'shine' AND period = 'month' AND used > 0")
+    if uses != [(3,)] or counted != [(3,)]:
+        yield f"bee-turn was used {len(uses)} times, and its months count {counted}"
 
 
 def _together(*asked: tuple[str, int, bool]) -> Callable[[Stage, sa.Connection], object]:
@@ -167,6 +186,8 @@ GUARD: Final = (
     plain(
         "server.api.together:_decide other uses", _together(("bee-4", 2, True), ("bee-1", 5, False)), _one_use_of_a_key
     ),
+    plain(f"{ACTS}:consume as a month ends", _shines(TURN - 1, False), _shone_once),
+    plain("server.api.together:_alone the same as the next begins", _shines(TURN + 1, True), _shone_once),
     plain(f"{ACTS}:reserve", _use(guard_holds.reserve, "bee-3", 6), _never_beyond),
     plain(f"{ACTS}:settle", lambda s, c: guard_holds.settle(c, "bee-going", 1, s.by), _never_beyond),
     plain(f"{ACTS}:settle what is over", lambda s, c: guard_holds.settle(c, "bee-over", 1, s.by)),

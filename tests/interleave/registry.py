@@ -79,6 +79,7 @@ APART: Final[dict[str, str]] = {
     "orgs_to_replay": "reads once, after a replay that failed",
     "worker.replay.rehearse:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
     "server.console.acting.acting:undone": "rolled back, whatever it is asked for",
+    "server.console.screens.oncall.acts:_told": "rolled back: it reads which cells a halt reaches",
     "server.console.screens.oncall.doing.replay:_told": "rolled back: it reads a plan",
     "server.console.screens.oncall.doing.asked:_told": "rolled back: an assignment, whose locks `assign` holds longer",
     "read_sources": "reads once, before the folders are looked into",

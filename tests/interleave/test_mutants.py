@@ -12,7 +12,7 @@ from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
 from drawdown.worker.batches import take as take_batches
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands import credit, guard_terms, withdrawals
+from drawdown.worker.commands import credit, guard_counts, guard_terms, withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
 from drawdown.worker.seal import statements, stops
@@ -68,6 +68,10 @@ def _taken_without_the_types_row(patch: pytest.MonkeyPatch) -> None:
 
 def _asked_without_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(guard_terms, "hold", _none)
+
+
+def _turned_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(guard_counts, "lock_keys", _none)
 
 
 def _closed_without_the_lock(patch: pytest.MonkeyPatch) -> None:
@@ -172,6 +176,11 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _asked_without_the_lock,
         "cli.nouns.overrides:_add",
         "cli.nouns.overrides:_add",
+    ),
+    "a key is used at the turn of a month without the lock": (
+        _turned_without_the_lock,
+        "cli.nouns.guard_acts:consume as a month ends",
+        "server.api.together:_alone the same as the next begins",
     ),
     "a backfill is closed without the lock": (
         _closed_without_the_lock,

@@ -79,6 +79,8 @@ PAIRS = (
     ("cli.nouns.guard_acts:reserve", "cli.nouns.guard_acts:consume"),
     ("server.api.together:_alone the same as its own", "cli.nouns.guard_acts:consume"),
     ("cli.nouns.guard_acts:consume", "server.api.together:_alone the same as its own"),
+    ("cli.nouns.guard_acts:consume as a month ends", "server.api.together:_alone the same as the next begins"),
+    ("server.api.together:_alone the same as the next begins", "cli.nouns.guard_acts:consume as a month ends"),
     ("server.api.together:_decide uses", "server.api.together:_decide other uses"),
     ("server.api.together:_decide uses", "cli.nouns.guard_acts:settle"),
     ("cli.nouns.guard_acts:consume", "server.api.together:_decide uses"),
