@@ -86,7 +86,8 @@ def test_months_that_everybody_slept_through_are_given_and_expire(account: Accou
     account.plan("team", 100)
     account.join()
     account.give("bought", 50, "purchased")
-    account.use(20, month(3) + DAY_MS)
+    account.at(month(3) + DAY_MS)
+    account.use(20)
     ahead = read(account.fleet.engine, lambda c: maturing.look_ahead(c, "acme", month(5) + DAY_MS))
     assert account.sweep(month(5) + DAY_MS) == ["acme"]
     assert (account.balance, ahead.available_micro) == (150, 150)
