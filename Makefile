@@ -73,10 +73,10 @@ trace: install
 		$(if $(REQUESTS),--requests $(REQUESTS))
 
 # Real usage sent over HTTP by eight clients, a third of all connections cut, clients and server killed; each exact:
-# make door DATABASE=sqlite TRACE=gentd26 AS=events ROWS=2000
+# make door DATABASE=sqlite TRACE=gentd26 SENT=events ROWS=2000
 door: install
 	$(BIN)/python -W ignore -m tests.crash.door.run --seed $(SEED) $(if $(DATABASE),--database $(DATABASE)) \
-		$(if $(TRACE),--trace $(TRACE)) $(if $(AS),--as $(AS)) $(if $(ROWS),--rows $(ROWS))
+		$(if $(TRACE),--trace $(TRACE)) $(if $(SENT),--as $(SENT)) $(if $(ROWS),--rows $(ROWS))
 
 # Two processes of `drawdown worker` that bill at an emulated Autumn and Stripe, which fail, and are killed; their own
 # totals are the judge:

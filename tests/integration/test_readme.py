@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,17 @@ def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"(?:`|^ +)make ([a-z]+)", TEXT, flags=re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+def test_no_option_of_a_target_is_one_that_make_itself_gives() -> None:
+    """AS is the assembler: whoever asked for nothing would be asked for by it."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    given = subprocess.run(
+        ["make", "-pnf", os.devnull], capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
+    )
+    ours, its = set(re.findall(r"\$\(if \$\((\w+)\)", makefile)), re.findall(r"^(\w+) = ", given.stdout, re.MULTILINE)
+    assert ours and "CC" in its and ours.isdisjoint(its)
 
 
 def test_the_readme_is_short() -> None:

@@ -1,5 +1,5 @@
 """The siege of the door at length; `make door`, of all that is sent in both ways on both databases, or of one:
-`make door DATABASE=sqlite TRACE=openb AS=events`.
+`make door DATABASE=sqlite TRACE=openb SENT=events`.
 
     python -W ignore -m tests.crash.door.run --seed 1 --database sqlite --trace gentd26 --as events [--rows 2000]
 
