@@ -169,6 +169,13 @@ CASE WHEN {feature_of_meter} IS NULL THEN (SELECT MIN(c.metric) FROM {charging} 
     AND c.end_ms > k.window_ms AND c.start_ms < COALESCE((SELECT MIN(n.start_ms) FROM mappings n
         WHERE n.memory_mb = k.meter AND n.kind = 'exact' AND n.start_ms > k.window_ms), {forever_ms})) END
 
+-- name: said_by
+-- Who said it, when and why: on the record of actions, and as a row keeps it.
+' at ' || x.at_ms || ' by ' || x.actor || ': ' || x.reason
+
+-- name: kept_by
+' at ' || k.at_ms || ' by ' || k.actor || ': ' || k.reason
+
 -- name: was_withdrawn
 -- The event `i`, whichever way it was sent then: the id of the other way counts where its organisation is the same.
 SELECT 1 FROM withdrawals w WHERE w.sample_id IN (i.sample_id, i.other_id)

@@ -178,7 +178,10 @@ def revert(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     said = {
         "reverted": f"was reverted before; {withdrawn:,} events are withdrawn",
         "open": "reverted; it was open, and nothing of it was usage",
-    }.get(was, f"reverted; {withdrawn:,} events withdrawn, and the next tick gives back what was billed for them")
+    }.get(
+        was,
+        f"reverted; {withdrawn:,} of its events are withdrawn now, and the next tick gives back what is still billed",
+    )
     show(app, {"backfill": name, "withdrawn": withdrawn}, [f"{name}: {said}"])
 
 

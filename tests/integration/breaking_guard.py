@@ -71,6 +71,14 @@ GUARD = {
         "keen-peek is used and was charged 2; its run is nothing and has drawn nothing",
         "UPDATE guard_uses SET charged_micro = 2 WHERE use_key = 'keen-peek'",
     ),
+    "a use that says it was let go, and was paid for": _of(
+        "keen-1 is used and was charged 0; its run is settled and has drawn 15",
+        "UPDATE guard_uses SET forgone_micro = 15, charged_micro = 0, reservation = NULL WHERE use_key = 'keen-1'",
+    ),
+    "a run of a use that is gone": _of(
+        "nothing of guard:keen-off is nothing and was charged nothing; its run is released and has drawn 5",
+        "UPDATE guard_uses SET use_key = 'keen-of' WHERE use_key = 'keen-off'",
+    ),
     "a use at another price": _of(
         "keen-1 used 3 at 5 for 2; 15 were charged, 0 let go",
         "UPDATE guard_metrics SET per_units = 2 WHERE metric = 'spark'",
@@ -87,7 +95,7 @@ GUARD = {
         org=None,
     ),
     "a limit that nobody set so": _of(
-        "limit spark of * a day, number 1 is 21, phase as its metric; on record is 20, phase as its metric",
+        "limit spark of * a day, number 1 is 21, phase as its metric at",
         "UPDATE guard_limits SET amount = 21 WHERE metric = 'spark'",
         org=None,
     ),
@@ -97,7 +105,7 @@ GUARD = {
         org=None,
     ),
     "an override that nobody made": _of(
-        "override 4 is spark a day of keen: no end until no end; on record is nothing",
+        "override 4 is spark a day of the org keen: no end until no end at 0 by t: t; on record is nothing",
         "INSERT INTO guard_overrides (number, metric, reach, target, period, state, at_ms, actor, reason, decided_ms) "
         "VALUES (4, 'spark', 'org', 'keen', 'day', 'in_force', 0, 't', 't', 0)",
         org=None,
@@ -123,17 +131,32 @@ GUARD = {
         org=None,
     ),
     "a metric that lets through what nobody may pay": _of(
-        "warned at 200000, let through unknown; on record is 5 for 1 by itself, phase 3, of its name, warned at 200000",
+        "warned at 200000, let through unknown at",
         "UPDATE guard_metrics SET fails_open = TRUE WHERE metric = 'spark'",
         org=None,
     ),
     "a metric that warns nobody": _of(
-        "metric spark, number 1 is 5 for 1 by itself, phase 3, of its name, warned at 0; on record",
+        "metric spark, number 1 is 5 for 1 by itself, phase 3, of its name, warned at 0 at",
         "UPDATE guard_metrics SET warn_ppm = 0 WHERE metric = 'spark'",
         org=None,
     ),
+    "a metric that charges from another moment on": _of(
+        "metric spark, number 1 is 5 for 1 by itself, phase 3, of its name, warned at 200000 at",
+        "UPDATE guard_metrics SET at_ms = at_ms + 86400000 WHERE metric = 'spark'",
+        org=None,
+    ),
+    "a limit of another moment": _of(
+        "limit spark of * a day, number 1 is 20, phase as its metric at",
+        "UPDATE guard_limits SET at_ms = at_ms + 1 WHERE metric = 'spark'",
+        org=None,
+    ),
+    "an override of a plan that was an organisation's": _of(
+        "override 3 is spark a day of the plan keen",
+        "UPDATE guard_overrides SET reach = 'plan' WHERE number = 3",
+        org=None,
+    ),
     "an override that ends later than was said": _of(
-        "override 1 is peek a hour of ke*: 7 until",
+        "override 1 is peek a hour of the pattern ke*: 7 until",
         "UPDATE guard_overrides SET ends_ms = ends_ms + 1 WHERE number = 1",
         org=None,
     ),

@@ -204,7 +204,7 @@ def test_where_an_answer_is_lost_the_same_again_counts_what_went_before(
     assert asked("revert", "june", lose=True)[0] == 75
     half = "june: closed; 3 events went in by it, 2 of which are withdrawn\n"
     assert asked("close", "june", "--hash", hash_) == (0, half)
-    whole = "3 events withdrawn, and the next tick gives back what was billed for them"
+    whole = "3 of its events are withdrawn now, and the next tick gives back what is still billed"
     assert asked("revert", "june") == (0, f"june: reverted; {whole}\n")
     assert asked("revert", "june") == (0, "june: was reverted before; 3 events are withdrawn\n")
     clean(fleet)
@@ -323,6 +323,23 @@ BROKEN = {
         """UPDATE usage_events SET properties = '{"a": 9}' WHERE event_id = 'a'""",
         "the event a of app went in by june, and is not there as it was staged",
     ),
+    "one that nobody reverted": (
+        "UPDATE backfills SET state = 'reverted', reverted_ms = closed_ms",
+        "what was reverted of june is all at",
+    ),
+    "one that was reverted and is closed again": (
+        "UPDATE backfills SET state = 'closed', reverted_ms = NULL",
+        "what was reverted of june is nothing; on record is all at",
+    ),
+    "one that is gone": ("DELETE FROM backfills", "backfill june is nothing; on record is to"),
+    "a staged event that is gone": (
+        "DELETE FROM backfill_events",
+        "what went in by june is 0 events at",
+    ),
+    "one of another range": (
+        "UPDATE backfills SET to_ms = to_ms + 300000",
+        "backfill june is to",
+    ),
     "an event that counts though it was reverted": (
         "DELETE FROM withdrawals",
         "june was reverted, and the event a of app still counts",
@@ -336,12 +353,12 @@ def test_a_broken_backfill_is_found(fleet: Fleet, broken: str) -> None:
     staged(fleet, event("a", 3))
     closed(fleet)
     fleet.tick(T0 + DAY_MS + WINDOW_MS)
-    if "reverted" in broken:
+    if "was reverted" in broken:
         reverted(fleet)
     clean(fleet)
     statement, said = BROKEN[broken]
     _unguarded(fleet, statement)
-    assert said in [one.text for one in read(fleet.engine, verify).breaches]
+    assert any(one.text.startswith(said) for one in read(fleet.engine, verify).breaches)
 
 
 def _unguarded(fleet: Fleet, statement: str) -> None:

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.events.envelope import UsageEvent
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.worker.commands.features import end_feature, map_event, map_size
 from drawdown.worker.commands.guard_terms import Change, set_metric
+from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.sources.events.keys import sample_id_of
+from drawdown.worker.sources.events.store import take
 from tests.integration.guarding import Guarded
 from tests.world import T0
 
@@ -117,3 +121,23 @@ def test_a_word_that_names_nothing_is_a_slip_unless_it_is_said_to_be_new(guarded
                 lambda c, slip=slip: set_metric(c, "look", Change(counts=slip), guarded.fleet.by, new=False)  # type: ignore[misc]
             )
     guarded.write(lambda c: set_metric(c, "look", Change(counts="to.come"), guarded.fleet.by))
+
+
+def test_who_moves_from_the_seal_to_the_guard_within_a_window_was_not_billed_twice(guarded: Guarded) -> None:
+    """Another type goes on to the feature; the type's own event, which nothing mapped any more, was taken back."""
+    fleet = guarded.fleet
+    for event_type in ("page.one", "page.two"):
+        meter(guarded, event_type, "render")
+    guarded.write(lambda c: end_feature(c, "render", fleet.by))
+    meter(guarded, "page.two", "render")
+    guarded.later(WINDOW_MS)
+    now = fleet.clock.at_ms
+    events = [UsageEvent("app", one, one, "acme", 5, now) for one in ("page.one", "page.two")]
+    guarded.write(lambda c: take(c, events, now))
+    guarded.write(lambda c: withdraw(c, [sample_id_of("app", "page.one")], fleet.by))
+    price(guarded, "page.one")
+    guarded.limit("page.one", 10)
+    assert guarded.consume("page.one", 5).charged_micro == 5 * MICRO
+    fleet.assign("acme", from_ms=T0)
+    fleet.tick_windows(3)
+    assert fleet.rows("SELECT sealed_qty FROM pushes WHERE feature = 'render'") == [(5,)]

@@ -16,6 +16,7 @@ from drawdown.worker.commands.run_request import MOST_LIFE_MS as MOST_HOLD_MS
 from drawdown.worker.commands.run_request import Request
 from tests.integration.guard_rush import rush
 from tests.integration.guarding import Guarded
+from tests.integration.verifying import verified
 from tests.world import T0
 
 HOUR_MS = 60 * MINUTE_MS
@@ -68,11 +69,15 @@ def test_the_same_again_is_the_first_answer_and_uses_nothing(guarded: Guarded) -
     assert guarded.wallet() == (98 * MICRO, 0)
 
 
-def test_a_key_that_a_run_has_is_refused_and_nothing_is_used(guarded: Guarded) -> None:
+def test_a_key_that_a_run_has_is_refused_and_nothing_is_used(engine: sa.Engine) -> None:
+    """No use names that run, which `verify` tells."""
+    guarded = Guarded(engine)
     guarded.limit("idea", 5)
     guarded.write(lambda c: executions.accept(c, "guard:taken", Request("acme", 1), guarded.fleet.by, of_use=True))
     assert refused(lambda: guarded.consume("idea", key="taken")) == "other_content"
     assert guarded.used("idea") == 0
+    (breach,) = verified(guarded.fleet).breaches
+    assert breach.text.startswith("nothing of guard:taken is nothing")
 
 
 def test_beyond_a_limit_nothing_is_used_charged_or_kept_but_the_count_of_refusals(guarded: Guarded) -> None:
@@ -407,6 +412,15 @@ def test_it_is_warned_of_again_after_much_was_given_back(guarded: Guarded) -> No
 
 
 # What makes no sense
+
+
+def test_what_no_ledger_holds_is_refused_where_no_run_holds_it_either(guarded: Guarded) -> None:
+    guarded.metric("idea", price_micro=10 * MICRO, phase=0)
+    guarded.give("broke", 1)
+    assert guarded.reserve("idea", org="broke", key="k").state == "held"
+    with pytest.raises(UsageError, match="a thousand million credits at most"):
+        guarded.settle("k", 10**12)
+    assert guarded.settle("k", 10**8).state == "settled"
 
 
 def test_what_makes_no_sense_is_refused(guarded: Guarded) -> None:

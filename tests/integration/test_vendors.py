@@ -223,12 +223,18 @@ def test_several_features_of_a_line_are_added_before_they_are_rounded(fleet: Fle
 
 
 def test_what_was_charged_at_once_is_estimated_too(engine: sa.Engine) -> None:
-    """Receipts of runs, by their quantities, and uses of the guard; what was reserved alone is none."""
+    """Receipts of runs, by their quantities, and uses of what costs something, whoever paid; what was reserved alone is
+    none, and what costs nothing the seal may bill."""
     guarded = Guarded(engine)
     fleet = guarded.fleet
     guarded.limit("idea", 100)
     guarded.consume("idea", 3)
     guarded.reserve("idea", 4)
+    guarded.metric("idea", price_micro=MICRO, phase=0)
+    guarded.give("globex", 1)
+    assert guarded.consume("idea", 5, org="globex").charged_micro == 0, "let through without credit, and used"
+    guarded.metric("idea", price_micro=0)
+    guarded.consume("idea", 7)
     fleet.write(
         "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
         f"VALUES ('gpu_s', {T0}, 5, 1, 1, 't', 't')"
@@ -240,7 +246,7 @@ def test_what_was_charged_at_once_is_estimated_too(engine: sa.Engine) -> None:
         units = Units("cloud", service, "u", 1, 1_000_000, 1, "USD")
         write(engine, lambda c, f=feature, u=units: set_units(c, f, u, T0, fleet.by, new=True))  # type: ignore[misc]
     found = {line.service: line.estimated_micro for line in told(fleet)}
-    assert found == {"ideas": 3_000_000, "gpus": 700_000_000}
+    assert found == {"ideas": 8_000_000, "gpus": 700_000_000}
 
 
 def test_each_action_costs_credits_and_money(fleet: Fleet) -> None:
@@ -263,6 +269,15 @@ def test_what_the_guard_charges_for_costs_the_price_of_its_metric(fleet: Fleet) 
     (cost,) = read(fleet.engine, lambda c: costs(c, LATER))
     assert (cost.feature, cost.money_micro, cost.per_quantity) == ("bandwidth", 40_000, 100)
     assert cost.credits_micro == 8_000_000
+    fleet.write(
+        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+        f"VALUES ('bandwidth', {T0}, 5, 1, 1, 't', 't')"
+    )
+    (cost,) = read(fleet.engine, lambda c: costs(c, LATER))
+    assert cost.credits_micro == 8_000_000, "what was billed before has a rate for ever"
+    write(fleet.engine, lambda c: guard_terms.set_metric(c, "bandwidth", Change(price_micro=0), fleet.by))
+    (cost,) = read(fleet.engine, lambda c: costs(c, LATER))
+    assert cost.credits_micro == 500
 
 
 def file_of(folder: Path, text: str) -> str:

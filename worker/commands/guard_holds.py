@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.guard.decide import Verdict, decide, in_force
 from drawdown.guard.periods import PERIODS
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import reservations
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
@@ -111,6 +112,8 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     if use.state != "held" and (use.state, state) != ("expired", "settled"):
         raise _ended(use)
     price = use.price.of(amount)
+    if price > MAX_ENTRY_MICRO:  # where no run says so
+        raise UsageError("a use costs a thousand million credits at most")
     charged = 0 if use.reservation is None else _charged(connection, use.reservation, state, price, by)
     after = replace(
         use,

@@ -229,6 +229,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         9,
         "the event {event_id} of {source} went in by {backfill}, and is not there as it was staged",
     ),
+    "backfill_unsaid": (9, "{thing} is {kept}; on record is {said}"),
     "backfill_unreverted": (9, "{backfill} was reverted, and the event {event_id} of {source} still counts"),
     "batch_otherwise": (
         9,

@@ -50,11 +50,15 @@ WHERE q.came_to > q.limit_amount
 
 -- name: guard_charged
 -- A use was charged what its own run has drawn, once it ended; nothing where it has none, and nothing before. No run is
--- accepted before its use, and that of what was used at once in the same moment.
-SELECT 'guard_charged' AS what, u.org_id, {no_window}, u.use_key, u.charged_micro, u.state, r.state AS run_state,
+-- accepted before its use, and that of what was used at once in the same moment. A use that has a run names it, and the
+-- guard's runs are those of uses.
+SELECT 'guard_charged' AS what, COALESCE(u.org_id, r.org_id) AS org_id, {no_window},
+    COALESCE(u.use_key, 'nothing of ' || r.reservation) AS use_key, u.charged_micro, u.state, r.state AS run_state,
     r.drawn_micro, u.at_ms, r.accepted_ms
-FROM guard_uses u LEFT JOIN reservations r ON r.reservation = u.reservation
-WHERE CASE WHEN u.reservation IS NULL OR u.state IN ('held', 'expired') THEN u.charged_micro <> 0
+FROM guard_uses u FULL JOIN (SELECT * FROM reservations WHERE reservation >= 'guard:' AND reservation < 'guard;') r
+    ON r.reservation = 'guard:' || u.use_key
+WHERE u.use_key IS NULL OR (u.reservation IS NULL AND r.reservation IS NOT NULL)
+    OR CASE WHEN u.reservation IS NULL OR u.state IN ('held', 'expired') THEN u.charged_micro <> 0
         ELSE r.reservation IS NULL OR r.drawn_micro <> u.charged_micro
             OR r.state <> CASE u.state WHEN 'released' THEN 'released' ELSE 'settled' END END
     OR u.reservation <> 'guard:' || u.use_key OR (u.reservation IS NOT NULL AND r.reservation IS NULL)
@@ -71,17 +75,19 @@ WHERE m.metric IS NULL OR (u.state IN ('used', 'settled', 'released')
 
 -- name: billed_twice
 -- What the guard charged for, the seal did not bill: of the feature, or of the event type, that the metric counts, in
--- the window of the use. A push that was voided, or never counted, bills nothing.
+-- the window of the use. A push that was voided, or never counted, bills nothing; nor does an event that was withdrawn,
+-- or one of a type that made nothing then.
 SELECT 'billed_twice' AS what, u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric,
     COALESCE(m.counts, m.metric) AS counts, SUM(p.sealed_qty) AS sealed
 FROM guard_uses u JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number
     JOIN pushes p ON p.org_id = u.org_id AND p.window_ms = u.at_ms - u.at_ms % 300000
 WHERE u.charged_micro > 0 AND p.state NOT IN ('voided', 'shadow')
-    AND (p.feature = COALESCE(m.counts, m.metric) OR EXISTS (SELECT 1 FROM event_types t JOIN mappings x
-        ON x.memory_mb = t.meter AND x.feature = p.feature AND x.start_ms <= p.window_ms
-        JOIN usage_samples s ON s.memory_mb = t.meter AND s.org_id = u.org_id AND s.ts >= p.window_ms
-            AND s.ts < p.window_ms + 300000
-        WHERE t.event_type = COALESCE(m.counts, m.metric)))
+    AND (p.feature = COALESCE(m.counts, m.metric) OR EXISTS (SELECT 1
+        FROM (SELECT t.meter, p.window_ms FROM event_types t WHERE t.event_type = COALESCE(m.counts, m.metric)) k
+        JOIN usage_samples s ON s.memory_mb = k.meter AND s.org_id = u.org_id AND s.ts >= k.window_ms
+            AND s.ts < k.window_ms + 300000 AND s.interval_s > 0
+        WHERE {feature_of_meter} = p.feature
+            AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = s.id)))
 GROUP BY u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric, COALESCE(m.counts, m.metric)
 HAVING SUM(p.sealed_qty) > 0
 
@@ -112,17 +118,19 @@ FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({kept}) k
 WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '')
 
 -- name: kept
-SELECT 'metric ' || m.metric || ', number ' || m.number AS thing, m.price_micro || ' for ' || m.per_units || ' by '
-    || COALESCE(m.payer, 'itself') || ', phase ' || m.phase || ', of ' || COALESCE(m.counts, 'its name')
-    || ', warned at ' || m.warn_ppm || CASE WHEN m.fails_open THEN ', let through unknown' ELSE '' END AS kept
-FROM guard_metrics m
-UNION ALL SELECT 'limit ' || l.metric || ' of ' || l.plan || ' a ' || l.period || ', number ' || l.number,
-    COALESCE(CAST(l.amount AS TEXT), 'no end') || ', phase ' || COALESCE(CAST(l.phase AS TEXT), 'as its metric')
-    || CASE WHEN l.ended THEN ', ended' ELSE '' END
-FROM guard_limits l
-UNION ALL SELECT 'override ' || o.number, o.metric || ' a ' || o.period || ' of ' || o.target || ': '
-    || COALESCE(CAST(o.amount AS TEXT), 'no end') || ' until ' || COALESCE(CAST(o.ends_ms AS TEXT), 'no end')
-FROM guard_overrides o
+SELECT 'metric ' || k.metric || ', number ' || k.number AS thing, k.price_micro || ' for ' || k.per_units || ' by '
+    || COALESCE(k.payer, 'itself') || ', phase ' || k.phase || ', of ' || COALESCE(k.counts, 'its name')
+    || ', warned at ' || k.warn_ppm || CASE WHEN k.fails_open THEN ', let through unknown' ELSE '' END || {kept_by}
+    AS kept
+FROM guard_metrics k
+UNION ALL SELECT 'limit ' || k.metric || ' of ' || k.plan || ' a ' || k.period || ', number ' || k.number,
+    COALESCE(CAST(k.amount AS TEXT), 'no end') || ', phase ' || COALESCE(CAST(k.phase AS TEXT), 'as its metric')
+    || CASE WHEN k.ended THEN ', ended' ELSE '' END || {kept_by}
+FROM guard_limits k
+UNION ALL SELECT 'override ' || k.number, k.metric || ' a ' || k.period || ' of the ' || k.reach || ' ' || k.target
+    || ': ' || COALESCE(CAST(k.amount AS TEXT), 'no end') || ' until ' || COALESCE(CAST(k.ends_ms AS TEXT), 'no end')
+    || {kept_by}
+FROM guard_overrides k
 UNION ALL SELECT 'word on override ' || o.number, REPLACE(o.state, '_', ' ') || ' at ' || o.decided_ms || ' by '
     || o.decided_by || ': ' || o.decided_reason
 FROM guard_overrides o WHERE o.state <> 'asked'
@@ -131,15 +139,15 @@ FROM guard_overrides o WHERE o.state <> 'asked'
 SELECT 'metric ' || x.target || ', number ' || {said_number} AS thing, (x.said ->> 'price_micro') || ' for '
     || (x.said ->> 'per_units') || ' by ' || COALESCE(x.said ->> 'payer', 'itself') || ', phase '
     || (x.said ->> 'phase') || ', of ' || COALESCE(x.said ->> 'counts', 'its name') || ', warned at '
-    || (x.said ->> 'warn_ppm') || CASE WHEN {said_open} THEN ', let through unknown' ELSE '' END AS said
+    || (x.said ->> 'warn_ppm') || CASE WHEN {said_open} THEN ', let through unknown' ELSE '' END || {said_by} AS said
 FROM {actions} WHERE x.action = 'guard_metric'
 UNION ALL SELECT 'limit ' || x.target || ' of ' || (x.said ->> 'plan') || ' a ' || (x.said ->> 'period') || ', number '
     || {said_number}, COALESCE(x.said ->> 'amount', 'no end') || ', phase '
-    || COALESCE(x.said ->> 'phase', 'as its metric') || CASE WHEN {said_ended} THEN ', ended' ELSE '' END
+    || COALESCE(x.said ->> 'phase', 'as its metric') || CASE WHEN {said_ended} THEN ', ended' ELSE '' END || {said_by}
 FROM {actions} WHERE x.action = 'guard_limit'
-UNION ALL SELECT 'override ' || x.target, (x.said ->> 'metric') || ' a ' || (x.said ->> 'period') || ' of '
-    || (x.said ->> 'target') || ': ' || COALESCE(x.said ->> 'amount', 'no end') || ' until '
-    || COALESCE(x.said ->> 'ends_ms', 'no end')
+UNION ALL SELECT 'override ' || x.target, (x.said ->> 'metric') || ' a ' || (x.said ->> 'period') || ' of the '
+    || (x.said ->> 'reach') || ' ' || (x.said ->> 'target') || ': ' || COALESCE(x.said ->> 'amount', 'no end')
+    || ' until ' || COALESCE(x.said ->> 'ends_ms', 'no end') || {said_by}
 FROM {actions} WHERE x.action IN ('override_ask', 'override_make')
 UNION ALL SELECT 'word on override ' || x.target, CASE x.action WHEN 'override_refuse' THEN 'refused'
     WHEN 'override_end' THEN 'ended' ELSE 'in force' END || ' at ' || x.at_ms || ' by ' || x.actor || ': ' || x.reason

@@ -16,12 +16,6 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 -- name: actions [sqlite]
 (SELECT action_id, action, target, at_ms, actor, reason, details AS said FROM operator_actions) x
 
--- name: said_by
-' at ' || x.at_ms || ' by ' || x.actor || ': ' || x.reason
-
--- name: kept_by
-' at ' || k.at_ms || ' by ' || k.actor || ': ' || k.reason
-
 -- name: lot_unsaid
 -- A lot's terms are those of its grant, or of an allotment. What is not said of a grant is as it is by default.
 SELECT 'credit_unsaid' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
@@ -50,7 +44,7 @@ json(k.features)
 WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
     'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'topup_set',
     'topup_mode', 'supplier_set', 'settlement_batch', 'settlement_reverse', 'settlement_freeze',
-    'settlement_unfreeze'))
+    'settlement_unfreeze', 'backfill_open', 'backfill_close', 'backfill_revert'))
 SELECT q.what, CASE q.what WHEN 'topup_unsaid' THEN (SELECT MAX(a.org_id) FROM assignments a
     WHERE a.customer_id = q.name) ELSE q.org_id END AS org_id, {no_window},
     q.act || ' ' || q.name || CASE WHEN q.part = '' THEN '' ELSE ' of ' || q.part END
@@ -102,6 +96,15 @@ UNION ALL SELECT 'topup_unsaid', 'top-ups of', k.customer_id, '', 0, {nobody}, k
 FROM topup_terms k
 UNION ALL SELECT 'topup_unsaid', 'mode of top-ups of', k.customer_id, '', 0, {nobody}, k.mode || {kept_by}
 FROM topup_terms k
+UNION ALL SELECT 'backfill_unsaid', 'backfill', k.backfill, '', 0, k.org_id, k.from_ms, 'to ' || k.to_ms || {kept_by}
+FROM backfills k
+UNION ALL SELECT 'backfill_unsaid', 'what went in by', k.backfill, '', 0, k.org_id, CAST(NULL AS BIGINT),
+    (SELECT COUNT(*) FROM backfill_events f WHERE f.backfill = k.backfill) || ' events at ' || k.closed_ms || ' as '
+    || k.diff_hash
+FROM backfills k WHERE k.closed_ms IS NOT NULL
+UNION ALL SELECT 'backfill_unsaid', 'what was reverted of', k.backfill, '', 0, k.org_id, CAST(NULL AS BIGINT),
+    'all at ' || k.reverted_ms
+FROM backfills k WHERE k.reverted_ms IS NOT NULL
 UNION ALL SELECT 'settlement_unsaid', 'terms', k.supplier, '', k.revision + 1, {nobody}, k.share_ppm || ' ppm, held '
     || k.hold_ms || ', above ' || k.threshold_micro || CASE WHEN k.takes_clawbacks THEN ', clawed back' ELSE '' END
     || {kept_by}
@@ -193,6 +196,13 @@ UNION ALL SELECT 'topup_unsaid', 'mode of top-ups of', x.target, '', 0, {nobody}
     (x.said ->> 'mode') || {said_by}
 FROM (SELECT m.*, ROW_NUMBER() OVER (PARTITION BY m.target ORDER BY m.action_id DESC) AS back FROM did m
     WHERE m.action IN ('topup_set', 'topup_mode')) x WHERE x.back = 1
+UNION ALL SELECT 'backfill_unsaid', CASE x.action WHEN 'backfill_open' THEN 'backfill'
+        WHEN 'backfill_close' THEN 'what went in by' ELSE 'what was reverted of' END, x.target, '', 0,
+    x.said ->> 'org_id', CAST(x.said ->> 'from_ms' AS BIGINT), CASE x.action
+        WHEN 'backfill_open' THEN 'to ' || (x.said ->> 'to_ms') || {said_by}
+        WHEN 'backfill_close' THEN (x.said ->> 'events') || ' events at ' || x.at_ms || ' as ' || (x.said ->> 'hash')
+        ELSE 'all at ' || x.at_ms END
+FROM did x WHERE x.action IN ('backfill_open', 'backfill_close', 'backfill_revert')
 UNION ALL SELECT 'settlement_unsaid', 'terms', x.target, '',
     ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.action_id), {nobody}, (x.said ->> 'share_ppm') || ' ppm, held '
     || (x.said ->> 'hold_ms') || ', above ' || (x.said ->> 'threshold_micro')

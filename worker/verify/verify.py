@@ -21,6 +21,7 @@ These are not claimed:
 - the order of attempts and voids written before schema 0010
 - that what happened was told to each endpoint that wanted to know then
 - what a hold of the guard's counted for before it ended, and what was refused
+- by which id a usage event came (its sample's name is made of it), and which line of a bill is of which day or service
 - that withdrawals, overrides of organisations, cells and the policies for a provider that is down have an action each,
   and agree with it; the limits of a plan of which no action tells, and the first rates of an `init` that recorded none
 
