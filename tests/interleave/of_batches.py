@@ -23,7 +23,7 @@ from drawdown.worker.batches.readings import begin_reading, end_reading, forget_
 from drawdown.worker.batches.take import TakenFile, meet_types, take
 from drawdown.worker.batches.withdraw import WITHDRAWN_AT_ONCE, withdraw_some
 from tests.interleave.party import Act, Party, plain
-from tests.interleave.stage import FLIP, NOW, T0, Stage
+from tests.interleave.stage import ASKED, FLIP, NOW, T0, Stage
 
 HEADER: Final = "org_id,ts,memory_mb,interval_s\n"
 FRESH: Final = "".join(f"acme,{NOW - windows * WINDOW_MS},1024,60\n" for windows in range(1, 5))
@@ -32,8 +32,7 @@ OTHER: Final = f"{HEADER}acme,{T0},1024,50\n"
 EVENTS: Final = f"org_id,ts,event_type,quantity\nacme,{T0},page.new,1\n"
 PRICED: Final = f"org_id,ts,event_type,quantity\nacme,{NOW - 1},glow.done,3\n"
 SOURCE: Final = "exports"
-ASKED: Final = "warehouse"
-QUESTION: Final = Question("SELECT :from_ms, :until_ms", "warehouse", DAY_MS, 0)
+QUESTION: Final = Question("SELECT :from_ms, :until_ms", ASKED, DAY_MS, 0)
 
 
 @cache
