@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from drawdown.providers.payments.protocol import (
@@ -79,6 +80,12 @@ class FakePayments:
     charges: list[str] = field(default_factory=list)
     look_ups: list[str] = field(default_factory=list)
     struck: Counter[str] = field(default_factory=Counter)
+    fills: dict[str, NotSent | InDoubt] = field(default_factory=dict)
+    """Customers whom it tops up by itself, or does not tell of."""
+    asked_of: list[str] = field(default_factory=list)
+    """Of whom it was asked that."""
+    meanwhile: Callable[[], object] = int
+    """What happens while it is."""
 
     async def charge(self, request: Charge) -> ChargeResult:
         return self.charged(request)
@@ -91,6 +98,14 @@ class FakePayments:
 
     async def portal_link(self, customer_id: str, return_url: str) -> Link | NoLink:
         return NoLink("the portal is not set up") if customer_id == "cus_none" else Link("https://pay.test/portal", 1)
+
+    async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
+        return self.who_fills(customer_id)
+
+    def who_fills(self, customer_id: str) -> NotSent | InDoubt | None:
+        self.asked_of.append(customer_id)
+        self.meanwhile()
+        return self.fills.get(customer_id)
 
     def charged(self, request: Charge) -> ChargeResult:
         """One call that may take money."""

@@ -10,15 +10,20 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, Most, New, Reason
+from drawdown.cli.nouns.orders import ORDERED
+from drawdown.cli.options import Actor, Later, Most, New, Reason
 from drawdown.cli.rendering import facts, show, table
-from drawdown.providers.payments.protocol import FillsItself, Link, NoLink, NotSent
+from drawdown.providers.payments.protocol import Link, NoLink
+from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.worker.commands import topups
 from drawdown.worker.commands.topups import Mode, Said, Terms
 from drawdown.worker.engine import runner
+from drawdown.worker.orders.asked import AskedTopup
+from drawdown.worker.orders.orders import place
 from drawdown.worker.topup.fill import Filled, fill
+from drawdown.worker.topup.only_one import require_only_one
 from drawdown.worker.views.topups import (
     STATES,
     TopupRow,
@@ -74,7 +79,8 @@ def set_(
         mode="shadow" if shadow else "live",
     )
     by, can = app.by(actor, reason), app.require_payments(service).capabilities
-    _require_only_one(app, terms)
+    if not shadow:
+        _require_only_one(app, terms)
     said = app.write(lambda c: topups.set_terms(c, wallet, terms, can, by, new=new))
     before = "before: none" if said.was is None else f"before: {_in_words(said.was)}"
     dormant = app.payments.services[service].dormant
@@ -130,16 +136,22 @@ def show_(
 
 
 @commands.command()
-def arm(context: typer.Context, wallet: Wallet, actor: Actor = None, reason: Reason = "not given") -> None:
+def arm(
+    context: typer.Context, wallet: Wallet, later: Later = False, actor: Actor = None, reason: Reason = "not given"
+) -> None:
     """Say that there is another card: top-ups go on, and a wallet that is low is filled at once, once."""
     app: App = context.obj
     by = app.by(actor, reason)
-    _require_only_one(app, app.read(lambda c: topups.require_terms(c, wallet)))
+    if later:
+        return _order(app, AskedTopup(wallet, "arm"), by)
+    terms = app.read(lambda c: topups.require_terms(c, wallet))
+    if terms.mode != "shadow":
+        _require_only_one(app, terms)
     said = app.write(lambda c: topups.arm(c, wallet, by))
     done = runner.run(fill(app.context(), wallet), app.world())
     was = f"; they had stopped: {said.blocked_reason}" if said.blocked_reason else ""
-    lines = [f"{wallet}: top-ups are armed{was}", _done(done)]
-    show(app, {"customer_id": wallet, "was_blocked": said.blocked_reason, "filled": done}, lines)
+    result = {"customer_id": wallet, "was_blocked": said.blocked_reason, "filled": done}
+    show(app, result, [f"{wallet}: top-ups are armed{was}", _done(done)])
 
 
 @commands.command()
@@ -165,17 +177,20 @@ def start(
     wallet: SomeWallet = None,
     all_: All = False,
     shadow: Shadow = False,
+    later: Later = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Let a wallet fill itself again; with --all, take the kill switch back."""
     app: App = context.obj
+    if shadow + later + all_ > 1:
+        raise UsageError("--shadow, and --later, go with a wallet, and not with one another")
     if _is_all(wallet, all_):
-        if shadow:
-            raise UsageError("--shadow goes with a wallet")
         before = app.write(lambda c: topups.switch(c, app.by(actor, reason), stopped=False))
         show(app, {"stopped": False, "was": before}, [f"top-ups go on; before: {_stopped_by(before)}"])
         return
+    if later:
+        return _order(app, AskedTopup(wallet or "", "start"), app.by(actor, reason))
     if not shadow:
         _require_only_one(app, app.read(lambda c: topups.require_terms(c, wallet or "")))
     _set_mode(app, wallet or "", "shadow" if shadow else "live", actor, reason)
@@ -228,14 +243,14 @@ def _link(app: App, wallet: str, return_to: str, *, portal: bool) -> None:
 
 
 def _require_only_one(app: App, terms: Terms) -> None:
-    """Nobody is armed whom the payment service tops up by itself. What it does not tell now it is asked before each
-    charge. Errors: Refused."""
-    service = app.require_payments(terms.service)
-    if terms.mode == "shadow" or service.dormant is not None or not isinstance(service, FillsItself):
-        return
-    found = runner.ask(lambda: service.fills_itself(terms.service_customer), app.world())
-    if isinstance(found, NotSent):
-        raise Refused(f"{terms.service} charges {terms.service_customer} for nobody here: {found.reason}")
+    """Nobody is armed whom the payment service tops up by itself. Errors: Refused."""
+    app.require_payments(terms.service)
+    runner.run(require_only_one(app.context(), terms.service, terms.service_customer), app.world())
+
+
+def _order(app: App, asked: AskedTopup, by: By) -> None:
+    order_id = app.write(lambda c: place(c, asked, by))
+    show(app, {"customer_id": asked.wallet, "order": order_id}, [ORDERED.format(order_id)])
 
 
 def _is_all(wallet: str | None, all_: bool) -> bool:

@@ -20,7 +20,7 @@ orders = sa.Table(
     sa.Column("said", sa.Text, nullable=False, server_default=""),
     sa.Column("via", sa.Text, nullable=False),
     *said_columns(),
-    sa.CheckConstraint("kind IN ('replay', 'accept', 'assign')", name="orders_kind"),
+    sa.CheckConstraint("kind IN ('replay', 'accept', 'assign', 'topup', 'correct')", name="orders_kind"),
     sa.CheckConstraint("state IN ('waiting', 'under_way', 'done', 'failed', 'cancelled')", name="orders_state"),
     sa.CheckConstraint("(state = 'under_way') = (lease_ms IS NOT NULL)", name="orders_leased"),
     comment="Orders: what a person asked for that takes longer than a request, done by a tick. asked: what, as JSON; "

@@ -22,6 +22,7 @@ from drawdown.schema import database
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import (
+    AskWhoFills,
     ChargeMoney,
     CheckCustomers,
     Effect,
@@ -54,6 +55,7 @@ _NAMES: Final = {
     SendHooks: "hooks",
     ChargeMoney: "pay",
     LookUpMoney: "ask_pay",
+    AskWhoFills: "ask_fills",
     Recall: "recall",
     Remember: "remember",
 }

@@ -133,8 +133,35 @@ def test_arming_is_refused_where_autumn_fills_the_wallet(
         assert (status, "by itself (credits)" in text) == (1, True), text
     assert said_by(f"{setting} --service autumn --shadow")[0] == 0, "a shadow charges nobody"
     assert said_by("topup start acme --shadow")[0] == 0
+    status, text = said_by("topup start acme")
+    assert (status, "by itself (credits)" in text) == (1, True), "what was tried out is asked of before it charges, too"
     account.books.fills_itself["cus_acme"] = False
     assert said_by(f"{setting} --service autumn")[0] == 0
     for _ in range(2):
         assert said_by("topup arm acme")[0] == 0
     assert (len(account.books.taken), account.books.doubles()) == (1, [])
+
+
+def test_a_start_is_ordered_where_it_may_be(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = URL.format(tmp_path)
+    engine = connect(url)
+    upgrade(engine)
+    account = Account(engine)
+    services = PaymentServices({"autumn": account.service})
+    monkeypatch.setattr(App, "payments", property(lambda _: services))
+    for words, status, told in (
+        ("arm acme --later", 1, "nothing has stopped the top-ups of acme"),
+        ("start acme --later", 1, "top-ups of acme are live already"),
+        ("start --all --later", 2, "go with a wallet"),
+        ("start acme --shadow --later", 2, "go with a wallet"),
+        ("stop acme", 0, "acme: stopped"),
+        ("arm acme --later", 1, "top-ups of acme are stopped"),
+        ("start acme --later", 0, "order 1: the next tick does it"),
+        ("start acme --later", 1, "the same is ordered already: order 1"),
+    ):
+        ended = run(["--database-url", url, "--at", "2026-01-01T00:00:00Z", "topup", *words.split()])
+        done = capsys.readouterr()
+        assert (ended, told in done.out + done.err) == (status, True), (words, done)
+    assert account.purses.rows("SELECT mode FROM topup_terms") == [("stopped",)], "a tick does it"

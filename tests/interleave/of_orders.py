@@ -10,13 +10,15 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.commands import topups
 from drawdown.worker.commands.providers import terms_of
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay
-from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay, AskedTopup
+from drawdown.worker.orders.doing import OrdersDone, do_orders
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.tick import tick
+from tests.interleave.of_steps import TOPPED_UP
 from tests.interleave.party import Act, Party, step
 from tests.interleave.stage import NOW, OTHER_CAN, T0, Stage
 
@@ -26,6 +28,7 @@ TO_FAKE: Final = AskedAssign("hermit", "fake", "cus_hermit")
 NEW_UNIT: Final = replace(OTHER_CAN, unit=60)
 """What the third provider declares from a day on."""
 NEW_TERMS: Final = AskedAccept("other", terms_of(NEW_UNIT))
+START: Final = AskedTopup("spent", "start")
 
 
 def _place(stage: Stage, asked: Asked) -> None:
@@ -88,6 +91,30 @@ def _accepts(stage: Stage) -> Steps[Any]:
     return do_orders(stage.context())
 
 
+def _tried_out(stage: Stage) -> None:
+    """A wallet that is low, of which it is only written down what would be charged; one for both."""
+    if not stage.rows("SELECT 1 FROM topup_terms"):
+        shadow = replace(TOPPED_UP, mode="shadow")
+        write(stage.engine, lambda c: topups.set_terms(c, "spent", shadow, stage.pay.capabilities, stage.by))
+
+
+def _start_ordered(stage: Stage) -> None:
+    _tried_out(stage)
+    _place(stage, START)
+
+
+def _starts(stage: Stage) -> Steps[Any]:
+    """Where a person said otherwise meanwhile, it is right that the order fails."""
+    done: OrdersDone = yield from do_orders(stage.context(payments={"fake": stage.pay.capabilities}))
+    return replace(done, failures=[one for one in done.failures if "changed since it was ordered" not in one])
+
+
+def _stays_stopped(stage: Stage) -> Iterator[str]:
+    """Whatever was ordered before."""
+    for (mode,) in stage.rows("SELECT mode FROM topup_terms WHERE mode <> 'stopped'"):
+        yield f"a person stopped the wallet's top-ups, and they are {mode}"
+
+
 def _first(stage: Stage) -> int:
     return int(stage.rows("SELECT MIN(order_id) FROM orders")[0][0])
 
@@ -101,4 +128,14 @@ ORDERS: Final = (
     _done("end_order", _does),
     replace(step("accept_terms", _accepts, _terms_ordered), check=_ended_once),
     _done("put_order_back", _has_no_time),
+    _said("cli.nouns.topups:_order", lambda s, c: orders.place(c, START, s.by), _tried_out),
+    replace(step("topup_ordered", _starts, _start_ordered), check=_ended_once),
+    replace(
+        _said(
+            "cli.nouns.topups:_set_mode of what is to start",
+            lambda s, c: topups.set_mode(c, "spent", "stopped", s.by),
+            _tried_out,
+        ),
+        check=_stays_stopped,
+    ),
 )

@@ -84,6 +84,7 @@ APART: Final[dict[str, str]] = {
     "server.console.screens.oncall.doing.asked:_told": "rolled back: an assignment, whose locks `assign` holds longer",
     "read_sources": "reads once, before the folders are looked into",
     "new_files": "reads once; what another one took meanwhile is found by `take_batch`",
+    "topup_asked": "reads once; what is changed meanwhile is found by `topup_ordered`",
     "billed_by": "reads once, of a provider that cannot be used",
 }
 """Transactions that are not explored, and why."""

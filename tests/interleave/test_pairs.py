@@ -55,6 +55,8 @@ PAIRS = (
     ("begin_replay", "begin_replay"),
     ("take_order", "cli.nouns.orders:cancel"),
     ("accept_terms", "claim"),
+    ("topup_ordered", "cli.nouns.topups:_set_mode of what is to start"),
+    ("cli.nouns.topups:_set_mode of what is to start", "topup_ordered"),
     ("claim", "claim"),
     ("settle", "server.api.webhooks:take refused"),
     ("cli.nouns.pushes:void", "confirm"),

@@ -910,6 +910,34 @@ def test_orders_of_0057_keep_their_guards_and_have_other_kinds_beside(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_orders_of_0072_keep_their_guards_and_have_those_of_money_beside(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    engine = _empty(kind, request, tmp_path, "money")
+    order = (
+        "INSERT INTO orders (kind, asked, state, at_ms, via, actor, reason) "
+        "VALUES ('{}', '', 'waiting', 1, 'cli', 'a', 'r')"
+    )
+    with engine.begin() as connection:
+        migrate_to(connection, "0072")
+        connection.exec_driver_sql(order.format("assign"))
+    for _ in range(2):
+        with engine.begin() as connection:
+            migrate_to(connection, "0073")
+        assert [one["name"] for one in _indexes(engine, "orders")] == ["orders_failed", "orders_open"]
+        for change in (order.format("other"), "DELETE FROM orders", "UPDATE orders SET reason = 'other'"):
+            with pytest.raises(DBAPIError):
+                write(engine, lambda c, text=change: c.exec_driver_sql(text))  # type: ignore[misc]
+        with engine.begin() as connection:
+            command.downgrade(_config(connection), "0072")
+    upgrade(engine)
+    write(engine, lambda c: [c.exec_driver_sql(order.format(money)) for money in ("topup", "correct")])
+    with pytest.raises(NotImplementedError, match="would forget"), engine.begin() as connection:
+        command.downgrade(_config(connection), "0072")
+    read(engine, require_ready)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_files_of_0060_are_said_by_their_paths(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     engine = _empty(kind, request, tmp_path, "files")
     with engine.begin() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drawdown.worker.engine.effects import (
+    AskWhoFills,
     ChargeMoney,
     Effect,
     LookUp,
@@ -24,7 +25,7 @@ def name_of(effect: Effect | Reading | None) -> str:
             return name
         case Push(provider) | ReadCustomers(provider) | LookUp(provider) | ReadTotals(provider) | ReadDrawn(provider):
             return f"{type(effect).__name__} {provider}"
-        case ChargeMoney(service) | LookUpMoney(service):
+        case ChargeMoney(service) | LookUpMoney(service) | AskWhoFills(service):
             return f"{type(effect).__name__} {service}"
     return type(effect).__name__
 

@@ -40,6 +40,7 @@ from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.effects import (
     NOT_SENT,
+    AskWhoFills,
     ChargeMoney,
     Effect,
     HaltRequest,
@@ -287,6 +288,10 @@ class World:
                 return [self._charge(one, too_late or over()) for one in charges[:made]]
             case LookUpMoney(_, charges):
                 return [self.payments.looked_up(one) for one in charges]
+            case AskWhoFills(_, customer):
+                return (
+                    InDoubt("no answer") if self.faults.strikes("request_lost") else self.payments.who_fills(customer)
+                )
             case SendHalts(halts, over):
                 return [NOT_SENT] * len(halts) if over() else self._send_halts(halts)
             case SendHooks(messages, over):

@@ -38,6 +38,7 @@ MOST_A_MONTH: Final = 1_000
 MAX_MINOR: Final = 10**12
 """Of a price, and of one charge, in minor units."""
 MAX_EVIDENCE_CHARS: Final = 1_000
+STOPPED: Final = "top-ups of {} are stopped: `drawdown topup start {}`"
 KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked_ms", "blocked_reason", "customer_id")
 
 
@@ -115,7 +116,7 @@ def arm(connection: sa.Connection, customer_id: str, by: By) -> Said:
     terms, blocked = _before(row)
     assert terms is not None
     if terms.mode == "stopped":
-        raise Refused(f"top-ups of {customer_id} are stopped: `drawdown topup start {quote(customer_id)}`")
+        raise Refused(STOPPED.format(customer_id, quote(customer_id)))
     rearm(connection, customer_id)
     record(connection, "topup_arm", customer_id, {"blocked": blocked}, by)
     return Said(terms, terms, blocked)
@@ -165,6 +166,12 @@ def require_terms(connection: sa.Connection, customer_id: str) -> Terms:
     return terms
 
 
+def terms_of(row: sa.RowMapping) -> Terms:
+    """Of a row as it is kept."""
+    kept: dict[str, Any] = {name: value for name, value in row.items() if name not in KEPT}
+    return Terms(**kept)
+
+
 def rearm_paid(connection: sa.Connection, customer_id: str, key: str) -> None:
     """A person gives credit, as for a paid invoice, under a key that is new: top-ups that declines had stopped go on.
     Before the wallet moves: terms are locked before wallets."""
@@ -186,8 +193,7 @@ def _known(connection: sa.Connection, customer_id: str) -> sa.RowMapping:
 def _before(row: sa.RowMapping | None) -> tuple[Terms | None, str | None]:
     if row is None:
         return None, None
-    kept: dict[str, Any] = {name: value for name, value in row.items() if name not in KEPT}
-    return Terms(**kept), row["blocked_reason"]
+    return terms_of(row), row["blocked_reason"]
 
 
 def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> None:

@@ -117,6 +117,16 @@ class LookUpMoney:
 
 
 @dataclass(frozen=True)
+class AskWhoFills:
+    """Ask a payment service whether it tops a customer up by itself: NotSent where it does, InDoubt where that is not
+    told before it is `over`; None: nothing is known against filling the customer from here."""
+
+    service: str
+    customer_id: str
+    over: Over = never
+
+
+@dataclass(frozen=True)
 class HaltRequest:
     """One halt for one cell."""
 
@@ -265,6 +275,7 @@ Effect: TypeAlias = (
     | CheckCustomers
     | ChargeMoney
     | LookUpMoney
+    | AskWhoFills
     | SendHalts
     | SendHooks
     | ReadCells
@@ -274,27 +285,3 @@ Effect: TypeAlias = (
     | Together
 )
 Steps: TypeAlias = Generator[Effect, Any, R]
-
-
-class NoHooks:
-    """Where nobody listens."""
-
-    async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        return [HookAnswer(error="nobody tells the operator's product here", sent=False) for _ in messages]
-
-
-class NoCells:
-    """Where no cell can be asked."""
-
-    async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        return [UsageAnswer(error="nobody asks cells here") for _ in requests]
-
-
-class NoWitness:
-    """For a database that ends with its process."""
-
-    def recall(self, engine: sa.Engine) -> Witness | None:
-        return None
-
-    def remember(self, engine: sa.Engine, witness: Witness) -> None:
-        """Nothing outlives it."""

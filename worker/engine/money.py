@@ -7,15 +7,16 @@ is one whose service broke its contract. One that hangs holds up nobody for long
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import structlog
 
-from drawdown.providers.payments.protocol import Charge, ChargeResult, InDoubt, NotSent, PaymentService
+from drawdown.providers.payments.protocol import Charge, ChargeResult, FillsItself, InDoubt, NotSent, PaymentService
 from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
-from drawdown.worker.engine.effects import NOT_SENT, ChargeMoney, LookUpMoney
-from drawdown.worker.engine.flight import Flight
+from drawdown.worker.engine.effects import NOT_SENT, AskWhoFills, ChargeMoney, LookUpMoney
+from drawdown.worker.engine.flight import POLL_S, Flight
 
 log = structlog.get_logger()
 
@@ -62,3 +63,22 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
         log.exception("payment_service_failed", service=service.name, charge=request.charge_id)
         return InDoubt(in_short(error))
     return answer
+
+
+async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
+    """Whether the service tops a customer up by itself; one that hangs is waited for until it is `over`."""
+    if service.dormant is not None or not isinstance(service, FillsItself):
+        return None
+    task = asyncio.ensure_future(service.fills_itself(effect.customer_id))
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=POLL_S)
+            if not task.done() and effect.over():
+                return InDoubt("no answer before time was up")
+    finally:
+        task.cancel()
+    try:
+        return task.result()
+    except Exception as error:  # it has told us nothing of who fills
+        log.exception("payment_service_failed", service=service.name, customer=effect.customer_id)
+        return InDoubt(in_short(error))

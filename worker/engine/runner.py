@@ -7,7 +7,7 @@ Database work is synchronous, in a thread, so that no provider's answer waits fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -21,18 +21,17 @@ from drawdown.schema.database import write
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import (
     NOT_SENT,
+    AskWhoFills,
     CellReader,
     ChargeMoney,
     CheckCustomers,
     Effect,
     HaltSender,
     HookAnswer,
+    HookRequest,
     HookSender,
     LookUp,
     LookUpMoney,
-    NoCells,
-    NoHooks,
-    NoWitness,
     Over,
     Push,
     ReadCells,
@@ -47,13 +46,39 @@ from drawdown.worker.engine.effects import (
     Together,
     Transaction,
     UsageAnswer,
+    UsageRequest,
+    Witness,
     WitnessStore,
 )
 from drawdown.worker.engine.flight import POLL_S
-from drawdown.worker.engine.money import answers
+from drawdown.worker.engine.money import answers, who_fills
 from drawdown.worker.engine.on_disk import OnDisk
 
 R = TypeVar("R")
+
+
+class NoHooks:
+    """Where nobody listens."""
+
+    async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
+        return [HookAnswer(error="nobody tells the operator's product here", sent=False) for _ in messages]
+
+
+class NoCells:
+    """Where no cell can be asked."""
+
+    async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
+        return [UsageAnswer(error="nobody asks cells here") for _ in requests]
+
+
+class NoWitness:
+    """For a database that ends with its process."""
+
+    def recall(self, engine: sa.Engine) -> Witness | None:
+        return None
+
+    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+        """Nothing outlives it."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +184,8 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
             return await calls[provider].check(customer_ids)
         case ChargeMoney(service) | LookUpMoney(service):
             return await answers(world.payments[service], effect, world.clock)
+        case AskWhoFills(service):
+            return await who_fills(world.payments[service], effect)
         case SendHalts(halts, over) if over():
             return [NOT_SENT] * len(halts)
         case SendHalts(halts, over):

@@ -1,14 +1,15 @@
 """What is asked for by an order: kept as it was understood, and told in words and as a command.
 
 Guarantee: times are moments by then, and not words such as `today`, whose meaning would change while the order waits;
-settings of a provider are those that the person saw, and an assignment is of an organisation as it stood.
+settings of a provider are those that the person saw, an assignment is of an organisation as it stood, and so is a
+top-up of its wallet.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_time
@@ -133,10 +134,51 @@ class AskedAssign:
         )
 
 
-Asked: TypeAlias = AskedReplay | AskedAccept | AskedAssign
-_KINDS: Final[dict[str, type[AskedReplay] | type[AskedAccept] | type[AskedAssign]]] = {
-    one.kind: one for one in (AskedReplay, AskedAccept, AskedAssign)
-}
+@dataclass(frozen=True)
+class Standing:
+    """How a wallet's top-ups stand: their terms but for the mode, when a person said them, and what has stopped them
+    since."""
+
+    terms: str
+    mode: str
+    said_ms: int
+    declines: int = 0
+    wait_until_ms: int | None = None
+    blocked_ms: int | None = None
+
+    @property
+    def stops(self) -> tuple[int, int | None, int | None]:
+        return self.declines, self.wait_until_ms, self.blocked_ms
+
+
+@dataclass(frozen=True)
+class AskedTopup:
+    """A wallet's top-ups, of which the payment service is asked first: `arm`, there is another card, or `start`, they
+    charge again. `was`: how they stood when it was ordered."""
+
+    kind: ClassVar[str] = "topup"
+    wallet: str
+    what: Literal["arm", "start"]
+    was: Standing | None = None
+
+    def __str__(self) -> str:
+        return f"top-ups of {self.wallet}: {'another card' if self.what == 'arm' else 'a start'}"
+
+    def text(self) -> str:
+        return json.dumps({**vars(self), "was": None if self.was is None else vars(self.was)}, sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> AskedTopup:
+        kept = json.loads(text)
+        was = kept.pop("was")
+        return cls(**kept, was=None if was is None else Standing(**was))
+
+    def command(self) -> list[str]:
+        return ["topup", self.what, self.wallet]
+
+
+Asked: TypeAlias = AskedReplay | AskedAccept | AskedAssign | AskedTopup
+_KINDS: Final[dict[str, type[Asked]]] = {one.kind: one for one in (AskedReplay, AskedAccept, AskedAssign, AskedTopup)}
 
 
 def read_asked(kind: str, text: str) -> Asked:

@@ -19,7 +19,8 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands.providers import UNCHANGED, terms_in_force
 from drawdown.worker.engine.context import LEASE_MS
-from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay, Biller, read_asked
+from drawdown.worker.orders import wallets
+from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay, AskedTopup, Biller, read_asked
 from drawdown.worker.replay.plan import ReplayPlan, plan
 
 SQL = queries(__file__)
@@ -59,6 +60,8 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
         raise Refused(f"{asked.org_id} is assigned so already: `drawdown org show {quote(asked.org_id)}`")
     if isinstance(asked, AskedAccept) and asked.terms == terms_in_force(connection, asked.provider):
         raise Refused(UNCHANGED.format(asked.provider))
+    if isinstance(asked, AskedTopup):
+        wallets.require_use(asked)
     same = same_as(connection, asked)
     if same is not None:
         raise Refused(f"the same is ordered already: {same} (`drawdown order list`)")
@@ -84,6 +87,8 @@ def understood(connection: sa.Connection, asked: Asked) -> Asked:
             return asked.aligned()
         case AskedAssign():
             return replace(asked, was=latest_biller(connection, asked.org_id))
+        case AskedTopup():
+            return replace(asked, was=wallets.standing(connection, asked.wallet))
         case AskedAccept():
             return asked
 
@@ -102,7 +107,10 @@ def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | 
 
 
 def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
-    """What was assigned by hand since it was ordered, or since a tick that died assigned it, is nobody's to undo."""
+    """What was assigned, or said of a wallet, by hand since it was ordered, or since a tick that died did it, is
+    nobody's to undo."""
+    if isinstance(asked, AskedTopup):
+        wallets.is_to_be_done(connection, asked)
     if isinstance(asked, AskedAssign):
         latest = latest_biller(connection, asked.org_id)
         if latest != asked.was and not asked.is_so(latest):

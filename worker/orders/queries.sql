@@ -16,6 +16,9 @@ VALUES (:kind, :asked, 'waiting', :at_ms, :via, :actor, :reason) RETURNING order
 -- name: latest_assignment
 SELECT provider, customer_id, start_ms FROM assignments WHERE org_id = :org_id ORDER BY start_ms DESC LIMIT 1
 
+-- name: topup_terms
+SELECT * FROM topup_terms WHERE customer_id = :wallet
+
 -- name: cancel
 UPDATE orders SET state = 'cancelled', ended_ms = :now_ms WHERE order_id = :order_id AND state = 'waiting'
 

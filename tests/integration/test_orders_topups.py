@@ -1,0 +1,235 @@
+"""Orders about top-ups: another card, and a start, once the payment service was asked; once, whatever dies between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.payments.protocol import InDoubt, NotSent
+from drawdown.schema.audit import By
+from drawdown.schema.errors import Refused, UnknownId
+from drawdown.schema.units import MICRO, WINDOW_MS
+from drawdown.worker.commands import topups as said
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.orders import lists, orders
+from drawdown.worker.orders.asked import AskedTopup
+from drawdown.worker.orders.doing import OrdersDone, do_orders
+from drawdown.worker.orders.lists import OrderRow
+from tests.integration.test_orders import alone
+from tests.integration.topping import Purses, judged
+
+ARM, START = AskedTopup("acme", "arm"), AskedTopup("acme", "start")
+
+
+@pytest.fixture
+def purses(engine: sa.Engine) -> Purses:
+    purses = Purses(engine)
+    purses.set()
+    return purses
+
+
+@pytest.fixture
+def stopped(purses: Purses) -> Purses:
+    """Its card was declined for good."""
+    purses.pay.cards["cus_acme"] = "stolen"
+    purses.fill()
+    assert terms(purses)["blocked_ms"] is not None
+    return purses
+
+
+def order(purses: Purses, asked: AskedTopup) -> int:
+    purses.later(1)
+    by = By(purses.clock.at_ms, "ann", "they called", "console")
+    purses.armed.setdefault(asked.wallet, []).append(by.now_ms)
+    return purses.write(lambda c: orders.place(c, asked, by))
+
+
+def turn(purses: Purses) -> OrdersDone:
+    """What the next tick does of orders."""
+    purses.later(WINDOW_MS)
+    return runner.run(do_orders(purses.context()), purses.world())
+
+
+def listed(purses: Purses) -> OrderRow:
+    return purses.read(lambda c: lists.list_orders(c, most=1))[0]
+
+
+def terms(purses: Purses) -> dict[str, Any]:
+    return purses.read(lambda c: dict(c.execute(sa.text("SELECT * FROM topup_terms")).mappings().one()))
+
+
+def mode(purses: Purses, mode: said.Mode) -> None:
+    purses.later(1)
+    purses.write(lambda c: said.set_mode(c, "acme", mode, purses.by))
+
+
+def deeds(purses: Purses, action: str) -> list[tuple[Any, ...]]:
+    return purses.rows("SELECT actor, reason, via FROM operator_actions WHERE action = :a", a=action)
+
+
+def dies_before(purses: Purses, name: str) -> None:
+    """A tick that never comes back from before a transaction."""
+    steps: Steps[Any] = do_orders(purses.context("dead"))
+    effect = steps.send(None)
+    while not (isinstance(effect, Transaction) and effect.name == name):
+        effect = steps.send(runner.run(alone(effect), purses.world()))
+
+
+def test_with_another_card_top_ups_go_on_and_what_is_low_is_filled_by_the_same_tick(stopped: Purses) -> None:
+    stopped.pay.cards.clear()
+    number = order(stopped, ARM)
+    assert stopped.fill().begun == 0, "nothing goes on before a tick did it"
+    assert turn(stopped) == OrdersDone(1, [])
+    found = listed(stopped)
+    assert (found.order_id, found.kind, found.state) == (number, "topup", "done")
+    stopped_by = "stolen_card: the card was declined"
+    assert found.said == (f"top-ups of acme are armed; they had stopped themselves: {stopped_by}; 1 begun; 1 credited")
+    assert found.command == ["topup", "arm", "acme"]
+    assert (stopped.credits(), terms(stopped)["blocked_ms"], judged(stopped)) == (20, None, [])
+    assert deeds(stopped, "topup_arm") == [("ann", "they called", "console")]
+    assert stopped.pay.asked_of == ["cus_acme"]
+
+
+@pytest.mark.parametrize("was", ["stopped", "shadow"])
+def test_a_start_charges_again(purses: Purses, was: said.Mode) -> None:
+    mode(purses, was)
+    order(purses, START)
+    assert turn(purses) == OrdersDone(1, [])
+    assert listed(purses).said == "top-ups of acme are live; 1 begun; 1 credited"
+    assert (terms(purses)["mode"], purses.credits(), judged(purses)) == ("live", 20, [])
+    assert purses.pay.asked_of == ["cus_acme"], "also where it was only tried out"
+
+
+@pytest.mark.parametrize("asked", [ARM, START])
+@pytest.mark.parametrize("before", ["topup_begin", "end_order"])
+def test_one_whose_tick_died_is_done_again_and_does_nothing_twice(
+    stopped: Purses, asked: AskedTopup, before: str
+) -> None:
+    stopped.pay.cards.clear()
+    if asked is START:
+        stopped.set()  # another card, too
+        mode(stopped, "stopped")
+    order(stopped, asked)
+    dies_before(stopped, before)
+    assert turn(stopped).ended == 1
+    assert (listed(stopped).state, " already" in listed(stopped).said) == ("done", True)
+    assert (stopped.credits(), len(stopped.pay.taken), judged(stopped)) == (20, 1, [])
+    assert len(deeds(stopped, "topup_arm" if asked is ARM else "topup_mode")) == (1 if asked is ARM else 2)
+
+
+def test_a_card_that_is_declined_too_is_not_armed_a_second_time(stopped: Purses) -> None:
+    """The tick died once it was armed; the new card was declined, and no person says that there is a third one."""
+    order(stopped, ARM)
+    dies_before(stopped, "topup_begin")
+    stopped.fill()
+    charged = len(stopped.pay.charges)
+    assert "was declined since it was ordered" in turn(stopped).failures[0]
+    assert terms(stopped)["blocked_ms"] is not None and len(deeds(stopped, "topup_arm")) == 1
+    stopped.fill()
+    assert len(stopped.pay.charges) == charged
+
+
+@pytest.mark.parametrize("asked", [ARM, START])
+def test_a_wallet_that_the_service_fills_itself_is_refused(stopped: Purses, asked: AskedTopup) -> None:
+    if asked is START:
+        mode(stopped, "stopped")
+    before = terms(stopped)
+    stopped.pay.fills["cus_acme"] = NotSent("auto top-ups are on", None)
+    order(stopped, asked)
+    assert "fake charges cus_acme for nobody here: auto top-ups are on" in turn(stopped).failures[0]
+    assert (listed(stopped).state, terms(stopped)) == ("failed", before)
+
+
+def test_a_service_that_gives_no_answer_is_asked_again_and_not_for_ever(stopped: Purses) -> None:
+    stopped.pay.fills["cus_acme"] = InDoubt("503")
+    order(stopped, ARM)
+    for _ in range(orders.MAX_TRIES):
+        assert turn(stopped).ended == 0
+        assert (listed(stopped).state, "503" in listed(stopped).said) == ("waiting", True)
+    failed = turn(stopped)
+    assert failed.ended == 1 and "503" in failed.failures[0] and listed(stopped).state == "failed"
+    assert terms(stopped)["blocked_ms"] is not None
+
+
+def test_a_service_that_breaks_its_contract_has_given_no_answer(stopped: Purses) -> None:
+    def breaks() -> None:
+        raise OSError("the connection was cut")
+
+    stopped.pay.meanwhile = breaks
+    order(stopped, ARM)
+    assert turn(stopped).ended == 0 and "the connection was cut" in listed(stopped).said
+
+
+def test_a_service_that_ticks_do_not_have_is_waited_for(stopped: Purses) -> None:
+    order(stopped, ARM)
+    stopped.later(WINDOW_MS)
+    context = stopped.context()
+    context.payments = {}
+    assert runner.run(do_orders(context), stopped.world()).ended == 0
+    assert "fake cannot be used by the tick" in listed(stopped).said
+    assert turn(stopped).ended == 1
+
+
+def stops(purses: Purses) -> None:
+    mode(purses, "stopped")
+
+
+def raises(purses: Purses) -> None:
+    purses.later(1)
+    purses.set(threshold_micro=9 * MICRO, mode="stopped")
+
+
+def starts_and_stops(purses: Purses) -> None:
+    mode(purses, "live")
+    mode(purses, "stopped")
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize(("asked", "change"), [(ARM, stops), (ARM, raises), (START, raises), (START, starts_and_stops)])
+def test_what_a_person_said_since_it_was_ordered_stands(
+    stopped: Purses, when: str, asked: AskedTopup, change: Callable[[Purses], None]
+) -> None:
+    if asked is START:
+        mode(stopped, "stopped")
+    order(stopped, asked)
+    if when == "before":
+        change(stopped)
+    else:
+        stopped.pay.meanwhile = lambda: change(stopped)
+    assert "terms of acme were changed since it was ordered" in turn(stopped).failures[0]
+    assert terms(stopped)["mode"] == "stopped" and not deeds(stopped, "topup_arm")
+    assert bool(stopped.pay.asked_of) == (when == "meanwhile"), "nobody is asked in vain"
+
+
+def test_what_a_person_did_by_hand_meanwhile_is_done(stopped: Purses) -> None:
+    stopped.pay.cards.clear()
+    order(stopped, ARM)
+    stopped.arm()
+    assert turn(stopped) == OrdersDone(1, [])
+    assert listed(stopped).said == "top-ups of acme are armed already; 1 begun; 1 credited"
+    assert len(deeds(stopped, "topup_arm")) == 1
+
+
+def test_what_is_only_tried_out_is_armed_without_a_question(stopped: Purses) -> None:
+    mode(stopped, "shadow")
+    order(stopped, ARM)
+    assert turn(stopped) == OrdersDone(1, [])
+    assert (stopped.pay.asked_of, terms(stopped)["blocked_ms"]) == ([], None)
+
+
+def test_what_would_change_nothing_is_not_ordered(purses: Purses) -> None:
+    for asked, why in ((ARM, "nothing has stopped"), (START, "are live already")):
+        with pytest.raises(Refused, match=why):
+            order(purses, asked)
+    mode(purses, "stopped")
+    with pytest.raises(Refused, match="top-ups of acme are stopped: `drawdown topup start acme`"):
+        order(purses, ARM)
+    order(purses, START)
+    with pytest.raises(Refused, match="the same is ordered already"):
+        order(purses, START)
+    with pytest.raises(UnknownId):
+        order(purses, AskedTopup("acmee", "start"))
