@@ -70,6 +70,16 @@ def _stops(home: Home) -> None:
     _do(home, lambda c: topups.set_mode(c, "acme", "stopped", home.fleet.by))
 
 
+def _declined(home: Home) -> None:
+    _tops_up(home)
+    home.fleet.write("UPDATE topup_terms SET declines = 1, blocked_ms = 1, blocked_reason = 'stolen_card'")
+
+
+def _somebody_arms(home: Home) -> None:
+    _do(home, lambda c: topups.arm(c, "acme", home.fleet.by))
+    home.fleet.write("UPDATE topup_terms SET declines = 1")  # and that card was declined, once
+
+
 def _somebody_raises(home: Home) -> None:
     raised = topups.Terms(**{**vars(TERMS), "threshold_micro": 6 * MICRO, "mode": "stopped"})
     _do(home, lambda c: topups.set_terms(c, "acme", raised, CAN, home.fleet.by))
@@ -154,6 +164,8 @@ EXAMPLES: Final = {
     ),
     "topup-stop": Example(_ACME, _NOBODY, _somebody_raises, prepare=_tops_up),
     "topup-shadow": Example(_ACME, _NOBODY, _somebody_raises, prepare=_stops),
+    "topup-arm": Example(_ACME, _NOBODY, _somebody_arms, prepare=_declined),
+    "topup-start": Example(_ACME, _NOBODY, _somebody_raises, prepare=_stops),
     "topup-stop-all": Example({}, {}, _kills),
     "topup-start-all": Example({}, {}, _revives, prepare=_kills),
     "topup-resolve": Example(

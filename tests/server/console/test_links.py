@@ -32,7 +32,9 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "settlement-freeze": "/console/settlement?key=render-1",
     "supplier-unfreeze": "/console/settlements",
     "tier-end": "/console/billing?id=acme",
+    "topup-arm": "/console/billing?id=acme",
     "topup-shadow": "/console/billing?id=acme",
+    "topup-start": "/console/billing?id=acme",
     "topup-start-all": "/console/billing",
 }
 """What is linked only where its own example prepares it: by that page."""

@@ -67,11 +67,15 @@ def state_of(terms: BillingTerms) -> Cell:
 
 
 def pause(terms: BillingTerms, customer: str) -> list[Link]:
-    """What may be done to a top-up from here; a start that charges asks the payment service, on the command line."""
+    """What may be done to a top-up from here; what asks the payment service is ordered."""
     if terms.mode is None:
         return []
-    trying = [act("Try top-up out", "topup-shadow", id=customer)] if terms.mode == "stopped" else []
-    return trying or [act("Pause top-up", "topup-stop", id=customer)]
+    found = [] if terms.mode == "live" else [act("Start top-up", "topup-start", id=customer)]
+    if terms.mode == "stopped":
+        return [*found, act("Try top-up out", "topup-shadow", id=customer)]
+    other_card = terms.blocked_ms is not None or terms.declines
+    found += [act("Go on with another card", "topup-arm", id=customer)] if other_card else []
+    return [*found, act("Pause top-up", "topup-stop", id=customer)]
 
 
 def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
@@ -103,5 +107,7 @@ def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
         facts.append((Cell("All were stopped, UTC"), Cell(why, "id")))
     start = terms.mode == "stopped" or terms.blocked_ms is not None
     verb = "arm" if terms.blocked_ms is not None else "start"
-    note = "Another card, or a start, asks the payment service first: on the command line." if start else ""
+    note = (
+        "Another card, or a start, asks the payment service first: it is ordered, and a tick does it." if start else ""
+    )
     return Table(title, heads, facts, "", cells.command("topup", verb if start else "show", customer), note=note)

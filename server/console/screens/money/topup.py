@@ -12,6 +12,8 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import cells
+from drawdown.server.console.screens.money.billing_terms import pause
+from drawdown.worker.views.billing import terms_of
 from drawdown.worker.views.topups import Call, TopupRow, show_topup
 
 PATH: Final = "/console/topup"
@@ -26,6 +28,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Shown(
             PATH,
             [Table("The top-up", ("What", "As it is"), _facts(found), "", command), _calls(calls, command)],
+            acts=pause(terms_of(connection, found.customer_id, found.customer_id), found.customer_id),
             query={"id": topup},
             above=Link(f"Billing of {found.customer_id}", url("/console/billing", id=found.customer_id)),
             heading=topup,

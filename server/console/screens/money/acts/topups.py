@@ -1,7 +1,7 @@
 """What is done to automatic top-ups.
 
-Guarantee: nothing here asks a payment service. Terms, and a start that charges, are first asked of the service, whether
-it fills the wallet itself: that is the command line's, which has its time.
+Guarantee: nothing here asks a payment service. Another card, and a start that charges, are ordered (`asked`): the
+service is first asked whether it fills the wallet itself. Terms are the command line's, which has its time.
 """
 
 from __future__ import annotations
