@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, Reason, only_with
+from drawdown.cli.nouns.orders import ORDERED
+from drawdown.cli.options import Actor, Later, Reason, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
@@ -17,6 +18,8 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
+from drawdown.worker.orders.asked import AskedCorrect
+from drawdown.worker.orders.orders import place
 from drawdown.worker.push import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.views import reconciliations
@@ -56,6 +59,7 @@ def reconcile_(
     correct: Correct = False,
     acknowledge: Acknowledge = False,
     kept: Kept = False,
+    later: Later = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -72,6 +76,8 @@ def reconcile_(
     if provider:
         app.require_provider(provider)
     start, end = _days(app, from_, to)
+    if later:
+        return _order(context, AskedCorrect(org, provider, start, end), app.by(actor, reason), correct=correct)
     scope = ReconcileScope(
         from_ms=start or 0,
         to_ms=2**53 if end is None else end,
@@ -87,6 +93,17 @@ def reconcile_(
     found = compare(app, scope, app.by(actor, reason))
     show(app, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
     raise typer.Exit(found.exit_status)
+
+
+def _order(context: typer.Context, asked: AskedCorrect, by: By, *, correct: bool) -> None:
+    app: App = context.obj
+    only_with(context, "--later", "org", "provider", "from_", "to", "correct", "actor", "reason")
+    if not correct:
+        raise UsageError("--later orders a correction: give --correct, too")
+    if asked.org_id:
+        app.read(lambda c: require_org(c, asked.org_id))
+    order_id = app.write(lambda c: place(c, asked, by))
+    show(app, {"order": order_id}, [ORDERED.format(order_id)])
 
 
 def compare(app: App, scope: ReconcileScope, by: By) -> Reconciled:
@@ -142,6 +159,8 @@ def _lines(found: Reconciled) -> list[str | Table]:
         text += f"; {found.waiting:,} wait: unsettled, or fresher than the provider's lag"
     if found.covered:
         text += f"; {found.covered:,} show less in events, and the customer's balance was drawn on: they are charged"
+    if found.unfinished:
+        text += "; time was up before all was compared"
     if found.unread:
         text += f"; {found.unread:,} could not be read"
     if found.other_terms:

@@ -114,3 +114,17 @@ def test_a_range_that_cannot_be_meant_is_refused(
 def test_without_a_database_it_says_what_to_do(tmp_path: Path) -> None:
     said = one_clear_line(drawdown(f"sqlite:///{tmp_path}/none.db", "reconcile", at=str(T0)), 1, 2)
     assert "drawdown init" in said
+
+
+def test_a_correction_is_ordered(tmp_path: Path) -> None:
+    url, _ = _served(tmp_path)
+    day = ("--from", "2026-01-01", "--to", "2026-01-02")
+
+    def run(*arguments: str) -> Any:
+        return drawdown(url, "--json", "reconcile", *arguments, "--later", at=str(T0 + 9 * WINDOW_MS))
+
+    ordered = run("acme", *day, "--correct")
+    assert (ordered.status, ordered.json["order"]) == (0, 1)
+    assert run("acme", *day, "--correct").status == 1, "the same is ordered already"
+    for nonsense in ((*day,), ("acmee", "--correct"), ("--correct", "--threshold", "1"), ("--kept",)):
+        assert run(*nonsense).status == 2, nonsense

@@ -14,7 +14,7 @@ from drawdown.worker.commands import topups
 from drawdown.worker.commands.providers import terms_of
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay, AskedTopup
+from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedCorrect, AskedReplay, AskedTopup
 from drawdown.worker.orders.doing import OrdersDone, do_orders
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.tick import tick
@@ -28,6 +28,7 @@ TO_FAKE: Final = AskedAssign("hermit", "fake", "cus_hermit")
 NEW_UNIT: Final = replace(OTHER_CAN, unit=60)
 """What the third provider declares from a day on."""
 NEW_TERMS: Final = AskedAccept("other", terms_of(NEW_UNIT))
+CORRECTION: Final = AskedCorrect(provider="fake")
 START: Final = AskedTopup("spent", "start")
 
 
@@ -128,6 +129,7 @@ ORDERS: Final = (
     _done("end_order", _does),
     replace(step("accept_terms", _accepts, _terms_ordered), check=_ended_once),
     _done("put_order_back", _has_no_time),
+    _said("cli.nouns.reconcile:_order", lambda s, c: orders.place(c, CORRECTION, s.by), lambda _stage: None),
     _said("cli.nouns.topups:_order", lambda s, c: orders.place(c, START, s.by), _tried_out),
     replace(step("topup_ordered", _starts, _start_ordered), check=_ended_once),
     replace(

@@ -44,7 +44,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         "verify",
     },
     "replay": {"seal", "push", "verdict", "views", "history", "engine", "catalog"},
-    "orders": {"replay", "topup", "commands", "engine"},
+    "orders": {"replay", "reconcile", "topup", "commands", "history", "engine"},
     "checks": {"commands", "views", "verify"},
     "watch": {"seal", "topup", "verdict", "hooks", "halts", "history", "engine"},
     "tick": {

@@ -8,14 +8,14 @@ import structlog
 
 from drawdown.providers.protocol import LookupResult, PushRequest, ReadFailed
 from drawdown.schema.text import in_short
-from drawdown.worker.engine.effects import LookUp, Steps
+from drawdown.worker.engine.effects import LookUp, Over, Steps, never
 
 log = structlog.get_logger()
 
 
-def look_up_all(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[LookupResult]]:
-    """The results of all of them, in order."""
-    looking, found = LookUp(provider, requests), dict[int, LookupResult]()
+def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = never) -> Steps[Sequence[LookupResult]]:
+    """The results of all of them, in order; once time is `over`, that they were not read."""
+    looking, found = LookUp(provider, requests, over), dict[int, LookupResult]()
     while len(found) < len(requests):
         found.update((yield from fetch_lookups(looking, [n for n in range(len(requests)) if n not in found])))
     return [found[place] for place in range(len(requests))]

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Literal, TypeAlias
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_time
-from drawdown.schema.units import WINDOW_MS, window_of
+from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.replay.plan import ReplayScope
 
 MAX_ORDER_ORGS: Final = 100
@@ -177,8 +177,51 @@ class AskedTopup:
         return ["topup", self.what, self.wallet]
 
 
-Asked: TypeAlias = AskedReplay | AskedAccept | AskedAssign | AskedTopup
-_KINDS: Final[dict[str, type[Asked]]] = {one.kind: one for one in (AskedReplay, AskedAccept, AskedAssign, AskedTopup)}
+@dataclass(frozen=True)
+class AskedCorrect:
+    """What a comparison with providers proves, corrected: of an organisation and a provider, '' of all; of the days in
+    [from_ms, to_ms), or, where both are None, of what was settled lately."""
+
+    kind: ClassVar[str] = "correct"
+    org_id: str = ""
+    provider: str = ""
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(day is not None and day % DAY_MS for day in (self.from_ms, self.to_ms)):
+            raise UsageError("a correction is of whole days, UTC: 2026-01-31")
+        if self.from_ms is not None and self.to_ms is not None and self.to_ms <= self.from_ms:
+            raise UsageError("the range ends before it starts: its end is the day after the last one")
+
+    def __str__(self) -> str:
+        since = "" if self.from_ms is None else f", from {_day(self.from_ms)}"
+        until = "" if self.to_ms is None else f", up to {_day(self.to_ms)}"
+        days = f"{since}{until}" or ", what was settled lately"
+        return f"correction of {self.org_id or 'all organisations'} at {self.provider or 'all providers'}{days}"
+
+    def text(self) -> str:
+        return json.dumps(vars(self), sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> AskedCorrect:
+        return cls(**json.loads(text))
+
+    def command(self) -> list[str]:
+        provider = ["--provider", self.provider] if self.provider else []
+        since = [] if self.from_ms is None else ["--from", _day(self.from_ms)]
+        until = [] if self.to_ms is None else ["--to", _day(self.to_ms)]
+        return ["reconcile", *([self.org_id] if self.org_id else []), *provider, *since, *until, "--correct"]
+
+
+def _day(day_ms: int) -> str:
+    return show_time(day_ms)[:10]
+
+
+Asked: TypeAlias = AskedReplay | AskedAccept | AskedAssign | AskedTopup | AskedCorrect
+_KINDS: Final[dict[str, type[Asked]]] = {
+    one.kind: one for one in (AskedReplay, AskedAccept, AskedAssign, AskedTopup, AskedCorrect)
+}
 
 
 def read_asked(kind: str, text: str) -> Asked:

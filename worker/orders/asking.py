@@ -41,7 +41,7 @@ def accept(context: Context, asked: AskedAccept, by: By) -> Steps[Turn]:
     """Use a provider on the terms that whoever ordered it saw; pushes are voided portion by portion, as by hand."""
     declared = context.declared().get(asked.provider)
     if declared is None:
-        return _cannot_be_used(asked.provider)
+        return cannot_be_used(asked.provider)
     if providers.terms_of(declared) != asked.terms:
         return Turn("failed", f"ticks have other settings of {asked.provider} than those that were looked at")
     voided = 0
@@ -72,13 +72,14 @@ def _portion(
 def assign(context: Context, asked: AskedAssign, by: By) -> Steps[Turn]:
     """Assign an organisation once its provider says that the customer is there, as by hand."""
     if asked.provider not in context.ready():
-        return _cannot_be_used(asked.provider)
+        return cannot_be_used(asked.provider)
     options = FlipOptions(asked.provider, asked.from_ms, allow_halt=asked.allow_halt, each_alone=True)
     flipped: list[Flip] = yield from flips.flip(context, [Wish(asked.org_id, asked.customer_id)], options, by)
     return _in_words(flipped[0], asked.provider)
 
 
-def _cannot_be_used(provider: str) -> Turn:
+def cannot_be_used(provider: str) -> Turn:
+    """A turn in vain: a person may give the tick its key, or accept its settings."""
     return Turn(None, f"{provider} cannot be used by the tick: `drawdown provider list` there", in_vain=True)
 
 

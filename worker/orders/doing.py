@@ -2,7 +2,8 @@
 
 Guarantee: it takes MAX_A_TICK at most, for TURN_MS at most, and leaves what remains to the next tick. A tick that
 dies half-way has changed nothing that the next one may not do again: a replay subtracts what is sealed, so doing it
-twice bills nobody twice; of the others see `asking` and `topping`. What became of an order is told by one tick.
+twice bills nobody twice; of the others see `asking`, `topping` and `correcting`. What became of an order is told by
+one tick.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedAccept, AskedAssign, AskedTopup
+from drawdown.worker.orders.asked import AskedAccept, AskedAssign, AskedCorrect, AskedTopup
 from drawdown.worker.orders.asking import Turn, accept, assign
+from drawdown.worker.orders.correcting import correct
 from drawdown.worker.orders.orders import TURN_MS, Taken
 from drawdown.worker.orders.topping import top_up
 from drawdown.worker.replay.plan import ReplayAtWork
@@ -88,6 +90,8 @@ def _come(turn: Context, taken: Taken) -> Steps[Turn]:
             return (yield from assign(turn, assigned, by))
         case AskedTopup() as topped:
             return (yield from top_up(turn, topped, by))
+        case AskedCorrect() as compared:
+            return (yield from correct(turn, compared, by))
     assert taken.plan is not None  # of a replay that has not failed
     try:
         found = yield from replay(turn, taken.plan, by, dry_run=False, most=0, order_id=taken.order_id)

@@ -19,8 +19,18 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands.providers import UNCHANGED, terms_in_force
 from drawdown.worker.engine.context import LEASE_MS
+from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.orders import wallets
-from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay, AskedTopup, Biller, read_asked
+from drawdown.worker.orders.asked import (
+    Asked,
+    AskedAccept,
+    AskedAssign,
+    AskedCorrect,
+    AskedReplay,
+    AskedTopup,
+    Biller,
+    read_asked,
+)
 from drawdown.worker.replay.plan import ReplayPlan, plan
 
 SQL = queries(__file__)
@@ -51,7 +61,8 @@ class Taken:
 def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     """Order something; returns the order's number.
 
-    Errors: those of `plan`; Refused where nothing would change, where the same is ordered already, or too many wait.
+    Errors: those of `plan`; HistoryDoubted of a correction where history was lost; Refused where nothing would
+    change, where the same is ordered already, or too many wait.
     (Of two that are placed at the very same moment both may stand: the second one finds nothing to do.)
     """
     _plan(connection, asked, by.now_ms)
@@ -62,6 +73,8 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
         raise Refused(UNCHANGED.format(asked.provider))
     if isinstance(asked, AskedTopup):
         wallets.require_use(asked)
+    if isinstance(asked, AskedCorrect):
+        require_whole(connection)
     same = same_as(connection, asked)
     if same is not None:
         raise Refused(f"the same is ordered already: {same} (`drawdown order list`)")
@@ -89,7 +102,7 @@ def understood(connection: sa.Connection, asked: Asked) -> Asked:
             return replace(asked, was=latest_biller(connection, asked.org_id))
         case AskedTopup():
             return replace(asked, was=wallets.standing(connection, asked.wallet))
-        case AskedAccept():
+        case AskedAccept() | AskedCorrect():
             return asked
 
 

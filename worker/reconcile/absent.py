@@ -50,11 +50,11 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
     for line in lines:
         rows: list[PushRow] = yield Transaction("reconcile_accepted", partial(accepted_of, line=line), rollback=True)
         rows = [row for row in rows if row.settled_ms <= settled_by]
-        found = yield from look_up(provider, rows, capabilities)
+        found = yield from look_up(provider, rows, capabilities, context.out_of_time)
         short = Short(line, rows, found)
         if capabilities.drawn and short.shown_too_much:
             # Both windows are put right, or neither: else the customer would be charged twice until the next run.
-            _, short.by_window = yield from read_windows(line, {})
+            _, short.by_window = yield from read_windows(line, {}, context.out_of_time)
         asked.append(short)
     by_pair: dict[CustomerFeature, list[Short]] = defaultdict(list)
     for short in asked:
@@ -67,7 +67,7 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
             partial(read_accounted, provider=provider, pairs=list(by_pair), balances={}),
             rollback=True,
         )
-        balances = yield from read_balances(provider, {customer for customer, _ in by_pair})
+        balances = yield from read_balances(provider, {customer for customer, _ in by_pair}, context.out_of_time)
     for pair, some in by_pair.items():
         yield Transaction(
             "reconcile_short",

@@ -90,7 +90,7 @@ def compare_drawn(
             partial(read_accounted, provider=provider, pairs=some, balances={}),
             rollback=True,
         )
-        balances = yield from read_balances(provider, part)
+        balances = yield from read_balances(provider, part, context.out_of_time)
         for customer in sorted(part):
             read = balances[customer]
             if isinstance(read, ReadFailed):

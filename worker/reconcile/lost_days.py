@@ -17,7 +17,7 @@ from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.terms import stored_terms
-from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction
+from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, tell
 
 CHUNK: Final = 200
@@ -44,7 +44,13 @@ ComparedDays = Collection[tuple[str, str, str, int]]
 
 
 def compare_lost(
-    provider: str, scope: ReconcileScope, compared: ComparedDays, since_ms: int, now_ms: int, done: Reconciled
+    provider: str,
+    scope: ReconcileScope,
+    compared: ComparedDays,
+    since_ms: int,
+    now_ms: int,
+    done: Reconciled,
+    over: Over,
 ) -> Steps[None]:
     """Ask for the totals of those days, and tell what no push of ours stands beside."""
     spans: list[Span] = yield Transaction(
@@ -55,7 +61,7 @@ def compare_lost(
     for at in range(0, len(spans), CHUNK):
         part = spans[at : at + CHUNK]
         totals: Sequence[Totals | ReadFailed] = yield ReadTotals(
-            provider, [(span.customer_id, span.from_ms, span.to_ms) for span in part]
+            provider, [(span.customer_id, span.from_ms, span.to_ms) for span in part], over
         )
         for span, read in zip(part, totals, strict=True):
             if isinstance(read, ReadFailed):

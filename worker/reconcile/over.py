@@ -42,7 +42,7 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     if not short.doubted and line.ours - line.theirs == short.corrected + short.covered:
         verdict = line.verdict if short.corrected else "equal"
         return replace(line, corrected=abs(short.corrected), verdict=verdict)
-    windows, there = yield from read_windows(line, short.by_window)
+    windows, there = yield from read_windows(line, short.by_window, context.out_of_time)
     excess: dict[Row, int] = {}
     by_hand, open_still, below = 0, 0, 0
     for row in windows:
@@ -86,7 +86,7 @@ def _unclear(context: Context, line: Line, windows: Sequence[Row]) -> Steps[list
     rows: list[PushRow] = yield Transaction("reconcile_accepted", partial(accepted_of, line=line), rollback=True)
     there = {int(row.window_ms) for row in windows}
     rows = [row for row in rows if row.sent_qty < 0 and int(row.arrivals) > 1 and int(row.window_ms) in there]
-    found = yield from look_up(line.provider, rows, capabilities)
+    found = yield from look_up(line.provider, rows, capabilities, context.out_of_time)
     unclear = {
         int(row.window_ms)
         for row, result in zip(rows, found, strict=True)

@@ -3,7 +3,7 @@
 Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled. Comparing changes
 nothing. A correction rests on the provider's own report: a push it does not have is voided, a charge it has beside our
 pushes is adopted. The next seal then owes, or gives back, the difference. A difference that cannot be pinned down is a
-note.
+note. Once time is up, no more is asked: what was not compared by then is said to be left, and corrects nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.catalog.terms import stored_terms, wire_since
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.effects import Steps, Transaction, Witness
 from drawdown.worker.engine.waiting import visible_by
-from drawdown.worker.history.incarnation import present
+from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.push.rows import Row
 from drawdown.worker.reconcile.absent import find_absent
 from drawdown.worker.reconcile.balances import compare_drawn
@@ -50,10 +50,13 @@ RECENT_MS: Final = 2 * DAY_MS
 def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconciled]:
     """Compare, provider after provider; with `scope.correct`, correct what is proven.
 
-    Errors: HistoryDoubted for corrections while the database stands still: they would rest on what it forgot (R1)."""
+    Errors: HistoryDoubted for corrections while the database stands still, or is not the one of the tick that corrects:
+    they would rest on what it forgot (R1)."""
     done = Reconciled()
     if scope.correct:
-        context.witness = yield Transaction("reconcile_begins", present, rollback=True)
+        context.witness = yield Transaction(
+            "reconcile_begins", partial(_begins, witness=context.witness), rollback=True
+        )
     for name in sorted({*context.capabilities, *context.broken}):
         if scope.provider not in ("", name):
             continue
@@ -64,6 +67,11 @@ def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconcil
         if name not in context.ready() and (yield Transaction("billed_by", partial(_bills, provider=name))):
             done.unusable.append(name)
     return done
+
+
+def _begins(connection: sa.Connection, *, witness: Witness | None) -> Witness:
+    require_same(connection, witness)
+    return present(connection)
 
 
 def _why_not(context: Context, provider: str) -> str:
@@ -99,14 +107,19 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     spans = sorted({day.span for day in ready})
     untold: set[tuple[str, str]] = set()
     for at in range(0, len(spans), CHUNK):
+        if context.out_of_time():
+            break
         some = spans[at : at + CHUNK]
-        totals = yield from read_totals(provider, some)
+        totals = yield from read_totals(provider, some, context.out_of_time)
         theirs = dict(zip(some, totals, strict=True))
         part_of = [day for day in ready if day.span in theirs]
         untold |= yield from _compare(context, provider, part_of, theirs, scope, by, done)
+    if context.out_of_time():
+        done.unfinished = True  # balances would be believed before events have told all
+        return
     seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
     since = now - RECENT_MS if scope.recent else 0
-    yield from compare_lost(provider, scope, seen, since, now, done)
+    yield from compare_lost(provider, scope, seen, since, now, done, context.out_of_time)
     if context.capabilities[provider].drawn:
         # What events may yet show would be corrected twice, if balances were believed first.
         untold |= {(line.customer_id, line.feature) for line in waiting - compared}

@@ -70,6 +70,9 @@ class Reconciled:
     unusable: list[str] = field(default_factory=list)
     """Of these, the ones that bill somebody: nothing was proven of them."""
 
+    unfinished: bool = False
+    """Whether time was up before all was compared: balances, which rest on all of it, were not."""
+
     def not_read(self, customer_id: str, reason: str) -> None:
         self.unread += 1
         if len(self.reasons) < FEW:
@@ -77,10 +80,11 @@ class Reconciled:
 
     @property
     def exit_status(self) -> int:
-        """1: a person is needed. 75: what differed was corrected, or could not be read, and the next run tells."""
+        """1: a person is needed. 75: what differed was corrected, could not be read, or was not reached, and the next
+        run tells."""
         if self.unusable or any(abs(line.theirs - line.ours) != line.corrected for line in self.differing):
             return 1
-        return 75 if self.differing or self.unread else 0
+        return 75 if self.differing or self.unread or self.unfinished else 0
 
 
 def above(line: Line, threshold: float) -> bool:
