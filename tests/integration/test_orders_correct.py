@@ -151,6 +151,7 @@ def test_time_that_is_up_leaves_the_rest_and_after_some_turns_the_order_fails_in
     assert turn(fleet).ended == 0
     assert len(late.asked) == 1, "no more is asked once time is up"
     assert (listed(fleet)[0].state, "time was up before all was compared" in listed(fleet)[0].said) == ("waiting", True)
+    assert "could not be read" not in listed(fleet)[0].said, "what was not asked for is not said to be unreadable"
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0, "nor was there time to look a push up"
     for _ in range(orders.MAX_TRIES):
         last = turn(fleet)

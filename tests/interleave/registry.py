@@ -82,6 +82,7 @@ APART: Final[dict[str, str]] = {
     "server.console.screens.oncall.acts:_told": "rolled back: it reads which cells a halt reaches",
     "server.console.screens.oncall.doing.replay:_told": "rolled back: it reads a plan",
     "server.console.screens.oncall.doing.asked:_told": "rolled back: an assignment, whose locks `assign` holds longer",
+    "server.console.screens.money.acts.asked:_told": "rolled back: it reads what was kept of comparisons",
     "read_sources": "reads once, before the folders are looked into",
     "new_files": "reads once; what another one took meanwhile is found by `take_batch`",
     "topup_asked": "reads once; what is changed meanwhile is found by `topup_ordered`",

@@ -110,6 +110,15 @@ def page(
     return ComparedLines(found[:most], _end(found[most - 1]) if len(found) > most else None)
 
 
+def of_days(
+    connection: sa.Connection, chosen: ComparedFilter, from_ms: int, to_ms: int, most: int = MOST_DIFFERING
+) -> list[Compared]:
+    """Lines of the days in [from_ms, to_ms), what differs first. Errors: UnknownId."""
+    _require(connection, chosen)
+    values = {"provider": chosen.provider, "org_id": chosen.org, "from_ms": from_ms, "to_ms": to_ms, "at_most": most}
+    return [Compared(**row._mapping) for row in SQL.run(connection, "of_days", values)]
+
+
 def every(connection: sa.Connection, chosen: ComparedFilter) -> Iterator[Compared]:
     """All of them, in that order."""
     _require(connection, chosen)

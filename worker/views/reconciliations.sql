@@ -10,6 +10,13 @@ WHERE k.verdict IN ('short', 'over')
     AND (:provider = '' OR k.provider = :provider) AND (:org_id = '' OR k.org_id = :org_id)
 ORDER BY k.day_ms DESC, k.org_id, k.provider, k.customer_id, k.feature LIMIT :at_most
 
+-- name: of_days
+SELECT {columns} FROM reconciliations k
+WHERE k.day_ms >= :from_ms AND k.day_ms < :to_ms
+    AND (:provider = '' OR k.provider = :provider) AND (:org_id = '' OR k.org_id = :org_id)
+ORDER BY CASE WHEN k.verdict IN ('short', 'over') THEN 0 ELSE 1 END,
+    k.day_ms DESC, k.org_id, k.provider, k.customer_id, k.feature LIMIT :at_most
+
 -- name: page
 -- The latest days first. `behind`: the page before, or nothing.
 SELECT {columns} FROM reconciliations k

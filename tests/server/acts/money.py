@@ -141,6 +141,18 @@ def _tells_more(home: Home) -> None:
     home.fleet.write("UPDATE balance_marks SET told_qty = 9")
 
 
+def _compared(home: Home) -> None:
+    home.fleet.write(
+        "INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, theirs_qty, verdict, "
+        "at_ms) VALUES (:day, 'acme', 'embedded', 'acme', 'compute_1gb', 60, 0, 'short', 1)",
+        {"day": T0},
+    )
+
+
+def _compared_anew(home: Home) -> None:
+    home.fleet.write("UPDATE reconciliations SET theirs_qty = 30")
+
+
 _ACME: Final = {"id": "acme"}
 _NOBODY: Final = {"id": "acmee"}
 EXAMPLES: Final = {
@@ -188,6 +200,12 @@ EXAMPLES: Final = {
         {"supplier": "pixle", "expect": "3", "period": "2026-13"},
         None,
         prepare=owes,
+    ),
+    "reconcile-correct": Example(
+        {"org": "acme", "provider": "embedded", "from": "2026-01-01", "to": "2026-01-02"},
+        {"org": "acmee", "provider": "embeded", "from": "2026-01-01T00:10", "to": "2025-12-31"},
+        _compared_anew,
+        prepare=_compared,
     ),
     "reconcile-acknowledge": Example({"org": "acme"}, {"org": "acmee"}, _tells_more, prepare=tells),
 }

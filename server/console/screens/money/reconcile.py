@@ -8,6 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, act, shown
@@ -48,8 +49,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     compared = reconciliations.runs(connection)
     same = "Nothing differs, by what was compared last." if compared else "Not known: nothing was compared yet."
     tables = [
-        Table("What differs", HEADS, [_row(one) for one in differing if chosen.verdict in ("", one.verdict)],
-              same, kept,
+        Table("What differs", HEADS,
+              [_row(one, correct=True) for one in differing if chosen.verdict in ("", one.verdict)], same, kept,
               note=_bounded(len(differing), reconciliations.MOST_DIFFERING)),
         _runs(compared),
         _told(reconciliations.told(connection)),
@@ -90,7 +91,11 @@ def _bounded(many: int, most: int) -> str:
     return f"The first {most}." if many >= most else ""
 
 
-def _row(one: Compared) -> tuple[Cell, ...]:
+def _row(one: Compared, *, correct: bool = False) -> tuple[Cell, ...]:
+    """`correct`: with what leads to its correction, of its organisation, provider and day."""
+    day, next_day = figures.day(one.day_ms), figures.day(one.day_ms + DAY_MS)
+    whose = {"org": one.org_id, "provider": one.provider, "from": day, "to": next_day}
+    links = (act("Correct", "reconcile-correct", **whose),) if correct else ()
     return (
         cells.day(one.day_ms),
         cells.org(one.org_id),
@@ -99,7 +104,7 @@ def _row(one: Compared) -> tuple[Cell, ...]:
         cells.count(one.ours_qty),
         cells.count(one.theirs_qty),
         cells.count(one.theirs_qty - one.ours_qty, narrow=False),
-        Cell(one.verdict, "state", TONES.get(one.verdict, "")),
+        Cell(one.verdict, "state", TONES.get(one.verdict, ""), links=links),
         cells.time(one.at_ms, narrow=False),
     )
 

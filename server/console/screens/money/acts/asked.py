@@ -1,4 +1,5 @@
-"""What a payment service is asked of first is ordered: another card, and a start that charges. A tick does it."""
+"""What a payment service, or a provider, is asked of first is ordered: another card, a start that charges, the
+correction of what a comparison found. A tick does it."""
 
 from __future__ import annotations
 
@@ -8,15 +9,27 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.server.console.acting.action import Action, Doing, Done, Fact
+from drawdown.schema.audit import require_org
+from drawdown.schema.database import Transact
+from drawdown.schema.errors import UsageError
+from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, WrongField
 from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Table
+from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.money.acts.topups import WALLET
+from drawdown.worker.engine.context import Context
 from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedTopup
+from drawdown.worker.orders.asked import Asked, AskedCorrect, AskedTopup
+from drawdown.worker.views import reconciliations
+from drawdown.worker.views.reconciliations import Compared, ComparedFilter
 from drawdown.worker.views.topups import show_wallet, switched
 
 PLACE: Final = "/console/orders"
 ORDERED: Final = "ordered: the next tick does it"
+
+
+def _ordered(connection: sa.Connection, asked: Asked) -> Fact:
+    return Fact("Ordered already", "no" if orders.same_as(connection, asked) is None else "yes")
 
 
 def _topup(name: str, title: str, said: str, what: Literal["arm", "start"]) -> Action:
@@ -40,7 +53,7 @@ def _topup(name: str, title: str, said: str, what: Literal["arm", "start"]) -> A
             Fact("Available now", figures.exact(terms.available_micro), fixed=False),
             Fact("Asked, and charged, at", f"{terms.service} as {terms.service_customer}"),
             Fact("All top-ups", "on" if all_ is None else f"stopped by {all_.actor}: {all_.reason}"),
-            Fact("Ordered already", "no" if orders.same_as(connection, asked(doing)) is None else "yes"),
+            _ordered(connection, asked(doing)),
         ]
 
     return Action(
@@ -69,4 +82,94 @@ START: Final = _topup(
     "then on whenever it is low.",
     "start",
 )
-ACTIONS: Final = (ARM, START)
+
+
+def _correction(doing: Doing) -> AskedCorrect:
+    """Errors: WrongField for what is no range of days that have begun."""
+    start, end = doing.time("from"), doing.time("to")
+    if start is not None and start > doing.by.now_ms:
+        raise WrongField("from", "this day has not begun yet")
+    try:
+        return AskedCorrect(doing.text("org"), doing.text("provider"), start, end)
+    except UsageError as error:
+        raise WrongField("from", str(error)) from None
+
+
+def _there(connection: sa.Connection, doing: Doing) -> AskedCorrect:
+    """Errors: those of `_correction`; UnknownId."""
+    asked = _correction(doing)
+    if asked.org_id:
+        require_org(connection, asked.org_id)
+    if asked.provider:
+        ids.require(connection, ids.PROVIDER, asked.provider, new=True if asked.provider in doing.declared else None)
+    return asked
+
+
+def _correct(connection: sa.Connection, doing: Doing) -> Done:
+    orders.place(connection, _there(connection, doing), doing.by)
+    return Done(ORDERED)
+
+
+def _kept(connection: sa.Connection, asked: AskedCorrect) -> list[Compared]:
+    chosen = ComparedFilter(asked.provider, asked.org_id)
+    return reconciliations.of_days(connection, chosen, asked.from_ms or 0, asked.to_ms or 2**53)
+
+
+def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    asked = _there(connection, doing)
+    apart = [one for one in _kept(connection, asked) if one.verdict in ("short", "over")]
+    more = " or more" if len(apart) >= reconciliations.MOST_DIFFERING else ""
+    short = sum(one.ours_qty - one.theirs_qty for one in apart if one.verdict == "short")
+    over = sum(one.theirs_qty - one.ours_qty for one in apart if one.verdict == "over")
+    return [
+        Fact("Lines that differ, as last compared", f"{len(apart):,}{more}"),
+        Fact("They have less by, in base units", f"{short:,}{more}"),
+        Fact("They have more by, in base units", f"{over:,}{more}"),
+        _ordered(connection, asked),
+    ]
+
+
+def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
+    """The lines that were kept of it; the tick compares anew."""
+    found = transact(lambda c: _kept(c, _there(c, doing)), rollback=True)
+    rows = [
+        (
+            cells.day(one.day_ms),
+            cells.org(one.org_id),
+            Cell(one.provider, "id", narrow=False),
+            Cell(one.feature, "id", narrow=False),
+            cells.count(one.ours_qty),
+            cells.count(one.theirs_qty),
+            Cell(one.verdict, "state", "bad" if one.verdict in ("short", "over") else ""),
+        )
+        for one in found
+    ]
+    heads = ("Day, UTC", "Organisation", "Provider", "Feature", "#Ours", "#Theirs", "Verdict")
+    note = "The tick compares anew, and asks the provider for each push of what differs then."
+    first = f" The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""
+    command = cells.command(*_correction(doing).command())
+    return [
+        Table("As last compared", heads, rows, f"Nothing of it was compared yet. {note}", command, note=note + first)
+    ]
+
+
+CORRECT: Final = Action(
+    "reconcile-correct",
+    "Correct what differs",
+    (
+        Field("org", "Organisation", hint="All, where none is named.", optional=True),
+        Field("provider", "Provider", hint="All, where none is named.", optional=True),
+        Field(
+            "from", "From the day", "time", "UTC, as 2026-01-31. Without days: what was settled lately.", optional=True
+        ),
+        Field("to", "Up to the begin of the day", "time", "The day after the last one.", optional=True),
+    ),
+    _correct,
+    _apart,
+    lambda doing: [*_correction(doing).command(), "--later"],
+    lambda _doing: PLACE,
+    "A push that the provider proves not to have is voided, and sealed anew; what it charged beyond ours is given back."
+    " What nothing proves is left as it is, and said.",
+    tell=_told,
+)
+ACTIONS: Final = (ARM, START, CORRECT)
