@@ -103,11 +103,13 @@ def judged(world: World) -> list[str]:
     return lines + [f"{name} was paid twice under one id" for name in twice]
 
 
-def simulated(seed: int, ticks: int, monkeypatch: Any, **more: Any) -> tuple[Any, World, Filled]:
+def simulated(
+    seed: int, ticks: int, monkeypatch: Any, orders: bool | None = None, **more: Any
+) -> tuple[Any, World, Filled]:
     """One seed in such a world; its outcome."""
     filled = Filled(more)
     monkeypatch.setattr(scheduler, "new_world", filled)
-    outcome = scheduler.simulate(seed, ticks, restores=False)
+    outcome = scheduler.simulate(seed, ticks, restores=False, orders=orders)
     (world,) = filled.made
     assert world.rows("SELECT COUNT(*) FROM topup_terms")[0][0], f"nobody is billed at {EMBEDDED}"
     return outcome, world, filled

@@ -116,6 +116,8 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "provider paused": ("paused",),
     "replay": ("replay", "replay_dry_run"),
     "replay ordered": ("replay_ordered",),
+    "correction ordered": ("correction_ordered",),
+    "top-up ordered": ("start_ordered", "arm_ordered"),
     "replay refused": ("replay_refused",),
     "reconcile": ("reconcile",),
     "void": ("void",),
@@ -166,8 +168,9 @@ OF_THEIR_OWN: Final = (
     "batch of a warehouse withdrawn",
     "more than a year passes",
     "old pushes folded",
+    "top-up ordered",
 )
-"""What lives of their own have (`test_batches`, `test_queries`, `test_folding`)."""
+"""What lives of their own have (`test_credit`, `test_batches`, `test_queries`, `test_folding`)."""
 
 
 def by_kind(counts: Mapping[str, int]) -> Counter[str]:

@@ -1,5 +1,6 @@
 """In some lives on-call orders a replay instead of doing it at once: ticks do it, through crashes and at once. In a few
-they order again and again, and take some of it back, so that ticks die with orders, lie still with them and meet.
+they order again and again, and take some of it back, so that ticks die with orders, lie still with them and meet. There
+they order corrections, too; and, where wallets are topped up, another card and a start.
 
 Guarantee: it draws from a stream of its own, so that other lives stay what they are. An order is told of once by all
 ticks together, and once all is healed each one is over, with a replay that came to its end.
@@ -15,9 +16,10 @@ from typing import Final
 
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
+from drawdown.worker.commands import topups
 from drawdown.worker.engine.effects import Effect, Transaction
 from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.orders.asked import Asked, AskedCorrect, AskedReplay, AskedTopup
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope
 from tests.simulation.actions import ORGS
 from tests.simulation.operators import attempt
@@ -30,10 +32,11 @@ SHARE: Final = 0.6
 BUSY_EVERY, BUSY = 25, (6, 19)
 """Seeds whose lives are full of orders: none of those that once failed, which stay what they were."""
 PLACES, CANCELS = 0.25, 0.05
+CORRECTS, TOPS_UP, STOPS = 0.03, 0.1, 0.2
 """How often, whenever the world does something."""
 _NEWEST: Final = "SELECT order_id FROM orders WHERE state = 'waiting' ORDER BY order_id DESC LIMIT 1"
 _UNDONE: Final = (
-    "SELECT order_id FROM orders o WHERE state = 'done' AND NOT EXISTS "
+    "SELECT order_id FROM orders o WHERE state = 'done' AND kind = 'replay' AND NOT EXISTS "
     "(SELECT 1 FROM replays r WHERE r.order_id = o.order_id AND r.finished_ms IS NOT NULL) ORDER BY order_id"
 )
 
@@ -42,7 +45,7 @@ class Ordering:
     """Who orders replays in one life."""
 
     def __init__(self, seed: int | None = None, busy: bool | None = None) -> None:
-        self.rng = random.Random(f"{seed}-orders")
+        self.rng, self.others = random.Random(f"{seed}-orders"), random.Random(f"{seed}-other orders")
         self.share = SHARE if seed is not None and self.rng.random() < LIVES else 0.0
         self.busy = seed is not None and seed % BUSY_EVERY in BUSY if busy is None else busy
         self.told = Counter[int]()
@@ -70,6 +73,26 @@ class Ordering:
             ):
                 attempt(world, partial(orders.cancel, order_id=order_id, by=By(now, "sim", "takes it back")))
                 world.say("world", f"takes back order {order_id}")
+        chance = self.others.random()
+        if chance < CORRECTS:
+            _place(world, AskedCorrect(self.others.choice(("", *ORGS))), now, "correction_ordered")
+        elif chance < CORRECTS + TOPS_UP:
+            self._top_up(world)
+
+    def _top_up(self, world: World) -> None:
+        """Another card of a wallet whose top-ups have stopped; else a stop, and a start that is ordered."""
+        found = world.rows("SELECT customer_id, mode, declines FROM topup_terms ORDER BY customer_id")
+        if not found:
+            return
+        now = world.time.now
+        customer, mode, declines = self.others.choice(found)
+        if mode == "stopped":
+            _place(world, AskedTopup(customer, "start"), now, "start_ordered")
+        elif declines:
+            _place(world, AskedTopup(customer, "arm"), now, "arm_ordered")
+        elif self.others.random() < STOPS:
+            stop = partial(topups.set_mode, customer_id=customer, mode="stopped", by=By(now, "sim", "stops"))
+            attempt(world, stop)
 
     def heard(self, effect: Effect | Reading, answer: object) -> None:
         """What a transaction answered, once it was committed."""
@@ -87,8 +110,8 @@ class Ordering:
             yield f"orders: {order_id} is done, and no replay of it came to its end"
 
 
-def _place(world: World, asked: AskedReplay, now_ms: int) -> None:
-    by = By(now_ms, "sim", "orders a replay")
+def _place(world: World, asked: Asked, now_ms: int, kind: str = "replay_ordered") -> None:
+    by = By(now_ms, "sim", "orders it")
     number = attempt(world, lambda c: orders.place(c, asked, by))
-    world.faults.note("replay_ordered")
+    world.faults.note(kind)
     world.say("world", f"orders a {asked}: {number}")

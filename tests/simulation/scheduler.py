@@ -51,7 +51,14 @@ OUTAGE_MS = 16 * MINUTE_MS
 ACTIONS = (*DONE_BY_HOSTS, (ask_gate, 4.0))
 ACTING = (*ACTIONS, *OPERATORS, *PEOPLE, *RUNS)
 HOSTS, HOSTS_WEIGHTS = [action for action, _ in ACTIONS], [weight for _, weight in ACTIONS]
-FINE = ("DatabaseBusy", "went away", "HistoryDoubted", "ticks came to no end with it")
+FINE = (
+    "DatabaseBusy",
+    "went away",
+    "HistoryDoubted",
+    "ticks came to no end with it",
+    "left to a person",
+    "since it was ordered",
+)
 ACTS, WEIGHTS = [action for action, _ in ACTING], [weight for _, weight in ACTING]
 
 

@@ -32,6 +32,19 @@ def test_what_was_paid_and_nothing_else_is_credited_once(seed: int, monkeypatch:
     filled.end()
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_another_card_and_a_start_that_are_ordered_charge_nobody_twice(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, world, filled = simulated(seed, TICKS, monkeypatch, orders=True)
+    assert outcome.breaches == []
+    done = world.rows("SELECT COUNT(*) FROM orders WHERE kind = 'topup' AND state = 'done'")
+    settle(world)
+    assert judged(world) == []
+    assert done[0][0] > 0 or seed not in BUSY
+    filled.end()
+
+
 def a_doubt_that_is_paid(found: topups.Topup, result: ChargeResult, now_ms: int) -> End:
     paid = Paid("pay_x", found.charge.amount, found.charge.currency)
     return _end(found, paid if isinstance(result, InDoubt) else result, now_ms)
