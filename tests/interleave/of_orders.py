@@ -28,8 +28,9 @@ TO_FAKE: Final = AskedAssign("hermit", "fake", "cus_hermit")
 NEW_UNIT: Final = replace(OTHER_CAN, unit=60)
 """What the third provider declares from a day on."""
 NEW_TERMS: Final = AskedAccept("other", terms_of(NEW_UNIT))
-CORRECTION: Final = AskedCorrect(provider="fake")
+CORRECTION: Final = AskedCorrect(provider="embedded")
 START: Final = AskedTopup("spent", "start")
+RIGHTLY: Final = ("changed since it was ordered", "left to a person", "there is no organisation hermit")
 
 
 def _place(stage: Stage, asked: Asked) -> None:
@@ -94,7 +95,10 @@ def _accepts(stage: Stage) -> Steps[Any]:
 
 def _tried_out(stage: Stage) -> None:
     """A wallet that is low, of which it is only written down what would be charged; one for both."""
-    if not stage.rows("SELECT 1 FROM topup_terms"):
+    modes = [mode for (mode,) in stage.rows("SELECT mode FROM topup_terms")]
+    if modes and modes != ["shadow"]:  # as the other one needed it, until somebody thought better of it
+        write(stage.engine, lambda c: topups.set_mode(c, "spent", "shadow", stage.by))
+    if not modes:
         shadow = replace(TOPPED_UP, mode="shadow")
         write(stage.engine, lambda c: topups.set_terms(c, "spent", shadow, stage.pay.capabilities, stage.by))
 
@@ -105,13 +109,15 @@ def _start_ordered(stage: Stage) -> None:
 
 
 def _starts(stage: Stage) -> Steps[Any]:
-    """Where a person said otherwise meanwhile, it is right that the order fails."""
+    """Where a person said otherwise meanwhile, it is right that the order fails; others say what is theirs."""
     done: OrdersDone = yield from do_orders(stage.context(payments={"fake": stage.pay.capabilities}))
-    return replace(done, failures=[one for one in done.failures if "changed since it was ordered" not in one])
+    return replace(done, failures=[one for one in done.failures if not any(right in one for right in RIGHTLY)])
 
 
 def _stays_stopped(stage: Stage) -> Iterator[str]:
     """Whatever was ordered before."""
+    if not stage.rows("SELECT 1 FROM orders WHERE kind = 'topup'"):
+        return  # what another person said of it instead
     for (mode,) in stage.rows("SELECT mode FROM topup_terms WHERE mode <> 'stopped'"):
         yield f"a person stopped the wallet's top-ups, and they are {mode}"
 
