@@ -327,3 +327,12 @@ def test_lists_of_money_go_on_behind_their_last_row_and_end(home: Home) -> None:
 def test_the_form_names_each_kind_of_lot_there_is() -> None:
     """A kind that is added is given a meaning, too."""
     assert set(MEANING) == set(KINDS)
+
+
+def test_a_correction_shows_the_lines_of_its_days_alone(home: Home) -> None:
+    money.compared(home)
+    form = {"org": "acme", "provider": "embedded", "reason": "lost", "step": "look"}
+    for start, end, is_shown in (("2026-01-01", "2026-01-02", True), ("2025-12-01", "2025-12-02", False)):
+        page = home.send("/console/act/reconcile-correct", {**form, "from": start, "to": end}, KIM)
+        assert page.status_code == 200, page.text
+        assert (">short<" in page.text) == is_shown, start

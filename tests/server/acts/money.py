@@ -141,7 +141,7 @@ def _tells_more(home: Home) -> None:
     home.fleet.write("UPDATE balance_marks SET told_qty = 9")
 
 
-def _compared(home: Home) -> None:
+def compared(home: Home) -> None:
     home.fleet.write(
         "INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, theirs_qty, verdict, "
         "at_ms) VALUES (:day, 'acme', 'embedded', 'acme', 'compute_1gb', 60, 0, 'short', 1)",
@@ -205,7 +205,7 @@ EXAMPLES: Final = {
         {"org": "acme", "provider": "embedded", "from": "2026-01-01", "to": "2026-01-02"},
         {"org": "acmee", "provider": "embeded", "from": "2026-01-01T00:10", "to": "2025-12-31"},
         _compared_anew,
-        prepare=_compared,
+        prepare=compared,
     ),
     "reconcile-acknowledge": Example({"org": "acme"}, {"org": "acmee"}, _tells_more, prepare=tells),
 }
