@@ -74,7 +74,7 @@ def _state(row: sa.Row[Any]) -> str:
     if not row.is_halted:
         return "running, held by an operator" if row.operator_halt else "running"
     if row.halt_reason == "operator":
-        return "halted by an operator"
+        return "halted by an operator" if row.operator_halt else "halted until its provider is asked"
     return f"halted: {row.halt_reason}" + (", and by an operator" if row.operator_halt else "")
 
 
