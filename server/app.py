@@ -61,7 +61,7 @@ class Server:
         self.services = services
         self.refused: Counter[str] = Counter(dict.fromkeys(process.REFUSED, 0))
         """What was turned away since the process began, by what it was: see the metric."""
-        self.threads = Threads(services.engine)
+        self.threads = Threads(services.engine, services.restores)
         self.step_threads = StepThreads(services)
         self._gate = Gate(services, self.threads, self.step_threads)
         self._budget = bodies.Budget(self.refused)
@@ -189,7 +189,7 @@ class Server:
 
     async def readyz(self) -> JSONResponse:
         """Whether the database can be reached, has this program's schema, and its history is not in doubt."""
-        await health.require_readiness(self.threads)
+        await health.require_readiness(self.threads, self.services.restores)
         return JSONResponse({"status": "ok"})
 
     async def metrics(self) -> Response:
@@ -197,7 +197,8 @@ class Server:
         now = self.services.clock.now_ms()
         async with self._reading:  # several who ask at once share one reading
             if self._metrics is None or not 0 <= now - self._metrics[0] < METRICS_KEPT_MS:
-                self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
+                doubt = self.services.restores.doubt
+                self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now, doubt)
             measured = self._metrics[1]
         counts = (process.refusals(self.refused), process.denials(self._programs.denied))
         guard = (*process.guard_calls(self._guard.calls), process.in_the_dark(self._dark.uses))

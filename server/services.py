@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
@@ -11,8 +11,10 @@ from drawdown.providers.http import Call, Http, HttpResult, NotSent
 from drawdown.providers.payments.protocol import PaymentService
 from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import Clock
+from drawdown.server.http.restores import Restores
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import NoWitness, WitnessStore
 from drawdown.worker.engine.runner import World
 
 
@@ -51,6 +53,12 @@ class Services:
     """The payment service of a name, where one is set up."""
     console_engine: sa.Engine | None = None
     """The console's own connections; none where there is no console."""
+    witness: WitnessStore = field(default_factory=NoWitness)
+    """What this host remembers of the database (R1)."""
+    restores: Restores = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.restores = Restores(self.witness, self.clock)
 
 
 class NobodyThere:

@@ -105,6 +105,7 @@ class StepThreads:
         if not hasattr(self._own, "thread_kit"):
             self._own.thread_kit = self._services.thread_kit()
         thread_kit: ThreadKit = self._own.thread_kit
+        self._services.restores.look(thread_kit.world.engine)
         context = thread_kit.context()
         context.stopping = self.stopping.is_set
         return work(thread_kit, context)

@@ -20,6 +20,7 @@ from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import require_ready
 from drawdown.server.services import NobodyThere, Services, ThreadKit
 from drawdown.worker.engine.context import Context
+from drawdown.worker.history.witness import WitnessFile
 
 log = structlog.get_logger()
 
@@ -81,6 +82,7 @@ def services_of(app: App) -> Services:
         renew=renew,
         payments=payments,
         console_engine=_console_engine(app),
+        witness=WitnessFile(app.settings.state_folder()),
     )
 
 

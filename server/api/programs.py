@@ -104,8 +104,8 @@ class Programs:
 
     def __init__(self, services: Services, budget: bodies.Budget, refused: Counter[str]) -> None:
         self._services, self._budget, self._refused = services, budget, refused
-        self.threads = Threads(services.engine, AT_ONCE, "programs")
-        self.reading = Threads(services.engine, READS_AT_ONCE, "reads")
+        self.threads = Threads(services.engine, services.restores, AT_ONCE, "programs")
+        self.reading = Threads(services.engine, services.restores, READS_AT_ONCE, "reads")
         self._rates = TokenBuckets(REQUESTS_PER_S)
         self.noting: asyncio.Task[None] | None = None
         self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))

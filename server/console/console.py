@@ -80,7 +80,7 @@ class Console:
     def __init__(self, services: Services, engine: sa.Engine, refused: Counter[str]) -> None:
         self.services = services
         self.url = door.require_url(services.settings.console_url)
-        self._threads = Threads(engine, AT_ONCE, "console")
+        self._threads = Threads(engine, services.restores, AT_ONCE, "console")
         self._files = files.Files(self._threads)
         self._templates = templates.environment()
         self._assets = assets.load()

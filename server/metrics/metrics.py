@@ -7,7 +7,7 @@ written. A database that cannot be read is `drawdown_database_up 0` and nothing 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -54,10 +54,12 @@ OTHER_CELLS: Final = "other"
 """Cells that are not registered: what samples call their cell is anybody's to choose."""
 
 
-def render(engine: sa.Engine, now_ms: int) -> bytes:
-    """All metrics in Prometheus' text format. Never raises for the database's sake."""
+def render(engine: sa.Engine, now_ms: int, doubt: Callable[[sa.Engine], str | None] = lambda _: None) -> bytes:
+    """All metrics in Prometheus' text format. Never raises for the database's sake. `doubt`: why the history may be
+    lost, by what this host remembers, before a tick has written that down."""
     try:
-        metrics = read(engine, lambda connection: list(measure(connection, now_ms)))
+        doubted = doubt(engine) is not None
+        metrics = read(engine, lambda connection: list(measure(connection, now_ms, doubted=doubted)))
     except Exception:
         metrics = [gauge("database_up", "Whether the database could be read.", [((), 0)])]
     return text(metrics)
@@ -78,13 +80,13 @@ class _GivenMetrics(Collector):
         return self._metrics
 
 
-def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) -> Iterator[Metric]:
     """Each metric there is."""
     yield gauge("database_up", "Whether the database could be read.", [((), 1)])
     yield gauge(
         "history_doubted",
         "1: nothing is sealed or sent until drawdown recover.",
-        [((), figures.doubted_histories(connection))],
+        [((), int(doubted or figures.doubted_histories(connection) > 0))],
     )
     yield from _sealing(connection, now_ms)
     yield from _outbox(connection, now_ms)

@@ -102,11 +102,11 @@ class Intake:
     """Of one server. `items` counts what became of items, by kind and status."""
 
     def __init__(self, services: Services, programs: Programs, budget: Budget, refused: Counter[str]) -> None:
-        self._clock = services.clock
+        self._clock, self._restores = services.clock, services.restores
         self._programs = programs
         self._budget = budget
         self._refused = refused
-        self._threads = Threads(services.engine, AT_ONCE, "intake")
+        self._threads = Threads(services.engine, services.restores, AT_ONCE, "intake")
         self._quotas = Quotas(refused)
         self._invalid = Invalid(services.clock, programs.threads)
         self._batches: Counter[str] = Counter()
@@ -174,6 +174,8 @@ class Intake:
         read = list(taker.read(sent))
         fit = [one for one in read if not isinstance(one, Unfit)]
         self._quotas.take(sent.key.name, len(read), Counter(map(taker.org_of, fit)), sent.now_ms)
+        if fit:
+            self._restores.look(engine)
         stored = iter(write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
         found = (_unfit(one) if isinstance(one, Unfit) else _with_name(next(stored), taker.named(one)) for one in read)
         return list(found)

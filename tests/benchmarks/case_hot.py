@@ -14,10 +14,12 @@ from drawdown.schema.database import write
 from drawdown.server.api.executions import WAY
 from drawdown.server.api.programs import AT_ONCE
 from drawdown.server.api.together import Together
+from drawdown.server.http.restores import Restores
 from drawdown.server.http.threads import Threads
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.executions import Asked
 from drawdown.worker.commands.run_request import Request
+from drawdown.worker.engine.effects import NoWitness
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.measure import Figure, Result, alternate, stopwatch
 from tests.benchmarks.wallets import NOW, at_once, give_wallets, one
@@ -94,7 +96,7 @@ def _alone(engine: sa.Engine, each: int, numbers: itertools.count[int]) -> float
 
 def _shared(engine: sa.Engine, in_flight: int, each: int, numbers: itertools.count[int]) -> float:
     """Seconds for one reserve; a task of one event loop a run that is asked for, as in the server."""
-    threads = Threads(engine, AT_ONCE, "bench")
+    threads = Threads(engine, Restores(NoWitness(), FixedClock(NOW)), AT_ONCE, "bench")
 
     async def whole() -> None:
         together = Together(threads, FixedClock(NOW), WAY)

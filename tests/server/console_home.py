@@ -19,6 +19,7 @@ from drawdown.server.console.door import COOKIE
 from drawdown.server.services import NobodyThere, Services
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_sessions, console_users, credit
+from drawdown.worker.engine.effects import NoWitness, WitnessStore
 from tests.world import T0, Copied, Fleet
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class Home:
         self.now = self.fleet.clock.at_ms
         self.settings = ServerSettings(requests_per_s=1_000_000, **{"console_url": URL} | settings)
         self._servers: dict[bool, Server] = {}
+        self.witness: WitnessStore = NoWitness()
 
     def _live(self) -> None:
         self.fleet.assign("acme", from_ms=T0)
@@ -113,6 +115,7 @@ class Home:
                 http=NobodyThere(),
                 thread_kit=nobody,
                 console_engine=self.engine if console else None,
+                witness=self.witness,
             )
         )
 

@@ -31,6 +31,7 @@ from drawdown.server.services import NobodyThere, Services, ThreadKit
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.catalog import terms
 from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import NoWitness, WitnessStore
 from drawdown.worker.engine.runner import World
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
@@ -74,7 +75,8 @@ class Line:
 class House:
     """One database, its providers, and any number of servers on it."""
 
-    def __init__(self, engine: sa.Engine, **settings: Any) -> None:
+    def __init__(self, engine: sa.Engine, witness: WitnessStore | None = None, **settings: Any) -> None:
+        self.witness = witness or NoWitness()
         self.fleet = Fleet(engine)
         self.clock = self.fleet.clock
         self.autumn, self.stripe = AutumnEmulator(), StripeEmulator()
@@ -120,6 +122,7 @@ class House:
                 broken={"broken": "its reason"},
                 http=NobodyThere(),
                 thread_kit=thread_kit,
+                witness=self.witness,
             )
         )
 

@@ -38,6 +38,7 @@ from drawdown.worker.commands import console_acts
 from drawdown.worker.commands.console_acts import Acted
 from drawdown.worker.commands.console_users import Person
 from drawdown.worker.engine.context import Context
+from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.views.console_users import is_demo
 
 T = TypeVar("T")
@@ -51,6 +52,9 @@ MOST_KEPT: Final = 4_000
 
 
 ONCE: Final = "go back and send the form again: it is done once"
+
+IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted)
+"""What keeps the form as it was filled in."""
 
 
 def undone(engine: sa.Engine) -> Transact:
@@ -130,15 +134,15 @@ class Acting:
         except LookAgain as error:
             try:
                 return await self._looked(action, request, form, str(error), error.status)
-            except (UsageError, UnknownId, Refused) as impossible:  # as things stand by now
+            except IMPOSSIBLE as impossible:  # as things stand by now
                 return await self._again(action, request, form, impossible)
-        except (UsageError, UnknownId, Refused) as error:
+        except IMPOSSIBLE as error:
             return await self._again(action, request, form, error)
 
     async def _again(self, action: Action, request: Request, form: Mapping[str, str], error: Exception) -> Response:
         """The form as it was filled in, and what is wrong with it."""
         person, demo = await self._threads.read(lambda c: (self._person(c, action, request), is_demo(c)))
-        status = 404 if isinstance(error, UnknownId) else 409 if isinstance(error, Refused) else 400
+        status = 404 if isinstance(error, UnknownId) else 409 if isinstance(error, (Refused, HistoryDoubted)) else 400
         field = error.field if isinstance(error, WrongField) else ""
         return self._filled(action, form, person, demo, (str(error), field), status)
 
@@ -168,7 +172,7 @@ class Acting:
                 return dry_run.rehearse(connection, action, doing), doing, is_demo(connection)
 
         with in_words(WITHIN_S):
-            tried, doing, demo = await self._threads.run(lambda engine: write(engine, work, rollback=True))
+            tried, doing, demo = await self._threads.write(work, rollback=True, always=True)
         shown = {
             "tables": await self._threads.run(
                 lambda engine: action.tell(undone(engine), self._console.context(), doing)
@@ -198,7 +202,7 @@ class Acting:
 
         try:
             with in_words(WITHIN_S):
-                done, person = await self._threads.write(work)
+                done, person = await self._threads.write(work, always=True)
         except AnswerLost as error:
             raise AnswerLost(error.why, again) from error
         place = f"/console/acted?{urlencode({'key': form.get('key', '')})}"

@@ -110,7 +110,7 @@ class My:
         self, console: Face, engine: sa.Engine, services: Services, elsewhere: Elsewhere, budget: bodies.Budget
     ) -> None:
         self._console = console
-        self._threads = Threads(engine, AT_ONCE, "my")
+        self._threads = Threads(engine, services.restores, AT_ONCE, "my")
         self._files = files.Files(self._threads)
         self._services = services
         self._links = Links(services, elsewhere)

@@ -1,0 +1,134 @@
+"""A server on a database that was restored under it (rule R1): it notices before it writes, and says so at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read
+from drawdown.schema.errors import UsageError
+from drawdown.server.http.restores import EVERY_MS
+from drawdown.worker.engine.effects import Witness
+from drawdown.worker.history.incarnation import present
+from tests.server.acts.money import owes
+from tests.server.console_home import Home, as_read
+from tests.server.house import Caller, House, served
+from tests.server.program import Program, give, key_of, make_key
+from tests.server.test_console_acts import hidden
+
+BATCH = "/console/act/settlement-batch"
+
+
+class Remembered:
+    """What this host remembers: as much as there is, until a test says otherwise."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.last: Witness = read(engine, present)
+        self.asked = 0
+        self.unreadable = False
+
+    def recall(self, engine: sa.Engine) -> Witness | None:
+        self.asked += 1
+        if self.unreadable:
+            raise UsageError("it cannot be read")
+        return self.last
+
+    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+        raise AssertionError("a server remembers nothing by itself")
+
+    def restore(self) -> None:
+        """The database is an older one than this host knows."""
+        self.last = replace(self.last, sends=self.last.sends + 3)
+
+
+FORM = {"supplier": "pixel", "expect": "2", "reason": "as they asked", "step": "look"}
+
+
+@pytest.mark.parametrize("step", ["look", "do"])
+def test_a_batch_of_a_restored_database_is_refused_before_any_tick(home_engine: sa.Engine, step: str) -> None:
+    home = Home(home_engine, copied=True)
+    owes(home)
+    home.witness = remembered = Remembered(home_engine)
+    looked = home.send(BATCH, FORM)
+    assert looked.status_code == 200, "nothing was lost, and that was seen just now"
+    remembered.restore()
+    page = home.send(BATCH, FORM if step == "look" else hidden(looked))
+    assert page.status_code == 409 and "history was lost" in as_read(page.text), page.text
+    assert home.fleet.rows("SELECT payout FROM payouts") == []
+    (reason,) = home.fleet.rows("SELECT doubted_reason FROM incarnation")
+    assert "restored" in str(reason[0]), "written down, so that hosts without a file stand still, too"
+
+
+@pytest.fixture
+def watched(engine: sa.Engine) -> tuple[House, Remembered]:
+    remembered = Remembered(engine)
+    house = House(engine, remembered)
+    give(house, "acme")
+    make_key(house, "app", "executions:write", "ledger:read")
+    return house, remembered
+
+
+def doubted(house: House) -> list[tuple[object, ...]]:
+    return house.fleet.rows("SELECT number FROM incarnation WHERE doubted_ms IS NOT NULL")
+
+
+def test_readiness_and_the_metric_say_so_before_anybody_wrote(watched: tuple[House, Remembered]) -> None:
+    house, remembered = watched
+
+    async def work(caller: Caller) -> None:
+        assert (await caller.get("/readyz")).status_code == 200
+        assert "drawdown_history_doubted 0.0" in (await caller.get("/metrics")).text
+        remembered.restore()
+        answer = await caller.get("/readyz")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "history_doubted")
+        house.clock.at_ms += 5_000
+        assert "drawdown_history_doubted 1.0" in (await caller.get("/metrics")).text
+        assert doubted(house) == [], "whoever looks changes nothing"
+
+    served(house, work)
+
+
+def test_writes_look_once_a_second_and_reads_never(watched: tuple[House, Remembered]) -> None:
+    house, remembered = watched
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        await program.accept("run-1", 1)
+        await caller.settled()
+        before = remembered.asked
+        assert before == 1
+        for number in range(5):
+            assert (await program.accept(f"run-2{number}", 1)).status_code == 200
+            assert (await program.get("/accounts/acme")).status_code == 200
+        await caller.settled()
+        remembered.restore()
+        await program.accept("run-3", 1)
+        assert remembered.asked == before and doubted(house) == []
+        house.clock.at_ms += EVERY_MS
+        assert (await program.get("/accounts/acme")).status_code == 200
+        assert (remembered.asked, doubted(house)) == (before, [])
+        assert (await program.accept("run-4", 1)).status_code == 200, "runs go on, as they do while it stands still"
+        assert (remembered.asked, doubted(house)) == (before + 1, [(1,)])
+
+    served(house, work)
+
+
+@pytest.mark.parametrize("what", ["another", "recovered elsewhere", "unreadable"])
+def test_what_says_nothing_of_this_database_casts_no_doubt(watched: tuple[House, Remembered], what: str) -> None:
+    house, remembered = watched
+    remembered.restore()
+    if what == "another":
+        remembered.last = replace(remembered.last, database_id="another")
+    elif what == "recovered elsewhere":
+        house.fleet.write("UPDATE incarnation SET number = 2")
+    else:
+        remembered.unreadable = True
+
+    async def work(caller: Caller) -> None:
+        assert (await Program(caller, key_of("app")).accept("run-1", 1)).status_code == 200
+        assert (await caller.get("/readyz")).status_code == 200
+
+    served(house, work)
+    assert remembered.asked == 2 and doubted(house) == []
