@@ -17,7 +17,7 @@ from drawdown.cli.settings import settings
 from drawdown.cli.streams import Fault, Stderr
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
 from drawdown.schema.driver_errors import explain
-from drawdown.schema.errors import DrawdownError, Exit, UsageError
+from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, UsageError
 from drawdown.schema.text import clean, in_short
 from drawdown.schema.typed.parsing import parse_time
 from drawdown.schema.units import FUTURE_SLACK_MS
@@ -72,7 +72,8 @@ def meaning_of(error: Exception) -> Fault:
     if isinstance(error, DBAPIError) and (meaning := explain(error)) is not None:
         error = meaning
     if isinstance(error, DrawdownError):
-        return Fault(str(error), error.exit_status, error.code, error.step)
+        where = error.where if isinstance(error, DatabaseNotReady) else None
+        return Fault(f"{where}: {error}" if where else str(error), error.exit_status, error.code, error.step)
     if isinstance(error, DBAPIError):
         return Fault(in_short(error), Exit.PERSON, "database")
     if structlog.is_configured():  # one line for whoever called, where it happened for whoever mends it

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.schema.driver_errors import CONFLICT_TRIES, explain, is_conflict
+from drawdown.schema.driver_errors import ANOTHER, CONFLICT_TRIES, explain, is_conflict, place_of
 from drawdown.schema.errors import AnswerLost, DatabaseNotReady, LockHeld, UsageError
 
 T = TypeVar("T")
@@ -205,7 +205,7 @@ def _require_file(engine: sa.Engine) -> None:
     """SQLite would create a missing file; only `init` may."""
     file = sqlite_file(engine)
     if file is not None and not file.exists():
-        raise DatabaseNotReady(f"no database at {file}: run `drawdown init`, or set --database-url")
+        raise DatabaseNotReady(f"no database at {file.resolve()}: {ANOTHER}, else run `drawdown init`")
 
 
 def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
@@ -226,7 +226,7 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bo
                 _commit(transaction)
             return result
 
-    with clear_errors():
+    with clear_errors(engine):
         for left in range(CONFLICT_TRIES - 1, -1, -1):
             try:
                 return once()
@@ -260,7 +260,7 @@ def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     _require_file(engine)
     one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
     options = {"reading": True, **one_moment}
-    with clear_errors(), engine.connect().execution_options(**options) as connection, connection.begin():
+    with clear_errors(engine), engine.connect().execution_options(**options) as connection, connection.begin():
         return work(connection)
 
 
@@ -284,12 +284,14 @@ def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turn what the driver says about the database into one clear line."""
+def clear_errors(engine: sa.Engine) -> Iterator[None]:
+    """Turn what the driver says about the database into one clear line, which knows where that is."""
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, DatabaseNotReady) as error:
         meaning = explain(error)
-        if meaning is None:
+        if isinstance(meaning, DatabaseNotReady):
+            meaning.where = place_of(engine.url)
+        if meaning is None or meaning is error:
             raise
         raise meaning from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
@@ -20,9 +21,12 @@ _CONFLICTS: Final = frozenset({"40001", "40P01"})
 LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
+ANOTHER: Final = "if another one is meant, set DRAWDOWN_DATABASE_URL"
+
+
 NOT_READY: Final = {
-    "3D000": "the database does not exist: create it, then run `drawdown init`",
-    "42P01": "the database has no Drawdown tables: run `drawdown init`",
+    "3D000": f"the database does not exist: {ANOTHER}, else create it, then run `drawdown init`",
+    "42P01": f"the database has no Drawdown tables: {ANOTHER}, else run `drawdown init`",
     "42703": "the database is of another version: run `drawdown init` to upgrade it",
     "25006": "the database is read-only: connect to the primary, or grant write access",
     "42501": "the database refuses this user: grant it the tables",
@@ -70,11 +74,13 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
     if "readonly" in text:
         return DatabaseNotReady("the database is read-only: make the file and its folder writable")
     if "no such table" in text or "no such column" in text:
-        return DatabaseNotReady("the database has no Drawdown tables of this version: run `drawdown init`")
+        return DatabaseNotReady(
+            f"the database has no Drawdown tables of this version: {ANOTHER}, else run `drawdown init`"
+        )
     if "unable to open" in text:
         return DatabaseNotReady("the database file cannot be opened: check the path and its permissions")
     if "not a database" in text or "malformed" in text:
-        return DatabaseNotReady("the file is no sound SQLite database: restore it from a backup")
+        return DatabaseNotReady(f"the file is no sound SQLite database: {ANOTHER}, else restore it from a backup")
     if "disk" in text:
         return DatabaseBusy(f"the database cannot be written: {text}")
     return None
@@ -83,3 +89,12 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
 def is_conflict(error: BaseException) -> bool:
     """PostgreSQL proved that the transaction did not commit, and asks to run it again."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
+
+
+def place_of(url: sa.URL) -> str:
+    """Which database that is, in words that hold no secret: a file's whole path, or a server and a name."""
+    if url.get_backend_name() == "sqlite":
+        return str(Path(url.database).resolve()) if url.database not in (None, "", ":memory:") else "in memory"
+    host = url.host or url.query.get("host")
+    where = sa.URL.create("postgresql", host=host if isinstance(host, str) else None, port=url.port)
+    return where.set(database=url.database).render_as_string()

@@ -74,9 +74,11 @@ class Refused(DrawdownError):
 
 
 class DatabaseNotReady(DrawdownError):
-    """The database is missing, not migrated, newer than this program, or read-only."""
+    """The database is missing, not migrated, newer than this program, or read-only. `where`: which one it is, without a
+    user or a password; for whoever runs a command, and for no page."""
 
     code = "database"
+    where: str | None = None
 
 
 class DatabaseBusy(DrawdownError):

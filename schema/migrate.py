@@ -15,7 +15,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import clear_errors, sqlite_file
-from drawdown.schema.errors import DatabaseNotReady
+from drawdown.schema.driver_errors import ANOTHER, place_of
+from drawdown.schema.errors import DatabaseNotReady, Refused
 from drawdown.schema.units import BUCKETS
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -26,6 +27,10 @@ ONE_UPGRADE: Final = 4_927_306_118
 """The number of PostgreSQL's advisory lock that whoever creates or upgrades the schema holds; any would do."""
 UPGRADE_LOCK_S: Final = 5
 """How long an upgrade waits for a table: whoever comes after it waits, too. It may be run again."""
+
+
+NAMED: Final = 3
+"""Tables of another program that a refusal names."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def require_ready(connection: sa.Connection) -> None:
     if found.ready:
         return
     if found.current is None:
-        raise DatabaseNotReady("the database has no Drawdown tables: run `drawdown init`")
+        raise DatabaseNotReady(f"the database has no Drawdown tables: {ANOTHER}, else run `drawdown init`")
     if not found.supported:
         raise DatabaseNotReady(
             f"the database has schema {found.current}, newer than this program's {found.head}: upgrade Drawdown"
@@ -68,17 +73,19 @@ def require_ready(connection: sa.Connection) -> None:
 def upgrade(engine: sa.Engine) -> Version:
     """Create the schema or bring it up to date; returns where it stood before.
 
-    Errors: DatabaseNotReady for a database newer than this program, or one that cannot be written.
+    Errors: DatabaseNotReady for a database newer than this program, or one that cannot be written; Refused for another
+    program's.
     """
     file = sqlite_file(engine)
     if file is not None and not file.parent.exists():
-        raise DatabaseNotReady(f"the folder {file.parent} does not exist: create it, or set --database-url")
+        raise DatabaseNotReady(f"the folder {file.parent} does not exist: {ANOTHER}, else create it")
     if file is not None:
         _create_private(file)
-    with clear_errors(), engine.begin() as connection:
+    with clear_errors(engine), engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": ONE_UPGRADE})
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{UPGRADE_LOCK_S}s'")
+        _require_own(connection)
         before = version(connection)
         if not before.supported:
             require_ready(connection)
@@ -95,6 +102,17 @@ def upgrade(engine: sa.Engine) -> Version:
                     ],
                 )
     return before
+
+
+def _require_own(connection: sa.Connection) -> None:
+    """Errors: Refused for a database that is another program's: a mistyped URL would put our tables among its own."""
+    tables = sorted(sa.inspect(connection).get_table_names())
+    if tables and "buckets" not in tables:
+        named = ", ".join(tables[:NAMED]) + (f" and {len(tables) - NAMED:,} more" if len(tables) > NAMED else "")
+        raise Refused(
+            f"{place_of(connection.engine.url)} has tables of another program ({named}): {ANOTHER}, else make Drawdown "
+            "a database of its own; nothing was made"
+        )
 
 
 def _create_private(file: Path) -> None:

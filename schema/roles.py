@@ -56,7 +56,7 @@ def apply(engine: sa.Engine) -> None:
     """
     require_roles(engine)
     try:
-        with clear_errors(), engine.begin() as connection:
+        with clear_errors(engine), engine.begin() as connection:
             require_ready(connection)
             for statement in statements():
                 connection.exec_driver_sql(statement)

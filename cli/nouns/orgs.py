@@ -246,9 +246,13 @@ def _halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[s
     for org in done[:50]:
         before = "halted" if org.was_halted else "running"
         now = f"halted ({org.halt_reason})" if org.is_halted else "running"
-        if undo and org.before and org.is_halted:
+        lifted = (
+            undo and org.is_halted and (org.before or org.halt_reason == "operator")
+        )  # the reason outlives the halt
+        if lifted:
             now = "halted no longer by an operator, and until its provider is asked"
-        note = "; no operator's halt held it" if undo and not org.before else ""
+        note = "; it was so before" if lifted else "; no operator's halt held it"
+        note = note if undo and not org.before else ""
         note = "; an operator's halt held it already" if org.before and not undo else note
         lines.append(f"{org.org_id}: {would}{now}; before: {before}{note}")
     if len(done) > 50:

@@ -208,3 +208,34 @@ def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.En
     assert len(must(database_url, "feature", "list", at=AT)["mapping"]) == 6
     must(database_url, "init", at=AT)
     assert number(database_url, "SELECT COUNT(*) FROM mappings") == 6
+
+
+def test_a_mistyped_url_is_told_by_its_place_and_no_password(
+    fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever meant another database is told which one this is, before anything else that could be done."""
+    fleet.write("DROP TABLE alembic_version")
+    Path("text.db").write_text("This is a text. " * 1000)
+    url = sa.make_url(database_url)
+    place = f"/{url.database}:" if url.get_backend_name() == "postgresql" else f"{Path(str(url.database)).resolve()}:"
+    told = "set DRAWDOWN_DATABASE_URL, else"
+    for wrong, where in ((database_url, place), ("sqlite:///text.db", f"drawdown: {Path('text.db').absolute()}:")):
+        _refused(wrong, (("status",), ("tick",)), capfd, 1, told)
+        (_, err) = _here(wrong, ("status",), capfd)
+        assert where in err and (url.password or "no password") not in err, err
+    (_, err) = _here("sqlite:///none.db", ("status",), capfd)
+    assert f"{Path('none.db').absolute()}: if another" in err and told in err
+
+
+def test_another_programs_database_is_left_as_it_is(database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = connect(database_url)
+    with engine.begin() as connection:
+        for name in ("users", "invoices", "alembic_version", "zebras"):
+            connection.exec_driver_sql(f"CREATE TABLE {name} (id INTEGER, version_num TEXT)")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES (1, 'a1b2c3')")
+    engine.dispose()
+    words = "has tables of another program (alembic_version, invoices, users and 1 more)"
+    _refused(database_url, (("init",),), capfd, 1, words)
+    with engine.connect() as connection:
+        assert len(sa.inspect(connection).get_table_names()) == 4
+    engine.dispose()

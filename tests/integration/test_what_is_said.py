@@ -75,3 +75,12 @@ def test_a_withdrawn_event_says_so_first(shell: Shell) -> None:
     told(shell.fleet, event("a", 3))
     shell("event withdraw app a")
     assert "withdrawn: yes; reason: not given" in shell("event show app a")
+
+
+def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell: Shell) -> None:
+    shell("org halt acme")
+    first = shell("org halt acme --undo").splitlines()[0]
+    assert first == "acme: halted no longer by an operator, and until its provider is asked; before: halted"
+    assert shell("org halt acme --undo").splitlines()[0] == f"{first}; it was so before"
+    shell("tick")  # which halts it for its empty wallet
+    assert "(credits_exhausted); before: halted; no operator's halt held it" in shell("org halt acme --undo")

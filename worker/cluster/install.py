@@ -47,7 +47,7 @@ def install(engine: sa.Engine) -> bool:
     """
     require_postgresql(engine)
     require_engine()
-    with clear_errors(), engine.begin() as connection:
+    with clear_errors(engine), engine.begin() as connection:
         SQL.run(connection, "one_at_a_time", {"key": ONE_UPGRADE})
         SQL.run(connection, "make_schema")
         done = _done(connection)
