@@ -191,10 +191,16 @@ def lines_of(found: Replayed) -> list[str | Table]:
             f"went on at {show_time(found.resumed_from_ms)}, where it had been stopped; "
             f"sealed before that: {_count(found.pushes_before, 'push', 'pushes')}"
         )
+    still = found.to_settle
     verb = "would seal" if found.dry_run else "sealed"
     lines.append(
         f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
-        + ("" if found.pushes or found.stopped else ": nothing more is owed there")
+        + (
+            ""
+            if found.pushes or found.stopped
+            else f": {'nothing more to seal' if still else 'nothing more is owed there'}"
+        )
+        + (f"; {still}" if still else "")
     )
     lines += [
         f"left out {org.org_id} {org.reason}; the rest went on without it. Mend it, then `drawdown org release "

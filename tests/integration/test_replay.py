@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.nouns.replay import lines_of
 from drawdown.ledger.rates import RateCard
 from drawdown.providers.protocol import RetryAt
 from drawdown.schema.database import read, write
@@ -15,6 +16,7 @@ from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Transaction
+from drawdown.worker.orders.doing import in_words
 from drawdown.worker.replay import replay as replaying
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
 from drawdown.worker.replay.replay import Replayed, next_size, replay
@@ -288,6 +290,26 @@ def test_what_is_not_taken_is_left_to_the_next_tick(fleet: Fleet, provider: Fake
     assert (found.backlog.due, found.exit_status) == (1, 75)
     del provider.answers[key]
     assert fleet.tick_windows(1).exit_status == 0
+
+
+def test_what_is_sealed_and_not_settled_is_told_apart_from_what_is_owed(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.answers[f"usage:acme:{T0}:compute_1gb:r1"] = RetryAt(fleet.clock.at_ms + MINUTE_MS, "busy")
+    assert run(fleet, planned(fleet)).open_pushes == 1
+    again = run(fleet, planned(fleet), dry_run=True)
+    waits = "1 push (10 units) is still to be settled"
+    assert lines_of(again)[0] == f"would seal 0 pushes, 0 units: nothing more to seal; {waits}"
+    assert in_words(0, again) == f"nothing more to seal; {waits}"
+    assert in_words(3, again) == f"sealed 3 pushes; {waits}"
+    for scope, waiting in (
+        (ReplayScope(("acme",)), 1), (ReplayScope(("globex",)), 0),
+        (ReplayScope((), "fake"), 1), (ReplayScope((), "embedded"), 0),
+    ):  # fmt: skip
+        assert run(fleet, planned(fleet, scope), dry_run=True).open_pushes == waiting, scope
+    assert run(fleet, planned(fleet, from_ms=T0 + WINDOW_MS), dry_run=True).open_pushes == 0
+    provider.answers.clear()
+    fleet.tick_windows(1)
+    again = run(fleet, planned(fleet), dry_run=True)
+    assert lines_of(again)[0] == "would seal 0 pushes, 0 units: nothing more is owed there"
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ APART: Final[dict[str, str]] = {
     "cli.nouns.doctor:_sqlite": "rolled back, and on SQLite alone",
     "probe": "a seal that is rolled back: `seal` holds its locks longer",
     "orgs_of_bucket": "the first statements of `seal newcomers`, after a seal that failed",
+    "replay_open": "reads once, after a replay or its dry run",
     "orgs_to_replay": "reads once, after a replay that failed",
     "worker.replay.rehearse:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
     "server.console.acting.acting:undone": "rolled back, whatever it is asked for",

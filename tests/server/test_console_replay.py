@@ -21,6 +21,7 @@ from drawdown.worker.orders.asked import AskedReplay
 from drawdown.worker.orders.doing import do_orders
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.replay.rehearse import rehearse
+from drawdown.worker.replay.replay import Replayed
 from tests.integration.test_replay import END, missed, planned, run
 from tests.server.console_home import ANN, KIM, VIC, Home
 from tests.server.test_console_acts import dump, hidden
@@ -146,3 +147,9 @@ def test_hostile_texts_stand_as_text(home: Lost) -> None:
     (page,) = home.get("/console/orders")
     assert "<b>" not in page.text and "&lt;b&gt;" in page.text and "<bdi>" in page.text
     assert read(home.engine, lambda c: c.execute(sa.text("SELECT COUNT(*) FROM orders")).scalar()) == 1
+
+
+def test_what_is_sealed_and_not_settled_is_not_called_settled() -> None:
+    found = Replayed(T0, END, dry_run=True, open_pushes=2, open_quantity=1_200)
+    shown = doing._found(found, "").none
+    assert shown == "Nothing more to seal. Sealed before, 2 pushes (1,200 units) are still to be settled."

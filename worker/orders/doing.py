@@ -123,7 +123,9 @@ def _end(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) 
 
 def in_words(pushes: int, found: Replayed) -> str:
     """What a replay came to: `pushes` of all its turns, and what is left of it for others."""
-    said = [f"sealed {pushes:,} push{'' if pushes == 1 else 'es'}" if pushes else "nothing more was owed there"]
+    none = "nothing more to seal" if found.to_settle else "nothing more was owed there"
+    said = [f"sealed {pushes:,} push{'' if pushes == 1 else 'es'}" if pushes else none]
+    said += [found.to_settle] if found.to_settle else []
     said += [f"left out {bad.org_id}: {bad.reason}" for bad in found.stopped[:SAID]]
     said += _some([f"{name} cannot be sent to now" for name in found.not_ready])
     said += _some([f"{one.why}: {one.quantity:,} {one.unit}" for one in found.left_out])

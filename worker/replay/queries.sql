@@ -68,6 +68,14 @@ WHERE seal_id = :seal_id AND window_ms >= :start_ms ORDER BY window_ms, org_id, 
 -- name: in_range
 q.window_ms >= :start_ms AND q.window_ms < :end_ms
 
+-- name: still_open
+-- Sealed, and not settled: due, queued, in doubt or rejected.
+SELECT COUNT(*) AS pushes, COALESCE(SUM(q.sealed_qty), 0) AS quantity FROM pushes q
+WHERE {in_range} AND q.state IN {open_states} {only} {biller}
+
+-- name: of_this_biller
+AND q.provider = :provider
+
 -- name: left_pending
 SELECT 'pending: ' || q.reason AS reason, {unit_of_size} AS unit, COUNT(*) AS windows, SUM(q.seconds) AS quantity
 FROM pending_usage q WHERE {in_range} {only} GROUP BY q.reason, {unit_of_size}

@@ -27,7 +27,7 @@ from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted, recognise
 from drawdown.worker.push.push import push
 from drawdown.worker.replay.plan import ReplayAtWork, ReplayPlan, ReplayScope, in_the_way, overlaps
-from drawdown.worker.replay.report import FoundPush, Left, Tally, found_in, left_in
+from drawdown.worker.replay.report import FoundPush, Left, Tally, found_in, left_in, still_open
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.isolate import Bad, find_bad
 from drawdown.worker.seal.statements import SealRequest
@@ -70,6 +70,17 @@ class Replayed:
     unfinished: bool = False
     """Time was up before the range's end: the same replay, begun again, goes on there."""
     backlog: Backlog = field(default_factory=Backlog)
+    open_pushes: int = 0
+    """Sealed in the range, now or before, and not settled yet."""
+    open_quantity: int = 0
+
+    @property
+    def to_settle(self) -> str:
+        """What is sealed there and not settled, in words; empty: nothing is."""
+        if not self.open_pushes:
+            return ""
+        what = "1 push" if self.open_pushes == 1 else f"{self.open_pushes:,} pushes"
+        return f"{what} ({self.open_quantity:,} units) {'is' if self.open_pushes == 1 else 'are'} still to be settled"
 
     @property
     def exit_status(self) -> int:
@@ -118,10 +129,13 @@ def replay(
         result.pushes_before = begun.pushes
         result.resumed_from_ms = begun.next_ms if begun.resumed else None
     yield from _seal_all(context, plan, begun, result, most)
-    if dry_run or result.unfinished:
-        return result  # of one that has not come to its end, the next tick sends what is due
-    if result.pushes or result.pushes_before:
+    if result.unfinished:
+        return result  # the next tick sends what is due
+    if not dry_run and (result.pushes or result.pushes_before):
         yield from _send_all(context, result)
+    result.open_pushes, result.open_quantity = yield Transaction("replay_open", partial(still_open, plan=plan))
+    if dry_run:
+        return result
     result.backlog = yield Transaction(
         "replay_backlog", lambda c: read_backlog(c, context.shard, context.clock.now_ms())
     )

@@ -98,3 +98,17 @@ def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, s
         for name in names
         for row in SQL.run(connection, name, values, only=only)
     ]
+
+
+def still_open(connection: sa.Connection, plan: ReplayPlan) -> tuple[int, int]:
+    """How many pushes of the planned windows are sealed and not settled, and how much they are of."""
+    values: dict[str, object] = {"start_ms": plan.from_ms, "end_ms": plan.to_ms}
+    only = biller = ""
+    if plan.orgs is not None:
+        only = "only_of_these"
+        values["orgs"] = [{"org_id": org_id} for org_id in plan.orgs]
+    if plan.scope.provider is not None:
+        biller = "of_this_biller"
+        values["provider"] = plan.scope.provider
+    found = SQL.run(connection, "still_open", values, only=only, biller=biller).one()
+    return int(found.pushes), int(found.quantity)

@@ -104,8 +104,11 @@ def _found(found: Replayed, command: str) -> Table:
     all_ = f"In all {found.pushes:,} pushes, {found.quantity:,} units" if found.pushes else ""
     more = f", of {len(found.totals):,} sums the first {MOST_LISTED}" if len(found.totals) > MOST_LISTED else ""
     stopped = "".join(f" {bad.org_id} is left out: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
-    none = f"Nothing more is owed there.{stopped}"
-    return Table("What it would seal", heads, rows, none, command, note=f"{all_}{more}.{stopped}" if all_ else "")
+    still = f" Sealed before, {found.to_settle}." if found.to_settle else ""
+    none = f"{'Nothing more to seal' if still else 'Nothing more is owed there'}.{still}{stopped}"
+    return Table(
+        "What it would seal", heads, rows, none, command, note=f"{all_}{more}.{still}{stopped}" if all_ else ""
+    )
 
 
 def _left(found: Replayed, command: str) -> Table:
