@@ -10,7 +10,7 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.options import PageSize
 from drawdown.cli.rendering import show, table
-from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.views.audit import VIAS, AuditFilter, list_deeds
 
 commands = typer.Typer()
@@ -35,14 +35,10 @@ def list_(
 ) -> None:
     """List what people changed, the newest first: when, who, what, why, and through what."""
     app: App = context.obj
-    chosen = AuditFilter(
-        actor,
-        action,
-        target,
-        via,
-        0 if from_ is None else app.past(from_, "--from"),
-        2**53 if to is None else app.moment(to, "--to"),
-    )
+    start = 0 if from_ is None else app.past(from_, "--from")
+    end = 2**53 if to is None else app.moment(to, "--to")
+    require_range(start, end)
+    chosen = AuditFilter(actor, action, target, via, start, end)
     page = app.read(lambda c: list_deeds(c, chosen, before=before, most=most))
     rows = [
         (

@@ -12,7 +12,7 @@ from drawdown.cli.options import Actor, DryRun, Most, PageSize, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import require_org
-from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.commands.events import withdraw_events
 from drawdown.worker.views import event_intake
 from drawdown.worker.views.event_intake import EventFilter
@@ -40,6 +40,7 @@ def list_(
     """List an organisation's usage events by the time of their use."""
     app: App = context.obj
     start, end = app.past(from_, "--from"), app.moment(to, "--to")
+    require_range(start, end)
     app.read(lambda c: require_org(c, org))
     page = app.read(lambda c: list_events(c, org, start, end, after=after, most=most))
     columns = ("source", "event", "at", "type", "#quantity", "feature", "subject", "project", "")

@@ -9,6 +9,7 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.streams import print_file
 from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import require_range
 from drawdown.worker.views import export
 from drawdown.worker.views.export import ByTime, Format, Kind, Span
 
@@ -44,7 +45,6 @@ def _print(app: App, kind: Kind, org: str, from_: str, to: str, form: str, by: B
     if app.json:
         raise UsageError("--json is one object: give --format jsonl")
     span = Span(org, app.past(from_, "--from"), app.moment(to, "--to"), by)
-    if span.to_ms <= span.from_ms:
-        raise UsageError("the range ends before it starts")
+    require_range(span.from_ms, span.to_ms)
     now_ms = app.clock.now_ms()
     app.read(lambda c: print_file(export.lines(c, kind, span, cast(Format, form), now_ms)))

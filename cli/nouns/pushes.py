@@ -16,7 +16,7 @@ from drawdown.cli.rendering import facts, show, table
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
-from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.commands import fold, pushes
 from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.views.push import PushColumns, explain_push
@@ -52,6 +52,7 @@ def list_(
     if feature:
         app.read(lambda c: ids.require(c, ids.FEATURE, feature))
     times = (app.past(from_, "--from") if from_ else None, app.moment(to, "--to") if to else None)
+    require_range(*times)
     chosen = PushFilter(state_ or OPEN, org, provider, feature, *times)
     rows = app.read(lambda c: list_pushes(c, chosen, most))
     shown = [(r.key, r.provider, r.sent_qty, r.state, r.attempts, r.last_error) for r in rows]

@@ -14,7 +14,7 @@ from drawdown.cli.options import Actor, Later, Reason, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
-from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
@@ -148,8 +148,7 @@ def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int 
     end = None if to is None else app.moment(to, "--to")
     if any(day is not None and day % DAY_MS for day in (start, end)):
         raise UsageError("--from and --to are days: 2026-01-31")
-    if start is not None and end is not None and end <= start:
-        raise UsageError("the range ends before it starts: --to is the day after the last one")
+    require_range(start, end)  # --to is the day after the last one
     return start, end
 
 

@@ -80,6 +80,15 @@ def recover_(
 
 
 def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
+    if found.recovered_ms is not None:
+        return [
+            f"recovered at {show_time(found.recovered_ms)} already (incarnation {found.number}), and nothing was lost "
+            "since. Nothing was changed.",
+            f"on record up to {show_time(found.from_ms)}, from before that.",
+            *_after(found),
+            "If it was restored once more, and no host that ticked on it is left to tell: `--restored`.",
+            OF_THE_LEDGER,
+        ]
     if found.found is None:
         return [
             f"nothing was lost: this is the database that was left (incarnation {found.number}). Nothing was changed.",
@@ -105,17 +114,21 @@ def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
             "Then the same without --dry-run. Nothing was changed.",
         ]
     else:
-        day = since[:10]
-        lines += [
-            f"incarnation {found.number}: ticks go on. Samples, events and uses of the guard that are sent again "
-            "later are billed once, too.",
-            f"When `drawdown tick` ends with 0, do again what people did since of: {_words(AFTER)}.",
-            "Whose key or login was ended since may come in again, where that was not done again: `key list`, "
-            "`console user list`.",
-            f"When `drawdown status` says that all is settled: `drawdown reconcile --from {day}`, then "
-            "`drawdown verify`.",
-        ]
+        lines += _after(found)
     return [*lines, OF_THE_LEDGER]
+
+
+def _after(found: Recovered) -> list[str]:
+    """What is to be done once it is recovered; told again whenever somebody asks again."""
+    return [
+        f"incarnation {found.number}: ticks go on. Samples, events and uses of the guard that are sent again "
+        "later are billed once, too.",
+        f"When `drawdown tick` ends with 0, do again what people did since of: {_words(AFTER)}.",
+        "Whose key or login was ended since may come in again, where that was not done again: `key list`, "
+        "`console user list`.",
+        "When `drawdown status` says that all is settled: "
+        f"`drawdown reconcile --from {show_time(found.from_ms)[:10]}`, then `drawdown verify`.",
+    ]
 
 
 def _words(commands: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from drawdown.cli.options import Actor, DryRun, Expect, PageSize, Reason, Undo
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import Exit, Refused, UsageError
-from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.commands import prune, samples, withdrawals
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.views.samples import list_samples
@@ -49,6 +49,7 @@ def list_(
         but = "; --reason and --after are of --quarantined alone" if why or after else ""
         raise UsageError(f"give --quarantined; or --org and --from, for its samples in the order of their use{but}")
     until = app.clock.now_ms() if chosen.to_ms is None else chosen.to_ms
+    require_range(chosen.from_ms, until)
     found = app.read(lambda c: list_samples(c, org, chosen.from_ms or 0, until, most))
     columns = ("sample", "sandbox", "at", "#MB or event type", "#seconds or units", "")
     times = [show_time(int(s.ts)) for s in found]
@@ -83,6 +84,7 @@ def _filter(
 ) -> QuarantineFilter:
     """What was chosen. Errors: UnknownId for an organisation or a reason there is not."""
     start, end = (None if text is None else app.moment(text, name) for text, name in ((from_, "--from"), (to, "--to")))
+    require_range(start, end)
     if org:
         app.read(lambda c: require_org(c, org))
     if why:

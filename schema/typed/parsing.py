@@ -109,6 +109,13 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
     raise UsageError(f"{option}: {show_time(moment)} is no window boundary; the nearest before is {show_time(near)}")
 
 
+def require_range(from_ms: int | None, to_ms: int | None) -> None:
+    """Errors: UsageError for a range that can hold nothing: nothing found there would pass for nothing there is."""
+    if from_ms is not None and to_ms is not None and to_ms <= from_ms:
+        what = "ends before it begins" if to_ms < from_ms else "is empty"
+        raise UsageError(f"the range {what} ({show_time(from_ms)} to {show_time(to_ms)}): --to must lie after --from")
+
+
 def parse_length(text: str, option: str) -> int:
     """A length of time in milliseconds: `45m`, `6h`, `35d`. Errors: UsageError naming the option."""
     found = RELATIVE.fullmatch(text)

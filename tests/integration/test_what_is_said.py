@@ -84,3 +84,26 @@ def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell
     assert shell("org halt acme --undo").splitlines()[0] == f"{first}; it was so before"
     shell("tick")  # which halts it for its empty wallet
     assert "(credits_exhausted); before: halted; no operator's halt held it" in shell("org halt acme --undo")
+
+
+@pytest.mark.parametrize(
+    "words", ["event list --org acme", "push list", "sample list", "sample list --quarantined", "audit list",
+              "usage acme", "export usage", "reconcile", "ledger entries acme"],
+)  # fmt: skip
+def test_a_range_that_ends_before_it_begins_is_refused(shell: Shell, words: str) -> None:
+    """An empty list would say that there is nothing."""
+    assert "the range " in shell(f"{words} --from 2025-12-31 --to 2025-12-30", 2)
+    assert "the range " in shell(f"{words} --from 2025-12-31 --to 2025-12-31", 2)
+
+
+def test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done(shell: Shell) -> None:
+    """Whoever lost the terminal has nothing else that says it."""
+    never = shell("recover")
+    assert "nothing was lost: this is the database that was left (incarnation 1)" in never and "`key list`" not in never
+    shell("tick")
+    first = shell("recover --restored").splitlines()
+    again = shell("recover").splitlines()
+    assert again[0].startswith("recovered at 2026-01-01T00:00:00.010Z already (incarnation 2), and nothing was lost")
+    kept = [line for line in first if line.startswith(("incarnation", "When ", "Whose ", "The ledger"))]
+    assert len(kept) == 5 and [line for line in again if line in kept] == kept
+    assert "(incarnation 2)" in shell("recover --dry-run") and "nothing was lost: " in never

@@ -37,6 +37,10 @@ SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL
 -- name: losses
 SELECT from_ms, until_ms FROM losses
 
+-- name: last_loss
+-- The one that this incarnation began after.
+SELECT from_ms, until_ms, at_ms FROM losses WHERE number < :number ORDER BY number DESC LIMIT 1
+
 -- name: last_before_doubt
 -- Ticks that found the doubt, and those after them, belong to the time after the loss: by their order, for one host's
 -- clock may be behind another's. When they began: one that lives through a restore ends after it.

@@ -43,6 +43,8 @@ class Recovered:
     resolve`), unless a host that has their provider can ask it."""
     last_sample_ms: int | None = None
     """The newest sample that is there: what hosts wrote since has to be written again."""
+    recovered_ms: int | None = None
+    """Where nothing was lost since: when it was recovered the last time, after a loss of [from_ms, until_ms)."""
 
 
 def recover(
@@ -78,7 +80,7 @@ def _recover(
     incarnation = recognise(connection, witness, by.now_ms)
     why = incarnation.doubted or ("a person says so" if restored else None)
     if why is None:
-        return Recovered(None, number=incarnation.number), None
+        return _as_it_was(connection, incarnation.number), None
     from_ms = _last_before_doubt(connection, by.now_ms)
     from_ms = from_ms if since_ms is None else min(from_ms, since_ms)
     # A process that claimed before the loss may still be sending what it claimed.
@@ -99,6 +101,14 @@ def _recover(
     newest = SQL.run(connection, "newest_sample").scalar_one_or_none()
     last = None if newest is None else int(newest)
     return Recovered(why, from_ms, until_ms, remember.number, to_look_up, to_decide, last), remember
+
+
+def _as_it_was(connection: sa.Connection, number: int) -> Recovered:
+    """Nothing was lost; what is to be done after the last recovery is told again."""
+    last = SQL.run(connection, "last_loss", {"number": number}).one_or_none()
+    if last is None:
+        return Recovered(None, number=number)
+    return Recovered(None, int(last.from_ms), int(last.until_ms), number, recovered_ms=int(last.at_ms))
 
 
 def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:

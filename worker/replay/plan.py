@@ -17,7 +17,7 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.sql import NOTHING, Values, queries
-from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon, window_of
 
 SQL = queries(__file__)
@@ -92,9 +92,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     Errors: UsageError for a range that is empty, in the future, before the first sample or below an organisation's
     floor; Refused for an organisation or provider that does not exist or was never billed.
     """
-    if to_ms <= from_ms:
-        what = "ends before it begins" if to_ms < from_ms else "is empty"
-        raise UsageError(f"the range {what} ({utc(from_ms)} to {utc(to_ms)}): --to must lie after --from")
+    require_range(from_ms, to_ms)
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)
     if start >= last:
         raise UsageError(
