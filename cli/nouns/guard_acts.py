@@ -169,7 +169,11 @@ def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
     if found.limit is not None and found.remaining is not None:
         lines.append(f"{found.remaining:,} of {found.limit:,} left until {show_time(found.resets_ms)}")
     if found.price_micro:
-        lines.append(f"costs {show_credits(found.price_micro)}, charged {show_credits(found.charged_micro)}")
+        before = found.charged_before_micro  # what is given again is charged no more
+        charged = (
+            f"charged before: {show_credits(before)}" if before else f"charged {show_credits(found.charged_micro)}"
+        )
+        lines.append(f"costs {show_credits(found.price_micro)}, {charged}")
     if found.state == "held" and found.expires_ms is not None:
         lines.append(f"held until {show_time(found.expires_ms)}")
     if found.options and wish is not None:

@@ -191,17 +191,7 @@ def lines_of(found: Replayed) -> list[str | Table]:
             f"went on at {show_time(found.resumed_from_ms)}, where it had been stopped; "
             f"sealed before that: {_count(found.pushes_before, 'push', 'pushes')}"
         )
-    still = found.to_settle
-    verb = "would seal" if found.dry_run else "sealed"
-    lines.append(
-        f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
-        + (
-            ""
-            if found.pushes or found.stopped
-            else f": {'nothing more to seal' if still else 'nothing more is owed there'}"
-        )
-        + (f"; {still}" if still else "")
-    )
+    lines.append(_sealed(found))
     lines += [
         f"left out {org.org_id} {org.reason}; the rest went on without it. Mend it, then `drawdown org release "
         f"{org.org_id}`, then replay it"
@@ -229,6 +219,15 @@ def lines_of(found: Replayed) -> list[str | Table]:
         for left in found.left_out
     ]
     return lines + _after(found)
+
+
+def _sealed(found: Replayed) -> str:
+    """How much; what was sealed before and is not settled is owed all the same."""
+    verb, still = "would seal" if found.dry_run else "sealed", found.to_settle
+    said = f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
+    if not found.pushes and not found.stopped:
+        said += ": nothing more to seal" if still else ": nothing more is owed there"
+    return f"{said}; {still}" if still else said
 
 
 def _count(count: int, singular: str, plural: str) -> str:

@@ -107,3 +107,15 @@ def test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done(shell: Sh
     kept = [line for line in first if line.startswith(("incarnation", "When ", "Whose ", "The ledger"))]
     assert len(kept) == 5 and [line for line in again if line in kept] == kept
     assert "(incarnation 2)" in shell("recover --dry-run") and "nothing was lost: " in never
+
+
+def test_what_a_use_was_charged_is_said_again_when_it_is_given_again(shell: Shell) -> None:
+    shell("ledger grant acme 10")
+    shell("guard set draw --credits 1 --phase 3 --new")
+    shell("limit set draw none")
+    assert "costs 2.00, charged 2.00" in shell("guard consume k1 draw 2 --org acme")
+    assert "costs 2.00, charged before: 2.00" in shell("guard consume k1 draw 2 --org acme")
+    assert "costs 3.00, charged 0.00" in shell("guard reserve k2 draw 3 --org acme")
+    assert "costs 3.00, charged 0.00" in shell("guard reserve k2 draw 3 --org acme"), "it is held, and nothing charged"
+    assert "charged 3.00" in shell("guard settle k2 3")
+    assert "charged before: 3.00" in shell("guard settle k2 3")

@@ -16,11 +16,11 @@ Option: TypeAlias = Literal["top_up", "sponsor", "request_override", "run_locall
 class Answer:
     """Whether something may be used, or what was: `decision` counts, `would` is what phase 3 would say. `rule` decided,
     for `reason`. Of the limit that is nearest (None: none ends): its period, amount, what was used before, what is left
-    after, and when its period ends. `price_micro` is what it costs, `charged_micro` what was charged now, `payer` who
-    pays (None: it costs nothing, or is charged to nobody any more), `balance_micro` what that one has available (None:
-    it is not asked for, or not for whoever asks to know). `options`: what else can be done. `degraded`: decided without
-    knowing the credit. `repeated`: it was decided before, and nothing was done. `state` is that of the use (None: there
-    is none)."""
+    after, and when its period ends. `price_micro` is what it costs, `charged_micro` what was charged now and, where it
+    is `repeated`, `charged_before_micro` what was charged then; `payer` who pays (None: it costs nothing, or is charged
+    to nobody any more), `balance_micro` what that one has available (None: it is not asked for, or not for whoever asks
+    to know). `options`: what else can be done. `degraded`: decided without knowing the credit. `repeated`: it was
+    decided before, and nothing was done. `state` is that of the use (None: there is none)."""
 
     decision: Decision
     would: Decision
@@ -44,6 +44,7 @@ class Answer:
     repeated: bool = False
     state: State | None = None
     expires_ms: int | None = None
+    charged_before_micro: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
         degraded=use.degraded,
         as_of_ms=now_ms,
         repeated=repeated,
+        charged_before_micro=use.charged_micro if repeated else 0,
         state=use.state,
         expires_ms=use.expires_ms,
     )

@@ -138,9 +138,10 @@ class OverridesAnswer(BaseModel):
 class GuardAnswer(BaseModel):
     """`decision` counts; `would` is what phase 3 would say, `enforced` whether the phase holds the organisation to it.
     `rule` decided, for `reason`. Of the limit that is nearest (null: none ends): its `period`, what was `used` before,
-    what `remaining` after, and when it begins anew. `charged`: by this call. `balance` is what the payer has available,
-    where that is the organisation itself and it was asked. `degraded`: decided without knowing the credit. `state` is
-    that of the use; null: nothing is used."""
+    what `remaining` after, and when it begins anew. `charged`: by this call, so 0 where it is `repeated`; what a use
+    was charged in all `drawdown guard uses` shows. `balance` is what the payer has available, where that is the
+    organisation itself and it was asked. `degraded`: decided without knowing the credit. `state` is that of the use;
+    null: nothing is used."""
 
     decision: Literal["allow", "warn", "block"]
     would: Literal["allow", "warn", "block"]

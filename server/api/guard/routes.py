@@ -235,7 +235,8 @@ def _own(connection: sa.Connection, key: str, said: Said) -> str:
 
 def shown(found: Answer) -> dict[str, object]:
     """A `GuardAnswer`."""
-    kept = {name: value for name, value in vars(found).items() if name not in ("resets_ms", "as_of_ms")}
+    apart = ("resets_ms", "as_of_ms", "charged_before_micro")
+    kept = {name: value for name, value in vars(found).items() if name not in apart}
     micro = {"price": found.price_micro, "charged": found.charged_micro, "balance": found.balance_micro}
     return {
         **kept,
