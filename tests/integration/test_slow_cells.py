@@ -14,11 +14,12 @@ from drawdown.cli.watch_loop import WatchLoop
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS
+from drawdown.server.http.restores import Restores
 from drawdown.server.services import ThreadKit
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.commands import orgs
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.engine.effects import HaltRequest, NoWitness
 from drawdown.worker.engine.shard import Shard
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import look
@@ -87,7 +88,7 @@ def test_a_watch_remembers_a_dead_cell_from_round_to_round(engine: sa.Engine) ->
 
 def crew_of(fleet: Fleet) -> StepThreads:
     thread_kit = ThreadKit(world_of(fleet), fleet.context)
-    services: Any = SimpleNamespace(thread_kit=lambda: thread_kit)
+    services: Any = SimpleNamespace(thread_kit=lambda: thread_kit, restores=Restores(NoWitness(), fleet.clock))
     return StepThreads(services, threads=1)
 
 

@@ -22,7 +22,6 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema import database
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import AnswerLost
@@ -31,6 +30,7 @@ from drawdown.server.console.acting import acting, dry_run
 from drawdown.server.console.acting.action import MAX_NUMBER, MAX_REASON_CHARS, Action, Doing, Size, WrongField
 from drawdown.server.console.pages import ACTIONS
 from drawdown.server.console.screens.money.acts import GRANT
+from drawdown.server.http import restores
 from drawdown.worker.commands import console_acts, console_sessions, console_users
 from tests.acceptance.inside import inside
 from tests.conftest import opened
@@ -368,12 +368,12 @@ def test_where_the_answer_is_lost_it_says_what_to_do(
     values = {**EXAMPLES[name].values, "reason": REASON}
     sent = hidden(home.send(f"/console/act/{name}", values | {"step": "look"}, KIM))
 
-    def cut(engine: sa.Engine, work: Callable[[sa.Connection], object]) -> object:
-        write(engine, work)
+    def cut(engine: sa.Engine, work: Callable[[sa.Connection], object], *, rollback: bool) -> object:
+        write(engine, work, rollback=rollback)
         raise AnswerLost("cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr(database, "write", cut)
+        patched.setattr(restores, "write", cut)
         lost = home.send(f"/console/act/{name}", sent, KIM)
     page = as_read(lost.text)
     assert lost.status_code == 503 and "may have been kept, or not" in page

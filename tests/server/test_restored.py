@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.database import read
+from drawdown.schema.database import connect, read
 from drawdown.schema.errors import UsageError
 from drawdown.server.http.restores import EVERY_MS
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.history.incarnation import present
+from drawdown.worker.history.witness import WitnessFile
+from tests.acceptance.commands import drawdown
 from tests.server.acts.money import owes
 from tests.server.console_home import Home, as_read
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key
 from tests.server.test_console_acts import hidden
+from tests.server.test_process import serving
 
 BATCH = "/console/act/settlement-batch"
 
@@ -132,3 +137,15 @@ def test_what_says_nothing_of_this_database_casts_no_doubt(watched: tuple[House,
 
     served(house, work)
     assert remembered.asked == 2 and doubted(house) == []
+
+
+def test_a_process_goes_by_what_its_state_folder_knows(tmp_path: Path) -> None:
+    url, state = f"sqlite:///{tmp_path}/served.db", tmp_path / "state"
+    assert drawdown(url, "init").status == 0
+    engine = connect(url)
+    WitnessFile(state).remember(engine, replace(read(engine, present), sends=3))
+    engine.dispose()
+    with serving(url, {"DRAWDOWN_STATE_DIR": str(state)}, tmp_path / "log") as (base, _):
+        answer = httpx.get(f"{base}/readyz")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "history_doubted")
+        assert "drawdown_history_doubted 1.0" in httpx.get(f"{base}/metrics").text
