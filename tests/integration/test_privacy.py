@@ -184,7 +184,8 @@ def test_configured_secrets_are_found(alone: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DRAWDOWN_STRIPE_SECRET_KEY", "by no known pattern")
     texts = ["tick tock tick", "a second of two b", "only for it", "for the others", "By no KNOWN pattern", "cell-1"]
     assert scanned(written("a.json", texts)) == 1
-    found = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines() if "configured_secret" in line]
+    lines = capsys.readouterr().out.splitlines()[:-1]  # the last one sums up, and names a folder that is called as this
+    found = [line.split(": ")[1] for line in lines if "configured_secret" in line]
     assert found == [f"$[{number}]" for number in range(5)]
     assert "first of two" in settings.load().secrets()
 
