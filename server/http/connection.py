@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import ApiError, error_answer
+from drawdown.server.http.heads import Heads
 from drawdown.server.http.limits import HEADERS
 
 MAX_CONNECTIONS: Final = 512
@@ -100,6 +101,7 @@ class Patient(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
+        self.conn._receive_buffer = Heads()
         self._slot = self.slots.take(self.client[0] if self.client else None, transport.abort)
         if self._slot is None:
             self._refuse(FULL)

@@ -20,13 +20,12 @@ from drawdown.schema.errors import UsageError
 from drawdown.server.app import Server
 from drawdown.server.http.callers import proxies
 from drawdown.server.http.connection import ConnectionSlots, protocol
+from drawdown.server.http.heads import MAX_HEAD_BYTES
 
 log = structlog.get_logger()
 
 KEEP_ALIVE_S: Final = 30
 SHUTDOWN_S: Final = 25
-MAX_HEAD_BYTES: Final = 16 * 1024
-"""A request's first line and headers."""
 BACKLOG: Final = 512
 """Connections that the system holds until they are taken."""
 

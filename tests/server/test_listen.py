@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from drawdown.server.http import connection, listen
 from drawdown.server.http.callers import proxies
 from drawdown.server.http.connection import ConnectionSlots, protocol
+from drawdown.server.http.heads import MAX_HEAD_BYTES, MOST_HEADERS
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -29,7 +30,10 @@ async def answers_unread(scope: Any, receive: Callable[..., Any], send: Callable
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[Connection]:
-    config = uvicorn.Config(answers_unread, lifespan="off", log_config=None, timeout_keep_alive=listen.KEEP_ALIVE_S)
+    config = uvicorn.Config(
+        answers_unread, lifespan="off", log_config=None, timeout_keep_alive=listen.KEEP_ALIVE_S,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+    )  # fmt: skip
     loop, state = asyncio.get_running_loop(), ServerState()
     made = protocol(ConnectionSlots(proxies(""), Counter()))
     server = await loop.create_server(lambda: made(config, state, {}, loop), "127.0.0.1", 0)
@@ -79,6 +83,65 @@ def test_who_ends_its_body_late_is_answered_again() -> None:
             await answered(connection, POST % 100)
 
     asyncio.run(run())
+
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n%s\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n%s\r\n"
+FULL = b"X: " + b"x" * (MAX_HEAD_BYTES - len(GET % b"X: \r\n")) + b"\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 20])
+@pytest.mark.parametrize(
+    "first", [b"", GET % b"", POST % 32_000 + b"\n\r\n " * 8_000], ids=["alone", "behind-one", "behind-a-body"]
+)
+@pytest.mark.parametrize(
+    "large",
+    [
+        GET % (b"X" + FULL),
+        GET % (b"X: " + b"x" * 100_000 + b"\r\n"),
+        GET % (b"a:\r\n" * MOST_HEADERS),  # and the host
+        GET % (b"a:\r\n" * 28_000),
+        GET.replace(b"\r", b"") % (b"a:\n" * 28_000),
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        CHUNKED % (b"a:\r\n" * 28_000),
+        CHUNKED % (b"a: " + b"x" * 20_000 + b"\r\n"),
+    ],
+    ids=["a-byte", "a-value", "a-header", "headers", "bare-lines", "a-target", "trailers", "a-trailer"],
+)
+def test_a_head_has_a_size_however_it_comes(large: bytes, first: bytes, pieces: int) -> None:
+    async def run() -> None:
+        async with connected() as (reader, writer):
+            sent, size = first + large, len(first + large) // pieces + 1
+            with suppress(ConnectionError):
+                for at in range(0, len(sent), size):
+                    writer.write(sent[at : at + size])
+                    await asyncio.sleep(0.001)
+            answers = b""
+            with suppress(ConnectionError):
+                while said := await reader.read(65_536):
+                    answers += said
+            well, refused = answers.count(b"200 OK"), answers.count(b"400 Bad Request")
+            if answers:  # a reset takes what was answered with it
+                assert well + refused == bool(first) + 1
+                assert refused or b"chunked" in large, "before its trailers came"
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+def test_what_is_within_its_size_is_taken_with_whatever_follows() -> None:
+    async def run() -> None:
+        async with connected() as connection:
+            await answered(connection, GET % FULL)
+            await answered(connection, GET % (b"a:\r\n" * (MOST_HEADERS - 1)))
+            await answered(connection, POST % 100_000 + b"a:\r\n" * 25_000)
+            await answered(connection, POST % 100_000 + b"\n" * 100_000)
+            await answered(connection, CHUNKED % b"")
+            await answered(connection, CHUNKED % (b"a:\r\n" * MOST_HEADERS))
+            connection[1].write((GET % b"") * 2_000)
+            for _ in range(2_000):
+                assert (await connection[0].readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
+
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def test_what_is_loaded_is_looked_at_by_no_search_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
