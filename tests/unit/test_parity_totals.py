@@ -153,7 +153,32 @@ def test_an_answer_has_so_many_totals_at_most(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BadTotal, match="more than 1 totals"):
         of_answer(answer(usage=[ROW, {**ROW, "org_id": "globex"}]), "cell-1", DAY_AT)
     with pytest.raises(BadTotal, match="more than 1 totals"):
-        of_answer(b"[" * 5, "cell-1", DAY_AT)
+        of_answer(b"[" * 17, "cell-1", DAY_AT)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{" + b",".join(b'"%d":0' % number for number in range(99)) + b"}",
+        b'{"usage":[' + b"0," * 99 + b"0]}",
+        b'{"usage":[' + b'"{\\"[",' * 99 + b"0]}",
+        b'{"usage":[' + b"[]," * 99 + b"0]}",
+        b'{"a":' * 99,
+    ],
+    ids=["names", "numbers", "texts", "lists", "objects"],
+)
+def test_what_has_more_in_it_than_the_most_totals_is_not_parsed(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totals, "MAX_ANSWER_TOTALS", 10)
+    monkeypatch.setattr(totals, "json", None)
+    with pytest.raises(BadTotal, match="more than 10 totals"):
+        of_answer(body, "cell-1", DAY_AT)
+
+
+@pytest.mark.parametrize("org", ["urn:org:a:b:c:d:e:f,g,h[{i", 'a","b":{"c', '\\"' * 9])
+def test_what_an_id_has_in_it_is_not_counted(org: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totals, "MAX_ANSWER_TOTALS", 10)
+    rows = [{"org_id": f"{org}{number}", "memory_mb": 1024, "seconds": 1} for number in range(10)]
+    assert len(of_answer(answer(usage=rows), "cell-1", DAY_AT)) == 10
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
