@@ -11,11 +11,13 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from itertools import islice
 from typing import Any, Final, cast
 from urllib.parse import quote
 
@@ -32,6 +34,7 @@ from drawdown_client.settings import (
     LONGEST_RETRY_AFTER_S,
     MAX_ANSWER_BYTES,
     MAX_SAID_CHARS,
+    MOST_ANSWER_SIGNS,
     WHOLE_ANSWER_S,
     Settings,
 )  # fmt: skip
@@ -42,6 +45,8 @@ VERSION: Final = "0.1.0"
 _AGAIN: Final = (408, 429)
 _SHOWN: Final = 200
 """Characters of an answer that is not ours."""
+_SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+[{\[:,]', re.DOTALL)
+"""One outside of all texts, with what stands before it. A text without an end goes to the end."""
 _STATUSES: Final = frozenset(("accepted", "duplicate", "pending", "conflict", "invalid"))
 
 
@@ -138,7 +143,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
     if 200 <= status < 300 and found is not None:
         return found
     if 200 <= status < 300:
-        raise Unreachable(f"the answer to a call is no JSON object: {_text(body)!r}")
+        raise Unreachable(f"the answer to a call is no JSON object that can be read: {_text(body)!r}")
     said = found.get("error") if found is not None else None
     error = said if isinstance(said, dict) else {}
     code, message = shown(error.get("code", "no_code")), shown(error.get("message", _text(body)))
@@ -167,7 +172,7 @@ def too_slow() -> Unreachable:
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
     """A call without an answer."""
-    return Unreachable(f"no answer ({type(error).__name__}): {error}")
+    return Unreachable(f"no answer ({type(error).__name__}): {shown(str(error))}")
 
 
 def results(answer: Answer, count: int) -> list[Result]:
@@ -187,6 +192,9 @@ def _result(said: object) -> Result:
 
 
 def _object(body: bytes | bytearray) -> Answer | None:
+    """None for what is none, and for one of too many values: a few bytes become an object of 60, or of 200."""
+    if len(body) > MOST_ANSWER_SIGNS < sum(1 for _ in islice(_SIGN.finditer(body), MOST_ANSWER_SIGNS + 1)):
+        return None
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):

@@ -12,6 +12,8 @@ from drawdown_client.items import moment_ms
 
 MOST_PAGES: Final = 100
 """Of one answer."""
+MOST_ROWS: Final = 1_000
+"""Of one page: as the server has it."""
 
 Moment: TypeAlias = datetime | date | int
 """An aware datetime, a day in UTC, or milliseconds since 1970."""
@@ -36,8 +38,9 @@ def joined(pages: list[Answer]) -> Answer:
 
 def next_of(page: Answer, before: str | None) -> str | None:
     """Where the next page begins, if there is one. Errors: Unreachable for what is no page, or the same again."""
-    after = page.get("next")
-    if not isinstance(page.get("rows"), list) or not isinstance(after, str | None) or after in ("", before or ""):
+    after, rows = page.get("next"), page.get("rows")
+    is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)
+    if not is_page or not isinstance(after, str | None) or after in ("", before or ""):
         raise Unreachable("the answer is no page of usage")
     return after
 

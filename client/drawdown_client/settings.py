@@ -31,6 +31,8 @@ WHOLE_ANSWER_S: Final = 60.0
 """For a whole try, once it is connected: the request, and all of the answer."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 """Of an answer: several times what 1,000 rows or results have."""
+MOST_ANSWER_SIGNS: Final = 100_000
+"""Of an answer: `{`, `[`, `:` and `,`, which count its values: several times what 1,000 rows or results have."""
 MAX_SAID_CHARS: Final = 300
 """Of a code or a message of the server's."""
 FIRST_PAUSE_S: Final = 0.2

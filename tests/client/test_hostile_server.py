@@ -72,7 +72,9 @@ NONSENSE: Final[dict[str, tuple[Callable[[Client], Any], httpx.Response, type[Cl
     "a_page_without_rows": (used, httpx.Response(200, json={"next": None}), Unreachable),
     "a_page_of_a_number": (used, httpx.Response(200, json={"rows": 5, "next": None}), Unreachable),
     "a_next_that_is_none": (used, httpx.Response(200, json={"rows": [], "next": ["a"]}), Unreachable),
-    "the_same_page_without_end": (used, httpx.Response(200, json={"rows": [1], "next": "a"}), Unreachable),
+    "the_same_page_without_end": (used, httpx.Response(200, json={"rows": [{}], "next": "a"}), Unreachable),
+    "a_row_that_is_none": (used, httpx.Response(200, json={"rows": [1], "next": None}), Unreachable),
+    "more_rows_than_a_page_has": (used, httpx.Response(200, json={"rows": [{}] * 1_001, "next": None}), Unreachable),
     "a_wait_beyond_all_numbers": (
         check, httpx.Response(503, headers={"retry-after": f"Mon, 01 Jan 2020 00:00:00 +{10**14}"}), Unreachable,
     ),
@@ -83,6 +85,26 @@ NONSENSE: Final[dict[str, tuple[Callable[[Client], Any], httpx.Response, type[Cl
 def test_nonsense_is_an_error_of_the_clients(call: Any, answer: httpx.Response, error: type[ClientError]) -> None:
     with pytest.raises(error):
         ask(answer, call)
+
+
+@pytest.mark.parametrize("value", [b"[]", b'{"a":0}', b"0", b'"\\"":0'], ids=str)
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_an_answer_of_too_many_values_is_not_parsed(value: bytes, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"rows":[' + b",".join([value] * 100_000) + b'],"next":null}'
+    monkeypatch.setattr("drawdown_client.calls.json", None)
+    with pytest.raises(Refused if status == 400 else Unreachable):
+        calls.read(httpx.Response(status), body, hasty())
+
+
+def test_what_a_text_has_in_it_is_not_counted() -> None:
+    rows = [{"what": ',:[{"' * 40, "feature": "f" * 200, "unit": "units", "used": 1, "sealed": 1}] * 1_000
+    assert ask(httpx.Response(200, json={"rows": rows, "next": None}), used)["rows"] == rows
+
+
+@pytest.mark.parametrize("said", ["\x1b[31mno\nERROR all is lost" + "x" * 60_000, "\u202e" * 60_000])
+def test_an_answer_that_is_none_is_told_in_a_line(said: str) -> None:
+    told = str(calls.failed(httpx.RemoteProtocolError(f"illegal status line: {said}")))
+    assert "illegal status line" in told and told.isprintable() and len(told) < 2_500
 
 
 def test_what_a_decision_says_beside_is_read_where_it_can_be() -> None:
