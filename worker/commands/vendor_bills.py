@@ -6,9 +6,7 @@ and currency; two currencies are never added. A file that is not exactly as aske
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Final
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.worker.sources.table import Table, Unfit
 
 MAX_FILE_BYTES: Final = 64 << 20
 MAX_LINES: Final = 100_000
@@ -81,21 +80,13 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
                 )
             if not (is_final or final):
                 open_days.add((key[0], key[2]))
-    except (ValueError, csv.Error) as error:
-        at = error.line if isinstance(error, _Unfit) else number
+    except ValueError as error:
+        at = error.line if isinstance(error, Unfit) else number
         raise UsageError(f"{name}, line {at}: {error}") from error
     if not sums:
         raise UsageError(f"{name}: it has no lines")
     lines = [BillLine(*key, _micro(total), (key[0], key[2]) not in open_days) for key, total in sorted(sums.items())]
     return BillFile(hashlib.sha256(b"final\n" * is_final + raw).hexdigest(), lines)
-
-
-class _Unfit(ValueError):
-    """What is wrong with a line that was read and not handed on yet."""
-
-    def __init__(self, line: int, said: str) -> None:
-        super().__init__(said)
-        self.line = line
 
 
 def _raw(name: str) -> bytes:
@@ -113,22 +104,22 @@ def _raw(name: str) -> bytes:
 
 def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Each line by our names of its columns."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    heads = [head.strip() for head in next(reader, [])]
+    table = Table(text)
+    heads = [head.strip() for head in next(table, [])]
     names: Mapping[str, str] = FOCUS if FOCUS["amount"] in heads else SMALL
     if lacking := [head for head in names.values() if heads.count(head) != 1]:
         raise ValueError(f"the column {lacking[0]} has to be there once: {', '.join(names.values())}")
     final = "InvoiceId" if names is FOCUS else "final"
-    for fields in reader:
+    for fields in table:
         if fields:
             if len(fields) != len(heads):
-                raise _Unfit(reader.line_num, f"{len(fields)} fields, and the head has {len(heads)}")
+                raise Unfit(table.line, f"{len(fields)} fields, and the head has {len(heads)}")
             row = dict(zip(heads, fields, strict=True))
             said = row.get(final, "").strip()
             is_final = bool(said) if names is FOCUS else said == "true"
             if names is SMALL and said not in ("", "true", "false"):
-                raise _Unfit(reader.line_num, "final is neither true nor false")
-            yield reader.line_num, {**{ours: row[theirs] for ours, theirs in names.items()}, "final": "1" * is_final}
+                raise Unfit(table.line, "final is neither true nor false")
+            yield table.line, {**{ours: row[theirs] for ours, theirs in names.items()}, "final": "1" * is_final}
 
 
 def _line(row: Mapping[str, str]) -> tuple[tuple[str, str, int, str], Decimal, bool]:

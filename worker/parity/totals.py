@@ -6,8 +6,6 @@ for a difference, or hide one. Nothing is cut, and nothing is taken twice.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import sys
@@ -20,7 +18,8 @@ from typing import Any, BinaryIO, Final
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, SECOND_MS
+from drawdown.schema.units import DAY_MS, MAX_ID_CHARS, MAX_MEMORY_MB, SECOND_MS
+from drawdown.worker.sources.table import Table, Unfit
 
 FIELDS: Final = ("day", "cell_id", "org_id", "memory_mb", "seconds")
 MAX_FILE_BYTES: Final = 64 << 20
@@ -83,8 +82,9 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
         if not found:
             raise BadTotal("it has no totals")
         return by_day(found)
-    except BadTotal as bad:
-        raise UsageError(f"{name}, line {line}: {bad}") from bad
+    except (BadTotal, Unfit) as bad:
+        at = bad.line if isinstance(bad, Unfit) else line
+        raise UsageError(f"{name}, line {at}: {bad}") from bad
 
 
 def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
@@ -182,21 +182,17 @@ def _text_of(name: str, stdin: BinaryIO | None) -> str:
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        unknown = [name for name in names if name not in FIELDS]
-        if unknown or len(set(names)) != len(names) or not set(_NEEDED) <= set(names):
-            raise BadTotal(
-                f"the columns are day, org_id, seconds and, where you have them, memory_mb, cell_id: {names}"
-            )
-        for fields in reader:
-            if fields and len(fields) != len(names):
-                yield reader.line_num, {}
-            elif fields:
-                yield reader.line_num, dict(zip(names, fields, strict=True))
-    except csv.Error as error:
-        raise BadTotal(f"it is no CSV: {error}") from error
+    table = Table(text)
+    names = [name.strip() for name in next(table, [])]
+    unknown = [name for name in names if name not in FIELDS]
+    if unknown or len(set(names)) != len(names) or not set(_NEEDED) <= set(names):
+        said = f", not {unknown[0][:MAX_ID_CHARS]!r}" if unknown else ""
+        raise BadTotal(f"the columns are day, org_id, seconds and, where you have them, memory_mb, cell_id{said}")
+    for fields in table:
+        if fields and len(fields) != len(names):
+            yield table.line, {}
+        elif fields:
+            yield table.line, dict(zip(names, fields, strict=True))
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, str]]:

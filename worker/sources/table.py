@@ -1,0 +1,64 @@
+"""The rows of a CSV that is held as a text. Pure.
+
+Guarantee: a row takes no more memory than its bound, whatever the file holds: a line without an end, a quoted field
+that never closes, or a row of separators alone is an error before it is read into fields.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from typing import Final
+
+MAX_ROW_CHARS: Final = 1_048_576
+"""Of one row, with the lines that its quoted fields go over."""
+MOST_COLUMNS: Final = 1_000
+"""Several times what the widest export of bills has."""
+_LINE: Final = re.compile(r"[^\r\n]*+(?:\r\n?|\n)?")
+
+
+class Unfit(ValueError):
+    """What is wrong with a line that was read and not handed on."""
+
+    def __init__(self, line: int, said: str) -> None:
+        super().__init__(said)
+        self.line = line
+
+
+class Table:
+    """Iterates over the rows. `line`: where the last one ended. Errors: Unfit."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._row_at = 0
+        self._reader = csv.reader(self._lines(), strict=True)
+
+    @property
+    def line(self) -> int:
+        return self._reader.line_num
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        self._row_at = self._at
+        try:
+            row = next(self._reader)
+        except csv.Error as error:
+            raise Unfit(self.line, f"it is no CSV: {error}") from error
+        if len(row) > MOST_COLUMNS:
+            raise Unfit(self.line, f"it has {len(row):,} columns, and {MOST_COLUMNS:,} are the most")
+        return row
+
+    def _lines(self) -> Iterator[str]:
+        """With their ends: a field may have some."""
+        while self._at < len(self._text):
+            most = self._row_at + MAX_ROW_CHARS
+            found = _LINE.match(self._text, self._at, most + 1)
+            end = self._at if found is None else found.end()
+            if end > most:
+                raise Unfit(self.line + 1, f"the row does not end within {MAX_ROW_CHARS:,} characters")
+            line, self._at = self._text[self._at : end], end
+            yield line
