@@ -29,6 +29,10 @@ MAX_PASSED_OVER_BYTES: Final = 64 << 20
 """Of a line that is too long: one without an end, as /dev/zero or a packed file may hold, ends the import."""
 
 
+MAX_BLANK_BYTES: Final = 1 << 20
+"""Of blank lines in a row, once they are unpacked: a small packed file may hold them for hours."""
+
+
 MAX_FILE_LINES: Final = 10**9
 """Of one file: a stream without an end ends, too; a larger file can be given in parts."""
 
@@ -38,6 +42,7 @@ Record = tuple[int, bytes, Sample | BadRow]
 
 
 _BOM: Final = b"\xef\xbb\xbf"
+_AGAIN: Final = "mend the file and give all of it again, nothing is counted twice"
 
 
 def unzipped(name: str) -> Path:
@@ -70,6 +75,7 @@ class Lines:
     def __init__(self, name: str, raw: BinaryIO) -> None:
         self.name = name
         self._number = 0
+        self._blank_bytes = 0
         self._back: deque[tuple[int, bytes]] = deque()
         self._counted = _Counted(raw)
         buffered = io.BufferedReader(self._counted, MAX_LINE_BYTES)
@@ -93,6 +99,12 @@ class Lines:
         self._number += 1
         if self._number > MAX_FILE_LINES:
             raise DrawdownError(f"{self.name}: more than {MAX_FILE_LINES:,} lines; give the rest as a file of its own")
+        self._blank_bytes = self._blank_bytes + len(raw) if is_blank(raw) else 0
+        if self._blank_bytes > MAX_BLANK_BYTES:
+            raise DrawdownError(
+                f"{self.name}: more than {MAX_BLANK_BYTES >> 20} MiB of blank lines up to line {self._number}: it is "
+                f"no file of samples or events; {_AGAIN}"
+            )
         if self._number == 1 and raw.startswith(_BOM):
             raw = raw[len(_BOM) :]
         return self._number, raw
@@ -112,13 +124,12 @@ class Lines:
                 if passed > MAX_PASSED_OVER_BYTES:
                     raise DrawdownError(
                         f"{self.name}: line {self._number + 1} does not end within {MAX_PASSED_OVER_BYTES >> 20} MiB: "
-                        "it is no file of samples; what came before it is imported"
+                        f"it is no file of samples or events; {_AGAIN}"
                     )
             return raw
         except (OSError, EOFError, zlib.error) as error:
             raise DrawdownError(
-                f"{self.name}: cannot be read beyond line {self._number} ({error}); mend the file and import all of it "
-                "again, nothing is counted twice"
+                f"{self.name}: cannot be read beyond line {self._number} ({error}); {_AGAIN}"
             ) from error
 
 

@@ -1,0 +1,30 @@
+"""A file's lines end, whatever it unpacks to, and an error says nothing that is true of samples alone."""
+
+from __future__ import annotations
+
+import gzip
+import io
+
+import pytest
+
+from drawdown.schema.errors import DrawdownError
+from drawdown.worker.sources.samples.lines import MAX_BLANK_BYTES, MAX_PASSED_OVER_BYTES, Lines
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b"\r" * 60_000 + b"\n"], ids=["lf", "crlf", "cr"])
+def test_blank_lines_without_an_end_end_too(blank: bytes) -> None:
+    room = MAX_BLANK_BYTES // len(blank)
+    packed = gzip.compress((b"x\n" + blank * room) * 3 + blank * (room + 20_000_000 // len(blank)), 1)
+    lines = Lines("-", io.BytesIO(packed))
+    with pytest.raises(DrawdownError, match="more than 1 MiB of blank lines") as told:
+        list(lines)
+    assert "no file of samples or events; mend the file and give all of it again" in str(told.value)
+    assert lines._number == 3 + room * 3 + 1
+    assert [raw for _, raw in Lines("-", io.BytesIO((b"x\n" + blank * room) * 3)) if raw == b"x\n"] == [b"x\n"] * 3
+
+
+def test_no_error_of_a_file_says_what_became_of_its_lines() -> None:
+    """It may be of events that are staged."""
+    for data in (b"\0" * (MAX_PASSED_OVER_BYTES + (2 << 20)), gzip.compress(b"x\n" * 99)[:-9]):
+        with pytest.raises(DrawdownError, match="give all of it again, nothing is counted twice"):
+            list(Lines("-", io.BytesIO(data)))
