@@ -56,7 +56,17 @@ def _no_number(text: str) -> object:
     raise Unfit("not_json", f"{text} is no number of JSON")
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_once, parse_float=Decimal, parse_constant=_no_number)
+def _whole_number(text: str) -> int | Decimal:
+    """One of more digits than Python reads is JSON all the same: its field says what is wrong with it."""
+    try:
+        return int(text)
+    except ValueError:
+        return Decimal(text)
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_once, parse_int=_whole_number, parse_float=Decimal, parse_constant=_no_number
+)
 
 
 def is_array(body: bytes) -> bool:
