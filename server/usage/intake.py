@@ -46,7 +46,8 @@ AT_ONCE: Final = 2
 MOST_BATCHES: Final = 32
 """Batches at once and waiting, from where their bodies are here: whoever sends slowly keeps nobody's place."""
 MOST_BATCHES_OF_A_KEY: Final = 16
-"""Of one key: no program keeps all others out."""
+"""Of one key, while others have none: it takes another place only while it has fewer than are free, so that two keys
+that take all they can leave room for a third, and a third for a fourth."""
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
 """By which items are counted: what is charged at once is invalid, and no mistake that anybody here could mend."""
 KINDS: Final = ("events", "samples")
@@ -159,7 +160,8 @@ class Intake:
     @contextmanager
     def _place(self, key: str) -> Iterator[None]:
         """A place among the batches that wait. Errors: ApiError 429 where there is none, or the key has its share."""
-        if self._batches.total() >= MOST_BATCHES or self._batches[key] >= MOST_BATCHES_OF_A_KEY:
+        free = MOST_BATCHES - self._batches.total()
+        if self._batches[key] >= min(free, MOST_BATCHES_OF_A_KEY):
             self._refused["batches"] += 1
             raise ApiError(429, "busy", "too many batches wait here; send it again", headers=SOON)
         self._batches[key] += 1

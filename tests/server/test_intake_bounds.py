@@ -200,11 +200,13 @@ async def waiting(caller: Caller, send: Sender, count: int) -> list[asyncio.Task
 
 def test_batches_that_wait_have_an_end(shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "MOST_BATCHES", 3)
+    for name in ("second", "third"):
+        sender(shop, name)
 
     async def work(caller: Caller) -> None:
         send = Sender(caller)
-        tasks = await waiting(caller, send, 3)
-        answer = await send.send(SAMPLES, sample())
+        tasks = await waiting(caller, send, 2) + await waiting(caller, Sender(caller, "second"), 1)
+        answer = await Sender(caller, "third").send(EVENTS, event("more"))
         assert refused(answer) == (429, "busy") and answer.headers["retry-after"] == "1"
         assert (await send.get("/v1/usage/acme?from=2025-12-01")).status_code == 404, "nobody else waits for them"
         free.set()
@@ -227,6 +229,24 @@ def test_no_key_keeps_the_others_out(shop: House, free: threading.Event, monkeyp
         tasks += await waiting(caller, Sender(caller), 1)
         free.set()
         assert {said(one)[0][0] for one in await asyncio.gather(*tasks)} == {"pending"}
+
+    served(shop, work)
+
+
+def test_two_greedy_keys_leave_room_for_a_third(shop: House, free: threading.Event) -> None:
+    for name in ("first", "second"):
+        sender(shop, name)
+
+    async def work(caller: Caller) -> None:
+        tasks = []
+        for name, share in (("first", 16), ("second", 8)):
+            greedy = Sender(caller, name)
+            tasks += await waiting(caller, greedy, share)
+            assert refused(await greedy.send(EVENTS, event("more"))) == (429, "busy")
+        tasks += await waiting(caller, Sender(caller), 4)
+        free.set()
+        assert {said(one)[0][0] for one in await asyncio.gather(*tasks)} == {"pending"}
+        assert not caller.server._intake._batches, "and nothing is kept of a key that was refused"
 
     served(shop, work)
 
