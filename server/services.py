@@ -14,8 +14,8 @@ from drawdown.schema.clock import Clock
 from drawdown.server.http.restores import Restores
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import NoWitness, WitnessStore
-from drawdown.worker.engine.runner import World
+from drawdown.worker.engine.effects import WitnessStore
+from drawdown.worker.engine.runner import NoWitness, World
 
 
 @dataclass

@@ -19,7 +19,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.executions import Asked
 from drawdown.worker.commands.run_request import Request
-from drawdown.worker.engine.effects import NoWitness
+from drawdown.worker.engine.runner import NoWitness
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.measure import Figure, Result, alternate, stopwatch
 from tests.benchmarks.wallets import NOW, at_once, give_wallets, one

@@ -19,7 +19,8 @@ from drawdown.server.services import ThreadKit
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.commands import orgs
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import HaltRequest, NoWitness
+from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.engine.runner import NoWitness
 from drawdown.worker.engine.shard import Shard
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import look
