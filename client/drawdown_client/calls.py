@@ -45,8 +45,9 @@ VERSION: Final = "0.1.0"
 _AGAIN: Final = (408, 429)
 _SHOWN: Final = 200
 """Characters of an answer that is not ours."""
-_SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+[{\[:,]', re.DOTALL)
-"""One outside of all texts, with what stands before it. A text without an end goes to the end."""
+_SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
+"""One outside of all texts, with what stands before it. A text without an end goes to the end, and so
+does what has no sign: nothing is looked at twice."""
 _STATUSES: Final = frozenset(("accepted", "duplicate", "pending", "conflict", "invalid"))
 
 

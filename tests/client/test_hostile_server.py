@@ -96,6 +96,14 @@ def test_an_answer_of_too_many_values_is_not_parsed(value: bytes, status: int, m
         calls.read(httpx.Response(status), body, hasty())
 
 
+@pytest.mark.parametrize(
+    "body", [b'"' * 4_000_000, b'"' + b'\\"' * 2_000_000, b"x" * 4_000_000], ids=["quotes", "escaped", "words"]
+)
+def test_counting_the_values_of_an_answer_costs_its_length_and_no_more(body: bytes) -> None:
+    began = time.process_time()
+    assert calls._object(body) is None and time.process_time() - began < 5
+
+
 def test_what_a_text_has_in_it_is_not_counted() -> None:
     rows = [{"what": ',:[{"' * 40, "feature": "f" * 200, "unit": "units", "used": 1, "sealed": 1}] * 1_000
     assert ask(httpx.Response(200, json={"rows": rows, "next": None}), used)["rows"] == rows

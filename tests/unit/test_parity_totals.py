@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -172,6 +173,16 @@ def test_what_has_more_in_it_than_the_most_totals_is_not_parsed(body: bytes, mon
     monkeypatch.setattr(totals, "json", None)
     with pytest.raises(BadTotal, match="more than 10 totals"):
         of_answer(body, "cell-1", DAY_AT)
+
+
+@pytest.mark.parametrize(
+    "rest", [b'"' * 4_000_000, b'"' + b'\\"' * 2_000_000, b"x" * 4_000_000], ids=["quotes", "escaped", "words"]
+)
+def test_counting_costs_its_length_and_no_more(rest: bytes) -> None:
+    began = time.process_time()
+    with pytest.raises(BadTotal, match="no JSON"):
+        of_answer(b'"' + b"," * 1_000_000 + b'"' + rest, "cell-1", DAY_AT)
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("org", ["urn:org:a:b:c:d:e:f,g,h[{i", 'a","b":{"c', '\\"' * 9])

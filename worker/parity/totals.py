@@ -35,8 +35,9 @@ ALL_CELLS: Final = ""
 _NEEDED: Final = ("day", "org_id", "seconds")
 _SIGNS_OF_A_TOTAL: Final = 8
 """`{`, three `:`, two `,` and one behind it, and one for what stands around them."""
-_SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+[{\[:,]', re.DOTALL)
-"""One outside of all texts, with what stands before it. A text without an end goes to the end."""
+_SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
+"""One outside of all texts, with what stands before it. A text without an end goes to the end, and so
+does what has no sign: nothing is looked at twice."""
 _BOM: Final = "\ufeff"
 _DAY: Final = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
