@@ -11,6 +11,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.settings import MySettings, ServerSettings
+from drawdown.worker.engine.runner import NoWitness
 from tests.browser.sites import NOW, fill
 from tests.server.console_home import URL, Home
 from tests.world import T0, Copied, Fleet
@@ -43,6 +44,7 @@ class Filled(Home):
         self.now = NOW
         own = MySettings(secrets=("0" * 32,), contact="billing@example.com")
         self.settings = ServerSettings(requests_per_s=1_000_000, console_url=URL, my=own)
+        self.witness = NoWitness()
         self._servers = {}
 
     def _turn(self) -> None:
