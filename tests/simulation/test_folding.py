@@ -34,7 +34,7 @@ PLANTED: Final = {
         "sealed_qty = folded_pushes.sealed_qty + excluded.sealed_qty",
         "sealed_qty = excluded.sealed_qty",
         SUMS,
-        1,
+        27,
     ),
     "attempts are not counted": (("into_sums", ""), "SUM(p.attempts)", "COUNT(*)", SUMS, 1),
     "what was sent elsewhere goes, too": (("going", ""), "p.provider = 'embedded' AND", "", "folded: a push of", 9),
