@@ -109,7 +109,9 @@ def test_what_a_text_has_in_it_is_not_counted() -> None:
     assert ask(httpx.Response(200, json={"rows": rows, "next": None}), used)["rows"] == rows
 
 
-@pytest.mark.parametrize("said", ["\x1b[31mno\nERROR all is lost" + "x" * 60_000, "\u202e" * 60_000])
+@pytest.mark.parametrize(
+    "said", ["\x1b[31mno\nERROR all is lost" + "x" * 60_000, "\u202e" * 60_000], ids=["letters", "marks"]
+)
 def test_an_answer_that_is_none_is_told_in_a_line(said: str) -> None:
     told = str(calls.failed(httpx.RemoteProtocolError(f"illegal status line: {said}")))
     assert "illegal status line" in told and told.isprintable() and len(told) < 2_500
