@@ -53,10 +53,9 @@ QUICK = "tests/unit/"
 """Thousands of tests of milliseconds: to hand out each by itself costs more than to run it. A module is a group."""
 FIRST = (
     "unit", "integration", "contract", "stateful", "server", "migration", "simulation", "interleave", "deploy",
-    "acceptance", "browser", "client", "benchmarks", "crash",
+    "acceptance", "client", "benchmarks", "crash", "browser",
 )  # fmt: skip
-"""What is run first: most for its time. Real servers, clients and kills come last. One process has the browser: begun
-last, it would keep the others waiting for minutes."""
+"""What is run first: most for its time. Real servers, clients and browsers come last; a browser beside kills is late."""
 BEGAN_S = time.monotonic()
 WITHIN_S = 60 * 60
 """For `make test`; an idle machine is done long before. What is left then was not tested, and the run fails."""

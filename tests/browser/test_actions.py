@@ -37,7 +37,8 @@ def test_credit_is_given_from_an_organisations_page_by_keyboard_alone(live: Site
     page.get_by_role("link", name="Give credit").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/console/act/grant?id=initech")
-    page.keyboard.type("25")  # the first empty field has the focus
+    page.locator("input:focus").wait_for()  # the first empty field has it, once the page is there
+    page.keyboard.type("25")
     page.keyboard.press("Tab")
     page.keyboard.type("bonus")
     page.get_by_label("Reason").focus()

@@ -90,7 +90,8 @@ def test_a_provider_that_does_not_answer_is_left_alone_for_a_while(lone: House) 
     served(lone, work)
 
 
-def test_all_who_ask_together_make_so_many_calls_and_no_more(lone: House) -> None:
+def test_all_who_ask_together_make_so_many_calls_and_no_more(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "READ_WITHIN_S", LIMIT_S)  # a machine that stands still for a moment reads all the same
     names = halted(lone, 100)
 
     async def work(caller: Caller) -> None:
