@@ -55,7 +55,7 @@ FIRST = (
     "unit", "integration", "contract", "stateful", "server", "migration", "simulation", "interleave", "deploy",
     "acceptance", "client", "benchmarks", "crash", "browser",
 )  # fmt: skip
-"""What is run first: most for its time. Real servers, clients and browsers come last: a browser beside kills is late."""
+"""What is run first: most for its time. Servers, clients and browsers come last: a browser beside kills is late."""
 BEGAN_S = time.monotonic()
 WITHIN_S = 60 * 60
 """For `make test`; an idle machine is done long before. What is left then was not tested, and the run fails."""
