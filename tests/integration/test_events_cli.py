@@ -41,6 +41,11 @@ class Shell:
 
 @pytest.fixture
 def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return begun(engine, database_url, capsys)
+
+
+def begun(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """One for a fleet of acme's."""
     fleet = Fleet(engine)
     fleet.assign("acme", from_ms=T0)
     fleet.clock.at_ms = T0 + 10

@@ -6,16 +6,12 @@ import pytest
 import sqlalchemy as sa
 
 from tests.integration.telling_events import event, told
-from tests.integration.test_events_cli import Shell
-from tests.world import T0, Fleet
+from tests.integration.test_events_cli import Shell, begun
 
 
 @pytest.fixture
 def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[str]) -> Shell:
-    fleet = Fleet(engine)
-    fleet.assign("acme", from_ms=T0)
-    fleet.clock.at_ms = T0 + 10
-    return Shell(fleet, database_url, capsys)
+    return begun(engine, database_url, capsys)
 
 
 def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:

@@ -135,8 +135,8 @@ class AskedAssign:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a wallet's top-ups stand: their terms but for the mode, when a person said them, and what has stopped them
+class Stood:
+    """How a wallet's top-ups stood: their terms but for the mode, when a person said them, and what has stopped them
     since."""
 
     terms: str
@@ -159,7 +159,7 @@ class AskedTopup:
     kind: ClassVar[str] = "topup"
     wallet: str
     what: Literal["arm", "start"]
-    was: Standing | None = None
+    was: Stood | None = None
 
     def __str__(self) -> str:
         return f"top-ups of {self.wallet}: {'another card' if self.what == 'arm' else 'a start'}"
@@ -171,7 +171,7 @@ class AskedTopup:
     def of(cls, text: str) -> AskedTopup:
         kept = json.loads(text)
         was = kept.pop("was")
-        return cls(**kept, was=None if was is None else Standing(**was))
+        return cls(**kept, was=None if was is None else Stood(**was))
 
     def command(self) -> list[str]:
         return ["topup", self.what, self.wallet]

@@ -25,6 +25,7 @@ def correct(context: Context, asked: AskedCorrect, by: By) -> Steps[Turn]:
     """Errors: HistoryDoubted, where the tick began on another history."""
     if asked.provider and asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
+    # A copy: what it begins on is no witness for the orders after it.
     found: Reconciled = yield from reconcile(replace(context), scope_of(asked), by)
     if found.unfinished or found.unread:
         return Turn(None, in_words(found), in_vain=True)

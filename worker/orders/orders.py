@@ -101,7 +101,7 @@ def understood(connection: sa.Connection, asked: Asked) -> Asked:
         case AskedAssign():
             return replace(asked, was=latest_biller(connection, asked.org_id))
         case AskedTopup():
-            return replace(asked, was=wallets.standing(connection, asked.wallet))
+            return replace(asked, was=wallets.stands(connection, asked.wallet))
         case AskedAccept() | AskedCorrect():
             return asked
 

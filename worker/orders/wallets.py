@@ -16,20 +16,20 @@ from drawdown.schema import ids
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 from drawdown.worker.commands.topups import STOPPED, terms_of
-from drawdown.worker.orders.asked import AskedTopup, Standing
+from drawdown.worker.orders.asked import AskedTopup, Stood
 
 SQL = queries(__file__)
 
 
-def standing(connection: sa.Connection, wallet: str) -> Standing:
-    """Errors: UnknownId."""
+def stands(connection: sa.Connection, wallet: str) -> Stood:
+    """How its top-ups stand now. Errors: UnknownId."""
     row = SQL.run(connection, "topup_terms", {"wallet": wallet}).mappings().one_or_none()
     if row is None:
         ids.require(connection, ids.TOPPED_UP, wallet)
         raise Refused(f"{wallet} got terms this moment: try again")
     terms = asdict(terms_of(row))
     mode = terms.pop("mode")
-    return Standing(
+    return Stood(
         json.dumps(terms, sort_keys=True), mode, row["at_ms"], row["declines"], row["wait_until_ms"], row["blocked_ms"]
     )
 
@@ -50,7 +50,7 @@ def is_to_be_done(connection: sa.Connection, asked: AskedTopup) -> bool:
 
     Errors: Refused where a person said otherwise since it was ordered, or the card was declined since.
     """
-    was, now = asked.was, standing(connection, asked.wallet)
+    was, now = asked.was, stands(connection, asked.wallet)
     assert was is not None
     if asked.what == "start" and (now.terms, now.mode) == (was.terms, "live"):
         return False

@@ -50,11 +50,11 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     same = "Nothing differs, by what was compared last." if compared else "Not known: nothing was compared yet."
     tables = [
         Table("What differs", HEADS,
-              [_row(one, correct=True) for one in differing if chosen.verdict in ("", one.verdict)], same, kept,
+              [row(one, correct=True) for one in differing if chosen.verdict in ("", one.verdict)], same, kept,
               note=_bounded(len(differing), reconciliations.MOST_DIFFERING)),
         _runs(compared),
         _told(reconciliations.told(connection)),
-        Table("All that was compared, the latest day first", HEADS, [_row(one) for one in found.lines], none,
+        Table("All that was compared, the latest day first", HEADS, [row(one) for one in found.lines], none,
               kept if found.lines or options else "drawdown reconcile", following,
               first="" if after is None else url(PATH, **query)),
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def _bounded(many: int, most: int) -> str:
     return f"The first {most}." if many >= most else ""
 
 
-def _row(one: Compared, *, correct: bool = False) -> tuple[Cell, ...]:
+def row(one: Compared, *, correct: bool = False) -> tuple[Cell, ...]:
     """`correct`: with what leads to its correction, of its organisation, provider and day."""
     day, next_day = figures.day(one.day_ms), figures.day(one.day_ms + DAY_MS)
     whose = {"org": one.org_id, "provider": one.provider, "from": day, "to": next_day}

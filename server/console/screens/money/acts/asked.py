@@ -14,9 +14,10 @@ from drawdown.schema.database import Transact
 from drawdown.schema.errors import UsageError
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, WrongField
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Table
+from drawdown.server.console.frame.parts import Table
 from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.money.acts.topups import WALLET
+from drawdown.server.console.screens.money.reconcile import HEADS, row
 from drawdown.worker.engine.context import Context
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import Asked, AskedCorrect, AskedTopup
@@ -132,24 +133,18 @@ def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
     """The lines that were kept of it; the tick compares anew."""
     found = transact(lambda c: _kept(c, _there(c, doing)), rollback=True)
-    rows = [
-        (
-            cells.day(one.day_ms),
-            cells.org(one.org_id),
-            Cell(one.provider, "id", narrow=False),
-            Cell(one.feature, "id", narrow=False),
-            cells.count(one.ours_qty),
-            cells.count(one.theirs_qty),
-            Cell(one.verdict, "state", "bad" if one.verdict in ("short", "over") else ""),
-        )
-        for one in found
-    ]
-    heads = ("Day, UTC", "Organisation", "Provider", "Feature", "#Ours", "#Theirs", "Verdict")
     note = "The tick compares anew, and asks the provider for each push of what differs then."
     first = f" The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""
     command = cells.command(*_correction(doing).command())
     return [
-        Table("As last compared", heads, rows, f"Nothing of it was compared yet. {note}", command, note=note + first)
+        Table(
+            "As last compared",
+            HEADS,
+            [row(one) for one in found],
+            f"Nothing of it was compared yet. {note}",
+            command,
+            note=note + first,
+        )
     ]
 
 
