@@ -108,14 +108,10 @@ class AsyncClient:
 
     async def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Answer:
         """As `Client.usage`."""
-        pages: list[Answer] = []
-        after: str | None = None
-        while len(pages) < reads.MOST_PAGES:
-            pages.append(await self._line.ask(reads.usage(org, from_, to, by, after)))
-            after = reads.next_of(pages[-1], after)
-            if after is None:
-                return reads.joined(pages)
-        raise reads.too_many()
+        pages = reads.Pages()
+        while pages.whole is None:
+            pages.add(await self._line.ask(reads.usage(org, from_, to, by, pages.after)))
+        return pages.whole
 
     async def balance(self, org: str) -> Answer:
         """As `Client.balance`."""

@@ -107,14 +107,10 @@ class Client:
     def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Answer:
         """What an organisation used from `from_` on and before `to` (None: the five minutes that go on), as
         GET /v1/usage says it, all pages."""
-        pages: list[Answer] = []
-        after: str | None = None
-        while len(pages) < reads.MOST_PAGES:
-            pages.append(self._line.ask(reads.usage(org, from_, to, by, after)))
-            after = reads.next_of(pages[-1], after)
-            if after is None:
-                return reads.joined(pages)
-        raise reads.too_many()
+        pages = reads.Pages()
+        while pages.whole is None:
+            pages.add(self._line.ask(reads.usage(org, from_, to, by, pages.after)))
+        return pages.whole
 
     def balance(self, org: str) -> Answer:
         """What an organisation has, as GET /v1/balance says it."""

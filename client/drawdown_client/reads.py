@@ -14,6 +14,8 @@ MOST_PAGES: Final = 100
 """Of one answer."""
 MOST_ROWS: Final = 1_000
 """Of one page: as the server has it."""
+MAX_CHARS: Final = 64 * 1024 * 1024
+"""Of all pages together: they are held in memory until the last one came."""
 
 Moment: TypeAlias = datetime | date | int
 """An aware datetime, a day in UTC, or milliseconds since 1970."""
@@ -29,24 +31,35 @@ def balance(org: str) -> Call:
     return get("v1", "balance", org)
 
 
-def joined(pages: list[Answer]) -> Answer:
-    """One answer with the rows of all pages."""
-    whole = {**pages[0], "rows": [row for page in pages for row in page["rows"]]}
-    whole.pop("next", None)
-    return whole
+class Pages:
+    """The pages of one answer, as they come: `after` is where the next begins, until `whole` is set. What is kept of
+    them is their rows, and of the first what stands beside them."""
 
+    def __init__(self) -> None:
+        self.after: str | None = None
+        self.whole: Answer | None = None
+        self._first: Answer | None = None
+        self._rows: list[Answer] = []
+        self._pages = self._chars = 0
 
-def next_of(page: Answer, before: str | None) -> str | None:
-    """Where the next page begins, if there is one. Errors: Unreachable for what is no page, or the same again."""
-    after, rows = page.get("next"), page.get("rows")
-    is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)
-    if not is_page or not isinstance(after, str | None) or after in ("", before or ""):
-        raise Unreachable("the answer is no page of usage")
-    return after
-
-
-def too_many() -> Unreachable:
-    return Unreachable(f"the usage has more than {MOST_PAGES:,} pages: ask for less of it")
+    def add(self, page: Answer) -> None:
+        """Errors: Unreachable for what is no page, the same again, or more than is taken."""
+        after, rows = page.get("next"), page.get("rows")
+        is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)
+        if not is_page or not isinstance(after, str | None) or after in ("", self.after or ""):
+            raise Unreachable("the answer is no page of usage")
+        self._first = page if self._first is None else self._first
+        self._pages += 1
+        self._chars += len(str(page))
+        if self._pages + (after is not None) > MOST_PAGES or self._chars > MAX_CHARS:
+            raise Unreachable(
+                f"the usage has more than {MOST_PAGES:,} pages, or {MAX_CHARS:,} characters: ask for less"
+            )
+        self._rows += page["rows"]
+        self.after = after
+        if after is None:
+            self.whole = {**self._first, "rows": self._rows}
+            self.whole.pop("next", None)
 
 
 def _said(moment: Moment) -> str:

@@ -4,7 +4,8 @@ transaction, and each is answered.
 Guarantee: 200 is answered after the commit, and what is wrong with one item stops no other. A batch that was refused
 whole changed nothing. Reading and storing have threads of their own, so that no batch keeps a run, the gate or a
 webhook waiting; as many as MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked. What
-is still being sent waits for nothing but its sender, within the budget of all bodies.
+is small as it is sent, such as one event, waits for no large batch. What is still being sent waits for nothing but its
+sender, within the budget of all bodies.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.text import MAX_ERROR_CHARS, clean
 from drawdown.server.api.programs import Programs, of_program, soon
-from drawdown.server.http.bodies import Budget, body_of
+from drawdown.server.http.bodies import SMALL_BODY_BYTES, Budget, body_of
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.http.unpacking import is_packed, unpack
@@ -42,7 +43,8 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
 """Of a body as it is read: 1,000 items of 8 KB."""
 AT_ONCE: Final = 2
-"""Batches that are read and stored; with all others of the process, fewer than the engine has connections."""
+"""Batches that are read and stored, and as many small ones; with all others of the process, fewer than the engine has
+connections."""
 MOST_BATCHES: Final = 32
 """Batches at once and waiting, from where their bodies are here: whoever sends slowly keeps nobody's place."""
 MOST_BATCHES_OF_A_KEY: Final = 16
@@ -107,7 +109,8 @@ class Intake:
         self._programs = programs
         self._budget = budget
         self._refused = refused
-        self._threads = Threads(services.engine, services.restores, AT_ONCE, "intake")
+        self._large = Threads(services.engine, services.restores, AT_ONCE, "intake")
+        self._small = Threads(services.engine, services.restores, AT_ONCE, "intake-small")
         self._quotas = Quotas(refused)
         self._invalid = Invalid(services.clock, programs.threads)
         self._batches: Counter[str] = Counter()
@@ -116,7 +119,8 @@ class Intake:
         )
 
     def close(self) -> None:
-        self._threads.close()
+        self._large.close()
+        self._small.close()
 
     async def take(self, request: Request, taker: Taker[T]) -> list[Result]:
         """What became of each item of a body, in order. Errors: ApiError, and then nothing was taken."""
@@ -154,8 +158,9 @@ class Intake:
                     error.__context__ = None
                     return error.with_traceback(None)
 
+            threads = self._large if packed or len(body) > SMALL_BODY_BYTES else self._small
             with self._place(sent.key.name):
-                return await soon(self._threads.run(work))
+                return await soon(threads.run(work))
 
     @contextmanager
     def _place(self, key: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import logging
 import random
@@ -31,6 +32,7 @@ from drawdown_client import (
     World,
     calls,
     items,
+    reads,
 )
 from drawdown_client.calls import Backoff
 from drawdown_client.settings import LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S
@@ -259,6 +261,21 @@ def test_reads_put_pages_together_and_encode_ids(router: respx.MockRouter) -> No
     queries = [dict(call.request.url.params) for call in route.calls]
     assert queries[0] == {"from": "2026-02-01", "to": "1770076800000", "by": "day"}
     assert queries[1]["after"] == "f:1"
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MOST_PAGES", 3), ("MAX_CHARS", 400)])
+def test_the_pages_of_an_answer_have_a_bound(
+    router: respx.MockRouter, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    """Of a server that always has another one: each is no larger than one may be."""
+    numbers = itertools.count(1)
+    page = {"rows": [{"what": "x" * 50}], "carried": []}
+    route = router.get("/v1/usage/acme")
+    route.side_effect = lambda request: httpx.Response(200, json={**page, "next": f"f:{next(numbers)}"})
+    monkeypatch.setattr(reads, bound, most)
+    with client(call_tries=1) as made, pytest.raises(Unreachable, match="ask for less"):
+        made.usage("acme", 0)
+    assert 3 <= route.call_count <= 4
 
 
 def test_a_refusal_says_what_the_server_said(router: respx.MockRouter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import random
 import threading
@@ -20,7 +21,7 @@ from drawdown.events.cloudevents import JSON, LINES
 from drawdown.events.reading import MOST_ITEMS
 from drawdown.schema import database
 from drawdown.schema.errors import AnswerLost, DatabaseBusy
-from drawdown.server.http import unpacking
+from drawdown.server.http import bodies, unpacking
 from drawdown.server.http.errors import ApiError
 from drawdown.server.usage import intake, quotas
 from drawdown.server.usage.quotas import Quotas
@@ -213,6 +214,35 @@ def test_batches_that_wait_have_an_end(shop: House, free: threading.Event, monke
         assert {said(one)[0][0] for one in await asyncio.gather(*tasks)} == {"pending"}
         assert (await send.told(SAMPLES, sample()))[0][0] == "pending" and not caller.server._intake._batches
         assert 'drawdown_server_refused_total{what="batches"} 1.0' in (await caller.get("/metrics")).text
+
+    served(shop, work)
+
+
+def test_one_event_waits_for_no_large_batch(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the same key sent more of them than are stored at once, which do not end."""
+    free, begun = threading.Event(), itertools.count()
+    write: Callable[..., Any] = database.write
+
+    def slow(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
+        assert next(begun) >= intake.AT_ONCE or free.wait(LIMIT_S)
+        return write(engine, work)
+
+    monkeypatch.setattr(intake, "write", slow)
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        blank = b" " * bodies.SMALL_BODY_BYTES
+        large = [json.dumps([event(f"large-{number}")]).encode() + blank for number in range(2 * intake.AT_ONCE)]
+        packed = (gzip.compress(large[0]), {"content-encoding": "gzip"})
+        tasks = [asyncio.create_task(send.send(EVENTS, packed[0], **packed[1]))]
+        tasks += [asyncio.create_task(send.send(EVENTS, one)) for one in large[1:]]
+        async with asyncio.timeout(LIMIT_S / 2):
+            while caller.server._intake._batches.total() < len(tasks):
+                await asyncio.sleep(0.01)
+            assert said(await send.send(EVENTS, event("single")))[0][0] == "pending"
+        assert not any(task.done() for task in tasks)
+        free.set()
+        assert {said(one)[0][0] for one in await asyncio.gather(*tasks)} == {"pending"}
 
     served(shop, work)
 
