@@ -62,7 +62,7 @@ WITHIN_S = 60 * 60
 TIME_IS_UP = "time was up"
 SHARED = ("tests/acceptance/", "tests/integration/", "tests/server/")
 """Of these a share is run in `make test`: they are many, and each has its own database, or its own command."""
-MOST_CASES = 24
+MOST_CASES = 12
 """Of one test that is run for each row of a table."""
 DATABASES = ("sqlite", "postgresql")
 

@@ -20,7 +20,7 @@ from tests.browser.conftest import Visitor
 from tests.browser.sites import MY, ROLES, Site
 from tests.whole import WHOLE
 
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = pytest.mark.xdist_group("browser, matrix")
 
 WIDTHS: Final = (320, 768, 1100, 1280, 1920)
 LIGHT: Final[dict[str, Any]] = {"color_scheme": "light", "forced_colors": "none"}
