@@ -173,7 +173,7 @@ def _open_for_long(app: App) -> Iterator[Finding]:
 
 
 def _upkeep(app: App) -> Iterator[Finding]:
-    """Slow by the month, never wrong."""
+    """What is neglected is slow by the month, and never wrong; what was attached may be billed twice."""
     found = app.read(upkeep)
     if found is None:
         return
@@ -181,6 +181,9 @@ def _upkeep(app: App) -> Iterator[Finding]:
     yield Finding(found.works, "PostgreSQL vacuums by itself" if found.works else "autovacuum is off", mend)
     for table, statement in found.statements.items():
         yield Finding(False, f"{table} is vacuumed too seldom: its settings are gone", f"`{statement}`, by its owner")
+    for table, statement in found.attached.items():
+        what = f"{table} was attached to a table of this program, whose keys and guards its rows do not have"
+        yield Finding(False, what, f"`{statement}`, by its owner, then `drawdown verify`")
 
 
 def _ticks(app: App) -> Iterator[Finding]:

@@ -47,6 +47,32 @@ def test_values_that_a_person_chose_are_left(postgres: sa.Engine) -> None:
     assert [one.ok for one in _findings(postgres)] == [True]
 
 
+CHILD = "CREATE TABLE by_hand () INHERITS (usage_samples)"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        (CHILD,),
+        ("CREATE SCHEMA theirs", f"{CHILD.replace('by_hand', 'theirs.by_hand')}"),
+        (
+            "CREATE TABLE theirs (LIKE pushes) PARTITION BY RANGE (window_ms)",
+            "ALTER TABLE theirs ATTACH PARTITION pushes FOR VALUES FROM (0) TO (1)",
+        ),
+    ],
+    ids=["a child", "of another schema", "one of ours"],
+)
+def test_a_table_that_was_attached_by_hand_is_told_with_what_ends_it(
+    postgres: sa.Engine, made: tuple[str, ...]
+) -> None:
+    for statement in made:
+        _run(postgres, statement)
+    _, found = _findings(postgres)
+    assert not found.ok and "attached" in found.what
+    _run(postgres, found.mend.split("`")[1])
+    assert [one.ok for one in _findings(postgres)] == [True]
+
+
 def test_a_server_without_autovacuum_is_told(postgres: sa.Engine) -> None:
     with postgres.connect() as connection:
         connection.execute(sa.text("SET track_counts = off"))  # of this session, as of the server

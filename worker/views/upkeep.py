@@ -1,6 +1,9 @@
-"""What keeps large tables on PostgreSQL tidy: autovacuum, and how soon it comes to those that grow with use.
+"""What a person may change of our tables on PostgreSQL: how soon those that grow with use are vacuumed, and what was
+attached to them.
 
-Guarantee: reads only. Values that a person chose are a person's business; settings that are gone are told.
+Guarantee: reads only. Values that a person chose are a person's business; settings that are gone are told. A table that
+was attached is told whatever it is for: its rows are read as ours, and have none of our keys, triggers and guards (rule
+S7 counts an id once, by a key that a child table does not share).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
+from drawdown.schema.tables.whole import metadata
 
 TABLES: Final = ("usage_samples", "pushes")
 """Those that were seen to gain by it: ops/scale.md."""
@@ -25,11 +29,12 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Upkeep:
-    """Whether autovacuum works on the server, and the statement for each table that it neglects."""
+    """Whether autovacuum works on the server, and the statement for each table that it neglects, for its owner to run.
+    `attached`: likewise, for each table that was attached to one of ours, or that one of ours was attached to."""
 
     works: bool
     statements: dict[str, str]
-    """By table, for its owner to run."""
+    attached: dict[str, str]
 
 
 def upkeep(connection: sa.Connection) -> Upkeep | None:
@@ -38,7 +43,13 @@ def upkeep(connection: sa.Connection) -> Upkeep | None:
         return None
     rows = SQL.run(connection, "upkeep", {"tables": list(TABLES)}).all()
     found = {row.name: _mend(row.name, dict(one.split("=", 1) for one in row.options)) for row in rows}
-    return Upkeep(all(row.works for row in rows), {name: text for name, text in found.items() if text})
+    attached = SQL.run(connection, "attached", {"tables": sorted(metadata.tables)})
+    return Upkeep(
+        all(row.works for row in rows),
+        {name: text for name, text in found.items() if text},
+        {row.child: f"ALTER TABLE {row.parent} DETACH PARTITION {row.child}" if row.parted
+         else f"ALTER TABLE {row.child} NO INHERIT {row.parent}" for row in attached},
+    )  # fmt: skip
 
 
 def _mend(table: str, options: dict[str, str]) -> str:
