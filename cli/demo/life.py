@@ -28,6 +28,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.sources.demo_host import Sandbox, SandboxSample
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.watch import Watcher, watch
 
 BURST: Final = 40
 """Sandboxes of acme at once: five minutes of them, of 4 GB each, are 4.80 credits."""
@@ -88,6 +89,8 @@ def turn(stage: Stage, calendar: Calendar) -> None:
             stage.app.write(lambda connection: perform(connection, part))  # noqa: B023, done at once
             done = upto
         stage.host_writes([*used(stage, before, now), *told_late(calendar, before, now)])
+        if now == calendar.now_ms:
+            look(stage)
         settle(stage)
         before = stage.told_to_ms = now
     stage.done["acts"] = done
@@ -115,6 +118,11 @@ def told_late(calendar: Calendar, from_ms: int, to_ms: int) -> Iterator[SandboxS
             for number in range(12):
                 ts = told - days_late * DAY_MS + number * WINDOW_MS
                 yield SandboxSample(f"late-{org}-{number}", sandbox, 240, ts)
+
+
+def look(stage: Stage) -> None:
+    """One round of the watch, so that the first page says who runs out. What a tick has sealed wakes no watch."""
+    runner.run(watch(stage.app.context(), Watcher()), stage.app.world())
 
 
 def settle(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import socket
@@ -169,6 +170,9 @@ def test_the_same_moment_gives_the_same_month_in_bounded_work(tmp_path: Path, mo
             listed = stage.app.read(lambda c: org_list.page(c, org_list.Chosen(), MOMENT)).lines
             burning = {one.org_id for one in listed if one.used_a_minute_micro and one.runs_out_ms is not None}
             assert {"acme", "umbrella"} <= burning, "what is used now is known, and when it ends"
+            soon = stage.app.read(lambda c: org_list.page(c, org_list.Chosen(within="7d"), MOMENT)).lines
+            ends = {one.org_id for one in listed if (one.runs_out_ms or math.inf) <= MOMENT + 7 * DAY_MS}
+            assert {one.org_id for one in soon} == ends != set(), "the watch has looked before anybody does"
             at_stripe = [one.used_a_minute_micro for one in listed if one.provider == "stripe"]
             assert at_stripe and 0 not in at_stripe, "it has no price"
             assert stage.app.read(verify).breaches == []
