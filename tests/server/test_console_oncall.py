@@ -269,6 +269,18 @@ def test_providers_and_ticks_say_how_they_stand(night: Night) -> None:
     assert night.page("/console/ticks", before=number).count("<tr>") == 2
 
 
+def test_a_provider_says_why_most_of_what_is_open_there_waits(night: Night) -> None:
+    night.fleet.sample("acme", T0 + 9, 60)
+    night.fleet.tick_windows(1)
+    night.fleet.write("UPDATE provider_states SET paused_ms = NULL, paused_reason = NULL")
+    for org, state, error in (("acme", "due", "503"), (ODD, "in_doubt", "said nothing")):
+        said = {"org": org, "state": state, "error": error}
+        night.fleet.write(
+            "UPDATE pushes SET state = :state, last_error = :error WHERE org_id = :org AND state = 'due'", said
+        )
+    assert tables(night.page("/console/providers"))[0][0][9] == "2: 503and 1 other reason", "that of most"
+
+
 def test_each_list_goes_on_behind_its_last_row_and_ends(night: Night) -> None:
     """A page at a time, two rows each: every row once."""
     for n in range(5):

@@ -1,7 +1,7 @@
 """Providers as people look at them: what is kept of each. Reads only.
 
 Guarantee: only what is open, the latest sends, and organisations' assignments are counted. A circuit is each process's
-own, and is not kept: what opened it shows as the error of what is open.
+own, and is not kept: what opened it is among the reasons why pushes wait.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ MOST_SENDS: Final = 5_000
 """Of the latest, those that calls, errors and times are of."""
 SENDS_MS: Final = DAY_MS
 """None that is older counts."""
-MOST_ERRORS: Final = 1_000
-"""Open pushes with an error that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,6 @@ class ProviderLine:
     without_customer: int = 0
     open: dict[str, int] = field(default_factory=dict)
     oldest_ms: int | None = None
-    error: str | None = None
     calls: int | None = None
     failed: int | None = None
     p95_ms: int | None = None
@@ -97,8 +94,6 @@ def provider_lines(connection: sa.Connection, now_ms: int) -> list[ProviderLine]
         for one in sums:
             states[one.state] += one.pushes
         found[name] = replace(of(name), open=dict(states), oldest_ms=min(one.oldest_ms for one in sums))
-    for row in SQL.run(connection, "errors", {"at_most": MOST_ERRORS}):
-        found[row.provider] = replace(of(row.provider), error=row.error)
     for row in SQL.run(connection, "attempts", {"since_ms": now_ms - SENDS_MS, "at_most": MOST_SENDS}):
         found[row.provider] = replace(of(row.provider), calls=int(row.calls), failed=int(row.failed), p95_ms=row.p95_ms)
     for row in SQL.run(connection, "reads", {"well": WELL}):

@@ -28,13 +28,6 @@ JOIN
 -- name: then [sqlite]
 CROSS JOIN
 
--- name: errors
-SELECT provider, state, error FROM (SELECT provider, state, SUBSTR(last_error, 1, 300) AS error,
-        ROW_NUMBER() OVER (PARTITION BY provider ORDER BY due_at_ms DESC) AS place
-    FROM (SELECT provider, state, last_error, due_at_ms FROM pushes WHERE state IN {open_states}
-        AND last_error IS NOT NULL ORDER BY provider, due_at_ms LIMIT :at_most) looked) ranked
-WHERE place = 1 ORDER BY provider
-
 -- name: reads
 SELECT provider, SUM(reads) AS reads, SUM(CASE WHEN outcome = :well THEN 0 ELSE reads END) AS failed
 FROM provider_reads GROUP BY provider ORDER BY provider

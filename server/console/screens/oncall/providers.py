@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,6 +14,7 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, 
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.views.provider_list import MOST_SENDS, ProviderLine, provider_lines
+from drawdown.worker.views.push_pages import WaitSum, wait_sums
 
 PATH: Final = "/console/providers"
 
@@ -32,7 +33,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Tile("Open pushes", figures.count(waiting), "at all of them", _tone(found)),
         Tile("Oldest open", figures.lasting(None if oldest is None else ask.now_ms - oldest), since),
     ]
-    tables = [_states(found, ask.now_ms), _sends(found), _terms(found)]
+    tables = [_states(found, wait_sums(connection).sums, ask.now_ms), _sends(found), _terms(found)]
     return shown(Shown(PATH, tables, tiles=tiles))
 
 
@@ -42,7 +43,7 @@ def _tone(found: list[ProviderLine]) -> str:
     return "bad" if states & {"in_doubt", "rejected"} else "warn" if states else ""
 
 
-def _states(found: list[ProviderLine], now_ms: int) -> Table:
+def _states(found: list[ProviderLine], reasons: Sequence[WaitSum], now_ms: int) -> Table:
     rows = [
         (
             Cell(one.provider, "id", href=url("/console/pushes", provider=one.provider)),
@@ -54,13 +55,13 @@ def _states(found: list[ProviderLine], now_ms: int) -> Table:
             _open(one, "in_doubt"),
             _open(one, "rejected"),
             cells_of.time(one.oldest_ms, narrow=False),
-            cells_of.said(one.paused_reason if one.paused_ms is not None else one.error, narrow=True),
+            _why(one, reasons),
         )
         for one in found
     ]
     heads = (
         "Provider", "State", "#Organisations", "#Without customer", "#Due", "#Queued", "#In doubt", "#Rejected",
-        "Oldest, UTC", "Why, or its last error",
+        "Oldest, UTC", "Why it waits",
     )  # fmt: skip
     none = "No provider bills anybody yet: an assignment brings the first one."
     note = "Settings that are broken or dormant show on the host that has them: drawdown provider list."
@@ -72,6 +73,18 @@ def _links(one: ProviderLine) -> tuple[Link, ...]:
     if one.paused_ms is None:
         return (act("Pause", "provider-pause", provider=one.provider), *accept)
     return (act("Resume", "provider-resume", provider=one.provider), *accept)
+
+
+def _why(one: ProviderLine, reasons: Sequence[WaitSum]) -> Cell:
+    """Why it is paused; else why most of what is open there waits. The page of its pushes has the other reasons."""
+    if one.paused_ms is not None:
+        return cells_of.said(one.paused_reason, narrow=True)
+    waits = sorted((sums for sums in reasons if sums.provider == one.provider), key=lambda sums: -sums.pushes)
+    if not waits:
+        return Cell(figures.UNKNOWN)
+    others = len(waits) - 1
+    more = f"and {others:,} other reason{'' if others == 1 else 's'}" if others else ""
+    return replace(cells_of.said(f"{waits[0].pushes:,}: {waits[0].error}", narrow=True), under=more)
 
 
 def _open(one: ProviderLine, state: str) -> Cell:
@@ -97,7 +110,7 @@ def _sends(found: list[ProviderLine]) -> Table:
     none = "Nothing was sent in the last 24 hours, and no customer was read."
     note = (
         f"Of the latest {MOST_SENDS:,} sends within 24 hours; reads since they are counted. A circuit is each "
-        "process's own and is not kept: what opened it is the error above."
+        "process's own and is not kept: what opened it is a reason above."
     )
     return Table("Calls", heads, rows, none, "drawdown status", note=note)
 
