@@ -166,9 +166,11 @@ def test_a_push_leads_from_its_samples_to_the_cells_that_were_told(night: Night)
     assert samples[0][1:5] == ["box", "1,024", "60", "cell-1"]
     assert attempts[0][3] == "accepted" and entries[0][2:4] == ["wallet:acme", "revenue:compute_1gb"]
     assert verdicts[-1][1:3] == ["halted", "operator"]
+    assert "The verdict when it was settled, and those that came next" in page, "it may be of long before"
     assert [row[1:3] for row in told] == [["cell-1", "due"]]
     (paid,) = night.fleet.rows("SELECT amount_micro FROM ledger_entries WHERE key = :key", key=key)
     assert tiles(page)["Price"] == figures.credits(int(str(paid[0]))) != figures.UNKNOWN
+    assert "credits, for 60 at 0.10 for 1,000" in page, "by the rate that it was charged at"
     assert tiles(page)["Sealed"] == "60" and "drawdown push show" in page
     odd = night.page("/console/push", key=f"usage:{ODD}:{T0 + 3 * WINDOW_MS}:compute_1gb")
     assert unescape(odd).count(ODD) >= 3 and "<b>&" not in odd

@@ -15,6 +15,8 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS
 UNKNOWN: Final = "\N{EN DASH}"
 MINUS: Final = "\N{MINUS SIGN}"
 _CENT: Final = MICRO // 100
+PRICED: Final = 1_000
+"""Base units whose price is told as a rate: of one, it would often be less than can be read."""
 
 
 def credits(micro: int | None) -> str:

@@ -24,8 +24,6 @@ PATH: Final = "/console/ledger"
 COLUMNS: Final = ("customer_id", "plan", "top_up", "balance", "reserved", "available", "top_up_below")
 WORDS: Final = {"": "any", "owed": "owed: below nothing", "low": "low: at its threshold or below"}
 MOST_RATES: Final = 100
-PRICED: Final = 1_000
-"""Base units whose price is told beside a rate: of one, it would often be less than can be read."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -110,14 +108,14 @@ def _rates(rates: list[Rate], now_ms: int) -> Table:
         rows.append(
             (
                 Cell(one.feature, "id"),
-                Cell(figures.exact(one.price(PRICED)), "number"),
+                Cell(figures.exact(one.price(figures.PRICED)), "number"),
                 cells.count(one.micro_credits, narrow=False),
                 cells.count(one.per_quantity, narrow=False),
                 Cell("ever" if not one.start_ms else figures.time(one.start_ms), "time"),
                 Cell(*state),
             )
         )
-    heads = ("Feature", f"#Credits for {PRICED:,}", "#Micro-credits", "#For base units", "From, UTC", "Counts")
+    heads = ("Feature", f"#Credits for {figures.PRICED:,}", "#Micro-credits", "#For base units", "From, UTC", "Counts")
     none = "No feature has a rate: usage of the embedded ledger costs nothing."
     note = f"The first {MOST_RATES} of {len(rows):,}." if len(rows) > MOST_RATES else ""
     command = "drawdown ledger show" if rows else "drawdown ledger rate compute_1gb --micro-credits 100"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from itertools import groupby
 from shlex import quote
 from typing import Final
@@ -88,7 +89,12 @@ def _price(found: ExplainedPush, chain: PushChain) -> Tile:
         accepted = found.push.state == "accepted"
         return Tile("Price", figures.UNKNOWN, f"{found.push.provider} keeps it" if accepted else "not charged yet")
     price = sum(one.amount_micro for one in chain.entries)
-    return Tile("Price", figures.credits(price), f"credits, for {figures.count(found.push.sent_qty)}")
+    quantity = found.push.sent_qty
+    note = f"credits, for {figures.count(quantity)}"
+    if quantity:  # by what was charged: a rate may be set later for a time that is over
+        a_unit = Fraction(price, quantity)
+        note += f" at {figures.exact(round(a_unit * figures.PRICED))} for {figures.PRICED:,}"
+    return Tile("Price", figures.credits(price), note)
 
 
 def _since(found: ExplainedPush) -> str:
@@ -235,10 +241,8 @@ def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
     ]
     none = "No verdict was written yet: the first read at its provider writes one."
     heads = ("At, UTC", "Verdict", "Reason", "#Balance")
-    note = "The one that held when it was settled, and those that came next."
-    return Table(
-        "The verdict that followed", heads, rows, none, f"drawdown org show {quote(found.push.org_id)}", note=note
-    )
+    title = "The verdict when it was settled, and those that came next"
+    return Table(title, heads, rows, none, f"drawdown org show {quote(found.push.org_id)}")
 
 
 def _told(found: ExplainedPush, chain: PushChain) -> list[Table]:
