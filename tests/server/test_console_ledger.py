@@ -161,6 +161,9 @@ def test_an_entry_is_found_by_the_time_that_it_was_booked(home: Home, capfd: pyt
         assert shown == [minute] * 3
         assert ">Booked from, UTC</label>" in page and ">Booked up to, UTC</label>" in page
         assert f"/console/wallet.csv?id=acme&{asked}" in page, "the file is of the same"
+        assert ">Clear</a>" in page and "What was left behind each is in the file of all entries." in page
+        whole = page_of(home, path)
+        assert ">Clear</a>" not in whole and "What was left behind" not in whole and 'data-head="Balance"' in whole
         assert "drawdown ledger entries acme --from 2026-01-10T13:04:00Z --to 2026-01-10T13:05:00Z" in page
         before = re.findall(
             r'data-head="Booked, UTC" class="whole">([^<]+)<', page_of(home, f"{path}&to=2026-01-10+13:03")

@@ -155,7 +155,9 @@ def entries_table(
         rows = [_entry(one, customer_id, left) for one, left in running(found.entries, found.booked_micro)]
     if chosen.narrows:
         none = "Nothing was booked then."
-    notes = ["By the time that each is of; what came in late was booked later."] if rows else []
+    notes = ["By the time of use; what came in late was booked later."] if rows else []
+    if rows and "#Balance" not in heads:
+        notes.append("What was left behind each is in the file of all entries.")
     if found.is_cut:
         notes.append(f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on.")
     is_empty = not rows and not chosen.narrows
