@@ -57,7 +57,9 @@ def give_initech_credit(walk: Walk) -> None:
     walk.page.get_by_label("Kind").select_option("bonus")
     walk.clicks += 1
     walk.page.get_by_label("Reason").fill("they asked")
+    assert "(optional)" in walk.page.get_by_text("Expires").inner_text()
     walk.click("See what it would do", "button")
+    walk.reads("Dry run: Give credit (initech)", "Halts whom it pays for")
     walk.click("Give credit", "button")
     walk.reads("initech: 25.00 credits given")
 

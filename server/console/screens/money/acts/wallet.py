@@ -85,7 +85,7 @@ def _wallet(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     given = list_lots(connection, customer, now_ms).lots
     return [
         Fact("Wallet", _whose(connection, customer, now_ms)),
-        Fact("Whom it pays for is halted", "once it is used up" if _halts(connection, customer, now_ms) else "never"),
+        Fact("Halts whom it pays for", "once it is used up" if _halts(connection, customer, now_ms) else "never"),
         Fact("Plan", account.plan or ""),
         Fact("Available", figures.exact(account.available_micro), fixed=False),
         Fact("Balance", figures.exact(account.balance_micro), fixed=False),
