@@ -30,7 +30,7 @@ UNDER: Final[Mapping[str, str]] = {
     for at, page in enumerate(pages)
 }
 """Each page's place in the menu: its own, or that of the list before it in its area, which leads to it."""
-IN_CREDITS: Final = frozenset((*(page.path for page in money.PAGES), "/console/runs", "/console/run"))
-"""Pages whose amounts are credits, where a head does not say otherwise."""
+IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/runs", "/console/run"} - {"/console/drift"}
+"""Pages whose amounts are credits, where a head does not say otherwise; a vendor bills in its own currency."""
 ACTIONS: Final[tuple[Action, ...]] = (*money.ACTIONS, *oncall.ACTIONS, *rules.ACTIONS)
 """What may be done, each at `/console/act/` and its name."""

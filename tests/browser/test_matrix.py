@@ -45,6 +45,17 @@ WIDE: Final = """() => [document.documentElement, ...document.querySelectorAll("
 """What is wider than there is room for: the page, or a table, whose last columns nobody sees."""
 MAY: Final = {f"/console/act/{action.name}": action.role for action in ACTIONS}
 NO_PATH: Final = {ord(one): "_" for one in "?&=%#:;/"}
+ASKEW: Final = r"""() => [...document.querySelectorAll("main table")].flatMap((table) => {
+    const right = (one) => ["right", "end"].includes(getComputedStyle(one).textAlign);
+    const heads = [...table.querySelectorAll(":scope > thead th")];
+    if (getComputedStyle(table).display !== "table") return [];
+    return [...table.querySelectorAll(":scope > tbody > tr")]
+        .filter((row) => row.children.length === heads.length)
+        .flatMap((row) => [...row.children].map((cell, at) => [cell, heads[at]]))
+        .filter(([cell, head]) => right(cell) !== right(head))
+        .map(([cell, head]) => `${head.innerText}: ${cell.innerText}`);
+})"""
+"""Cells that stand elsewhere than their column's head."""
 SILENT: Final = ".empty:not(:has(code)):not(:has(a))"
 """What is empty, and says neither what fills it nor where to go."""
 PICTURES: Final = Path(__file__).resolve().parents[2] / "build" / "browser"
@@ -133,6 +144,8 @@ def test_a_page_keeps_to_all_that_pages_keep_to(
     if WHOLE:
         name = f"{place.strip('/').replace('/', '-')}-{role}-{state}".translate(NO_PATH)
         page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert page.evaluate(ASKEW) == []
     assert goes_sideways(visitor) == {}
     for width in (320, 1280) if WHOLE else (1280,):
         page.set_viewport_size({"width": width, "height": 800})

@@ -258,8 +258,9 @@ def test_halts_and_cells_say_who_was_told_and_what_they_answered(night: Night) -
 
 def test_providers_and_ticks_say_how_they_stand(night: Night) -> None:
     page = night.page("/console/providers")
-    states, calls, terms = tables(page)
-    assert states[0][:6] == ["embedded", "paused", "2", "0", "2", "0"] and states[0][9] == "a test"
+    states, calls, circuits, terms = tables(page)
+    assert states[0][:5] == ["embedded", "paused", "2", "2", "0"] and states[0][8] == "a test"
+    assert circuits[0][:3] == ["embedded", "answers", "0"] and circuits[0][3:5] == [figures.UNKNOWN] * 2
     assert calls[0][1:3] == ["1", "0"] and terms[0][0] == "embedded"
     (hour,) = night.rows("/console/ticks")
     assert hour[1:3] == ["2", "left something1 of them"], "the worst end, and how many others there were"
@@ -280,7 +281,34 @@ def test_a_provider_says_why_most_of_what_is_open_there_waits(night: Night) -> N
         night.fleet.write(
             "UPDATE pushes SET state = :state, last_error = :error WHERE org_id = :org AND state = 'due'", said
         )
-    assert tables(night.page("/console/providers"))[0][0][9] == "2: 503and 1 other reason", "that of most"
+    assert tables(night.page("/console/providers"))[0][0][8] == "2: 503and 1 other reason", "that of most"
+
+
+def test_what_is_on_record_of_circuits_is_said_and_no_more(night: Night) -> None:
+    """A batch that fails counts once in a circuit, so that fewer sends than that open none; one that was answered after
+    them closes it; half a minute later it is tried again."""
+    sends = (
+        "INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty, "
+        "finished_ms, outcome) SELECT window_ms, org_id, feature, revision, :n, :at - 9, 'w', 60, :at, :outcome "
+        "FROM pushes WHERE org_id = 'acme' AND window_ms = (SELECT MIN(window_ms) FROM pushes WHERE org_id = 'acme')"
+    )
+
+    def circuit() -> list[str]:
+        return night.rows("/console/providers", 2)[0][:3]
+
+    def send(n: int, ago_s: int, outcome: str | None) -> None:
+        night.fleet.write(sends, {"n": n, "at": night.now - ago_s * 1_000, "outcome": outcome})
+
+    for n in range(4):
+        send(100 + n, 20 - n, "unknown" if n % 2 else "retry")
+    send(110, 1, None)
+    assert circuit() == ["embedded", "no answer", "4"], "one that is under way has no answer yet, and none is missed"
+    send(104, 10, "unknown")
+    assert circuit() == ["embedded", "may be open", "5"]
+    night.fleet.write("UPDATE attempts SET finished_ms = finished_ms - 30000 WHERE attempt BETWEEN 100 AND 104")
+    assert circuit() == ["embedded", "no answer", "5"], "its time is over: one call decides"
+    send(105, 0, "rejected")
+    assert circuit() == ["embedded", "answers", "0"], "a refusal is an answer"
 
 
 def test_each_list_goes_on_behind_its_last_row_and_ends(night: Night) -> None:

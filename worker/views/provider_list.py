@@ -1,7 +1,7 @@
 """Providers as people look at them: what is kept of each. Reads only.
 
 Guarantee: only what is open, the latest sends, and organisations' assignments are counted. A circuit is each process's
-own, and is not kept: what opened it is among the reasons why pushes wait.
+own, and is not kept: what opens one is, the sends that had no answer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS
+from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
 from drawdown.worker.views.push_pages import OpenSum, open_sums
 
 SQL = queries(__file__)
@@ -26,6 +27,21 @@ MOST_SENDS: Final = 5_000
 """Of the latest, those that calls, errors and times are of."""
 SENDS_MS: Final = DAY_MS
 """None that is older counts."""
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """Sends of those latest that had no answer, or that the provider put off: how many since it last answered any, when
+    the first and the last of them ended, and when it last answered. None: there is none among them."""
+
+    in_a_row: int
+    since_ms: int | None
+    last_ms: int | None
+    answered_ms: int | None
+
+    def may_be_open(self, now_ms: int) -> bool:
+        """Whether some process may send nothing now: a circuit counts batches, which are as many sends or fewer."""
+        return self.in_a_row >= OPEN_AFTER and self.last_ms is not None and now_ms < self.last_ms + OPEN_FOR_MS
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,7 @@ class ProviderLine:
     calls: int | None = None
     failed: int | None = None
     p95_ms: int | None = None
+    unanswered: Unanswered | None = None
     reads: int | None = None
     reads_failed: int | None = None
 
@@ -95,7 +112,10 @@ def provider_lines(connection: sa.Connection, now_ms: int) -> list[ProviderLine]
             states[one.state] += one.pushes
         found[name] = replace(of(name), open=dict(states), oldest_ms=min(one.oldest_ms for one in sums))
     for row in SQL.run(connection, "attempts", {"since_ms": now_ms - SENDS_MS, "at_most": MOST_SENDS}):
-        found[row.provider] = replace(of(row.provider), calls=int(row.calls), failed=int(row.failed), p95_ms=row.p95_ms)
+        unanswered = Unanswered(int(row.in_a_row), row.unanswered_ms, row.last_unanswered_ms, row.answered_ms)
+        found[row.provider] = replace(
+            of(row.provider), calls=int(row.calls), failed=int(row.failed), p95_ms=row.p95_ms, unanswered=unanswered
+        )
     for row in SQL.run(connection, "reads", {"well": WELL}):
         found[row.provider] = replace(of(row.provider), reads=int(row.reads), reads_failed=int(row.failed))
     return [found[name] for name in sorted(found)]

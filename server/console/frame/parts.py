@@ -39,8 +39,9 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table. `kind`: number, time, id, state, or nothing; `tone`: of a state, or bad of a number;
-    `href`: where it leads; `links`: what may be done with the row; `under`: a second line, of less weight."""
+    """One cell of a table. `kind`: number, time, id, state, step (a command, and what is said of it), or nothing;
+    `tone`: of a state, or bad of a number; `href`: where it leads; `links`: what may be done with the row; `under`: a
+    second line, of less weight."""
 
     text: str
     kind: str = ""

@@ -112,7 +112,7 @@ def _happened(found: list[Happened], customer: str, paid: PaidFrom) -> Table:
 
 
 def _event(one: Happened, customer: str) -> tuple[Cell, ...]:
-    what, state = one.kind, Cell("")
+    what, state = one.kind, Cell(figures.UNKNOWN)
     if one.part in ("charge", "given back"):
         what = _many(one)
     elif one.part == "topup":

@@ -33,7 +33,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     spenders = wallets.spenders_kept(connection)
     pools = list_pools(connection, ask.now_ms, MOST_POOLS)
     tables = [_spenders(spenders, ask.now_ms), _wallets("owed", owed), _wallets("low", low), _pools(pools)]
-    filters = [Filter("id", "Customer's or organisation's id")]
+    filters = [Filter("id", "Customer or organisation")]
     switch = topups.switched(connection)
     tiles = _tiles(topups.open_now(connection), switch, owed, low)
     kill = act("Stop all top-ups", "topup-stop-all", "admin")

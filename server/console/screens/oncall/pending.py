@@ -90,7 +90,7 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
             Cell(how_much(one), "number"),
             cells_of.number(one.orgs),
             cells_of.time(one.since_ms, narrow=False),
-            Cell(PENDING[one.reason]),
+            Cell(PENDING[one.reason], "step"),
         )
         for one in reasons
     ]
@@ -99,7 +99,7 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
         much = f"{samples:,} sample{'' if samples == 1 else 's'}"
         rows.append(
             (Cell(f"quarantined: {_words(name)}", href=url(PATH, why=name)), Cell(much, "number"),
-             Cell(figures.UNKNOWN, "number"), Cell(figures.UNKNOWN, narrow=False), Cell(mend))
+             Cell(figures.UNKNOWN, "number"), Cell(figures.UNKNOWN, narrow=False), Cell(mend, "step"))
         )  # fmt: skip
     heads = ("Why it waits", "#How much", "#Organisations", "Oldest window, UTC", "What mends it")
     return Table("By reason", heads, rows, "Nothing waits: all that was used is sealed.", "drawdown status")
@@ -149,11 +149,11 @@ def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
     rows = [
         (Cell(f"{one.memory_mb:,} MB", links=_map_size(one.memory_mb)), cells_of.number(one.seconds),
          cells_of.number(one.samples, narrow=False), cells_of.number(one.orgs),
-         Cell(f"drawdown feature map FEATURE --memory-mb {one.memory_mb}"))
+         Cell(f"drawdown feature map FEATURE --memory-mb {one.memory_mb}", "step"))
         for one in sizes
     ] + [
         (Cell(one.event_type, "id", links=_map_event(one)), cells_of.number(one.units),
-         cells_of.number(one.events, narrow=False), cells_of.number(one.orgs), Cell(_mends_event(one), "id"))
+         cells_of.number(one.events, narrow=False), cells_of.number(one.orgs), Cell(_mends_event(one), "step"))
         for one in events
     ]  # fmt: skip
     heads = ("Size, or event type", "#Seconds, or units", "#Samples", "#Organisations", "What mends it")

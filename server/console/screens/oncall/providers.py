@@ -1,4 +1,5 @@
-"""Providers: who may be sent to, what is open there and since when, and how the latest sends went."""
+"""Providers: who may be sent to, what is open there and since when, how the latest sends went, and what they say of
+circuits."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.units import SECOND_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.views.provider_list import MOST_SENDS, ProviderLine, provider_lines
+from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
+from drawdown.worker.views.provider_list import MOST_SENDS, ProviderLine, Unanswered, provider_lines
 from drawdown.worker.views.push_pages import WaitSum, wait_sums
 
 PATH: Final = "/console/providers"
@@ -23,6 +26,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     found = provider_lines(connection, ask.now_ms)
     paused = [one for one in found if one.paused_ms is not None]
     waiting = sum(sum(one.open.values()) for one in found)
+    grave = sum(one.open.get(state, 0) for one in found for state in ("in_doubt", "rejected"))
     oldest = min((one.oldest_ms for one in found if one.oldest_ms is not None), default=None)
     since = "since it was sealed" if oldest is None else f"sealed {figures.time(oldest)}"
     tiles = [
@@ -30,17 +34,13 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Tile(
             "Paused", figures.count(len(paused)), "sent nothing until a person resumes them", "warn" if paused else ""
         ),
-        Tile("Open pushes", figures.count(waiting), "at all of them", _tone(found)),
+        Tile("Open pushes", figures.count(waiting), "at all of them", "warn" if waiting else ""),
+        Tile("In doubt or rejected", figures.count(grave), "of these", "bad" if grave else ""),
         Tile("Oldest open", figures.lasting(None if oldest is None else ask.now_ms - oldest), since),
     ]
-    tables = [_states(found, wait_sums(connection).sums, ask.now_ms), _sends(found), _terms(found)]
+    states = _states(found, wait_sums(connection).sums, ask.now_ms)
+    tables = [states, _sends(found), _circuits(found, ask.now_ms), _terms(found)]
     return shown(Shown(PATH, tables, tiles=tiles))
-
-
-def _tone(found: list[ProviderLine]) -> str:
-    """That of the gravest open push."""
-    states = {state for one in found for state, count in one.open.items() if count}
-    return "bad" if states & {"in_doubt", "rejected"} else "warn" if states else ""
 
 
 def _states(found: list[ProviderLine], reasons: Sequence[WaitSum], now_ms: int) -> Table:
@@ -48,8 +48,7 @@ def _states(found: list[ProviderLine], reasons: Sequence[WaitSum], now_ms: int) 
         (
             Cell(one.provider, "id", href=url("/console/pushes", provider=one.provider)),
             replace(cells_of.state(one.state(now_ms)), links=_links(one)),
-            cells_of.number(one.orgs),
-            cells_of.number(one.without_customer, narrow=False),
+            replace(cells_of.number(one.orgs), under=_without_customer(one)),
             _open(one, "due"),
             _open(one, "queued"),
             _open(one, "in_doubt"),
@@ -60,12 +59,16 @@ def _states(found: list[ProviderLine], reasons: Sequence[WaitSum], now_ms: int) 
         for one in found
     ]
     heads = (
-        "Provider", "State", "#Organisations", "#Without customer", "#Due", "#Queued", "#In doubt", "#Rejected",
-        "Oldest, UTC", "Why it waits",
+        "Provider", "State", "#Organisations", "#Due", "#Queued", "#In doubt", "#Rejected", "Oldest, UTC",
+        "Why it waits",
     )  # fmt: skip
     none = "No provider bills anybody yet: an assignment brings the first one."
-    note = "Settings that are broken or dormant show on the host that has them: drawdown provider list."
+    note = "Settings that are broken or dormant show on the host that has them: `drawdown provider list`."
     return Table("How each stands", heads, rows, none, "drawdown provider list", note=note)
+
+
+def _without_customer(one: ProviderLine) -> str:
+    return f"{one.without_customer:,} without a customer" if one.without_customer else ""
 
 
 def _links(one: ProviderLine) -> tuple[Link, ...]:
@@ -108,11 +111,36 @@ def _sends(found: list[ProviderLine]) -> Table:
     ]
     heads = ("Provider", "#Sends", "#Not accepted", "#95 % within, ms", "#Reads of customers", "#Reads that failed")
     none = "Nothing was sent in the last 24 hours, and no customer was read."
-    note = (
-        f"Of the latest {MOST_SENDS:,} sends within 24 hours; reads since they are counted. A circuit is each "
-        "process's own and is not kept: what opened it is a reason above."
-    )
+    note = f"Of the latest {MOST_SENDS:,} sends within 24 hours; reads since they are counted."
     return Table("Calls", heads, rows, none, "drawdown status", note=note)
+
+
+def _circuits(found: list[ProviderLine], now_ms: int) -> Table:
+    rows = [
+        (
+            Cell(one.provider, "id"),
+            _circuit(one.unanswered, now_ms),
+            cells_of.number(one.unanswered.in_a_row),
+            cells_of.time(one.unanswered.since_ms, narrow=False),
+            cells_of.time(one.unanswered.last_ms),
+            cells_of.time(one.unanswered.answered_ms),
+        )
+        for one in found
+        if one.unanswered is not None
+    ]
+    heads = ("Provider", "Circuit", "#No answer, in a row", "The first, UTC", "The last, UTC", "Last answer, UTC")
+    note = (
+        f"After {OPEN_AFTER} batches in a row without an answer a process sends nothing for "
+        f"{OPEN_FOR_MS // SECOND_MS} s, then tries once. Each process has a circuit of its own in its memory, and none "
+        "is kept: this is what the same sends say. Of circuits of reads nothing is on record."
+    )
+    return Table("Circuits", heads, rows, "Nothing was sent in the last 24 hours.", "drawdown status", note=note)
+
+
+def _circuit(of: Unanswered, now_ms: int) -> Cell:
+    if of.may_be_open(now_ms):
+        return cells_of.state("may be open")
+    return cells_of.state("no answer" if of.in_a_row else "answers")
 
 
 def _terms(found: list[ProviderLine]) -> Table:

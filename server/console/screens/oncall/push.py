@@ -79,8 +79,12 @@ def _tiles(found: ExplainedPush, chain: PushChain) -> list[Tile]:
         _price(found, chain),
         Tile("Sealed", figures.count(push.sealed_qty), in_all, _if_apart(found)),
         Tile("Sent", figures.count(push.sent_qty), f"of {push.feature}, in its provider's unit"),
-        Tile("Tries", figures.count(push.attempts), f"looked up {push.lookups:,} times"),
+        Tile("Tries", figures.count(push.attempts), f"looked up {_times(push.lookups)}"),
     ]
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _price(found: ExplainedPush, chain: PushChain) -> Tile:
@@ -158,7 +162,7 @@ def _attempts(found: ExplainedPush) -> Table:
     if push.lookups:
         answer = "no answer yet" if push.lookup_answer is None else push.lookup_answer.replace("_", " ")
         at = figures.time(push.looked_up_ms)
-        note = f"Looked up at {push.provider} {push.lookups:,} times; the last answer, {at}: {answer}."
+        note = f"Looked up at {push.provider} {_times(push.lookups)}; the last answer, {at}: {answer}."
     heads = ("No.", "Began, UTC", "#Took at most, ms", "Answer", "What was said")
     none = "It was never sent: the next tick sends what is due."
     return Table(

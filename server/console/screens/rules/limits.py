@@ -236,7 +236,7 @@ def _limits(connection: sa.Connection, metric: str) -> Table:
          time(one.at_ms, wide=True), said(one.actor, wide=True), said(one.reason, wide=True))
         for one in found
     ]  # fmt: skip
-    heads = ("Metric", "Plan", "A", "#Amount", "Phase of its own", "Since, UTC", "By", "Why")
+    heads = ("Metric", "Plan", "Per", "#Amount", "Phase of its own", "Since, UTC", "By", "Why")
     none = "Plans say nothing yet, so they allow nothing of any metric."
     note = f"The first {MOST_LIMITS}: choose a metric." if len(found) == MOST_LIMITS else ""
     command = (

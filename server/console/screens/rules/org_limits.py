@@ -32,7 +32,7 @@ def _limits(found: Standing, after: str) -> Table:
          time(one.resets_ms, wide=True), Cell(*_rule(one), narrow=False), time(one.until_ms, wide=True))
         for one in found.rows
     ]  # fmt: skip
-    heads = ("Metric", "A", "#Limit", "#Used", "Left", "Begins anew, UTC", "By", "Override until, UTC")
+    heads = ("Metric", "Per", "#Limit", "#Used", "#Left", "Begins anew, UTC", "By", "Override until, UTC")
     next_ = url("/console/org", id=found.org_id, tab="limits", after=found.next_after) if found.next_after else ""
     none = "Nothing is counted yet: the first metric is made by `drawdown guard set`."
     first = url("/console/org", id=found.org_id, tab="limits") if after else ""
@@ -56,10 +56,10 @@ def _amount(one: StandingRow) -> Cell:
 
 def _left(one: StandingRow) -> Cell:
     if one.left is None:
-        return Cell("without an end")
+        return Cell("without an end", "number")
     if one.left == 0:
         return Cell("none left", "state", "warn")
-    return Cell(f"{figures.count(one.left)}, little", "state", "warn") if one.low else Cell(figures.count(one.left))
+    return Cell(f"{figures.count(one.left)}, little", "state", "warn") if one.low else number(one.left)
 
 
 def _rule(one: StandingRow) -> tuple[str, str]:
