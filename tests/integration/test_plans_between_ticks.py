@@ -23,6 +23,7 @@ from drawdown.server.metrics.metrics import measure
 from drawdown.worker.commands import assignments
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.dispatch import dispatch
+from drawdown.worker.verdict import effective_balance
 from drawdown.worker.views.status import status
 from drawdown.worker.watch import Watcher, watch
 from tests.benchmarks.case_tick import world_of
@@ -159,3 +160,16 @@ def test_the_mapping_is_taken_apart_once_for_all_that_waits(engine: sa.Engine) -
     with engine.connect() as connection:
         plan = [row.detail for row in connection.execute(sa.text(f"EXPLAIN QUERY PLAN {text}"), values)]
     assert "MATERIALIZE segments" in plan
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("name", ["unsealed", "unseen_pushes"])
+def test_an_estimate_looks_up_whom_it_is_of_and_nobody_else(engine: sa.Engine, name: str) -> None:
+    """It went through all whom the provider bills, once for each thousand that were asked about."""
+    values = {"orgs": [], "segments": [], "provider": "embedded", "since_ms": 0, "now_ms": 0, "lately_ms": 0}
+    part = effective_balance.SQL.part(name, {**values, "just_now_ms": 0})
+    statement, bound = effective_balance.SQL.reading("sqlite", part)
+    with engine.connect() as connection:
+        plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {statement.clause.text}"), bound)
+        found = [row.detail for row in plan if "assignments" in row.detail]
+    assert found and all("(org_id=? AND start_ms<?)" in detail for detail in found)

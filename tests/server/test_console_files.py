@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
+from drawdown.schema.text import no_formula
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console import files as console_files
 from drawdown.server.console.asking import Ask
@@ -231,3 +232,11 @@ def test_lines_of_json_pass_through_and_none_are_made_of_names_alone() -> None:
     assert list(as_json(iter(['{"x": 1}\n']))) == ['{"x": 1}\n']
     made = list(as_json(iter([csv_line(("a", "b", "n")), csv_line(("=x", None), (7,))])))
     assert made == ['{"a": "=x", "b": null, "n": 7}\n']
+
+
+def test_a_cell_that_is_plain_is_as_every_other_one_would_be() -> None:
+    """The short way of most texts: each character of ASCII, first, last and alone, beside the way of those that are
+    not."""
+    texts = [before + chr(code) + after for code in range(128) for before in ("", "a") for after in ("", "b", "=b")]
+    for text in filter(None, texts):
+        assert csv_line((text,)) == '"' + no_formula(text).replace('"', '""') + '"\n'

@@ -170,13 +170,13 @@ class Seen:
     lapsed: Mapping[str, Lapsed]
     card: RateCard
 
-    def price(self, used: Used, row: Any, quantity: int | Decimal) -> int:
-        """What a quantity of a row's feature costs; one without a rate is named."""
-        amount = self.card.price(row.feature, row.window_ms, int(quantity))
-        if amount is None:
+    def price(self, used: Used, row: Any, *quantities: int | Decimal) -> list[int]:
+        """What quantities of a row's feature cost; one without a rate is named."""
+        rate = self.card.rate(row.feature, row.window_ms)
+        if rate is None:
             used.unpriced.add(row.feature)
-            return 0
-        return amount
+            return [0] * len(quantities)
+        return [rate.price(int(quantity)) for quantity in quantities]
 
 
 def used_by(seen: Seen, orgs: Sequence[Row], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
@@ -189,15 +189,15 @@ def used_by(seen: Seen, orgs: Sequence[Row], *, read_ms: int, lag_ms: int) -> di
     reads = {org.org_id: org.balance_read_ms for org in orgs}
     for row in seen.unsealed:
         used = found[row.org_id]
-        amount = seen.price(used, row, row.owed)
+        amount, unsampled, lately, just_now = seen.price(used, row, row.owed, row.unsampled, row.lately, row.just_now)
         used.unsealed += amount
         in_time[row.org_id] += amount if _is_in_time(row, seen.lapsed) else 0
-        used.unsampled += seen.price(used, row, row.unsampled)
-        used.lately += seen.price(used, row, row.lately)
-        used.just_now += seen.price(used, row, row.just_now)
+        used.unsampled += unsampled
+        used.lately += lately
+        used.just_now += just_now
     for row in seen.pushes:
         used = found[row.org_id]
-        amount = seen.price(used, row, row.sent_qty)
+        (amount,) = seen.price(used, row, row.sent_qty)
         if row.state == "rejected" or row.first_attempt_ms is None:
             used.unsent += amount
             in_time[row.org_id] += amount if _is_in_time(row, seen.lapsed) else 0

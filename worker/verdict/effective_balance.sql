@@ -24,6 +24,13 @@ picked AS MATERIALIZED (
 FROM picked p {each_then} dirty_windows d ON d.org_id = p.org_id AND d.window_ms >= p.floor_ms
     AND d.window_ms < p.sealed_to
 
+-- name: billed
+-- As which customer each of the organisations asked about is billed: all that pushes are looked up by.
+billed AS MATERIALIZED (
+    SELECT a.org_id, a.customer_id FROM {rows :orgs (org_id text)} r {each_then} assignments a ON a.org_id = r.org_id
+        AND a.provider = :provider AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+)
+
 -- name: unsealed
 -- What is owed and not sealed: whole windows at or above the watermark, the difference in dirty ones below it. Beside
 -- it, what was used of late, sealed or not: at what rate credit is burnt; and what sandboxes that run will have used
@@ -81,35 +88,41 @@ both_sides AS (
 )
 SELECT q.org_id, q.window_ms, q.feature, SUM(q.owed) AS owed, SUM(q.lately) AS lately, SUM(q.just_now) AS just_now,
     SUM(q.unsampled) AS unsampled
-FROM both_sides q JOIN picked p ON p.org_id = q.org_id
-JOIN assignments a ON a.org_id = q.org_id AND a.start_ms <= q.window_ms AND (a.end_ms IS NULL OR q.window_ms < a.end_ms)
-    AND a.provider = :provider AND a.customer_id = p.customer_id
+FROM both_sides q {each_then} picked p ON p.org_id = q.org_id
+{look_up} assignments a {looked_up_by} a.org_id = q.org_id AND a.start_ms <= q.window_ms
+    AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.provider = :provider AND a.customer_id = p.customer_id
+    {end_look_a}
 GROUP BY 1, 2, 3
 
 -- name: unseen_pushes
 -- Word for word the condition of the index on what is open, or SQLite reads all pushes there ever were; and what was
 -- sent of late materialized, or it reads all attempts there ever were, in the order in which they are told apart; and
 -- of these organisations alone, or the push of everybody's is looked up.
-WITH {picked},
+WITH {billed},
 sent AS MATERIALIZED (
     SELECT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms >= :since_ms
-        AND t.org_id IN (SELECT org_id FROM picked)
+        AND t.org_id IN (SELECT org_id FROM billed)
 )
 SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
-FROM pushes q JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
+FROM pushes q JOIN billed p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
 WHERE q.provider = :provider AND q.state IN {open_states}
 UNION ALL
 SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
 FROM (SELECT DISTINCT s.window_ms, s.org_id, s.feature, s.revision FROM sent s) t
 {look_up} pushes q {looked_up_by} q.window_ms = t.window_ms AND q.org_id = t.org_id AND q.feature = t.feature
     AND q.revision = t.revision {end_look_q}
-JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
+JOIN billed p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
 WHERE q.provider = :provider AND q.state = 'accepted'
 
 -- name: end_look_w [postgresql]
 OFFSET 0) w
 
 -- name: end_look_w [sqlite]
+
+-- name: end_look_a [postgresql]
+OFFSET 0) a
+
+-- name: end_look_a [sqlite]
 
 -- name: end_look_q [postgresql]
 OFFSET 0) q

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
@@ -36,8 +36,7 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
     return connection.execute(wanted.with_for_update()).all()
 
 
-@dataclass(frozen=True)
-class Effective:
+class Effective(NamedTuple):
     """An effective balance with its parts, in micro-credits. Unsealed is what samples tell, and for whoever is not
     halted what they will tell next; held is what runs have reserved."""
 

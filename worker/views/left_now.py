@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -19,8 +19,7 @@ from drawdown.worker.verdict.rules import end_ms
 from drawdown.worker.views.used_now import read_used_now
 
 
-@dataclass(frozen=True)
-class Left:
+class Left(NamedTuple):
     """Of one organisation, in micro-credits of its provider; None: unknown, or without an end. `left_now_micro`: its
     effective balance, or what was read last where nobody bills it; `used_a_minute_micro`: in the last minutes;
     `runs_out_ms`: when what is left ends, if it is used on like that."""
@@ -30,14 +29,22 @@ class Left:
     runs_out_ms: int | None
 
 
+UNBILLED: Final = frozenset((None, *EXEMPT_PROVIDERS))
+NOTHING: Final = Used()
+"""Of whoever used nothing that its balance may not show."""
+
+
 def left_of(connection: sa.Connection, rows: Sequence[Row], now_ms: int, *, watched: bool) -> list[Left]:
     """Of each of these organisations (rows of `orgs`). `watched`: whether the ends that a watch estimated stand."""
     by_provider: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.billing_provider is not None and row.billing_provider not in EXEMPT_PROVIDERS:
+        if row.billing_provider not in UNBILLED:
             by_provider[row.billing_provider].append(row)
     used = read_used_now(connection, by_provider, now_ms)
-    return [_left(row, used.get(row.org_id), now_ms, watched) for row in rows]
+    return [
+        _left(row, None if row.billing_provider in UNBILLED else used.get(row.org_id, NOTHING), now_ms, watched)
+        for row in rows
+    ]
 
 
 def _left(row: Row, used: Used | None, now_ms: int, watched: bool) -> Left:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import sqlalchemy as sa
 
@@ -23,7 +23,7 @@ from drawdown.worker.views.left_now import Left, left_of
 SQL = queries(__file__)
 
 PAGE_ROWS: Final = 50
-MOST_AT_ONCE: Final = 1_000
+MOST_AT_ONCE: Final = 4_000
 """Rows of a file that are read, and held, together."""
 MOST_LOOKED_AT: Final = 10_000
 """Organisations among which plans of other providers are looked for."""
@@ -47,8 +47,7 @@ class Chosen:
     within: str = ""
 
 
-@dataclass(frozen=True)
-class OrgLine:
+class OrgLine(NamedTuple):
     """An organisation in the list. Money in micro-credits of its provider; None: unknown, or without an end.
     `left_now_micro` to `runs_out_ms`: as `left_now.Left`; `since_ms`: of a state that is not `active`."""
 
@@ -178,7 +177,9 @@ def _line(row: Row, left: Left) -> OrgLine:
         why=why,
         running=int(row.running),
         limit=row.max_concurrent_sandboxes,
-        **vars(left),
+        left_now_micro=left.left_now_micro,
+        used_a_minute_micro=left.used_a_minute_micro,
+        runs_out_ms=left.runs_out_ms,
     )
 
 

@@ -23,7 +23,8 @@ from drawdown.worker.verdict.rates import card_of, rates_part
 
 
 def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Row]], now_ms: int) -> dict[str, Used]:
-    """By organisation; `orgs` are rows by provider. The connection reads at one moment (`schema.database.read`)."""
+    """By organisation, of those that used or hold something; `orgs` are rows by provider. The connection reads at one
+    moment (`schema.database.read`)."""
     providers = sorted(name for name, rows in orgs.items() if rows)
     if not providers:
         return {}
@@ -46,6 +47,5 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Row]], 
         card = rate_card(terms["ledger"]) if provider in here else card_of(terms[f"rates{number}"])
         held_rows, over = held_of(read[f"held{number}"], gone), lapsed_of(read.get(f"lapsed{number}", []))
         seen = Seen(read[f"unsealed{number}"], read[f"pushes{number}"], held_rows, over, card)
-        used = used_by(seen, orgs[provider], read_ms=now_ms, lag_ms=0)
-        found |= {org.org_id: used.get(org.org_id, Used()) for org in orgs[provider]}
+        found |= used_by(seen, orgs[provider], read_ms=now_ms, lag_ms=0)
     return found

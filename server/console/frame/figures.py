@@ -103,5 +103,5 @@ def plain(micro: int | None) -> str | None:
     """For programs: all decimals, a hyphen for less than nothing, no thousands."""
     if micro is None:
         return None
-    whole, rest = divmod(abs(micro), MICRO)
-    return f"{'-' if micro < 0 else ''}{whole}.{rest:06d}"
+    digits = f"{abs(micro):07d}"
+    return f"{'-' if micro < 0 else ''}{digits[:-6]}.{digits[-6:]}"

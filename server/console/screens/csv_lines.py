@@ -7,6 +7,7 @@ decimals texts, so that none is rounded on its way.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
@@ -15,6 +16,10 @@ from drawdown.schema.text import no_formula
 Form = Literal["csv", "jsonl"]
 FORMS: Final[tuple[Form, ...]] = ("csv", "jsonl")
 """What a file may be, by how its path ends."""
+
+
+PLAIN: Final = re.compile("[0-9A-Za-z][ ,-:@-Z_a-z]*").fullmatch
+"""Of a text that is a cell as it stands: no formula, and nothing to escape. Most are so, and a file has many."""
 
 
 class Line(str):
@@ -26,10 +31,14 @@ class Line(str):
 
 def csv_line(texts: Sequence[str | None], numbers: Sequence[int | str | None] = ()) -> Line:
     """One line: texts that anybody may have written, then numbers of ours. The first line of a file has its names."""
-    cells = ['"' + no_formula(text).replace('"', '""') + '"' if text else '""' for text in texts]
-    line = Line(",".join([*cells, *("" if number is None else str(number) for number in numbers)]) + "\n")
+    cells = [f'"{text if PLAIN(text) else _escaped(text)}"' if text else '""' for text in texts]
+    line = Line(",".join([*cells, *["" if number is None else str(number) for number in numbers]]) + "\n")
     line.cells = (*texts, *numbers)
     return line
+
+
+def _escaped(text: str) -> str:
+    return no_formula(text).replace('"', '""')
 
 
 def as_json(lines: Iterator[str]) -> Iterator[str]:
