@@ -78,7 +78,16 @@ def test_low_goes_by_the_level_of_each_and_by_the_top_up(fleet: Fleet) -> None:
         "VALUES ('b', 3000000, 1, 1, 'usd', 'test', 'x', 1, 1, 1, 'live', 0, 'a', 'r')"
     )
     assert paged(fleet, Chosen("low")) == ["e", "d", "b", "acme"], "at its threshold"
+    for org in ("acme", ""):
+        write(fleet.engine, lambda c, org=org: hooks.set_low(c, org, None, fleet.by))  # type: ignore[misc]
+    assert paged(fleet, Chosen("low")) == ["e", "b"], "where that is all there is"
     assert [one.mode for one in look(fleet, lambda c: wallets.page(c, Chosen(search="b")).lines)] == ["live"]
+
+
+def test_low_is_what_is_available_however_much_is_reserved_of_it(fleet: Fleet) -> None:
+    """No level is as high as its balance."""
+    fleet.write("UPDATE ledger_accounts SET held_micro = balance_micro WHERE account_id = 'wallet:b'")
+    assert paged(fleet, Chosen("low")) == ["e", "b"]
 
 
 def test_the_entries_of_all_pages_are_the_balance(fleet: Fleet) -> None:

@@ -27,9 +27,14 @@ w.balance_micro < 0
 
 -- name: is_low
 -- At or below what it is topped up from, or the level at which balances are low: its own, or everybody's. What is owed
--- is more than low, and is told by itself.
-w.balance_micro >= 0 AND w.available_micro <= CASE WHEN w.threshold_micro IS NULL THEN {level} WHEN {level} > w.threshold_micro THEN {level}
+-- is more than low, and is told by itself. None is low that has more than the highest of these levels, all of it
+-- available: nearly all are passed over by that, and need not have their level looked up.
+w.balance_micro >= 0 AND (w.balance_micro <= {highest_level} OR w.available_micro < w.balance_micro) AND w.available_micro <= CASE WHEN w.threshold_micro IS NULL THEN {level} WHEN {level} > w.threshold_micro THEN {level}
     ELSE w.threshold_micro END
+
+-- name: highest_level
+(SELECT MAX(h.micro) FROM (SELECT MAX(low_micro) AS micro FROM balance_levels
+    UNION ALL SELECT MAX(threshold_micro) FROM topup_terms UNION ALL SELECT 0) h)
 
 -- name: level
 COALESCE((SELECT l.low_micro FROM balance_levels l WHERE l.org_id IN (w.customer_id, '')
