@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +17,10 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.checks import proofs as kept_runs
 from drawdown.worker.checks.proofs import WHOLE_EACH_MS, keep, to_continue
+from drawdown.worker.verify import questions
+from drawdown.worker.verify import since as since_sql
 from drawdown.worker.verify.since import APART_MS, Held, Point, mark, point
 from drawdown.worker.verify.verify import Breach, Verification, verify
 from drawdown.worker.views import proofs
@@ -23,6 +28,7 @@ from tests.integration.breaking import BROKEN as TABLES
 from tests.integration.breaking_books import BOOKS
 from tests.integration.breaking_events import EVENTS
 from tests.integration.verifying import ONE, busy, tamper
+from tests.simulation.mutants_remote import Patches
 from tests.whole import share
 from tests.world import T0, Fleet
 
@@ -143,13 +149,20 @@ TOUCHED = {
 def test_whatever_reaches_back_moves_the_point_and_is_named(fleet: Fleet) -> None:
     held = proven(fleet)
     for what, statement in TOUCHED.items():
-        with fleet.engine.connect() as connection:
-            for text in (*_unguarded(connection), statement):
-                connection.execute(sa.text(text.replace(":", "\\:")))
-            begins = point(connection, held)
-            connection.rollback()
-        assert begins is not None and begins.window_ms == T0, what
+        begins = touched(fleet, held, statement)
+        assert begins.window_ms == T0, what
         assert what.startswith(begins.why) and begins.why, what
+
+
+def touched(fleet: Fleet, held: Held, statement: str) -> Point:
+    """Where the next run would begin, had this been done since."""
+    with fleet.engine.connect() as connection:
+        for text in (*_unguarded(connection), statement):
+            connection.execute(sa.text(text.replace(":", "\\:")))
+        begins = point(connection, held)
+        connection.rollback()
+    assert begins is not None
+    return begins
 
 
 def _unguarded(connection: sa.Connection) -> Iterator[str]:
@@ -166,14 +179,9 @@ def test_what_was_written_long_before_the_run_moves_no_point(fleet: Fleet) -> No
     held = replace(proven(fleet), at_ms=LATER + 3 * APART_MS)
     states = ("a late sample", "a push that is open", "a window", "usage that", "an organisation")
     for what, statement in TOUCHED.items():
-        if what.startswith(states):
-            continue
-        with fleet.engine.connect() as connection:
-            for text in (*_unguarded(connection), statement):
-                connection.execute(sa.text(text.replace(":", "\\:")))
-            begins = point(connection, held)
-            connection.rollback()
-        assert begins is not None and (begins.why, begins.window_ms > T0) == ("", True), what
+        if not what.startswith(states):
+            begins = touched(fleet, held, statement)
+            assert (begins.why, begins.window_ms > T0) == ("", True), what
 
 
 def test_arrivals_that_are_counted_anew_leave_nothing_to_continue(fleet: Fleet) -> None:
@@ -220,6 +228,8 @@ def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fle
     kept(clean, doubted="restored")
     assert now() is None, "a part, and a past that is in doubt, prove nothing"
     whole = kept(clean)
+    kept(clean, orgs=1)
+    kept(clean, doubted="restored")
     assert now() == Held(whole, at, clean.mark)  # type: ignore[arg-type]
     continued = read(engine, lambda c: verify(c, held=now()))
     night = kept(continued, 1)
@@ -243,6 +253,9 @@ def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fle
     kept(clean, 2)
     assert now(3) is not None
     assert now(1.9) is None, "a run that a clock of the future dated tells of nothing since"
+    kept(continued, 4)
+    found = now(3)
+    assert found is not None and found.at_ms == at + 2 * DAY_MS, "nor does one that continued"
     fleet.write(
         "INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason) "
         f"VALUES (1, 0, 1, {at + DAY_MS + 1}, 0, 'a test', 'test', 'a test')"
@@ -282,3 +295,93 @@ def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.Captur
         return [bool(one["ok"]) for one in told["findings"] if one["what"].startswith("all invariants held last")]
 
     assert (proven_lately(9), proven_lately(10)) == ([True], [False])
+
+
+# Bugs that are planted.
+
+IN_PUSHES = {
+    "a push that was sealed": "sealed_at_ms >= :told_ms OR ",
+    "a push that was settled": "settled_ms >= :told_ms OR ",
+    "a push that was looked up": "looked_up_ms >= :told_ms OR ",
+    "a push that is open": " OR state IN {open_states}",
+}
+
+
+def test_a_way_to_reach_back_that_nobody_looks_for_is_seen(fleet: Fleet) -> None:
+    held, patches = proven(fleet), Patches()
+    for what, statement in TOUCHED.items():
+        with patches.kept():
+            if what in IN_PUSHES:
+                patches.query(since_sql, "point", IN_PUSHES[what], "")
+            else:
+                column = re.search(rf"MIN\(\S+\), '{re.escape(what)}'", since_sql.SQL.pieces["point", ""])
+                assert column is not None
+                patches.query(since_sql, "point", column[0], f"CAST(NULL AS BIGINT), '{what}'")
+            assert touched(fleet, held, statement).window_ms > T0, what
+        assert touched(fleet, held, statement).window_ms == T0, what
+
+
+Sees = Callable[[Fleet], None]
+PLANTED: dict[str, tuple[Callable[[Patches], None], Sees]] = {
+    "what lies after the point is passed over": (
+        lambda p: p.query(
+            SimpleNamespace(SQL=questions.USAGE), "samples_since", ">= :since_ms", "> :since_ms + 864000000"
+        ),
+        test_a_break_above_the_point_is_found_and_one_below_it_by_a_whole_run_alone,
+    ),
+    "a run begins where the last one ended": (
+        lambda p: p.put(since_sql, "APART_MS", 0),
+        test_a_break_above_the_point_is_found_and_one_below_it_by_a_whole_run_alone,
+    ),
+    "a late sample that was sealed is one that was proven": (
+        lambda p: p.query(since_sql, "point", "arrival >= :arrival", "arrival > :arrival + 1000000"),
+        test_a_late_sample_that_a_seal_would_lose_is_found_below_the_point,
+    ),
+    "what was dirty counts as proven": (
+        lambda p: p.query(since_sql, "mark", "UNION ALL SELECT MIN(window_ms) FROM dirty_windows", ""),
+        test_what_was_dirty_is_not_proven_by_a_run_that_held,
+    ),
+    "arrivals that are counted anew go on": (
+        lambda p: p.query(since_sql, "newest", "SELECT ", "SELECT 1000000000 + "),
+        test_arrivals_that_are_counted_anew_leave_nothing_to_continue,
+    ),
+    "a part stands for the whole": (
+        lambda p: p.query(kept_runs, "held", "p.orgs IS NULL AND", ""),
+        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+    ),
+    "a past that is in doubt is continued": (
+        lambda p: p.query(kept_runs, "held", "p.doubted IS NULL AND", ""),
+        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+    ),
+    "a week is for ever": (
+        lambda p: p.query(kept_runs, "to_continue", "w.at_ms > :whole_after_ms AND", ""),
+        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+    ),
+    "a run that continued is a whole one": (
+        lambda p: p.query(kept_runs, "to_continue", "AND w.follows IS NULL", ""),
+        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+    ),
+    "a breach before is forgotten": (
+        lambda p: p.query(kept_runs, "to_continue", "WHERE b.breaches > 0", "WHERE b.breaches < 0"),
+        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+    ),
+    "a loss of history is continued": (
+        lambda p: p.query(kept_runs, "to_continue", "SELECT MAX(l.at_ms)", "SELECT MIN(l.at_ms - 864000000000)"),
+        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+    ),
+    "a run of the future is continued": (
+        lambda p: p.query(kept_runs, "to_continue", "AND p.at_ms <= :now_ms", ""),
+        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+    ),
+}
+"""How each is planted, and the test that it turns red."""
+
+
+@pytest.mark.parametrize("name", share(list(PLANTED)[::3], whole=list(PLANTED)))
+def test_a_planted_bug_is_seen(fleet: Fleet, name: str) -> None:
+    plant, sees = PLANTED[name]
+    patches = Patches()
+    with patches.kept():
+        plant(patches)
+        with pytest.raises(AssertionError):
+            sees(fleet)

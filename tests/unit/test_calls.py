@@ -28,7 +28,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.calls import MOST_UNSETTLED, Calls
 from drawdown.worker.engine.effects import LANES, LookUp, Push
 from drawdown.worker.engine.flight import PORTION
-from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, Allowance, CustomerLines, NotBegun, by_customer
+from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, Allowance, CustomerLines, NotBegun, Turns, by_customer
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0
 
@@ -221,6 +221,14 @@ def test_however_many_customers_wait_they_stop_no_other() -> None:
         assert ends["busy", RetryAt] <= 16 * AT_ONCE, "none was waited for, to be refused again"
 
     done(work)
+
+
+def test_whoever_waits_is_taken_once_it_waited_or_nobody_else_is_left() -> None:
+    turns = Turns(iter([[[0]], [[1]], [[2]]]))
+    turns.set_aside([[8]], 200)
+    turns.set_aside([[9]], 100)
+    taken = [turns.take(now_ms) for now_ms in (0, 99, 100, 100, 100, 100)]
+    assert taken == [([[0]], 0), ([[1]], 0), ([[9]], 100), ([[2]], 0), ([[8]], 200), None]
 
 
 def test_once_a_spell_is_over_nothing_is_begun_and_what_is_under_way_is_waited_for(

@@ -1,0 +1,128 @@
+"""Bugs planted into the turns of a backlog: windows, organisations, providers, halts. Each turns a test red."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.worker import tick
+from drawdown.worker.engine import lines
+from drawdown.worker.engine.lines import Allowance, Slots
+from drawdown.worker.push import claim, push
+from tests.integration import test_fairness as sound
+from tests.simulation.mutants_remote import Patches
+from tests.whole import share
+
+Sees = Callable[[sa.Engine], None]
+
+
+def _by_key(patches: Patches) -> None:
+    """Whose credit ends soonest waits for its turn by name."""
+    right = claim.claim_due
+
+    def wrong(*given: Any, **more: Any) -> Any:
+        found = right(*given, **more)
+        return replace(found, pushes=sorted(found.pushes, key=lambda one: one.request.key))
+
+    patches.put(sound, "claim_due", wrong)
+
+
+def _only_the_oldest(patches: Patches) -> None:
+    patches.put(claim, "longest_due", lambda most, name: most)
+
+
+def _one_provider_after_the_other(patches: Patches) -> None:
+    right = tick._lane
+
+    def wrong(context: Any, provider: str, *, settling: bool) -> Any:
+        done: list[Any] = []
+        for one in context.ready() if provider == context.ready()[0] else ():
+            done += yield from right(context, one, settling=settling)
+        return done
+
+    patches.put(tick, "_lane", wrong)
+
+
+def _verdicts_come_last(patches: Patches) -> None:
+    """Whoever is halted waits until all is sent."""
+    right = push.push_in_spells
+
+    def wrong(context: Any, provider: str, others: Any) -> Any:
+        def at_the_end(more: bool) -> Any:
+            return (yield from others(more)) if not more else []
+
+        return (yield from right(context, provider, at_the_end))
+
+    patches.put(tick, "push_in_spells", wrong)
+
+
+def _not_begun_is_sent_before(patches: Patches) -> None:
+    """What was claimed and not begun goes behind whatever was never claimed."""
+    right = push._settle
+
+    def wrong(connection: Any, *, settled: Any, **more: Any) -> None:
+        right(connection, settled=[replace(one, outcome="unknown") for one in settled], **more)
+
+    patches.put(sound, "settle_claim", wrong)
+
+
+PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Sees]]] = {
+    "the newest go last": (
+        lambda p: p.query(claim, "newest_unsent", "p.window_ms DESC", "p.window_ms"),
+        sound.test_the_newest_go_before_a_backlog_and_the_oldest_beside_them,
+    ),
+    "the oldest alone go": (_only_the_oldest, sound.test_the_newest_go_before_a_backlog_and_the_oldest_beside_them),
+    "whose credit ends soonest has no turn of its own": (
+        _by_key,
+        sound.test_the_newest_go_before_a_backlog_and_the_oldest_beside_them,
+    ),
+    "the oldest wait for ever": (
+        lambda p: p.put(claim, "LONGEST_DUE", 0),
+        sound.test_what_was_sent_before_waits_for_the_newest_and_not_for_ever,
+    ),
+    "what was not begun goes behind a backlog": (
+        _not_begun_is_sent_before,
+        sound.test_what_was_claimed_and_not_begun_goes_before_a_backlog_again,
+    ),
+    "a spell has no end": (
+        lambda p: p.put(push, "SPELL_MS", 1_000 * push.SPELL_MS),
+        sound.test_a_backlog_at_one_provider_delays_no_other_and_no_halt,
+    ),
+    "verdicts come once all is sent": (
+        _verdicts_come_last,
+        sound.test_a_backlog_at_one_provider_delays_no_other_and_no_halt,
+    ),
+    "one provider is sent to after the other": (
+        _one_provider_after_the_other,
+        sound.test_a_backlog_at_one_provider_delays_no_other_and_no_halt,
+    ),
+    "nobody is told of a limit that was lowered": (
+        lambda p: p.put(Slots, "tell", lambda self, cut: None),
+        sound.test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_twice,
+    ),
+    "a limit that was lowered is not heeded": (
+        lambda p: p.put(Allowance, "note", lambda self, number, customer, turned_away: False),
+        sound.test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_twice,
+    ),
+    "a read that was turned away is left": (
+        lambda p: p.put(lines, "READ_TRIES", 1),
+        sound.test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read,
+    ),
+}
+"""How each is planted, and the test that it turns red."""
+DAILY: Final = share(list(PLANTED)[::4], whole=list(PLANTED))
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("name", DAILY)
+def test_each_is_seen(name: str, engine: sa.Engine) -> None:
+    plant, sees = PLANTED[name]
+    patches = Patches()
+    with patches.kept():
+        plant(patches)
+        with pytest.raises((AssertionError, ValueError)):  # the latter: of nothing where one thing is looked for
+            sees(engine)
