@@ -81,8 +81,8 @@ BILLING_FAULTS = (
     "accepted_then_lost",
     "reads_lag",
 )
-STREAM_FAULTS = (*(kind for kind in BILLING_FAULTS if kind != "cached_500"), "session_expired")
-"""A call of the stream has no Idempotency-Key, under which an answer would be kept."""
+STREAM_FAULTS = (*(kind for kind in BILLING_FAULTS if kind != "cached_500"), "session_expired", "batch_refused")
+"""A call of the stream has no Idempotency-Key, under which an answer would be kept; and is refused whole."""
 _VERSIONED = re.compile(r"\d{4}-\d{2}-\d{2}(\.[a-z]+)?")
 
 
@@ -234,6 +234,8 @@ class StripeEmulator:
         self.streams.admit(headers, now_ms)
         self._throttled(fault, now_ms)
         events = stripe_stream.events_of(call.body)
+        if fault == "batch_refused":
+            raise stripe_stream.refused(self.faults.rng.randrange(len(events)))
         struck = self.faults.rng.randrange(len(events))
         for number, form in enumerate(events):
             of_one = fault if number == struck or fault == "reads_lag" else None

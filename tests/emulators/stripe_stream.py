@@ -73,6 +73,11 @@ def _form(event: Mapping[str, object]) -> dict[str, str]:
     return found | {f"payload[{name}]": str(text) for name, text in payload.items()}
 
 
+def refused(place: int) -> Refusal:
+    """Of one event of a call, and so of the call."""
+    return Refusal(400, f"events[{place}].payload: is not valid.", code="invalid_fields")
+
+
 def expired() -> Refusal:
     text = "The session has expired. Create a new one."
     return Refusal(401, text, code="billing_meter_event_session_expired", kind="temporary_session_expired")

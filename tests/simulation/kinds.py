@@ -41,6 +41,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "5xx, and charged": ("autumn error_500_after", "stripe error_500_after"),
     "cached 500": ("stripe cached_500",),
     "session of the stream over": ("stripe session_expired",),
+    "batch of the stream refused, for one of it": ("stripe batch_refused",),
     "answer that is nonsense": ("autumn nonsense", "stripe nonsense"),
     "key claimed, and not applied": ("autumn claimed_not_applied",),
     "key store refuses: the same key charges again": ("autumn key_store_refuses",),

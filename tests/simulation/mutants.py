@@ -32,6 +32,7 @@ from tests.simulation.mutants_orders import ORDERS
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
+from tests.simulation.mutants_stream import STREAM
 from tests.simulation.mutants_worlds import LONGER, SEEDS, SEEN_AT, TICKS, world_of
 from tests.simulation.scheduler import simulate
 
@@ -198,6 +199,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     **REMOTE,
     **RESTORE,
     **SECONDS,
+    **STREAM,
 }
 
 

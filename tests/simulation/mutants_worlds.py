@@ -10,6 +10,7 @@ from tests.simulation.mutants_orders import ORDERS
 from tests.simulation.mutants_remote import REMOTE
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
+from tests.simulation.mutants_stream import STREAM
 from tests.simulation.providers import AUTUMN, MEMORY, STRIPE
 from tests.simulation.providers import REMOTE as REMOTE_NAMES
 
@@ -64,8 +65,12 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "revision reused, conflict ignored": (1, 10),
     "an unread balance is zero": (3, 10),
     "the gate asks whenever it is asked": (4, 10),
-    "two ticks tell of one order": (70, 20),
+    "two ticks tell of one order": (42, 20),
     "a read answers for pushes that were settled after it": (37, 20),
+    "a batch that broke over there is refused": (4, 20),
+    "a batch without an answer is refused": (28, 20),
+    "what is not streamed moves the others' answers": (8, 20),
+    "one of a batch answers for all": (22, 20),
 }
 """Where a bug showed last, if not in the first seed, and within how many ticks: tests begin with it. `make mutants`
 begins with the first."""
@@ -108,6 +113,8 @@ def world_of(name: str, seed: int) -> dict[str, Any]:
         return {"billing": (EMBEDDED, MEMORY), "intensity": 0.5, "restores": False}
     if name in ORDERS:
         return {"restores": False, "orders": True}
+    if name in STREAM:
+        return {"billing": (EMBEDDED, STRIPE), "intensity": 1.0, "restores": False}
     if name in SECONDS:
         return {"billing": IN_SECONDS.get(name, BY_WEBHOOK), "intensity": 1.0, "restores": False}
     intensity = 0.3 if name in GENTLE else 1.0

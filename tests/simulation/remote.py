@@ -10,7 +10,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
@@ -301,9 +301,13 @@ class Stripe:
         }
         # Half of all worlds, but for those where nothing fails by chance; nothing is drawn for it, so that what else a
         # seed brings stays as it was.
-        if faults.intensity and random.Random(str(faults.rng.getstate()[1][:8])).random() < 0.5:
+        apart = random.Random(str(faults.rng.getstate()[1][:8]))
+        if faults.intensity and apart.random() < 0.5:
             given["stream_url"] = "https://stripe.test"
         self.provider: Provider = build_stripe(Setup(STRIPE, given, clock, network, engine))
+        can = self.provider.capabilities
+        # Little is due at once here: a claim has several calls where one takes few.
+        self.provider.capabilities = replace(can, batch_size=min(can.batch_size, apart.choice((2, 5, 100))))
         self.unasked: Provider = build_stripe(Setup(STRIPE, given, clock, NobodyThere(), engine))
         for name in BY_EVENT:
             self.emulator.add_meter(name).active = faults.rng.random() < 0.95

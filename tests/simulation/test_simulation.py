@@ -41,6 +41,7 @@ RARE = {
     "told of a balance, and settled by a person",
     "cached 500",
     "session of the stream over",
+    "batch of the stream refused, for one of it",
     *OF_THEIR_OWN,
 }
 """What some dozens of short seeds need not meet."""

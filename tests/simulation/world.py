@@ -372,14 +372,19 @@ class World:
         return {place: answer for call in some for place, answer in call.items()}
 
     def _calls(self, effect: Push | LookUp) -> list[list[int]]:
-        """In any order; what one lookup answers is told together."""
+        """In any order; what one lookup answers, or one call of a batch, is told together."""
         if isinstance(effect, Push):
-            calls = [[place] for place in range(len(effect.batch))]
+            count, size = len(effect.batch), self._a_call(effect.provider)
+            calls = [list(range(at, min(at + size, count))) for at in range(0, count, size)]
         else:
             span_ms = self.providers[effect.provider].capabilities.lookup_span_ms
             calls = list(by_customer(effect.requests, span_ms))
         self.rng.shuffle(calls)
         return calls
+
+    def _a_call(self, provider: str) -> int:
+        """How many pushes at a time answers are told for."""
+        return self.providers[provider].capabilities.batch_size if provider in self.remote else 1
 
     def _some(self, left: Sized) -> int:
         """All of them, or a part; one at least, where there is one."""
@@ -425,23 +430,28 @@ class World:
                 self.faults.note("key_expired")
 
     def _call_each(self, provider: str, batch: Sequence[PushRequest], over: Over) -> list[Outcome]:
-        """As `worker.engine.calls` does it: a call for each, in any order, none once the claim has run out. What goes
-        wrong with each is the network's and the emulator's."""
-        answers = dict[int, Outcome]()
-        for place in self.rng.sample(range(len(batch)), len(batch)):
+        """As `worker.engine.calls` does it: a call for each, or for as many as the provider takes together, in any
+        order, none once the claim has run out. What goes wrong with each is the network's and the emulator's."""
+        size = self._a_call(provider)
+        calls = [batch[at : at + size] for at in range(0, len(batch), size)]
+        answers = dict[int, list[Outcome]]()
+        for number in self.rng.sample(range(len(calls)), len(calls)):
+            call = calls[number]
             if over():
-                answers[place] = NotBegun(self.process_clock.at_ms, NOT_SENT)
+                answers[number] = [NotBegun(self.process_clock.at_ms, NOT_SENT)] * len(call)
                 continue
-            one = batch[place]
-            self.wire.check(provider, [one])
-            self.wire.first(provider, one, self.time.now)
-            self.network.of_lost_history = (provider, one.key) in self.wire.flying
-            (answers[place],) = run_coroutine(self.providers[provider].push([one]))
+            self.wire.check(provider, call)
+            for one in call:
+                self.wire.first(provider, one, self.time.now)
+            self.network.of_lost_history = any((provider, one.key) in self.wire.flying for one in call)
+            answers[number] = list(run_coroutine(self.providers[provider].push(call)))
             self.network.of_lost_history = False
-            self.wire.answered(provider, one, answers[place])
-            if isinstance(answers[place], Rejected):
-                self.rejected.add(one.key)
-        return [answers[place] for place in range(len(batch))]
+            for one, answer in zip(call, answers[number], strict=True):
+                self.wire.answered(provider, one, answer)
+            self.rejected |= {
+                one.key for one, got in zip(call, answers[number], strict=True) if isinstance(got, Rejected)
+            }
+        return [answer for number in range(len(calls)) for answer in answers[number]]
 
     def _push_each(self, provider: str, batch: Sequence[PushRequest]) -> list[Outcome]:
         """Each call of at most the declared size has its own fate. It is made whether or not the claim has run out: a
