@@ -1,0 +1,51 @@
+"""`verify --since-last` in the simulated world finds what a whole run does, and passes over nothing that changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Final
+
+import pytest
+
+from drawdown.worker.verify import questions, since
+from tests.simulation.mutants_remote import Patches
+from tests.simulation.proven import simulated
+from tests.whole import share
+
+SEEDS = share((2, 7), whole=tuple(range(60)))
+TICKS = 20
+
+
+def test_what_is_passed_over_is_what_was_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[str] = Counter()
+    for seed in SEEDS:
+        outcome = simulated(seed, TICKS, monkeypatch)
+        assert outcome.breaches == [], seed
+        seen.update(outcome.faults)
+        monkeypatch.undo()
+    assert {"proof_continued", "proof_passed_over", "reached_back_by a late sample"} <= seen.keys()
+
+
+PLANTED: Final[dict[str, tuple[Callable[[Patches], None], int]]] = {
+    "a late sample reaches back to nothing": (
+        lambda p: p.query(since, "point", "MIN(ts), 'a late sample'", "CAST(NULL AS BIGINT), 'a late sample'"),
+        1,
+    ),
+    "samples are passed over that pushes are not": (
+        lambda p: p.query(SimpleNamespace(SQL=questions.USAGE), "samples_since", ":since_ms", ":since_ms + 3600000"),
+        0,
+    ),
+}
+"""How each is planted, and a life that shows it."""
+
+
+@pytest.mark.parametrize("name", list(PLANTED))
+def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant, seed = PLANTED[name]
+    patches = Patches()
+    with patches.kept():
+        plant(patches)
+        breaches = simulated(seed, TICKS, monkeypatch).breaches
+    assert any(line.startswith("proof: ") for line in breaches), breaches
