@@ -37,6 +37,8 @@ Sums = Counter[tuple[str, int, int]]
 class Laid:
     """A maker of worlds in which files are laid into a folder."""
 
+    chance = CHANCE
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rng = random.Random()
@@ -54,11 +56,11 @@ class Laid:
         """As soon as it is committed."""
         still(world, effect, answer)
         if effect.name == "take_batch":
-            self._took(world, answer)
+            self.took(world, answer)
 
     def insert(self, world: World, made: list[Sample], box: str | None = None) -> None:
         self._insert(world, made, box)
-        if self.rng.random() < CHANCE:
+        if self.rng.random() < self.chance:
             self._lay(world, made)
 
     def _lay(self, world: World, made: list[Sample]) -> None:
@@ -79,15 +81,22 @@ class Laid:
         self.sums[hashlib.sha256(text.encode()).hexdigest()[:32]] = sums
         name = f"f{rng.randrange(1_000_000)}" if rng.random() < 0.8 or not self.outcomes else "f-again"
         for number in range(1 + (rng.random() < 0.3)):  # the same by another name
-            path = self.folder / f"{name}-{number}.jsonl"
-            path.write_text(text)
             stamp = (world.time.now - 4 * 3_600_000) * 10**6 + rng.randrange(10**6)
-            os.utime(path, ns=(stamp, stamp))
+            self.put(f"{name}-{number}.jsonl", text, stamp)
             world.faults.note("file_laid_again" if number else "file_laid")
 
-    def _took(self, world: World, taken: TakenFile) -> None:
+    def put(self, name: str, text: str, stamp_ns: int) -> None:
+        """It lies there since then."""
+        path = self.folder / name
+        path.write_text(text)
+        os.utime(path, ns=(stamp_ns, stamp_ns))
+
+    def took(self, world: World, taken: TakenFile) -> None:
         self.outcomes[taken.outcome] += 1
         if taken.outcome != "taken":
+            return
+        if taken.batch not in self.sums:
+            world.breaches.append(f"{taken.name} was taken, with rows that nobody laid together")
             return
         number = 0
         for (org, window, size), seconds in sorted(self.sums[taken.batch].items()):
