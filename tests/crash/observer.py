@@ -39,6 +39,7 @@ from drawdown.worker.engine.effects import (
     Together,
     Transaction,
 )
+from drawdown.worker.engine.on_disk import OnDisk
 from drawdown.worker.sources.samples import importer
 
 HELD_S: Final = 60.0
@@ -143,7 +144,7 @@ class Observer:
         async def do(effect: Effect, world: runner.World, calls: Mapping[str, Calls]) -> Any:
             if isinstance(effect, Together):
                 return await original(effect, world, calls)
-            name = effect.name if isinstance(effect, Transaction) else _NAMES[type(effect)]
+            name = effect.name if isinstance(effect, Transaction | OnDisk) else _NAMES[type(effect)]
             self.mark("begin", name)
             if isinstance(effect, Transaction):
                 effect = Transaction(name, partial(self._work, name, effect.work), effect.rollback)

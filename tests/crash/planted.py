@@ -16,6 +16,10 @@ from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, OWN_MINUTES
+from drawdown.worker.batches import folders
+from drawdown.worker.batches.files import FoundFile
+from drawdown.worker.batches.readings import begin_reading as sound_begin_reading
+from drawdown.worker.batches.take import TakenFile, note
 from drawdown.worker.engine import calls, flight, runner
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.context import Context
@@ -111,6 +115,17 @@ def _paid_by_doubt() -> None:
     vars(topup_fill)["end_of_charge"] = end_of_charge
 
 
+def _noted_first() -> None:
+    """A file that is about to be read counts as taken, so that who dies over it never takes it."""
+    original = sound_begin_reading
+
+    def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_ms: int) -> int | None:
+        note(connection, file, TakenFile(source, file.name, "noted", "taken"), now_ms)
+        return original(connection, source, file, now_ms)
+
+    vars(folders)["begin_reading"] = begin_reading
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     "fresh key": _fresh_key,
     "settled apart": _settled_apart,
@@ -118,4 +133,5 @@ PLANTED: dict[str, Callable[[], None]] = {
     "settled at the end": _settled_at_the_end,
     "fresh charge": _fresh_charge,
     "paid by doubt": _paid_by_doubt,
+    "noted first": _noted_first,
 }

@@ -17,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+from tests.crash.batches import killed_in_turn
 from tests.crash.billers import blockade
 from tests.crash.controller import CUT, Plan
 from tests.crash.credit.topups import till
@@ -27,7 +28,7 @@ from tests.postgres_server import Server
 
 SQLITE_SHARE, BILLER_SHARE = 5, 20
 KINDS = ("postgresql", "sqlite", "autumn", "stripe")
-CREDIT_SHARE, REQUESTS_A_KILL, PROGRAMS_SHARE = 10, 10, 3
+CREDIT_SHARE, REQUESTS_A_KILL, PROGRAMS_SHARE, BATCHES_SHARE = 10, 10, 3, 30
 K = TypeVar("K", int, str)
 
 
@@ -109,7 +110,20 @@ def main() -> int:
     if not given.only and not given.no_kill:
         failed |= _on_credit(-(-given.kills // CREDIT_SHARE), given.server_kills, given.seed)
         failed |= by_programs(-(-given.kills // PROGRAMS_SHARE), -(-given.server_kills // PROGRAMS_SHARE), given.seed)
+        failed |= _of_batches(-(-given.kills // BATCHES_SHARE))
     return int(failed)
+
+
+def _of_batches(rounds: int) -> bool:
+    """Files, queries and a fold, while what takes them is killed; whether that failed."""
+    with tempfile.TemporaryDirectory(prefix="dd-crash-") as folder:
+        try:
+            kills = killed_in_turn(Path(folder), f"sqlite:///{folder}/drawdown.db", rounds)
+        except AssertionError as error:
+            print(f"batches: FAILED: {error}", flush=True)
+            return True
+    print(f"batches, queries and a fold: {kills:,} processes killed at a named step\n  0 lost, 0 doubled", flush=True)
+    return False
 
 
 def _on_credit(kills: int, server_kills: int, seed: int) -> bool:

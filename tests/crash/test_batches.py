@@ -1,0 +1,23 @@
+"""Processes that take batches and fold really die; each content is billed once all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.batches import FOLD_AT, READ_AT, killed_in_turn
+from tests.whole import share
+
+
+def test_killed_while_batches_are_taken_and_old_months_folded(tmp_path: Path) -> None:
+    rounds = share(1, whole=8)
+    kills = killed_in_turn(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", rounds)
+    assert kills == 2 * rounds * len(READ_AT) + len(FOLD_AT)
+
+
+@pytest.mark.skipif(share(True, whole=False), reason="the half of a minute")
+def test_a_planted_bug_is_found(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/drawdown.db"
+    with pytest.raises(AssertionError, match=r"windows with \(sealed, expected\)"):
+        killed_in_turn(tmp_path, url, 1, READ_AT[:1], planted="noted first")
