@@ -107,7 +107,7 @@ conformance: install
 
 # The console in a real Chromium, each page in each state, role, width and theme; `make test` looks at a share of it.
 browser: install
-	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 1 --dist loadgroup tests/browser
+	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/browser
 
 # The pictures of docs/console.md, anew, of the demo's month.
 screenshots: install
