@@ -94,7 +94,7 @@ def go_on(world: World) -> str | None:
     run, how = world.rng.choice(going), world.rng.random()
     amount = world.rng.choice((0, run.amount // 3, run.amount, 2 * run.amount))
     if how < 0.4:
-        act = partial(_draw, key=run.key, number=run.draws, amount=amount)
+        act = partial(_draw, key=run.key, amount=amount)
     elif how < 0.5:
         act = partial(_extend, key=run.key, to=run.amount + amount, for_ms=world.rng.choice(LIVES_MS))
     elif how < 0.85:
@@ -112,10 +112,12 @@ def end_all(world: World) -> None:
             world.say("world", _end(world, key=run.key, amount=0, state=state))
 
 
-def _draw(world: World, *, key: str, number: int, amount: int) -> str:
+def _draw(world: World, *, key: str, amount: int) -> str:
+    """Its next one: what was refused, and is done again after a restore, may come behind others then."""
     run = _known(world, key)
     if run is None:
         return f"{key} is not known any more"
+    number = run.draws
     charged = run.costs(amount) if run.state == "held" else None
     answer = _call(world, lambda c: executions.draw(c, key, number, Cost(amount), _by(world)))
     _judge(world, f"draw {number} of {key}", answer, charged)
