@@ -282,6 +282,8 @@ def test_a_provider_says_why_most_of_what_is_open_there_waits(night: Night) -> N
             "UPDATE pushes SET state = :state, last_error = :error WHERE org_id = :org AND state = 'due'", said
         )
     assert tables(night.page("/console/providers"))[0][0][8] == "2: 503and 1 other reason", "that of most"
+    night.fleet.write("UPDATE pushes SET last_error = '503' WHERE state = 'in_doubt'")
+    assert tables(night.page("/console/providers"))[0][0][8] == "3: 503", "one reason, whatever the state"
 
 
 def test_what_is_on_record_of_circuits_is_said_and_no_more(night: Night) -> None:

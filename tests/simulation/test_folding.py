@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -11,6 +10,7 @@ import pytest
 
 from drawdown.worker.commands import fold as folding
 from tests.simulation.folded import simulated
+from tests.simulation.lives import faults_in
 from tests.whole import share
 
 SEEDS = share((9, 12), whole=tuple(range(60)))
@@ -18,12 +18,7 @@ TICKS = 30
 
 
 def test_what_was_billed_stays_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: Counter[str] = Counter()
-    for seed in SEEDS:
-        outcome = simulated(seed, TICKS, monkeypatch)
-        assert outcome.breaches == [], seed
-        seen.update(outcome.faults)
-        monkeypatch.undo()
+    seen = faults_in(simulated, SEEDS, TICKS, monkeypatch)
     assert {"push_folded", "fold_cut_off", "replay", "void", "year_passed"} <= seen.keys()
 
 

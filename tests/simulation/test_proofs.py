@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 import pytest
 
 from drawdown.worker.verify import questions, since
+from tests.simulation.lives import faults_in
 from tests.simulation.mutants_remote import Patches
 from tests.simulation.proven import simulated
 from tests.whole import share
@@ -19,12 +19,7 @@ TICKS = 20
 
 
 def test_what_is_passed_over_is_what_was_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: Counter[str] = Counter()
-    for seed in SEEDS:
-        outcome = simulated(seed, TICKS, monkeypatch)
-        assert outcome.breaches == [], seed
-        seen.update(outcome.faults)
-        monkeypatch.undo()
+    seen = faults_in(simulated, SEEDS, TICKS, monkeypatch)
     assert {"proof_continued", "proof_passed_over", "reached_back_by a late sample"} <= seen.keys()
 
 

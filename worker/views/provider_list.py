@@ -1,7 +1,7 @@
 """Providers as people look at them: what is kept of each. Reads only.
 
 Guarantee: only what is open, the latest sends, and organisations' assignments are counted. A circuit is each process's
-own, and is not kept: what opens one is, the sends that had no answer.
+own and is not kept; the sends without an answer that open one are.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ FROM assignments WHERE start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_
 -- Of the latest sends: how many, how many of them failed, and the time that 95 in 100 stayed within; and how many had
 -- no answer since the last one that had: what opens a circuit.
 WITH recent AS MATERIALIZED (SELECT a.window_ms, a.org_id, a.feature, a.revision, a.outcome,
-        a.finished_ms - a.started_ms AS took_ms, a.started_ms, a.finished_ms
+        a.finished_ms - a.started_ms AS took_ms, a.finished_ms
     FROM attempts a WHERE a.started_ms >= :since_ms ORDER BY a.started_ms DESC LIMIT :at_most),
-ranked AS (SELECT p.provider, r.outcome, r.took_ms, r.started_ms, r.finished_ms,
+ranked AS (SELECT p.provider, r.outcome, r.took_ms, r.finished_ms,
         MAX(CASE WHEN r.outcome NOT IN {unanswered} THEN r.finished_ms END) OVER (PARTITION BY p.provider) AS answered_ms,
         ROW_NUMBER() OVER (PARTITION BY p.provider ORDER BY r.took_ms) AS place,
         COUNT(r.took_ms) OVER (PARTITION BY p.provider) AS answered

@@ -3,7 +3,8 @@ circuits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -17,7 +18,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
 from drawdown.worker.views.provider_list import MOST_SENDS, ProviderLine, Unanswered, provider_lines
-from drawdown.worker.views.push_pages import WaitSum, wait_sums
+from drawdown.worker.views.push_pages import WaitSums, wait_sums
 
 PATH: Final = "/console/providers"
 
@@ -38,12 +39,12 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Tile("In doubt or rejected", figures.count(grave), "of these", "bad" if grave else ""),
         Tile("Oldest open", figures.lasting(None if oldest is None else ask.now_ms - oldest), since),
     ]
-    states = _states(found, wait_sums(connection).sums, ask.now_ms)
+    states = _states(found, wait_sums(connection), ask.now_ms)
     tables = [states, _sends(found), _circuits(found, ask.now_ms), _terms(found)]
     return shown(Shown(PATH, tables, tiles=tiles))
 
 
-def _states(found: list[ProviderLine], reasons: Sequence[WaitSum], now_ms: int) -> Table:
+def _states(found: list[ProviderLine], waits: WaitSums, now_ms: int) -> Table:
     rows = [
         (
             Cell(one.provider, "id", href=url("/console/pushes", provider=one.provider)),
@@ -54,7 +55,7 @@ def _states(found: list[ProviderLine], reasons: Sequence[WaitSum], now_ms: int) 
             _open(one, "in_doubt"),
             _open(one, "rejected"),
             cells_of.time(one.oldest_ms, narrow=False),
-            _why(one, reasons),
+            _why(one, waits),
         )
         for one in found
     ]
@@ -78,16 +79,20 @@ def _links(one: ProviderLine) -> tuple[Link, ...]:
     return (act("Resume", "provider-resume", provider=one.provider), *accept)
 
 
-def _why(one: ProviderLine, reasons: Sequence[WaitSum]) -> Cell:
-    """Why it is paused; else why most of what is open there waits. The page of its pushes has the other reasons."""
+def _why(one: ProviderLine, waits: WaitSums) -> Cell:
+    """Why it is paused; else why most of what is open there waits, whatever its state. The page of its pushes has the
+    other reasons."""
     if one.paused_ms is not None:
         return cells_of.said(one.paused_reason, narrow=True)
-    waits = sorted((sums for sums in reasons if sums.provider == one.provider), key=lambda sums: -sums.pushes)
-    if not waits:
+    reasons = Counter[str]()
+    for sums in waits.sums:
+        if sums.provider == one.provider:
+            reasons[sums.error] += sums.pushes
+    if not reasons:
         return Cell(figures.UNKNOWN)
-    others = len(waits) - 1
-    more = f"and {others:,} other reason{'' if others == 1 else 's'}" if others else ""
-    return replace(cells_of.said(f"{waits[0].pushes:,}: {waits[0].error}", narrow=True), under=more)
+    (error, pushes), *others = reasons.most_common()
+    many = f"{'at least ' if waits.more else ''}{len(others):,} other reason{'' if len(others) == 1 else 's'}"
+    return replace(cells_of.said(f"{pushes:,}: {error}", narrow=True), under=f"and {many}" if others else "")
 
 
 def _open(one: ProviderLine, state: str) -> Cell:
