@@ -27,6 +27,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
     "ledger entries": (
         "ledger entries acme",
         "ledger entries acme --from 2026-01-01T14:05 --to 2026-01-01T14:06",
+        "ledger entries acme --amount 4.80",
         "ledger entries acme --after usage:acme:1767225600000:compute_1gb",
     ),
     "ledger billing": ("ledger billing acme", "ledger billing acme --json"),

@@ -51,6 +51,7 @@ def entries_(
     customer: Customer,
     from_: Annotated[str | None, typer.Option("--from", help="Booked from this time on")] = None,
     to: Annotated[str | None, typer.Option("--to", help="...and before this time")] = None,
+    amount: Annotated[str | None, typer.Option(help="Of this many credits, up or down: 4.80 finds 4.803, too")] = None,
     after: Annotated[str, typer.Option(help="Go on after this entry's key: a page's `next_after`")] = "",
     most: PageSize = wallet_entries.MOST_ENTRIES_ON_PAGE,
 ) -> None:
@@ -60,6 +61,7 @@ def entries_(
     chosen = wallet_entries.Chosen(
         booked_from_ms=0 if from_ is None else app.past(from_, "--from"),
         booked_to_ms=wallet_entries.NEVER if to is None else app.moment(to, "--to"),
+        sizes=wallet_entries.ALL.sizes if amount is None else wallet_entries.sizes_of(amount, "--amount"),
     )
     app.read(lambda c: credit.require_wallet(c, customer))
     found = app.read(lambda c: wallet_entries.page(c, customer, after, most, chosen=chosen))

@@ -169,7 +169,7 @@ def test_an_entry_is_found_by_the_time_that_it_was_booked(home: Home, capfd: pyt
             r'data-head="Booked, UTC" class="whole">([^<]+)<', page_of(home, f"{path}&to=2026-01-10+13:03")
         )
         assert len(before) == 12 and minute not in before, "up to the minute before"
-        assert "Nothing was booked then." in page_of(home, f"{path}&from=2026-01-10+13:05")
+        assert "Nothing like it was booked." in page_of(home, f"{path}&from=2026-01-10+13:05")
         for nonsense, why in (
             ("from=soon", "from: 'soon' is no time"),
             ("from=2026-01-03&to=2026-01-02", "the range is empty"),
@@ -184,6 +184,33 @@ def test_an_entry_is_found_by_the_time_that_it_was_booked(home: Home, capfd: pyt
     wide = page_of(home, f"/console/wallet?{urlencode({'id': 'acme', 'to': '1d'})}")
     assert '<input type="hidden" name="id" value="acme">' in wide, "the form keeps whose wallet it is"
     assert '<a href="/console/wallet?id=acme">Clear</a>' in wide
+
+
+def test_an_entry_is_found_by_its_amount_as_a_page_shows_it(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
+    """What is typed to the cent is all that is shown so, up or down; with more decimals it is itself alone."""
+    for key, micro_credits in (("odd", 4_803_125), ("back", -4_795_000), ("near", 4_805_000), ("below", 4_794_999)):
+        write(home.engine, lambda c: credit.grant(c, "acme", micro_credits, home.fleet.by, key=key, plan=None))  # noqa: B023
+    for typed, keys, said in (
+        ("4.80", {"grant:odd", "grant:back"}, "4.80"),
+        (f"{figures.MINUS}4.8", {"grant:odd", "grant:back"}, "4.80"),
+        ("+4.803125", {"grant:odd"}, "4.803125"),
+        ("4.803", set[str](), "4.803"),
+        ("4.81", {"grant:near"}, "4.81"),
+    ):
+        found = entries(home, Chosen(sizes=wallet_entries.sizes_of(typed, "--amount")))
+        assert {one.key for one in found} == keys, typed
+        asked = urlencode({"amount": typed})
+        for path in ("/console/wallet?id=acme", "/console/org?id=acme&tab=ledger"):
+            page = page_of(home, f"{path}&{asked}")
+            assert set(re.findall(r"\bgrant:(?:odd|back|near|below)\b", page.partition(">Lots<")[0])) == keys
+            assert "Amount</label>" in page and "Clear</a>" in page
+            assert f"drawdown ledger entries acme --amount {said}" in page, "the same by the command line"
+            assert ("Nothing like it was booked." in page) is not bool(keys)
+        assert {row["key"] for row in in_csv(home, f"/console/wallet.csv?id=acme&{asked}")} == keys
+        told = json.loads(command(home, capfd, "--json", "ledger", "entries", "acme", "--amount", typed.lstrip("+")))
+        assert {one["key"] for one in told["entries"]} == keys
+    (answer,) = home.get("/console/wallet?id=acme&amount=much", session=LATER)
+    assert answer.status_code == 400 and says(answer.text, "'much' is no amount of credits; write 12 or 12.50")
 
 
 def test_a_page_looks_through_so_many_and_the_next_one_goes_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import wallet_account
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import parse_credits
+from drawdown.schema.units import MICRO
 from drawdown.worker.views.wallet_days import closing_micro
 
 SQL = queries(__file__)
@@ -23,26 +25,52 @@ MOST_ENTRIES_ON_PAGE: Final = 50
 MOST_ENTRIES_AT_ONCE: Final = 1_000
 """Of a file, read and held together."""
 MOST_LOOKED_AT: Final = 10_000
-"""Entries that one page goes through, where those are asked for that were booked in some time."""
+"""Entries that one page goes through, where those are asked for that were booked in some time, or of some amount."""
 NEVER: Final = 2**53
+CENTS: Final = 2
+"""Decimals to which amounts are rounded where people read them."""
+CENT: Final = MICRO // 10**CENTS
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which entries: used, and booked, in [from, to) in milliseconds. As it stands: all."""
+    """Which entries: used, and booked, in [from, to) in milliseconds; of `sizes` micro-credits, [from, to) of them,
+    whether up or down. As it stands: all."""
 
     used_from_ms: int = 0
     used_to_ms: int = NEVER
     booked_from_ms: int = 0
     booked_to_ms: int = NEVER
+    sizes: tuple[int, int] = (0, NEVER)
 
     @property
     def narrows(self) -> bool:
         """Whether some that lie between others by their use may be left out."""
-        return (self.booked_from_ms, self.booked_to_ms) != (0, NEVER)
+        return (self.booked_from_ms, self.booked_to_ms, *self.sizes) != (0, NEVER, 0, NEVER)
+
+    @property
+    def amount_micro(self) -> int | None:
+        """The amount that `sizes` are of; None: any."""
+        begin, end = self.sizes
+        if self.sizes == ALL.sizes:
+            return None
+        return begin if end - begin == 1 else end - CENT // 2
 
 
 ALL: Final = Chosen()
+
+
+def sizes_of(text: str, option: str) -> tuple[int, int]:
+    """The sizes that somebody means who read this amount: `4.8` is all that rounds to 4.80, and what has more than two
+    decimals is itself alone. Its sign says nothing. Errors: UsageError naming the option."""
+    unsigned = text.strip().lstrip("+-\N{MINUS SIGN}").replace(",", "")
+    try:
+        size = parse_credits(unsigned)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from error
+    if len(unsigned.partition(".")[2]) > CENTS:
+        return size, size + 1
+    return max(size - CENT // 2, 0), size + CENT // 2
 
 
 @dataclass(frozen=True)
@@ -90,6 +118,7 @@ def page(
     if chosen.booked_from_ms >= chosen.booked_to_ms:
         raise UsageError("the range is empty: it ends before it begins")
     values: dict[str, Any] = {"account_id": wallet_account(customer_id), **vars(chosen), "after_key": after}
+    values["size_from"], values["size_to"] = chosen.sizes
     values |= {"at_most": most + 1, "looked_at": MOST_LOOKED_AT}
     behind = (chosen.used_to_ms, "")
     if after:

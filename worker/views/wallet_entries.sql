@@ -4,15 +4,15 @@
 -- Each part goes by its own index and is as long as the page: by both sides at once, the whole ledger would be read.
 SELECT l.* FROM (
     SELECT * FROM (SELECT {columns}, -amount_micro AS moved_micro FROM ledger_entries
-        WHERE from_account = :account_id AND {left} AND {booked_then} {down_to}
+        WHERE from_account = :account_id AND {left} AND {meant} {down_to}
         ORDER BY ts DESC, key DESC LIMIT :at_most) taken
     UNION ALL
     SELECT * FROM (SELECT {columns}, amount_micro AS moved_micro FROM ledger_entries
-        WHERE to_account = :account_id AND kind = 'grant' AND {came} AND {booked_then} {down_to}
+        WHERE to_account = :account_id AND kind = 'grant' AND {came} AND {meant} {down_to}
         ORDER BY ts DESC, key DESC LIMIT :at_most) given
     UNION ALL
     SELECT * FROM (SELECT {columns}, amount_micro AS moved_micro FROM ledger_entries
-        WHERE to_account = :account_id AND kind = 'expiry' AND to_account <> 'breakage' AND {came} AND {booked_then}
+        WHERE to_account = :account_id AND kind = 'expiry' AND to_account <> 'breakage' AND {came} AND {meant}
             {down_to} ORDER BY ts DESC, key DESC LIMIT :at_most) back
 ) l ORDER BY l.ts DESC, l.key DESC LIMIT :at_most
 
@@ -25,8 +25,8 @@ ts >= :used_from_ms AND (ts, key) < (:after_ms, :after_key)
 -- name: left
 ts >= :used_from_ms AND (ts, key) < (:left_ms, :left_key)
 
--- name: booked_then
-at_ms >= :booked_from_ms AND at_ms < :booked_to_ms
+-- name: meant
+at_ms >= :booked_from_ms AND at_ms < :booked_to_ms AND ABS(amount_micro) >= :size_from AND ABS(amount_micro) < :size_to
 
 -- name: last
 -- The last one that is looked at, of what leaves the wallet: what comes in is little.

@@ -16,14 +16,14 @@ from drawdown.worker.views.ledger import list_lots
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    org_id, after, chosen = ask.required("id"), ask.key("after"), wallet.booked(ask)
+    org_id, after, chosen = ask.required("id"), ask.key("after"), wallet.chosen_by(ask)
     paid = paid_from(connection, org_id, ask.now_ms)
     customer = paid.customer_id
     lots = list_lots(connection, customer, ask.now_ms)
     found = wallet_entries.page(connection, customer, after, chosen=chosen)
     if not (paid.is_here or lots.lots or found.entries or chosen.narrows or after):
         return {"part": "org_tables.html", "tables": [wallet.no_wallet(customer, paid)]}
-    filters = wallet.booked_filters(ask)
+    filters = wallet.chosen_filters(ask)
     query = {"id": org_id, "tab": "ledger", **{one.name: one.value for one in filters}}
     tables: list[Table] = [
         wallet.entries_table(found, customer, chosen, "/console/org", query, after),

@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
+from drawdown.schema.typed.parsing import type_credits
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
@@ -19,7 +20,7 @@ from drawdown.server.console.screens.money import cells
 from drawdown.worker.views import wallet_entries
 from drawdown.worker.views.accounts import Account, PaidFrom, account_of, paid_from
 from drawdown.worker.views.ledger import LotRow, LotsView, list_lots
-from drawdown.worker.views.wallet_entries import MOST_LOOKED_AT, NEVER, Chosen, Entries, EntryLine
+from drawdown.worker.views.wallet_entries import ALL, MOST_LOOKED_AT, NEVER, Chosen, Entries, EntryLine, sizes_of
 
 PATH: Final = "/console/wallet"
 MOST_LOTS: Final = 100
@@ -30,7 +31,7 @@ COLUMNS: Final = (
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    customer, after, chosen = ask.required("id"), ask.key("after"), booked(ask)
+    customer, after, chosen = ask.required("id"), ask.key("after"), chosen_by(ask)
     account = account_of(connection, customer, ask.now_ms)
     lots = list_lots(connection, customer, ask.now_ms)
     found = wallet_entries.page(connection, customer, after, chosen=chosen)
@@ -38,7 +39,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     if not lots.lots and not found.entries:
         ids.require(connection, ids.CUSTOMER, customer)
         paid = paid_from(connection, customer, ask.now_ms)
-    filters = booked_filters(ask)
+    filters = chosen_filters(ask)
     if paid is not None and (not paid.is_here or paid.customer_id != customer):
         return shown(_never_used(customer, paid))
     query = {"id": customer, **{one.name: one.value for one in filters}}
@@ -89,20 +90,22 @@ def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
     return Table("Ledger", ("Entries",), [], none, cells.command(*command))
 
 
-def booked(ask: Ask) -> Chosen:
-    """The entries that were booked in some time. Times are shown to the minute, so that one that is typed stands for
-    the whole of its minute. Errors: UsageError."""
-    begin, end = ask.moment("from"), ask.moment("to")
+def chosen_by(ask: Ask) -> Chosen:
+    """The entries that were booked in some time, or of some amount. Times are shown to the minute and amounts to the
+    cent, so that what is typed stands for the whole of either. Errors: UsageError."""
+    begin, end, amount = ask.moment("from"), ask.moment("to"), ask.text("amount")
     return Chosen(
+        sizes=sizes_of(amount, "amount") if amount else ALL.sizes,
         booked_from_ms=0 if begin is None else begin - begin % MINUTE_MS,
         booked_to_ms=NEVER if end is None else end - end % MINUTE_MS + MINUTE_MS,
     )
 
 
-def booked_filters(ask: Ask) -> tuple[Filter, ...]:
+def chosen_filters(ask: Ask) -> tuple[Filter, ...]:
     return (
         Filter("from", "Booked from, UTC", ask.text("from")),
         Filter("to", "Booked up to, UTC", ask.text("to")),
+        Filter("amount", "Amount", ask.text("amount")),
     )
 
 
@@ -110,7 +113,7 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly the entries of the filter."""
     customer = ask.required("id")
     ids.require(connection, ids.CUSTOMER, customer)
-    return entry_lines(connection, customer, booked(ask))
+    return entry_lines(connection, customer, chosen_by(ask))
 
 
 def entry_lines(connection: sa.Connection, customer: str, chosen: Chosen) -> Iterator[str]:
@@ -154,7 +157,7 @@ def entries_table(
     else:
         rows = [_entry(one, customer_id, left) for one, left in running(found.entries, found.booked_micro)]
     if chosen.narrows:
-        none = "Nothing was booked then."
+        none = "Nothing like it was booked."
     notes = ["By the time of use; what came in late was booked later."] if rows else []
     if rows and "#Balance" not in heads:
         notes.append("What was left behind each is in the file of all entries.")
@@ -173,6 +176,8 @@ def _command(customer_id: str, chosen: Chosen) -> str:
     """What lists the same entries."""
     times = (("--from", chosen.booked_from_ms, 0), ("--to", chosen.booked_to_ms, NEVER))
     options = [word for name, ms, any_ms in times if ms != any_ms for word in (name, figures.iso(ms))]
+    if chosen.amount_micro is not None:
+        options += ["--amount", type_credits(chosen.amount_micro)]
     return cells.command("ledger", "entries", customer_id, *options)
 
 
