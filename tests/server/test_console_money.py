@@ -191,6 +191,14 @@ def test_what_differs_stands_first(home: Home) -> None:
     assert len(rows_of(home, "/console/reconcile.csv?verdict=short")) == 1
 
 
+def test_where_nothing_was_compared_it_is_said_once(home: Home) -> None:
+    write(home.engine, lambda c: c.exec_driver_sql("DELETE FROM reconciliations"))
+    said = text_of(home, "/console/reconcile?verdict=short")
+    assert said.count("nothing was compared yet") == 1 and "drawdown reconcile" in said
+    assert "Last comparisons" not in said and "All that was compared" not in said
+    assert "autumn compute_1gb +5" in said, "what is still to be acknowledged"
+
+
 def test_drift_beyond_the_tolerance_is_red_and_unknown_is_no_zero(home: Home) -> None:
     day, by = T0 - T0 % DAY_MS, home.fleet.by
     units = Units("aws", "vm", "hour", 1, MICRO, 60, "USD")

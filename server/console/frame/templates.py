@@ -25,6 +25,12 @@ WORDS: Final[Mapping[str, str]] = {
     "settled": "Settled", "behind": "Behind", "person_needed": "A person is needed", "in_doubt": "in doubt",
 }  # fmt: skip
 """What stands for a state where it has another name in the database."""
+HALTED_FOR: Final[Mapping[str, str]] = {
+    "credits_exhausted": "no credit is left", "reserved": "what runs has reserved all that is left",
+    "estimate": "no credit is left, as it is estimated", "unreadable": "the balance cannot be read",
+    "operator": "a person has stopped it",
+}  # fmt: skip
+"""Why an organisation is halted, in words for its people; any other reason is told to nobody but ours."""
 
 
 @cache
@@ -46,6 +52,7 @@ def environment() -> Environment:
     made.filters["told"] = told
     made.filters["step"] = step
     made.filters["running"] = running
+    made.filters["halted_for"] = lambda reason: HALTED_FOR.get(f"{reason}", "")
     made.filters["words"] = lambda state: WORDS.get(state, str(state).replace("_", " "))
     made.filters["shell"] = shlex.join
     made.filters["quote"] = shlex.quote

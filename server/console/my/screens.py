@@ -17,6 +17,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
+from drawdown.server.console.frame.templates import HALTED_FOR
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.customers import usage as full
 from drawdown.worker.commands.guard_facts import Wish
@@ -27,12 +28,6 @@ from drawdown.worker.views.forecast import forecast_of
 from drawdown.worker.views.usage import read_usage
 
 COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
-HALTED_FOR: Final[Mapping[str, str]] = {
-    "credits_exhausted": "no credit is left", "reserved": "what runs has reserved all that is left",
-    "estimate": "no credit is left, as it is estimated", "unreadable": "the balance cannot be read",
-    "operator": "a person has stopped it",
-}  # fmt: skip
-"""Why an organisation is halted, in words for its people; of any other reason nothing is told."""
 DAY_CHOICES: Final = (7, 30, 89)
 """For how long an override is asked for: until a midnight, 90 days from now at the latest."""
 

@@ -38,26 +38,26 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Filter("provider", "Provider", chosen.provider),
         Filter("org", "Organisation", chosen.org),
     ]
-    options = [word for name, value in query.items() for word in (f"--{name}", value)]
+    compared, told = reconciliations.runs(connection), _told(reconciliations.told(connection))
     kept = cells.command("reconcile", "--kept", *_as_typed(chosen))
-    none = "None is like that." if options else "Nothing was compared yet. A comparison asks the providers."
     following = (
         url(PATH, **query, **{f"after_{name}": value for name, value in asdict(found.after).items()})
         if found.after
         else ""
     )
-    compared = reconciliations.runs(connection)
-    same = "Nothing differs, by what was compared last." if compared else "Not known: nothing was compared yet."
     tables = [
         Table("What differs", HEADS,
-              [row(one, correct=True) for one in differing if chosen.verdict in ("", one.verdict)], same, kept,
+              [row(one, correct=True) for one in differing if chosen.verdict in ("", one.verdict)],
+              "Nothing differs, by what was compared last.", kept,
               note=_bounded(len(differing), reconciliations.MOST_DIFFERING)),
         _runs(compared),
-        _told(reconciliations.told(connection)),
-        Table("All that was compared, the latest day first", HEADS, [row(one) for one in found.lines], none,
-              kept if found.lines or options else "drawdown reconcile", following,
-              first="" if after is None else url(PATH, **query)),
+        told,
+        Table("All that was compared, the latest day first", HEADS, [row(one) for one in found.lines],
+              "None is like that.", kept, following, first="" if after is None else url(PATH, **query)),
     ]  # fmt: skip
+    if not compared:  # four empty tables would say so four times
+        none = "Not known: nothing was compared yet. A comparison asks the providers."
+        tables = [Table("What differs", HEADS, [], none, "drawdown reconcile"), *([told] if told.rows else [])]
     return shown(Shown(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
 
 
@@ -112,8 +112,8 @@ def row(one: Compared, *, correct: bool = False) -> tuple[Cell, ...]:
 def _runs(found: list[ComparedAt]) -> Table:
     rows = [(cells.time(one.at_ms), _counted(one.lines), _counted(one.differing)) for one in found]
     heads = ("At, UTC", "#Lines last compared then", "#Of these differ")
-    note = "A line counts for the last comparison of it alone." if rows else ""
-    return Table("Last comparisons", heads, rows, "Nothing was compared yet.", "drawdown reconcile", note=note)
+    note = "A line counts for the last comparison of it alone."
+    return Table("Last comparisons", heads, rows, "", "drawdown reconcile", note=note)
 
 
 def _counted(number: int) -> Cell:

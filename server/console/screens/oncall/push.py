@@ -43,7 +43,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         query={"key": key},
         said=_sentence(found),
         above=Link(push.org_id, url("/console/org", id=push.org_id, tab="pushes")),
-        heading=push.key,
+        heading=f"{push.org_id}, {push.feature}, {figures.time(push.window_ms)}",
     )  # fmt: skip
     return shown(page)
 
@@ -63,7 +63,8 @@ def _acts(found: ExplainedPush) -> list[Link]:
 def _sentence(found: ExplainedPush) -> str:
     """What is sent, as whom, and what became of it."""
     push, sent = found.push, found.sent_as
-    text = f"Sent to {push.provider} as customer {sent.customer}, key {sent.key}, dated {figures.time(sent.ts)} UTC."
+    text = f"Push {push.key}. Sent to {push.provider} as customer {sent.customer}, key {sent.key}"
+    text += f", dated {figures.time(sent.ts)} UTC."
     if push.by_hand:
         text += " A person billed it there by hand."
     if push.last_error:
