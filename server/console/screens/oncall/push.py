@@ -63,8 +63,9 @@ def _acts(found: ExplainedPush) -> list[Link]:
 def _sentence(found: ExplainedPush) -> str:
     """What is sent, as whom, and what became of it."""
     push, sent = found.push, found.sent_as
-    text = f"Push {push.key}. Sent to {push.provider} as customer {sent.customer}, key {sent.key}"
-    text += f", dated {figures.time(sent.ts)} UTC."
+    text = f"Sent to {push.provider} as customer {sent.customer}, key {sent.key}, dated {figures.time(sent.ts)} UTC."
+    if sent.key != push.key:
+        text = f"Push {push.key}. {text}"
     if push.by_hand:
         text += " A person billed it there by hand."
     if push.last_error:
