@@ -150,8 +150,8 @@ GUARD = {
         "UPDATE guard_limits SET at_ms = at_ms + 1 WHERE metric = 'spark'",
         org=None,
     ),
-    "an override of a plan that was an organisation's": _of(
-        "override 3 is spark a day of the plan keen",
+    "an override of a plan that was a pattern's": _of(
+        "override 3 is peek a hour of the plan ke*",
         "UPDATE guard_overrides SET reach = 'plan' WHERE number = 3",
         org=None,
     ),

@@ -325,7 +325,7 @@ def test_focus_and_the_small_form_say_the_same(tmp_path: Path) -> None:
         *((HEAD + f"{wrong},cloud,vm,1,USD,\n", "line 2: the day")
           for wrong in ("2026-01-01T99:99:99", "2026-01-01T00:00:00Z more", "2026-01-01 \x1b[31m", "0001-01-01",
                         "1969-12-31", "2026-01-01T00:00:00+09:00", "2026-01-01T")),
-        (HEAD + '2026-01-01,cloud,"vm,1,USD,\n', "line 1"),
+        (HEAD + '2026-01-01,cloud,"vm,1,USD,\n', "line 2"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_as_asked_for_is_refused_by_its_place(tmp_path: Path, text: str, says: str) -> None:
