@@ -56,7 +56,7 @@ AND org_id IN {rows :only (org_id text)}
 AND 1 = 0
 
 -- name: owed
--- The one idea: owed = used - sealed and not voided, for each (organisation, window, feature).
+-- The one idea: owed = used - pushes not voided, for each (organisation, window, feature).
 WITH mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped}),
 prior AS (
     SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.revision

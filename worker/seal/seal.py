@@ -1,6 +1,6 @@
 """Seal: writes the owed quantities as immutable pushes and advances the watermark, in one transaction.
 
-Guarantee: owed = samples in force - sealed and not voided, for each (organisation, window, feature), computed from
+Guarantee: owed = samples in force - pushes not voided, for each (organisation, window, feature), computed from
 committed rows. One function serves fresh, late, replayed, swept and newly mapped usage, with different ranges. So a
 crash, a second worker or a replay can only find that nothing is owed any more.
 """
