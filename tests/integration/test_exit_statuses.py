@@ -15,7 +15,7 @@ from drawdown.schema.errors import Exit
 NEEDS_NONE = ("demo", "init", "doctor")
 """What makes its database, or says what is wrong with it."""
 GOES_ON = "privacy"
-"""A scan looks at files, and says so where there is no database to compare them with; its rules stand in the program."""
+"""A scan looks at files, and says so where it has no database to compare them with; its rules are the program's."""
 BILL = "day,vendor,service,amount,currency\n2026-01-01,cloud,vm,0.1,USD\n"
 FILES = {
     "flips.csv": "org_id,customer_id\nacme,cus_1\n", "totals.csv": "day,org_id,seconds\n2026-01-01,acme,1\n",

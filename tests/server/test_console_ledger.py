@@ -188,29 +188,36 @@ def test_an_entry_is_found_by_the_time_that_it_was_booked(home: Home, capfd: pyt
 
 def test_an_entry_is_found_by_its_amount_as_a_page_shows_it(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
     """What is typed to the cent is all that is shown so, up or down; with more decimals it is itself alone."""
-    for key, micro_credits in (("odd", 4_803_125), ("back", -4_795_000), ("near", 4_805_000), ("below", 4_794_999)):
+    for key, micro_credits in (("odd", 4_803_125), ("back", -4_795_000), ("near", 4_805_000), ("below", 4_794_999),
+                               ("much", 1_234_500_000), ("dust", -1)):  # fmt: skip
         write(home.engine, lambda c: credit.grant(c, "acme", micro_credits, home.fleet.by, key=key, plan=None))  # noqa: B023
     for typed, keys, said in (
         ("4.80", {"grant:odd", "grant:back"}, "4.80"),
         (f"{figures.MINUS}4.8", {"grant:odd", "grant:back"}, "4.80"),
         ("+4.803125", {"grant:odd"}, "4.803125"),
-        ("4.803", set[str](), "4.803"),
+        ("4.803", set[str](), "4.803000"),
+        ("4.800", set[str](), "4.800000"),
         ("4.81", {"grant:near"}, "4.81"),
+        ("1,234.50", {"grant:much"}, "1234.50"),
+        ("<0.01", {"grant:dust"}, "'<0.01'"),
+        (f">{figures.MINUS}0.01", {"grant:dust"}, "'<0.01'"),
     ):
         found = entries(home, Chosen(sizes=wallet_entries.sizes_of(typed, "--amount")))
         assert {one.key for one in found} == keys, typed
         asked = urlencode({"amount": typed})
         for path in ("/console/wallet?id=acme", "/console/org?id=acme&tab=ledger"):
             page = page_of(home, f"{path}&{asked}")
-            assert set(re.findall(r"\bgrant:(?:odd|back|near|below)\b", page.partition(">Lots<")[0])) == keys
+            assert set(re.findall(r"\bgrant:(?:odd|back|near|below|much|dust)\b", page.partition(">Lots<")[0])) == keys
             assert "Amount</label>" in page and "Clear</a>" in page
             assert f"drawdown ledger entries acme --amount {said}" in page, "the same by the command line"
             assert ("Nothing like it was booked." in page) is not bool(keys)
         assert {row["key"] for row in in_csv(home, f"/console/wallet.csv?id=acme&{asked}")} == keys
         told = json.loads(command(home, capfd, "--json", "ledger", "entries", "acme", "--amount", typed.lstrip("+")))
         assert {one["key"] for one in told["entries"]} == keys
-    (answer,) = home.get("/console/wallet?id=acme&amount=much", session=LATER)
-    assert answer.status_code == 400 and says(answer.text, "'much' is no amount of credits; write 12 or 12.50")
+    for typed in ("much", "4,80", "1,5", "12,", "4.8,03", "--4.80"):
+        (answer,) = home.get(f"/console/wallet?{urlencode({'id': 'acme', 'amount': typed})}", session=LATER)
+        assert answer.status_code == 400 and says(answer.text, "is no amount of credits; write 12"), typed
+    assert "grant:odd" in page_of(home, "/console/wallet?id=acme&amount=%20"), "blanks ask for nothing"
 
 
 def test_a_page_looks_through_so_many_and_the_next_one_goes_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

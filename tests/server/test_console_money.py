@@ -187,7 +187,14 @@ def test_what_differs_stands_first(home: Home) -> None:
     first, _, rest = said.partition("Last comparisons")
     assert f"f1 5 3 {figures.MINUS}2 short" in first and "f0" not in first
     assert "f0 5 5 0 equal" in rest and "autumn compute_1gb +5" in rest
-    assert "f1" not in text_of(home, "/console/reconcile?verdict=equal")
+    equal = text_of(home, "/console/reconcile?verdict=equal")
+    assert "f1" not in equal and "What differs" not in equal, "it is not what is asked for"
+    assert "Nothing like that differs." in text_of(home, "/console/reconcile?verdict=over")
+    for number in range(reconciliations.MOST_DIFFERING):  # later ones, more than are shown
+        values = {"feature": f"g{number}", "theirs": 9, "verdict": "over", "day": T0, "at": home.now}
+        home.fleet.write(COMPARED, values)
+    short = text_of(home, "/console/reconcile?verdict=short").partition("Last comparisons")[0]
+    assert f"f1 5 3 {figures.MINUS}2 short" in short and "Nothing" not in short and "g1" not in short
     assert len(rows_of(home, "/console/reconcile.csv?verdict=short")) == 1
 
 

@@ -40,25 +40,21 @@ billed AS MATERIALIZED (
 WITH {picked},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r),
-fresh AS MATERIALIZED (
-    SELECT p.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, s.memory_mb, s.sandbox_id,
-        SUM(CASE WHEN s.ts >= p.sealed_to THEN s.interval_s ELSE 0 END) AS seconds,
-        SUM(CASE WHEN s.ts > :lately_ms THEN s.interval_s ELSE 0 END) AS lately,
-        SUM(CASE WHEN s.ts > :just_now_ms THEN s.interval_s ELSE 0 END) AS just_now,
-        MAX(CASE WHEN s.ts > :lately_ms AND s.ts > p.changed_ms THEN s.ingested_at END) AS told_ms,
-        MAX(CASE WHEN s.ts > :lately_ms AND s.ts > p.changed_ms THEN s.interval_s END) AS every_s
-    FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts >= p.from_ms
-        AND s.ts >= p.floor_ms {end_look_s}
-    WHERE s.problem IS NULL GROUP BY 1, 2, 3, 4
-),
 telling AS (
-    SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.told_ms) AS told_ms, MAX(s.every_s) AS every_s
-    FROM fresh s {each_then} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
-    WHERE s.told_ms IS NOT NULL GROUP BY 1, 2, 3
+    SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s
+    FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts > :lately_ms
+        AND s.ts > p.changed_ms {end_look_s}
+    {each_then} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
+    WHERE s.problem IS NULL GROUP BY 1, 2, 3
 ),
 used AS (
-    SELECT org_id, window_ms, memory_mb, SUM(seconds) AS seconds, SUM(lately) AS lately, SUM(just_now) AS just_now
-    FROM fresh GROUP BY 1, 2, 3
+    SELECT p.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, s.memory_mb,
+        SUM(CASE WHEN s.ts >= p.sealed_to THEN s.interval_s ELSE 0 END) AS seconds,
+        SUM(CASE WHEN s.ts > :lately_ms THEN s.interval_s ELSE 0 END) AS lately,
+        SUM(CASE WHEN s.ts > :just_now_ms THEN s.interval_s ELSE 0 END) AS just_now
+    FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts >= p.from_ms
+        AND s.ts >= p.floor_ms {end_look_s}
+    WHERE s.problem IS NULL GROUP BY 1, 2, 3
     UNION ALL
     SELECT p.org_id, w.ts - w.ts % {window_length_ms}, w.memory_mb, -SUM(w.interval_s), 0, 0
     FROM picked p {look_up} withdrawals w {looked_up_by} w.org_id = p.org_id AND w.ts >= p.sealed_to {end_look_w}

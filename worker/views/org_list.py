@@ -169,10 +169,10 @@ def _lines(connection: sa.Connection, rows: Sequence[Row], now_ms: int, watched:
 def _line(row: Row, left: Left) -> OrgLine:
     """By place, not by name: a file has a hundred thousand of them."""
     values: Any = row
-    org_id, provider, plan, is_halted, halted_at, halt_reason, limit, *_, stopped_at_ms, stopped_reason, _, running = values
+    org_id, provider, plan, is_halted, halted_at, why, limit, *_, stopped_at_ms, stopped_reason, _, running = values
     if stopped_at_ms is not None:
         return OrgLine(org_id, provider, plan, "stopped", stopped_at_ms, stopped_reason, running, limit, *left)
     if is_halted:
-        return OrgLine(org_id, provider, plan, "halted", halted_at, halt_reason, running, limit, *left)
+        return OrgLine(org_id, provider, plan, "halted", halted_at, why, running, limit, *left)
     state: Literal["unassigned", "active"] = "unassigned" if provider is None else "active"
     return OrgLine(org_id, provider, plan, state, None, None, running, limit, *left)

@@ -95,9 +95,9 @@ class ComparedLines:
 
 
 def differing(connection: sa.Connection, chosen: ComparedFilter, most: int = MOST_DIFFERING) -> list[Compared]:
-    """What differs, the latest day first. Errors: UnknownId."""
+    """What differs, the latest day first; of the verdict that was chosen, if any. Errors: UnknownId."""
     _require(connection, chosen)
-    values = {"provider": chosen.provider, "org_id": chosen.org, "at_most": most}
+    values = {"provider": chosen.provider, "org_id": chosen.org, "verdict": chosen.verdict, "at_most": most}
     return [Compared(**row._mapping) for row in SQL.run(connection, "differing", values)]
 
 

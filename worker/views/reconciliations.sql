@@ -6,7 +6,7 @@ k.day_ms, k.org_id, k.provider, k.customer_id, k.feature, k.ours_qty, k.theirs_q
 -- name: differing
 -- By the index of what differs: the condition on the verdict stands as it stands there.
 SELECT {columns} FROM reconciliations k
-WHERE k.verdict IN ('short', 'over')
+WHERE k.verdict IN ('short', 'over') AND (:verdict = '' OR k.verdict = :verdict)
     AND (:provider = '' OR k.provider = :provider) AND (:org_id = '' OR k.org_id = :org_id)
 ORDER BY k.day_ms DESC, k.org_id, k.provider, k.customer_id, k.feature LIMIT :at_most
 

@@ -6,6 +6,7 @@ where it leaves some out it looks through MOST_LOOKED_AT at most. The entries of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import wallet_account
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.typed.parsing import parse_credits
+from drawdown.schema.typed.parsing import parse_credits, type_credits
 from drawdown.schema.units import MICRO
 from drawdown.worker.views.wallet_days import closing_micro
 
@@ -30,6 +31,10 @@ NEVER: Final = 2**53
 CENTS: Final = 2
 """Decimals to which amounts are rounded where people read them."""
 CENT: Final = MICRO // 10**CENTS
+TYPED: Final = re.compile(r"[+-]?(\d{1,3}(?:,\d{3})+(?:\.\d*)?|[^,+-]*)")
+"""An amount as a page shows it, or without commas: elsewhere a comma may be meant as a decimal point."""
+BELOW_A_CENT: Final = ("<0.01", ">-0.01")
+"""How a page shows what would round to nothing, up and down."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,14 @@ class Chosen:
         return (self.booked_from_ms, self.booked_to_ms, *self.sizes) != (0, NEVER, 0, NEVER)
 
     @property
-    def amount_micro(self) -> int | None:
-        """The amount that `sizes` are of; None: any."""
+    def amount(self) -> str | None:
+        """The amount that `sizes` are of, as `sizes_of` reads it; None: any."""
         begin, end = self.sizes
         if self.sizes == ALL.sizes:
             return None
-        return begin if end - begin == 1 else end - CENT // 2
+        if end - begin == 1:
+            return f"{begin // MICRO}.{begin % MICRO:06d}"
+        return BELOW_A_CENT[0] if begin == 1 else type_credits(end - CENT // 2)
 
 
 ALL: Final = Chosen()
@@ -63,7 +70,13 @@ ALL: Final = Chosen()
 def sizes_of(text: str, option: str) -> tuple[int, int]:
     """The sizes that somebody means who read this amount: `4.8` is all that rounds to 4.80, and what has more than two
     decimals is itself alone. Its sign says nothing. Errors: UsageError naming the option."""
-    unsigned = text.strip().lstrip("+-\N{MINUS SIGN}").replace(",", "")
+    plain = text.strip().replace("\N{MINUS SIGN}", "-")
+    if plain in BELOW_A_CENT:
+        return 1, CENT // 2
+    typed = TYPED.fullmatch(plain)
+    if typed is None:
+        raise UsageError(f"{option}: {text!r} is no amount of credits; write 12.50 or 1,234.50")
+    unsigned = typed[1].replace(",", "")
     try:
         size = parse_credits(unsigned)
     except UsageError as error:

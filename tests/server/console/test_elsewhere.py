@@ -76,6 +76,15 @@ def test_credit_goes_to_the_wallet_that_pays(home: Home) -> None:
     assert 'href="/console/act/grant?id=acme"' in shown(home, "/console/org?id=acme")
 
 
+def test_a_filter_denies_no_entry_of_a_wallet_that_has_no_lot(home: Home) -> None:
+    """A correction downwards makes none, of whoever is billed."""
+    write(home.engine, lambda c: credit.grant(c, "tyrell", -5 * MICRO, home.fleet.by, key="down", plan=None))
+    for asked, there in (("", True), ("&amount=5", True), ("&amount=9.99", False)):
+        page = shown(home, f"/console/wallet?id=tyrell{asked}")
+        assert ("grant:down" in page, "no balance is kept here" in page) == (there, False), asked
+    assert "Nothing like it was booked" in page and "Clear" in page
+
+
 def test_credit_for_who_pays_from_elsewhere_is_refused_and_a_dry_run_names_the_wallet(home: Home) -> None:
     assert look(home, "stark")[0] == 400
     assert f"stark is paid from the wallet of {CUSTOMER}: give it there" in look(home, "stark")[1]

@@ -29,7 +29,6 @@ HEADS: Final = ("Day, UTC", "Organisation", "Provider", "Feature", "#Ours", "#Th
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     chosen = _chosen(ask)
-    differing = reconciliations.differing(connection, chosen) if chosen.verdict in ("", *TONES) else []
     after = _after(ask)
     found = reconciliations.page(connection, chosen, after)
     query = {name: value for name, value in vars(chosen).items() if value}
@@ -46,10 +45,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         else ""
     )
     tables = [
-        Table("What differs", HEADS,
-              [row(one, correct=True) for one in differing if chosen.verdict in ("", one.verdict)],
-              "Nothing differs, by what was compared last.", kept,
-              note=_bounded(len(differing), reconciliations.MOST_DIFFERING)),
+        *([_differing(connection, chosen, kept)] if chosen.verdict in ("", *TONES) else []),
         _runs(compared),
         told,
         Table("All that was compared, the latest day first", HEADS, [row(one) for one in found.lines],
@@ -59,6 +55,14 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         none = "Not known: nothing was compared yet. A comparison asks the providers."
         tables = [Table("What differs", HEADS, [], none, "drawdown reconcile"), *([told] if told.rows else [])]
     return shown(Shown(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
+
+
+def _differing(connection: sa.Connection, chosen: ComparedFilter, kept: str) -> Table:
+    """Where all is asked for, that there is nothing is a finding."""
+    found = reconciliations.differing(connection, chosen)
+    none = "Nothing differs, by what was compared last." if chosen == ComparedFilter() else "Nothing like that differs."
+    note = f"The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""
+    return Table("What differs", HEADS, [row(one, correct=True) for one in found], none, kept, note=note)
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
@@ -85,10 +89,6 @@ def _after(ask: Ask) -> After | None:
     names = ("after_org", "after_provider", "after_customer", "after_feature")
     texts = [ask.text(name) for name in names]
     return None if day is None else After(day, *texts)
-
-
-def _bounded(many: int, most: int) -> str:
-    return f"The first {most}." if many >= most else ""
 
 
 def row(one: Compared, *, correct: bool = False) -> tuple[Cell, ...]:

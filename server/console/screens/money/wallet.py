@@ -9,7 +9,6 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.typed.parsing import type_credits
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
@@ -36,7 +35,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     lots = list_lots(connection, customer, ask.now_ms)
     found = wallet_entries.page(connection, customer, after, chosen=chosen)
     paid = None
-    if not lots.lots and not found.entries:
+    if not (lots.lots or found.entries or chosen.narrows or after):
         ids.require(connection, ids.CUSTOMER, customer)
         paid = paid_from(connection, customer, ask.now_ms)
     filters = chosen_filters(ask)
@@ -93,7 +92,7 @@ def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
 def chosen_by(ask: Ask) -> Chosen:
     """The entries that were booked in some time, or of some amount. Times are shown to the minute and amounts to the
     cent, so that what is typed stands for the whole of either. Errors: UsageError."""
-    begin, end, amount = ask.moment("from"), ask.moment("to"), ask.text("amount")
+    begin, end, amount = ask.moment("from"), ask.moment("to"), ask.text("amount").strip()
     return Chosen(
         sizes=sizes_of(amount, "amount") if amount else ALL.sizes,
         booked_from_ms=0 if begin is None else begin - begin % MINUTE_MS,
@@ -176,8 +175,8 @@ def _command(customer_id: str, chosen: Chosen) -> str:
     """What lists the same entries."""
     times = (("--from", chosen.booked_from_ms, 0), ("--to", chosen.booked_to_ms, NEVER))
     options = [word for name, ms, any_ms in times if ms != any_ms for word in (name, figures.iso(ms))]
-    if chosen.amount_micro is not None:
-        options += ["--amount", type_credits(chosen.amount_micro)]
+    if chosen.amount is not None:
+        options += ["--amount", chosen.amount]
     return cells.command("ledger", "entries", customer_id, *options)
 
 

@@ -19,7 +19,7 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, 
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing.pushes import PROVEN, RETRIED
-from drawdown.worker.views.push import SAMPLES_SHOWN, ExplainedPush, ShownAttempt, explain_push
+from drawdown.worker.views.push import SAMPLES_SHOWN, ExplainedPush, PushColumns, ShownAttempt, explain_push
 from drawdown.worker.views.push_chain import PushChain, chain_of
 
 PATH: Final = "/console/push"
@@ -43,9 +43,15 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         query={"key": key},
         said=_sentence(found),
         above=Link(push.org_id, url("/console/org", id=push.org_id, tab="pushes")),
-        heading=f"{push.org_id}, {push.feature}, {figures.time(push.window_ms)}",
+        heading=_heading(push),
     )  # fmt: skip
     return shown(page)
+
+
+def _heading(push: PushColumns) -> str:
+    """Whose, of what and of when; which one, where the window has several."""
+    which = f", revision {push.revision}" if push.revision else ""
+    return f"{push.org_id}, {push.feature}, {figures.time(push.window_ms)}{which}"
 
 
 def _acts(found: ExplainedPush) -> list[Link]:
