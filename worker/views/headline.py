@@ -194,8 +194,8 @@ UNREAD: Final = "it is down, or has no such customer; they go on until the balan
 
 
 PENDING: Final = {
-    "unknown_org": "drawdown org assign --unassigned --from TIME",
-    "no_assignment": "drawdown org assign --unassigned --from TIME",
+    "unknown_org": "drawdown org assign --unassigned --provider NAME --from TIME --dry-run",
+    "no_assignment": "drawdown org assign --unassigned --provider NAME --from TIME --dry-run",
     "no_customer": "drawdown org assign ORG --provider NAME --customer ID",
     "no_provider": "drawdown provider list",
     "no_mapping": "drawdown feature list, then drawdown feature map or map-event",
