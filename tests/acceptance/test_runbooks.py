@@ -129,6 +129,24 @@ def test_a_provider_is_down_for_36_days(home: Home) -> None:
     home.clean()
 
 
+def test_pushes_are_rejected(home: Home) -> None:
+    """A feature that is gone over there, until somebody makes it again."""
+    home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
+    gone = home.autumn.account.features.pop(FEATURE)
+    home.use("alice", 60, ts=T0)
+    home.tick(1)
+    values = {
+        "PROVIDER": "autumn", "FEATURE": FEATURE, "ERROR": "feature_not_found", "COUNT": "1", "REASON": "made again",
+    }  # fmt: skip
+    home.follow("pushes-rejected", "See why", values)
+    home.autumn.account.features[FEATURE] = gone
+    home.follow("pushes-rejected", "Mend it", values)
+    assert home.at_autumn() == 60 and rows(home.url, "SELECT state, revision FROM pushes ORDER BY revision") == [
+        ("voided", 0), ("accepted", 1)
+    ]  # fmt: skip
+    home.clean()
+
+
 def test_a_wrong_rate_or_mapping(home: Home) -> None:
     home.run("org", "assign", "--new", "dave", "--provider", "embedded", "--from", show_time(T0))
     home.run("ledger", "grant", "dave", "100", "--reason", "paid")
