@@ -253,7 +253,10 @@ def test_usage_that_nobody_bills_is_shown_and_no_failure(fleet: Fleet) -> None:
     fleet.sample("stranger", T0 + 1, 60)
     fleet.tick_windows(2)
     found = look(fleet)
-    assert (found["verdict"], found["next"]) == ("behind", "drawdown org assign --unassigned --provider NAME --from TIME --dry-run")
+    assert (found["verdict"], found["next"]) == (
+        "behind",
+        "drawdown org assign --unassigned --provider NAME --from TIME --dry-run",
+    )
     assert found["pending"] == [{"reason": "unknown_org", "seconds": 60, "orgs": 1, "since_ms": T0, "units": 0}]
     assert "unknown_org: 60 s of 1" in text(fleet)
 

@@ -206,7 +206,10 @@ def test_what_waits_says_why_and_what_mends_it(night: Night) -> None:
     assert [row[0] for row in by_reason] == [
         pending.WHAT["no_mapping"], pending.WHAT["unknown_org"], "quarantined: ts before 2000",
     ]  # fmt: skip
-    assert by_reason[1][4] == "drawdown org assign --unassigned --provider NAME --from TIME --dry-run" and by_reason[2][1] == "1 sample"
+    assert (
+        by_reason[1][4] == "drawdown org assign --unassigned --provider NAME --from TIME --dry-run"
+        and by_reason[2][1] == "1 sample"
+    )
     assert [(row[0], row[2]) for row in by_org] == [("acme", "60"), ("nobody", "60")]
     assert unmapped[0][0] == "3 MB" and quarantined[0][0] == ODD
     assert tiles(page)["Seconds pending"] == "120" and tiles(page)["Quarantined"] == "1"
