@@ -401,5 +401,6 @@ def test_a_provider_that_takes_less_than_it_declares_is_kept_to_what_it_takes() 
     outcomes = done(whole)
     assert len(provider.seen) == len(batch), "none is left because too many were turned away in a row"
     accepted = sum(isinstance(outcome, Accepted) for outcome in outcomes)
-    assert accepted == len(provider.charged) and accepted > 2_500
+    assert accepted == len(provider.charged)
+    assert accepted > 2_000, "by 64 at once it would be a third; how many more depends on the machine"
     assert min(told) <= provider.takes
