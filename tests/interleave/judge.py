@@ -16,8 +16,10 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import providers, pushes
+from drawdown.worker.engine.context import Context
 from drawdown.worker.history.recover import recover
 from drawdown.worker.hooks.deliver import deliver
+from drawdown.worker.orders.doing import do_orders
 from drawdown.worker.seal import stops
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verify.verify import verify
@@ -53,12 +55,19 @@ def settle(stage: Stage) -> None:
         _heed(stage)  # each time: an order that was to accept settings may have failed since
         stage.clock.at_ms += 2 * WINDOW_MS
         stage.tick()
+        if stage.rows("SELECT 1 FROM orders WHERE kind = 'topup' AND state IN ('waiting', 'under_way')"):
+            stage.walk(do_orders(_paying(stage))).rest(stage.engine)
         if stage.rows("SELECT 1 FROM topups"):
-            stage.walk(fill(stage.context(payments={"fake": stage.pay.capabilities}))).rest(stage.engine)
+            stage.walk(fill(_paying(stage))).rest(stage.engine)
         if stage.rows("SELECT 1 FROM hook_deliveries"):
             stage.walk(deliver(stage.context(hooks=ORIGINS))).rest(stage.engine)
         if not stage.rows(OPEN):
             return
+
+
+def _paying(stage: Stage) -> Context:
+    """A worker that has the payment service."""
+    return stage.context(payments={"fake": stage.pay.capabilities})
 
 
 def _heed(stage: Stage) -> None:

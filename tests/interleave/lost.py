@@ -22,7 +22,8 @@ from tests.interleave.walk import NothingLeft
 COMMIT: Final = 0
 DIGEST: Final = (
     "SELECT account_id, balance_micro, held_micro, plan FROM ledger_accounts ORDER BY 1",
-    "SELECT key, amount_micro FROM ledger_entries WHERE kind <> 'usage' ORDER BY 1",
+    "SELECT regexp_replace(key, '^(topup:.*):[0-9]+$', '\\1'), SUM(amount_micro) FROM ledger_entries "
+    "WHERE kind <> 'usage' GROUP BY 1 ORDER BY 1",
     "SELECT reservation, amount_micro, drawn_micro, state FROM reservations ORDER BY 1",
     "SELECT org_id, start_ms, end_ms, provider, customer_id FROM assignments ORDER BY 1, 2",
     "SELECT kind, memory_mb, feature, start_ms FROM mappings ORDER BY 1, 2, 4",
@@ -42,7 +43,7 @@ DIGEST: Final = (
     "SELECT sandbox_id, cell_id, state FROM sandboxes ORDER BY 1",
     "SELECT metric, reach, target, period, amount, ends_ms, state FROM guard_overrides ORDER BY number",
 )
-"""What somebody asked for, and what it came to; not how often it was tried."""
+"""What somebody asked for, and what it came to; not how often it was tried, nor how many top-ups filled a wallet."""
 
 
 @dataclass
