@@ -347,6 +347,12 @@ def test_one_customer_that_is_turned_away_slows_no_other() -> None:
     assert allowance.allowed == 64
 
 
+async def _turns() -> None:
+    """A call's time, in turns of the loop: by the clock a busy machine would turn away more."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 class Narrow(Slow):
     """Takes so many calls at once, and turns the others away."""
 
@@ -357,7 +363,7 @@ class Narrow(Slow):
         self.under_way["all"] += 1
         try:
             taken = self.under_way["all"] <= self.takes
-            await asyncio.sleep(0.001)
+            await _turns()
             return [self._one(push) if taken else RetryAt(T0 + SECOND_MS, "429", too_many=True) for push in batch]
         finally:
             self.under_way["all"] -= 1
@@ -366,7 +372,7 @@ class Narrow(Slow):
         self.under_way["all"] += 1
         try:
             taken = self.under_way["all"] <= self.takes
-            await asyncio.sleep(0.001)
+            await _turns()
             told = await super().customers(customer_ids)
             return told if taken else dict.fromkeys(told, ReadFailed("429", too_many=True))
         finally:
@@ -401,6 +407,5 @@ def test_a_provider_that_takes_less_than_it_declares_is_kept_to_what_it_takes() 
     outcomes = done(whole)
     assert len(provider.seen) == len(batch), "none is left because too many were turned away in a row"
     accepted = sum(isinstance(outcome, Accepted) for outcome in outcomes)
-    assert accepted == len(provider.charged)
-    assert accepted > 2_000, "by 64 at once it would be a third; how many more depends on the machine"
+    assert accepted == len(provider.charged) and accepted > 2_500
     assert min(told) <= provider.takes
