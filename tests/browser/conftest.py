@@ -11,14 +11,12 @@ from typing import Any, Final
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from drawdown.server.console import console
-from drawdown.server.console.acting import acting
 from drawdown.server.console.door import COOKIE
-from drawdown.server.console.my import my
 from drawdown.server.console.my.my import COOKIE as MY_COOKIE
 from tests import leftovers
 from tests.browser import chromium
 from tests.browser.sites import MY, Site
+from tests.patience import patience
 
 WATCH: Final = (
     "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP: ' + e.violatedDirective))"
@@ -42,15 +40,10 @@ def browser() -> Iterator[Browser]:
         yield made
 
 
-PATIENT_S: Final = 60.0
-"""A page's time, where the machine does much else: what takes too long is asked for by tests without a browser."""
-
-
 @pytest.fixture(scope="package", autouse=True)
 def patient() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (console, acting, my):
-            patch.setattr(module, "WITHIN_S", PATIENT_S)
+    """What takes too long is asked for by tests without a browser."""
+    with patience():
         yield
 
 

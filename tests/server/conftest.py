@@ -13,9 +13,16 @@ from drawdown.schema.database import connect
 from tests import leftovers
 from tests.conftest import _new_database, opened
 from tests.fresh import fresh
+from tests.patience import patience
 from tests.server.console_home import Home, close_servers
 from tests.server.filled import Filled
 from tests.server.house import House
+
+
+@pytest.fixture(scope="package", autouse=True)
+def patient() -> Iterator[None]:
+    with patience():
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
+from drawdown.server.api import programs
 from drawdown.server.api.guard import dark
 from drawdown.worker.commands import guard, guard_terms
 from drawdown.worker.commands.guard_counts import LimitReached
@@ -101,7 +102,9 @@ def test_what_fails_open_is_let_through_and_counted_once_the_database_is_back(ho
             assert refused(await send("consume", key="d-1", amount=3)) == (409, "other_content")
             held = (await send("reserve", key="d-2", amount=1)).json()
             assert (held["decision"], held["state"], held["degraded"]) == ("allow", "held", True)
-            closed = await send("consume", key="d-3", metric="idea")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(programs, "WITHIN_S", 0.5)
+                closed = await send("consume", key="d-3", metric="idea")
             assert closed.status_code == 503, "what fails closed is not let through"
             assert (await send("check", amount=1)).json()["decision"] == "allow"
         house.clock.at_ms += dark.LOOK_AGAIN_MS

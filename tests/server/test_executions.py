@@ -13,6 +13,7 @@ import pytest
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, DatabaseBusy
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.server.api import gate as gates
 from drawdown.server.api import programs
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.run_models import MOST_ROWS
@@ -440,6 +441,7 @@ def test_a_database_that_does_not_answer_is_not_waited_for(lone: House, monkeypa
     give(lone, "acme")
     make_key(lone, "app")
     monkeypatch.setattr(programs, "WITHIN_S", 0.3)
+    monkeypatch.setattr(gates, "FRESH_WITHIN_S", 0.3)
 
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from drawdown.providers.http import NotSent
 from drawdown.schema.database import connect
 from drawdown.schema.units import WINDOW_MS
+from drawdown.server.api import gate
 from drawdown.server.settings import ServerSettings, UnknownOrg
 from drawdown.worker.commands.orgs import halt, override
 from tests.server.house import Caller, House, served
@@ -69,7 +72,10 @@ def test_a_halted_one_heals_itself_with_one_call_in_ten_seconds_however_many_ask
     other.close()
 
 
-def test_a_slow_provider_delays_no_answer_and_is_asked_once_at_a_time(house: House) -> None:
+def test_a_slow_provider_delays_no_answer_and_is_asked_once_at_a_time(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "FRESH_WITHIN_S", 0.5)
     house.customer("acme")
     house.fleet.tick(T0 + WINDOW_MS)
     asked, house.autumn_line.wait_s = calls(house), 8.0

@@ -1,0 +1,30 @@
+"""Bounds of real time that a machine which does much else would reach: tests that are not of a bound wait longer.
+
+A test of one sets it by itself. What an answer may take is measured by `make bench`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+
+from drawdown.server.api import gate, health
+from drawdown.server.api.guard import dark
+from drawdown.server.console import console
+from drawdown.server.console.acting import acting
+from drawdown.server.console.my import my
+
+PATIENT_S: Final = 60.0
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "READ_WITHIN_S", PATIENT_S)
+        patch.setattr(gate, "FRESH_WITHIN_S", PATIENT_S)
+        for module in (health, dark, console, acting, my):
+            patch.setattr(module, "WITHIN_S", PATIENT_S)
+        yield
