@@ -30,8 +30,8 @@ def test_each_test_and_each_case_meets_one_database_by_turns() -> None:
     one, two = "tests/integration/test_a.py::test_one", "tests/integration/test_a.py::test_two"
     both = [f"{one}[sqlite]", f"{one}[postgresql]", f"{two}[postgresql-case]", f"{two}[sqlite-case]"]
     assert kept(*both) == [f"{one}[sqlite]", f"{two}[postgresql-case]"]
-    assert kept("tests/crash/test_a.py::test_one[postgresql]") == ["tests/crash/test_a.py::test_one[postgresql]"]
-    for room in ("unit", "migration", "interleave", "contract"):
+    assert kept(f"{one}[postgresql]") == [f"{one}[postgresql]"]
+    for room in ("unit", "migration", "interleave", "contract", "simulation", "stateful"):
         whole = [nodeid.replace("integration", room) for nodeid in both]
         assert kept(*whole) == whole
 
@@ -43,6 +43,13 @@ def test_of_a_long_table_as_many_cases_are_run_evenly_chosen() -> None:
     assert len(found) == conftest.MOST_CASES
     assert [int(one.rpartition("-")[2][:-1]) for one in found] == list(range(0, cases, 4))
     assert {sum(on in one for one in found) for on in conftest.DATABASES} == {conftest.MOST_CASES // 2}
+
+
+@pytest.mark.parametrize("name", ["test_a_planted_bug_is_seen", "test_it_is_seen", "test_the_bug_is_caught"])
+def test_of_planted_bugs_some_are_run_wherever_they_stand(name: str) -> None:
+    bugs = [f"tests/stateful/test_a.py::{name}[{n}]" for n in range(2 * conftest.MOST_PLANTED)]
+    assert kept(*bugs) == bugs[::2]
+    assert kept(*bugs[:3]) == bugs[:3]
 
 
 @pytest.mark.parametrize(("left", "status"), [(1, pytest.ExitCode.TESTS_FAILED), (0, pytest.ExitCode.OK)])
