@@ -78,11 +78,14 @@ class AsyncGuard:
         if away is not None and self.dark.admits(wish, away):
             return self.dark.keep(key, late, away)
         try:
-            return words.decided(await self._line.ask(call))
+            found = words.decided(await self._line.ask(call))
         except Unreachable as error:
             if not self.dark.admits(wish, error):
                 raise
             return self.dark.keep(key, late, error)
+        if found.reason == words.UNWRITTEN:
+            self.dark.keep_unwritten(key, late)
+        return found
 
     async def _end(self, key: str, call: Call) -> Decision:
         away = await self._tell()
@@ -97,7 +100,7 @@ class AsyncGuard:
         async with self._telling:
             while (call := self.dark.next()) is not None:
                 try:
-                    await self._line.once(call)
+                    words.require_written(await self._line.once(call))
                 except Refused as error:
                     self.dark.told(error)
                 except Unreachable as error:

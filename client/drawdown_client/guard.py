@@ -78,11 +78,14 @@ class Guard:
         if away is not None and self.dark.admits(wish, away):
             return self.dark.keep(key, late, away)
         try:
-            return words.decided(self._line.ask(call))
+            found = words.decided(self._line.ask(call))
         except Unreachable as error:
             if not self.dark.admits(wish, error):
                 raise
             return self.dark.keep(key, late, error)
+        if found.reason == words.UNWRITTEN:
+            self.dark.keep_unwritten(key, late)
+        return found
 
     def _end(self, key: str, call: Call) -> Decision:
         away = self._tell()
@@ -97,7 +100,7 @@ class Guard:
         with self._telling:
             while (call := self.dark.next()) is not None:
                 try:
-                    self._line.once(call)
+                    words.require_written(self._line.once(call))
                 except Refused as error:
                     self.dark.told(error)
                 except Unreachable as error:

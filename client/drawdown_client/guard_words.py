@@ -22,6 +22,8 @@ log = logging.getLogger("drawdown_client")
 HELD: Final = "held"
 ENDED: Final = "ended"
 NOT_HELD: Final = "unknown_use"
+UNWRITTEN: Final = "database_unreadable"
+"""The reason of what a server lets through while its database is away: no other server knows of it yet."""
 HOLD_S: Final = 3_600.0
 """How long what is reserved stands, unless it is said: as the server has it."""
 
@@ -186,8 +188,15 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(shown(one) for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
+def require_written(answer: Answer) -> None:
+    """Errors: Unreachable for what a server let through, and could not write down."""
+    if answer.get("reason") == UNWRITTEN:
+        raise Unreachable("the server's database is away")
+
+
 class LetThrough:
-    """What was let through without an answer, as calls in their order, until the server is told. For any thread."""
+    """What was let through without an answer, or by a server whose database is away, as calls in their order,
+    until they are written down. For any thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._metrics = frozenset(settings.fails_open)
@@ -208,15 +217,25 @@ class LetThrough:
 
     def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
         """Errors: that of the call, where no more is kept."""
+        if not self._put(key, call, str(error)):
+            raise error
+        return UNANSWERED
+
+    def keep_unwritten(self, key: str, call: Call) -> None:
+        """What a server let through, and may not be able to write down. Told again, it is counted once all the same,
+        and before its end, whichever server hears of that. Where no more is kept, it is that server's alone."""
+        self._put(key, call, UNWRITTEN)
+
+    def _put(self, key: str, call: Call, why: str) -> bool:
         with self._lock:
             if len(self._calls) >= self._most:
-                raise error
+                return False
             if not self._calls:
-                log.error("the guard cannot be asked, and what fails open is let through: %s", error)
+                log.error("the guard cannot be asked, and what fails open is let through: %s", why)
             if call not in self._calls:
                 self._calls.append(call)
             self._keys.add(key)
-        return UNANSWERED
+            return True
 
     def next(self) -> Call | None:
         with self._lock:

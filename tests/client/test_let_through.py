@@ -93,6 +93,30 @@ def test_what_is_counted_nowhere_is_said(counter: Counter, why: str, caplog: pyt
     assert set(counter.uses) == ({"l-2"} if why == "refused" else set())
 
 
+def test_what_a_server_cannot_write_down_is_told_again_before_its_end(counter: Counter) -> None:
+    """Its end may come to another server, which does not know of it; and the first may never write it down."""
+    with Client(URL, KEY, Settings(call_tries=1), world=hasty()) as client:
+        counter.dark = True
+        with client.guard.budget("l-1", "login", 4, org="acme") as budget:
+            budget.actual = 3
+            assert client.guard.consume("l-2", login(2)).reason == "database_unreadable"
+            counter.dark = False
+    assert counter.uses == {"l-1": {"state": "settled", "amount": 3}, "l-2": {"state": "used", "amount": 2}}
+    assert [act for act, _ in counter.calls] == ["reserve", "consume", "settle"]
+
+
+def test_its_end_waits_where_it_is_dark_still(counter: Counter) -> None:
+    async def work() -> None:
+        async with AsyncClient(URL, KEY, Settings(call_tries=1), world=hasty()) as client:
+            counter.dark = True
+            assert (await client.guard.reserve("l-1", login(4))).is_allowed
+            assert (await client.guard.settle("l-1", 3)).reason == "unreachable"
+            counter.dark = False
+
+    asyncio.run(work())
+    assert counter.uses == {"l-1": {"state": "settled", "amount": 3}}
+
+
 def test_with_an_event_loop(counter: Counter) -> None:
     async def work() -> Any:
         async with AsyncClient(URL, KEY, OPEN, world=hasty()) as client:

@@ -11,10 +11,12 @@ import httpx
 import pytest
 
 from drawdown.schema.database import read, write
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MICRO
 from drawdown.server.api import programs
 from drawdown.server.api.guard import dark
 from drawdown.worker.commands import guard, guard_terms
+from drawdown.worker.commands.guard_answers import Answer
 from drawdown.worker.commands.guard_counts import LimitReached
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
@@ -122,6 +124,42 @@ def test_what_fails_open_is_let_through_and_counted_once_the_database_is_back(ho
         (("d-2", 1, "settled"), (100_000, 0)),
     ]
     assert outcomes == {"let_through": 2, "recorded": 2, "lost": 0}
+
+
+def test_its_end_waits_for_it_here_and_elsewhere_asks_for_it_again(house: House) -> None:
+    """No server says of it that there is none, as long as the one that let it through has it to write down."""
+
+    async def work(send: Send) -> None:
+        with away(house.fleet.engine):
+            nothing_waits(house)
+            await send("reserve", key="d-1", amount=3)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(house.server._dark, "_recorder", lambda _use: _busy)
+            house.clock.at_ms += dark.LOOK_AGAIN_MS
+            for act, said in (("settle", {"actual": 2}), ("release", {"incurred": 2}), ("extend", {"to": 4})):
+                assert refused(await send(act, key="d-1", **said)) == (503, "database")
+            told: dict[str, object] = {"org": "acme", "metric": "login", "key": "d-1", "amount": 3}
+            other = Program(Caller(house, house.another()), key_of("app"))
+            sent = []
+            for act, said in (
+                ("settle", {"actual": 2}),
+                ("reserve", {**told, "let_through": True}),
+                ("settle", {"actual": 2}),
+            ):
+                body = json.dumps({"key": "d-1", **said}).encode()
+                sent.append(await other.caller.send("POST", f"/v1/guard/{act}", body, other.headers()))
+        assert refused(sent[0]) == (404, "unknown_use"), "another server cannot know"
+        assert [one.json()["state"] for one in sent[1:]] == ["held", "settled"]
+        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        await house.server._dark.record()
+
+    with_dark(house, work)
+    assert [one[:3] for one in uses(house)] == [("d-1", 2, "settled")], "it is counted once"
+    assert house.server._dark.uses == {"let_through": 1, "recorded": 1, "lost": 0}
+
+
+def _busy(_connection: object) -> Answer:
+    raise DatabaseBusy("another writes")
 
 
 def test_a_limit_that_is_reached_this_moment_is_no_darkness(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 Guarantee: what is let through has a key that was found, a metric whose terms said so, and a darkness that began a short
 while ago, by what this process remembers. All of it is counted, with its amount, once the database is back, under the
 key of its use: whoever asks again meanwhile uses nothing twice. Where no more can be remembered, nothing more is let
-through. What a process that ends could not write down is told with its amounts, and lost.
+through. What ends a use is refused for the moment until the use is written down. What a process that ends could not
+write down is told with its amounts, and lost.
 """
 
 from __future__ import annotations
@@ -164,9 +165,15 @@ class Dark:
             self._terms.put(metric, await self._asked(work, quick=True, ends=False), now_ms)
 
     async def before(self, key: str) -> None:
-        """What ends a use comes after the use."""
-        if any(one.key == key for one in self._kept.values()):
+        """What ends a use comes after the use. Errors: ApiError 503 where that is not written down yet."""
+        if self._waits(key):
             await self.record()
+            if self._waits(key):
+                text = "what was let through under this key is not written down yet: ask for the same again"
+                raise ApiError(503, "database", text, headers=SOON)
+
+    def _waits(self, key: str) -> bool:
+        return any(one.key == key for one in self._kept.values())
 
     async def record(self) -> None:
         """Write down what was let through, in the order it was, until the database is away again."""
