@@ -82,16 +82,18 @@ def _linked(connection: sa.Connection, number: int) -> None:
         console_sessions.begin(connection, person.name, "11:ff", _secret(9), HOME, NOW)
 
 
-def _form(stage: Stage, connection: sa.Connection) -> tuple[Doing, dict[str, str]]:
+def _form(
+    stage: Stage, connection: sa.Connection, number: int = 6, reason: str = "asked"
+) -> tuple[Doing, dict[str, str]]:
     """One form, as it is sent twice: the organisation that all cases have is given credit."""
-    values = {"id": "acme", "amount": "1", "kind": "purchased", "reason": "asked"}
-    doing = Doing(ANN, replace(stage.by, now_ms=NOW), values, console_acts.new_key(NOW, _secret(6)))
+    values = {"id": "acme", "amount": "1", "kind": "purchased", "reason": reason}
+    doing = Doing(ANN, replace(stage.by, now_ms=NOW), values, console_acts.new_key(NOW, _secret(number)))
     return doing, {"key": doing.key, "seen": dry_run.rehearse(connection, GRANT, doing).seen}
 
 
-def _acting(stage: Stage) -> Act:
+def _acting(stage: Stage, number: int = 6, reason: str = "asked") -> Act:
     def looked(connection: sa.Connection) -> tuple[Doing, dict[str, str]]:
-        return _form(stage, connection)
+        return _form(stage, connection, number, reason)
 
     doing, form = write(stage.engine, looked, rollback=True)
 
@@ -104,13 +106,15 @@ def _acting(stage: Stage) -> Act:
 
 def _given_once(stage: Stage) -> Iterator[str]:
     yield from _nobody_stays(stage)
-    for (times,) in stage.rows(f"SELECT COUNT(*) FROM ledger_lots WHERE lot LIKE '%{_secret(6)}'"):
+    forms = f"lot LIKE '%{_secret(6)}' OR lot LIKE '%{_secret(4)}'"
+    for (times,) in stage.rows(f"SELECT COUNT(*) FROM ledger_lots WHERE {forms}"):
         if times > 1:
-            yield f"one form gave credit {times} times"
+            yield f"one picture gave credit {times} times"
 
 
 CONSOLE: Final = (
     Party("server.console.acting.acting:_done", _acting, _given_once),
+    Party("server.console.acting.acting:_done by another", lambda stage: _acting(stage, 4, "theirs"), _given_once),
     Party(
         "server.console.acting.acting:_looked",
         lambda stage: Act(lambda engine: write(engine, lambda c: _form(stage, c), rollback=True)),

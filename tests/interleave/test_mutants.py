@@ -12,7 +12,7 @@ from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
 from drawdown.worker.batches import take as take_batches
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands import credit, guard_counts, guard_terms, withdrawals
+from drawdown.worker.commands import console_acts, credit, guard_counts, guard_terms, withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
 from drawdown.worker.seal import statements, stops
@@ -113,6 +113,10 @@ def _batch_claimed_without_its_name(patch: pytest.MonkeyPatch) -> None:
     _put(patch, take_batches.SQL, "claim", claim.replace(":source,", "CAST(:batch AS TEXT),"), "")
 
 
+def _acted_without_a_turn(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(console_acts, "take_turn", _none)
+
+
 MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "release takes no lock": (_release_without_the_lock, "seal", "cli.nouns.orgs:release"),
     "terms take no lock": (_terms_without_the_lock, "seal", "begin_tick"),
@@ -198,6 +202,11 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "worker.commands.prune:prune",
     ),
     "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
+    "a deed of the console takes no turn": (
+        _acted_without_a_turn,
+        "server.console.acting.acting:_done",
+        "server.console.acting.acting:_done by another",
+    ),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),
 }
 

@@ -60,9 +60,11 @@ def claim(connection: sa.Connection, key: str, person: Person, action: str, now_
     return done
 
 
-def take_turn(connection: sa.Connection, seen: str) -> None:
-    """Deeds that were decided by the same picture are done one after the other: the second sees what the first did."""
-    SQL.run(connection, "in_turn", {"seen": seen}).all()
+def take_turn(connection: sa.Connection) -> None:
+    """Deeds of the console are done one after the other: of two that were decided by the same picture, by whomever and
+    for whatever reason, the second sees what the first did. SQLite has one writer at a time."""
+    if connection.dialect.name == "postgresql":
+        SQL.run(connection, "in_turn").all()
 
 
 def keep(connection: sa.Connection, key: str, said: str, place: str) -> None:

@@ -3,11 +3,8 @@
 -- name: forget
 DELETE FROM console_acts WHERE at_ms <= :since_ms
 
--- name: in_turn [postgresql]
-SELECT pg_advisory_xact_lock(hashtextextended(:seen, 0))
-
--- name: in_turn [sqlite]
-SELECT 1 WHERE :seen <> ''
+-- name: in_turn
+SELECT pg_advisory_xact_lock(hashtextextended('console_acts', 0))
 
 -- name: claim
 -- Whoever sends the same form at the same moment waits here, and finds it done.

@@ -88,7 +88,7 @@ def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mappi
     seen = form.get("seen", "")
     if not SEEN.fullmatch(seen):
         raise LookAgain(409, CHANGED)
-    console_acts.take_turn(connection, seen)
+    console_acts.take_turn(connection)
     size = _allowed(connection, action, doing)
     if seen != _seen(action.look(connection, doing), size, doing):
         raise LookAgain(409, CHANGED)
