@@ -96,6 +96,15 @@ def _one_of_a_moment(stage: Stage) -> Iterator[str]:
     ((there,),) = stage.rows("SELECT COUNT(*) FROM usage_samples WHERE org_id = 'acme' AND ts = :ts", ts=FLIP + 9_000)
     if there > 1:
         yield f"{there} samples of a sandbox and moment were entered again"
+    yield from _set_aside_or_entered(stage)
+
+
+def _set_aside_or_entered(stage: Stage) -> Iterator[str]:
+    """What was dismissed is not billed by another id, and what was entered again is told as that."""
+    ((new_id,),) = stage.rows("SELECT new_id FROM quarantine_closed WHERE sample_id = 'seconds'") or [(None,)]
+    ((there,),) = stage.rows("SELECT COUNT(*) FROM usage_samples WHERE id = 'seconds:mended'")
+    if bool(there) != (new_id is not None):
+        yield f"seconds is told as {new_id or 'set aside'}, and was entered again {there} times"
 
 
 def _resolved(stage: Stage) -> Act:
@@ -196,7 +205,11 @@ PEOPLE: Final = (
         _one_of_a_moment,
     ),
     Party("cli.nouns.samples:mend_ its twin", _mends_a_twin, _one_of_a_moment),
-    plain("cli.nouns.samples:dismiss", lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.by)),
+    plain(
+        "cli.nouns.samples:dismiss",
+        lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.by),
+        _set_aside_or_entered,
+    ),
     plain("worker.commands.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, by=s.by)),
     Party("worker.commands.prune:in_portions", _floored),
     plain("worker.commands.fold:fold", lambda s, c: fold._say(c, before=OLD + DAY_MS, by=s.by)),

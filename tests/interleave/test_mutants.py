@@ -12,7 +12,7 @@ from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
 from drawdown.worker.batches import take as take_batches
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands import console_acts, credit, guard_counts, guard_terms, withdrawals
+from drawdown.worker.commands import console_acts, credit, guard_counts, guard_terms, samples, withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
 from drawdown.worker.seal import statements, stops
@@ -50,6 +50,10 @@ def _missed_halts_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
 def _corrections_without_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(withdrawals, "lock_buckets", _none)
     patch.setattr(locks, "lock_buckets", _none)
+
+
+def _mended_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(samples, "lock_buckets", _none)
 
 
 def _priced_without_the_lock(patch: pytest.MonkeyPatch) -> None:
@@ -130,6 +134,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "take_batch",
         "take_batch of that name, with other content",
     ),
+    "a mend takes no lock": (_mended_without_the_lock, "cli.nouns.samples:mend_", "cli.nouns.samples:dismiss"),
     "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.nouns.samples:withdraw"),
     "an acknowledgement takes no lock": (
         _told_is_not_held,

@@ -37,6 +37,8 @@ PAIRS = (
     ("worker.commands.prune:prune", "cli.nouns.backfills:close what is old"),
     ("cli.nouns.samples:mend_", "cli.nouns.samples:mend_ its twin"),
     ("cli.nouns.samples:mend_ its twin", "cli.nouns.samples:mend_"),
+    ("cli.nouns.samples:mend_", "cli.nouns.samples:dismiss"),
+    ("cli.nouns.samples:dismiss", "cli.nouns.samples:mend_"),
     ("take_batch", "seal"),
     ("seal", "cli.nouns.batches:withdraw"),
     ("take_batch", "take_batch of that name, with other content"),

@@ -2,8 +2,9 @@
 
 Guarantee: nothing is edited (S7). A mended sample is inserted once, under an id made from its own, with the same
 content but for its time. It comes in as any other sample, and the next tick seals it. A sample that was entered rightly
-since, that is below the floor, or whose time cannot be told stays where it is, with the reason. Both are judged under
-rule S1's lock: of samples that mean one moment one goes in, whoever mends them at once.
+since, that is below the floor, or whose time cannot be told stays where it is, with the reason. Both are chosen and
+judged under rule S1's lock: of samples that mean one moment one goes in, and what is set aside is not billed, whoever
+mends and dismisses at once.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ def mend(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: s
     """
     if unit not in AS:
         raise UsageError(f"--as {unit!r}: there is {', '.join(AS)}")
+    lock_buckets(connection)  # of two that mean one moment, or of a floor that is raised, the second sees the first
     rows = _chosen(connection, chosen, by)
     wrong_time = [row.sample_id for row in rows if _is_of_its_time(row)]
-    lock_buckets(connection)  # of two that mean one moment, or of a floor that is raised, the second sees the first
     asked = {"sample_ids": wrong_time}
     whole = {row.id: row for row in SQL.run(connection, "whole_samples", asked)} if wrong_time else {}
     found: list[Mended] = []
@@ -101,6 +102,7 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
 
     Errors: as `mend`.
     """
+    lock_buckets(connection)  # what is mended meanwhile is billed, and no longer here to be set aside
     rows = _chosen(connection, chosen, by)
     names = list(dict.fromkeys(row.sample_id for row in rows if row.id_bytes is None))
     _close(connection, dict.fromkeys(names), by)
