@@ -168,20 +168,20 @@ class Server:
 
     async def assign(self, org: str, request: Request) -> JSONResponse:
         """Have an organisation billed by a provider, as `drawdown org assign`."""
-        order = await admin.order_of(self.services, self.threads, self._budget, request, models.ProviderOrder)
-        return JSONResponse(await admin.assign(self.services, self.step_threads, org, order))
+        signed = await admin.order_of(self.services, self._budget, request, models.ProviderOrder)
+        return JSONResponse(await admin.assign(self.services, self.step_threads, org, signed))
 
     async def override(self, org: str, request: Request) -> JSONResponse:
         """Let the operator's word win over the provider's, as `drawdown org override`."""
-        order = await admin.order_of(self.services, self.threads, self._budget, request, models.OverrideOrder)
+        signed = await admin.order_of(self.services, self._budget, request, models.OverrideOrder)
         now = self.services.clock.now_ms()
-        return JSONResponse(await admin.override(self.threads, self.step_threads, now, org, order))
+        return JSONResponse(await admin.override(self.threads, self.step_threads, now, org, signed))
 
     async def decide_override(self, number: str, word: str, request: Request) -> JSONResponse:
         """A person's word on an override of a limit, as `drawdown override approve`, `refuse`, `end`."""
-        order = await admin.order_of(self.services, self.threads, self._budget, request, models.DecideOrder)
+        signed = await admin.order_of(self.services, self._budget, request, models.DecideOrder)
         now = self.services.clock.now_ms()
-        return JSONResponse(dict(await overrides.decide(self.threads, now, number, word, order)))
+        return JSONResponse(dict(await overrides.decide(self.threads, now, number, word, signed)))
 
     async def healthz(self) -> JSONResponse:
         """Whether the process lives."""

@@ -2,14 +2,17 @@
 request.
 
 Guarantee: the same functions with the same checks, and actor and reason on record. Nothing is done before the signature
-was proven and used up, so that a request which is seen twice counts once.
+was proven. It is used up by the transaction that does what it orders: a request which is seen twice counts once. What
+was not done, for whatever reason, may be sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
-from typing import Final, TypeVar
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Final, Generic, TypeVar
 
 import sqlalchemy as sa
 from pydantic import BaseModel
@@ -36,15 +39,24 @@ MAX_BYTES: Final = 64 * 1024
 M = TypeVar("M", bound=BaseModel)
 
 
-async def order_of(services: Services, threads: Threads, budget: bodies.Budget, request: Request, model: type[M]) -> M:
-    """The order of a signed request, whose signature is used up by this. Errors: ApiError."""
+@dataclass(frozen=True)
+class Signed(Generic[M]):
+    """An order whose signature is proven. `use_up` comes first in the transaction that does it. Errors of it: ApiError
+    409 where it was done before."""
+
+    order: M
+    use_up: Callable[[sa.Connection], None]
+
+
+async def order_of(services: Services, budget: bodies.Budget, request: Request, model: type[M]) -> Signed[M]:
+    """The order of a signed request. Errors: ApiError."""
     if not services.settings.admin_secrets:
         raise ApiError(503, "not_configured", "no admin secret is set here")
     async with bodies.body_of(request, MAX_BYTES, budget) as body:
-        return await _order_in(services, threads, request, body, model)
+        return _order_in(services, request, body, model)
 
 
-async def _order_in(services: Services, threads: Threads, request: Request, body: bytes, model: type[M]) -> M:
+def _order_in(services: Services, request: Request, body: bytes, model: type[M]) -> Signed[M]:
     path, query = request.scope["raw_path"], request.scope["query_string"]
     now = services.clock.now_ms()
     of = signing.Signed(request.method, request.headers.get("host", ""), path, query, body)
@@ -52,25 +64,36 @@ async def _order_in(services: Services, threads: Threads, request: Request, body
     if query:  # taken by nobody, and with one it could be argued where the query ends and the body begins
         raise ApiError(400, "bad_request", "this takes no query")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)
-    if not await threads.write(lambda connection: use_once(connection, offered, now, fresh_ms=signing.TOLERANCE_MS)):
-        raise ApiError(409, "signature_repeated", "this request was taken before; sign a new one")
-    return order
+    return Signed(order, partial(_use_up, offered=offered, now_ms=now))
 
 
-async def assign(services: Services, step_threads: StepThreads, org_id: str, order: ProviderOrder) -> dict[str, object]:
+def _use_up(connection: sa.Connection, *, offered: str, now_ms: int) -> None:
+    if not use_once(connection, offered, now_ms, fresh_ms=signing.TOLERANCE_MS):
+        raise ApiError(409, "signature_repeated", "this request was done before; to ask for it again, sign a new one")
+
+
+async def assign(
+    services: Services, step_threads: StepThreads, org_id: str, signed: Signed[ProviderOrder]
+) -> dict[str, object]:
     """Have an organisation billed by a provider, or take that back. Errors: ApiError, DrawdownError."""
+    order = signed.order
     _check_org(org_id)
     by = audit.By(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
         raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
 
+    def cancel(connection: sa.Connection) -> assignments.Assigned:
+        signed.use_up(connection)
+        return assignments.cancel(connection, org_id, by)
+
     def work(thread_kit: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
         if order.undo or order.cancel:
-            return [write(thread_kit.world.engine, lambda c: assignments.cancel(c, org_id, by), rollback=order.dry_run)]
+            return [write(thread_kit.world.engine, cancel, rollback=order.dry_run)]
         options = flip_rules.FlipOptions(
             order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
         )
-        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], options, by), thread_kit.world)
+        wish = flip_rules.Wish(org_id, order.customer)
+        return runner.run(flips.flip(context, [wish], options, by, signed.use_up), thread_kit.world)
 
     done = await asyncio.wrap_future(step_threads.order(work))
     if not order.dry_run:
@@ -79,9 +102,10 @@ async def assign(services: Services, step_threads: StepThreads, org_id: str, ord
 
 
 async def override(
-    threads: Threads, step_threads: StepThreads, now_ms: int, org_id: str, order: OverrideOrder
+    threads: Threads, step_threads: StepThreads, now_ms: int, org_id: str, signed: Signed[OverrideOrder]
 ) -> dict[str, object]:
     """Let the operator's word win over the provider's. Errors: ApiError, DrawdownError."""
+    order = signed.order
     _check_org(org_id)
     undo = order.undo or order.clear
     if undo == (order.max_concurrent is not None or order.never_halt or order.until_ms is not None):
@@ -89,6 +113,7 @@ async def override(
     by = audit.By(now_ms, order.actor, order.reason, "http")
 
     def work(connection: sa.Connection) -> tuple[str | None, orgs.Overridden]:
+        signed.use_up(connection)
         found = require_org(connection, org_id)
         if undo:
             return found.billing_provider, orgs.end_override(connection, org_id, by)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -66,13 +67,23 @@ def _import_strictly(_stage: Stage) -> Act:
     return Act(lambda engine: import_samples(engine, ["-"], strict, NOW, stdin=io.BytesIO(ROWS.encode())))
 
 
+def _ordered(stage: Stage, connection: sa.Connection) -> None:
+    """One signed request; whoever sends it again is told so."""
+    if use_once(connection, "a signature", NOW, fresh_ms=1):
+        orgs.override(connection, "idle", stage.by, max_concurrent=4, halted=None, until_ms=None)
+
+
+def _ordered_once(stage: Stage) -> Iterator[str]:
+    ((times,),) = stage.rows("SELECT COUNT(*) FROM operator_actions WHERE action = 'org_override'")
+    if times > 1:
+        yield f"one signature was done {times} times"
+
+
 SERVER: Final = (
     plain("server.api.gate:_ask", lambda s, c: may_ask(c, "spent", NOW)),
     plain("server.api.gate:_ask answered", lambda s, c: asked(c, "spent", NOW)),
     plain("server.api.admin:assign", lambda s, c: assignments.cancel(c, "later", s.by)),
-    plain("server.api.admin:override", lambda s, c: orgs.override(
-        c, "idle", s.by, max_concurrent=4, halted=None, until_ms=None)),
-    plain("server.api.admin:_order_in", lambda s, c: use_once(c, "a signature", NOW, fresh_ms=1)),
+    plain("server.api.admin:override", _ordered, _ordered_once),
     plain("server.api.webhooks:take", lambda s, c: webhooks.take_event(c, EVENT, [CustomerChanged("acme")], NOW)),
     plain("server.api.webhooks:take refused", _refused),
     Party("providers.embedded:_charged", _charge),

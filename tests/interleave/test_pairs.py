@@ -130,6 +130,7 @@ PAIRS = (
     ("cli.nouns.plans:set_ holds", "cli.nouns.plans:set_ factor"),
     ("cli.nouns.tiers:set_", "cli.nouns.tiers:set_ at once"),
     ("expire_holds told", "cli.nouns.hooks:end"),
+    ("server.api.admin:override", "server.api.admin:override"),
     ("server.console.acting.acting:_done", "server.console.acting.acting:_done by another"),
     ("cli.nouns.hooks:end", "cli.nouns.hooks:replay"),
     ("cli.nouns.settlements:reverse", "cli.nouns.settlements:reverse another's under the same key"),

@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.halts.cell_client import signature
 from tests.server.house import ADMIN, Caller, House, served
+from tests.server.program import refused
 from tests.world import T0
 
 SAID = {"actor": "alice", "reason": "ticket 42"}
@@ -272,6 +274,43 @@ def test_a_signature_counts_once_for_as_long_as_it_is_fresh(house: House) -> Non
 
     served(house, work)
     assert house.fleet.one("SELECT COUNT(*) FROM used_signatures") == 1, "what can no longer be fresh is forgotten"
+
+
+@pytest.mark.parametrize(
+    ("path", "order", "deed"),
+    [
+        (PATH, ORDER, "drawdown.worker.commands.orgs.override"),
+        ("/admin/orgs/acme/provider", json.dumps(MOVE).encode(), "drawdown.worker.commands.flips._assign_one"),
+        (
+            "/admin/orgs/acme/provider",
+            json.dumps({**MOVE, "undo": True}).encode(),
+            "drawdown.worker.commands.assignments.cancel",
+        ),
+    ],
+    ids=["override", "assign", "undo"],
+)
+def test_what_was_not_done_may_be_sent_again_as_it_is(
+    house: House, path: str, order: bytes, deed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that was busy, or a process that ended, uses no signature up."""
+    if path == PATH:
+        house.customer("acme", 1)
+
+    async def work(caller: Caller) -> None:
+        if b"undo" in order:
+            assert (await caller.admin("acme", "provider", {**MOVE, "from_ms": T0 + DAY_MS})).status_code == 200
+        headers = house.signed(path, order)
+
+        def busy(*_given: object, **_more: object) -> None:
+            raise DatabaseBusy("another writes")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(deed, busy)
+            assert (await caller.send("POST", path, order, headers)).status_code == 503
+        assert (await caller.send("POST", path, order, headers)).status_code == 200
+        assert refused(await caller.send("POST", path, order, headers)) == (409, "signature_repeated")
+
+    served(house, work)
 
 
 def test_without_a_secret_nothing_is_taken(lone: House) -> None:

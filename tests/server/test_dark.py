@@ -141,12 +141,9 @@ def test_its_end_waits_for_it_here_and_elsewhere_asks_for_it_again(house: House)
             told: dict[str, object] = {"org": "acme", "metric": "login", "key": "d-1", "amount": 3}
             other = Program(Caller(house, house.another()), key_of("app"))
             sent = []
-            for act, said in (
-                ("settle", {"actual": 2}),
-                ("reserve", {**told, "let_through": True}),
-                ("settle", {"actual": 2}),
-            ):
-                body = json.dumps({"key": "d-1", **said}).encode()
+            ends: dict[str, object] = {"key": "d-1", "actual": 2}
+            for act, order in (("settle", ends), ("reserve", {**told, "let_through": True}), ("settle", ends)):
+                body = json.dumps(order).encode()
                 sent.append(await other.caller.send("POST", f"/v1/guard/{act}", body, other.headers()))
         assert refused(sent[0]) == (404, "unknown_use"), "another server cannot know"
         assert [one.json()["state"] for one in sent[1:]] == ["held", "settled"]

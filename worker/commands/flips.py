@@ -7,7 +7,7 @@ line stands for itself, so that the same file can be given again until all of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -32,8 +32,18 @@ CHUNK: Final = 200
 """Organisations a transaction: whoever seals waits for it meanwhile."""
 
 
-def flip(context: Context, wishes: Sequence[Wish], options: FlipOptions, by: By) -> Steps[list[Flip]]:
-    """Assign organisations, a chunk at a time; each chunk is one transaction.
+def _nothing(_connection: sa.Connection) -> None:
+    return
+
+
+def flip(
+    context: Context,
+    wishes: Sequence[Wish],
+    options: FlipOptions,
+    by: By,
+    first: Callable[[sa.Connection], None] = _nothing,
+) -> Steps[list[Flip]]:
+    """Assign organisations, a chunk at a time; each chunk is one transaction, of which `first` comes first.
 
     Errors: Refused, and nothing changed, for a problem with an organisation that was named by hand; UnknownId where it,
     its customer in the embedded ledger or the provider is mistyped.
@@ -45,11 +55,17 @@ def flip(context: Context, wishes: Sequence[Wish], options: FlipOptions, by: By)
             f"at most {CHUNK} organisations can be named at once, all or none of them: give a --file of them"
         )
     for at in range(0, len(wishes), CHUNK):
-        done += yield from _chunk(context, wishes[at : at + CHUNK], options, by)
+        done += yield from _chunk(context, wishes[at : at + CHUNK], options, by, first)
     return done
 
 
-def _chunk(context: Context, wishes: Sequence[Wish], options: FlipOptions, by: By) -> Steps[list[Flip]]:
+def _chunk(
+    context: Context,
+    wishes: Sequence[Wish],
+    options: FlipOptions,
+    by: By,
+    first: Callable[[sa.Connection], None],
+) -> Steps[list[Flip]]:
     own_ids = options.provider in context.capabilities and context.capabilities[options.provider].own_customer_ids
     candidates: list[FlipCandidate] = yield Transaction(
         "flip_candidates", partial(_candidates, wishes=wishes, options=options, own_ids=own_ids), rollback=True
@@ -68,7 +84,7 @@ def _chunk(context: Context, wishes: Sequence[Wish], options: FlipOptions, by: B
     in_ledger = [name for name, declared in context.capabilities.items() if declared.balance_in_ledger]
     made: list[Flip] = yield Transaction(
         "assign",
-        partial(_assign, in_ledger=in_ledger, planned=planned, options=options, by=by),
+        partial(_assign, in_ledger=in_ledger, planned=planned, options=options, by=by, first=first),
         rollback=options.dry_run,
     )
     return made
@@ -180,8 +196,15 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
 
 
 def _assign(
-    connection: sa.Connection, *, in_ledger: Sequence[str], planned: Sequence[Flip], options: FlipOptions, by: By
+    connection: sa.Connection,
+    *,
+    in_ledger: Sequence[str],
+    planned: Sequence[Flip],
+    options: FlipOptions,
+    by: By,
+    first: Callable[[sa.Connection], None] = _nothing,
 ) -> list[Flip]:
+    first(connection)
     start = start_of(options.from_ms, by)
     lock_buckets(connection)
     return [

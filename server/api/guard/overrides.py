@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.schema.audit import By
+from drawdown.server.api.admin import Signed
 from drawdown.server.api.described import operation
 from drawdown.server.api.guard import models
 from drawdown.server.api.models import DecideOrder
@@ -57,13 +58,20 @@ class Overrides:
         return await self._programs.ask(request, SCOPE, models.OverridesQuery, _list)
 
 
-async def decide(threads: Threads, now_ms: int, number: str, word: str, order: DecideOrder) -> Mapping[str, object]:
+async def decide(
+    threads: Threads, now_ms: int, number: str, word: str, signed: Signed[DecideOrder]
+) -> Mapping[str, object]:
     """Approve, refuse or end an override. Errors: ApiError, DrawdownError."""
     if word not in WORDS or not (number.isascii() and number.isdecimal() and len(number) <= models.NUMBER_DIGITS):
         raise ApiError(404, "unknown_override", "POST /admin/overrides/NUMBER/approve, refuse or end")
-    by = By(now_ms, order.actor, order.reason, "http")
-    row, _ = await threads.write(lambda c: guard_overrides.decide(c, int(number), WORDS[word], by))
-    return shown(row, now_ms)
+    by = By(now_ms, signed.order.actor, signed.order.reason, "http")
+
+    def work(connection: sa.Connection) -> OverrideRow:
+        signed.use_up(connection)
+        row, _ = guard_overrides.decide(connection, int(number), WORDS[word], by)
+        return row
+
+    return shown(await threads.write(work), now_ms)
 
 
 def _ask(connection: sa.Connection, order: models.OverrideAsk, said: Said) -> Mapping[str, object]:
