@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import read, write
-from drawdown.worker.checks.proofs import keep
+from drawdown.worker.checks.proofs import keep, to_continue
 from drawdown.worker.verify.invariants import INVARIANTS
+from drawdown.worker.verify.since import Before, Mark
 from drawdown.worker.verify.verify import Breach, Verification
 from drawdown.worker.views import proofs
 from drawdown.worker.views.proofs import Held
@@ -28,8 +29,10 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-def found(*broken: int) -> Verification:
+def found(*broken: int, seen: int = 99) -> Verification:
+    """`seen`: the newest run that it saw."""
     made = Verification(checked={"samples": 3}, open={"dirty_windows": 0, "stopped_orgs": 1}, newest_action="ab" * 32)
+    made.before = Before(run=seen)
     for invariant in broken:
         made.add(Breach(invariant, "acme", None, None, "somebody tampered with it"))
     return made
@@ -61,6 +64,28 @@ def test_an_invariant_holds_by_the_newest_run_that_says_so(fleet: Fleet) -> None
     rest = read(fleet.engine, lambda c: proofs.list_runs(c, before=part, most=9))
     assert [run.number for run in rest.runs] == [whole, lost, some] and rest.next_before is None
     assert (rest.runs[0].by_invariant, rest.runs[0].left) == ({4: 2, 9: 1}, {"stopped_orgs": 1})
+
+
+def test_a_run_that_did_not_see_a_breach_holds_nothing_against_it(fleet: Fleet) -> None:
+    """It began before the other one, and is kept after it: neither is the other's past by the clock of a machine."""
+
+    def kept(*broken: int, seen: int) -> int:
+        made = found(*broken, seen=seen)
+        made.mark = Mark(T0, 1)
+        return write(fleet.engine, lambda c: keep(c, made, fleet.by))
+
+    first = kept(seen=0)
+    broken = kept(4, seen=first)
+    slow = kept(seen=first)
+    assert [(one.holds, one.held_by) for one in held(fleet).values() if one.invariant in (1, 4)] == [
+        (True, slow),
+        (False, first),
+    ]
+    assert read(fleet.engine, lambda c: to_continue(c, fleet.by.now_ms)) is None
+    last = kept(seen=broken)
+    assert {(one.holds, one.held_by) for one in held(fleet).values()} == {(True, last)}
+    going_on = read(fleet.engine, lambda c: to_continue(c, fleet.by.now_ms))
+    assert going_on is not None and going_on.run == last
 
 
 def test_the_command_keeps_what_it_found_and_tells_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.commands.stop_breached import stop_breached
 from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.seal import stops
 from tests.integration.breaking import BROKEN as TABLES
 from tests.integration.breaking import LATER, sample
 from tests.integration.breaking_books import BOOKS
@@ -211,3 +213,14 @@ def test_a_breach_stops_its_org_and_no_other(fleet: Fleet) -> None:
     assert "invariant 1" in reason
     assert "samples in force 120, sealed 100" in reason
     assert write(fleet.engine, lambda c: stop_breached(c, found, now, "test")) == []
+
+
+def test_whom_somebody_released_since_is_not_stopped_by_what_was_seen_before(fleet: Fleet) -> None:
+    tamper(fleet, sample("acme", NEXT + 9, 20, 1024))
+    found, now = verified(fleet), fleet.clock.at_ms
+    write(fleet.engine, lambda c: stop_breached(c, found, now, "first"))
+    release = partial(stops.release_org, org_id="acme", reason="mended", now_ms=now, actor="ann")
+    write(fleet.engine, release)
+    assert write(fleet.engine, lambda c: stop_breached(c, found, now, "second")) == []
+    again = verified(fleet)
+    assert write(fleet.engine, lambda c: stop_breached(c, again, now, "third")) == ["acme"], "it is there still"

@@ -2,7 +2,8 @@
 
 Guarantee: a run is one row, which nobody changes. An invariant held by a run that asked about all organisations, on a
 database that nobody doubts, and found no breach of it; a run about some can show a breach, and holds nothing. Neither
-does one that continued from another: `held_by` is a run that looked at all of it.
+does one that continued from another: `held_by` is a run that looked at all of it. Nor does one that began before
+another's breach was kept: it may not have seen that.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def keep(
         "reason": by.reason,
         **_reach(found),
     }
+    SQL.run(connection, "in_turn")
     number = int(SQL.run(connection, "add", values).scalar_one())
     proves = orgs is None and doubted is None and found.point is None
     rows = [
@@ -62,7 +64,7 @@ def keep(
         }
         for one in INVARIANTS
     ]
-    SQL.run(connection, "stand", {"found": rows})
+    SQL.run(connection, "stand", {"found": rows, "saw_run": found.before.run})
     return number
 
 

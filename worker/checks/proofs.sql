@@ -1,5 +1,10 @@
 -- What verify found is kept.
 
+-- name: in_turn
+-- Whoever keeps a run waits for whoever keeps another: their numbers are in the order in which they are kept.
+INSERT INTO invariants (invariant, held_by, broken_by) VALUES (1, NULL, NULL)
+ON CONFLICT (invariant) DO UPDATE SET held_by = invariants.held_by
+
 -- name: add
 INSERT INTO proofs (at_ms, took_ms, orgs, breaches, by_invariant, checked, open, newest_action, doubted, actor, reason,
     follows, from_ms, proven_to_ms, arrival)
@@ -8,27 +13,30 @@ VALUES (:at_ms, :took_ms, :orgs, :breaches, :by_invariant, :checked, :open, :new
 RETURNING number
 
 -- name: stand
--- Of two runs at once the later one counts; what a run says nothing of stays.
+-- What a run says nothing of stays. One that did not see the breach which another one found holds nothing against it.
 INSERT INTO invariants (invariant, held_by, broken_by)
 SELECT x.invariant, x.held_by, x.broken_by FROM
     {rows :found (invariant integer, held_by bigint, broken_by bigint)} x WHERE 1 = 1 ORDER BY x.invariant
 ON CONFLICT (invariant) DO UPDATE SET
-    held_by = CASE WHEN excluded.held_by > COALESCE(invariants.held_by, 0) THEN excluded.held_by
+    held_by = CASE WHEN COALESCE(invariants.broken_by, 0) <= :saw_run THEN COALESCE(excluded.held_by, invariants.held_by)
         ELSE invariants.held_by END,
-    broken_by = CASE WHEN excluded.broken_by > COALESCE(invariants.broken_by, 0) THEN excluded.broken_by
-        ELSE invariants.broken_by END
+    broken_by = COALESCE(excluded.broken_by, invariants.broken_by)
 
 -- name: to_continue
 -- The newest run that held, whole or continued, while a whole one is young enough. After a breach, or a loss of history,
--- a whole one is to come first: also where a run that had begun before is kept after it. One that a clock of the future
--- dated tells of nothing since.
+-- a whole one is to come first, which saw the breach: also where a run that had begun before is kept after it. One that a
+-- clock of the future dated tells of nothing since.
 SELECT p.number, p.at_ms, p.proven_to_ms, p.arrival FROM proofs p
-WHERE {held} AND p.at_ms <= :now_ms AND p.number > COALESCE((SELECT MAX(b.number) FROM proofs b WHERE b.breaches > 0), 0)
+WHERE {held} AND p.at_ms <= :now_ms AND p.number > {broken_last}
+    AND NOT EXISTS (SELECT 1 FROM invariants i WHERE i.broken_by > COALESCE(i.held_by, 0))
     AND p.at_ms > COALESCE((SELECT MAX(l.at_ms) FROM losses l), 0) + :apart_ms
     AND EXISTS (SELECT 1 FROM proofs w WHERE w.orgs IS NULL AND w.doubted IS NULL AND w.breaches = 0
         AND w.follows IS NULL AND w.number <= p.number AND w.at_ms > :whole_after_ms AND w.at_ms <= :now_ms
-        AND w.number > COALESCE((SELECT MAX(b.number) FROM proofs b WHERE b.breaches > 0), 0))
+        AND w.number > {broken_last})
 ORDER BY p.number DESC LIMIT 1
+
+-- name: broken_last
+COALESCE((SELECT MAX(b.number) FROM proofs b WHERE b.breaches > 0), 0)
 
 -- name: held
 p.orgs IS NULL AND p.doubted IS NULL AND p.breaches = 0 AND p.proven_to_ms IS NOT NULL

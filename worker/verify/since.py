@@ -54,6 +54,21 @@ class Point:
     at_ms: int
 
 
+@dataclass(frozen=True)
+class Before:
+    """The newest run that was kept, and the newest action, as a run began (0: none). Two runs overlap, and clocks of
+    two machines differ: by these it is told what a run saw."""
+
+    run: int = 0
+    action: int = 0
+
+
+def before(connection: sa.Connection) -> Before:
+    """What is on record in what this connection sees."""
+    row = SQL.run(connection, "before").one()
+    return Before(int(row.run), int(row.action))
+
+
 def mark(connection: sa.Connection) -> Mark:
     """How far a run proves that sees what this connection sees."""
     row = SQL.run(connection, "mark").one()

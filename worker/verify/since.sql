@@ -9,6 +9,10 @@ SELECT COALESCE(MIN(window_ms), 0) AS window_ms, COALESCE({arrival}, 0) AS arriv
     UNION ALL SELECT MIN(window_ms) FROM pending_usage WHERE reason IN ('no_customer', 'no_provider')
 ) x
 
+-- name: before
+SELECT COALESCE((SELECT MAX(number) FROM proofs), 0) AS run,
+    COALESCE((SELECT MAX(action_id) FROM operator_actions), 0) AS action
+
 -- name: reached
 CASE WHEN o.held_watermark_ms < b.watermark_ms THEN o.held_watermark_ms ELSE b.watermark_ms END
 

@@ -44,7 +44,7 @@ from drawdown.schema import audit_chain
 from drawdown.schema.sql import Queries, Values
 from drawdown.worker.verify.findings import FINDINGS
 from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
-from drawdown.worker.verify.since import BY_WINDOW, COUNTED, Held, Mark, Point, mark, point
+from drawdown.worker.verify.since import BY_WINDOW, COUNTED, Before, Held, Mark, Point, before, mark, point
 
 LISTED: Final = 1_000
 """How many breaches are listed; all are counted."""
@@ -73,6 +73,8 @@ class Verification:
     open: dict[str, int] = field(default_factory=dict)
     newest_action: str = ""
     """The hash of the newest action on record: kept elsewhere, it shows a record that was written anew."""
+    before: Before = field(default_factory=Before)
+    """What was on record already: what came later it did not see."""
     mark: Mark | None = None
     """How far it proved, so that a later run may continue from it."""
     point: Point | None = None
@@ -106,6 +108,7 @@ def verify(
     if connection.dialect.name == "postgresql":
         STATE.run(connection, "in_parts")
     found = Verification(mark=mark(connection), point=None if held is None else point(connection, held))
+    found.before = before(connection)
     ask = _Asking(connection, orgs, now_ms, found.point)
     for row in ask.rows():
         if row["what"] == "counted":
