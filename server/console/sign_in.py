@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.server.console import door
 from drawdown.server.console.asking import said_by
@@ -149,11 +149,15 @@ class SignIn:
 
         def work(connection: sa.Connection) -> Person | None:
             person = console_users.set_password(connection, token, stored, now_ms)
-            if person is None:
-                return None
+            if person is None:  # the link was used: by this very session, where an answer was lost
+                begun = console_sessions.find(connection, session, now_ms)
+                return None if begun is None else begun[0]
             return console_sessions.begin(connection, person.name, stored, session, address, now_ms)
 
-        person = await self._threads.write(work)
+        try:
+            person = await self._threads.write(work)
+        except AnswerLost:
+            person = await self._threads.write(work)
         return self._console.failed(404, NO_LINK) if person is None else _in("/console/", session)
 
     async def _enter(self, request: Request) -> Response:

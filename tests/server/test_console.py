@@ -7,6 +7,7 @@ import gzip
 import html
 import re
 import shlex
+from collections.abc import Callable
 from typing import Any, Final, Never
 from urllib.parse import quote
 
@@ -14,8 +15,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.database import write
-from drawdown.schema.errors import DatabaseBusy, UsageError
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import AnswerLost, DatabaseBusy, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.server.console import asking, door, files, forms, sign_in
 from drawdown.server.console import console as consoles
@@ -24,6 +25,7 @@ from drawdown.server.console.door import COOKIE
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.looking import TooSlow, look
 from drawdown.server.console.pages import PAGES
+from drawdown.server.http import restores
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_sessions, console_users
 from drawdown.worker.views import org_list
@@ -41,6 +43,27 @@ def test_there_is_no_console_until_it_is_set(home: Home) -> None:
         return [(await client.get(page.path)).status_code for page in PAGES]
 
     assert set(home.ask(work, console=False)) == {404}
+
+
+def test_a_link_sets_a_password_once_also_where_the_answer_is_lost(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(home.engine, lambda c: console_users.add(c, "cat", "viewer", secret(9), home.fleet.by))
+    form = {"token": secret(9), "password": PASSWORD, "again": PASSWORD}
+    with monkeypatch.context() as patch:
+        lost = iter([True, False])
+
+        def cut(engine: sa.Engine, work: Callable[[sa.Connection], object], *, rollback: bool) -> object:
+            done = write(engine, work, rollback=rollback)
+            if next(lost):
+                raise AnswerLost("cut")
+            return done
+
+        patch.setattr(restores, "write", cut)
+        answer = home.post("/console/link", form)
+    assert answer.status_code == 303 and answer.headers["location"] == "/console/"
+    session = answer.headers["set-cookie"].partition("=")[2].partition(";")[0]
+    found = read(home.engine, lambda c: console_sessions.find(c, session, home.fleet.clock.at_ms))
+    assert found is not None and found[0].name == "cat"
+    assert home.post("/console/link", form).status_code == 404, "to whoever comes after it, the link was used"
 
 
 @pytest.mark.parametrize(
