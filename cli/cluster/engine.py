@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 from procrastinate import App as Engine
 from procrastinate import PsycopgConnector, RetryStrategy, exceptions, jobs, sql
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from drawdown.cli.cluster.jobs import Jobs, PutBack
 from drawdown.schema.errors import UsageError
@@ -57,14 +57,31 @@ class Connector(PsycopgConnector):
             given = {"job_id": arguments["job_id"], "status": jobs.Status.ABORTED.value, "delete_job": True}
             await self._noted(sql.queries["finish_job"], **given)
 
-    @retry(
-        retry=retry_if_exception(lambda error: type(error) is exceptions.ConnectorException),
-        stop=stop_after_delay(ACKNOWLEDGED_S),
-        wait=wait_fixed(1),
-        reraise=True,
-    )
     async def _noted(self, query: Any, **arguments: Any) -> None:
-        await super().execute_query_async(query, **arguments)
+        """Again only where no answer came. That there is no such job any more is one; after an answer that was lost, it
+        says that this was done."""
+        tries = AsyncRetrying(
+            retry=retry_if_exception(_is_unanswered),
+            stop=stop_after_delay(ACKNOWLEDGED_S),
+            wait=wait_fixed(1),
+            reraise=True,
+        )
+        async for one in tries:
+            with one:
+                try:
+                    await super().execute_query_async(query, **arguments)
+                except exceptions.ConnectorException as error:
+                    if not _is_gone(error) or one.retry_state.attempt_number == 1:
+                        raise
+
+
+def _is_unanswered(error: BaseException) -> bool:
+    return type(error) is exceptions.ConnectorException and not _is_gone(error)
+
+
+def _is_gone(error: BaseException) -> bool:
+    """The engine's functions raise so for a job that is not there, or not under way."""
+    return isinstance(error.__cause__, psycopg.errors.RaiseException)
 
 
 def connector(latest_url: Callable[[], str]) -> Connector:

@@ -15,10 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from procrastinate import App as Engine
-from procrastinate import exceptions
+from procrastinate import PsycopgConnector, exceptions, jobs
 
 from drawdown.cli.app import App
 from drawdown.cli.cluster import engine as engines
@@ -360,6 +361,33 @@ def test_what_a_dead_worker_held_waits_again_unless_a_newer_one_does(clustered: 
 
     asyncio.run(taking_over())
     assert rows(clustered, JOBS) == [("tick", "todo", "tick 0/2"), ("tick", "todo", "tick 1/2")]
+
+
+def test_the_end_of_a_job_is_noted_once_also_where_the_answer_is_lost(
+    clustered: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine answers that there is no such job; its lane had tried on for half a minute, and began anew."""
+    deferred(clustered, "tick", "tick 0/2", {"timestamp": 0, "shard": "0/2"})
+    ((number,),) = rows(clustered, "SELECT id FROM drawdown_cluster.procrastinate_jobs")
+    whole, sent = PsycopgConnector.execute_query_async, []
+
+    async def cut(self: PsycopgConnector, query: Any, **arguments: Any) -> None:
+        sent.append(query)
+        await whole(self, query, **arguments)
+        if len(sent) == 1:
+            raise exceptions.ConnectorException from psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(PsycopgConnector, "execute_query_async", cut)
+    made = ticking(jobs_of(clustered, tmp_path), connector(lambda: clustered.url.render_as_string(hide_password=False)))
+
+    async def ends() -> None:
+        async with made.open_async():
+            await made.job_manager.finish_job_by_id_async(number, jobs.Status.SUCCEEDED, delete_job=True)
+            with pytest.raises(exceptions.ConnectorException):  # of nobody's answer that was lost
+                await made.job_manager.finish_job_by_id_async(number, jobs.Status.SUCCEEDED, delete_job=True)
+
+    asyncio.run(ends())
+    assert len(sent) == 3 and rows(clustered, JOBS) == []
 
 
 def test_connections_that_are_cut_are_made_anew_and_a_signal_puts_back_what_is_not_done(
