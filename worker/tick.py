@@ -25,7 +25,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.dispatch import dispatch
-from drawdown.worker.halts.unheeded import problems, unheeded
+from drawdown.worker.halts.unheeded import problems, unheeded, untold
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.push.lookup import Confirmed, confirm
@@ -289,7 +289,7 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
 
 def _end(connection: sa.Connection, *, context: Context, report: Report) -> Report:
     left = read_backlog(connection, context.shard, report.at_ms)
-    needed = [*report.problems, *problems(unheeded(connection, context.shard))]
+    needed = [*report.problems, *problems(unheeded(connection, context.shard)), *untold(connection, context.shard)]
     wait = report.orders_wait and _any(connection, "orders_wait")
     # A new one: where this conflicts, it is run again.
     report = replace(report, left=left, problems=needed, orders_wait=wait)

@@ -138,6 +138,21 @@ def test_a_cell_without_time_left_waits_for_the_next_dispatch(fleet: Fleet) -> N
     assert run(fleet).acknowledged == 4
 
 
+def test_a_halt_that_no_url_leads_to_needs_a_person(fleet: Fleet) -> None:
+    """A host starts a sandbox at a cell while that is removed: neither sees the other."""
+    populate(fleet, 2, "gone", "well")
+    fleet.write("DELETE FROM cells WHERE cell_id = 'gone'")
+    report = fleet.tick()
+    assert report.exit_status == 1
+    assert [text for text in report.problems if "cell" in text] == [
+        "cell gone has no URL, and cannot be told of the halts that are due there (2): `drawdown cell set gone URL`"
+    ]
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('gone', 'http://gone.example')")
+    fleet.clock.at_ms += 60 * MINUTE_MS
+    report = fleet.tick()
+    assert (report.exit_status, report.problems, due(fleet, "gone")) == (0, [], 0)
+
+
 def test_a_tick_learns_of_a_dead_cell_once(fleet: Fleet) -> None:
     """Each provider's lane dispatches: the circuit is theirs together."""
     populate(fleet, 10, "dead")

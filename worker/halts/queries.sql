@@ -79,3 +79,11 @@ WHERE unheeded > 0 AND unheeded >= :escalate_after AND {runs_on}
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at
         AND o.bucket BETWEEN :lo AND :hi)
 ORDER BY unheeded_since_ms, cell_id, org_id
+
+-- name: untold
+-- Cells without a URL that are owed halts in force, all providers' alike.
+SELECT cell_id, COUNT(*) AS halts FROM halts WHERE due_at_ms IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM cells c WHERE c.cell_id = halts.cell_id)
+    AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at
+        AND o.bucket BETWEEN :lo AND :hi)
+GROUP BY cell_id ORDER BY cell_id LIMIT :at_most

@@ -1,7 +1,7 @@
-"""Halts that a cell acknowledges and does not obey.
+"""Halts that a person is needed for: a cell acknowledges them and does not obey, or has no URL to tell it.
 
-Guarantee: reads only. Only halts in force whose sandboxes run this moment are named, so that a sandbox stopped by any
-other hand is no problem any more.
+Guarantee: reads only. Only halts in force are named, and of those that are not obeyed only where sandboxes run this
+moment, so that a sandbox stopped by any other hand is no problem any more.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -49,6 +50,17 @@ def unheeded(connection: sa.Connection, shard: Shard) -> list[Unheeded]:
 def unheeded_part(shard: Shard) -> Part:
     """The same, for whoever reads more in one statement: fields of `Unheeded`."""
     return SQL.part("unheeded", {"lo": shard.lo, "hi": shard.hi, "escalate_after": ESCALATE_AFTER})
+
+
+def untold(connection: sa.Connection, shard: Shard) -> list[str]:
+    """Of each cell without a URL that halts are due at, a line. A host may start a sandbox at a cell while that is
+    removed, and neither sees the other."""
+    rows = SQL.run(connection, "untold", {"lo": shard.lo, "hi": shard.hi, "at_most": NAMED})
+    return [
+        f"cell {row.cell_id} has no URL, and cannot be told of the halts that are due there ({row.halts:,}): "
+        f"`drawdown cell set {quote(row.cell_id)} URL`"
+        for row in rows
+    ]
 
 
 def problems(found: Sequence[Unheeded]) -> list[str]:
