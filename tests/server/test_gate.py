@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from drawdown.providers.http import NotSent
 from drawdown.schema.database import connect
 from drawdown.schema.units import WINDOW_MS
-from drawdown.server.api import gate
+from drawdown.server.api import gate, health
 from drawdown.server.settings import ServerSettings, UnknownOrg
 from drawdown.worker.commands.orgs import halt, override
 from tests.server.house import Caller, House, served
@@ -190,3 +191,27 @@ def test_an_unreadable_database_is_closed_unless_the_settings_say_otherwise(lone
             assert (await caller.get("/metrics")).text.splitlines()[-1] == "drawdown_database_up 0.0"
 
         served(lone, work)
+
+
+def test_whoever_asks_waits_for_a_database_that_hangs_no_longer_than_it_takes_to_say_so(
+    lone: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+
+    def hangs(*_given: object) -> None:
+        assert goes_on.wait(60)
+
+    async def work(caller: Caller) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(gate, "READ_WITHIN_S", 0.1)
+            patch.setattr(health, "WITHIN_S", 0.1)
+            patch.setattr(gate, "read_gated", hangs)
+            patch.setattr(health, "require_ready", hangs)
+            answer = await caller.get("/v1/gate/acme")
+            assert (answer.status_code, answer.json()["reason"]) == (200, "database_unreadable")
+            assert "does not answer" in (await caller.get("/readyz")).text
+            goes_on.set()
+            await caller.settled()
+        assert (await caller.get("/readyz")).status_code == 200
+
+    served(lone, work)
