@@ -69,10 +69,11 @@ SELECT DISTINCT l.pool FROM ledger_lots l
 WHERE l.customer_id IN :customers AND l.expires_ms <= :over_ms AND l.pool IS NOT NULL
 
 -- name: borrowers
--- Those whose allotments of these pools are over, and were not looked at since.
+-- Those whose allotments of these pools are over, and were not looked at since; or of whom something changed since (0):
+-- what was used late of an allotment, its pool has no more.
 SELECT DISTINCT l.customer_id FROM ledger_lots l JOIN ledger_accounts a ON a.account_id = 'wallet:' || l.customer_id
 WHERE l.pool IN :customers AND l.expires_ms <= :over_ms
-    AND (a.lots_ended_ms IS NULL OR a.lots_ended_ms < l.expires_ms)
+    AND (a.lots_ended_ms IS NULL OR a.lots_ended_ms < l.expires_ms OR a.next_due_ms = 0)
 ORDER BY l.customer_id LIMIT :at_most
 
 -- name: looked_at
