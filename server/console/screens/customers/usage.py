@@ -191,13 +191,13 @@ def steps(found: RunSteps, account: Account) -> list[Step]:
     """Preview, accept, queued, complete, settlement: each with what it does to the wallet."""
     reserved, held = figures.credits(found.accepted_micro), figures.credits(found.held_micro)
     drawn, net = figures.credits(found.drawn_micro), figures.credits(found.net_micro)
-    on_hold = figures.credits(account.hold_micro)
+    waits = figures.credits(account.hold_micro)
     return [
         Step("Preview", None, "asked, and not kept", EFFECTS["preview"]),
         Step("Accept", found.accepted, f"{reserved} reserved in all", EFFECTS["accept"]),
         Step("Queued", found.going, f"{found.waiting:,} drew nothing yet; {held} still held", EFFECTS["queued"]),
         Step("Complete", found.complete, f"{drawn} charged", EFFECTS["complete"]),
-        Step("Settlement", found.settling, f"{net} to suppliers; {on_hold} on hold", EFFECTS["settlement"]),
+        Step("Settlement", found.settling, f"{net} to suppliers; they wait for {waits}", EFFECTS["settlement"]),
     ]
 
 
