@@ -44,14 +44,14 @@ ORDER BY a.account_id
 
 -- name: used
 -- What was used in each part of time, by feature: usage by its window, runs by their acceptance, tiers by their month,
--- and what was taken back without a lot by its moment. A pool uses what it allots as it does so; what comes back was
+-- and what was taken back without a lot ('', `TAKEN`) by its moment. A pool uses what it allots as it does so; what comes back was
 -- never used.
 WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
 SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
 FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
 WHERE e.kind IN ('usage', 'run', 'tier') GROUP BY p.account_id, p.part, e.feature
 UNION ALL
-SELECT p.account_id, p.part, NULL, CAST(-SUM(e.amount_micro) AS BIGINT)
+SELECT p.account_id, p.part, '', CAST(-SUM(e.amount_micro) AS BIGINT)
 FROM parts p JOIN ledger_entries e ON e.to_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
 WHERE e.kind = 'grant' AND e.amount_micro < 0 AND e.lot IS NULL GROUP BY p.account_id, p.part
 UNION ALL

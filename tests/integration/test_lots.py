@@ -245,12 +245,18 @@ def test_debts_are_carried_to_the_lot_that_comes_next(purse: Purse) -> None:
     assert (purse.balance, purse.lot("month").used_micro, purse.expiries) == (0, 30, {"month:r0": 70})
 
 
-def test_what_was_taken_of_no_lot_counts_as_use(purse: Purse) -> None:
+def test_what_was_taken_of_no_lot_is_paid_by_lots_as_use_is_and_told_as_taken_back(purse: Purse) -> None:
     purse.give("month", 100, expires_ms=END)
     purse.fleet.clock.at_ms += DAY_MS
+    purse.use(5)
     purse.write(lambda c: credit.grant(c, "acme", -25, purse.fleet.by, key="minus", plan=None))
     purse.sweep(END + EXPIRY_WAIT_MS)
-    assert (purse.balance, purse.expiries) == (0, {"month:r0": 75})
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 70})
+    assert (purse.lot("month").used_micro, purse.lot("month").taken_micro) == (5, 25)
+    now = purse.fleet.clock.at_ms
+    told = read(purse.fleet.engine, lambda c: of_customer(c, "acme", Span(0, now + 1), now))
+    moved = {change.section: change.moved_micro for change in told.changes}
+    assert (moved["usage"], moved["taken_back"]) == (-5, -25), "the same words in the statement"
 
 
 @pytest.mark.parametrize("how", ["release", "settle", "settle above", "expire"])
