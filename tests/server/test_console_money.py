@@ -184,6 +184,20 @@ def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) ->
     assert "/console/act/settlement-reverse?run=render-1" in hrefs(home, "/console/settlement?key=render-1")
 
 
+@pytest.mark.parametrize(
+    "chosen", ["state=eligible", "state=hold", "org=acme", "org=globex", "org=acme&state=eligible"]
+)
+def test_the_sums_of_settlements_are_of_those_that_are_chosen(home: Home, chosen: str) -> None:
+    home.register(["globex"])
+    said = text_of(home, f"/console/settlements?{chosen}")
+    lines = [line.replace('"', "").split(",") for line in rows_of(home, f"/console/settlements.csv?{chosen}")]
+    sums = {state: sum(float(line[10]) for line in lines if line[4] == state) for state in ("hold", "eligible")}
+    assert bool(lines) == (chosen in ("state=eligible", "org=acme", "org=acme&state=eligible"))
+    assert f"Eligible {sums['eligible']:.2f} in the next batch" in said or chosen == "state=hold"
+    assert (f"On hold {sums['hold']:.2f} waits" in said) == ("state=eligible" not in chosen)
+    assert "To be clawed back" not in said, "it is a supplier's"
+
+
 def test_what_differs_stands_first(home: Home) -> None:
     said = text_of(home, "/console/reconcile")
     first, _, rest = said.partition("Last comparisons")
