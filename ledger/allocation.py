@@ -23,6 +23,8 @@ Kind: TypeAlias = Literal["included", "bonus", "purchased", "sponsor", "refund"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
 Uses: TypeAlias = Mapping[int, Mapping[str | None, int]]
 """By the number of a part of time and by feature (None: of no feature), what was used, in micro-credits."""
+TAKEN: Final = ""
+"""In the place of a feature: what was taken back of no lot. Lots pay for it as for use of no feature."""
 DEFAULT_PRIORITY: Final = 50
 Part: TypeAlias = Literal["included", "rollover", "first"]
 """What a lot that a plan gave is of it."""
@@ -75,9 +77,11 @@ class Lot:
 
 @dataclass
 class Allocation:
-    """What each lot paid, what nobody paid for by feature, and what was given back and not used up."""
+    """What each lot paid, what of that was taken back of no lot, what nobody paid for by feature, and what was given
+    back and not used up."""
 
     used: dict[str, int]
+    taken: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     owed: dict[str | None, int] = field(default_factory=dict)
     back: int = 0
 
@@ -162,7 +166,9 @@ def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_
         if lot.is_over(moment_ms):
             continue
         payable: Collection[str | None] = found.owed if lot.features is None else lot.features
+        before = found.owed.get(TAKEN, 0)
         paid = _pay(found.owed, left[lot.lot], payable)
+        found.taken[lot.lot] += before - found.owed.get(TAKEN, 0)
         left[lot.lot] -= paid
         found.used[lot.lot] += paid
         if left[lot.lot]:
@@ -172,9 +178,9 @@ def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_
 
 def _pay(owed: dict[str | None, int], room: int, payable: Collection[str | None]) -> int:
     """Pay what is owed up to `room`, and say how much: first what has no feature, as restricted lots cannot pay that,
-    then by the features' names."""
+    then what was taken back, then by the features' names."""
     before = room
-    for feature in sorted(set(payable) & owed.keys(), key=lambda name: name or ""):
+    for feature in sorted(set(payable) & owed.keys(), key=lambda name: (name is not None, name or "")):
         paid = min(room, owed[feature])
         room -= paid
         owed[feature] -= paid

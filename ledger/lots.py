@@ -274,7 +274,8 @@ def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 
 
 def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
-    """Those of whom something comes back to these customers, as far as they are pools: the first of them."""
+    """Those of whom something comes back to these customers, as far as they are pools, or is taken again of what did:
+    the first of them."""
     part = borrowers_part(customer_ids, now_ms)
     return list(SQL.run(connection, part.name, part.values).scalars())
 

@@ -44,14 +44,14 @@ ORDER BY a.account_id
 
 -- name: used
 -- What was used in each part of time, by feature: usage by its window, runs by their acceptance, tiers by their month,
--- and what was taken back without a lot by its moment. A pool uses what it allots as it does so; what comes back was
+-- and what was taken back without a lot ('', `TAKEN`) by its moment. A pool uses what it allots as it does so; what comes back was
 -- never used.
 WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
 SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
 FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
 WHERE e.kind IN ('usage', 'run', 'tier') GROUP BY p.account_id, p.part, e.feature
 UNION ALL
-SELECT p.account_id, p.part, NULL, CAST(-SUM(e.amount_micro) AS BIGINT)
+SELECT p.account_id, p.part, '', CAST(-SUM(e.amount_micro) AS BIGINT)
 FROM parts p JOIN ledger_entries e ON e.to_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
 WHERE e.kind = 'grant' AND e.amount_micro < 0 AND e.lot IS NULL GROUP BY p.account_id, p.part
 UNION ALL
@@ -69,10 +69,11 @@ SELECT DISTINCT l.pool FROM ledger_lots l
 WHERE l.customer_id IN :customers AND l.expires_ms <= :over_ms AND l.pool IS NOT NULL
 
 -- name: borrowers
--- Those whose allotments of these pools are over, and were not looked at since.
+-- Those whose allotments of these pools are over, and were not looked at since; or of whom something changed since (0):
+-- what was used late of an allotment, its pool has no more.
 SELECT DISTINCT l.customer_id FROM ledger_lots l JOIN ledger_accounts a ON a.account_id = 'wallet:' || l.customer_id
 WHERE l.pool IN :customers AND l.expires_ms <= :over_ms
-    AND (a.lots_ended_ms IS NULL OR a.lots_ended_ms < l.expires_ms)
+    AND (a.lots_ended_ms IS NULL OR a.lots_ended_ms < l.expires_ms OR a.next_due_ms = 0)
 ORDER BY l.customer_id LIMIT :at_most
 
 -- name: looked_at

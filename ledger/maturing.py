@@ -28,6 +28,10 @@ MATURE_AT_ONCE: Final = 20_000
 """Reservations that one transaction expires."""
 SWEPT_AT_ONCE: Final = 1_000
 """Wallets that one transaction of the sweep matures."""
+LOOK_AGAIN: Final = 0
+"""When a wallet falls due of which something is to be looked at again."""
+TO_TELL: Final = 1
+"""When one falls due that was looked at, and is to be told of alone."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,8 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
     moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
     # Whoever asked tells of the wallets it asked for: others are left to the sweep, which tells of what is due at once.
     others = moved.difference(customer_ids, again)
-    again |= others
-    wallets = [{"account_id": wallet_account(one), "customer_id": one, "again": one in again} for one in customers]
+    due_ms = {**dict.fromkeys(others, TO_TELL), **dict.fromkeys(again, LOOK_AGAIN)}
+    wallets = [{"account_id": wallet_account(one), "customer_id": one, "due_ms": due_ms.get(one)} for one in customers]
     times = {"now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS, "month_ms": next_start(now_ms)}
     next_due = SQL.run(connection, "next_due", {"wallets": wallets, **times}).all()
     still = {
@@ -166,7 +170,7 @@ def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
     if not customers:
         return Matured([], more=False)
     found = _mature(connection, customers, now_ms)
-    at_once = {row.account_id.removeprefix(WALLET) for row in rows if row.next_due_ms == 0}
+    at_once = {row.account_id.removeprefix(WALLET) for row in rows if row.next_due_ms <= TO_TELL}
     found = replace(found, moved=sorted(at_once.union(found.moved)))
     returned = not set(found.moved) <= set(customers)  # what comes back to a pool may fall due there
     return Matured(found.moved, found.more or returned or len(customers) == SWEPT_AT_ONCE)

@@ -45,7 +45,8 @@ FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.acc
 -- Under the wallets' lock and in a statement of its own: what was reserved since this transaction began is seen. A
 -- wallet is due as a lot ends, and again as that is booked; afterwards only what changes of it makes the wallet due. A
 -- wallet on a plan is due as each month begins, whatever the plan gives by then; a pool as what it allotted comes back;
--- one that is not settled yet (`again`), at once. Of runs the first end alone is read, however many go on.
+-- one that is not settled yet, or is still to be told of (`due_ms`), at once. Of runs the first end alone is read,
+-- however many go on.
 UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
     SELECT MIN(h.expires_ms) AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
         AND h.hold = 'wallet'
@@ -56,12 +57,12 @@ UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
         WHERE l.customer_id = r.customer_id AND l.expires_ms > :now_ms - :wait_ms
     UNION ALL SELECT l.expires_ms + :wait_ms FROM ledger_lots l
         WHERE l.pool = r.customer_id AND l.expires_ms > :now_ms - :wait_ms
-    UNION ALL SELECT CASE WHEN r.again THEN 0 END
+    UNION ALL SELECT r.due_ms
     UNION ALL SELECT CASE WHEN ledger_accounts.plan IS NOT NULL THEN :month_ms END
     UNION ALL SELECT s.since_ms FROM plan_stays s WHERE s.customer_id = r.customer_id AND s.since_ms > :now_ms
     UNION ALL SELECT t.paid_to_ms + CASE WHEN t.renews THEN :wait_ms ELSE 0 END FROM tier_holders t
         WHERE t.customer_id = r.customer_id AND t.ended_ms IS NULL) moments)
-FROM {rows :wallets (account_id text, customer_id text, again boolean)} r
+FROM {rows :wallets (account_id text, customer_id text, due_ms bigint)} r
 WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.account_id, ledger_accounts.next_due_ms
 
 -- name: due_left

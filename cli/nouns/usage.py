@@ -15,7 +15,7 @@ from drawdown.cli.streams import print_file
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import no_formula
 from drawdown.schema.typed.parsing import show_time
-from drawdown.worker.views.usage import BY, OF_SAMPLES, UsageReport, read_usage
+from drawdown.worker.views.usage import BY, OF_SAMPLES, UsageReport, read_usage, until_now
 
 
 def register(commands: typer.Typer) -> None:
@@ -27,7 +27,10 @@ def usage(
     context: typer.Context,
     org: Org,
     from_: Annotated[str, typer.Option("--from", help="From this window boundary on")],
-    to: Annotated[str, typer.Option("--to", help="Up to this window boundary")] = "now",
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="Up to this window boundary; without it, the window that goes on is included"),
+    ] = None,
     by: Annotated[str, typer.Option(help=", ".join(BY))] = "feature",
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, safe to open in a spreadsheet")] = False,
 ) -> None:
@@ -41,7 +44,8 @@ def usage(
     if as_csv and app.json:
         raise UsageError("give --csv or --json, not both")
     start, end = app.window(from_, "--from"), app.window(to, "--to")
-    assert start is not None and end is not None
+    assert start is not None
+    end = until_now(app.clock.now_ms()) if end is None else end
     found = app.read(lambda c: read_usage(c, org, start, end, by))
     if as_csv:
         return _print_csv(found)

@@ -11,13 +11,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import bad_value
 from drawdown.server.usage import usage_models as models
 from drawdown.worker.catalog.mapping import MB_SECONDS, SECONDS, UNITS
-from drawdown.worker.views.usage import Place, UsageRow, usage_page
+from drawdown.worker.views.usage import Place, UsageRow, until_now, usage_page
 
 UNITS_THERE_ARE: Final = (SECONDS, MB_SECONDS, UNITS)
 SCOPE: Final = "usage:read"
@@ -42,7 +41,7 @@ class UsageRoutes:
 
 
 def _usage(connection: sa.Connection, query: models.UsageQuery, said: Said, *, org: str) -> Mapping[str, object]:
-    to_ms = window_of(said.now_ms) + WINDOW_MS if query.to_ms is None else query.to_ms
+    to_ms = until_now(said.now_ms) if query.to_ms is None else query.to_ms
     after = None if query.after is None else _place(query.after)
     found, is_more = usage_page(
         connection, said.require_org(org), query.from_ms, to_ms, query.by, most=query.most, after=after

@@ -23,7 +23,13 @@ from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.run_request import Request
+from drawdown.worker.engine import runner
+from drawdown.worker.replay.plan import ReplayScope, plan
+from drawdown.worker.replay.replay import replay
+from drawdown.worker.views import wallets
+from drawdown.worker.views.accounts import account_of
 from drawdown.worker.views.ledger import LotRow, LotsView, list_lots
+from drawdown.worker.views.statement import Span, of_customer
 from tests.acceptance.commands import drawdown
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet
@@ -239,12 +245,18 @@ def test_debts_are_carried_to_the_lot_that_comes_next(purse: Purse) -> None:
     assert (purse.balance, purse.lot("month").used_micro, purse.expiries) == (0, 30, {"month:r0": 70})
 
 
-def test_what_was_taken_of_no_lot_counts_as_use(purse: Purse) -> None:
+def test_what_was_taken_of_no_lot_is_paid_by_lots_as_use_is_and_told_as_taken_back(purse: Purse) -> None:
     purse.give("month", 100, expires_ms=END)
     purse.fleet.clock.at_ms += DAY_MS
+    purse.use(5)
     purse.write(lambda c: credit.grant(c, "acme", -25, purse.fleet.by, key="minus", plan=None))
     purse.sweep(END + EXPIRY_WAIT_MS)
-    assert (purse.balance, purse.expiries) == (0, {"month:r0": 75})
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 70})
+    assert (purse.lot("month").used_micro, purse.lot("month").taken_micro) == (5, 25)
+    now = purse.fleet.clock.at_ms
+    told = read(purse.fleet.engine, lambda c: of_customer(c, "acme", Span(0, now + 1), now))
+    moved = {change.section: change.moved_micro for change in told.changes}
+    assert (moved["usage"], moved["taken_back"]) == (-5, -25), "the same words in the statement"
 
 
 @pytest.mark.parametrize("how", ["release", "settle", "settle above", "expire"])
@@ -417,9 +429,35 @@ def test_the_sweep_of_a_tick_expires_and_late_samples_reopen(purse: Purse) -> No
     fleet.tick(T0 + HOUR_MS + 4 * WINDOW_MS)
     assert (purse.balance, fleet.one(org)) == (5, False)
     fleet.sample("acme", T0 + 2, 40)
-    fleet.tick_windows(1)
-    fleet.tick_windows(1)
+    fleet.tick_windows(2)
     assert (purse.balance, purse.expiries, fleet.one(org)) == (5, {"month:r0": 940, "month:r1": -40}, False)
+
+
+@pytest.mark.parametrize("how", ["tick", "replay"])
+def test_all_places_say_the_same_of_late_usage_once_it_is_charged(purse: Purse, how: str) -> None:
+    """Usage of a lot's life that is charged once the lot was booked: whoever reads the wallet as it stands, its lots or
+    its statement need not wait for the next tick."""
+    fleet = purse.fleet
+    purse.write(lambda c: credit.set_rate(c, "compute_1gb", 1, 1, fleet.by, from_ms=T0))
+    purse.give("month", 20, expires_ms=T0 + HOUR_MS)
+    purse.give("bought", 10, "purchased")
+    fleet.tick(T0 + HOUR_MS + EXPIRY_WAIT_MS)
+    fleet.sample("acme", T0 + 1, 25)
+    if how == "replay":
+        fleet.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 1")
+        made = read(fleet.engine, lambda c: plan(c, ReplayScope(), T0, T0 + HOUR_MS, fleet.clock.at_ms))
+        world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+        runner.run(replay(fleet.context(), made, fleet.by, dry_run=False), world)
+    else:
+        fleet.tick_windows(2)
+    now = fleet.clock.at_ms
+    account = read(fleet.engine, lambda c: account_of(c, "acme", now))
+    (line,) = read(fleet.engine, lambda c: wallets.page(c, wallets.Chosen())).lines
+    closing = read(fleet.engine, lambda c: of_customer(c, "acme", Span(0, now + 1), now)).closing_micro
+    assert (account.balance_micro, account.available_micro, account.owed_micro) == (5, 5, 0)
+    assert (line.balance_micro, line.available_micro, closing) == (5, 5, 5)
+    assert purse.expiries == {"month:r0": 20, "month:r1": -20}
+    assert fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is None, "nothing waits for another"
 
 
 def test_the_order_and_what_became_of_each_is_printed(purse: Purse) -> None:

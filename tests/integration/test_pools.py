@@ -98,6 +98,16 @@ def test_a_late_use_takes_from_a_pool_that_has_nothing_left(course: Course) -> N
     assert refused(lambda: course.allot(1, ends=BACK + DAY_MS, key="more")) == "no_credit"
 
 
+def test_a_pool_allots_nothing_that_late_use_of_its_members_has_taken(course: Course) -> None:
+    """Nobody sweeps, and the pool's own row tells of nothing."""
+    course.allot(20)
+    course.sweep(BACK)
+    course.use(7, ts=END - 1)
+    assert refused(lambda: course.allot(94, "wayne", BACK + DAY_MS, "all")) == "no_credit"
+    course.allot(93, "wayne", BACK + DAY_MS, "all")
+    assert course.balances == (0, 0, 93)
+
+
 def test_what_comes_back_expires_with_the_lot_that_it_was_taken_from(engine: sa.Engine) -> None:
     course = Course(engine)
     course.take_back("course1")

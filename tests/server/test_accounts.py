@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from drawdown.cli.main import global_options_first, run
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.commands import settlements
 from drawdown.worker.commands.settlements import Change
+from drawdown.worker.views.accounts import account_of
+from drawdown.worker.views.credit_figures import owed_figures
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 
@@ -61,6 +64,30 @@ def test_a_wallet_and_its_lots_read_as_the_commands_say(shop: House, capsys: pyt
         assert (await program.get("/accounts/acme/ledger")).json()["entries"][0]["moved"] == -6
 
     served(shop, work)
+
+
+def test_a_wallet_holds_what_suppliers_wait_for_until_a_batch_releases_it(shop: House) -> None:
+    """On hold, eligible and frozen: the wallets' figures are the metric's."""
+    engine, by = shop.fleet.engine, shop.fleet.by
+
+    def waits() -> tuple[int, int]:
+        account = read(engine, lambda c: account_of(c, "acme", shop.clock.at_ms))
+        return account.hold_micro, read(engine, owed_figures).waiting_micro
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        for key in ("e-1", "e-2", "e-3"):
+            await render(program, key)
+
+    served(shop, work)
+    write(engine, lambda c: settlements.freeze(c, "e-2", by))
+    write(engine, lambda c: settlements.reverse(c, "e-1", "ticket", 200_000, by))
+    assert waits() == (12_400_000, 12_400_000)
+    shop.clock.at_ms += 2 * DAY_MS
+    assert waits() == (12_400_000, 12_400_000), "what is eligible is waited for, too"
+    later = replace(by, now_ms=shop.clock.at_ms)
+    write(engine, lambda c: settlements.batch(c, "pixel", "2026-01", later))
+    assert waits() == (4_200_000, 4_200_000), "what is frozen is in no batch"
 
 
 def test_what_suppliers_are_owed_reads_as_the_commands_say(shop: House, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.frame import figures
+from drawdown.server.console.screens.money import drift
 from drawdown.server.console.screens.money.acts.wallet import MEANING
 from drawdown.worker.checks import spenders
 from drawdown.worker.commands import console_sessions, credit, pools, tiers
@@ -22,6 +23,7 @@ from drawdown.worker.commands.vendor_bills import BillFile, BillLine
 from drawdown.worker.commands.vendors import Units, import_bills, set_units
 from drawdown.worker.views import reconciliations, settlements, wallet_entries, wallets
 from drawdown.worker.views.accounts import account_of
+from drawdown.worker.views.vendors import DriftLine
 from tests.server.acts import money
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, says, secret
 from tests.world import T0
@@ -182,6 +184,20 @@ def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) ->
     assert "/console/act/settlement-reverse?run=render-1" in hrefs(home, "/console/settlement?key=render-1")
 
 
+@pytest.mark.parametrize(
+    "chosen", ["state=eligible", "state=hold", "org=acme", "org=globex", "org=acme&state=eligible"]
+)
+def test_the_sums_of_settlements_are_of_those_that_are_chosen(home: Home, chosen: str) -> None:
+    home.register(["globex"])
+    said = text_of(home, f"/console/settlements?{chosen}")
+    lines = [line.replace('"', "").split(",") for line in rows_of(home, f"/console/settlements.csv?{chosen}")]
+    sums = {state: sum(float(line[10]) for line in lines if line[4] == state) for state in ("hold", "eligible")}
+    assert bool(lines) == (chosen in ("state=eligible", "org=acme", "org=acme&state=eligible"))
+    assert f"Eligible {sums['eligible']:.2f} in the next batch" in said or chosen == "state=hold"
+    assert (f"On hold {sums['hold']:.2f} waits" in said) == ("state=eligible" not in chosen)
+    assert "To be clawed back" not in said, "it is a supplier's"
+
+
 def test_what_differs_stands_first(home: Home) -> None:
     said = text_of(home, "/console/reconcile")
     first, _, rest = said.partition("Last comparisons")
@@ -204,6 +220,26 @@ def test_where_nothing_was_compared_it_is_said_once(home: Home) -> None:
     assert said.count("nothing was compared yet") == 1 and "drawdown reconcile" in said
     assert "Last comparisons" not in said and "All that was compared" not in said
     assert "autumn compute_1gb +5" in said, "what is still to be acknowledged"
+
+
+@pytest.mark.parametrize(
+    ("estimated", "billed", "said"),
+    [
+        (1_000_000, 1_309_999, "+31.0"),
+        (1_000_000, 690_001, f"{figures.MINUS}31.0"),
+        (3_000_000, 2_000_000, f"{figures.MINUS}33.3"),
+        (1_000_000, 1_000_500, "+0.1"),
+        (1_000_000, 999_501, "0.0"),
+        (1_000_000, 0, f"{figures.MINUS}100.0"),
+        (-1_000_000, -1_500_000, "+50.0"),
+        (0, 5, figures.UNKNOWN),
+        (None, 5, figures.UNKNOWN),
+        (5, None, figures.UNKNOWN),
+    ],
+)
+def test_percentages_of_drift_are_rounded_to_the_nearest(estimated: int | None, billed: int | None, said: str) -> None:
+    line = DriftLine(0, "aws", "vm", "USD", estimated, billed, "final", False, False)
+    assert drift.apart(line) == said
 
 
 def test_drift_beyond_the_tolerance_is_red_and_unknown_is_no_zero(home: Home) -> None:

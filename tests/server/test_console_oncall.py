@@ -230,6 +230,24 @@ def test_runs_say_who_holds_how_much_until_when(night: Night) -> None:
     assert night.lines("/console/runs", state="any")[1].startswith('"run-1","acme","acme","site"')
 
 
+def test_what_is_held_is_told_of_the_runs_that_are_chosen(night: Night) -> None:
+    """Tiles come to what the file of the same filter comes to."""
+    night.fleet.write("UPDATE orgs SET is_halted = FALSE, halted_at = NULL, halt_reason = NULL WHERE org_id = 'acme'")
+    more = Request("acme", 3 * MICRO, project="shop", for_ms=DAY_MS)
+    write(night.engine, lambda c: executions.accept(c, "run-2", more, night.fleet.by))
+    for query, held, number in (
+        ({}, 5, 2), ({"org": "acme"}, 5, 2), ({"project": "shop"}, 3, 1), ({"phase": "drawing"}, 0, 0),
+        ({"state": "settled"}, 0, 0), ({"state": "any", "payer": "acme"}, 5, 2), ({"older": "24h"}, 0, 0),
+    ):  # fmt: skip
+        said = tiles(night.page("/console/runs", **query))
+        rows = [line.split(",") for line in night.lines("/console/runs", **query)[1:]]
+        assert sum(float(row[-1].strip('"')) for row in rows) == held, query
+        assert (said["Held"], said["Runs that hold"]) == (f"{held}.00", str(number)), query
+    night.fleet.clock.at_ms += DAY_MS // 12
+    for query, over in (({}, "1"), ({"state": "expired"}, "1"), ({"project": "shop"}, "0")):
+        assert tiles(night.page("/console/runs", **query))["Over, not freed"] == over, query
+
+
 OVER: Final = (
     "?state=any",
     "?state=expired",

@@ -210,6 +210,24 @@ def test_what_no_tick_has_met_yet_is_usage_too(shop: House) -> None:
     served(shop, work)
 
 
+def test_a_range_without_an_end_holds_the_window_that_goes_on(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over HTTP, in the command, and on the pages that name it."""
+    shop.clock.at_ms = T0 + 7 * DAY_MS + WINDOW_MS + 70_000
+    shop.fleet.sample("acme", shop.clock.at_ms - 60_000, 30)
+    shop.fleet.sample("acme", T0 + WINDOW_MS - 1, 1000)
+    told = command(shop, "usage acme --from 7d --by sandbox", capsys)["usage"]
+    assert (told["from_ms"], told["to_ms"]) == (T0 + WINDOW_MS, T0 + 7 * DAY_MS + 2 * WINDOW_MS)
+    assert [(row["what"], row["used"]) for row in told["rows"]] == [("box", 30)]
+
+    async def work(caller: Caller) -> None:
+        found = (await Sender(caller).get(f"/v1/usage/acme?from={T0 + WINDOW_MS}&by=sandbox")).json()
+        assert found == {**told, "next": None}
+
+    served(shop, work)
+    shown = read(shop.fleet.engine, lambda c: usage.read_shares(c, "acme", 0, *usage.last_days(shop.clock.at_ms, 7)))
+    assert [(one.what, one.used) for one in shown["sandbox"]] == [("box", 30)]
+
+
 def test_a_wallet_has_short_names(shop: House) -> None:
     make_key(shop, "reader", "ledger:read")
 

@@ -27,7 +27,7 @@ from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views.ledger import list_lots
 from tests.fresh import fresh
 from tests.stateful import lots_model
-from tests.stateful.lots_model import EVER, TIER, WAIT_MS, Given, Model, Run, month_of
+from tests.stateful.lots_model import EVER, TAKEN, TIER, WAIT_MS, Given, Model, Run, month_of
 from tests.world import Fleet
 
 HOUR_MS = 60 * MINUTE_MS
@@ -101,7 +101,7 @@ class Lots(RuleBasedStateMachine):
     def take_of_no_lot(self, amount: int) -> None:
         key = self.name("m")
         write(self.engine, lambda c: credit.grant(c, "acme", -amount, self.fleet.by, key=key, plan=None))
-        self.model.uses.append((self.now, None, amount))
+        self.model.uses.append((self.now, TAKEN, amount))
 
     @rule(wanted=st.sampled_from([1, 5, 9, "all", "all"]), lasts=st.sampled_from([HOUR_MS, DAY_MS, 2 * DAY_MS]))
     def reserve(self, wanted: int | str, lasts: int) -> None:
@@ -305,7 +305,9 @@ class Lots(RuleBasedStateMachine):
         assert next_due is None or int(str(next_due)) > self.now, "it would fall due for ever"
         told = read(self.engine, lambda c: list_lots(c, "acme", self.now))
         found = {one.lot: (one.used_micro, one.expired_micro, one.taken_micro) for one in told.lots}
-        wanted = {one.key: (one.paid, one.expired, one.taken) for one in self.model.lots.values()}
+        wanted = {
+            one.key: (one.paid - one.drained, one.expired, one.taken + one.drained) for one in self.model.lots.values()
+        }
         assert found == wanted, "a lot is not what the model says"
         assert (balance, held) == (self.model.balance(self.now), self.model.held), "the wallet is not"
         assert (told.owed_micro, told.back_micro) == (self.model.owed, self.model.back), "what is owed is not"

@@ -14,6 +14,8 @@ from drawdown.schema.units import MINUTE_MS
 WAIT_MS: Final = 12 * MINUTE_MS
 EVER: Final = 10**18
 FEATURES: Final = (None, "x", "y")
+TAKEN: Final = ""
+"""In the place of a feature: what was taken back of no lot."""
 MONTHS: Final = [int(datetime(2025 + n // 12, n % 12 + 1, 1, tzinfo=UTC).timestamp()) * 1000 for n in range(480)]
 NAMES: Final = [f"{2025 + n // 12}-{n % 12 + 1:02}" for n in range(480)]
 TIER: Final = 3
@@ -39,6 +41,8 @@ class Given:
     taken: int = 0
     expired: int = 0
     paid: int = 0
+    drained: int = 0
+    """Of what it paid, what was taken back of no lot."""
     month: int | None = None
     rolls: tuple[int, int] | None = None
     reduced: int = 0
@@ -129,19 +133,19 @@ class Model:
     def pay(self) -> None:
         """Which lot paid for what, from the beginning."""
         for lot in self.lots.values():
-            lot.paid = 0
+            lot.paid = lot.drained = 0
         moments = {one.begins for one in self.lots.values()} | {one.ends for one in self.lots.values()}
         waiting: list[str | None] = []
         self.back = 0
         for start, end in pairwise(sorted({-EVER, EVER} | moments)):
-            for feature in FEATURES:
+            for feature in (*FEATURES, TAKEN):
                 total = 0
                 for ts, what, amount in self.uses:
                     if what == feature and start <= ts < end:
                         total += amount
                 waiting += [feature] * total
                 self.back -= min(total, 0)
-            waiting.sort(key=lambda feature: feature or "")
+            waiting.sort(key=lambda feature: (feature is not None, feature or ""))
             while self.back and waiting:
                 waiting.pop(0)
                 self.back -= 1
@@ -151,6 +155,7 @@ class Model:
                         fits = lot.features is None or feature in lot.features
                         if fits and lot.paid < lot.amount - lot.taken:
                             lot.paid += 1
+                            lot.drained += feature == TAKEN
                             waiting.remove(feature)
         self.owed = len(waiting)
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from drawdown.ledger.allocation import Lot, Uses, allocate, parts
+from drawdown.ledger.allocation import TAKEN, Lot, Uses, allocate, parts
 
 
 def lot(name: str, amount: int, begins: int = 0, ends: int | None = None, **more: object) -> Lot:
@@ -69,6 +69,14 @@ def test_it_is_allocated(name: str) -> None:
         assert (found.used, found.owed, found.back) == (used, owed, back)
         total = sum(amount for part in uses.values() for amount in part.values())
         assert sum(found.used.values()) == total - sum(found.owed.values()) + found.back
+
+
+def test_what_lots_paid_of_what_was_taken_back_is_told_apart() -> None:
+    """It comes after what has no feature, and before what has one; what no lot paid of it is owed."""
+    found = allocate([lot("f", 10, priority=1), lot("g", 5)], {1: {"x": 9, TAKEN: 7, None: 2}})
+    assert (found.used, dict(found.taken), found.owed) == ({"f": 10, "g": 5}, {"f": 7, "g": 0}, {"x": 3})
+    found = allocate([lot("r", 10, features=("x",))], {1: {TAKEN: 4}})
+    assert (found.used, found.owed) == ({"r": 0}, {TAKEN: 4})
 
 
 def test_ten_thousand_lots_are_allocated_in_a_moment() -> None:

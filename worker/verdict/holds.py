@@ -103,8 +103,16 @@ def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
     """Make true what is due in all wallets: holds and lots that are over, lots that begin or expire; how many wallets
     moved, or may pay another amount. Holds that lie in none end, too."""
     yield from shrink_holds(context)
-    done = 0
     over = 0 if context.out_of_time() else (yield from _end_elsewhere(context, sweeps))
+    if over:
+        log.info("holds_ended", elsewhere=over)
+    return (yield from mature_wallets(context, sweeps))
+
+
+def mature_wallets(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
+    """Make true what is due in all wallets, and nothing else; how many moved, or may pay another amount. Verdicts wait
+    for it where something came late: a lot pays for that after all, and until then a balance is too low."""
+    done = 0
     for _ in range(sweeps):
         if context.out_of_time():
             break
@@ -113,8 +121,8 @@ def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
         done += len(matured.moved)
         if not matured.more:
             break
-    if done or over:
-        log.info("wallets_matured", wallets=done, holds_elsewhere=over)
+    if done:
+        log.info("wallets_matured", wallets=done)
     return done
 
 

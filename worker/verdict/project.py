@@ -26,7 +26,7 @@ from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import Used, read_used
-from drawdown.worker.verdict.holds import read_held
+from drawdown.worker.verdict.holds import mature_wallets, read_held
 from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
 from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, Row, lock_rows, unchanged, write
 from drawdown.worker.verdict.overrides import end_overrides
@@ -59,6 +59,8 @@ class DueProjection:
     """The read that was last written when this one was asked for."""
     balance_before_ms: int | None
     """The balance that was last written then: by that read, or by the answer to a push."""
+    wallets_wait: bool = False
+    """Whether something is to be looked at again in a wallet, whosesoever: most often usage that was charged late."""
 
     @property
     def before_ms(self) -> int:
@@ -111,6 +113,7 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
     if capabilities.in_flight > 1:
         at_most = max(at_most, ORGS_A_ROUND)
     seen: set[tuple[str, int]] = set()
+    matures = not org
     while not context.out_of_time(READING):
         now = context.clock.now_ms()
         due: list[DueProjection] = yield Transaction(
@@ -118,6 +121,10 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
         )
         if not due or (due[0].org_id, due[0].asks) in seen:
             break
+        if matures and due[0].wallets_wait:
+            matures = False
+            yield from mature_wallets(context)  # so that the wallets say what their verdicts go by
+            continue
         seen.update((wanted.org_id, wanted.asks) for wanted in due)
         read_ms = context.clock.now_ms()
         states = yield from _read(context, provider, due, done)
@@ -182,7 +189,10 @@ def _due(
     values = {"now_ms": now, "lo": shard.lo, "hi": shard.hi, "provider": provider, "at_most": at_most, "org_id": org}
     rows = SQL.run(connection, "projections_due", values)
     return [
-        DueProjection(row.org_id, row.customer_id, row.asks, row.read_before_ms, row.balance_before_ms) for row in rows
+        DueProjection(
+            row.org_id, row.customer_id, row.asks, row.read_before_ms, row.balance_before_ms, bool(row.wallets_wait)
+        )
+        for row in rows
     ]
 
 

@@ -15,7 +15,8 @@ WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: projections_due
 -- Who was asked for, those first who run and have least; then those whose turn has come. Each half by its own index.
-SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms
+SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms,
+    EXISTS (SELECT 1 FROM ledger_accounts w WHERE w.next_due_ms = 0) AS wallets_wait
 FROM (SELECT * FROM ({asked_for}) f UNION ALL SELECT * FROM ({in_turn}) t) d
 ORDER BY d.half, CASE WHEN d.half = 0 THEN d.is_halted END, d.place, d.since_ms LIMIT :at_most
 

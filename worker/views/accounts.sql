@@ -9,8 +9,8 @@ FROM (SELECT 1 AS one) q LEFT JOIN assignments a ON a.org_id = :org_id AND a.sta
     AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
 -- name: hold
--- What of the cost of a wallet's runs waits for suppliers: held, or frozen.
-SELECT COALESCE(CAST(SUM(x.owed_micro) AS BIGINT), 0) AS hold_micro FROM {settlements_now} x WHERE x.state IN ('hold', 'frozen')
+-- What of the cost of a wallet's runs suppliers wait for: whatever of it is owed and no batch has released.
+SELECT COALESCE(CAST(SUM(x.owed_micro) AS BIGINT), 0) AS hold_micro FROM {settlements_now} x WHERE x.state <> 'released'
 
 -- name: of_customer
 r.customer_id = :customer_id AND r.supplier IS NOT NULL

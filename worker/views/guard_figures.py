@@ -49,8 +49,12 @@ def guard_figures(
     return GuardFigures(denied, dict(dark), *open_overrides(connection, now_ms, ending_by_ms))
 
 
-def open_overrides(connection: sa.Connection, now_ms: int, ending_by_ms: int) -> tuple[int, int | None, int]:
-    """How many wait for a decision, since when (None: none does), and how many end by a moment."""
-    asked = SQL.run(connection, "overrides", {"now_ms": now_ms, "before_ms": ending_by_ms}).one()
+def open_overrides(
+    connection: sa.Connection, now_ms: int, ending_by_ms: int, metric: str = ""
+) -> tuple[int, int | None, int]:
+    """How many wait for a decision, since when (None: none does), and how many end by a moment: of all, or of one
+    metric."""
+    values = {"now_ms": now_ms, "before_ms": ending_by_ms, "metric": metric}
+    asked = SQL.run(connection, "overrides", values).one()
     since = None if asked.since_ms is None else int(asked.since_ms)
     return int(asked.waiting), since, int(asked.ending)

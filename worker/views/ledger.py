@@ -52,7 +52,8 @@ class EntryRow:
 @dataclass(frozen=True)
 class LotRow:
     """A lot, in micro-credits: `amount = left + waits + used + expired + taken`. `place` is its place in the order of
-    use among those in use; `waits` is what is over and not booked yet."""
+    use among those in use; `waits` is what is over and not booked yet; `taken` is what was taken back of it, and
+    what it paid of what was taken back of no lot."""
 
     lot: str
     kind: str
@@ -116,9 +117,9 @@ def view_lots(
             amount_micro=lot.amount_micro,
             left_micro=0 if over else left,
             waits_micro=left if over else 0,
-            used_micro=allocation.used[lot.lot],
+            used_micro=allocation.used[lot.lot] - allocation.taken[lot.lot],
             expired_micro=lot.expired_micro,
-            taken_micro=lot.taken_micro,
+            taken_micro=lot.taken_micro + allocation.taken[lot.lot],
             priority=lot.priority,
             begins_ms=lot.begins_ms,
             expires_ms=lot.expires_ms,

@@ -1,7 +1,8 @@
 """What is left of organisations' credit now, what they use of it a minute, and when that ends. Reads only.
 
-Guarantee: the figures are the watch's (`effective_balance`), and the same in the console, in its files and on the
-command line. They take as many statements for a thousand organisations as for one.
+Guarantee: the figures are worked out as the watch's are (`effective_balance`), all of one moment, and the same in the
+console, in its files and on the command line: when credit ends follows from what is left and what is used beside it.
+They take as many statements for a thousand organisations as for one.
 """
 
 from __future__ import annotations
@@ -34,24 +35,20 @@ NOTHING: Final = Used()
 """Of whoever used nothing that its balance may not show."""
 
 
-def left_of(connection: sa.Connection, rows: Sequence[Row], now_ms: int, *, watched: bool) -> list[Left]:
-    """Of each of these organisations (rows of `orgs`). `watched`: whether the ends that a watch estimated stand."""
+def left_of(connection: sa.Connection, rows: Sequence[Row], now_ms: int) -> list[Left]:
+    """Of each of these organisations (rows of `orgs`)."""
     by_provider: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.billing_provider not in UNBILLED:
             by_provider[row.billing_provider].append(row)
     used = read_used_now(connection, by_provider, now_ms)
     return [
-        _left(row, None if row.billing_provider in UNBILLED else used.get(row.org_id, NOTHING), now_ms, watched)
-        for row in rows
+        _left(row, None if row.billing_provider in UNBILLED else used.get(row.org_id, NOTHING), now_ms) for row in rows
     ]
 
 
-def _left(row: Row, used: Used | None, now_ms: int, watched: bool) -> Left:
+def _left(row: Row, used: Used | None, now_ms: int) -> Left:
     effective = None if used is None else since_read(row, used)
     burn = None if used is None or (used.unpriced and not used.burn_a_minute) else used.burn_a_minute
-    # The watch's end, for a list, the one by ends and the count of those: another may lie on the other side.
-    ends_ms = row.runs_out_ms if watched and not row.is_halted else None
-    if ends_ms is None and effective and burn:
-        ends_ms = end_ms(effective.value, burn, now_ms)
+    ends_ms = end_ms(effective.value, burn, now_ms) if effective and burn else None
     return Left(row.balance_micro if effective is None else effective.value, burn, ends_ms)

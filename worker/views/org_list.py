@@ -17,7 +17,6 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.verdict.org_row import Row
-from drawdown.worker.verdict.watch_state import is_watched
 from drawdown.worker.views.left_now import Left, left_of
 
 SQL = queries(__file__)
@@ -89,16 +88,15 @@ def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: Place = 
     _require(connection, chosen)
     rows = _rows(connection, chosen, after, PAGE_ROWS + 1, now_ms)
     shown = rows[:PAGE_ROWS]
-    lines = _lines(connection, shown, now_ms, _is_watched(connection, chosen, now_ms))
-    return OrgLines(lines, _place(shown[-1]) if len(rows) > PAGE_ROWS else None)
+    return OrgLines(_lines(connection, shown, now_ms), _place(shown[-1]) if len(rows) > PAGE_ROWS else None)
 
 
 def every(connection: sa.Connection, chosen: Chosen, now_ms: int) -> Iterator[OrgLine]:
     """All of them, in the same order, with the same figures. Errors: as `page`."""
     _require(connection, chosen)
-    after, watched = START, _is_watched(connection, chosen, now_ms)
+    after = START
     while rows := _rows(connection, chosen, after, MOST_AT_ONCE, now_ms):
-        yield from _lines(connection, rows, now_ms, watched)
+        yield from _lines(connection, rows, now_ms)
         after = _place(rows[-1])
 
 
@@ -156,13 +154,8 @@ def _require(connection: sa.Connection, chosen: Chosen) -> None:
             ids.require(connection, kind, name)
 
 
-def _is_watched(connection: sa.Connection, chosen: Chosen, now_ms: int) -> bool:
-    """Whether the watch's estimates stand: they do where the list was chosen by them."""
-    return bool(chosen.within) or is_watched(connection, now_ms)
-
-
-def _lines(connection: sa.Connection, rows: Sequence[Row], now_ms: int, watched: bool) -> list[OrgLine]:
-    left = left_of(connection, rows, now_ms, watched=watched)
+def _lines(connection: sa.Connection, rows: Sequence[Row], now_ms: int) -> list[OrgLine]:
+    left = left_of(connection, rows, now_ms)
     return [_line(row, one) for row, one in zip(rows, left, strict=True)]
 
 

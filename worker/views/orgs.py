@@ -43,9 +43,8 @@ class OrgFilter:
 
 @dataclass(frozen=True)
 class OrgRow:
-    """An organisation in a list. Money in millionths of its provider's credits: `balance_micro` as last read, what is
-    left now and used a minute as `left_now.Left`. `runs_out_ms`: when the watch last estimated that it ends; None:
-    never, or nobody knows."""
+    """An organisation in a list. Money in millionths of its provider's credits: `balance_micro` as last read;
+    `left_now_micro` to `runs_out_ms`: as `left_now.Left`."""
 
     org_id: str
     billing_provider: str | None
@@ -97,15 +96,14 @@ def list_orgs(
     ending = "any_end" if chosen.runs_out_by_ms is None else "ends_by"
     slots = {"value": f"by_{sort}", "order": way, "later": f"after_{way}", "ending": ending}
     rows = SQL.run(connection, "list", values, **slots).all()
-    left = left_of(connection, rows[:most], now_ms, watched=True)
+    left = left_of(connection, rows[:most], now_ms)
     found = [_row(row, one) for row, one in zip(rows[:most], left, strict=True)]
     return OrgPage(found, found[-1].org_id if len(rows) > most else None)
 
 
 def _row(row: sa.Row[Any], left: Left) -> OrgRow:
     own = {name: value for name, value in row._mapping.items() if name not in ("balance_read_ms", "unseen_micro")}
-    now = {"left_now_micro": left.left_now_micro, "used_a_minute_micro": left.used_a_minute_micro}
-    return OrgRow(**{**own, **now, "is_halted": bool(row.is_halted)})
+    return OrgRow(**{**own, **left._asdict(), "is_halted": bool(row.is_halted)})
 
 
 def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int) -> list[str]:

@@ -19,7 +19,7 @@ CASE WHEN NOT o.is_halted AND o.billing_provider NOT IN {unbilled} THEN o.runs_o
 -- name: list
 -- One page. `value`: by what; `order`: which way, names behind it; `later`: what comes after a page in that order.
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halt_reason, o.max_concurrent_sandboxes, o.balance_micro,
-    o.balance_read_ms, o.unseen_micro, o.stopped_reason, {ends} AS runs_out_ms
+    o.balance_read_ms, o.unseen_micro, o.stopped_reason
 FROM orgs o WHERE {chosen} AND {later} ORDER BY {order} LIMIT :at_most
 
 -- name: ascending

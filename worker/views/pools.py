@@ -30,7 +30,7 @@ class PoolRow:
 @dataclass(frozen=True)
 class AllotmentRow:
     """An allotment, in micro-credits: `amount = left + waits + used + returned + taken`. `waits` is what is over and
-    has not come back yet."""
+    has not come back yet; `used` is all that its member's wallet drew of it, `taken` what the pool took back."""
 
     lot: str
     customer_id: str

@@ -31,6 +31,8 @@ MOST_HOLDERS: Final = 10
 STATES: Final = ("held", "settled", "released", "expired", "any")
 PHASES: Final = {"": "any_phase", "waiting": "waiting", "drawing": "drawing", "over": "over"}
 """Of runs that are held: nothing drawn yet; drawing; over, and nothing has looked at it since."""
+HELD_OF: Final = {"settled": "no_phase", "released": "no_phase", "expired": "over"}
+"""What of the rows that hold something is in another state than held."""
 OLDER: Final[Mapping[str, int]] = {"": 0, "1h": HOUR_MS, "6h": 6 * HOUR_MS, "24h": DAY_MS, "7d": 7 * DAY_MS}
 """How long ago they were accepted, at least; '': whenever."""
 
@@ -92,8 +94,10 @@ class RunPage:
 
 @dataclass(frozen=True)
 class HeldFigures:
-    """Of all that is held, MOST_LOOKED_AT at most: how many runs, of those waiting and over; and what they hold."""
+    """Of what is held and chosen: how many runs, of those waiting and over; and what they hold. `is_cut`: more may be
+    held, and the MOST_LOOKED_AT that end first were looked through."""
 
+    is_cut: bool
     runs: int
     over: int
     waiting: int
@@ -124,12 +128,8 @@ def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: str = ""
     phase = PHASES[chosen.phase]
     upwards = chosen.state == "held" and not chosen.org
     values: dict[str, Any] = {
+        **_narrowed(chosen, now_ms),
         "state": "" if chosen.state == "any" else chosen.state,
-        "org_id": chosen.org,
-        "payer": chosen.payer,
-        "project": chosen.project,
-        "now_ms": now_ms,
-        "accepted_by_ms": now_ms - OLDER[chosen.older] if chosen.older else EVER,
         "at_most": most + 1,
         "looked_at": MOST_LOOKED_AT,
         **_place(after, upwards),
@@ -155,11 +155,23 @@ def every(connection: sa.Connection, chosen: Chosen, now_ms: int) -> Iterator[Ru
         after = found.next_after
 
 
-def held_figures(connection: sa.Connection, now_ms: int) -> HeldFigures:
-    """What is held by runs now."""
-    row = SQL.run(connection, "figures", {"now_ms": now_ms, "at_most": MOST_LOOKED_AT}).one()
-    runs, over, waiting, held = (int(row[number] or 0) for number in range(4))
-    return HeldFigures(runs, over, waiting, held, row.oldest_ms)
+def held_figures(connection: sa.Connection, chosen: Chosen, now_ms: int) -> HeldFigures:
+    """What is held now by those runs that are chosen."""
+    values = {**_narrowed(chosen, now_ms), "at_most": MOST_LOOKED_AT}
+    of_phase = HELD_OF.get(chosen.state) or PHASES[chosen.phase]
+    row = SQL.run(connection, "figures", values, of_phase=of_phase).one()
+    looked, runs, over, waiting, held = (int(row[number] or 0) for number in range(5))
+    return HeldFigures(looked == MOST_LOOKED_AT, runs, over, waiting, held, row.oldest_ms)
+
+
+def _narrowed(chosen: Chosen, now_ms: int) -> dict[str, object]:
+    return {
+        "org_id": chosen.org,
+        "payer": chosen.payer,
+        "project": chosen.project,
+        "now_ms": now_ms,
+        "accepted_by_ms": now_ms - OLDER[chosen.older] if chosen.older else EVER,
+    }
 
 
 def holders(connection: sa.Connection, now_ms: int) -> list[Holder]:

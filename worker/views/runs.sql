@@ -40,6 +40,9 @@ ORDER BY accepted_ms, reservation LIMIT 1
 -- name: any_phase
 1 = 1
 
+-- name: no_phase
+1 = 0
+
 -- name: waiting
 -- Queued: accepted, and nothing drawn yet.
 state = 'held' AND expires_ms > :now_ms AND drawn_micro = 0
@@ -52,14 +55,15 @@ state = 'held' AND expires_ms > :now_ms AND drawn_micro > 0
 state = 'held' AND expires_ms <= :now_ms
 
 -- name: figures
--- Of what is held, by its index alone.
-SELECT COUNT(*) AS runs, SUM(CASE WHEN expires_ms <= :now_ms THEN 1 ELSE 0 END) AS over,
-    SUM(CASE WHEN expires_ms > :now_ms AND drawn_micro = 0 THEN 1 ELSE 0 END) AS waiting,
-    CAST(SUM(CASE WHEN expires_ms > :now_ms AND amount_micro > drawn_micro THEN amount_micro - drawn_micro ELSE 0 END)
-        AS BIGINT) AS held_micro,
-    MIN(accepted_ms) AS oldest_ms
-FROM (SELECT expires_ms, drawn_micro, amount_micro, accepted_ms FROM reservations WHERE state = 'held'
-    ORDER BY expires_ms LIMIT :at_most) held
+-- Of what is held, by its index alone: how many were looked through; and of those that are chosen.
+SELECT COUNT(*) AS looked, SUM(is_chosen) AS runs, SUM(CASE WHEN expires_ms <= :now_ms THEN is_chosen ELSE 0 END) AS over,
+    SUM(CASE WHEN expires_ms > :now_ms AND drawn_micro = 0 THEN is_chosen ELSE 0 END) AS waiting,
+    CAST(SUM(CASE WHEN expires_ms > :now_ms AND amount_micro > drawn_micro THEN is_chosen * (amount_micro - drawn_micro)
+        ELSE 0 END) AS BIGINT) AS held_micro,
+    MIN(CASE WHEN is_chosen = 1 THEN accepted_ms END) AS oldest_ms
+FROM (SELECT expires_ms, drawn_micro, amount_micro, accepted_ms,
+        CASE WHEN {narrowed} AND {of_phase} THEN 1 ELSE 0 END AS is_chosen
+    FROM reservations WHERE state = 'held' ORDER BY expires_ms LIMIT :at_most) held
 
 -- name: holders
 -- Who holds most of what ends last.

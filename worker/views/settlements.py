@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, get_args
 
 import sqlalchemy as sa
 
 from drawdown.ledger import settlements
 from drawdown.ledger.payouts import Payout
-from drawdown.ledger.settlements import Freeze, Reversal, Settlement, settlement_of
+from drawdown.ledger.settlements import Freeze, Reversal, Settlement, Standing, settlement_of
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
 
@@ -146,16 +146,31 @@ def unpaid(connection: sa.Connection, payout: str) -> int:
     return int(SQL.run(connection, "unpaid", {"payout": payout}).scalar_one())
 
 
+def sums_of(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) -> Sums:
+    """What the chosen settlements come to; what only suppliers have (`carried`, `paid`, `unsettled`) is not told."""
+    found = Sums()
+    of_settlements = "of_chosen_org" if chosen.org else "of_chosen"
+    values = {**vars(chosen), "states": list(chosen.states), "now_ms": now_ms}
+    for row in SQL.run(connection, "sums", values, of_settlements=of_settlements):
+        _add(found, row)
+    return found
+
+
+def _add(own: Sums, row: sa.Row[Any]) -> None:
+    """A supplier's settlements of one state."""
+    own.net_micro += int(row.net_micro)
+    own.reversed_micro += int(row.reversed_micro)
+    own.clawed_back_micro += int(row.clawed_back_micro)
+    if row.state != "reversed":
+        name = f"{row.state}_micro"
+        setattr(own, name, getattr(own, name) + int(row.owed_micro))
+
+
 def _sums(connection: sa.Connection, suppliers: list[str], now_ms: int) -> dict[str, Sums]:
     found = {supplier: Sums() for supplier in suppliers}
-    values = {"suppliers": suppliers, "now_ms": now_ms}
+    values = {"suppliers": suppliers, "states": list(get_args(Standing)), "now_ms": now_ms}
     for row in SQL.run(connection, "sums", values, of_settlements="of_suppliers"):
-        own = found[row.supplier]
-        own.net_micro += int(row.net_micro)
-        own.reversed_micro += int(row.reversed_micro)
-        own.clawed_back_micro += int(row.clawed_back_micro)
-        if row.state != "reversed":
-            setattr(own, f"{row.state}_micro", int(row.owed_micro))
+        _add(found[row.supplier], row)
     for row in SQL.run(connection, "paid", values):
         found[row.supplier].paid_micro = int(row.paid_micro)
         found[row.supplier].carried_micro = int(row.carried_micro)

@@ -17,6 +17,10 @@ ORDER BY x.settled_ms DESC, x.reservation DESC LIMIT :at_most
 (:supplier = '' OR s.supplier = :supplier) AND (:org = '' OR r.org_id = :org)
     AND (:project = '' OR r.project = :project)
 
+-- name: of_chosen_org
+-- By the index on an organisation's runs.
+r.org_id = :org AND (:supplier = '' OR s.supplier = :supplier) AND (:project = '' OR r.project = :project)
+
 -- name: reversals
 SELECT reversal, reservation, amount_micro, is_clawback, at_ms, actor, reason FROM settlement_reversals
 WHERE reservation = :reservation ORDER BY at_ms, reversal LIMIT :at_most
@@ -45,7 +49,7 @@ t.supplier = :supplier
 SELECT x.supplier, x.state, CAST(SUM(x.owed_micro) AS BIGINT) AS owed_micro,
     CAST(SUM(x.net_micro) AS BIGINT) AS net_micro, CAST(SUM(x.reversed_micro) AS BIGINT) AS reversed_micro,
     CAST(SUM(x.clawed_back_micro) AS BIGINT) AS clawed_back_micro
-FROM {settlements_now} x GROUP BY x.supplier, x.state
+FROM {settlements_now} x WHERE x.state IN :states GROUP BY x.supplier, x.state
 
 -- name: of_suppliers
 s.supplier IN :suppliers

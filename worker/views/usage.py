@@ -20,7 +20,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.catalog.mapping import SECONDS, UNITS, MappingRow, mapping_rows, segments
 
 MAX_DAYS: Final = 400
@@ -75,6 +75,16 @@ class Place:
     what: str
     feature: str
     unit: str
+
+
+def until_now(now_ms: int) -> int:
+    """Where a range ends that names no end: behind the window that goes on."""
+    return window_of(now_ms) + WINDOW_MS
+
+
+def last_days(now_ms: int, days: int) -> tuple[int, int]:
+    """The range of the last days: that of `drawdown usage --from 7d`."""
+    return window_of(now_ms) - days * DAY_MS, until_now(now_ms)
 
 
 def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> UsageReport:

@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.errors import UnknownId
-from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
@@ -25,7 +25,7 @@ from drawdown.worker.commands.guard_options import ways_out
 from drawdown.worker.verdict.rules import CREDIT_REASONS
 from drawdown.worker.views import own_wallet, wallet_days, wallet_entries
 from drawdown.worker.views.forecast import forecast_of
-from drawdown.worker.views.usage import read_usage
+from drawdown.worker.views.usage import last_days, read_usage
 
 COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
 DAY_CHOICES: Final = (7, 30, 89)
@@ -95,9 +95,8 @@ def _balance(account: own_wallet.Standing) -> Tile:
 
 def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple[str, int, str]]:
     """What was sampled or sent in the last days: feature, base units and their name, the most first."""
-    to_ms = now_ms - now_ms % WINDOW_MS + WINDOW_MS
     try:
-        rows = read_usage(connection, org_id, to_ms - full.SPLIT_DAYS * DAY_MS, to_ms, "feature").rows
+        rows = read_usage(connection, org_id, *last_days(now_ms, full.SPLIT_DAYS), "feature").rows
     except UnknownId:  # a wallet alone
         return []
     return sorted(((row.feature, row.used, row.unit) for row in rows if row.used), key=lambda row: (-row[1], row[0]))

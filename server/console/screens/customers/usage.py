@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO, WINDOW_MS
+from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.frame.parts import Tile
@@ -24,7 +24,7 @@ from drawdown.worker.verdict.watch_state import is_watched
 from drawdown.worker.views import wallet_days
 from drawdown.worker.views.accounts import Account, PaidFrom, account_of, payer_of
 from drawdown.worker.views.forecast import Forecast, forecast_by
-from drawdown.worker.views.usage import Share, read_shares
+from drawdown.worker.views.usage import Share, last_days, read_shares
 from drawdown.worker.views.wallet_days import LedgerDay, RunSteps, Use
 from drawdown.worker.views.wallet_entries import Chosen
 
@@ -191,20 +191,19 @@ def steps(found: RunSteps, account: Account) -> list[Step]:
     """Preview, accept, queued, complete, settlement: each with what it does to the wallet."""
     reserved, held = figures.credits(found.accepted_micro), figures.credits(found.held_micro)
     drawn, net = figures.credits(found.drawn_micro), figures.credits(found.net_micro)
-    on_hold = figures.credits(account.hold_micro)
+    waits = figures.credits(account.hold_micro)
     return [
         Step("Preview", None, "asked, and not kept", EFFECTS["preview"]),
         Step("Accept", found.accepted, f"{reserved} reserved in all", EFFECTS["accept"]),
         Step("Queued", found.going, f"{found.waiting:,} drew nothing yet; {held} still held", EFFECTS["queued"]),
         Step("Complete", found.complete, f"{drawn} charged", EFFECTS["complete"]),
-        Step("Settlement", found.settling, f"{net} to suppliers; {on_hold} on hold", EFFECTS["settlement"]),
+        Step("Settlement", found.settling, f"{net} to suppliers; they wait for {waits}", EFFECTS["settlement"]),
     ]
 
 
 def _shares(connection: sa.Connection, org: sa.Row[Any], now_ms: int) -> list[tuple[str, list[Share], int]]:
     """Usage of the last days by sandbox and by project, the most first; how many more there are."""
-    to_ms = now_ms - now_ms % WINDOW_MS + WINDOW_MS
-    found = read_shares(connection, org.org_id, int(org.floor_ms), to_ms - SPLIT_DAYS * DAY_MS, to_ms)
+    found = read_shares(connection, org.org_id, int(org.floor_ms), *last_days(now_ms, SPLIT_DAYS))
     named = {by: [one for one in shares if one.what or by == "sandbox"] for by, shares in found.items()}
     return [(by, shares[:MOST_SHARES], max(len(shares) - MOST_SHARES, 0)) for by, shares in named.items()]
 

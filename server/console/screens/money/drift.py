@@ -19,7 +19,7 @@ from drawdown.worker.parity.compare import ALERTING
 from drawdown.worker.views import parity, vendors
 from drawdown.worker.views.checks import last_checks
 from drawdown.worker.views.parity import ParityLine
-from drawdown.worker.views.vendors import LEAST_MICRO, PPM, TOLERANCE_PPM, DriftLine
+from drawdown.worker.views.vendors import LEAST_MICRO, TOLERANCE_PPM, DriftLine
 
 PATH: Final = "/console/drift"
 DAYS: Final = (7, 3, 14)
@@ -90,12 +90,13 @@ def _bills(found: Sequence[DriftLine], days: int, looked: str) -> Table:
 
 
 def apart(one: DriftLine) -> str:
-    """By how many per cent of the estimate the bill differs."""
+    """By how many per cent of the estimate the bill differs: one decimal, halves away from zero."""
     if one.billed_micro is None or not one.estimated_micro:
         return figures.UNKNOWN
-    ppm = (one.billed_micro - one.estimated_micro) * PPM // one.estimated_micro
-    sign = figures.MINUS if ppm < 0 else "+" if ppm else ""
-    return f"{sign}{abs(ppm) // 10_000}.{abs(ppm) % 10_000 // 1_000}"
+    more, size = one.billed_micro - one.estimated_micro, abs(one.estimated_micro)
+    tenths = (2_000 * abs(more) + size) // (2 * size)
+    sign = "" if not tenths else "+" if (more > 0) == (one.estimated_micro > 0) else figures.MINUS
+    return f"{sign}{tenths // 10}.{tenths % 10}"
 
 
 def _verdict(one: DriftLine) -> Cell:

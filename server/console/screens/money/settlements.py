@@ -17,7 +17,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.views import settlements
-from drawdown.worker.views.settlements import Account, SettlementFilter
+from drawdown.worker.views.settlements import Account, SettlementFilter, Sums
 
 PATH: Final = "/console/settlements"
 STATES: Final[tuple[str, ...]] = get_args(Standing)
@@ -35,12 +35,14 @@ MOST_BATCHES: Final = 20
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     state, chosen = ask.choice("state", ("", *STATES)), _chosen(ask)
-    suppliers = settlements.list_suppliers(connection, ask.now_ms, MOST_SUPPLIERS)
+    if chosen.supplier:
+        suppliers = [settlements.account_of_supplier(connection, chosen.supplier, ask.now_ms)]
+    else:
+        suppliers = settlements.list_suppliers(connection, ask.now_ms, MOST_SUPPLIERS)
     place = ask.text("after")
     found, after = settlements.page(connection, chosen, ask.now_ms, place)
     batches = settlements.list_batches(connection, chosen.supplier, MOST_BATCHES)
     query = {"state": state, "supplier": chosen.supplier, "org": chosen.org}
-    shown_of = [one for one in suppliers if chosen.supplier in ("", one.supplier)]
     filters = [
         Filter("state", "State", state, [("", "any"), *((one, one) for one in STATES)]),
         Filter("supplier", "Supplier", chosen.supplier),
@@ -49,7 +51,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     following = url(PATH, **query, after=after) if after else ""
     options = [word for name, value in query.items() if value for word in (f"--{name}", value)]
     tables = [
-        _suppliers(shown_of, suppliers),
+        _suppliers(suppliers),
         settlements_table(
             found,
             cells.command("settlement", "list", *options),
@@ -60,7 +62,13 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         _batches(batches, chosen.supplier),
     ]
     file = url(f"{PATH}.csv", **query)
-    return shown(Shown(PATH, tables, tiles=_tiles(shown_of), filters=filters, query=query, file=file))
+    if state or chosen.org:
+        tiles = _tiles([settlements.sums_of(connection, chosen, ask.now_ms)], chosen.states)
+    else:
+        tiles = _tiles([one.sums for one in suppliers], STATES, _first(suppliers))
+        carried = sum(one.sums.carried_micro for one in suppliers)
+        tiles.append(Tile("To be clawed back", figures.credits(carried), "less in the next batches"))
+    return shown(Shown(PATH, tables, tiles=tiles, filters=filters, query=query, file=file))
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
@@ -78,20 +86,22 @@ def _chosen(ask: Ask) -> SettlementFilter:
     return SettlementFilter((state,) if state else STATES, ask.text("supplier"), ask.text("org"))
 
 
-def _tiles(found: Sequence[Account]) -> list[Tile]:
-    """Of the suppliers that are shown."""
-    names = ("hold", "eligible", "frozen", "released", "reversed")
-    sums = {name: sum(getattr(one.sums, f"{name}_micro") for one in found) for name in names}
-    carried = sum(one.sums.carried_micro for one in found)
-    tiles = [
-        Tile(name.capitalize() if name != "hold" else "On hold", figures.credits(micro), SAID[name],
+def _tiles(found: Sequence[Sums], states: Sequence[str], whose: str = "") -> list[Tile]:
+    """What settlements of these states come to."""
+    sums = {name: sum(getattr(one, f"{name}_micro") for one in found) for name in SAID if name in states}
+    return [
+        Tile(name.capitalize() if name != "hold" else "On hold", figures.credits(micro), whose or SAID[name],
              "warn" if name == "frozen" and micro else "")
         for name, micro in sums.items()
     ]  # fmt: skip
-    return [*tiles, Tile("To be clawed back", figures.credits(carried), "less in the next batches")]
 
 
-def _suppliers(found: Sequence[Account], all_of_them: Sequence[Account]) -> Table:
+def _first(found: Sequence[Account]) -> str:
+    """Whose they are, where there may be more suppliers."""
+    return f"of the first {MOST_SUPPLIERS} suppliers by name" if len(found) == MOST_SUPPLIERS else ""
+
+
+def _suppliers(found: Sequence[Account]) -> Table:
     rows = [
         (
             cells.supplier(one.supplier),
@@ -108,7 +118,7 @@ def _suppliers(found: Sequence[Account], all_of_them: Sequence[Account]) -> Tabl
     ]
     heads = ("Supplier", "State", "#Share", "#On hold", "#Eligible", "#Frozen", "#Released", "#In batches",
              "#A batch is above")  # fmt: skip
-    note = f"The first {MOST_SUPPLIERS} by name." if len(all_of_them) == MOST_SUPPLIERS else ""
+    note = f"The first {MOST_SUPPLIERS} by name." if len(found) == MOST_SUPPLIERS else ""
     none = "There is no supplier. A run that names one owes it a share."
     command = "drawdown supplier list" if rows else "drawdown supplier set render-farm --share 70 --new"
     return Table("By supplier", heads, rows, none, command, note=note)

@@ -30,7 +30,7 @@ PHASE_WORDS: Final = {"": "any", "waiting": "nothing drawn yet", "drawing": "dra
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     chosen = _chosen(ask)
     found = runs.page(connection, chosen, ask.now_ms, ask.key("after"))
-    figures_ = runs.held_figures(connection, ask.now_ms)
+    figures_ = runs.held_figures(connection, chosen, ask.now_ms)
     names = ("state", "phase", "older", "org", "payer", "project")
     query = {name: ask.query[name] for name in names if ask.query.get(name)}
     rows = [
@@ -128,7 +128,7 @@ def _filters(chosen: Chosen) -> tuple[Filter, ...]:
 
 
 def _tiles(found: HeldFigures, now_ms: int) -> list[Tile]:
-    most = f"of the {MOST_LOOKED_AT:,} that end first" if found.runs == MOST_LOOKED_AT else "by runs that go on"
+    most = f"of the {MOST_LOOKED_AT:,} that end first" if found.is_cut else "by runs that go on"
     return [
         Tile("Held", figures.credits(found.held_micro), most),
         Tile("Runs that hold", figures.count(found.runs), f"{found.waiting:,} drew nothing yet"),
@@ -157,4 +157,6 @@ def _holders(found: list[Holder]) -> Table:
         for one in found
     ]
     heads = ("Payer", "#Runs", "#Held", "Until, UTC")
-    return Table("Who holds most", heads, rows, "Nobody holds anything.", "drawdown execution list --state held")
+    return Table(
+        "Who holds most, of all runs", heads, rows, "Nobody holds anything.", "drawdown execution list --state held"
+    )

@@ -36,7 +36,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     metric, span = ask.text("metric"), ask.choice("span", ("7d", "24h", "30d"))
     blocks = guard_blocks.block_rates(connection, ask.now_ms, metric=metric, span=span, after=ask.text("after"))
     now_ms = ask.now_ms
-    waiting = open_overrides(connection, now_ms, now_ms + SOON_MS)
+    waiting = open_overrides(connection, now_ms, now_ms + SOON_MS, metric)
     filters = (
         Filter("metric", "Metric", metric),
         Filter(
