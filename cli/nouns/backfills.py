@@ -24,6 +24,7 @@ from drawdown.schema.text import clean
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
 from drawdown.worker.commands import backfills
 from drawdown.worker.commands.backfills import TAKEN_AT_ONCE, Diff
+from drawdown.worker.commands.withdrawals import judge_backfill
 from drawdown.worker.sources.events.files import read_events
 from drawdown.worker.sources.samples.lines import open_lines
 from drawdown.worker.views import backfills as views
@@ -172,8 +173,9 @@ def revert(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     app: App = context.obj
     by, done = app.by(actor, reason), False
     was = app.read(lambda c: show_backfill(c, name)).state
+    judged = app.read(lambda c: judge_backfill(c, name))
     while not done:
-        _, done = app.write(lambda c: backfills.revert(c, name, by))
+        _, done = app.write(lambda c: backfills.revert(c, name, by, judged))
     withdrawn = app.read(lambda c: show_backfill(c, name)).withdrawn  # also by a command that was ended half-way
     said = {
         "reverted": f"was reverted before; {withdrawn:,} events are withdrawn",
