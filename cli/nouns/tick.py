@@ -50,7 +50,7 @@ def parse_shard(text: str | None) -> Shard:
     """`i/n`, i from 0: a contiguous part of the buckets."""
     if text is None:
         return Shard()
-    found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
+    found = re.fullmatch(r"([0-9]{1,3})/([0-9]{1,3})", text)
     index, of = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 0 <= index < of <= BUCKETS:
         raise UsageError(f"--shard {text!r}: write i/n with i from 0 to n-1, and n at most {BUCKETS}, such as 0/4")

@@ -191,12 +191,17 @@ def show_percent(ppm: int) -> str:
     return f"{Decimal(ppm) / 10_000:f} %"
 
 
+def is_quantity(text: str) -> bool:
+    """Whether it is a whole number of base units, in plain digits, that a database holds."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
 def parse_quantities(use: list[str] | None) -> dict[str, int] | None:
     """Base units by feature, of `tokens=1200`. Errors: UsageError."""
     found: dict[str, int] = {}
     for text in use or []:
         feature, _, quantity = text.partition("=")
-        if not feature or not (quantity.isascii() and quantity.isdigit()) or feature in found:
+        if not feature or not is_quantity(quantity) or feature in found:
             raise UsageError(f"--use {text!r}: write FEATURE=N, each feature once, N a whole number of base units")
         found[feature] = int(quantity)
     return found or None
