@@ -77,7 +77,7 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness:
 def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Sequence[Loss]) -> Withdrawn:
     sample = SQL.run(connection, "sample", {"sample_id": sample_id}).one_or_none()
     if sample is None:
-        ids.require(connection, ids.SAMPLE, sample_id)
+        ids.require(connection, ids.USED_SAMPLE, sample_id)
         raise Refused(f"the sample {sample_id} appeared this moment: try again")
     if sample.problem is not None:
         raise Refused(f"the sample {sample_id} is quarantined ({sample.problem}) and was never billed")
