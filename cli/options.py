@@ -56,7 +56,7 @@ def _is_typed(context: typer.Context, name: str | None) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-_MOST: Final = 2**63 - 1
+MOST_TYPED: Final = 2**63 - 1
 """No database holds a larger whole number."""
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,300}")
 _PARTED: Final = re.compile(r"[+-]?([0-9]{1,300}(\.[0-9]*)?|\.[0-9]+)")
@@ -74,7 +74,7 @@ def plain_numbers(command: TyperCommand | TyperGroup) -> None:
 
 def _reader(kind: type[Number], least: Number | None, most: Number | None) -> Callable[[str | Number], Number]:
     form, words = (_WHOLE, "whole number: write digits alone") if kind is int else (_PARTED, "number: write 5 or 0.5")
-    low, high = -_MOST if least is None else least, _MOST if most is None else most
+    low, high = -MOST_TYPED if least is None else least, MOST_TYPED if most is None else most
 
     def read(given: str | Number) -> Number:
         if not isinstance(given, str):  # what is not typed has its default

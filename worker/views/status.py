@@ -41,10 +41,11 @@ WHOLE: Final = (
     "stopped",
     "halted_orgs",
     "doubted",
-    "last_tick",
     "last_of_first_shard",
 )
 """What is read of everything, and asks for no value."""
+MOST_TICKS: Final = 1_000
+"""Among which the last one is looked for."""
 FILES_WAIT: Final = "files of watched folders wait to be taken"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
 """Of an organisation's row: what only the seal uses, for how far it is sealed says both; and what lists alone go by."""
@@ -58,6 +59,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         connection,
         **{name: SQL.part(name) for name in WHOLE},
         **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
+        last_tick=SQL.part("last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}),
         orders=orders_part(now_ms),
         files=files_part(),
         paused=terms.SQL.part("paused"),
