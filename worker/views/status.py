@@ -75,10 +75,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         left=(backlog := read_backlog(connection, Shard(), now_ms)),
         providers=read_providers(connection, now_ms),
         paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
-        pending=[
-            parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
-            for row in read["pending"]
-        ],
+        pending=[_pending(row) for row in read["pending"]],
         halts=parts.HaltsDue(**vars(read["halts"][0])),
         watch_ms=read["watch"][0].round_ms,
         unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
@@ -97,6 +94,10 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         cluster=read_cluster(connection) if read["there"] else None,
     )
     return parts.Status(found, judge(found))
+
+
+def _pending(row: Any) -> parts.PendingUsage:
+    return parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
 
 
 def _unheeded(halt: Unheeded) -> parts.UnheededHalt:
