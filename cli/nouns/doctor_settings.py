@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Final
 
 from drawdown.cli.app import App
 from drawdown.cli.settings.settings import PREFIX, Settings
-from drawdown.schema.text import nearest
+from drawdown.schema.text import nearest, typed
 from drawdown.worker.engine.stores import Databases
 from drawdown.worker.halts.cell_settings import SHARED, CellSettings
 from drawdown.worker.views.cells import cells_without_url, list_cells
@@ -42,7 +41,7 @@ def _cells(app: App) -> Iterator[Finding]:
         yield Finding(not mend, f"cell {cell.cell_id} at {cell.url}", mend)
         yield _cell_secret(settings, cell.cell_id)
     for name in app.read(cells_without_url):
-        yield Finding(False, f"cell {name} runs sandboxes and has no URL", f"`drawdown cell set {quote(name)} URL`")
+        yield Finding(False, f"cell {name} runs sandboxes and has no URL", f"`drawdown cell set {typed(name, 'URL')}`")
 
 
 def _cell_secret(settings: CellSettings, cell: str) -> Finding:

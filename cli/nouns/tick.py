@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +20,7 @@ from drawdown.cli.rendering import show
 from drawdown.cli.stopping import Stopping
 from drawdown.cli.streams import Fault, as_error
 from drawdown.schema.errors import Exit, UsageError, worst
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker.engine import runner
@@ -226,7 +226,7 @@ def report_lines(report: Report) -> list[str]:
     if report.batches_wait:
         lines.append("  left: files of watched folders, more than a tick takes or while another reads them")
     lines += [f"  {problem}" for problem in report.problems]
-    lines += [f"  stopped: {org}; `drawdown org show {quote(org)}` says why" for org in report.stopped_orgs]
+    lines += [f"  stopped: {org}; `drawdown org show {typed(org)}` says why" for org in report.stopped_orgs]
     return lines + [f"  failed: {failure}" for failure in report.failures]
 
 

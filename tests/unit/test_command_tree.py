@@ -143,7 +143,7 @@ def test_recover_names_all_that_people_do_again_and_no_command_that_there_is_not
 NUMBERS = [
     pytest.param(one, param, id=f"{' '.join(path)} {param.name}")
     for path, one in TREE.items()
-    for param in one.params
+    for param in list[Any](one.params)
     if param.type_descriptor.annotation in (int, float)
 ]
 

@@ -17,6 +17,7 @@ from drawdown.cli.main import VALUED, app, global_options_first
 from drawdown.cli.tree import walk
 from drawdown.schema import ids
 from drawdown.schema.ids import Kind
+from drawdown.schema.text import typed
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema")
@@ -65,7 +66,7 @@ def fault(words: list[str]) -> str | None:
         words = words[2:] if words[0] in VALUED else words[1:]
     if not words or words[0] == FILLED or not words[0].islower() or not words[0].strip(",.").isalpha():
         return None
-    path = (words.pop(0).strip(",."),)
+    path: tuple[str, ...] = (words.pop(0).strip(",."),)
     while hasattr(TREE.get(path), "commands") and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
         path = (*path, words.pop(0))
     if path not in TREE:
@@ -109,3 +110,37 @@ def test_what_shows_those_there_are_can_be_given_as_it_is_said(name: str) -> Non
     rest = words[len(path) :]
     if rest != ["--help"]:
         TREE[path].make_context(path[-1], rest, parent=COMMAND.make_context("drawdown", [], resilient_parsing=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("key", "end", "k"), "key end k"),
+        (("key", "end", "two words", "--reason", "because it is"), "key end 'two words' --reason 'because it is'"),
+        (("key", "end", "-dash"), "key end -- -dash"),
+        (("key", "end", "-h", "--reason", "r"), "key end --reason r -- -h"),
+        (("payer", "allow", "acme", "-dash"), "payer allow acme -- -dash"),
+        (("backfill", "close", "-a", "--hash", "-b"), "backfill close --hash -b -- -a"),
+        (("org", "list", "--halted"), "org list --halted"),
+    ],
+)
+def test_a_name_that_begins_with_a_dash_is_typed_behind_the_options(words: tuple[str, ...], line: str) -> None:
+    assert typed(*words) == line
+    within = COMMAND.make_context("drawdown", [], resilient_parsing=True)
+    found = TREE[words[:2]].make_context(words[1], shlex.split(line)[2:], parent=within)
+    assert {str(value) for value in found.params.values()} >= {word for word in words[2:] if word[:2] != "--"}
+
+
+def test_no_argument_is_printed_that_would_be_taken_for_an_option() -> None:
+    """`shlex.quote` is for the value of an option alone."""
+    wrong = []
+    for path in sorted({path for path, _ in texts()}):
+        source = (ROOT / path).read_text()
+        assert "shlex.join" not in source or path == "schema/text.py", path
+        wrong += [
+            f"{path}: {line.strip()}"
+            for line in source.splitlines()
+            for found in re.finditer(r"drawdown [a-z][^`]*?(--(\{[^}]*\}|[a-z-]+) )?\{(shlex\.)?quote\(", line)
+            if found[1] is None
+        ]
+    assert wrong == []
