@@ -58,6 +58,13 @@ def in_short(error: BaseException) -> str:
     return clean(f"{type(error).__name__}: {first}", MAX_ERROR_CHARS)
 
 
+def why_unread(error: Exception) -> str:
+    """Why a file of text cannot be read, in words for whoever named it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no UTF-8 text"
+    return str(getattr(error, "strerror", None) or error)
+
+
 def typed(*words: str) -> str:
     """Words of a command as a person types them in a shell: what it is about, then its options. Before what would be
     taken for an option stands `--`, and options before that."""

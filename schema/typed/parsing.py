@@ -46,6 +46,14 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
         raise UsageError(f"{option}: {text!r} is no time; write {FORMS}") from error
 
 
+def parse_ahead(text: str, option: str, now_ms: int) -> int:
+    """The same, for the time until when something holds. Errors: UsageError, also for `7d`, which is seven days ago."""
+    moment = parse_time(text, option, now_ms)
+    if RELATIVE.fullmatch(text) and not text.startswith("+"):
+        raise UsageError(f"{option} {text} is over already, {text} ago: in {text} is +{text}")
+    return moment
+
+
 def _relative(text: str, now_ms: int, zone: str) -> int | None:
     if text == "now":
         return now_ms
