@@ -1,10 +1,17 @@
-"""Options that several commands share."""
+"""Options that several commands share, and numbers as every command reads them.
+
+Guarantee: a number is a sign, digits and, where a part counts, a point. Typer takes `1.00` for 1 and `1_0` for 10, and
+in an amount each of these is sooner a slip than meant.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from drawdown.schema.errors import UsageError
 
@@ -47,3 +54,38 @@ def only_with(context: typer.Context, option: str, *others: str) -> None:
 def _is_typed(context: typer.Context, name: str | None) -> bool:
     source = None if name is None else context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+MOST_TYPED: Final = 2**63 - 1
+"""No database holds a larger whole number."""
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,300}")
+_PARTED: Final = re.compile(r"[+-]?([0-9]{1,300}(\.[0-9]*)?|\.[0-9]+)")
+Number = int | float
+
+
+def plain_numbers(command: TyperCommand | TyperGroup) -> None:
+    """Have a command read its numbers by this module, within the bounds that each was declared with."""
+    params: Sequence[Any] = command.params  # those of Typer, which keeps their class to itself
+    for param in params:
+        kind, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
+        if kind in (int, float):
+            info.parser = _reader(kind, info.min, info.max)
+
+
+def _reader(kind: type[Number], least: Number | None, most: Number | None) -> Callable[[str | Number], Number]:
+    form, words = (_WHOLE, "whole number: write digits alone") if kind is int else (_PARTED, "number: write 5 or 0.5")
+    low, high = -MOST_TYPED if least is None else least, MOST_TYPED if most is None else most
+
+    def read(given: str | Number) -> Number:
+        if not isinstance(given, str):  # what is not typed has its default
+            return given
+        if not form.fullmatch(given):
+            raise typer.BadParameter(f"{given!r} is no {words}")
+        found = kind(given)
+        if found < low:
+            raise typer.BadParameter(f"{given} is less than {low:,}")
+        if found > high:
+            raise typer.BadParameter(f"{given} is more than {high:,}")
+        return found
+
+    return read

@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from drawdown.cli.examples import EXAMPLES
+from drawdown.cli.options import plain_numbers
 
 Command: TypeAlias = TyperCommand | TyperGroup
 
@@ -177,6 +178,7 @@ def _built(name: str) -> object:
     command = get_group(holder).commands[name]
     for path, below in walk(command, (name,)):
         below.epilog = examples_of(path)
+        plain_numbers(below)
     return command
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -13,6 +12,7 @@ from drawdown.ledger.closing import promised
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 
 SQL = queries(__file__)
 
@@ -81,7 +81,9 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
     account = wallet_account(customer_id)
     open_accounts(connection, [account])
     if not hold_plans(connection, [plan]):
-        raise Refused(f"there is no plan {plan}: make it with `drawdown plan set {quote(plan)} --max-concurrent N`")
+        raise Refused(
+            f"there is no plan {plan}: make it with `drawdown plan set {typed(plan, '--max-concurrent', 'N')}`"
+        )
     if SQL.run(connection, "set_plan", {"plan": plan, "account_id": account}).first() is None:
         return False
     SQL.run(connection, "stay", {"customer_id": customer_id, "plan": plan, **vars(by)})

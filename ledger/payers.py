@@ -7,7 +7,6 @@ the lock of the payer's wallet, so that whoever ends it, or lowers its limit, en
 from __future__ import annotations
 
 from dataclasses import dataclass
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.runs.reservations import Denied, Reservation
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
@@ -75,7 +75,7 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
         ended = "" if found is None or found.allowed else " any more"
         raise Denied(
             "payer_not_allowed",
-            f"{payer} does not pay for runs of {org_id}{ended}: `drawdown payer allow {quote(payer)} {quote(org_id)}`, "
+            f"{payer} does not pay for runs of {org_id}{ended}: `drawdown payer allow {typed(payer, org_id)}`, "
             "or leave the payer out",
             "account",
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -20,6 +19,7 @@ from drawdown.ledger.suppliers import Supplier
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
@@ -80,7 +80,7 @@ def release(
         why = f"by {frozen.actor} ({frozen.reason})"
         raise Denied(
             "frozen_supplier",
-            f"{found.supplier} is frozen {why}: `drawdown supplier freeze {quote(found.supplier)} --undo`",
+            f"{found.supplier} is frozen {why}: `drawdown supplier freeze {typed(found.supplier, '--undo')}`",
         )
     settlements.require_in_order(connection, found.supplier, by.now_ms)
     made = _gathered(connection, payout, found, period, by)

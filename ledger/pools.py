@@ -8,7 +8,6 @@ of both. A pool allots no more than it has available.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -20,6 +19,7 @@ from drawdown.ledger.entries import post
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
@@ -83,7 +83,7 @@ def allot(
         raise Denied(
             "no_credit",
             f"the pool {pool} has {as_credits(room)} credits left to allot, and this is {as_credits(amount_micro)}: "
-            f"allot less, or give it more with `drawdown ledger grant {quote(pool)} CREDITS`",
+            f"allot less, or give it more with `drawdown ledger grant {typed(pool, 'CREDITS')}`",
             "credits",
         )
     lots.give(connection, lot)

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from shlex import quote
 
 import sqlalchemy as sa
 
@@ -26,6 +25,7 @@ from drawdown.ledger.runs.reservations import MATURE_TRIES
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import in_credits
 
 SQL = queries(__file__)
@@ -158,7 +158,7 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
     given, shown = "a lot that begins later", "ledger lots CUSTOMER"
     if before is not None:
         customer = before.to_account.removeprefix(WALLET)
-        given, shown = f"{in_credits(before.amount_micro)} credits to {customer}", f"ledger show {quote(customer)}"
+        given, shown = f"{in_credits(before.amount_micro)} credits to {customer}", f"ledger show {typed(customer)}"
     return Refused(f"the key of {key} was used before, for {given}: nothing was moved; `drawdown {shown}` shows it")
 
 

@@ -28,6 +28,8 @@ T = TypeVar("T")
 # What the driver warns of when a connection is lost would be a second line beside the clear one of `explain`.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
+NAMED_BY: Final = "DRAWDOWN_DATABASE_URL, or --database-url,"
+FORMS: Final = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 SQLITE_BUSY_S: Final = 60
 LOCK_TIMEOUT_S: Final = 60
 SQLITE_PREPARED: Final = 1_000
@@ -64,7 +66,7 @@ def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
             sa.event.listen(engine, "do_connect", lambda *given: given[-1].update(_login(latest())))
         return engine
     except (sa.exc.ArgumentError, ValueError) as error:
-        raise UsageError("--database-url is not a URL; use sqlite:///FILE or postgresql://USER@HOST/NAME") from error
+        raise UsageError(f"{NAMED_BY} is no URL; use {FORMS}") from error
 
 
 def _engine(parsed: sa.URL) -> sa.Engine:
@@ -86,7 +88,7 @@ def _engine(parsed: sa.URL) -> sa.Engine:
         sa.event.listen(engine, "connect", _never_prepare_temp_names)
         sa.event.listen(engine, "handle_error", _say_no_values)
         return engine
-    raise UsageError(f"no support for {backend} databases; use sqlite:///FILE or postgresql://USER@HOST/NAME")
+    raise UsageError(f"{NAMED_BY} is of a {backend} database; use {FORMS}")
 
 
 def _login(url: str) -> dict[str, str]:

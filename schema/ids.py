@@ -96,11 +96,13 @@ MAPPED: Final = Kind("event type", (*EVENT_TYPE.sources, IdSource("mapped_featur
 BACKFILL: Final = Kind("backfill", (IdSource("backfills"),), "drawdown backfill list")
 BATCH: Final = Kind("batch of usage", (IdSource("batch_ids"),), "drawdown batch list")
 BATCH_SOURCE: Final = Kind("watched folder or query", (IdSource("batch_source_names"),), "drawdown source list")
-SOURCE: Final = Kind("source of events", (), "drawdown event list")
-USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list")
+SOURCE: Final = Kind("source of events", (), "drawdown event sources")
+USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list --org ORG --from TIME")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")
+USED_SAMPLE: Final = Kind("sample", SAMPLE.sources, "drawdown sample list --org ORG --from TIME")
+"""One that was billed, or may be."""
 PAYMENTS: Final = Kind("payment service", (), "drawdown topup set --help")
 PROVIDER: Final = Kind("provider", (IdSource("assigned_providers"),), "drawdown provider list")
 ACTOR: Final = Kind("actor", (IdSource("actors"),), "drawdown audit list")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import re
+import shlex
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import Final
@@ -55,6 +56,23 @@ def in_short(error: BaseException) -> str:
     """An error's kind and first line: what follows may hold a statement, or others' values."""
     first = str(error).partition("\n")[0]
     return clean(f"{type(error).__name__}: {first}", MAX_ERROR_CHARS)
+
+
+def why_unread(error: Exception) -> str:
+    """Why a file of text cannot be read, in words for whoever named it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no UTF-8 text"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def typed(*words: str) -> str:
+    """Words of a command as a person types them in a shell: what it is about, then its options. Before what would be
+    taken for an option stands `--`, and options before that."""
+    first = next((at for at, word in enumerate(words) if word.startswith("--")), len(words))
+    dashed = next((at for at, word in enumerate(words[:first]) if word.startswith("-")), None)
+    if dashed is None:
+        return shlex.join(words)
+    return shlex.join((*words[:dashed], *words[first:], "--", *words[dashed:first]))
 
 
 def nearest(given: str, candidates: Iterable[str]) -> str | None:

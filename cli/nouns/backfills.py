@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from shlex import quote
 from typing import Annotated, Final
 
 import sqlalchemy as sa
@@ -20,10 +18,11 @@ from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Exit
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, typed
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
 from drawdown.worker.commands import backfills
 from drawdown.worker.commands.backfills import TAKEN_AT_ONCE, Diff
+from drawdown.worker.commands.withdrawals import judge_backfill
 from drawdown.worker.sources.events.files import read_events
 from drawdown.worker.sources.samples.lines import open_lines
 from drawdown.worker.views import backfills as views
@@ -172,8 +171,9 @@ def revert(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     app: App = context.obj
     by, done = app.by(actor, reason), False
     was = app.read(lambda c: show_backfill(c, name)).state
+    judged = app.read(lambda c: judge_backfill(c, name))
     while not done:
-        _, done = app.write(lambda c: backfills.revert(c, name, by))
+        _, done = app.write(lambda c: backfills.revert(c, name, by, judged))
     withdrawn = app.read(lambda c: show_backfill(c, name)).withdrawn  # also by a command that was ended half-way
     said = {
         "reverted": f"was reverted before; {withdrawn:,} events are withdrawn",
@@ -198,7 +198,7 @@ def _left_lines(left: Left | None, what: str) -> list[str]:
     """`what`: what takes it."""
     if left is None:
         return []
-    command = shlex.join(("drawdown", "ledger", "grant", left.customer_id, "CREDITS"))
+    command = typed("drawdown", "ledger", "grant", left.customer_id, "CREDITS")
     then = f", which halts {left.org_id}, unless `{command}` comes first" if left.halts else ""
     has, rest = show_credits(left.has_micro), show_credits(left.left_micro)
     return [f"{left.customer_id} has {has} credits: {what} leaves {rest}{then}"]
@@ -213,7 +213,7 @@ def _waits_lines(diff: Diff) -> list[str]:
             commands[one.code] = ("drawdown", "org", "assign", org, "--from", since)
         elif one.code == "unmapped":
             commands[one.what] = ("drawdown", "feature", "map-event", one.what, "FEATURE", "--from", since)
-    return [f"{clean(what)}: waits, and costs nothing before `{shlex.join(words)}`" for what, words in commands.items()]
+    return [f"{clean(what)}: waits, and costs nothing before `{typed(*words)}`" for what, words in commands.items()]
 
 
 def _diff_lines(diff: Diff, left: Left | None) -> list[str | Table]:
@@ -228,6 +228,6 @@ def _diff_lines(diff: Diff, left: Left | None) -> list[str | Table]:
     total = (
         "not known: a feature has no price" if diff.price_micro is None else f"{show_credits(diff.price_micro)} credits"
     )
-    close_it = f"drawdown backfill close {quote(diff.backfill.backfill)} --hash {diff.hash}"
+    close_it = f"drawdown backfill close {typed(diff.backfill.backfill, '--hash', diff.hash)}"
     told = [f"in all: {total}", *_waits_lines(diff), *_left_lines(left, "closing"), f"to close it: {close_it}"]
     return [counts, table("Closing would bill", columns, rows), *told]

@@ -11,6 +11,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Reason, Undo, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.text import why_unread
 from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.asking import MAX_QUERY_CHARS, PERIODS_MS, Question
@@ -85,7 +86,7 @@ def _question(app: App, query: Path, database: str, every: Every, closed_after: 
         with query.open(encoding="utf-8") as file:
             text = file.read(MAX_QUERY_CHARS + 1).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--query: {query} cannot be read as text: {error}") from error
+        raise UsageError(f"--query: {query} cannot be read: {why_unread(error)}") from error
     return Question(text, database.lower(), PERIODS_MS[every], parse_length(closed_after, "--closed-after"))
 
 

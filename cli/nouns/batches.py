@@ -19,7 +19,7 @@ from drawdown.worker.batches import sources
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.objects import is_prefix, object_at
 from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, most_samples, take, unread
-from drawdown.worker.batches.withdraw import WithdrawnBatch, withdraw_some
+from drawdown.worker.batches.withdraw import WithdrawnBatch, judge_batch, withdraw_some
 
 commands = typer.Typer()
 
@@ -129,10 +129,10 @@ def withdraw(
     again.
     """
     app: App = context.obj
-    by = app.by(actor, reason)
+    by, judged = app.by(actor, reason), app.read(lambda c: judge_batch(c, batch))
     done: str | WithdrawnBatch = ""
     while isinstance(done, str):
-        done = app.write(partial(withdraw_some, batch=batch, by=by, after=done))
+        done = app.write(partial(withdraw_some, batch=batch, by=by, after=done, judged=judged))
     said = f"{done.samples:,} samples withdrawn"
     if done.closed:
         said += f"; {done.closed:,} lie below a floor and are closed for good: what was billed of them stays billed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.cli.streams import require_shown
 from drawdown.cli.tree import Group
 from drawdown.schema.errors import AnswerLost
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.worker.commands import console_users
 from drawdown.worker.views.console_users import list_users
@@ -43,7 +43,7 @@ def add(
     try:
         until = app.write(lambda c: console_users.add(c, name, role, link, by, grant_limit_micro=limit))
     except AnswerLost as error:
-        word = quote(name)
+        word = typed(name)
         again = f"where `drawdown console user list` has {name}, `drawdown console user reset {word}` shows a link"
         raise AnswerLost(error.why, again) from error
     _tell(app, name, link, until)
@@ -111,5 +111,5 @@ def _tell(app: App, name: str, link: str, until_ms: int) -> None:
         lines.append("DRAWDOWN_CONSOLE_URL is not set: put the server's address before it, and set that there, too")
     show(app, {"name": name, "url": url, "until_ms": until_ms}, lines)
     require_shown(
-        f"the link could not be shown, so nobody has it; `drawdown console user reset {quote(name)}` shows another"
+        f"the link could not be shown, so nobody has it; `drawdown console user reset {typed(name)}` shows another"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -21,6 +20,7 @@ from drawdown.schema.errors import DrawdownError, Exit, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.roles import HOST, READ, WORKER, require_roles, script
 from drawdown.schema.roles import apply as apply_roles
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.checks import proofs
 from drawdown.worker.cluster import install
@@ -174,7 +174,7 @@ def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str
     lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
     return [
         *lines,
-        *(f"stopped: {one}; mend it, then `drawdown org release {quote(one)} --reason …`" for one in stopped),
+        *(f"stopped: {one}; mend it, then `drawdown org release --reason … {typed(one)}`" for one in stopped),
     ]
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from shlex import quote
 
 from drawdown.cli.app import App
+from drawdown.cli.nouns.doctor_settings import OF_SETTINGS, Finding, private
 from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
@@ -20,14 +18,11 @@ from drawdown.worker.batches.objects import is_prefix, require_listed
 from drawdown.worker.batches.sources import BatchSource, list_sources
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
 from drawdown.worker.engine.stores import Databases
-from drawdown.worker.halts.cell_settings import SHARED, CellSettings
 from drawdown.worker.history.incarnation import read_incarnation
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
 from drawdown.worker.views.batches import files_left
-from drawdown.worker.views.cells import cells_without_url, list_cells
 from drawdown.worker.views.features import unrated_features
-from drawdown.worker.views.hooks import list_endpoints
 from drawdown.worker.views.long_open import oldest_open
 from drawdown.worker.views.metrics import last_tick_ms
 from drawdown.worker.views.proofs import WHOLE_LATE_MS, last_held
@@ -35,17 +30,6 @@ from drawdown.worker.views.providers import providers_in_use
 from drawdown.worker.views.upkeep import upkeep
 
 MIN_SQLITE = (3, 39, 0)
-MIN_SECRET_CHARS = 16
-WITH_WEBHOOKS = ("autumn", "stripe")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    ok: bool
-    what: str
-    mend: str = ""
 
 
 def examine(app: App) -> list[Finding]:
@@ -66,10 +50,7 @@ def examine(app: App) -> list[Finding]:
         _proofs,
         _mapping,
         _providers,
-        _cells,
-        _hooks,
-        _server,
-        _files,
+        *OF_SETTINGS,
         _folders,
     )
     for check in checks:
@@ -89,7 +70,7 @@ def _sqlite(app: App) -> Iterator[Finding]:
         try:
             app.write(lambda _: None, rollback=True)
             yield Finding(True, f"{file} can be written")
-            yield from _private(file, "600")
+            yield from private(file, "600")
         except DrawdownError as error:
             yield Finding(False, f"{file}", str(error))
 
@@ -102,18 +83,12 @@ def _witness(app: App) -> Iterator[Finding]:
         WitnessFile(folder).recall(app.engine)
         above = next(parent for parent in (folder, *folder.parents) if parent.exists())
         yield Finding(os.access(above, os.W_OK), f"what this host remembers is kept in {folder}", mend)
-        yield from _private(folder, "700")
+        yield from private(folder, "700")
     except DrawdownError as error:
         yield Finding(False, f"what this host remembers, in {folder}", str(error))
         return
     if doubted is not None:
         yield Finding(False, f"the database's history is in doubt: {doubted}", "`drawdown recover --dry-run`")
-
-
-def _private(path: Path, mode: str) -> Iterator[Finding]:
-    """Found open by everybody; a group may be meant."""
-    if path.exists() and path.stat().st_mode & 0o007:
-        yield Finding(False, f"{path} is open to everybody on this machine", f"`chmod {mode} {path}`")
 
 
 def _folders(app: App) -> Iterator[Finding]:
@@ -238,61 +213,3 @@ def _providers(app: App) -> Iterator[Finding]:
         else:
             mend = provider.dormant or ""
             yield Finding(not mend, f"the provider {name} is {'dormant' if mend else 'ready'}", mend)
-
-
-def _cells(app: App) -> Iterator[Finding]:
-    settings = app.settings.cells()
-    for cell in app.read(list_cells):
-        mend = settings.why_not(cell.url) or ""
-        yield Finding(not mend, f"cell {cell.cell_id} at {cell.url}", mend)
-        yield _cell_secret(settings, cell.cell_id)
-    for name in app.read(cells_without_url):
-        yield Finding(False, f"cell {name} runs sandboxes and has no URL", f"`drawdown cell set {quote(name)} URL`")
-
-
-def _cell_secret(settings: CellSettings, cell: str) -> Finding:
-    shared = () if cell in settings.secrets else settings.secrets.get(SHARED, ())
-    given = settings.secrets.get(cell) or (*settings.roots, *shared)
-    weak = min((len(secret) for secret in given), default=0) < MIN_SECRET_CHARS
-    notes = ["several, while they are rotated"] * (len(given) > 1) + ["one is shared with other cells"] * bool(shared)
-    what = f"the secret that signs halts for cell {cell}" + (f" ({'; '.join(notes)})" if notes else "")
-    mend = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, {MIN_SECRET_CHARS} characters or more"
-    return Finding(not weak, what, mend if weak else "")
-
-
-def _hooks(app: App) -> Iterator[Finding]:
-    """Endpoints of the operator's product, where there are any."""
-    going = [row for row in app.read(list_endpoints) if row.ended_ms is None]
-    settings = app.settings.hooks()
-    for row in going:
-        mend = settings.why_not(row.url) or ""
-        yield Finding(not mend, f"endpoint {row.name} at {row.url}", mend)
-    if going:
-        weak = min((len(root) for root in settings.roots), default=0) < MIN_SECRET_CHARS
-        mend = f"set DRAWDOWN_HOOK_SECRET, {MIN_SECRET_CHARS} characters or more"
-        yield Finding(not weak, "the secret that endpoints' own secrets are made from", mend if weak else "")
-
-
-def _files(app: App) -> Iterator[Finding]:
-    """What could not be read was said before any of this."""
-    for path in app.settings.files.paths.values():
-        yield from _private(path, "600")
-
-
-def _server(app: App) -> Iterator[Finding]:
-    """What `drawdown serve` would refuse. Not to have set it is no fault: nobody has to serve it."""
-    settings = app.settings.server()
-    for what, name, secrets in (
-        ("/admin", "DRAWDOWN_ADMIN_SECRETS", settings.admin_secrets),
-        ("/cron/tick", "DRAWDOWN_CRON_SECRET", tuple(filter(None, [settings.cron_secret]))),
-    ):
-        if not secrets:
-            yield Finding(True, f"the server's {what} answers 503: {name} is not set")
-        elif min(map(len, secrets)) < MIN_SECRET_CHARS:
-            yield Finding(
-                False, f"the secret of the server's {what}", f"set {name}, {MIN_SECRET_CHARS} characters or more"
-            )
-    for name, provider in app.registry.providers.items():
-        variable = f"{name}_webhook_secrets"
-        if provider.dormant is None and name in WITH_WEBHOOKS and not app.settings.of_providers().get(variable):
-            yield Finding(True, f"webhooks of {name} are refused: DRAWDOWN_{variable.upper()} is not set")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from shlex import quote
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from drawdown.cli.options import Actor, Most, New, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost, Exit, Refused, UsageError
 from drawdown.schema.messages import EVENTS
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.worker.commands import hooks
 from drawdown.worker.engine import runner
@@ -134,7 +134,7 @@ def rotate(
     except AnswerLost as error:
         again = (
             f"where `drawdown --json hook list` has {name} with the generation {before.generation}, it was not "
-            f"rotated: give it again; else `drawdown hook secret {quote(name)}` prints the new secret, and one more "
+            f"rotated: give it again; else `drawdown hook secret {typed(name)}` prints the new secret, and one more "
             "would end the old one"
         )
         raise AnswerLost(error.why, again) from error

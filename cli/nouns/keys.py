@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from shlex import quote
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ from drawdown.cli.options import Actor, Most, New, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.cli.streams import require_shown
 from drawdown.schema.errors import AnswerLost
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.commands import api_keys
 from drawdown.worker.views.api_keys import list_keys
@@ -112,7 +112,7 @@ def _lost(error: AnswerLost, name: str) -> AnswerLost:
 
 
 def _another(name: str) -> str:
-    word = quote(name)
+    word = typed(name)
     return f"`drawdown key rotate {word}` shows another, `drawdown key end {word}` ends all of them"
 
 

@@ -20,7 +20,7 @@ from drawdown.ledger.monthly.tiers import NO_CREDIT
 from drawdown.ledger.rates import Rate
 from drawdown.schema import ids
 from drawdown.schema.errors import AnswerLost, UsageError
-from drawdown.schema.typed.parsing import parse_credits, parse_time, show_credits, show_time
+from drawdown.schema.typed.parsing import parse_ahead, parse_credits, parse_time, show_credits, show_time
 from drawdown.worker.commands import credit
 from drawdown.worker.views.accounts import Account, account_of
 from drawdown.worker.views.forecast import MIN_DAYS, Forecast, forecast_of
@@ -63,7 +63,7 @@ def grant(
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
     grant_key = _clean_key(new_key() if key is None else key)
-    begins_ms, expires_ms = _moment(begins, "--begins", by.now_ms), _moment(expires, "--expires", by.now_ms)
+    begins_ms, expires_ms = _span(begins, expires, by.now_ms)
     terms = Terms(cast(Kind, kind), priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
 
     def work(connection: sa.Connection) -> tuple[int | None, wallet.Granted, accounts.Wallet]:
@@ -85,8 +85,11 @@ def grant(
     show(app, {"customer_id": customer, **result, "plan": held.plan, "is_new": before is None}, [line])
 
 
-def _moment(text: str | None, option: str, now_ms: int) -> int | None:
-    return None if text is None else parse_time(text, option, now_ms)
+def _span(begins: str | None, expires: str | None, now_ms: int) -> tuple[int | None, int | None]:
+    return (
+        None if begins is None else parse_time(begins, "--begins", now_ms),
+        None if expires is None else parse_ahead(expires, "--expires", now_ms),
+    )
 
 
 def _own_key(micro: int, key: str) -> str:

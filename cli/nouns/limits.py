@@ -12,7 +12,7 @@ from drawdown.cli.options import Actor, Most, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.guard.periods import PERIODS, Period
 from drawdown.schema.errors import UsageError
-from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.typed.parsing import is_quantity, show_time
 from drawdown.worker.commands import guard_terms
 from drawdown.worker.commands.guard_terms import ANY_PLAN, PlanLimit
 from drawdown.worker.views.guard import limit_periods, list_limits
@@ -123,7 +123,7 @@ def units_of(text: str) -> int | None:
     """Base units, None where it has no end. Errors: UsageError."""
     if text == "none":
         return None
-    if not (text.isascii() and text.isdecimal()):
+    if not is_quantity(text):
         raise UsageError("an amount is a whole number of base units, or none: without an end")
     return int(text)
 

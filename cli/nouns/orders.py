@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Final
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, PageSize, Reason
 from drawdown.cli.rendering import show, table
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.lists import list_orders
@@ -29,7 +29,7 @@ def list_(context: typer.Context, most: PageSize = 100) -> None:
          one.progress or "-", one.said or "-")
         for one in found
     ]  # fmt: skip
-    made = [{**vars(one), "command": shlex.join(["drawdown", *one.command])} for one in found]
+    made = [{**vars(one), "command": typed("drawdown", *one.command)} for one in found]
     show(app, {"orders": made}, [table("Orders", columns, rows)])
 
 

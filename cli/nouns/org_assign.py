@@ -20,6 +20,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import why_unread
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.commands import assignments, flip_rules, flips
@@ -152,7 +153,7 @@ def read_flips(file: Path) -> list[flip_rules.Wish]:
                 raise UsageError(f"{file}: the first line names the columns: org_id, customer_id")
             found = [_wish(file, rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
+        raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
     seen: dict[str, int] = {}
     for wish in found:
         assert wish.line is not None

@@ -17,7 +17,8 @@ from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, Pag
 from drawdown.cli.rendering import facts, show, shown, table
 from drawdown.schema import ids
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
+from drawdown.schema.text import why_unread
+from drawdown.schema.typed.parsing import parse_ahead, parse_length, show_credits, show_time
 from drawdown.worker.commands import orgs
 from drawdown.worker.seal import stops
 from drawdown.worker.verdict.watch_state import is_watched
@@ -163,7 +164,7 @@ def override(
     says = max_concurrent is not None or never_halt or until is not None
     if (undo or clear) == says:
         raise UsageError("give --max-concurrent, --never-halt, --until, or --undo alone")
-    ends = None if until is None else app.moment(until, "--until")
+    ends = None if until is None else parse_ahead(until, "--until", app.clock.now_ms())
     by, halted = app.by(actor, reason), False if never_halt else None
     done = app.write(
         lambda c: (
@@ -272,7 +273,7 @@ def read_orgs(file: Path) -> list[str]:
                 raise UsageError(f"{file}: the first line names the column: org_id")
             found = [(row.get("org_id") or "").strip() for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
+        raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
     if not found or not all(found):
         raise UsageError(f"{file}: {'a line has no org_id' if found else 'it names nobody'}")
     return list(dict.fromkeys(found))

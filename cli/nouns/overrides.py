@@ -13,7 +13,7 @@ from drawdown.cli.options import Actor, Most, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.guard.decide import Reach
 from drawdown.schema.errors import AnswerLost, UsageError
-from drawdown.schema.typed.parsing import parse_time, show_time
+from drawdown.schema.typed.parsing import parse_ahead, show_time
 from drawdown.worker.commands import guard_overrides
 from drawdown.worker.commands.guard_overrides import OverrideRow, Terms, Word
 from drawdown.worker.commands.guard_terms import ANY_PLAN
@@ -113,7 +113,7 @@ def _terms(
         raise UsageError("an override is for an organisation (--org) or for a plan (--plan): give one of them")
     target = org or plan or ""
     reach: Reach = "plan" if org is None else "pattern" if target.endswith("*") else "org"
-    ends = None if expires is None else parse_time(expires, "--expires", app.clock.now_ms())
+    ends = None if expires is None else parse_ahead(expires, "--expires", app.clock.now_ms())
     return Terms(metric, reach, target, period_of(per), units_of(amount), ends)
 
 

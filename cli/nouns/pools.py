@@ -10,7 +10,7 @@ from drawdown.cli.app import App, new_key
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost
-from drawdown.schema.typed.parsing import parse_credits, parse_time, show_credits, show_time
+from drawdown.schema.typed.parsing import parse_ahead, parse_credits, show_credits, show_time
 from drawdown.worker.commands import pools
 from drawdown.worker.views.pools import list_pools, show_pool
 
@@ -53,7 +53,7 @@ def allot(
     its end goes back. `ledger take-back LOT` takes it back sooner."""
     app: App = context.obj
     by, micro, own = app.by(actor, reason), parse_credits(amount), key or new_key()
-    expires_ms = parse_time(expires, "--expires", by.now_ms)
+    expires_ms = parse_ahead(expires, "--expires", by.now_ms)
     try:
         done = app.write(lambda c: pools.allot(c, pool, customer, micro, expires_ms, by, key=own))
     except AnswerLost as error:

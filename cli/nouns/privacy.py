@@ -40,23 +40,17 @@ def scan(
     others are looked through all the same.
     """
     app: App = context.obj
-    contents: list[tuple[str, bytes]] = []
+    by = Beside(shape, app.settings.secrets(), () if rules is None else _others(str(rules)))
+    alone = _alone(app)
+    found: list[ScannedFile] = []
     unread: list[UsageError] = []
     for name in files:
         try:
-            contents.append((name, _content(name, MAX_REPORT_BYTES)))
+            found.append(_scanned(app, name, by, beside_database=not alone))
         except UsageError as error:
             unread.append(error)
-    if unread and not contents:
+    if unread and not found:
         raise unread[0]
-    by = Beside(shape, app.settings.secrets(), () if rules is None else _others(str(rules)))
-    try:
-        app.ready()
-        found = [app.read(lambda c, n=name, b=body: scan_file(c, n, b, by)) for name, body in contents]  # type: ignore[misc]
-        alone = ""
-    except DatabaseNotReady as error:
-        alone = str(error)
-        found = [scan_file(None, name, body, by) for name, body in contents]
     not_read = [str(error) for error in unread]
     result = {"files": found, "database": not alone, "unread": not_read}
     show(app, result, [*_lines(found, alone), *(f"not read: {text}" for text in not_read)])
@@ -64,6 +58,23 @@ def scan(
         raise typer.Exit(Exit.USAGE)
     if any(one.count for one in found):
         raise typer.Exit(Exit.PERSON)
+
+
+def _alone(app: App) -> str:
+    """Why there is no database to look beside; empty where there is one."""
+    try:
+        app.ready()
+    except DatabaseNotReady as error:
+        return str(error)
+    return ""
+
+
+def _scanned(app: App, name: str, by: Beside, *, beside_database: bool) -> ScannedFile:
+    """Errors: UsageError where it cannot be read."""
+    content = _content(name, MAX_REPORT_BYTES)
+    if beside_database:
+        return app.read(lambda c: scan_file(c, name, content, by))
+    return scan_file(None, name, content, by)
 
 
 @commands.command("rules")

@@ -33,8 +33,8 @@ BEFORE: Final = {
         "override end",
     ),
     "what comes in, and who is told": (
-        "backfill open", "backfill close", "source add", "source pause", "source remove", "batch take", "cell set",
-        "cell remove", "hook set", "hook rotate", "hook low", "hook end",
+        "backfill open", "backfill stage", "backfill close", "source add", "source pause", "source remove",
+        "batch take", "cell set", "cell remove", "hook set", "hook rotate", "hook low", "hook end",
     ),
 }  # fmt: skip
 """What people change and do again before recover, by what it is about."""

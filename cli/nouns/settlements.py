@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from shlex import quote
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -17,6 +16,7 @@ from drawdown.cli.streams import print_file
 from drawdown.ledger.payouts import Payout, period_of
 from drawdown.ledger.settlements import Settlement
 from drawdown.schema.errors import AnswerLost, UsageError
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_percent, show_time
 from drawdown.worker.commands import settlements
 from drawdown.worker.views import payout_file
@@ -163,7 +163,7 @@ def batch(
     elif dry_run:
         line += f"; nothing was changed, --expect {in_credits(made.total_micro)} makes it"
     else:
-        line += f"; `drawdown settlement export {quote(made.payout)}` is its file"
+        line += f"; `drawdown settlement export {typed(made.payout)}` is its file"
     lines = [line]
     if owed:
         text = (

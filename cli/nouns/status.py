@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -19,6 +18,7 @@ from rich.table import Table
 from drawdown.cli.app import App
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.history.witness import WitnessFile
@@ -288,7 +288,7 @@ def org_lines(found: OrgStatus, now: int) -> list[str | Table]:
 def _stands(found: OrgStatus, now: int) -> str:
     if found.stopped_at_ms is not None:
         why = found.stopped_reason
-        return f"stopped {since(found.stopped_at_ms, now)}: {why}; then `drawdown org release {quote(found.org_id)}`"
+        return f"stopped {since(found.stopped_at_ms, now)}: {why}; then `drawdown org release {typed(found.org_id)}`"
     biller = found.billing_provider or "nobody"
     if found.is_halted:
         when = "" if found.halted_at is None else f" {since(found.halted_at, now)}"

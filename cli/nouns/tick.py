@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +20,7 @@ from drawdown.cli.rendering import show
 from drawdown.cli.stopping import Stopping
 from drawdown.cli.streams import Fault, as_error
 from drawdown.schema.errors import Exit, UsageError, worst
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker.engine import runner
@@ -50,7 +50,7 @@ def parse_shard(text: str | None) -> Shard:
     """`i/n`, i from 0: a contiguous part of the buckets."""
     if text is None:
         return Shard()
-    found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
+    found = re.fullmatch(r"([0-9]{1,3})/([0-9]{1,3})", text)
     index, of = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 0 <= index < of <= BUCKETS:
         raise UsageError(f"--shard {text!r}: write i/n with i from 0 to n-1, and n at most {BUCKETS}, such as 0/4")
@@ -226,7 +226,7 @@ def report_lines(report: Report) -> list[str]:
     if report.batches_wait:
         lines.append("  left: files of watched folders, more than a tick takes or while another reads them")
     lines += [f"  {problem}" for problem in report.problems]
-    lines += [f"  stopped: {org}; `drawdown org show {quote(org)}` says why" for org in report.stopped_orgs]
+    lines += [f"  stopped: {org}; `drawdown org show {typed(org)}` says why" for org in report.stopped_orgs]
     return lines + [f"  failed: {failure}" for failure in report.failures]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from shlex import quote
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from drawdown.cli.rendering import facts, show, table
 from drawdown.providers.payments.protocol import Link, NoLink
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.worker.commands import topups
 from drawdown.worker.commands.topups import Mode, Said, Terms
@@ -269,7 +269,7 @@ def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str)
     assert said.was is not None
     lines = [f"{wallet}: {mode}; before: {said.was.mode}"]
     if said.blocked_reason and mode == "live":
-        lines.append(f"they have stopped themselves: {said.blocked_reason}; `drawdown topup arm {quote(wallet)}`")
+        lines.append(f"they have stopped themselves: {said.blocked_reason}; `drawdown topup arm {typed(wallet)}`")
     show(app, {"customer_id": wallet, "mode": mode, "was": said.was.mode, "blocked": said.blocked_reason}, lines)
 
 

@@ -237,8 +237,8 @@ def load(database_url: str | None = None) -> Settings:
     try:
         found = Settings().with_files(SecretFiles(_paths(given), CHECKS))
     except ValidationError as error:
-        names = ", ".join(str(problem["loc"][0]) for problem in error.errors())
-        raise UsageError(f"these settings cannot be read: {names}") from error
+        wrong = [f"{PREFIX}{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
+        raise UsageError("; ".join(wrong)) from error
     if database_url is not None:
         found.database_url = database_url
     return found

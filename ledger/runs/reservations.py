@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from shlex import quote
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -24,6 +23,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
@@ -116,7 +116,7 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
     return Denied(
         "other_content",
         f"the key {reservation} was used before, for a run with another {', another '.join(differs)}: nothing was "
-        f"held; `drawdown execution show {quote(reservation)}` shows it. For another run give a new one",
+        f"held; `drawdown execution show {typed(reservation)}` shows it. For another run give a new one",
     )
 
 
@@ -127,7 +127,7 @@ def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, ow
     available = read_wallets(connection, [customer_id])[customer_id].available_micro
     held = [f"{row.reservation} holds {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
     text = f"{customer_id} has {as_credits(available)} credits available, and the run asks for "
-    text += f"{as_credits(wanted_micro)}: `drawdown ledger grant {quote(customer_id)} CREDITS`" + (
+    text += f"{as_credits(wanted_micro)}: `drawdown ledger grant {typed(customer_id, 'CREDITS')}`" + (
         ", or end a run" if held else ""
     )
     return Denied("no_credit", "; ".join((text, *held)), "credits")

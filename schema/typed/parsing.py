@@ -46,6 +46,14 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
         raise UsageError(f"{option}: {text!r} is no time; write {FORMS}") from error
 
 
+def parse_ahead(text: str, option: str, now_ms: int) -> int:
+    """The same, for the time until when something holds. Errors: UsageError, also for `7d`, which is seven days ago."""
+    moment = parse_time(text, option, now_ms)
+    if RELATIVE.fullmatch(text) and not text.startswith("+"):
+        raise UsageError(f"{option} {text} is over already, {text} ago: in {text} is +{text}")
+    return moment
+
+
 def _relative(text: str, now_ms: int, zone: str) -> int | None:
     if text == "now":
         return now_ms
@@ -191,12 +199,17 @@ def show_percent(ppm: int) -> str:
     return f"{Decimal(ppm) / 10_000:f} %"
 
 
+def is_quantity(text: str) -> bool:
+    """Whether it is a whole number of base units, in plain digits, that a database holds."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
 def parse_quantities(use: list[str] | None) -> dict[str, int] | None:
     """Base units by feature, of `tokens=1200`. Errors: UsageError."""
     found: dict[str, int] = {}
     for text in use or []:
         feature, _, quantity = text.partition("=")
-        if not feature or not (quantity.isascii() and quantity.isdigit()) or feature in found:
+        if not feature or not is_quantity(quantity) or feature in found:
             raise UsageError(f"--use {text!r}: write FEATURE=N, each feature once, N a whole number of base units")
         found[feature] = int(quantity)
     return found or None

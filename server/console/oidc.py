@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +25,7 @@ from starlette.routing import Route
 
 from drawdown.providers.http import Call
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.console import door
 from drawdown.server.console.asking import said_by
@@ -272,7 +272,7 @@ class Oidc:
         address = caller_of(request.client and request.client.host)
         if await self._let_in(name, session, address) is None:
             why = f"{name} signed in at {self._settings.issuer}, and is nobody here: an admin adds them with "
-            return self._again(f"{why}`drawdown console user add {shlex.quote(name)} --role viewer`", 403)
+            return self._again(f"{why}`drawdown console user add {typed(name, '--role', 'viewer')}`", 403)
         answer = RedirectResponse(place, 303)
         door.give(answer, session)
         return answer

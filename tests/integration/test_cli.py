@@ -103,7 +103,12 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["feature", "map", "300000", "--memory-mb", "4"], 2, "no number"),
         (["tick", "--at", "2124-01-01"], 2, "future"),
         (["feature", "end", "x"], 2, "no feature x"),
-        (["sample", "withdraw", "x"], 2, "no sample x"),
+        (
+            ["sample", "withdraw", "x"],
+            2,
+            "no sample x; `drawdown sample list --org ORG --from TIME` shows those there are",
+        ),
+        (["event", "show", "app", "x"], 2, "no source of events app; `drawdown event sources` shows those there are"),
         (["ledger", "grant", "acme", "much"], 2, "no amount"),
         (["ledger", "grant", "a\x01", "5"], 2, "control characters"),
         (["verify", "--org", "nobody"], 2, "no organisation nobody"),

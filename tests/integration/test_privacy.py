@@ -53,6 +53,16 @@ def scanned(*words: str) -> int:
     return run(global_options_first(["privacy", "scan", *words]))
 
 
+@pytest.mark.parametrize("content", [b"{", b"", b"{}\n{", b"\xff"])
+def test_a_file_that_is_no_report_hides_no_finding_of_another(alone: None, capsys: Said, content: bytes) -> None:
+    good = written("a.json", {"note": "alice@example.com"})
+    Path("b.json").write_bytes(content)
+    for names in ((good, "b.json"), ("b.json", good)):
+        assert scanned(*names) == 2
+        said = capsys.readouterr().out
+        assert "a.json: $.note: email" in said and "not read: b.json: " in said
+
+
 def test_a_file_that_cannot_be_read_hides_no_finding_of_another(alone: None, capsys: Said) -> None:
     assert scanned(written("a.json", {"note": "alice@example.com"}), "nosuch.json") == 2
     out = capsys.readouterr().out
@@ -75,7 +85,7 @@ def test_a_clean_file_is_0_and_one_that_cannot_be_read_2(alone: None, capsys: Sa
     assert scanned(written("clean.json", {"plan": "free", "events": 12})) == 0
     assert "compared with no database's ids: " in capsys.readouterr().out
     for name, content in (("bad.json", "{"), ("empty.json", ""), ("text.json", "cus_9")):
-        assert scanned("clean.json", written(name, content)) == 2
+        assert scanned(written(name, content)) == 2
         said = capsys.readouterr()
         assert said.out == "" and f"{name}: it is no JSON" in said.err and "cus_9" not in said.err
     assert scanned("missing.json") == 2 and "missing.json: No such file" in capsys.readouterr().err

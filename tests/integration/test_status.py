@@ -348,3 +348,21 @@ def test_samples_dated_later_than_now_are_counted(fleet: Fleet) -> None:
         "behind",
         "2 samples or events are dated later than now, and billed only then",
     )
+
+
+def test_a_tick_that_was_given_an_earlier_time_is_not_the_last_one(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cron's tick of a minute ago still is: nobody stopped calling it."""
+    at = T0 + DAY_MS
+    fleet.tick(at)
+    fleet.tick(at - 365 * DAY_MS)
+    fleet.clock.at_ms = at + MINUTE_MS
+    found = stands(fleet).standing
+    assert found.last_tick is not None and found.last_tick.started_ms == at
+    assert "no tick for" not in text(fleet)
+    monkeypatch.setattr(views_status, "MOST_TICKS", 1)
+    assert "no tick for" in text(fleet)
+    fleet.clock.at_ms = at - 364 * DAY_MS
+    earlier = stands(fleet).standing.last_tick
+    assert earlier is not None and earlier.started_ms == at - 365 * DAY_MS

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.main import get_command
 
 from drawdown.cli.examples import EXAMPLES
@@ -128,9 +129,64 @@ NEVER_AGAIN = {
     *("settlement freeze", "settlement reverse", "settlement batch"),
 }
 """What changes something, and is not what people do again after a restore."""
+NAMES_NOBODY = {"backfill stage"}
+"""What people do, and nothing keeps by whom."""
 
 
 def test_recover_names_all_that_people_do_again_and_no_command_that_there_is_not() -> None:
     changing = {" ".join(path) for path in LEAVES if any("--actor" in one.opts for one in TREE[path].params)}
+    changing |= NAMES_NOBODY
     again = [*(words for commands in BEFORE.values() for words in commands), *AFTER]
     assert sorted(again) == sorted(changing - NEVER_AGAIN)
+
+
+NUMBERS = [
+    pytest.param(one, param, id=f"{' '.join(path)} {param.name}")
+    for path, one in TREE.items()
+    for param in list[Any](one.params)
+    if param.type_descriptor.annotation in (int, float)
+]
+
+
+@pytest.mark.parametrize(("command", "param"), NUMBERS)
+@pytest.mark.parametrize(
+    "typed", ["1.00", "1_0", "2.0", " 3", "3 ", "1e2", "\u0663", "", "+", "nan", "inf", "9" * 20, "9" * 5_000]
+)
+def test_a_number_is_typed_in_plain_digits(command: Any, param: Any, typed: str) -> None:
+    """Typer takes the first five for whole numbers: `--price 1.00` was one cent."""
+    if param.type_descriptor.annotation is float and typed in ("1.00", "2.0"):
+        return
+    with (
+        pytest.raises(typer.BadParameter) as refused,
+        command.make_context("it", [], resilient_parsing=True) as context,
+    ):
+        param.process_value(context, typed)
+    assert re.search(r"is no (whole )?number: write|is more than", refused.value.message)
+
+
+def test_a_number_that_is_refused_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["org", "list", "--most", "1_0"]) == 2
+    said = "Invalid value for '--most': '1_0' is no whole number: write digits alone (`--help` shows how)"
+    assert capsys.readouterr().err == f"drawdown: {said}\n"
+
+
+@pytest.mark.parametrize(("command", "param"), NUMBERS)
+def test_a_number_keeps_its_bounds(command: Any, param: Any) -> None:
+    info = param.type_descriptor.parameter_info
+    with command.make_context("it", [], resilient_parsing=True) as context:
+        for least in [] if info.min is None else [info.min]:
+            assert param.process_value(context, str(least)) == least
+            with pytest.raises(typer.BadParameter, match=f"is less than {least}"):
+                param.process_value(context, str(least - 1))
+        assert param.process_value(context, "+2") == 2
+
+
+@pytest.mark.parametrize("typed", ["1_0", "1.0", "\u0663", "9" * 19, "9" * 5_000])
+@pytest.mark.parametrize(
+    "words", [("limit", "set", "sandboxes", "{}"), ("execution", "preview", "--org", "acme", "--use", "tokens={}")]
+)
+def test_a_number_within_a_text_is_typed_alike(
+    words: tuple[str, ...], typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--database-url", f"sqlite:///{tmp_path}/none.db", *(word.format(typed) for word in words)]) == 2
+    assert "whole number of base units" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
@@ -29,6 +30,7 @@ READING_TIME_S: Final = 120
 """Of one file, its hash included; a tick that has less left gives it less."""
 INTERRUPT_EVERY_S: Final = 0.01
 _SAID_OF_ERROR: Final = 300
+_NO_TEXT: Final = re.compile(r"Error on Line: ([0-9]+)\b.*\bis not utf-8", re.DOTALL)
 
 
 def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyConnection:
@@ -93,7 +95,11 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
 
 
 def _about_the_file(error: duckdb.Error) -> str:
-    """The first lines of what DuckDB says, without those that quote the statement it failed at (`LINE 1: CREATE …`)."""
+    """The first lines of what DuckDB says, without those that quote the statement it failed at (`LINE 1: CREATE …`); of
+    what is no text, the line alone, for its content says nothing to anybody."""
+    at = _NO_TEXT.search(str(error))
+    if at is not None:
+        return f"line {at[1]} is no UTF-8 text"
     about = takewhile(lambda line: not line.startswith("LINE "), str(error).splitlines()[:3])
     return " ".join(line.strip() for line in about if line.strip())
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -19,6 +18,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.worker.batches.asking import SCHEME, Question, closed_periods, period_name, require_question
 from drawdown.worker.batches.files import FoundFile
 from drawdown.worker.batches.objects import is_prefix, prefix_of
@@ -196,7 +196,7 @@ def remove_source(connection: sa.Connection, source: str, by: By) -> None:
         raise Refused(f"the source {source} appeared this moment: try again")
     if batch := SQL.run(connection, "its_batch", {"source": source}).scalar():
         raise Refused(
-            f"{source} took the batch {batch}, which names it for good: `drawdown source pause {quote(source)}`"
+            f"{source} took the batch {batch}, which names it for good: `drawdown source pause {typed(source)}`"
         )
     SQL.run(connection, "forget_files", {"source": source})
     SQL.run(connection, "remove", {"source": source})

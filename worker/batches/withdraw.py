@@ -20,7 +20,8 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.worker.batches.take import ids_of
-from drawdown.worker.history.incarnation import require_whole
+from drawdown.worker.engine.effects import Witness
+from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.history.losses import read_losses
 
 SQL = queries(__file__)
@@ -40,16 +41,21 @@ class WithdrawnBatch:
 
 
 def withdraw_some(
-    connection: sa.Connection, batch: str, by: By, after: str, at_most: int = WITHDRAWN_AT_ONCE
+    connection: sa.Connection,
+    batch: str,
+    by: By,
+    after: str,
+    at_most: int = WITHDRAWN_AT_ONCE,
+    judged: Witness | None = None,
 ) -> str | WithdrawnBatch:
     """Withdraw a portion of a batch, those behind the sample `after` (at first ''). Returns the last of them, or what
-    became of the batch once no more are left.
+    became of the batch once no more are left. `judged`: by `judge_batch`, before the first portion.
 
     Errors: UnknownId; Refused for one of windows that were not sealed since history was lost; HistoryDoubted while the
-    database stands still.
+    database stands still, or where it is not the one that was judged.
     """
     lock_buckets(connection)
-    require_whole(connection)
+    require_same(connection, judged)
     row = SQL.run(connection, "standing", {"batch": batch}).one_or_none()
     if row is None:
         ids.require(connection, ids.BATCH, batch)
@@ -60,7 +66,10 @@ def withdraw_some(
     after = max(after, its["first_id"])
     portion = SQL.run(connection, "portion", {**its, "after": after, "at_most": at_most}).one()
     if portion.samples:
-        _withdraw(connection, batch, {"after": after, "last": str(portion.last)}, by)
+        its_own = {"after": after, "last": str(portion.last)}
+        if judged is None:
+            _require_sealed(connection, batch, its_own)
+        _withdraw(connection, its_own, by)
     if portion.samples == at_most:
         return str(portion.last)
     samples = int(SQL.run(connection, "count_withdrawn", its).scalar_one())
@@ -71,11 +80,29 @@ def withdraw_some(
     return done
 
 
-def _withdraw(connection: sa.Connection, batch: str, portion: dict[str, str], by: By) -> None:
+def judge_batch(connection: sa.Connection, batch: str) -> Witness:
+    """See to it that all of a batch was sealed since history was lost, before its first portion is withdrawn: each
+    portion makes its windows dirty, by which the next one could not be told from what was not sealed.
+
+    Errors: Refused where some of it was not; HistoryDoubted while the database stands still.
+    """
+    found, its = present(connection), ids_of(batch)
+    _require_sealed(connection, batch, {"after": its["first_id"], "last": its["beyond_id"]})
+    return found
+
+
+def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, str]) -> None:
     until = max((loss.until_ms for loss in read_losses(connection)), default=0)
     if until and SQL.run(connection, "unsealed", {**portion, "until_ms": until}).first():
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
-        raise Refused(f"{batch} has usage in the time whose history was lost: withdraw it after the next tick")
+        went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
+        raise Refused(
+            f"{batch} has usage in the time whose history was lost, and it was not sealed since: {went:,} samples are "
+            "withdrawn; give the same command after the next tick"
+        )
+
+
+def _withdraw(connection: sa.Connection, portion: dict[str, str], by: By) -> None:
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "withdraw", {**portion, **person})
     make_windows_dirty(connection, SQL, "windows_of_portion", portion)

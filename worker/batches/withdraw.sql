@@ -46,4 +46,5 @@ s.arrival >= b.cursor
 SELECT 1 FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN buckets b ON b.id = o.bucket
 WHERE s.id > :after AND s.id <= :last AND s.ts < :until_ms AND (b.id IS NULL OR {unseen}
     OR s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms) OR EXISTS (SELECT 1 FROM dirty_windows d
-        WHERE d.org_id = s.org_id AND d.window_ms = {window})) LIMIT 1
+        WHERE d.org_id = s.org_id AND d.window_ms = {window}))
+    AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = s.id) LIMIT 1

@@ -12,7 +12,6 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from shlex import quote
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -22,6 +21,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import Part, prepared, queries, together
+from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
@@ -149,7 +149,7 @@ def create(
         raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
     made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source)
     expires_ms = None if for_ms is None else by.now_ms + for_ms
-    taken = Refused(f"there is a key {name}, or there was: `drawdown key rotate {quote(name)}`, or give another name")
+    taken = Refused(f"there is a key {name}, or there was: `drawdown key rotate {typed(name)}`, or give another name")
     if ids.is_known(connection, ids.API_KEY, name) or not _insert(connection, made, key, expires_ms, by):
         raise taken
     bound = {"org_id": org_id, "cell_id": cell_id, "source": source}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from shlex import quote
 
 import sqlalchemy as sa
 
@@ -17,6 +16,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.catalog.wallets import one_wallet_at
@@ -131,12 +131,12 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:
         raise Refused(
-            f"{org_id} has an assignment that starts then already: `drawdown org show {quote(org_id)}`, and "
-            f"`drawdown org assign {quote(org_id)} --undo` before it begins"
+            f"{org_id} has an assignment that starts then already: `drawdown org show {typed(org_id)}`, and "
+            f"`drawdown org assign {typed(org_id, '--undo')}` before it begins"
         )
     if later is not None and first != later:
         raise Refused(
-            f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {quote(org_id)}`"
+            f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {typed(org_id)}`"
         )
     if first is not None and first < start:
         _require_unsealed(connection, org_id, start)

@@ -26,6 +26,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.prices import add, rate_card
 from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.engine.effects import Witness
 from drawdown.worker.sources.events import keys
 from drawdown.worker.sources.events.charged import charged, spot_of
 from drawdown.worker.sources.events.store import WITHDRAWN, Taken, charged_at_once, keep_above_floor, names_of, take
@@ -201,11 +202,11 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
     return now
 
 
-def revert(connection: sa.Connection, name: str, by: By) -> tuple[int, bool]:
+def revert(connection: sa.Connection, name: str, by: By, judged: Witness | None = None) -> tuple[int, bool]:
     """Withdraw a part of what went in; how many events, and whether it is done. It is called until that is so. What was
-    never closed is forgotten at once.
+    never closed is forgotten at once. `judged`: by `judge_backfill`, before the first part.
 
-    Errors: UnknownId; Refused as for `withdraw`.
+    Errors: UnknownId; Refused and HistoryDoubted as for `withdraw`.
     """
     found = _hold(connection, name)
     if found.state == "reverted":
@@ -214,9 +215,8 @@ def revert(connection: sa.Connection, name: str, by: By) -> tuple[int, bool]:
     if found.state == "open":
         SQL.run(connection, "drop_all", {"backfill": name})
     else:
-        asked = {"backfill": name, "at_most": REVERTED_AT_ONCE}
-        taken = SQL.run(connection, "in_force", asked).scalars().all()
-        withdraw(connection, taken, by)
+        taken = SQL.run(connection, "in_force", {"backfill": name, "at_most": REVERTED_AT_ONCE}).scalars().all()
+        withdraw(connection, taken, by, judged)
         if len(taken) == REVERTED_AT_ONCE:
             return len(taken), False
     SQL.run(connection, "revert", {"backfill": name, "now_ms": by.now_ms})

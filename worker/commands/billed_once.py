@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from shlex import quote
 
 import sqlalchemy as sa
 
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.worker.catalog.mapping import FOREVER_MS, MappingRow, Segment, akin, is_meter, mapping_rows, segments
 
 SQL = queries(__file__)
@@ -63,7 +63,7 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
         who, since = f"{found.orgs:,} organisation{'s' if found.orgs > 1 else ''}", utc(found.since_ms)
         raise Refused(
             f"usage of {event_type} by {who} waits for a feature, in windows from {since} on, and once {metric} has a "
-            f"price nothing bills it: have the seal bill it first (`drawdown feature map-event {quote(event_type)} "
+            f"price nothing bills it: have the seal bill it first (`drawdown feature map-event {typed(event_type)} "
             f"FEATURE --from {since}`, then `drawdown feature end FEATURE`, and the price once that window has come), "
             "or take it back (`drawdown event withdraw`)"
         )
@@ -83,7 +83,7 @@ def require_uncharged(
         if (one.metric, segment.feature) not in known:
             raise Refused(
                 f"{one.counts} is charged by the guard, as {one.metric}, and usage is billed once: give the metric no "
-                f"price (`drawdown guard set {quote(one.metric)} --credits 0`) and map it from the next window on, or "
+                f"price (`drawdown guard set {typed(one.metric)} --credits 0`) and map it from the next window on, or "
                 f"say what else the metric counts (--counts NAME)"
             )
 

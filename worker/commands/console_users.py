@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -21,6 +20,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
@@ -112,7 +112,7 @@ def add(
     }
     if SQL.run(connection, "insert", values).first() is None:
         raise Refused(
-            f"there is a person {name}, or there was: `drawdown console user reset {quote(name)}`, or another name"
+            f"there is a person {name}, or there was: `drawdown console user reset {typed(name)}`, or another name"
         )
     record(connection, "console_user_add", name, {"role": role, "grant_limit_micro": grant_limit_micro}, by)
     return by.now_ms + LINK_MS

@@ -6,7 +6,6 @@ Guarantee: reads only. What is open is decided by the functions of the guard its
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.clock import utc
+from drawdown.schema.text import typed
 from drawdown.schema.units import in_credits
 from drawdown.worker.commands.guard_answers import Option
 from drawdown.worker.commands.guard_facts import Wish
@@ -94,12 +94,12 @@ def _call(way: Way, wish: Wish) -> Mapping[str, object] | None:
 
 def _command(way: Way, wish: Wish, payer: str) -> str | None:
     if way.option == "top_up" and way.is_open and way.at is None:
-        return shlex.join(("drawdown", "ledger", "grant", payer, "CREDITS"))
+        return typed("drawdown", "ledger", "grant", payer, "CREDITS")
     if way.option == "sponsor" and way.code == "no_sponsor":
-        return shlex.join(("drawdown", "payer", "allow", "PAYER", wish.org_id))
+        return typed("drawdown", "payer", "allow", "PAYER", wish.org_id)
     if way.option == "request_override" and way.asked:
-        return shlex.join(("drawdown", "override", "list", "--metric", wish.metric))
+        return typed("drawdown", "override", "list", "--metric", wish.metric)
     if way.option == "request_override" and (asks := way.override) is not None:
         ask = ("drawdown", "override", "ask", wish.metric, str(asks.amount), "--per", asks.period)
-        return shlex.join((*ask, "--org", wish.org_id, "--expires", utc(asks.ends_ms)))
+        return typed(*ask, "--org", wish.org_id, "--expires", utc(asks.ends_ms))
     return None

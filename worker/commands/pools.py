@@ -7,7 +7,6 @@ verdict may change by one are marked, so that the next tick asks again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from shlex import quote
 
 import sqlalchemy as sa
 
@@ -21,6 +20,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import typed
 from drawdown.worker.catalog.wallets import billed_elsewhere, orgs_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
@@ -96,7 +96,7 @@ def allow(
         raise UsageError("a limit is more than nothing, and at most a thousand million credits")
     if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
         # An empty wallet would halt a customer who is billed afterwards.
-        text = f"{payer} has no credit here to pay with: `drawdown ledger grant {quote(payer)} CREDITS` first"
+        text = f"{payer} has no credit here to pay with: `drawdown ledger grant {typed(payer, 'CREDITS')}` first"
         raise Denied("no_wallet", text, "account")
     open_accounts(connection, [wallet_account(payer)])
     found, was = payers.say(connection, payer, org_id, by, allowed=True, limit_micro=limit_micro)

@@ -78,11 +78,24 @@ AND {going}
 SELECT COUNT(*) FROM usage_samples s JOIN {floors} ON f.org_id = s.org_id WHERE s.ts < f.floor_ms
 AND s.ts < :before_ms AND {which}
 
--- name: unsealed
-SELECT 1 FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN buckets b ON b.id = o.bucket
-WHERE s.id = :sample_id AND (b.id IS NULL OR {unseen}
+-- name: still_to_seal
+(b.id IS NULL OR {unseen}
     OR s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms) OR EXISTS (SELECT 1 FROM dirty_windows d
         WHERE d.org_id = s.org_id AND d.window_ms = {window}))
+
+-- name: unsealed
+SELECT 1 FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN buckets b ON b.id = o.bucket
+WHERE s.id = :sample_id AND {still_to_seal}
+
+-- name: left_of_backfill
+-- While it is open, none of its events is usage by it.
+SELECT COUNT(*) AS events, COUNT(w.sample_id) AS withdrawn,
+    COUNT(CASE WHEN w.sample_id IS NULL AND s.ts < :until_ms AND {still_to_seal} THEN 1 END) AS unsealed,
+    COUNT(CASE WHEN w.sample_id IS NULL AND s.ts < COALESCE(o.floor_ms, 0) THEN 1 END) AS below_floor
+FROM backfills f JOIN backfill_events e ON e.backfill = f.backfill
+LEFT JOIN usage_samples s ON s.id = e.sample_id LEFT JOIN withdrawals w ON w.sample_id = e.sample_id
+LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN buckets b ON b.id = o.bucket
+WHERE f.backfill = :backfill AND f.state = 'closed'
 
 -- name: sample
 SELECT s.org_id, s.ts, s.memory_mb, s.interval_s, s.problem, COALESCE(o.floor_ms, 0) AS floor_ms,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from shlex import quote
 
 import sqlalchemy as sa
 
@@ -12,6 +11,7 @@ from drawdown.ledger.plans import PLAIN, HoldTerms
 from drawdown.ledger.runs.reservations import Denied, Hold
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog.wallets import mirrored_at, wallets_at
 from drawdown.worker.commands import remote_runs
@@ -35,11 +35,11 @@ class Asker:
         """Errors: Denied `halted`, `stopped`."""
         if self.is_halted:
             why = self.halt_reason or "no reason is on record"
-            said = f"{self.org_id} is halted ({why}): see `drawdown org show {quote(self.org_id)}`"
+            said = f"{self.org_id} is halted ({why}): see `drawdown org show {typed(self.org_id)}`"
             raise Denied("halted", said, "account_state")
         if self.stopped_at_ms is not None:
             raise Denied(
-                "stopped", f"{self.org_id} is stopped: see `drawdown org show {quote(self.org_id)}`", "account_state"
+                "stopped", f"{self.org_id} is stopped: see `drawdown org show {typed(self.org_id)}`", "account_state"
             )
 
 
@@ -101,5 +101,5 @@ def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
 
 
 def _no_wallet(customer_id: str) -> Denied:
-    text = f"{customer_id} has no credit yet: `drawdown ledger grant {quote(customer_id)} CREDITS`"
+    text = f"{customer_id} has no credit yet: `drawdown ledger grant {typed(customer_id, 'CREDITS')}`"
     return Denied("no_wallet", text, "account")

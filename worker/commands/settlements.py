@@ -7,7 +7,6 @@ changes nothing, so that whoever lost the answer gives it again. No wallet moves
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -22,6 +21,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS
 from drawdown.worker.history.incarnation import require_whole
 
@@ -92,7 +92,7 @@ def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = 
     if found.payout is not None and not undo:
         raise Denied(
             "released",
-            f"{reservation} was released with {found.payout}: `drawdown settlement reverse {quote(reservation)}`",
+            f"{reservation} was released with {found.payout}: `drawdown settlement reverse {typed(reservation)}`",
         )
     done = _freeze(connection, found.supplier, reservation, by, undo)
     return _read(connection, reservation, by.now_ms), done

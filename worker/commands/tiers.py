@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -24,6 +23,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -114,7 +114,7 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> B
     wallet.make_true(connection, [customer_id], by.now_ms)
     before = tiers.holder(connection, customer_id, tier)
     if before is None:
-        raise UsageError(f"{customer_id} never bought the tier {tier}: `drawdown ledger show {quote(customer_id)}`")
+        raise UsageError(f"{customer_id} never bought the tier {tier}: `drawdown ledger show {typed(customer_id)}`")
     if not tiers.let_end(connection, customer_id, tier, by):
         return Bought(before, read_wallets(connection, [customer_id])[customer_id], 0, changed=False)
     record(connection, "ledger_tier_end", customer_id, {"tier": tier, "paid_to_ms": before.paid_to_ms}, by)

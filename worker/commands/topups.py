@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, replace
-from shlex import quote
 from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -21,6 +20,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.topup.settle import credit, rearm
@@ -116,7 +116,7 @@ def arm(connection: sa.Connection, customer_id: str, by: By) -> Said:
     terms, blocked = _before(row)
     assert terms is not None
     if terms.mode == "stopped":
-        raise Refused(STOPPED.format(customer_id, quote(customer_id)))
+        raise Refused(STOPPED.format(customer_id, typed(customer_id)))
     rearm(connection, customer_id)
     record(connection, "topup_arm", customer_id, {"blocked": blocked}, by)
     return Said(terms, terms, blocked)

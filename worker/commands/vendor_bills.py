@@ -17,6 +17,7 @@ from typing import Final
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import why_unread
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.sources.table import Table, Unfit
 
@@ -80,6 +81,9 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
                 )
             if not (is_final or final):
                 open_days.add((key[0], key[2]))
+    except UnicodeDecodeError as error:
+        at = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}, line {at}: {why_unread(error)}") from error
     except ValueError as error:
         at = error.line if isinstance(error, Unfit) else number
         raise UsageError(f"{name}, line {at}: {error}") from error

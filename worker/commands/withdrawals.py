@@ -17,8 +17,9 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import window_of
-from drawdown.worker.history.incarnation import require_whole
-from drawdown.worker.history.losses import loss_of, read_losses
+from drawdown.worker.engine.effects import Witness
+from drawdown.worker.history.incarnation import present, require_same
+from drawdown.worker.history.losses import Loss, loss_of, read_losses
 from drawdown.worker.push.void import seal_again
 
 SQL = queries(__file__)
@@ -35,23 +36,48 @@ class Withdrawn:
     already: bool
 
 
-def withdraw(connection: sa.Connection, sample_ids: Sequence[str], by: By) -> list[Withdrawn]:
-    """Declare samples wrong; each takes its whole sample out of what is owed.
+def withdraw(
+    connection: sa.Connection, sample_ids: Sequence[str], by: By, judged: Witness | None = None
+) -> list[Withdrawn]:
+    """Declare samples wrong; each takes its whole sample out of what is owed. `judged`: they were sealed since history
+    was lost, as `judge_backfill` saw on this database.
 
     Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed), below the floor, or of
-    a window that was not sealed since history was lost; HistoryDoubted while the database stands still.
+    a window that was not sealed since history was lost; HistoryDoubted while the database stands still, or where it is
+    not the one that was judged.
     """
     lock_buckets(connection)
-    require_whole(connection)
-    done = [_withdraw_one(connection, sample_id, by) for sample_id in sample_ids]
+    require_same(connection, judged)
+    losses = read_losses(connection) if judged is None else ()
+    done = [_withdraw_one(connection, sample_id, by, losses) for sample_id in sample_ids]
     seal_again(connection, [sample for sample in done if not sample.already])  # last: it makes the next one unsealed
     return done
 
 
-def _withdraw_one(connection: sa.Connection, sample_id: str, by: By) -> Withdrawn:
+def judge_backfill(connection: sa.Connection, backfill: str) -> Witness:
+    """See to it that all of a backfill can be withdrawn, before its first portion is: each portion makes its windows
+    dirty, by which the next one could not be told from what was not sealed since history was lost.
+
+    Errors: Refused where some of it was not, or lies below the floor; HistoryDoubted while the database stands still.
+    """
+    found = present(connection)
+    until_ms = max((loss.until_ms for loss in read_losses(connection)), default=0)
+    left = SQL.run(connection, "left_of_backfill", {"backfill": backfill, "until_ms": until_ms}).one()
+    went = f"{left.withdrawn:,} of {left.events:,} events are withdrawn"
+    if left.unsealed:
+        raise Refused(
+            f"{backfill} has usage in the time whose history was lost, and it was not sealed since: {went}; give the "
+            "same command after the next tick"
+        )
+    if left.below_floor:
+        raise Refused(f"{left.below_floor:,} events of {backfill} lie below a floor, closed for good: {went}")
+    return found
+
+
+def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Sequence[Loss]) -> Withdrawn:
     sample = SQL.run(connection, "sample", {"sample_id": sample_id}).one_or_none()
     if sample is None:
-        ids.require(connection, ids.SAMPLE, sample_id)
+        ids.require(connection, ids.USED_SAMPLE, sample_id)
         raise Refused(f"the sample {sample_id} appeared this moment: try again")
     if sample.problem is not None:
         raise Refused(f"the sample {sample_id} is quarantined ({sample.problem}) and was never billed")
@@ -59,7 +85,7 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By) -> Withdraw
     found = Withdrawn(sample_id, sample.org_id, window, int(sample.interval_s), sample.withdrawn is not None)
     if found.already:
         return found
-    if loss_of(window, read_losses(connection)) and SQL.run(connection, "unsealed", {"sample_id": sample_id}).first():
+    if loss_of(window, losses) and SQL.run(connection, "unsealed", {"sample_id": sample_id}).first():
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         raise Refused(
             f"the sample {sample_id} lies in the time whose history was lost, and was not sealed since: withdraw it "

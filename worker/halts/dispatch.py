@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -21,6 +20,7 @@ import structlog
 from drawdown.schema.database import waiting_at_most
 from drawdown.schema.errors import LockHeld
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import ANSWERED, HaltRequest, Over, SendHalts, Steps, Together, Transaction
@@ -159,7 +159,7 @@ def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
     return [
         next(left)
         if halt.request is not None
-        else f"cell {halt.cell_id} has no URL: `drawdown cell set {quote(halt.cell_id)} URL`"
+        else f"cell {halt.cell_id} has no URL: `drawdown cell set {typed(halt.cell_id, 'URL')}`"
         for halt in batch
     ]
 

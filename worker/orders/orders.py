@@ -8,7 +8,6 @@ tick died is free again once that has ended. An order ends once, by whoever has 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from shlex import quote
 from typing import Final, Literal
 
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands.providers import UNCHANGED, terms_in_force
 from drawdown.worker.engine.context import LEASE_MS
@@ -68,7 +68,7 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
     if isinstance(asked, AskedAssign) and asked.is_so(asked.was) and asked.from_ms is None:
-        raise Refused(f"{asked.org_id} is assigned so already: `drawdown org show {quote(asked.org_id)}`")
+        raise Refused(f"{asked.org_id} is assigned so already: `drawdown org show {typed(asked.org_id)}`")
     if isinstance(asked, AskedAccept) and asked.terms == terms_in_force(connection, asked.provider):
         raise Refused(UNCHANGED.format(asked.provider))
     if isinstance(asked, AskedTopup):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from shlex import quote
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.worker.commands.topups import STOPPED, terms_of
 from drawdown.worker.orders.asked import AskedTopup, Stood
 
@@ -38,9 +38,9 @@ def require_use(asked: AskedTopup) -> None:
     """Errors: Refused where it would change nothing, or could not be done."""
     assert asked.was is not None
     if asked.what == "start" and asked.was.mode == "live":
-        raise Refused(f"top-ups of {asked.wallet} are live already: `drawdown topup show {quote(asked.wallet)}`")
+        raise Refused(f"top-ups of {asked.wallet} are live already: `drawdown topup show {typed(asked.wallet)}`")
     if asked.what == "arm" and asked.was.mode == "stopped":
-        raise Refused(STOPPED.format(asked.wallet, quote(asked.wallet)))
+        raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
     if asked.what == "arm" and asked.was.stops == (0, None, None):
         raise Refused(f"nothing has stopped the top-ups of {asked.wallet}: no card of it was declined")
 

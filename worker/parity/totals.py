@@ -191,8 +191,9 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
         raise BadTotal(f"the columns are day, org_id, seconds and, where you have them, memory_mb, cell_id{said}")
     for fields in table:
         if fields and len(fields) != len(names):
-            yield table.line, {}
-        elif fields:
+            cut = "; was the line cut?" if len(fields) < len(names) else ""
+            raise Unfit(table.line, f"it has {len(fields):,} columns, and the first line names {len(names)}{cut}")
+        if fields:
             yield table.line, dict(zip(names, fields, strict=True))
 
 
@@ -201,6 +202,8 @@ def _json_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _object_of_line(line: str) -> Mapping[str, object]:
+    if line.lstrip().startswith("{") and not line.rstrip().endswith("}"):
+        raise BadTotal("it is no JSON: was the line cut?")
     row = _object(line)
     if unknown := set(row) - set(FIELDS):
         raise BadTotal(f"unknown field {sorted(unknown)[0]!r}: it has {', '.join(FIELDS)}")

@@ -6,14 +6,13 @@ lost. Once released, it catches up.
 
 from __future__ import annotations
 
-from shlex import quote
-
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record, require_org
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_org
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 
 SQL = queries(__file__)
 
@@ -41,7 +40,7 @@ def release_org(
     lock_org(connection, org_id)
     org = require_org(connection, org_id)
     if org.stopped_at_ms is None:
-        raise Refused(f"{org_id} is not stopped; `drawdown status {quote(org_id)}` shows how it stands")
+        raise Refused(f"{org_id} is not stopped; `drawdown status {typed(org_id)}` shows how it stands")
     SQL.run(connection, "release_org", {"org_id": org_id})
     was = str(org.stopped_reason)
     record(connection, "org_release", org_id, {"was": was}, By(now_ms, actor, reason, via))

@@ -12,6 +12,7 @@ from shlex import quote
 from typing import Final, Literal
 
 from drawdown.schema.clock import utc
+from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
 from drawdown.worker.views.standing import Headline, Standing, how_much
@@ -59,7 +60,7 @@ def calls(found: Standing) -> Iterator[Call]:
     count = found.left.stopped_orgs
     for org in found.stopped:
         reason = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {org.org_id}: {org.stopped_reason}"
-        show, what = f"drawdown org show {quote(org.org_id)}", org.stopped_reason or "sealed no more"
+        show, what = f"drawdown org show {typed(org.org_id)}", org.stopped_reason or "sealed no more"
         yield Call("stopped", reason, show, what, about=org.org_id)
     for halt in found.unheeded:
         then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
@@ -72,7 +73,7 @@ def calls(found: Standing) -> Iterator[Call]:
             f"the balance of {balance.customer_id} at {balance.provider} differs from what was pushed by "
             f"{balance.told_qty:+,} ({balance.feature})"
         )
-        mend = f"drawdown reconcile {quote(balance.org_id)} --acknowledge"
+        mend = f"drawdown reconcile {typed(balance.org_id, '--acknowledge')}"
         yield Call("balance", reason, f"compare with their console, then {mend}", command=mend, about=balance.org_id)
 
 

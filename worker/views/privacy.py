@@ -55,14 +55,17 @@ class Beside:
     secrets: Collection[str] = ()
     others: Collection[ForeignRule] = ()
 
+    def __post_init__(self) -> None:
+        """Errors: UsageError for a shape there is not."""
+        if self.shape is not None and self.shape not in SHAPES:
+            raise UsageError(f"--shape {self.shape!r}: there is {', '.join(SHAPES)}")
+
 
 def scan_file(connection: sa.Connection | None, name: str, content: bytes, beside: Beside) -> ScannedFile:
     """Scan a file of reports. `connection` None: beside no database. The shape is the one that each has to have.
 
-    Errors: UsageError for a shape there is not, and for what cannot be read, with the file's name.
+    Errors: UsageError for what cannot be read, with the file's name.
     """
-    if beside.shape is not None and beside.shape not in SHAPES:
-        raise UsageError(f"--shape {beside.shape!r}: there is {', '.join(SHAPES)}")
     try:
         reports = read_reports(content)
     except UsageError as error:

@@ -41,10 +41,11 @@ WHOLE: Final = (
     "stopped",
     "halted_orgs",
     "doubted",
-    "last_tick",
     "last_of_first_shard",
 )
 """What is read of everything, and asks for no value."""
+MOST_TICKS: Final = 1_000
+"""Among which the last one is looked for."""
 FILES_WAIT: Final = "files of watched folders wait to be taken"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
 """Of an organisation's row: what only the seal uses, for how far it is sealed says both; and what lists alone go by."""
@@ -58,6 +59,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         connection,
         **{name: SQL.part(name) for name in WHOLE},
         **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
+        last_tick=SQL.part("last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}),
         orders=orders_part(now_ms),
         files=files_part(),
         paused=terms.SQL.part("paused"),
@@ -73,10 +75,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         left=(backlog := read_backlog(connection, Shard(), now_ms)),
         providers=read_providers(connection, now_ms),
         paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
-        pending=[
-            parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
-            for row in read["pending"]
-        ],
+        pending=[_pending(row) for row in read["pending"]],
         halts=parts.HaltsDue(**vars(read["halts"][0])),
         watch_ms=read["watch"][0].round_ms,
         unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
@@ -95,6 +94,10 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         cluster=read_cluster(connection) if read["there"] else None,
     )
     return parts.Status(found, judge(found))
+
+
+def _pending(row: Any) -> parts.PendingUsage:
+    return parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
 
 
 def _unheeded(halt: Unheeded) -> parts.UnheededHalt:

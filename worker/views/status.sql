@@ -9,8 +9,11 @@ SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_
     (SELECT COALESCE(MIN(watermark_ms), 0) FROM buckets) AS watermark_ms
 
 -- name: last_tick
+-- By the clock: one that was given an earlier time (`--at`) came after it, and tells of that time.
 SELECT tick_id, worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report FROM ticks
-WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
+WHERE tick_id = (SELECT t.tick_id FROM (SELECT tick_id, finished_ms FROM ticks WHERE finished_ms IS NOT NULL
+        ORDER BY tick_id DESC LIMIT :most_ticks) t
+    ORDER BY CASE WHEN t.finished_ms <= :now_ms THEN 0 ELSE 1 END, t.finished_ms DESC, t.tick_id DESC LIMIT 1)
 
 -- name: last_of_first_shard
 -- Where there are several, that one alone takes files.

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, typed
 from drawdown.server.console.frame import charts, figures
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "templates"
@@ -54,7 +54,7 @@ def environment() -> Environment:
     made.filters["running"] = running
     made.filters["halted_for"] = lambda reason: HALTED_FOR.get(f"{reason}", "")
     made.filters["words"] = lambda state: WORDS.get(state, str(state).replace("_", " "))
-    made.filters["shell"] = shlex.join
+    made.filters["shell"] = lambda words: typed(*words)
     made.filters["quote"] = shlex.quote
     made.filters["plain_number"] = lambda number: f"{number:f}"
     made.globals.update(url=url, stacked=charts.stacked, strip=charts.strip, high=charts.HIGH)
@@ -119,4 +119,4 @@ def url(path: str, **values: object) -> str:
 
 def command(*words: str) -> str:
     """The command line that shows the same: a word that a shell would take apart stands in quotes."""
-    return f"drawdown {shlex.join(words)}"
+    return f"drawdown {typed(*words)}"

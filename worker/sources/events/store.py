@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from shlex import quote
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -21,6 +20,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.locks import lock_org
 from drawdown.schema.sql import prepared, queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_EVENT_TYPES, MAX_ID_CHARS, MAX_ORG_TYPES, window_of
 from drawdown.worker.sources.events import charged, keys
 from drawdown.worker.sources.events.keys import PREFIX, Stored, content_of, is_same, keyed, sample_id_of
@@ -295,5 +295,5 @@ def charged_at_once(event: UsageEvent, at_once: Mapping[charged.Spot, str]) -> T
 
 
 def _unmapped(event_type: str, window_ms: int) -> Taken:
-    command = f"drawdown feature map-event {quote(event_type)} FEATURE --from {utc(window_ms)}"
+    command = f"drawdown feature map-event {typed(event_type, 'FEATURE', '--from', utc(window_ms))}"
     return Taken("pending", "unmapped", f"nothing makes a feature of {event_type} then: `{command}`")

@@ -17,7 +17,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.worker.sources.samples.jsonl import jsonl_records
 from drawdown.worker.sources.samples.lines import MAX_LINE_BYTES, STDIN, Lines, Record, is_blank, text_of, unzipped
 from drawdown.worker.sources.samples.rows import ImportOptions, RowReader, Sample
-from drawdown.worker.sources.samples.values import BadRow
+from drawdown.worker.sources.samples.values import REASONS, BadRow
 
 MAX_RECORD_LINES: Final = 256
 """A quoted field may span lines, but not the rest of the file: then its quote was left open."""
@@ -70,7 +70,8 @@ def _header(lines: Lines) -> list[str]:
             continue
         header = _quoted(lines, number, raw)[1]
         if isinstance(header, BadRow):
-            raise UsageError(f"{lines.name}: line {number} is no CSV header ({header.reason}: {header.text})")
+            why = REASONS[header.reason] + (f": {header.text}" if header.text else "")
+            raise UsageError(f"{lines.name}: line {number} is no CSV header ({why})")
         twice = sorted(column for column, times in Counter(header).items() if times > 1)
         if twice:
             raise UsageError(f"{lines.name}: the header names {', '.join(map(repr, twice))} twice; rename one of them")

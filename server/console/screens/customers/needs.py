@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.views import org_list
@@ -124,7 +124,7 @@ def _soon(around: Around, at_ms: int) -> list[Need]:
     for org, ms in around.ending.first:
         when = "now" if ms <= at_ms else f"{figures.time(ms)} ({figures.ago(ms, at_ms)})"
         what = f"its credit ends {when}, as the watch estimates"
-        found.append(Need("warn", "runs out", what, f"drawdown org show {quote(org)}", org))
+        found.append(Need("warn", "runs out", what, f"drawdown org show {typed(org)}", org))
     if more := around.ending.orgs - len(around.ending.first):
         what = f"and {more:,} more run out within 24 h"
         found.append(Need("warn", "runs out", what, "drawdown org list --runs-out-within 24h", href=ENDING))
@@ -147,7 +147,7 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
             "warn",
             "due" if one.due else "queued",
             f"{one.waiting:,} wait at {one.provider}, oldest {figures.time(one.waiting_since_ms)}" + _why(one, reasons),
-            f"drawdown provider check {quote(one.provider)}",
+            f"drawdown provider check {typed(one.provider)}",
             href=url(PUSHES, provider=one.provider, state="due" if one.due else "queued"),
         )
         for one in standing.providers
@@ -155,7 +155,7 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
     ]
     found += [
         Need(
-            "warn", "paused", f"{name}: {pause.reason}", f"drawdown provider pause {quote(name)} --undo", href=PROVIDERS
+            "warn", "paused", f"{name}: {pause.reason}", f"drawdown provider pause {typed(name)} --undo", href=PROVIDERS
         )
         for name, pause in standing.paused.items()
     ]

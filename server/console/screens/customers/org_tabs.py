@@ -8,6 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
@@ -67,7 +68,7 @@ def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         )
         for one in verdict_history(connection, org_id)
     ]
-    show = f"drawdown org show {quote(org_id)}"
+    show = f"drawdown org show {typed(org_id)}"
     tables = [
         Table("Which cells were told", ("Halted, UTC", "Cell", "Answer", "#Tries", "Error"), told,
               "No cell was ever told to halt it.", show),
@@ -87,7 +88,7 @@ def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]  # fmt: skip
     heads = ("From, UTC", "To", "Provider", "Customer", "By", "Reason")
     table = Table(
-        "Who bills it", heads, rows, "Nobody does.", f"drawdown org assign {quote(org_id)} --provider embedded"
+        "Who bills it", heads, rows, "Nobody does.", f"drawdown org assign {typed(org_id, '--provider', 'embedded')}"
     )
     ways = [
         act("Bill it here, or by nobody", "assign", id=org_id),

@@ -4,11 +4,11 @@ what happened lately."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, act, shown
@@ -74,7 +74,7 @@ def _related(found: list[Relation], given: str) -> Table:
     none = "Nobody bills it, pays for it, or is paid for by it yet."
     command = cells.command("ledger", "billing", given)
     rows = [_relation(one) for one in found]
-    return Table("Who pays for whom", heads, rows, none, command if rows else f"drawdown org assign {quote(given)}")
+    return Table("Who pays for whom", heads, rows, none, command if rows else f"drawdown org assign {typed(given)}")
 
 
 def _relation(one: Relation) -> tuple[Cell, ...]:

@@ -8,6 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
@@ -113,7 +114,7 @@ def _lines(would: Diff) -> Table:
     ]
     heads = ("Feature, or event type", "Provider", "#Events", "#Quantity", "#Windows", "#Credits", "What becomes of it")
     none = "Nothing of it would be used anew."
-    command = f"drawdown backfill close {quote(would.backfill.backfill)} --hash {would.hash}"
+    command = f"drawdown backfill close {typed(would.backfill.backfill, '--hash', would.hash)}"
     return Table("What closing would bill", heads, rows, none, command)
 
 
@@ -121,7 +122,7 @@ def _counts(would: Diff) -> Table:
     rows = [(Cell(name.replace("_", " ")), cells_of.number(count)) for name, count in sorted(would.counts.items())]
     heads, none = ("Events that are", "#Events"), "Nothing is staged yet."
     return Table(
-        "What is staged", heads, rows, none, f"drawdown backfill stage {quote(would.backfill.backfill)} events.jsonl"
+        "What is staged", heads, rows, none, f"drawdown backfill stage {typed(would.backfill.backfill, 'events.jsonl')}"
     )
 
 
@@ -137,4 +138,4 @@ def _facts(found: BackfillRow, would: Diff | None) -> Table:
         ("By", Cell(f"{found.actor}: {found.reason}", "id")),
     ]
     rows = [(Cell(name), value) for name, value in facts]
-    return Table("What is known of it", ("What", "Is"), rows, "", f"drawdown backfill show {quote(found.backfill)}")
+    return Table("What is known of it", ("What", "Is"), rows, "", f"drawdown backfill show {typed(found.backfill)}")

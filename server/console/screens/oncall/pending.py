@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
@@ -142,7 +142,7 @@ def _map_event(one: UnmappedEvent) -> tuple[Link, ...]:
 def _mends_event(one: UnmappedEvent) -> str:
     if one.metric:
         return f"drawdown event withdraw SOURCE ID, then drawdown guard consume: {one.metric} charges for it at once"
-    return f"drawdown feature map-event {quote(one.event_type)} FEATURE"
+    return f"drawdown feature map-event {typed(one.event_type, 'FEATURE')}"
 
 
 def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from itertools import groupby
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
@@ -141,7 +141,7 @@ def _samples(found: ExplainedPush) -> Table:
     note = f"The first {SAMPLES_SHOWN:,}; the figures above are of all." if len(rows) == SAMPLES_SHOWN else ""
     title = f"Samples of {figures.time(push.window_ms)} that make {push.feature}"
     folded = f"{len(rows):,} samples" if len(rows) > SAMPLES_OPEN else ""
-    return Table(title, heads, rows, none, f"drawdown push show {quote(push.key)}", note=note, folded=folded)
+    return Table(title, heads, rows, none, f"drawdown push show {typed(push.key)}", note=note, folded=folded)
 
 
 def _revisions(found: ExplainedPush) -> list[Table]:
@@ -158,7 +158,7 @@ def _revisions(found: ExplainedPush) -> list[Table]:
         for one in found.revisions
     ]
     heads = ("Revision", "Push", "State", "#Sealed", "#Sent", "Sealed, UTC")
-    table = Table("Revisions of this window", heads, rows, "", f"drawdown push show {quote(found.push.key)}")
+    table = Table("Revisions of this window", heads, rows, "", f"drawdown push show {typed(found.push.key)}")
     return [table] if len(rows) > 1 else []
 
 
@@ -174,7 +174,7 @@ def _attempts(found: ExplainedPush) -> Table:
     heads = ("No.", "Began, UTC", "#Took at most, ms", "Answer", "What was said")
     none = "It was never sent: the next tick sends what is due."
     return Table(
-        "Sends, and the provider's answer", heads, rows, none, f"drawdown push show {quote(push.key)}", note=note
+        "Sends, and the provider's answer", heads, rows, none, f"drawdown push show {typed(push.key)}", note=note
     )
 
 
@@ -210,7 +210,7 @@ def _said(found: ExplainedPush) -> list[Table]:
              Cell(other.actor, "id", narrow=False), cells_of.said(other.reason))
         )  # fmt: skip
     heads = ("At, UTC", "What", "Kind", "Evidence", "Who", "Why")
-    table = Table("What was said of it", heads, rows, "", f"drawdown push show {quote(found.push.key)}")
+    table = Table("What was said of it", heads, rows, "", f"drawdown push show {typed(found.push.key)}")
     return [table] if rows else []
 
 
@@ -238,7 +238,7 @@ def _entries(found: ExplainedPush, chain: PushChain) -> Table:
         "It is not accepted yet." if found.push.state != "accepted"
         else f"The ledger here has none: {found.push.provider} keeps this customer's balance."
     )  # fmt: skip
-    return Table("Entry in the ledger", heads, rows, none, f"drawdown ledger show {quote(customer)}")
+    return Table("Entry in the ledger", heads, rows, none, f"drawdown ledger show {typed(customer)}")
 
 
 def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
@@ -254,7 +254,7 @@ def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
     none = "No verdict was written yet: the first read at its provider writes one."
     heads = ("At, UTC", "Verdict", "Reason", "#Balance")
     title = "The verdict when it was settled, and those that came next"
-    return Table(title, heads, rows, none, f"drawdown org show {quote(found.push.org_id)}")
+    return Table(title, heads, rows, none, f"drawdown org show {typed(found.push.org_id)}")
 
 
 def _told(found: ExplainedPush, chain: PushChain) -> list[Table]:
@@ -271,5 +271,5 @@ def _told(found: ExplainedPush, chain: PushChain) -> list[Table]:
     ]
     heads = ("Halted, UTC", "Cell", "Answer", "#Tries", "Error")
     none = "No cell was told: none ran sandboxes of it."
-    table = Table("Cells that were told", heads, rows, none, f"drawdown org show {quote(found.push.org_id)}")
+    table = Table("Cells that were told", heads, rows, none, f"drawdown org show {typed(found.push.org_id)}")
     return [table] if any(one.is_halted for one in chain.verdicts) else []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger.runs.reservations import Reservation
+from drawdown.schema.text import typed
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
@@ -60,7 +60,7 @@ def _drawn(key: str, entries: list[RunEntry], drawn_micro: int, *, metered: bool
     none = "It drew nothing yet."
     if drawn_micro:
         none = f"{figures.credits(drawn_micro)} drawn by usage, not booked as entries of this run."
-    return Table("Drawn", heads, rows, none, f"drawdown execution show {quote(key)}", note=note)
+    return Table("Drawn", heads, rows, none, f"drawdown execution show {typed(key)}", note=note)
 
 
 def _known(run: Reservation) -> Table:
@@ -84,7 +84,7 @@ def _known(run: Reservation) -> Table:
         ("Accepted by", Cell(f"{run.actor}: {run.reason}", "id")),
     ]
     rows = [(Cell(name), value) for name, value in facts]
-    return Table("What is known of it", ("What", "Is"), rows, "", f"drawdown execution show {quote(run.reservation)}")
+    return Table("What is known of it", ("What", "Is"), rows, "", f"drawdown execution show {typed(run.reservation)}")
 
 
 def _named(text: str | None) -> Cell:

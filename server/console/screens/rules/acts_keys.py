@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_length
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, WrongField
 from drawdown.server.console.frame import figures
@@ -66,7 +67,7 @@ def _lost(doing: Doing) -> str:
     name = quote(doing.text("name"))
     told = f"where Keys has a new key of {doing.text('name')}, nobody has it"
     return (
-        f"{told}: `drawdown key rotate {quote(name)}` shows another, `drawdown key end {quote(name)}` ends all of them"
+        f"{told}: `drawdown key rotate {typed(name)}` shows another, `drawdown key end {typed(name)}` ends all of them"
     )
 
 

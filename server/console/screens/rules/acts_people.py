@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import type_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field
 from drawdown.server.console.frame import figures
@@ -67,7 +67,7 @@ def _person(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 def _lost(doing: Doing) -> str:
     name = doing.text("name")
-    return f"where People has {name}, `drawdown console user reset {quote(name)}` shows a link that opens"
+    return f"where People has {name}, `drawdown console user reset {typed(name)}` shows a link that opens"
 
 
 def _limited(doing: Doing) -> list[str]:

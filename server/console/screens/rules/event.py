@@ -8,6 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
@@ -25,7 +26,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     source, event_id = ask.required("source"), ask.required("id")
     event = show_event(connection, source, event_id, ask.text("org") or None)
     found = became(connection, event)
-    command = f"drawdown event show {quote(source)} {quote(event_id)} --org {quote(event.org_id)}"
+    command = f"drawdown event show {typed(source, event_id, '--org', event.org_id)}"
     tables = [_facts(event, command), _pushes(event, found), _entries(found)]
     above = Link("Events", url("/console/events", source=source))
     query = {"source": source, "id": event_id, "org": event.org_id}
@@ -94,7 +95,7 @@ def _entries(found: Became) -> Table:
     heads = ("Of, UTC", "Entry", "Wallet", "#Moved")
     none = "No wallet here was charged for it: it waits for its push, or is billed elsewhere."
     customer = found.entries[0].customer_id if found.entries else "CUSTOMER"
-    return Table("What it came to in the ledger", heads, rows, none, f"drawdown ledger show {quote(customer)}")
+    return Table("What it came to in the ledger", heads, rows, none, f"drawdown ledger show {typed(customer)}")
 
 
 def _ledger(customer_id: str, ts: int) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
@@ -202,7 +203,7 @@ def _phases(blocks: BlocksPage) -> Table:
         heads,
         rows,
         none,
-        f"drawdown guard report {quote(_one(blocks))} --phase 3 --since 7d",
+        f"drawdown guard report {typed(_one(blocks))} --phase 3 --since 7d",
         note=note,
     )
 
@@ -242,7 +243,7 @@ def _limits(connection: sa.Connection, metric: str) -> Table:
     command = (
         _listed("drawdown limit list", metric)
         if rows
-        else f"drawdown limit set {quote(metric or 'idea.create')} 100 --per month"
+        else f"drawdown limit set {typed(metric or 'idea.create')} 100 --per month"
     )
     return Table("What plans allow", heads, rows, none, command, note=note)
 

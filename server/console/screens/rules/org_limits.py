@@ -9,6 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Table
@@ -36,7 +37,7 @@ def _limits(found: Standing, after: str) -> Table:
     next_ = url("/console/org", id=found.org_id, tab="limits", after=found.next_after) if found.next_after else ""
     none = "Nothing is counted yet: the first metric is made by `drawdown guard set`."
     first = url("/console/org", id=found.org_id, tab="limits") if after else ""
-    command = f"drawdown limit show {quote(found.org_id)}"
+    command = f"drawdown limit show {typed(found.org_id)}"
     return Table("Limits", heads, rows, none, command, next_, _note(found), first=first)
 
 

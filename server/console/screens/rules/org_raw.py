@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from shlex import quote
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame.parts import Cell, Table
 from drawdown.server.console.frame.templates import url
@@ -31,7 +31,7 @@ def _there(org_id: str, chosen: str) -> Table:
         for name in raw.TABLES
     ]  # fmt: skip
     return Table(
-        "Tables about it", ("Table", "What it holds"), rows, "There is none.", f"drawdown org show {quote(org_id)}"
+        "Tables about it", ("Table", "What it holds"), rows, "There is none.", f"drawdown org show {typed(org_id)}"
     )
 
 
@@ -48,6 +48,6 @@ def _rows(org_id: str, table: str, found: raw.RawRows) -> Table:
         found.columns,
         rows,
         "It has no row about this organisation.",
-        f"drawdown org show {quote(org_id)}",
+        f"drawdown org show {typed(org_id)}",
         note=note,
     )

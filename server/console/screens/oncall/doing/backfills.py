@@ -12,6 +12,7 @@ from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Fie
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.commands import backfills
+from drawdown.worker.commands.withdrawals import judge_backfill
 from drawdown.worker.views.backfills import show_backfill
 
 MOST_REVERTED: Final = 5_000
@@ -39,8 +40,9 @@ def _revert(connection: sa.Connection, doing: Doing) -> Done:
     name, done = doing.text("backfill"), False
     if show_backfill(connection, name).events > MOST_REVERTED:
         raise Refused(f"{name} holds more than {MOST_REVERTED:,} events: drawdown backfill revert does it in portions")
+    judged = judge_backfill(connection, name)
     while not done:
-        _, done = backfills.revert(connection, name, doing.by)
+        _, done = backfills.revert(connection, name, doing.by, judged)
     total = show_backfill(connection, name).withdrawn  # also by a command that was ended half-way
     return Done(f"{name}: reverted; {total:,} events withdrawn, and the next tick gives back what was billed for them")
 

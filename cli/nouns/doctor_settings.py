@@ -1,0 +1,108 @@
+"""What is wrong with the settings of this host, and how to mend it: a part of `drawdown doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from drawdown.cli.app import App
+from drawdown.cli.settings.settings import PREFIX, Settings
+from drawdown.schema.text import nearest, typed
+from drawdown.worker.engine.stores import Databases
+from drawdown.worker.halts.cell_settings import SHARED, CellSettings
+from drawdown.worker.views.cells import cells_without_url, list_cells
+from drawdown.worker.views.hooks import list_endpoints
+
+MIN_SECRET_CHARS = 16
+WITH_WEBHOOKS = ("autumn", "stripe")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    ok: bool
+    what: str
+    mend: str = ""
+
+
+def private(path: Path, mode: str) -> Iterator[Finding]:
+    """Found open by everybody; a group may be meant."""
+    if path.exists() and path.stat().st_mode & 0o007:
+        yield Finding(False, f"{path} is open to everybody on this machine", f"`chmod {mode} {path}`")
+
+
+def _cells(app: App) -> Iterator[Finding]:
+    settings = app.settings.cells()
+    for cell in app.read(list_cells):
+        mend = settings.why_not(cell.url) or ""
+        yield Finding(not mend, f"cell {cell.cell_id} at {cell.url}", mend)
+        yield _cell_secret(settings, cell.cell_id)
+    for name in app.read(cells_without_url):
+        yield Finding(False, f"cell {name} runs sandboxes and has no URL", f"`drawdown cell set {typed(name, 'URL')}`")
+
+
+def _cell_secret(settings: CellSettings, cell: str) -> Finding:
+    shared = () if cell in settings.secrets else settings.secrets.get(SHARED, ())
+    given = settings.secrets.get(cell) or (*settings.roots, *shared)
+    weak = min((len(secret) for secret in given), default=0) < MIN_SECRET_CHARS
+    notes = ["several, while they are rotated"] * (len(given) > 1) + ["one is shared with other cells"] * bool(shared)
+    what = f"the secret that signs halts for cell {cell}" + (f" ({'; '.join(notes)})" if notes else "")
+    mend = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, {MIN_SECRET_CHARS} characters or more"
+    return Finding(not weak, what, mend if weak else "")
+
+
+def _hooks(app: App) -> Iterator[Finding]:
+    """Endpoints of the operator's product, where there are any."""
+    going = [row for row in app.read(list_endpoints) if row.ended_ms is None]
+    settings = app.settings.hooks()
+    for row in going:
+        mend = settings.why_not(row.url) or ""
+        yield Finding(not mend, f"endpoint {row.name} at {row.url}", mend)
+    if going:
+        weak = min((len(root) for root in settings.roots), default=0) < MIN_SECRET_CHARS
+        mend = f"set DRAWDOWN_HOOK_SECRET, {MIN_SECRET_CHARS} characters or more"
+        yield Finding(not weak, "the secret that endpoints' own secrets are made from", mend if weak else "")
+
+
+def _files(app: App) -> Iterator[Finding]:
+    """What could not be read was said before any of this."""
+    for path in app.settings.files.paths.values():
+        yield from private(path, "600")
+
+
+def _server(app: App) -> Iterator[Finding]:
+    """What `drawdown serve` would refuse. Not to have set it is no fault: nobody has to serve it."""
+    settings = app.settings.server()
+    for what, name, secrets in (
+        ("/admin", "DRAWDOWN_ADMIN_SECRETS", settings.admin_secrets),
+        ("/cron/tick", "DRAWDOWN_CRON_SECRET", tuple(filter(None, [settings.cron_secret]))),
+    ):
+        if not secrets:
+            yield Finding(True, f"the server's {what} answers 503: {name} is not set")
+        elif min(map(len, secrets)) < MIN_SECRET_CHARS:
+            yield Finding(
+                False, f"the secret of the server's {what}", f"set {name}, {MIN_SECRET_CHARS} characters or more"
+            )
+    for name, provider in app.registry.providers.items():
+        variable = f"{name}_webhook_secrets"
+        if provider.dormant is None and name in WITH_WEBHOOKS and not app.settings.of_providers().get(variable):
+            yield Finding(True, f"webhooks of {name} are refused: DRAWDOWN_{variable.upper()} is not set")
+
+
+def _unread(app: App) -> Iterator[Finding]:
+    """What is set, and nothing here reads: a slip, or another host's. What is a provider's is its own to judge."""
+    services = {*app.registry.providers, *app.registry.broken, *app.payments.services, *app.payments.broken}
+    given = {*app.settings.of_providers(), *app.settings.files.paths}.difference(Settings.model_fields)
+    of_others = tuple(f"{name}_" for name in services)
+    queried = {Databases.setting(name).removeprefix(PREFIX).lower() for name in app.settings.databases().urls}
+    for name in sorted(given - queried):
+        if not name.startswith(of_others):
+            near, said = nearest(name, Settings.model_fields), f"{PREFIX}{name.upper()}"
+            mend = "" if near is None else f"did you mean {PREFIX}{near.upper()}?"
+            yield Finding(near is None, f"{said} is set, and nothing here reads it", mend)
+
+
+OF_SETTINGS: Final[tuple[Callable[[App], Iterator[Finding]], ...]] = (_cells, _hooks, _server, _files, _unread)

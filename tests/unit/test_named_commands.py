@@ -1,0 +1,146 @@
+"""Commands that a message, a page or a docstring names are there, and take the options that are named with them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from drawdown.cli.main import VALUED, app, global_options_first
+from drawdown.cli.tree import walk
+from drawdown.schema import ids
+from drawdown.schema.ids import Kind
+from drawdown.schema.text import typed
+
+ROOT = Path(__file__).parents[2]
+LAYERS = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema")
+COMMAND: Any = get_command(app)
+TREE = dict(walk(COMMAND))
+FILLED = "VALUE"
+"""What stands for a value that is known only when the message is made."""
+KINDS = {name: kind for name, kind in vars(ids).items() if isinstance(kind, Kind)}
+
+
+@cache
+def texts() -> list[tuple[str, str]]:
+    """Each text of the program, with the module that it stands in."""
+    found: list[tuple[str, str]] = []
+    for layer in LAYERS:
+        for path in sorted((ROOT / layer).rglob("*.py")):
+            if "migrations" not in path.parts:
+                found += [(str(path.relative_to(ROOT)), text) for text in _texts(ast.parse(path.read_text()))]
+    return found
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else FILLED for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.value
+
+
+def named(text: str) -> Iterator[list[str]]:
+    """The words of each command in backticks; without the program's name only where the first two are a command's."""
+    alone = [text] if text.startswith("drawdown ") and "`" not in text else []
+    for inside in re.findall(r"`([^`]+)`", " ".join(text.split())) + alone:
+        words = inside.split()
+        if words[0] == "drawdown" and len(words) > 1:
+            yield words[1:]
+        elif tuple(words[:2]) in TREE and len(words) > 1:
+            yield words
+
+
+def fault(words: list[str]) -> str | None:
+    """Why it is no command, or takes no such option; None where nothing is wrong."""
+    words = global_options_first(words)
+    while words and words[0].startswith("--"):
+        words = words[2:] if words[0] in VALUED else words[1:]
+    if not words or words[0] == FILLED or not words[0].islower() or not words[0].strip(",.").isalpha():
+        return None
+    path: tuple[str, ...] = (words.pop(0).strip(",."),)
+    while hasattr(TREE.get(path), "commands") and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
+        path = (*path, words.pop(0))
+    if path not in TREE:
+        return f"there is no command {' '.join(path)}"
+    there = {option for param in TREE[path].params for option in param.opts} | {"--help", "-h"}
+    typed = {re.split("[=,.;)]", word)[0] for word in words if word.startswith("--") and FILLED not in word} - {"--"}
+    return f"{' '.join(path)} takes no {', '.join(sorted(typed - there))}" if typed - there else None
+
+
+def test_each_command_that_a_text_names_is_there() -> None:
+    wrong = [
+        f"{path}: `{' '.join(words)}`: {why}"
+        for path, text in texts()
+        for words in named(text)
+        if (why := fault(words))
+    ]
+    assert wrong == []
+    assert sum(1 for _, text in texts() for _ in named(text)) > 300
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("`drawdown events list`", "there is no command events"),
+        ("`drawdown event lost X`", "there is no command event lost"),
+        ("first `sample list --quarantine`", "sample list takes no --quarantine"),
+        ("`drawdown tick --accept-clock`", None),
+        ("`drawdown --json hook list`", None),
+    ],
+)
+def test_what_is_wrong_is_told(text: str, expected: str | None) -> None:
+    assert [fault(words) for words in named(text)] == [expected]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_shows_those_there_are_can_be_given_as_it_is_said(name: str) -> None:
+    """But for words in capitals, which stand for what a person knows."""
+    program, *words = shlex.split(KINDS[name].shown_by.replace("TIME", "2h"))
+    assert program == "drawdown" and fault(list(words)) is None
+    path = max((tuple(words[:end]) for end in range(1, len(words) + 1) if tuple(words[:end]) in TREE), key=len)
+    rest = words[len(path) :]
+    if rest != ["--help"]:
+        TREE[path].make_context(path[-1], rest, parent=COMMAND.make_context("drawdown", [], resilient_parsing=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("key", "end", "k"), "key end k"),
+        (("key", "end", "two words", "--reason", "because it is"), "key end 'two words' --reason 'because it is'"),
+        (("key", "end", "-dash"), "key end -- -dash"),
+        (("key", "end", "-h", "--reason", "r"), "key end --reason r -- -h"),
+        (("payer", "allow", "acme", "-dash"), "payer allow acme -- -dash"),
+        (("backfill", "close", "-a", "--hash", "-b"), "backfill close --hash -b -- -a"),
+        (("org", "list", "--halted"), "org list --halted"),
+    ],
+)
+def test_a_name_that_begins_with_a_dash_is_typed_behind_the_options(words: tuple[str, ...], line: str) -> None:
+    assert typed(*words) == line
+    within = COMMAND.make_context("drawdown", [], resilient_parsing=True)
+    found = TREE[words[:2]].make_context(words[1], shlex.split(line)[2:], parent=within)
+    assert {str(value) for value in found.params.values()} >= {word for word in words[2:] if word[:2] != "--"}
+
+
+def test_no_argument_is_printed_that_would_be_taken_for_an_option() -> None:
+    """`shlex.quote` is for the value of an option alone."""
+    wrong = []
+    for path in sorted({path for path, _ in texts()}):
+        source = (ROOT / path).read_text()
+        assert "shlex.join" not in source or path == "schema/text.py", path
+        wrong += [
+            f"{path}: {line.strip()}"
+            for line in source.splitlines()
+            for found in re.finditer(r"drawdown [a-z][^`]*?(--(\{[^}]*\}|[a-z-]+) )?\{(shlex\.)?quote\(", line)
+            if found[1] is None
+        ]
+    assert wrong == []
