@@ -22,6 +22,7 @@ from drawdown.schema.sql import queries
 from drawdown.worker.batches.take import ids_of
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.history.losses import read_losses
+from drawdown.worker.push.void import void_rejected
 
 SQL = queries(__file__)
 
@@ -78,4 +79,5 @@ def _withdraw(connection: sa.Connection, batch: str, portion: dict[str, str], by
         raise Refused(f"{batch} has usage in the time whose history was lost: withdraw it after the next tick")
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "withdraw", {**portion, **person})
+    void_rejected(connection, SQL.run(connection, "windows", portion).all(), by)
     make_windows_dirty(connection, SQL, "windows_of_portion", portion)

@@ -19,7 +19,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import window_of
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.history.losses import loss_of, read_losses
-from drawdown.worker.push.void import seal_again
+from drawdown.worker.push.void import seal_again, void_rejected
 
 SQL = queries(__file__)
 
@@ -36,7 +36,8 @@ class Withdrawn:
 
 
 def withdraw(connection: sa.Connection, sample_ids: Sequence[str], by: By) -> list[Withdrawn]:
-    """Declare samples wrong; each takes its whole sample out of what is owed.
+    """Declare samples wrong; each takes its whole sample out of what is owed. What was rejected of their windows is
+    sealed anew without them.
 
     Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed), below the floor, or of
     a window that was not sealed since history was lost; HistoryDoubted while the database stands still.
@@ -44,7 +45,9 @@ def withdraw(connection: sa.Connection, sample_ids: Sequence[str], by: By) -> li
     lock_buckets(connection)
     require_whole(connection)
     done = [_withdraw_one(connection, sample_id, by) for sample_id in sample_ids]
-    seal_again(connection, [sample for sample in done if not sample.already])  # last: it makes the next one unsealed
+    taken = [sample for sample in done if not sample.already]
+    void_rejected(connection, taken, by)
+    seal_again(connection, taken)  # last: it makes the next one unsealed
     return done
 
 
