@@ -18,7 +18,7 @@ from drawdown.schema.units import MAX_ID_CHARS
 
 TIME: Final = "occurred_ms"
 TIME_SAID: Final = "occurred_at"
-_UNCLEAN: Final = "[\\u0000-\\u001f\\u007f-\\u009f\\ud800-\\udfff\\ufffd]"
+_UNCLEAN: Final = "[\\u0000-\\u001f\\u007f-\\u009f\\ud800-\\udfff\\ufffd-\\uffff]"
 _MOMENT: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"
 _SAYS: Final[Mapping[str, str]] = {
     "source": "Who sends it; with event_id, its key.",

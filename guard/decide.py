@@ -155,6 +155,12 @@ def decide(facts: Facts, amount: int) -> Verdict:
     return _verdict(facts, nearest, amount, would, rule, "low" if is_new else "allowed", phase)
 
 
+def beyond(facts: Facts, amount: int) -> bool:
+    """Whether so much more is more than a limit allows whoever asks, where that is held to it."""
+    short = (one for one in in_force(facts) if one.amount is not None and _room(facts, one) < amount)
+    return amount > 0 and any(holds(one.phase, facts.pays) for one in short)
+
+
 def holds(phase: int, pays: bool) -> bool:
     """Whether a phase holds whoever asks to what is decided."""
     return phase == BLOCK_ALL or (phase == BLOCK_FREE and not pays)

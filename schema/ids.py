@@ -243,12 +243,12 @@ def halves(prefix: str, given: str) -> dict[str, str]:
     return {"head": f"{prefix}{head}%", "tail": f"{prefix}%{tail}"}
 
 
-_UNCLEAN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
+_UNCLEAN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]")
 
 
 def is_clean(text: str) -> bool:
-    """No C0, DEL, C1, no half of a surrogate pair (which no database can store), and no U+FFFD, which is what is left
-    of bytes that were no UTF-8."""
+    """No C0, DEL, C1, no half of a surrogate pair (which no database can store), no U+FFFD, which is what is left of
+    bytes that were no UTF-8, and neither U+FFFE nor U+FFFF, which SQLite's functions read as U+FFFD."""
     # isprintable() is the cheap test for nearly all; but for U+FFFD it is stricter than the rule.
     return (text.isprintable() and "\ufffd" not in text) or _UNCLEAN.search(text) is None
 

@@ -8,10 +8,12 @@ after signing in lies in the console.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from starlette.requests import Request
@@ -194,6 +196,10 @@ def _in(place: str, session: str) -> Response:
 
 
 def inside(place: str | None) -> str:
-    """Where to go on: in the console, or at its beginning."""
-    is_inside = place is not None and place.startswith("/console/") and "\\" not in place and place.isprintable()
-    return place if place is not None and is_inside else "/console/"
+    """Where to go on: in the console, or at its beginning. A browser takes `..` for the folder above, and so may a
+    proxy, also where it is percent-encoded."""
+    if place is None or not (place.startswith("/console/") and place.isprintable()):
+        return "/console/"
+    path = unquote(re.split(r"[?#]", place, maxsplit=1)[0])
+    is_inside = "\\" not in place + path and not {".", ".."} & set(re.split("[/;]", path))
+    return place if is_inside else "/console/"

@@ -11,7 +11,8 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import executions, guard_counts, pools
+from drawdown.worker.commands import executions, guard, guard_counts, pools
+from drawdown.worker.commands.guard import Wish
 from drawdown.worker.commands.run_request import MOST_LIFE_MS as MOST_HOLD_MS
 from drawdown.worker.commands.run_request import Request
 from tests.integration.guard_rush import rush
@@ -509,3 +510,80 @@ def test_what_a_payer_allows_no_more_of_is_counted_and_told(guarded: Guarded) ->
     assert (late.state, late.charged_micro, late.price_micro) == ("settled", 2 * MICRO, 9 * MICRO)
     assert guarded.used("idea") == 13
     assert guarded.settle("late", 9).repeated
+
+
+BEYOND = {
+    "the metric's limit": ({"amount": 10}, 50, 900_000),
+    "an hour's limit": ({"amount": 10, "period": "hour"}, 50, 11),
+    "an override": ({"amount": 99}, 200, 101),
+    "the payer's credit": ({"amount": None}, 4, 900_000),
+}
+
+
+@pytest.mark.parametrize("ending", ["settle", "release"])
+@pytest.mark.parametrize("what", BEYOND)
+def test_who_pays_by_a_metrics_word_pays_nothing_beyond(guarded: Guarded, what: str, ending: str) -> None:
+    """An organisation holds little, and says much: it is counted, and what was held is charged, to the payer."""
+    limit, credit, actual = BEYOND[what]
+    guarded.give("platform", credit)
+    guarded.metric("mail", price_micro=MICRO, payer="platform")
+    guarded.limit("mail", None)
+    guarded.limit("mail", **limit)  # type: ignore[arg-type]
+    if what == "an override":
+        guarded.override("mail", 100)
+    guarded.reserve("mail", 1, key="sly")
+    done = getattr(guarded, ending)("sly", actual)
+    assert (done.charged_micro, done.price_micro, done.payer) == (MICRO, actual * MICRO, "platform")
+    assert guarded.wallet("platform") == ((credit - 1) * MICRO, 0)
+    assert guarded.used("mail") == actual
+    assert guarded.fleet.one("SELECT forgone_micro FROM guard_uses") == (actual - 1) * MICRO
+    assert guarded.consume("mail", org="platform", key="others").decision == "allow", "others go on"
+    guarded.prove()
+
+
+def test_who_pays_by_a_metrics_word_pays_what_it_allows_above_the_estimate(guarded: Guarded) -> None:
+    guarded.give("platform", 50)
+    guarded.metric("mail", price_micro=MICRO, payer="platform")
+    guarded.limit("mail", 10)
+    guarded.reserve("mail", 1, key="more")
+    assert guarded.settle("more", 10).charged_micro == 10 * MICRO
+    guarded.limit("mail", 12, phase=1)
+    guarded.reserve("mail", 1, key="let through")
+    assert guarded.settle("let through", 9).charged_micro == 9 * MICRO, "this limit blocks nobody"
+    guarded.prove()
+
+
+def test_who_pays_by_a_metrics_word_pays_late_only_what_it_has(guarded: Guarded) -> None:
+    guarded.give("platform", 2)
+    guarded.metric("mail", price_micro=MICRO, payer="platform")
+    guarded.limit("mail", None)
+    for key in ("late", "later"):
+        guarded.reserve("mail", 1, key=key, for_ms=MINUTE_MS)
+    guarded.later(HOUR_MS)
+    assert guarded.consume("mail", 1).charged_micro == MICRO
+    assert [guarded.settle(key, 1).charged_micro for key in ("late", "later")] == [MICRO, 0]
+    assert guarded.wallet("platform") == (0, 0) and guarded.used("mail") == 3
+    guarded.prove()
+
+
+def test_an_organisation_owes_what_it_used_itself_by_any_word(guarded: Guarded) -> None:
+    guarded.metric("mail", price_micro=MICRO, payer="acme")
+    guarded.limit("mail", 5)
+    guarded.reserve("mail", 1, key="own")
+    assert guarded.settle("own", 150).charged_micro == 150 * MICRO
+    assert guarded.wallet() == (-50 * MICRO, 0)
+    guarded.prove()
+
+
+def test_what_is_let_through_beyond_its_limit_is_not_charged_to_whom_a_metric_names(guarded: Guarded) -> None:
+    guarded.give("platform", 50)
+    guarded.metric("mail", price_micro=MICRO, payer="platform", fails_open=True)
+    guarded.limit("mail", 10)
+    by = guarded.fleet.by
+    for state, key in (("used", "u"), ("held", "h")):
+        wish = Wish("acme", "mail", 40)
+        done = guarded.write(lambda c, k=key, w=wish, s=state: guard.let_through(c, k, w, by, s))  # type: ignore[misc]
+        assert (done.decision, done.charged_micro, done.price_micro) == ("allow", 0, 40 * MICRO)
+    assert guarded.settle("h", 40).charged_micro == 0
+    assert guarded.wallet("platform") == (50 * MICRO, 0) and guarded.used("mail") == 80
+    guarded.prove()

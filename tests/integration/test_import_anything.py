@@ -19,7 +19,8 @@ from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import FIELDS
 from tests.integration.importing import HEADER, NOW, counts, line, options, samples
 
-IDS = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="\ufffd"), min_size=1, max_size=40)
+NO_IDS = "\ufffd\ufffe\uffff"
+IDS = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters=NO_IDS), min_size=1, max_size=40)
 CPUS = st.none() | st.decimals(0, 100_000, places=3)
 ROWS = st.tuples(
     IDS, IDS, IDS, IDS, st.integers(0, MAX_MEMORY_MB), CPUS, st.integers(0, MAX_INTERVAL_S),

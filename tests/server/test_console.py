@@ -109,10 +109,36 @@ def test_after_five_failures_not_even_the_right_password_is_looked_at(home: Home
 
 
 @pytest.mark.parametrize(
-    "place", ["//evil.example", "https://evil.example", "/console/\\evil", "/docs", "/console/\n", "", "/console"]
-)
-def test_whoever_signs_in_goes_on_in_the_console_alone(place: str) -> None:
+    "place", [
+        "//evil.example", "https://evil.example", "/console/\\evil", "/docs", "/console/\n", "", "/console",
+        "/console/../my/sign-out", "/console/./orgs", "/console/..", "/console/orgs/../../my", "/console/..?a=b",
+        "/console/..#a", "/console/%2e%2e/my", "/console/%2E./my", "/console/.%2e/my", "/console/%2e%2e%2fmy",
+        "/console/..%2fmy", "/console/%5c..%5cmy", "/console/..;/my", "/console/\t../my", None,
+    ],
+)  # fmt: skip
+def test_whoever_signs_in_goes_on_in_the_console_alone(place: str | None) -> None:
     assert sign_in.inside(place) == "/console/"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/console/",
+        "/console/orgs",
+        "/console/org?id=..",
+        "/console/org?id=a%2Fb&next=../x",
+        "/console/a...b",
+        "/console/.a",
+    ],
+)
+def test_a_place_in_the_console_is_gone_on_to_as_it_is(place: str) -> None:
+    assert sign_in.inside(place) == place
+
+
+def test_the_form_leads_nowhere_else(home: Home) -> None:
+    said = {"name": "ann", "password": PASSWORD, "next": "/console/../my/"}
+    answer = home.post("/console/sign-in", said)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console/")
 
 
 ORIGINS: Final[list[tuple[dict[str, str], bool]]] = [

@@ -23,6 +23,7 @@ for _ in range(100_000):
     ("field", "value", "code"),
     [
         *((name, text, "bad_id") for name in list(GOOD)[:4] for text in ("", "x" * 201, "a\0b", "\ud800", "\ufffd")),
+        *((name, "a\uffff", "bad_id") for name in list(GOOD)[:4]),
         *((name, "", "bad_id") for name in ("subject", "project", "plan_key")),
         ("quantity", -1, "bad_quantity"),
         ("quantity", MAX_QUANTITY + 1, "bad_quantity"),

@@ -78,5 +78,5 @@ def test_ids_made_to_be_alike_cost_little(letters: str) -> None:
 
 def test_what_is_clean() -> None:
     assert is_clean("") and is_clean("a\u202eb \u00a0") and not is_clean_id("")
-    assert [text for text in ("\x00", "\x1f", "\x7f", "\x9f", "\ud800", "\ufffd") if is_clean(f"a{text}")] == []
+    assert [char for char in "\x00\x1f\x7f\x9f\ud800\ufffd\ufffe\uffff" if is_clean(f"a{char}")] == []
     assert is_clean_id("x" * 200) and not is_clean_id("x" * 201) and is_clean("x" * 201)

@@ -28,7 +28,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "reconcile": {"push", "catalog", "history", "engine"},
     "parity": {"sources", "engine"},
     "commands": {"push", "topup", "verdict", "seal", "halts", "catalog", "history", "engine", "sources", "verify"},
-    "batches": {"history", "engine", "sources"},
+    "batches": {"push", "history", "engine", "sources"},
     "views": {
         "batches",
         "cluster",

@@ -23,6 +23,7 @@ from drawdown.worker.batches.take import ids_of
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.history.losses import read_losses
+from drawdown.worker.push.void import void_rejected
 
 SQL = queries(__file__)
 
@@ -105,4 +106,5 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
 def _withdraw(connection: sa.Connection, portion: dict[str, str], by: By) -> None:
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "withdraw", {**portion, **person})
+    void_rejected(connection, SQL.run(connection, "windows", portion).all(), by)
     make_windows_dirty(connection, SQL, "windows_of_portion", portion)

@@ -36,6 +36,9 @@ WHERE outcome = 'conflict' AND name IN (SELECT name FROM batch_files WHERE batch
 -- name: windows_of_portion
 (SELECT s.org_id, {window} AS window_ms FROM {its_samples} AND s.ts >= COALESCE(o.floor_ms, 0)) w WHERE 1 = 1
 
+-- name: windows
+SELECT DISTINCT w.org_id, w.window_ms FROM {windows_of_portion}
+
 -- name: unseen [postgresql]
 (s.arrival >= b.cursor OR s.arrival = ANY (b.in_flight))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
-from drawdown.guard.decide import IN_DOUBT, Verdict, decide, in_force
+from drawdown.guard.decide import IN_DOUBT, Verdict, beyond, decide, in_force
 from drawdown.guard.periods import PERIODS, start_of
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.grouped import NotTogether
@@ -168,7 +168,7 @@ def _decide(book: _Book, ask: Ask) -> Answer:
     verdict = _judged(known, before, ask)
     done = Charged(Costs())
     if verdict.decision != "block":
-        done = _charge(book.connection, ask, known)
+        done = _charge(book.connection, ask, known, is_beyond=beyond(known.facts(before), wish.amount))
         if done.code is not None and verdict.would != "block":
             verdict = _judged(known, before, ask, done.code)
     if ask.dark:
@@ -227,13 +227,16 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
         return Charged(Costs(price, 0, payer, None, error.code in IN_DOUBT), None, error.code)
 
 
-def _charge(connection: sa.Connection, ask: Ask, known: Known) -> Charged:
-    """A run of its own, settled at once where it is used at once."""
+def _charge(connection: sa.Connection, ask: Ask, known: Known, *, is_beyond: bool) -> Charged:
+    """A run of its own, settled at once where it is used at once. What was let through beyond the metric's limit is
+    charged to nobody where another pays by the metric's word."""
     terms = known.metric.price
     price = terms.held(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
     if not price:
         return Charged(Costs())
     run, name = run_of(ask.wish, known.metric, price), USE + ask.name
+    if is_beyond and run.org_id != ask.wish.org_id:
+        return Charged(Costs(price, 0, run.org_id))
 
     def work() -> Charged:
         done = executions.accept(connection, name, run, ask.by, of_use=True)

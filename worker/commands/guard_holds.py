@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from drawdown.guard.decide import Verdict, decide, in_force
+from drawdown.guard.decide import Verdict, beyond, decide, in_force
 from drawdown.guard.periods import PERIODS
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import reservations
@@ -114,7 +114,9 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     price = use.price.of(amount)
     if price > MAX_ENTRY_MICRO:  # where no run says so
         raise UsageError("a use costs a thousand million credits at most")
-    charged = 0 if use.reservation is None else _charged(connection, use.reservation, state, price, by)
+    known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
+    is_beyond = beyond(known.facts(counters), amount - use.amount)
+    charged = 0 if use.reservation is None else _charged(connection, use, state, price, by, is_beyond=is_beyond)
     after = replace(
         use,
         state=state,
@@ -123,24 +125,30 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
         forgone_micro=price - charged,
         ended_ms=by.now_ms,
     )
-    known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     _moved(connection, counters, amount - use.amount, known)
     guard_counts.change_use(connection, after)
     return of_use(after, charged, by.now_ms, repeated=False)
 
 
-def _charged(connection: sa.Connection, run: str, state: State, price: int, by: By) -> int:
+def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: By, *, is_beyond: bool) -> int:
     """End a use's run: what was charged of its price. What its payer allows no more of is charged to nobody: what is
-    used is used, and has to be counted. What was held lies within that, until its hold is over."""
-    held = reservations.read(connection, run)
+    used is used, and has to be counted. Who pays because the metric says so pays nothing that `is_beyond` its limit,
+    nor more than it has. What was held lies within all that, until its hold is over."""
+    assert use.reservation is not None
+    held = reservations.read(connection, use.reservation)
     assert held is not None
+    by_metric = held.org_id != use.org_id
+    kept = held.amount_micro if held.state == "held" and held.expires_ms > by.now_ms else 0
     for cost in (price, min(price, held.amount_micro), 0):
+        if by_metric and is_beyond and cost > held.amount_micro:
+            continue
         try:
             with connection.begin_nested():
-                if state == "settled":
-                    done = executions.settle(connection, run, Cost(cost), by, of_use=True)
-                else:
-                    done = executions.release(connection, run, Cost(cost) if cost else None, by, of_use=True)
+                said = Cost(cost) if cost or state == "settled" else None
+                end = executions.settle if state == "settled" else executions.release
+                done = end(connection, use.reservation, said, by, of_use=True)
+                if by_metric and cost > kept and done.wallet is not None and done.wallet.available_micro < 0:
+                    raise Denied("payer_limit", f"{held.customer_id} has no credit for so much more")
                 return done.drawn.charged_micro
         except Denied as error:
             if error.code != "payer_limit" or not cost:

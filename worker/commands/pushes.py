@@ -14,7 +14,7 @@ from drawdown.schema.locks import lock_buckets
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.balances import own_up_to_lost
 from drawdown.worker.push.rows import PushRow, change, find_pushes, require_push
-from drawdown.worker.push.void import void_many
+from drawdown.worker.push.void import REJECTED, ask_again, void_many
 from drawdown.worker.push.wallet_mirror import draw_if_ours
 
 _PROVEN = ("rejected", "in_doubt")
@@ -95,6 +95,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
                 raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --absent")
     change(connection, chosen, "to_accepted", by.now_ms)
     draw_if_ours(connection, chosen, by.now_ms)
+    ask_again(connection, chosen, by.now_ms)
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
     done = [(push.key, {**about, "was": push.state}) for push in chosen]
     record_many(connection, "push_resolve", done, by)
@@ -112,7 +113,7 @@ def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
     with _all_or_none(keys):
         chosen = _chosen(connection, keys, ("due", "rejected"), "only a push that is due or rejected can be sent again")
         rejected = [push for push in chosen if push.state == "rejected"]
-        why = [push.last_error or "the provider rejected it" for push in rejected]
+        why = [push.last_error or REJECTED for push in rejected]
         void_many(connection, rejected, by, why, "rejected")
     waiting = [push for push in chosen if push.state == "due"]
     change(connection, waiting, "to_due", by.now_ms)

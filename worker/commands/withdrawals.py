@@ -20,7 +20,7 @@ from drawdown.schema.units import window_of
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.history.losses import Loss, loss_of, read_losses
-from drawdown.worker.push.void import seal_again
+from drawdown.worker.push.void import seal_again, void_rejected
 
 SQL = queries(__file__)
 
@@ -39,8 +39,9 @@ class Withdrawn:
 def withdraw(
     connection: sa.Connection, sample_ids: Sequence[str], by: By, judged: Witness | None = None
 ) -> list[Withdrawn]:
-    """Declare samples wrong; each takes its whole sample out of what is owed. `judged`: they were sealed since history
-    was lost, as `judge_backfill` saw on this database.
+    """Declare samples wrong; each takes its whole sample out of what is owed. What was rejected of their windows is
+    sealed anew without them. `judged`: they were sealed since history was lost, as `judge_backfill` saw on this
+    database.
 
     Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed), below the floor, or of
     a window that was not sealed since history was lost; HistoryDoubted while the database stands still, or where it is
@@ -50,7 +51,9 @@ def withdraw(
     require_same(connection, judged)
     losses = read_losses(connection) if judged is None else ()
     done = [_withdraw_one(connection, sample_id, by, losses) for sample_id in sample_ids]
-    seal_again(connection, [sample for sample in done if not sample.already])  # last: it makes the next one unsealed
+    taken = [sample for sample in done if not sample.already]
+    void_rejected(connection, taken, by)
+    seal_again(connection, taken)  # last: it makes the next one unsealed
     return done
 
 

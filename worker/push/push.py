@@ -31,6 +31,7 @@ from drawdown.worker.push.in_place import charge_in_place
 from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.answers import ClaimAnswers, ClaimedAt, ask_after_push
+from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -214,7 +215,9 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
             "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
             "largest_qty": capabilities.max_quantity or 2**63 - 1,
         }
-        SQL.run(connection, "reject_unsendable", {**values, **words})
+        rejected = SQL.run(connection, "reject_unsendable", {**values, **words}).scalars().all()
+        if rejected:
+            mark_for_projection(connection, rejected, now)
 
 
 def _settle(

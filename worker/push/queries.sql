@@ -77,6 +77,7 @@ UPDATE pushes SET state = 'rejected', settled_ms = :now_ms, last_error = CASE WH
 WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms <= :now_ms
     AND first_attempt_ms IS NULL
     AND (window_ms < :oldest_window_ms OR sent_qty > :largest_qty OR sent_qty < -:largest_qty)
+RETURNING org_id
 
 -- name: sent_before
 -- Whether an earlier attempt may have arrived: one never answered, or answered in a way that does not exclude it.
@@ -205,6 +206,10 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :f
 
 -- name: find_pushes
 SELECT p.* FROM {push_ids} x JOIN pushes p ON {is_of_push} {held}
+
+-- name: rejected_of
+SELECT p.* FROM {rows :windows (org_id text, window_ms bigint)} x
+JOIN pushes p ON p.window_ms = x.window_ms AND p.org_id = x.org_id WHERE p.state = 'rejected' {hold_push}
 
 -- name: folded
 SELECT 1 FROM folded_pushes WHERE day_ms = :day_ms AND org_id = :org_id AND feature = :feature LIMIT 1

@@ -21,12 +21,14 @@ from drawdown.schema.locks import lock_charges, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.worker.push.rows import PushRow, change, newest_unanswered, push_id_of
 from drawdown.worker.push.wallet_mirror import give_back
+from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
 
 MAY_ARRIVE_MS: Final = 3_600_000
 """How long an attempt whose answer was never seen may still reach the provider, and be charged there (P5)."""
 
+REJECTED: Final = "the provider rejected it"
 DOUBTED: Final = "one of its attempts, and another may have been charged: "
 
 
@@ -66,7 +68,8 @@ def void_many(
     if not chosen:
         return
     require_above_floor(connection, chosen)
-    _require_uncharged(connection, [push for push in chosen if push.provider == EMBEDDED and kind != "adopted"])
+    for key in () if kind == "adopted" else sorted(_charged(connection, chosen)):
+        raise Refused(f"the embedded ledger has charged {key} meanwhile: the next tick accepts it")
     if answered:
         _require_all_answered(connection, chosen, by.now_ms)
     give_back(connection, [push for push in chosen if push.state == "accepted"], by.now_ms)
@@ -77,6 +80,7 @@ def void_many(
     same = {"at_ms": by.now_ms, "evidence_kind": kind, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "void", {"voids": voids, **same})
     change(connection, chosen, "to_voided", by.now_ms)
+    ask_again(connection, chosen, by.now_ms)
     _take_from_carries(connection, chosen)
     seal_again(connection, chosen)
     done = [
@@ -84,6 +88,21 @@ def void_many(
         for push, why in zip(chosen, evidence, strict=True)
     ]
     record_many(connection, "push_void", done, by)
+
+
+def void_rejected(connection: sa.Connection, what: Sequence[OfWindow], by: By) -> None:
+    """Void what was rejected of windows from which something is taken back, under S1's lock: sealed anew, what is left
+    is one push. By itself a correction would give back what nobody charged, or be refused as what it corrects was (it
+    costs more than an entry of a wallet). What may still be charged stays."""
+    windows = [{"org_id": org, "window_ms": ms} for org, ms in sorted({(one.org_id, one.window_ms) for one in what})]
+    found = SQL.run(connection, "rejected_of", {"windows": windows}).all()
+    charged = _charged(connection, found)
+    chosen = [
+        push
+        for push, newest_ms in zip(found, newest_unanswered(connection, found), strict=True)
+        if push.key not in charged and not _may_arrive(newest_ms, by.now_ms)
+    ]
+    void_many(connection, chosen, by, [push.last_error or REJECTED for push in chosen], "rejected")
 
 
 _CARRY: Final = ("org_id", "provider", "customer_id", "feature")
@@ -100,6 +119,13 @@ def _take_from_carries(connection: sa.Connection, voided: Sequence[PushRow]) -> 
         SQL.run(connection, "add_to_carries", {"carries": carries})
 
 
+def ask_again(connection: sa.Connection, settled: Sequence[PushRow], now_ms: int) -> None:
+    """Ask for the verdicts of those whose pushes were rejected until now: these may be why they are halted."""
+    rejected = [str(push.org_id) for push in settled if push.state == "rejected"]
+    if rejected:
+        mark_for_projection(connection, rejected, now_ms)
+
+
 def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: int) -> str:
     """A push the provider had taken is refused by it after all: what it drew is given back, and it is rejected. Where
     several of its attempts may have arrived, nobody knows which was refused, and another may have charged: then it is
@@ -114,21 +140,24 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
     return state
 
 
-def _require_uncharged(connection: sa.Connection, chosen: Sequence[PushRow]) -> None:
-    """The ledger is in this database: a process that lay still may charge at any time, and what it charged stands."""
-    if not chosen:
-        return
+def _charged(connection: sa.Connection, chosen: Sequence[PushRow]) -> set[str]:
+    """The keys of those that our own ledger has charged. It is in this database: a process that lay still may charge at
+    any time, and what it charged stands."""
+    ours = [str(push.key) for push in chosen if push.provider == EMBEDDED]
+    if not ours:
+        return set()
     lock_charges(connection)
-    charged = read_charges(connection, [str(push.key) for push in chosen])
-    for push in chosen:
-        if push.key in charged:
-            raise Refused(f"the embedded ledger has charged {push.key} meanwhile: the next tick accepts it")
+    return set(read_charges(connection, ours))
+
+
+def _may_arrive(newest_ms: int | None, now_ms: int) -> bool:
+    return newest_ms is not None and now_ms - newest_ms < MAY_ARRIVE_MS
 
 
 def _require_all_answered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: int) -> None:
     """An attempt held up on its way may be charged after a later one was rejected; voiding then would bill twice."""
     for push, newest in zip(chosen, newest_unanswered(connection, chosen), strict=True):
-        if newest is not None and now_ms - newest < MAY_ARRIVE_MS:
+        if newest is not None and _may_arrive(newest, now_ms):
             minutes = -(-(MAY_ARRIVE_MS - now_ms + newest) // 60_000)
             raise Refused(
                 f"{push.key}: an attempt whose answer was never seen may still arrive at {push.provider}; "

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
+from drawdown.ledger.entries import MOST_BALANCE_MICRO
 from drawdown.ledger.rates import RateCard
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
@@ -41,6 +42,8 @@ class Used:
     """Not told by any sample yet: what runs is taken to go on until its next one."""
     unsent: int = 0
     """Sealed, and not sent yet or proven not to have arrived."""
+    rejected: int = 0
+    """Of that, what the provider refused: no estimate, and in no balance until a person has settled it."""
     sent_since: int = 0
     """First sent after the balance was read that is stored."""
     held: int = 0
@@ -51,6 +54,12 @@ class Used:
     just_now: int = 0
     unpriced: set[str] = field(default_factory=set)
     """Features it uses that have no rate: they are in no estimate."""
+
+    def keep_within(self, most: int) -> None:
+        """No figure beyond `most`, as nothing beyond is ever in a wallet: each of them, and all, are to be written."""
+        for name, value in vars(self).items():
+            if isinstance(value, int):
+                setattr(self, name, max(-most, min(value, most)))
 
     @property
     def burn_a_minute(self) -> int:
@@ -200,6 +209,7 @@ def used_by(seen: Seen, orgs: Sequence[Row], *, read_ms: int, lag_ms: int) -> di
         (amount,) = seen.price(used, row, row.sent_qty)
         if row.state == "rejected" or row.first_attempt_ms is None:
             used.unsent += amount
+            used.rejected += amount if row.state == "rejected" else 0
             in_time[row.org_id] += amount if _is_in_time(row, seen.lapsed) else 0
             continue
         read = reads[row.org_id] or 0
@@ -209,6 +219,8 @@ def used_by(seen: Seen, orgs: Sequence[Row], *, read_ms: int, lag_ms: int) -> di
         used.maybe += amount if row.state != "accepted" or (row.settled_ms or read_ms) > read_ms - lag_ms else 0
     for org_id, over in seen.lapsed.items():
         found[org_id].unsealed -= min(over.lapsed_micro, max(in_time[org_id], 0))
+    for used in found.values():
+        used.keep_within(MOST_BALANCE_MICRO)
     return found
 
 

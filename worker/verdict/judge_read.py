@@ -43,7 +43,8 @@ def after_read(
     if used is not None and state.balance_micro is not None:
         found, hidden = effective_after(org, state.balance_micro, used)
         spent = org.is_halted and org.halt_reason in CREDIT_REASONS
-        judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
+        may_halt = at.watched or state.balance_micro <= held_micro + used.rejected
+        judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, may_halt)
     new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged, held_micro)
     due = org.projection_due_ms if asked_again else None
     if asked_again and new.is_halted and due is None:

@@ -210,7 +210,7 @@ def _apply(
     asked = {wanted.org_id: wanted for wanted in due}
     current = lock_rows(connection, asked)
     watched = is_watched(connection, now)
-    estimated = [org for org in current if watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
+    estimated = current if watched else _spent_or_refused(connection, provider, current)
     used = _used(connection, context, provider, estimated, read_ms=read_ms, now=now)
     held = read_held(connection, provider, sorted(asked), now)
     policies = policies_of(connection, provider)
@@ -241,6 +241,13 @@ def _apply(
         mark_for_projection(connection, overtaken, now)
     _note_reads(connection, provider, [said(states, wanted.customer_id) for wanted in due])
     return done
+
+
+def _spent_or_refused(connection: sa.Connection, provider: str, orgs: Sequence[Row]) -> list[Row]:
+    """Those that are halted for lack of credit, or of whom a push was rejected: what it holds is in no balance."""
+    values = {"provider": provider, "org_ids": [org.org_id for org in orgs]}
+    refused = set(SQL.run(connection, "with_rejected", values).scalars())
+    return [org for org in orgs if org.org_id in refused or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
 
 
 def _note_reads(connection: sa.Connection, provider: str, states: Sequence[CustomerRead]) -> None:
@@ -286,8 +293,8 @@ def _used(
     connection: sa.Connection, context: Context, provider: str, wanted: Sequence[Row], *, read_ms: int, now: int
 ) -> Mapping[str, Used]:
     """What organisations used beyond their balance. While somebody watches that is read for all of them; else for those
-    alone that are halted for lack of credit. Never while history is in doubt (R1): what the provider charged and we
-    have forgotten would be taken off twice."""
+    alone that are halted for lack of credit, or whose pushes were rejected. Never while history is in doubt (R1): what
+    the provider charged and we have forgotten would be taken off twice."""
     if SQL.run(connection, "is_doubted").first() is not None:
         return {}
     lag = context.capabilities[provider].balance_lag_ms

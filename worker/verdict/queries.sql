@@ -48,6 +48,11 @@ UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AN
 SELECT a.org_id, a.customer_id FROM assignments a
 WHERE a.org_id IN :org_ids AND a.provider = :provider AND {in_force_now}
 
+-- name: with_rejected
+-- By the index on what needs a person: its condition is here word for word.
+SELECT DISTINCT org_id FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state = 'rejected'
+    AND provider = :provider AND org_id IN :org_ids
+
 -- name: is_doubted
 SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL
 

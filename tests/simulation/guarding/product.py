@@ -291,6 +291,26 @@ def _extend(product: Product, one: Call) -> str:
     return f"extends {one.key} to {wanted} until {until}"
 
 
+def _paid(product: Product, use: Used, price: int, more: int) -> int:
+    """What is charged of a price in the end. Who pays by the metric's word pays nothing beyond what was held if `more`
+    is more than a limit allows, or if it has not so much."""
+    wish = use.said[1]
+    if use.payer == use.org or wish.payer is not None:
+        return price
+    who, over = replace(_who(product, use.org), stopped=None), use.is_over(product.now)
+    said = product.books.decide(who, use.metric, more, use.at_ms, product.now)
+    barred = more > 0 and (said.decision, said.reason) == ("block", "limit")
+    kept = 0 if over else use.held_micro
+    has = free(product, use.payer) + kept
+    for cost in (price, min(price, use.held_micro)):
+        if (cost <= use.held_micro or not barred) and (cost <= kept or cost <= has):
+            if cost < price:
+                product.note("forgone_by_metric")
+            return cost
+    product.note("forgone_by_metric")
+    return 0
+
+
 def _end(product: Product, one: Call) -> str:
     use, books, now = product.books.uses[one.key], product.books, product.now
     amount, state = one.amount or 0, "settled" if one.what == "settle" else "released"
@@ -303,13 +323,13 @@ def _end(product: Product, one: Call) -> str:
         product.compare(one, product.call(one), {"denied": "ended"})
         return f"{one.what} {one.key}, which is {use.state}"
     price = use.terms.costs(amount)
-    charged = price if use.run else 0
+    charged = _paid(product, use, price, amount - use.counts(now)) if use.run else 0
     answer = product.call(one)
     want = {"state": state, "amount": amount, "charged_micro": charged, "repeated": False}
     product.compare(one, answer, {**want, "price_micro": price, "payer": use.payer if use.run else None})
     books.note_warned(_who(product, use.org), use.metric, amount - use.counts(now), use.at_ms, now)
     books.uses[one.key] = replace(
-        use, state=state, amount=amount, charged_micro=charged, forgone_micro=0 if use.run else price, held_micro=0
+        use, state=state, amount=amount, charged_micro=charged, forgone_micro=price - charged, held_micro=0
     )
     product.note(f"{state}{'_late' if over else ''}")
     return f"{one.what} {one.key} at {amount}, for {charged / MICRO}"
