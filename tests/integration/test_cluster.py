@@ -368,7 +368,7 @@ def test_the_end_of_a_job_is_noted_once_also_where_the_answer_is_lost(
 ) -> None:
     """The engine answers that there is no such job; its lane had tried on for half a minute, and began anew."""
     deferred(clustered, "tick", "tick 0/2", {"timestamp": 0, "shard": "0/2"})
-    ((number,),) = rows(clustered, "SELECT id FROM drawdown_cluster.procrastinate_jobs")
+    number = cast(int, rows(clustered, "SELECT id FROM drawdown_cluster.procrastinate_jobs")[0][0])
     whole, sent = PsycopgConnector.execute_query_async, []
 
     async def cut(self: PsycopgConnector, query: Any, **arguments: Any) -> None:
