@@ -6,7 +6,8 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from drawdown.cli.nouns.doctor import Finding, _upkeep
+from drawdown.cli.nouns.doctor import _upkeep
+from drawdown.cli.nouns.doctor_settings import Finding
 from drawdown.schema.database import read, write
 from drawdown.worker.views.upkeep import upkeep
 from tests.integration.test_long_open import _State
