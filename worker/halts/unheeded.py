@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.sql import Part, queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.shard import Shard
 
@@ -58,7 +58,7 @@ def untold(connection: sa.Connection, shard: Shard) -> list[str]:
     rows = SQL.run(connection, "untold", {"lo": shard.lo, "hi": shard.hi, "at_most": NAMED})
     return [
         f"cell {row.cell_id} has no URL, and cannot be told of the halts that are due there ({row.halts:,}): "
-        f"`drawdown cell set {quote(row.cell_id)} URL`"
+        f"`drawdown cell set {typed(row.cell_id)} URL`"
         for row in rows
     ]
 
