@@ -58,7 +58,7 @@ def untold(connection: sa.Connection, shard: Shard) -> list[str]:
     rows = SQL.run(connection, "untold", {"lo": shard.lo, "hi": shard.hi, "at_most": NAMED})
     return [
         f"cell {row.cell_id} has no URL, and cannot be told of the halts that are due there ({row.halts:,}): "
-        f"`drawdown cell set {typed(row.cell_id)} URL`"
+        f"`drawdown cell set {typed(row.cell_id, 'URL')}`"
         for row in rows
     ]
 
