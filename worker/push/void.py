@@ -96,6 +96,8 @@ def void_rejected(connection: sa.Connection, what: Sequence[OfWindow], by: By) -
     costs more than an entry of a wallet). What may still be charged stays."""
     windows = [{"org_id": org, "window_ms": ms} for org, ms in sorted({(one.org_id, one.window_ms) for one in what})]
     found = SQL.run(connection, "rejected_of", {"windows": windows}).all()
+    if not found:
+        return
     charged = _charged(connection, found)
     chosen = [
         push

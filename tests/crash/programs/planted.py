@@ -34,8 +34,8 @@ def _charged_apart() -> None:
     """What a use costs is committed before the use, and under a key of the process's own."""
     original = guard._charge
 
-    def charged(connection: sa.Connection, ask: guard.Ask, *given: Any) -> Any:
-        found = original(connection, replace(ask, key=f"{ask.key}:{os.getpid()}"), *given)
+    def charged(connection: sa.Connection, ask: guard.Ask, *given: Any, **more: Any) -> Any:
+        found = original(connection, replace(ask, key=f"{ask.key}:{os.getpid()}"), *given, **more)
         _commit(connection)
         return found
 
