@@ -61,13 +61,17 @@ WITHIN_S = 60 * 60
 """For `make test`; an idle machine is done long before. What is left then was not tested, and the run fails."""
 TIME_IS_UP = "time was up"
 SHARED = (
-    "tests/acceptance/", "tests/benchmarks/", "tests/client/", "tests/crash/", "tests/integration/", "tests/server/",
+    "tests/acceptance/", "tests/benchmarks/", "tests/client/", "tests/crash/", "tests/integration/", "tests/migration/",
+    "tests/server/",
 )  # fmt: skip
 """Of these a share is run in `make test`: they are many, and each has its own database, or its own command."""
-MOST_CASES = 10
+MOST_CASES = 5
 """Of one test that is run for each row of a table."""
-MOST_PLANTED = 5
+MOST_PLANTED = 3
 """Of one test that is red for each of its planted bugs, wherever it stands: each is a small simulation."""
+MOST_PAIRS = 60
+"""Of the explorer's pairs, each a real PostgreSQL held after each statement."""
+PAIRS = "tests/interleave/test_pairs.py::test_whatever_the_first_has_done_when_the_second_comes"
 PLANTED = re.compile(r"::(test_a_planted_(bug|mistake)\w+|test_the_bug_is_caught|test_it_is_seen)\[")
 DATABASES = ("sqlite", "postgresql")
 
@@ -124,14 +128,14 @@ def _left_out(items: list[pytest.Item]) -> set[pytest.Item]:
     and their statements meet both all the same. What is neither in SHARED nor PLANTED is run whole."""
     tables = defaultdict[str, dict[str, dict[str, pytest.Item]]](lambda: defaultdict(dict))
     for item in items:
-        if item.nodeid.startswith(SHARED) or PLANTED.search(item.nodeid):
+        if item.nodeid.startswith((*SHARED, PAIRS)) or PLANTED.search(item.nodeid):
             database = re.search(r"\b(sqlite|postgresql)\b", item.name)
             on = "" if database is None else database[0]
             tables[item.nodeid.partition("[")[0]][item.nodeid.replace(on, "", 1) if on else item.nodeid][on] = item
     left_out, turn = set[pytest.Item](), 0
     for name, table in tables.items():
         cases = list(table.values())
-        most = MOST_PLANTED if PLANTED.search(f"{name}[") else MOST_CASES
+        most = MOST_PLANTED if PLANTED.search(f"{name}[") else MOST_PAIRS if name == PAIRS else MOST_CASES
         kept = {len(cases) * number // most for number in range(most)}
         for number, case in enumerate(cases):
             if len(cases) > most and number not in kept:

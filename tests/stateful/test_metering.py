@@ -16,7 +16,7 @@ from tests.whole import share
 
 @pytest.mark.parametrize("machine", [Metering, Shrunk])
 def test_any_order_of_acts_and_usage_pays_for_nothing_twice(machine: Any) -> None:
-    run_state_machine_as_test(machine, settings=scale(share(8, whole=200), 20))
+    run_state_machine_as_test(machine, settings=scale(share(5, whole=200), 20))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -43,7 +43,7 @@ RARE = {
 
 
 def test_any_order_of_usage_seals_and_corrections_settles_what_is_owed() -> None:
-    run_state_machine_as_test(Sealing, settings=scale(share(10, whole=25), 25))
+    run_state_machine_as_test(Sealing, settings=scale(share(6, whole=25), 25))
 
 
 @pytest.mark.parametrize("bug", PLANTED)

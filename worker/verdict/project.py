@@ -188,12 +188,7 @@ def _due(
     end_overrides(connection, shard, now)
     values = {"now_ms": now, "lo": shard.lo, "hi": shard.hi, "provider": provider, "at_most": at_most, "org_id": org}
     rows = SQL.run(connection, "projections_due", values)
-    return [
-        DueProjection(
-            row.org_id, row.customer_id, row.asks, row.read_before_ms, row.balance_before_ms, bool(row.wallets_wait)
-        )
-        for row in rows
-    ]
+    return [DueProjection(**row._mapping) for row in rows]
 
 
 def _apply(
