@@ -83,9 +83,9 @@ def _reader(kind: type[Number], least: Number | None, most: Number | None) -> Ca
             raise typer.BadParameter(f"{given!r} is no {words}")
         found = kind(given)
         if found < low:
-            raise typer.BadParameter(f"{given} is less than {low:,}")
+            raise typer.BadParameter(f"{given} is less than {low}")
         if found > high:
-            raise typer.BadParameter(f"{given} is more than {high:,}")
+            raise typer.BadParameter(f"{given} is more than {high}")
         return found
 
     return read

@@ -113,7 +113,7 @@ def spenders_(
     context: typer.Context,
     keep: Annotated[bool, typer.Option("--keep", help="Keep what is found for the console's page: nightly")] = False,
 ) -> None:
-    """Show whose wallets were used most in the last 30 days. It reads all that was charged in them."""
+    """Show whose wallets usage and runs used most in the last 30 days. It reads all that was charged in them."""
     app: App = context.obj
     now_ms = app.clock.now_ms()
     if keep:

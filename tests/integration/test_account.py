@@ -122,7 +122,7 @@ def test_the_parts_of_a_wallet_are_its_balance(typed: sa.Engine, capsys: pytest.
     assert (later.included_micro, later.bonus_micro, later.purchased_micro) == (20 * MICRO, 0, 5 * MICRO)
     assert later.hold_micro == 3 * MICRO, "frozen"
     write(typed, lambda c: settlements.freeze(c, "render", fleet.by, undo=True))
-    assert parts().hold_micro == 0, "eligible"
+    assert parts().hold_micro == 3 * MICRO, "eligible: it waits for the next batch"
     write(typed, lambda c: executions.accept(c, "long", Request("acme", 2 * MICRO), fleet.by))
     write(typed, lambda c: executions.settle(c, "long", Cost(30 * MICRO), fleet.by))
     assert (parts().owed_micro, parts().available_micro) == (5 * MICRO, -5 * MICRO)

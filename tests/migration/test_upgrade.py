@@ -913,7 +913,7 @@ def test_orders_of_0057_keep_their_guards_and_have_other_kinds_beside(
 def test_orders_of_0072_keep_their_guards_and_have_those_of_money_beside(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    engine = _empty(kind, request, tmp_path, "money")
+    engine = _empty(kind, request, tmp_path, "money_beside")
     order = (
         "INSERT INTO orders (kind, asked, state, at_ms, via, actor, reason) "
         "VALUES ('{}', '', 'waiting', 1, 'cli', 'a', 'r')"

@@ -287,6 +287,19 @@ def test_nonsense_is_refused_in_words(home: Home) -> None:
         assert answer.status_code == status and says(answer.text, said), (place, answer.text[-300:])
 
 
+def test_a_top_up_that_stopped_itself_is_told_in_the_file_too(home: Home) -> None:
+    """In its mode alone it would look like one that fills the wallet."""
+    terms = "SELECT customer_id FROM topup_terms ORDER BY 1"
+    (customer, *_) = [str(name) for (name,) in home.fleet.rows(terms)]
+    text = (
+        "UPDATE topup_terms SET declines = 3, blocked_ms = 1, blocked_reason = 'stolen_card' WHERE customer_id = :one"
+    )
+    home.fleet.write(text, {"one": customer})
+    (line,) = [one for one in rows_of(home, "/console/ledger.csv") if one.startswith(f'"{customer}",')]
+    assert '"stolen_card"' in line
+    assert says(home.get("/console/ledger")[0].text, "stopped itself")
+
+
 def test_a_hostile_customer_is_text_everywhere(home: Home) -> None:
     asked = {"id": HOSTILE}
     paths = [f"{path}?{urlencode(asked)}" for path in ("/console/billing", "/console/wallet")]

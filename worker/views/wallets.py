@@ -102,7 +102,8 @@ def every(connection: sa.Connection, chosen: Chosen) -> Iterator[WalletLine]:
 
 
 def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDERS) -> list[Spender]:
-    """Whose wallets were used most in the last 30 days, by all that was charged in them."""
+    """Whose wallets were used most in the last 30 days, by all that usage and runs were charged in them, less what
+    was given back. What tiers cost is no use."""
     values = {"from_ms": now_ms - SPENT_DAYS * DAY_MS, "to_ms": now_ms, "at_most": most}
     rows = SQL.run(connection, "spenders_now", values)
     return [

@@ -196,7 +196,7 @@ def steps(found: RunSteps, account: Account) -> list[Step]:
         Step("Preview", None, "asked, and not kept", EFFECTS["preview"]),
         Step("Accept", found.accepted, f"{reserved} reserved in all", EFFECTS["accept"]),
         Step("Queued", found.going, f"{found.waiting:,} drew nothing yet; {held} still held", EFFECTS["queued"]),
-        Step("Complete", found.complete, f"{drawn} charged", EFFECTS["complete"]),
+        Step("Complete", found.complete, f"{drawn} charged, by metering too", EFFECTS["complete"]),
         Step("Settlement", found.settling, f"{net} to suppliers; they wait for {waits}", EFFECTS["settlement"]),
     ]
 

@@ -76,7 +76,10 @@ def _spenders(found: list[Spender], now_ms: int) -> Table:
     if found:
         at = found[0].at_ms
         old = "; that is long ago" if now_ms - at > STALE_MS else ""
-        note = f"As of {figures.time(at)} UTC, {figures.ago(at, now_ms)}{old}: all that was charged in 30 days."
+        note = (
+            f"As of {figures.time(at)} UTC, {figures.ago(at, now_ms)}{old}: what usage and runs were charged since "
+            f"{figures.time(found[0].from_ms)}, less what was given back. What tiers cost is not in it."
+        )
     none = "Nobody has looked at who spent most yet. It reads all that was charged, so it is looked at nightly."
     return Table(f"High spenders, {wallets.SPENT_DAYS} days", heads, rows, none, "drawdown ledger spenders --keep",
                  note=note)  # fmt: skip

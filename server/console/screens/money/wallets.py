@@ -21,7 +21,7 @@ from drawdown.worker.views.ledger import list_rates
 from drawdown.worker.views.wallets import After, Chosen, WalletLine
 
 PATH: Final = "/console/ledger"
-COLUMNS: Final = ("customer_id", "plan", "top_up", "balance", "reserved", "available", "top_up_below")
+COLUMNS: Final = ("customer_id", "plan", "top_up", "top_up_stopped", "balance", "reserved", "available", "top_up_below")
 WORDS: Final = {"": "any", "owed": "owed: below nothing", "low": "low: at its threshold or below"}
 MOST_RATES: Final = 100
 
@@ -63,7 +63,9 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     yield csv_line(COLUMNS)
     for one in wallets.every(connection, chosen):
         amounts = (one.balance_micro, one.held_micro, one.available_micro, one.threshold_micro)
-        yield csv_line((one.customer_id, one.plan, one.mode), [figures.plain(micro) for micro in amounts])
+        yield csv_line(
+            (one.customer_id, one.plan, one.mode, one.blocked_reason), [figures.plain(micro) for micro in amounts]
+        )
 
 
 def _chosen(ask: Ask) -> Chosen:
