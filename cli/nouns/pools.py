@@ -79,7 +79,7 @@ def list_(context: typer.Context, most: Most = 50) -> None:
          show_credits(one.returned_micro), one.members)
         for one in found
     ]  # fmt: skip
-    columns = ("pool", "#available", "#allotted", "#returned", "#members")
+    columns = ("pool", "#available", "#allotted", "#returned", "#members now")
     show(app, {"pools": found}, [table("Pools", columns, rows)])
 
 
