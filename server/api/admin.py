@@ -9,7 +9,7 @@ was not done, for whatever reason, may be sent again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar
@@ -64,11 +64,13 @@ def _order_in(services: Services, request: Request, body: bytes, model: type[M])
     if query:  # taken by nobody, and with one it could be argued where the query ends and the body begins
         raise ApiError(400, "bad_request", "this takes no query")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)
-    return Signed(order, partial(_use_up, offered=offered, now_ms=now))
+    return Signed(order, partial(_use_up, services=services, headers=request.headers, offered=offered))
 
 
-def _use_up(connection: sa.Connection, *, offered: str, now_ms: int) -> None:
-    if not use_once(connection, offered, now_ms, fresh_ms=signing.TOLERANCE_MS):
+def _use_up(connection: sa.Connection, *, services: Services, headers: Mapping[str, str], offered: str) -> None:
+    now = services.clock.now_ms()
+    signing.require_fresh(headers, now)
+    if not use_once(connection, offered, now, fresh_ms=signing.TOLERANCE_MS):
         raise ApiError(409, "signature_repeated", "this request was done before; to ask for it again, sign a new one")
 
 

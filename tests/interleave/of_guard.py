@@ -228,7 +228,7 @@ GUARD: Final = (
             c, Terms("spark", "pattern", "be*", "hour", 9, NOW + DAY_MS), s.by, asked=False
         ),
     ),
-    plain("server.api.guard.dark:record", _let_through, _counted_once),
+    plain("server.api.guard.dark:_written", _let_through, _counted_once),
     plain("server.api.guard.dark:_record_now the same", _let_through, _counted_once),
     plain("server.api.guard.overrides:decide", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
     plain("server.api.guard.routes:_on", lambda s, c: guard_holds.settle(c, "bee-going", 2, s.by), _never_beyond),

@@ -199,6 +199,7 @@ PEOPLE: Final = (
     plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
     plain("cli.nouns.plans:set_", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
     plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),
+    plain("cli.nouns.samples:withdraw what was rejected", lambda s, c: withdrawals.withdraw(c, ["a-1"], s.by)),
     plain(
         "cli.nouns.samples:mend_",
         lambda s, c: samples.mend(c, QuarantineFilter(ids=("seconds",)), s.by),

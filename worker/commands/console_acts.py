@@ -60,11 +60,10 @@ def claim(connection: sa.Connection, key: str, person: Person, action: str, now_
     return done
 
 
-def take_turn(connection: sa.Connection) -> None:
-    """Deeds of the console are done one after the other: of two that were decided by the same picture, by whomever and
-    for whatever reason, the second sees what the first did. SQLite has one writer at a time."""
-    if connection.dialect.name == "postgresql":
-        SQL.run(connection, "in_turn").all()
+def take_turn(connection: sa.Connection, picture: str, person: Person, now_ms: int) -> None:
+    """Deeds that were decided by the same picture, by whomever and for whatever reason, are done one after the other:
+    whoever looks again then sees what the one before did. `picture`: the hash of how things stand."""
+    SQL.run(connection, "in_turn", {"picture": picture, "name": person.name, "now_ms": now_ms})
 
 
 def keep(connection: sa.Connection, key: str, said: str, place: str) -> None:

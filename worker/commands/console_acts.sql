@@ -4,7 +4,9 @@
 DELETE FROM console_acts WHERE at_ms <= :since_ms
 
 -- name: in_turn
-SELECT pg_advisory_xact_lock(hashtextextended('console_acts', 0))
+-- A row, and no advisory lock: any login may take those, a host's too.
+INSERT INTO console_acts (key, name, action, at_ms, answer, place) VALUES ('turn:' || :picture, :name, '', :now_ms, '', '')
+ON CONFLICT (key) DO UPDATE SET at_ms = excluded.at_ms
 
 -- name: claim
 -- Whoever sends the same form at the same moment waits here, and finds it done.

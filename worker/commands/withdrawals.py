@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import By, record
+from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -53,13 +53,18 @@ def withdraw(
     done = [_withdraw_one(connection, sample_id, by, losses) for sample_id in sample_ids]
     taken = [sample for sample in done if not sample.already]
     void_rejected(connection, taken, by)
-    seal_again(connection, taken)  # last: it makes the next one unsealed
+    seal_again(connection, taken)  # after all were judged: it makes them unsealed
+    if taken:  # recorded last: whoever records anything else holds its own rows already
+        details = ({"org_id": one.org_id, "window_ms": one.window_ms, "interval_s": one.interval_s} for one in taken)
+        said = [(one.sample_id, it) for one, it in zip(taken, details, strict=True)]
+        record_many(connection, "sample_withdraw", said, by)
     return done
 
 
-def judge_backfill(connection: sa.Connection, backfill: str) -> Witness:
+def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     """See to it that all of a backfill can be withdrawn, before its first portion is: each portion makes its windows
-    dirty, by which the next one could not be told from what was not sealed since history was lost.
+    dirty, by which the next one could not be told from what was not sealed since history was lost. None while it is
+    open: there is nothing to judge yet.
 
     Errors: Refused where some of it was not, or lies below the floor; HistoryDoubted while the database stands still.
     """
@@ -74,7 +79,7 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness:
         )
     if left.below_floor:
         raise Refused(f"{left.below_floor:,} events of {backfill} lie below a floor, closed for good: {went}")
-    return found
+    return found if left.events else None
 
 
 def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Sequence[Loss]) -> Withdrawn:
@@ -99,6 +104,4 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     taken = {"ts": sample.ts, "memory_mb": sample.memory_mb, "interval_s": int(sample.interval_s)}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_withdrawal", {"sample_id": sample_id, "org_id": sample.org_id, **taken, **person})
-    details = {"org_id": sample.org_id, "window_ms": window, "interval_s": int(sample.interval_s)}
-    record(connection, "sample_withdraw", sample_id, details, by)
     return found

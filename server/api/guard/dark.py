@@ -146,6 +146,8 @@ class Dark:
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)
         quick, ends = terms is not None and terms.fails_open, uses or not self._kept
+        if uses:  # what was let through under this key comes before its repetition
+            await self._written(asked.name, quick=True)
         try:
             found = await self._asked(work, quick=quick, ends=ends)
         except LimitReached:  # the database said so
@@ -166,29 +168,34 @@ class Dark:
 
     async def before(self, key: str) -> None:
         """What ends a use comes after the use. Errors: ApiError 503 where that is not written down yet."""
-        if self._waits(key):
-            await self.record()
-            if self._waits(key):
-                text = "what was let through under this key is not written down yet: ask for the same again"
-                raise ApiError(503, "database", text, headers=SOON)
-
-    def _waits(self, key: str) -> bool:
-        return any(one.key == key for one in self._kept.values())
+        its_own = [name for name, use in self._kept.items() if use.key == key]
+        if not all([await self._written(name) for name in its_own]):
+            text = "what was let through under this key is not written down yet: ask for the same again"
+            raise ApiError(503, "database", text, headers=SOON)
 
     async def record(self) -> None:
         """Write down what was let through, in the order it was, until the database is away again."""
         async with self._recording:
-            for key, use in list(self._kept.items()):
-                work = self._recorder(use)
-                try:
-                    await self._asked(lambda work=work: self._threads.write(work), quick=False)  # type: ignore[misc]
-                except (*AWAY, ApiError):
+            for name in list(self._kept):
+                if not await self._written(name):
                     return
-                except DrawdownError as error:
-                    self._lose(use, error)
-                else:
-                    self.uses["recorded"] += 1
-                del self._kept[key]
+
+    async def _written(self, name: str, *, quick: bool = False) -> bool:
+        """Write one down; whether it waits no longer. Whoever wrote it at the same moment was the one that counts."""
+        use = self._kept.get(name)
+        if use is None:
+            return True
+        try:
+            await self._asked(lambda: self._threads.write(self._recorder(use)), quick=quick)
+        except (*AWAY, ApiError):
+            return False
+        except DrawdownError as error:
+            if self._kept.pop(name, None) is not None:
+                self._lose(use, error)
+            return True
+        if self._kept.pop(name, None) is not None:
+            self.uses["recorded"] += 1
+        return True
 
     def close(self) -> None:
         """Write down what can be, and tell what is lost."""

@@ -88,14 +88,21 @@ def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mappi
     seen = form.get("seen", "")
     if not SEEN.fullmatch(seen):
         raise LookAgain(409, CHANGED)
-    console_acts.take_turn(connection)
-    size = _allowed(connection, action, doing)
-    if seen != _seen(action.look(connection, doing), size, doing):
-        raise LookAgain(409, CHANGED)
+    picture = _hash(_stands(action.look(connection, doing)))
+    console_acts.take_turn(connection, picture, doing.person, doing.by.now_ms)
+    size = _look_again(connection, action, doing, seen)
     wanted = to_type(size)
     if wanted is not None and not _is_number(form.get("typed", ""), wanted):
         raise LookAgain(400, f"to do it, type the number {as_plain(wanted)}")
     return action.do(connection, doing)
+
+
+def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: str) -> Size:
+    """Errors: LookAgain where it is not as the dry run showed it; ApiError 403."""
+    size = _allowed(connection, action, doing)
+    if seen != _seen(action.look(connection, doing), size, doing):
+        raise LookAgain(409, CHANGED)
+    return size
 
 
 def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
@@ -130,5 +137,12 @@ def _is_number(text: str, wanted: Decimal) -> bool:
 
 def _seen(facts: Sequence[Fact], size: Size, doing: Doing) -> str:
     """What a dry run showed, as a hash that the form carries."""
-    said = [(fact.name, fact.value) for fact in facts if fact.fixed]
-    return hashlib.sha256(repr((said, size, sorted(doing.values.items()))).encode()).hexdigest()
+    return _hash((_stands(facts), size, sorted(doing.values.items())))
+
+
+def _stands(facts: Sequence[Fact]) -> list[tuple[str, str]]:
+    return [(fact.name, fact.value) for fact in facts if fact.fixed]
+
+
+def _hash(said: object) -> str:
+    return hashlib.sha256(repr(said).encode()).hexdigest()
