@@ -49,6 +49,7 @@ class Outbox:
     _thread: threading.Thread | None
     _spool: Spool | None
     _has_ended: bool
+    _is_told: bool
 
     def __init__(self, send: Send, hang_up: Callable[[], None], settings: Settings, world: World) -> None:
         self._send = send
@@ -101,9 +102,9 @@ class Outbox:
             self._require_sent(max(wanted - self._done, 0))
 
     def close(self, timeout_s: float) -> None:
-        """Send what waits within this time, then stop. Errors: as `flush`."""
+        """Send what waits within this time, then stop. Errors: as `flush`, once."""
         with self._changed:
-            if self._has_ended:
+            if self._has_ended or self._is_told:  # the thread may end a moment after the time is over
                 return
             self._closing = True
             self._deadline_s = self._world.monotonic_s() + timeout_s
@@ -115,6 +116,7 @@ class Outbox:
             atexit.unregister(self._at_exit)
             if thread is None:
                 self._end()
+            self._is_told = True
             self._require_sent(len(self._waiting))
 
     def _empty(self) -> None:
@@ -124,7 +126,7 @@ class Outbox:
         self._spool = None
         self._put = self._done = self._refused = self._hurried = self._waited_for = 0
         self._deadline_s = 0.0
-        self._has_ended = False
+        self._has_ended = self._is_told = False
 
     def _end(self) -> None:
         """Once; by the thread, where there is one: it may be in a call when the time to close is over."""

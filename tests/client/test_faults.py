@@ -361,15 +361,17 @@ def test_whoever_waits_ends_a_pause_and_whoever_closes_too(router: respx.MockRou
     assert time.monotonic() - began < 20 and book.numbers == [1, 2]
 
 
+@pytest.mark.parametrize("within_s", [0.0, 0.3])
 def test_what_is_left_when_the_server_stays_away_is_raised_with_its_count(
-    router: respx.MockRouter, caplog: pytest.LogCaptureFixture
+    router: respx.MockRouter, caplog: pytest.LogCaptureFixture, within_s: float
 ) -> None:
+    """Once, whether or not the thread that sends has ended by then."""
     caplog.set_level(logging.WARNING)
     router.post("/v1/events").mock(error(503, **{"retry-after": "5"}))
     made = client()
     made.events.send(*(Event("page.render", 1, "acme") for _ in range(3)))
     with pytest.raises(Unsent, match="3 items are not sent: nothing else keeps them"):
-        made.close(0.3)
+        made.close(within_s)
     made.close()  # and again: nothing
 
 
