@@ -2,7 +2,8 @@
 
 Guarantee: a form has a key of its own. Sent twice, by a double click, a reload or somebody who lost the answer, it is
 done once, and both are told the same. The key is kept in the transaction that does it, for as long as it counts:
-LIFE_MS after the form was made, which its session does not outlive.
+LIFE_MS after the form was made, which its session does not outlive. The turn of what a deed was decided by is a row
+beside them, and is forgotten as they are.
 """
 
 from __future__ import annotations

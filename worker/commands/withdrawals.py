@@ -55,10 +55,12 @@ def withdraw(
     void_rejected(connection, taken, by)
     seal_again(connection, taken)  # after all were judged: it makes them unsealed
     if taken:  # recorded last: whoever records anything else holds its own rows already
-        details = ({"org_id": one.org_id, "window_ms": one.window_ms, "interval_s": one.interval_s} for one in taken)
-        said = [(one.sample_id, it) for one, it in zip(taken, details, strict=True)]
-        record_many(connection, "sample_withdraw", said, by)
+        record_many(connection, "sample_withdraw", [(one.sample_id, _details(one)) for one in taken], by)
     return done
+
+
+def _details(sample: Withdrawn) -> dict[str, object]:
+    return {"org_id": sample.org_id, "window_ms": sample.window_ms, "interval_s": sample.interval_s}
 
 
 def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
