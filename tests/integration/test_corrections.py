@@ -95,6 +95,58 @@ def test_a_rejected_push_waits_for_a_person_and_is_sealed_anew(fleet: Fleet, pro
     assert fleet.rows("SELECT evidence_kind, evidence FROM voids") == [("rejected", "no such feature")]
 
 
+def corrected_while_its_push_waits(fleet: Fleet, provider: FakeProvider) -> None:
+    """A push of 60 is to be sent again, and 50 of it are withdrawn and sealed."""
+    wrong = fleet.sample("acme", T0 + 1, 50)
+    fleet.sample("acme", T0 + 2, 10)
+    provider.answers[KEY] = RetryAt(0, "busy")
+    fleet.tick_windows(2)
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
+    assert fleet.tick_windows(1).sealed == 1
+    assert {push.key for push in provider.seen} == {KEY}
+
+
+def test_a_correction_is_sent_once_what_it_corrects_is_settled(fleet: Fleet, provider: FakeProvider) -> None:
+    corrected_while_its_push_waits(fleet, provider)
+    provider.answers.clear()
+    assert fleet.tick_windows(1).accepted == 2
+    assert [(push.key, push.quantity) for push in provider.seen[-2:]] == [(KEY, 60), (KEY + ":r1", -50)]
+    assert billed(provider) == 10
+
+
+def test_what_is_rejected_is_voided_with_the_correction_that_waits_for_it(fleet: Fleet, provider: FakeProvider) -> None:
+    corrected_while_its_push_waits(fleet, provider)
+    provider.answers[KEY] = Rejected("more than it takes")
+    assert fleet.tick_windows(1).left.rejected == 1
+    assert (billed(provider), {push.key for push in provider.seen}) == (0, {KEY})
+    write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.by))
+    assert fleet.rows("SELECT revision, evidence_kind, evidence FROM voids ORDER BY revision") == [
+        (0, "rejected", "more than it takes"),
+        (1, "absent", "never sent; it corrected what is voided"),
+    ]
+    assert fleet.tick_windows(1).accepted == 1
+    assert [(push.key, push.quantity) for push in provider.charged.values()] == [(KEY + ":r2", 10)]
+    assert read(fleet.engine, verify).clean
+
+
+def test_a_correction_that_may_have_been_sent_stays_where_what_it_corrects_is_voided(
+    fleet: Fleet, provider: FakeProvider
+) -> None:
+    wrong = fleet.sample("acme", T0 + 1, 50)
+    fleet.tick_windows(2)
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
+    provider.answers[KEY + ":r1"] = RetryAt(0, "busy")
+    fleet.tick_windows(1)
+    fleet.sample("acme", T0 + 3, 7)
+    provider.answers[KEY + ":r2"] = Rejected("no")
+    fleet.tick_windows(1)
+    write(fleet.engine, lambda c: pushes.retry(c, [KEY + ":r2"], fleet.by))
+    assert fleet.rows("SELECT revision FROM voids") == [(2,)]
+    provider.answers.clear()
+    fleet.tick_windows(1)
+    assert sorted(push.quantity for push in provider.charged.values()) == [-50, 7, 50]
+
+
 def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1)
     provider.answers[KEY] = Unknown("cut")

@@ -32,6 +32,16 @@ def billed(world: World, expected: Expected) -> Iterator[str]:
             yield from _each_window(name, got, want)
 
 
+def given_back(world: World) -> Iterator[str]:
+    """At any moment: nobody was given back more of a window than was charged of it. Where whole units alone are taken,
+    or a provider refuses late what it had charged, windows tell nothing of it."""
+    for name in world.billing:
+        if name == EMBEDDED or (name in world.memory and name != WHOLE):
+            for place, quantity in sorted(_truth(world, name).items()):
+                if quantity < 0:
+                    yield f"2: {name} {place}: {-quantity} were given back that were not charged"
+
+
 def _truth(world: World, provider: str) -> Billed:
     if provider == EMBEDDED:
         return world.read(billed_in_ledger)

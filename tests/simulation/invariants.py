@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from drawdown.schema.migrate import bucket_of
+from tests.simulation.billed import given_back
 from tests.simulation.need import asked
 from tests.simulation.oracle import EXEMPT, WINDOW, Expected
 from tests.simulation.remote import unit_at
@@ -102,6 +103,7 @@ def check(world: World) -> list[str]:
         lambda: runs(world),
         lambda: _halts(world),
         lambda: asked(world),
+        lambda: given_back(world),
         lambda: _quarantine(world),
         lambda: (str(row[0]) for row in world.rows("SELECT what FROM audit")),
     ]
@@ -284,6 +286,8 @@ def _may_be_void(world: World, push: Push, evidence: str | None) -> bool:
     """Rejected by the provider, at once or later; or, at one that can be asked, absent when it was."""
     if push.key in world.rejected or push.known_as in world.rejected:
         return True
+    if evidence == "absent" and not push.attempts and push.sent < 0:
+        return True  # a correction that waited for what was voided
     error = push.error or ""
     late = error.startswith(("refused later: ", "not sent: the provider takes"))
     told = evidence in ("absent", "adopted", "operator") or (evidence is None and "charged nothing" in error) or late

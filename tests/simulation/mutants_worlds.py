@@ -27,6 +27,8 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "strangers in a bucket behind the watermark lost": (9, 20),
     "answers given to the wrong pushes": (2, 20),
     "a halt acknowledged once is never told again": (3, 20),
+    "given back before it is known what was charged": (920081, 30),
+    "of what is adopted nobody is asked": (920163, 30),
     "voided without asking the balance": (12, 20),
     "top-ups that were told are not remembered": (14, 20),
     "409 at Autumn taken as delivered": (6, 20),

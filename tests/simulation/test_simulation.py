@@ -94,6 +94,8 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (200799, 200, None, "more than a batch of a lost history was looked up in parts, and one balance tells of all"),
     (200080, 200, None, "events' excess was given back, and stood for a push of a day that was not compared then"),
     (900110, 30, None, "a refused draw, done again after a restore, kept its number (the oracle's product)"),
+    (920163, 30, None, "of what a balance showed to be charged twice nobody was asked"),
+    (920081, 30, None, "what was rejected beside its withdrawal was given back, and had never been charged"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""

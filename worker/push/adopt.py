@@ -16,6 +16,7 @@ from drawdown.schema.units import push_key
 from drawdown.worker.push.rows import PushRow, find_push
 from drawdown.worker.push.void import seal_again, void_one
 from drawdown.worker.push.wallet_mirror import draw_if_ours
+from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
 
@@ -89,7 +90,8 @@ def adopt_excess(
     drawn: bool = False,
 ) -> None:
     """The provider charged `quantity` more in this push's window than was pushed, under S1's lock. `drawn`: its balance
-    says so alone, and none of its events does."""
+    says so alone, and none of its events does. Its customer is asked about: no read since may show that charge."""
+    mark_for_projection(connection, [str(push.org_id)], by.now_ms)
     _insert(connection, push, quantity, by, evidence, None, kind="drawn" if drawn else "excess")
 
 
