@@ -118,6 +118,7 @@ def test_what_is_rejected_is_voided_with_the_correction_that_waits_for_it(fleet:
     corrected_while_its_push_waits(fleet, provider)
     provider.answers[KEY] = Rejected("more than it takes")
     assert fleet.tick_windows(1).left.rejected == 1
+    assert read(fleet.engine, lambda c: explain_push(c, KEY + ":r1")).waits_for == KEY
     assert (billed(provider), {push.key for push in provider.seen}) == (0, {KEY})
     write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.by))
     assert fleet.rows("SELECT revision, evidence_kind, evidence FROM voids ORDER BY revision") == [
