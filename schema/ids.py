@@ -64,6 +64,8 @@ CUSTOMER: Final = Kind(
     ),
     "drawdown ledger show",
 )
+ASKING: Final = Kind("organisation", CUSTOMER.sources, ORG.shown_by)
+"""One that a product asks about: it may have a wallet before any tick registers it."""
 POOL: Final = Kind("pool", (IdSource("pools"),), "drawdown pool list")
 PAYER: Final = Kind("payer", (IdSource("payers"),), "drawdown payer list")
 PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown plan list")

@@ -90,7 +90,7 @@ def doctor_(context: typer.Context) -> None:
     """Say what is wrong with this set-up, and how to mend it."""
     app: App = context.obj
     findings = doctor.examine(app)
-    rows = [("ok" if f.ok else "WRONG", f.what, "" if f.ok else f.mend) for f in findings]
+    rows = [(f.mark, f.what, "" if f.ok else f.mend) for f in findings]
     show(app, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
     if not all(finding.ok for finding in findings):
         raise typer.Exit(Exit.PERSON)

@@ -22,7 +22,7 @@ from drawdown.worker.history.incarnation import read_incarnation
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
 from drawdown.worker.views.batches import files_left
-from drawdown.worker.views.features import unrated_features
+from drawdown.worker.views.features import unestimated_features, unrated_features
 from drawdown.worker.views.long_open import oldest_open
 from drawdown.worker.views.metrics import last_tick_ms
 from drawdown.worker.views.proofs import WHOLE_LATE_MS, last_held
@@ -175,7 +175,8 @@ def _ticks(app: App) -> Iterator[Finding]:
 def _watch(app: App) -> Iterator[Finding]:
     last, now = app.read(last_round_ms), app.clock.now_ms()
     if last is None or now - last >= STOPPED_FOR_MS:  # ticks alone are a way to run it
-        yield Finding(True, "nobody watches between ticks: halts come with ticks (`drawdown watch` makes it seconds)")
+        what = "nobody watches between ticks: halts come with ticks (`drawdown watch` makes it seconds)"
+        yield Finding(True, what, off=True)
         return
     mend = "keep `drawdown watch` running beside the cron, or `drawdown run`, or `drawdown worker`"
     yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
@@ -185,7 +186,8 @@ def _proofs(app: App) -> Iterator[Finding]:
     """Whoever has it proven is told when no run looks at all of it any more."""
     last = app.read(lambda c: last_held(c, app.clock.now_ms())).whole_ms
     if last is None:
-        yield Finding(True, "no run of verify that looked at all of it is on record (`drawdown verify`, e.g. nightly)")
+        what = "no run of verify that looked at all of it is on record (`drawdown verify`, e.g. nightly)"
+        yield Finding(True, what, off=True)
         return
     mend = "run `drawdown verify`; `drawdown verify --since-last`, nightly, looks at all of it once a week"
     what = f"all invariants held last at {show_time(last)}, when all of it was looked at"
@@ -199,6 +201,10 @@ def _mapping(app: App) -> Iterator[Finding]:
         yield Finding(False, what, f"`drawdown ledger rate {feature} --micro-credits N`")
     if not unrated:
         yield Finding(True, "every feature has a rate in the embedded ledger")
+    for provider, features in app.read(unestimated_features).items():
+        what = f"nothing is estimated at {provider} for {', '.join(features)}: while it cannot be asked, whoever uses "
+        what += f"that goes on (`drawdown provider rate {provider} {features[0]} --micro N`)"
+        yield Finding(True, what, off=True)
 
 
 def _providers(app: App) -> Iterator[Finding]:

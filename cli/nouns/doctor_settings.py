@@ -21,11 +21,18 @@ WITH_WEBHOOKS = ("autumn", "stripe")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was looked at. `off`: it is not in use, which may be meant."""
 
     ok: bool
     what: str
     mend: str = ""
+    off: bool = False
+
+    @property
+    def mark(self) -> str:
+        if not self.ok:
+            return "WRONG"
+        return "off" if self.off else "ok"
 
 
 def private(path: Path, mode: str) -> Iterator[Finding]:
@@ -81,7 +88,7 @@ def _server(app: App) -> Iterator[Finding]:
         ("/cron/tick", "DRAWDOWN_CRON_SECRET", tuple(filter(None, [settings.cron_secret]))),
     ):
         if not secrets:
-            yield Finding(True, f"the server's {what} answers 503: {name} is not set")
+            yield Finding(True, f"the server's {what} answers 503: {name} is not set", off=True)
         elif min(map(len, secrets)) < MIN_SECRET_CHARS:
             yield Finding(
                 False, f"the secret of the server's {what}", f"set {name}, {MIN_SECRET_CHARS} characters or more"
@@ -89,7 +96,8 @@ def _server(app: App) -> Iterator[Finding]:
     for name, provider in app.registry.providers.items():
         variable = f"{name}_webhook_secrets"
         if provider.dormant is None and name in WITH_WEBHOOKS and not app.settings.of_providers().get(variable):
-            yield Finding(True, f"webhooks of {name} are refused: DRAWDOWN_{variable.upper()} is not set")
+            what = f"webhooks of {name} are refused: DRAWDOWN_{variable.upper()} is not set"
+            yield Finding(True, what, off=True)
 
 
 def _unread(app: App) -> Iterator[Finding]:

@@ -214,7 +214,7 @@ def _notes(flip: flip_rules.Flip) -> str | None:
     if flip.credit_behind_micro:
         parts.append(f"{show_credits(flip.credit_behind_micro)} credits stay behind")
     if flip.credit_there_micro is not None:
-        parts.append(f"{show_credits(flip.credit_there_micro)} credits there")
+        parts.append(f"a balance of {show_credits(flip.credit_there_micro)} there")
     return "; ".join(parts) or None
 
 

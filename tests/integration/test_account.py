@@ -85,7 +85,7 @@ def test_a_grant_to_nobody_known_makes_a_wallet_unless_the_id_is_like_one_there_
     assert said(capsys, "ledger grant globex 5")["is_new"] is False
     assert said(capsys, "ledger grant acmee 5 --new")["is_new"] is True
     assert run(["execution", "preview", "--org", "hooli", "--estimate", "1"]) == 2, "but who has no wallet runs nothing"
-    assert "there is no customer hooli" in capsys.readouterr().err
+    assert "there is no organisation hooli" in capsys.readouterr().err
 
 
 def test_the_parts_of_a_wallet_are_its_balance(typed: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:

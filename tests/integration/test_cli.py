@@ -164,6 +164,20 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
 
 
+def test_doctor_names_what_nothing_is_estimated_for(shell: Shell) -> None:
+    shell.run("init")
+    shell.run("feature", "map", "compute_1gb", "--memory-mb", "1024", "--from", "2026-01-01")
+    shell.run("org", "assign", "acme", "--provider", "autumn", "--customer", "acme", "--new", "--from", "2026-01-01")
+
+    def estimates() -> list[str]:
+        return [one["what"] for one in shell.json("doctor", status=1)["findings"] if "estimated" in one["what"]]
+
+    (said,) = estimates()
+    assert "drawdown provider rate autumn compute_1gb --micro N" in said
+    shell.run("provider", "rate", "autumn", "compute_1gb", "--micro", "1000000")
+    assert estimates() == []
+
+
 def test_a_cell_is_given_its_own_secret_and_doctor_says_which_are_shared(shell: Shell) -> None:
     shell.run("init")
     shell.environment["DRAWDOWN_CELL_ORIGINS"] = "http://127.0.0.1:9"

@@ -86,7 +86,7 @@ def know(connection: sa.Connection, wish: Wish, now_ms: int) -> Known:
     values = {"customer_id": customer, "account_id": wallet_account(customer), "org_id": wish.org_id}
     row = SQL.run(connection, "customer", values).one()
     if asker.provider is None and not row.has_wallet:
-        ids.require(connection, ids.CUSTOMER, wish.org_id)
+        ids.require(connection, ids.ASKING, wish.org_id)
     said = {"metric": wish.metric, "org_id": wish.org_id, "plan": row.plan or "", "now_ms": now_ms}
     given = {"its_metric": "given_metric", "its_plan": "given_plan"}
     limits = limits_of(Limit(**one) for one in SQL.run(connection, "limits", said, **given).mappings())

@@ -93,7 +93,7 @@ def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
     if terms is not None:
         return Paying(customer, terms)
     if provider is None:
-        ids.require(connection, ids.CUSTOMER, org_id)
+        ids.require(connection, ids.ASKING, org_id)
     elif provider in mirrored_at(connection):
         hold = remote_runs.hold_at(connection, org_id, now_ms, in_ledger=True)
         return Paying(customer, hold=hold, provider=provider)

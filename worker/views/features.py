@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.mapping import FOREVER_MS, Segment, is_meter, mapping_rows, segments
+from drawdown.worker.catalog.wallets import wallets_at
 
 SQL = queries(__file__)
 
@@ -86,6 +88,17 @@ def unmapped_events(connection: sa.Connection) -> list[UnmappedEvent]:
 def mapped_features(connection: sa.Connection) -> list[str]:
     """Features that some size makes, or made."""
     return list(SQL.run(connection, "mapped_features").scalars())
+
+
+def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
+    """By each provider that bills and keeps balances itself, the features without a rate for estimates of what is left
+    there."""
+    kept_here = wallets_at(connection)
+    found = defaultdict[str, list[str]](list)
+    for row in SQL.run(connection, "unestimated_features"):
+        if row.provider not in kept_here:
+            found[str(row.provider)].append(str(row.feature))
+    return found
 
 
 def unrated_features(connection: sa.Connection) -> list[str]:

@@ -191,6 +191,8 @@ def _unread(unread: UnreadOrgs) -> Headline:
     return Headline("behind", reason, f"drawdown provider check {unread.provider}, and org show {unread.first_org}")
 
 
+MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")
+"""What ticks do about pushes that wait: where none may have arrived, and where some may."""
 UNREAD: Final = "it is down, or has no such customer; they go on until the balance that was read last is used up"
 
 
@@ -207,4 +209,4 @@ PENDING: Final = {
 def _mend(provider: Waiting) -> str:
     if provider.drained_ms is not None:
         return "nothing: it drains by itself"
-    return f"drawdown provider check {provider.provider}; ticks send them once it answers"
+    return f"drawdown provider check {provider.provider}; ticks {MENDED[provider.queued > 0]} once it answers"
