@@ -30,6 +30,8 @@ from drawdown.worker.views.providers import providers_in_use
 from drawdown.worker.views.upkeep import upkeep
 
 MIN_SQLITE = (3, 39, 0)
+FEW = 3
+"""Features that a line names."""
 
 
 def examine(app: App) -> list[Finding]:
@@ -202,8 +204,9 @@ def _mapping(app: App) -> Iterator[Finding]:
     if not unrated:
         yield Finding(True, "every feature has a rate in the embedded ledger")
     for provider, features in app.read(unestimated_features).items():
-        what = f"nothing is estimated at {provider} for {', '.join(features)}: while it cannot be asked, whoever uses "
-        what += f"that goes on (`drawdown provider rate {provider} {features[0]} --micro N`)"
+        some = ", ".join(features[:FEW]) + (f" and {len(features) - FEW:,} more" if len(features) > FEW else "")
+        what = f"nothing is estimated at {provider} for {some}: while it cannot be asked, whoever uses that goes on "
+        what += f"(`drawdown provider rate {provider} {features[0]} --micro N`)"
         yield Finding(True, what, off=True)
 
 

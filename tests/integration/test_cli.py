@@ -166,15 +166,16 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
 
 def test_doctor_names_what_nothing_is_estimated_for(shell: Shell) -> None:
     shell.run("init")
-    shell.run("feature", "map", "compute_1gb", "--memory-mb", "1024", "--from", "2026-01-01")
     shell.run("org", "assign", "acme", "--provider", "autumn", "--customer", "acme", "--new", "--from", "2026-01-01")
 
     def estimates() -> list[str]:
         return [one["what"] for one in shell.json("doctor", status=1)["findings"] if "estimated" in one["what"]]
 
     (said,) = estimates()
-    assert "drawdown provider rate autumn compute_1gb --micro N" in said
-    shell.run("provider", "rate", "autumn", "compute_1gb", "--micro", "1000000")
+    assert "compute_16gb, compute_1gb, compute_32gb and 3 more" in said
+    assert "drawdown provider rate autumn compute_16gb --micro N" in said
+    for size in (1, 4, 8, 16, 32, 64):
+        shell.run("provider", "rate", "autumn", f"compute_{size}gb", "--micro", "1000000")
     assert estimates() == []
 
 
