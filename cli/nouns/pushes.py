@@ -89,7 +89,6 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
         [
             table(key, ("", ""), facts(asdict(push))),
             f"sent to {push.provider} as customer {sent_as.customer}, key {sent_as.key}, dated {show_time(sent_as.ts)}",
-            *([f"sent once {found.waits_for} is settled, which it corrects"] if found.waits_for else []),
             *_looked_up(push),
             table(
                 f"Samples of {show_time(push.window_ms)}, this feature: {found.samples_in_force_qty:,} in force, "

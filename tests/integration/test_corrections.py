@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -96,56 +96,49 @@ def test_a_rejected_push_waits_for_a_person_and_is_sealed_anew(fleet: Fleet, pro
 
 
 def corrected_while_its_push_waits(fleet: Fleet, provider: FakeProvider) -> None:
-    """A push of 60 is to be sent again, and 50 of it are withdrawn and sealed."""
+    """A push of 60 is to be sent again, and 50 of it are withdrawn."""
     wrong = fleet.sample("acme", T0 + 1, 50)
     fleet.sample("acme", T0 + 2, 10)
     provider.answers[KEY] = RetryAt(0, "busy")
     fleet.tick_windows(2)
     write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
-    assert fleet.tick_windows(1).sealed == 1
-    assert {push.key for push in provider.seen} == {KEY}
+    report = fleet.tick_windows(1)
+    assert (report.sealed, report.left.dirty_windows) == (0, 1)
 
 
-def test_a_correction_is_sent_once_what_it_corrects_is_settled(fleet: Fleet, provider: FakeProvider) -> None:
+def test_what_gives_back_is_sealed_once_what_it_corrects_is_settled(fleet: Fleet, provider: FakeProvider) -> None:
     corrected_while_its_push_waits(fleet, provider)
     provider.answers.clear()
-    assert fleet.tick_windows(1).accepted == 2
-    assert [(push.key, push.quantity) for push in provider.seen[-2:]] == [(KEY, 60), (KEY + ":r1", -50)]
-    assert billed(provider) == 10
+    assert (fleet.tick_windows(1).sealed, billed(provider)) == (0, 60)
+    report = fleet.tick_windows(1)
+    assert (report.sealed, report.left.dirty_windows, billed(provider)) == (1, 0, 10)
 
 
-def test_what_is_rejected_is_voided_with_the_correction_that_waits_for_it(fleet: Fleet, provider: FakeProvider) -> None:
+def test_what_is_rejected_beside_its_withdrawal_is_sealed_anew_as_one_push(
+    fleet: Fleet, provider: FakeProvider
+) -> None:
     corrected_while_its_push_waits(fleet, provider)
     provider.answers[KEY] = Rejected("more than it takes")
-    assert fleet.tick_windows(1).left.rejected == 1
-    assert read(fleet.engine, lambda c: explain_push(c, KEY + ":r1")).waits_for == KEY
-    assert (billed(provider), {push.key for push in provider.seen}) == (0, {KEY})
+    for _ in range(2):
+        report = fleet.tick_windows(1)
+        assert (report.left.rejected, report.left.dirty_windows, billed(provider)) == (1, 1, 0)
     write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.by))
-    assert fleet.rows("SELECT revision, evidence_kind, evidence FROM voids ORDER BY revision") == [
-        (0, "rejected", "more than it takes"),
-        (1, "absent", "never sent; it corrected what is voided"),
-    ]
     assert fleet.tick_windows(1).accepted == 1
-    assert [(push.key, push.quantity) for push in provider.charged.values()] == [(KEY + ":r2", 10)]
+    assert [(push.key, push.quantity) for push in provider.charged.values()] == [(KEY + ":r1", 10)]
     assert read(fleet.engine, verify).clean
 
 
-def test_a_correction_that_may_have_been_sent_stays_where_what_it_corrects_is_voided(
-    fleet: Fleet, provider: FakeProvider
-) -> None:
-    wrong = fleet.sample("acme", T0 + 1, 50)
-    fleet.tick_windows(2)
-    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
-    provider.answers[KEY + ":r1"] = RetryAt(0, "busy")
-    fleet.tick_windows(1)
-    fleet.sample("acme", T0 + 3, 7)
-    provider.answers[KEY + ":r2"] = Rejected("no")
-    fleet.tick_windows(1)
-    write(fleet.engine, lambda c: pushes.retry(c, [KEY + ":r2"], fleet.by))
-    assert fleet.rows("SELECT revision FROM voids") == [(2,)]
+def test_what_is_owed_besides_is_sealed_meanwhile(fleet: Fleet, provider: FakeProvider) -> None:
+    """Another feature's usage of the same window, and a late sample that outweighs what was taken back."""
+    corrected_while_its_push_waits(fleet, provider)
+    fleet.sample("acme", T0 + 3, 7, memory_mb=4096)
+    assert (fleet.tick_windows(1).sealed, billed(provider)) == (1, 7)
+    fleet.sample("acme", T0 + 4, 55)
+    assert (fleet.tick_windows(1).sealed, billed(provider)) == (1, 12)
     provider.answers.clear()
     fleet.tick_windows(1)
-    assert sorted(push.quantity for push in provider.charged.values()) == [-50, 7, 50]
+    assert (billed(provider), fleet.tick_windows(1).left.dirty_windows) == (72, 0)
+    assert read(fleet.engine, verify).clean
 
 
 def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider: FakeProvider) -> None:
@@ -327,6 +320,52 @@ def test_pruning_closes_old_windows_and_bills_nothing(fleet: Fleet, provider: Fa
     assert fleet.rows("SELECT sample_id FROM late_quarantine") == [(late,)]
     assert do_replay(fleet, T0, T0 + 2 * DAY_MS).pushes == 0
     assert billed(provider) == 60
+
+
+def in_whole_units(engine: sa.Engine, *used: int, rejected: Sequence[int]) -> tuple[Fleet, FakeProvider, list[str]]:
+    """So many seconds in a window each, at a provider of minutes that rejects the pushes of some of these windows."""
+    provider = FakeProvider(capabilities(unit=60))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    named = [fleet.sample("acme", T0 + place * WINDOW_MS, seconds) for place, seconds in enumerate(used)]
+    for place in rejected:
+        provider.answers[f"usage:acme:{T0 + place * WINDOW_MS}:compute_1gb"] = Rejected("no such meter")
+    fleet.tick_windows(len(used) + 1)
+    return fleet, provider, named
+
+
+def carried(fleet: Fleet) -> int:
+    return int(fleet.rows("SELECT CAST(COALESCE(SUM(carry_qty), 0) AS BIGINT) FROM carries")[0][0])
+
+
+def test_no_unit_is_given_back_that_another_window_was_to_be_charged_for(engine: sa.Engine) -> None:
+    fleet, provider, (first, second) = in_whole_units(engine, 50, 10, rejected=[1])
+    write(engine, lambda c: withdrawals.withdraw(c, [first], fleet.by))
+    report = fleet.tick_windows(1)
+    assert (billed(provider), report.sealed, report.left.dirty_windows) == (0, 0, 1)
+    write(engine, lambda c: withdrawals.withdraw(c, [second], fleet.by))
+    report = fleet.tick_windows(2)
+    assert (billed(provider), carried(fleet), report.left.dirty_windows, report.exit_status) == (0, 0, 0, 0)
+    assert read(engine, verify).clean
+
+
+def test_whole_units_that_a_void_left_over_are_sent(engine: sa.Engine) -> None:
+    fleet, provider, (_, wrong, _) = in_whole_units(engine, 59, 1, 59, rejected=[1])
+    assert (billed(provider), carried(fleet)) == (0, 59)
+    write(engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
+    fleet.tick_windows(1)
+    assert (billed(provider), carried(fleet), fleet.tick_windows(1).sealed) == (60, 58, 0)
+    assert read(engine, verify).clean
+
+
+def test_whole_units_that_a_void_left_too_much_of_are_given_back(engine: sa.Engine) -> None:
+    used = (119, 1) * 3
+    fleet, provider, named = in_whole_units(engine, *used, rejected=[0, 2, 4])
+    assert (billed(provider), carried(fleet)) == (180, 0)
+    write(engine, lambda c: withdrawals.withdraw(c, named[::2], fleet.by))
+    fleet.tick_windows(1)
+    assert (billed(provider), carried(fleet), fleet.tick_windows(1).sealed) == (0, 3, 0)
+    assert read(engine, verify).clean
 
 
 def test_whole_units_are_sent_and_the_rest_is_carried(engine: sa.Engine) -> None:

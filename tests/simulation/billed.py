@@ -99,13 +99,13 @@ def _remote(world: World, name: str, got: Billed, want: Billed) -> Iterator[str]
     no key that was charged twice and given back in another window, nothing charged by hand."""
     charged, used, carries = _in_total(got), _in_total(want), _carries(world, name)
     again = _in_total(world.remote[name].given_back_again())
-    doubled, voided = world.remote[name].doubled(), _left_by_voided(world, name)
+    doubled = world.remote[name].doubled()
     by_hand: Totals = defaultdict(int)
     for (provider, customer, feature, _), quantity in world.by_hand.items():
         by_hand[(customer, feature)] += quantity if provider == name else 0
     for place in sorted(used.keys() | charged.keys() | carries.keys()):
         carry, hand = carries.get(place, ("", 0))[1], by_hand.get(place, 0)
-        yield from _carry_in_bounds(place, carry, name, voided.get(place, (0, 0)))
+        yield from _carry_in_bounds(place, carry, name)
         have = charged[place] + carry + hand
         # What was given back twice is seen neither in events nor in a balance that may only have been topped up.
         if not used[place] + again.get(place, 0) <= have <= used[place]:
@@ -121,23 +121,11 @@ def _remote(world: World, name: str, got: Billed, want: Billed) -> Iterator[str]
     yield from _each_window(name, some[0], some[1])
 
 
-def _carry_in_bounds(place: tuple[str, str], carry: int, name: str, voided: tuple[int, int]) -> Iterator[str]:
-    """Both take negatives, so a seal leaves 0 <= carry < unit. A void takes out what its push had left over, and where
-    nothing is owed after it (the usage was withdrawn, too), no seal follows that would cut to whole units again."""
-    over, under, unit = *voided, unit_at(name, place[1])
-    if not -over <= carry < unit + under:
-        yield f"billed: {name} {place}: a carry of {carry}, with units of {unit}; voided: {over} over, {under} under"
-
-
-def _left_by_voided(world: World, name: str) -> dict[tuple[str, str], tuple[int, int]]:
-    """What voided pushes left over, and what they had sent beyond their own."""
-    rows = world.rows(
-        "SELECT customer_id, feature, SUM(CASE WHEN sealed_qty > sent_qty THEN sealed_qty - sent_qty ELSE 0 END), "
-        "SUM(CASE WHEN sealed_qty < sent_qty THEN sent_qty - sealed_qty ELSE 0 END) FROM pushes "
-        "WHERE provider = :name AND state = 'voided' GROUP BY customer_id, feature",
-        name=name,
-    )
-    return {(customer, feature): (over, under) for customer, feature, over, under in rows}
+def _carry_in_bounds(place: tuple[str, str], carry: int, name: str) -> Iterator[str]:
+    """Both take negatives, so a seal leaves 0 <= carry < unit, also where a void took out what its push left over."""
+    unit = unit_at(name, place[1])
+    if not 0 <= carry < unit:
+        yield f"billed: {name} {place}: a carry of {carry}, with units of {unit}"
 
 
 def _lost(world: World, name: str) -> set[tuple[str, str]]:

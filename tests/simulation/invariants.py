@@ -17,6 +17,7 @@ from tests.simulation.remote import unit_at
 from tests.simulation.runs import runs
 from tests.simulation.world import World
 
+OPEN = ("due", "queued", "in_doubt", "rejected")
 _REFERENCES = "SELECT window_ms, org_id, feature, revision, {1} FROM {0}"
 
 
@@ -120,10 +121,13 @@ def open_windows(world: World, tables: Tables) -> set[tuple[str, int]]:
     }
 
 
-def is_closed(world: World, names: Sequence[str]) -> bool:
-    """Whether the windows of these samples are sealed, as far as anything is known of them."""
+def is_closed(world: World, names: Sequence[str], *, looked_at: bool = False) -> bool:
+    """Whether the windows of these samples are sealed, as far as anything is known of them. `looked_at`: a seal has
+    just looked at all that is dirty, so that what still is waits for a push of its own that is not settled."""
     tables = _read(world)
     waiting = open_windows(world, tables)
+    if looked_at:
+        waiting -= {(one.org, one.window) for one in tables.pushes if one.sent > 0 and one.state in OPEN}
     places = [(one.org, one.ts // WINDOW * WINDOW) for one in (world.oracle.samples[name] for name in names)]
     return all(place not in waiting and place[1] < tables.watermarks.get(place[0], 0) for place in places)
 
@@ -286,8 +290,6 @@ def _may_be_void(world: World, push: Push, evidence: str | None) -> bool:
     """Rejected by the provider, at once or later; or, at one that can be asked, absent when it was."""
     if push.key in world.rejected or push.known_as in world.rejected:
         return True
-    if evidence == "absent" and not push.attempts and push.sent < 0:
-        return True  # a correction that waited for what was voided
     error = push.error or ""
     late = error.startswith(("refused later: ", "not sent: the provider takes"))
     told = evidence in ("absent", "adopted", "operator") or (evidence is None and "charged nothing" in error) or late

@@ -23,7 +23,7 @@ from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
 from drawdown.worker.catalog.mapping import FOREVER_MS, segments
 from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.halts import dispatch
-from drawdown.worker.push import adopt, claim, in_place, push, rows, void
+from drawdown.worker.push import adopt, in_place, push, rows, void
 from drawdown.worker.seal import newcomers, owed, statements
 from drawdown.worker.verdict import judge_read, org_row, project
 from tests.sent import nothing_in_place
@@ -186,7 +186,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     ),
     "charged in place, and nobody is asked about": lambda p: p.put(in_place, "mark_for_projection", lambda *rest: None),
     "given back before it is known what was charged": lambda p: p.query(
-        claim, "corrects_what_is_settled", ") = 0", ") >= 0"
+        owed, "gives_back_units", "MAX(is_open) = 0", "1 = 1"
     ),
     "of what is adopted nobody is asked": lambda p: p.put(adopt, "mark_for_projection", lambda *rest: None),
     "what is given back is charged in place": lambda p: p.query(

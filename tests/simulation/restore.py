@@ -36,7 +36,7 @@ IMAGES: Final = 6
 CHANCE_OF_IMAGE: Final = 0.02
 CHANCE_OF_RESTORE: Final = 0.004
 CHANCE_WHILE_LOST: Final = 0.01
-MOST_TRIES: Final = 100
+MOST_TRIES: Final = 400
 AGES: Final = {"restored_minutes": 30 * MINUTE_MS, "restored_hours": DAY_MS, "restored_days": 1000 * DAY_MS}
 DECISIVE: Final = frozenset({"seal", "sweep", "replay", "claim", "charge"})
 """Transactions that must change nothing while history is lost."""
@@ -198,11 +198,13 @@ class Restores:
         world.faults.note("done_again")
         world.say("world", "does again what was lost")
 
-    def _withdraw_again(self) -> None:
+    def _withdraw_again(self, *, looked_at: bool = False) -> None:
         """What is withdrawn before it is sealed leaves no push, and what was charged for it is never asked for."""
         world = self.world
         for one in list(self.withdrawals):
-            if all(name in world.oracle.samples for name in one.samples) and is_closed(world, one.samples):
+            if all(name in world.oracle.samples for name in one.samples) and is_closed(
+                world, one.samples, looked_at=looked_at
+            ):
                 try:
                     one.again(world)
                 except Refused as error:  # another try after the next tick
@@ -247,7 +249,7 @@ class Restores:
                 break
             world.time.advance(WINDOW_MS)  # a window that is open is sealed only once it has passed
             self._tick_all(run)
-            self._withdraw_again()
+            self._withdraw_again(looked_at=True)
         if self.withdrawals:
             world.breaches.append("R1: what was withdrawn cannot be withdrawn again")
 

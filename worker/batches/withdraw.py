@@ -99,7 +99,8 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
             f"{batch} has usage in the time whose history was lost, and it was not sealed since: {went:,} samples are "
-            "withdrawn; give the same command after the next tick"
+            "withdrawn; give the same command after the next tick, or once what waits of its windows is "
+            "settled"
         )
 
 

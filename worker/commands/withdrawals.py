@@ -77,7 +77,7 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     if left.unsealed:
         raise Refused(
             f"{backfill} has usage in the time whose history was lost, and it was not sealed since: {went}; give the "
-            "same command after the next tick"
+            "same command after the next tick, or once what waits of its windows is settled"
         )
     if left.below_floor:
         raise Refused(f"{left.below_floor:,} events of {backfill} lie below a floor, closed for good: {went}")
@@ -99,7 +99,7 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         raise Refused(
             f"the sample {sample_id} lies in the time whose history was lost, and was not sealed since: withdraw it "
-            "after the next tick"
+            "after the next tick, or once what waits of its window is settled"
         )
     if sample.ts < sample.floor_ms:
         raise Refused(f"the sample {sample_id} lies below the floor of {sample.org_id}: its window is closed for good")

@@ -27,13 +27,7 @@ FOR UPDATE OF p
 
 -- name: may_be_sent
 p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND o.stopped_at_ms IS NULL
-    AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused} AND (p.sent_qty >= 0 OR {corrects_what_is_settled})
-
--- name: corrects_what_is_settled
--- Nothing is given back that may never be charged: a correction waits for all of its window that is not settled. Counted,
--- for of what is asked whether it exists PostgreSQL may read all there is.
-(SELECT COUNT(*) FROM pushes q WHERE q.window_ms = p.window_ms AND q.org_id = p.org_id AND q.feature = p.feature
-    AND q.sent_qty > 0 AND q.state NOT IN ('accepted', 'carried', 'voided')) = 0
+    AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused}
 
 -- name: claim
 -- `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
@@ -216,12 +210,6 @@ SELECT p.* FROM {push_ids} x JOIN pushes p ON {is_of_push} {held}
 -- name: rejected_of
 SELECT p.* FROM {rows :windows (org_id text, window_ms bigint)} x
 JOIN pushes p ON p.window_ms = x.window_ms AND p.org_id = x.org_id WHERE p.state = 'rejected' {hold_push}
-
--- name: unsent_corrections
--- Held, and read as they are then: whoever claimed one meanwhile has counted an attempt.
-SELECT p.* FROM (SELECT DISTINCT window_ms, org_id, feature FROM {push_ids} i) x
-JOIN pushes p ON p.window_ms = x.window_ms AND p.org_id = x.org_id AND p.feature = x.feature
-WHERE p.state = 'due' AND p.sent_qty < 0 AND p.attempts = 0 AND p.first_attempt_ms IS NULL {hold_push}
 
 -- name: folded
 SELECT 1 FROM folded_pushes WHERE day_ms = :day_ms AND org_id = :org_id AND feature = :feature LIMIT 1

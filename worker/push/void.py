@@ -29,7 +29,6 @@ MAY_ARRIVE_MS: Final = 3_600_000
 """How long an attempt whose answer was never seen may still reach the provider, and be charged there (P5)."""
 
 REJECTED: Final = "the provider rejected it"
-UNSENT: Final = "never sent; it corrected what is voided"
 DOUBTED: Final = "one of its attempts, and another may have been charged: "
 
 
@@ -65,9 +64,7 @@ def void_many(
     answered: bool = True,
 ) -> None:
     """Void pushes under S1's lock, each with its evidence, in a few statements however many there are. `answered`:
-    insist that no attempt of them may still be on its way; a lookup that waited that out has shown it already.
-    Corrections of their windows that wait unsent (`corrects_what_is_settled`) are voided with them: what is left is
-    sealed as one push."""
+    insist that no attempt of them may still be on its way; a lookup that waited that out has shown it already."""
     if not chosen:
         return
     require_above_floor(connection, chosen)
@@ -76,16 +73,6 @@ def void_many(
     if answered:
         _require_all_answered(connection, chosen, by.now_ms)
     give_back(connection, [push for push in chosen if push.state == "accepted"], by.now_ms)
-    _void(connection, chosen, by, evidence, kind)
-    ask_again(connection, chosen, by.now_ms)
-    seal_again(connection, chosen)
-    named = {"push_ids": [push_id_of(push) for push in chosen]}
-    waiting = SQL.run(connection, "unsent_corrections", named).all()
-    if waiting:
-        _void(connection, waiting, by, [UNSENT] * len(waiting), "absent")
-
-
-def _void(connection: sa.Connection, chosen: Sequence[PushRow], by: By, evidence: Sequence[str], kind: str) -> None:
     voids = [
         {**push_id_of(push), "attempts_then": push.attempts, "evidence": why}
         for push, why in zip(chosen, evidence, strict=True)
@@ -93,7 +80,9 @@ def _void(connection: sa.Connection, chosen: Sequence[PushRow], by: By, evidence
     same = {"at_ms": by.now_ms, "evidence_kind": kind, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "void", {"voids": voids, **same})
     change(connection, chosen, "to_voided", by.now_ms)
+    ask_again(connection, chosen, by.now_ms)
     _take_from_carries(connection, chosen)
+    seal_again(connection, chosen)
     done = [
         (str(push.key), {"evidence": why, "evidence_kind": kind, "was": push.state})
         for push, why in zip(chosen, evidence, strict=True)

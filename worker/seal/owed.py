@@ -60,6 +60,8 @@ def _send_whole_units(run: Statements, terms: Mapping[str, Capabilities]) -> Non
     rows = _term_rows(terms, set(run.run("carrying", of=SQL).scalars()))
     run.values.update(terms=rows, number_of_terms=len(rows))
     run.slots["sent"] = "sent_carried" if rows else "sent_whole"
+    run.slots["gives_back"] = "gives_back_units" if rows else "gives_back"
+    run.slots["something_is_open"] = "of_the_org_is_open" if rows else "of_the_window_is_open"
 
 
 def _term_rows(terms: Mapping[str, Capabilities], carrying: Collection[str]) -> list[dict[str, object]]:
@@ -82,7 +84,7 @@ def write_owed(run: Statements, epoch: int, *, reached_ms: int) -> Sealed:
     if run.is_postgresql:
         run.run("sort_groups", of=SQL)
     slots = ("mapped", "prior_scope", "dirty_scope", "of_providers", "only_below", "lost", "otherwise", "sent")
-    written = run.run("seal", *slots, of=SQL).rowcount
+    written = run.run("seal", *slots, "gives_back", of=SQL).rowcount
     if run.is_postgresql:
         run.run("hash_groups", of=SQL)
     if run.slots["sent"] != "sent_whole" and written:
@@ -98,7 +100,7 @@ def write_pending(run: Statements) -> None:
 
 def advance(run: Statements, *, whole: bool) -> None:
     """What was dirty is computed; where the `whole` shard was sealed, it has come as far as the horizon."""
-    run.run("forget_dirty", "pending_scope", of=SQL)
+    run.run("forget_dirty", "pending_scope", "something_is_open", of=SQL)
     if whole:
         run.run("advance", of=SQL)
         run.run("catch_up", "pending_scope", of=SQL)

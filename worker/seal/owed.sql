@@ -59,11 +59,11 @@ AND 1 = 0
 -- The one idea: owed = used - pushes not voided, for each (organisation, window, feature).
 WITH mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped}),
 prior AS (
-    SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.revision
+    SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.sent_qty, p.revision
     FROM pushes p JOIN orgs o ON o.org_id = p.org_id AND o.bucket BETWEEN :lo AND :hi
     WHERE p.window_ms >= :watermark_ms AND p.window_ms < :horizon_ms {prior_scope}
     UNION ALL
-    SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.revision
+    SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.sent_qty, p.revision
     FROM {dirty_windows_read} {look_up} pushes p {looked_up_by} p.org_id = d.org_id AND p.window_ms = d.window_ms
         {end_look_p}
     WHERE {is_dirty}
@@ -72,14 +72,17 @@ owed AS (
     SELECT window_ms, org_id, feature, CAST(SUM(quantity) AS BIGINT) AS quantity, MAX(revision) + 1 AS revision
     FROM (
         SELECT w.window_ms, w.org_id, m.feature, -1 AS revision,
-            CASE WHEN m.unit = 'mb_s' THEN w.seconds * w.memory_mb ELSE w.seconds END AS quantity
+            CASE WHEN m.unit = 'mb_s' THEN w.seconds * w.memory_mb ELSE w.seconds END AS quantity,
+            0 AS is_open, 0 AS is_moved
         FROM seal_work w LEFT JOIN mapped m ON {of_the_window}
         WHERE COALESCE(m.feature, '') <> '' -- so written that PostgreSQL does not underrate the join a hundredfold
         UNION ALL
-        SELECT window_ms, org_id, feature, revision, CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END FROM prior
+        SELECT window_ms, org_id, feature, revision, CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END,
+            CASE WHEN sent_qty > 0 AND state IN {open_states} THEN 1 ELSE 0 END,
+            CASE WHEN sent_qty <> sealed_qty AND state <> 'voided' THEN 1 ELSE 0 END FROM prior
     ) both_sides
     GROUP BY window_ms, org_id, feature
-    HAVING SUM(quantity) <> 0
+    HAVING SUM(quantity) > 0 OR {gives_back}
 ),
 billed AS (
     SELECT w.window_ms, w.org_id, w.feature, w.revision, w.quantity, a.provider, a.customer_id,
@@ -113,7 +116,20 @@ SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, se
         || CASE WHEN revision > 0 THEN ':r' || revision ELSE '' END,
     :now_ms, :seal_id, CASE WHEN shadow = 1 AND sent_qty <> 0 THEN 'shadow'
         WHEN sent_qty = 0 AND NOT ({lost}) THEN 'carried' {otherwise} END, :now_ms
-FROM ({sent}) sized
+FROM ({sent}) sized WHERE quantity <> 0 OR sent_qty <> 0
+
+-- name: gives_back
+-- Nothing is given back that may never be charged: that waits until all else of the window is settled, and is no push
+-- until then, which whoever sends, looks up or reconciles would meet.
+SUM(quantity) < 0 AND MAX(is_open) = 0
+
+-- name: gives_back_units
+-- Where whole units moved between windows (S10), it waits for all of the feature. A void may leave whole units over, or
+-- less than none, and nothing be owed after it: its window sends what that comes to.
+(SUM(quantity) < 0 OR MAX(revision) >= 0 AND EXISTS (SELECT 1 FROM carries k WHERE k.org_id = both_sides.org_id
+    AND k.feature = both_sides.feature AND k.carry_qty <> 0)) AND MAX(is_open) = 0
+    AND (SUM(quantity) < 0 AND MAX(is_moved) = 0 OR (org_id, feature) NOT IN (
+        SELECT q.org_id, q.feature FROM pushes q WHERE q.state IN {open_states} AND q.sent_qty > 0))
 
 -- name: sort_groups [postgresql]
 -- The pushes are best inserted in the primary key's order, and grouped by sorting they come in it: a fifth less work for
@@ -214,6 +230,22 @@ GROUP BY 1, 2, 3, 4 HAVING SUM(w.samples) <> 0
 -- name: forget_dirty
 DELETE FROM dirty_windows WHERE window_ms < :horizon_ms AND EXISTS (SELECT 1 FROM orgs o
     WHERE o.org_id = dirty_windows.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL) {pending_scope}
+    AND NOT (({less_may_be_owed}) AND {something_is_open})
+
+-- name: less_may_be_owed
+-- Something of the window was taken back, or was found to be charged otherwise. Withdrawals go by their own index.
+EXISTS (SELECT 1 FROM withdrawals w WHERE w.org_id = dirty_windows.org_id AND w.ts >= dirty_windows.window_ms
+    AND w.ts < dirty_windows.window_ms + {window_length_ms})
+OR EXISTS (SELECT 1 FROM voids v WHERE v.window_ms = dirty_windows.window_ms AND v.org_id = dirty_windows.org_id)
+OR EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = dirty_windows.window_ms AND x.org_id = dirty_windows.org_id)
+
+-- name: of_the_window_is_open
+-- What was sealed before, and is not settled: what gives back waits for it, and its window stays dirty.
+(SELECT COUNT(*) FROM pushes p WHERE p.window_ms = dirty_windows.window_ms AND p.org_id = dirty_windows.org_id
+    AND p.sent_qty > 0 AND p.state IN {open_states} AND p.seal_id < :seal_id) > 0
+
+-- name: of_the_org_is_open
+org_id IN (SELECT p.org_id FROM pushes p WHERE p.sent_qty > 0 AND p.state IN {open_states} AND p.seal_id < :seal_id)
 
 -- name: advance
 UPDATE buckets SET watermark_ms = :horizon_ms WHERE id BETWEEN :lo AND :hi AND watermark_ms < :horizon_ms

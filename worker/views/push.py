@@ -11,7 +11,6 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.mapping import MB_SECONDS, mapping_rows, resolve
 from drawdown.worker.push.rows import dated, find_push
-from drawdown.worker.views.push_pages import OPEN
 
 SAMPLES_SHOWN: Final = 200
 MOST_REVISIONS: Final = 100
@@ -120,8 +119,7 @@ class Revision:
 @dataclass(frozen=True)
 class ExplainedPush:
     """A push with all that it rests on. `samples`: the first SAMPLES_SHOWN; `samples_in_force_qty`: of all of them;
-    `sealed_qty`: of all revisions; `revisions`: the first MOST_REVISIONS; `waits_for`: of one that gives back, and is
-    due, the key of what has to be settled before it is sent."""
+    `sealed_qty`: of all revisions; `revisions`: the first MOST_REVISIONS."""
 
     push: PushColumns
     sent_as: SentAs
@@ -132,7 +130,6 @@ class ExplainedPush:
     void: ShownVoid | None
     adoption: Adoption | None
     revisions: list[Revision]
-    waits_for: str | None
 
 
 def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
@@ -147,7 +144,6 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
     said = {row.what: row for row in SQL.run(connection, "said", push_id)}
     void, adoption = said.get("void"), said.get("adoption")
     revisions = SQL.run(connection, "revisions", {**push_id, "at_most": MOST_REVISIONS}).all()
-    unsettled = [str(one.key) for one in revisions if one.sent_qty > 0 and one.state in OPEN]
     return ExplainedPush(
         push=push,
         sent_as=SentAs(push.wire_key or push.key, push.customer_id, dated(push.window_ms, push.revision)),
@@ -160,7 +156,6 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
         if adoption is None
         else Adoption(adoption.at_ms, adoption.kind, adoption.evidence, adoption.actor, adoption.reason),
         revisions=[Revision(**_without(row, "sealed_in_all")) for row in revisions],
-        waits_for=next(iter(unsettled), None) if push.state == "due" and push.sent_qty < 0 else None,
     )
 
 

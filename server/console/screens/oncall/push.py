@@ -173,8 +173,6 @@ def _attempts(found: ExplainedPush) -> Table:
         note = f"Looked up at {push.provider} {_times(push.lookups)}; the last answer, {at}: {answer}."
     heads = ("No.", "Began, UTC", "#Took at most, ms", "Answer", "What was said")
     none = "It was never sent: the next tick sends what is due."
-    if found.waits_for:
-        none = f"It was never sent: it is, once {found.waits_for} is settled, which it corrects."
     return Table(
         "Sends, and the provider's answer", heads, rows, none, f"drawdown push show {typed(push.key)}", note=note
     )
