@@ -389,7 +389,7 @@ def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Eng
     fleet.sample("acme", T0 + 2, 7)
     pass_by(fleet, 1, 1)
     write(engine, lambda c: withdrawals.withdraw(c, ["s1", "s2"], fleet.by))  # of one window, together
-    pass_by(fleet, 3, 3, 3)
+    pass_by(fleet, 3, 3, 3, 3)
     assert charged(provider) == 0
     proven(fleet)
 
