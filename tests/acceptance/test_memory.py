@@ -64,7 +64,7 @@ MANNERS: Final[dict[str, Manner]] = {
     "crumbs": sockets.crumbs,
 }
 TRIED = [("tick", name) for name in MANNERS] + [("watch", name) for name in MANNERS]
-EVERY_DAY = [("tick", "100 Continue for ever"), ("tick", "a great many balances"), ("watch", "the largest answer")]
+EVERY_DAY = [("tick", "a great many balances"), ("watch", "the largest answer")]
 
 
 @contextmanager

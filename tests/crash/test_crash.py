@@ -27,6 +27,7 @@ from tests.simulation.mutants_remote import Patches
 from tests.whole import share
 from tests.world import T0, Fleet
 
+KILLS = share(4, whole=8)
 BATCH = in_place.AT_ONCE
 """The embedded ledger's; what is more than that is a second batch."""
 WINDOWS = BATCH + 400
@@ -34,16 +35,16 @@ AT = str(T0 + (WINDOWS + 2) * WINDOW_MS)
 
 
 def test_killed_again_and_again_with_two_workers_on_sqlite(tmp_path: Path) -> None:
-    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=8), seed=3, most=1500)
-    assert found.toll.short_of(8, 0) is None
-    assert found.toll.starts == 3 + 8
+    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=KILLS), seed=3, most=1500)
+    assert found.toll.short_of(KILLS, 0) is None
+    assert found.toll.starts == 3 + KILLS
 
 
 def test_killed_again_and_again_while_the_server_is_killed_too(tmp_path: Path) -> None:
     with closing(Server(durable=True)) as server:
-        found = siege(tmp_path, server.url, Plan(kills=8, strikes=3), seed=3, server=server, most=1500)
+        found = siege(tmp_path, server.url, Plan(kills=KILLS, strikes=3), seed=3, server=server, most=1500)
         assert server.recoveries() == 3, "by its own log"
-    assert found.toll.short_of(8, 6) is None
+    assert found.toll.short_of(KILLS, 6) is None
     assert set(found.toll.strikes) == set(STRIKES)
     assert found.toll.held.total() == 6
     # 0 is sound as well: what the strike left was settled by another worker before this one counted what is left.
@@ -65,8 +66,8 @@ def test_a_connection_lost_while_the_server_is_identified_is_said_as_such(postgr
 
 @pytest.mark.parametrize("name", ["autumn", "stripe"])
 def test_killed_between_claim_and_send_and_settle_at_a_biller(name: str, tmp_path: Path) -> None:
-    found = blockade(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", name, kills=5, seed=3)
-    assert found.toll.short_of(5, 0) is None
+    found = blockade(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", name, kills=KILLS, seed=3)
+    assert found.toll.short_of(KILLS, 0) is None
 
 
 def test_with_the_kill_taken_out_the_check_says_so(tmp_path: Path) -> None:

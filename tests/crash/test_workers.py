@@ -8,10 +8,13 @@ from pathlib import Path
 from tests.crash.billers import BOTH, blockade
 from tests.crash.workers import Workers
 from tests.postgres_server import Server
+from tests.whole import share
+
+KILLS = share(1, whole=2)
 
 
 def test_workers_that_are_killed_are_replaced_by_those_there_are(tmp_path: Path) -> None:
     """Each ends with 0 once told to; before that, the workers alone have come to the end of all there was."""
     with closing(Server(durable=True)) as server:
-        found = blockade(tmp_path, server.url, BOTH, kills=2, seed=3, how=Workers, faulty=True)
-    assert found.toll.short_of(2, 0) is None and found.toll.starts == 2 + 2
+        found = blockade(tmp_path, server.url, BOTH, kills=KILLS, seed=3, how=Workers, faulty=True)
+    assert found.toll.short_of(KILLS, 0) is None and found.toll.starts == 2 + KILLS

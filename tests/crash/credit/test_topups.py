@@ -9,21 +9,23 @@ import pytest
 
 from tests.crash.credit.topups import till
 from tests.postgres_server import Server
+from tests.whole import share
 
+KILLS = share(4, whole=6)
 SEEDS = (3, 5, 7, 11)
 """Where the kills of one land is by chance: that all of them miss is not to be expected."""
 
 
 def test_nobody_is_charged_twice_though_workers_and_the_server_are_killed(tmp_path: Path) -> None:
     with closing(Server(durable=True)) as server:
-        found = till(tmp_path, server.url, kills=6, seed=3, server=server, strikes=2)
+        found = till(tmp_path, server.url, kills=KILLS, seed=3, server=server, strikes=2)
         assert server.recoveries() == found.toll.strikes.total() == 2, "by its own log"
-    assert found.toll.kills >= 6 and found.payments and found.struck.total()
+    assert found.toll.kills >= KILLS and found.payments and found.struck.total()
 
 
 def test_nobody_is_charged_twice_on_sqlite(tmp_path: Path) -> None:
-    found = till(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", kills=6, seed=4)
-    assert found.toll.short_of(6, 0) is None
+    found = till(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", kills=KILLS, seed=4)
+    assert found.toll.short_of(KILLS, 0) is None
     assert found.states["credited"] == found.payments
 
 
