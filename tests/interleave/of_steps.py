@@ -10,7 +10,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import orgs
+from drawdown.worker.commands import orgs, withdrawals
 from drawdown.worker.commands import topups as said
 from drawdown.worker.commands.flip_rules import FlipOptions, Wish
 from drawdown.worker.commands.flips import flip
@@ -61,6 +61,11 @@ def _sealed(stage: Stage) -> None:
     """Something is due at the embedded ledger."""
     walk = stage.walk(tick(stage.context(WITHOUT)))
     walk.until("sweep", stage.engine)
+
+
+def _withdrawn_as_it_is_sent(stage: Stage) -> None:
+    """What gives it back is sealed once its push is settled."""
+    write(stage.engine, lambda c: withdrawals.withdraw(c, ["a-6"], stage.by))
 
 
 def sent_before(stage: Stage) -> None:
@@ -168,6 +173,7 @@ STEPS: Final = (
     step("expire", lambda s: push(s.context(WITHOUT), "fake")),
     step("claim", lambda s: push(s.context(WITHOUT), "fake")),
     step("settle", lambda s: push(s.context(WITHOUT), "fake")),
+    step("settle what was withdrawn", lambda s: push(s.context(WITHOUT), "fake"), _withdrawn_as_it_is_sent),
     step("charge", lambda s: push(s.context(WITHOUT), "embedded"), _sealed),
     step("claim embedded", lambda s: push(s.context(WITHOUT), "embedded"), sent_before),
     step("settle embedded", lambda s: push(s.context(WITHOUT), "embedded"), sent_before),

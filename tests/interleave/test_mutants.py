@@ -15,6 +15,7 @@ from drawdown.worker.catalog import terms
 from drawdown.worker.commands import console_acts, credit, guard_counts, guard_terms, samples, withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
+from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal import statements, stops
 from drawdown.worker.sources.events import charged, floors, store
 from drawdown.worker.sources.events.types import meters
@@ -121,6 +122,10 @@ def _acted_without_a_turn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(console_acts, "take_turn", _none)
 
 
+def _open_is_not_held(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sealing, "hold_what_is_open", lambda run: None)
+
+
 MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "release takes no lock": (_release_without_the_lock, "seal", "cli.nouns.orgs:release"),
     "terms take no lock": (_terms_without_the_lock, "seal", "begin_tick"),
@@ -212,6 +217,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "server.console.acting.acting:_done",
         "server.console.acting.acting:_done by another",
     ),
+    "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),
 }
 

@@ -18,6 +18,8 @@ PAIRS = (
     ("host inserts late", "seal"),
     ("cli.nouns.samples:withdraw", "seal"),
     ("cli.nouns.samples:withdraw what was rejected", "seal"),
+    ("seal", "settle what was withdrawn"),
+    ("settle what was withdrawn", "seal"),
     ("cli.nouns.samples:withdraw what was rejected", "cli.nouns.orgs:override"),
     ("cli.nouns.orgs:override", "cli.nouns.samples:withdraw what was rejected"),
     ("cli.nouns.pushes:retry", "cli.nouns.samples:withdraw what was rejected"),

@@ -61,6 +61,7 @@ def _send_whole_units(run: Statements, terms: Mapping[str, Capabilities]) -> Non
     run.values.update(terms=rows, number_of_terms=len(rows))
     run.slots["sent"] = "sent_carried" if rows else "sent_whole"
     run.slots["gives_back"] = "gives_back_units" if rows else "gives_back"
+    run.slots["open_of"] = "open_of_the_org" if rows else "open_of_the_window"
     run.slots["something_is_open"] = "of_the_org_is_open" if rows else "of_the_window_is_open"
 
 
@@ -96,6 +97,12 @@ def write_pending(run: Statements) -> None:
     """Keep what is used and not sealable, with its reason, in place of what was kept of these windows before (S6)."""
     run.run("forget_pending", "pending_scope", "dirty_scope", of=SQL)
     run.run("pend", "mapped", "of_providers", of=SQL)
+
+
+def hold_what_is_open(run: Statements) -> None:
+    """Keep what is not settled of windows that may give something back as it is, until they are sealed."""
+    if run.is_postgresql:  # SQLite has one writer at a time
+        run.run("hold_what_is_open", "open_of", of=SQL)
 
 
 def advance(run: Statements, *, whole: bool) -> None:

@@ -230,14 +230,27 @@ GROUP BY 1, 2, 3, 4 HAVING SUM(w.samples) <> 0
 -- name: forget_dirty
 DELETE FROM dirty_windows WHERE window_ms < :horizon_ms AND EXISTS (SELECT 1 FROM orgs o
     WHERE o.org_id = dirty_windows.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL) {pending_scope}
-    AND NOT (({less_may_be_owed}) AND {something_is_open})
+    AND NOT ((org_id, window_ms) IN ({less_may_be_owed}) AND {something_is_open})
 
 -- name: less_may_be_owed
--- Something of the window was taken back, or was found to be charged otherwise. Withdrawals go by their own index.
-EXISTS (SELECT 1 FROM withdrawals w WHERE w.org_id = dirty_windows.org_id AND w.ts >= dirty_windows.window_ms
-    AND w.ts < dirty_windows.window_ms + {window_length_ms})
-OR EXISTS (SELECT 1 FROM voids v WHERE v.window_ms = dirty_windows.window_ms AND v.org_id = dirty_windows.org_id)
-OR EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = dirty_windows.window_ms AND x.org_id = dirty_windows.org_id)
+-- Something of the window was taken back, or was found to be charged otherwise.
+SELECT w.org_id, w.window_ms FROM seal_work w WHERE w.samples < 0
+UNION ALL SELECT d.org_id, d.window_ms FROM dirty_windows d
+    JOIN adoptions x ON x.window_ms = d.window_ms AND x.org_id = d.org_id
+UNION ALL SELECT d.org_id, d.window_ms FROM dirty_windows d
+    JOIN voids v ON v.window_ms = d.window_ms AND v.org_id = d.org_id
+
+-- name: hold_what_is_open
+-- Whoever settles it meanwhile waits: what is given back, and which windows stay dirty for it, are two statements that
+-- have to see the same.
+SELECT 1 FROM ({less_may_be_owed}) l JOIN pushes p ON p.org_id = l.org_id {open_of}
+WHERE p.sent_qty > 0 AND p.state IN {open_states} ORDER BY p.window_ms, p.org_id, p.feature, p.revision
+FOR NO KEY UPDATE OF p
+
+-- name: open_of_the_window
+AND p.window_ms = l.window_ms
+
+-- name: open_of_the_org
 
 -- name: of_the_window_is_open
 -- What was sealed before, and is not settled: what gives back waits for it, and its window stays dirty.

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, WINDOW_MS, window_of
 from drawdown.worker.seal.newcomers import register_unknown_orgs
-from drawdown.worker.seal.owed import advance, go_by, write_owed, write_pending
+from drawdown.worker.seal.owed import advance, go_by, hold_what_is_open, write_owed, write_pending
 from drawdown.worker.seal.statements import (
     Lock,
     Sealed,
@@ -54,6 +54,7 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     run.run("withdrawn_dirty", "dirty_scope")
     know_tables(run)
     whole = request.only is None
+    hold_what_is_open(run)
     sealed = write_owed(run, lock.epoch, reached_ms=request.horizon_ms if whole else 0)
     write_pending(run)
     advance(run, whole=whole)
