@@ -319,7 +319,7 @@ def test_a_collector_of_another_user_can_enter_where_the_metrics_file_lies() -> 
 def block(kind: str, naming: str) -> list[str]:
     """The lines of the page's one block that is of this kind and names this."""
     found = re.findall(rf"```{kind}\n(.*?)```", (DEPLOY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    (text,) = [one for one in found if naming in one]
+    (text,) = [str(one) for one in found if naming in one]
     return text.splitlines()
 
 
