@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from tests.contract.third_party.tally_bench import KEY, Service, TallyBench
 from tests.world import T0
 
 PACKAGE = Path(__file__).parent / "third_party"
+ROOT = Path(__file__).resolve().parents[2]
 PROVIDER = (PACKAGE / "drawdown_tally.py").read_text(encoding="utf-8")
 
 
@@ -73,6 +76,25 @@ def test_the_sample_is_short_and_comes_from_where_it_was_installed(installed: Pa
     assert (installed / "drawdown_tally.py").read_text(encoding="utf-8").count("\n") < 100
     TallyBench()
     assert str(installed) in str(sys.modules["drawdown_tally"].__file__)
+
+
+def test_the_five_steps_make_a_provider_that_is_found_and_passes(tmp_path: Path) -> None:
+    """As docs/write-a-provider.md shows them, but that the package is installed beside the environment."""
+    page = (ROOT / "docs" / "write-a-provider.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
+    for shown, here in (
+        ("../drawdown-penny", str(tmp_path / "penny")),
+        (" -e .\n", f" --no-index --target {tmp_path}/on .\n"),
+    ):
+        assert shown in script
+        script = script.replace(shown, here)
+    own = {name: text for name, text in os.environ.items() if not name.startswith(("DRAWDOWN_", "PYTEST_"))}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    env = {**own, "PATH": path, "PYTHONPATH": f"{tmp_path}/on", "DRAWDOWN_STATE_DIR": f"{tmp_path}/state"}
+    done = subprocess.run(["bash", "-ec", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"^penny +dormant +DRAWDOWN_PENNY_KEY is not set", done.stdout, re.MULTILINE)
+    assert "36 passed, 3 skipped" in done.stdout and "36 pass, 3 are skipped" in page
 
 
 def test_the_suite_needs_no_pytest_to_be_imported() -> None:
