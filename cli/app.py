@@ -96,7 +96,7 @@ class App:
         return write(engine, noticed, rollback=rollback)
 
     def doubt(self) -> str | None:
-        """Why the database may have lost history, by itself or by what this host remembers; nothing is written."""
+        """Why the database may have lost history, by itself or by what this machine remembers; nothing is written."""
         from drawdown.worker.history.incarnation import read_doubt
 
         engine = self.ready()
@@ -104,7 +104,7 @@ class App:
         return read(engine, lambda connection: read_doubt(connection, witness))
 
     def _recall(self, engine: sa.Engine) -> Witness | None:
-        """What this host remembers; nothing where this user may not read it: an order to halt must not fail by that."""
+        """What this machine remembers; nothing where this user may not read it: no order to halt fails by that."""
         try:
             return WitnessFile(self.settings.state_folder()).recall(engine)
         except UsageError as error:

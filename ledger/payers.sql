@@ -20,7 +20,7 @@ WHERE payer = :payer AND org_id = :org_id AND number = :number
 SELECT DISTINCT payer FROM payers WHERE org_id = :org_id ORDER BY payer LIMIT :at_most
 
 -- name: say
--- Never before what was accepted or said before it, whatever this host's clock says.
+-- Never before what was accepted or said before it, whatever this machine's clock says.
 INSERT INTO payers (payer, org_id, number, allowed, limit_micro, since_ms, at_ms, actor, reason)
 SELECT CAST(:payer AS TEXT), CAST(:org_id AS TEXT), q.number, :allowed, CAST(:limit_micro AS BIGINT),
     CASE WHEN q.least_ms > :now_ms THEN q.least_ms ELSE :now_ms END, :now_ms, CAST(:actor AS TEXT),

@@ -34,7 +34,7 @@ UPDATE ledger_accounts SET plan = :plan, given_to_ms = NULL, next_due_ms = 0
 WHERE account_id = :account_id AND (plan IS NULL OR plan <> :plan) RETURNING account_id
 
 -- name: stay
--- Under the wallet's lock. Never before the one before it, whatever this host's clock says.
+-- Under the wallet's lock. Never before the one before it, whatever this machine's clock says.
 INSERT INTO plan_stays (customer_id, number, plan, since_ms, at_ms, actor, reason)
 SELECT CAST(:customer_id AS TEXT), q.number, CAST(:plan AS TEXT),
     CASE WHEN q.least_ms > :now_ms THEN q.least_ms ELSE :now_ms END, :now_ms, CAST(:actor AS TEXT),

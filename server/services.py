@@ -54,7 +54,7 @@ class Services:
     console_engine: sa.Engine | None = None
     """The console's own connections; none where there is no console."""
     witness: WitnessStore = field(default_factory=NoWitness)
-    """What this host remembers of the database (R1)."""
+    """What this machine remembers of the database (R1)."""
     restores: Restores = field(init=False)
 
     def __post_init__(self) -> None:

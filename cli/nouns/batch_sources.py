@@ -31,7 +31,7 @@ def add(
     source: Name,
     folder: Annotated[
         str | None,
-        typer.Argument(metavar="[FOLDER]", help="On each host that ticks, or s3://BUCKET/PREFIX; nothing below it"),
+        typer.Argument(metavar="[FOLDER]", help="On each machine that ticks, or s3://BUCKET/PREFIX; nothing below it"),
     ] = None,
     query: Annotated[Path | None, typer.Option(help="A file with a query, which is asked instead")] = None,
     database: Annotated[str, typer.Option(help="What it is asked of: NAME of DRAWDOWN_QUERY_NAME_URL")] = "",
@@ -68,7 +68,7 @@ def add(
 
 
 def _listed(app: App, prefix: str) -> None:
-    """Errors: Refused where the object store does not list it now, with this host's key."""
+    """Errors: Refused where the object store does not list it now, with this machine's key."""
     try:
         require_listed(app.settings.objects(), prefix)
     except NotNow as error:
@@ -76,11 +76,11 @@ def _listed(app: App, prefix: str) -> None:
 
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:
-    """Errors: UsageError, also where this host has no such database."""
+    """Errors: UsageError, also where this machine has no such database."""
     if not database:
         raise UsageError("--query: name the database that is asked, too: --database NAME, of DRAWDOWN_QUERY_NAME_URL")
     if database.lower() not in (known := app.settings.databases().urls):
-        named = f"this host has {', '.join(sorted(known))}" if known else "this host has none"
+        named = f"this machine has {', '.join(sorted(known))}" if known else "this machine has none"
         raise UsageError(f"--database: set {Databases.setting(database)}; {named}")
     try:
         with query.open(encoding="utf-8") as file:

@@ -79,15 +79,15 @@ def _sqlite(app: App) -> Iterator[Finding]:
 
 def _witness(app: App) -> Iterator[Finding]:
     folder = app.settings.state_folder()
-    mend = "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process"
+    mend = "set DRAWDOWN_STATE_DIR to a folder of this machine that outlives the process"
     try:
         doubted = app.read(read_incarnation).doubted
         WitnessFile(folder).recall(app.engine)
         above = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        yield Finding(os.access(above, os.W_OK), f"what this host remembers is kept in {folder}", mend)
+        yield Finding(os.access(above, os.W_OK), f"what this machine remembers is kept in {folder}", mend)
         yield from private(folder, "700")
     except DrawdownError as error:
-        yield Finding(False, f"what this host remembers, in {folder}", str(error))
+        yield Finding(False, f"what this machine remembers, in {folder}", str(error))
         return
     if doubted is not None:
         yield Finding(False, f"the database's history is in doubt: {doubted}", "`drawdown recover --dry-run`")
@@ -104,13 +104,13 @@ def _folders(app: App) -> Iterator[Finding]:
         if source.asked_of is not None:
             known = source.asked_of in app.settings.databases().urls
             setting = Databases.setting(source.asked_of)
-            yield Finding(known, f"the database that {source.source} asks", f"set {setting} on each host that ticks")
+            yield Finding(known, f"the database that {source.source} asks", f"set {setting} on each machine that ticks")
             continue
         if is_prefix(source.folder):
             yield _prefix(app, source)
             continue
         there = os.access(source.folder, os.R_OK | os.X_OK)
-        yield Finding(there, f"the folder of {source.source}, {source.folder}", "mount it on each host that ticks")
+        yield Finding(there, f"the folder of {source.source}, {source.folder}", "mount it on each machine that ticks")
     left = app.read(files_left)
     count = left.refused + left.conflicts + left.failing
     yield Finding(
@@ -121,7 +121,7 @@ def _folders(app: App) -> Iterator[Finding]:
 
 
 def _prefix(app: App, source: BatchSource) -> Finding:
-    """Listed, as a tick does it: with this host's key."""
+    """Listed, as a tick does it: with this machine's key."""
     what = f"the prefix of {source.source}, {source.folder}"
     try:
         require_listed(app.settings.objects(), source.folder)

@@ -1,4 +1,4 @@
-"""What is wrong with the settings of this host, and how to mend it: a part of `drawdown doctor`."""
+"""What is wrong with the settings of this machine, and how to mend it: a part of `drawdown doctor`."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _server(app: App) -> Iterator[Finding]:
 
 
 def _unread(app: App) -> Iterator[Finding]:
-    """What is set, and nothing here reads: a slip, or another host's. What is a provider's is its own to judge."""
+    """What is set, and nothing here reads: a slip, or another machine's. What is a provider's is its own to judge."""
     services = {*app.registry.providers, *app.registry.broken, *app.payments.services, *app.payments.broken}
     given = {*app.settings.of_providers(), *app.settings.files.paths}.difference(Settings.model_fields)
     of_others = tuple(f"{name}_" for name in services)

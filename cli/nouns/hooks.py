@@ -160,7 +160,7 @@ def test_(context: typer.Context, name: Name, actor: Actor = None, reason: Reaso
     found = app.read(lambda c: find_endpoint(c, name))
     if origin(found.url) not in app.settings.hooks().origins:
         needs = "DRAWDOWN_HOOK_ORIGINS has to allow its origin, and DRAWDOWN_HOOK_SECRET to be set"
-        raise UsageError(f"this host sends {name} nothing: {needs}")
+        raise UsageError(f"this machine sends {name} nothing: {needs}")
     by = app.by(actor, reason)
     message_id = app.write(lambda c: hooks.try_endpoint(c, name, by))
     runner.run(deliver(app.context(), name), app.world())

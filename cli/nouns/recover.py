@@ -86,13 +86,13 @@ def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
             "since. Nothing was changed.",
             f"on record up to {show_time(found.from_ms)}, from before that.",
             *_after(found),
-            "If it was restored once more, and no host that ticked on it is left to tell: `--restored`.",
+            "If it was restored once more, and no machine that ticked on it is left to tell: `--restored`.",
             OF_THE_LEDGER,
         ]
     if found.found is None:
         return [
             f"nothing was lost: this is the database that was left (incarnation {found.number}). Nothing was changed.",
-            "If it was restored all the same, and no host that ticked on it is left to tell: `--restored`.",
+            "If it was restored all the same, and no machine that ticked on it is left to tell: `--restored`.",
         ]
     since, sample = show_time(found.from_ms), show_time(found.last_sample_ms)
     lines = [
@@ -103,7 +103,7 @@ def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
     ]
     if found.to_decide:
         lines.append(
-            f"{found.to_decide:,} open pushes are for a person, unless a host that has their provider can ask it: "
+            f"{found.to_decide:,} open pushes are for a person, unless a machine that has their provider can ask it: "
             "`drawdown push list --state in_doubt`"
         )
     if dry_run:

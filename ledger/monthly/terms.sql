@@ -11,7 +11,7 @@ SELECT t.plan, t.from_ms, {gives} FROM plan_terms t WHERE t.plan IN :plans ORDER
 
 -- name: add
 -- From now on; never for what began before: a month that wallets on the plan were looked at for, a stay on it, whatever
--- the clock of this host says.
+-- the clock of this machine says.
 INSERT INTO plan_terms (plan, number, from_ms, included_micro, rollover_min_micro, rollover_max_micro, first_micro,
     at_ms, actor, reason)
 SELECT CAST(:plan AS TEXT), q.number, CASE WHEN q.least_ms > :at_ms THEN q.least_ms ELSE :at_ms END, :included_micro,

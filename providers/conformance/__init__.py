@@ -7,7 +7,7 @@ with nonsense in between. Nothing here imports pytest or the worker, or reads th
 
     class TestTally(ProviderConformance):
         def make_bench(self) -> Bench:
-            return TallyBench()  # as in tests/contract/third_party
+            return TallyBench()  # whole in tests/contract/third_party/tally_bench.py
 
 A hook that a service cannot serve raises `Unsupported` with the reason: its tests are skipped, and pytest says why.
 """

@@ -1,4 +1,4 @@
-"""Whether the database is still the one that this host left (rule R1), asked before the server writes.
+"""Whether the database is still the one that this machine left (rule R1), asked before the server writes.
 
 Guarantee: a database that was restored is noticed by a server as by a command: before each deed of the console, and by
 any other write within EVERY_MS. What is noticed is written down in a transaction of its own: no refusal takes it
@@ -29,7 +29,7 @@ EVERY_MS: Final = 1_000
 
 
 class Restores:
-    """Of one process. `witness`: what this host remembers."""
+    """Of one process. `witness`: what this machine remembers."""
 
     def __init__(self, witness: WitnessStore, clock: Clock) -> None:
         self._witness, self._clock = witness, clock
@@ -37,7 +37,7 @@ class Restores:
         self._looked_ms: int | None = None
 
     def doubt(self, engine: sa.Engine) -> str | None:
-        """Why the database may have lost history, by itself or by what this host remembers; nothing is written."""
+        """Why the database may have lost history, by itself or by what this machine remembers; nothing is written."""
         witness = self._recall(engine)
         return read(engine, lambda connection: read_doubt(connection, witness))
 

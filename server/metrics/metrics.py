@@ -56,7 +56,7 @@ OTHER_CELLS: Final = "other"
 
 def render(engine: sa.Engine, now_ms: int, doubt: Callable[[sa.Engine], str | None] = lambda _: None) -> bytes:
     """All metrics in Prometheus' text format. Never raises for the database's sake. `doubt`: why the history may be
-    lost, by what this host remembers, before a tick has written that down."""
+    lost, by what this machine remembers, before a tick has written that down."""
     try:
         doubted = doubt(engine) is not None
         metrics = read(engine, lambda connection: list(measure(connection, now_ms, doubted=doubted)))

@@ -189,7 +189,7 @@ def test_what_was_billed_after_the_backup_is_not_billed_again(place: Place, back
     assert number(place.url, "SELECT COUNT(*) FROM pushes") == 6, "the backup knows less"
     calls = place.billing_calls()
     key = rows(place.url, "SELECT key FROM pushes ORDER BY 1 LIMIT 1")[0][0]
-    for command in (  # no tick has noticed yet: this host remembers all the same
+    for command in (  # no tick has noticed yet: this machine remembers all the same
         ("sample", "withdraw", "alice-0", "--reason", "a mistake"),
         ("push", "void", str(key), "--although-accepted", "--evidence", "none"),
         ("provider", "accept", place.provider),

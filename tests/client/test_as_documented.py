@@ -9,14 +9,19 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 
 from drawdown_client import Client
-from tests.client.shop import AT_MS, RENDERS, SCOPES, TO_MS, open_shop
+from tests.acceptance.commands import drawdown
+from tests.client.shop import AT_MS, RENDERS, SCOPES, TO_MS, free_port, open_shop
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 BLOCKS: Final = re.findall(r"```python\n(.*?)```", (DOCS / "client.md").read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -26,7 +31,10 @@ GUARDED: Final = (
     "limit set idea.create 100",
     "guard set bandwidth --credits 1 --for 25000000 --phase 3 --new",
     "limit set bandwidth none",
+    "guard set login.email --fail open --new",
+    "limit set login.email 100 --per hour",
 )
+WHATS: Final = ("idea", "copy", "copied", "login")
 PROGRAMS: Final = [
     pytest.param(
         words,
@@ -93,3 +101,59 @@ def test_a_program_in_another_language_sends_and_may_send_again(
     assert [(row["feature"], row["used"]) for row in found] == [("render", 6)]
     done = run("ddk_" + "a" * 43)
     assert done.returncode != 0 and "unauthorized" in done.stdout + done.stderr
+
+
+@contextmanager
+def away(url: str, metric: str, times: int) -> Iterator[str]:
+    """The server, by an address at which it fails the first calls about a metric: it does them, and answers 503."""
+    left = [times]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            names = ("Authorization", "Content-Type")
+            answer = httpx.post(url + self.path, content=body, headers={name: self.headers[name] for name in names})
+            fails = metric.encode() in body and left[0] > 0
+            left[0] -= fails
+            self.send_response(503 if fails else answer.status_code)
+            self.end_headers()
+            self.wfile.write(b"" if fails else answer.content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as between:
+        threading.Thread(target=between.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{between.server_port}"
+        between.shutdown()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not on this machine")
+@pytest.mark.skipif(not HAS_GUARD, reason="this server has no guard")
+def test_node_asks_the_guard(shop: tuple[str, str], tmp_path: Path) -> None:
+    """It may ask again; without an answer it lets through what fails open, and tells of it once there is one."""
+    url, key = shop
+
+    def run(at: str, with_key: str = key) -> tuple[int, list[str], str]:
+        env = {**os.environ, "URL": at, "KEY": with_key}
+        done = subprocess.run(
+            ["node", "guard.mjs"], cwd=DOCS / "examples", env=env, capture_output=True, text=True, timeout=300
+        )
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    status, said, wrong = run(f"http://127.0.0.1:{free_port()}")
+    assert (status, said) == (1, ["login allow unreachable charged later"])
+    assert wrong.count("has no answer") == 3 and "not told yet: consume node-login-1" in wrong
+    with away(url, "login.email", 4) as at:
+        status, said, wrong = run(at)
+    asked = ["check allow allowed charged 0", "idea allow allowed charged 1", "copy allow allowed charged 0"]
+    assert (status, said, wrong) == (
+        0, [*asked, "copied allow decided_before charged 1.25", "login allow unreachable charged later"], ""
+    )  # fmt: skip
+    assert run(url)[:2] == (0, [asked[0], *(f"{what} allow decided_before charged 0" for what in WHATS)])
+    uses = drawdown(f"sqlite:///{tmp_path}/drawdown.db", "guard", "uses").out
+    assert uses.count("node-login-1") == uses.count("node-idea-1") == uses.count("node-copy-1") == 1
+    with Client(url, key) as client:
+        assert client.balance("acme")["available"] == 97.75
+    status, _, wrong = run(url, "ddk_" + "a" * 43)
+    assert status != 0 and "unauthorized" in wrong

@@ -4,9 +4,9 @@ that are broken, each in its own way, disable only themselves."""
 from __future__ import annotations
 
 import contextlib
-import hmac
 import importlib
-import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,24 +14,20 @@ import tomllib
 import unittest
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.providers import registry
-from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported, Wire
-from drawdown.providers.conformance.bench import Secret
-from drawdown.providers.http import Answer, Call, Http, HttpResult
-from drawdown.providers.protocol import Provider, PushRequest
+from drawdown.providers.conformance import Bench, ProviderConformance, Wire
+from drawdown.providers.http import Http
 from drawdown.schema.clock import FixedClock
-from tests.emulators.wire import Direct
+from tests.contract.third_party.tally_bench import KEY, Service, TallyBench
 from tests.world import T0
 
 PACKAGE = Path(__file__).parent / "third_party"
+ROOT = Path(__file__).resolve().parents[2]
 PROVIDER = (PACKAGE / "drawdown_tally.py").read_text(encoding="utf-8")
-KEY = "tally_key_canary"
-SECRETS: Mapping[Secret, str] = {"current": "hook_now", "previous": "hook_before", "strange": "hook_of_a_stranger"}
 
 
 def plug_in(folder: Path, name: str, source: str, entry_points: Mapping[str, str]) -> None:
@@ -70,88 +66,6 @@ def load(http: Http, clock: FixedClock, **settings: str) -> registry.Registry:
     return registry.load(settings, clock, http, sa.create_engine("sqlite://"))
 
 
-class Service:
-    """Tally: charges a key once, for good."""
-
-    def __init__(self) -> None:
-        self.charges: dict[str, dict[str, object]] = {}
-        self.credit = {"c-1": 10**15, "c-idle": 0}
-        self.meters = {"compute"}
-
-    def handle(self, call: Call, now_ms: int) -> HttpResult:
-        status, body = self._answer(call)
-        return Answer(status, {"content-type": "application/json"}, json.dumps(body).encode())
-
-    def _answer(self, call: Call) -> tuple[int, dict[str, object]]:
-        if call.headers.get("authorization") != f"Bearer {KEY}":
-            return 401, {"error": f"no such key: {call.headers.get('authorization')}"}
-        _, _, what, *rest = call.url.removeprefix("https:").split("/")[1:]
-        if call.method == "POST":
-            return self._charge(json.loads(call.body))
-        name = unquote(rest[0])
-        known = {"charges": name in self.charges, "customers": name in self.credit, "meters": name in self.meters}
-        if not known[what]:
-            return 404, {"error": f"no such {what}"}
-        return 200, {"id": name, "unit": 1, "credit": self.credit.get(name), **self.charges.get(name, {})}
-
-    def _charge(self, asked: dict[str, object]) -> tuple[int, dict[str, object]]:
-        key, before = str(asked["key"]), self.charges.get(str(asked["key"]))
-        if before is not None:
-            same = before["asked"] == asked
-            return 409, {"key": key, "charged": before["charged"], **({} if same else {"error": "other content"})}
-        if asked["customer"] not in self.credit or asked["meter"] not in self.meters:
-            return 404, {"error": "no such customer or meter"}
-        if asked["customer"] == "c-idle":
-            return 201, {"key": key, "charged": 0, "error": "the customer does not pay for this meter"}
-        self.charges[key] = {"asked": asked, "charged": asked["amount"]}
-        return 201, {"key": key, "charged": asked["amount"]}
-
-
-class TallyBench(Bench):
-    customer, unknown_customer = "c-1", "c-2"
-    feature, unknown_feature = "compute", "nosuch"
-    secrets = (KEY, *SECRETS.values())
-
-    def __init__(self) -> None:
-        self.clock = FixedClock(T0)
-        self.service = Service()
-        self.wire = self._wire = Wire(Direct(self.service, self.clock))
-        self.provider = self._with_key(KEY)
-
-    def _with_key(self, key: str) -> Provider:
-        hooks = f"{SECRETS['current']} {SECRETS['previous']}"
-        found = load(self._wire, self.clock, tally_key=key, tally_webhook_secrets=hooks)
-        assert "tally" not in found.broken, found.broken
-        return found.providers["tally"]
-
-    def charged(self, request: PushRequest) -> int | None:
-        found = self.service.charges.get(request.key)
-        return None if found is None else int(str(found["charged"]))
-
-    def charged_total(self, customer_id: str, feature: str) -> int:
-        return sum(int(str(one["charged"])) for one in self.service.charges.values())
-
-    def charging_nothing(self) -> str:
-        return "c-idle"
-
-    def change_of(self, customer_id: str) -> bytes:
-        return json.dumps({"customer": customer_id}).encode()
-
-    def signed(self, body: bytes, secret: Secret) -> Mapping[str, str]:
-        at = str(self.clock.now_ms())
-        mac = hmac.new(SECRETS[secret].encode(), at.encode() + b"." + body, "sha256").hexdigest()
-        return {"tally-signature": f"{at}.{mac}", "content-type": "application/json"}
-
-    def late_refusal(self, request: PushRequest) -> tuple[Mapping[str, str], bytes]:
-        raise Unsupported("what Tally has accepted stays accepted")
-
-    def with_bad_key(self) -> Provider:
-        return self._with_key("tally_key_of_before")
-
-    def without_key(self) -> Provider:
-        return self._with_key("")
-
-
 @pytest.mark.usefixtures("installed")
 class TestTally(ProviderConformance):
     def make_bench(self) -> Bench:
@@ -164,6 +78,25 @@ def test_the_sample_is_short_and_comes_from_where_it_was_installed(installed: Pa
     assert str(installed) in str(sys.modules["drawdown_tally"].__file__)
 
 
+def test_the_five_steps_make_a_provider_that_is_found_and_passes(tmp_path: Path) -> None:
+    """As docs/write-a-provider.md shows them, but that the package is installed beside the environment."""
+    page = (ROOT / "docs" / "write-a-provider.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
+    for shown, here in (
+        ("../drawdown-penny", str(tmp_path / "penny")),
+        (" -e .\n", f" --no-index --target {tmp_path}/on .\n"),
+    ):
+        assert shown in script
+        script = script.replace(shown, here)
+    own = {name: text for name, text in os.environ.items() if not name.startswith(("DRAWDOWN_", "PYTEST_"))}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    env = {**own, "PATH": path, "PYTHONPATH": f"{tmp_path}/on", "DRAWDOWN_STATE_DIR": f"{tmp_path}/state"}
+    done = subprocess.run(["bash", "-ec", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"^penny +dormant +DRAWDOWN_PENNY_KEY is not set", done.stdout, re.MULTILINE)
+    assert "36 passed, 3 skipped" in done.stdout and "36 pass, 3 are skipped" in page
+
+
 def test_the_suite_needs_no_pytest_to_be_imported() -> None:
     line = "import sys; sys.modules['pytest'] = None; import drawdown.providers.conformance"
     subprocess.run([sys.executable, "-c", line], check=True, timeout=300)
@@ -171,7 +104,7 @@ def test_the_suite_needs_no_pytest_to_be_imported() -> None:
 
 def test_without_a_key_it_sleeps(installed: Path) -> None:
     clock = FixedClock(T0)
-    assert load(Wire(Direct(Service(), clock)), clock).providers["tally"].dormant == "DRAWDOWN_TALLY_KEY is not set"
+    assert load(Wire(Service()), clock).providers["tally"].dormant == "DRAWDOWN_TALLY_KEY is not set"
 
 
 BROKEN: Mapping[str, tuple[str | None, str]] = {
@@ -219,7 +152,7 @@ def beside(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.syspath_prepend(str(tmp_path))
         importlib.invalidate_caches()
         clock = FixedClock(T0)
-        return load(Wire(Direct(Service(), clock)), clock, tally_key=KEY)
+        return load(Wire(Service()), clock, tally_key=KEY)
 
     return load_beside
 
@@ -304,7 +237,10 @@ WRONG = {
     "check sees no trouble": ("if not isinstance(told, int)]", "if told is None]"),
     "batches lose one": ("for one in batch]", "for one in batch][1:]"),
     "outcomes are words": ("return p.Accepted()", 'return "accepted"'),
-    "it proves nothing and cannot be asked": ("Capabilities(None, True, lookup_lag_ms=0,", "Capabilities(None, False,"),
+    "it proves nothing and cannot be asked": (
+        "duplicate_proves_delivery=True, lookup_lag_ms=0",
+        "duplicate_proves_delivery=False",
+    ),
 }
 
 

@@ -27,6 +27,7 @@ from drawdown.schema.units import BUCKETS
 from drawdown.server.metrics.cluster import of_workers
 from drawdown.worker.views.cluster import Cluster, JobsOfKind
 from tests.acceptance.commands import PROJECT
+from tests.unit.test_named_commands import fault
 
 DEPLOY = PROJECT / "ops" / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -313,6 +314,36 @@ def test_a_collector_of_another_user_can_enter_where_the_metrics_file_lies() -> 
     assert file.parent == Path("/var/cache") / tick["CacheDirectory"] and tick["CacheDirectoryMode"] == "0755"
     assert tick["UMask"] == "0077", "and whatever else there is stays closed"
     assert f"--collector.textfile.directory={file.parent}`" in (DEPLOY / "README.md").read_text(encoding="utf-8")
+
+
+def block(kind: str, naming: str) -> list[str]:
+    """The lines of the page's one block that is of this kind and names this."""
+    found = re.findall(rf"```{kind}\n(.*?)```", (DEPLOY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (text,) = [str(one) for one in found if naming in one]
+    return text.splitlines()
+
+
+def test_each_line_of_the_crontab_is_a_setting_or_a_command_as_the_unit_has_it() -> None:
+    lines = [line for line in block("crontab", "drawdown tick") if not line.startswith("#")]
+    settings = dict(line.split("=", 1) for line in lines if re.match("[A-Z_]+=", line))
+    known = {f"DRAWDOWN_{name.upper()}" for name in Settings.model_fields}
+    assert settings.keys() <= known | {"PATH", "MAILTO"} and settings["PATH"].startswith("/opt/drawdown/bin:")
+    jobs = [line.split(maxsplit=5) for line in lines[len(settings) :]]
+    assert all(re.fullmatch(r"[\d*/]+", part) for job in jobs for part in job[:5])
+    assert [fault(shlex.split(job[5])[1:]) for job in jobs if job[5].startswith("drawdown ")] == [None] * len(jobs)
+    tick = unit(DEPLOY / "systemd" / "drawdown-tick.service")["Service"]
+    assert tick["Environment"] == f"DRAWDOWN_STATE_DIR={settings['DRAWDOWN_STATE_DIR']}"
+    assert set(shlex.split(tick["ExecStart"])[1:]) <= set(shlex.split(jobs[0][5]))
+
+
+def test_the_commands_for_systemd_take_all_units_to_where_they_are_looked_for() -> None:
+    text = "\n".join(block("sh", "systemctl enable"))
+    (enabled,) = re.findall(r"^systemctl enable --now (.+)$", text, re.MULTILINE)
+    assert set(enabled.split()) == {one.name for one in UNITS if unit(one).has_section("Install")}
+    for one in UNITS:
+        if one.suffix == ".service":
+            assert f"cat > {unit(one)['Service']['EnvironmentFile']} <<" in text
+            assert unit(one)["Service"]["ExecStart"].split()[0] in text
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

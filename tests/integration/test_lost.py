@@ -330,7 +330,7 @@ def test_a_database_that_stands_still_seals_and_sends_nothing_for_anybody(engine
         ({"tick_worker": "another"}, "does not know of tick 1"),
     ],
 )
-def test_each_thing_a_host_remembers_shows_a_loss(engine: sa.Engine, changes: dict[str, object], text: str) -> None:
+def test_each_thing_a_machine_remembers_shows_a_loss(engine: sa.Engine, changes: dict[str, object], text: str) -> None:
     fleet = Fleet(engine)
     fleet.tick(T0)
     known = read(engine, lambda c: recognise(c, None, T0))
@@ -340,7 +340,7 @@ def test_each_thing_a_host_remembers_shows_a_loss(engine: sa.Engine, changes: di
     assert found.doubted is not None and text in found.doubted
 
 
-def test_what_a_host_remembers_never_goes_back(engine: sa.Engine, tmp_path: Path) -> None:
+def test_what_a_machine_remembers_never_goes_back(engine: sa.Engine, tmp_path: Path) -> None:
     file, known = WitnessFile(tmp_path / "state"), read(engine, lambda c: recognise(c, None, T0))
     assert file.recall(engine) is None
     newer, older = (Witness(known.database_id, 1, sends, 7, "w1") for sends in (9, 4))
@@ -470,7 +470,7 @@ def test_a_mapping_of_lost_history_is_given_again_knowingly(engine: sa.Engine) -
 
 
 def test_a_tick_that_lay_still_while_the_database_was_restored_seals_nothing(engine: sa.Engine) -> None:
-    """What another worker of this host wrote down meanwhile says so, once the tick has begun."""
+    """What another worker of this machine wrote down meanwhile says so, once the tick has begun."""
     fleet, _ = restored(engine, {}, **ASKED)
     fleet.clock.at_ms += 2 * WINDOW_MS
     found = read(engine, present)

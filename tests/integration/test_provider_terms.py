@@ -55,7 +55,7 @@ def test_a_provider_that_cannot_be_used_needs_a_person_where_it_bills_somebody(e
 
 
 def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> None:
-    """A meter renamed, a unit changed, shadow mode switched: two hosts with different settings must not fight (S5)."""
+    """A meter renamed, a unit changed, shadow mode switched: machines with different settings must not fight (S5)."""
     fleet, provider = fleet_of(engine, **ASKED)
     fleet.tick_windows(2)
     fleet.sample("acme", fleet.clock.at_ms, 90)

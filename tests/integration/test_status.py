@@ -227,7 +227,7 @@ def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: 
         "person_needed",
         "drawdown provider list; the next tick tells whether it still holds",
     )
-    assert "fake: its settings changed on this host" in found["reason"]
+    assert "fake: its settings changed on this machine" in found["reason"]
 
 
 def test_what_differs_is_compared_again_from_its_own_day(fleet: Fleet) -> None:

@@ -27,7 +27,7 @@ BATCH = "/console/act/settlement-batch"
 
 
 class Remembered:
-    """What this host remembers: as much as there is, until a test says otherwise."""
+    """What this machine remembers: as much as there is, until a test says otherwise."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.last: Witness = read(engine, present)
@@ -44,7 +44,7 @@ class Remembered:
         raise AssertionError("a server remembers nothing by itself")
 
     def restore(self) -> None:
-        """The database is an older one than this host knows."""
+        """The database is an older one than this machine knows."""
         self.last = replace(self.last, sends=self.last.sends + 3)
 
 

@@ -187,7 +187,7 @@ def _bring(
 def _client(store: ObjectStore) -> Any:
     """Made once: it costs a second of work.
 
-    Errors: Unreadable where botocore is not installed, or nothing lets this host in."""
+    Errors: Unreadable where botocore is not installed, or nothing lets this machine in."""
     try:
         from botocore.config import Config
         from botocore.httpsession import URLLib3Session

@@ -1,6 +1,6 @@
 """The stored state of providers: their terms for quantities, and whether a person paused one.
 
-Guarantee: a seal goes by the terms in the database, so that two hosts with different settings cannot fight. Changed
+Guarantee: a seal goes by the terms in the database, so that two machines with different settings cannot fight. Changed
 terms need a person, and until then nothing is sent. Without terms, usage waits as pending. A paused provider is sent
 nothing, and its usage is still sealed.
 """
@@ -46,14 +46,14 @@ def _unmet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> l
 
 def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> dict[str, str]:
     """Which providers declare other terms than those in force: usage would go elsewhere, or in another unit, than what
-    was sealed and compared so far. Hosts whose settings differ would fight over it."""
+    was sealed and compared so far. Machines whose settings differ would fight over it."""
     found = {}
     for name, stored in _stored(connection).items():
         if name in declared and stored.terms != _text(declared[name]):
             then, now = json.loads(stored.terms), _terms(declared[name])
             parts = [f"{part} was {was}, is {new}" for part, (was, new) in differing(then, now).items()]
             found[name] = (
-                f"its settings changed on this host ({'; '.join(parts)}): put them back, or "
+                f"its settings changed on this machine ({'; '.join(parts)}): put them back, or "
                 f"`drawdown provider accept {name}`"
             )
     return found

@@ -138,7 +138,7 @@ def _sealed_to(connection: sa.Connection) -> int:
 
 def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: int) -> int | None:
     """A moment before which nothing is sent never moves back over windows that another system billed: who goes live
-    does so from the next window on, and after all that is sealed: a host whose clock is ahead has sealed in shadow."""
+    does so from the next window on, and after all that is sealed: a clock that is ahead has sealed in shadow."""
     if was is not None and was > now_ms:
         return max(declared or 0, next_window(now_ms), sealed_to)
     return declared if was is None else max(was, declared or 0)

@@ -41,7 +41,7 @@ class Context:
     dormant_payments: Collection[str] = ()
     """Of these, those that cannot be called yet."""
     hooks: Collection[str] = ()
-    """Origins of the operator's product that this host may tell; what is due elsewhere it leaves to others."""
+    """Origins of the operator's product that this machine may tell; what is due elsewhere it leaves to others."""
     objects: ObjectStore = field(default_factory=ObjectStore)
     """Whose prefixes are watched."""
     databases: Databases = field(default_factory=Databases)
@@ -59,7 +59,7 @@ class Context:
     hurried: bool = False
     """A watch: who did not answer a moment ago is not asked, or an outage would cost each round its time."""
     witness: Witness | None = None
-    """What this host remembers of the database since the tick began."""
+    """What this machine remembers of the database since the tick began."""
     progress: Callable[[str, int], None] | None = None
     _claims: Iterator[int] = field(default_factory=lambda: count(1))
     """Shared with every context made of this one: no two claims of a worker have one name."""

@@ -199,7 +199,7 @@ class CellReader(Protocol):
 
 
 class WitnessStore(Protocol):
-    """What this host remembers of a database, outside of it (R1)."""
+    """What this machine remembers of a database, outside of it (R1)."""
 
     def recall(self, engine: sa.Engine) -> Witness | None:
         """What is remembered. Errors: UsageError where it cannot be read."""
@@ -234,7 +234,7 @@ class ReadCells:
 
 @dataclass(frozen=True)
 class Witness:
-    """What this host remembers of a database, apart from it."""
+    """What this machine remembers of a database, apart from it."""
 
     database_id: str
     number: int
@@ -243,17 +243,17 @@ class Witness:
     """How many sends had been claimed."""
     tick_id: int
     tick_worker: str
-    """The last tick that this host began, and the worker of it: they are in no other history."""
+    """The last tick that this machine began, and the worker of it: they are in no other history."""
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Ask what this host remembers of the database; the answer is a Witness, or None."""
+    """Ask what this machine remembers of the database; the answer is a Witness, or None."""
 
 
 @dataclass(frozen=True)
 class Remember:
-    """Have this host remember, on disk before the answer comes."""
+    """Have this machine remember, on disk before the answer comes."""
 
     witness: Witness
 

@@ -23,5 +23,5 @@ def backoff_ms(attempt: int) -> int:
 
 
 def visible_by(now_ms: int, capabilities: Capabilities) -> int:
-    """What was settled by then is shown by its provider now, though the host that settled it had a slow clock."""
+    """What was settled by then is shown by its provider now, though the machine that settled it had a slow clock."""
     return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS

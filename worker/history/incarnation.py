@@ -2,8 +2,8 @@
 
 Guarantee: a database that was restored, or that failed over to a copy which lacks commits, is noticed before anything
 is sealed or sent on it. Three marks show it: its system identifier and timeline, its count of sends, which is also kept
-outside of it, and the last tick that this host began on it. The finding is written down in the database, so that every
-host stands still until `drawdown recover`.
+outside of it, and the last tick that this machine began on it. The finding is written down in the database, so that
+every machine stands still until `drawdown recover`.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
     if None not in (timeline, found.timeline) and timeline != found.timeline:
         return f"its timeline is {timeline}, and was {found.timeline}: a standby took over, or a backup was restored"
     if witness is None or witness.database_id != found.database_id or witness.number < found.number:
-        return None  # another host has recovered it since this one looked
+        return None  # another machine has recovered it since this one looked
     if witness.number > found.number:
         return f"it is its incarnation {found.number}, and was {witness.number}: restored to before a recovery"
     if witness.sends > found.sends:
         return f"it knows of {found.sends:,} sends, and there were {witness.sends:,}: restored, or commits were lost"
     worker = worker_of_tick(connection, witness.tick_id)
     if witness.tick_id and worker != witness.tick_worker:  # 0: recovered before any tick was on record
-        return f"it does not know of tick {witness.tick_id}, which this host began: restored, or commits were lost"
+        return f"it does not know of tick {witness.tick_id}, which this machine began: restored, or commits were lost"
     return None
 
 

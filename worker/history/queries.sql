@@ -42,7 +42,7 @@ SELECT from_ms, until_ms FROM losses
 SELECT from_ms, until_ms, at_ms FROM losses WHERE number < :number ORDER BY number DESC LIMIT 1
 
 -- name: last_before_doubt
--- Ticks that found the doubt, and those after them, belong to the time after the loss: by their order, for one host's
+-- Ticks that found the doubt, and those after them, belong to the time after the loss: by their order, for one machine's
 -- clock may be behind another's. When they began: one that lives through a restore ends after it.
 SELECT MAX(started_ms) FROM ticks
 WHERE tick_id <= COALESCE((SELECT doubted_after_tick FROM incarnation), tick_id)

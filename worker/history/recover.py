@@ -39,8 +39,8 @@ class Recovered:
     to_look_up: int = 0
     """Open pushes that are looked up before they are sent."""
     to_decide: int = 0
-    """Open pushes of providers that cannot be asked, or that this host does not have: a person decides (`drawdown push
-    resolve`), unless a host that has their provider can ask it."""
+    """Open pushes of providers that cannot be asked, or that this machine does not have: a person decides (`drawdown
+    push resolve`), unless a machine that has their provider can ask it."""
     last_sample_ms: int | None = None
     """The newest sample that is there: what hosts wrote since has to be written again."""
     recovered_ms: int | None = None
@@ -118,7 +118,7 @@ def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:
 
 def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilities], now_ms: int) -> tuple[int, int]:
     """What is open may have been sent since: it is looked up, or a person decides. Whether a provider can be asked that
-    this host does not have, others know: what is in doubt is theirs to look up, or a person's."""
+    this machine does not have, others know: what is in doubt is theirs to look up, or a person's."""
     to_look_up = to_decide = 0
     for provider in sorted(SQL.run(connection, "providers_of_open").scalars()):
         declared = capabilities.get(provider)

@@ -1,7 +1,7 @@
-"""The witness: this host's memory of a database, in a file outside of it (rule R1).
+"""The witness: this machine's memory of a database, in a file outside of it (rule R1).
 
-Guarantee: the witness is on disk before anything it counts is sent, and never goes back. Several processes of one host
-share one file.
+Guarantee: the witness is on disk before anything it counts is sent, and never goes back. Several processes of one
+machine share one file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from drawdown.worker.history.incarnation import server_of, worker_of_tick
 SQL = queries(__file__)
 
 ELSEWHERE: Final = (
-    "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process and is not restored with the database"
+    "set DRAWDOWN_STATE_DIR to a folder of this machine that outlives the process and is not restored with the database"
 )
 
 
@@ -36,7 +36,7 @@ Kept: TypeAlias = str | int | Mapping[str, str | int]
 
 @dataclass(frozen=True)
 class KeptWitness:
-    """What is remembered of a database at one place, and the first tick that this host began on it there."""
+    """What is remembered of a database at one place, and the first tick that this machine began on it there."""
 
     last: Witness
     since_tick: int

@@ -53,7 +53,7 @@ class Told:
 
 
 def deliver(context: Context, only: str = ALL) -> Steps[Told]:
-    """Send what is due to every endpoint that this host may call, or to one. A host that may call none does nothing."""
+    """Send what is due to every endpoint that this machine may call, or to one. One that may call none does nothing."""
     done = Told()
     if not context.hooks or not context.leaves(CALL_MS):
         return done

@@ -23,7 +23,7 @@ class HookSettings:
 
     @property
     def origins(self) -> frozenset[str]:
-        """Those that this host can tell something: none without a secret."""
+        """Those that this machine can tell something: none without a secret."""
         return self.allowed if self.roots else frozenset()
 
     def secrets_of(self, endpoint: str, generations: Sequence[int]) -> tuple[str, ...]:

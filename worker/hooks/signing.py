@@ -1,8 +1,8 @@
 """The secrets of endpoints, and the signatures of messages, by the open scheme "Standard Webhooks" (its specification,
 version 1.0.0). Pure.
 
-Guarantee: an endpoint's secrets are made from the root that this host is given, so they are stored nowhere, and whoever
-has one can make neither the root of it nor another one.
+Guarantee: an endpoint's secrets are made from the root that this machine is given, so they are stored nowhere, and
+whoever has one can make neither the root of it nor another one.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ SELECT a.provider FROM assignments a WHERE a.org_id = :org_id AND {in_force_now}
 
 -- name: may_ask
 -- Both conditions in one statement: of all who ask at once, in whichever process, one gets the row back. An ask from
--- the future counts, unless it lies so far there that a clock was put right since: two hosts' clocks are never quite
+-- the future counts, unless it lies so far there that a clock was put right since: two machines' clocks are never quite
 -- alike.
 INSERT INTO gate_asks (org_id, asked_ms, busy_until_ms) VALUES (:org_id, :now_ms, :busy_until_ms)
 ON CONFLICT (org_id) DO UPDATE SET asked_ms = :now_ms, busy_until_ms = :busy_until_ms

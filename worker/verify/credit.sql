@@ -34,7 +34,7 @@ FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FR
 WHERE r.settled_by = 'receipt' AND r.drawn_micro <> COALESCE(q.lines, 0)
 
 -- name: run_entry
--- Every entry of a run is its wallet's, named after it, dated as it was accepted, and written since: two hosts' clocks
+-- Every entry of a run is its wallet's, named after it, dated as it was accepted, and written since: two machines' clocks
 -- do not differ by a day.
 SELECT CASE WHEN e.at_ms < r.accepted_ms - 86400000 THEN 'run_entry_early' ELSE 'run_entry' END AS what, r.org_id,
     {no_window}, e.key, e.from_account, e.reservation, r.customer_id, e.at_ms, r.accepted_ms

@@ -52,8 +52,8 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
     OR e.feature <> p.feature OR e.quantity <> p.sent_qty OR {entry_window} <> p.window_ms)
 
 -- name: booked_otherwise
--- An entry is written after its push was sealed, and before it was settled: two hosts' clocks do not differ by a day. One
--- host that sent it alone waited by its own clock until it was due, and settled it by that: a minute is no breach.
+-- An entry is written after its push was sealed, and before it was settled: two machines' clocks do not differ by a day. One
+-- machine that sent it alone waited by its own clock until it was due, and settled it by that: a minute is no breach.
 ((e.at_ms < p.sealed_at_ms - 60000 OR (p.state = 'accepted' AND e.at_ms > p.settled_ms + 60000))
     AND (e.at_ms < p.sealed_at_ms - 86400000 OR (p.state = 'accepted' AND e.at_ms > p.settled_ms + 86400000)
         OR (p.attempts = 1 AND p.lookups = 0 AND NOT EXISTS (SELECT 1 FROM operator_actions x
@@ -152,7 +152,7 @@ CHR(31)
 CHAR(31)
 
 -- name: undrawn
--- Who had a wallet a day before a push was accepted, and its feature a rate, was drawn on for it: two hosts' clocks do
+-- Who had a wallet a day before a push was accepted, and its feature a rate, was drawn on for it: two machines' clocks do
 -- not differ by that. Before its feature had a rate, and for more than an entry may hold, nothing is drawn.
 SELECT 'undrawn' AS what, {push}, p.customer_id
 FROM {proven_pushes} p JOIN {in_ledger_ever} i ON i.provider = p.provider

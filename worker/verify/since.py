@@ -23,7 +23,7 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 APART_MS: Final = DAY_MS
-"""How far before a run what was written may say to have been: hosts' clocks, and transactions that were open."""
+"""How far before a run what was written may say to have been: machines' clocks, and transactions that were open."""
 
 
 @dataclass(frozen=True)

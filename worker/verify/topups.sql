@@ -47,7 +47,7 @@ WHERE CAST(p.money_minor AS NUMERIC) * 1000000 < CAST(p.credits_micro AS NUMERIC
 
 -- name: capped
 -- Those begun before it in a day, and in 30, itself included: as many as its terms allowed then. In the order of their
--- episodes, for two hosts' clocks differ.
+-- episodes, for two machines' clocks differ.
 SELECT 'topup_cap' AS what, {owner}, {no_window}, p.topup, p.day, p.max_day, p.month, p.max_month FROM (
     SELECT q.*, {before} AND o.at_ms > q.at_ms - 86400000) AS day, {before} AND o.at_ms > q.at_ms - 2592000000) AS month
     FROM topups q) p

@@ -8,8 +8,8 @@ cursor) is no breach, and is reported as open.
 These are not claimed:
 
 - which of several rates that had begun by a push's window was known when it was charged
-- when an entry of a push was written (`at_ms`; its `ts` is claimed), but to the minute or, where more than one host may
-  have sent it, to the day; when one of a tier was, and when one of a run was, but that it is not a day before the run
+- when an entry of a push was written (`at_ms`; its `ts` is claimed), but to the minute or, where more than one may have
+  sent it, to the day; when one of a tier was, and when one of a run was, but that it is not a day before the run
 - that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
 - which of a plan's terms were the newest as a month began (that those were of it which a lot says is claimed)
 - what a tier cost as a month of it was charged

@@ -46,7 +46,7 @@ class Unanswered:
 
 @dataclass(frozen=True)
 class ProviderLine:
-    """A provider: `state` by what is kept here (broken settings show on the host alone, `drawdown provider list`);
+    """A provider: `state` by what is kept here (broken settings show on the machine alone, `drawdown provider list`);
     calls are sends of the latest MOST_SENDS and no older than a day, `reads` all that were ever counted."""
 
     provider: str

@@ -54,7 +54,7 @@ NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
 def status(connection: sa.Connection, now_ms: int, witness: Witness | None = None) -> parts.Status:
     """What is behind, why, since when, how much it is worth, and when it will be drained; the headline sums it up.
 
-    `witness`: what this host remembers of the database, so that a loss shows before the next tick writes it down."""
+    `witness`: what this machine remembers of the database, so that a loss shows before the next tick writes it down."""
     read = together(
         connection,
         **{name: SQL.part(name) for name in WHOLE},

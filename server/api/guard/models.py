@@ -33,7 +33,8 @@ class CheckOrder(_Body):
 
 
 class ConsumeOrder(CheckOrder):
-    """As `drawdown guard consume`. The key is yours to choose: the same again is the first answer."""
+    """As `drawdown guard consume`. The key is yours to choose: once it is let through, the same again is the first
+    answer. A block keeps no key: the same again is decided anew."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"key": "idea-1", "org": "acme", "metric": "idea.create", "subject": "ann"}]}

@@ -16,9 +16,9 @@ class Tally:
     def __init__(self, setup: p.Setup) -> None:
         self.name, self._clock, self._http = setup.name, setup.clock, setup.http
         key, self._url = setup.settings.get("key"), setup.settings.get("url", "https://tally.invalid")
-        self.capabilities = p.Capabilities(None, True, lookup_lag_ms=0, applied_within_ms=0)
+        self.capabilities = p.Capabilities(key_retention_ms=None, duplicate_proves_delivery=True, lookup_lag_ms=0)
         self._headers = {"authorization": f"Bearer {key}"}
-        self._secrets = setup.settings.get("webhook_secrets", "").split()
+        self._secrets = [one for one in setup.settings.get("webhook_secrets", "").split(",") if one]
         self.dormant = None if key else "DRAWDOWN_TALLY_KEY is not set"
 
     async def push(self, batch: Sequence[p.PushRequest]) -> Sequence[p.Outcome]:

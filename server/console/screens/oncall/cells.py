@@ -29,7 +29,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]
     heads = ("Cell", "Listens at", "#Running", "#Halts due", "Oldest, UTC", "#Tries", "Error")
     none = "No cell is known: hosts tell of theirs with their sandboxes, and a person says where each listens."
-    note = "Whether a host may call a URL is that host's setting: `drawdown cell list` says so there."
+    note = "Whether a machine may call a URL is that machine's setting: `drawdown cell list` says so there."
     command = "drawdown cell list" if found else "drawdown cell set cell-1 https://cell-1.internal:8443"
     table = Table("Cells", heads, [_row(one) for one in found], none, command, note=note)
     return shown(Shown(PATH, [table], tiles=tiles, acts=[SET]))

@@ -64,7 +64,7 @@ def _states(found: list[ProviderLine], waits: WaitSums, now_ms: int) -> Table:
         "Why it waits",
     )  # fmt: skip
     none = "No provider bills anybody yet: an assignment brings the first one."
-    note = "Settings that are broken or dormant show on the host that has them: `drawdown provider list`."
+    note = "Settings that are broken or dormant show on the machine that has them: `drawdown provider list`."
     return Table("How each stands", heads, rows, none, "drawdown provider list", note=note)
 
 

@@ -99,7 +99,7 @@ def _set_cell(connection: sa.Connection, doing: Doing) -> Done:
         if "URL" in str(error):
             raise WrongField("url", str(error)) from None
         raise
-    return Done(f"{cell}: {place}; it is called only where each host's settings allow its origin")
+    return Done(f"{cell}: {place}; it is called only where each machine's settings allow its origin")
 
 
 def _remove_cell(connection: sa.Connection, doing: Doing) -> Done:
