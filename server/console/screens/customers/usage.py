@@ -30,8 +30,8 @@ from drawdown.worker.views.wallet_entries import Chosen
 
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
-OTHER: Final = "runs"
-"""What names no feature: runs that were settled by an amount alone."""
+OTHER: Final = "runs by amount"
+"""What names no feature: runs that were settled by an amount alone. No feature can be called so: it has no spaces."""
 HOUR_MS: Final = DAY_MS // 24
 HOURS_BELOW_MS: Final = 3 * DAY_MS
 """A wallet that was first used less than this ago is shown by hours: three bars say nothing."""
