@@ -3,10 +3,14 @@ its command refuses."""
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.commands import credit, executions, pools, settlements
@@ -78,3 +82,51 @@ def test_both_figures_of_the_step_are_of_the_days_that_are_shown(home: Owing) ->
     home.fleet.clock.at_ms += 31 * DAY_MS
     home.ran("new", "held", 2, org="acme", payer=None)
     assert home.step("acme") == "1 1.00 to suppliers; they wait for 1.00"
+
+
+def test_a_batch_is_offered_where_its_command_makes_one(home: Owing) -> None:
+    """By the lowest threshold that was agreed on for what is eligible, not by the newest one; once a month."""
+    loose: dict[str, Any] = {"share_ppm": 1_000_000, "hold_ms": 0, "takes_clawbacks": True}
+    for name, then, since in (("raised", 1, 100), ("lowered", 100, 1), ("exact", 5, 5)):
+        home.set(name, threshold_micro=then * MICRO, **loose)
+        home.ran(f"of-{name}", name, 5)
+        home.set(name, new=False, threshold_micro=since * MICRO)
+    page = shown(home, "/console/settlements")
+    for name, made, above in (("raised", True, "1.00"), ("lowered", False, "100.00"), ("exact", False, "5.00")):
+        assert (f"/console/act/settlement-batch?supplier={name}&" in page) == made, name
+        figures = page.partition(f" {name} open ")[2]
+        assert re.findall(r" 0\.00 0\.00 0\.00 ([\d.]+) ", figures)[0] == above, name
+        if made:
+            home.batch(name)
+            continue
+        with pytest.raises(Denied, match="has 5 credits to be released"):
+            home.batch(name)
+    home.ran("more", "raised", 5)
+    home.set("raised", new=False, threshold_micro=0)
+    home.ran("again", "raised", 5)
+    assert "act/settlement-batch?" not in shown(home, "/console/settlements"), "this month's was made"
+
+
+def test_what_is_given_back_by_nobody_is_not_offered_to_be_taken_back(home: Owing) -> None:
+    home.set("strict", share_ppm=500_000, threshold_micro=0)
+    home.set("loose", share_ppm=500_000, threshold_micro=0, hold_ms=0, takes_clawbacks=True)
+    home.ran("a", "strict", 4)
+    home.ran("b", "loose", 4)
+    link = "/console/act/settlement-reverse?run="
+    assert link in shown(home, "/console/settlement?key=a") and link in shown(home, "/console/settlement?key=b")
+    home.fleet.write("INSERT INTO payouts VALUES ('p', 'strict', '2026-01', 2000000, 0, 2000000, 1, 'a', 'b')")
+    home.fleet.write("INSERT INTO payout_lines (line, payout, reservation, amount_micro) "
+                     "VALUES ('settlement:a', 'p', 'a', 2000000)")  # fmt: skip
+    home.batch("loose")
+    with pytest.raises(Denied, match="gives nothing back"):
+        home.reverse("a")
+    assert link not in shown(home, "/console/settlement?key=a")
+    assert link in shown(home, "/console/settlement?key=b"), "a claw-back"
+
+
+def test_sums_by_supplier_say_that_they_are_of_everybody(home: Owing) -> None:
+    home.set("held", share_ppm=500_000)
+    home.ran("a", "held", 4)
+    said = "Of all organisations and states, whatever is chosen: a batch is of all that a supplier is owed."
+    for chosen, is_said in (("", False), ("?supplier=held", False), ("?org=acme", True), ("?state=hold", True)):
+        assert (shown(home, f"/console/settlements{chosen}").count(said) == 1) == is_said, chosen
