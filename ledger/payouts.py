@@ -54,6 +54,12 @@ def period_of(moment_ms: int) -> str:
     return datetime.fromtimestamp(moment_ms // 1000, UTC).strftime("%Y-%m")
 
 
+def above_micro(agreed_micro: int | None, newest_micro: int) -> int:
+    """What a batch comes to more than: the lowest threshold that was agreed on for one of its settlements; the one of
+    the supplier's newest terms where it has none."""
+    return newest_micro if agreed_micro is None else int(agreed_micro)
+
+
 def read(connection: sa.Connection, payout: str) -> Payout | None:
     """A batch; None where there is none."""
     row = SQL.run(connection, "read", {"payout": payout}).mappings().one_or_none()
@@ -96,7 +102,7 @@ def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: s
     SQL.run(connection, "carry", values)
     sums = SQL.run(connection, "sums", values).one()
     total = int(sums.released_micro) + int(sums.carried_micro)
-    threshold = found.terms.threshold_micro if sums.threshold_micro is None else int(sums.threshold_micro)
+    threshold = above_micro(sums.threshold_micro, found.terms.threshold_micro)
     if total <= threshold:
         less = f", less {as_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
         raise Denied(

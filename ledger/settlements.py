@@ -56,8 +56,13 @@ class Settlement:
 
     @property
     def left_micro(self) -> int:
-        """What of it may still be reversed."""
+        """What of it is not taken back."""
         return self.owed_micro - self.clawed_back_micro
+
+    @property
+    def is_final(self) -> bool:
+        """It was released, and its supplier gives nothing back."""
+        return self.payout is not None and not self.takes_clawbacks
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ def reverse(
     if amount > found.left_micro:
         left = f"{as_credits(found.left_micro)} of {as_credits(found.net_micro)} credits are left"
         raise Denied("above_left", f"{found.reservation}: {left}, and no more can be reversed")
-    if found.payout is not None and not found.takes_clawbacks:
+    if found.is_final:
         raise Denied(
             "no_clawbacks",
             f"{found.reservation} was released with {found.payout}, and at its terms {found.supplier} gives nothing "

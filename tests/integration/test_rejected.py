@@ -12,9 +12,11 @@ from drawdown.providers.protocol import HOUR_MS, CustomerState, Rejected, Unknow
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import MICRO, WINDOW_MS
-from drawdown.worker.commands import pushes
+from drawdown.worker.commands import executions, pushes
 from drawdown.worker.commands.credit import grant
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.verdict.judge_read import HOLD_MS
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.telling_events import clean, event, mapped, told, withdrawn
 from tests.integration.test_batches import ROWS, taken, written
@@ -59,6 +61,45 @@ def test_who_used_more_than_a_wallet_takes_is_halted_until_it_is_corrected(
     assert standing(fleet) == [(0, HUGE + 3, "voided"), (1, 3, "accepted")]
     assert fleet.one("SELECT balance_micro FROM ledger_accounts") == credit - 3 * micro
     assert not halted(fleet)
+    clean(fleet)
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["rejected", "not sealed yet"])
+def test_usage_that_a_person_took_back_was_no_wrong_estimate(engine: sa.Engine, sealed: bool) -> None:
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0)
+    mapped(fleet)
+    fleet.rate("render", MICRO, T0)
+    write(engine, lambda c: grant(c, "acme", 10 * MICRO, fleet.by, key="paid", plan="free"))
+    fleet.tick(T0 + 10)
+    told(fleet, event("meant", 3), event("slip", HUGE))
+    if sealed:
+        fleet.tick(T0 + 2 * WINDOW_MS)
+    else:
+        assert look(fleet).halted == 1
+    assert (halted(fleet), fleet.one("SELECT halt_reason FROM orgs")) == (True, "estimate")
+    withdrawn(fleet, "slip")
+    fleet.tick(T0 + 3 * WINDOW_MS + HOLD_MS)
+    reasons = fleet.rows("SELECT is_halted, reason FROM projections ORDER BY projection_id")[1:]
+    assert (halted(fleet), reasons) == (False, [(True, "estimate"), (False, None)])
+    clean(fleet)
+
+
+def test_a_run_that_held_what_is_left_and_ended_was_no_wrong_estimate(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0)
+    mapped(fleet)
+    fleet.rate("render", MICRO, T0)
+    write(engine, lambda c: grant(c, "acme", 10 * MICRO, fleet.by, key="paid", plan="free"))
+    fleet.tick(T0 + 10)
+    write(engine, lambda c: executions.accept(c, "run", Request("acme", 8 * MICRO), fleet.by))
+    told(fleet, event("meant", 3))
+    assert look(fleet).halted == 1
+    assert fleet.one("SELECT halt_reason FROM orgs") == "estimate", "10 less 8 is more than nothing, and less than 3"
+    write(engine, lambda c: executions.release(c, "run", None, fleet.by))
+    fleet.tick(T0 + 3 * WINDOW_MS + HOLD_MS)
+    reasons = fleet.rows("SELECT is_halted, reason FROM projections ORDER BY projection_id")[1:]
+    assert (halted(fleet), reasons) == (False, [(True, "estimate"), (False, None)])
     clean(fleet)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from typing import Final
 from urllib.parse import urlencode
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.main import run
 from drawdown.ledger.allocation import KINDS
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
@@ -254,6 +256,27 @@ def test_drift_beyond_the_tolerance_is_red_and_unknown_is_no_zero(home: Home) ->
     assert f"aws mail {figures.UNKNOWN} 1.00 USD {figures.UNKNOWN} unknown" in said
     assert "Off 1 " in said and "Alert 0 " in said and "never, so that nobody is alerted" in said
     assert len(rows_of(home, "/console/drift.csv", AGAIN)) == 2
+    assert "by more than 15 %, and by 1.00 or more" in said, "neither alone is off"
+
+
+def test_the_command_for_drift_that_is_shown_has_the_lines_of_the_page(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At any time of day: a range of bills is of whole days."""
+    units = Units("aws", "vm", "hour", 1, MICRO, 60, "USD")
+    write(home.engine, lambda c: set_units(c, "compute_1gb", units, T0 - 9 * DAY_MS, home.fleet.by, new=False))
+    billed = {0: 720_000, 5: 500_000, 6: 500_000}  # by the days before; the last one is not shown
+    lines = [BillLine("aws", "vm", T0 - day * DAY_MS, "USD", micro, True) for day, micro in billed.items()]
+    write(home.engine, lambda c: import_bills(c, BillFile("e" * 64, lines), home.fleet.by))
+    later(home, 2 * DAY_MS)
+    said = text_of(home, "/console/drift", AGAIN)
+    assert f"aws vm 1.00 0.72 USD {figures.MINUS}28.0 within final" in said, "more than 15 %, and less than 1.00"
+    words = said.partition("drawdown vendor drift ")[2].split()[:2]
+    url = home.engine.url.render_as_string(hide_password=False)
+    asked = ["--database-url", url, "--at", str(home.fleet.clock.at_ms), "--json", "vendor", "drift", *words]
+    assert run(asked) == 0, "nothing alerts"
+    found = json.loads(capsys.readouterr().out)["drift"]
+    assert len(found) == len(rows_of(home, "/console/drift.csv", AGAIN)) == 2
 
 
 NONSENSE: Final = [

@@ -72,7 +72,9 @@ def in_doubt(code: str | None, *, allowed: bool) -> Facts:
 def read_gated(connection: sa.Connection, org_id: str) -> Gated | None:
     """One read of its row; None where there is none."""
     row = SQL.run(connection, "gated", {"org_id": org_id}).mappings().one_or_none()
-    return None if row is None else Gated(**row)
+    if row is None:
+        return None
+    return Gated(**{**row, **{name: bool(row[name]) for name in ("is_halted", "unknown", "overridden")}})
 
 
 def may_ask(connection: sa.Connection, org_id: str, now_ms: int) -> LeaveToAsk | None:

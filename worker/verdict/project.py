@@ -32,7 +32,7 @@ from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, Row,
 from drawdown.worker.verdict.overrides import end_overrides
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.rules import CREDIT_REASONS
-from drawdown.worker.verdict.watch_state import is_watched, note_reads
+from drawdown.worker.verdict.watch_state import is_watched, note_reads, unless_explained
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -228,7 +228,7 @@ def _apply(
             changes.append(Change(unchanged(org, org.projection_due_ms if same else now + READ_AGAIN_MS)))
             continue
         at = Moment(max(read_ms, wanted.before_ms + 1), now, watched)
-        change = _after(org, wanted, state, used.get(org.org_id), policies, at, held.get(org.org_id, 0))
+        change = _after(connection, org, wanted, state, used.get(org.org_id), policies, at, held.get(org.org_id, 0))
         changes.append(change)
         done.note(org, change)
     write(connection, changes, now)
@@ -251,6 +251,7 @@ def _note_reads(connection: sa.Connection, provider: str, states: Sequence[Custo
 
 
 def _after(
+    connection: sa.Connection,
     org: Row,
     due: DueProjection,
     state: CustomerRead,
@@ -262,7 +263,8 @@ def _after(
     """What the read of a customer, or the failure to read it, makes of its organisation."""
     asked_again = org.projection_asks != due.asks
     if isinstance(state, CustomerState):
-        return after_read(org, state, used, at, asked_again=asked_again, held_micro=held_micro)
+        change = after_read(org, state, used, at, asked_again=asked_again, held_micro=held_micro)
+        return unless_explained(connection, org, change)
     reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {due.customer_id}"
     log.warning("customer_not_read", org=org.org_id, reason=reason)
     again = org.projection_due_ms if asked_again else at.now_ms + READ_AGAIN_MS

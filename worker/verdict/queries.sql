@@ -114,6 +114,13 @@ SELECT round_ms, rounds FROM watch_state
 -- name: note_round
 UPDATE watch_state SET round_ms = :now_ms, rounds = rounds + 1
 
+-- name: explained
+-- A row where credit that is there after all proves no estimate wrong: a person took usage back since the halt, or it
+-- rested on what runs held, too.
+SELECT 1 AS one WHERE EXISTS (SELECT 1 FROM withdrawals w WHERE w.org_id = :org_id AND w.at_ms >= :halted_at)
+    OR EXISTS (SELECT 1 FROM (SELECT * FROM projections WHERE org_id = :org_id ORDER BY projection_id DESC LIMIT 1) j
+        WHERE j.held_micro > 0 AND j.balance_micro > j.unaccepted_micro + j.unsealed_micro)
+
 -- name: wrong_estimates
 SELECT COUNT(*) FROM projections WHERE reason = 'estimate_wrong'
 

@@ -1,4 +1,4 @@
-"""The state of the watch: whether one runs, and its reads of providers.
+"""The state of the watch: whether one runs, its reads of providers, and its estimates that were wrong.
 
 Guarantee: a watch that ended is forgotten within minutes, and ticks estimate no longer. Each count is written in the
 transaction that did the work.
@@ -7,13 +7,14 @@ transaction that did the work.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Row
 
 SQL = queries(__file__)
 
@@ -59,6 +60,16 @@ def unread_orgs(connection: sa.Connection) -> list[UnreadOrgs]:
 def wrong_estimates(connection: sa.Connection) -> int:
     """Halts on an estimate that a later read proved wrong."""
     return int(SQL.run(connection, "wrong_estimates").scalar_one())
+
+
+def unless_explained(connection: sa.Connection, org: Row, change: Change) -> Change:
+    """The same change; but no estimate was wrong where usage was taken back since it halted, nor where runs held what
+    was missing: that is credit that nobody gave, and that was not there then."""
+    if change.history is None or change.reason != ESTIMATE_WRONG:
+        return change
+    if SQL.run(connection, "explained", {"org_id": org.org_id, "halted_at": org.halted_at}).first() is None:
+        return change
+    return replace(change, history={**change.history, "reason": None})
 
 
 def is_watched(connection: sa.Connection, now_ms: int) -> bool:

@@ -103,7 +103,7 @@ def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int =
             ids.require(connection, kind, name)
     values = {"org_id": chosen.org, "cell_id": chosen.cell, "at_most": most + 1, **_place(after, chosen.state)}
     rows = SQL.run(connection, "due" if chosen.state == "due" else "told", values)
-    lines = [HaltLine(**row._mapping) for row in rows]
+    lines = [HaltLine(**{**row._mapping, "by_operator": bool(row.by_operator)}) for row in rows]
     return HaltPage(lines[:most], lines[most - 1].place if len(lines) > most else None)
 
 

@@ -97,4 +97,5 @@ def _holders(connection: sa.Connection, org_id: str, provider: str, now_ms: int)
 
 def verdict_history(connection: sa.Connection, org_id: str) -> list[VerdictChange]:
     """The last transitions, newest first."""
-    return [VerdictChange(**row._mapping) for row in SQL.run(connection, "verdicts", {"org_id": org_id})]
+    rows = SQL.run(connection, "verdicts", {"org_id": org_id}).mappings()
+    return [VerdictChange(**{**row, "is_halted": bool(row["is_halted"])}) for row in rows]

@@ -138,7 +138,8 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
     Errors: Refused where there is no such push.
     """
     found = find_push(connection, key)
-    push = PushColumns(**{column.name: getattr(found, column.name) for column in fields(PushColumns)})
+    stored = {column.name: getattr(found, column.name) for column in fields(PushColumns)}
+    push = PushColumns(**{**stored, "by_hand": bool(stored["by_hand"])})
     push_id = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": push.revision}
     samples, quantity = _samples(connection, push)
     said = {row.what: row for row in SQL.run(connection, "said", push_id)}

@@ -6,14 +6,14 @@ reversed; all that its batches came to (paid) is released - what they took off f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 import sqlalchemy as sa
 
 from drawdown.ledger import settlements
-from drawdown.ledger.payouts import Payout
+from drawdown.ledger.payouts import Payout, above_micro, period_of
 from drawdown.ledger.settlements import Freeze, Reversal, Settlement, Standing, settlement_of
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
@@ -63,6 +63,20 @@ class Account:
     takes_clawbacks: bool
     is_frozen: bool
     sums: Sums
+
+
+@dataclass(frozen=True)
+class NextBatch:
+    """What a supplier's batch of this month would come to, and what it has to be above, in micro-credits; whether the
+    month has one, or a later month."""
+
+    due_micro: int
+    above_micro: int
+    is_made: bool
+
+    @property
+    def may_be_made(self) -> bool:
+        return self.due_micro > self.above_micro and not self.is_made
 
 
 def list_settlements(connection: sa.Connection, chosen: SettlementFilter, now_ms: int, most: int) -> list[Settlement]:
@@ -131,6 +145,24 @@ def account_of_supplier(connection: sa.Connection, supplier: str, now_ms: int) -
     values = {"supplier": supplier, "at_most": 1}
     row = SQL.run(connection, "suppliers", values, which="of_name").mappings().one()
     return _account(row, _sums(connection, [supplier], now_ms)[supplier])
+
+
+def next_batches(connection: sa.Connection, found: Sequence[Account], now_ms: int) -> dict[str, NextBatch]:
+    """By supplier."""
+    values = {"suppliers": [one.supplier for one in found], "now_ms": now_ms}
+    agreed = {
+        row.supplier: row.threshold_micro
+        for row in SQL.run(connection, "agreed", values, of_settlements="of_suppliers")
+    }
+    last = {row.supplier: row.period for row in SQL.run(connection, "last_periods", values)}
+    return {
+        one.supplier: NextBatch(
+            one.sums.eligible_micro - one.sums.carried_micro,
+            above_micro(agreed.get(one.supplier), one.threshold_micro),
+            last.get(one.supplier, "") >= period_of(now_ms),
+        )
+        for one in found
+    }
 
 
 def list_batches(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:

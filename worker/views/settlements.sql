@@ -58,6 +58,14 @@ s.supplier IN :suppliers
 SELECT supplier, CAST(SUM(total_micro) AS BIGINT) AS paid_micro, CAST(SUM(carried_micro) AS BIGINT) AS carried_micro
 FROM payouts WHERE supplier IN :suppliers GROUP BY supplier
 
+-- name: agreed
+-- The lowest threshold that was agreed on for what the next batch would release.
+SELECT x.supplier, MIN(x.threshold_micro) AS threshold_micro FROM {settlements_now} x WHERE x.state = 'eligible'
+GROUP BY x.supplier
+
+-- name: last_periods
+SELECT supplier, MAX(period) AS period FROM payouts WHERE supplier IN :suppliers GROUP BY supplier
+
 -- name: unsettled
 -- Drawn by runs that expired and that nobody settled: no supplier is owed a share of them yet.
 SELECT supplier, CAST(SUM(drawn_micro) AS BIGINT) AS drawn_micro FROM reservations

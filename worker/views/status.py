@@ -131,7 +131,7 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[An
         started_ms=last.started_ms,
         finished_ms=last.finished_ms,
         exit_status=last.exit_status,
-        clock_trusted=last.clock_trusted,
+        clock_trusted=bool(last.clock_trusted),
         took_ms=last.finished_ms - last.started_ms,
         another_began_ms=running[0].began_ms,
         problems=report.get("problems", []),

@@ -61,7 +61,10 @@ class TickDone:
 def latest_ticks(connection: sa.Connection, before: int = LAST_TICK, most: int = PAGE_ROWS) -> list[TickDone]:
     """Those before a tick, the newest first."""
     rows = SQL.run(connection, "page", {"before": before, "at_most": most})
-    return [TickDone(**{**row._mapping, "report": _report(row.report)}) for row in rows]
+    return [
+        TickDone(**{**row._mapping, "clock_trusted": bool(row.clock_trusted), "report": _report(row.report)})
+        for row in rows
+    ]
 
 
 def one_tick(connection: sa.Connection, tick_id: int) -> TickDone:

@@ -67,7 +67,8 @@ class DayEntry:
 @dataclass(frozen=True)
 class RunSteps:
     """Runs of an organisation that were accepted since a moment, by how far they have come, in micro-credits. `going`:
-    held, of which so many have drawn nothing yet; `settling`: charged, and of interest to a supplier."""
+    held, of which so many have drawn nothing yet; `settling`: settled with a supplier; `left`: what of its shares was
+    not taken back; `unreleased`: what of that suppliers wait for."""
 
     accepted: int
     accepted_micro: int
@@ -77,7 +78,8 @@ class RunSteps:
     complete: int
     drawn_micro: int
     settling: int
-    net_micro: int
+    left_micro: int
+    unreleased_micro: int
 
 
 def use_by(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int, step_ms: int = DAY_MS) -> list[Use]:
@@ -116,6 +118,11 @@ def _from_then(customer_id: str, to_ms: int) -> dict[str, object]:
     return {"account_id": wallet_account(customer_id), "from_ms": to_ms, "to_ms": NEVER}
 
 
+def _steps(*found: Any) -> RunSteps:
+    """Of rows that have its figures, NULL where there is none."""
+    return RunSteps(**{name: int(value or 0) for row in found for name, value in vars(row).items()})
+
+
 @dataclass(frozen=True)
 class Asked:
     """Of which wallet and organisation, and of which days: `from_ms` to `to_ms`, of use from `use_from_ms` on and by
@@ -149,6 +156,7 @@ def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDay
     """All of it, in one statement."""
     account = {"account_id": wallet_account(asked.customer_id), "to_ms": asked.to_ms, "at_most": MOST_DAY_ROWS}
     day = -DAY_MS if asked.opened_ms is None else asked.opened_ms
+    of_runs = {"org_id": asked.org_id, "from_ms": asked.from_ms, "now_ms": now_ms}
     of_day = {**account, "from_ms": day, "to_ms": day + DAY_MS, "at_most": MOST_DAY_ENTRIES}
     read = together(
         connection,
@@ -156,7 +164,8 @@ def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDay
         by_hour=SQL.part("use_by", {**account, "from_ms": asked.hours_from_ms, "step_ms": DAY_MS // 24}),
         ledger=SQL.part("ledger_by_day", {**account, "from_ms": asked.from_ms}),
         entries=SQL.part("entries_of_day", of_day),
-        steps=SQL.part("run_steps", {"org_id": asked.org_id, "from_ms": asked.from_ms, "now_ms": now_ms}),
+        steps=SQL.part("run_steps", of_runs),
+        settled=SQL.part("run_settlements", of_runs),
         forecast=used_part(asked.customer_id, now_ms),
         closing=SQL.part("closing", _from_then(asked.customer_id, asked.to_ms)),
     )
@@ -165,7 +174,7 @@ def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDay
         by_hour=_uses(read["by_hour"]),
         ledger=_days(read["ledger"]),
         entries=[DayEntry(**vars(row)) for row in read["entries"]],
-        steps=RunSteps(**{name: int(value or 0) for name, value in vars(read["steps"][0]).items()}),
+        steps=_steps(read["steps"][0], read["settled"][0]),
         forecast=read["forecast"][0],
         closing_micro=int(read["closing"][0].closing_micro),
     )

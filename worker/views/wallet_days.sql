@@ -43,7 +43,17 @@ SELECT COUNT(*) AS accepted, SUM(r.amount_micro) AS accepted_micro,
     SUM(CASE WHEN {goes_on} AND r.amount_micro > r.drawn_micro THEN r.amount_micro - r.drawn_micro ELSE 0 END)
         AS held_micro,
     SUM(CASE WHEN {goes_on} THEN 0 ELSE 1 END) AS complete,
-    SUM(CASE WHEN {goes_on} THEN 0 ELSE r.drawn_micro END) AS drawn_micro,
-    SUM(CASE WHEN s.reservation IS NULL THEN 0 ELSE 1 END) AS settling, SUM(s.net_micro) AS net_micro
-FROM reservations r LEFT JOIN settlements s ON s.reservation = r.reservation
-WHERE r.org_id = :org_id AND r.accepted_ms >= :from_ms
+    SUM(CASE WHEN {goes_on} THEN 0 ELSE r.drawn_micro END) AS drawn_micro
+FROM reservations r WHERE {of_org}
+
+-- name: of_org
+r.org_id = :org_id AND r.accepted_ms >= :from_ms
+
+-- name: run_settlements
+-- Of those runs, whoever paid for them: what suppliers have of it, or will have, and what of that is not released.
+SELECT COUNT(*) AS settling, SUM(x.owed_micro - x.clawed_back_micro) AS left_micro,
+    SUM(CASE WHEN x.state = 'released' THEN 0 ELSE x.owed_micro END) AS unreleased_micro
+FROM {settlements_now} x
+
+-- name: of_settlements
+{of_org}

@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 SERIES: Final = 4
 """Colours there are: the smaller series are added up as the last one."""
-OTHERS: Final = "others"
+OTHERS: Final = "all others"
+"""No feature can be called so: it has no spaces."""
 STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))
 
 

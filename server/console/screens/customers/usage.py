@@ -30,8 +30,8 @@ from drawdown.worker.views.wallet_entries import Chosen
 
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
-OTHER: Final = "runs"
-"""What names no feature: runs that were settled by an amount alone."""
+OTHER: Final = "runs by amount"
+"""What names no feature: runs that were settled by an amount alone. No feature can be called so: it has no spaces."""
 HOUR_MS: Final = DAY_MS // 24
 HOURS_BELOW_MS: Final = 3 * DAY_MS
 """A wallet that was first used less than this ago is shown by hours: three bars say nothing."""
@@ -104,7 +104,7 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any], paid: PaidFrom) 
         "chart": chart(found.by_hour, ask.now_ms, hours_from, HOUR_MS) if by_hour else chart(shown, ask.now_ms, begin),
         "by_hour": by_hour,
         "table": by_day(shown),
-        "steps": steps(found.steps, account) if paid.is_here or found.steps.accepted else [],
+        "steps": steps(found.steps) if paid.is_here or found.steps.accepted else [],
         "shares": _shares(connection, org, ask.now_ms),
         "ledger": ledger_days(found.ledger, found.closing_micro),
         "opened": opened,
@@ -187,17 +187,17 @@ def by_day(use: list[Use]) -> list[tuple[int, int]]:
     return sorted(sums.items(), reverse=True)
 
 
-def steps(found: RunSteps, account: Account) -> list[Step]:
+def steps(found: RunSteps) -> list[Step]:
     """Preview, accept, queued, complete, settlement: each with what it does to the wallet."""
     reserved, held = figures.credits(found.accepted_micro), figures.credits(found.held_micro)
-    drawn, net = figures.credits(found.drawn_micro), figures.credits(found.net_micro)
-    waits = figures.credits(account.hold_micro)
+    drawn, left = figures.credits(found.drawn_micro), figures.credits(found.left_micro)
+    waits = figures.credits(found.unreleased_micro)
     return [
         Step("Preview", None, "asked, and not kept", EFFECTS["preview"]),
         Step("Accept", found.accepted, f"{reserved} reserved in all", EFFECTS["accept"]),
         Step("Queued", found.going, f"{found.waiting:,} drew nothing yet; {held} still held", EFFECTS["queued"]),
         Step("Complete", found.complete, f"{drawn} charged, by metering too", EFFECTS["complete"]),
-        Step("Settlement", found.settling, f"{net} to suppliers; they wait for {waits}", EFFECTS["settlement"]),
+        Step("Settlement", found.settling, f"{left} to suppliers; they wait for {waits}", EFFECTS["settlement"]),
     ]
 
 

@@ -25,6 +25,7 @@ PATH: Final = "/console/drift"
 DAYS: Final = (7, 3, 14)
 """Of bills; a day's usage of everybody is added up for each."""
 MOST_DRIFT: Final = 200
+BOUNDS: Final = f"by more than {show_percent(TOLERANCE_PPM)}, and by {figures.credits(LEAST_MICRO)} or more"
 COLUMNS: Final = ("day", "vendor", "service", "currency", "state", "off", "estimated", "billed")
 WORDS: Final = {"unbilled": "no bill yet", "unmapped": "nothing here is mapped to it"}
 
@@ -32,7 +33,7 @@ WORDS: Final = {"unbilled": "no bill yet", "unmapped": "nothing here is mapped t
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     days = ask.number("days", DAYS)
     lines_of = sorted(_lines(connection, ask), key=lambda one: (-one.day_ms, one.vendor, one.service, one.currency))
-    since = ask.now_ms - ask.now_ms % DAY_MS - days * DAY_MS
+    since = _span(ask)[0]
     whole, differing = parity.parity_found(connection, since)
     kept = last_checks(connection).get("vendors")
     looked = "never, so that nobody is alerted" if kept is None else f"{figures.time(kept.at_ms)} UTC"
@@ -40,13 +41,13 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     alerting = sum(one.verdict in ALERTING for one in differing)
     tiles = [
         Tile("Lines of bills", figures.count(len(lines_of)), f"vendor, service and day, {days} days"),
-        Tile("Off", figures.count(off), f"by {show_percent(TOLERANCE_PPM)} or more", "bad" if off else ""),
+        Tile("Off", figures.count(off), BOUNDS, "bad" if off else ""),
         Tile("Alert", figures.count(alerts), "off two days running", "bad" if alerts else ""),
         Tile("Cells' days that differ", figures.count(alerting), "organisations, by parity", "bad" if alerting else ""),
     ]
     chosen = "" if days == DAYS[0] else str(days)
     filters = [Filter("days", "Days", chosen, [(str(one), f"{one} days") for one in DAYS])]
-    tables = [_bills(lines_of, days, looked), _differing(differing), _cells(whole)]
+    tables = [_bills(lines_of, since, looked), _differing(differing), _cells(whole)]
     query = {"days": days}
     return shown(Shown(PATH, tables, tiles=tiles, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
 
@@ -60,12 +61,16 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
 
 
 def _lines(connection: sa.Connection, ask: Ask) -> list[DriftLine]:
+    return vendors.drift(connection, *_span(ask), ask.now_ms, TOLERANCE_PPM, LEAST_MICRO)
+
+
+def _span(ask: Ask) -> tuple[int, int]:
+    """Whole days, up to today."""
     today = ask.now_ms - ask.now_ms % DAY_MS
-    span = (today - ask.number("days", DAYS) * DAY_MS, today)
-    return vendors.drift(connection, *span, ask.now_ms, TOLERANCE_PPM, LEAST_MICRO)
+    return today - ask.number("days", DAYS) * DAY_MS, today
 
 
-def _bills(found: Sequence[DriftLine], days: int, looked: str) -> Table:
+def _bills(found: Sequence[DriftLine], from_ms: int, looked: str) -> Table:
     rows = [
         (
             cells.day(one.day_ms),
@@ -85,7 +90,7 @@ def _bills(found: Sequence[DriftLine], days: int, looked: str) -> Table:
     if len(found) > MOST_DRIFT:
         note += f" The latest {MOST_DRIFT} of {len(found):,}; the CSV has them all."
     none = "No bill is known, and nothing is mapped to a vendor's service, in these days."
-    command = f"drawdown vendor drift --from {days}d" if rows else "drawdown vendor import bills.csv"
+    command = f"drawdown vendor drift --from {figures.day(from_ms)}" if rows else "drawdown vendor import bills.csv"
     return Table("Estimates beside bills", heads, rows, none, command, note=note)
 
 

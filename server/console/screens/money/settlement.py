@@ -36,7 +36,8 @@ def _acts(found: Settlement, freezes: list[Freeze]) -> list[Link]:
         freeze = [act("Unfreeze", "settlement-unfreeze", run=key)]
     else:
         freeze = [act("Freeze", "settlement-freeze", run=key)] if found.payout is None else []
-    return [*freeze, *([act("Take back", "settlement-reverse", run=key)] if found.left_micro > 0 else [])]
+    may_take = found.left_micro > 0 and not found.is_final
+    return [*freeze, *([act("Take back", "settlement-reverse", run=key)] if may_take else [])]
 
 
 def _facts(one: Settlement) -> list[tuple[Cell, Cell]]:

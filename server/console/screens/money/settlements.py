@@ -17,7 +17,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.views import settlements
-from drawdown.worker.views.settlements import Account, SettlementFilter, Sums
+from drawdown.worker.views.settlements import Account, NextBatch, SettlementFilter, Sums
 
 PATH: Final = "/console/settlements"
 STATES: Final[tuple[str, ...]] = get_args(Standing)
@@ -29,6 +29,7 @@ COLUMNS: Final = (
     "run", "org_id", "project", "supplier", "state", "batch", "settled_at", "held_until", "charged", "share_ppm",
     "owed", "clawed_back",
 )  # fmt: skip
+OF_ALL: Final = "Of all organisations and states, whatever is chosen: a batch is of all that a supplier is owed."
 MOST_SUPPLIERS: Final = 25
 MOST_BATCHES: Final = 20
 
@@ -51,7 +52,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     following = url(PATH, **query, after=after) if after else ""
     options = [word for name, value in query.items() if value for word in (f"--{name}", value)]
     tables = [
-        _suppliers(suppliers),
+        _suppliers(suppliers, settlements.next_batches(connection, suppliers, ask.now_ms), bool(state or chosen.org)),
         settlements_table(
             found,
             cells.command("settlement", "list", *options),
@@ -101,27 +102,29 @@ def _first(found: Sequence[Account]) -> str:
     return f"of the first {MOST_SUPPLIERS} suppliers by name" if len(found) == MOST_SUPPLIERS else ""
 
 
-def _suppliers(found: Sequence[Account]) -> Table:
+def _suppliers(found: Sequence[Account], batches: Mapping[str, NextBatch], beside: bool) -> Table:
+    """`beside`: the page is of fewer settlements than the table."""
     rows = [
         (
             cells.supplier(one.supplier),
             _standing(one),
             Cell(show_percent(one.share_ppm), "number", narrow=False),
             cells.credits(one.sums.hold_micro),
-            Cell(figures.credits(one.sums.eligible_micro), "number", links=_release(one)),
+            Cell(figures.credits(one.sums.eligible_micro), "number", links=_release(one, batches[one.supplier])),
             cells.credits(one.sums.frozen_micro, narrow=False),
             cells.credits(one.sums.released_micro, narrow=False),
             cells.credits(one.sums.paid_micro, narrow=False),
-            cells.credits(one.threshold_micro, narrow=False),
+            cells.credits(batches[one.supplier].above_micro, narrow=False),
         )
         for one in found
     ]
     heads = ("Supplier", "State", "#Share", "#On hold", "#Eligible", "#Frozen", "#Released", "#In batches",
              "#A batch is above")  # fmt: skip
-    note = f"The first {MOST_SUPPLIERS} by name." if len(found) == MOST_SUPPLIERS else ""
+    notes = [f"The first {MOST_SUPPLIERS} by name."] if len(found) == MOST_SUPPLIERS else []
+    notes += [OF_ALL] if beside else []
     none = "There is no supplier. A run that names one owes it a share."
     command = "drawdown supplier list" if rows else "drawdown supplier set render-farm --share 70 --new"
-    return Table("By supplier", heads, rows, none, command, note=note)
+    return Table("By supplier", heads, rows, none, command, note=" ".join(notes))
 
 
 def _standing(one: Account) -> Cell:
@@ -131,12 +134,11 @@ def _standing(one: Account) -> Cell:
     return Cell("open", links=(act("Freeze", "supplier-freeze", supplier=one.supplier),))
 
 
-def _release(one: Account) -> tuple[Link, ...]:
+def _release(one: Account, batch: NextBatch) -> tuple[Link, ...]:
     """The form says what the batch comes to, so that it is refused once that is another amount."""
-    due = one.sums.eligible_micro - one.sums.carried_micro
-    if one.is_frozen or due <= one.threshold_micro:
+    if one.is_frozen or not batch.may_be_made:
         return ()
-    return (act("Release", "settlement-batch", supplier=one.supplier, expect=figures.plain(due)),)
+    return (act("Release", "settlement-batch", supplier=one.supplier, expect=figures.plain(batch.due_micro)),)
 
 
 def settlements_table(found: Sequence[Settlement], command: str, following: str, first: str, narrowed: bool) -> Table:
