@@ -334,8 +334,8 @@ def in_whole_units(engine: sa.Engine, *used: int, rejected: Sequence[int]) -> tu
     return fleet, provider, named
 
 
-def carried(fleet: Fleet) -> int:
-    return int(fleet.rows("SELECT CAST(COALESCE(SUM(carry_qty), 0) AS BIGINT) FROM carries")[0][0])
+def carried(fleet: Fleet) -> object:
+    return fleet.one("SELECT CAST(COALESCE(SUM(carry_qty), 0) AS BIGINT) FROM carries")
 
 
 def test_no_unit_is_given_back_that_another_window_was_to_be_charged_for(engine: sa.Engine) -> None:
