@@ -21,7 +21,8 @@ SEED = 6
 OURS = "-sealed_qty"
 SEALED, PENDING = "sealed is not what the model says", "pending is not what the model says"
 PLANTED = {
-    "a push for nothing owed": (owed, "owed", "HAVING SUM(quantity) <> 0", "", "nothing where nothing changed"),
+    "a push for nothing owed": (
+        owed, "seal", "WHERE quantity <> 0 OR sent_qty <> 0", "", "nothing where nothing changed"),
     "the watermark one window too far": (
         owed, "advance", "= :horizon_ms WHERE", "= :horizon_ms + 300000 WHERE", "the watermark is another one"),
     "a withdrawal that is not taken out": (statements, "withdrawn_dirty", "-SUM(s.interval_s)", "0", SEALED),
