@@ -101,13 +101,14 @@ def write_pending(run: Statements) -> None:
 
 def hold_what_is_open(run: Statements) -> None:
     """Keep what is not settled of windows that may give something back as it is, until they are sealed."""
-    if run.is_postgresql:  # SQLite has one writer at a time
-        run.run("hold_what_is_open", "open_of", of=SQL)
+    # SQLite has one writer at a time.
+    if run.is_postgresql and run.run("any_dirty", "dirty_scope", of=SQL).first():
+        run.run("hold_what_is_open", "open_of", "dirty_scope", of=SQL)
 
 
 def advance(run: Statements, *, whole: bool) -> None:
     """What was dirty is computed; where the `whole` shard was sealed, it has come as far as the horizon."""
-    run.run("forget_dirty", "pending_scope", "something_is_open", of=SQL)
+    run.run("forget_dirty", "pending_scope", "something_is_open", "dirty_scope", of=SQL)
     if whole:
         run.run("advance", of=SQL)
         run.run("catch_up", "pending_scope", of=SQL)

@@ -235,10 +235,13 @@ DELETE FROM dirty_windows WHERE window_ms < :horizon_ms AND EXISTS (SELECT 1 FRO
 -- name: less_may_be_owed
 -- Something of the window was taken back, or was found to be charged otherwise.
 SELECT w.org_id, w.window_ms FROM seal_work w WHERE w.samples < 0
-UNION ALL SELECT d.org_id, d.window_ms FROM dirty_windows d
-    JOIN adoptions x ON x.window_ms = d.window_ms AND x.org_id = d.org_id
-UNION ALL SELECT d.org_id, d.window_ms FROM dirty_windows d
-    JOIN voids v ON v.window_ms = d.window_ms AND v.org_id = d.org_id
+UNION ALL SELECT d.org_id, d.window_ms FROM {dirty_windows_read}
+    JOIN adoptions x ON x.window_ms = d.window_ms AND x.org_id = d.org_id WHERE {is_dirty}
+UNION ALL SELECT d.org_id, d.window_ms FROM {dirty_windows_read}
+    JOIN voids v ON v.window_ms = d.window_ms AND v.org_id = d.org_id WHERE {is_dirty}
+
+-- name: any_dirty
+SELECT 1 FROM {dirty_windows_read} WHERE {is_dirty} LIMIT 1
 
 -- name: hold_what_is_open
 -- Whoever settles it meanwhile waits: what is given back, and which windows stay dirty for it, are two statements that
