@@ -28,6 +28,17 @@ HUGE = 10**12
 RATES = {"more than an entry takes": 2_000, "more than a wallet owes": 10**7, "beyond all bounds": 10**12}
 
 
+def paid(engine: sa.Engine, credit_micro: int, rate_micro: int = MICRO) -> Fleet:
+    """An organisation that was given credit, and is read; a unit of what it uses costs so much."""
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0)
+    mapped(fleet)
+    fleet.rate("render", rate_micro, T0)
+    write(engine, lambda c: grant(c, "acme", credit_micro, fleet.by, key="paid", plan="free"))
+    fleet.tick(T0 + 10)
+    return fleet
+
+
 def halted(fleet: Fleet) -> bool:
     return bool(fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'"))
 
@@ -41,13 +52,9 @@ def standing(fleet: Fleet) -> list[tuple[object, ...]]:
 def test_who_used_more_than_a_wallet_takes_is_halted_until_it_is_corrected(
     engine: sa.Engine, rate: str, watched: bool
 ) -> None:
-    fleet, micro = Fleet(engine), RATES[rate]
-    fleet.assign("acme", from_ms=T0)
-    mapped(fleet)
-    fleet.rate("render", micro, T0)
+    micro = RATES[rate]
     credit = min(10 * micro, MAX_ENTRY_MICRO)
-    write(engine, lambda c: grant(c, "acme", credit, fleet.by, key="paid", plan="free"))
-    fleet.tick(T0 + 10)
+    fleet = paid(engine, credit, micro)
     told(fleet, event("meant", 3), event("slip", HUGE))
     if watched:
         assert look(fleet).halted == 1, "within seconds"
@@ -66,12 +73,7 @@ def test_who_used_more_than_a_wallet_takes_is_halted_until_it_is_corrected(
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["rejected", "not sealed yet"])
 def test_usage_that_a_person_took_back_was_no_wrong_estimate(engine: sa.Engine, sealed: bool) -> None:
-    fleet = Fleet(engine)
-    fleet.assign("acme", from_ms=T0)
-    mapped(fleet)
-    fleet.rate("render", MICRO, T0)
-    write(engine, lambda c: grant(c, "acme", 10 * MICRO, fleet.by, key="paid", plan="free"))
-    fleet.tick(T0 + 10)
+    fleet = paid(engine, 10 * MICRO)
     told(fleet, event("meant", 3), event("slip", HUGE))
     if sealed:
         fleet.tick(T0 + 2 * WINDOW_MS)
@@ -86,12 +88,7 @@ def test_usage_that_a_person_took_back_was_no_wrong_estimate(engine: sa.Engine, 
 
 
 def test_a_run_that_held_what_is_left_and_ended_was_no_wrong_estimate(engine: sa.Engine) -> None:
-    fleet = Fleet(engine)
-    fleet.assign("acme", from_ms=T0)
-    mapped(fleet)
-    fleet.rate("render", MICRO, T0)
-    write(engine, lambda c: grant(c, "acme", 10 * MICRO, fleet.by, key="paid", plan="free"))
-    fleet.tick(T0 + 10)
+    fleet = paid(engine, 10 * MICRO)
     write(engine, lambda c: executions.accept(c, "run", Request("acme", 8 * MICRO), fleet.by))
     told(fleet, event("meant", 3))
     assert look(fleet).halted == 1
@@ -104,12 +101,7 @@ def test_a_run_that_held_what_is_left_and_ended_was_no_wrong_estimate(engine: sa
 
 
 def test_a_correction_of_all_that_was_rejected_leaves_nothing_to_send_and_nobody_halted(engine: sa.Engine) -> None:
-    fleet = Fleet(engine)
-    fleet.assign("acme", from_ms=T0)
-    mapped(fleet)
-    fleet.rate("render", MICRO, T0)
-    write(engine, lambda c: grant(c, "acme", MICRO, fleet.by, key="paid", plan="free"))
-    fleet.tick(T0 + 10)
+    fleet = paid(engine, MICRO)
     told(fleet, event("slip", HUGE))
     fleet.tick(T0 + 2 * WINDOW_MS)
     assert halted(fleet)
