@@ -171,6 +171,30 @@ def test_a_read_that_was_overtaken_ends_the_round_for_nobody(engine: sa.Engine, 
     assert (done.halted, fleet.one("SELECT COUNT(*) FROM orgs WHERE is_halted")) == (5, 5)
 
 
+@pytest.mark.parametrize(("at_once", "reads"), [(1, 1), (64, 2)])
+def test_two_who_read_in_step_do_not_ask_for_ever(engine: sa.Engine, at_once: int, reads: int) -> None:
+    """Each read of the tick is overtaken by another tick's, which answers what was asked; nobody asks once more."""
+    provider = Prepaid(capabilities(in_flight=at_once), credit={ORG: AN_HOUR, "org-2": AN_HOUR})
+    fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
+    fleet.assign(ORG, "org-2", provider="fake", from_ms=T0 - 10 * WINDOW_MS)
+    fleet.tick(T0 + SECOND_MS)
+    write(engine, lambda c: mark_for_projection(c, [ORG, "org-2"], fleet.clock.now_ms()))
+    world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
+
+    def overtakes() -> None:
+        if len(provider.asked) > 20:
+            return  # no end is in sight
+        other = Thread(target=lambda: runner.run(project(fleet.context("other"), "fake"), world))
+        other.start()
+        other.join()
+        provider.meanwhile = overtakes
+
+    provider.asked.clear()
+    provider.meanwhile = overtakes
+    done = runner.run(project(fleet.context("tick"), "fake"), world)
+    assert (done.read, len(provider.asked)) == (reads, reads + 2)
+
+
 UNDER_WAY = (
     "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, "
     "sealed_at_ms, seal_id, state, due_at_ms, claim_owner, attempts) "

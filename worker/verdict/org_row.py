@@ -36,6 +36,11 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
     return connection.execute(wanted.with_for_update()).all()
 
 
+def is_due(org: Row, now_ms: int) -> bool:
+    """Whether it is still asked for, or its turn. A read that answers all asks leaves neither."""
+    return any(due is not None and due <= now_ms for due in (org.projection_due_ms, org.read_by_ms))
+
+
 class Effective(NamedTuple):
     """An effective balance with its parts, in micro-credits. Unsealed is what samples tell, and for whoever is not
     halted what they will tell next; held is what runs have reserved."""
