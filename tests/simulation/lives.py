@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 import pytest
+
+MOST_MORE: Final = 12
+"""Lives that are lived beyond those of every day."""
+
+
+def lives(seeds: Iterable[int], missing: Callable[[], object]) -> Iterator[int]:
+    """These seeds; then others for as long as something is `missing`. What happens in which life changes with whatever
+    the product does: nothing has to be seen in one life alone."""
+    first = tuple(seeds)
+    yield from first
+    more = (seed for seed in range(MOST_MORE + len(first)) if seed not in first)
+    while missing() and (seed := next(more, None)) is not None:
+        yield seed
 
 
 def faults_in(

@@ -10,7 +10,7 @@ import pytest
 
 from drawdown.worker.commands import fold as folding
 from tests.simulation.folded import simulated
-from tests.simulation.lives import faults_in
+from tests.simulation.lives import faults_in, lives
 from tests.whole import share
 
 SEEDS = share((9, 12), whole=tuple(range(60)))
@@ -54,9 +54,12 @@ PLANTED: Final = {
 @pytest.mark.parametrize("name", share(list(PLANTED)[:2], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     *_, text, seed = PLANTED[name]
-    with planted(name):
-        breaches = simulated(seed, TICKS, monkeypatch).breaches
-    assert any(text in line for line in breaches), breaches
+    found: list[str] = []
+    for one in lives([seed], lambda: not any(text in line for line in found)):
+        with planted(name):
+            found.extend(simulated(one, TICKS, monkeypatch).breaches)
+        monkeypatch.undo()
+    assert any(text in line for line in found), found
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import pytest
 from drawdown.providers.embedded import NAME as EMBEDDED
 from tests.simulation import database, scheduler
 from tests.simulation.kinds import KINDS, OF_THEIR_OWN, by_kind, unnamed
+from tests.simulation.lives import MOST_MORE, lives
 from tests.simulation.oracle import Assignment, Oracle, Rule, Sample
 from tests.simulation.providers import AUTUMN
 from tests.simulation.run import failure
@@ -134,11 +135,23 @@ def test_everything_is_billed_once_whatever_fails(batch: int) -> None:
 @IN_ONE_PROCESS
 def test_every_kind_of_fault_happened() -> None:
     counted: Counter[str] = Counter()
-    for batch in BATCHES:
+    expected = KINDS.keys() - RARE
+    for batch in lives(BATCHES, lambda: expected - (+counted).keys()):
         for seed in _seeds(batch):
             counted.update(faults_of(seed))
-    assert [kind for kind in KINDS if not counted[kind] and kind not in RARE] == []
+    assert expected - (+counted).keys() == set()
     assert set(counted) <= set(KINDS), "all that is counted has a name"
+
+
+def test_lives_go_on_for_as_long_as_something_is_missing_and_no_longer() -> None:
+    missing = ["a"]
+    lived = []
+    for seed in lives([3, 0], lambda: missing):
+        lived.append(seed)
+        if seed == 2:
+            missing.clear()
+    assert lived == [3, 0, 1, 2]
+    assert [*lives([3], lambda: True)] == [3, *(seed for seed in range(MOST_MORE + 1) if seed != 3)]
 
 
 def test_every_fault_has_a_name() -> None:
