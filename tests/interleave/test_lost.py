@@ -12,6 +12,7 @@ from drawdown.cli.main import run
 from drawdown.cli.nouns import ledger
 from tests.interleave.explore import Explorer
 from tests.interleave.lost import COMMIT, Lost
+from tests.whole import share
 
 pytestmark = pytest.mark.xdist_group("interleave")
 
@@ -36,7 +37,7 @@ def lost(explorer: Explorer) -> Iterator[Lost]:
     made.close()
 
 
-@pytest.mark.parametrize("name", SHARE)
+@pytest.mark.parametrize("name", share(SHARE[::3], whole=SHARE))
 def test_what_is_said_is_true_and_the_same_again_is_safe(lost: Lost, name: str) -> None:
     assert [told for told in lost.party(name, commit_only=True) if told.wrong] == []
 

@@ -44,7 +44,7 @@ def test_of_a_long_table_as_many_cases_are_run_evenly_chosen() -> None:
     assert len(found) == conftest.MOST_CASES
     assert [int(one.rpartition("-")[2][:-1]) for one in found] == list(range(0, cases, 4))
     of_each = [sum(on in one for one in found) for on in conftest.DATABASES]
-    assert of_each == [conftest.TURNS.count(on) for on in conftest.DATABASES]
+    assert of_each == [conftest.TURNS[: conftest.MOST_CASES].count(on) for on in conftest.DATABASES]
 
 
 @pytest.mark.parametrize("name", ["test_a_planted_bug_is_seen", "test_it_is_seen", "test_the_bug_is_caught"])
