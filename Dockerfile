@@ -1,4 +1,4 @@
-# One image for every role: `serve` (the default), `run`, `worker`, `watch`, `tick` by way of drawdown-tick, `init`.
+# One image for every role: `serve` (the default), `run`, `worker`, `watch`, `tick` and `nightly` by way of drawdown-job, `init`.
 # It needs a network only while it is built; at run time it talks to the database, the providers and the cells.
 FROM python:3.12.11-slim-bookworm AS build
 WORKDIR /src
@@ -26,7 +26,7 @@ FROM python:3.12.11-slim-bookworm
 RUN groupadd --gid 10001 drawdown && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin drawdown \
     && install -d -o 10001 -g 10001 -m 0750 /var/lib/drawdown
 COPY --from=build /opt/drawdown /opt/drawdown
-COPY --chmod=0755 ops/deploy/drawdown-tick /usr/local/bin/drawdown-tick
+COPY --chmod=0755 ops/deploy/drawdown-job /usr/local/bin/drawdown-job
 ENV PATH=/opt/drawdown/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

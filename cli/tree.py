@@ -42,6 +42,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     "Keep running": {
         "tick": CommandModule("tick", "Settle everything once and exit: the cron form"),
         "run": CommandModule("tick", "Tick every five minutes, and watch between ticks"),
+        "nightly": CommandModule("nightly", "Compare, prove, put right: all that is done once a night"),
         "worker": CommandModule("worker", "Tick and watch in shares, on any number of machines"),
         "watch": CommandModule("watch", "Halt within seconds, beside a cron that ticks"),
         "serve": CommandModule("serve", "Webhooks, the gate, admin, health, metrics over HTTP"),
@@ -153,7 +154,7 @@ class Commands(MutableMapping[str, Any]):
     """By name: built by Typer from the functions of their modules, with their examples."""
 
     def __getitem__(self, name: str) -> object:
-        return _built(name)
+        return built(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(MODULES)
@@ -169,13 +170,14 @@ class Commands(MutableMapping[str, Any]):
 
 
 @cache  # whoever runs many commands in one process builds each once
-def _built(name: str) -> object:
+def built(name: str) -> Command:
+    """The command of this name, as it is under the program."""
     module, holder = import_module(f"drawdown.cli.nouns.{MODULES[name].module}"), typer.Typer(rich_markup_mode=None)
     if hasattr(module, "register"):
         module.register(holder)
     else:
         holder.add_typer(module.commands, name=name, cls=Group, help=f"{MODULES[name].says}.")
-    command = get_group(holder).commands[name]
+    command = cast(Command, get_group(holder).commands[name])
     for path, below in walk(command, (name,)):
         below.epilog = examples_of(path)
         plain_numbers(below)

@@ -32,6 +32,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "run --processes 2",
         "run --every 60 --new-org-provider embedded --new-org-from yesterday",
     ),
+    "nightly": ("nightly", "nightly --json"),
     "worker": ("worker", "worker --shards 8"),
     "watch": ("watch", "watch --once"),
     "serve": ("serve", "serve --host 0.0.0.0 --port 8080"),

@@ -33,7 +33,7 @@ DEPLOY = PROJECT / "ops" / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted([*(DEPLOY / "systemd").glob("*.service"), *(DEPLOY / "systemd").glob("*.timer")])
 SCHEMA = json.loads(Path(__file__).with_name("kubernetes.schema.json").read_text(encoding="utf-8"))
-WRAPPER = DEPLOY / "drawdown-tick"
+WRAPPER = DEPLOY / "drawdown-job"
 
 
 def documents(*paths: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -144,7 +144,8 @@ def test_an_upgrade_waits_for_those_who_end_and_for_no_pod_that_stays() -> None:
     (lasting,) = re.findall(r"wait --for=delete pod -l 'app=drawdown,role in \(([\w,]+)\)'", text)
     assert set(lasting.split(",")) == roles["Deployment"]
     assert text.count("--for=delete") == 1
-    assert set(re.findall(r"get pod -l app=drawdown,role=(\w+)", text)) == roles["CronJob"]
+    (ending,) = re.findall(r"get pod -l 'app=drawdown,role in \(([\w,]+)\)'", text)
+    assert set(ending.split(",")) == roles["CronJob"]
 
 
 @pytest.mark.parametrize("unit", [one for one in UNITS if one.suffix == ".service"], ids=lambda one: one.name)
@@ -188,8 +189,9 @@ def _does_not_fail(cron: dict[str, Any]) -> None:
     ]
     assert failing == [1, 2]
     assert cron["spec"]["concurrencyPolicy"] == "Forbid"
-    deadline = int(pod["containers"][0]["command"][2])
-    assert deadline < 300 < job["activeDeadlineSeconds"]
+    _, name, *options = pod["containers"][0]["command"]
+    if name == "tick":
+        assert int(options[options.index("--deadline") + 1]) < 300 < job["activeDeadlineSeconds"]
 
 
 def test_an_indexed_job_ticks_each_shard_once() -> None:
@@ -251,13 +253,13 @@ def stub(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("status", "said"), [(0, 0), (75, 0), (1, 1), (2, 2), (137, 137)])
 def test_the_wrapper_says_0_for_75_and_nothing_else(stub: Path, status: int, said: int) -> None:
     env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": str(status), "LONG": ""}
-    done = subprocess.run([WRAPPER, "--deadline", "240"], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([WRAPPER, "tick", "--deadline", "240"], env=env, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout.strip()) == (said, "tick --deadline 240")
 
 
 def test_the_wrapper_passes_a_signal_on_and_waits(stub: Path) -> None:
     env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": "1", "LONG": "1"}
-    running = subprocess.Popen([WRAPPER], env=env, stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen([WRAPPER, "tick"], env=env, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None and running.stdout.readline().strip() == "tick"
     running.send_signal(signal.SIGTERM)
     assert running.wait(300) == 0, "the tick ended with 75 upon the signal"
@@ -270,7 +272,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         if pod is not None:
             command = pod["containers"][0]["command"]
             given = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in command[1:]]
-            yield name, ["tick", *given] if command[0] == WRAPPER.name else given
+            yield name, given
     for path in UNITS:
         for line in re.findall(r"^ExecStart=(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
             yield path.name, shlex.split(line)[1:]
@@ -293,15 +295,16 @@ def unit(path: Path) -> configparser.ConfigParser:
 
 
 def test_units_say_what_matters() -> None:
-    tick, timer, serve, watch = (
-        unit(DEPLOY / "systemd" / f"drawdown-{name}")
-        for name in ("tick.service", "tick.timer", "serve.service", "watch.service")
+    tick, nightly, serve, watch = (
+        unit(DEPLOY / "systemd" / f"drawdown-{name}.service") for name in ("tick", "nightly", "serve", "watch")
     )
-    assert (tick["Service"]["Type"], tick["Service"]["SuccessExitStatus"]) == ("oneshot", "75")
-    assert timer["Timer"]["OnCalendar"] == "*:0/5" and timer["Install"]["WantedBy"] == "timers.target"
+    for name, once, when in (("tick", tick, "*:0/5"), ("nightly", nightly, "*-*-* 02:17:00 UTC")):
+        timer = unit(DEPLOY / "systemd" / f"drawdown-{name}.timer")
+        assert (once["Service"]["Type"], once["Service"]["SuccessExitStatus"]) == ("oneshot", "75")
+        assert (timer["Timer"]["OnCalendar"], timer["Install"]["WantedBy"]) == (when, "timers.target")
     for lasting in (serve["Service"], watch["Service"]):
         assert lasting["Restart"] == "always" and "SuccessExitStatus" not in lasting
-    for one in (tick["Service"], serve["Service"], watch["Service"]):
+    for one in (tick["Service"], nightly["Service"], serve["Service"], watch["Service"]):
         assert one["User"] == "drawdown" and one["NoNewPrivileges"] == "yes" and one["ProtectSystem"] == "strict"
         assert one["Environment"] == f"DRAWDOWN_STATE_DIR=/var/lib/{one['StateDirectory']}"
         assert one["EnvironmentFile"].startswith("/etc/drawdown/"), "no secret stands in a unit"

@@ -1,0 +1,84 @@
+"""`drawdown nightly`: what has to be looked at once a night, one command after the other.
+
+Guarantee: each is run, whatever the one before came to; the exit status is the worst of theirs. Each can be run alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from typing import Final
+
+import typer
+
+from drawdown.cli.app import App
+from drawdown.cli.opening import meaning_of
+from drawdown.cli.rendering import show
+from drawdown.cli.streams import fail
+from drawdown.cli.tree import built
+from drawdown.schema.errors import MEANINGS, Exit, worst
+
+LINES: Final = (
+    "reconcile --correct --reason nightly",
+    "verify --since-last",
+    "guard reconcile --reason nightly",
+    "ledger spenders --keep",
+    "vendor drift --keep",
+    "backfill overdue",
+)
+"""Of what nobody uses there is nothing to say: each is quick then, and well."""
+WITH_CELLS: Final = "parity check --cells"
+
+
+def register(commands: typer.Typer) -> None:
+    """Add the command."""
+    commands.command("nightly")(nightly_)
+
+
+def nightly_(context: typer.Context) -> None:
+    """Do what is done once a night: compare with the providers and correct, prove, put the guard's counters right, keep
+    who spends most and what drifts from vendors' bills, name backfills that nobody closes; where cells may be called
+    (DRAWDOWN_CELL_ORIGINS), compare with what they counted.
+
+    Each is a command of its own, and all are run. The exit status is the worst of theirs: 1 before 75 before 0.
+    """
+    app: App = context.obj
+    ended = [(line, *_run(context, line)) for line in _lines(app)]
+    status = worst(status for _, status, _ in ended)
+    told = [{"command": line, "exit_status": status, "said": said} for line, status, said in ended]
+    last = [f"{status} of drawdown {line}: {MEANINGS[Exit(status)]}" for line, status, _ in ended if status]
+    show(app, {"nightly": told, "exit_status": status}, last or [f"all {len(ended)}: {MEANINGS[Exit.SETTLED]}"])
+    raise typer.Exit(status)
+
+
+def _lines(app: App) -> Iterator[str]:
+    yield from LINES
+    if app.settings.cell_origins:
+        yield WITH_CELLS
+
+
+def _run(context: typer.Context, line: str) -> tuple[int, object]:
+    """How one of them ended; where programs read it, the object that it said."""
+    app: App = context.obj
+    if not app.json:
+        app.out.print(f"drawdown {line}", highlight=False, style="bold")
+        return _status(context, line), None
+    with redirect_stdout(io.StringIO()) as said:
+        status = _status(context, line)
+    return status, json.loads(said.getvalue() or "null")
+
+
+def _status(context: typer.Context, line: str) -> int:
+    app: App = context.obj
+    name, *arguments = line.split()
+    command = built(name)
+    try:
+        with command.make_context(name, arguments, parent=context) as inner:
+            command.invoke(inner)
+    except typer.Exit as ended:
+        return int(ended.exit_code)
+    except Exception as error:  # the others are looked at all the same
+        return fail(meaning_of(error), as_json=app.json)
+    return Exit.SETTLED

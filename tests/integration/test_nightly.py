@@ -1,0 +1,86 @@
+"""`drawdown nightly`: all that is done once a night is done, whatever one part comes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run
+from drawdown.cli.nouns import nightly
+from tests.world import T0, Fleet
+
+ORG = "acme"
+
+
+@pytest.fixture
+def asked(engine: sa.Engine, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Somebody used something, and it is billed."""
+    fleet = Fleet(engine)
+    fleet.assign(ORG, from_ms=T0)
+    fleet.sample(ORG, T0)
+    fleet.tick(T0 + 3_600_000)
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
+    return lambda *options: run([*options, "nightly"])
+
+
+def headings(said: str) -> list[str]:
+    return [line.removeprefix("drawdown ") for line in said.splitlines() if line.startswith("drawdown ")]
+
+
+def test_each_is_run_and_says_what_it_found(asked: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked() == 0
+    said = capsys.readouterr().out
+    assert headings(said) == [*nightly.LINES]
+    assert "all invariants hold" in said and "High spenders" in said
+    assert said.splitlines()[-1] == f"all {len(nightly.LINES)}: all settled, or done"
+
+
+def test_where_one_needs_a_person_the_others_are_run_all_the_same(
+    asked: Callable[..., int], engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE ledger_accounts SET balance_micro = balance_micro + 1"))
+    assert asked() == 1
+    said = capsys.readouterr()
+    assert headings(said.out) == [*nightly.LINES]
+    assert said.out.splitlines()[-1].startswith("1 of drawdown verify --since-last: a person is needed")
+
+
+def test_one_that_cannot_be_run_is_told_and_stops_no_other(
+    asked: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nightly, "LINES", ("org show nobody", *nightly.LINES[-1:]))
+    assert asked() == 2
+    said = capsys.readouterr()
+    assert headings(said.out) == [*nightly.LINES] and "no organisation nobody" in said.err
+
+
+def test_where_cells_may_be_called_their_totals_are_compared_and_what_is_unread_is_left(
+    asked: Callable[..., int], engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DRAWDOWN_CELL_ORIGINS", "http://127.0.0.1:9")
+    monkeypatch.setenv("DRAWDOWN_CELL_SECRET", "a-root-secret-of-the-cells")
+    assert run(["cell", "set", "cell-1", "http://127.0.0.1:10", "--new"]) == 0
+    assert asked() == 75
+    assert headings(capsys.readouterr().out)[-1] == nightly.WITH_CELLS
+
+
+def test_a_program_reads_one_object(asked: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked("--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["command"] for one in told["nightly"]] == [*nightly.LINES] and told["exit_status"] == 0
+    assert told["nightly"][1]["said"]["breaches"] == []
+
+
+def test_ctrl_c_ends_all_of_it(
+    asked: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("drawdown.cli.nouns.reconcile.compare", interrupted)
+    assert asked() == 75
+    assert headings(capsys.readouterr().out) == [*nightly.LINES[:1]]
