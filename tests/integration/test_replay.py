@@ -283,6 +283,19 @@ def test_what_cannot_be_meant_is_refused(
         planned(fleet, scope, *span)
 
 
+@pytest.mark.parametrize("into", [0, WINDOW_MS])
+def test_where_all_that_was_used_is_in_windows_that_are_not_closed_nothing_is_begun(
+    engine: sa.Engine, into: int
+) -> None:
+    """Begun, it would be at work for ever: there is no window by which it could end."""
+    fleet = Fleet(engine)
+    fleet.clock.at_ms = T0 + WINDOW_MS
+    fleet.assign("acme", from_ms=T0)
+    fleet.sample("acme", T0 + into + 1)
+    with pytest.raises(UsageError, match="is in a window that is not closed yet; the next tick will seal it"):
+        planned(fleet, ReplayScope(), T0 - DAY_MS, T0 + DAY_MS)
+
+
 def test_what_is_not_taken_is_left_to_the_next_tick(fleet: Fleet, provider: FakeProvider) -> None:
     key = f"usage:acme:{T0}:compute_1gb:r1"
     provider.answers[key] = RetryAt(fleet.clock.at_ms + MINUTE_MS, "busy")

@@ -98,6 +98,7 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (920163, 30, None, "of what a balance showed to be charged twice nobody was asked"),
     (920081, 30, None, "what was rejected beside its withdrawal was given back, and had never been charged"),
     (930131, 30, None, "a run asked for again, of whom no seal knew yet after a restore (the simulation's product)"),
+    (980056, 30, None, "a replay of what is in open windows alone had begun, and never came to an end"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""

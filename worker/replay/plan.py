@@ -103,6 +103,11 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     _above_floor(connection, scope, start)
     first = _first_use(connection, scope, orgs, end)
     begin = max(start, min(window_of(first), _first_push(connection)))
+    if begin >= last:
+        raise UsageError(
+            f"the first sample of {scope} ({utc(first)}) is in a window that is not closed yet; the next tick will seal "
+            f"it. What can be replayed ends at {utc(last)}"
+        )
     values = {"start_ms": begin, "end_ms": end}
     flips = [PlannedFlip(row.org_id, row.at_ms, row.was, row.becomes) for row in _of(connection, "flips", orgs, values)]
     return ReplayPlan(
