@@ -105,8 +105,8 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     begin = max(start, min(window_of(first), _first_push(connection)))
     if begin >= last:
         raise UsageError(
-            f"the first sample of {scope} ({utc(first)}) is in a window that is not closed yet; the next tick will seal "
-            f"it. What can be replayed ends at {utc(last)}"
+            f"the first sample of {scope} ({utc(first)}) is in a window that is not closed yet; the next tick will "
+            f"seal it. What can be replayed ends at {utc(last)}"
         )
     values = {"start_ms": begin, "end_ms": end}
     flips = [PlannedFlip(row.org_id, row.at_ms, row.was, row.becomes) for row in _of(connection, "flips", orgs, values)]
