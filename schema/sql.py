@@ -72,7 +72,7 @@ class _Statement:
         for name in self.lists:
             value = found[name]
             assert isinstance(value, Sequence) and not isinstance(value, str), "IN takes a list"
-            found[name] = list(value) if self.is_array else json.dumps(list(value))
+            found[name] = _array(list(value)) if self.is_array else json.dumps(list(value))
         return found
 
     def learn_columns(self, connection: sa.Connection, bound: dict[str, object]) -> None:

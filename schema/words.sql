@@ -88,6 +88,22 @@ OFFSET 0) p
 
 -- name: end_look_p [sqlite]
 
+-- name: end_look_w [postgresql]
+OFFSET 0) w
+
+-- name: end_look_w [sqlite]
+
+-- name: billed_now [postgresql]
+-- Of the organisations :org_ids those that :provider bills now, each with its customer. One scan of the key finds all
+-- of them; a look-up of each takes three times as long.
+(SELECT a.org_id, a.customer_id FROM assignments a WHERE a.org_id IN :org_ids AND a.provider = :provider
+    AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
+
+-- name: billed_now [sqlite]
+-- By the index of ids: those asked for are few, and SQLite would begin with all whom a provider bills.
+(SELECT a.org_id, a.customer_id FROM assignments a WHERE a.org_id IN :org_ids AND +a.provider = :provider
+    AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
+
 -- name: arrived_since
 -- Of samples `s`: those that came after the ones before :cursor were looked at (S2).
 s.arrival >= :cursor

@@ -58,8 +58,8 @@ class Used:
     def keep_within(self, most: int) -> None:
         """No figure beyond `most`, as nothing beyond is ever in a wallet: each of them, and all, are to be written."""
         for name, value in vars(self).items():
-            if isinstance(value, int):
-                setattr(self, name, max(-most, min(value, most)))
+            if isinstance(value, int) and not -most <= value <= most:
+                setattr(self, name, most if value > 0 else -most)
 
     @property
     def burn_a_minute(self) -> int:
@@ -78,6 +78,13 @@ class Balanced(Protocol):
     def unseen_micro(self) -> int | None: ...
     @property
     def is_halted(self) -> bool: ...
+
+
+class Asked(Balanced, Protocol):
+    """The same, by its id."""
+
+    @property
+    def org_id(self) -> str: ...
 
 
 def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:
@@ -152,12 +159,12 @@ def _read_once(
 
 
 def parts_of(
-    provider: str, orgs: Sequence[Row], rules: Sequence[Segment], *, now_ms: int, read_ms: int, lag_ms: int
+    provider: str, orgs: Sequence[Asked], rules: Sequence[Segment], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> tuple[Part, Part]:
     """What is used and not sealed, and pushes that a balance may not show: rows for `Seen`."""
     read_before = min(now_ms if org.balance_read_ms is None else org.balance_read_ms for org in orgs)
     values: dict[str, object] = {
-        "orgs": [{"org_id": org_id} for org_id in sorted({org.org_id for org in orgs})],
+        "org_ids": [org.org_id for org in orgs],
         "segments": [asdict(segment) for segment in rules],
         "provider": provider,
         "now_ms": now_ms,
@@ -188,7 +195,7 @@ class Seen:
         return [rate.price(int(quantity)) for quantity in quantities]
 
 
-def used_by(seen: Seen, orgs: Sequence[Row], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
+def used_by(seen: Seen, orgs: Sequence[Asked], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
     """What was seen, added up by organisation. Pure."""
     found: dict[str, Used] = defaultdict(Used)
     for org_id, held_micro in seen.held.items():

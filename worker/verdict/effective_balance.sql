@@ -15,9 +15,8 @@ picked AS MATERIALIZED (
             THEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) ELSE :lately_ms END AS from_ms,
         COALESCE((SELECT j.at_ms FROM projections j WHERE j.org_id = o.org_id ORDER BY j.projection_id DESC LIMIT 1),
             0) AS changed_ms
-    FROM {rows :orgs (org_id text)} r JOIN orgs o ON o.org_id = r.org_id LEFT JOIN buckets b ON b.id = o.bucket
-    JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.start_ms <= :now_ms
-        AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+    FROM {billed_now} a {each_then} orgs o ON o.org_id = a.org_id AND o.org_id IN :org_ids
+    LEFT JOIN buckets b ON b.id = o.bucket
 )
 
 -- name: from_dirty
@@ -27,8 +26,7 @@ FROM picked p {each_then} dirty_windows d ON d.org_id = p.org_id AND d.window_ms
 -- name: billed
 -- As which customer each of the organisations asked about is billed: all that pushes are looked up by.
 billed AS MATERIALIZED (
-    SELECT a.org_id, a.customer_id FROM {rows :orgs (org_id text)} r {each_then} assignments a ON a.org_id = r.org_id
-        AND a.provider = :provider AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+    SELECT a.org_id, a.customer_id FROM {billed_now} a
 )
 
 -- name: unsealed
@@ -113,11 +111,6 @@ FROM (SELECT DISTINCT s.window_ms, s.org_id, s.feature, s.revision FROM sent s) 
     AND q.revision = t.revision {end_look_q}
 JOIN billed p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
 WHERE q.provider = :provider AND q.state = 'accepted'
-
--- name: end_look_w [postgresql]
-OFFSET 0) w
-
--- name: end_look_w [sqlite]
 
 -- name: end_look_a [postgresql]
 OFFSET 0) a

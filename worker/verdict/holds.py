@@ -56,8 +56,8 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
 def held_part(provider: str, org_ids: Sequence[str], now_ms: int, *, in_wallets: bool) -> Part:
     """What is held, for whoever reads more in one statement: rows for `metering_in` and `held_of`. `in_wallets`:
     whether the balances lie here."""
-    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
-    return SQL.part("held" if in_wallets else "held_elsewhere", {**values, "org_ids": list(org_ids)})
+    values = {"org_ids": org_ids, "provider": provider, "now_ms": now_ms}
+    return SQL.part("held" if in_wallets else "held_elsewhere", values)
 
 
 def metering_in(rows: Iterable[Any]) -> list[str]:
@@ -89,9 +89,7 @@ def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str]
 
 def lapsed_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
     """The same where balances lie here, for whoever reads more in one statement: rows for `lapsed_of`."""
-    return SQL.part(
-        "lapsed", {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
-    )
+    return SQL.part("lapsed", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
 def lapsed_of(rows: Iterable[Any]) -> dict[str, Lapsed]:

@@ -1,17 +1,13 @@
 -- What is held of wallets, without holds that are over and were not expired yet; what is left of lots that are over.
--- CROSS JOIN is the order SQLite keeps: those asked for are few, and it would begin with all whom a provider bills.
 
 -- name: held
-SELECT o.org_id, a.customer_id, EXISTS (SELECT 1 FROM reservations m
+SELECT a.org_id, a.customer_id, EXISTS (SELECT 1 FROM reservations m
     WHERE m.customer_id = a.customer_id AND m.state = 'held' AND m.settled_by = 'metering') AS has_metering,
     w.held_micro - COALESCE((SELECT SUM(h.amount_micro - h.drawn_micro) FROM reservations h
     WHERE h.customer_id = a.customer_id AND h.state = 'held' AND h.hold = 'wallet' AND h.expires_ms <= :now_ms
     AND h.drawn_micro < h.amount_micro), 0) AS held_micro
-FROM {rows :orgs (org_id text)} o CROSS JOIN assignments a
-JOIN ledger_accounts w ON w.account_id = 'wallet:' || a.customer_id
-WHERE a.org_id = o.org_id AND a.provider = :provider
-    AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
-    AND w.held_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_plans p WHERE p.plan = w.plan AND NOT p.holds_halt)
+FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
+WHERE w.held_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_plans p WHERE p.plan = w.plan AND NOT p.holds_halt)
 
 -- name: held_elsewhere
 -- Of balances that providers keep: held here, and not over.
@@ -34,8 +30,6 @@ FOR UPDATE
 -- name: lapsed
 -- What lots that are over no longer pay for what is new with (`Wallet.lapsed_micro`), and up to when what was used is
 -- theirs.
-SELECT o.org_id, w.balance_micro - w.held_micro + w.overdraft_micro - {available_micro} AS lapsed_micro, w.lots_over_ms
-FROM {rows :orgs (org_id text)} o CROSS JOIN assignments a
-JOIN ledger_accounts w ON w.account_id = 'wallet:' || a.customer_id
-WHERE a.org_id = o.org_id AND a.provider = :provider
-    AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms) AND w.over_micro > 0
+SELECT a.org_id, w.balance_micro - w.held_micro + w.overdraft_micro - {available_micro} AS lapsed_micro, w.lots_over_ms
+FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
+WHERE w.over_micro > 0

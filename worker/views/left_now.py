@@ -9,15 +9,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
 from drawdown.schema.units import EXEMPT_PROVIDERS
-from drawdown.worker.verdict.effective_balance import Used, since_read
-from drawdown.worker.verdict.org_row import Row
+from drawdown.worker.verdict.effective_balance import Asked, Used, since_read
 from drawdown.worker.verdict.rules import end_ms
 from drawdown.worker.views.used_now import read_used_now
+
+
+class Billed(Asked, Protocol):
+    """An organisation with who bills it: a row of `orgs`."""
+
+    @property
+    def billing_provider(self) -> str | None: ...
 
 
 class Left(NamedTuple):
@@ -35,19 +41,20 @@ NOTHING: Final = Used()
 """Of whoever used nothing that its balance may not show."""
 
 
-def left_of(connection: sa.Connection, rows: Sequence[Row], now_ms: int) -> list[Left]:
+def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> list[Left]:
     """Of each of these organisations (rows of `orgs`)."""
-    by_provider: dict[str, list[Row]] = defaultdict(list)
+    by_provider: dict[str, list[Billed]] = defaultdict(list)
     for row in rows:
-        if row.billing_provider not in UNBILLED:
-            by_provider[row.billing_provider].append(row)
+        provider = row.billing_provider
+        if provider is not None and provider not in UNBILLED:
+            by_provider[provider].append(row)
     used = read_used_now(connection, by_provider, now_ms)
     return [
         _left(row, None if row.billing_provider in UNBILLED else used.get(row.org_id, NOTHING), now_ms) for row in rows
     ]
 
 
-def _left(row: Row, used: Used | None, now_ms: int) -> Left:
+def _left(row: Billed, used: Used | None, now_ms: int) -> Left:
     effective = None if used is None else since_read(row, used)
     burn = None if used is None or (used.unpriced and not used.burn_a_minute) else used.burn_a_minute
     ends_ms = end_ms(effective.value, burn, now_ms) if effective and burn else None

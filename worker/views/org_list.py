@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
@@ -16,7 +16,6 @@ from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.verdict.org_row import Row
 from drawdown.worker.views.left_now import Left, left_of
 
 SQL = queries(__file__)
@@ -26,6 +25,7 @@ MOST_AT_ONCE: Final = 4_000
 """Rows of a file that are read, and held, together."""
 MOST_LOOKED_AT: Final = 10_000
 """Organisations among which plans of other providers are looked for."""
+State: TypeAlias = Literal["active", "halted", "stopped", "unassigned"]
 STATES: Final = ("", "active", "halted", "stopped", "unassigned")
 """By what a list may be narrowed; '': all."""
 WITHIN: Final[Mapping[str, int]] = {
@@ -46,6 +46,26 @@ class Chosen:
     within: str = ""
 
 
+class Found(NamedTuple):
+    """A row of `page`. The driver's own take ten times as long to say what a column holds, and each is asked often: a
+    file has a hundred thousand of them."""
+
+    org_id: str
+    billing_provider: str | None
+    plan: str | None
+    is_halted: bool
+    halted_at: int | None
+    halt_reason: str | None
+    max_concurrent_sandboxes: int | None
+    balance_micro: int | None
+    balance_read_ms: int | None
+    unseen_micro: int | None
+    stopped_at_ms: int | None
+    stopped_reason: str | None
+    runs_out_ms: int | None
+    running: int
+
+
 class OrgLine(NamedTuple):
     """An organisation in the list. Money in micro-credits of its provider; None: unknown, or without an end.
     `left_now_micro` to `runs_out_ms`: as `left_now.Left`; `since_ms`: of a state that is not `active`."""
@@ -53,7 +73,7 @@ class OrgLine(NamedTuple):
     org_id: str
     provider: str | None
     plan: str | None
-    state: Literal["active", "halted", "stopped", "unassigned"]
+    state: State
     since_ms: int | None
     why: str | None
     running: int
@@ -122,12 +142,12 @@ def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]
     return [str(row.provider) for row in found["providers"]], [str(row.plan) for row in found["plans"]]
 
 
-def _place(row: Row) -> Place:
+def _place(row: Found) -> Place:
     """Where a list goes on behind a row."""
-    return Place(str(row.org_id), row.runs_out_ms or 0)
+    return Place(row.org_id, row.runs_out_ms or 0)
 
 
-def _rows(connection: sa.Connection, chosen: Chosen, after: Place, most: int, now_ms: int) -> Sequence[Row]:
+def _rows(connection: sa.Connection, chosen: Chosen, after: Place, most: int, now_ms: int) -> list[Found]:
     for name, choices in (("state", STATES), ("within", tuple(WITHIN))):
         if getattr(chosen, name) not in choices:
             raise UsageError(f"{name}: there is {', '.join(filter(None, choices))}")
@@ -144,7 +164,7 @@ def _rows(connection: sa.Connection, chosen: Chosen, after: Place, most: int, no
     }
     order = "end" if chosen.within else "id"
     slots = {"of_state": f"is_{chosen.state or 'any'}", "behind": f"behind_{order}", "order": f"by_{order}"}
-    return SQL.run(connection, "page", values, **slots).all()
+    return list(map(Found._make, SQL.run(connection, "page", values, **slots)))
 
 
 def _require(connection: sa.Connection, chosen: Chosen) -> None:
@@ -154,18 +174,17 @@ def _require(connection: sa.Connection, chosen: Chosen) -> None:
             ids.require(connection, kind, name)
 
 
-def _lines(connection: sa.Connection, rows: Sequence[Row], now_ms: int) -> list[OrgLine]:
+def _lines(connection: sa.Connection, rows: Sequence[Found], now_ms: int) -> list[OrgLine]:
     left = left_of(connection, rows, now_ms)
     return [_line(row, one) for row, one in zip(rows, left, strict=True)]
 
 
-def _line(row: Row, left: Left) -> OrgLine:
-    """By place, not by name: a file has a hundred thousand of them."""
-    values: Any = row
-    org_id, provider, plan, is_halted, halted_at, why, limit, *_, stopped_at_ms, stopped_reason, _, running = values
-    if stopped_at_ms is not None:
-        return OrgLine(org_id, provider, plan, "stopped", stopped_at_ms, stopped_reason, running, limit, *left)
-    if is_halted:
-        return OrgLine(org_id, provider, plan, "halted", halted_at, why, running, limit, *left)
-    state: Literal["unassigned", "active"] = "unassigned" if provider is None else "active"
-    return OrgLine(org_id, provider, plan, state, None, None, running, limit, *left)
+def _line(row: Found, left: Left) -> OrgLine:
+    state: State = "unassigned" if row.billing_provider is None else "active"
+    since_ms, why = None, None
+    if row.stopped_at_ms is not None:
+        state, since_ms, why = "stopped", row.stopped_at_ms, row.stopped_reason
+    elif row.is_halted:
+        state, since_ms, why = "halted", row.halted_at, row.halt_reason
+    limit = row.max_concurrent_sandboxes
+    return OrgLine(row.org_id, row.billing_provider, row.plan, state, since_ms, why, row.running, limit, *left)

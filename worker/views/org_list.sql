@@ -1,7 +1,7 @@
 -- Organisations as the console lists them.
 
 -- name: page
--- `of_state`: which; `behind`: what comes after the page before in this `order`. `_line` reads it by place.
+-- `of_state`: which; `behind`: what comes after the page before in this `order`. The columns are those of `Found`.
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halted_at, o.halt_reason, o.max_concurrent_sandboxes,
     o.balance_micro, o.balance_read_ms, o.unseen_micro, o.stopped_at_ms, o.stopped_reason, o.runs_out_ms,
     (SELECT COUNT(*) FROM sandboxes s WHERE s.org_id = o.org_id AND s.state = 'running') AS running

@@ -15,14 +15,13 @@ from drawdown.ledger.rates import rates_part as ledger_rates_part
 from drawdown.schema.sql import Part, together
 from drawdown.worker.catalog.mapping import mapping_of, mapping_part, segments
 from drawdown.worker.catalog.wallets import terms_part, with_wallets
-from drawdown.worker.verdict.effective_balance import Seen, Used, parts_of, used_by
+from drawdown.worker.verdict.effective_balance import Asked, Seen, Used, parts_of, used_by
 from drawdown.worker.verdict.holds import held_of, held_part, lapsed_of, lapsed_part, metering_in
 from drawdown.worker.verdict.metered import used_up
-from drawdown.worker.verdict.org_row import Row
 from drawdown.worker.verdict.rates import card_of, rates_part
 
 
-def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Row]], now_ms: int) -> dict[str, Used]:
+def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]], now_ms: int) -> dict[str, Used]:
     """By organisation, of those that used or hold something; `orgs` are rows by provider. The connection reads at one
     moment (`schema.database.read`)."""
     providers = sorted(name for name, rows in orgs.items() if rows)
