@@ -29,6 +29,7 @@ o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read
 FROM orgs o CROSS JOIN assignments a
 WHERE a.org_id = o.org_id AND {in_force_now} AND a.provider = :provider AND a.customer_id <> ''
     AND o.bucket BETWEEN :lo AND :hi AND (:org_id = '' OR o.org_id = :org_id)
+    AND o.org_id NOT IN (SELECT r.org_id FROM {rows :passed (org_id text)} r)
 
 -- name: asked_for
 SELECT 0 AS half, o.is_halted, COALESCE(o.balance_micro, 0) AS place, o.projection_due_ms AS since_ms, {due_columns}

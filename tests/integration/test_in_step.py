@@ -1,0 +1,74 @@
+"""Several that ask, read and write about the same organisations at once: each ends, and keeps nobody waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import write
+from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.worker.engine import runner
+from drawdown.worker.verdict.asks import MOST_READS, mark_for_projection
+from drawdown.worker.verdict.project import Projected, project
+from tests.fake_provider import capabilities
+from tests.prepaid import Moving, Prepaid
+from tests.world import T0, Fleet
+
+CREDIT = {"org-1": 1, "org-2": 2, "org-3": 3}
+"""In the order in which they are read."""
+
+
+def fleet_of(engine: sa.Engine, provider: Prepaid) -> Fleet:
+    """Organisations that were read once, and are asked about."""
+    fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
+    fleet.assign(*CREDIT, provider="fake", from_ms=T0 - 10 * WINDOW_MS)
+    fleet.tick(T0 + SECOND_MS)
+    provider.asked.clear()
+    ask(fleet, *CREDIT)
+    return fleet
+
+
+def ask(fleet: Fleet, *orgs: str, ahead_ms: int = 0) -> None:
+    write(fleet.engine, lambda c: mark_for_projection(c, orgs, fleet.clock.now_ms() + ahead_ms))
+
+
+def one_round(fleet: Fleet) -> Projected:
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    return runner.run(project(fleet.context("tick"), "fake"), world)
+
+
+def at_each_read(provider: Prepaid, work: Callable[[], None]) -> None:
+    """Have this done while each answer is on its way, unless no end is in sight."""
+
+    def done() -> None:
+        if len(provider.asked) < 40:
+            work()
+            provider.meanwhile = done
+
+    provider.meanwhile = done
+
+
+@pytest.mark.parametrize("at_once", [1, 64])
+def test_who_is_asked_about_again_and_again_keeps_no_others_from_their_read(engine: sa.Engine, at_once: int) -> None:
+    provider = Prepaid(capabilities(in_flight=at_once), credit=CREDIT)
+    fleet = fleet_of(engine, provider)
+    at_each_read(provider, lambda: ask(fleet, "org-1"))
+    one_round(fleet)
+    assert sorted(provider.asked) == [*["org-1"] * MOST_READS, "org-2", "org-3"]
+    left = fleet.rows("SELECT org_id FROM orgs WHERE projection_due_ms IS NOT NULL")
+    assert left == [("org-1",)], "the next round answers what was asked last"
+
+
+def test_who_cannot_be_read_ends_the_round_for_nobody(engine: sa.Engine) -> None:
+    """It is due again a minute later, before all others: they are read in this round all the same, and it is not."""
+    provider = Prepaid(capabilities(in_flight=1), credit=CREDIT, unread={"org-1"})
+    fleet = fleet_of(engine, provider)
+
+    def takes_long() -> None:
+        fleet.clock.at_ms += MINUTE_MS
+
+    at_each_read(provider, takes_long)
+    done = one_round(fleet)
+    assert (provider.asked, done.failed) == (["org-1", "org-2", "org-3"], 1)
