@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Thread
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.worker.commands.rates import set_when_down
 from drawdown.worker.engine import runner
 from drawdown.worker.verdict.asks import MOST_READS, mark_for_projection
 from drawdown.worker.verdict.project import Projected, project
+from drawdown.worker.verdict.watch_state import note_round
 from tests.fake_provider import capabilities
+from tests.prepaid import CREDIT as A_SECOND
 from tests.prepaid import Moving, Prepaid
 from tests.world import T0, Fleet
 
@@ -34,9 +38,9 @@ def ask(fleet: Fleet, *orgs: str, ahead_ms: int = 0) -> None:
     write(fleet.engine, lambda c: mark_for_projection(c, orgs, fleet.clock.now_ms() + ahead_ms))
 
 
-def one_round(fleet: Fleet) -> Projected:
+def one_round(fleet: Fleet, worker: str = "tick") -> Projected:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    return runner.run(project(fleet.context("tick"), "fake"), world)
+    return runner.run(project(fleet.context(worker), "fake"), world)
 
 
 def at_each_read(provider: Prepaid, work: Callable[[], None]) -> None:
@@ -72,3 +76,24 @@ def test_who_cannot_be_read_ends_the_round_for_nobody(engine: sa.Engine) -> None
     at_each_read(provider, takes_long)
     done = one_round(fleet)
     assert (provider.asked, done.failed) == (["org-1", "org-2", "org-3"], 1)
+
+
+def test_a_read_that_was_overtaken_by_one_that_failed_is_made_again_at_once(engine: sa.Engine) -> None:
+    """What failed halts whom nobody could read for long, and is asked again in a minute: that is no answer."""
+    provider = Prepaid(capabilities(), credit={org: few * 1_000 * A_SECOND for org, few in CREDIT.items()})
+    fleet = fleet_of(engine, provider)
+    write(engine, lambda c: set_when_down(c, "fake", "", "stop", fleet.by))
+    write(engine, lambda c: note_round(c, fleet.clock.now_ms()))
+    fleet.write(f"UPDATE orgs SET unread_since_ms = {T0 - DAY_MS} WHERE org_id = 'org-1'")
+
+    def fails() -> None:
+        provider.down = "503"
+        server = Thread(target=one_round, args=(fleet, "server"))
+        server.start()
+        server.join()
+        provider.down = None
+        assert fleet.rows("SELECT org_id FROM orgs WHERE is_halted") == [("org-1",)]
+
+    provider.meanwhile = fails
+    one_round(fleet)
+    assert fleet.rows("SELECT is_halted, projection_due_ms FROM orgs WHERE org_id = 'org-1'") == [(False, None)]

@@ -28,7 +28,16 @@ from drawdown.worker.verdict.asks import DueProjection, OneRound, mark_for_proje
 from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.holds import mature_wallets, read_held
 from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
-from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, Row, is_due, lock_rows, unchanged, write
+from drawdown.worker.verdict.org_row import (
+    ESTIMATE_WRONG,
+    Change,
+    Moment,
+    Row,
+    is_asked_for,
+    lock_rows,
+    unchanged,
+    write,
+)
 from drawdown.worker.verdict.overrides import end_overrides
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.rules import CREDIT_REASONS
@@ -203,8 +212,8 @@ def _apply(
         done.failed += not fresh
         if (org.projection_read_ms, org.balance_read_ms) != (wanted.read_before_ms, wanted.balance_before_ms):
             # Another read, or what a push left, was written meanwhile: no clock tells which is newer. What it answered
-            # is not asked again, or two in step never end; the rest is, as another ask: the same one ends the round.
-            overtaken += [org.org_id] if fresh and is_due(org, now) else []
+            # is not asked again, or two in step never end; the rest is, as another ask: the same one is read once.
+            overtaken += [org.org_id] if fresh and is_asked_for(org, now) else []
             same = fresh or org.projection_asks != wanted.asks
             changes.append(Change(unchanged(org, org.projection_due_ms if same else now + READ_AGAIN_MS)))
             continue
