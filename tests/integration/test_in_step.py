@@ -97,3 +97,31 @@ def test_a_read_that_was_overtaken_by_one_that_failed_is_made_again_at_once(engi
     provider.meanwhile = fails
     one_round(fleet)
     assert fleet.rows("SELECT is_halted, projection_due_ms FROM orgs WHERE org_id = 'org-1'") == [(False, None)]
+
+
+@pytest.mark.parametrize("ahead_ms", [0, 30 * SECOND_MS])
+def test_asks_of_a_machine_whose_clock_is_ahead_put_off_no_earlier_one(engine: sa.Engine, ahead_ms: int) -> None:
+    """A server there has runs go on, and asks every ten seconds; a tick here reads once its clock has come so far."""
+    provider = Prepaid(capabilities(), credit=CREDIT)
+    fleet = fleet_of(engine, provider)
+    one_round(fleet)
+    provider.asked.clear()
+    reads = []
+    for _ in range(12):
+        ask(fleet, "org-1", ahead_ms=ahead_ms)
+        fleet.clock.at_ms += 10 * SECOND_MS
+        one_round(fleet)
+        reads.append(len(provider.asked))
+    assert reads[3] >= 1 and reads[-1] >= 3
+
+
+def test_an_ask_that_came_during_the_read_waits_since_then(engine: sa.Engine) -> None:
+    """And not since the first of all that were answered: who is asked about without end is read all the time."""
+    provider = Prepaid(capabilities(), credit=CREDIT)
+    fleet = fleet_of(engine, provider)
+    at_each_read(provider, lambda: ask(fleet, "org-1"))
+    for _ in range(3):
+        fleet.clock.at_ms += MINUTE_MS
+        one_round(fleet)
+    since_ms = fleet.one("SELECT MIN(projection_due_ms) FROM orgs")
+    assert fleet.clock.at_ms - SECOND_MS < int(str(since_ms)) <= fleet.clock.at_ms
