@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drawdown.providers.protocol import (
@@ -42,6 +42,8 @@ class Prepaid(FakeProvider):
     credit: dict[str, int] = field(default_factory=dict)
     plan: str | None = "prepaid"
     down: str | None = None
+    unread: Collection[str] = ()
+    """Customers who cannot be read."""
     hides: bool = False
     """Whether balances trail behind: what was charged is not shown."""
     tells: bool = False
@@ -68,9 +70,9 @@ class Prepaid(FakeProvider):
         self.asked += customer_ids
         if self.down is not None:
             return {name: ReadFailed(self.down) for name in customer_ids}
-        found = {name: self.states.get(name) or self._state(name) for name in customer_ids}
+        found: dict[str, CustomerRead] = {name: self.states.get(name) or self._state(name) for name in customer_ids}
         self._meanwhile()
-        return found
+        return found | {name: ReadFailed("503") for name in customer_ids if name in self.unread}
 
     def _state(self, name: str) -> CustomerState:
         drawn = sum(one.quantity for one in self.charged.values() if one.customer_id == name) * CREDIT

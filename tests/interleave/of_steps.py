@@ -29,6 +29,7 @@ from drawdown.worker.tick import tick
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verdict import asks as verdict_asks
 from drawdown.worker.verdict import project as projecting
+from drawdown.worker.verdict.asks import DueProjection
 from drawdown.worker.verdict.project import project
 from drawdown.worker.watch import Watcher, watch
 from tests.interleave.party import Act, Party, step
@@ -157,9 +158,7 @@ def _put_off(stage: Stage) -> Act:
     _ask(stage)
     context = stage.context(WITHOUT)
     asks = stage.rows("SELECT projection_asks FROM orgs WHERE org_id = 'acme'")[0][0]
-    put_off = partial(
-        projecting._put_off, due=projecting.DueProjection("acme", "acme", asks, None, None), context=context
-    )
+    put_off = partial(projecting._put_off, due=DueProjection("acme", "acme", asks, None, None), context=context)
     return Act(lambda engine: write(engine, put_off))
 
 

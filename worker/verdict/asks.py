@@ -1,14 +1,70 @@
-"""Marks organisations whose provider is asked again."""
+"""Who is asked about: marks of organisations whose provider is asked again, and a round of reads that answers them.
+
+Guarantee: a round ends, however often somebody asks meanwhile. It reads nobody twice for the same ask, and nobody more
+than MOST_READS times; whom it passes over stays asked for, and the next round begins anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
+
+MOST_READS: Final = 3
+"""Of one organisation in a round. Asked about again during each read, by programs or the watch, it would have the round
+last until time is up: others, who have more, would have no turn, and neither pushes nor halts."""
+
+
+@dataclass(frozen=True)
+class DueProjection:
+    """One organisation whose projection is due."""
+
+    org_id: str
+    customer_id: str
+    asks: int
+    """How often it had been asked for: a later ask is not answered by this read."""
+    read_before_ms: int | None
+    """The read that was last written when this one was asked for."""
+    balance_before_ms: int | None
+    """The balance that was last written then: by that read, or by the answer to a push."""
+    wallets_wait: bool = False
+    """Whether something is to be looked at again in a wallet, whosesoever: most often usage that was charged late."""
+
+    @property
+    def before_ms(self) -> int:
+        """When the newest of what was known then was read."""
+        return max(self.read_before_ms or 0, self.balance_before_ms or 0)
+
+
+@dataclass
+class OneRound:
+    """What a round has read."""
+
+    passed: set[str] = field(default_factory=set)
+    """Those that are due, and are left to the next round."""
+    _asks: dict[str, list[int]] = field(default_factory=dict)
+
+    def to_read(self, found: Iterable[DueProjection]) -> list[DueProjection]:
+        """Those that are to be read; the others are passed over from here on."""
+        due: list[DueProjection] = []
+        for wanted in found:
+            before = self._asks.get(wanted.org_id, [])
+            if wanted.asks in before or len(before) >= MOST_READS:
+                self.passed.add(wanted.org_id)
+            else:
+                due.append(wanted)
+        return due
+
+    def note(self, due: Sequence[DueProjection]) -> None:
+        """They are read now."""
+        for wanted in due:
+            self._asks.setdefault(wanted.org_id, []).append(wanted.asks)
 
 
 def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:

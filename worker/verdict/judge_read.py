@@ -46,9 +46,9 @@ def after_read(
         may_halt = at.watched or state.balance_micro <= held_micro + used.rejected
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, may_halt)
     new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged, held_micro)
-    due = org.projection_due_ms if asked_again else None
-    if asked_again and new.is_halted and due is None:
-        due = at.now_ms  # by pushes that left it to its turn while it ran: of the halted, none is
+    # Asked since this read began, and so at about this time; or by pushes that left it to its turn while it ran: of the
+    # halted, none is.
+    due = at.now_ms if asked_again and (new.is_halted or org.projection_due_ms is not None) else None
     written = replace(
         state_of(org, new, at, due),
         read_by_ms=org.read_by_ms if asked_again else None,

@@ -36,9 +36,10 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
     return connection.execute(wanted.with_for_update()).all()
 
 
-def is_due(org: Row, now_ms: int) -> bool:
-    """Whether it is still asked for, or its turn. A read that answers all asks leaves neither."""
-    return any(due is not None and due <= now_ms for due in (org.projection_due_ms, org.read_by_ms))
+def is_asked_for(org: Row, now_ms: int) -> bool:
+    """Whether a read is still to answer something: an ask, also one that is put off as a read failed, or its turn. A
+    read that answers all asks leaves neither."""
+    return org.projection_due_ms is not None or (org.read_by_ms is not None and org.read_by_ms <= now_ms)
 
 
 class Effective(NamedTuple):

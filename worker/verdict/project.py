@@ -24,11 +24,20 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.asks import DueProjection, OneRound, mark_for_projection
 from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.holds import mature_wallets, read_held
 from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
-from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, Row, is_due, lock_rows, unchanged, write
+from drawdown.worker.verdict.org_row import (
+    ESTIMATE_WRONG,
+    Change,
+    Moment,
+    Row,
+    is_asked_for,
+    lock_rows,
+    unchanged,
+    write,
+)
 from drawdown.worker.verdict.overrides import end_overrides
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.rules import CREDIT_REASONS
@@ -45,27 +54,6 @@ MAX_UNWRITTEN: Final = 20
 NOT_ASKED = ReadFailed("not asked: it did not answer a moment ago")
 ORGS_A_ROUND = 64
 """Where several can be read at once: enough to keep the line busy, few enough that no verdict waits long for others."""
-
-
-@dataclass(frozen=True)
-class DueProjection:
-    """One organisation whose projection is due."""
-
-    org_id: str
-    customer_id: str
-    asks: int
-    """How often it had been asked for: a later ask is not answered by this read."""
-    read_before_ms: int | None
-    """The read that was last written when this one was asked for."""
-    balance_before_ms: int | None
-    """The balance that was last written then: by that read, or by the answer to a push."""
-    wallets_wait: bool = False
-    """Whether something is to be looked at again in a wallet, whosesoever: most often usage that was charged late."""
-
-    @property
-    def before_ms(self) -> int:
-        """When the newest of what was known then was read."""
-        return max(self.read_before_ms or 0, self.balance_before_ms or 0)
 
 
 @dataclass
@@ -112,20 +100,22 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
     at_most = capabilities.reads_a_call
     if capabilities.in_flight > 1:
         at_most = max(at_most, ORGS_A_ROUND)
-    seen: set[tuple[str, int]] = set()
+    this = OneRound()
     matures = not org
     while not context.out_of_time(READING):
         now = context.clock.now_ms()
-        due: list[DueProjection] = yield Transaction(
-            "projections_due", partial(_due, provider=provider, now=now, at_most=at_most, shard=context.shard, org=org)
-        )
-        if not due or (due[0].org_id, due[0].asks) in seen:
+        which = partial(_due, provider=provider, now=now, at_most=at_most, shard=context.shard, org=org)
+        found: list[DueProjection] = yield Transaction("projections_due", partial(which, passed=sorted(this.passed)))
+        if not found:
             break
+        due = this.to_read(found)
+        if not due:
+            continue  # the next ones, without those
         if matures and due[0].wallets_wait:
             matures = False
             yield from mature_wallets(context)  # so that the wallets say what their verdicts go by
             continue
-        seen.update((wanted.org_id, wanted.asks) for wanted in due)
+        this.note(due)
         read_ms = context.clock.now_ms()
         states = yield from _read(context, provider, due, done)
         work = partial(_apply, provider=provider, context=context, states=states, read_ms=read_ms)
@@ -183,11 +173,11 @@ def _read(
 
 
 def _due(
-    connection: sa.Connection, *, provider: str, now: int, at_most: int, shard: Shard, org: str
+    connection: sa.Connection, *, provider: str, now: int, at_most: int, shard: Shard, org: str, passed: Sequence[str]
 ) -> list[DueProjection]:
     end_overrides(connection, shard, now)
     values = {"now_ms": now, "lo": shard.lo, "hi": shard.hi, "provider": provider, "at_most": at_most, "org_id": org}
-    rows = SQL.run(connection, "projections_due", values)
+    rows = SQL.run(connection, "projections_due", {**values, "passed": [{"org_id": one} for one in passed]})
     return [DueProjection(**row._mapping) for row in rows]
 
 
@@ -222,8 +212,8 @@ def _apply(
         done.failed += not fresh
         if (org.projection_read_ms, org.balance_read_ms) != (wanted.read_before_ms, wanted.balance_before_ms):
             # Another read, or what a push left, was written meanwhile: no clock tells which is newer. What it answered
-            # is not asked again, or two in step never end; the rest is, as another ask: the same one ends the round.
-            overtaken += [org.org_id] if fresh and is_due(org, now) else []
+            # is not asked again, or two in step never end; the rest is, as another ask: the same one is read once.
+            overtaken += [org.org_id] if fresh and is_asked_for(org, now) else []
             same = fresh or org.projection_asks != wanted.asks
             changes.append(Change(unchanged(org, org.projection_due_ms if same else now + READ_AGAIN_MS)))
             continue

@@ -3,14 +3,19 @@
 -- name: in_force_now
 a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
+-- name: earliest_ask
+-- Whoever asks again puts no earlier ask off: a machine whose clock is ahead would, as long as it goes on asking, keep
+-- those whose clocks are right from reading at all.
+CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
+
 -- name: mark_for_projection [postgresql]
 -- Held in the order of their ids first: two of these would otherwise wait for each other crosswise.
-UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1
+UPDATE orgs SET projection_due_ms = {earliest_ask}, projection_asks = projection_asks + 1
 FROM (SELECT o.org_id FROM orgs o WHERE o.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
     ORDER BY o.org_id FOR NO KEY UPDATE) held WHERE orgs.org_id = held.org_id
 
 -- name: mark_for_projection [sqlite]
-UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1
+UPDATE orgs SET projection_due_ms = {earliest_ask}, projection_asks = projection_asks + 1
 WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: projections_due
@@ -29,6 +34,7 @@ o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read
 FROM orgs o CROSS JOIN assignments a
 WHERE a.org_id = o.org_id AND {in_force_now} AND a.provider = :provider AND a.customer_id <> ''
     AND o.bucket BETWEEN :lo AND :hi AND (:org_id = '' OR o.org_id = :org_id)
+    AND o.org_id NOT IN (SELECT r.org_id FROM {rows :passed (org_id text)} r)
 
 -- name: asked_for
 SELECT 0 AS half, o.is_halted, COALESCE(o.balance_micro, 0) AS place, o.projection_due_ms AS since_ms, {due_columns}
