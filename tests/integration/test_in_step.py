@@ -15,9 +15,10 @@ from drawdown.worker.engine import runner
 from drawdown.worker.verdict.asks import MOST_READS, mark_for_projection
 from drawdown.worker.verdict.project import Projected, project
 from drawdown.worker.verdict.watch_state import note_round
+from drawdown.worker.watch import ROUND_MS
 from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT as A_SECOND
-from tests.prepaid import Moving, Prepaid
+from tests.prepaid import Moving, Prepaid, look
 from tests.world import T0, Fleet
 
 CREDIT = {"org-1": 1, "org-2": 2, "org-3": 3}
@@ -125,3 +126,20 @@ def test_an_ask_that_came_during_the_read_waits_since_then(engine: sa.Engine) ->
         one_round(fleet)
     since_ms = fleet.one("SELECT MIN(projection_due_ms) FROM orgs")
     assert fleet.clock.at_ms - SECOND_MS < int(str(since_ms)) <= fleet.clock.at_ms
+
+
+def test_of_the_halted_each_has_its_turn_however_slow_their_provider_is(engine: sa.Engine) -> None:
+    """The watch asks about them in each round, which has time for one: also about who owes least, and may have paid."""
+    provider = Prepaid(capabilities(in_flight=1), credit={"org-1": -3, "org-2": -2, "org-3": -1})
+    fleet = fleet_of(engine, provider)
+    one_round(fleet)
+    assert fleet.one("SELECT COUNT(*) FROM orgs WHERE is_halted") == len(CREDIT)
+    provider.asked.clear()
+
+    def takes_long() -> None:
+        fleet.clock.at_ms += ROUND_MS
+
+    at_each_read(provider, takes_long)
+    for _ in CREDIT:
+        look(fleet)
+    assert sorted(provider.asked) == list(CREDIT)
