@@ -19,7 +19,7 @@ from drawdown.worker.engine.effects import HaltRequest
 _OUTBOX = """
 SELECT p.key, p.customer_id, p.feature, p.sent_qty, p.window_ms, p.provider, p.state, p.revision, p.org_id, p.wire_key,
     (SELECT MAX(a.attempt) FROM attempts a WHERE a.window_ms = p.window_ms AND a.org_id = p.org_id
-        AND a.feature = p.feature AND a.revision = p.revision)
+        AND a.feature = p.feature AND a.revision = p.revision), p.refused_attempts
 FROM pushes p WHERE p.key = :key OR (p.wire_key = :key AND p.attempts > 0)
 """
 
@@ -102,7 +102,7 @@ class Wire:
         if len(rows) != 1:
             self._breaches.append(f"5: {request.key} was sent and {len(rows)} committed pushes carry that key")
             return
-        key, customer, feature, sent, window, biller, state, revision, org, wire_key, attempt = rows[0]
+        key, customer, feature, sent, window, biller, state, revision, org, wire_key, attempt, then = rows[0]
         committed = (wire_key or key, customer, feature, sent, window, biller)
         start = request.ts - request.ts % 300_000
         asked = (request.key, request.customer_id, request.feature, request.quantity, start, provider)
@@ -111,7 +111,9 @@ class Wire:
         if attempt is None or attempt < request.attempt:
             self._breaches.append(f"P1: {key} attempt {request.attempt} was sent before it was on record ({attempt})")
         refused = provider == EMBEDDED and state == "voided"  # by the ledger itself; what it charged is judged there
-        if state in ("in_doubt", "voided") and not refused:
+        # Refused late, by a webhook, between its claim and its call: it is looked up once that call has surely arrived.
+        under_way = state == "in_doubt" and then is not None and request.attempt <= then
+        if state in ("in_doubt", "voided") and not refused and not under_way:
             self._breaches.append(f"6: {key} was sent while {state}")
         plain = f"usage:{org}:{window}:{feature}" + (f":r{revision}" if revision else "")
         if key != plain:
