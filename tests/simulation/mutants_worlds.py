@@ -70,7 +70,7 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "two ticks tell of one order": (42, 20),
     "a read answers for pushes that were settled after it": (37, 20),
     "a batch that broke over there is refused": (4, 20),
-    "a batch without an answer is refused": (28, 20),
+    "a batch without an answer is refused": (149, 20),
     "what is not streamed moves the others' answers": (8, 20),
     "one of a batch answers for all": (22, 20),
 }
