@@ -23,7 +23,7 @@ from drawdown.server.metrics.metrics import measure
 from drawdown.worker.commands import assignments
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.dispatch import dispatch
-from drawdown.worker.verdict import effective_balance
+from drawdown.worker.verdict import effective_balance, project
 from drawdown.worker.views.status import status
 from drawdown.worker.watch import Watcher, watch
 from tests.benchmarks.case_tick import world_of
@@ -173,3 +173,16 @@ def test_an_estimate_looks_up_whom_it_is_of_and_nobody_else(engine: sa.Engine, n
         plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {statement.clause.text}"), bound)
         found = [row.detail for row in plan if "assignments" in row.detail]
     assert found and all("(org_id=? AND start_ms<?)" in detail for detail in found)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("name", ["running", "in_turn"])
+def test_whom_to_read_next_is_found_in_the_order_of_an_index(engine: sa.Engine, name: str) -> None:
+    """Sorted, all who were asked for would be read for each few that are: of 100,000, for 160 ms in place of 4."""
+    values = {"now_ms": 1, "lo": 0, "hi": 255, "provider": "embedded", "at_most": 64, "org_id": "", "passed": []}
+    statement, bound = project.SQL.reading("sqlite", project.SQL.part(name, values))
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {statement.clause.text}"), bound)
+        plan = [row.detail for row in rows]
+    assert any("SEARCH o USING INDEX orgs_" in line for line in plan)
+    assert not any("TEMP B-TREE" in line for line in plan), plan

@@ -21,11 +21,11 @@ WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 -- name: projections_due
 -- Who was asked for: first those who run, by how little they have; then the halted, by how long they wait, or the watch,
 -- which asks about all of them again and again, would have those who owe most read each time, and never who has paid.
--- Then those whose turn has come. Each half by its own index.
+-- Then those whose turn has come. Those who run, and the turns, are found in the order of an index: they may be all.
 SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms,
     EXISTS (SELECT 1 FROM ledger_accounts w WHERE w.next_due_ms = 0) AS wallets_wait
-FROM (SELECT * FROM ({asked_for}) f UNION ALL SELECT * FROM ({in_turn}) t) d
-ORDER BY d.half, CASE WHEN d.half = 0 THEN d.is_halted END, d.place, d.since_ms LIMIT :at_most
+FROM (SELECT * FROM ({running}) r UNION ALL SELECT * FROM ({halted}) h UNION ALL SELECT * FROM ({in_turn}) t) d
+ORDER BY d.part, d.place, d.since_ms LIMIT :at_most
 
 -- name: due_columns
 o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms,
@@ -38,16 +38,18 @@ WHERE a.org_id = o.org_id AND {in_force_now} AND a.provider = :provider AND a.cu
     AND o.bucket BETWEEN :lo AND :hi AND (:org_id = '' OR o.org_id = :org_id)
     AND o.org_id NOT IN (SELECT r.org_id FROM {rows :passed (org_id text)} r)
 
--- name: asked_for
-SELECT 0 AS half, o.is_halted, {has_left} AS place, o.projection_due_ms AS since_ms, {due_columns}
-{askable_at} AND o.projection_due_ms <= :now_ms
-ORDER BY o.is_halted, {has_left}, o.projection_due_ms LIMIT :at_most
+-- name: running
+SELECT 0 AS part, COALESCE(o.balance_micro, 0) AS place, o.projection_due_ms AS since_ms, {due_columns}
+{askable_at} AND o.projection_due_ms <= :now_ms AND o.is_halted = FALSE
+ORDER BY COALESCE(o.balance_micro, 0), o.projection_due_ms LIMIT :at_most
 
--- name: has_left
-CASE WHEN o.is_halted THEN 0 ELSE COALESCE(o.balance_micro, 0) END
+-- name: halted
+SELECT 1 AS part, o.projection_due_ms AS place, o.projection_due_ms AS since_ms, {due_columns}
+{askable_at} AND o.projection_due_ms <= :now_ms AND o.is_halted = TRUE
+ORDER BY o.projection_due_ms LIMIT :at_most
 
 -- name: in_turn
-SELECT 1 AS half, o.is_halted, o.read_by_ms AS place, o.read_by_ms AS since_ms, {due_columns}
+SELECT 2 AS part, o.read_by_ms AS place, o.read_by_ms AS since_ms, {due_columns}
 {askable_at} AND o.read_by_ms <= :now_ms AND o.projection_due_ms IS NULL
 ORDER BY o.read_by_ms LIMIT :at_most
 
