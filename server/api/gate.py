@@ -52,8 +52,7 @@ class Gate:
         """What to answer. Errors: ApiError 404 for an unknown organisation, where that is what is wanted."""
         try:
             found = await self._read(org_id)
-            if found is not None and self._would_ask(found):
-                await self._ask_again(org_id, str(found.billing_provider))
+            if found is not None and await self._asked_again(org_id, found):
                 found = await self._read(org_id) or found
         except Exception as error:
             log.error("gate_in_doubt", org=org_id, **told(error))
@@ -84,16 +83,18 @@ class Gate:
             raise ApiError(404, "unknown_org", "there is no such organisation")
         return decided(org_id, in_doubt("unknown_org", allowed=wanted == "allow"), None, None)
 
-    async def _ask_again(self, org_id: str, provider: str) -> None:
-        """Wait a little for a fresh verdict, if one is asked for now."""
+    async def _asked_again(self, org_id: str, found: Gated) -> bool:
+        """Wait a little for a fresh verdict; whether one is asked for now."""
+        if not self._would_ask(found):
+            return False
         task = self._asking.get(org_id)
         if task is None:
             now = self._services.clock.now_ms()
             before = self._asked.get(org_id)
             if before is not None and 0 <= now - before < ASK_EVERY_MS:
-                return
-            if not self._rate.take(provider, now):
-                return
+                return False
+            if not self._rate.take(str(found.billing_provider), now):
+                return False
             self._asked[org_id] = now
             self._asked.move_to_end(org_id)
             if len(self._asked) > MOST_REMEMBERED:
@@ -101,6 +102,7 @@ class Gate:
             task = self._asking[org_id] = asyncio.create_task(self._ask(org_id))
             task.add_done_callback(lambda _done: self._asking.pop(org_id, None))
         await asyncio.wait([task], timeout=FRESH_WITHIN_S)
+        return True
 
     async def _ask(self, org_id: str) -> None:
         clock = self._services.clock

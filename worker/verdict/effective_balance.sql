@@ -12,9 +12,7 @@ SELECT seal_id FROM seals ORDER BY seal_id DESC LIMIT 64
 picked AS MATERIALIZED (
     SELECT o.org_id, o.floor_ms, a.customer_id, COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS sealed_to,
         CASE WHEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) < :lately_ms
-            THEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) ELSE :lately_ms END AS from_ms,
-        COALESCE((SELECT j.at_ms FROM projections j WHERE j.org_id = o.org_id ORDER BY j.projection_id DESC LIMIT 1),
-            0) AS changed_ms
+            THEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) ELSE :lately_ms END AS from_ms
     FROM {billed_now} a {each_then} orgs o ON o.org_id = a.org_id AND o.org_id IN :org_ids
     LEFT JOIN buckets b ON b.id = o.bucket
 )
@@ -38,13 +36,6 @@ billed AS MATERIALIZED (
 WITH {picked},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r),
-telling AS (
-    SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s
-    FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts > :lately_ms
-        AND s.ts > p.changed_ms {end_look_s}
-    {each_then} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
-    WHERE s.problem IS NULL GROUP BY 1, 2, 3
-),
 used AS (
     SELECT p.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, s.memory_mb,
         SUM(CASE WHEN s.ts >= p.sealed_to THEN s.interval_s ELSE 0 END) AS seconds,
@@ -66,7 +57,20 @@ used AS (
     {from_dirty} {look_up} withdrawals w {looked_up_by} w.org_id = d.org_id AND w.ts >= d.window_ms
         AND w.ts < d.window_ms + {window_length_ms} {end_look_w} GROUP BY 1, 2, 3
 ),
-both_sides AS (
+-- Most used nothing of late: their sandboxes are not looked up.
+busy AS MATERIALIZED (
+    SELECT u.org_id, COALESCE((SELECT j.at_ms FROM projections j WHERE j.org_id = u.org_id
+        ORDER BY j.projection_id DESC LIMIT 1), 0) AS changed_ms
+    FROM (SELECT DISTINCT org_id FROM used WHERE lately > 0) u
+),
+telling AS (
+    SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s
+    FROM busy p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts > :lately_ms
+        AND s.ts > p.changed_ms {end_look_s}
+    {each_then} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
+    WHERE s.problem IS NULL GROUP BY 1, 2, 3
+),
+both_sides AS MATERIALIZED (
     SELECT u.org_id, u.window_ms, g.feature, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds AS owed,
         CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.lately AS lately,
         CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.just_now AS just_now, 0 AS unsampled
