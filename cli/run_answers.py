@@ -56,7 +56,7 @@ def _show_metered(app: App, done: Settled, said: str) -> None:
 def show_with_wallet(app: App, run: Reservation, done: Accepted | Settled, line: str, **more: object) -> None:
     there, credits = "nothing bounds what is held: it is declared", credits_of(available=None, balance=None)
     if (wallet := done.wallet) is not None:
-        there = f"{show_credits(wallet.available_micro)} available, {show_credits(wallet.held_micro)} held"
+        there = f"{show_credits(wallet.available_micro)} available, {show_credits(wallet.held_micro)} reserved"
         credits = credits_of(available=wallet.available_micro, balance=wallet.balance_micro)
     result = {**said_of(run), **more, **credits, "balance_read_ms": done.balance_read_ms}
     show(app, result, [line, f"{run.customer_id}: {there}{read_at(done.balance_read_ms)}"])

@@ -12,7 +12,7 @@ from drawdown.cli.settings.settings import PREFIX, Settings
 from drawdown.schema.text import nearest, typed
 from drawdown.worker.engine.stores import Databases
 from drawdown.worker.halts.cell_settings import SHARED, CellSettings
-from drawdown.worker.views.cells import cells_without_url, list_cells
+from drawdown.worker.views.cells import cells_without_url, knows_sandboxes, list_cells
 from drawdown.worker.views.hooks import list_endpoints
 
 MIN_SECRET_CHARS = 16
@@ -42,6 +42,9 @@ def private(path: Path, mode: str) -> Iterator[Finding]:
 
 
 def _cells(app: App) -> Iterator[Finding]:
+    if not app.read(knows_sandboxes):
+        what = "no sandbox is known: halts reach no cell, until hosts keep the table `sandboxes` (docs/samples.md)"
+        yield Finding(True, what, off=True)
     settings = app.settings.cells()
     for cell in app.read(list_cells):
         mend = settings.why_not(cell.url) or ""

@@ -27,6 +27,7 @@ LINES: Final = (
     "ledger spenders --keep",
     "vendor drift --keep",
     "backfill overdue",
+    "status",
 )
 """Of what nobody uses there is nothing to say: each is quick then, and well."""
 WITH_CELLS: Final = "parity check --cells"
@@ -39,8 +40,8 @@ def register(commands: typer.Typer) -> None:
 
 def nightly_(context: typer.Context) -> None:
     """Do what is done once a night: compare with the providers and correct, prove, put the guard's counters right, keep
-    who spends most and what drifts from vendors' bills, name backfills that nobody closes; where cells may be called
-    (DRAWDOWN_CELL_ORIGINS), compare with what they counted.
+    who spends most and what drifts from vendors' bills, name backfills that nobody closes, and what waits, usage that
+    nobody bills among it; where cells may be called (DRAWDOWN_CELL_ORIGINS), compare with what they counted.
 
     Each is a command of its own, and all are run. The exit status is the worst of theirs: 1 before 75 before 0.
     """

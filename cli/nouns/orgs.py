@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +68,8 @@ def list_(
     app.read(lambda c: _require(c, plan, after))
     page = app.read(lambda c: list_orgs(c, chosen, now_ms, sort=sort, after=after, most=most))
     rows = [
-        (*astuple(row)[:6], *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
+        (row.org_id, row.billing_provider, row.plan, row.is_halted, row.halt_reason, row.max_concurrent_sandboxes,
+         *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
          row.stopped_reason, *((show_time(row.runs_out_ms),) if by_ms is not None else ()))
         for row in page.orgs
     ]  # fmt: skip

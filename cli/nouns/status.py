@@ -87,7 +87,7 @@ def status_lines(found: Status) -> list[str]:
     now = standing.at_ms
     lines = [wrapped("", f"{VERDICTS[headline.verdict][0]}: {headline.reason}", shorten=240)]
     if headline.verdict != "settled":
-        lines.append(wrapped("  next:", headline.next))
+        lines.append("  next:".ljust(LABEL) + headline.next)  # in one line, whatever its length: it is pasted
     for provider in standing.providers:
         lines += provider_lines(provider, now)
     lines.append(wrapped("sealing", _sealing(standing)))
@@ -123,7 +123,9 @@ def wrapped(label: str, text: str, *, shorten: int | None = None) -> str:
         flat = flat[: shorten - 2] + " …"
     first = label.ljust(LABEL) if label else ""
     indent = " " * (LABEL if label else 2)
-    return "\n".join(textwrap.wrap(flat, WIDTH, initial_indent=first, subsequent_indent=indent)) or first
+    # What may be a command is not broken within a word.
+    lines = textwrap.wrap(flat, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join(lines) or first
 
 
 def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:

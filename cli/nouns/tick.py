@@ -192,8 +192,8 @@ def report_lines(report: Report) -> list[str]:
     left = report.left
     lines = [
         f"windows up to {show_time(report.horizon_ms)}: {report.sealed:,} sealed, {report.accepted:,} accepted, "
-        f"{report.not_accepted:,} not; {report.halted:,} halted, {report.resumed:,} resumed, "
-        f"{report.halts_acknowledged:,} halts acknowledged, {report.halts_failed:,} failed"
+        f"{report.not_accepted:,} not accepted; {report.halted:,} halted, {report.resumed:,} resumed; "
+        f"{report.halts_acknowledged:,} halts acknowledged, {report.halts_failed:,} not taken by their cells"
     ]
     if report.swept:
         lines.append(

@@ -12,6 +12,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Org
 from drawdown.cli.rendering import show, table
 from drawdown.cli.streams import print_file
+from drawdown.ledger.monthly.calendar import start_of
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import no_formula
 from drawdown.schema.typed.parsing import show_time
@@ -26,7 +27,10 @@ def register(commands: typer.Typer) -> None:
 def usage(
     context: typer.Context,
     org: Org,
-    from_: Annotated[str, typer.Option("--from", help="From this window boundary on")],
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="From this window boundary on; without it, from the first of this month on (UTC)"),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option("--to", help="Up to this window boundary; without it, the window that goes on is included"),
@@ -44,7 +48,7 @@ def usage(
     if as_csv and app.json:
         raise UsageError("give --csv or --json, not both")
     start, end = app.window(from_, "--from"), app.window(to, "--to")
-    assert start is not None
+    start = start_of(app.clock.now_ms()) if start is None else start
     end = until_now(app.clock.now_ms()) if end is None else end
     found = app.read(lambda c: read_usage(c, org, start, end, by))
     if as_csv:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from drawdown.cli.main import global_options_first, run
+from drawdown.schema.database import connect
 from tests import forked
 
 DRAWDOWN = Path(sys.executable).with_name("drawdown")
@@ -162,6 +163,19 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     assert [word for word in words if not any(word in mend for mend in mends)] == []
     assert any("nobody watches" in finding["what"] for finding in said if finding["ok"])
     assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
+
+
+def test_doctor_says_that_halts_reach_no_cell_while_no_sandbox_is_known(shell: Shell) -> None:
+    def off() -> list[str]:
+        return [one["what"] for one in shell.json("doctor", status=1)["findings"] if one["off"]]
+
+    shell.run("init")
+    assert any("no sandbox is known" in what for what in off())
+    engine = connect(shell.environment["DRAWDOWN_DATABASE_URL"])
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO sandboxes VALUES ('box', 'acme', 'cell-1', 'running')")
+    engine.dispose()
+    assert not any("no sandbox is known" in what for what in off())
 
 
 def test_doctor_names_what_nothing_is_estimated_for(shell: Shell) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.cli.nouns import nightly
-from tests.world import T0, Fleet
+from tests.world import T0, Copied, Fleet
 
 ORG = "acme"
 
@@ -23,7 +23,7 @@ def asked(engine: sa.Engine, database_url: str, monkeypatch: pytest.MonkeyPatch)
     fleet.sample(ORG, T0)
     fleet.tick(T0 + 3_600_000)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
-    return lambda *options: run([*options, "nightly"])
+    return lambda *options: run([*options, "--at", str(fleet.clock.at_ms), "nightly"])
 
 
 def headings(said: str) -> list[str]:
@@ -46,7 +46,21 @@ def test_where_one_needs_a_person_the_others_are_run_all_the_same(
     assert asked() == 1
     said = capsys.readouterr()
     assert headings(said.out) == [*nightly.LINES]
-    assert said.out.splitlines()[-1].startswith("1 of drawdown verify --since-last: a person is needed")
+    last = [line.partition(":")[0] for line in said.out.splitlines()[-2:]]
+    assert last == ["1 of drawdown verify --since-last", "1 of drawdown status"], "what is stopped needs a person still"
+
+
+def test_usage_that_nobody_bills_is_named(
+    asked: Callable[..., int], engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tick ends with 0 for that: who is new is billed by nobody until somebody looks."""
+    fleet = Copied(engine)
+    fleet.sample("stranger", T0, sample_id="of-a-stranger")
+    assert fleet.tick(T0 + 3_600_000).exit_status == 0
+    assert asked() == 75
+    said = capsys.readouterr().out
+    assert "60 s of usage are billed by nobody yet (unknown_org)" in said
+    assert said.splitlines()[-1].startswith("75 of drawdown status")
 
 
 def test_one_that_cannot_be_run_is_told_and_stops_no_other(

@@ -51,7 +51,7 @@ def look(fleet: Fleet) -> dict[str, Any]:
 
 def text(fleet: Fleet) -> str:
     lines = "\n".join(status_lines(stands(fleet))).splitlines()
-    assert max(map(len, lines)) <= WIDTH
+    assert max(len(line) for line in lines if not line.startswith("  next:")) <= WIDTH, "a command is in one line"
     return "\n".join(lines)
 
 
@@ -228,6 +228,15 @@ def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: 
         "drawdown provider list; the next tick tells whether it still holds",
     )
     assert "fake: its settings changed on this machine" in found["reason"]
+
+
+def test_a_cell_without_a_url_is_mended_at_the_cells(fleet: Fleet) -> None:
+    fleet.write("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'running')")
+    fleet.assign("acme")
+    assert fleet.tick_windows(2).exit_status == 1
+    found = look(fleet)
+    assert found["verdict"] == "person_needed" and "cell-1 has no URL" in found["reason"]
+    assert found["next"] == "drawdown cell list; the next tick tells whether it still holds"
 
 
 def test_what_differs_is_compared_again_from_its_own_day(fleet: Fleet) -> None:

@@ -220,6 +220,8 @@ def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> Non
 def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int) -> None:
     values = {"org_id": org_id, "now_ms": now_ms, "projection_due_ms": min(now_ms, start)}
     SQL.run(connection, "take_effect", values)
+    if start <= now_ms:
+        SQL.run(connection, "forget_balance", {"org_id": org_id})
 
 
 def _mend(connection: sa.Connection, org_id: str, start: int) -> Waited:

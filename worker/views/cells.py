@@ -44,6 +44,11 @@ def told_in_words(running: Mapping[str, int]) -> str:
     return (f"{first} and {more:,} more" if more > 0 else first) or "none, for nothing of theirs runs"
 
 
+def knows_sandboxes(connection: sa.Connection) -> bool:
+    """Whether hosts say where sandboxes are: halts go there, and nowhere else."""
+    return bool(SQL.run(connection, "any_sandbox").scalar_one())
+
+
 def cells_without_url(connection: sa.Connection) -> list[str]:
     """Cells that run sandboxes, and that nobody registered."""
     return list(SQL.run(connection, "without_url").scalars())

@@ -10,6 +10,9 @@ FROM cells c ORDER BY c.cell_id
 SELECT cell_id, COUNT(*) AS running FROM sandboxes WHERE org_id IN :org_ids AND state = 'running'
 GROUP BY cell_id ORDER BY cell_id
 
+-- name: any_sandbox
+SELECT EXISTS (SELECT 1 FROM sandboxes)
+
 -- name: without_url
 SELECT DISTINCT cell_id FROM sandboxes
 WHERE state <> 'stopped' AND cell_id NOT IN (SELECT cell_id FROM cells) ORDER BY 1

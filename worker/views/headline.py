@@ -86,8 +86,8 @@ def _seen_by_tick(found: Standing) -> Iterator[Call]:
     for problem in last.problems:
         if problem not in known:
             seen = f"{problem} (seen by the tick of {utc(last.started_ms)})"
-            then = "drawdown provider list; the next tick tells whether it still holds"
-            yield Call("problem", seen, then, command="drawdown provider list")
+            show = "drawdown cell list" if problem.startswith("cell ") else "drawdown provider list"
+            yield Call("problem", seen, f"{show}; the next tick tells whether it still holds", command=show)
 
 
 def _at_provider(provider: Waiting) -> Iterator[Call]:
