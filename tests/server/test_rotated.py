@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,8 @@ from drawdown.schema.database import connect
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.server.http.signing import Signed, signature
-from tests.acceptance.commands import SCRIPT, drawdown, environment
+from tests import forked
+from tests.acceptance.commands import PROJECT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import HANGS_S, home_autumn, serving_in_thread
 from tests.server.house import SVIX
@@ -116,17 +117,15 @@ def test_a_watching_process_takes_the_secret_of_a_cell(tmp_path: Path) -> None:
     file.write_text("one")
     env = {**environment(database), "DRAWDOWN_LOG_LEVEL": "INFO", "DRAWDOWN_CELL_SECRET_FILE": str(file)}
     for command in (("watch", "--every", "1"), ("run", "--every", "3600")):
-        with (
-            log.open("w") as err,
-            subprocess.Popen([str(SCRIPT), *command], env=env, stdout=subprocess.PIPE, stderr=err) as process,
-        ):
+        with log.open("w") as err:
+            process = forked.Started(command, env=env, cwd=PROJECT, err=err)
             try:
-                assert process.stdout is not None and process.stdout.readline(), log.read_text()
+                assert process.stdout.readline(), log.read_text()
                 (tmp_path / "new").write_text(f"another for {command[0]}")
                 (tmp_path / "new").replace(file)
                 wait_for(lambda: "settings_file_taken" in log.read_text())
             finally:
-                process.terminate()
+                process.send_signal(signal.SIGTERM)
                 process.wait(HANGS_S)
 
 
