@@ -16,6 +16,7 @@ from tests.acceptance import gentd26
 from tests.acceptance.commands import must
 from tests.acceptance.gentd26 import AT, FROM, ORGS, PUSHES, SAMPLES, SECONDS
 from tests.acceptance.tables import billed_exactly, number, rows
+from tests.fresh import migrated
 from tests.whole import share
 from tests.world import Fleet
 
@@ -45,7 +46,7 @@ def test_the_figures_are_those_of_the_file() -> None:
 @pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_billed_exactly_once_however_often_everything_is_repeated(database_url: str) -> None:
     url = database_url
-    must(url, "init", at=FROM)
+    must(migrated(url), "init", at=FROM)
     assert _import(url) == {"inserted": SAMPLES, "already_there": 0, "rejected": 0, "conflicts": 0}
     assigned = must(url, "org", "assign", "--unassigned", "--from", FROM, "--reason", "the trace", at=AT)["assigned"]
     assert len(assigned) == ORGS

@@ -33,6 +33,7 @@ from tests.emulators.autumn import TRACK_FAULTS, AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import BILLING_FAULTS, StripeEmulator
 from tests.emulators.wire import FaultPlan
+from tests.fresh import migrated
 from tests.whole import WHOLE, share
 
 pytestmark = gentd26.needed()
@@ -261,7 +262,7 @@ def _drain(
 
 def set_up(url: str, name: str, orgs: Sequence[str], requests: Sequence[Request], by: By) -> None:
     """A database with the trace in it, every tenant assigned to the provider as the customer of its own name."""
-    engine = connect(url)
+    engine = connect(migrated(url))
     upgrade(engine)
     write(engine, lambda c: install_defaults(c, by))
 

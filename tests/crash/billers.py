@@ -34,6 +34,7 @@ from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.wire import FaultPlan
+from tests.fresh import migrated
 
 STEPS = (
     *(f"{when} {step}" for when in ("begin", "inside", "end") for step in ("claim", "settle")),
@@ -152,7 +153,7 @@ def _served(billers: Iterable[Biller], clock: SharedClock) -> Iterator[dict[str,
 
 
 def _set_up(url: str, billed: Mapping[str, list[str]], now_ms: int) -> None:
-    engine, by = connect(url), By(now_ms, "test", "the siege")
+    engine, by = connect(migrated(url)), By(now_ms, "test", "the siege")
     upgrade(engine)
     write(engine, lambda c: install_defaults(c, by))
     for name, org in ((name, org) for name, orgs in billed.items() for org in orgs):

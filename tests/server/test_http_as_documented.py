@@ -15,6 +15,7 @@ import pytest
 from drawdown.server.api import programs
 from tests import forked
 from tests.acceptance.commands import drawdown, environment
+from tests.fresh import migrated
 from tests.server.test_process import serving
 from tests.server.test_samples import BAD
 
@@ -28,7 +29,7 @@ def answered(page: str, folder: Path) -> str:
     """What the first block of a page prints, on a database that was just made."""
     block = blocks(page, "bash")[0]
     database = f"sqlite:///{folder}/drawdown.db"
-    assert drawdown(database, "init").status == 0
+    assert drawdown(migrated(database), "init").status == 0
     with serving(database, {}, folder / "log") as (url, _process):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         env = environment(database, {"URL": url, "PATH": path})

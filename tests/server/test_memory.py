@@ -21,6 +21,7 @@ import pytest
 
 from drawdown.server.http.connection import MAX_CONNECTIONS
 from tests.acceptance.commands import drawdown
+from tests.fresh import migrated
 from tests.server.test_process import FRESH, SECRETS, serving
 
 LIMIT_MB = 300
@@ -88,7 +89,7 @@ ATTACKS: tuple[Callable[[Attack], None], ...] = (heads, unknown_webhooks, unprov
 @pytest.fixture
 def database(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/served.db"
-    assert drawdown(url, "init").status == 0
+    assert drawdown(migrated(url), "init").status == 0
     return url
 
 

@@ -22,6 +22,7 @@ from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.emulators.stripe import StripeEmulator
+from tests.fresh import migrated
 from tests.whole import share
 
 FRESH = (str(SCRIPT),)
@@ -72,7 +73,7 @@ def serving(
 @pytest.fixture
 def database(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/served.db"
-    assert drawdown(url, "init").status == 0
+    assert drawdown(migrated(url), "init").status == 0
     return url
 
 
@@ -87,6 +88,7 @@ BEFORE_IT_LISTENS = """
 import os, signal, sys
 from drawdown.cli.main import run
 from drawdown.server.http import listen
+from tests.fresh import migrated
 listen._keep_what_is_loaded = lambda: os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(run(["--database-url", sys.argv[1], "serve", "--port", "0"]))
 """
@@ -94,7 +96,7 @@ sys.exit(run(["--database-url", sys.argv[1], "serve", "--port", "0"]))
 
 def test_told_to_end_before_it_hears_signals_itself_it_ends_all_the_same(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/drawdown.db"
-    assert drawdown(database, "init").status == 0
+    assert drawdown(migrated(database), "init").status == 0
     command = [sys.executable, "-c", BEFORE_IT_LISTENS, database]
     done = subprocess.run(command, env=environment(database), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

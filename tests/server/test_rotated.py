@@ -24,6 +24,7 @@ from tests import forked
 from tests.acceptance.commands import PROJECT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import HANGS_S, home_autumn, serving_in_thread
+from tests.fresh import migrated
 from tests.server.house import SVIX
 from tests.server.test_process import serving
 
@@ -78,7 +79,7 @@ def webhook(url: str, generation: str) -> int:
 
 def test_a_serving_process_takes_what_its_files_hold_by_now(tmp_path: Path) -> None:
     database, log = f"sqlite:///{tmp_path}/served.db", tmp_path / "log"
-    assert drawdown(database, "init").status == 0
+    assert drawdown(migrated(database), "init").status == 0
     autumn = Noting(home_autumn(SystemClock().now_ms()))
     autumn.behind.secret_key = "am_sk_autumn_secret_key_one"
     with serving_in_thread(autumn) as autumn_url:
@@ -113,7 +114,7 @@ def test_a_serving_process_takes_what_its_files_hold_by_now(tmp_path: Path) -> N
 def test_a_watching_process_takes_the_secret_of_a_cell(tmp_path: Path) -> None:
     """With its next round; and `run` by the same way."""
     database, log, file = f"sqlite:///{tmp_path}/watched.db", tmp_path / "log", tmp_path / "secret"
-    assert drawdown(database, "init").status == 0
+    assert drawdown(migrated(database), "init").status == 0
     file.write_text("one")
     env = {**environment(database), "DRAWDOWN_LOG_LEVEL": "INFO", "DRAWDOWN_CELL_SECRET_FILE": str(file)}
     for command in (("watch", "--every", "1"), ("run", "--every", "3600")):
