@@ -18,7 +18,7 @@ from tests.acceptance.exhaustion_fleet import Plan, Result
 from tests.fresh import migrated
 from tests.whole import share
 
-ORGS, CELLS, MINUTES = share((60, 6, 20), whole=(2000, 50, 45))
+ORGS, CELLS, MINUTES = share((36, 4, 20), whole=(2000, 50, 45))
 SEED = int(os.environ.get("DRAWDOWN_TEST_EXHAUSTION_SEED", "1"))
 
 

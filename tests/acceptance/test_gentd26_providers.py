@@ -288,7 +288,9 @@ def _killed_after(pushes: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("name", "database_url"), [("autumn", "sqlite"), ("stripe", "postgresql")], indirect=["database_url"]
+    ("name", "database_url"),
+    [("autumn", "sqlite"), ("stripe", "postgresql")],
+    indirect=["database_url"],
 )
 def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
     name: str, database_url: str, tmp_path: Path
