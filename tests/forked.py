@@ -28,6 +28,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
+from tests import asking
+
 ONLY_FRESH: Final = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "HOME", "VIRTUAL_ENV")
 _parents: Final[list[tuple[subprocess.Popen[bytes], Path]]] = []
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -42,7 +44,10 @@ def run(
         return _fresh(arguments, env=env, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _given(stdin) as given:
         asked = [list(arguments), dict(env), str(cwd)]
-        status = _ask(_parent(), asked, [given.fileno(), out.fileno(), err.fileno()], timeout_s)
+        try:
+            status = asking.ask(str(_parent()), asked, [given.fileno(), out.fileno(), err.fileno()], timeout_s)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired("drawdown", timeout_s) from None
         return subprocess.CompletedProcess(list(arguments), status, _all(out), _all(err))
 
 
@@ -59,7 +64,7 @@ class Started:
         read, written = os.pipe()
         with Path(os.devnull).open("rb") as nothing:
             asked = [list(arguments), dict(env), str(cwd)]
-            self._line = _sent(_parent(), asked, [nothing.fileno(), written, err.fileno()])
+            self._line = asking.sent(str(_parent()), asked, [nothing.fileno(), written, err.fileno()])
         os.close(written)
         self.stdout: IO[str] = os.fdopen(read, "r")
         self._answers = b""
@@ -108,37 +113,11 @@ def program(folder: Path) -> Path:
     """A folder with a `drawdown` for shells: what it is asked is done in a process that is forked, too."""
     file = folder / "drawdown"
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tests import forked\nforked.stand_in({str(_parent())!r})"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tests import asking\nasking.stand_in({str(_parent())!r})"
     )
     file.write_text(f"#!{sys.executable} -SE\n{code}\n")
     file.chmod(0o755)
     return folder
-
-
-def stand_in(place: str) -> NoReturn:
-    """Be the command, until it ends."""
-    sys.exit(_ask(Path(place), [sys.argv[1:], dict(os.environ), str(Path.cwd())], [0, 1, 2], None))
-
-
-def _ask(place: Path, asked: Sequence[object], files: list[int], timeout_s: float | None) -> int:
-    """Have a command forked that has these files as its stdin, stdout and stderr; its exit status."""
-    with _sent(place, asked, files) as line:
-        answers = line.makefile("r")
-        pid = int(answers.readline())
-        line.settimeout(timeout_s)
-        try:
-            return int(answers.readline())
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired("drawdown", timeout_s or 0) from None
-
-
-def _sent(place: Path, asked: Sequence[object], files: list[int]) -> socket.socket:
-    sent, line = json.dumps(asked).encode(), socket.socket(socket.AF_UNIX)
-    line.connect(str(place))
-    socket.send_fds(line, [b"f"], files)
-    line.sendall(len(sent).to_bytes(4) + sent)
-    return line
 
 
 def _fresh(
