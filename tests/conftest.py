@@ -69,7 +69,7 @@ MOST_CASES = 2
 """Of one test that is run for each row of a table."""
 MOST_PLANTED = 1
 """Of one test that is red for each of its planted bugs, wherever it stands: each is a small simulation."""
-MOST_PAIRS = 20
+MOST_PAIRS = 12
 """Of the explorer's pairs, each a real PostgreSQL held after each statement."""
 PAIRS = "tests/interleave/test_pairs.py::test_whatever_the_first_has_done_when_the_second_comes"
 PLANTED = re.compile(r"::(test_a_planted_(bug|mistake)\w+|test_the_bug_is_caught|test_it_is_seen)\[")

@@ -11,8 +11,10 @@ import atexit
 import gc
 import importlib
 import json
+import math
 import os
 import pkgutil
+import select
 import selectors
 import signal
 import socket
@@ -26,6 +28,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
+from tests import asking
+
 ONLY_FRESH: Final = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "HOME", "VIRTUAL_ENV")
 _parents: Final[list[tuple[subprocess.Popen[bytes], Path]]] = []
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -36,46 +40,84 @@ def run(
     arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: bytes | None = None, timeout_s: float
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `drawdown ARGUMENTS` to its end. Errors: subprocess.TimeoutExpired, after which it is gone."""
-    names = {name for name in env.keys() | os.environ.keys() if name.startswith(ONLY_FRESH)}
-    if any(env.get(name) != os.environ.get(name) for name in names):
+    if _needs_a_fresh_one(env):
         return _fresh(arguments, env=env, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _given(stdin) as given:
         asked = [list(arguments), dict(env), str(cwd)]
-        status = _ask(_parent(), asked, [given.fileno(), out.fileno(), err.fileno()], timeout_s)
+        try:
+            status = asking.ask(str(_parent()), asked, [given.fileno(), out.fileno(), err.fileno()], timeout_s)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired("drawdown", timeout_s) from None
         return subprocess.CompletedProcess(list(arguments), status, _all(out), _all(err))
+
+
+def _needs_a_fresh_one(env: Mapping[str, str]) -> bool:
+    names = {name for name in env.keys() | os.environ.keys() if name.startswith(ONLY_FRESH)}
+    return any(env.get(name) != os.environ.get(name) for name in names)
+
+
+class Started:
+    """A command that goes on; what `subprocess.Popen` tells of a process, this tells of it."""
+
+    def __init__(self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, err: IO[Any]) -> None:
+        assert not _needs_a_fresh_one(env)
+        read, written = os.pipe()
+        with Path(os.devnull).open("rb") as nothing:
+            asked = [list(arguments), dict(env), str(cwd)]
+            self._line = asking.sent(str(_parent()), asked, [nothing.fileno(), written, err.fileno()])
+        os.close(written)
+        self.stdout: IO[str] = os.fdopen(read, "r")
+        self._answers = b""
+        while b"\n" not in self._answers:
+            self._hear(None)
+        pid, _, self._answers = self._answers.partition(b"\n")
+        self.pid, self.returncode = int(pid), None if b"\n" not in self._answers else int(self._answers)
+
+    def _hear(self, timeout_s: float | None) -> None:
+        self._line.settimeout(timeout_s)
+        found = self._line.recv(64)
+        assert found, "whoever forks commands is gone"
+        self._answers += found
+
+    def poll(self) -> int | None:
+        """Its exit status, once it has ended."""
+        with suppress(BlockingIOError):
+            while self.returncode is None:
+                self._hear(0)
+                if b"\n" in self._answers:
+                    self.returncode = int(self._answers)
+        return self.returncode
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Errors: subprocess.TimeoutExpired."""
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while self.poll() is None:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise subprocess.TimeoutExpired("drawdown", timeout_s or 0)
+            select.select([self._line], [], [], None if left == math.inf else left)
+        self._line.close()
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Only to a process that is known to be there."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def program(folder: Path) -> Path:
     """A folder with a `drawdown` for shells: what it is asked is done in a process that is forked, too."""
     file = folder / "drawdown"
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tests import forked\nforked.stand_in({str(_parent())!r})"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tests import asking\nasking.stand_in({str(_parent())!r})"
     )
     file.write_text(f"#!{sys.executable} -SE\n{code}\n")
     file.chmod(0o755)
     return folder
-
-
-def stand_in(place: str) -> NoReturn:
-    """Be the command, until it ends."""
-    sys.exit(_ask(Path(place), [sys.argv[1:], dict(os.environ), str(Path.cwd())], [0, 1, 2], None))
-
-
-def _ask(place: Path, asked: Sequence[object], files: list[int], timeout_s: float | None) -> int:
-    """Have a command forked that has these files as its stdin, stdout and stderr; its exit status."""
-    sent = json.dumps(asked).encode()
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(str(place))
-        socket.send_fds(line, [b"f"], files)
-        line.sendall(len(sent).to_bytes(4) + sent)
-        answers = line.makefile("r")
-        pid = int(answers.readline())
-        line.settimeout(timeout_s)
-        try:
-            return int(answers.readline())
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired("drawdown", timeout_s or 0) from None
 
 
 def _fresh(

@@ -34,6 +34,14 @@ def fresh(path: Path | None = None) -> sa.Engine:
     return made
 
 
+def migrated(url: str) -> str:
+    """The same URL, where a file of SQLite is migrated by now: `init` does the rest. Of PostgreSQL it does all."""
+    database = sa.make_url(url)
+    if database.get_backend_name() == "sqlite":
+        fresh(Path(str(database.database))).dispose()
+    return url
+
+
 def name_anew(connection: sa.Connection) -> None:
     """A copy is a database of its own (R1), though a guard keeps names as they are: a host would else take one test's
     database for another's that was restored."""

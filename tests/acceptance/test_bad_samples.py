@@ -19,6 +19,7 @@ from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_INTERVAL_S, 
 from drawdown.worker.views.push import explain_push
 from tests.acceptance.commands import drawdown, must
 from tests.acceptance.tables import billed_exactly, rows
+from tests.fresh import migrated
 from tests.world import T0, Fleet
 
 NOW = T0 + 4 * WINDOW_MS
@@ -186,7 +187,7 @@ def test_an_absurd_price_stops_no_other_and_is_never_a_float(fleet: Fleet, datab
 def test_an_id_that_is_not_utf8_stops_nobody(tmp_path: Path) -> None:
     """SQLite stores any bytes as text; PostgreSQL refuses them itself."""
     url = f"sqlite:///{tmp_path}/drawdown.db"
-    engine = connect(url)
+    engine = connect(migrated(url))
     upgrade(engine)
     fleet = Fleet(engine)
     fleet.assign("acme", from_ms=T0)

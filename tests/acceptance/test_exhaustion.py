@@ -15,15 +15,16 @@ from drawdown.schema.migrate import upgrade
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.exhaustion import Exhaustion
 from tests.acceptance.exhaustion_fleet import Plan, Result
+from tests.fresh import migrated
 from tests.whole import share
 
-ORGS, CELLS, MINUTES = share((60, 6, 20), whole=(2000, 50, 45))
+ORGS, CELLS, MINUTES = share((36, 4, 20), whole=(2000, 50, 45))
 SEED = int(os.environ.get("DRAWDOWN_TEST_EXHAUSTION_SEED", "1"))
 
 
 def measured(folder: Path, *, watched: bool) -> Result:
     """Run the fleet on a database of its own; every invariant holds at its end."""
-    engine = connect(f"sqlite:///{folder}/watched-{watched}.db")
+    engine = connect(migrated(f"sqlite:///{folder}/watched-{watched}.db"))
     upgrade(engine)
     result = Exhaustion(engine, Plan(ORGS, CELLS, MINUTES, SEED, watched)).run()
     print(f"\n{'watched' if watched else 'not watched'}: {result.line()}")

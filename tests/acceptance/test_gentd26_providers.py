@@ -33,6 +33,7 @@ from tests.emulators.autumn import TRACK_FAULTS, AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import BILLING_FAULTS, StripeEmulator
 from tests.emulators.wire import FaultPlan
+from tests.fresh import migrated
 from tests.whole import WHOLE, share
 
 pytestmark = gentd26.needed()
@@ -261,7 +262,7 @@ def _drain(
 
 def set_up(url: str, name: str, orgs: Sequence[str], requests: Sequence[Request], by: By) -> None:
     """A database with the trace in it, every tenant assigned to the provider as the customer of its own name."""
-    engine = connect(url)
+    engine = connect(migrated(url))
     upgrade(engine)
     write(engine, lambda c: install_defaults(c, by))
 
@@ -287,7 +288,9 @@ def _killed_after(pushes: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("name", "database_url"), [("autumn", "sqlite"), ("stripe", "postgresql")], indirect=["database_url"]
+    ("name", "database_url"),
+    [("autumn", "sqlite"), ("stripe", "postgresql")],
+    indirect=["database_url"],
 )
 def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
     name: str, database_url: str, tmp_path: Path

@@ -33,6 +33,7 @@ from tests.contract import sockets
 from tests.contract.sockets import Manner, Seen
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.wire import Direct
+from tests.fresh import migrated
 from tests.server.test_memory import LIMIT_MB, peak_mb
 from tests.whole import share
 from tests.world import T0, Fleet
@@ -89,7 +90,7 @@ def site(manner: Manner) -> Iterator[Seen]:
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
     """Organisations at Autumn, each with usage to send; half of them are halted, and their cell is to be told."""
-    engine = connect(f"sqlite:///{tmp_path}/drawdown.db")
+    engine = connect(migrated(f"sqlite:///{tmp_path}/drawdown.db"))
     upgrade(engine)
     emulator, made = AutumnEmulator(lists_per_s=10**9), Fleet(engine)
     emulator.account.add_feature(FEATURE)

@@ -366,7 +366,9 @@ def test_autumn_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("state", "database_url"), [("lost", "postgresql"), ("applied", "sqlite")], indirect=["database_url"]
+    ("state", "database_url"),
+    [("lost", share("sqlite", whole="postgresql")), ("applied", "sqlite")],
+    indirect=["database_url"],
 )
 def test_stripe_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> None:
     outage = _after_36_days(engine, "stripe", state)

@@ -17,6 +17,7 @@ from tests.acceptance.tables import number, rows
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
+from tests.fresh import migrated
 
 WINDOW = window_of(SystemClock().now_ms()) - 3 * WINDOW_MS
 """A window that can be sealed by now. The emulators and the commands go by the machine's clock here."""
@@ -49,6 +50,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     with serving_in_thread(stripe) as stripe_url, serving_in_thread(autumn) as autumn_url:
         lines = [*stripe_lines(stripe, stripe_url), *autumn_lines(autumn, autumn_url)]
         made = Home(url, dict(line.split("=", 1) for line in lines), stripe, autumn)
+        migrated(url)
         made.run("init")
         samples = tmp_path / "samples.csv"
         people = ("alice", "bob", "carol")

@@ -27,6 +27,7 @@ from tests.acceptance.tables import number, rows
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
+from tests.fresh import migrated
 from tests.postgres_server import binaries
 from tests.whole import share
 from tests.world import T0
@@ -126,6 +127,7 @@ def place(
         for line in [*lines, *(f"DRAWDOWN_{setting}={text}" for setting, text in here.items())]:
             monkeypatch.setenv(*line.split("=", 1))
         made = Place(database_url, tmp_path, name, emulator, clock)
+        migrated(database_url)
         made.run("init")
         for org in PEOPLE:
             made.run(

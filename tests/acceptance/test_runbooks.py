@@ -25,6 +25,7 @@ from tests.contract.sockets import free_port
 from tests.emulators.cell import CellEmulator
 from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import autumn_lines, cell_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
+from tests.fresh import migrated
 from tests.world import T0
 
 FEATURE = "compute_4gb"
@@ -45,6 +46,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
         lines = [*stripe_lines(stripe, stripe_url), *autumn_lines(autumn, autumn_url), *cell_lines(cell_url)]
         env = {**dict(line.split("=", 1) for line in lines), "DRAWDOWN_STATE_DIR": str(tmp_path / "state")}
         made = Home(f"sqlite:///{tmp_path}/home.db", tmp_path, clock, env, autumn, stripe, cell)
+        migrated(made.url)
         made.run("init")
         yield made
 

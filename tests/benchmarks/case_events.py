@@ -29,7 +29,7 @@ from tests.benchmarks.fleet import START_MS, settle_in
 from tests.benchmarks.measure import Figure, Result, alternate, stopwatch
 from tests.benchmarks.wallets import BY, one
 from tests.server.program import key_of
-from tests.server.test_process import serving
+from tests.server.test_process import FRESH, serving
 
 GOAL: Final = 3.0
 AT_LEAST: Final = 20_000.0
@@ -60,7 +60,7 @@ def run(databases: Databases, kind: str, scale: float, runs: int) -> list[Result
     found = [_taken(engine, kind, meter, batches, runs, numbers)]
     with tempfile.TemporaryDirectory() as folder:
         env = {"DRAWDOWN_REQUESTS_PER_S": "1000000", "DRAWDOWN_LOG_LEVEL": "CRITICAL"}
-        with serving(url_of(engine.url), env, Path(folder) / "log") as (url, _process):
+        with serving(url_of(engine.url), env, Path(folder) / "log", program=FRESH) as (url, _process):
             found += [_over_http(engine, kind, url, meter, batches, runs, numbers)]
             found += [_singly(engine, kind, url, singles, numbers)]
     databases.drop(engine)

@@ -36,7 +36,7 @@ from tests.benchmarks.fleet import Fleet, give_credit, settle_in, use
 from tests.benchmarks.measure import Figure, Result, compared
 from tests.benchmarks.wallets import BY
 from tests.server.program import key_of
-from tests.server.test_process import serving
+from tests.server.test_process import FRESH, serving
 
 GOAL: Final = 3.0
 REQUESTS: Final = 100
@@ -157,7 +157,7 @@ def _in_time(engine: sa.Engine, kind: str, fleet: Fleet, seconds: float) -> Resu
             return asking.submit(_sent, port, fleet.orgs, seconds).result()
 
         env = {"DRAWDOWN_REQUESTS_PER_S": "1000000", "DRAWDOWN_LOG_LEVEL": "CRITICAL"}
-        with serving(url, env, Path(folder) / "log") as (at, process):
+        with serving(url, env, Path(folder) / "log", program=FRESH) as (at, process):
             assert other.stdout is not None
             ports = {"": int(at.rpartition(":")[2]), " of a bare handler": int(other.stdout.readline())}
             for port in ports.values():

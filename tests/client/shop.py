@@ -10,6 +10,7 @@ from typing import Final
 
 from drawdown.schema.units import WINDOW_MS
 from tests.acceptance.commands import drawdown
+from tests.fresh import migrated
 from tests.server.test_process import serving
 
 SCOPES: Final = ("events:write", "samples:write", "usage:read", "ledger:read")
@@ -22,6 +23,7 @@ TO_MS: Final = AT_MS + WINDOW_MS
 
 def prepared(database: str, scopes: Sequence[str] = SCOPES, words: Sequence[str] = RENDERS) -> str:
     """The key. `words`: what is said besides."""
+    migrated(database)
     for line in (
         "init",
         "ledger grant acme 100 --new --reason first",

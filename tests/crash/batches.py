@@ -33,6 +33,7 @@ from tests.crash.hunt import wait
 from tests.crash.nursery import Nursery
 from tests.crash.observer import Observer
 from tests.crash.planted import PLANTED
+from tests.fresh import migrated
 
 READ_AT: Final = ("begin add_up", "inside take_batch", "end take_batch")
 """Each content is killed at these, one after the other: as often as it may be read (`readings.MAX_READINGS`)."""
@@ -95,7 +96,7 @@ def _made(folder: Path, url: str, rounds: int, from_ms: int) -> Sums:
     """A warehouse and a folder of files; what they come to."""
     sums, files = Sums(), folder / "files"
     files.mkdir()
-    must(url, "init", at=str(from_ms))
+    must(migrated(url), "init", at=str(from_ms))
     must(
         url,
         "org",

@@ -15,6 +15,7 @@ from tests.crash.controller import Controller, Plan
 from tests.crash.data import FROM_MS, usage
 from tests.crash.nursery import Nursery
 from tests.crash.toll import Toll
+from tests.fresh import migrated
 from tests.postgres_server import Server
 
 LATER_MS = 86_400_000
@@ -50,7 +51,7 @@ def siege(
     """Errors: AssertionError where anything is lost, doubled, left over or broken."""
     dice = random.Random(seed)
     made = usage(parts or plan.kills + 2 * plan.strikes + 6, dice, most=most)
-    must(url, "init", at=str(made.released_ms[0]))
+    must(migrated(url), "init", at=str(made.released_ms[0]))
     began = time.monotonic()
     with closing(Nursery(folder, url, {"CRASH_PLANTED": planted})) as nursery:
         toll = Controller(nursery, made, dice, plan, server).besiege()

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -24,7 +23,8 @@ from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect, read, write
 from drawdown.worker.commands import api_keys
 from drawdown.worker.commands.guard_keys import own_name
-from tests.acceptance.commands import PROJECT, SCRIPT, environment
+from tests import forked
+from tests.acceptance.commands import PROJECT, environment
 from tests.client.shop import free_port
 
 ORG: Final = "acme"
@@ -138,13 +138,11 @@ class Served:
         self.url, self.log, self.port = url, log, free_port()
         self.process = self._begin()
 
-    def _begin(self) -> subprocess.Popen[bytes]:
-        command = [str(SCRIPT), "--json", "serve", "--port", str(self.port)]
+    def _begin(self) -> forked.Started:
+        words = ["--json", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
-            begun = subprocess.Popen(
-                command, env=environment(self.url, NO_LIMIT), cwd=PROJECT, stdout=subprocess.PIPE, stderr=log
-            )
-        assert begun.stdout is not None and begun.stdout.readline(), self.log.read_text()
+            begun = forked.Started(words, env=environment(self.url, NO_LIMIT), cwd=PROJECT, err=log)
+        assert begun.stdout.readline(), self.log.read_text()
         return begun
 
     def kill(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 from drawdown.cli.main import global_options_first, run
 from drawdown.schema.database import connect
 from tests import forked
+from tests.fresh import migrated
 
 DRAWDOWN = Path(sys.executable).with_name("drawdown")
 HEADER = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n"
@@ -25,7 +26,7 @@ class Shell:
     """A user's shell: a folder, an environment, the command."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        self.folder = folder
+        self.folder, self.url = folder, url
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")},
             "DRAWDOWN_DATABASE_URL": url,
@@ -41,6 +42,11 @@ class Shell:
         assert done.returncode == status, f"{arguments}: {out}\n{err}"
         assert "Traceback" not in err
         return out if status in (0, 75) or not err else out + err
+
+    def begin(self) -> None:
+        """`init`, on a database that is migrated."""
+        migrated(self.url)
+        self.run("init")
 
     def json(self, *arguments: str, status: int = 0) -> Any:
         done = self.run(*arguments, "--json", status=status)
@@ -154,7 +160,7 @@ def test_a_database_without_tables_says_what_to_do(shell: Shell) -> None:
 
 
 def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
-    shell.run("init")
+    shell.begin()
     shell.run("cell", "set", "cell-1", "http://127.0.0.1:9/", "--new")
     shell.environment |= {"DRAWDOWN_CELL_SECRET": "short", "DRAWDOWN_ADMIN_SECRETS": "short"}
     said = shell.json("doctor", status=1)["findings"]
@@ -179,7 +185,7 @@ def test_doctor_says_that_halts_reach_no_cell_while_no_sandbox_is_known(shell: S
 
 
 def test_doctor_names_what_nothing_is_estimated_for(shell: Shell) -> None:
-    shell.run("init")
+    shell.begin()
     shell.run("org", "assign", "acme", "--provider", "autumn", "--customer", "acme", "--new", "--from", "2026-01-01")
 
     def estimates() -> list[str]:
@@ -194,7 +200,7 @@ def test_doctor_names_what_nothing_is_estimated_for(shell: Shell) -> None:
 
 
 def test_a_cell_is_given_its_own_secret_and_doctor_says_which_are_shared(shell: Shell) -> None:
-    shell.run("init")
+    shell.begin()
     shell.environment["DRAWDOWN_CELL_ORIGINS"] = "http://127.0.0.1:9"
     shell.run("cell", "set", "cell-1", "http://127.0.0.1:9", "--new")
     own = hmac.new(SECRET.encode(), b"cell:cell-1", "sha256").hexdigest()
@@ -226,7 +232,7 @@ def test_help_teaches(shell: Shell) -> None:
 
 
 def test_logs_are_json_when_nobody_looks(shell: Shell) -> None:
-    shell.run("init")
+    shell.begin()
     shell.run("tick")
     events = [json.loads(line) for line in shell.said.splitlines() if line.startswith('{"')]
     assert {"tick_started", "sealed", "tick_finished"} <= {event["event"] for event in events}
@@ -238,7 +244,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @on_sqlite
 def test_a_quiet_tick_says_nothing_where_all_is_settled_and_all_where_it_is_not(shell: Shell) -> None:
-    shell.run("init")
+    shell.begin()
     shell.run("org", "assign", "acme", "--new", "--from", "2026-01-01")
     shell.run("import", shell.samples("s1,acme,box,cell-1,1024,60,2026-01-01T00:01:00Z"))
     shell.said = ""
@@ -259,7 +265,7 @@ def test_a_quiet_tick_says_nothing_where_all_is_settled_and_all_where_it_is_not(
     ],
 )
 def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell, command: list[str], says: str) -> None:
-    shell.run("init")
+    shell.begin()
     with subprocess.Popen(
         [str(DRAWDOWN), *command], cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
@@ -281,7 +287,7 @@ def test_init_repeats_nothing_of_the_urls_query(shell: Shell) -> None:
 @pytest.mark.parametrize("key", ["", " ", " k2", "k2 "])
 def test_a_grants_key_that_is_empty_or_has_blanks_at_its_ends_is_refused(shell: Shell, key: str) -> None:
     """An empty variable of a script would grant again each time."""
-    shell.run("init")
+    shell.begin()
     assert "what makes this grant unlike others" in shell.run(
         "ledger", "grant", "acme", "1", "--new", "--key", key, status=2
     )
@@ -289,7 +295,7 @@ def test_a_grants_key_that_is_empty_or_has_blanks_at_its_ends_is_refused(shell: 
 
 
 def test_a_rate_of_the_past_says_what_it_does(shell: Shell) -> None:
-    shell.run("init")
+    shell.begin()
     rate = ("ledger", "rate", "compute_1gb", "--at", "2026-01-01T02:01:00Z", "--micro-credits")
     past = ("--from", "2026-01-01T00:00:00Z")
     says = "charged already keeps its price"
@@ -300,5 +306,5 @@ def test_a_rate_of_the_past_says_what_it_does(shell: Shell) -> None:
 
 
 def test_what_was_set_aside_by_a_filter_is_taken_back_by_id(shell: Shell) -> None:
-    shell.run("init")
+    shell.begin()
     assert "name the samples" in shell.run("sample", "dismiss", "--why", "bad_id", "--undo", status=2)

@@ -31,6 +31,7 @@ from drawdown.worker.views.accounts import account_of
 from drawdown.worker.views.ledger import LotRow, LotsView, list_lots
 from drawdown.worker.views.statement import Span, of_customer
 from tests.acceptance.commands import drawdown
+from tests.fresh import migrated
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet
 
@@ -495,7 +496,7 @@ def run(url: str, *words: str, status: int = 0) -> str:
 
 def test_commands_on_lots(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/lots.db"
-    run(url, "init")
+    run(migrated(url), "init")
     given = ("ledger", "grant", "acme", "12.50", "--new", "--key", "k", "--kind", "bonus", "--feature", "compute_1gb",
              "--priority", "10", "--begins", "2026-01-02", "--expires", "2026-02-01")  # fmt: skip
     assert "0.00 credits, plan -; 12.50 more from 2026-01-02T00:00:00Z on" in run(url, *given)
@@ -514,7 +515,7 @@ def test_commands_on_lots(tmp_path: Path) -> None:
 def test_times_that_are_counted_from_now_may_be_repeated(tmp_path: Path, times: str) -> None:
     """`+30d` is another moment each time, and the same credit; a length that differs is other content."""
     url = f"sqlite:///{tmp_path}/lots.db"
-    run(url, "init")
+    run(migrated(url), "init")
     given = ("ledger", "grant", "acme", "20", "--key", "k", "--new", *times.split())
     run(url, *given)
     for at in ("2026-01-01T00:00:00.001", "2026-01-01T00:07", "2026-01-03T00:00"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from drawdown.cli.main import run
+from tests.fresh import migrated
 
 RAW = bytes(range(128, 256))
 
@@ -42,7 +43,7 @@ def test_a_file_that_is_no_text_is_said_to_be_none(
     url = f"sqlite:///{tmp_path}/drawdown.db"
     for name in ("raw.csv", "raw.jsonl"):
         Path(name).write_bytes(RAW)
-    run(["--database-url", url, "init"])
+    run(["--database-url", migrated(url), "init"])
     capsys.readouterr()
     assert run(["--database-url", url, *words]) in (1, 2)
     err = capsys.readouterr().err

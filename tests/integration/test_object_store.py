@@ -19,6 +19,7 @@ from drawdown.schema.errors import Exit
 from drawdown.worker.batches import objects
 from drawdown.worker.batches.files import NotNow
 from drawdown.worker.engine.stores import ObjectStore
+from tests.fresh import migrated
 from tests.integration.test_cli import Shell
 
 PLACE: Final = "s3://usage/exports"
@@ -66,6 +67,7 @@ def bucket(endpoint: str, shell: Shell) -> Iterator[Any]:
     with_key(shell, endpoint)
     client = objects._client(ObjectStore("key", "secret", endpoint=endpoint))
     client.create_bucket(Bucket="usage")
+    migrated(shell.url)
     shell.run("init")
     yield client
     for one in client.list_objects_v2(Bucket="usage").get("Contents", ()):

@@ -25,6 +25,7 @@ from drawdown.worker.parity.totals import Days, day_text, read_file
 from drawdown.worker.views.parity import parity_figures
 from tests.acceptance import gentd26, openb
 from tests.acceptance.commands import must
+from tests.fresh import migrated
 from tests.world import T0, Fleet
 
 DAY = "2026-01-01"
@@ -326,7 +327,7 @@ def totals_file(folder: Path, text: str) -> Path:
 
 
 def test_the_command_compares_a_file(database_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    must(database_url, "init", at=DAY)
+    must(migrated(database_url), "init", at=DAY)
     samples = tmp_path / "samples.csv"
     samples.write_text(
         "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n"
@@ -358,7 +359,7 @@ class TestRealDay:
 
     def test_real_days_agree_to_the_second(self, database_url: str, tmp_path: Path) -> None:
         url = database_url
-        must(url, "init", at=gentd26.FROM)
+        must(migrated(url), "init", at=gentd26.FROM)
         must(url, "import", str(gentd26.FILE), "--id-from-line", *gentd26.MAPPED, at=gentd26.AT)
         sums: dict[tuple[int, str], int] = defaultdict(int)
         for _line, org, ts, seconds in gentd26.moments():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.database import write
 from drawdown.worker.engine.calls import MOST_UNSETTLED
 from drawdown.worker.push import push
 from tests.fake_provider import FakeProvider, capabilities
@@ -25,8 +26,12 @@ def test_what_a_kill_may_leave_unknown_has_an_end(engine: sa.Engine, monkeypatch
     for name in fakes:
         orgs = [f"{name}-{n}" for n in range(ORGS)]
         fleet.assign(*orgs, provider=name)
-        for org in orgs:
-            fleet.sample(org, T0 + 1)
+        insert = (
+            "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+            "VALUES (:org, :org, 'box', 'cell-1', 1024, 60, :ts, :ts)"
+        )
+        given = [{"org": org, "ts": T0 + 1} for org in orgs]
+        write(engine, lambda c, given=given, insert=insert: c.execute(sa.text(insert), given))  # type: ignore[misc]
     seen: list[int] = []
     settle = push._settle
 

@@ -12,6 +12,7 @@ from drawdown.cli import opening
 from drawdown.cli.main import run
 from drawdown.schema.database import connect, write
 from drawdown.schema.text import clean
+from tests.fresh import migrated
 
 HOSTILE = "cell\x1b]0;owned\x07\x1b[2J\u202e\u2066gpj\x9b31m\r\nALL SETTLED"
 SHOWN = clean(HOSTILE)
@@ -25,7 +26,7 @@ def obeyed(text: str) -> list[str]:
 @pytest.fixture
 def url(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> str:
     found = f"sqlite:///{tmp_path}/drawdown.db"
-    assert run(["--database-url", found, "init"]) == 0
+    assert run(["--database-url", migrated(found), "init"]) == 0
     assert run(["--database-url", found, "org", "assign", "acme", "--provider", "embedded", "--new"]) == 0
     engine = connect(found)
 

@@ -16,6 +16,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import tiers
 from drawdown.worker.views.tiers import tiers_of
+from tests.fresh import migrated
 from tests.integration.monthly import Account, month, proven
 from tests.integration.test_lots import run
 from tests.world import T0
@@ -153,7 +154,7 @@ def test_a_tiers_name_reads_like_no_other(account: Account, name: str) -> None:
 
 def test_commands_on_plans_and_tiers(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/plans.db"
-    run(url, "init")
+    run(migrated(url), "init")
     assert "--max-concurrent" in run(url, "plan", "set", "team", "--included", "20", "--new", status=2)
     made = run(url, "plan", "set", "team", "--max-concurrent", "5", "--included", "20", "--rollover-max", "10",
                "--first", "2.50", "--new")  # fmt: skip

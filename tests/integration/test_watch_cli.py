@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.fresh import migrated
 from tests.integration.test_cli import DRAWDOWN, Shell
 
 
@@ -17,6 +18,7 @@ from tests.integration.test_cli import DRAWDOWN, Shell
 def shell(tmp_path: Path, database_url: str) -> Shell:
     """A fleet whose one organisation has used more than it has."""
     made = Shell(tmp_path, database_url)
+    migrated(database_url)
     made.run("init")
     made.run("ledger", "grant", "acme", "0.000001", "--new")
     made.run("org", "assign", "acme", "--new", "--from", "2026-01-01")

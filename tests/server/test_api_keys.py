@@ -21,6 +21,7 @@ from drawdown.worker.commands import api_keys
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.api_keys import list_keys
 from tests.acceptance.commands import drawdown
+from tests.fresh import migrated
 from tests.server.house import Caller, House, served
 from tests.server.program import RUNS, Program, give, key_of, make_key, refused
 from tests.server.test_process import serving
@@ -349,6 +350,7 @@ def test_a_key_as_the_command_makes_it_opens_a_server_that_runs(database_url: st
         assert done.status == 0, done.err
         return done.out.strip()
 
+    migrated(database_url)
     do("init")
     do("ledger", "grant", "acme", "100", "--reason", "x", "--new")
     key = do("key", "create", "app", "--scope", "executions:write", "--scope", "ledger:read", "--quiet")

@@ -15,6 +15,7 @@ import pytest
 
 from drawdown.server.console.my.my import COOKIE
 from tests.acceptance.commands import drawdown, environment
+from tests.fresh import migrated
 from tests.server.test_process import serving
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
@@ -39,6 +40,7 @@ def shell(text: str, database: str, folder: Path, env: dict[str, str]) -> tuple[
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the page shows openssl")
 def test_both_ways_in_are_as_they_are_shown(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/drawdown.db"
+    migrated(database)
     for words in ("init", "ledger grant acme 100 --new --reason first", "org assign acme --provider embedded --new"):
         assert drawdown(database, *words.split()).status == 0
     (tmp_path / "client-secret").write_text("between us\n")

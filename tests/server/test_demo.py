@@ -32,6 +32,7 @@ from drawdown.worker.verify.verify import verify
 from drawdown.worker.views import org_list
 from tests.acceptance.commands import PROJECT, SCRIPT, environment
 from tests.demo_life import YEARS_MS, Month
+from tests.whole import share
 
 MOMENT = 1_772_442_900_000
 """2026-03-02T09:15Z: most of its month lies in February. As a window's begin it is the month's last moment, too: the
@@ -58,12 +59,22 @@ MOST_STATEMENTS_A_TICK = 400
 """Of a tick of the demo, with what happened before it."""
 
 
+SPARSER = f"""
+from drawdown.cli.demo import moments
+moments.HALF_HOUR_MS = {4 * HOUR_MS}
+from drawdown.cli.main import main
+main()
+"""
+"""Its last day with fewer ticks: all that is told of it is told all the same."""
+
+
 def started(folder: Path, *options: str, **env: str) -> subprocess.Popen[str]:
     """The process, with its own folder for what is temporary."""
     (folder / "tmp").mkdir()
     other = {**environment(f"sqlite:///{folder}/not-the-demo.db"), "TMPDIR": str(folder / "tmp"), **env}
     pipe = subprocess.PIPE
-    command = [str(SCRIPT), "--at", str(MOMENT), *options, "demo", "--serve", "--no-open"]
+    program = share([sys.executable, "-c", SPARSER], whole=[str(SCRIPT)])
+    command = [*program, "--at", str(MOMENT), *options, "demo", "--serve", "--no-open"]
     return subprocess.Popen(command, env=other, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True)
 
 

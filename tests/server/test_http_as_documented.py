@@ -15,6 +15,7 @@ import pytest
 from drawdown.server.api import programs
 from tests import forked
 from tests.acceptance.commands import drawdown, environment
+from tests.fresh import migrated
 from tests.server.test_process import serving
 from tests.server.test_samples import BAD
 
@@ -28,14 +29,19 @@ def answered(page: str, folder: Path) -> str:
     """What the first block of a page prints, on a database that was just made."""
     block = blocks(page, "bash")[0]
     database = f"sqlite:///{folder}/drawdown.db"
-    assert drawdown(database, "init").status == 0
+    assert drawdown(migrated(database), "init").status == 0
     with serving(database, {}, folder / "log") as (url, _process):
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        env = environment(database, {"URL": url, "PATH": path})
+        env = environment(database, {"URL": url, "PATH": path_of(folder)})
         done = subprocess.run(["bash", "-ec", block], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Traceback" not in (folder / "log").read_text()
     return done.stdout.replace(" ", "")
+
+
+def path_of(folder: Path) -> str:
+    """Where the blocks' commands are found: `drawdown` is forked."""
+    (folder / "bin").mkdir()
+    return os.pathsep.join((str(forked.program(folder / "bin")), str(Path(sys.executable).parent), os.environ["PATH"]))
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
@@ -77,11 +83,7 @@ def test_the_pages_go_on_from_one_another(tmp_path: Path) -> None:
         *blocks(client, "bash"),
     ]
     (tmp_path / "client.py").write_text(as_program(*blocks(client, "python")))
-    (tmp_path / "bin").mkdir()
-    path = os.pathsep.join(
-        (str(forked.program(tmp_path / "bin")), str(Path(sys.executable).parent), os.environ["PATH"])
-    )
-    database = f"sqlite:///{tmp_path}/drawdown.db"
+    path, database = path_of(tmp_path), f"sqlite:///{tmp_path}/drawdown.db"
 
     def run(script: str, **more: str) -> str:
         env = environment(database, {"PATH": path, **more})

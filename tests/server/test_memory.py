@@ -21,7 +21,8 @@ import pytest
 
 from drawdown.server.http.connection import MAX_CONNECTIONS
 from tests.acceptance.commands import drawdown
-from tests.server.test_process import SECRETS, serving
+from tests.fresh import migrated
+from tests.server.test_process import FRESH, SECRETS, serving
 
 LIMIT_MB = 300
 SOURCES = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6")
@@ -88,14 +89,14 @@ ATTACKS: tuple[Callable[[Attack], None], ...] = (heads, unknown_webhooks, unprov
 @pytest.fixture
 def database(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/served.db"
-    assert drawdown(url, "init").status == 0
+    assert drawdown(migrated(url), "init").status == 0
     return url
 
 
 def test_memory_stays_under_its_limit_and_health_is_answered(database: str, tmp_path: Path) -> None:
     """One process bears them one after the other: what it ever held is what is measured."""
     env = {**SECRETS, "DRAWDOWN_LOG_LEVEL": "WARNING"}
-    with serving(database, env, tmp_path / "log") as (url, process):
+    with serving(database, env, tmp_path / "log", program=FRESH) as (url, process):
         for attack in ATTACKS:
             with ExitStack() as stack:
                 attack(Attack(httpx.URL(url).port or 0, stack))
@@ -120,7 +121,7 @@ def test_what_programs_send_packed_stays_under_the_limit(database: str, tmp_path
     headers = {"authorization": f"Bearer {made.out.strip()}", "content-encoding": "gzip"}
     headers["content-type"] = "application/json"
     env = {**SECRETS, "DRAWDOWN_LOG_LEVEL": "WARNING"}
-    with serving(database, env, tmp_path / "log") as (url, process), ThreadPoolExecutor(16) as pool:
+    with serving(database, env, tmp_path / "log", program=FRESH) as (url, process), ThreadPoolExecutor(16) as pool:
 
         def send(number: int, body: bytes) -> int:
             transport = httpx.HTTPTransport(local_address=SOURCES[number % len(SOURCES)])

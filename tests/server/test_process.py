@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,22 @@ import pytest
 
 from drawdown.schema.clock import SystemClock
 from drawdown.server.http.signing import Signed, signature
+from tests import forked
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.emulators.stripe import StripeEmulator
+from tests.fresh import migrated
+from tests.whole import share
 
+FRESH = (str(SCRIPT),)
+HURRIED = """
+from drawdown.server.http import connection
+connection.PATIENCE_S = 3.0
+from drawdown.cli.main import main
+main()
+"""
+"""Its patience is 15 s else."""
 CANARY = "canary7f3a9c"
 SECRETS = {
     "DRAWDOWN_ADMIN_SECRETS": f"admin-{CANARY}-1,admin-{CANARY}-2",
@@ -35,17 +46,20 @@ SECRETS = {
 
 
 @contextmanager
-def serving(url: str, env: dict[str, str], log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`drawdown serve` on a free port: its URL and process."""
+def serving(
+    url: str, env: dict[str, str], log: Path, *options: str, program: Sequence[str] = ()
+) -> Iterator[tuple[str, subprocess.Popen[str] | forked.Started]]:
+    """`drawdown serve` on a free port: its URL and process; one of a fresh `program`, where that matters."""
+    words, settings = ["--json", "serve", "--port", "0", *options], {"DRAWDOWN_LOG_LEVEL": "DEBUG", **env}
     with log.open("w") as err:
-        process = subprocess.Popen(
-            [str(SCRIPT), "--json", "serve", "--port", "0", *options],
-            env={**environment(url), "DRAWDOWN_LOG_LEVEL": "DEBUG", **env},
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            stderr=err,
-            text=True,
-        )
+        process: subprocess.Popen[str] | forked.Started
+        if program:
+            process = subprocess.Popen(
+                [*program, *words],
+                env=environment(url, settings), cwd=PROJECT, stdout=subprocess.PIPE, stderr=err, text=True,
+            )  # fmt: skip
+        else:
+            process = forked.Started(words, env=environment(url, settings), cwd=PROJECT, err=err)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -59,7 +73,7 @@ def serving(url: str, env: dict[str, str], log: Path, *options: str) -> Iterator
 @pytest.fixture
 def database(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/served.db"
-    assert drawdown(url, "init").status == 0
+    assert drawdown(migrated(url), "init").status == 0
     return url
 
 
@@ -74,6 +88,7 @@ BEFORE_IT_LISTENS = """
 import os, signal, sys
 from drawdown.cli.main import run
 from drawdown.server.http import listen
+from tests.fresh import migrated
 listen._keep_what_is_loaded = lambda: os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(run(["--database-url", sys.argv[1], "serve", "--port", "0"]))
 """
@@ -81,7 +96,7 @@ sys.exit(run(["--database-url", sys.argv[1], "serve", "--port", "0"]))
 
 def test_told_to_end_before_it_hears_signals_itself_it_ends_all_the_same(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/drawdown.db"
-    assert drawdown(database, "init").status == 0
+    assert drawdown(migrated(database), "init").status == 0
     command = [sys.executable, "-c", BEFORE_IT_LISTENS, database]
     done = subprocess.run(command, env=environment(database), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -93,7 +108,7 @@ def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) ->
     said: list[str] = []
     with serving_in_thread(autumn) as autumn_url, serving_in_thread(stripe) as stripe_url:
         env = {**SECRETS, "DRAWDOWN_AUTUMN_URL": autumn_url, "DRAWDOWN_STRIPE_URL": stripe_url}
-        with serving(database, env, tmp_path / "log") as (url, process):
+        with serving(database, env, tmp_path / "log", program=FRESH) as (url, process):
             client = httpx.Client(base_url=url)
 
             def ask(method: str, path: str, body: bytes = b"", **headers: str) -> int:
@@ -127,7 +142,8 @@ def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) ->
 
 
 def test_a_head_without_end_and_no_http_are_cut_off_and_others_are_answered(database: str, tmp_path: Path) -> None:
-    with serving(database, {}, tmp_path / "log") as (url, _process):
+    program = share((sys.executable, "-c", HURRIED), whole=FRESH)
+    with serving(database, {}, tmp_path / "log", program=program) as (url, _process):
         address = ("127.0.0.1", httpx.URL(url).port or 0)
         with socket.create_connection(address) as slow, socket.create_connection(address) as odd:
             slow.sendall(b"GET /healthz HTTP/1.1\r\nX: ")

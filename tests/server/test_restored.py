@@ -16,6 +16,7 @@ from drawdown.worker.engine.effects import Witness
 from drawdown.worker.history.incarnation import present
 from drawdown.worker.history.witness import WitnessFile
 from tests.acceptance.commands import drawdown
+from tests.fresh import migrated
 from tests.server.acts.money import owes
 from tests.server.console_home import Home, as_read
 from tests.server.house import Caller, House, served
@@ -141,7 +142,7 @@ def test_what_says_nothing_of_this_database_casts_no_doubt(watched: tuple[House,
 
 def test_a_process_goes_by_what_its_state_folder_knows(tmp_path: Path) -> None:
     url, state = f"sqlite:///{tmp_path}/served.db", tmp_path / "state"
-    assert drawdown(url, "init").status == 0
+    assert drawdown(migrated(url), "init").status == 0
     engine = connect(url)
     WitnessFile(state).remember(engine, replace(read(engine, present), sends=3))
     engine.dispose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,9 +20,11 @@ from drawdown.schema.database import connect
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.server.http.signing import Signed, signature
-from tests.acceptance.commands import SCRIPT, drawdown, environment
+from tests import forked
+from tests.acceptance.commands import PROJECT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import HANGS_S, home_autumn, serving_in_thread
+from tests.fresh import migrated
 from tests.server.house import SVIX
 from tests.server.test_process import serving
 
@@ -77,7 +79,7 @@ def webhook(url: str, generation: str) -> int:
 
 def test_a_serving_process_takes_what_its_files_hold_by_now(tmp_path: Path) -> None:
     database, log = f"sqlite:///{tmp_path}/served.db", tmp_path / "log"
-    assert drawdown(database, "init").status == 0
+    assert drawdown(migrated(database), "init").status == 0
     autumn = Noting(home_autumn(SystemClock().now_ms()))
     autumn.behind.secret_key = "am_sk_autumn_secret_key_one"
     with serving_in_thread(autumn) as autumn_url:
@@ -112,21 +114,19 @@ def test_a_serving_process_takes_what_its_files_hold_by_now(tmp_path: Path) -> N
 def test_a_watching_process_takes_the_secret_of_a_cell(tmp_path: Path) -> None:
     """With its next round; and `run` by the same way."""
     database, log, file = f"sqlite:///{tmp_path}/watched.db", tmp_path / "log", tmp_path / "secret"
-    assert drawdown(database, "init").status == 0
+    assert drawdown(migrated(database), "init").status == 0
     file.write_text("one")
     env = {**environment(database), "DRAWDOWN_LOG_LEVEL": "INFO", "DRAWDOWN_CELL_SECRET_FILE": str(file)}
     for command in (("watch", "--every", "1"), ("run", "--every", "3600")):
-        with (
-            log.open("w") as err,
-            subprocess.Popen([str(SCRIPT), *command], env=env, stdout=subprocess.PIPE, stderr=err) as process,
-        ):
+        with log.open("w") as err:
+            process = forked.Started(command, env=env, cwd=PROJECT, err=err)
             try:
-                assert process.stdout is not None and process.stdout.readline(), log.read_text()
+                assert process.stdout.readline(), log.read_text()
                 (tmp_path / "new").write_text(f"another for {command[0]}")
                 (tmp_path / "new").replace(file)
                 wait_for(lambda: "settings_file_taken" in log.read_text())
             finally:
-                process.terminate()
+                process.send_signal(signal.SIGTERM)
                 process.wait(HANGS_S)
 
 

@@ -18,7 +18,7 @@ from tests.simulation.mutants_remote import Patches
 from tests.simulation.stored import simulated
 from tests.whole import share
 
-SEEDS = share((9, 15), whole=tuple(range(40)))
+SEEDS = share((9, 20), whole=tuple(range(40)))
 TICKS = 12
 HAPPENED: Final = frozenset(
     {"taken", "repeated", "store_slow_down", "store_body_cut", "store_object_changes", "store_listing_changes"}
@@ -62,7 +62,7 @@ def _one_page(patches: Patches) -> None:
 
 
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str, int]]] = {
-    "half a body is a whole one": (_half_is_whole, "lies there, and became None", 3),
+    "half a body is a whole one": (_half_is_whole, "lies there, and became None", 20),
     "a listing has one page": (_one_page, "lies there, and became None", 0),
 }
 """How each is planted, what is said of it, and a life that shows it."""

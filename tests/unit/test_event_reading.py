@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from drawdown.events import cloudevents, reading
 from drawdown.events.envelope import Unfit
 from drawdown.events.reading import MAX_DEPTH, MAX_ITEM_BYTES, MOST_ITEMS, Unreadable, array, is_array, lines, one
+from tests.whole import share
 
 SCALARS: Final = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.text(max_size=20)
 VALUES: Final = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3))
@@ -24,7 +25,7 @@ def codes(found: Any) -> list[object]:
     return [item.code if isinstance(item, Unfit) else item for item in found]
 
 
-@settings(max_examples=200)
+@settings(max_examples=share(80, whole=200))
 @given(st.lists(OBJECTS, max_size=6), st.booleans(), st.sampled_from(["", " ", "\n\t "]))
 def test_an_array_reads_as_any_reader_of_json_reads_it(items: list[object], plain: bool, blank: str) -> None:
     body = f"{blank}{json.dumps(items, ensure_ascii=plain, indent=blank or None)}{blank}"

@@ -12,19 +12,22 @@ from drawdown.worker.sources.samples.lines import MAX_BLANK_BYTES, MAX_PASSED_OV
 from tests.whole import share
 
 BLANK = {"lf": b"\n", "cr": b"\r" * 60_000 + b"\n", "crlf": b"\r\n"}
+TIMES, MORE_BYTES = share((2, 2_000_000), whole=(3, 20_000_000))
+"""As many blank lines as may follow one another, so often, and more of them: a million lines each time."""
 
 
 @pytest.mark.parametrize("name", share(list(BLANK)[:2], whole=list(BLANK)))
 def test_blank_lines_without_an_end_end_too(name: str) -> None:
     blank = BLANK[name]
     room = MAX_BLANK_BYTES // len(blank)
-    packed = gzip.compress((b"x\n" + blank * room) * 3 + blank * (room + 20_000_000 // len(blank)), 1)
+    packed = gzip.compress((b"x\n" + blank * room) * TIMES + blank * (room + MORE_BYTES // len(blank)), 1)
     lines = Lines("-", io.BytesIO(packed))
     with pytest.raises(DrawdownError, match="more than 1 MiB of blank lines") as told:
         list(lines)
     assert "no file of samples or events; mend the file and give all of it again" in str(told.value)
-    assert lines._number == 3 + room * 3 + 1
-    assert [raw for _, raw in Lines("-", io.BytesIO((b"x\n" + blank * room) * 3)) if raw == b"x\n"] == [b"x\n"] * 3
+    assert lines._number == TIMES + room * TIMES + 1
+    whole = Lines("-", io.BytesIO((b"x\n" + blank * room) * TIMES))
+    assert [raw for _, raw in whole if raw == b"x\n"] == [b"x\n"] * TIMES
 
 
 def test_no_error_of_a_file_says_what_became_of_its_lines() -> None:

@@ -41,6 +41,7 @@ from tests.emulators.stripe import StripeEmulator
 from tests.emulators.stripe_payments import CHARGE_FAULTS, LIST_FAULTS
 from tests.emulators.wire import FaultPlan
 from tests.fake_payments import CAN
+from tests.fresh import migrated
 from tests.integration.topping import TERMS
 from tests.postgres_server import Server
 
@@ -141,7 +142,7 @@ class Fillers(Hunt):
 
 
 def _set_up(url: str, now_ms: int) -> None:
-    engine, by = connect(url), By(now_ms, "test", "the till")
+    engine, by = connect(migrated(url)), By(now_ms, "test", "the till")
     upgrade(engine)
 
     def begin(connection: sa.Connection) -> None:

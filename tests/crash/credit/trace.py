@@ -35,6 +35,7 @@ from tests.crash.data import FROM_MS
 from tests.crash.hunt import Hunt
 from tests.crash.nursery import Child, Nursery
 from tests.crash.toll import Toll, sound
+from tests.fresh import migrated
 from tests.postgres_server import Server
 
 CLIENTS = 8
@@ -183,7 +184,7 @@ def patiently(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
 
 def _set_up(url: str, made: Sequence[Planned]) -> tuple[dict[str, int], int]:
     """Plans, rates and credit; what each organisation was given, and what a metered second costs, in micro-credits."""
-    must(url, "init", at=str(FROM_MS))
+    must(migrated(url), "init", at=str(FROM_MS))
     engine, by = connect(url), By(FROM_MS, "test", "the trace")
     rate = write(engine, lambda c: credit.rate_at(c, "compute_1gb", FROM_MS))
     assert rate is not None and rate.per_quantity == 1

@@ -44,6 +44,7 @@ from tests.crash.nursery import Nursery
 from tests.crash.programs.plans import FEATURE, GIVEN, METRICS, NOW_MS, ORGS, TYPE, Ask, batches, fills, uses
 from tests.crash.programs.process import TICKER, records
 from tests.crash.toll import Toll, sound
+from tests.fresh import migrated
 from tests.postgres_server import Server
 from tests.world import Cells
 
@@ -175,7 +176,7 @@ def besieged(
 
 
 def _set_up(url: str, limit: int) -> None:
-    engine, by = connect(url), By(FROM_MS, "test", "the siege")
+    engine, by = connect(migrated(url)), By(FROM_MS, "test", "the siege")
     upgrade(engine)
     write(engine, lambda c: install_defaults(c, by))
 

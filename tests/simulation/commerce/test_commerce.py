@@ -13,10 +13,10 @@ from tests.simulation.lives import lives
 from tests.simulation.mutants_remote import Patches
 from tests.whole import share
 
-SEEDS: Final = share(5, whole=25)
+SEEDS: Final = share(2, whole=25)
 """Lives in which all of it happens, taken together."""
 TICKS: Final = 25
-FIRST: Final = share((5,), whole=tuple(range(0, 8 * SEEDS, SEEDS)))
+FIRST: Final = share((3,), whole=tuple(range(0, 8 * SEEDS, SEEDS)))
 LOOKED: Final = 12
 """Lives in which a planted bug is looked for, at most."""
 BOOKED: Final = {
