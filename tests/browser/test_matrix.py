@@ -60,7 +60,7 @@ SILENT: Final = ".empty:not(:has(code)):not(:has(a))"
 """What is empty, and says neither what fills it nor where to go."""
 PICTURES: Final = Path(__file__).resolve().parents[2] / "build" / "browser"
 """Where `make browser` leaves a picture of each content that it looked at."""
-SHARE: Final = tuple(place for place, _, _ in PLACES[::13])
+SHARE: Final = tuple(place for place, _, _ in PLACES[::8])
 """Pages that the suite looks at in every state, for every role, in every theme: frame and templates are those of all.
 `make browser` looks at each page so."""
 CASES: Final = [
