@@ -26,8 +26,8 @@ WHERE o.projection_read_ms IS NOT NULL AND o.billing_provider = a.provider
 
 def asked(world: World) -> Iterator[str]:
     """8: no verdict rests on a read from before a push for longer than an hour; nor at all of whoever is halted, or has
-    nothing left. Where clocks were wrong, or history was lost, what came first cannot be read from the tables; of a loss
-    that no tick has seen yet they tell nothing."""
+    nothing left. Where clocks were wrong, or history was lost, what came first cannot be read from the tables; of a
+    loss that no tick has seen yet they tell nothing."""
     lost = world.lost_at is not None or world.rows("SELECT 1 FROM losses")
     if lost or any(world.faults.counts[kind] for kind in _CLOCKS):
         return
