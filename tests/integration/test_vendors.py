@@ -304,6 +304,20 @@ def test_focus_and_the_small_form_say_the_same(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("word", ["Correction", " correction"])
+def test_a_correction_replaces_no_day(fleet: Fleet, tmp_path: Path, word: str) -> None:
+    """It says by how much a day was wrong, and of a day the latest file holds, whole: 20.00 would become -1.00."""
+    head = "BilledCost,BillingCurrency,ChargeClass,ChargePeriodStart,InvoiceId,ProviderName,ServiceName\n"
+    first = file_of(tmp_path, head + "20,USD,,2026-01-01T00:00:00Z,i-1,cloud,vm\n")
+    write(fleet.engine, lambda c: import_bills(c, read_bills(first, is_final=False), fleet.by))
+    line = f"-1,USD,{word},2026-01-01T00:00:00Z,i-2,cloud,vm\n"
+    for lines, at in (("", 2), ("21,USD,,2026-01-02T00:00:00Z,i-2,cloud,vm\n", 3)):
+        with pytest.raises(UsageError, match=rf"line {at}: ChargeClass is Correction.* day as it stands now, whole"):
+            read_bills(file_of(tmp_path, head + lines + line), is_final=True)
+    mapped(fleet)
+    assert told(fleet)[0].billed_micro == 20_000_000
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
