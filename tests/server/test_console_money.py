@@ -205,6 +205,8 @@ def test_what_differs_stands_first(home: Home) -> None:
     first, _, rest = said.partition("Last comparisons")
     assert f"f1 5 3 {figures.MINUS}2 short" in first and "f0" not in first
     assert "f0 5 5 0 equal" in rest and "autumn compute_1gb +5" in rest
+    assert "amounts in credits" not in said, "they are base units"
+    assert "amounts in credits" in text_of(home, "/console/settlements")
     equal = text_of(home, "/console/reconcile?verdict=equal")
     assert "f1" not in equal and "What differs" not in equal, "it is not what is asked for"
     assert "Nothing like that differs." in text_of(home, "/console/reconcile?verdict=over")
