@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
+from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.features import end_feature, map_event, map_size
 from drawdown.worker.commands.vendors import Units, set_units
@@ -102,6 +103,16 @@ def test_a_metric_that_counts_a_feature_of_sizes_is_estimated_once(guarded: Guar
     assert estimated(guarded) == {"api": 5 + 3 + 4}
     costing(guarded, "gpu")
     assert estimated(guarded) == {"api": 5 + 3 + 4}, "the 3 that were sealed, and what nothing sealed"
+
+
+def test_a_metric_is_known_and_no_new_name(guarded: Guarded) -> None:
+    """Where no feature is called so; a slip is told the nearest, of both."""
+    units = Units("cloud", "api", "u", 1, 1_000_000, 1, "USD")
+    fleet = guarded.fleet
+    with pytest.raises(UnknownId, match="did you mean look"):
+        guarded.write(lambda c: set_units(c, "lok", units, T0, fleet.by, new=False))
+    guarded.write(lambda c: set_units(c, "look", units, T0, fleet.by, new=False))
+    assert estimated(guarded) == {"api": 5}
 
 
 def test_what_is_reserved_or_given_up_is_no_use(guarded: Guarded) -> None:
