@@ -23,6 +23,7 @@ from drawdown.schema.errors import MEANINGS, Exit
 EPILOG = (
     "\b\nExamples:\n" + "\n".join(f"  drawdown {line}" for line in EXAMPLES[""]) + "\n\n"
     "--database-url, --at, --json work on every command, in any place; DRAWDOWN_DATABASE_URL sets the database, too. "
+    "(`demo` makes a file of its own.) "
     "A time is 2026-01-31, 2026-01-31T12:05+01:00, milliseconds since 1970, now, today, yesterday, tomorrow, "
     "2h or 3d (ago), +2h (from now). "
     f"Exit status: {'; '.join(f'{status} {meaning}' for status, meaning in MEANINGS.items())}."

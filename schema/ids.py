@@ -73,6 +73,8 @@ ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "draw
 """Also those that other providers told of."""
 RUN: Final = Kind("run", (IdSource("runs"),), "drawdown execution list")
 METRIC: Final = Kind("metric", (IdSource("guard_metrics"),), "drawdown guard list")
+COSTING: Final = Kind("feature or metric", (*FEATURE.sources, *METRIC.sources), "drawdown feature list")
+"""What may cost something at a vendor."""
 USE: Final = Kind("use", (IdSource("guard_uses"),), "drawdown guard uses")
 TIER: Final = Kind("tier", (IdSource("tiers"),), "drawdown tier list")
 LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdown ledger lots CUSTOMER")

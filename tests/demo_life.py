@@ -184,7 +184,7 @@ def _incidents(month: Month) -> Iterator[str]:
 
 def _rules(month: Month) -> Iterator[str]:
     """Limits refused something; overrides were asked for, approved, refused and made; runs ended in every way."""
-    if not month.one("SELECT SUM(count) FROM guard_denials WHERE enforced = 1"):
+    if not month.one("SELECT SUM(count) FROM guard_denials WHERE enforced"):
         yield "the guard refused nothing"
     overrides = [state for (state,) in month.rows("SELECT state FROM guard_overrides ORDER BY number")]
     if overrides != ["in_force", "refused", "in_force", "asked", "asked"]:

@@ -103,6 +103,8 @@ def demo(
     """Meter a small fleet with two cells on this machine, run one organisation out of credit, and prove the result; or
     with --serve, show a month of a small product's life in the console."""
     given: App = context.obj
+    if context.find_root().params.get("database_url") is not None:
+        raise UsageError("--database-url would change nothing: the demo makes a file of its own, by --file")
     if port is not None and not serve:
         raise UsageError("--port is for --serve")
     if serve:

@@ -26,7 +26,7 @@ commands = typer.Typer()
 
 SHOWN: Final = 100
 """Rows of a table."""
-FeatureName = Annotated[str, typer.Argument(metavar="FEATURE", help="The feature")]
+FeatureName = Annotated[str, typer.Argument(metavar="FEATURE", help="The feature, or a metric of the guard")]
 
 
 @commands.command("set")
@@ -45,7 +45,7 @@ def set_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Say what a feature's base units cost at a vendor, from a day on. Append-only: a later day changes it."""
+    """Say what base units of a feature or metric cost at a vendor, from a day on. A later day changes it."""
     app: App = context.obj
     if not (len(currency) == 3 and currency.isascii() and currency.isupper()):
         raise UsageError(f"--currency {currency!r}: three capitals, such as USD")

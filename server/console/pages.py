@@ -30,7 +30,11 @@ UNDER: Final[Mapping[str, str]] = {
     for at, page in enumerate(pages)
 }
 """Each page's place in the menu: its own, or that of the list before it in its area, which leads to it."""
-IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/runs", "/console/run"} - {"/console/drift"}
-"""Pages whose amounts are credits, where a head does not say otherwise; a vendor bills in its own currency."""
+IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/runs", "/console/run"} - {
+    "/console/drift",
+    "/console/reconcile",
+}
+"""Pages whose amounts are credits, where a head does not say otherwise. A vendor bills in its own currency; what a
+provider has of a feature is compared in its base units."""
 ACTIONS: Final[tuple[Action, ...]] = (*money.ACTIONS, *oncall.ACTIONS, *rules.ACTIONS)
 """What may be done, each at `/console/act/` and its name."""

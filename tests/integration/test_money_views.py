@@ -122,6 +122,9 @@ def test_who_spent_most_is_kept_as_it_was_looked_at(fleet: Fleet) -> None:
     assert [one.customer_id for one in write(fleet.engine, lambda c: spenders.check(c, now))] == ["acme"]
     used = fleet.one("SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'usage'")
     (kept,) = look(fleet, wallets.spenders_kept)
+    assert look(fleet, lambda c: wallets.spenders_now(c, now)) == [kept], "with what is left, and the plan"
+    left = fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
+    assert kept.balance_micro == left
     assert (kept.customer_id, kept.used_micro, kept.plan, kept.at_ms) == ("acme", used, "free", now)
     fleet.write(f"INSERT INTO high_spenders VALUES (2, 'gone', 1, 0, {now - 1})")
     assert [one.customer_id for one in look(fleet, wallets.spenders_kept)] == ["acme"], "of an earlier look"

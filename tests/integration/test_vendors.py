@@ -223,8 +223,8 @@ def test_several_features_of_a_line_are_added_before_they_are_rounded(fleet: Fle
 
 
 def test_what_was_charged_at_once_is_estimated_too(engine: sa.Engine) -> None:
-    """Receipts of runs, by their quantities, and uses of what costs something, whoever paid; what was reserved alone is
-    none, and what costs nothing the seal may bill."""
+    """Receipts of runs, by their quantities, and uses, whoever paid, or where nobody did; what was reserved alone is
+    none."""
     guarded = Guarded(engine)
     fleet = guarded.fleet
     guarded.limit("idea", 100)
@@ -246,7 +246,7 @@ def test_what_was_charged_at_once_is_estimated_too(engine: sa.Engine) -> None:
         units = Units("cloud", service, "u", 1, 1_000_000, 1, "USD")
         write(engine, lambda c, f=feature, u=units: set_units(c, f, u, T0, fleet.by, new=True))  # type: ignore[misc]
     found = {line.service: line.estimated_micro for line in told(fleet)}
-    assert found == {"ideas": 8_000_000, "gpus": 700_000_000}
+    assert found == {"ideas": 15_000_000, "gpus": 700_000_000}
 
 
 def test_each_action_costs_credits_and_money(fleet: Fleet) -> None:
@@ -302,6 +302,20 @@ def test_focus_and_the_small_form_say_the_same(tmp_path: Path) -> None:
         BillLine("cloud", "vm", T0, "USD", 300_000, True),
         BillLine("cloud", "vm", T0 + DAY_MS, "USD", 0, False),
     ]
+
+
+@pytest.mark.parametrize("word", ["Correction", " correction"])
+def test_a_correction_replaces_no_day(fleet: Fleet, tmp_path: Path, word: str) -> None:
+    """It says by how much a day was wrong, and of a day the latest file holds, whole: 20.00 would become -1.00."""
+    head = "BilledCost,BillingCurrency,ChargeClass,ChargePeriodStart,InvoiceId,ProviderName,ServiceName\n"
+    first = file_of(tmp_path, head + "20,USD,,2026-01-01T00:00:00Z,i-1,cloud,vm\n")
+    write(fleet.engine, lambda c: import_bills(c, read_bills(first, is_final=False), fleet.by))
+    line = f"-1,USD,{word},2026-01-01T00:00:00Z,i-2,cloud,vm\n"
+    for lines, at in (("", 2), ("21,USD,,2026-01-02T00:00:00Z,i-2,cloud,vm\n", 3)):
+        with pytest.raises(UsageError, match=rf"line {at}: ChargeClass is Correction.* day as it stands now, whole"):
+            read_bills(file_of(tmp_path, head + lines + line), is_final=True)
+    mapped(fleet)
+    assert told(fleet)[0].billed_micro == 20_000_000
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,8 @@ def test_what_differs_stands_first(home: Home) -> None:
     first, _, rest = said.partition("Last comparisons")
     assert f"f1 5 3 {figures.MINUS}2 short" in first and "f0" not in first
     assert "f0 5 5 0 equal" in rest and "autumn compute_1gb +5" in rest
+    assert "amounts in credits" not in said, "they are base units"
+    assert "amounts in credits" in text_of(home, "/console/settlements")
     equal = text_of(home, "/console/reconcile?verdict=equal")
     assert "f1" not in equal and "What differs" not in equal, "it is not what is asked for"
     assert "Nothing like that differs." in text_of(home, "/console/reconcile?verdict=over")
@@ -255,8 +257,18 @@ def test_drift_beyond_the_tolerance_is_red_and_unknown_is_no_zero(home: Home) ->
     assert "aws vm 1.00 2.00 USD +100.0 off provisional" in said
     assert f"aws mail {figures.UNKNOWN} 1.00 USD {figures.UNKNOWN} unknown" in said
     assert "Off 1 " in said and "Alert 0 " in said and "never, so that nobody is alerted" in said
-    assert len(rows_of(home, "/console/drift.csv", AGAIN)) == 2
+    mail, vm = rows_of(home, "/console/drift.csv", AGAIN)
+    assert ",unmapped,unknown," in mail.replace('"', "") and ",provisional,off," in vm.replace('"', "")
     assert "by more than 15 %, and by 1.00 or more" in said, "neither alone is off"
+
+
+def test_each_verdict_has_one_word_on_the_page_and_in_the_files() -> None:
+    """What is not known is neither within the bounds nor off."""
+    days: list[tuple[int | None, int | None, bool, bool]] = [
+        (1, 9, True, True), (1, 9, True, False), (1, 1, False, False), (1, None, False, False), (None, 1, False, False),
+    ]  # fmt: skip
+    lines = [DriftLine(0, "aws", "vm", "USD", own, theirs, "final", off, alert) for own, theirs, off, alert in days]
+    assert [drift.verdict(one) for one in lines] == ["alert", "off", "within", "unknown", "unknown"]
 
 
 def test_the_command_for_drift_that_is_shown_has_the_lines_of_the_page(
@@ -276,7 +288,8 @@ def test_the_command_for_drift_that_is_shown_has_the_lines_of_the_page(
     asked = ["--database-url", url, "--at", str(home.fleet.clock.at_ms), "--json", "vendor", "drift", *words]
     assert run(asked) == 0, "nothing alerts"
     found = json.loads(capsys.readouterr().out)["drift"]
-    assert len(found) == len(rows_of(home, "/console/drift.csv", AGAIN)) == 2
+    in_file = [row.replace('"', "").split(",")[5] for row in rows_of(home, "/console/drift.csv", AGAIN)]
+    assert len(found) == len(in_file) == 2 and set(in_file) == {"within"}
 
 
 NONSENSE: Final = [

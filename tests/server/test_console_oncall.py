@@ -227,7 +227,10 @@ def test_runs_say_who_holds_how_much_until_when(night: Night) -> None:
     over, *others = night.get(*(f"/console/runs{query}" for query in ("", *OVER)))
     assert tiles(over.text)["Over, not freed"] == "1"
     assert [[row[1] for row in tables(answer.text)[0]] for answer in others] == [["run-1"]] * len(OVER)
-    assert night.lines("/console/runs", state="any")[1].startswith('"run-1","acme","acme","site"')
+    head, line, *_ = night.lines("/console/runs", state="any")
+    assert line.startswith('"run-1","acme","acme","site"') and runs_[0][9] == "receipt"
+    named = dict(zip(head.replace('"', "").split(","), line.replace('"', "").split(","), strict=True))
+    assert named["settled_by"] == "receipt", "what metering draws is no entry of the run"
 
 
 def test_what_is_held_is_told_of_the_runs_that_are_chosen(night: Night) -> None:

@@ -1,7 +1,8 @@
 """Vendors' bills from files: FOCUS columns, or a small CSV. Pure, but for opening the file.
 
 Guarantee: amounts are added up exactly, and rounded once, to a millionth of the currency, for each vendor, service, day
-and currency; two currencies are never added. A file that is not exactly as asked for is refused as a whole.
+and currency; two currencies are never added. A file that is not exactly as asked for is refused as a whole. So is one
+of corrections: a day is replaced, never added to.
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ FOCUS: Final = {
     "day": "ChargePeriodStart", "vendor": "ProviderName", "service": "ServiceName", "amount": "BilledCost",
     "currency": "BillingCurrency",
 }  # fmt: skip
-"""Columns of the FinOps Open Cost and Usage Specification 1.0 to 1.2; others are passed over."""
+"""Columns of the FinOps Open Cost and Usage Specification 1.0 to 1.2; others are passed over, but for these two."""
+INVOICE: Final = "InvoiceId"
+CLASS: Final = "ChargeClass"
+CORRECTION: Final = (
+    f"{CLASS} is Correction: it says by how much an earlier bill was wrong, and of a vendor's day the latest file "
+    "holds, whole; nothing of this file was taken: give a file of that day as it stands now, whole, with what was "
+    f"corrected in its amounts (its columns may be {', '.join(SMALL.values())}, final)"
+)
 _EXACT: Final = Context(prec=80)
 _DAY: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
@@ -113,7 +121,7 @@ def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     names: Mapping[str, str] = FOCUS if FOCUS["amount"] in heads else SMALL
     if lacking := [head for head in names.values() if heads.count(head) != 1]:
         raise ValueError(f"the column {lacking[0]} has to be there once: {', '.join(names.values())}")
-    final = "InvoiceId" if names is FOCUS else "final"
+    final = INVOICE if names is FOCUS else "final"
     for fields in table:
         if fields:
             if len(fields) != len(heads):
@@ -123,6 +131,8 @@ def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
             is_final = bool(said) if names is FOCUS else said == "true"
             if names is SMALL and said not in ("", "true", "false"):
                 raise Unfit(table.line, "final is neither true nor false")
+            if names is FOCUS and row.get(CLASS, "").strip().casefold() == "correction":
+                raise Unfit(table.line, CORRECTION)
             yield table.line, {**{ours: row[theirs] for ours, theirs in names.items()}, "final": "1" * is_final}
 
 

@@ -28,7 +28,8 @@ MAX_UNITS: Final = 10**15
 
 @dataclass(frozen=True)
 class Units:
-    """`per_quantity` base units of a feature take so many `units` (of the word `unit`) and cost `money_micro`."""
+    """`per_quantity` base units of a feature, or of a metric of the guard, take so many `units` (of the word `unit`)
+    and cost `money_micro`."""
 
     vendor: str
     service: str
@@ -40,9 +41,9 @@ class Units:
 
 
 def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: int, by: By, *, new: bool) -> None:
-    """From the begin of a day on. Errors: UsageError; UnknownId, unless `new`, for a feature that nothing makes;
-    Refused where something else holds from then."""
-    ids.require(connection, ids.FEATURE, feature, new=new)
+    """From the begin of a day on. Errors: UsageError; UnknownId, unless `new`, for what is neither a feature that
+    something makes nor a metric of the guard; Refused where something else holds from then."""
+    ids.require(connection, ids.COSTING, feature, new=new)
     if not all(map(is_clean_id, (units.vendor, units.service, units.unit))):
         raise UsageError("a vendor, a service and a unit have 1 to 200 characters, none of them control characters")
     if from_ms % DAY_MS:

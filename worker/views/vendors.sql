@@ -1,27 +1,44 @@
 -- Estimates and bills of vendors.
 
 -- name: estimated
--- What was sealed, what receipts of runs say, and what was used of metrics that cost something, by feature and day, at
--- what it costs from the latest day before on. What was written off as it was drawn, or let through without credit, was
--- used all the same. What is used of a metric that costs nothing the seal may bill.
-WITH used AS (
-    SELECT p.feature, p.window_ms - p.window_ms % 86400000 AS day_ms, CAST(SUM(p.sealed_qty) AS BIGINT) AS quantity
+-- What was sealed, what receipts of runs say, and what was used of metrics, by feature and day, at what it costs from the
+-- latest day before on. What was written off as it was drawn, or let through without credit, was used all the same. What
+-- is free for whoever uses it costs as much there. What is used of a metric without a price the seal may bill as well:
+-- `sealed_as` is the feature that it makes of it in that window. A service that this feature is mapped to has it already.
+WITH made AS (
+    SELECT x.feature, x.start_ms, x.end_ms FROM (SELECT feature, start_ms, COALESCE(LEAD(start_ms) OVER (
+        PARTITION BY kind, memory_mb ORDER BY start_ms, mapping_id), {forever_ms}) AS end_ms FROM mappings) x
+    WHERE x.feature IN (SELECT COALESCE(g.counts, g.metric) FROM guard_metrics g)
+), used AS (
+    SELECT p.feature, p.window_ms - p.window_ms % 86400000 AS day_ms, CAST(SUM(p.sealed_qty) AS BIGINT) AS quantity,
+        CAST(NULL AS TEXT) AS sealed_as
     FROM pushes p WHERE p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.state <> 'voided'
     GROUP BY 1, 2
-    UNION ALL SELECT f.feature, f.day_ms, CAST(SUM(f.sealed_qty) AS BIGINT) FROM folded_pushes f
+    UNION ALL SELECT f.feature, f.day_ms, CAST(SUM(f.sealed_qty) AS BIGINT), NULL FROM folded_pushes f
     WHERE f.day_ms >= :from_ms AND f.day_ms < :to_ms AND f.state <> 'voided' GROUP BY 1, 2
-    UNION ALL SELECT e.feature, e.ts - e.ts % 86400000, CAST(SUM(e.quantity) AS BIGINT) FROM ledger_entries e
+    UNION ALL SELECT e.feature, e.ts - e.ts % 86400000, CAST(SUM(e.quantity) AS BIGINT), NULL FROM ledger_entries e
     WHERE e.kind = 'run' AND e.quantity IS NOT NULL AND e.ts >= :from_ms AND e.ts < :to_ms AND e.key NOT LIKE '%:-'
     GROUP BY 1, 2
-    UNION ALL SELECT u.metric, u.at_ms - u.at_ms % 86400000, CAST(SUM(u.amount) AS BIGINT) FROM guard_uses u
-    JOIN guard_metrics g ON g.metric = u.metric AND g.number = u.metric_number AND g.price_micro > 0
-    WHERE u.metric IN (SELECT x.feature FROM vendor_units x) AND u.at_ms >= :from_ms AND u.at_ms < :to_ms
-        AND u.state IN ('used', 'settled', 'released') GROUP BY 1, 2
+    UNION ALL SELECT k.metric, k.window_ms - k.window_ms % 86400000, CAST(SUM(k.amount) AS BIGINT),
+        CASE WHEN k.price_micro = 0 THEN COALESCE({feature_of_meter}, (SELECT MIN(m.feature) FROM made m
+            WHERE m.feature = k.counts AND m.start_ms <= k.window_ms AND k.window_ms < m.end_ms)) END
+    FROM ({metered}) k GROUP BY 1, 2, 4
 )
 SELECT v.vendor, v.service, v.currency, u.day_ms, u.quantity, v.money_micro, v.per_quantity
 FROM used u JOIN vendor_units v ON v.feature = u.feature AND v.start_ms = (SELECT MAX(x.start_ms) FROM vendor_units x
     WHERE x.feature = v.feature AND x.vendor = v.vendor AND x.service = v.service AND x.start_ms <= u.day_ms)
+WHERE u.sealed_as IS NULL OR NOT EXISTS (SELECT 1 FROM vendor_units w WHERE w.feature = u.sealed_as
+    AND w.vendor = v.vendor AND w.service = v.service AND w.currency = v.currency AND w.start_ms <= u.day_ms)
 LIMIT :at_most
+
+-- name: metered
+-- What was used of metrics by windows, with the event type or feature that each counts, and the meter of such a type.
+SELECT u.metric, u.at_ms - u.at_ms % {window_length_ms} AS window_ms, g.price_micro,
+    COALESCE(g.counts, g.metric) AS counts, t.meter, SUM(u.amount) AS amount
+FROM guard_uses u JOIN guard_metrics g ON g.metric = u.metric AND g.number = u.metric_number
+LEFT JOIN event_types t ON t.event_type = COALESCE(g.counts, g.metric)
+WHERE u.metric IN (SELECT x.feature FROM vendor_units x) AND u.at_ms >= :from_ms AND u.at_ms < :to_ms
+    AND u.state IN ('used', 'settled', 'released') GROUP BY 1, 2, 3, 4, 5
 
 -- name: mapped
 SELECT vendor, service, currency, MIN(start_ms) AS first_ms FROM vendor_units GROUP BY vendor, service, currency

@@ -104,12 +104,9 @@ def every(connection: sa.Connection, chosen: Chosen) -> Iterator[WalletLine]:
 def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDERS) -> list[Spender]:
     """Whose wallets were used most in the last 30 days, by all that usage and runs were charged in them, less what
     was given back. What tiers cost is no use."""
-    values = {"from_ms": now_ms - SPENT_DAYS * DAY_MS, "to_ms": now_ms, "at_most": most}
-    rows = SQL.run(connection, "spenders_now", values)
-    return [
-        Spender(place, row.customer_id, int(row.used_micro), now_ms - SPENT_DAYS * DAY_MS, now_ms, None, None)
-        for place, row in enumerate(rows, 1)
-    ]
+    from_ms = now_ms - SPENT_DAYS * DAY_MS
+    rows = SQL.run(connection, "spenders_now", {"from_ms": from_ms, "to_ms": now_ms, "at_most": most})
+    return [Spender(place=place, from_ms=from_ms, at_ms=now_ms, **row._mapping) for place, row in enumerate(rows, 1)]
 
 
 def spenders_kept(connection: sa.Connection, most: int = MOST_SPENDERS) -> list[Spender]:

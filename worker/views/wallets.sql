@@ -41,11 +41,14 @@ COALESCE((SELECT l.low_micro FROM balance_levels l WHERE l.org_id IN (w.customer
     ORDER BY l.org_id DESC LIMIT 1), 0)
 
 -- name: spenders_now
--- What was used of each wallet in a time, less what was given back: all entries of it are read.
-SELECT SUBSTR(e.from_account, 8) AS customer_id, CAST(SUM(e.amount_micro) AS BIGINT) AS used_micro
-FROM ledger_entries e
-WHERE e.kind IN ('usage', 'run') AND e.ts >= :from_ms AND e.ts < :to_ms
-GROUP BY e.from_account HAVING SUM(e.amount_micro) > 0 ORDER BY 2 DESC, 1 LIMIT :at_most
+-- What was used of each wallet in a time, less what was given back: all entries of it are read; and what is left of it.
+SELECT s.customer_id, s.used_micro, a.balance_micro, a."plan"
+FROM (
+    SELECT e.from_account, SUBSTR(e.from_account, 8) AS customer_id, CAST(SUM(e.amount_micro) AS BIGINT) AS used_micro
+    FROM ledger_entries e
+    WHERE e.kind IN ('usage', 'run') AND e.ts >= :from_ms AND e.ts < :to_ms
+    GROUP BY e.from_account HAVING SUM(e.amount_micro) > 0 ORDER BY 3 DESC, 2 LIMIT :at_most
+) s LEFT JOIN ledger_accounts a ON a.account_id = s.from_account ORDER BY s.used_micro DESC, s.customer_id
 
 -- name: spenders_kept
 -- Of the last look alone: what it did not find any more stays behind it.

@@ -1,11 +1,13 @@
 """Charts as SVG, made by the server.
 
 Guarantee: bars are in percentages of their box and hold no text, so that nothing shrinks on a narrow screen; what they
-show is said in words and stands in a table beside them, too. The largest series has the first colour.
+show is said in words and stands in a table beside them, too. The largest series has the first colour. Series add up to
+what the days do.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
@@ -33,17 +35,17 @@ class Chart:
 
 def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int) -> Chart:
     """A bar for each day, of its series one above the other. `unit`: how many make one of what the axis counts."""
-    sums: dict[str, int] = {}
-    for _, parts in days:
-        for name, amount in parts.items():
-            sums[name] = sums.get(name, 0) + max(amount, 0)
-    order = sorted((name for name, total in sums.items() if total), key=lambda name: (-sums[name], name))
+    net = [(day, _net(parts)) for day, parts in days]
+    sums: Counter[str] = Counter()
+    for _, parts in net:
+        sums.update(parts)
+    order = sorted(sums, key=lambda name: (-sums[name], name))
     shown, rest = (order, []) if len(order) <= SERIES else (order[: SERIES - 1], order[SERIES - 1 :])
     classes = {name: f"s{number + 1}" for number, name in enumerate(shown)} | dict.fromkeys(rest, f"s{SERIES}")
-    highest = max((sum(max(amount, 0) for amount in parts.values()) for _, parts in days), default=0)
+    highest = max((sum(parts.values()) for _, parts in net), default=0)
     top = _top(Decimal(highest) / unit)
     full = top * unit
-    bars = [_bar(number, len(days), day, parts, order, classes, full) for number, (day, parts) in enumerate(days)]
+    bars = [_bar(number, len(days), day, parts, order, classes, full) for number, (day, parts) in enumerate(net)]
     lines = [Markup('<line class="grid" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>').format(at) for at in (0, 50, 100)]
     picture = Markup('<svg class="chart" role="img" aria-label="{}">{}{}</svg>').format(
         said, Markup("").join(lines), Markup("").join(bars)
@@ -52,6 +54,19 @@ def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int)
     if rest:
         series.append((OTHERS, f"s{SERIES}", sum(sums[name] for name in rest)))
     return Chart(picture, series, [_number(top), _number(top / 2), "0"], days[0][0] if days else "")
+
+
+def _net(parts: Mapping[str, int]) -> dict[str, int]:
+    """A day's parts, less what was given back on it: no bar goes below the ground. What is written off names no part,
+    so that the largest one has it taken off first. Only a day that is below nothing as a whole keeps what is."""
+    found = {name: amount for name, amount in parts.items() if amount > 0}
+    back = -sum(amount for amount in parts.values() if amount < 0)
+    for name in sorted(found, key=lambda name: (-found[name], name)):
+        less = min(back, found[name])
+        back -= less
+        found[name] -= less
+    left = {name: amount for name, amount in found.items() if amount}
+    return {min(parts, key=lambda name: (parts[name], name)): -back} if back else left
 
 
 def _bar(

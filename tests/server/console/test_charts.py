@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
@@ -9,7 +10,7 @@ from drawdown.ledger.entries import Usage
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.ids import FEATURE_NAME
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.console.frame import charts
 from drawdown.server.console.screens.customers import usage
 from drawdown.worker.commands import credit, executions
@@ -40,3 +41,37 @@ def test_all_that_was_used_is_in_the_series_whatever_features_are_called() -> No
     assert called == [usage.OTHER, "runs", "others", charts.OTHERS] and len(set(called)) == 4
     assert sum(micro for _, _, micro in found.series) == (10 + 9 + 8 + 7 + 6 + 5) * MICRO
     assert not [name for name in (usage.OTHER, charts.OTHERS) if FEATURE_NAME.fullmatch(name)]
+
+
+def test_what_was_written_off_is_drawn_as_used_by_nobody(home_engine: sa.Engine) -> None:
+    """Bars, series and the day of the table are what the ledger moved; its customers' own page has the same chart."""
+    home = Home(home_engine, copied=True)
+    home.fleet.assign("soylent")
+    write(home.engine, lambda c: credit.grant(c, "soylent", 99 * MICRO, home.fleet.by, key="s", plan=None))
+    write(home.engine, lambda c: credit.set_rate(c, "gpu_s", MICRO, 1, home.fleet.by, from_ms=0))
+    write(home.engine, lambda c: wallet.charge(c, [Usage("u", "soylent", "gpu_s", 1, home.now)], home.now))
+    capped = Request("soylent", 10 * MICRO, overage="cap")
+    write(home.engine, lambda c: executions.accept(c, "r", capped, home.fleet.by))
+    write(home.engine, lambda c: executions.settle(c, "r", Cost(quantities={"gpu_s": 40}), home.fleet.by))
+    page = shown(home, "/console/org?id=soylent&tab=usage")
+    assert "Used in 30 days 11.00" in page and "gpu_s 11.00" in page and "2026-01-01 11.00" in page
+    assert "gpu_s 41.00" not in page
+
+
+@pytest.mark.parametrize(
+    ("days", "series", "high"),
+    [
+        ([{"a": 40, "": -30}], {"a": 10}, "100.000%"),
+        ([{"a": 40, "b": 15, "": -30}], {"b": 15, "a": 10}, "30.000%"),
+        ([{"a": 40, "b": 35, "": -70}], {"b": 5}, "100.000%"),
+        ([{"a": 4, "": -9}, {"a": 4, "": 9}], {"a": 4, usage.OTHER: 4}, "45.000%"),
+        ([{"a": 4}, {"a": -4}], {"a": 0}, "80.000%"),
+    ],
+)
+def test_what_is_given_back_comes_off_the_day(days: list[dict[str, int]], series: dict[str, int], high: str) -> None:
+    """As a whole: series add up to all days, and no bar is higher than its day."""
+    uses = [Use(at * DAY_MS, name, amount * MICRO) for at, day in enumerate(days) for name, amount in day.items()]
+    found = usage.chart(uses, len(days) * DAY_MS - 1, 0)
+    assert {name: micro // MICRO for name, _, micro in found.series} == series
+    assert sum(micro for _, _, micro in found.series) == sum(use.micro for use in uses)
+    assert f'height="{high}"' in found.picture

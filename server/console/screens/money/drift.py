@@ -26,7 +26,7 @@ DAYS: Final = (7, 3, 14)
 """Of bills; a day's usage of everybody is added up for each."""
 MOST_DRIFT: Final = 200
 BOUNDS: Final = f"by more than {show_percent(TOLERANCE_PPM)}, and by {figures.credits(LEAST_MICRO)} or more"
-COLUMNS: Final = ("day", "vendor", "service", "currency", "state", "off", "estimated", "billed")
+COLUMNS: Final = ("day", "vendor", "service", "currency", "state", "verdict", "estimated", "billed")
 WORDS: Final = {"unbilled": "no bill yet", "unmapped": "nothing here is mapped to it"}
 
 
@@ -56,7 +56,7 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly the lines of those days."""
     yield csv_line(COLUMNS)
     for one in _lines(connection, ask):
-        texts = (figures.day(one.day_ms), one.vendor, one.service, one.currency, one.state, "off" if one.is_off else "")
+        texts = (figures.day(one.day_ms), one.vendor, one.service, one.currency, one.state, verdict(one))
         yield csv_line(texts, (figures.plain(one.estimated_micro), figures.plain(one.billed_micro)))
 
 
@@ -104,12 +104,17 @@ def apart(one: DriftLine) -> str:
     return f"{sign}{tenths // 10}.{tenths % 10}"
 
 
-def _verdict(one: DriftLine) -> Cell:
+def verdict(one: DriftLine) -> str:
+    """In a word, for the page and its files: what is not known is neither within the bounds nor off."""
     if one.alerts:
-        return Cell("alert", "state", "bad")
+        return "alert"
     if one.is_off:
-        return Cell("off", "state", "bad")
-    return Cell("within") if one.billed_micro is not None and one.estimated_micro is not None else Cell("unknown")
+        return "off"
+    return "unknown" if one.billed_micro is None or one.estimated_micro is None else "within"
+
+
+def _verdict(one: DriftLine) -> Cell:
+    return Cell(verdict(one), "state", "bad") if one.is_off else Cell(verdict(one))
 
 
 def _differing(found: Sequence[ParityLine]) -> Table:

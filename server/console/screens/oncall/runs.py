@@ -19,11 +19,14 @@ from drawdown.worker.views.runs import MOST_LOOKED_AT, OLDER, PHASES, STATES, Ch
 PATH: Final = "/console/runs"
 HEADS: Final = (
     "Accepted, UTC", "Run", "Organisation", "Payer", "State", "#Reserved", "#Drawn", "#Held", "Ends, UTC",
+    "Charged by",
 )  # fmt: skip
 COLUMNS: Final = (
     "run", "org_id", "payer", "project", "subject", "action", "state", "phase", "accepted", "expires", "ended",
-    "ended_by", "reserved", "drawn", "held",
+    "ended_by", "settled_by", "reserved", "drawn", "held",
 )  # fmt: skip
+"""What a run drew is entries of the ledger under its name where its receipt charges, and usage where metering does: who
+adds up either needs `settled_by`."""
 PHASE_WORDS: Final = {"": "any", "waiting": "nothing drawn yet", "drawing": "drawing", "over": "over, not freed yet"}
 
 
@@ -46,6 +49,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             cells_of.amount(one.drawn_micro, narrow=False),
             cells_of.amount(one.left_micro),
             cells_of.time(one.ended_ms or one.expires_ms),
+            Cell(one.settled_by, narrow=False),
         )
         for one in found.lines
     ]
@@ -99,7 +103,7 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
             one.phase,
         )
         ended = None if one.ended_ms is None else figures.iso(one.ended_ms)
-        times = (figures.iso(one.accepted_ms), figures.iso(one.expires_ms), ended, one.ended_by)
+        times = (figures.iso(one.accepted_ms), figures.iso(one.expires_ms), ended, one.ended_by, one.settled_by)
         amounts = (one.amount_micro, one.drawn_micro, one.left_micro)
         yield csv_line((*texts, *times), [figures.plain(micro) for micro in amounts])
 

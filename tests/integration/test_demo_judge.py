@@ -1,0 +1,16 @@
+"""The judge of a demo's month asks what both databases take."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from drawdown.cli.demo.moments import Calendar
+from tests import demo_life
+from tests.demo_life import Month
+from tests.world import T0, Fleet
+
+
+def test_a_month_without_a_rule_is_judged(engine: sa.Engine) -> None:
+    Fleet(engine)
+    month = Month(engine.url.render_as_string(hide_password=False), Calendar(T0))
+    assert "the guard refused nothing" in list(demo_life._rules(month))
