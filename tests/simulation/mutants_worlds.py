@@ -29,7 +29,7 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "a halt acknowledged once is never told again": (3, 20),
     "given back before it is known what was charged": (920086, 30),
     "of what is adopted nobody is asked": (920163, 30),
-    "voided without asking the balance": (12, 20),
+    "voided without asking the balance": (12, 40),
     "top-ups that were told are not remembered": (14, 20),
     "409 at Autumn taken as delivered": (6, 20),
     "any 200 of Stripe's taken as accepted": (15, 60),
