@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -158,6 +159,16 @@ def test_two_currencies_are_never_added(fleet: Fleet) -> None:
     found = [(line.currency, line.estimated_micro, line.billed_micro, line.state) for line in told(fleet)]
     assert found[:2] == [("EUR", None, 20_000_000, "unmapped")] * 2
     assert found[2:] == [("USD", 20_000_000, None, "unbilled")] * 5
+
+
+def test_a_vendor_that_changes_its_currency_is_estimated_in_that_one_from_then_on(fleet: Fleet) -> None:
+    mapped(fleet)
+    mapped(fleet, replace(VM, currency="EUR"), from_ms=T0 + 3 * DAY_MS)
+    bill(fleet, 20, 20, 20, 20, 20)
+    found = [(line.currency, line.estimated_micro, line.state, line.is_off) for line in told(fleet)]
+    assert found[:2] == [("EUR", 20_000_000, "unbilled", False)] * 2
+    assert found[2:5] == [("USD", 20_000_000, "final", False)] * 3
+    assert found[5:] == [("USD", None, "unmapped", False)] * 2, "dollars that nothing was said to cost by then"
 
 
 def test_use_that_ended_and_a_bill_that_goes_on_drift(fleet: Fleet) -> None:

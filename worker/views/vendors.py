@@ -105,7 +105,7 @@ def drift(
     off_before: Key | None = None
     for key in sorted({*estimated, *billed}):
         bill = billed.get(key)
-        is_mapped = key[:3] in mapped and mapped[key[:3]] <= key[3]
+        is_mapped = any(start_ms <= key[3] < end_ms for start_ms, end_ms in mapped[key[:3]])
         own = round(estimated[key]) if key in estimated else 0 if is_mapped else None
         theirs = None if bill is None else int(bill.billed_micro)
         is_off = own is not None and theirs is not None and _is_off(own, theirs, tolerance_ppm, least_micro)
@@ -136,13 +136,15 @@ def _is_off(own: int, theirs: int, tolerance_ppm: int, least_micro: int) -> bool
 
 def _estimated(
     connection: sa.Connection, values: Mapping[str, object]
-) -> tuple[dict[Key, Fraction], dict[tuple[str, str, str], int]]:
-    """Exact, until all features of a line are added up; and what features are mapped to, from which day on."""
+) -> tuple[dict[Key, Fraction], dict[tuple[str, str, str], list[tuple[int, int]]]]:
+    """Exact, until all features of a line are added up; and what features are mapped to, on which days."""
     found: dict[Key, Fraction] = defaultdict(Fraction)
     for row in _rows(connection, "estimated", values):
         key = (row.vendor, row.service, row.currency, int(row.day_ms))
         found[key] += Fraction(int(row.quantity) * int(row.money_micro), int(row.per_quantity))
-    mapped = {(row.vendor, row.service, row.currency): int(row.first_ms) for row in SQL.run(connection, "mapped")}
+    mapped: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
+    for row in SQL.run(connection, "mapped"):
+        mapped[row.vendor, row.service, row.currency].append((int(row.start_ms), int(row.end_ms)))
     return found, mapped
 
 

@@ -41,7 +41,10 @@ WHERE u.metric IN (SELECT x.feature FROM vendor_units x) AND u.at_ms >= :from_ms
     AND u.state IN ('used', 'settled', 'released') GROUP BY 1, 2, 3, 4, 5
 
 -- name: mapped
-SELECT vendor, service, currency, MIN(start_ms) AS first_ms FROM vendor_units GROUP BY vendor, service, currency
+-- From when until when something costs money there in a currency; a vendor may change it.
+SELECT v.vendor, v.service, v.currency, v.start_ms, COALESCE(LEAD(v.start_ms) OVER (
+    PARTITION BY v.feature, v.vendor, v.service ORDER BY v.start_ms), {forever_ms}) AS end_ms
+FROM vendor_units v
 
 -- name: bills
 -- Of a vendor's day the latest file holds, whole.
