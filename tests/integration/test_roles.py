@@ -20,7 +20,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.roles import UNREAD
 from drawdown.schema.tables.whole import metadata
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MAX_METER
 from drawdown.worker.commands.fold import fold
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.sources.events.store import take
@@ -214,6 +214,24 @@ def test_a_hosts_sandbox_has_its_organisation_halted_there(postgres: sa.Engine, 
     do(login("other host"), "UPDATE sandboxes SET state = 'hibernated' WHERE sandbox_id = 'two'")
     found = read(postgres, lambda c: c.execute(sa.text("SELECT org_id, cell_id FROM halts ORDER BY cell_id")).all())
     assert [tuple(row) for row in found] == [("acme", "cell-1"), ("acme", "cell-2")]
+
+
+@pytest.mark.parametrize("cell", ["events", "runs"])
+def test_a_host_counts_no_units_of_a_meter(fleet: Fleet, login: As, cell: str) -> None:
+    """Neither of one that there is, whose units would be billed, nor of one that an event type will be given."""
+    told = UsageEvent("app", "e", "idea", "acme", 5, T0)
+    write(fleet.engine, lambda c: take(c, [told], T0 + 1))
+    values = ", ".join(
+        f"('forged-{number}', 'acme', 'event:x', '{cell}', {size}, {seconds}, {T0})"
+        for number, (size, seconds) in enumerate([(MAX_MEMORY_MB + 1, 86_000), (MAX_MEMORY_MB + 2, 1), (MAX_METER, 1)])
+    )
+    for _ in range(2):
+        do(login("host"), f"{SAMPLE}) VALUES {values} ON CONFLICT DO NOTHING")
+    kept = "SELECT problem, cell_id FROM usage_samples WHERE memory_mb > 16777216 AND id {} LIKE 'forged-%'"
+    assert fleet.rows(kept.format("")) == [("memory_out_of_bounds", f"a host, of {cell}")] * 3
+    assert fleet.rows(kept.format("NOT")) == [(None, "events")], "what the worker told counts"
+    assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 0
+    assert read(login("reader"), verify).breaches == []
 
 
 def test_a_hosts_search_path_changes_no_halt(postgres: sa.Engine, login: As) -> None:
