@@ -21,6 +21,9 @@ MOST_ITEMS: Final = 1_000
 MAX_ITEM_BYTES: Final = 16 * 1024
 _FIRST_LOOK: Final = 1024
 """Of an item, as most are: so much is looked at before it is looked at whole."""
+MOST_PASSED_OVER: Final = 200_000
+"""Brackets, texts and commas of one body that are looked at to pass over items that cannot be read: a small part of a
+second. A thousand items of which each is wrong have fewer."""
 MAX_DEPTH: Final = 8
 """Of objects and arrays within one another, the item's own object included."""
 
@@ -75,7 +78,7 @@ def is_array(body: bytes) -> bool:
 
 def array(body: bytes) -> Iterator[Item | Unfit]:
     """The items of a JSON array. Errors: Unreadable, also after items were given: then none of them counts."""
-    at, number = _skip(body, 0), 0
+    at, number, left = _skip(body, 0), 0, MOST_PASSED_OVER
     if _sign(body, at) != b"[":
         raise Unreadable("the body is no JSON array", code="not_json")
     at = _skip(body, at + 1)
@@ -85,7 +88,7 @@ def array(body: bytes) -> Iterator[Item | Unfit]:
         number += 1
         if number > MOST_ITEMS:
             raise _too_many()
-        item, end = _next(body, at)
+        item, end, left = _next(body, at, left)
         yield item
         at = _skip(body, end)
         follows = _sign(body, at)
@@ -131,8 +134,9 @@ def _whole(text: bytes) -> Item:
         raise _no_json() from None
 
 
-def _next(body: bytes, at: int) -> tuple[Item | Unfit, int]:
-    """The item that begins here, and where it ends. Errors: Unreadable where that cannot be found."""
+def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
+    """The item that begins here, where it ends, and what is left of MOST_PASSED_OVER. Errors: Unreadable where its end
+    cannot be found."""
     wrong: Unfit | None = None
     for most_bytes in (_FIRST_LOOK, MAX_ITEM_BYTES):
         # Bytes that are no UTF-8 become halves of surrogate pairs: as many bytes again, and told from any text that is.
@@ -141,23 +145,26 @@ def _next(body: bytes, at: int) -> tuple[Item | Unfit, int]:
             item, length = _DECODER.raw_decode(text)
             end = at + _bytes_of(text, length)
             if _sign(body, _skip(body, end)) in (b",", b"]"):
-                return _object(item), end
+                return _object(item), end, left
         except Unfit as error:
             wrong = told(error)
         except (ValueError, RecursionError, ArithmeticError):
             wrong = None
-    end, deepest = _end(body, at)
+    end, deepest, left = _end(body, at, left)
     if end - at > MAX_ITEM_BYTES:
-        return _too_large(), end
+        return _too_large(), end, left
     if deepest > MAX_DEPTH:
-        return _too_deep(), end
-    return wrong or _no_json(), end
+        return _too_deep(), end, left
+    return wrong or _no_json(), end, left
 
 
-def _end(body: bytes, at: int) -> tuple[int, int]:
-    """Where the item that begins here ends, at the array's next comma or its end, and how deep it goes."""
+def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
+    """Where the item that begins here ends, at the array's next comma or its end; how deep it goes; what is left."""
     depth = deepest = 0
     for found in _TOKENS.finditer(body, at):
+        if not left:
+            raise Unreadable("too much of the body is in items that cannot be read: send fewer", code="too_large")
+        left -= 1
         start, end = found.span()
         first = body[start]
         if first in b"[{":
@@ -165,10 +172,10 @@ def _end(body: bytes, at: int) -> tuple[int, int]:
             deepest = max(deepest, depth)
         elif first in b"]}":
             if end - start > depth:
-                return start + depth, deepest
+                return start + depth, deepest, left
             depth -= end - start
         elif first == 0x2C and not depth:
-            return start, deepest
+            return start, deepest, left
     raise Unreadable("the body is a JSON array that does not end", code="not_json")
 
 

@@ -3,16 +3,17 @@ transaction, and each is answered.
 
 Guarantee: 200 is answered after the commit, and what is wrong with one item stops no other. A batch that was refused
 whole changed nothing. Reading and storing have threads of their own, so that no batch keeps a run, the gate or a
-webhook waiting; as many as MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked. What
-is small as it is sent, such as one event, waits for no large batch. What is still being sent waits for nothing but its
-sender, within the budget of all bodies.
+webhook waiting; as many as MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked, of
+each key in its turn. What is small as it is sent, such as one event, waits for no large batch. What is still being sent
+waits for nothing but its sender, within the budget of all bodies.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Generic, Literal, TypeVar
@@ -26,7 +27,7 @@ from drawdown.events.reading import Unreadable
 from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.text import MAX_ERROR_CHARS, clean
-from drawdown.server.api.programs import Programs, of_program, soon
+from drawdown.server.api.programs import WITHIN_S, Programs, of_program, soon
 from drawdown.server.http.bodies import SMALL_BODY_BYTES, Budget, body_of
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
@@ -34,6 +35,7 @@ from drawdown.server.http.unpacking import is_packed, unpack
 from drawdown.server.services import Services
 from drawdown.server.usage.invalid import Invalid
 from drawdown.server.usage.quotas import Quotas
+from drawdown.server.usage.turns import Turns
 from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.sources.events import charged
 from drawdown.worker.sources.events.store import Status, Taken
@@ -110,6 +112,7 @@ class Intake:
         self._budget = budget
         self._refused = refused
         self._large = Threads(services.engine, services.restores, AT_ONCE, "intake")
+        self._turns = Turns(AT_ONCE)
         self._small = Threads(services.engine, services.restores, AT_ONCE, "intake-small")
         self._quotas = Quotas(refused)
         self._invalid = Invalid(services.clock, programs.threads)
@@ -158,9 +161,24 @@ class Intake:
                     error.__context__ = None
                     return error.with_traceback(None)
 
-            threads = self._large if packed or len(body) > SMALL_BODY_BYTES else self._small
             with self._place(sent.key.name):
-                return await soon(threads.run(work))
+                if not packed and len(body) <= SMALL_BODY_BYTES:
+                    return await soon(self._small.run(work))
+                async with self._turn(sent.key.name):
+                    return await soon(self._large.run(work))
+
+    @asynccontextmanager
+    async def _turn(self, key: str) -> AsyncIterator[None]:
+        """A turn among the large batches. Errors: ApiError 503 where it does not come in time; nothing was begun."""
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(WITHIN_S):
+                    await stack.enter_async_context(self._turns.turn(key))
+            except TimeoutError:
+                self._refused["batches"] += 1
+                message = "too many large batches are before this one: nothing of it was taken; send it again"
+                raise ApiError(503, "busy", message, headers=SOON) from None
+            yield
 
     @contextmanager
     def _place(self, key: str) -> Iterator[None]:

@@ -247,6 +247,67 @@ def test_one_event_waits_for_no_large_batch(shop: House, monkeypatch: pytest.Mon
     served(shop, work)
 
 
+def test_large_batches_of_keys_take_turns(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another key's waits for those under way, and for no other that was there before it."""
+    sender(shop, "other")
+    steps, begun = threading.Semaphore(0), []
+    write: Callable[..., Any] = database.write
+
+    def slow(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
+        begun.append(1)
+        assert steps.acquire(timeout=LIMIT_S)
+        return write(engine, work)
+
+    monkeypatch.setattr(intake, "write", slow)
+    blank = b" " * bodies.SMALL_BODY_BYTES
+
+    async def work(caller: Caller) -> None:
+        async def sent(name: str, number: int) -> asyncio.Task[httpx.Response]:
+            body, there = (
+                json.dumps([event(f"{name}-{number}")]).encode() + blank,
+                caller.server._intake._batches.total(),
+            )
+            made = asyncio.create_task(Sender(caller, name).send(EVENTS, body))
+            while caller.server._intake._batches.total() == there:
+                await asyncio.sleep(0.01)
+            return made
+
+        async with asyncio.timeout(LIMIT_S):
+            many = [await sent("app", number) for number in range(3 * intake.AT_ONCE)]
+            one = await sent("other", 0)
+            for _ in range(intake.AT_ONCE + 2):  # those under way, and one of each line
+                steps.release()
+            assert said(await one)[0][0] == "pending"
+            assert sum(task.done() for task in many) <= intake.AT_ONCE + 1
+            for _ in many:
+                steps.release()
+            assert {said(task)[0][0] for task in await asyncio.gather(*many)} == {"pending"}
+
+    served(shop, work)
+
+
+def test_a_large_batch_whose_turn_does_not_come_is_told_so(
+    shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it was begun: that is no answer that was lost."""
+    monkeypatch.setattr(intake, "WITHIN_S", 0.2)
+    large = json.dumps([event("late")]).encode() + b" " * bodies.SMALL_BODY_BYTES
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        body = json.dumps([event("early")]).encode() + b" " * bodies.SMALL_BODY_BYTES
+        early = [asyncio.create_task(send.send(EVENTS, body)) for _ in range(intake.AT_ONCE)]
+        while caller.server._intake._turns._free:
+            await asyncio.sleep(0.01)
+        assert refused(await send.send(EVENTS, large)) == (503, "busy")
+        free.set()
+        assert {said(one)[0][0] for one in await asyncio.gather(*early)} <= {"pending", "duplicate"}
+        monkeypatch.setattr(intake, "WITHIN_S", LIMIT_S)
+        assert said(await send.send(EVENTS, large))[0][0] == "pending", "the line goes on behind whoever left"
+
+    served(shop, work)
+
+
 def test_no_key_keeps_the_others_out(shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "MOST_BATCHES", 3)
     monkeypatch.setattr(intake, "MOST_BATCHES_OF_A_KEY", 2)

@@ -151,6 +151,19 @@ def test_items_and_their_size_have_a_bound() -> None:
     assert reading.MAX_DEPTH == MAX_DEPTH and is_array(b" \n[") and not is_array(b"{}") and not is_array(b"")
 
 
+def test_what_is_passed_over_of_one_body_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tokens in items that are too large: to look at each took a hundred times as long as to read them."""
+    wrong, fit = b'{"a":[' + b"{}," * MAX_ITEM_BYTES + b"{}]}", b'{"n": 1}'
+    tokens = len(list(reading._TOKENS.finditer(wrong + b",")))
+    assert 3 * tokens < reading.MOST_PASSED_OVER, "some are passed over as ever"
+    assert codes(array(b"[%s, %s, %s]" % (wrong, fit, wrong))) == ["too_large", {"n": 1}, "too_large"]
+    monkeypatch.setattr(reading, "MOST_PASSED_OVER", 2 * tokens)
+    assert codes(array(b"[%s, %s, %s]" % (wrong, fit, wrong))) == ["too_large", {"n": 1}, "too_large"]
+    with pytest.raises(Unreadable, match="send fewer") as found:
+        list(array(b"[%s, %s, %s, {]" % (wrong, fit, wrong)))
+    assert found.value.code == "too_large"
+
+
 @pytest.mark.parametrize(
     "bomb",
     [b"[" * 8_000_000, b"[" + b"[]" * 1_000_000, b'[{"a":"' + b'\\"' * 4_000_000, b"[[" + b'"\\' * 4_000_000,
