@@ -17,7 +17,7 @@ from drawdown.cli.late_calls import LateCells, LateHooks, LateHttp
 from drawdown.cli.settings.settings import Settings
 from drawdown.schema import ids
 from drawdown.schema.audit import By
-from drawdown.schema.clock import Clock
+from drawdown.schema.clock import Clock, FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
@@ -226,7 +226,9 @@ class App:
         return None if text is None else parse_window(text, option, self.clock.now_ms())
 
     def by(self, actor: str | None, reason: str | None) -> By:
-        return By(self.clock.now_ms(), actor or default_actor(), reason or "not given", "cli")
+        """Who acts, and why. What is done with `--at` is on record as done then: that it was said so is, too."""
+        via = "cli --at" if isinstance(self.clock, FixedClock) else "cli"
+        return By(self.clock.now_ms(), actor or default_actor(), reason or "not given", via)
 
 
 def worker_name() -> str:

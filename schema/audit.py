@@ -22,8 +22,8 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class By:
-    """When, by whom and why; and through what: the command line (`cli`), a signed request (`http`), or a program that
-    calls the functions itself."""
+    """When, by whom and why; and through what: the command line (`cli`; `cli --at` where the time was given), a signed
+    request (`http`), or a program that calls the functions itself."""
 
     now_ms: int
     actor: str

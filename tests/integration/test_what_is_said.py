@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.main import run
+from drawdown.schema.errors import Exit
 from tests.integration.telling_events import event, told
 from tests.integration.test_events_cli import Shell, begun
 
@@ -80,6 +82,22 @@ def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell
     assert shell("org halt acme --undo").splitlines()[0] == f"{first}; it was so before"
     shell("tick")  # which halts it for its empty wallet
     assert "(credits_exhausted); before: halted; no operator's halt held it" in shell("org halt acme --undo")
+
+
+def test_what_was_done_with_a_time_that_was_given_is_told_from_what_was_done_then(
+    shell: Shell, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The audit has it at that time, before what was done earlier."""
+
+    def do(*words: str) -> str:
+        assert run(["--json", "--database-url", database_url, *words]) == Exit.SETTLED
+        return capsys.readouterr().out
+
+    do("--at", "2026-01-06", "ledger", "grant", "acme", "7", "--key", "then")
+    do("ledger", "grant", "acme", "8", "--key", "now")
+    for via, key, other in (("cli --at", "then", "now"), ("cli", "now", "then")):
+        said = do("audit", "list", "--via", via, "--target", "acme")
+        assert f'"grant:{key}"' in said and f'"grant:{other}"' not in said
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 
 MAX_ROWS: Final = 10_000
-VIAS: Final = ("cli", "console", "my", "http", "webhook", "program", "unknown")
+VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
 """`program`: one that calls the functions itself; `unknown`: done before it was kept."""
 SQL = queries(__file__)
 
