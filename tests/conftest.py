@@ -22,7 +22,7 @@ import structlog
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from tests import leftovers
+from tests import compiled, leftovers
 from tests.fresh import name_anew
 from tests.integration.locked import require_lock
 from tests.postgres_server import Server
@@ -74,7 +74,7 @@ MOST_PAIRS = 12
 PAIRS = "tests/interleave/test_pairs.py::test_whatever_the_first_has_done_when_the_second_comes"
 PLANTED = re.compile(r"::(test_a_planted_(bug|mistake)\w+|test_the_bug_is_caught|test_it_is_seen)\[")
 DATABASES = ("sqlite", "postgresql")
-TURNS = ("sqlite", "postgresql", "sqlite", "sqlite")
+TURNS = ("sqlite", "postgresql", *("sqlite",) * 4)
 """A test on PostgreSQL takes two and a half times as long."""
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
@@ -211,6 +211,7 @@ def migrated_postgres(postgres_server: str) -> str:
 def opened(url: str) -> sa.Engine:
     """A copy, as a database of its own."""
     made = connect(url)
+    compiled.share(made)
     write(made, name_anew)
     require_lock(made)
     return made

@@ -44,8 +44,8 @@ from tests.world import T0, Fleet
 
 FEATURE = "compute_1gb"
 BILLERS = ("embedded", "autumn", "stripe")
-ORGS = [f"org-{number:04}" for number in range(share(100, whole=2_000))]
-CHUNK, OVER = share((20, 7), whole=(flips.CHUNK, 57))
+ORGS = [f"org-{number:04}" for number in range(share(60, whole=2_000))]
+CHUNK, OVER = share((12, 5), whole=(flips.CHUNK, 57))
 """How many are moved in one transaction, and how many more stand in a file."""
 ROUNDS = 8
 CREDIT = 10**9

@@ -31,6 +31,8 @@ KILLS = share(4, whole=8)
 BATCH = in_place.AT_ONCE
 """The embedded ledger's; what is more than that is a second batch."""
 WINDOWS = BATCH + 400
+SOME = 200
+"""Where one batch will do."""
 AT = str(T0 + (WINDOWS + 2) * WINDOW_MS)
 
 
@@ -98,13 +100,13 @@ def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], tmp_path: Pat
 
 
 @pytest.fixture
-def fleet(engine: sa.Engine) -> Fleet:
-    """Two organisations with usage in more windows than one batch of pushes holds."""
+def fleet(request: pytest.FixtureRequest, engine: sa.Engine) -> Fleet:
+    """Two organisations with usage in more windows than one batch of pushes holds, or in as many as a test asks for."""
     made = Fleet(engine)
     made.assign("acme", "bolt", from_ms=T0)
     values = [
         {"id": f"s{n}", "org": ("acme", "bolt")[n % 2], "ts": T0 + n * WINDOW_MS + 1, "now": T0 + n * WINDOW_MS + 9}
-        for n in range(WINDOWS)
+        for n in range(getattr(request, "param", WINDOWS))
     ]
     insert = sa.text(
         "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
@@ -114,7 +116,8 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-EXPECTED = {(("acme", "bolt")[n % 2], T0 + n * WINDOW_MS): 60 for n in range(WINDOWS)}
+def expected(windows: int) -> dict[tuple[str, int], int]:
+    return {(("acme", "bolt")[n % 2], T0 + n * WINDOW_MS): 60 for n in range(windows)}
 
 
 class Running:
@@ -168,14 +171,15 @@ def test_sigterm_in_the_middle_of_a_push_ends_soundly(fleet: Fleet, database_url
     assert number(database_url, "SELECT COUNT(*) FROM attempts WHERE outcome IS NULL") == 0
     must(database_url, "verify", at=AT)
     assert must(database_url, "tick", at=AT)["tick"]["accepted"] == WINDOWS - BATCH
-    billed_exactly(database_url, EXPECTED)
+    billed_exactly(database_url, expected(WINDOWS))
 
 
 @pytest.mark.parametrize("database_url", share(["postgresql"], whole=["sqlite", "postgresql"]), indirect=True)
+@pytest.mark.parametrize("fleet", [SOME], indirect=True)
 def test_ticks_that_take_longer_than_their_interval_never_overlap(
     fleet: Fleet, database_url: str, tmp_path: Path
 ) -> None:
-    with Running(database_url, tmp_path, "end end_tick=1.7", "--every", "1") as running:
+    with Running(database_url, tmp_path, "end end_tick=1.2", "--every", "1") as running:
         running.wait_for("begin end_tick")
         fleet.clock.at_ms = int(AT)
         fleet.sample("acme", T0 + 2, 7, sample_id="late")
@@ -186,4 +190,4 @@ def test_ticks_that_take_longer_than_their_interval_never_overlap(
     assert ticks[: len(ticks) // 2 * 2] == ["begin_tick", "end_tick"] * (len(ticks) // 2), "one after another"
     assert "tick_overlaps" in err and "Traceback" not in err
     assert running.process.returncode == 0
-    billed_exactly(database_url, {**EXPECTED, ("acme", T0): 67})
+    billed_exactly(database_url, {**expected(SOME), ("acme", T0): 67})

@@ -37,7 +37,7 @@ def lost(explorer: Explorer) -> Iterator[Lost]:
     made.close()
 
 
-@pytest.mark.parametrize("name", share(SHARE[::3], whole=SHARE))
+@pytest.mark.parametrize("name", share(SHARE[::5], whole=SHARE))
 def test_what_is_said_is_true_and_the_same_again_is_safe(lost: Lost, name: str) -> None:
     assert [told for told in lost.party(name, commit_only=True) if told.wrong] == []
 
