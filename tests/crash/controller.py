@@ -105,7 +105,7 @@ class Controller(Hunt):
 
     def _kill(self, most: int) -> int:
         """One of them or, as a power cut would, one after another without a pause, all; how many."""
-        if not self._kill_by_order():
+        if not ((most == 1 and self._kill_inside()) or self._kill_by_order()):
             self.kill_at_random()
         others = list(self.running.values())
         if self.no_kill or most <= len(others) or self.dice.random() >= POWER_CUTS:
@@ -115,6 +115,11 @@ class Controller(Hunt):
         for one in hit:
             self.kill(one)
         return 1 + len(hit)
+
+    def _kill_inside(self) -> bool:
+        """Where no kill landed inside a step by chance, as of a few is to be expected, the last one is aimed: at a step
+        that each tick comes to."""
+        return not (self.toll.inside or self.plan.at) and self.kill_by_order("tick", HELD[0], WAIT_S)
 
     def _kill_by_order(self) -> bool:
         """Whether it was a named step's turn, and somebody came to it."""
