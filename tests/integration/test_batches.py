@@ -326,6 +326,26 @@ def test_a_broken_file_is_refused_whole(fleet: Fleet, tmp_path: Path) -> None:
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
 
+@pytest.mark.parametrize(
+    "line", ['"id": "s-1"', '"event_id": "e-1"', '"id": 7', '"\\u0069d": [1]', '"id": ""', '"event_id": false']
+)
+def test_a_line_with_an_id_has_its_file_refused_wherever_it_stands(fleet: Fleet, tmp_path: Path, line: str) -> None:
+    """The first line has none: `drawdown import` would bill the file again."""
+    path = written(tmp_path / "u.jsonl", [row()] * 3_000)
+    with path.open("a") as more:
+        more.write(f'{{"org_id": "acme", "ts": {T0}, "memory_mb": 1024, "interval_s": 1, {line}}}\n' * 2)
+    column = "event_id" if "event_id" in line else "id"
+    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\), by which `drawdown import`"):
+        taken(fleet, path)
+    assert fleet.one("SELECT COUNT(*) FROM batches") == 0
+
+
+def test_a_key_of_an_id_that_names_none_is_passed_over(fleet: Fleet, tmp_path: Path) -> None:
+    """Of such a line an import takes nothing."""
+    assert taken(fleet, written(tmp_path / "u.jsonl", [row(), {**row(), "id": None}])).rows == 2
+    clean(fleet, 1)
+
+
 def test_a_file_that_lies_about_its_types_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     import duckdb
 

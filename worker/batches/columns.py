@@ -60,10 +60,7 @@ class Columns:
         self.of_events = "event_type" in types
         wanted = _EVENTS if self.of_events else _SIZES
         if named := [name for name in _IDS if name in types or name in self.keys]:
-            raise Refused(
-                f"{self.file.name}: its rows have ids ({named[0]}), by which `drawdown import` bills each once: "
-                "import it, or leave that column out"
-            )
+            raise self.with_ids("its rows have ids", named[0])
         if missing := [name for name in wanted if name not in types]:
             raise Refused(f"{self.file.name}: has no column {', '.join(missing)}")
         connection.execute(SQL.text("readers", "duckdb"))
@@ -76,7 +73,13 @@ class Columns:
             connection.execute(f"CREATE MACRO {name}(x) AS {reader}(x)")
         for name, value in self._constants(quantity).items():
             connection.execute(f"CREATE MACRO {name}() AS {value}")
-        connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb"))
+        of_ids = "id_of_line" if self.file.format == "jsonl" else "id_by_header"
+        connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb", id_column=of_ids))
+
+    def with_ids(self, what: str, name: str) -> Refused:
+        """Why a file is refused in which `what` has a column of ids."""
+        why = "by which `drawdown import` bills each once: import it, or leave that column out"
+        return Refused(f"{self.file.name}: {what} ({name}), {why}")
 
     def _constants(self, quantity: str) -> dict[str, object]:
         return {
@@ -104,7 +107,8 @@ class Columns:
             f"compression = {packed}) LIMIT 1"
         ).fetchone()
         names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
-        columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in names) + "}"
+        read = (*names, *_IDS) if self.file.format == "jsonl" else names
+        columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in read) + "}"
         if self.file.format == "csv":
             how = (
                 f"header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "

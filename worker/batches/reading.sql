@@ -14,16 +14,23 @@ CREATE MACRO moment_of_local(x) AS epoch_ms(TRY_CAST(x AS TIMESTAMP));
 CREATE MACRO moment_of_zoned(x) AS epoch_ms(x);
 CREATE TABLE unclean (org_id VARCHAR)
 
+-- name: id_of_line
+-- Which id a line of JSON has, if any: each line has keys of its own.
+CASE WHEN id IS NOT NULL THEN 'id' WHEN event_id IS NOT NULL THEN 'event_id' END
+
+-- name: id_by_header
+CAST(NULL AS VARCHAR)
+
 -- name: sizes
 CREATE VIEW understood AS
-SELECT org_id, size_of(memory_mb) AS kind, quantity_of(interval_s) AS quantity, moment_of(ts) AS ts,
+SELECT {id_column} AS id_column, org_id, size_of(memory_mb) AS kind, quantity_of(interval_s) AS quantity, moment_of(ts) AS ts,
     CAST(memory_mb AS VARCHAR) AS said_kind, CAST(interval_s AS VARCHAR) AS said_quantity, CAST(ts AS VARCHAR) AS said_ts
 FROM file_rows;
 CREATE MACRO kind_fits(x) AS x BETWEEN 0 AND largest_size()
 
 -- name: events
 CREATE VIEW understood AS
-SELECT org_id, event_type AS kind, quantity_of(quantity) AS quantity, moment_of(ts) AS ts,
+SELECT {id_column} AS id_column, org_id, event_type AS kind, quantity_of(quantity) AS quantity, moment_of(ts) AS ts,
     event_type AS said_kind, CAST(quantity AS VARCHAR) AS said_quantity, CAST(ts AS VARCHAR) AS said_ts
 FROM file_rows;
 CREATE MACRO kind_fits(x) AS length(x) BETWEEN 1 AND longest_id()
@@ -37,9 +44,17 @@ length(org_id) BETWEEN 1 AND longest_id() AND kind_fits(kind) AND quantity BETWE
 -- One pass. Rows that do not fit are one group, without an organisation. Of 64-bit integers DuckDB's SUM has 128 bits.
 CREATE TABLE groups AS
 SELECT CASE WHEN fits THEN org_id END AS org_id, CASE WHEN fits THEN ts - ts % window_ms() END AS window_ms,
-    CASE WHEN fits THEN kind END AS kind, SUM(CASE WHEN fits THEN quantity END) AS quantity, COUNT(*) AS samples
-FROM (SELECT org_id, kind, quantity, ts, COALESCE({fits}, false) AS fits FROM understood) r
+    CASE WHEN fits THEN kind END AS kind, SUM(CASE WHEN fits THEN quantity END) AS quantity, COUNT(*) AS samples,
+    COUNT(id_column) AS with_ids
+FROM (SELECT id_column, org_id, kind, quantity, ts, COALESCE({fits}, false) AS fits FROM understood) r
 GROUP BY ALL
+
+-- name: with_ids
+SELECT COALESCE(SUM(with_ids), 0) FROM groups
+
+-- name: first_id
+SELECT number, id_column FROM (SELECT row_number() OVER () AS number, id_column FROM understood) r
+WHERE id_column IS NOT NULL LIMIT 1
 
 -- name: names
 SELECT DISTINCT org_id FROM groups WHERE org_id IS NOT NULL
