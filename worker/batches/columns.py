@@ -63,7 +63,9 @@ class Columns:
             raise self.with_ids("its rows have ids", named[0])
         if missing := [name for name in wanted if name not in types]:
             raise Refused(f"{self.file.name}: has no column {', '.join(missing)}")
-        connection.execute(SQL.text("readers", "duckdb"))
+        of_lines = self.file.format == "jsonl"
+        for piece in ("readers", "by_value" if of_lines else "by_column"):
+            connection.execute(SQL.text(piece, "duckdb"))
         self._requiretext(types, "org_id", *(["event_type"] if self.of_events else []))
         quantity = "quantity" if self.of_events else "interval_s"
         readers = {"quantity_of": f"whole_of_{self._kind(types, quantity)}", "moment_of": self._moment(types)}
@@ -73,7 +75,7 @@ class Columns:
             connection.execute(f"CREATE MACRO {name}(x) AS {reader}(x)")
         for name, value in self._constants(quantity).items():
             connection.execute(f"CREATE MACRO {name}() AS {value}")
-        of_ids = "id_of_line" if self.file.format == "jsonl" else "id_by_header"
+        of_ids = "id_of_line" if of_lines else "id_by_header"
         connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb", id_column=of_ids))
 
     def with_ids(self, what: str, name: str) -> Refused:
@@ -107,8 +109,8 @@ class Columns:
             f"compression = {packed}) LIMIT 1"
         ).fetchone()
         names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
-        read = (*names, *_IDS) if self.file.format == "jsonl" else names
-        columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in read) + "}"
+        read, type_ = ((*names, *_IDS), "JSON") if self.file.format == "jsonl" else (names, "VARCHAR")
+        columns = "{" + ", ".join(f"{text(name)}: '{type_}'" for name in read) + "}"
         if self.file.format == "csv":
             how = (
                 f"header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "
@@ -141,6 +143,8 @@ class Columns:
 
     def _kind(self, types: dict[str, str], name: str) -> str:
         type_ = types[name]
+        if self.file.format == "jsonl":
+            return "json"
         if type_ in _INTEGERS:
             return "integer"
         if type_ in ("FLOAT", "DOUBLE") or type_.startswith("DECIMAL"):
@@ -156,4 +160,4 @@ class Columns:
         if type_ == "TIMESTAMP WITH TIME ZONE":
             return "moment_of_zoned"
         kind = self._kind(types, "ts")
-        return "moment_of_text" if kind == "text" else f"whole_of_{kind}"
+        return f"moment_of_{kind}" if kind in ("text", "json") else f"whole_of_{kind}"
