@@ -1,7 +1,7 @@
 """The traces of a one-shot tick for monitoring: metrics in a file, a ping to a URL.
 
-Guarantee: neither changes the result of the tick. The file is whole at each moment, and nothing is left beside it. The
-URL, which often holds a secret, is in no log.
+Guarantee: neither changes the result of the tick. The file is whole at each moment; but by a kill, nothing is left
+beside it. The URL, which often holds a secret, is in no log.
 """
 
 from __future__ import annotations
