@@ -1,11 +1,12 @@
 """The traces of a one-shot tick for monitoring: metrics in a file, a ping to a URL.
 
-Guarantee: neither changes the result of the tick. The file is whole at each moment. The URL, which often holds a
-secret, is in no log.
+Guarantee: neither changes the result of the tick. The file is whole at each moment; but by a kill, nothing is left
+beside it. The URL, which often holds a secret, is in no log.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -28,11 +29,16 @@ def write_metrics(app: App, file: Path) -> None:
 
     try:
         found = metrics.render(app.engine, app.clock.now_ms())
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as out:
-            out.write(found)
-        made = Path(out.name)
-        made.chmod(READABLE)
-        made.replace(file)
+        number, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        made = Path(name)
+        try:
+            with os.fdopen(number, "wb") as out:
+                out.write(found)
+            made.chmod(READABLE)
+            made.replace(file)
+        except BaseException:  # else each tick would leave one there
+            made.unlink(missing_ok=True)
+            raise
     except OSError as error:
         log.error("metrics_not_written", file=str(file), error=error.strerror)
 

@@ -12,6 +12,7 @@ from drawdown.providers.payments.protocol import PaymentService
 from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import Clock
 from drawdown.server.http.restores import Restores
+from drawdown.server.http.seldom import Seldom
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import WitnessStore
@@ -56,6 +57,8 @@ class Services:
     witness: WitnessStore = field(default_factory=NoWitness)
     """What this machine remembers of the database (R1)."""
     restores: Restores = field(init=False)
+    seldom: Seldom = field(default_factory=Seldom)
+    """What is logged of those who have no key."""
 
     def __post_init__(self) -> None:
         self.restores = Restores(self.witness, self.clock)

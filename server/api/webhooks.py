@@ -50,12 +50,12 @@ async def take(
     """Take one webhook that is worth reading; returns what became of it. Errors: ApiError, DrawdownError."""
     provider, unasked = services.providers[name], services.unasked[name]
     now = services.clock.now_ms()
-    proven = await _notices(unasked, headers, body, now)
+    proven = await _notices(services, unasked, headers, body, now)
     event = WebhookEvent(name, await _event_id(unasked, headers, body, now), hashlib.sha256(body).hexdigest())
     if await threads.read(lambda connection: is_taken(connection, event)):
         return "repeated"
     if isinstance(proven, ReadFailed):  # it is genuine, and what it names has to be fetched
-        proven = await _notices(provider, headers, body, now)
+        proven = await _notices(services, provider, headers, body, now)
     if isinstance(proven, ReadFailed):
         reason = proven.reason
         await threads.write(lambda connection: store_failed(connection, event, reason, now))
@@ -71,12 +71,14 @@ async def take(
 
 
 async def _notices(
-    provider: Provider, headers: Mapping[str, str], body: bytes, now_ms: int
+    services: Services, provider: Provider, headers: Mapping[str, str], body: bytes, now_ms: int
 ) -> Sequence[Notice] | ReadFailed:
     try:
         return await provider.notices(headers, body, now_ms)
     except WebhookRefused as error:
-        log.info("webhook_refused", provider=provider.name, reason=str(error))
+        passed_over = services.seldom.passed_over(now_ms, "webhook_refused", provider.name, str(error))
+        if passed_over is not None:
+            log.info("webhook_refused", provider=provider.name, reason=str(error), passed_over=passed_over)
         raise ApiError(400, "webhook_refused", str(error)) from None
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from svix.webhooks import Webhook
 
+from drawdown.providers.autumn import svix
 from drawdown.providers.http import NoAnswer
 from drawdown.providers.protocol import HOUR_MS, CustomerChanged, Notice, ReadFailed, RetryAt, WebhookRefused
 from drawdown.schema.errors import UsageError
@@ -84,6 +85,27 @@ def test_a_forged_webhook_is_refused() -> None:
     assert "signature" in refused(signed(BODY) | {"svix-timestamp": str(NOW_MS // 1000 + 1)}, BODY)
     for nonsense in ("v1", "v1,", "v1,%%%", "v2,abc", ",", "v1," + "A" * 100_000):
         assert "signature" in refused(signed(BODY) | {"svix-signature": nonsense}, BODY)
+
+
+def test_a_body_is_hashed_once_a_secret_however_many_signatures_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has no secret sends a megabyte and as many signatures as fit: the event loop hashes meanwhile."""
+    hashed: list[str] = []
+    expected = svix._expected
+
+    def counted(secret: str, message_id: str, sent_at: datetime, text: str) -> bytes:
+        hashed.append(secret)
+        return expected(secret, message_id, sent_at, text)
+
+    monkeypatch.setattr(svix, "_expected", counted)
+    forged = [signed(BODY, FOREIGN)["svix-signature"]] * (svix.MAX_SIGNATURES - 1)
+    genuine = signed(BODY, SECRETS[1])
+    last = {"svix-signature": " ".join([*forged, genuine["svix-signature"]])}
+    assert noticed(genuine | last, BODY) == [CustomerChanged("cus_1")]
+    assert hashed == list(SECRETS)
+    refused(genuine | {"svix-signature": " ".join(forged)}, BODY)
+    assert hashed == [*SECRETS, *SECRETS]
+    refused(genuine | {"svix-signature": "v1,%%% v2,AAAA"}, BODY)
+    assert hashed == [*SECRETS, *SECRETS]
 
 
 @pytest.mark.parametrize("missing", ["svix-id", "svix-timestamp", "svix-signature"])

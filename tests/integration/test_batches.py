@@ -226,6 +226,46 @@ def test_typed_columns_say_the_same_as_text(fleet: Fleet, tmp_path: Path) -> Non
     clean(fleet, 1)
 
 
+def test_a_value_of_json_is_read_by_its_own_type(fleet: Fleet, tmp_path: Path) -> None:
+    """What reading makes of another type, or rounds, is nothing that the file says."""
+    no_number = ("60.5", "1e-1", "-1", "-1.0", "[1]", '{"a":1}', "true", '"1e1"', "null")
+    too_large = ("18446744073709551615", "18446744073709551616", "9223372036854775807", "1e300")
+    wrong = [("org_id", value) for value in ('["acme"]', '{"a":1}', "5", "true", "null")]
+    wrong += [(column, value) for column in ("memory_mb", "interval_s", "ts") for value in no_number + too_large]
+    wrong += [("ts", f"{T0}.0"), ("ts", "1e12")]
+    good = {"org_id": '"acme"', "ts": str(T0), "memory_mb": "1024", "interval_s": "60"}
+    fine = [good, {**good, "org_id": '"ac\\u006de"'}, {**good, "memory_mb": '" 1024.0 "', "interval_s": '"7"'}]
+    fine += [{**good, "interval_s": "1e1"}, {**good, "memory_mb": "1024.0", "interval_s": "10.0"}]
+    fine += [{**good, "ts": f'"{T0}"'}, {**good, "ts": '"2026-01-01T00:00:59.9Z"'}, {**good, "interval_s": "0"}]
+    rows = [*fine, *({**good, column: value} for column, value in wrong)]
+    path = tmp_path / "u.jsonl"
+    lines = [", ".join(f'"{name}": {value}' for name, value in one.items()) for one in rows]
+    path.write_text("".join(f"{{{line}}}\n" for line in lines))
+    done = taken(fleet, path)
+    refused = read(fleet.engine, lambda c: sources.refused_rows(c, done.batch))
+    places = [(number, column) for number, (column, _) in enumerate(wrong, len(fine) + 1)]
+    assert [(one.number, one.wrong_column) for one in refused] == places
+    assert [one.said for one in refused][:4] == ['["acme"]', '{"a":1}', "5", "true"]
+    assert fleet.rows("SELECT DISTINCT org_id FROM usage_samples") == [("acme",)]
+    fleet.tick_windows(1)
+    assert sealed(fleet) == {("acme", 0): 60 + 60 + 7 + 10 + 10 + 60 + 60}
+    clean(fleet, 1)
+
+
+@pytest.mark.parametrize("first", [None, ["render"], 5])
+def test_an_event_of_json_has_its_type_as_a_text(fleet: Fleet, tmp_path: Path, first: object) -> None:
+    """The first line says that the file tells of events, whatever its type is."""
+    write(fleet.engine, lambda c: map_event(c, "render", "render", fleet.by, from_ms=T0, confirmed=True))
+    event = {"org_id": "acme", "ts": T0, "event_type": "render", "quantity": 3}
+    wrong: list[Row] = [{**event, "event_type": value} for value in (first, ["render"], 5, True, None)]
+    wrong += [{**event, "quantity": value} for value in (3.5, [3], True)]
+    done = taken(fleet, written(tmp_path / "u.jsonl", [*wrong, event, {**event, "quantity": "3.0"}]))
+    assert (done.rows, done.refused) == (2, len(wrong))
+    fleet.tick_windows(1)
+    assert sealed(fleet) == {("acme", 0): 6}
+    clean(fleet, 1)
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_the_proof_reads_numbers_as_the_taking_does(fleet: Fleet, tmp_path: Path, ending: str) -> None:
     """What is nearly whole is not whole."""
@@ -324,6 +364,26 @@ def test_a_broken_file_is_refused_whole(fleet: Fleet, tmp_path: Path) -> None:
         assert not isinstance(refused.value, files.NotNow)
         assert "CREATE VIEW" not in str(refused.value)  # of the file, never of a statement of ours
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
+
+
+@pytest.mark.parametrize(
+    "line", ['"id": "s-1"', '"event_id": "e-1"', '"id": 7', '"\\u0069d": [1]', '"id": ""', '"event_id": false']
+)
+def test_a_line_with_an_id_has_its_file_refused_wherever_it_stands(fleet: Fleet, tmp_path: Path, line: str) -> None:
+    """The first line has none: `drawdown import` would bill the file again."""
+    path = written(tmp_path / "u.jsonl", [row()] * 3_000)
+    with path.open("a") as more:
+        more.write(f'{{"org_id": "acme", "ts": {T0}, "memory_mb": 1024, "interval_s": 1, {line}}}\n' * 2)
+    column = "event_id" if "event_id" in line else "id"
+    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\), by which `drawdown import`"):
+        taken(fleet, path)
+    assert fleet.one("SELECT COUNT(*) FROM batches") == 0
+
+
+def test_a_key_of_an_id_that_names_none_is_passed_over(fleet: Fleet, tmp_path: Path) -> None:
+    """Of such a line an import takes nothing."""
+    assert taken(fleet, written(tmp_path / "u.jsonl", [row(), {**row(), "id": None}])).rows == 2
+    clean(fleet, 1)
 
 
 def test_a_file_that_lies_about_its_types_is_refused(fleet: Fleet, tmp_path: Path) -> None:

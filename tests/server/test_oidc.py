@@ -15,11 +15,13 @@ import httpx
 import oidc_provider_mock
 import pytest
 import sqlalchemy as sa
+import structlog
 
 from drawdown.providers.http import Call, Http, HttpResult, NoAnswer, NotSent
 from drawdown.providers.http.client import HttpClient
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
+from drawdown.schema.units import MINUTE_MS
 from drawdown.server.app import Server
 from drawdown.server.console import oidc
 from drawdown.server.console.door import COOKIE
@@ -137,6 +139,22 @@ def agreed(url: str, sub: str) -> str:
     answer = httpx.post(url, data={"sub": sub})
     assert answer.status_code == 302, answer.text
     return str(answer.headers["location"])
+
+
+def test_whoever_comes_back_again_and_again_has_one_line_a_minute_of_the_log(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(client: httpx.AsyncClient, _: Server) -> None:
+        for words in ({"state": "1.x"}, {"state": "2.x"}, {"error": "denied"}, {"error": "denied"}):
+            await home.return_(client, "/console/", **words)
+        home.fleet.clock.at_ms += MINUTE_MS
+        await home.return_(client, "/console/", state="1.x")
+
+    logs = structlog.testing.LogCapture()
+    monkeypatch.setattr(oidc, "log", structlog.wrap_logger(None, [logs], structlog.BoundLogger))
+    home.ask(work)
+    found = [(line["why"][:8], line["passed_over"]) for line in logs.entries]
+    assert found == [("another ", 0), ("https://", 0), ("another ", 1)]
 
 
 def test_somebody_signs_in_at_a_real_server(engine: sa.Engine, real: str) -> None:

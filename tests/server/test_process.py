@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -10,12 +11,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from drawdown.cli.after_tick import write_metrics
 from drawdown.schema.clock import SystemClock
+from drawdown.schema.database import connect
 from drawdown.server.http.signing import Signed, signature
 from tests import forked
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment
@@ -168,6 +172,24 @@ def test_a_tick_leaves_metrics_in_a_file_also_when_it_fails(database: str, tmp_p
     assert file.read_text().splitlines()[-1] == "drawdown_database_up 0.0"
     assert [one.name for one in tmp_path.glob("*.prom*")] == ["drawdown.prom"]
     assert drawdown(database, "tick", "--metrics-file", str(tmp_path / "no" / "folder.prom")).status == 0
+
+
+def test_metrics_that_cannot_be_written_leave_nothing_beside_their_file(database: str, tmp_path: Path) -> None:
+    """A file would be left there each five minutes."""
+    place = tmp_path / "metrics"
+    folder, full = place / "folder.prom", place / "full.prom"
+    folder.mkdir(parents=True)
+    assert drawdown(database, "tick", "--metrics-file", str(folder)).status == 0
+    assert list(place.iterdir()) == [folder]
+    app: Any = SimpleNamespace(engine=connect(database), clock=SystemClock())
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, bounds[1]))  # as a disk that is full
+    try:
+        write_metrics(app, full)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+        app.engine.dispose()
+    assert list(place.iterdir()) == [folder]
 
 
 def test_a_heartbeat_follows_a_tick_that_ended_well_and_never_fails_one(database: str) -> None:

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import structlog
 
 from drawdown.providers.http import NotSent
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.server.api import webhooks
 from drawdown.worker.commands.webhooks import KEPT_MS, WebhookEvent, is_taken, store_failed, take_event
 from tests.fresh import fresh
 from tests.server.house import FOREIGN, SVIX, Caller, House, served
@@ -228,6 +230,23 @@ def test_what_is_forged_stale_or_malformed_is_refused(lone: House, changes: dict
 
     served(lone, work)
     assert lone.counts() == before
+
+
+def test_whoever_has_no_key_has_one_line_a_minute_of_the_log(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(caller: Caller) -> None:
+        body, headers = lone.autumn_hook("acme")
+        for _ in range(5):
+            assert (await caller.hook("autumn", body + b" ", headers)).status_code == 400
+            assert (await caller.hook("autumn", b"\xff", headers)).status_code == 400
+            assert (await caller.hook("stripe", body, {"stripe-signature": "t=1"})).status_code == 400
+        lone.clock.at_ms += MINUTE_MS
+        assert (await caller.hook("autumn", body + b" ", headers)).status_code == 400
+
+    logs = structlog.testing.LogCapture()
+    monkeypatch.setattr(webhooks, "log", structlog.wrap_logger(None, [logs], structlog.BoundLogger))
+    served(lone, work)
+    found = [(line["provider"], line["passed_over"]) for line in logs.entries]
+    assert found == [("autumn", 0), ("autumn", 0), ("stripe", 0), ("autumn", 4)]
 
 
 def test_an_altered_body_or_id_is_refused(lone: House) -> None:

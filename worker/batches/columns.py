@@ -60,13 +60,12 @@ class Columns:
         self.of_events = "event_type" in types
         wanted = _EVENTS if self.of_events else _SIZES
         if named := [name for name in _IDS if name in types or name in self.keys]:
-            raise Refused(
-                f"{self.file.name}: its rows have ids ({named[0]}), by which `drawdown import` bills each once: "
-                "import it, or leave that column out"
-            )
+            raise self.with_ids("its rows have ids", named[0])
         if missing := [name for name in wanted if name not in types]:
             raise Refused(f"{self.file.name}: has no column {', '.join(missing)}")
-        connection.execute(SQL.text("readers", "duckdb"))
+        of_lines = self.file.format == "jsonl"
+        for piece in ("readers", "by_value" if of_lines else "by_column"):
+            connection.execute(SQL.text(piece, "duckdb"))
         self._requiretext(types, "org_id", *(["event_type"] if self.of_events else []))
         quantity = "quantity" if self.of_events else "interval_s"
         readers = {"quantity_of": f"whole_of_{self._kind(types, quantity)}", "moment_of": self._moment(types)}
@@ -76,7 +75,13 @@ class Columns:
             connection.execute(f"CREATE MACRO {name}(x) AS {reader}(x)")
         for name, value in self._constants(quantity).items():
             connection.execute(f"CREATE MACRO {name}() AS {value}")
-        connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb"))
+        of_ids = "id_of_line" if of_lines else "id_by_header"
+        connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb", id_column=of_ids))
+
+    def with_ids(self, what: str, name: str) -> Refused:
+        """Why a file is refused in which `what` has a column of ids."""
+        why = "by which `drawdown import` bills each once: import it, or leave that column out"
+        return Refused(f"{self.file.name}: {what} ({name}), {why}")
 
     def _constants(self, quantity: str) -> dict[str, object]:
         return {
@@ -104,7 +109,8 @@ class Columns:
             f"compression = {packed}) LIMIT 1"
         ).fetchone()
         names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
-        columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in names) + "}"
+        read, type_ = ((*names, *_IDS), "JSON") if self.file.format == "jsonl" else (names, "VARCHAR")
+        columns = "{" + ", ".join(f"{text(name)}: '{type_}'" for name in read) + "}"
         if self.file.format == "csv":
             how = (
                 f"header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "
@@ -137,6 +143,8 @@ class Columns:
 
     def _kind(self, types: dict[str, str], name: str) -> str:
         type_ = types[name]
+        if self.file.format == "jsonl":
+            return "json"
         if type_ in _INTEGERS:
             return "integer"
         if type_ in ("FLOAT", "DOUBLE") or type_.startswith("DECIMAL"):
@@ -152,4 +160,4 @@ class Columns:
         if type_ == "TIMESTAMP WITH TIME ZONE":
             return "moment_of_zoned"
         kind = self._kind(types, "ts")
-        return "moment_of_text" if kind == "text" else f"whole_of_{kind}"
+        return f"moment_of_{kind}" if kind in ("text", "json") else f"whole_of_{kind}"

@@ -123,6 +123,9 @@ class _Reading:
         try:
             with explained(self.file, connection, self.over):
                 connection.execute(SQL.text("add_up", "duckdb"))
+                with_ids = connection.execute(SQL.text("with_ids", "duckdb")).fetchone()
+                if with_ids and with_ids[0]:
+                    raise self._with_ids()
                 unclean = self._set_unclean_aside(connection)
                 facts = connection.execute(SQL.text("facts", "duckdb")).fetchone()
                 assert facts is not None
@@ -137,6 +140,14 @@ class _Reading:
             connection.close()
             raise
         return connection, facts, refused
+
+    def _with_ids(self) -> Refused:
+        """Names the first row that has an id: read again in the file's order, as far as that."""
+        connection = self._open(in_order=True)
+        with connection, explained(self.file, connection, self.over):
+            found = connection.execute(SQL.text("first_id", "duckdb")).fetchone()
+        assert found is not None
+        return self.columns.with_ids(f"its row {found[0]:,} has an id", str(found[1]))
 
     def _set_unclean_aside(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
         """Organisations whose names no id may be: looked at once for each, not for each row."""

@@ -14,17 +14,43 @@ CREATE MACRO moment_of_local(x) AS epoch_ms(TRY_CAST(x AS TIMESTAMP));
 CREATE MACRO moment_of_zoned(x) AS epoch_ms(x);
 CREATE TABLE unclean (org_id VARCHAR)
 
+-- name: by_column
+-- Of text, and of columns that have a type.
+CREATE MACRO text_of(x) AS x;
+CREATE MACRO said_of(x) AS CAST(x AS VARCHAR)
+
+-- name: by_value
+-- Of JSON: each value has a type of its own. A number with a point or an exponent stands here as DOUBLE, rounded as it
+-- is: where that is whole, it is what other programs read there.
+CREATE MACRO said_of(x) AS json_extract_string(x, '$');
+CREATE MACRO text_of(x) AS CASE WHEN json_type(x) = 'VARCHAR' THEN said_of(x) END;
+CREATE MACRO whole_of_json(x) AS CASE json_type(x) WHEN 'UBIGINT' THEN TRY_CAST(said_of(x) AS BIGINT)
+    WHEN 'DOUBLE' THEN whole_of_text(said_of(x)) WHEN 'VARCHAR' THEN whole_of_text(said_of(x)) END;
+CREATE MACRO moment_of_json(x) AS CASE json_type(x) WHEN 'UBIGINT' THEN TRY_CAST(said_of(x) AS BIGINT)
+    WHEN 'VARCHAR' THEN moment_of_text(said_of(x)) END
+
+-- name: id_of_line
+-- Which id a line of JSON has, if any: each line has keys of its own.
+CASE WHEN id IS NOT NULL THEN 'id' WHEN event_id IS NOT NULL THEN 'event_id' END
+
+-- name: id_by_header
+CAST(NULL AS VARCHAR)
+
 -- name: sizes
 CREATE VIEW understood AS
-SELECT org_id, size_of(memory_mb) AS kind, quantity_of(interval_s) AS quantity, moment_of(ts) AS ts,
-    CAST(memory_mb AS VARCHAR) AS said_kind, CAST(interval_s AS VARCHAR) AS said_quantity, CAST(ts AS VARCHAR) AS said_ts
+SELECT {id_column} AS id_column, text_of(org_id) AS org_id, size_of(memory_mb) AS kind,
+    quantity_of(interval_s) AS quantity, moment_of(ts) AS ts,
+    said_of(org_id) AS said_org, said_of(memory_mb) AS said_kind, said_of(interval_s) AS said_quantity,
+    said_of(ts) AS said_ts
 FROM file_rows;
 CREATE MACRO kind_fits(x) AS x BETWEEN 0 AND largest_size()
 
 -- name: events
 CREATE VIEW understood AS
-SELECT org_id, event_type AS kind, quantity_of(quantity) AS quantity, moment_of(ts) AS ts,
-    event_type AS said_kind, CAST(quantity AS VARCHAR) AS said_quantity, CAST(ts AS VARCHAR) AS said_ts
+SELECT {id_column} AS id_column, text_of(org_id) AS org_id, text_of(event_type) AS kind,
+    quantity_of(quantity) AS quantity, moment_of(ts) AS ts,
+    said_of(org_id) AS said_org, said_of(event_type) AS said_kind, said_of(quantity) AS said_quantity,
+    said_of(ts) AS said_ts
 FROM file_rows;
 CREATE MACRO kind_fits(x) AS length(x) BETWEEN 1 AND longest_id()
 
@@ -37,9 +63,17 @@ length(org_id) BETWEEN 1 AND longest_id() AND kind_fits(kind) AND quantity BETWE
 -- One pass. Rows that do not fit are one group, without an organisation. Of 64-bit integers DuckDB's SUM has 128 bits.
 CREATE TABLE groups AS
 SELECT CASE WHEN fits THEN org_id END AS org_id, CASE WHEN fits THEN ts - ts % window_ms() END AS window_ms,
-    CASE WHEN fits THEN kind END AS kind, SUM(CASE WHEN fits THEN quantity END) AS quantity, COUNT(*) AS samples
-FROM (SELECT org_id, kind, quantity, ts, COALESCE({fits}, false) AS fits FROM understood) r
+    CASE WHEN fits THEN kind END AS kind, SUM(CASE WHEN fits THEN quantity END) AS quantity, COUNT(*) AS samples,
+    COUNT(id_column) AS with_ids
+FROM (SELECT id_column, org_id, kind, quantity, ts, COALESCE({fits}, false) AS fits FROM understood) r
 GROUP BY ALL
+
+-- name: with_ids
+SELECT COALESCE(SUM(with_ids), 0) FROM groups
+
+-- name: first_id
+SELECT number, id_column FROM (SELECT row_number() OVER () AS number, id_column FROM understood) r
+WHERE id_column IS NOT NULL LIMIT 1
 
 -- name: names
 SELECT DISTINCT org_id FROM groups WHERE org_id IS NOT NULL
@@ -76,7 +110,7 @@ SELECT number, org_id, window_ms, kind, quantity FROM parts ORDER BY number
 -- The first rows that do not fit, in the order of the file: which column is wrong, and what it says.
 SELECT number, CASE WHEN NOT org_fits THEN 'org_id' WHEN NOT COALESCE(kind_fits(kind), false) THEN kind_column()
         WHEN NOT COALESCE(quantity BETWEEN 0 AND most_quantity(), false) THEN quantity_column() ELSE 'ts' END AS wrong,
-    CASE wrong WHEN 'org_id' THEN org_id WHEN 'ts' THEN said_ts WHEN kind_column() THEN said_kind
+    CASE wrong WHEN 'org_id' THEN said_org WHEN 'ts' THEN said_ts WHEN kind_column() THEN said_kind
         ELSE said_quantity END AS said
 FROM (SELECT row_number() OVER () AS number, *, COALESCE({fits}, false) AS fits,
     COALESCE(length(org_id) BETWEEN 1 AND longest_id() AND org_id NOT IN (SELECT org_id FROM unclean), false) AS org_fits

@@ -121,8 +121,7 @@ def _sums_of_samples(connection: sa.Connection, batch: str) -> Iterator[Line]:
 
 def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: int) -> Iterator[Line]:
     with _duckdb(path, spill) as duck:
-        duck.execute(f"CREATE VIEW file_rows AS FROM {_source(path)}")
-        of_events = _tells_of_events(duck, path)
+        of_events = _open_rows(duck, path)
         duck.execute("CREATE TABLE meters (event_type VARCHAR, meter BIGINT)")
         meters = [dict(row) for row in STORED.run(connection, "meters").mappings()]
         if meters and of_events:
@@ -173,28 +172,28 @@ def _unpacked(path: Path, spill: str) -> Path:
     return whole
 
 
-def _source(path: Path) -> str:
-    """By its name: what was taken has an ending that says how it is written."""
+def _open_rows(duck: duckdb.DuckDBPyConnection, path: Path) -> bool:
+    """Have `file_rows` stand for a file; whether it tells of events. By its name: what was taken has an ending that
+    says how it is written."""
     name = path.name.lower()
-    if name.endswith(".parquet"):
-        return f"read_parquet({_text(path)}, hive_partitioning = false)"
     packed = "gzip" if name.endswith(".gz") else "none"
-    if ".csv" in name[-8:]:
-        return (
+    if "json" in name[-12:]:
+        how = f"format = 'newline_delimited', compression = '{packed}'"
+        keys = ", ".join(f"{key}: 'JSON'" for key in KEYS)
+        source = f"read_json({_text(path)}, hive_partitioning = false, {how}, columns = {{{keys}}})"
+        duck.execute(f"CREATE VIEW file_values AS FROM {source}")
+        duck.execute(f"CREATE VIEW file_lines AS FROM read_json_objects({_text(path)}, {how})")
+        duck.execute(SQL.text("lines", "duckdb"))
+        first = duck.execute(SQL.text("first", "duckdb")).fetchone()
+        return first is not None and bool(first[0])
+    if name.endswith(".parquet"):
+        source = f"read_parquet({_text(path)}, hive_partitioning = false)"
+    else:
+        source = (
             f"read_csv({_text(path)}, hive_partitioning = false, header = true, all_varchar = true, delim = ',', "
             f"quote = '\"', escape = '\"', compression = '{packed}')"
         )
-    keys = ", ".join(f"{key}: 'VARCHAR'" for key in KEYS)
-    return (
-        f"read_json({_text(path)}, hive_partitioning = false, format = 'newline_delimited', "
-        f"compression = '{packed}', columns = {{{keys}}})"
-    )
-
-
-def _tells_of_events(duck: duckdb.DuckDBPyConnection, path: Path) -> bool:
-    if "json" in path.name[-12:].lower():
-        first = duck.execute(SQL.text("first", "duckdb")).fetchone()
-        return first is not None and bool(first[0])
+    duck.execute(f"CREATE VIEW file_rows AS FROM {source}")
     return "event_type" in {row[0] for row in duck.execute("DESCRIBE file_rows").fetchall()}
 
 

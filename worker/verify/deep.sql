@@ -47,9 +47,19 @@ CREATE VIEW as_text AS SELECT org_id, said(memory_mb) AS said_kind,
 CREATE VIEW as_text AS SELECT org_id, CAST(event_type AS VARCHAR) AS said_kind,
     said(quantity) AS said_quantity, said_time(ts) AS said_ts FROM file_rows
 
+-- name: lines
+-- Each value of JSON lines by its letters, as JSON writes them: quotes make a text, digits alone a number; of what is no
+-- time, a fraction of zeros is none.
+CREATE MACRO quoted(x) AS CASE WHEN starts_with(CAST(x AS VARCHAR), '"') THEN x ->> '$' END;
+CREATE MACRO digits(x) AS CASE WHEN CAST(x AS VARCHAR) SIMILAR TO '[0-9]+' THEN CAST(x AS VARCHAR) ELSE quoted(x) END;
+CREATE MACRO plain(x) AS digits(CASE WHEN CAST(x AS VARCHAR) SIMILAR TO '[0-9]+[.]0+'
+    THEN CAST(split_part(CAST(x AS VARCHAR), '.', 1) AS JSON) ELSE x END);
+CREATE VIEW file_rows AS SELECT quoted(org_id) AS org_id, quoted(event_type) AS event_type, digits(ts) AS ts,
+    plain(memory_mb) AS memory_mb, plain(interval_s) AS interval_s, plain(quantity) AS quantity FROM file_values
+
 -- name: first
--- Whether a file of JSON lines tells of events: its first line says.
-SELECT event_type IS NOT NULL FROM file_rows LIMIT 1
+-- Whether a file of JSON lines tells of events: its first line says, whatever the value is.
+SELECT json_exists(json, '$.event_type') FROM file_lines LIMIT 1
 
 -- name: sums
 SELECT org_id, window_ms, kind, quantity FROM again ORDER BY 1, 2, 3

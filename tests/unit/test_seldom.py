@@ -1,0 +1,35 @@
+"""What anybody may have logged: a line a minute of each kind, and every one is counted."""
+
+from __future__ import annotations
+
+from drawdown.server.http.seldom import EVERY_MS, MOST_KINDS, Seldom
+
+NOW_MS = 1_767_225_600_000
+
+
+def test_a_line_a_minute_of_each_kind_says_how_many_were_passed_over() -> None:
+    seldom = Seldom()
+    assert [seldom.passed_over(NOW_MS + n, "refused", "autumn") for n in range(4)] == [0, None, None, None]
+    assert seldom.passed_over(NOW_MS, "refused", "stripe") == 0
+    assert seldom.passed_over(NOW_MS + EVERY_MS - 1, "refused", "autumn") is None
+    assert seldom.passed_over(NOW_MS + EVERY_MS, "refused", "autumn") == 4
+    assert seldom.passed_over(NOW_MS + 2 * EVERY_MS, "refused", "autumn") == 0
+
+
+def test_a_clock_that_was_put_back_holds_up_no_line() -> None:
+    seldom = Seldom()
+    assert seldom.passed_over(NOW_MS, "refused") == 0
+    assert seldom.passed_over(NOW_MS - 1, "refused") == 0
+
+
+def test_whoever_chooses_the_words_has_no_more_lines_and_no_more_is_remembered() -> None:
+    seldom, lines, calls = Seldom(), 0, 10 * MOST_KINDS
+    counted = 0
+    for minute in range(3):
+        for number in range(calls):
+            found = seldom.passed_over(NOW_MS + minute * EVERY_MS, "refused", f"{minute} {number % (calls // 2)}")
+            lines, counted = lines + (found is not None), counted + (found or 0)
+        assert lines == (minute + 1) * (MOST_KINDS + 1)
+        assert len(seldom._kinds) <= MOST_KINDS + 1
+    rest = [seldom.passed_over(NOW_MS + 9 * EVERY_MS, "refused", word) for word in ("the next", "and another")]
+    assert rest == [3 * calls - lines - counted, 0]
