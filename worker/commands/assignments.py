@@ -6,8 +6,10 @@ windows that it mends become dirty, so that the next tick seals them (S6).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import sqlalchemy as sa
 
@@ -24,6 +26,9 @@ from drawdown.worker.commands.orgs import register
 from drawdown.worker.verdict.overrides import apply_now
 
 SQL = queries(__file__)
+
+Unseen: TypeAlias = Mapping[str, Sequence[int]]
+"""By organisation, windows for which something came in that no seal has looked at yet."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,22 @@ def assign(
     start = start_of(from_ms, by)
     lock_buckets(connection)
     customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
-    return [assign_one(connection, org, provider, customer, start, by) for org, customer in customers]
+    late = unseen_windows(connection, org_ids)
+    return [assign_one(connection, org, provider, customer, start, by, unseen=late) for org, customer in customers]
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
     """Organisations with no assignment at all, those first seen in samples included."""
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
+
+
+def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:
+    """Of organisations, the sealed windows for which something came in that no seal has looked at yet. Once for all of
+    them: what has arrived is gone through by each reading. Under S1's lock."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for row in SQL.run(connection, "unseen", {"orgs": [{"org_id": org_id} for org_id in org_ids]}):
+        found[row.org_id].append(int(row.window_ms))
+    return found
 
 
 def start_of(from_ms: int | None, by: By) -> int:
@@ -103,13 +118,14 @@ def assign_one(
     start: int,
     by: By,
     *,
+    unseen: Unseen,
     in_ledger: Collection[str] = (),
 ) -> Assigned:
-    """Assign one organisation, under S1's lock. `in_ledger`: providers that declare that their customers' balances lie
-    in the ledger, met by a tick or not. Errors: as `assign`."""
+    """Assign one organisation, under S1's lock. `unseen`: its `unseen_windows`, among others'. `in_ledger`: providers
+    that declare that their customers' balances lie in the ledger, met by a tick or not. Errors: as `assign`."""
     register(connection, org_id)
     biller = _Biller(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
-    if customer_id and (filled := _fill_customer(connection, org_id, biller, by)) is not None:
+    if customer_id and (filled := _fill_customer(connection, org_id, biller, by, unseen)) is not None:
         return filled
     later = _require_free(connection, org_id, start)
     _check_customer(connection, org_id, biller, start, later)
@@ -119,7 +135,7 @@ def assign_one(
         apply_now(connection, [org_id], by.now_ms)  # nobody will ask about it again
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
     record(connection, "org_assign", org_id, details, by)
-    return Assigned(org_id, provider, customer_id, start, _mend(connection, org_id, start))
+    return Assigned(org_id, provider, customer_id, start, _mend(connection, org_id, start, unseen))
 
 
 def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
@@ -152,7 +168,7 @@ def _insert(connection: sa.Connection, org_id: str, biller: _Biller, start: int,
     SQL.run(connection, "insert_assignment", {**values, **billed, **person})
 
 
-def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: By) -> Assigned | None:
+def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: By, unseen: Unseen) -> Assigned | None:
     """Give an assignment its customer where it had none: nothing was sealed for it yet. None where that is not so."""
     provider, customer_id = biller.provider, biller.customer_id
     found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).one_or_none()
@@ -164,7 +180,8 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
     _take_effect(connection, org_id, found.start_ms, by.now_ms)
     details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
     record(connection, "org_customer", org_id, details, by)
-    return Assigned(org_id, provider, customer_id, found.start_ms, _mend(connection, org_id, found.start_ms))
+    waited = _mend(connection, org_id, found.start_ms, unseen)
+    return Assigned(org_id, provider, customer_id, found.start_ms, waited)
 
 
 def cancel(connection: sa.Connection, org_id: str, by: By) -> Assigned:
@@ -224,10 +241,11 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
         SQL.run(connection, "forget_balance", {"org_id": org_id})
 
 
-def _mend(connection: sa.Connection, org_id: str, start: int) -> Waited:
-    """Mark the windows that had waited for an assignment."""
+def _mend(connection: sa.Connection, org_id: str, start: int, unseen: Unseen) -> Waited:
+    """Mark the windows that had waited for an assignment. They are counted before: what is marked is counted anew."""
     values = {"org_id": org_id, "start_ms": start}
-    make_windows_dirty(connection, SQL, "waiting_windows", values)
     mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
-    waiting = SQL.run(connection, "waiting", {**values, "segments": mapped}).mappings().one()
+    late = [{"window_ms": window_ms} for window_ms in unseen.get(org_id, ())]
+    waiting = SQL.run(connection, "waiting", {**values, "segments": mapped, "unseen": late}).mappings().one()
+    make_windows_dirty(connection, SQL, "waiting_windows", values)
     return Waited(**{name: int(amount) for name, amount in waiting.items()})
