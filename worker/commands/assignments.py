@@ -23,6 +23,7 @@ from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.commands.orgs import register
+from drawdown.worker.seal.arrivals import seen_by_all
 from drawdown.worker.verdict.overrides import apply_now
 
 SQL = queries(__file__)
@@ -94,7 +95,9 @@ def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unsee
     """Of organisations, the sealed windows for which something came in that no seal has looked at yet. Once for all of
     them: what has arrived is gone through by each reading. Under S1's lock."""
     found: dict[str, list[int]] = defaultdict(list)
-    for row in SQL.run(connection, "unseen", {"orgs": [{"org_id": org_id} for org_id in org_ids]}):
+    seen = seen_by_all(SQL.run(connection, "cursors").all())
+    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], **seen.values}
+    for row in SQL.run(connection, "unseen", values, later=seen.piece):
         found[row.org_id].append(int(row.window_ms))
     return found
 
@@ -142,7 +145,7 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     """When the only assignment there is begins, where it begins later. Errors: Refused where one may not begin then."""
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
-        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
+        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {utc(floor)}")
     there = SQL.run(connection, "first_and_later", {"org_id": org_id, "start_ms": start}).one()
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:
@@ -230,7 +233,7 @@ def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> Non
     watermark = SQL.run(connection, "watermark", {"org_id": org_id}).scalar_one()
     if start < watermark:
         raise Refused(
-            f"{org_id}: windows up to {watermark} are sealed for its present provider; start at or after that"
+            f"{org_id}: windows up to {utc(watermark)} are sealed for its present provider; start at or after that"
         )
 
 
