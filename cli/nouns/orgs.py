@@ -13,6 +13,7 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns import org_assign
+from drawdown.cli.nouns.org_words import halt_lines, stands, word
 from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, PageSize, Reason, Undo, only_with
 from drawdown.cli.rendering import facts, show, shown, table
 from drawdown.schema import ids
@@ -175,27 +176,10 @@ def override(
         )
     )
     lines = [
-        f"{org}: {_word(done.now)}; before: {_word(done.was)}",
-        f"{org}: {_stands(done)}{'' if says else '; the next tick asks the provider again'}",
+        f"{org}: {word(done.now)}; before: {word(done.was)}",
+        f"{org}: {stands(done)}{'' if says else '; the next tick asks the provider again'}",
     ]
     show(app, {"org_id": org, "cleared": not says, "was": done.was, "now": done.now, "override": done}, lines)
-
-
-def _word(word: orgs.Override) -> str:
-    """What an operator says, in words."""
-    if not word.says_something:
-        return "no override"
-    parts = []
-    if word.halted is not None:
-        parts.append("halted whatever the balance" if word.halted else "not halted whatever the balance")
-    if word.max_concurrent is not None:
-        parts.append(f"{word.max_concurrent:,} sandboxes at once whatever the plan")
-    return f"{' and '.join(parts)}, {f'until {show_time(word.until_ms)}' if word.until_ms else 'until it is undone'}"
-
-
-def _stands(done: orgs.Overridden) -> str:
-    most = done.max_concurrent_sandboxes
-    return f"{'halted' if done.is_halted else 'runs'}, {'no limit' if most is None else f'{most:,}'} at once"
 
 
 @commands.command()
@@ -236,33 +220,10 @@ def halt(
 
     done, told = app.write(work, rollback=dry_run)
     of_one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
-    lines = _halt_lines(done, undo=undoing, dry_run=dry_run)
+    lines = halt_lines(done, undo=undoing, dry_run=dry_run)
     whose = "that would be told" if dry_run else "to be told"
     lines += [] if undoing else [f"cells {whose}: {cells.told_in_words(told)}"]
     show(app, {**of_one, "halts": done, "cells": told, "dry_run": dry_run}, lines)
-
-
-def _halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[str]:
-    would = "would be " if dry_run else ""
-    lines = []
-    for org in done[:50]:
-        before = "halted" if org.was_halted else "running"
-        now = f"halted ({org.halt_reason})" if org.is_halted else "running"
-        lifted = (
-            undo and org.is_halted and (org.before or org.halt_reason == "operator")
-        )  # the reason outlives the halt
-        if lifted:
-            now = "halted no longer by an operator, and until its provider is asked"
-        note = "; it was so before" if lifted else "; no operator's halt held it"
-        note = note if undo and not org.before else ""
-        note = "; an operator's halt held it already" if org.before and not undo else note
-        lines.append(f"{org.org_id}: {would}{now}; before: {before}{note}")
-    if len(done) > 50:
-        lines.append(f"… and {len(done) - 50:,} more")
-    if dry_run:
-        return [*lines, f"{len(done):,} organisations; nothing was changed; for just these: --expect {len(done)}"]
-    after = "the next tick asks the provider again" if undo else "run `drawdown tick` to tell the cells now"
-    return [*lines, f"{len(done):,} organisations; {after}"]
 
 
 def read_orgs(file: Path) -> list[str]:

@@ -74,7 +74,8 @@ def test_a_withdrawn_event_says_so_first(shell: Shell) -> None:
 
 
 def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell: Shell) -> None:
-    shell("org halt acme")
+    assert "`drawdown org halt acme --undo` lifts it" in shell("org halt acme")
+    assert "an operator halted it; `drawdown org halt acme --undo` lifts that" in shell("org release acme", 1)
     first = shell("org halt acme --undo").splitlines()[0]
     assert first == "acme: halted no longer by an operator, and until its provider is asked; before: halted"
     assert shell("org halt acme --undo").splitlines()[0] == f"{first}; it was so before"
