@@ -24,6 +24,7 @@ from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, 
 from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.features import unestimated_features, unrated_features
 from drawdown.worker.views.long_open import oldest_open
+from drawdown.worker.views.orgs import never_halted
 from drawdown.worker.views.proofs import WHOLE_LATE_MS, last_held
 from drawdown.worker.views.providers import providers_in_use
 from drawdown.worker.views.status import last_tick_ms, newest_tick_ms, sealed_to_ms
@@ -31,7 +32,7 @@ from drawdown.worker.views.upkeep import upkeep
 
 MIN_SQLITE = (3, 39, 0)
 FEW = 3
-"""Features that a line names."""
+"""Features, or organisations, that a line names."""
 
 
 def examine(app: App) -> list[Finding]:
@@ -50,6 +51,7 @@ def examine(app: App) -> list[Finding]:
         _ticks,
         _sealing,
         _watch,
+        _overrides,
         _proofs,
         _mapping,
         _providers,
@@ -197,6 +199,17 @@ def _watch(app: App) -> Iterator[Finding]:
         return
     mend = "keep `drawdown watch` running beside the cron, or `drawdown run`, or `drawdown worker`"
     yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
+
+
+def _overrides(app: App) -> Iterator[Finding]:
+    """Meant once, and said by nothing else: whoever is never halted uses on with an empty balance."""
+    found = app.read(lambda c: never_halted(c, app.clock.now_ms(), FEW))
+    if found.orgs:
+        named = [f"{org} {'without an end' if end is None else f'until {show_time(end)}'}" for org, end in found.first]
+        some = ", ".join(named) + (f" and {found.orgs - FEW:,} more" if found.orgs > FEW else "")
+        who = "organisations are" if found.orgs > 1 else "organisation is"
+        what = f"{found.orgs:,} {who} never halted, by your word: {some} (`drawdown org list --overridden`)"
+        yield Finding(True, what, off=True)
 
 
 def _proofs(app: App) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.commands import orgs
+from drawdown.worker.views.orgs import OrgRow
 
 
 def word(said: orgs.Override) -> str:
@@ -17,6 +18,12 @@ def word(said: orgs.Override) -> str:
     if said.max_concurrent is not None:
         parts.append(f"{said.max_concurrent:,} sandboxes at once whatever the plan")
     return f"{' and '.join(parts)}, {f'until {show_time(said.until_ms)}' if said.until_ms else 'until it is undone'}"
+
+
+def word_of(row: OrgRow) -> str | None:
+    """The same of an organisation in a list; None where it has no override."""
+    said = orgs.Override(row.override_max_concurrent, row.override_halted, row.override_until_ms)
+    return word(said) if said.says_something else None
 
 
 def stands(done: orgs.Overridden) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns import org_assign
-from drawdown.cli.nouns.org_words import halt_lines, stands, word
+from drawdown.cli.nouns.org_words import halt_lines, stands, word, word_of
 from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, PageSize, Reason, Undo, only_with
 from drawdown.cli.rendering import facts, show, shown, table
 from drawdown.schema import ids
@@ -43,6 +43,7 @@ def list_(
     search: Annotated[str, typer.Option(help="Only those whose id holds this text")] = "",
     halted: Annotated[bool, typer.Option("--halted", help="Only halted ones")] = False,
     unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those nobody bills")] = False,
+    overridden: Annotated[bool, typer.Option("--overridden", help="Only those with an override of yours")] = False,
     scheduled: Annotated[bool, typer.Option("--scheduled", help="Assignments that begin later, instead")] = False,
     runs_out_within: Annotated[
         str | None, typer.Option(help="Only those whose credit ends by then, as the watch last estimated: 6h, 7d")
@@ -65,16 +66,18 @@ def list_(
     by_ms, now_ms = None, app.clock.now_ms()
     if runs_out_within is not None:
         by_ms = now_ms + parse_length(runs_out_within, "--runs-out-within")
-    chosen = OrgFilter(provider, plan, search, halted, unassigned, by_ms)
+    chosen = OrgFilter(provider, plan, search, halted, unassigned, by_ms, overridden)
     app.read(lambda c: _require(c, plan, after))
     page = app.read(lambda c: list_orgs(c, chosen, now_ms, sort=sort, after=after, most=most))
+    told = overridden or any(map(word_of, page.orgs))
     rows = [
         (row.org_id, row.billing_provider, row.plan, row.is_halted, row.halt_reason, row.max_concurrent_sandboxes,
          *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
-         row.stopped_reason, *((show_time(row.runs_out_ms),) if by_ms is not None else ()))
+         row.stopped_reason, *((show_time(row.runs_out_ms),) if by_ms is not None else ()),
+         *((word_of(row),) if told else ()))
         for row in page.orgs
     ]  # fmt: skip
-    ends = ("runs out",) if by_ms is not None else ()
+    ends = (*(("runs out",) if by_ms is not None else ()), *(("override",) if told else ()))
     figures = ("#balance", "#left now", "#used a minute")
     columns = ("org", "billed by", "plan", "halted", "why", "#at once", *figures, "stopped", *ends)
     more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
@@ -212,7 +215,7 @@ def halt(
 
     def work(connection: sa.Connection) -> tuple[list[orgs.Halted], dict[str, int]]:
         _require(connection, plan, "")
-        found = listed or chosen_orgs(connection, chosen, orgs.MAX_HALTED)
+        found = listed or chosen_orgs(connection, chosen, orgs.MAX_HALTED, by.now_ms)
         if expect not in (None, len(found)):
             raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
         told = {} if undoing else cells.running_of(connection, found)

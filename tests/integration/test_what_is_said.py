@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.units import DAY_MS
 from tests.integration.telling_events import event, told
 from tests.integration.test_events_cli import Shell, begun
 
@@ -81,6 +82,26 @@ def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell
     assert shell("org halt acme --undo").splitlines()[0] == f"{first}; it was so before"
     shell("tick")  # which halts it for its empty wallet
     assert "(credits_exhausted); before: halted; no operator's halt held it" in shell("org halt acme --undo")
+
+
+def test_whoever_is_never_halted_is_told_until_that_ends(shell: Shell) -> None:
+    """Meant for an afternoon and forgotten, it is unpaid usage without an end."""
+    shell.fleet.assign("globex", "initech")
+    assert "override" not in shell("org list") and shell.json("org list --overridden")["orgs"] == []
+    assert "never halted" not in shell("doctor", 1)
+    shell("org override acme --never-halt")
+    shell("org override globex --never-halt --until +1d")
+    shell("org override initech --max-concurrent 3 --until +1d")
+    assert "not halted whatever the balance, until it is undone" in " ".join(shell("org list").split())
+    listed = shell.json("org list --overridden")["orgs"]
+    words = [(row["org_id"], row["override_halted"], row["override_max_concurrent"]) for row in listed]
+    assert words == [("acme", False, None), ("globex", False, None), ("initech", None, 3)]
+    said = " ".join(shell("doctor", 1).split())
+    assert "2 organisations are never halted, by your word: acme without an end, globex until 2026-01-02T" in said
+    assert "drawdown org list --overridden" in said
+    shell.fleet.clock.at_ms += 2 * DAY_MS  # no tick has forgotten those that have ended
+    assert [row["org_id"] for row in shell.json("org list --overridden")["orgs"]] == ["acme"]
+    assert "1 organisation is never halted, by your word: acme without an end" in " ".join(shell("doctor", 1).split())
 
 
 @pytest.mark.parametrize(
