@@ -26,7 +26,7 @@ from drawdown.worker.verdict.watch_state import is_watched
 from drawdown.worker.views import cells
 from drawdown.worker.views.org_credit import VerdictChange
 from drawdown.worker.views.org_standing import OrgStatus
-from drawdown.worker.views.orgs import SORTS, OrgFilter, chosen_orgs, list_orgs, scheduled_flips
+from drawdown.worker.views.orgs import SORTS, OrgFilter, OrgRow, chosen_orgs, list_orgs, scheduled_flips
 from drawdown.worker.views.status import org_status
 
 commands = typer.Typer()
@@ -69,21 +69,29 @@ def list_(
     chosen = OrgFilter(provider, plan, search, halted, unassigned, by_ms, overridden)
     app.read(lambda c: _require(c, plan, after))
     page = app.read(lambda c: list_orgs(c, chosen, now_ms, sort=sort, after=after, most=most))
-    told = overridden or any(map(word_of, page.orgs))
-    rows = [
-        (row.org_id, row.billing_provider, row.plan, row.is_halted, row.halt_reason, row.max_concurrent_sandboxes,
-         *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
-         row.stopped_reason, *((show_time(row.runs_out_ms),) if by_ms is not None else ()),
-         *((word_of(row),) if told else ()))
-        for row in page.orgs
-    ]  # fmt: skip
-    ends = (*(("runs out",) if by_ms is not None else ()), *(("override",) if told else ()))
-    figures = ("#balance", "#left now", "#used a minute")
-    columns = ("org", "billed by", "plan", "halted", "why", "#at once", *figures, "stopped", *ends)
     more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
     if by_ms is not None and not app.read(lambda c: is_watched(c, now_ms)):
         more.append("no watch goes round, so nobody estimates: start drawdown watch, run or worker")
-    return show(app, {"orgs": page.orgs, "next_after": page.next_after}, [table("Organisations", columns, rows), *more])
+    return show(
+        app,
+        {"orgs": page.orgs, "next_after": page.next_after},
+        [_table(page.orgs, ends=by_ms is not None, overridden=overridden), *more],
+    )
+
+
+def _table(found: list[OrgRow], *, ends: bool, overridden: bool) -> Table:
+    """With when credit ends, where that is asked for; with overrides, where there are any."""
+    told = overridden or any(map(word_of, found))
+    rows = [
+        (row.org_id, row.billing_provider, row.plan, row.is_halted, row.halt_reason, row.max_concurrent_sandboxes,
+         *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
+         row.stopped_reason, *((show_time(row.runs_out_ms),) if ends else ()), *((word_of(row),) if told else ()))
+        for row in found
+    ]  # fmt: skip
+    figures = ("#balance", "#left now", "#used a minute")
+    last = (*(("runs out",) if ends else ()), *(("override",) if told else ()))
+    columns = ("org", "billed by", "plan", "halted", "why", "#at once", *figures, "stopped", *last)
+    return table("Organisations", columns, rows)
 
 
 def _require(connection: sa.Connection, plan: str, org: str) -> None:
