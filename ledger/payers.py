@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.runs.reservations import Denied, Reservation
 from drawdown.schema.audit import By
+from drawdown.schema.clock import utc
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
@@ -69,7 +70,8 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
     """What a payer allows an organisation now. Errors: Denied `payer_not_allowed`, of the step `account`."""
     found = read(connection, payer, org_id)
     if found is not None and found.allowed and found.since_ms > now_ms:
-        text = f"{payer} pays for runs of {org_id} from {found.since_ms} on, and here it is {now_ms}: try again then"
+        since, here = utc(found.since_ms), utc(now_ms)
+        text = f"{payer} pays for runs of {org_id} from {since} on, and here it is {here}: try again then"
         raise Denied("payer_not_allowed", text, "account")
     if found is None or not found.allowed:
         ended = "" if found is None or found.allowed else " any more"

@@ -14,8 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.ledger.entries import EVER_MS
+from drawdown.schema.clock import utc
 from drawdown.schema.sql import Part, queries
-from drawdown.schema.units import MicroCredits
+from drawdown.schema.units import WINDOW_MS, MicroCredits, next_window
 
 SQL = queries(__file__)
 
@@ -48,6 +49,17 @@ class RateCard:
     def rate(self, feature: str, ts: int) -> Rate | None:
         """The rate in force for a feature at a moment (milliseconds); None where it has none."""
         return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
+
+    def taken(self, feature: str, start_ms: int, now_ms: int) -> str:
+        """Why no other rate begins at a moment, and when the next may: one that has not begun cannot be put right."""
+        begun = {rate.start_ms for rate in self._of.get(feature, [])}
+        free = max(start_ms + WINDOW_MS, next_window(now_ms))
+        while free in begun:
+            free += WINDOW_MS
+        return (
+            f"from {utc(start_ms)} on already; rates are append-only: the earliest window for another is "
+            f"--from {utc(free)}, and what is used between goes by those there are"
+        )
 
     def price(self, feature: str, ts: int, quantity: int) -> MicroCredits | None:
         """What a quantity of a feature used at a moment costs, in micro-credits; None where it has no rate."""

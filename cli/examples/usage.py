@@ -64,6 +64,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "org list --runs-out-within 6h --sort end",
         "org list --search test-",
         "org list --scheduled",
+        "org list --overridden",
     ),
     "org show": ("org show acme",),
     "org assign": (

@@ -39,8 +39,8 @@ def take_(
     """Take files of usage: org_id, ts, and memory_mb with interval_s, or event_type with quantity.
 
     A file's content is taken once, whatever it is called; taking it again changes nothing. Rows that cannot be billed
-    are set aside. The exit status is 1 where there are any in a file that is taken, and where a name stands for other
-    content. Of several files each is tried, whatever becomes of the others.
+    are set aside. The exit status is 1 where there are any in a file that is taken, where a name stands for other
+    content, and where the file's content was withdrawn. Of several files each is tried, whatever becomes of the others.
     """
     app: App = context.obj
     app.ready()
@@ -56,7 +56,7 @@ def take_(
             done.append(unread(BY_HAND, Path(place).name, error))
     show(app, {"files": done}, [line for one in done for line in _lines(one)])
     if any(fault.exit_status != Exit.LEFT for fault in faults) or any(
-        one.outcome == "conflict" or (one.outcome == "taken" and one.refused) for one in done
+        one.outcome == "conflict" or one.withdrawn or (one.outcome == "taken" and one.refused) for one in done
     ):  # also where a path is wrong: others may be taken by now
         raise typer.Exit(Exit.PERSON)
     if faults:

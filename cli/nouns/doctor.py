@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns.doctor_settings import OF_SETTINGS, Finding, private
+from drawdown.cli.nouns.sealing import sealed_to
 from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
@@ -18,20 +19,20 @@ from drawdown.worker.batches.objects import is_prefix, require_listed
 from drawdown.worker.batches.sources import BatchSource, list_sources
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
 from drawdown.worker.engine.stores import Databases
-from drawdown.worker.history.incarnation import read_incarnation
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
 from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.features import unestimated_features, unrated_features
 from drawdown.worker.views.long_open import oldest_open
-from drawdown.worker.views.metrics import last_tick_ms
+from drawdown.worker.views.orgs import never_halted
 from drawdown.worker.views.proofs import WHOLE_LATE_MS, last_held
 from drawdown.worker.views.providers import providers_in_use
+from drawdown.worker.views.status import last_tick_ms, newest_tick_ms, sealed_to_ms
 from drawdown.worker.views.upkeep import upkeep
 
 MIN_SQLITE = (3, 39, 0)
 FEW = 3
-"""Features that a line names."""
+"""Features, or organisations, that a line names."""
 
 
 def examine(app: App) -> list[Finding]:
@@ -48,7 +49,9 @@ def examine(app: App) -> list[Finding]:
         _open_for_long,
         _upkeep,
         _ticks,
+        _sealing,
         _watch,
+        _overrides,
         _proofs,
         _mapping,
         _providers,
@@ -81,8 +84,8 @@ def _witness(app: App) -> Iterator[Finding]:
     folder = app.settings.state_folder()
     mend = "set DRAWDOWN_STATE_DIR to a folder of this machine that outlives the process"
     try:
-        doubted = app.read(read_incarnation).doubted
         WitnessFile(folder).recall(app.engine)
+        doubted = app.doubt()
         above = next(parent for parent in (folder, *folder.parents) if parent.exists())
         yield Finding(os.access(above, os.W_OK), f"what this machine remembers is kept in {folder}", mend)
         yield from private(folder, "700")
@@ -164,14 +167,28 @@ def _upkeep(app: App) -> Iterator[Finding]:
 
 
 def _ticks(app: App) -> Iterator[Finding]:
-    last = app.read(last_tick_ms)
-    late = last is None or app.clock.now_ms() - last > 3 * WINDOW_MS
+    now = app.clock.now_ms()
+    newest, last = app.read(newest_tick_ms), app.read(lambda c: last_tick_ms(c, now))
+    if newest is not None and newest > now + MAX_SKEW_MS:
+        what = f"the newest tick says that it ended at {show_time(newest)}, {lasting(newest - now)} ahead of now"
+        yield Finding(False, what, "set the clock of what ticks right (NTP), and this machine's")
+        if last == newest:  # of others there is none
+            return
+    late = last is None or now - last > 3 * WINDOW_MS
     mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` or `drawdown worker` running"
     yield Finding(
         not late,
         "no tick yet" if last is None else f"the last tick ended at {show_time(last)}",
         mend if late else "",
     )
+
+
+def _sealing(app: App) -> Iterator[Finding]:
+    """A horizon that a clock ahead of time left behind; nothing moves it back."""
+    now, sealed = app.clock.now_ms(), app.read(sealed_to_ms)
+    if sealed > now:
+        mend = "wait until then; whatever set the clock ahead has to be mended before"
+        yield Finding(False, f"usage is sealed {sealed_to(sealed, now)}", mend)
 
 
 def _watch(app: App) -> Iterator[Finding]:
@@ -182,6 +199,17 @@ def _watch(app: App) -> Iterator[Finding]:
         return
     mend = "keep `drawdown watch` running beside the cron, or `drawdown run`, or `drawdown worker`"
     yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
+
+
+def _overrides(app: App) -> Iterator[Finding]:
+    """Meant once, and said by nothing else: whoever is never halted uses on with an empty balance."""
+    found = app.read(lambda c: never_halted(c, app.clock.now_ms(), FEW))
+    if found.orgs:
+        named = [f"{org} {'without an end' if end is None else f'until {show_time(end)}'}" for org, end in found.first]
+        some = ", ".join(named) + (f" and {found.orgs - FEW:,} more" if found.orgs > FEW else "")
+        who = "organisations are" if found.orgs > 1 else "organisation is"
+        what = f"{found.orgs:,} {who} never halted, by your word: {some} (`drawdown org list --overridden`)"
+        yield Finding(True, what, off=True)
 
 
 def _proofs(app: App) -> Iterator[Finding]:

@@ -111,9 +111,15 @@ def _unread(app: App) -> Iterator[Finding]:
     queried = {Databases.setting(name).removeprefix(PREFIX).lower() for name in app.settings.databases().urls}
     for name in sorted(given - queried):
         if not name.startswith(of_others):
-            near, said = nearest(name, Settings.model_fields), f"{PREFIX}{name.upper()}"
+            theirs = [f"{service}_{_rest(name, service)}" for service in services]
+            near, said = nearest(name, [*Settings.model_fields, *theirs]), f"{PREFIX}{name.upper()}"
             mend = "" if near is None else f"did you mean {PREFIX}{near.upper()}?"
             yield Finding(near is None, f"{said} is set, and nothing here reads it", mend)
+
+
+def _rest(name: str, service: str) -> str:
+    """What follows a service's name, however that is misspelt."""
+    return "_".join(name.split("_")[service.count("_") + 1 :])
 
 
 OF_SETTINGS: Final[tuple[Callable[[App], Iterator[Finding]], ...]] = (_cells, _hooks, _server, _files, _unread)

@@ -101,13 +101,16 @@ def _plain(report: ImportReport) -> dict[str, object]:
 
 def _lines(report: ImportReport, rejects: Path | None) -> list[str]:
     lines = [
-        f"{report.read:,} rows read: {report.inserted:,} new, {report.already_there:,} there already, "
+        f"{report.read:,} rows read: {report.inserted:,} new, {report.already_there:,} there already"
+        f"{f' ({report.withdrawn:,} of them withdrawn)' if report.withdrawn else ''}, "
         f"{report.rejected:,} refused, {report.conflicts:,} with an id that has other content"
     ]
     if not report.committed:
         lines[0] += "; nothing was imported (--strict)"
     for title, rows in (("refused", report.first_rejects), ("other content", report.first_conflicts)):
         lines += [f"  {title}: {row}" for row in rows]
+    if report.withdrawn:
+        lines.append("  withdrawn: an id is never billed again; rows that are to be need other ids")
     shown = len(report.first_rejects)
     if report.rejected > shown:
         where = f"all are in {rejects}" if rejects else "see all with --rejects FILE"

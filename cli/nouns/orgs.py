@@ -13,6 +13,7 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns import org_assign
+from drawdown.cli.nouns.org_words import halt_lines, stands, word, word_of
 from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, PageSize, Reason, Undo, only_with
 from drawdown.cli.rendering import facts, show, shown, table
 from drawdown.schema import ids
@@ -25,7 +26,7 @@ from drawdown.worker.verdict.watch_state import is_watched
 from drawdown.worker.views import cells
 from drawdown.worker.views.org_credit import VerdictChange
 from drawdown.worker.views.org_standing import OrgStatus
-from drawdown.worker.views.orgs import SORTS, OrgFilter, chosen_orgs, list_orgs, scheduled_flips
+from drawdown.worker.views.orgs import SORTS, OrgFilter, OrgRow, chosen_orgs, list_orgs, scheduled_flips
 from drawdown.worker.views.status import org_status
 
 commands = typer.Typer()
@@ -42,6 +43,7 @@ def list_(
     search: Annotated[str, typer.Option(help="Only those whose id holds this text")] = "",
     halted: Annotated[bool, typer.Option("--halted", help="Only halted ones")] = False,
     unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those nobody bills")] = False,
+    overridden: Annotated[bool, typer.Option("--overridden", help="Only those with an override of yours")] = False,
     scheduled: Annotated[bool, typer.Option("--scheduled", help="Assignments that begin later, instead")] = False,
     runs_out_within: Annotated[
         str | None, typer.Option(help="Only those whose credit ends by then, as the watch last estimated: 6h, 7d")
@@ -64,22 +66,32 @@ def list_(
     by_ms, now_ms = None, app.clock.now_ms()
     if runs_out_within is not None:
         by_ms = now_ms + parse_length(runs_out_within, "--runs-out-within")
-    chosen = OrgFilter(provider, plan, search, halted, unassigned, by_ms)
+    chosen = OrgFilter(provider, plan, search, halted, unassigned, by_ms, overridden)
     app.read(lambda c: _require(c, plan, after))
     page = app.read(lambda c: list_orgs(c, chosen, now_ms, sort=sort, after=after, most=most))
-    rows = [
-        (row.org_id, row.billing_provider, row.plan, row.is_halted, row.halt_reason, row.max_concurrent_sandboxes,
-         *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
-         row.stopped_reason, *((show_time(row.runs_out_ms),) if by_ms is not None else ()))
-        for row in page.orgs
-    ]  # fmt: skip
-    ends = ("runs out",) if by_ms is not None else ()
-    figures = ("#balance", "#left now", "#used a minute")
-    columns = ("org", "billed by", "plan", "halted", "why", "#at once", *figures, "stopped", *ends)
     more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
     if by_ms is not None and not app.read(lambda c: is_watched(c, now_ms)):
         more.append("no watch goes round, so nobody estimates: start drawdown watch, run or worker")
-    return show(app, {"orgs": page.orgs, "next_after": page.next_after}, [table("Organisations", columns, rows), *more])
+    return show(
+        app,
+        {"orgs": page.orgs, "next_after": page.next_after},
+        [_table(page.orgs, ends=by_ms is not None, overridden=overridden), *more],
+    )
+
+
+def _table(found: list[OrgRow], *, ends: bool, overridden: bool) -> Table:
+    """With when credit ends, where that is asked for; with overrides, where there are any."""
+    told = overridden or any(map(word_of, found))
+    rows = [
+        (row.org_id, row.billing_provider, row.plan, row.is_halted, row.halt_reason, row.max_concurrent_sandboxes,
+         *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
+         row.stopped_reason, *((show_time(row.runs_out_ms),) if ends else ()), *((word_of(row),) if told else ()))
+        for row in found
+    ]  # fmt: skip
+    figures = ("#balance", "#left now", "#used a minute")
+    last = (*(("runs out",) if ends else ()), *(("override",) if told else ()))
+    columns = ("org", "billed by", "plan", "halted", "why", "#at once", *figures, "stopped", *last)
+    return table("Organisations", columns, rows)
 
 
 def _require(connection: sa.Connection, plan: str, org: str) -> None:
@@ -175,27 +187,10 @@ def override(
         )
     )
     lines = [
-        f"{org}: {_word(done.now)}; before: {_word(done.was)}",
-        f"{org}: {_stands(done)}{'' if says else '; the next tick asks the provider again'}",
+        f"{org}: {word(done.now)}; before: {word(done.was)}",
+        f"{org}: {stands(done)}{'' if says else '; the next tick asks the provider again'}",
     ]
     show(app, {"org_id": org, "cleared": not says, "was": done.was, "now": done.now, "override": done}, lines)
-
-
-def _word(word: orgs.Override) -> str:
-    """What an operator says, in words."""
-    if not word.says_something:
-        return "no override"
-    parts = []
-    if word.halted is not None:
-        parts.append("halted whatever the balance" if word.halted else "not halted whatever the balance")
-    if word.max_concurrent is not None:
-        parts.append(f"{word.max_concurrent:,} sandboxes at once whatever the plan")
-    return f"{' and '.join(parts)}, {f'until {show_time(word.until_ms)}' if word.until_ms else 'until it is undone'}"
-
-
-def _stands(done: orgs.Overridden) -> str:
-    most = done.max_concurrent_sandboxes
-    return f"{'halted' if done.is_halted else 'runs'}, {'no limit' if most is None else f'{most:,}'} at once"
 
 
 @commands.command()
@@ -228,7 +223,7 @@ def halt(
 
     def work(connection: sa.Connection) -> tuple[list[orgs.Halted], dict[str, int]]:
         _require(connection, plan, "")
-        found = listed or chosen_orgs(connection, chosen, orgs.MAX_HALTED)
+        found = listed or chosen_orgs(connection, chosen, orgs.MAX_HALTED, by.now_ms)
         if expect not in (None, len(found)):
             raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
         told = {} if undoing else cells.running_of(connection, found)
@@ -236,33 +231,10 @@ def halt(
 
     done, told = app.write(work, rollback=dry_run)
     of_one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
-    lines = _halt_lines(done, undo=undoing, dry_run=dry_run)
+    lines = halt_lines(done, undo=undoing, dry_run=dry_run)
     whose = "that would be told" if dry_run else "to be told"
     lines += [] if undoing else [f"cells {whose}: {cells.told_in_words(told)}"]
     show(app, {**of_one, "halts": done, "cells": told, "dry_run": dry_run}, lines)
-
-
-def _halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[str]:
-    would = "would be " if dry_run else ""
-    lines = []
-    for org in done[:50]:
-        before = "halted" if org.was_halted else "running"
-        now = f"halted ({org.halt_reason})" if org.is_halted else "running"
-        lifted = (
-            undo and org.is_halted and (org.before or org.halt_reason == "operator")
-        )  # the reason outlives the halt
-        if lifted:
-            now = "halted no longer by an operator, and until its provider is asked"
-        note = "; it was so before" if lifted else "; no operator's halt held it"
-        note = note if undo and not org.before else ""
-        note = "; an operator's halt held it already" if org.before and not undo else note
-        lines.append(f"{org.org_id}: {would}{now}; before: {before}{note}")
-    if len(done) > 50:
-        lines.append(f"… and {len(done) - 50:,} more")
-    if dry_run:
-        return [*lines, f"{len(done):,} organisations; nothing was changed; for just these: --expect {len(done)}"]
-    after = "the next tick asks the provider again" if undo else "run `drawdown tick` to tell the cells now"
-    return [*lines, f"{len(done):,} organisations; {after}"]
 
 
 def read_orgs(file: Path) -> list[str]:

@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
+from drawdown.cli.nouns.sealing import sealed_to, sealing
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import typed
@@ -90,7 +91,7 @@ def status_lines(found: Status) -> list[str]:
         lines.append("  next:".ljust(LABEL) + headline.next)  # in one line, whatever its length: it is pasted
     for provider in standing.providers:
         lines += provider_lines(provider, now)
-    lines.append(wrapped("sealing", _sealing(standing)))
+    lines.append(wrapped("sealing", sealing(standing)))
     lines += [
         wrapped(
             "pending" if not number else "",
@@ -186,12 +187,6 @@ def _drained(provider: Waiting, now: int) -> str:
     return f"drained at {provider.settled_per_min:,}/min: about {moment.strftime(shape)}"
 
 
-def _sealing(found: Standing) -> str:
-    watermark, dirty = found.watermark_ms, found.left.dirty_windows
-    text = f"up to {show_time(watermark)}, {lasting(found.at_ms - watermark)} ago" if watermark else "nothing yet"
-    return text + (f"; {dirty:,} windows to be sealed again" if dirty else "")
-
-
 def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     """What else is not as it should be: labels and texts."""
     left = found.left
@@ -268,8 +263,7 @@ def org_lines(found: OrgStatus, now: int) -> list[str | Table]:
     """One organisation for people."""
     lines: list[str | Table] = [wrapped("", f"{found.org_id}: {_stands(found, now)}", shorten=240)]
     if found.watermark_ms:
-        behind = lasting(now - found.watermark_ms)
-        lines.append(wrapped("sealed", f"up to {show_time(found.watermark_ms)}, {behind} ago"))
+        lines.append(wrapped("sealed", sealed_to(found.watermark_ms, now)))
     if found.floor_ms:
         lines.append(wrapped("floor", f"{show_time(found.floor_ms)}; before it all is closed for good"))
     for usage in found.pending:

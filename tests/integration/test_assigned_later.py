@@ -1,14 +1,23 @@
-"""An assignment that begins later changes nothing of who bills now."""
+"""An assignment that begins later changes nothing of who bills now; each says what usage it brings in."""
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.database import write
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import assignments
+from drawdown.worker.commands.withdrawals import withdraw
 from tests.fake_provider import FakeProvider, capabilities
-from tests.world import Fleet
+from tests.integration.telling_events import event, mapped, told
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    return Fleet(engine)
+
 
 READ = "SELECT balance_micro, balance_read_ms FROM orgs WHERE org_id = 'acme'"
 
@@ -33,3 +42,53 @@ def test_the_balance_that_was_read_stays_until_another_bills(engine: sa.Engine) 
     fleet.tick()
     assert fleet.one("SELECT billing_provider FROM orgs WHERE org_id = 'acme'") == "fake"
     assert fleet.rows(READ) != [(balance, read_ms)], "another's customer has another balance"
+
+
+def told_then(fleet: Fleet) -> dict[str, assignments.Waited]:
+    """What assignments from T0 on say; and that the next tick bills and leaves out just that, in seconds and units."""
+    orgs = read(fleet.engine, assignments.unassigned)
+    done = write(fleet.engine, lambda c: assignments.assign(c, orgs, "embedded", fleet.by, from_ms=T0))
+    fleet.tick_windows(1)
+    for one in done:
+        waited, of = one.waited, {"org": one.org_id}
+        billed = fleet.rows("SELECT SUM(sealed_qty) FROM pushes WHERE org_id = :org", **of)[0][0]
+        left = fleet.rows("SELECT SUM(seconds) FROM pending_usage WHERE org_id = :org", **of)[0][0]
+        said = (waited.mended_s + waited.mended_units, waited.before_start_s + waited.before_start_units)
+        assert said == (int(str(billed or 0)), int(str(left or 0))), one.org_id
+    return {one.org_id: one.waited for one in done}
+
+
+def test_what_came_in_late_and_no_tick_has_seen_is_counted(fleet: Fleet) -> None:
+    mapped(fleet, from_ms=T0 - 2 * DAY_MS)
+    fleet.sample("seen", T0 + 1, 30)
+    fleet.tick(T0 + 3 * WINDOW_MS)
+    fleet.sample("acme", T0 + 1)
+    fleet.sample("old", T0 - 6 * DAY_MS)
+    fleet.sample("seen", T0 + 2, 7)
+    told(fleet, event("a", 3, org_id="events"), event("b", 9, org_id="events", occurred_ms=T0 - DAY_MS))
+    found = told_then(fleet)
+    assert found == {
+        "acme": assignments.Waited(mended_s=60),
+        "events": assignments.Waited(mended_units=3, before_start_units=9),
+        "old": assignments.Waited(before_start_s=60),
+        "seen": assignments.Waited(mended_s=37),
+    }
+
+
+def test_what_was_withdrawn_since_the_last_tick_is_not_counted(fleet: Fleet) -> None:
+    fleet.sample("acme", T0 + 1, 30, sample_id="pending")
+    fleet.sample("acme", T0 + 2, 5)
+    fleet.sample("acme", T0 - DAY_MS, 8, sample_id="before")
+    fleet.tick(T0 + 3 * WINDOW_MS)
+    fleet.sample("acme", T0 + WINDOW_MS, 11, sample_id="late")
+    write(fleet.engine, lambda c: withdraw(c, ["pending", "before", "late"], fleet.by))
+    assert told_then(fleet) == {"acme": assignments.Waited(mended_s=5)}
+
+
+def test_usage_of_a_later_assignment_is_not_counted_as_brought_in(fleet: Fleet) -> None:
+    fleet.assign("acme", from_ms=T0 + WINDOW_MS)
+    fleet.tick(T0 + 4 * WINDOW_MS)
+    fleet.sample("acme", T0 + 1, 11)
+    fleet.sample("acme", T0 + WINDOW_MS, 60)
+    (made,) = write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "embedded", fleet.by, from_ms=T0))
+    assert made.waited == assignments.Waited(mended_s=11)

@@ -168,7 +168,8 @@ def test_another_content_under_a_name_is_a_conflict_until_the_first_is_withdrawn
     assert taken(fleet, path).outcome == "taken"
     fleet.tick_windows(1)
     assert sealed(fleet) == {**dict.fromkeys(SEALED, 0), ("acme", 0): 50}
-    assert taken(fleet, written(tmp_path / "w.csv", ROWS)).said.endswith("is never taken again")
+    again = taken(fleet, written(tmp_path / "w.csv", ROWS))
+    assert again.withdrawn and "is never taken again: if its rows are to be billed after all" in again.said
     clean(fleet, 1)
 
 
@@ -1057,6 +1058,11 @@ def test_the_commands(
     assert said("source", "list")[1]["sources"][0]["paused_ms"] is not None
     assert said("verify", "--deep")[1]["checked"]["files of batches"] == 1
     assert said("batch", "withdraw", batch)[1]["withdrawn"]["samples"] == 3
+    status, answer = said("batch", "take", str(path))  # withdrawn by mistake: nothing of it is billed
+    assert (status, answer["files"][0]["outcome"], answer["files"][0]["withdrawn"]) == (1, "repeated", True)
+    packed = tmp_path / "u.csv.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))  # as it is said
+    assert said("batch", "take", str(packed))[1]["files"][0]["outcome"] == "taken"
 
 
 def unguarded(fleet: Fleet, guard: str, table: str, text: str) -> None:

@@ -302,7 +302,25 @@ def test_a_rate_of_the_past_says_what_it_does(shell: Shell) -> None:
     assert says not in shell.run(*rate, "5")
     assert says not in shell.run(*rate, "6", "--from", "2026-01-01T02:10:00Z")
     assert says in shell.run(*rate, "7", *past)
-    assert "append-only" in shell.run(*rate, "8", *past, status=1)
+    refused = shell.run(*rate, "8", *past, status=1)
+    assert "compute_1gb has a rate from 2026-01-01T00:00:00Z on already; rates are append-only" in refused
+    assert "--from 2026-01-01T02:15:00Z" in refused, "02:05 and 02:10 have theirs"
+
+
+def test_a_rate_that_has_not_begun_is_put_right_as_the_refusal_says(shell: Shell) -> None:
+    shell.begin()
+    rate = ("ledger", "rate", "compute_1gb", "--at", "2026-01-01T02:01:00Z", "--micro-credits")
+    tomorrow = ("--from", "2026-01-02")
+    shell.run(*rate, "5")
+    shell.run(*rate, "900", *tomorrow)
+    refused = shell.run(*rate, "9", *tomorrow, status=1)
+    assert "the earliest window for another is --from 2026-01-02T00:05:00Z" in refused
+    assert "what is used between goes by those there are" in refused
+    free = refused.partition("--from ")[2].partition(",")[0]
+    assert shell.json(*rate, "9", "--from", free)["was"]["micro_credits"] == 900
+    price = ("provider", "rate", "autumn", "compute_1gb", "--at", "2026-01-01T02:01:00Z", "--micro")
+    shell.run(*price, "900", *tomorrow)
+    assert "at autumn from 2026-01-02T00:00:00Z on already" in shell.run(*price, "9", *tomorrow, status=1)
 
 
 def test_what_was_set_aside_by_a_filter_is_taken_back_by_id(shell: Shell) -> None:

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Rejected, RetryAt, Unknown
+from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
@@ -490,7 +491,7 @@ def test_a_feature_has_one_unit_for_good(fleet: Fleet) -> None:
     add(100, "mb_s", later)
     add(100, "s", later)  # it had not begun, and is replaced
     for size, kind, start in ((101, "exact", later), (None, "up_to", later), (100, "exact", later + DAY_MS)):
-        with pytest.raises(Refused, match=rf"half is counted in s \(exact 100 MB, in windows from {later} on\)"):
+        with pytest.raises(Refused, match=rf"half is counted in s \(exact 100 MB, in windows from {utc(later)} on\)"):
             add(size, "mb_s", start, kind)
     write(fleet.engine, lambda c: end_feature(c, "half", fleet.by, from_ms=later + DAY_MS))
     with pytest.raises(Refused, match="give --unit s, or these sizes a feature of another name"):

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.nouns.imports import _lines
+from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.tables.samples import usage_samples
+from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.sources.samples import importer
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions
@@ -54,6 +57,21 @@ def test_bad_rows_are_reported_and_the_rest_goes_in(engine: sa.Engine, tmp_path:
     assert rows[0] == ["file", "line", "column", "reason", "text"]
     assert rows[1:] == [[file, str(n), column, reason, text] for n, (text, column, reason) in bad.items()]
     assert [row[0] for row in samples(engine)] == ["s11", "s2"]
+
+
+def test_of_those_that_are_there_already_the_withdrawn_ones_are_counted(engine: sa.Engine, tmp_path: Path) -> None:
+    """Whoever withdrew too much imports it again, and is to see that it is billed no more."""
+    import_samples(engine, [usage(tmp_path, *map(line, range(5)))], options(), NOW)
+    write(engine, lambda c: withdraw(c, ["s1", "s2", "s4"], By(NOW, "test", "a mistake", "cli")))
+    rows = [line(1), line(1), line(2, memory_mb=2048), line(3), line(4)]
+    for strict in (False, True):
+        report = import_samples(engine, [usage(tmp_path, *rows)], options(strict=strict), NOW)
+        assert (report.already_there, report.withdrawn, report.conflicts) == (4, 3, 1)
+    told = "\n".join(_lines(report, None))
+    assert "4 there already (3 of them withdrawn), 0 refused" in told and "an id is never billed again" in told
+    assert "withdrawn" not in "\n".join(
+        _lines(import_samples(engine, [usage(tmp_path, line(3))], options(), NOW), None)
+    )
 
 
 def test_many_rejects_are_all_counted_and_the_first_few_shown(engine: sa.Engine, tmp_path: Path) -> None:

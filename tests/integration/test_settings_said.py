@@ -56,6 +56,8 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: Said, *names: str) -> str:
         ("DRAWDOWN_GATE_UNKNOWN_ORGS", "DRAWDOWN_GATE_UNKNOWN_ORG"),
         ("DRAWDOWN_ADMIN_SECRET", "DRAWDOWN_ADMIN_SECRETS"),
         ("DRAWDOWN_CRON_SECRETS", "DRAWDOWN_CRON_SECRET"),
+        ("DRAWDOWN_AUTUM_SECRET_KEY", "DRAWDOWN_AUTUMN_SECRET_KEY"),
+        ("DRAWDOWN_STRPE_PAYMENTS_KEY", "DRAWDOWN_STRIPE_PAYMENTS_KEY"),
     ],
 )
 def test_a_name_that_nothing_reads_is_told_with_the_nearest(

@@ -212,13 +212,14 @@ def test_what_it_costs_changes_with_a_day_and_is_append_only(fleet: Fleet) -> No
     mapped(fleet)
     mapped(fleet, Units("cloud", "vm", "vcpu-hour", 1, 7_200_000, 3600, "USD"), T0 + 2 * DAY_MS)
     assert [line.estimated_micro for line in told(fleet)] == [20_000_000] * 2 + [40_000_000] * 3
-    with pytest.raises(Refused, match="append-only"):
+    mapped(fleet, Units("cloud", "vm", "vcpu-hour", 1, 7_200_000, 3600, "USD"), T0 + DAY_MS)
+    with pytest.raises(Refused, match="append-only: the earliest day for another is --from 2026-01-04"):
         mapped(fleet, Units("cloud", "vm", "vcpu-hour", 2, 3_600_000, 3600, "USD"))
     with pytest.raises(UsageError, match="begins with a day"):
         mapped(fleet, from_ms=T0 + 1)
     with pytest.raises(UnknownId, match="compute_1gb"):
         mapped(fleet, feature="compute_1g")
-    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'vendor_set'") == 2
+    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'vendor_set'") == 3
     for text in ("UPDATE vendor_units SET money_micro = 1", "DELETE FROM vendor_units"):
         with pytest.raises(Exception, match="append-only"):
             fleet.write(text)

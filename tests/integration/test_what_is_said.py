@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.schema.errors import Exit
+from drawdown.schema.units import DAY_MS
 from tests.integration.telling_events import event, told
 from tests.integration.test_events_cli import Shell, begun
 
@@ -76,7 +77,8 @@ def test_a_withdrawn_event_says_so_first(shell: Shell) -> None:
 
 
 def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell: Shell) -> None:
-    shell("org halt acme")
+    assert "`drawdown org halt acme --undo` lifts it" in shell("org halt acme")
+    assert "an operator halted it; `drawdown org halt acme --undo` lifts that" in shell("org release acme", 1)
     first = shell("org halt acme --undo").splitlines()[0]
     assert first == "acme: halted no longer by an operator, and until its provider is asked; before: halted"
     assert shell("org halt acme --undo").splitlines()[0] == f"{first}; it was so before"
@@ -98,6 +100,26 @@ def test_what_was_done_with_a_time_that_was_given_is_told_from_what_was_done_the
     for via, key, other in (("cli --at", "then", "now"), ("cli", "now", "then")):
         said = do("audit", "list", "--via", via, "--target", "acme")
         assert f'"grant:{key}"' in said and f'"grant:{other}"' not in said
+
+
+def test_whoever_is_never_halted_is_told_until_that_ends(shell: Shell) -> None:
+    """Meant for an afternoon and forgotten, it is unpaid usage without an end."""
+    shell.fleet.assign("globex", "initech")
+    assert "override" not in shell("org list") and shell.json("org list --overridden")["orgs"] == []
+    assert "never halted" not in shell("doctor", 1)
+    shell("org override acme --never-halt")
+    shell("org override globex --never-halt --until +1d")
+    shell("org override initech --max-concurrent 3 --until +1d")
+    assert "not halted whatever the balance, until it is undone" in " ".join(shell("org list").split())
+    listed = shell.json("org list --overridden")["orgs"]
+    words = [(row["org_id"], row["override_halted"], row["override_max_concurrent"]) for row in listed]
+    assert words == [("acme", False, None), ("globex", False, None), ("initech", None, 3)]
+    said = " ".join(shell("doctor", 1).split())
+    assert "2 organisations are never halted, by your word: acme without an end, globex until 2026-01-02T" in said
+    assert "drawdown org list --overridden" in said
+    shell.fleet.clock.at_ms += 2 * DAY_MS  # no tick has forgotten those that have ended
+    assert [row["org_id"] for row in shell.json("org list --overridden")["orgs"]] == ["acme"]
+    assert "1 organisation is never halted, by your word: acme without an end" in " ".join(shell("doctor", 1).split())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from typer.main import get_command
@@ -85,6 +85,32 @@ def test_each_command_that_a_text_names_is_there() -> None:
     ]
     assert wrong == []
     assert sum(1 for _, text in texts() for _ in named(text)) > 300
+
+
+OPTIONS = {
+    option
+    for command in (COMMAND, *TREE.values())
+    for param in command.params
+    for option in (*param.opts, *param.secondary_opts)
+} | {"--help"}
+OF_OTHERS: Final = {"worker/batches/unpack.py": {"--long", "--ultra"}}
+"""By file, options of programs that are not ours."""
+
+
+def options_named(text: str) -> set[str]:
+    """All that is written as an option, inside a command or by itself."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w=-]*\*)", text))
+
+
+def test_each_option_that_a_text_names_is_one_of_some_command() -> None:
+    """Beside the command there may be none: a reason that a row is refused names the option alone."""
+    wrong = {
+        f"{path}: {option}"
+        for path, text in texts()
+        for option in options_named(text) - OPTIONS - OF_OTHERS.get(path, set())
+    }
+    assert wrong == set()
+    assert options_named("the format given (--time)") == {"--time"} and "--time" not in OPTIONS
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "views": {
         "batches",
         "cluster",
+        "seal",
         "push",
         "topup",
         "verdict",

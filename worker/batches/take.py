@@ -35,6 +35,8 @@ SQL = queries(__file__)
 Outcome = Literal["taken", "repeated", "conflict", "refused"]
 BY_HAND: Final = ""
 """The source of a file that a person names."""
+AFTER_ALL: Final = "if its rows are to be billed after all, give them as other content (packed by gzip, a CSV is that)"
+"""What a person does about a batch that was withdrawn by mistake."""
 UNREAD: Final = ""
 """The batch of a file that could not be read."""
 
@@ -51,6 +53,8 @@ class TakenFile:
     rows: int = 0
     refused: int = 0
     said: str = ""
+    withdrawn: bool = False
+    """Of one that was repeated: nothing of it is billed, and a person may take it to be."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
@@ -130,10 +134,10 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenF
         said = f"its name stands for the batch {other.batch}, with other content: withdraw that one"
         after = ", and a tick takes what is said by then" if is_asked(file.place) else " first, or give it another name"
         return TakenFile(source, name, sums.batch, "conflict", said=said + after)
-    said = f"taken before, as {there.name}" + (
-        "" if there.withdrawn_ms is None else "; it was withdrawn, and is never taken again"
-    )
-    return TakenFile(source, name, sums.batch, "repeated", int(there.row_count), int(there.refused), said)
+    said, withdrawn = f"taken before, as {there.name}", there.withdrawn_ms is not None
+    if withdrawn:
+        said += f"; it was withdrawn, and is never taken again: {AFTER_ALL}"
+    return TakenFile(source, name, sums.batch, "repeated", int(there.row_count), int(there.refused), said, withdrawn)
 
 
 @contextmanager

@@ -6,8 +6,10 @@ windows that it mends become dirty, so that the next tick seals them (S6).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import sqlalchemy as sa
 
@@ -21,9 +23,13 @@ from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.commands.orgs import register
+from drawdown.worker.seal.arrivals import seen_by_all
 from drawdown.worker.verdict.overrides import apply_now
 
 SQL = queries(__file__)
+
+Unseen: TypeAlias = Mapping[str, Sequence[int]]
+"""By organisation, windows for which something came in that no seal has looked at yet."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,24 @@ def assign(
     start = start_of(from_ms, by)
     lock_buckets(connection)
     customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
-    return [assign_one(connection, org, provider, customer, start, by) for org, customer in customers]
+    late = unseen_windows(connection, org_ids)
+    return [assign_one(connection, org, provider, customer, start, by, unseen=late) for org, customer in customers]
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
     """Organisations with no assignment at all, those first seen in samples included."""
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
+
+
+def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:
+    """Of organisations, the sealed windows for which something came in that no seal has looked at yet. Once for all of
+    them: what has arrived is gone through by each reading. Under S1's lock."""
+    found: dict[str, list[int]] = defaultdict(list)
+    seen = seen_by_all(SQL.run(connection, "cursors").all())
+    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], **seen.values}
+    for row in SQL.run(connection, "unseen", values, later=seen.piece):
+        found[row.org_id].append(int(row.window_ms))
+    return found
 
 
 def start_of(from_ms: int | None, by: By) -> int:
@@ -103,13 +121,14 @@ def assign_one(
     start: int,
     by: By,
     *,
+    unseen: Unseen,
     in_ledger: Collection[str] = (),
 ) -> Assigned:
-    """Assign one organisation, under S1's lock. `in_ledger`: providers that declare that their customers' balances lie
-    in the ledger, met by a tick or not. Errors: as `assign`."""
+    """Assign one organisation, under S1's lock. `unseen`: its `unseen_windows`, among others'. `in_ledger`: providers
+    that declare that their customers' balances lie in the ledger, met by a tick or not. Errors: as `assign`."""
     register(connection, org_id)
     biller = _Biller(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
-    if customer_id and (filled := _fill_customer(connection, org_id, biller, by)) is not None:
+    if customer_id and (filled := _fill_customer(connection, org_id, biller, by, unseen)) is not None:
         return filled
     later = _require_free(connection, org_id, start)
     _check_customer(connection, org_id, biller, start, later)
@@ -119,14 +138,14 @@ def assign_one(
         apply_now(connection, [org_id], by.now_ms)  # nobody will ask about it again
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
     record(connection, "org_assign", org_id, details, by)
-    return Assigned(org_id, provider, customer_id, start, _mend(connection, org_id, start))
+    return Assigned(org_id, provider, customer_id, start, _mend(connection, org_id, start, unseen))
 
 
 def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
     """When the only assignment there is begins, where it begins later. Errors: Refused where one may not begin then."""
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
-        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
+        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {utc(floor)}")
     there = SQL.run(connection, "first_and_later", {"org_id": org_id, "start_ms": start}).one()
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:
@@ -152,7 +171,7 @@ def _insert(connection: sa.Connection, org_id: str, biller: _Biller, start: int,
     SQL.run(connection, "insert_assignment", {**values, **billed, **person})
 
 
-def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: By) -> Assigned | None:
+def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: By, unseen: Unseen) -> Assigned | None:
     """Give an assignment its customer where it had none: nothing was sealed for it yet. None where that is not so."""
     provider, customer_id = biller.provider, biller.customer_id
     found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).one_or_none()
@@ -164,7 +183,8 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
     _take_effect(connection, org_id, found.start_ms, by.now_ms)
     details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
     record(connection, "org_customer", org_id, details, by)
-    return Assigned(org_id, provider, customer_id, found.start_ms, _mend(connection, org_id, found.start_ms))
+    waited = _mend(connection, org_id, found.start_ms, unseen)
+    return Assigned(org_id, provider, customer_id, found.start_ms, waited)
 
 
 def cancel(connection: sa.Connection, org_id: str, by: By) -> Assigned:
@@ -213,7 +233,7 @@ def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> Non
     watermark = SQL.run(connection, "watermark", {"org_id": org_id}).scalar_one()
     if start < watermark:
         raise Refused(
-            f"{org_id}: windows up to {watermark} are sealed for its present provider; start at or after that"
+            f"{org_id}: windows up to {utc(watermark)} are sealed for its present provider; start at or after that"
         )
 
 
@@ -224,10 +244,11 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
         SQL.run(connection, "forget_balance", {"org_id": org_id})
 
 
-def _mend(connection: sa.Connection, org_id: str, start: int) -> Waited:
-    """Mark the windows that had waited for an assignment."""
+def _mend(connection: sa.Connection, org_id: str, start: int, unseen: Unseen) -> Waited:
+    """Mark the windows that had waited for an assignment. They are counted before: what is marked is counted anew."""
     values = {"org_id": org_id, "start_ms": start}
-    make_windows_dirty(connection, SQL, "waiting_windows", values)
     mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
-    waiting = SQL.run(connection, "waiting", {**values, "segments": mapped}).mappings().one()
+    late = [{"window_ms": window_ms} for window_ms in unseen.get(org_id, ())]
+    waiting = SQL.run(connection, "waiting", {**values, "segments": mapped, "unseen": late}).mappings().one()
+    make_windows_dirty(connection, SQL, "waiting_windows", values)
     return Waited(**{name: int(amount) for name, amount in waiting.items()})

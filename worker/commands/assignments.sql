@@ -59,21 +59,45 @@ WHERE org_id = :org_id
 -- The windows that had waited for an assignment.
 pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
 
+-- name: cursors
+SELECT cursor, in_flight FROM buckets
+
+-- name: unseen
+-- What came in late and no seal has looked at is in no window that is marked: it is found by its arrival (S2).
+SELECT DISTINCT s.org_id, {window} AS window_ms FROM usage_samples s WHERE {later} AND s.problem IS NULL
+    AND s.ts < (SELECT MAX(watermark_ms) FROM buckets) AND s.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} g)
+
 -- name: waiting
--- Beside what a seal wrote down as pending: what none has come to yet, of windows that nobody was to bill.
+-- Beside what a seal wrote down as pending: what none has come to yet, of windows that nobody was to bill. What is
+-- pending in a window that the next seal reads anew is counted anew here, too: something was withdrawn, or came in.
 WITH segments AS MATERIALIZED ( -- else SQLite takes the mapping apart anew for each sample
     SELECT lo, hi, start_ms, end_ms
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint)} r),
-waiting AS (
-    SELECT window_ms, memory_mb, seconds FROM pending_usage WHERE org_id = :org_id AND reason <> 'no_mapping'
+org AS (
+    SELECT o.org_id, o.floor_ms, COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
+    FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE o.org_id = :org_id),
+anew AS MATERIALIZED (
+    SELECT n.window_ms FROM (SELECT window_ms FROM {rows :unseen (window_ms bigint)} u
+        UNION SELECT d.window_ms FROM dirty_windows d WHERE d.org_id = :org_id) n
+    JOIN org ON n.window_ms >= org.floor_ms AND n.window_ms < org.watermark_ms),
+used AS (
+    SELECT s.id, s.ts, s.memory_mb, s.interval_s, s.problem FROM org
+    JOIN usage_samples s ON s.org_id = org.org_id AND s.ts >= org.watermark_ms
     UNION ALL
-    SELECT {window}, s.memory_mb, s.interval_s FROM orgs o JOIN buckets b ON b.id = o.bucket
-    JOIN usage_samples s ON s.org_id = o.org_id AND s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms)
+    SELECT s.id, s.ts, s.memory_mb, s.interval_s, s.problem FROM anew
+    JOIN usage_samples s ON s.org_id = :org_id AND s.ts >= anew.window_ms AND s.ts < anew.window_ms + {window_length_ms}),
+waiting AS (
+    SELECT p.window_ms, p.memory_mb, p.seconds FROM pending_usage p
+    WHERE p.org_id = :org_id AND p.reason <> 'no_mapping' AND p.window_ms NOT IN (SELECT window_ms FROM anew)
+    UNION ALL
+    SELECT {window}, s.memory_mb, s.interval_s FROM used s
     JOIN segments g ON s.memory_mb BETWEEN g.lo AND g.hi AND {window} >= g.start_ms AND {window} < g.end_ms
     LEFT JOIN withdrawals w ON w.sample_id = s.id
-    WHERE o.org_id = :org_id AND s.problem IS NULL AND w.sample_id IS NULL AND NOT EXISTS (
-        SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.start_ms < :start_ms AND a.start_ms <= s.ts
+    WHERE s.problem IS NULL AND w.sample_id IS NULL AND (NOT EXISTS (
+        SELECT 1 FROM assignments a WHERE a.org_id = :org_id AND a.start_ms <> :start_ms AND a.start_ms <= s.ts
             AND (a.end_ms IS NULL OR s.ts < a.end_ms OR a.end_ms = :start_ms))
+        OR EXISTS (SELECT 1 FROM pending_usage p WHERE p.org_id = :org_id AND p.window_ms = {window}
+            AND p.memory_mb = s.memory_mb AND p.reason IN ('no_customer', 'no_provider')))
 )
 SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND {sized} THEN seconds END), 0) AS mended_s,
     COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND NOT {sized} THEN seconds END), 0) AS mended_units,

@@ -237,7 +237,7 @@ def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row:
         instead = "these" if UNITS in (other.unit, row.unit) else f"--unit {other.unit}, or these sizes"
         raise Refused(
             f"{row.feature} is counted in {other.unit} ({_said(connection, other.kind, other.memory_mb)}, in windows "
-            f"from {other.start_ms} on), and a feature has one unit for good: give "
+            f"from {utc(other.start_ms)} on), and a feature has one unit for good: give "
             f"{instead} a feature of another name"
         )
 

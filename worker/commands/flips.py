@@ -22,7 +22,7 @@ from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
-from drawdown.worker.commands.assignments import assign_one, start_of
+from drawdown.worker.commands.assignments import Unseen, assign_one, start_of, unseen_windows
 from drawdown.worker.commands.flip_rules import Flip, FlipCandidate, FlipOptions, Wish, judge
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
@@ -207,19 +207,27 @@ def _assign(
     first(connection)
     start = start_of(options.from_ms, by)
     lock_buckets(connection)
-    return [
-        flip if flip.already or flip.problem else _assign_one(connection, flip, options, start, by, in_ledger)
-        for flip in planned
-    ]
+    late = unseen_windows(connection, [flip.org_id for flip in planned])
+    assigner = partial(_assign_one, connection, options=options, start=start, by=by, in_ledger=in_ledger, unseen=late)
+    return [flip if flip.already or flip.problem else assigner(flip) for flip in planned]
 
 
 def _assign_one(
-    connection: sa.Connection, flip: Flip, options: FlipOptions, start: int, by: By, in_ledger: Sequence[str]
+    connection: sa.Connection,
+    flip: Flip,
+    *,
+    options: FlipOptions,
+    start: int,
+    by: By,
+    in_ledger: Sequence[str],
+    unseen: Unseen,
 ) -> Flip:
     try:
         with connection.begin_nested():
-            customer = flip.customer_id
-            made = assign_one(connection, flip.org_id, options.provider, customer, start, by, in_ledger=in_ledger)
+            org, customer = flip.org_id, flip.customer_id
+            made = assign_one(
+                connection, org, options.provider, customer, start, by, in_ledger=in_ledger, unseen=unseen
+            )
     except DrawdownError as error:
         if not (options.each_alone or options.dry_run):
             raise

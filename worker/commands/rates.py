@@ -49,7 +49,8 @@ def set_rate(
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     # By the row itself: of two people who say it in one moment, the second is told.
     if SQL.run(connection, "insert_rate", {**details, "provider": provider, **person}).first() is None:
-        raise Refused(f"{feature} has a rate at {provider} from then on already; rates are append-only")
+        taken = rate_card_of(connection, provider).taken(feature, start, by.now_ms)
+        raise Refused(f"{feature} has a rate at {provider} {taken}")
     record(connection, "provider_rate", provider, details, by)
     return start
 

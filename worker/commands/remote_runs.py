@@ -24,6 +24,7 @@ from drawdown.ledger.runs.draws import Cost, Drawn
 from drawdown.ledger.runs.reservations import Ask, Denied, Hold, Reservation, State
 from drawdown.schema import ids
 from drawdown.schema.audit import By
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import as_credits, window_of
@@ -101,10 +102,10 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
     """Errors: Denied `no_credit`."""
     if found.balance_micro is not None and wanted_micro > found.balance_micro - found.held_micro:
         left = as_credits(found.balance_micro - found.held_micro)
+        read = "" if found.read_ms is None else f" by the read of {utc(found.read_ms)}"
         raise Denied(
             "no_credit",
-            f"{org_id} has {left} available at {found.provider} by the read of {found.read_ms}, and the run asks for "
-            f"{as_credits(wanted_micro)}",
+            f"{org_id} has {left} available at {found.provider}{read}, and the run asks for {as_credits(wanted_micro)}",
             "credits",
         )
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
@@ -55,7 +57,13 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
     if SQL.run(connection, "insert_units", {**values, **said}).first() is None:
         kept = SQL.run(connection, "units", values).mappings().one()
         if any(kept[name] != values[name] for name in kept):
-            raise Refused(f"{feature} costs something else at {units.vendor} from then on already; that is append-only")
+            begun = set(SQL.run(connection, "days_of_units", values).scalars())
+            free = next(day for day in count(from_ms + DAY_MS, DAY_MS) if day not in begun)
+            raise Refused(
+                f"{feature} costs something else at {units.vendor} from {utc(from_ms)[:10]} on already; that is "
+                f"append-only: the earliest day for another is --from {utc(free)[:10]}, and days between are estimated "
+                "by what there is"
+            )
         return
     record(connection, "vendor_set", feature, values, by)
 

@@ -11,6 +11,10 @@ ON CONFLICT DO NOTHING RETURNING feature
 SELECT unit, units, money_micro, per_quantity, currency FROM vendor_units
 WHERE feature = :feature AND vendor = :vendor AND service = :service AND start_ms = :start_ms
 
+-- name: days_of_units
+SELECT start_ms FROM vendor_units
+WHERE feature = :feature AND vendor = :vendor AND service = :service AND start_ms > :start_ms
+
 -- name: insert_import
 -- Of two files at once one has the number; the other one waits for it and adds nothing.
 INSERT INTO vendor_imports (import_id, number, at_ms, actor, reason)

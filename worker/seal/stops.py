@@ -40,6 +40,9 @@ def release_org(
     lock_org(connection, org_id)
     org = require_org(connection, org_id)
     if org.stopped_at_ms is None:
+        if org.operator_halt:
+            lift = f"`drawdown org halt {typed(org_id, '--undo')}` lifts that"
+            raise Refused(f"{org_id} is not stopped: an operator halted it; {lift}")
         raise Refused(f"{org_id} is not stopped; `drawdown status {typed(org_id)}` shows how it stands")
     SQL.run(connection, "release_org", {"org_id": org_id})
     was = str(org.stopped_reason)

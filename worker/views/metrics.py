@@ -183,12 +183,6 @@ def calls_cut(connection: sa.Connection, since_ms: int) -> dict[str, int]:
     return least_of([json.loads(report).get("calls_cut", {}) for report in reports if report])
 
 
-def last_tick_ms(connection: sa.Connection) -> int | None:
-    """When a tick last ended; None: never."""
-    at = SQL.run(connection, "last_tick").scalar_one_or_none()
-    return None if at is None else int(at)
-
-
 def _count(connection: sa.Connection, name: str) -> int:
     return int(SQL.run(connection, name).scalar_one() or 0)
 

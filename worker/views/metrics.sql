@@ -76,6 +76,3 @@ WHERE finished_ms >= :since_ms
 
 -- name: any_tick
 SELECT tick_id FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
-
--- name: last_tick
-SELECT MAX(finished_ms) FROM ticks

@@ -39,6 +39,8 @@ class OrgFilter:
     halted: bool = False
     unassigned: bool = False
     runs_out_by_ms: int | None = None
+    overridden: bool = False
+    """An operator's word stands in place of the provider's: no halt, or another number at once."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class OrgRow:
     max_concurrent_sandboxes: int | None
     balance_micro: int | None
     stopped_reason: str | None
+    override_halted: bool | None
+    override_max_concurrent: int | None
+    override_until_ms: int | None
     left_now_micro: int | None
     used_a_minute_micro: int | None
     runs_out_ms: int | None
@@ -92,7 +97,7 @@ def list_orgs(
     if not 0 < most <= MAX_ROWS:
         raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--after` goes on")
     way = SORTS[sort]
-    values = {**_values(chosen), "after_org_id": after, "at_most": most + 1}
+    values = {**_values(chosen, now_ms), "after_org_id": after, "at_most": most + 1}
     ending = "any_end" if chosen.runs_out_by_ms is None else "ends_by"
     slots = {"value": f"by_{sort}", "order": way, "later": f"after_{way}", "ending": ending}
     rows = SQL.run(connection, "list", values, **slots).all()
@@ -103,16 +108,31 @@ def list_orgs(
 
 def _row(row: sa.Row[Any], left: Left) -> OrgRow:
     own = {name: value for name, value in row._mapping.items() if name not in ("balance_read_ms", "unseen_micro")}
-    return OrgRow(**{**own, **left._asdict(), "is_halted": bool(row.is_halted)})
+    word = None if row.override_halted is None else bool(row.override_halted)
+    return OrgRow(**{**own, **left._asdict(), "is_halted": bool(row.is_halted), "override_halted": word})
 
 
-def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int) -> list[str]:
+@dataclass(frozen=True)
+class NeverHalted:
+    """How many an operator's word keeps from being halted, and the first of them, each with when that ends."""
+
+    orgs: int
+    first: list[tuple[str, int | None]]
+
+
+def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalted:
+    """Whom no empty balance halts, since somebody said so."""
+    rows = SQL.run(connection, "never_halted", {"now_ms": now_ms, "at_most": most}).all()
+    return NeverHalted(int(rows[0].orgs) if rows else 0, [(row.org_id, row.until_ms) for row in rows])
+
+
+def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms: int) -> list[str]:
     """The ids of all that a filter finds, in their order.
 
     Errors: UsageError where they are more than `most`.
     """
     ending = "any_end" if chosen.runs_out_by_ms is None else "ends_by"
-    found = SQL.run(connection, "ids", {**_values(chosen), "at_most": most + 1}, ending=ending).scalars().all()
+    found = SQL.run(connection, "ids", {**_values(chosen, now_ms), "at_most": most + 1}, ending=ending).scalars().all()
     if len(found) > most:
         raise UsageError(f"these are more than {most:,} organisations: choose fewer")
     return [str(org) for org in found]
@@ -124,7 +144,7 @@ def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most:
     return [ScheduledFlip(**row._mapping) for row in SQL.run(connection, "scheduled_flips", values)]
 
 
-def _values(chosen: OrgFilter) -> dict[str, object]:
+def _values(chosen: OrgFilter, now_ms: int) -> dict[str, object]:
     part = chosen.search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return {
         "provider": chosen.provider,
@@ -134,4 +154,6 @@ def _values(chosen: OrgFilter) -> dict[str, object]:
         "halted": int(chosen.halted),
         "unassigned": int(chosen.unassigned),
         "runs_out_by_ms": chosen.runs_out_by_ms,
+        "overridden": int(chosen.overridden),
+        "now_ms": now_ms,
     }

@@ -4,6 +4,15 @@
 (:provider = '' OR o.billing_provider = :provider) AND (:plan = '' OR o."plan" = :plan)
     AND (:search = '' OR o.org_id LIKE :like ESCAPE '!') AND (:halted = 0 OR o.is_halted)
     AND (:unassigned = 0 OR NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AND {ending}
+    AND (:overridden = 0 OR ((o.override_halted IS NOT NULL OR o.override_max_concurrent IS NOT NULL) AND {overrides}))
+
+-- name: overrides
+-- One that has run out says nothing, though no tick has forgotten it yet.
+(o.override_until_ms IS NULL OR o.override_until_ms > :now_ms)
+
+-- name: never_halted
+SELECT o.org_id, o.override_until_ms AS until_ms, COUNT(*) OVER () AS orgs FROM orgs o
+WHERE NOT o.override_halted AND {overrides} ORDER BY o.org_id LIMIT :at_most
 
 -- name: any_end
 1 = 1
@@ -19,7 +28,10 @@ CASE WHEN NOT o.is_halted AND o.billing_provider NOT IN {unbilled} THEN o.runs_o
 -- name: list
 -- One page. `value`: by what; `order`: which way, names behind it; `later`: what comes after a page in that order.
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halt_reason, o.max_concurrent_sandboxes, o.balance_micro,
-    o.balance_read_ms, o.unseen_micro, o.stopped_reason
+    o.balance_read_ms, o.unseen_micro, o.stopped_reason,
+    CASE WHEN {overrides} THEN o.override_halted END AS override_halted,
+    CASE WHEN {overrides} THEN o.override_max_concurrent END AS override_max_concurrent,
+    CASE WHEN {overrides} THEN o.override_until_ms END AS override_until_ms
 FROM orgs o WHERE {chosen} AND {later} ORDER BY {order} LIMIT :at_most
 
 -- name: ascending

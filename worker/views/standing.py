@@ -153,7 +153,11 @@ class Standing:
     unassigned: int
     watermark_ms: int
     """How far the bucket furthest behind is sealed; 0: none is."""
+    sealed_to_ms: int
+    """How far the one furthest ahead is; after `at_ms`, a clock was ahead."""
     at_ms: int
+    unread_samples: int
+    """How many came in that no seal has looked at yet. While hosts work there are always some."""
     left: Backlog
     providers: list[Waiting]
     paused: dict[str, Pause]

@@ -18,6 +18,7 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import Unheeded, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
 from drawdown.worker.push.balances import told_part
+from drawdown.worker.seal.arrivals import seen_by_all
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views import standing as parts
@@ -72,6 +73,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
     found = parts.Standing(
         **vars(read["counts"][0]),
         at_ms=now_ms,
+        unread_samples=unread_samples(connection),
         left=(backlog := read_backlog(connection, Shard(), now_ms)),
         providers=read_providers(connection, now_ms),
         paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
@@ -94,6 +96,28 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         cluster=read_cluster(connection) if read["there"] else None,
     )
     return parts.Status(found, judge(found))
+
+
+def unread_samples(connection: sa.Connection) -> int:
+    """How many came in that no seal has looked at yet, of whichever time (S2)."""
+    seen = seen_by_all(SQL.run(connection, "cursors").all())
+    return int(SQL.run(connection, "unread_samples", seen.values, later=seen.piece).scalar_one())
+
+
+def last_tick_ms(connection: sa.Connection, now_ms: int) -> int | None:
+    """When the tick ended that ended last by this clock; None: none ever did."""
+    rows = SQL.run(connection, "last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}).all()
+    return int(rows[0].finished_ms) if rows else None
+
+
+def newest_tick_ms(connection: sa.Connection) -> int | None:
+    """When the tick ended that was the last to begin, by the clock that it had."""
+    return SQL.run(connection, "newest_tick").scalar_one_or_none()
+
+
+def sealed_to_ms(connection: sa.Connection) -> int:
+    """How far the bucket furthest ahead is sealed; 0: none is."""
+    return int(SQL.run(connection, "counts").one().sealed_to_ms)
 
 
 def _pending(row: Any) -> parts.PendingUsage:

@@ -2,11 +2,12 @@
 
 -- name: counts
 -- One row. Whom somebody bills now is assigned; those whom nobody does are few, and have an index. `watermark_ms`: how
--- far the bucket furthest behind is sealed.
+-- far the bucket furthest behind is sealed; `sealed_to_ms`: the one furthest ahead.
 SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_halted) AS halted,
     (SELECT COUNT(*) FROM orgs o WHERE o.billing_provider IS NULL
         AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AS unassigned,
-    (SELECT COALESCE(MIN(watermark_ms), 0) FROM buckets) AS watermark_ms
+    (SELECT COALESCE(MIN(watermark_ms), 0) FROM buckets) AS watermark_ms,
+    (SELECT COALESCE(MAX(watermark_ms), 0) FROM buckets) AS sealed_to_ms
 
 -- name: last_tick
 -- By the clock: one that was given an earlier time (`--at`) came after it, and tells of that time.
@@ -14,6 +15,17 @@ SELECT tick_id, worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_stat
 WHERE tick_id = (SELECT t.tick_id FROM (SELECT tick_id, finished_ms FROM ticks WHERE finished_ms IS NOT NULL
         ORDER BY tick_id DESC LIMIT :most_ticks) t
     ORDER BY CASE WHEN t.finished_ms <= :now_ms THEN 0 ELSE 1 END, t.finished_ms DESC, t.tick_id DESC LIMIT 1)
+
+-- name: newest_tick
+-- By its number, whatever its time.
+SELECT finished_ms FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
+
+-- name: cursors
+SELECT cursor, in_flight FROM buckets
+
+-- name: unread_samples
+-- Counted, and not looked for until the first: PostgreSQL would read all samples there are to find one of many.
+SELECT COUNT(*) AS came FROM usage_samples s WHERE {later} AND s.problem IS NULL
 
 -- name: last_of_first_shard
 -- Where there are several, that one alone takes files.

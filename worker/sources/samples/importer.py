@@ -23,7 +23,7 @@ from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.worker.sources.samples.files import format_of, prefix_of, read_records
 from drawdown.worker.sources.samples.lines import STDIN, Lines, Record, open_lines
 from drawdown.worker.sources.samples.rows import ImportOptions, Sample, meaning
-from drawdown.worker.sources.samples.store import StoredSamples, store
+from drawdown.worker.sources.samples.store import store, withdrawn_of
 from drawdown.worker.sources.samples.values import BadRow
 
 FIRST_FEW: Final = 20
@@ -57,6 +57,8 @@ class ImportReport:
     read: int = 0
     inserted: int = 0
     already_there: int = 0
+    withdrawn: int = 0
+    """Of those: billed no more, and never again."""
     rejected: int = 0
     conflicts: int = 0
     committed: bool = True
@@ -89,6 +91,14 @@ def import_samples(
         return write(engine, run.all_or_nothing)
     except _Undone as undone:
         return undone.report
+
+
+def _store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> _Stored:
+    inserted, conflicts = store(connection, rows, origins)
+    if inserted + len(conflicts) == len(rows):
+        return inserted, conflicts, 0
+    withdrawn, apart = withdrawn_of(connection, rows), set(conflicts)
+    return inserted, conflicts, sum(row[0] in withdrawn and at not in apart for at, row in enumerate(rows))
 
 
 class _Undone(Exception):
@@ -141,7 +151,9 @@ def _rejects_file(path: Path | None) -> Iterator[_Reject]:
         yield reject
 
 
-_Load = Callable[[Callable[[sa.Connection], StoredSamples]], StoredSamples]
+_Stored = tuple[int, list[int], int]
+"""How many rows went in, the positions of those in conflict, and how many of the others were withdrawn."""
+_Load = Callable[[Callable[[sa.Connection], _Stored]], _Stored]
 """Runs the work of one chunk in a transaction."""
 
 
@@ -201,8 +213,9 @@ class _ImportRun:
                 numbers.append(number)
         if rows:
             origins = [f"{file}:{number}" for number in numbers]
-            inserted, conflicts = self._load(lambda connection: store(connection, rows, origins))
+            inserted, conflicts, withdrawn = self._load(lambda connection: _store(connection, rows, origins))
             self._count(file, rows, numbers, inserted, conflicts)
+            self._report.withdrawn += withdrawn
         return self._report.read > before
 
     def _refuse(self, file: str, number: int, raw: bytes, bad: BadRow) -> None:

@@ -91,9 +91,17 @@ def _unknown(connection: sa.Connection, rows: list[Sample]) -> Iterator[Sample]:
 
 
 def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[object, ...]]:
+    return {row[0]: tuple(row) for row in SQL.run(connection, "stored", _ids(connection, rows))}
+
+
+def withdrawn_of(connection: sa.Connection, rows: list[Sample]) -> set[str]:
+    """The ids of those that were withdrawn: they are there, and billed no more."""
+    return set(SQL.run(connection, "withdrawn", _ids(connection, rows)).scalars())
+
+
+def _ids(connection: sa.Connection, rows: list[Sample]) -> dict[str, object]:
     ids = [row[0] for row in rows]
-    given = ids if connection.dialect.name == "postgresql" else json.dumps(ids)
-    return {row[0]: tuple(row) for row in SQL.run(connection, "stored", {"sample_ids": given})}
+    return {"sample_ids": ids if connection.dialect.name == "postgresql" else json.dumps(ids)}
 
 
 def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:

@@ -32,6 +32,9 @@ IN (SELECT value FROM json_each(:sample_ids))
 -- name: among [postgresql]
 = ANY (CAST(:sample_ids AS text[]))
 
+-- name: withdrawn
+SELECT sample_id FROM withdrawals WHERE sample_id {among}
+
 -- name: times
 SELECT id, ts FROM usage_samples WHERE id IN :sample_ids
 

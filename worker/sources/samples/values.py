@@ -32,7 +32,7 @@ REASONS: Final = {
     "interval_fractional": "must be whole seconds",
     "interval_over_a_day": f"is more than a day ({MAX_INTERVAL_S} s)",
     "ts_missing": "is missing",
-    "ts_unreadable": "does not have the time format given (--time)",
+    "ts_unreadable": "does not have the time format given (--time-format)",
     "ts_not_in_zone": "does not exist in its zone: the clocks were put forward over it",
     "ts_before_2000": "is before the year 2000; are the units right (--time-format s, or ms)?",
     "ts_in_the_future": "is more than 5 minutes ahead of now",

@@ -105,8 +105,9 @@ def _told(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]
         start = assignments.start_of(asked.from_ms, doing.by)
         lock_buckets(connection)
         customer = asked.customer_id or ""  # as it is: the tick finds it
+        org, late = asked.org_id, assignments.unseen_windows(connection, [asked.org_id])
         return assignments.assign_one(
-            connection, asked.org_id, asked.provider, customer, start, doing.by, in_ledger=in_ledger
+            connection, org, asked.provider, customer, start, doing.by, in_ledger=in_ledger, unseen=late
         )
 
     found = transact(made, rollback=True).waited

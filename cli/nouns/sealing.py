@@ -1,0 +1,25 @@
+"""How far usage is sealed, in words: for `status` and `doctor`. Pure."""
+
+from __future__ import annotations
+
+from drawdown.schema.typed.parsing import lasting, show_time
+from drawdown.worker.views.standing import Standing
+
+
+def sealed_to(watermark_ms: int, now_ms: int) -> str:
+    """`up to 2026-01-01T00:05:00Z, 3 min ago`; where a clock was ahead, what that keeps back."""
+    if watermark_ms <= now_ms:
+        return f"up to {show_time(watermark_ms)}, {lasting(now_ms - watermark_ms)} ago"
+    return (
+        f"up to {show_time(watermark_ms)}, {lasting(watermark_ms - now_ms)} ahead of now: a clock was ahead. "
+        "What is used before then is billed all the same; another provider or feature can begin only from then on"
+    )
+
+
+def sealing(found: Standing) -> str:
+    """The same of all buckets, with what is to be sealed again, and what came in since."""
+    now, dirty, came = found.at_ms, found.left.dirty_windows, found.unread_samples
+    watermark = max(found.watermark_ms, found.sealed_to_ms if found.sealed_to_ms > now else 0)
+    text = sealed_to(watermark, now) if watermark else "nothing yet"
+    text += f"; {dirty:,} windows to be sealed again" if dirty else ""
+    return text + (f"; {came:,} sample{'s' if came > 1 else ''} came in since, for the next tick" if came else "")
