@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -29,8 +30,9 @@ def _crowded(stage: Stage) -> None:
     """As many as may go on, but for one."""
     ((going,),) = stage.rows("SELECT COUNT(*) FROM hook_endpoints WHERE ended_ms IS NULL")
     for number in range(going, hooks.MAX_ENDPOINTS - 1):
-        args = (f"crowd-{number}", "https://app.example/in", ("topup.failed",), stage.by)
-        write(stage.engine, lambda c, args=args: hooks.set_endpoint(c, *args, new=True))
+        name, url = f"crowd-{number}", "https://app.example/in"
+        made = partial(hooks.set_endpoint, name=name, url=url, events=("topup.failed",), by=stage.by, new=True)
+        write(stage.engine, made)
 
 
 def _tried(stage: Stage) -> None:
