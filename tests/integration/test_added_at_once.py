@@ -14,7 +14,7 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.batches.asking import Question
-from drawdown.worker.batches.sources import add_query, add_source
+from drawdown.worker.batches.sources import add_query, add_source, due_periods, remove_source
 from drawdown.worker.commands import credit, hooks, topups
 from tests.fake_payments import CAN
 from tests.integration.beside import Work, beside
@@ -127,3 +127,16 @@ def test_no_more_endpoints_come_at_once_than_there_may_be(fleet: Fleet, monkeypa
     _, said = beside(fleet.engine, listens("app", ONE), listens("other", OTHER))
     assert isinstance(said, Refused) and "1 endpoints go on" in str(said), said
     assert fleet.rows("SELECT name FROM hook_endpoints") == [("app",)]
+
+
+def test_a_source_that_is_removed_as_a_tick_looks_has_nothing_due(fleet: Fleet, tmp_path: Path) -> None:
+    """Also where another person has given its name to a folder by then."""
+    question = Question("SELECT * FROM one WHERE at >= :from_ms AND at < :until_ms", "warehouse", DAY_MS, 0)
+    write(fleet.engine, asks("one", ONE, T0 - 3 * DAY_MS))
+    later = T0 + DAY_MS
+    assert write(fleet.engine, lambda c: due_periods(c, "bi", question, later))
+    write(fleet.engine, lambda c: remove_source(c, "bi", ONE))
+    for _ in range(2):
+        assert write(fleet.engine, lambda c: due_periods(c, "bi", question, later)) == []
+        write(fleet.engine, watches(tmp_path, "bi", "x", OTHER))
+    assert fleet.rows("SELECT next_ms FROM batch_sources") == [(None,)]

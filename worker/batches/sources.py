@@ -143,8 +143,11 @@ def due_periods(
     connection: sa.Connection, source: str, question: Question, now_ms: int
 ) -> list[tuple[bool, int, FoundFile]]:
     """Those that nothing became of yet, or that are to be asked for once more: whether one failed before, and where it
-    begins. What is done with is looked at no more."""
-    next_ms = at = int(SQL.run(connection, "hold_turn", {"source": source}).scalar_one())
+    begins. What is done with is looked at no more. None of a source that was removed since the tick read of it."""
+    begins = SQL.run(connection, "hold_turn", {"source": source}).scalar_one_or_none()
+    if begins is None:
+        return []
+    next_ms = at = int(begins)
     due: list[tuple[bool, int, FoundFile]] = []
     while len(due) < MAX_DUE and (page := closed_periods(source, question, at, now_ms, MAX_LISTED_PERIODS)):
         failed = {file.name: failed for failed, file in new_files(connection, source, [one[-1] for one in page])}
