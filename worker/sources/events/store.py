@@ -276,8 +276,7 @@ def _standing(
     by_meter = {meter: name for name, meter in known.items()}
     # Also what makes a feature by now: it may have ended by the commit, and a price be set for what nothing bills then.
     charged.share(connection, {by_meter[meter] for _, _, meter in spots.values()})
-    fields = ("org_id", "window_ms", "meter")
-    rows = [dict(zip(fields, spot, strict=True)) for spot in sorted(set(spots.values()))]
+    rows = [dict(zip(("org_id", "window_ms", "meter"), spot, strict=True)) for spot in sorted(set(spots.values()))]
     billed, featureless = {}, set()
     for row in SQL.run(connection, "billed", {"spots": rows}):
         spot = (str(row.org_id), int(row.window_ms), int(row.meter))
