@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit_chain import chained
+from drawdown.schema.audit_chain import chained, hold
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 
@@ -48,6 +48,12 @@ def record_many(
     hashes = chained(connection, [{**same, **row} for row in rows])
     actions = [{**row, "hash": found} for row, found in zip(rows, hashes, strict=True)]
     SQL.run(connection, "record_actions", {**same, "actions": actions})
+
+
+def in_turn(connection: sa.Connection) -> None:
+    """Of what people add, one after the other: a row that is not there yet cannot be locked. Whoever was first has
+    committed, and is seen from the next statement on: what is added is judged by that."""
+    hold(connection)
 
 
 def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:

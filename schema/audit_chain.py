@@ -41,7 +41,7 @@ def hash_after(before: str, row: Mapping[str, object]) -> str:
 
 def chained(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> list[str]:
     """The hashes of rows that are written next, in their order. Nobody else writes any before this transaction ends."""
-    head = _head(connection, lock="for_update")
+    head = hold(connection)
     hashes: list[str] = []
     for row in rows:
         hashes.append(hash_after(hashes[-1] if hashes else head.hash, row))
@@ -51,6 +51,11 @@ def chained(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> 
         {"actions": head.actions + len(hashes), "hash": hashes[-1] if hashes else head.hash},
     )
     return hashes
+
+
+def hold(connection: sa.Connection) -> Head:
+    """Nobody else writes a row before this transaction ends; what whoever was first did, the next statement sees."""
+    return _head(connection, lock="for_update")
 
 
 def broken(connection: sa.Connection) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
+from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy, DrawdownError, Refused
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.worker.batches.take import TakenFile
@@ -19,6 +20,7 @@ from drawdown.worker.commands.features import end_feature, map_event
 from drawdown.worker.commands.guard_terms import Change, set_metric
 from drawdown.worker.sources.events import store
 from drawdown.worker.views.features import unmapped_events
+from tests.integration.beside import beside
 from tests.integration.guarding import Guarded
 from tests.integration.telling_events import RENDER, event, statuses, told, withdrawn
 from tests.integration.test_batches import taken, written
@@ -256,4 +258,21 @@ def test_of_an_event_and_a_price_at_once_the_second_sees_the_first(
         assert (there, priced) == (0, 1)
         assert done in ([None, DatabaseBusy], [DatabaseBusy, None]), "whichever thread says so first"
         assert tell() == [AT_ONCE]
+    guarded.prove()
+
+
+def test_no_price_is_set_while_an_event_goes_in_whose_feature_ends_meanwhile(postgres: sa.Engine) -> None:
+    guarded = Guarded(postgres)
+    guarded.fleet.clock.at_ms = NOON
+    guarded.fleet.assign("acme", from_ms=T0)
+    by, window = guarded.fleet.by, NOON - NOON % WINDOW_MS
+    write(postgres, lambda c: map_event(c, RENDER, "render", by, from_ms=T0, confirmed=True))
+
+    def priced_once_it_ended(connection: sa.Connection) -> object:
+        write(postgres, lambda c: end_feature(c, "render", by, from_ms=window))
+        return set_metric(connection, RENDER, Change(phase=3, price_micro=1), by)
+
+    answers, said = beside(postgres, lambda c: store.take(c, [at(guarded, "a", 3)], NOON), priced_once_it_ended)
+    assert isinstance(answers, list) and statuses(answers) == [("accepted", None)]
+    assert isinstance(said, Refused) and "waits for a feature" in str(said), said
     guarded.prove()

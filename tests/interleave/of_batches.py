@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -138,6 +139,31 @@ def _due(stage: Stage, connection: sa.Connection) -> None:
     sources.due_periods(connection, ASKED, QUESTION, NOW)
 
 
+def _adds(source: str, folder: str) -> Callable[[Stage, sa.Connection], object]:
+    def work(stage: Stage, connection: sa.Connection) -> object:
+        path = _folder() / folder
+        path.mkdir(exist_ok=True)
+        return sources.add_source(connection, source, path, stage.by)
+
+    return work
+
+
+def _adds_a_query(text: str) -> Callable[[Stage, sa.Connection], object]:
+    asked = replace(QUESTION, query=text)
+    return lambda stage, connection: sources.add_query(connection, "new-query", asked, stage.by)
+
+
+def _added_once(stage: Stage) -> Iterator[str]:
+    """What is on record as added is there, and no folder has two names."""
+    ((there, folders, said),) = stage.rows(
+        "SELECT (SELECT COUNT(*) FROM batch_sources), (SELECT COUNT(DISTINCT folder) FROM batch_sources), "
+        "(SELECT COUNT(*) FROM operator_actions WHERE action = 'source_add')"
+    )
+    removed = len(stage.rows("SELECT 1 FROM operator_actions WHERE action = 'source_remove'"))
+    if there != folders or there != said - removed:
+        yield f"{there} sources of {folders} folders are there; on record {said} were added, and {removed} removed"
+
+
 def _asked_from_there(stage: Stage) -> Iterator[str]:
     """No tick passes over a period that nothing became of."""
     ((next_ms,),) = stage.rows(f"SELECT next_ms FROM batch_sources WHERE source = '{ASKED}'")
@@ -159,7 +185,14 @@ BATCHES: Final = (
     plain("end_reading", _fails),
     plain("forget_gone", _moved_away),
     plain("cli.nouns.batch_sources:add", lambda s, c: sources.add_source(c, SOURCE, _folder(), s.by)),
+    plain("cli.nouns.batch_sources:add a new one", _adds("new", "x"), _added_once),
+    plain("cli.nouns.batch_sources:add a new one with another folder", _adds("new", "y"), _added_once),
+    plain("cli.nouns.batch_sources:add the new one's folder as another", _adds("newer", "x"), _added_once),
     plain("cli.nouns.batch_sources:add a query", _asks_from),
+    plain("cli.nouns.batch_sources:add a query that is new", _adds_a_query("SELECT :from_ms, :until_ms"), _added_once),
+    plain(
+        "cli.nouns.batch_sources:add a query of that name", _adds_a_query("SELECT 1, :from_ms, :until_ms"), _added_once
+    ),
     plain("cli.nouns.batch_sources:pause", _paused),
     plain("cli.nouns.batch_sources:remove", _removed),
     plain("due_periods", _due, _asked_from_there),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -22,6 +24,15 @@ def _listening(stage: Stage) -> None:
     if not stage.rows("SELECT 1 FROM hook_endpoints WHERE name = 'app'"):
         args = ("app", "https://app.example/in", ("topup.failed", "reservation.expired"), stage.by)
         write(stage.engine, lambda c: hooks.set_endpoint(c, *args, new=True))
+
+
+def _crowded(stage: Stage) -> None:
+    """As many as may go on, but for one."""
+    ((going,),) = stage.rows("SELECT COUNT(*) FROM hook_endpoints WHERE ended_ms IS NULL")
+    for number in range(going, hooks.MAX_ENDPOINTS - 1):
+        name, url = f"crowd-{number}", "https://app.example/in"
+        made = partial(hooks.set_endpoint, name=name, url=url, events=("topup.failed",), by=stage.by, new=True)
+        write(stage.engine, made)
 
 
 def _tried(stage: Stage) -> None:
@@ -69,6 +80,16 @@ def _told(stage: Stage) -> Iterator[str]:
     for name, state in stage.rows("SELECT message_id, state FROM hook_deliveries"):
         if state == "delivered" and name not in taken:
             yield f"{name} is delivered, and was not taken"
+    ((going,),) = stage.rows("SELECT COUNT(*) FROM hook_endpoints WHERE ended_ms IS NULL")
+    if going > hooks.MAX_ENDPOINTS:
+        yield f"{going} endpoints go on"
+    made = [
+        target
+        for target, details in stage.rows("SELECT target, details FROM operator_actions WHERE action = 'hook_set'")
+        if json.loads(str(details))["was"] is None
+    ]
+    if len(made) > len(set(made)):
+        yield f"by what is on record one endpoint was made twice: {sorted(made)}"
 
 
 HOOKS: Final = (
@@ -78,6 +99,21 @@ HOOKS: Final = (
     step("settle_hooks", _delivers, _tried),
     _by("set_", lambda c, s: hooks.set_endpoint(c, "app", "https://new.example/in", (), s.by, new=True), _listening),
     _by("set_ new", lambda c, s: hooks.set_endpoint(c, "other", "https://b.example", (), s.by, new=True), _listening),
+    _by(
+        "set_ another new",
+        lambda c, s: hooks.set_endpoint(c, "third", "https://app.example/c", (), s.by, new=True),
+        _crowded,
+    ),
+    _by(
+        "set_ one more new",
+        lambda c, s: hooks.set_endpoint(c, "fourth", "https://app.example/d", (), s.by, new=True),
+        _crowded,
+    ),
+    _by(
+        "set_ the same new",
+        lambda c, s: hooks.set_endpoint(c, "third", "https://app.example/e", (), s.by, new=True),
+        _crowded,
+    ),
     _by("rotate", lambda c, s: hooks.rotate(c, "app", s.by), _tried),
     _by("end", lambda c, s: hooks.end(c, "app", s.by), _tried),
     _by("test_", lambda c, s: hooks.try_endpoint(c, "app", s.by), _listening),

@@ -158,6 +158,20 @@ def _topped_up(stage: Stage) -> None:
     write(stage.engine, lambda c: topups.set_terms(c, "spent", TOPPED_UP, stage.pay.capabilities, stage.by))
 
 
+def _topped_up_otherwise(stage: Stage, connection: sa.Connection) -> None:
+    """By a service of which nobody knows what it takes."""
+    can = replace(stage.pay.capabilities, least={})
+    topups.set_terms(connection, "spent", replace(TOPPED_UP, currency="eur"), can, stage.by)
+
+
+def _one_currency(stage: Stage) -> Iterator[str]:
+    """Nobody gives `--new` here: a wallet that has a currency keeps it."""
+    found = stage.rows("SELECT details FROM operator_actions WHERE action = 'topup_set' AND target = 'spent'")
+    currencies = {json.loads(str(details))["currency"] for (details,) in found}
+    if len(currencies) > 1:
+        yield f"the wallet was topped up in {sorted(currencies)}"
+
+
 def _of_topups(name: str, work: Callable[[Stage, sa.Connection], object]) -> Party:
     """Of a wallet that has terms."""
 
@@ -258,6 +272,11 @@ PEOPLE: Final = (
     plain(
         "cli.nouns.topups:set_",
         lambda s, c: topups.set_terms(c, "spent", TOPPED_UP, s.pay.capabilities, s.by),
+    ),
+    plain(
+        "cli.nouns.topups:set_ in another currency",
+        _topped_up_otherwise,
+        _one_currency,
     ),
     _of_topups("cli.nouns.topups:arm", lambda s, c: topups.arm(c, "spent", s.by)),
     _of_topups("cli.nouns.topups:_set_mode", lambda s, c: topups.set_mode(c, "spent", "stopped", s.by)),

@@ -13,7 +13,7 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
-from drawdown.schema.units import MINUTE_MS
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, executions, rates, run_blocks
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.run_request import Request
@@ -102,9 +102,15 @@ def _far(name: str, act: str, *values: object, **more: object) -> Party:
 
 RUNS: Final = (
     _far("accept far", "accept", "far-new", Request(FAR, quantities={FEATURE: 5})),
+    _far("accept far more than there is", "accept", "far-beyond", Request(FAR, quantities={FEATURE: 50})),
     _far("accept another far", "accept", "far-another", Request(FAR, quantities={FEATURE: 5})),
+    plain(
+        "assign far, to another customer by now",
+        lambda s, c: assign(c, [FAR], "fake", s.by, customer_id="far-2", from_ms=NOW - NOW % WINDOW_MS),
+    ),
     _far("draw far", "draw", "far-going", 1, Cost(quantities={FEATURE: 2})),
     _far("extend far", "extend", "far-going", 5, None),
+    _far("extend far beyond what there is", "extend", "far-going", 50, None),
     _far("settle far", "settle", "far-going", Cost(quantities={FEATURE: 3})),
     _far("settle far late", "settle", "far-over", Cost(quantities={FEATURE: 1})),
     _far("release far", "release", "far-going", Cost(quantities={FEATURE: 2})),

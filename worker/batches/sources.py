@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import By, record
+from drawdown.schema.audit import By, in_turn, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
@@ -97,7 +97,7 @@ def add_source(connection: sa.Connection, source: str, folder: Path | str, by: B
     if not is_clean_id(source):
         raise UsageError("a source's name has 1 to 200 characters, none of them control characters")
     whole = prefix_of(str(folder)) if is_prefix(str(folder)) else _folder(Path(folder))
-    there = {row.source: row.folder for row in list_sources(connection)}
+    there = {name: row.folder for name, row in _there(connection, source).items()}
     if there.get(source, whole) != whole:
         raise Refused(f"{source} watches {there[source]}: give this folder a source of its own")
     if other := next((name for name, its in there.items() if its == whole and name != source), None):
@@ -123,7 +123,7 @@ def add_query(
     first_ms = -(-from_now_ms // length) * length
     if not by.now_ms - MAX_PERIODS_BACK * length <= first_ms <= by.now_ms + length:
         raise Refused(f"a query is asked from now on, or from {MAX_PERIODS_BACK:,} periods back at most")
-    there = {row.source: row for row in list_sources(connection)}
+    there = _there(connection, source)
     if source not in there:
         its = {"query": question.query, "asked_of": question.database, "period_ms": length}
         more = {"closes_after_ms": question.closes_after_ms, "next_ms": first_ms}
@@ -143,8 +143,11 @@ def due_periods(
     connection: sa.Connection, source: str, question: Question, now_ms: int
 ) -> list[tuple[bool, int, FoundFile]]:
     """Those that nothing became of yet, or that are to be asked for once more: whether one failed before, and where it
-    begins. What is done with is looked at no more."""
-    next_ms = at = int(SQL.run(connection, "hold_turn", {"source": source}).scalar_one())
+    begins. What is done with is looked at no more. None of a source that was removed since the tick read of it."""
+    begins = SQL.run(connection, "hold_turn", {"source": source}).scalar_one_or_none()
+    if begins is None:
+        return []
+    next_ms = at = int(begins)
     due: list[tuple[bool, int, FoundFile]] = []
     while len(due) < MAX_DUE and (page := closed_periods(source, question, at, now_ms, MAX_LISTED_PERIODS)):
         failed = {file.name: failed for failed, file in new_files(connection, source, [one[-1] for one in page])}
@@ -158,6 +161,15 @@ def due_periods(
     return due
 
 
+def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
+    """All there are, by name. Where this one is not among them, nobody else adds any before this transaction ends."""
+    there = {row.source: row for row in list_sources(connection)}
+    if source in there:
+        return there
+    in_turn(connection)
+    return {row.source: row for row in list_sources(connection)}
+
+
 def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By) -> None:
     if len(list_sources(connection)) >= MAX_SOURCES:
         raise Refused(f"there are {MAX_SOURCES} sources already")
@@ -168,7 +180,11 @@ def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By)
 
 
 def _source(connection: sa.Connection, source: str) -> BatchSource:
-    return next(one for one in list_sources(connection) if one.source == source)
+    """Errors: Refused where another person removed it."""
+    found = next((one for one in list_sources(connection) if one.source == source), None)
+    if found is None:
+        raise Refused(f"the source {source} was removed this moment: try again")
+    return found
 
 
 def _folder(folder: Path) -> str:

@@ -3,7 +3,6 @@
 -- name: add
 INSERT INTO batch_sources (source, folder, at_ms, actor, reason, query, asked_of, period_ms, closes_after_ms, next_ms)
 VALUES (:source, :folder, :at_ms, :actor, :reason, :query, :asked_of, :period_ms, :closes_after_ms, :next_ms)
-ON CONFLICT DO NOTHING
 
 -- name: pause
 UPDATE batch_sources SET paused_ms = :paused_ms WHERE source = :source

@@ -96,7 +96,8 @@ def _ahead(
 def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_use: bool = False) -> Accepted:
     """Hold what a run may cost. `of_use`, here and below: the guard asks, whose runs nobody else makes or ends.
 
-    Errors: Denied with the step that refuses, or `other_content` for a key of another run; UsageError.
+    Errors: Denied with the step that refuses, or `other_content` for a key of another run; UsageError; DatabaseBusy
+    where another one bills the organisation by the time that the run would be held.
     """
     run_request.require_key(key)
     if key.startswith(USE) and not of_use:
@@ -110,7 +111,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
     found = permit(connection, request, by.now_ms)
     ask = _ask_of(key, request, found, by.now_ms)
     if found.hold != "wallet":
-        made, repeated = remote_runs.reserve(connection, ask, by)
+        made, repeated = remote_runs.reserve(connection, ask, found.provider, by)
         return Accepted(made, repeated, *_left(connection, made, by.now_ms))
     most = found.terms.most_held_micro
     room = partial(make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
@@ -188,7 +189,7 @@ def extend(
 ) -> Accepted:
     """Have a run hold `to_micro` in all, and go on for `for_ms` from now; neither shrinks. It tells that the run lives.
 
-    Errors: Denied `ended`, `no_credit`; UnknownId; UsageError.
+    Errors: Denied `ended`, `balance_unknown`, `no_credit`; UnknownId; UsageError.
     """
     require_life(for_ms)
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:

@@ -1,9 +1,10 @@
 """The guard's counters and the uses they are sums of.
 
 Guarantee: a counter is locked before it is believed, and moves in the transaction of the use that it counts. Counters
-of an organisation's metric are locked in one order: by the begin of their period, of two that begin together the longer
-first. Then come uses, then reservations, then wallets. What is held and over counts nowhere, whether anything has
-looked at it since or not.
+of an organisation's metric that count one moment are locked in one order: by the begin of their period, of two that
+begin together the longer first. Then come uses, then reservations, then wallets. What is held and over counts nowhere,
+whether anything has looked at it since or not. Whoever gives it back locks counters of earlier hours after those of
+now: beside a correction of several, PostgreSQL may end one of the two as a deadlock, and that one runs again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.schema import ids
-from drawdown.schema.audit import By, record
+from drawdown.schema.audit import By, in_turn, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.messages import BALANCE_EXHAUSTED, BALANCE_LOW, EVENTS, TEST, Message, tell_one, wanted
@@ -79,7 +79,11 @@ def set_endpoint(
     for event in events:
         ids.require_among(ids.EVENT, event, EVENTS)
     ids.require(connection, ids.ENDPOINT, name, new=new)
-    before, told = _endpoint(_hold(connection, name)), wanted(connection)
+    before = _endpoint(_hold(connection, name))
+    if before is None:  # nothing is locked yet: whoever adds this one, or another, is waited for
+        in_turn(connection)
+        before = _endpoint(_hold(connection, name))
+    told = wanted(connection)
     if before is None and SQL.run(connection, "going").scalar_one() >= MAX_ENDPOINTS:
         raise Refused(f"{MAX_ENDPOINTS} endpoints go on: end one first (`drawdown hook end`)")
     kept = before.events if before is not None else EVENTS

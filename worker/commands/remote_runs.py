@@ -3,7 +3,8 @@
 Guarantee: our row is the truth of a hold. It lies against the effective balance by the last read (`local`); where the
 provider has no balance, nothing is promised (`declared`). No credit moves here: what a run used becomes samples, in the
 transaction that ends the run or draws on it, and is sealed and sent as all usage is, once. Locks: the reservation, then
-the organisation's row, which decides one after the other.
+the organisation's row, which decides one after the other. What a run was permitted by was read before: it is read again
+under that lock, since an assignment forgets the balance, and may bring another biller.
 
 Autumn has locks of its own (`check` with `lock`, `balances.finalize`). None is taken: docs/providers.md says why.
 """
@@ -25,10 +26,11 @@ from drawdown.ledger.runs.reservations import Ask, Denied, Hold, Reservation, St
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.units import as_credits, window_of
+from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, window_of
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
+from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.sources.samples.made import CELL, NotMade, id_of, sizes_of
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.sources.samples.store import store
@@ -44,7 +46,8 @@ FINAL: Final = "final"
 @dataclass(frozen=True)
 class Standing:
     """What a provider's balance leaves by its last read: what may be used but for holds, and what is held of it, in
-    micro-credits; when the read began. `balance_micro` None: the balance has no end, or there is none."""
+    micro-credits; when the read began. `balance_micro` None: the balance has no end, or there is none, or, where
+    `read_ms` is None too, nobody has read it."""
 
     balance_micro: int | None
     held_micro: int
@@ -71,9 +74,9 @@ class Line:
 
 def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool = False) -> Standing:
     """An organisation's; with `held`, nobody else decides by it until this transaction is over."""
-    row = SQL.run(
-        connection, "org", {"org_id": org_id, "now_ms": now_ms}, held="for_update" if held else ""
-    ).one_or_none()
+    if held:
+        SQL.run(connection, "hold", {"org_id": org_id})
+    row = SQL.run(connection, "org", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
     if row is None or row.provider is None:
         return Standing(None, 0, None, "", is_halted=False)
     used = read_used(connection, row.provider, [row], now_ms=now_ms, read_ms=now_ms, lag_ms=0)[org_id]
@@ -91,11 +94,19 @@ def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: b
     """
     if in_ledger:
         return "declared"
-    found = standing(connection, org_id, now_ms)
+    return _hold_by(standing(connection, org_id, now_ms), org_id)
+
+
+def _hold_by(found: Standing, org_id: str) -> Hold:
+    """Errors: Denied `balance_unknown`."""
     if found.read_ms is None:
         said = f"the balance of {org_id} was not read yet: `drawdown watch`, or the next tick, reads it"
         raise Denied("balance_unknown", said, "account")
     return "declared" if found.balance_micro is None else "local"
+
+
+def _keeps_balance(connection: sa.Connection, provider: str) -> bool:
+    return bool(provider) and provider not in EXEMPT_PROVIDERS and provider not in wallets_at(connection)
 
 
 def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
@@ -110,23 +121,32 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
         )
 
 
-def reserve(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
-    """Hold what a run may cost. Errors: Denied `other_content`, `no_credit`."""
+def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple[Reservation, bool]:
+    """Hold what a run may cost, as it was permitted at `provider`. Errors: Denied `other_content`, `balance_unknown`,
+    `no_credit`; DatabaseBusy where another one bills by now, or by another kind of balance."""
     made, is_new = reservations.note(connection, ask, by)
-    if is_new and ask.hold == "local":
-        found = standing(connection, ask.org_id, by.now_ms, held=True)  # its own hold is among those that it counts
+    if not is_new:
+        return made, True
+    found = standing(connection, ask.org_id, by.now_ms, held=True)  # its own hold is among those that it counts
+    is_kept = _keeps_balance(connection, found.provider)
+    if found.provider != provider or (is_kept and _hold_by(found, ask.org_id) != ask.hold):
+        raise DatabaseBusy(f"who bills {ask.org_id}, or its balance, changed this moment; try again")
+    if ask.hold == "local":
         require_room(replace(found, held_micro=found.held_micro - ask.amount_micro), ask.org_id, ask.amount_micro)
-    return made, not is_new
+    return made, False
 
 
 def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expires_ms: int, now_ms: int) -> Reservation:
-    """Have a held run be for so much and so long at least. Errors: Denied `no_credit`."""
+    """Have a held run be for so much and so long at least. Errors: Denied `balance_unknown`, `no_credit`."""
     grown = replace(
         found, amount_micro=max(found.amount_micro, amount_micro), expires_ms=max(found.expires_ms, expires_ms)
     )
     more = grown.left_micro - found.left_micro
     if more and found.hold == "local":
-        require_room(standing(connection, found.org_id, now_ms, held=True), found.org_id, more)
+        left = standing(connection, found.org_id, now_ms, held=True)
+        if _keeps_balance(connection, left.provider):
+            _hold_by(left, found.org_id)
+        require_room(left, found.org_id, more)
     reservations.SQL.run(connection, "grow", vars(grown))
     return grown
 
@@ -212,7 +232,7 @@ def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tup
 def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str, int]) -> list[Line]:
     """By the rates of its acceptance, at whoever billed it then."""
     at_ms = found.accepted_ms
-    provider = str(SQL.run(connection, "org", {"org_id": found.org_id, "now_ms": at_ms}, held="").one().provider)
+    provider = str(SQL.run(connection, "org", {"org_id": found.org_id, "now_ms": at_ms}).one().provider)
     card = rate_card_of(connection, provider)
     lines = []
     for line in sorted(quantities.items()):

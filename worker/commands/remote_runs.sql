@@ -1,16 +1,19 @@
 -- Runs of organisations whose balance a provider keeps.
 
--- name: for_update [postgresql]
-FOR NO KEY UPDATE
+-- name: hold [postgresql]
+-- Its row is what one after the other decides by. What is decided by is read by a statement of its own: this one may have
+-- waited, and its snapshot is as old as its beginning.
+SELECT 1 FROM orgs WHERE org_id = :org_id FOR NO KEY UPDATE
 
--- name: for_update [sqlite]
+-- name: hold [sqlite]
+SELECT 1 FROM orgs WHERE org_id = :org_id
 
 -- name: org
--- The balance that was last read, and who bills the organisation now. Its row is what one after the other decides by.
+-- The balance that was last read, and who bills the organisation now.
 SELECT o.org_id, o.balance_micro, o.balance_read_ms, o.unseen_micro, o.is_halted, (
     SELECT a.provider FROM assignments a WHERE a.org_id = o.org_id AND a.start_ms <= :now_ms
         AND (a.end_ms IS NULL OR :now_ms < a.end_ms)) AS provider
-FROM orgs o WHERE o.org_id = :org_id {held}
+FROM orgs o WHERE o.org_id = :org_id
 
 -- name: used
 -- What a run used under one number.

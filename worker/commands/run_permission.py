@@ -34,13 +34,15 @@ SQL = queries(__file__)
 @dataclass(frozen=True)
 class Permit:
     """Who pays, what is held in micro-credits, and the terms it goes by. `payer`: what another one than the
-    organisation itself allows. `hold`: where the hold lies; another one's wallet pays wherever the own balance is."""
+    organisation itself allows. `hold`: where the hold lies; another one's wallet pays wherever the own balance is.
+    `provider`: who bills, where it lies in no wallet."""
 
     customer_id: str
     amount_micro: int
     terms: HoldTerms
     payer: payers.Payer | None = None
     hold: Hold = "wallet"
+    provider: str = ""
 
 
 def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Permit:
@@ -62,7 +64,7 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
         _require_own_sandboxes(connection, request, now_ms)
     if request.settled_by == "metering":
         sandboxes.require_few(connection, paying.customer_id, now_ms, with_new=False)
-    return Permit(paying.customer_id, amount, paying.terms, paying.payer, paying.hold)
+    return Permit(paying.customer_id, amount, paying.terms, paying.payer, paying.hold, paying.provider)
 
 
 def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.providers.payments.protocol import PaymentCapabilities
 from drawdown.schema import ids
-from drawdown.schema.audit import By, record
+from drawdown.schema.audit import By, in_turn, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
@@ -85,6 +85,9 @@ def set_terms(
     ids.require(connection, ids.CUSTOMER, customer_id, new=new)
     _require_own(connection, customer_id, by.now_ms)
     row = _row(connection, customer_id)
+    if row is None:  # nothing is locked yet: another person's first terms are terms before these
+        in_turn(connection)
+        row = _row(connection, customer_id)
     if not new:
         _require_known_currency(terms, can, None if row is None else str(row["currency"]))
     said = {"customer_id": customer_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}

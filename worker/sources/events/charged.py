@@ -1,8 +1,9 @@
 """Event types that are charged at once: what they count is used at the guard, and billed by no seal.
 
 Guarantee: where a metric that costs credit counts a type, and nothing makes a feature of it, no usage of the type goes
-in: nothing could ever bill it. Whoever takes usage that nothing makes a feature of, and whoever sets a price for its
-type, wait for one another: the second sees what the first one did. (The type's row is what they wait for.)
+in: nothing could ever bill it. Whoever takes usage of a type, and whoever sets a price for it, wait for one another:
+the second sees what the first one did. (The type's row is what they wait for.) Also of what makes a feature as it is
+taken: the feature may end, and the price be set, before that is committed.
 """
 
 from __future__ import annotations
@@ -53,13 +54,10 @@ def share(connection: sa.Connection, event_types: Collection[str]) -> None:
         SQL.run(connection, "share", {"event_types": sorted(set(event_types))}).all()
 
 
-def keep_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> None:
-    """Nobody sets a price for what went in here, and makes no feature, until it is committed. Errors: DatabaseBusy
-    where one was set since it was asked for."""
-    if not spots:
-        return
-    share(connection, {event_type for event_type, _ in spots})
-    if connection.dialect.name == "postgresql" and charged(connection, spots):
+def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> None:
+    """Of types that are shared, and of what went in here and makes no feature. Errors: DatabaseBusy where a price was
+    set since it was asked for."""
+    if spots and connection.dialect.name == "postgresql" and charged(connection, spots):
         raise DatabaseBusy("a price was set for an event type this moment; try again")
 
 

@@ -273,8 +273,10 @@ def _standing(
     spots = {name: (event.org_id, int(window_of(event.occurred_ms)), known[event.event_type]) for name, event in events}
     if not spots:
         return {}
-    fields = ("org_id", "window_ms", "meter")
-    rows = [dict(zip(fields, spot, strict=True)) for spot in sorted(set(spots.values()))]
+    by_meter = {meter: name for name, meter in known.items()}
+    # Also what makes a feature by now: it may have ended by the commit, and a price be set for what nothing bills then.
+    charged.share(connection, {by_meter[meter] for _, _, meter in spots.values()})
+    rows = [dict(zip(("org_id", "window_ms", "meter"), spot, strict=True)) for spot in sorted(set(spots.values()))]
     billed, featureless = {}, set()
     for row in SQL.run(connection, "billed", {"spots": rows}):
         spot = (str(row.org_id), int(row.window_ms), int(row.meter))
@@ -282,8 +284,7 @@ def _standing(
         billed[spot] = UNASSIGNED if row.provider is None else _ACCEPTED if goes_in else None
         if row.feature is None:
             featureless.add(spot)
-    by_meter = {meter: name for name, meter in known.items()}
-    charged.keep_uncharged(connection, {(by_meter[spot[2]], spot[1]) for spot in featureless})
+    charged.require_uncharged(connection, {(by_meter[spot[2]], spot[1]) for spot in featureless})
     waits = {spot: _unmapped(by_meter[spot[2]], spot[1]) if billed[spot] is None else billed[spot] for spot in billed}
     return {name: waits[spot] or _ACCEPTED for name, spot in spots.items()}
 
