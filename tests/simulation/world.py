@@ -209,7 +209,7 @@ class World:
             if name in self.billing
         }
         built: dict[str, Provider] = {
-            EMBEDDED: EmbeddedProvider(self.engine, self.clock),
+            EMBEDDED: EmbeddedProvider(self.engine, self.process_clock),  # it is a part of whoever ticks
             **self.memory,
             **{name: one.provider for name, one in self.remote.items()},
         }
