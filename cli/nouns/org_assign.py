@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.audit import By
-from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import why_unread
 from drawdown.schema.typed.parsing import show_credits, show_time
@@ -74,7 +75,7 @@ def assign(
     The provider is asked first: a customer it does not have, or one whose lack of credit would halt a running
     organisation at once, is refused. What was used before the start is not billed; it stays visible as pending. An
     organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
-    --undo takes back an assignment that has not begun.
+    --undo takes back the latest assignment where it has not begun; with --from, that which begins then and no other.
     """
     app: App = context.obj
     start = app.window(from_, "--from")
@@ -83,9 +84,9 @@ def assign(
     by = app.by(actor, reason)
     _require_choice(names, unassigned, file, None if undo or cancel else customer)
     if undo or cancel:
-        only_with(context, "--undo", "cancel", "names", "unassigned", "file", "dry_run", "actor", "reason")
+        only_with(context, "--undo", "cancel", "names", "unassigned", "file", "from_", "dry_run", "actor", "reason")
         listed = names or ([wish.org_id for wish in read_flips(file)] if file is not None else [])
-        return _undo(app, listed, by, dry_run=dry_run)
+        return _undo(app, listed, start, by, dry_run=dry_run)
     wishes = _wishes(app, names, customer, file)
     if later:
         return _order(app, wishes, AskedAssign("", provider or "", customer, start, allow_halt), by, dry_run=dry_run)
@@ -218,14 +219,31 @@ def _notes(flip: flip_rules.Flip) -> str | None:
     return "; ".join(parts) or None
 
 
-def _undo(app: App, names: list[str], by: By, *, dry_run: bool) -> None:
+def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: bool) -> None:
+    """Whoever undoes at the same time takes back the same one, and is refused: each is named as it was seen."""
     if not names:
         raise UsageError("--undo: name the organisations, or give --file")
 
-    def work(connection: sa.Connection) -> list[assignments.Assigned]:
-        return [assignments.cancel(connection, org, by) for org in names]
+    def look(connection: sa.Connection) -> list[tuple[str, int | None]]:
+        return [(org, start_ms or assignments.to_come_ms(connection, org, by.now_ms)) for org in names]
 
-    done = app.write(work, rollback=dry_run)
+    meant = app.read(look)
+
+    def work(connection: sa.Connection) -> list[assignments.Assigned]:
+        return [assignments.cancel(connection, org, by, start) for org, start in meant]
+
+    try:
+        done = app.write(work, rollback=dry_run)
+    except AnswerLost as error:
+        raise AnswerLost(error.why, _again(meant)) from error
     would = "would not be" if dry_run else "not"
     lines = [f"{flip.org_id}: {would} moved to {flip.provider} at {show_time(flip.start_ms)}" for flip in done]
     show(app, {"undone": done, "dry_run": dry_run}, lines)
+
+
+def _again(meant: Sequence[tuple[str, int | None]]) -> str:
+    """What is safe to give again: without a time, it would take back the assignment before the one that was meant."""
+    starts = sorted({start for _, start in meant if start is not None})
+    if len(starts) == 1:
+        return f"give it again with --from {show_time(starts[0])}, which takes back that one alone"
+    return "`drawdown org list --scheduled` shows what is left: give it again for those alone"

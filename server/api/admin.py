@@ -86,7 +86,7 @@ async def assign(
 
     def cancel(connection: sa.Connection) -> assignments.Assigned:
         signed.use_up(connection)
-        return assignments.cancel(connection, org_id, by)
+        return assignments.cancel(connection, org_id, by, order.from_ms)
 
     def work(thread_kit: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
         if order.undo or order.cancel:

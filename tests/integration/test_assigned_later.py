@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.main import run
+from drawdown.schema import database
 from drawdown.schema.database import read, write
+from drawdown.schema.errors import Exit, Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import assignments
 from drawdown.worker.commands.withdrawals import withdraw
 from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.beside import beside
+from tests.integration.losing import lost
 from tests.integration.telling_events import event, mapped, told
 from tests.world import T0, Fleet
 
@@ -42,6 +49,67 @@ def test_the_balance_that_was_read_stays_until_another_bills(engine: sa.Engine) 
     fleet.tick()
     assert fleet.one("SELECT billing_provider FROM orgs WHERE org_id = 'acme'") == "fake"
     assert fleet.rows(READ) != [(balance, read_ms)], "another's customer has another balance"
+
+
+@pytest.fixture
+def twice(fleet: Fleet) -> tuple[int, int]:
+    """When the two assignments of acme begin that are still to come."""
+    fleet.assign("acme")
+    fleet.tick_windows(2)
+    starts = fleet.clock.at_ms // WINDOW_MS * WINDOW_MS + 12 * WINDOW_MS, T0 + 2 * DAY_MS
+
+    def assign(connection: sa.Connection) -> None:
+        for start, provider in zip(starts, ("none", "embedded"), strict=True):
+            assignments.assign(connection, ["acme"], provider, fleet.by, from_ms=start)
+
+    write(fleet.engine, assign)
+    return starts
+
+
+def to_come(fleet: Fleet) -> list[int]:
+    return [
+        int(str(start))
+        for (start,) in fleet.rows(
+            "SELECT start_ms FROM assignments WHERE org_id = 'acme' AND start_ms > :now ORDER BY 1",
+            now=fleet.clock.at_ms,
+        )
+    ]
+
+
+def test_the_same_undo_again_takes_back_no_other(
+    fleet: Fleet, twice: tuple[int, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after the answer of a commit that was lost: what it says to do is done."""
+    first, _ = twice
+
+    def undo(*more: str) -> tuple[int, str]:
+        url = fleet.engine.url.render_as_string(hide_password=False)
+        code = run(["--database-url", url, "--at", str(fleet.clock.at_ms), "org", "assign", "acme", "--undo", *more])
+        said = capsys.readouterr()
+        return code, " ".join((said.out + said.err).split())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_commit", lost)
+        code, said = undo()
+    again = re.search(r"give it again with --from (\S+),", said)
+    assert code == Exit.LEFT and again is not None and to_come(fleet) == [first]
+    code, said = undo("--from", again[1])
+    assert code == Exit.PERSON and "its latest assignment begins at" in said and to_come(fleet) == [first]
+    assert undo("--from", str(first))[0] == Exit.SETTLED and to_come(fleet) == []
+    assert "no assignment that begins later" in undo("--from", str(first))[1]
+
+
+def test_two_who_undo_at_once_take_back_one(fleet: Fleet, twice: tuple[int, int]) -> None:
+    first, second = twice
+    seen = read(fleet.engine, lambda c: assignments.to_come_ms(c, "acme", fleet.clock.at_ms))
+    assert seen == second
+
+    def undo(connection: sa.Connection) -> object:
+        return assignments.cancel(connection, "acme", fleet.by, seen)
+
+    one, other = beside(fleet.engine, undo, undo)
+    assert isinstance(one, assignments.Assigned) and isinstance(other, Refused)
+    assert to_come(fleet) == [first]
 
 
 def told_then(fleet: Fleet) -> dict[str, assignments.Waited]:

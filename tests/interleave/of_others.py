@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import CustomerChanged, PushRefused
+from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands import assignments, orgs, webhooks
 from drawdown.worker.commands.signatures import use_once
 from drawdown.worker.engine.effects import Push
@@ -82,7 +83,7 @@ def _ordered_once(stage: Stage) -> Iterator[str]:
 SERVER: Final = (
     plain("server.api.gate:_ask", lambda s, c: may_ask(c, "spent", NOW)),
     plain("server.api.gate:_ask answered", lambda s, c: asked(c, "spent", NOW)),
-    plain("server.api.admin:assign", lambda s, c: assignments.cancel(c, "later", s.by)),
+    plain("server.api.admin:assign", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
     plain("server.api.admin:override", _ordered, _ordered_once),
     plain("server.api.webhooks:take", lambda s, c: webhooks.take_event(c, EVENT, [CustomerChanged("acme")], NOW)),
     plain("server.api.webhooks:take refused", _refused),

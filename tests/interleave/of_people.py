@@ -253,7 +253,7 @@ PEOPLE: Final = (
     ),
     plain("cli.nouns.cells:set_", lambda s, c: cells.set_cell(c, "cell-1", "http://cell-1/", s.by, new=False)),
     plain("cli.nouns.cells:remove", lambda s, c: cells.remove_cell(c, "cell-1", s.by)),
-    plain("cli.nouns.org_assign:_undo", lambda s, c: assignments.cancel(c, "later", s.by)),
+    plain("cli.nouns.org_assign:_undo", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
     plain(
         "cli.nouns.features:map_",
         lambda s, c: features.map_size(

@@ -99,7 +99,7 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (920081, 30, None, "what was rejected beside its withdrawal was given back, and had never been charged"),
     (930131, 30, None, "a run asked for again, of whom no seal knew yet after a restore (the simulation's product)"),
     (980056, 30, None, "a replay of what is in open windows alone had begun, and never came to an end"),
-    (991035, 30, None, "the ledger dated what a worker days ahead sent by another clock than that worker's (the world)"),
+    (991035, 30, None, "the ledger dated what a worker days ahead sent by another clock than its own (the world)"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""

@@ -187,10 +187,17 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
     return Assigned(org_id, provider, customer_id, found.start_ms, waited)
 
 
-def cancel(connection: sa.Connection, org_id: str, by: By) -> Assigned:
-    """Take back an assignment that has not begun; whoever billed before goes on.
+def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | None:
+    """When the latest assignment of an organisation begins, where it has not begun."""
+    found = SQL.run(connection, "latest_two", {"org_id": org_id}).first()
+    return int(found.start_ms) if found is not None and found.start_ms > now_ms else None
 
-    Errors: Refused where the latest one is in force already.
+
+def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None = None) -> Assigned:
+    """Take back an assignment that has not begun; whoever billed before goes on. `start_ms`: when the one begins that
+    is meant: the same said again takes back no other.
+
+    Errors: Refused where the latest one is in force already, or is not the one that is meant.
     """
     lock_buckets(connection)
     require_org(connection, org_id)
@@ -198,6 +205,11 @@ def cancel(connection: sa.Connection, org_id: str, by: By) -> Assigned:
     if not found or found[0].start_ms <= by.now_ms:
         raise Refused(f"{org_id} has no assignment that begins later; `drawdown org list --scheduled` shows such")
     latest = found[0]
+    if start_ms not in (None, latest.start_ms):
+        raise Refused(
+            f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, and none that is after all others at "
+            f"{utc(start_ms)}; `drawdown org list --scheduled` shows them"
+        )
     _require_unsealed(connection, org_id, latest.start_ms)  # by a machine whose clock is ahead of this one's
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
     if len(found) == 2:
