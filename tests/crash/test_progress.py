@@ -15,9 +15,8 @@ from tests.acceptance.tables import number, rows
 from tests.crash.billers import OPEN, WINDOW_MS, _biller, _charged, _served, _set_up, _settle
 from tests.crash.data import FROM_MS
 from tests.crash.nursery import Nursery
-from tests.whole import share
 
-ORGS, WINDOWS = 100, share(8, whole=12)
+ORGS, WINDOWS = 100, 12
 PUSHES = ORGS * WINDOWS
 CALLS_A_LIFE = 330
 """More than are under way at once, and fewer than the two claims that a worker sends side by side."""

@@ -22,7 +22,7 @@ PASSED_OVER = {
     "org list --scheduled --search a --halted --unassigned": "--search and --halted and --unassigned would",
     "org list --scheduled --sort balance --after acme": "--sort and --after would change nothing",
     "org assign acme --undo --provider none": "--provider would change nothing beside --undo",
-    "org assign acme --undo --from 2026-01-02 --customer c": "--customer and --from would change nothing",
+    "org assign acme --undo --from 2026-01-02 --customer c": "--customer would change nothing beside --undo",
     "org assign acme --undo --allow-halt --unchecked --new": "--allow-halt and --unchecked and --new would",
     "watch --once --every 3": "--every would change nothing beside --once",
     "run --every 60 --deadline 61": "a tick would hold up the next one, 60 s later",

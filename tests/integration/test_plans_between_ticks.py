@@ -155,7 +155,7 @@ def test_no_table_that_grows_is_read_from_end_to_end(seen: Seen) -> None:
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_mapping_is_taken_apart_once_for_all_that_waits(engine: sa.Engine) -> None:
     """Of an assignment, under the seal's lock: as rows of a function it was read again for each sample."""
-    values = {"segments": "[]", "org_id": "acme", "start_ms": 0}
+    values = {"segments": "[]", "unseen": "[]", "org_id": "acme", "start_ms": 0}
     text = assignments.SQL.text("waiting", "sqlite")
     with engine.connect() as connection:
         plan = [row.detail for row in connection.execute(sa.text(f"EXPLAIN QUERY PLAN {text}"), values)]

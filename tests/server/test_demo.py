@@ -62,11 +62,10 @@ MOST_STATEMENTS_A_TICK = 400
 SPARSER = f"""
 from drawdown.cli.demo import moments
 moments.HALF_HOUR_MS = {4 * HOUR_MS}
-moments.TICKED_EVERY_MS = {DAY_MS}
 from drawdown.cli.main import main
 main()
 """
-"""Fewer ticks: all that is told of the month is told all the same."""
+"""Its last day with fewer ticks: all that is told of it is told all the same."""
 
 
 def started(folder: Path, *options: str, **env: str) -> subprocess.Popen[str]:

@@ -38,7 +38,7 @@ class Seen:
 UNREAD: Final = Seen()
 
 
-def seen_by_all(buckets: Sequence[sa.Row[Any]]) -> Seen:
+def seen_by_all(buckets: Sequence[Any]) -> Seen:
     """What all of several rows of `buckets` have seen."""
     open_then = {int(number) for row in buckets for number in row.in_flight or ()}
     return Seen(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))

@@ -69,11 +69,12 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         unheeded=unheeded_part(Shard()),
         balances=told_part(),
         there=there_part(),
+        cursors=SQL.part("cursors"),
     )
     found = parts.Standing(
         **vars(read["counts"][0]),
         at_ms=now_ms,
-        unread_samples=unread_samples(connection),
+        unread_samples=_unread_samples(connection, read["cursors"]),
         left=(backlog := read_backlog(connection, Shard(), now_ms)),
         providers=read_providers(connection, now_ms),
         paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
@@ -98,9 +99,9 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
     return parts.Status(found, judge(found))
 
 
-def unread_samples(connection: sa.Connection) -> int:
+def _unread_samples(connection: sa.Connection, buckets: Sequence[Any]) -> int:
     """How many came in that no seal has looked at yet, of whichever time (S2)."""
-    seen = seen_by_all(SQL.run(connection, "cursors").all())
+    seen = seen_by_all(buckets)
     return int(SQL.run(connection, "unread_samples", seen.values, later=seen.piece).scalar_one())
 
 
