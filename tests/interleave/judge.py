@@ -31,6 +31,7 @@ ORIGINS: Final = frozenset(f"https://{name}.example:443" for name in ("app", "ne
 DRAINS: Final = 8
 """Ticks in which everything has to be settled: two revisions of one window, with a lookup before each, and one more."""
 
+TERMS: Final = "SELECT terms FROM provider_states WHERE terms IS NOT NULL"
 OPEN: Final = """
 SELECT 'push ' || key || ' is ' || state FROM pushes WHERE state IN ('due', 'queued')
 UNION ALL SELECT 'window ' || window_ms || ' of ' || org_id || ' is dirty' FROM dirty_windows
@@ -81,8 +82,19 @@ def _heed(stage: Stage) -> None:
             stage.other.capabilities = OTHER_CAN
     for (seen,) in stage.rows("SELECT key FROM pushes WHERE state = 'in_doubt' AND key = :key", key=SEEN):
         if seen in stage.fake.charged:
-            say = partial(pushes.resolve_accepted, keys=[seen], by=stage.by, evidence="their console")
-            write(stage.engine, say)
+            _say(stage, seen)
+    if any(json.loads(terms)["unit"] != 1 for (terms,) in stage.rows(TERMS)):
+        # What may give back waits for all of its organisation then (S10), and its window for what a person says of it.
+        for (left,) in stage.rows(
+            "SELECT key FROM pushes WHERE state IN ('in_doubt', 'rejected') AND provider = 'fake'"
+        ):
+            _say(stage, left)
+
+
+def _say(stage: Stage, key: str) -> None:
+    """What the provider's own console shows of a push."""
+    said = pushes.resolve_accepted if key in stage.fake.charged else pushes.void
+    write(stage.engine, partial(said, keys=[key], by=stage.by, evidence="their console"))
 
 
 def judge(stage: Stage) -> list[str]:

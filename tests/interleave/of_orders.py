@@ -42,8 +42,14 @@ def _placed(stage: Stage) -> None:
     _place(stage, ALL)
 
 
+def _told(steps: Steps[OrdersDone]) -> Steps[Any]:
+    """Where a person said otherwise meanwhile, it is right that the order fails; others say what is theirs."""
+    done: OrdersDone = yield from steps
+    return replace(done, failures=[one for one in done.failures if not any(right in one for right in RIGHTLY)])
+
+
 def _does(stage: Stage) -> Steps[Any]:
-    return do_orders(stage.context("other"))
+    return _told(do_orders(stage.context("other")))
 
 
 def _has_no_time(stage: Stage) -> Steps[Any]:
@@ -90,7 +96,7 @@ def _terms_ordered(stage: Stage) -> None:
 
 
 def _accepts(stage: Stage) -> Steps[Any]:
-    return do_orders(stage.context())
+    return _told(do_orders(stage.context()))
 
 
 def _tried_out(stage: Stage) -> None:
@@ -111,9 +117,7 @@ def _start_ordered(stage: Stage) -> None:
 
 
 def _starts(stage: Stage) -> Steps[Any]:
-    """Where a person said otherwise meanwhile, it is right that the order fails; others say what is theirs."""
-    done: OrdersDone = yield from do_orders(stage.context(payments={"fake": stage.pay.capabilities}))
-    return replace(done, failures=[one for one in done.failures if not any(right in one for right in RIGHTLY)])
+    return _told(do_orders(stage.context(payments={"fake": stage.pay.capabilities})))
 
 
 def _stays_stopped(stage: Stage) -> Iterator[str]:
