@@ -23,7 +23,7 @@ from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.commands.orgs import register
-from drawdown.worker.seal.arrivals import seen_by_all
+from drawdown.worker.seal.arrivals import seen_by_seals
 from drawdown.worker.verdict.overrides import apply_now
 
 SQL = queries(__file__)
@@ -95,7 +95,7 @@ def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unsee
     """Of organisations, the sealed windows for which something came in that no seal has looked at yet. Once for all of
     them: what has arrived is gone through by each reading. Under S1's lock."""
     found: dict[str, list[int]] = defaultdict(list)
-    seen = seen_by_all(SQL.run(connection, "cursors").all())
+    seen = seen_by_seals(connection)
     values = {"orgs": [{"org_id": org_id} for org_id in org_ids], **seen.values}
     for row in SQL.run(connection, "unseen", values, later=seen.piece):
         found[row.org_id].append(int(row.window_ms))

@@ -59,9 +59,6 @@ WHERE org_id = :org_id
 -- The windows that had waited for an assignment.
 pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
 
--- name: cursors
-SELECT cursor, in_flight FROM buckets
-
 -- name: unseen
 -- What came in late and no seal has looked at is in no window that is marked: it is found by its arrival (S2).
 SELECT DISTINCT s.org_id, {window} AS window_ms FROM usage_samples s WHERE {later} AND s.problem IS NULL

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 
 SQL = queries(__file__)
 
@@ -42,6 +42,17 @@ def seen_by_all(buckets: Sequence[Any]) -> Seen:
     """What all of several rows of `buckets` have seen."""
     open_then = {int(number) for row in buckets for number in row.in_flight or ()}
     return Seen(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))
+
+
+def buckets_part() -> Part:
+    """Rows for `seen_by_all` of every bucket, for whoever reads more in one statement."""
+    return SQL.part("of_buckets")
+
+
+def seen_by_seals(connection: sa.Connection) -> Seen:
+    """What the seals of all buckets have seen."""
+    part = buckets_part()
+    return seen_by_all(SQL.run(connection, part.name).all())
 
 
 def seen_now(connection: sa.Connection) -> Seen:

@@ -105,6 +105,9 @@ s.ts >= :watermark_ms AND s.ts < :horizon_ms
 -- name: late [sqlite]
 s.arrival >= :cursor AND +s.ts < :watermark_ms
 
+-- name: of_buckets
+SELECT cursor, in_flight FROM buckets
+
 -- name: seen_now [postgresql]
 -- What was not visible when this was read has a number in the list, or one at or above the cursor. The cursor is never
 -- above the reader's own number: a server that dies forgets the numbers of those that wrote nothing, and gives those

@@ -18,7 +18,7 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import Unheeded, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
 from drawdown.worker.push.balances import told_part
-from drawdown.worker.seal.arrivals import seen_by_all
+from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 from drawdown.worker.views import standing as parts
@@ -69,12 +69,12 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         unheeded=unheeded_part(Shard()),
         balances=told_part(),
         there=there_part(),
-        cursors=SQL.part("cursors"),
+        buckets=buckets_part(),
     )
     found = parts.Standing(
         **vars(read["counts"][0]),
         at_ms=now_ms,
-        unread_samples=_unread_samples(connection, read["cursors"]),
+        unread_samples=_unread_samples(connection, read["buckets"]),
         left=(backlog := read_backlog(connection, Shard(), now_ms)),
         providers=read_providers(connection, now_ms),
         paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
@@ -118,7 +118,7 @@ def newest_tick_ms(connection: sa.Connection) -> int | None:
 
 def sealed_to_ms(connection: sa.Connection) -> int:
     """How far the bucket furthest ahead is sealed; 0: none is."""
-    return int(SQL.run(connection, "counts").one().sealed_to_ms)
+    return int(SQL.run(connection, "sealed_to").scalar_one())
 
 
 def _pending(row: Any) -> parts.PendingUsage:

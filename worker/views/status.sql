@@ -7,7 +7,10 @@ SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_
     (SELECT COUNT(*) FROM orgs o WHERE o.billing_provider IS NULL
         AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AS unassigned,
     (SELECT COALESCE(MIN(watermark_ms), 0) FROM buckets) AS watermark_ms,
-    (SELECT COALESCE(MAX(watermark_ms), 0) FROM buckets) AS sealed_to_ms
+    ({sealed_to}) AS sealed_to_ms
+
+-- name: sealed_to
+SELECT COALESCE(MAX(watermark_ms), 0) FROM buckets
 
 -- name: last_tick
 -- By the clock: one that was given an earlier time (`--at`) came after it, and tells of that time.
@@ -19,9 +22,6 @@ WHERE tick_id = (SELECT t.tick_id FROM (SELECT tick_id, finished_ms FROM ticks W
 -- name: newest_tick
 -- By its number, whatever its time.
 SELECT finished_ms FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
-
--- name: cursors
-SELECT cursor, in_flight FROM buckets
 
 -- name: unread_samples
 -- Counted, and not looked for until the first: PostgreSQL would read all samples there are to find one of many.
