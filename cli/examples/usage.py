@@ -60,7 +60,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     ),
     "org list": (
         "org list",
-        "org list --halted --sort balance",
+        "org list --state halted --sort balance",
         "org list --runs-out-within 6h --sort end",
         "org list --search test-",
         "org list --scheduled",

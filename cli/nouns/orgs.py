@@ -26,7 +26,7 @@ from drawdown.worker.verdict.watch_state import is_watched
 from drawdown.worker.views import cells
 from drawdown.worker.views.org_credit import VerdictChange
 from drawdown.worker.views.org_standing import OrgStatus
-from drawdown.worker.views.orgs import SORTS, OrgFilter, OrgRow, chosen_orgs, list_orgs, scheduled_flips
+from drawdown.worker.views.orgs import SORTS, STATES, OrgFilter, OrgRow, Place, chosen_orgs, list_orgs, scheduled_flips
 from drawdown.worker.views.status import org_status
 
 commands = typer.Typer()
@@ -41,8 +41,7 @@ def list_(
     provider: OfProvider = "",
     plan: OfPlan = "",
     search: Annotated[str, typer.Option(help="Only those whose id holds this text")] = "",
-    halted: Annotated[bool, typer.Option("--halted", help="Only halted ones")] = False,
-    unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those nobody bills")] = False,
+    state: Annotated[str, typer.Option(help=f"Only those that are {', '.join(STATES)}")] = "",
     overridden: Annotated[bool, typer.Option("--overridden", help="Only those with an override of yours")] = False,
     scheduled: Annotated[bool, typer.Option("--scheduled", help="Assignments that begin later, instead")] = False,
     runs_out_within: Annotated[
@@ -66,15 +65,17 @@ def list_(
     by_ms, now_ms = None, app.clock.now_ms()
     if runs_out_within is not None:
         by_ms = now_ms + parse_length(runs_out_within, "--runs-out-within")
-    chosen = OrgFilter(provider, plan, search, halted, unassigned, by_ms, overridden)
-    app.read(lambda c: _require(c, plan, after))
-    page = app.read(lambda c: list_orgs(c, chosen, now_ms, sort=sort, after=after, most=most))
-    more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
+    chosen = OrgFilter(provider, plan, search, state, by_ms, overridden)
+    if after:
+        app.read(lambda c: ids.require(c, ids.ORG, after))
+    page = app.read(lambda c: list_orgs(c, chosen, now_ms, sort=sort, after=Place(after), most=most))
+    next_after = None if page.following is None else page.following.org_id
+    more = [] if next_after is None else [f"there are more: --after {next_after}"]
     if by_ms is not None and not app.read(lambda c: is_watched(c, now_ms)):
         more.append("no watch goes round, so nobody estimates: start drawdown watch, run or worker")
     return show(
         app,
-        {"orgs": page.orgs, "next_after": page.next_after},
+        {"orgs": [row._asdict() for row in page.orgs], "next_after": next_after},
         [_table(page.orgs, ends=by_ms is not None, overridden=overridden), *more],
     )
 
@@ -83,23 +84,15 @@ def _table(found: list[OrgRow], *, ends: bool, overridden: bool) -> Table:
     """With when credit ends, where that is asked for; with overrides, where there are any."""
     told = overridden or any(map(word_of, found))
     rows = [
-        (row.org_id, row.billing_provider, row.plan, row.is_halted, row.halt_reason, row.max_concurrent_sandboxes,
-         *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
+        (row.org_id, row.billing_provider, row.plan, row.is_halted, row.halt_reason, row.running,
+         row.max_concurrent_sandboxes, *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
          row.stopped_reason, *((show_time(row.runs_out_ms),) if ends else ()), *((word_of(row),) if told else ()))
         for row in found
     ]  # fmt: skip
     figures = ("#balance", "#left now", "#used a minute")
     last = (*(("runs out",) if ends else ()), *(("override",) if told else ()))
-    columns = ("org", "billed by", "plan", "halted", "why", "#at once", *figures, "stopped", *last)
+    columns = ("org", "billed by", "plan", "halted", "why", "#running", "#at once", *figures, "stopped", *last)
     return table("Organisations", columns, rows)
-
-
-def _require(connection: sa.Connection, plan: str, org: str) -> None:
-    """Errors: UnknownId."""
-    if plan:
-        ids.require(connection, ids.ANY_PLAN, plan)
-    if org:
-        ids.require(connection, ids.ORG, org)
 
 
 @commands.command("show")
@@ -222,7 +215,8 @@ def halt(
     listed = list(names or ()) or ([] if file is None else read_orgs(file))
 
     def work(connection: sa.Connection) -> tuple[list[orgs.Halted], dict[str, int]]:
-        _require(connection, plan, "")
+        if plan:
+            ids.require(connection, ids.ANY_PLAN, plan)
         found = listed or chosen_orgs(connection, chosen, orgs.MAX_HALTED, by.now_ms)
         if expect not in (None, len(found)):
             raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")

@@ -112,7 +112,7 @@ def _halted(found: Standing, now: int) -> str:
     named = [
         f"{org.org_id} ({org.halt_reason or 'no reason'}, {lasting(now - org.halted_at)})" for org in found.halted_orgs
     ]
-    more = ", …; `drawdown org list --halted`" if found.halted > len(named) else ""
+    more = ", …; `drawdown org list --state halted`" if found.halted > len(named) else ""
     many = "organisations" if found.halted > 1 else "organisation"
     return f"{found.halted:,} {many}: {', '.join(named)}{more}"
 

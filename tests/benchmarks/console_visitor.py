@@ -20,7 +20,8 @@ from drawdown.server.console.door import COOKIE
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.customers import usage
-from drawdown.worker.views.org_list import STATES, WITHIN
+from drawdown.server.console.screens.customers.orgs import WITHIN
+from drawdown.worker.views.orgs import STATES
 from tests.benchmarks.console_fleet import secret
 
 PEOPLE: Final = 5
@@ -36,7 +37,7 @@ def paths() -> list[str]:
         place = _place(page)
         joined = "&" if "?" in place else "?"
         found += [f"{place}{joined}tab={tab}" for tab in page.tabs] or [place]
-    more = [f"state={state}" for state in STATES if state] + [f"within={one}" for one in WITHIN if one]
+    more = [f"state={state}" for state in STATES] + [f"within={one}" for one in WITHIN if one]
     more += ["provider=stripe", "plan=team", "search=999", "search=nobody", "after=org-5"]
     found += [f"/console/orgs?{one}" for one in more]
     found += [f"/console/org?id={ORG}&tab=usage&days={days}" for days in usage.DAYS]

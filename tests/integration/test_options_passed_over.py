@@ -19,7 +19,7 @@ PASSED_OVER = {
     "reconcile acme --acknowledge --correct": "--correct would change nothing beside --acknowledge",
     "reconcile --acknowledge --threshold 1 --shadow-threshold 1": "--threshold and --shadow-threshold would",
     "org list --scheduled --plan team": "--plan would change nothing beside --scheduled",
-    "org list --scheduled --search a --halted --unassigned": "--search and --halted and --unassigned would",
+    "org list --scheduled --search a --state halted --overridden": "--search and --state and --overridden would",
     "org list --scheduled --sort balance --after acme": "--sort and --after would change nothing",
     "org assign acme --undo --provider none": "--provider would change nothing beside --undo",
     "org assign acme --undo --from 2026-01-02 --customer c": "--customer would change nothing beside --undo",

@@ -27,8 +27,8 @@ from drawdown.worker.verify.verify import verify
 from drawdown.worker.views import cells as views_cells
 from drawdown.worker.views.audit import AuditFilter, list_deeds
 from drawdown.worker.views.backlog import quarantined
-from drawdown.worker.views.orgs import OrgFilter, list_orgs
-from drawdown.worker.views.status import org_status
+from drawdown.worker.views.orgs import START, STATES, OrgFilter, OrgRow, every_org, list_orgs
+from drawdown.worker.views.status import org_status, status
 from drawdown.worker.views.usage import BY, OF_SAMPLES, read_usage
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
@@ -156,13 +156,13 @@ def test_organisations_are_listed_page_by_page_in_each_order(fleet: Fleet, sort:
     now = fleet.clock.at_ms
 
     def pages(most: int) -> list[str]:
-        found, after = [], ""
+        found, after = [], START
         for _ in range(9):
             page = read(fleet.engine, lambda c: list_orgs(c, OrgFilter(), now, sort=sort, after=after, most=most))  # noqa: B023
             found += [one.org_id for one in page.orgs]
-            if page.next_after is None:
+            if page.following is None:
                 return found
-            after = page.next_after
+            after = page.following
         raise AssertionError("it never ends")
 
     whole = pages(100)
@@ -172,6 +172,36 @@ def test_organisations_are_listed_page_by_page_in_each_order(fleet: Fleet, sort:
         assert whole[:3] == ["org-0", "org-4", "org-2"]
     if sort == "halted":
         assert set(whole[:2]) == {"org-1", "org-5"}
+
+
+def test_organisations_are_listed_under_each_state_that_they_are_in(fleet: Fleet) -> None:
+    """By the same words in `status`, and once each in a whole list, by the gravest."""
+    now = fleet.clock.at_ms
+    fleet.assign("runs", "empty", "broken", "both", from_ms=T0)
+    fleet.assign("later", "new", from_ms=now + DAY_MS)
+    for org in ("empty", "both"):
+        fleet.write("UPDATE orgs SET is_halted = true, halted_at = :at WHERE org_id = :org", {"at": T0, "org": org})
+    for org in ("broken", "both"):
+        fleet.write("UPDATE orgs SET stopped_at_ms = :at WHERE org_id = :org", {"at": T0 + 1, "org": org})
+
+    def listed(state: str) -> list[OrgRow]:
+        return read(fleet.engine, lambda c: list_orgs(c, OrgFilter(state=state), now)).orgs
+
+    assert {state: [one.org_id for one in listed(state)] for state in ("", *STATES)} == {
+        "": ["both", "broken", "empty", "later", "new", "runs"],
+        "active": ["runs"],
+        "halted": ["both", "empty"],
+        "stopped": ["both", "broken"],
+        "unassigned": ["later", "new"],
+    }
+    gravest = [("stopped", T0 + 1), ("stopped", T0 + 1), ("halted", T0)]
+    assert [(one.state, one.since_ms) for one in listed("")[:3]] == gravest
+    whole = read(fleet.engine, lambda c: list(every_org(c, OrgFilter(), now, "name")))
+    assert whole == listed("")
+    standing = read(fleet.engine, lambda c: status(c, now)).standing
+    assert (standing.halted, standing.unassigned) == (2, 2)
+    with pytest.raises(UsageError, match="there is active, halted"):
+        listed("gone")
 
 
 def test_a_part_of_an_id_is_text_and_no_pattern(fleet: Fleet) -> None:

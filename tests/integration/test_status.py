@@ -186,7 +186,7 @@ def test_whoever_is_halted_is_named_the_latest_first_and_is_no_fault(fleet: Flee
         fleet.write(f"UPDATE orgs SET is_halted = TRUE, halted_at = {at}, halt_reason = 'spent' WHERE org_id = '{org}'")
     said = " ".join(text(fleet).split())
     assert "halted 4 organisations: org-0 (spent, 1 min), org-1 (spent, 2 min), org-2 (spent, 3 min), …; " in said
-    assert "`drawdown org list --halted`" in said and said.startswith("ALL SETTLED")
+    assert "`drawdown org list --state halted`" in said and said.startswith("ALL SETTLED")
 
 
 def test_a_paused_provider_says_by_whom_and_why(fleet: Fleet) -> None:

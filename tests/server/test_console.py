@@ -25,10 +25,10 @@ from drawdown.server.console.door import COOKIE
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.looking import TooSlow, look
 from drawdown.server.console.pages import PAGES
+from drawdown.server.console.screens.customers import orgs
 from drawdown.server.http import restores
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_sessions, console_users
-from drawdown.worker.views import org_list
 from tests.server.console_home import OURS, PASSWORD, URL, Home, says, secret
 from tests.world import T0, Fleet
 
@@ -302,7 +302,7 @@ def test_a_page_reads_only_and_only_for_so_long(engine: sa.Engine) -> None:
 
 
 def test_a_list_goes_on_behind_its_last_row_and_ends(home: Home) -> None:
-    names = [f"org-{n:03}" for n in range(2 * org_list.PAGE_ROWS)]
+    names = [f"org-{n:03}" for n in range(2 * orgs.PAGE_ROWS)]
     home.register(names)
     path, seen = "/console/orgs", []
     while path:

@@ -15,17 +15,18 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.server.console.door import COOKIE
 from drawdown.server.console.pages import PAGES
+from drawdown.server.console.screens.customers import orgs
 from drawdown.worker.commands import api_keys, credit, executions
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.sources.events.store import take
-from drawdown.worker.views import org_list
+from drawdown.worker.views.orgs import OrgFilter, list_orgs
 from tests.server.console_home import KIM, Home, secret
 from tests.server.filled import Filled
 from tests.server.program import key_of
 
 pytestmark = pytest.mark.xdist_group("filled")
 MOST_STATEMENTS: Final = 12
-FEW, MANY = 10, org_list.PAGE_ROWS + 10
+FEW, MANY = 10, orgs.PAGE_ROWS + 10
 FRAME: Final = re.compile(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK|SAVEPOINT|RELEASE)")
 """What makes the transaction that a page reads in, and is none of its questions."""
 
@@ -115,6 +116,6 @@ def test_the_organisations_of_several_providers_are_estimated_together(home: Hom
         home.fleet.assign(f"at-{provider}", provider=provider, from_ms=home.fleet.clock.at_ms - WINDOW_MS)
         home.fleet.sample(f"at-{provider}", home.fleet.clock.at_ms)
     home.fleet.tick_windows(2)
-    listed = read(home.engine, lambda c: org_list.page(c, org_list.Chosen(), home.fleet.clock.at_ms)).lines
-    assert {one.provider for one in listed} >= {"autumn", "embedded", "stripe"}
+    listed = read(home.engine, lambda c: list_orgs(c, OrgFilter(), home.fleet.clock.at_ms)).orgs
+    assert {one.billing_provider for one in listed} >= {"autumn", "embedded", "stripe"}
     assert statements(home, ("/console/orgs",))["/console/orgs"] == before

@@ -26,16 +26,16 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.my import my
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.csv_lines import as_json, csv_line
+from drawdown.server.console.screens.customers import orgs
 from drawdown.server.http.errors import ApiError
 from drawdown.server.settings import MySettings
 from drawdown.worker.commands.console_users import Person
 from drawdown.worker.verdict.watch_state import note_round
-from drawdown.worker.views import org_list
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
 from tests.server.console_home import ANN, Home, secret
 
 HOSTILE = "=1+1;<b>\u202e\"'"
-ENDING = 2 * org_list.PAGE_ROWS + 5
+ENDING = 2 * orgs.PAGE_ROWS + 5
 
 
 @pytest.fixture

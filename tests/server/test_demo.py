@@ -29,7 +29,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, window_of
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views import org_list
+from drawdown.worker.views.orgs import OrgFilter, list_orgs
 from tests.acceptance.commands import PROJECT, SCRIPT, environment
 from tests.demo_life import YEARS_MS, Month
 from tests.whole import share
@@ -37,6 +37,7 @@ from tests.whole import share
 MOMENT = 1_772_442_900_000
 """2026-03-02T09:15Z: most of its month lies in February. As a window's begin it is the month's last moment, too: the
 tick of the server that was begun settles nothing more, whoever reads meanwhile."""
+WITHIN_A_WEEK = OrgFilter(runs_out_by_ms=MOMENT + 7 * DAY_MS)
 SHORT = 1
 SAME = (
     "SELECT id, org_id, ts, interval_s, ingested_at FROM usage_samples ORDER BY id",
@@ -178,13 +179,13 @@ def test_the_same_moment_gives_the_same_month_in_bounded_work(tmp_path: Path, mo
             stage = live(folder, folder / "a.db", FixedClock(MOMENT), Console(), Console(), SHORT)
             stage.close()
             found.append(rows_of(stage.app.engine))
-            listed = stage.app.read(lambda c: org_list.page(c, org_list.Chosen(), MOMENT)).lines
+            listed = stage.app.read(lambda c: list_orgs(c, OrgFilter(), MOMENT)).orgs
             burning = {one.org_id for one in listed if one.used_a_minute_micro and one.runs_out_ms is not None}
             assert {"acme", "umbrella"} <= burning, "what is used now is known, and when it ends"
-            soon = stage.app.read(lambda c: org_list.page(c, org_list.Chosen(within="7d"), MOMENT)).lines
+            soon = stage.app.read(lambda c: list_orgs(c, WITHIN_A_WEEK, MOMENT)).orgs
             ends = {one.org_id for one in listed if (one.runs_out_ms or math.inf) <= MOMENT + 7 * DAY_MS}
             assert {one.org_id for one in soon} == ends != set(), "the watch has looked before anybody does"
-            at_stripe = [one.used_a_minute_micro for one in listed if one.provider == "stripe"]
+            at_stripe = [one.used_a_minute_micro for one in listed if one.billing_provider == "stripe"]
             assert at_stripe and 0 not in at_stripe, "it has no price"
             assert stage.app.read(verify).breaches == []
             assert stage.done["ticks"] == len(Calendar(window_of(MOMENT), SHORT).ticks())

@@ -147,7 +147,7 @@ def test_what_shows_those_there_are_can_be_given_as_it_is_said(name: str) -> Non
         (("key", "end", "-h", "--reason", "r"), "key end --reason r -- -h"),
         (("payer", "allow", "acme", "-dash"), "payer allow acme -- -dash"),
         (("backfill", "close", "-a", "--hash", "-b"), "backfill close --hash -b -- -a"),
-        (("org", "list", "--halted"), "org list --halted"),
+        (("org", "list", "--overridden"), "org list --overridden"),
     ],
 )
 def test_a_name_that_begins_with_a_dash_is_typed_behind_the_options(words: tuple[str, ...], line: str) -> None:

@@ -1,38 +1,64 @@
 -- Lists of organisations.
 
+-- name: list
+-- One page. `value`: by what; `order`: which way, names behind it; `later`: what comes after a page in that order. The
+-- columns are those of `Found`.
+SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halted_at, o.halt_reason, o.max_concurrent_sandboxes,
+    o.balance_micro, o.balance_read_ms, o.unseen_micro, o.stopped_at_ms, o.stopped_reason, o.runs_out_ms,
+    CASE WHEN {overrides} THEN o.override_halted END AS override_halted,
+    CASE WHEN {overrides} THEN o.override_max_concurrent END AS override_max_concurrent,
+    CASE WHEN {overrides} THEN o.override_until_ms END AS override_until_ms,
+    (SELECT COUNT(*) FROM sandboxes s WHERE s.org_id = o.org_id AND s.state = 'running') AS running
+FROM orgs o WHERE {later} AND {chosen} ORDER BY {order} LIMIT :at_most
+
+-- name: ids
+SELECT o.org_id FROM orgs o WHERE {chosen} ORDER BY o.org_id LIMIT :at_most
+
 -- name: chosen
-(:provider = '' OR o.billing_provider = :provider) AND (:plan = '' OR o."plan" = :plan)
-    AND (:search = '' OR o.org_id LIKE :like ESCAPE '!') AND (:halted = 0 OR o.is_halted)
-    AND (:unassigned = 0 OR NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AND {ending}
+{of_state} AND {ending} AND (:provider = '' OR o.billing_provider = :provider) AND (:plan = '' OR o."plan" = :plan)
+    AND (:search = '' OR o.org_id LIKE :like ESCAPE '!')
     AND (:overridden = 0 OR ((o.override_halted IS NOT NULL OR o.override_max_concurrent IS NOT NULL) AND {overrides}))
+
+-- name: any
+1 = 1
+
+-- name: is_active
+NOT o.is_halted AND o.stopped_at_ms IS NULL AND o.billing_provider IS NOT NULL
+
+-- name: is_halted
+-- As it stands in the index: SQLite knows it by nothing else.
+o.is_halted
+
+-- name: is_stopped
+-- Looked up first: SQLite would else go through all organisations in the order of their ids.
+o.org_id IN (SELECT x.org_id FROM orgs x
+    WHERE (x.held_watermark_ms IS NOT NULL OR x.stopped_at_ms IS NOT NULL) AND x.stopped_at_ms IS NOT NULL)
+
+-- name: is_unassigned
+o.billing_provider IS NULL
 
 -- name: overrides
 -- One that has run out says nothing, though no tick has forgotten it yet.
 (o.override_until_ms IS NULL OR o.override_until_ms > :now_ms)
 
+-- name: ends_by
+-- Of the index, then of those that are still looked at.
+o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :runs_out_by_ms AND {watched}
+
+-- name: ends
+-- Of whom the watch looks at no more its last estimate stays.
+CASE WHEN {watched} THEN o.runs_out_ms END
+
+-- name: watched
+NOT o.is_halted AND o.billing_provider NOT IN {unbilled}
+
 -- name: never_halted
 SELECT o.org_id, o.override_until_ms AS until_ms, COUNT(*) OVER () AS orgs FROM orgs o
 WHERE NOT o.override_halted AND {overrides} ORDER BY o.org_id LIMIT :at_most
 
--- name: any_end
-1 = 1
-
--- name: ends_by
--- Of the index, then of those that are still looked at.
-o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :runs_out_by_ms AND {ends} IS NOT NULL
-
--- name: ends
--- Of whom the watch looks at no more its last estimate stays.
-CASE WHEN NOT o.is_halted AND o.billing_provider NOT IN {unbilled} THEN o.runs_out_ms END
-
--- name: list
--- One page. `value`: by what; `order`: which way, names behind it; `later`: what comes after a page in that order.
-SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halt_reason, o.max_concurrent_sandboxes, o.balance_micro,
-    o.balance_read_ms, o.unseen_micro, o.stopped_reason,
-    CASE WHEN {overrides} THEN o.override_halted END AS override_halted,
-    CASE WHEN {overrides} THEN o.override_max_concurrent END AS override_max_concurrent,
-    CASE WHEN {overrides} THEN o.override_until_ms END AS override_until_ms
-FROM orgs o WHERE {chosen} AND {later} ORDER BY {order} LIMIT :at_most
+-- name: running_out
+SELECT o.org_id, o.runs_out_ms, COUNT(*) OVER () AS orgs FROM orgs o
+WHERE {ends_by} ORDER BY o.runs_out_ms, o.org_id LIMIT :at_most
 
 -- name: ascending
 {value} ASC, o.org_id ASC
@@ -40,15 +66,21 @@ FROM orgs o WHERE {chosen} AND {later} ORDER BY {order} LIMIT :at_most
 -- name: descending
 {value} DESC, o.org_id DESC
 
+-- name: after_name
+o.org_id > :after_org_id
+
 -- name: after_ascending
-(:after_org_id = '' OR ({value}, o.org_id) > {last})
+({value}, o.org_id) > ({last}, CAST(:after_org_id AS TEXT))
 
 -- name: after_descending
-(:after_org_id = '' OR ({value}, o.org_id) < {last})
+({value}, o.org_id) < ({last}, CAST(:after_org_id AS TEXT))
 
--- name: last
+-- name: as_read
+:after_ms
+
+-- name: by_now
 -- The row that the page before ended with; where it has another value by now, the page goes on by that one.
-((SELECT {value} FROM orgs o WHERE o.org_id = :after_org_id), CAST(:after_org_id AS TEXT))
+(SELECT {value} FROM orgs o WHERE o.org_id = :after_org_id)
 
 -- name: by_name
 o.org_id
@@ -63,11 +95,26 @@ COALESCE(o.halted_at, -1)
 -- name: by_end
 COALESCE({ends}, 9223372036854775807)
 
+-- name: by_known_end
+o.runs_out_ms
+
 -- name: by_plan
 COALESCE(o."plan", '')
 
--- name: ids
-SELECT o.org_id FROM orgs o WHERE {chosen} ORDER BY o.org_id LIMIT :at_most
+-- name: providers
+-- Each is looked up by the one before it: they are few, and their assignments many.
+WITH RECURSIVE found (provider) AS (
+    SELECT MIN(provider) FROM assignments
+    UNION ALL SELECT (SELECT MIN(a.provider) FROM assignments a WHERE a.provider > f.provider) FROM found f
+        WHERE f.provider IS NOT NULL
+)
+SELECT provider FROM found WHERE provider IS NOT NULL LIMIT 100
+
+-- name: plans
+-- The ledger's, and those that other providers told of: no index has these, so that so many organisations are looked at.
+SELECT "plan" FROM ledger_plans
+UNION SELECT o."plan" FROM (SELECT "plan" FROM orgs LIMIT :looked_at) o WHERE o."plan" IS NOT NULL
+ORDER BY "plan" LIMIT 1000
 
 -- name: scheduled_flips
 SELECT a.org_id, o.billing_provider, a.provider, a.customer_id, a.start_ms, a.actor, a.reason

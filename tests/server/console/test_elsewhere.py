@@ -18,7 +18,7 @@ from drawdown.server.console.screens.customers import usage
 from drawdown.worker.commands import credit
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.verdict.watch_state import note_round
-from drawdown.worker.views import org_list
+from drawdown.worker.views import orgs
 from drawdown.worker.views.wallet_days import Use
 from tests.server.console_home import Home, as_read
 
@@ -132,10 +132,10 @@ def test_a_chart_has_no_day_that_was_not_read() -> None:
 
 def test_plans_that_other_providers_told_of_may_be_chosen(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     home.fleet.write("UPDATE orgs SET plan = 'scale' WHERE org_id = 'tyrell'")
-    assert read(home.engine, org_list.providers_and_plans)[1] == ["free", "scale"]
+    assert read(home.engine, orgs.providers_and_plans)[1] == ["free", "scale"]
     assert '<option value="scale">' in home.get("/console/orgs")[0].text
-    monkeypatch.setattr(org_list, "MOST_LOOKED_AT", 0)
-    assert read(home.engine, org_list.providers_and_plans)[1] == ["free"]
+    monkeypatch.setattr(orgs, "MOST_LOOKED_AT", 0)
+    assert read(home.engine, orgs.providers_and_plans)[1] == ["free"]
     assert '<option value="scale" selected>' in home.get("/console/orgs?plan=scale")[0].text, "what is chosen is shown"
 
 

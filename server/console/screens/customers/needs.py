@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from drawdown.schema.text import typed
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.views import org_list
 from drawdown.worker.views.guard_figures import open_overrides
 from drawdown.worker.views.headline import PENDING, Call, Why
 from drawdown.worker.views.headline import calls as calls_of
+from drawdown.worker.views.orgs import RunningOut, running_out
 from drawdown.worker.views.pending import WHAT
 from drawdown.worker.views.push_pages import WaitSum, wait_sums
 from drawdown.worker.views.standing import Standing, Status, how_much
@@ -58,7 +58,7 @@ class Need:
         return self.href or (url("/console/org", id=self.org) if self.org else "")
 
 
-NOBODY: Final = org_list.RunningOut()
+NOBODY: Final = RunningOut()
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Around:
     for, since when."""
 
     reasons: Sequence[WaitSum] = ()
-    ending: org_list.RunningOut = NOBODY
+    ending: RunningOut = NOBODY
     asked: int = 0
     asked_since_ms: int | None = None
 
@@ -77,7 +77,7 @@ NOTHING: Final = Around()
 
 def read_around(connection: sa.Connection, now_ms: int) -> Around:
     asked, since_ms, _ = open_overrides(connection, now_ms, now_ms)
-    ending = org_list.running_out(connection, now_ms, MOST_ENDING)
+    ending = running_out(connection, now_ms, MOST_ENDING)
     return Around(wait_sums(connection).sums, ending, asked, since_ms)
 
 
@@ -168,7 +168,7 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
             "pending",
             f"{how_much(usage)} of {usage.orgs:,} organisation{'' if usage.orgs == 1 else 's'}: "
             + WHAT.get(usage.reason, usage.reason),
-            PENDING.get(usage.reason, "drawdown org list --unassigned"),
+            PENDING.get(usage.reason, "drawdown org list --state unassigned"),
             href=url("/console/pending", reason=usage.reason),
         )
         for usage in standing.pending

@@ -7,53 +7,68 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
+from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS, last_round_ms
-from drawdown.worker.views import org_list
-from drawdown.worker.views.org_list import STATES, WITHIN, Chosen, Place
+from drawdown.worker.views.orgs import STATES, OrgFilter, Place, every_org, list_orgs, providers_and_plans
 
 COLUMNS: Final = (
     "org_id", "provider", "plan", "state", "since", "why", "runs_out", "running", "limit", "left_now", "used_a_minute",
 )  # fmt: skip
+PAGE_ROWS: Final = 50
+WITHIN: Final[Mapping[str, int]] = {
+    "": 0, "1h": 60 * MINUTE_MS, "6h": 360 * MINUTE_MS, "24h": DAY_MS, "7d": 7 * DAY_MS,
+}  # fmt: skip
+"""Within what time their credit ends, the first of them first; '': whenever, or never, by id."""
+FILTERS: Final = ("search", "state", "provider", "plan", "within")
+"""What an address may narrow by."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    chosen = _chosen(ask)
-    after = Place(ask.text("after"), ask.whole("ends") or 0)
-    found = org_list.page(connection, chosen, ask.now_ms, after)
-    providers, plans = org_list.providers_and_plans(connection)
-    narrowed = {name: value for name, value in vars(chosen).items() if value}
-    watch_ms = last_round_ms(connection) if chosen.within else ask.now_ms
+    chosen, sort = _chosen(connection, ask)
+    after = Place(ask.text("after"), ask.whole("ends"))
+    found = list_orgs(connection, chosen, ask.now_ms, sort=sort, after=after, most=PAGE_ROWS)
+    providers, plans = providers_and_plans(connection)
+    typed = {name: ask.query.get(name, "") for name in FILTERS}
+    narrowed = {name: value for name, value in typed.items() if value}
+    watch_ms = last_round_ms(connection) if typed["within"] else ask.now_ms
     return {
-        "orgs": found.lines,
-        "chosen": chosen,
+        "orgs": found.orgs,
+        "chosen": typed,
         "narrowed": narrowed,
         "after": after.org_id,
         "following": found.following,
-        "states": STATES,
+        "states": ("", *STATES),
         "within": tuple(WITHIN),
         "watch_ms": watch_ms,
         "unwatched": watch_ms is None or ask.now_ms - watch_ms > WATCHED_FOR_MS,
         "providers": providers,
         "plans": sorted({*plans, *filter(None, [chosen.plan])}),
-        "empty": not found.lines and not narrowed and not after.org_id,
+        "empty": not found.orgs and not narrowed and not after.org_id,
     }
 
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly those of the filter: plain decimals, UTC."""
-    chosen = _chosen(ask)
+    chosen, sort = _chosen(connection, ask)
     yield csv_line(COLUMNS)
-    for org in org_list.every(connection, chosen, ask.now_ms):
+    for org in every_org(connection, chosen, ask.now_ms, sort):
         since = None if org.since_ms is None else figures.iso(org.since_ms)
         ends = None if org.runs_out_ms is None else figures.iso(org.runs_out_ms)
-        texts = (org.org_id, org.provider, org.plan, org.state, since, org.why, ends)
+        why = {"stopped": org.stopped_reason, "halted": org.halt_reason}.get(org.state)
+        texts = (org.org_id, org.billing_provider, org.plan, org.state, since, why, ends)
         amounts = (figures.plain(org.left_now_micro), figures.plain(org.used_a_minute_micro))
-        yield csv_line(texts, (org.running, org.limit, *amounts))
+        yield csv_line(texts, (org.running, org.max_concurrent_sandboxes, *amounts))
 
 
-def _chosen(ask: Ask) -> Chosen:
-    within = ask.choice("within", tuple(WITHIN))
-    return Chosen(ask.choice("state", STATES), ask.text("provider"), ask.text("plan"), ask.text("search"), within)
+def _chosen(connection: sa.Connection, ask: Ask) -> tuple[OrgFilter, str]:
+    """Which, and by what they are sorted. Errors: UsageError; UnknownId for a provider."""
+    if provider := ask.text("provider"):
+        ids.require(connection, ids.PROVIDER, provider)
+    within, state = ask.choice("within", tuple(WITHIN)), ask.choice("state", ("", *STATES))
+    ends_by_ms = ask.now_ms + WITHIN[within] if within else None
+    chosen = OrgFilter(provider, ask.text("plan"), ask.text("search"), state, ends_by_ms)
+    return chosen, "end" if within else "name"

@@ -35,7 +35,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         ("Halted, UTC", "Organisation", "Cell", "Answer", "#Tries", "Error"),
         [_row(one) for one in found.lines],
         "No halt is like that." if query else "No cell was ever told to halt an organisation.",
-        "drawdown org list --halted",
+        "drawdown org list --state halted",
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         first=url(PATH, **query) if ask.key("after") else "",
     )
