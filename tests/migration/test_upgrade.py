@@ -990,3 +990,37 @@ def test_turns_that_were_to_come_are_asks_for_a_version_without_them(
     upgrade(engine)
     read(engine, require_ready)
     engine.dispose()
+
+
+def test_what_a_host_said_of_a_meter_before_0074_stays_and_what_it_says_since_is_kept_apart(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    engine = _empty("postgresql", request, tmp_path, "meters")
+    row = "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) VALUES "
+    host = "a_host_of_0073"
+
+    def told_by_a_host(connection: sa.Connection, name: str) -> None:
+        connection.exec_driver_sql(f"SET ROLE {host}")
+        connection.exec_driver_sql(f"{row} ('{name}', 'acme', 'box', 'events', 16777217, 60, {T0}, {T0})")
+        connection.exec_driver_sql("RESET ROLE")
+
+    with engine.begin() as connection:
+        migrate_to(connection, "0073")
+        connection.exec_driver_sql(f"CREATE ROLE {host}")
+        connection.exec_driver_sql(f"GRANT SELECT, INSERT ON usage_samples TO {host}")
+        told_by_a_host(connection, "before")
+        migrate_to(connection, "0074")
+        told_by_a_host(connection, "since")
+        connection.exec_driver_sql(f"{row} ('own', 'acme', 'box', 'events', 16777217, 60, {T0}, {T0})")
+        command.downgrade(_config(connection), "0073")
+        told_by_a_host(connection, "again")
+        found = connection.exec_driver_sql("SELECT id, cell_id FROM usage_samples ORDER BY id")
+        assert {row.id: row.cell_id for row in found} == {
+            "again": "events", "before": "events", "own": "events", "since": "a host, of events",
+        }  # fmt: skip
+        migrate_to(connection, "0074")
+        connection.exec_driver_sql(f"DROP OWNED BY {host}")
+        connection.exec_driver_sql(f"DROP ROLE {host}")
+    upgrade(engine)
+    read(engine, require_ready)
+    engine.dispose()
