@@ -119,6 +119,10 @@ def test_whoever_is_never_halted_is_told_until_that_ends(shell: Shell) -> None:
     assert "drawdown org list --overridden" in said
     shell.fleet.clock.at_ms += 2 * DAY_MS  # no tick has forgotten those that have ended
     assert [row["org_id"] for row in shell.json("org list --overridden")["orgs"]] == ["acme"]
+    words = [
+        (row["org_id"], row["override_halted"], row["override_until_ms"]) for row in shell.json("org list")["orgs"]
+    ]
+    assert words == [("acme", False, None), ("globex", None, None), ("initech", None, None)]
     assert "1 organisation is never halted, by your word: acme without an end" in " ".join(shell("doctor", 1).split())
 
 

@@ -273,20 +273,23 @@ def _values(chosen: OrgFilter, now_ms: int) -> dict[str, object]:
 
 def _rows(connection: sa.Connection, found: Sequence[Found], now_ms: int) -> list[OrgRow]:
     left = left_of(connection, found, now_ms)
-    return [_row(row, one) for row, one in zip(found, left, strict=True)]
+    return [_row(row, one, now_ms) for row, one in zip(found, left, strict=True)]
 
 
-def _row(row: Found, left: Left) -> OrgRow:
+def _row(row: Found, left: Left, now_ms: int) -> OrgRow:
     state: State = "unassigned" if row.billing_provider is None else "active"
     since_ms = None
     if row.stopped_at_ms is not None:
         state, since_ms = "stopped", row.stopped_at_ms
     elif row.is_halted:
         state, since_ms = "halted", row.halted_at
-    word = None if row.override_halted is None else bool(row.override_halted)
+    word: tuple[bool | None, int | None, int | None] = (None, None, None)
+    if row.override_until_ms is None or row.override_until_ms > now_ms:  # else no tick has forgotten it yet
+        halted = None if row.override_halted is None else bool(row.override_halted)
+        word = halted, row.override_max_concurrent, row.override_until_ms
     return OrgRow(
         row.org_id, row.billing_provider, row.plan,
         state, since_ms, bool(row.is_halted), row.halt_reason, row.stopped_reason,
         row.running, row.max_concurrent_sandboxes, row.balance_micro,
-        word, row.override_max_concurrent, row.override_until_ms, *left,
+        *word, *left,
     )  # fmt: skip

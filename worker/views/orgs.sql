@@ -5,9 +5,7 @@
 -- columns are those of `Found`.
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halted_at, o.halt_reason, o.max_concurrent_sandboxes,
     o.balance_micro, o.balance_read_ms, o.unseen_micro, o.stopped_at_ms, o.stopped_reason, o.runs_out_ms,
-    CASE WHEN {overrides} THEN o.override_halted END AS override_halted,
-    CASE WHEN {overrides} THEN o.override_max_concurrent END AS override_max_concurrent,
-    CASE WHEN {overrides} THEN o.override_until_ms END AS override_until_ms,
+    o.override_halted, o.override_max_concurrent, o.override_until_ms,
     (SELECT COUNT(*) FROM sandboxes s WHERE s.org_id = o.org_id AND s.state = 'running') AS running
 FROM orgs o WHERE {later} AND {chosen} ORDER BY {order} LIMIT :at_most
 
@@ -70,10 +68,10 @@ WHERE {ends_by} ORDER BY o.runs_out_ms, o.org_id LIMIT :at_most
 o.org_id > :after_org_id
 
 -- name: after_ascending
-({value}, o.org_id) > ({last}, CAST(:after_org_id AS TEXT))
+({value}, o.org_id) > ({last}, :after_org_id)
 
 -- name: after_descending
-({value}, o.org_id) < ({last}, CAST(:after_org_id AS TEXT))
+({value}, o.org_id) < ({last}, :after_org_id)
 
 -- name: as_read
 :after_ms
