@@ -15,7 +15,7 @@ from typing import Any, Final
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import providers, pushes
+from drawdown.worker.commands import credit, providers, pushes
 from drawdown.worker.engine.context import Context
 from drawdown.worker.history.recover import recover
 from drawdown.worker.hooks.deliver import deliver
@@ -89,6 +89,14 @@ def _heed(stage: Stage) -> None:
             "SELECT key FROM pushes WHERE state IN ('in_doubt', 'rejected') AND provider = 'fake'"
         ):
             _say(stage, left)
+        for key, feature in stage.rows(
+            "SELECT key, feature FROM pushes WHERE state = 'rejected' AND provider = 'embedded'"
+        ):
+            write(
+                stage.engine,
+                partial(credit.set_rate, feature=feature, micro_credits=1, per_quantity=1, by=stage.by, from_ms=None),
+            )
+            write(stage.engine, partial(pushes.retry, keys=[key], by=stage.by))
 
 
 def _say(stage: Stage, key: str) -> None:
