@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Absent, Found
 from drawdown.schema.audit import By
+from drawdown.schema.clock import utc
 from drawdown.schema.locks import lock_buckets
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction, Witness
@@ -117,7 +118,7 @@ def _void_absent(
             short.untold += quantity
             short.doubted.add(window)
         else:
-            evidence = f"accepted, and absent when it was looked up at {by.now_ms} under {row.wire_key or row.key}"
+            evidence = f"accepted, and absent when it was looked up at {utc(by.now_ms)} under {row.wire_key or row.key}"
             evidence += "; the customer's balance agrees" if before is not None else ""
             void_one(connection, row, by, evidence, "absent", answered=False)
             short.corrected += quantity
@@ -134,7 +135,7 @@ def _take_over(connection: sa.Connection, short: Short, by: By) -> int:
             short.below += less
             continue
         if found.quantity == 0:
-            evidence = f"accepted, and charged nothing when it was looked up at {by.now_ms}"
+            evidence = f"accepted, and charged nothing when it was looked up at {utc(by.now_ms)}"
             void_one(connection, row, by, evidence, "absent", answered=False)
         else:
             adopt_other(connection, row, found.quantity, by)
