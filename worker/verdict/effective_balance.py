@@ -21,7 +21,7 @@ from drawdown.ledger.rates import RateCard
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
-from drawdown.worker.verdict.holds import Lapsed, read_held, read_lapsed
+from drawdown.worker.verdict.holds import Lapsed, read_held, read_in_wallets, read_lapsed
 from drawdown.worker.verdict.org_row import Effective, Row
 from drawdown.worker.verdict.rates import rate_card_of
 
@@ -48,6 +48,8 @@ class Used:
     """First sent after the balance was read that is stored."""
     held: int = 0
     """What runs have reserved of its wallet."""
+    wallet: int | None = None
+    """What its wallet has by now, where that lies here: runs charge it, and no read tells of that."""
     maybe: int = 0
     """Of what was sent, whatever a balance read now may or may not show."""
     lately: int = 0
@@ -103,9 +105,12 @@ def effective_after(org: Balanced, balance: int, used: Used) -> tuple[Effective,
 
 
 def since_read(org: Balanced, used: Used) -> Effective | None:
-    """The effective balance by the last read; None where there was none, or no end to the balance."""
+    """The effective balance by the last read, or by a wallet that lies here; None where there was no read, or no end to
+    the balance."""
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
+    if used.wallet is not None:
+        return effective_after(org, used.wallet, used)[0]
     hidden = (org.unseen_micro or 0) + used.sent_since
     return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used), used.held)
 
@@ -155,7 +160,9 @@ def _read_once(
         SQL.run(connection, part.name, part.values).all()
         for part in parts_of(provider, orgs, rules, now_ms=now_ms, read_ms=read_ms, lag_ms=lag_ms)
     )
-    return used_by(Seen(unsealed, pushes, held, lapsed, card), orgs, read_ms=read_ms, lag_ms=lag_ms)
+    # Last: what is charged meanwhile, by a push or by a run, is taken off twice for this once, and not left out.
+    wallets = read_in_wallets(connection, provider, ids, now_ms)
+    return used_by(Seen(unsealed, pushes, held, lapsed, card, wallets), orgs, read_ms=read_ms, lag_ms=lag_ms)
 
 
 def parts_of(
@@ -178,13 +185,14 @@ def parts_of(
 @dataclass(frozen=True)
 class Seen:
     """What the database says of organisations of one provider: rows of `unsealed` and `unseen_pushes`, what runs hold
-    and what is left of lots that are over, by organisation, and what usage costs there."""
+    and what is left of lots that are over, by organisation, what usage costs there, and what wallets have."""
 
     unsealed: Sequence[Any]
     pushes: Sequence[Any]
     held: Mapping[str, int]
     lapsed: Mapping[str, Lapsed]
     card: RateCard
+    wallets: Mapping[str, int]
 
     def price(self, used: Used, row: Any, *quantities: int | Decimal) -> list[int]:
         """What quantities of a row's feature cost; one without a rate is named."""
@@ -200,6 +208,8 @@ def used_by(seen: Seen, orgs: Sequence[Asked], *, read_ms: int, lag_ms: int) -> 
     found: dict[str, Used] = defaultdict(Used)
     for org_id, held_micro in seen.held.items():
         found[org_id].held = held_micro
+    for org_id, payable_micro in seen.wallets.items():
+        found[org_id].wallet = payable_micro
     in_time: dict[str, int] = defaultdict(int)
     """What was used before lots that are over ended, and is not charged yet."""
     reads = {org.org_id: org.balance_read_ms for org in orgs}

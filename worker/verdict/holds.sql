@@ -17,6 +17,11 @@ WHERE h.org_id IN :org_ids AND h.state = 'held' AND h.hold <> 'wallet' AND h.hol
     AND h.drawn_micro < h.amount_micro
 GROUP BY h.org_id
 
+-- name: in_wallets
+-- What there is for new use and for runs that go on (`Wallet.payable_micro`).
+SELECT a.org_id, {available_micro} + w.held_micro - w.overdraft_micro AS payable_micro
+FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
+
 -- name: over_elsewhere
 -- By their keys, one order for all: rows that another ended meanwhile are left out.
 SELECT reservation FROM reservations WHERE state = 'held' AND hold <> 'wallet' AND expires_ms <= :now_ms

@@ -66,7 +66,8 @@ class VerdictChange:
 
 
 def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], now_ms: int) -> Credit | None:
-    """The effective balance by the last read; None where nobody bills the organisation (`org`: its row)."""
+    """The effective balance by the last read, or by a wallet that lies here; None where nobody bills the organisation
+    (`org`: its row)."""
     provider = SQL.run(connection, "biller", {"org_id": org.org_id, "now_ms": now_ms}).scalar_one_or_none()
     if provider is None or provider in EXEMPT_PROVIDERS:
         return None
@@ -74,8 +75,8 @@ def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], no
     found = since_read(org, used)
     return Credit(
         provider=provider,
-        balance_micro=org.balance_micro,
-        read_ms=org.balance_read_ms,
+        balance_micro=org.balance_micro if found is None else found.balance,
+        read_ms=org.balance_read_ms if found is None or used.wallet is None else now_ms,
         unaccepted_micro=None if found is None else found.unaccepted,
         unsealed_micro=used.unsealed,
         not_sampled_micro=0 if org.is_halted else used.unsampled,
