@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
-from drawdown.worker.views.push_pages import OpenSum, open_sums
+from drawdown.worker.views.push_sums import OpenSum, open_sums
 
 SQL = queries(__file__)
 

@@ -18,7 +18,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
 from drawdown.worker.views.provider_list import MOST_SENDS, ProviderLine, Unanswered, provider_lines
-from drawdown.worker.views.push_pages import WaitSums, wait_sums
+from drawdown.worker.views.push_sums import WaitSums, wait_sums
 
 PATH: Final = "/console/providers"
 
