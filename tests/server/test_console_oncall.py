@@ -22,6 +22,7 @@ from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import command
 from drawdown.worker.commands import cells, executions, orgs, providers
+from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views import halt_list, pending, pushes, runs
 from drawdown.worker.views.pushes import PushFilter, list_pushes
@@ -177,6 +178,20 @@ def test_the_command_line_and_the_console_list_the_same_pushes_in_the_same_order
             assert found["total"] == sum(one["pushes"] for one in found["sums"]) == len(listed), chosen
             assert sum(one["quantity"] for one in found["sums"]) == sum(one["sent_qty"] for one in found["pushes"])
     assert len(seen) > 8, "filters that find the same prove little"
+
+
+def test_the_command_line_and_the_console_count_the_same_at_providers(night: Night) -> None:
+    wait_variously(night)
+    night.fleet.assign("later", from_ms=T0 + DAY_MS)
+    write(night.engine, lambda c: assign(c, ["bare"], "embedded", night.fleet.by, customer_id="", from_ms=T0))
+    shown = {row[0]: row for row in night.rows("/console/providers")}
+    found = {one["provider"]: one for one in told(night, "provider list")["providers"]}
+    assert set(found["embedded"]) == {"provider", "state", "why", "orgs", "without_customer", "open_pushes"}
+    counted = [found["embedded"][name] for name in ("orgs", "without_customer", "open_pushes")]
+    assert counted == [3, 1, 8] and list(shown) == ["embedded"]
+    assert shown["embedded"][2] == "31 without a customer"
+    assert [int(cell) for cell in shown["embedded"][3:7]] == [5, 0, 2, 1]
+    assert {name for name, one in found.items() if one["orgs"] or one["open_pushes"]} == {"embedded"}
 
 
 def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_own(night: Night) -> None:
