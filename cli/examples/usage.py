@@ -131,7 +131,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "source pause": ("source pause exports --reason 'moving disks'", "source pause exports --undo"),
     "sample prune": ("sample prune --before 52w --dry-run", "sample prune --before 2025-01-01"),
     "event summary": ("event summary --from 2026-01-01 --to 2026-02-01 --json",),
-    "push list": ("push list", "push list --state rejected --provider stripe"),
+    "push list": ("push list", "push list --state rejected --provider stripe --why 'No such customer'"),
     "push show": ("push show usage:acme:1767225600000:compute_4gb",),
     "push retry": (
         "push retry usage:acme:1767225600000:compute_4gb --reason 'customer made'",

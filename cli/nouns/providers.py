@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Annotated, Final
 
 import typer
@@ -24,7 +23,7 @@ from drawdown.worker.orders.asked import AskedAccept
 from drawdown.worker.orders.orders import place
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.views.features import mapped_features
-from drawdown.worker.views.providers import ProviderLoad, customers_at, provider_loads
+from drawdown.worker.views.providers import ProviderLine, customers_at, provider_lines
 
 commands = typer.Typer()
 provider_estimates.register(commands)
@@ -37,13 +36,14 @@ def list_(context: typer.Context) -> None:
     """List providers: ready, dormant, paused or broken; organisations, and what is open."""
     app: App = context.obj
     now = app.clock.now_ms()
-    loads = app.read(lambda c: provider_loads(c, now))
+    kept = {one.provider: one for one in app.read(lambda c: provider_lines(c, now))}
     paused, changed = app.read(terms.paused), app.context().changed
     found = []
-    for name in sorted({*app.registry.providers, *app.registry.broken, *loads} - EXEMPT_PROVIDERS):
+    for name in sorted({*app.registry.providers, *app.registry.broken, *kept} - EXEMPT_PROVIDERS):
         stands, why = _stands(app, name, paused, changed)
-        held = asdict(loads.get(name, ProviderLoad()))
-        found.append({"provider": name, "state": stands, "why": why, **held})
+        one = kept.get(name, ProviderLine(name))
+        counts = {"orgs": one.orgs, "without_customer": one.without_customer, "open_pushes": one.open_pushes}
+        found.append({"provider": name, "state": stands, "why": why, **counts})
     columns = ("provider", "state", "why", "#orgs", "#without customer", "#open pushes")
     show(app, {"providers": found}, [table("Providers", columns, [tuple(row.values()) for row in found])])
 

@@ -5,27 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
-from typing import Annotated
+from shlex import quote
+from typing import Annotated, Final
 
+import sqlalchemy as sa
 import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, DryRun, Expect, Keys, Most, Reason
+from drawdown.cli.options import Actor, DryRun, Expect, Keys, PageSize, Reason
 from drawdown.cli.rendering import facts, show, table
-from drawdown.schema import ids
-from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.commands import fold, pushes
 from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.views.push import PushColumns, explain_push
-from drawdown.worker.views.pushes import PushFilter, PushSum, list_pushes, sum_pushes
+from drawdown.worker.views.push_sums import PushSum, sum_pushes
+from drawdown.worker.views.pushes import NO_ERROR, STATES, PushFilter, PushPage, list_pushes
 
 commands = typer.Typer()
 
-STATES = ("due", "queued", "in_doubt", "rejected", "accepted", "voided", "carried", "shadow")
-OPEN = ("due", "queued", "in_doubt", "rejected")
+LISTED: Final = ("key", "provider", "#quantity", "state", "#attempts", "last error")
+SUMMED: Final = ("provider", "customer", "feature", "state", "#pushes", "#quantity")
 
 
 @commands.command("list")
@@ -33,44 +34,46 @@ def list_(
     context: typer.Context,
     state_: Annotated[
         list[str] | None,
-        typer.Option("--state", help="due, queued, in_doubt, rejected, accepted, voided, carried, shadow"),
+        typer.Option("--state", help=f"Only those that are {', '.join(STATES)}", show_default=STATES[0]),
     ] = None,
     org: Annotated[str, typer.Option(help="Only this organisation's")] = "",
     provider: Annotated[str, typer.Option(help="Only this provider's")] = "",
     feature: Annotated[str, typer.Option(help="Only of this feature")] = "",
     from_: Annotated[str, typer.Option("--from", help="Only of windows from this moment on")] = "",
     to: Annotated[str, typer.Option("--to", help="Only of windows that begin before this moment")] = "",
-    most: Most = 100,
+    why: Annotated[str, typer.Option(help=f"Only those with this last error, as it stands here, or '{NO_ERROR}'")] = "",
+    after: Annotated[str, typer.Option(help="Go on behind this place: a page's `next_after`")] = "",
+    most: PageSize = 100,
 ) -> None:
-    """List pushes; without --state, those that are not settled. Of these there are sums by customer, too."""
+    """List pushes; without --state, those that are not settled, what needs a person first. Of these there are sums by
+    customer, too."""
     app: App = context.obj
-    if wrong := set(state_ or ()) - set(STATES):
-        raise UsageError(f"--state {sorted(wrong)[0]}: there is {', '.join(STATES)}")
+    if len(state_ or ()) > 1:
+        raise UsageError("--state: give one; 'open' is all that is not settled, 'any' is all there ever was")
     app.require_any_provider(provider)
-    if org:
-        app.read(lambda c: require_org(c, org))
-    if feature:
-        app.read(lambda c: ids.require(c, ids.FEATURE, feature))
     times = (app.past(from_, "--from") if from_ else None, app.moment(to, "--to") if to else None)
     require_range(*times)
-    chosen = PushFilter(state_ or OPEN, org, provider, feature, *times)
-    rows = app.read(lambda c: list_pushes(c, chosen, most))
-    shown = [(r.key, r.provider, r.sent_qty, r.state, r.attempts, r.last_error) for r in rows]
-    columns = ("key", "provider", "#quantity", "state", "#attempts", "last error")
-    lines: list[str | Table] = [table("Pushes", columns, shown)]
-    result: dict[str, object] = {"pushes": rows}
-    if set(state_ or OPEN) <= set(OPEN):  # whatever is settled is all there ever was
-        sums = app.read(lambda c: sum_pushes(c, chosen))
+    chosen, now_ms = PushFilter((state_ or STATES)[0], provider, org, feature, *times, why), app.clock.now_ms()
+
+    def work(connection: sa.Connection) -> tuple[PushPage, list[PushSum]]:
+        page = list_pushes(connection, chosen, now_ms, after, most)
+        return page, sum_pushes(connection, chosen) if chosen.is_open else []
+
+    page, sums = app.read(work)
+    shown = [(r.key, r.provider, r.sent_qty, r.state, r.attempts, r.last_error) for r in page.lines]
+    result: dict[str, object] = {"pushes": page.lines, "next_after": page.next_after}
+    lines: list[str | Table] = [table("Pushes", LISTED, shown)]
+    of_all = ""
+    if chosen.is_open:  # whatever is settled is all there ever was
         total = sum(sum_.pushes for sum_ in sums)
         result |= {"total": total, "sums": sums}
-        lines += _sums(sums, total, len(rows)) if rows else []
+        of_all = f"{len(page.lines):,} of {total:,} are listed; "
+    if page.next_after is not None:
+        more = "this page looked no further, and the next one goes on" if page.is_cut else "there are more"
+        lines.append(f"{of_all}{more}: --after {quote(page.next_after)}")
+    if sums:
+        lines.append(table("In all", SUMMED, [astuple(sum_) for sum_ in sums[:most]]))
     show(app, result, lines)
-
-
-def _sums(sums: Sequence[PushSum], total: int, shown: int) -> list[str | Table]:
-    columns = ("provider", "customer", "feature", "state", "#pushes", "#quantity")
-    cut = [f"{shown:,} of {total:,} are listed; --most {total} lists all"] if shown < total else []
-    return [*cut, table("In all", columns, [astuple(sum_) for sum_ in sums[:shown]])]
 
 
 @commands.command("show")

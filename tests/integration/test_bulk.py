@@ -19,6 +19,7 @@ from drawdown.worker.commands.credit import grant
 from drawdown.worker.push import void
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views import pushes as views
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -176,13 +177,48 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
 def test_a_list_that_is_cut_says_so_and_has_the_sums(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
     given = ["push", "list", "--provider", "fake", "--state", "rejected", "--most", "5"]
-    assert run([*url, *given]) == 0
-    assert "5 of 80 are listed; --most 80 lists all" in capsys.readouterr().out
     assert run([*url, "--json", *given]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert run([*url, *given]) == 0
+    assert f"5 of 80 are listed; there are more: --after {found['next_after']}" in capsys.readouterr().out
+    assert run([*url, "--json", *given, "--after", found["next_after"]]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert second["sums"] == found["sums"] and not [one for one in second["pushes"] if one in found["pushes"]]
     true = fleet.rows("SELECT COUNT(*), SUM(sent_qty) FROM pushes WHERE state = 'rejected'")
     assert (found["total"], len(found["pushes"])) == (80, 5)
     assert [(sum(s["pushes"] for s in found["sums"]), sum(s["quantity"] for s in found["sums"]))] == true
+
+
+def test_a_page_that_looked_at_as_much_as_it_may_says_where_it_goes_on(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "MOST_LOOKED_AT", 3)
+    url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
+    given = ["push", "list", "--state", "any", "--feature", "compute_1gb"]
+    assert run([*url, "--json", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert run([*url, *given]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"this page looked no further, and the next one goes on: --after {found['next_after']}" in said
+    assert found["pushes"] and not {"sums", "total"} & set(found), "of what is settled there are no sums"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--state due --state queued", "--state: give one; 'open' is all that is not settled"),
+        ("--state gone", "state 'gone': there is open, due, queued, in_doubt, rejected, accepted"),
+        ("--why", "there is no open push that waits for this reason"),
+        ("--after 1", "no page begins there"),
+    ],
+)
+def test_a_list_of_pushes_that_there_is_not_is_refused(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
+    given = ["--why", "no such thing"] if words == "--why" else words.split()
+    assert run([*url, "push", "list", *given]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:

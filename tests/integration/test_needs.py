@@ -15,7 +15,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.screens.customers.needs import MOST_CALLS, Around, Need, needs, read_around
 from drawdown.worker.halts.unheeded import ESCALATE_AFTER
 from drawdown.worker.views.headline import Call, Why, calls, judge
-from drawdown.worker.views.push_pages import WaitSum
+from drawdown.worker.views.push_sums import WaitSum
 from drawdown.worker.views.standing import Status, StoppedOrg
 from drawdown.worker.views.status import status
 from drawdown.worker.views.waiting import Waiting

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from html import unescape
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
 import httpx
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.main import run
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.templates import command
 from drawdown.worker.commands import cells, executions, orgs, providers
+from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views import halt_list, pending, push_pages, runs
-from drawdown.worker.views.push_pages import Chosen
-from drawdown.worker.views.pushes import PushFilter, list_pushes, sum_pushes
+from drawdown.worker.views import halt_list, pending, pushes, runs
+from drawdown.worker.views.pushes import PushFilter, list_pushes
 from tests.server.console_home import Home, says
 from tests.world import T0
 
@@ -95,14 +100,26 @@ def night(engine: sa.Engine) -> Night:
     return Night(engine)
 
 
+def told(night: Night, words: str, *more: str) -> Any:
+    """What a command prints as JSON, at the moment that pages are looked at."""
+    url = night.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert run(["--database-url", url, "--at", str(night.now), "--json", *words.split(), *more]) == 0
+    return json.loads(printed.getvalue())
+
+
+def keys_on(page: str) -> list[str]:
+    """The keys of the pushes that a page lists, in its order."""
+    return [parse_qs(unescape(query))["key"][0] for query in re.findall(r'href="/console/push\?([^"]+)"', page)]
+
+
 def test_pushes_are_those_of_the_command_line(night: Night) -> None:
     page = night.page("/console/pushes")
-    told = read(night.engine, lambda c: list_pushes(c, PushFilter(push_pages.OPEN), 100))
-    shown = re.findall(r'href="/console/push\?([^"]+)"', page)
-    assert sorted(shown) == sorted(urlencode({"key": one.key}) for one in told) and len(told) == 2
-    sums = read(night.engine, lambda c: sum_pushes(c, PushFilter(push_pages.OPEN)))
-    assert tiles(page)["Due"] == str(sum(one.pushes for one in sums)) == "2"
-    assert sum(int(row[4]) for row in tables(page)[1]) == sum(one.quantity for one in sums)
+    found = told(night, "push list")
+    assert keys_on(page) == [one["key"] for one in found["pushes"]] and found["total"] == 2
+    assert tiles(page)["Due"] == str(sum(one["pushes"] for one in found["sums"])) == "2"
+    assert sum(int(row[4]) for row in tables(page)[1]) == sum(one["quantity"] for one in found["sums"])
     lines = night.lines("/console/pushes")
     assert len(lines) == 3 and any('"<b>&""' in line for line in lines)
     assert night.rows("/console/pushes", -1, state="accepted")[0][3:5] == ["60", "60"]
@@ -112,20 +129,15 @@ def test_pushes_are_those_of_the_command_line(night: Night) -> None:
     assert {row[0] for row in night.rows("/console/pushes", -1, **late)} == {"2026-01-01 00:15"}
 
 
-def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_own(night: Night) -> None:
+def wait_variously(night: Night) -> None:
+    """Six pushes of acme are open, in other states and for other reasons."""
     for n in range(6):
         night.fleet.sample("acme", T0 + n * WINDOW_MS + 9, 60)
     night.fleet.tick_windows(1)
-    for n, (state, error) in enumerate(
-        [
-            ("due", "503"),
-            ("rejected", "no <b>"),
-            ("in_doubt", "503"),
-            ("due", None),
-            ("in_doubt", "503"),
-            ("due", "503"),
-        ]
-    ):
+    said = [
+        ("due", "503"), ("rejected", "no <b>"), ("in_doubt", "503"), ("due", None), ("in_doubt", "503"), ("due", "503"),
+    ]  # fmt: skip
+    for n, (state, error) in enumerate(said):
         night.fleet.write(
             "UPDATE pushes SET state = :state, last_error = :error, due_at_ms = :due WHERE org_id = 'acme' "
             "AND window_ms = (SELECT MIN(window_ms) + :ms FROM pushes) AND revision = "
@@ -133,6 +145,57 @@ def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_ow
             {"state": state, "error": error, "due": night.now + 9 - n, "ms": n * WINDOW_MS},
         )
     night.now = night.fleet.clock.at_ms
+
+
+FILTERS_OF_BOTH: Final[tuple[dict[str, str], ...]] = (
+    {}, {"state": "any"}, {"state": "due"}, {"state": "rejected"}, {"state": "accepted"}, {"org": "acme"},
+    {"state": "any", "org": ODD}, {"provider": "embedded", "feature": "compute_1gb"}, {"why": "503"},
+    {"state": "in_doubt", "why": "503"}, {"why": pushes.NO_ERROR}, {"from": "2026-01-01T00:10"},
+    {"state": "any", "to": "2026-01-01T00:20"}, {"state": "any", "why": "no <b>"},
+)  # fmt: skip
+
+
+def test_the_command_line_and_the_console_list_the_same_pushes_in_the_same_order(night: Night) -> None:
+    wait_variously(night)
+    seen = set()
+    for chosen in FILTERS_OF_BOTH:
+        page = night.page("/console/pushes", **chosen)
+        options = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+        found = told(night, "push list", *options)
+        listed = [one["key"] for one in found["pushes"]]
+        assert listed == keys_on(page) and listed, chosen
+        assert unescape(re.sub(r"<[^>]+>", "", page)).count(command("push", "list", *options)), chosen
+        seen.add(tuple(listed))
+        paged: list[str] = []
+        after: list[str] | None = []
+        while after is not None:
+            some = told(night, "push list --most 2", *options, *after)
+            paged += [one["key"] for one in some["pushes"]]
+            assert (some.get("sums"), some.get("total")) == (found.get("sums"), found.get("total"))
+            after = None if some["next_after"] is None else ["--after", some["next_after"]]
+        assert paged == listed, chosen
+        if "sums" in found:
+            assert found["total"] == sum(one["pushes"] for one in found["sums"]) == len(listed), chosen
+            assert sum(one["quantity"] for one in found["sums"]) == sum(one["sent_qty"] for one in found["pushes"])
+    assert len(seen) > 8, "filters that find the same prove little"
+
+
+def test_the_command_line_and_the_console_count_the_same_at_providers(night: Night) -> None:
+    wait_variously(night)
+    night.fleet.assign("later", from_ms=T0 + DAY_MS)
+    write(night.engine, lambda c: assign(c, ["bare"], "embedded", night.fleet.by, customer_id="", from_ms=T0))
+    shown = {row[0]: row for row in night.rows("/console/providers")}
+    found = {one["provider"]: one for one in told(night, "provider list")["providers"]}
+    assert set(found["embedded"]) == {"provider", "state", "why", "orgs", "without_customer", "open_pushes"}
+    counted = [found["embedded"][name] for name in ("orgs", "without_customer", "open_pushes")]
+    assert counted == [3, 1, 8] and list(shown) == ["embedded"]
+    assert shown["embedded"][2] == "31 without a customer"
+    assert [int(cell) for cell in shown["embedded"][3:7]] == [5, 0, 2, 1]
+    assert {name for name, one in found.items() if one["orgs"] or one["open_pushes"]} == {"embedded"}
+
+
+def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_own(night: Night) -> None:
+    wait_variously(night)
     page = night.page("/console/pushes")
     listed = tables(page)[-1]
     states = [row[6] for row in listed]
@@ -142,9 +205,7 @@ def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_ow
     assert [row[7] for row in listed if row[6] == "due"] == sorted(row[7] for row in listed if row[6] == "due")
     why = tables(page)[0]
     assert [row[:2] for row in why][:2] == [["in doubt", "503"], ["rejected", "no <b>"]]
-    assert {row[1] for row in why[2:]} == {"503", push_pages.NO_ERROR} and sum(int(row[3]) for row in why) == len(
-        listed
-    )
+    assert {row[1] for row in why[2:]} == {"503", pushes.NO_ERROR} and sum(int(row[3]) for row in why) == len(listed)
     for row, link in zip(why, re.findall(r'href="([^"]+why=[^"]+)"', page), strict=True):
         (answer,) = night.get(unescape(link))
         assert [one[6:7] for one in tables(answer.text)[-1]] == [row[:1]] * int(row[3]), row
@@ -152,7 +213,7 @@ def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_ow
         after: str | None = ""
         found: list[str] = []
         while after is not None:
-            some = read(night.engine, lambda c, a=after, m=most: push_pages.page(c, Chosen(), night.now, a, m))  # type: ignore[misc]
+            some = read(night.engine, lambda c, a=after, m=most: list_pushes(c, PushFilter(), night.now, a, m))  # type: ignore[misc]
             found += [figures.time(one.window_ms) for one in some.lines]
             assert some.lines, "no page that holds nothing"
             after = some.next_after
@@ -160,7 +221,7 @@ def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_ow
 
 
 def test_a_push_leads_from_its_samples_to_the_cells_that_were_told(night: Night) -> None:
-    (key,) = [one.key for one in read(night.engine, lambda c: list_pushes(c, PushFilter(("accepted",)), 9))]
+    (key,) = [one.key for one in read(night.engine, lambda c: list_pushes(c, PushFilter("accepted"), night.now).lines)]
     page = night.page("/console/push", key=key)
     attempts, entries, samples, verdicts, told = tables(page)
     assert samples[0][1:5] == ["box", "1,024", "60", "cell-1"]
@@ -345,11 +406,11 @@ def test_each_list_goes_on_behind_its_last_row_and_ends(night: Night) -> None:
     night.fleet.tick_windows(1)
     now = night.fleet.clock.at_ms
 
-    def keys(connection: sa.Connection, chosen: Chosen) -> list[str]:
+    def keys(connection: sa.Connection, chosen: PushFilter) -> list[str]:
         after: str | None = ""
         found: list[str] = []
         while after is not None:
-            page = push_pages.page(connection, chosen, now, after, 2)
+            page = list_pushes(connection, chosen, now, after, 2)
             found += [one.key for one in page.lines]
             after = page.next_after
         return found
@@ -359,19 +420,19 @@ def test_each_list_goes_on_behind_its_last_row_and_ends(night: Night) -> None:
     open_ = {str(key) for (key,) in night.fleet.rows("SELECT key FROM pushes WHERE state IN ('due', 'rejected')")}
     of_odd = {key for key in everything if ODD in key}
     for chosen, wanted in (
-        (Chosen("any"), everything), (Chosen(), open_), (Chosen("rejected"), open_ - of_odd),
-        (Chosen("due"), of_odd), (Chosen("any", org=ODD), of_odd), (Chosen(org=ODD), of_odd),
-        (Chosen("accepted"), everything - open_), (Chosen("any", feature="compute_1gb"), everything),
+        (PushFilter("any"), everything), (PushFilter(), open_), (PushFilter("rejected"), open_ - of_odd),
+        (PushFilter("due"), of_odd), (PushFilter("any", org=ODD), of_odd), (PushFilter(org=ODD), of_odd),
+        (PushFilter("accepted"), everything - open_), (PushFilter("any", feature="compute_1gb"), everything),
     ):  # fmt: skip
         for looked_at in (3, 5_000):
-            push_pages_most(looked_at)
+            look_at(looked_at)
             found = read(night.engine, lambda c, chosen=chosen: keys(c, chosen))  # type: ignore[misc]
             assert sorted(found) == sorted(wanted), (chosen, looked_at)
-    push_pages_most(5_000)
+    look_at(5_000)
 
 
-def push_pages_most(rows: int) -> None:
-    push_pages.MOST_LOOKED_AT = rows  # type: ignore[misc]
+def look_at(rows: int) -> None:
+    pushes.MOST_LOOKED_AT = rows  # type: ignore[misc]
 
 
 def test_runs_and_halts_go_on_behind_their_last_row(night: Night) -> None:
@@ -415,6 +476,10 @@ NONSENSE: Final = [
     ("/console/pushes?after=1:usage:acme:1:x", 400, "push"),
     ("/console/pushes?state=any&after=%00", 400, "after: this is no text"),
     ("/console/pushes.csv?state=nonsense", 400, "state: there is open"),
+    ("/console/pushes.csv?org=acmee", 400, "did you mean acme?"),
+    ("/console/pushes.csv?why=nonsense", 400, "no open push that waits for this reason"),
+    ("/console/pushes?why=nonsense", 400, "no open push that waits for this reason"),
+    ("/console/pushes?provider=embeddedd", 400, "did you mean embedded?"),
     ("/console/push", 400, "names no key"),
     ("/console/push?key=nonsense", 404, "there is no push"),
     ("/console/push?key=" + "x" * 1001, 400, "key: this is no key"),

@@ -1,11 +1,46 @@
--- The dependents of each provider.
+-- Providers, as people look at them.
+
+-- name: states
+SELECT provider, terms, live_from_ms, wire_since_ms, paused_ms, paused_reason FROM provider_states ORDER BY provider
 
 -- name: orgs
-SELECT a.provider, COUNT(*) AS orgs, SUM(CASE WHEN a.customer_id = '' THEN 1 ELSE 0 END) AS without_customer
-FROM assignments a WHERE a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms) GROUP BY a.provider
+SELECT provider, COUNT(*) AS orgs, SUM(CASE WHEN customer_id = '' THEN 1 ELSE 0 END) AS without_customer
+FROM assignments WHERE start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_ms) GROUP BY provider
 
--- name: open_pushes
-SELECT provider, COUNT(*) AS pushes FROM pushes WHERE state IN {open_states} GROUP BY provider
+-- name: attempts
+-- Of the latest sends: how many, how many of them failed, and the time that 95 in 100 stayed within; and how many had
+-- no answer since the last one that had: what opens a circuit.
+WITH recent AS MATERIALIZED (SELECT a.window_ms, a.org_id, a.feature, a.revision, a.outcome,
+        a.finished_ms - a.started_ms AS took_ms, a.finished_ms
+    FROM attempts a WHERE a.started_ms >= :since_ms ORDER BY a.started_ms DESC LIMIT :at_most),
+ranked AS (SELECT p.provider, r.outcome, r.took_ms, r.finished_ms,
+        MAX(CASE WHEN r.outcome NOT IN {unanswered} THEN r.finished_ms END) OVER (PARTITION BY p.provider) AS answered_ms,
+        ROW_NUMBER() OVER (PARTITION BY p.provider ORDER BY r.took_ms) AS place,
+        COUNT(r.took_ms) OVER (PARTITION BY p.provider) AS answered
+    FROM recent r {then} pushes p ON p.window_ms = r.window_ms AND p.org_id = r.org_id AND p.feature = r.feature
+        AND p.revision = r.revision)
+SELECT provider, COUNT(*) AS calls, SUM(CASE WHEN outcome IN ('accepted', 'queued') THEN 0 ELSE 1 END) AS failed,
+    MIN(CASE WHEN took_ms IS NOT NULL AND place * 100 >= answered * 95 THEN took_ms END) AS p95_ms,
+    MAX(answered_ms) AS answered_ms, COUNT(CASE WHEN {in_a_row} THEN 1 END) AS in_a_row,
+    MIN(CASE WHEN {in_a_row} THEN finished_ms END) AS unanswered_ms,
+    MAX(CASE WHEN {in_a_row} THEN finished_ms END) AS last_unanswered_ms
+FROM ranked GROUP BY provider ORDER BY provider
+
+-- name: unanswered
+('retry', 'unknown')
+
+-- name: in_a_row
+outcome IN {unanswered} AND (answered_ms IS NULL OR finished_ms > answered_ms)
+
+-- name: then [postgresql]
+JOIN
+
+-- name: then [sqlite]
+CROSS JOIN
+
+-- name: reads
+SELECT provider, SUM(reads) AS reads, SUM(CASE WHEN outcome = :well THEN 0 ELSE reads END) AS failed
+FROM provider_reads GROUP BY provider ORDER BY provider
 
 -- name: customers
 SELECT customer_id FROM assignments WHERE provider = :provider AND customer_id <> ''

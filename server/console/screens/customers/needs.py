@@ -20,7 +20,7 @@ from drawdown.worker.views.headline import PENDING, Call, Why
 from drawdown.worker.views.headline import calls as calls_of
 from drawdown.worker.views.orgs import RunningOut, running_out
 from drawdown.worker.views.pending import WHAT
-from drawdown.worker.views.push_pages import WaitSum, wait_sums
+from drawdown.worker.views.push_sums import WaitSum, wait_sums
 from drawdown.worker.views.standing import Standing, Status, how_much
 from drawdown.worker.views.waiting import Waiting
 

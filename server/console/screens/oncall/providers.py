@@ -17,8 +17,8 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, 
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
-from drawdown.worker.views.provider_list import MOST_SENDS, ProviderLine, Unanswered, provider_lines
-from drawdown.worker.views.push_pages import WaitSums, wait_sums
+from drawdown.worker.views.providers import MOST_SENDS, ProviderLine, Unanswered, provider_lines
+from drawdown.worker.views.push_sums import WaitSums, wait_sums
 
 PATH: Final = "/console/providers"
 
@@ -26,7 +26,7 @@ PATH: Final = "/console/providers"
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     found = provider_lines(connection, ask.now_ms)
     paused = [one for one in found if one.paused_ms is not None]
-    waiting = sum(sum(one.open.values()) for one in found)
+    waiting = sum(one.open_pushes for one in found)
     grave = sum(one.open.get(state, 0) for one in found for state in ("in_doubt", "rejected"))
     oldest = min((one.oldest_ms for one in found if one.oldest_ms is not None), default=None)
     since = "since it was sealed" if oldest is None else f"sealed {figures.time(oldest)}"

@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.errors import UsageError
+from drawdown.schema import ids
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
@@ -15,16 +15,15 @@ from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing.pushes import PROVEN, RETRIED
-from drawdown.worker.views import push_pages
-from drawdown.worker.views.push_pages import (
+from drawdown.worker.views.push_sums import OpenSum, WaitSums, open_sums, wait_sums
+from drawdown.worker.views.pushes import (
     FOR_PEOPLE,
     MOST_LOOKED_AT,
-    OPEN,
     STATES,
-    Chosen,
-    OpenSum,
+    PushFilter,
     PushLine,
-    WaitSums,
+    every_push,
+    list_pushes,
 )
 
 PATH: Final = "/console/pushes"
@@ -35,7 +34,6 @@ HEADS: Final = (
 FILTERS: Final = ("state", "provider", "org", "feature", "from", "to", "why")
 TRIED: Final = ("due", "queued")
 CUT: Final = f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on."
-NOT_BY_WHY: Final = "The command shows those of other reasons, too."
 MOST_CHOICE: Final = 60
 """Characters of a reason in the filter."""
 COLUMNS: Final = (
@@ -51,11 +49,10 @@ TILES: Final = (
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
-    chosen = _chosen(ask)
-    reasons = push_pages.wait_sums(connection)
-    _require_reason(chosen, reasons)
-    found = push_pages.page(connection, chosen, ask.now_ms, ask.key("after"))
-    sums = push_pages.open_sums(connection)
+    chosen = _chosen(connection, ask)
+    reasons = wait_sums(connection)
+    found = list_pushes(connection, chosen, ask.now_ms, ask.key("after"))
+    sums = open_sums(connection)
     query = {name: ask.query[name] for name in FILTERS if ask.query.get(name)}
     listed = Table(
         f"Pushes: {STATE_WORDS[chosen.state]}",
@@ -64,9 +61,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "None is like that."
         if query
         else "Nothing is open: every push is settled. Usage that is sealed makes new ones.",
-        _command(chosen, query),
+        _command(query),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
-        note=" ".join(filter(None, (_order(chosen), CUT if found.is_cut else "", NOT_BY_WHY if chosen.why else ""))),
+        note=" ".join(filter(None, (_order(chosen), CUT if found.is_cut else ""))),
         first=url(PATH, **query) if ask.key("after") else "",
     )
     tables = [listed] if ask.query.get("after") else [_why(reasons, ask.now_ms), _sums(sums), listed]
@@ -101,9 +98,9 @@ def _row(one: PushLine) -> tuple[Cell, ...]:
     )
 
 
-def _order(chosen: Chosen) -> str:
+def _order(chosen: PushFilter) -> str:
     """How the list is ordered, in words."""
-    if chosen.org or chosen.state not in ("open", *OPEN):
+    if chosen.org or not chosen.is_open:
         return "The latest window first."
     if chosen.state in FOR_PEOPLE:
         return "The oldest window first."
@@ -113,7 +110,7 @@ def _order(chosen: Chosen) -> str:
     return f"Ordered {tried}."
 
 
-def _acts(chosen: Chosen, sums: list[OpenSum]) -> list[Link]:
+def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
     """What may be done to all that is shown, with the count that was seen; a command chooses by no more than these."""
     if chosen.feature or chosen.org or chosen.why or chosen.from_ms is not None or chosen.to_ms is not None:
         return []
@@ -133,19 +130,21 @@ def _acts(chosen: Chosen, sums: list[OpenSum]) -> list[Link]:
 
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly those of the filter."""
-    chosen = _chosen(ask)
-    if chosen.why:
-        _require_reason(chosen, push_pages.wait_sums(connection))
+    chosen = _chosen(connection, ask)
     yield csv_line(COLUMNS)
-    for one in push_pages.every(connection, chosen, ask.now_ms):
+    for one in every_push(connection, chosen, ask.now_ms):
         texts = (one.key, figures.iso(one.window_ms), one.org_id, one.feature, one.provider, one.customer_id, one.state)
         yield csv_line((*texts, one.last_error), (one.revision, one.sealed_qty, one.sent_qty, one.attempts))
 
 
-def _chosen(ask: Ask) -> Chosen:
-    return Chosen(
+def _chosen(connection: sa.Connection, ask: Ask) -> PushFilter:
+    """Errors: UsageError; UnknownId for a provider that never billed anybody: this machine's own are not known here."""
+    provider = ask.text("provider")
+    if provider:
+        ids.require(connection, ids.PROVIDER, provider)
+    return PushFilter(
         ask.choice("state", STATES),
-        ask.text("provider"),
+        provider,
         ask.text("org"),
         ask.text("feature"),
         ask.moment("from"),
@@ -154,13 +153,7 @@ def _chosen(ask: Ask) -> Chosen:
     )
 
 
-def _require_reason(chosen: Chosen, reasons: WaitSums) -> None:
-    """Errors: UsageError for a reason that nothing open waits for."""
-    if chosen.why and chosen.why not in {one.error for one in reasons.sums}:
-        raise UsageError("why: there is no open push that waits for this reason")
-
-
-def _filters(ask: Ask, chosen: Chosen, reasons: WaitSums) -> tuple[Filter, ...]:
+def _filters(ask: Ask, chosen: PushFilter, reasons: WaitSums) -> tuple[Filter, ...]:
     why = dict.fromkeys(one.error for one in reasons.sums)
     return (
         Filter("state", "State", "" if chosen.state == "open" else chosen.state,
@@ -225,9 +218,5 @@ def _sums(sums: list[OpenSum]) -> Table:
     return Table("Open, in all", heads, rows, "Nothing is open.", "drawdown push list", folded=folded)
 
 
-def _command(chosen: Chosen, query: Mapping[str, str]) -> str:
-    every = (*OPEN, "accepted", "voided", "carried", "shadow")
-    states = {"open": (), "any": every}.get(chosen.state, (chosen.state,))
-    options = [("state", one) for one in states]
-    options += [(name, value) for name, value in query.items() if name not in ("state", "why")]
-    return command("push", "list", *(word for name, value in options for word in (f"--{name}", value)))
+def _command(query: Mapping[str, str]) -> str:
+    return command("push", "list", *(word for name, value in query.items() for word in (f"--{name}", value)))
