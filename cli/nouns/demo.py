@@ -254,6 +254,7 @@ def next_steps(demo: Demo) -> None:
     """What to try on the database that is left."""
     url = demo.app.settings.database_url
     demo.say(f"The database stays in {url.removeprefix('sqlite:///')}. Try (in .venv/bin if it is not on your PATH):")
+    demo.app.out.print(f"  export DRAWDOWN_DATABASE_URL={url}", highlight=False)
     key = demo.app.read(revised_pushes)[0].key
     for what, command in (
         ("how things stand", "status"),
@@ -264,7 +265,6 @@ def next_steps(demo: Demo) -> None:
         ("all commands", "--help"),
     ):
         demo.app.out.print(f"  drawdown {command:60} # {what}", highlight=False, markup=False)
-    demo.app.out.print(f"with: export DRAWDOWN_DATABASE_URL={url}", highlight=False)
     demo.app.out.print("A month of life in a console: drawdown demo --serve", highlight=False)
 
 

@@ -16,7 +16,6 @@ from drawdown.worker.views.cells import cells_without_url, knows_sandboxes, list
 from drawdown.worker.views.hooks import list_endpoints
 
 MIN_SECRET_CHARS = 16
-WITH_WEBHOOKS = ("autumn", "stripe")
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,8 @@ def _server(app: App) -> Iterator[Finding]:
             )
     for name, provider in app.registry.providers.items():
         variable = f"{name}_webhook_secrets"
-        if provider.dormant is None and name in WITH_WEBHOOKS and not app.settings.of_providers().get(variable):
+        sends = provider.dormant is None and provider.capabilities.webhook_headers
+        if sends and not app.settings.of_providers().get(variable):
             what = f"webhooks of {name} are refused: DRAWDOWN_{variable.upper()} is not set"
             yield Finding(True, what, off=True)
 

@@ -84,14 +84,14 @@ def _table(found: list[OrgRow], *, ends: bool, overridden: bool) -> Table:
     """With when credit ends, where that is asked for; with overrides, where there are any."""
     told = overridden or any(map(word_of, found))
     rows = [
-        (row.org_id, row.billing_provider, row.plan, row.is_halted, row.halt_reason, row.running,
+        (row.org_id, row.billing_provider, row.plan, row.state, show_time(row.since_ms), row.why, row.running,
          row.max_concurrent_sandboxes, *map(_credits, (row.balance_micro, row.left_now_micro, row.used_a_minute_micro)),
-         row.stopped_reason, *((show_time(row.runs_out_ms),) if ends else ()), *((word_of(row),) if told else ()))
+         *((show_time(row.runs_out_ms),) if ends else ()), *((word_of(row),) if told else ()))
         for row in found
     ]  # fmt: skip
     figures = ("#balance", "#left now", "#used a minute")
     last = (*(("runs out",) if ends else ()), *(("override",) if told else ()))
-    columns = ("org", "billed by", "plan", "halted", "why", "#running", "#at once", *figures, "stopped", *last)
+    columns = ("org", "billed by", "plan", "state", "since", "why", "#running", "#at once", *figures, *last)
     return table("Organisations", columns, rows)
 
 

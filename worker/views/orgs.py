@@ -100,6 +100,11 @@ class OrgRow(NamedTuple):
     used_a_minute_micro: int | None
     runs_out_ms: int | None
 
+    @property
+    def why(self) -> str | None:
+        """Of its state."""
+        return {"stopped": self.stopped_reason, "halted": self.halt_reason}.get(self.state)
+
 
 @dataclass(frozen=True)
 class Place:

@@ -58,8 +58,7 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     for org in every_org(connection, chosen, ask.now_ms, sort):
         since = None if org.since_ms is None else figures.iso(org.since_ms)
         ends = None if org.runs_out_ms is None else figures.iso(org.runs_out_ms)
-        why = {"stopped": org.stopped_reason, "halted": org.halt_reason}.get(org.state)
-        texts = (org.org_id, org.billing_provider, org.plan, org.state, since, why, ends)
+        texts = (org.org_id, org.billing_provider, org.plan, org.state, since, org.why, ends)
         amounts = (figures.plain(org.left_now_micro), figures.plain(org.used_a_minute_micro))
         yield csv_line(texts, (org.running, org.max_concurrent_sandboxes, *amounts))
 
