@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Literal
 
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, Most, New, Reason, Undo
+from drawdown.cli.options import Actor, Most, New, PageSize, Reason, Undo
 from drawdown.cli.rendering import facts, show, table
 from drawdown.cli.run_answers import credits_of, preview_of, said_of, show_settled, show_with_wallet
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_credits, parse_length, parse_quantities, show_credits, show_time
 from drawdown.worker.commands import executions, run_blocks
 from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views.executions import RunFilter, list_runs, show_run
+from drawdown.worker.views.runs import EVER, MOST_LOOKED_AT, RunFilter, list_runs, show_run
 
 commands = typer.Typer()
 
@@ -243,23 +243,24 @@ def list_(
     action: Annotated[str, typer.Option(help="Of this action alone")] = "",
     payer: Annotated[str, typer.Option(help="Paid for by this customer alone")] = "",
     older_than: Annotated[str | None, typer.Option(help="Accepted so long ago, or longer: 6h, 7d")] = None,
-    most: Most = 50,
+    after: Annotated[str, typer.Option(help="Go on behind this run: a page's `next_after`")] = "",
+    most: PageSize = 50,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs: of all that hold something, what ends first; else the newest first."""
     app: App = context.obj
-    states, now_ms = tuple(one.value for one in state or StateName), app.clock.now_ms()
-    chosen = RunFilter(states, org, project, subject, action, payer)
-    if older_than is not None:
-        chosen = replace(chosen, accepted_by_ms=now_ms - parse_length(older_than, "--older-than"))
-    found = app.read(lambda c: list_runs(c, chosen, now_ms, most))
+    states, now_ms = tuple(one.value for one in state or ()), app.clock.now_ms()
+    by_ms = EVER if older_than is None else now_ms - parse_length(older_than, "--older-than")
+    chosen = RunFilter(states, org, payer, project, subject, action, by_ms)
+    found = app.read(lambda c: list_runs(c, chosen, now_ms, after, most))
     rows = [
         (run.reservation, run.org_id, run.customer_id, run.project, run.state, run.settled_by,
-         show_credits(run.amount_micro),
-         show_credits(run.drawn_micro), show_credits(run.left_micro), show_time(run.expires_ms))
-        for run in found
+         *map(show_credits, (run.amount_micro, run.drawn_micro, run.left_micro)), show_time(run.expires_ms))
+        for run in found.runs
     ]  # fmt: skip
     columns = ("run", "org", "payer", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
-    show(app, {"runs": [said_of(run) for run in found]}, [table("Runs", columns, rows)])
+    why = f"{MOST_LOOKED_AT:,} runs were looked through" if found.is_cut else "there are more"
+    more = [] if found.next_after is None else [f"{why}: --after {typed(found.next_after)}"]
+    show(app, {**vars(found), "runs": list(map(said_of, found.runs))}, [table("Runs", columns, rows), *more])
 
 
 @commands.command("show")

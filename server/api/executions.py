@@ -27,7 +27,7 @@ from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.commands import executions, run_request
 from drawdown.worker.commands.executions import Accepted, Asked
-from drawdown.worker.views.executions import RunFilter, list_runs, org_of_run, show_run
+from drawdown.worker.views.runs import RunFilter, list_runs, org_of_run, show_run
 
 ROOT: Final = "/v1/executions"
 _HEADER: Final = re.compile(r"[!-~]{1,200}")
@@ -125,7 +125,7 @@ class Executions:
         return await self._programs.act(request, "executions:write", models.ReleaseOrder, partial(_release, key=key))
 
     async def list_(self, request: Request) -> JSONResponse:
-        """List runs, the newest first."""
+        """List runs: of all that hold something, what ends first; else the newest first."""
         return await self._programs.ask(request, "executions:read", models.RunsQuery, _list)
 
     async def show(self, key: str, request: Request) -> JSONResponse:
@@ -193,12 +193,13 @@ def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Map
     org = query.org or said.key.org_id
     chosen = RunFilter(
         tuple(query.state),
-        "" if org is None else said.require_org(org),
-        query.project or "",
-        query.subject or "",
-        query.action or "",
+        org="" if org is None else said.require_org(org),
+        project=query.project or "",
+        subject=query.subject or "",
+        action=query.action or "",
     )
-    return {"runs": [_run(one) for one in list_runs(connection, chosen, said.now_ms, query.most)]}
+    found = list_runs(connection, chosen, said.now_ms, query.after, query.most)
+    return {"runs": list(map(_run, found.runs)), "next_after": found.next_after, "is_cut": found.is_cut}
 
 
 def _show(connection: sa.Connection, query: models.MostQuery, said: Said, *, key: str) -> Mapping[str, object]:

@@ -41,6 +41,7 @@ Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator
 Uses = Annotated[dict[Id, Annotated[int, Field(ge=0, lt=2**53)]], Field(min_length=1, max_length=MOST_FEATURES)]
 Sandboxes = Annotated[list[Id], Field(max_length=MOST_SANDBOXES)]
 Why = Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS, pattern=r"^[^\x00]+$")]
+After = Annotated[str, Field(max_length=2 * MAX_ID_CHARS + 100)]
 LifeMs = Annotated[int, Field(ge=LEAST_LIFE_MS, le=MOST_LIFE_MS)]
 
 
@@ -128,13 +129,15 @@ class _Query(BaseModel):
 
 
 class RunsQuery(_Query):
-    """Which runs, the newest first."""
+    """Which runs: those that are held, of all organisations, in the order in which they end; else the newest first.
+    `after`: `next_after` of the page before."""
 
     org: Id | None = None
     state: list[Literal["held", "settled", "released", "expired"]] = ["held", "settled", "released", "expired"]
     project: Id | None = None
     subject: Id | None = None
     action: Id | None = None
+    after: After = ""
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
 
 
@@ -147,7 +150,7 @@ class MostQuery(_Query):
 class EntriesQuery(MostQuery):
     """`after`: the key of the last entry of the page before; `next` of an answer says it."""
 
-    after: Annotated[str, Field(max_length=2 * MAX_ID_CHARS + 100)] = ""
+    after: After = ""
 
 
 class NoQuery(_Query):
@@ -247,7 +250,12 @@ class ShownRunAnswer(Run):
 
 
 class RunsAnswer(BaseModel):
+    """`next_after`: what to give as `after` for the next page; null: this is the last. `is_cut`: many runs were looked
+    through, of which fewer than were asked for, or none, are so; the next page goes on behind them."""
+
     runs: list[Run]
+    next_after: str | None
+    is_cut: bool
 
 
 class LedgerEntryAnswer(BaseModel):

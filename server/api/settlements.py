@@ -20,7 +20,7 @@ from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said, both_units, clean_id
 from drawdown.server.api.run_models import MOST_ROWS, Id, MostQuery
 from drawdown.server.http.errors import ApiError
-from drawdown.worker.views.executions import org_of_run
+from drawdown.worker.views.runs import org_of_run
 from drawdown.worker.views.settlements import (
     SettlementFilter,
     list_batches,

@@ -307,7 +307,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
-    ("sample list", "after"), ("demo", "file"),
+    ("sample list", "after"), ("execution list", "after"), ("demo", "file"),
     ("event list", "after"), ("limit show", "after"), ("backfill open", "name"), ("backfill stage", "file"),
     *(("source add", name) for name in ("source", "query", "database")), ("key create", "source"),
     ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),

@@ -25,7 +25,7 @@ from drawdown.worker.commands import credit, executions, run_blocks
 from drawdown.worker.commands.credit import grant, set_rate
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.executions import RunFilter, list_runs, show_run
+from drawdown.worker.views.runs import RunFilter, list_runs, show_run
 from drawdown.worker.views.status import org_status
 from tests.world import T0, Fleet
 
@@ -492,8 +492,8 @@ def test_a_run_that_is_over_is_shown_as_expired_before_anything_has_looked_at_it
     now = bank.fleet.clock.at_ms
 
     def listed(*states: str) -> list[tuple[str, str, int]]:
-        found = read(bank.fleet.engine, lambda c: list_runs(c, RunFilter(states), now, 9))
-        return sorted((run.reservation, run.state, run.left_micro) for run in found)
+        found = read(bank.fleet.engine, lambda c: list_runs(c, RunFilter(states), now))
+        return sorted((run.reservation, run.state, run.left_micro) for run in found.runs)
 
     assert listed("held") == [("long", "held", 5 * MICRO)]
     assert listed("expired") == [("brief", "expired", 0)]

@@ -31,7 +31,7 @@ from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.verdict import metered
 from drawdown.worker.verdict.holds import read_held, shrink_holds
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.executions import RunFilter, list_runs, show_run
+from drawdown.worker.views.runs import RunFilter, list_runs, show_run
 from drawdown.worker.views.statement import Span, of_customer
 from drawdown.worker.watch import Watcher, watch
 from tests.world import T0, Fleet
@@ -489,7 +489,7 @@ def test_a_hold_that_is_to_grow_counts_what_it_has_drawn(lab: Lab, monkeypatch: 
 
 def test_runs_are_listed_with_their_sandboxes(lab: Lab) -> None:
     lab.accept(sandboxes=("b", "a"))
-    (found,) = lab.read(lambda c: list_runs(c, RunFilter(("held",)), lab.fleet.clock.at_ms, 5))
+    (found,) = lab.read(lambda c: list_runs(c, RunFilter(("held",)), lab.fleet.clock.at_ms)).runs
     assert (found.settled_by, found.named, found == lab.run()) == ("metering", ["a", "b"], True)
 
 

@@ -24,8 +24,9 @@ from drawdown.server.console.frame.templates import command
 from drawdown.worker.commands import cells, executions, orgs, providers
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views import halt_list, pending, pushes, runs
+from drawdown.worker.views import halt_list, pending, pushes
 from drawdown.worker.views.pushes import PushFilter, list_pushes
+from drawdown.worker.views.runs import RunFilter, list_runs
 from tests.server.console_home import Home, says
 from tests.world import T0
 
@@ -458,12 +459,12 @@ def test_runs_and_halts_go_on_behind_their_last_row(night: Night) -> None:
         write(night.engine, lambda c, n=n, run=run: executions.accept(c, f"more:{n}", run, night.fleet.by))  # type: ignore[misc]
     names = {"run-1", *(f"more:{n}" for n in range(5))}
     now = night.fleet.clock.at_ms
-    for chosen in (runs.Chosen(), runs.Chosen("any"), runs.Chosen("any", org="acme"), runs.Chosen("any", payer="acme")):
+    for chosen in (RunFilter(("held",)), RunFilter(), RunFilter(org="acme"), RunFilter(payer="acme")):
         after: str | None = ""
         found: list[str] = []
         while after is not None:
-            page = read(night.engine, lambda c, a=after, w=chosen: runs.page(c, w, now, a, 2))  # type: ignore[misc]
-            found, after = found + [one.reservation for one in page.lines], page.next_after
+            page = read(night.engine, lambda c, a=after, w=chosen: list_runs(c, w, now, a, 2))  # type: ignore[misc]
+            found, after = found + [one.reservation for one in page.runs], page.next_after
         assert sorted(found) == sorted(names), chosen
 
 

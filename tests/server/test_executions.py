@@ -379,6 +379,7 @@ def test_a_direction_mark_in_a_label_stays_a_label(house: House) -> None:
 QUERIES: Final = (
     "most=0", f"most={MOST_ROWS + 1}", "most=x", "most=1&most=2", "state=gone", "org=%00", "org=%ff", "org=a&org=b",
     "nothing=1", "project=" + "x" * 201, "org=",
+    "after=x",
 )  # fmt: skip
 
 

@@ -1,23 +1,22 @@
-"""Runs as people go through them: who holds how much until when, a page at a time. Reads only.
+"""Runs: lists of them for everybody, one with what it drew, and what is held now. Reads only.
 
-Guarantee: a page costs the same however many runs there were: it goes by the index on what is held, on an
-organisation's, or on time, and looks at MOST_LOOKED_AT rows at most.
+Guarantee: a page goes through MOST_LOOKED_AT rows of an index at most, however many runs there were, and goes on behind
+the last row of the page before it: rows that come meanwhile are neither shown twice nor shift the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, get_args
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import HOUR_MS
+from drawdown.ledger.runs.reservations import Reservation, State
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
 
@@ -28,68 +27,56 @@ MOST_AT_ONCE: Final = 1_000
 MOST_LOOKED_AT: Final = 10_000
 """Runs that one page goes through, and of what is held those that its sums are of."""
 MOST_HOLDERS: Final = 10
-STATES: Final = ("held", "settled", "released", "expired", "any")
-PHASES: Final = {"": "any_phase", "waiting": "waiting", "drawing": "drawing", "over": "over"}
-"""Of runs that are held: nothing drawn yet; drawing; over, and nothing has looked at it since."""
-HELD_OF: Final = {"settled": "no_phase", "released": "no_phase", "expired": "over"}
-"""What of the rows that hold something is in another state than held."""
-OLDER: Final[Mapping[str, int]] = {"": 0, "1h": HOUR_MS, "6h": 6 * HOUR_MS, "24h": DAY_MS, "7d": 7 * DAY_MS}
-"""How long ago they were accepted, at least; '': whenever."""
+STATES: Final[tuple[State, ...]] = get_args(State)
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Which runs; `older` is a name of OLDER. Empty: any."""
+class RunFilter:
+    """Which runs: in these states; of an organisation, a project, a subject, an action; paid for by a customer;
+    accepted at that time or before. Empty: any. `phase`, where `states` is held alone: waiting (nothing drawn yet),
+    drawing, or over (expired, and nothing has looked at it since: no other list of what is held has it)."""
 
-    state: str = "held"
-    phase: str = ""
+    states: tuple[str, ...] = ()
     org: str = ""
     payer: str = ""
     project: str = ""
-    older: str = ""
-
-
-@dataclass(frozen=True)
-class RunLine:
-    """A run; micro-credits and milliseconds."""
-
-    reservation: str
-    org_id: str
-    customer_id: str
-    project: str | None
-    subject: str | None
-    action: str | None
-    amount_micro: int
-    drawn_micro: int
-    state: str
-    accepted_ms: int
-    expires_ms: int
-    ended_ms: int | None
-    ended_by: str | None
-    hold: str
-    settled_by: str
+    subject: str = ""
+    action: str = ""
+    accepted_by_ms: int = EVER
+    phase: str = ""
 
     @property
-    def left_micro(self) -> int:
-        """What it still holds."""
-        return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
+    def is_of_held(self) -> bool:
+        """Whether it is of what is held alone."""
+        return set(self.states) == {"held"}
 
     @property
-    def phase(self) -> str:
-        """How far it has come."""
-        if self.state != "held":
-            return self.state
-        return "drawing" if self.drawn_micro else "waiting"
+    def ends_first(self) -> bool:
+        """How it is put in order: what ends first on top; else the newest."""
+        return self.is_of_held and not self.org
 
 
 @dataclass(frozen=True)
 class RunPage:
     """`next_after`: where the next page begins; None where there is no more. `is_cut`: it ended there for having gone
-    through MOST_LOOKED_AT."""
+    through MOST_LOOKED_AT, and may have fewer rows than were asked for, or none."""
 
-    lines: list[RunLine]
+    runs: list[Reservation]
     next_after: str | None
     is_cut: bool = False
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """What a run drew at a time: micro-credits, of a feature's quantity where it was given so."""
+
+    key: str
+    at_ms: int
+    amount_micro: int
+    feature: str | None
+    quantity: int | None
+    actor: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -115,63 +102,68 @@ class Holder:
     until_ms: int
 
 
-def page(connection: sa.Connection, chosen: Chosen, now_ms: int, after: str = "", most: int = PAGE_ROWS) -> RunPage:
-    """Those behind `after`: of what is held, what ends first; else the newest first. Errors: UsageError, UnknownId."""
-    for name, choices in (("state", STATES), ("phase", tuple(PHASES)), ("older", tuple(OLDER))):
-        if getattr(chosen, name) not in choices:
-            raise UsageError(f"{name}: there is {', '.join(filter(None, choices))}")
-    if chosen.phase and chosen.state != "held":
+def list_runs(
+    connection: sa.Connection, chosen: RunFilter, now_ms: int, after: str = "", most: int = PAGE_ROWS
+) -> RunPage:
+    """Those behind `after`: of what is held, what ends first; else, and of one organisation, the newest first. `most`
+    is MOST_LOOKED_AT at most.
+
+    Errors: UsageError; UnknownId for an organisation, a payer or a label that no run has. To whom no names are told
+    there are just no such runs: whether another organisation has that label is not for it to know.
+    """
+    if chosen.phase and not chosen.is_of_held:
         raise UsageError("phase: it is of runs that are held alone")
-    for kind, name in ((ids.ORG, chosen.org), (ids.CUSTOMER, chosen.payer), (ids.PROJECT, chosen.project)):
-        if name:
-            ids.require(connection, kind, name)
-    phase = PHASES[chosen.phase]
-    upwards = chosen.state == "held" and not chosen.org
-    values: dict[str, Any] = {
-        **_narrowed(chosen, now_ms),
-        "state": "" if chosen.state == "any" else chosen.state,
-        "at_most": most + 1,
-        "looked_at": MOST_LOOKED_AT,
-        **_place(after, upwards),
-    }
-    if not upwards:  # they begin with the newest that are old enough
-        place = (values["at_ms"], values["key"])
-        values["at_ms"], values["key"] = min(place, (values["accepted_by_ms"] + 1, ""))
-    if upwards:
-        return _paged(connection, "held", values, most, of_phase=phase)
-    if chosen.org:
-        if chosen.state == "held" and not chosen.phase:
-            values["state"] = "held"
-        return _paged(connection, "of_org", values, most, of_phase=phase)
-    return _looked(connection, chosen, values, most)
+    _require(connection, chosen)
+    values = {**_values(chosen, now_ms), **_place(chosen, after)}
+    slots, is_narrowed = _slots(chosen)
+    far, no_further = None, ""
+    if is_narrowed:
+        far = SQL.run(connection, "far", {**values, "passed": MOST_LOOKED_AT - 1}, **slots).one_or_none()
+    if far is not None:
+        values |= {"far_ms": far.at_ms, "far_key": far.reservation}
+        no_further = "rising_to" if chosen.ends_first else "falling_to"
+    kept = {"condition": _condition(chosen), "no_further": no_further}
+    rows = SQL.run(connection, "list", {**values, "at_most": most + 1}, **slots, **kept)
+    runs = [Reservation(**row._mapping) for row in rows]
+    if len(runs) > most:
+        last = runs[most - 1]
+        at_ms = last.expires_ms if chosen.ends_first else last.accepted_ms
+        return RunPage(runs[:most], f"{at_ms}:{last.reservation}")
+    if far is not None:
+        return RunPage(runs, f"{far.at_ms}:{far.reservation}", is_cut=True)
+    return RunPage(runs, None)
 
 
-def every(connection: sa.Connection, chosen: Chosen, now_ms: int) -> Iterator[RunLine]:
-    """All of them, in the order of pages."""
+def every_run(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> Iterator[Reservation]:
+    """All of them, in the order of pages. Errors: as `list_runs`."""
     after: str | None = ""
     while after is not None:
-        found = page(connection, chosen, now_ms, after, MOST_AT_ONCE)
-        yield from found.lines
+        found = list_runs(connection, chosen, now_ms, after, MOST_AT_ONCE)
+        yield from found.runs
         after = found.next_after
 
 
-def held_figures(connection: sa.Connection, chosen: Chosen, now_ms: int) -> HeldFigures:
-    """What is held now by those runs that are chosen."""
-    values = {**_narrowed(chosen, now_ms), "at_most": MOST_LOOKED_AT}
-    of_phase = HELD_OF.get(chosen.state) or PHASES[chosen.phase]
-    row = SQL.run(connection, "figures", values, of_phase=of_phase).one()
+def org_of_run(connection: sa.Connection, key: str) -> str | None:
+    """Whose run it is, for good; None where there is none."""
+    org: str | None = SQL.run(connection, "org", {"reservation": key}).scalar_one_or_none()
+    return org
+
+
+def show_run(connection: sa.Connection, key: str, now_ms: int, most: int) -> tuple[Reservation, list[RunEntry]]:
+    """A run and what it drew. Errors: UnknownId."""
+    ids.require(connection, ids.RUN, key)
+    row = SQL.run(connection, "one", {"reservation": key, "now_ms": now_ms}).mappings().one()
+    entries = SQL.run(connection, "entries", {"reservation": key, "at_most": most})
+    return Reservation(**row), [RunEntry(**entry._mapping) for entry in entries]
+
+
+def held_figures(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> HeldFigures:
+    """What is held now by those runs that are chosen; of those held, also what is over, which holds nothing."""
+    values = {**_values(chosen, now_ms), "at_most": MOST_LOOKED_AT}
+    condition = "any" if chosen.is_of_held and not chosen.phase else _condition(chosen)
+    row = SQL.run(connection, "figures", values, condition=condition).one()
     looked, runs, over, waiting, held = (int(row[number] or 0) for number in range(5))
     return HeldFigures(looked == MOST_LOOKED_AT, runs, over, waiting, held, row.oldest_ms)
-
-
-def _narrowed(chosen: Chosen, now_ms: int) -> dict[str, object]:
-    return {
-        "org_id": chosen.org,
-        "payer": chosen.payer,
-        "project": chosen.project,
-        "now_ms": now_ms,
-        "accepted_by_ms": now_ms - OLDER[chosen.older] if chosen.older else EVER,
-    }
 
 
 def holders(connection: sa.Connection, now_ms: int) -> list[Holder]:
@@ -180,33 +172,53 @@ def holders(connection: sa.Connection, now_ms: int) -> list[Holder]:
     return [Holder(**row._mapping) for row in SQL.run(connection, "holders", values)]
 
 
-def _looked(connection: sa.Connection, chosen: Chosen, values: Mapping[str, object], most: int) -> RunPage:
-    """By time: no further than MOST_LOOKED_AT runs where some are passed over."""
-    if chosen.state == "any" and not (chosen.payer or chosen.project):
-        return _paged(connection, "latest", values, most, of_phase="any_phase", down_to="")
-    last = SQL.run(connection, "latest_last", values).one_or_none()
-    if last is None:
-        return RunPage([], None)
-    bounds = {"last_ms": last.accepted_ms, "last_key": last.reservation}
-    found = _paged(connection, "latest", {**values, **bounds}, most, of_phase="any_phase", down_to="down_to")
-    if found.next_after is not None or int(last.looked) < MOST_LOOKED_AT:
-        return found
-    return RunPage(found.lines, f"{last.accepted_ms}:{last.reservation}", is_cut=True)
+def _require(connection: sa.Connection, chosen: RunFilter) -> None:
+    """Errors: UnknownId."""
+    if not ids.tells_names(connection):
+        return
+    labels = ((ids.PROJECT, chosen.project), (ids.SUBJECT, chosen.subject), (ids.ACT, chosen.action))
+    for kind, name in ((ids.ASKING, chosen.org), (ids.CUSTOMER, chosen.payer), *labels):
+        if name:
+            ids.require(connection, kind, name)
 
 
-def _paged(connection: sa.Connection, name: str, values: Mapping[str, object], most: int, **slots: str) -> RunPage:
-    rows = [RunLine(**row._mapping) for row in SQL.run(connection, name, values, **slots)]
-    if len(rows) <= most:
-        return RunPage(rows, None)
-    last = rows[most - 1]
-    return RunPage(rows[:most], f"{last.expires_ms if name == 'held' else last.accepted_ms}:{last.reservation}")
+def _values(chosen: RunFilter, now_ms: int) -> dict[str, object]:
+    return {**vars(chosen), "states": sorted(set(chosen.states)), "now_ms": now_ms}
 
 
-def _place(after: str, upwards: bool) -> dict[str, object]:
+def _condition(chosen: RunFilter) -> str:
+    """The piece that says in which state or phase they are."""
+    if chosen.phase:
+        return chosen.phase
+    if chosen.ends_first:  # the index that it goes by has no others
+        return "any"
+    return "in_states" if 0 < len(set(chosen.states)) < len(STATES) else "any"
+
+
+def _slots(chosen: RunFilter) -> tuple[dict[str, str], bool]:
+    """The pieces that say by which index a list goes; and whether it passes over rows of that one."""
+    labels = bool(chosen.payer or chosen.project or chosen.subject or chosen.action)
+    if chosen.ends_first:
+        among = "over" if chosen.phase == "over" else "going_on"
+        slots = {"among": among, "time": "ends", "behind": "rising_from", "order": "rising"}
+        return slots, labels or chosen.accepted_by_ms < EVER or chosen.phase in ("waiting", "drawing")
+    slots = {
+        "among": "of_org" if chosen.org else "any",
+        "time": "accepted",
+        "behind": "falling_from",
+        "order": "falling",
+    }
+    return slots, labels or _condition(chosen) != "any"
+
+
+def _place(chosen: RunFilter, after: str) -> dict[str, object]:
     """Behind which run a page begins. Errors: UsageError."""
-    if not after:
-        return {"at_ms": -1 if upwards else EVER, "key": ""}
-    at_ms, _, key = after.partition(":")
-    if not (at_ms.isascii() and at_ms.isdigit() and len(at_ms) < 17 and is_clean_id(key)):
-        raise UsageError("after: no page begins there: begin at the first one")
-    return {"at_ms": int(at_ms), "key": key}
+    at_ms, key = -1 if chosen.ends_first else EVER, ""
+    if after:
+        text, _, key = after.partition(":")
+        if not (text.isascii() and text.isdigit() and len(text) < 17 and is_clean_id(key)):
+            raise UsageError("after: no page begins there: begin at the first one")
+        at_ms = int(text)
+    if not chosen.ends_first:  # they begin with the newest that are old enough
+        at_ms, key = min((at_ms, key), (chosen.accepted_by_ms + 1, ""))
+    return {"at_ms": at_ms, "key": key}

@@ -1,47 +1,40 @@
--- Runs, a page at a time.
+-- Runs: lists, one with what it drew, and what is held.
 
 -- name: seen
 -- A run that is over is expired, whether anything has looked at it since or not.
 CASE WHEN state = 'held' AND expires_ms <= :now_ms THEN 'expired' ELSE state END
 
 -- name: columns
-reservation, org_id, customer_id, project, subject, action, amount_micro, drawn_micro, {seen} AS state, accepted_ms,
-    expires_ms, ended_ms, ended_by, hold, settled_by
+reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, {seen} AS state, overage,
+    accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason, supplier, settled_by,
+    payer_number, hold, {named_sandboxes}
 
 -- name: narrowed
-(:org_id = '' OR org_id = :org_id) AND (:payer = '' OR customer_id = :payer) AND (:project = '' OR project = :project)
-    AND accepted_ms <= :accepted_by_ms
+(:org = '' OR org_id = :org) AND (:payer = '' OR customer_id = :payer) AND (:project = '' OR project = :project)
+    AND (:subject = '' OR subject = :subject) AND (:action = '' OR action = :action) AND accepted_ms <= :accepted_by_ms
 
--- name: held
--- By the index on what is held: what ends first.
-SELECT {columns} FROM reservations WHERE state = 'held' AND {narrowed} AND {of_phase}
-    AND (expires_ms, reservation) > (:at_ms, :key) ORDER BY expires_ms, reservation LIMIT :at_most
+-- name: list
+SELECT {columns} FROM reservations WHERE {among} AND {behind} {no_further} AND {narrowed} AND {condition}
+ORDER BY {order} LIMIT :at_most
+
+-- name: far
+-- The last row of its index that a page may look at; none where there are fewer.
+SELECT {time} AS at_ms, reservation FROM reservations WHERE {among} AND {behind} ORDER BY {order} LIMIT 1 OFFSET :passed
+
+-- name: any
+1 = 1
 
 -- name: of_org
 -- By the index on organisation and time.
-SELECT {columns} FROM reservations WHERE org_id = :org_id AND (:state = '' OR {seen} = :state) AND {narrowed}
-    AND {of_phase} AND (accepted_ms, reservation) < (:at_ms, :key)
-ORDER BY accepted_ms DESC, reservation DESC LIMIT :at_most
+org_id = :org
 
--- name: latest
--- By the index on time, the newest first.
-SELECT {columns} FROM reservations WHERE (:state = '' OR {seen} = :state) AND {narrowed} AND {of_phase}
-    AND (accepted_ms, reservation) < (:at_ms, :key) {down_to}
-ORDER BY accepted_ms DESC, reservation DESC LIMIT :at_most
+-- name: going_on
+-- By the index on what is held, as `over`.
+state = 'held' AND expires_ms > :now_ms
 
--- name: down_to
-AND (accepted_ms, reservation) >= (:last_ms, :last_key)
-
--- name: latest_last
-SELECT accepted_ms, reservation, COUNT(*) OVER () AS looked FROM (SELECT accepted_ms, reservation FROM reservations
-    WHERE (accepted_ms, reservation) < (:at_ms, :key) ORDER BY accepted_ms DESC, reservation DESC LIMIT :looked_at) looked
-ORDER BY accepted_ms, reservation LIMIT 1
-
--- name: any_phase
-1 = 1
-
--- name: no_phase
-1 = 0
+-- name: over
+-- Expired, and nothing has looked at it since: the next look at its wallet frees what it held.
+state = 'held' AND expires_ms <= :now_ms
 
 -- name: waiting
 -- Queued: accepted, and nothing drawn yet.
@@ -50,9 +43,47 @@ state = 'held' AND expires_ms > :now_ms AND drawn_micro = 0
 -- name: drawing
 state = 'held' AND expires_ms > :now_ms AND drawn_micro > 0
 
--- name: over
--- Expired, and nothing has looked at it since: the next look at its wallet frees what it held.
-state = 'held' AND expires_ms <= :now_ms
+-- name: in_states
+{seen} IN :states
+
+-- name: ends
+expires_ms
+
+-- name: accepted
+accepted_ms
+
+-- name: rising
+{time}, reservation
+
+-- name: falling
+{time} DESC, reservation DESC
+
+-- name: rising_from
+({time}, reservation) > (:at_ms, :key)
+
+-- name: falling_from
+({time}, reservation) < (:at_ms, :key)
+
+-- name: rising_to
+AND ({time}, reservation) <= (:far_ms, :far_key)
+
+-- name: falling_to
+AND ({time}, reservation) >= (:far_ms, :far_key)
+
+-- name: org
+SELECT org_id FROM reservations WHERE reservation = :reservation
+
+-- name: one
+SELECT {columns} FROM reservations WHERE reservation = :reservation
+
+-- name: entries
+-- Of a run without a wallet: what it used, which samples bill.
+SELECT key, at_ms, amount_micro, feature, quantity, actor, reason FROM ledger_entries
+WHERE reservation = :reservation
+UNION ALL SELECT 'run:' || reservation || ':' || number || ':' || feature, at_ms, amount_micro, feature, quantity,
+    actor, reason
+FROM run_usage WHERE reservation = :reservation
+ORDER BY at_ms, key LIMIT :at_most
 
 -- name: figures
 -- Of what is held, by its index alone: how many were looked through; and of those that are chosen.
@@ -62,7 +93,7 @@ SELECT COUNT(*) AS looked, SUM(is_chosen) AS runs, SUM(CASE WHEN expires_ms <= :
         ELSE 0 END) AS BIGINT) AS held_micro,
     MIN(CASE WHEN is_chosen = 1 THEN accepted_ms END) AS oldest_ms
 FROM (SELECT expires_ms, drawn_micro, amount_micro, accepted_ms,
-        CASE WHEN {narrowed} AND {of_phase} THEN 1 ELSE 0 END AS is_chosen
+        CASE WHEN {narrowed} AND {condition} THEN 1 ELSE 0 END AS is_chosen
     FROM reservations WHERE state = 'held' ORDER BY expires_ms LIMIT :at_most) held
 
 -- name: holders

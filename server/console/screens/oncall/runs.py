@@ -7,6 +7,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.ledger.runs.reservations import Reservation
+from drawdown.providers.protocol import HOUR_MS
+from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
@@ -14,7 +17,7 @@ from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.views import runs
-from drawdown.worker.views.runs import MOST_LOOKED_AT, OLDER, PHASES, STATES, Chosen, HeldFigures, Holder, RunLine
+from drawdown.worker.views.runs import EVER, MOST_LOOKED_AT, HeldFigures, Holder, RunFilter
 
 PATH: Final = "/console/runs"
 HEADS: Final = (
@@ -27,12 +30,15 @@ COLUMNS: Final = (
 )  # fmt: skip
 """What a run drew is entries of the ledger under its name where its receipt charges, and usage where metering does: who
 adds up either needs `settled_by`."""
+STATES: Final = (*runs.STATES, "any")
+OLDER: Final[Mapping[str, int]] = {"": 0, "1h": HOUR_MS, "6h": 6 * HOUR_MS, "24h": DAY_MS, "7d": 7 * DAY_MS}
+"""How long ago they were accepted, at least; '': whenever."""
 PHASE_WORDS: Final = {"": "any", "waiting": "nothing drawn yet", "drawing": "drawing", "over": "over, not freed yet"}
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     chosen = _chosen(ask)
-    found = runs.page(connection, chosen, ask.now_ms, ask.key("after"))
+    found = runs.list_runs(connection, chosen, ask.now_ms, ask.key("after"))
     figures_ = runs.held_figures(connection, chosen, ask.now_ms)
     names = ("state", "phase", "older", "org", "payer", "project")
     query = {name: ask.query[name] for name in names if ask.query.get(name)}
@@ -44,21 +50,21 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             cells_of.org(one.customer_id, narrow=False)
             if one.customer_id == one.org_id
             else Cell(one.customer_id, "id", narrow=False),
-            Cell(one.phase, "state", "warn" if one.phase == "over" else ""),
+            Cell(_phase(one), "state"),
             cells_of.amount(one.amount_micro, narrow=False),
             cells_of.amount(one.drawn_micro, narrow=False),
             cells_of.amount(one.left_micro),
             cells_of.time(one.ended_ms or one.expires_ms),
             Cell(one.settled_by, narrow=False),
         )
-        for one in found.lines
+        for one in found.runs
     ]
     listed = Table(
-        "Runs, what ends first on top" if chosen.state == "held" and not chosen.org else "Runs, the newest first",
+        "Runs, what ends first on top" if chosen.ends_first else "Runs, the newest first",
         HEADS,
         rows,
         "No run is like that." if query else "No run holds anything.",
-        command("execution", "list", *(word for name, value in _options(chosen) for word in (f"--{name}", value))),
+        command("execution", "list", *(word for name, value in _options(ask) for word in (f"--{name}", value))),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         note=f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on." if found.is_cut else "",
         first=url(PATH, **query) if ask.key("after") else "",
@@ -67,23 +73,31 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     page = Shown(
         PATH,
         tables,
-        tiles=_tiles(figures_, ask.now_ms),
-        filters=_filters(chosen),
+        tiles=_tiles(figures_, ask.now_ms, url(PATH, **{**query, "state": "", "phase": "over"})),
+        filters=_filters(ask),
         query=query,
         file=url(f"{PATH}.csv", **query),
     )
     return shown(page)
 
 
-def _release(one: RunLine) -> tuple[Link, ...]:
+def _phase(one: Reservation) -> str:
+    """How far it has come."""
+    if one.state != "held":
+        return one.state
+    return "drawing" if one.drawn_micro else "waiting"
+
+
+def _release(one: Reservation) -> tuple[Link, ...]:
     return (act("Release", "run-release", run=one.reservation),) if one.state == "held" else ()
 
 
-def _options(chosen: Chosen) -> list[tuple[str, str]]:
-    said = (("older-than", chosen.older), ("org", chosen.org), ("payer", chosen.payer), ("project", chosen.project))
+def _options(ask: Ask) -> list[tuple[str, str]]:
+    state = ask.choice("state", STATES)
+    said = (("older-than", "older"), ("org", "org"), ("payer", "payer"), ("project", "project"))
     return [
-        *((("state", chosen.state),) if chosen.state != "any" else ()),
-        *((name, value) for name, value in said if value),
+        *((("state", state),) if state != "any" else ()),
+        *((option, value) for option, name in said if (value := ask.query.get(name, ""))),
     ]
 
 
@@ -91,7 +105,7 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly those of the filter; amounts are plain credits."""
     chosen = _chosen(ask)
     yield csv_line(COLUMNS)
-    for one in runs.every(connection, chosen, ask.now_ms):
+    for one in runs.every_run(connection, chosen, ask.now_ms):
         texts = (
             one.reservation,
             one.org_id,
@@ -100,7 +114,7 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
             one.subject,
             one.action,
             one.state,
-            one.phase,
+            _phase(one),
         )
         ended = None if one.ended_ms is None else figures.iso(one.ended_ms)
         times = (figures.iso(one.accepted_ms), figures.iso(one.expires_ms), ended, one.ended_by, one.settled_by)
@@ -108,30 +122,32 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
         yield csv_line((*texts, *times), [figures.plain(micro) for micro in amounts])
 
 
-def _chosen(ask: Ask) -> Chosen:
-    return Chosen(
-        ask.choice("state", STATES),
-        ask.choice("phase", tuple(PHASES)),
-        ask.text("org"),
-        ask.text("payer"),
-        ask.text("project"),
-        ask.choice("older", tuple(OLDER)),
+def _chosen(ask: Ask) -> RunFilter:
+    state, older = ask.choice("state", STATES), ask.choice("older", tuple(OLDER))
+    return RunFilter(
+        () if state == "any" else (state,),
+        phase=ask.choice("phase", tuple(PHASE_WORDS)),
+        org=ask.text("org"),
+        payer=ask.text("payer"),
+        project=ask.text("project"),
+        accepted_by_ms=ask.now_ms - OLDER[older] if older else EVER,
     )
 
 
-def _filters(chosen: Chosen) -> tuple[Filter, ...]:
+def _filters(ask: Ask) -> tuple[Filter, ...]:
+    state = ask.choice("state", STATES)
     return (
-        Filter("state", "State", "" if chosen.state == "held" else chosen.state,
+        Filter("state", "State", "" if state == "held" else state,
                [("" if one == "held" else one, one) for one in STATES]),
-        Filter("phase", "Of those held", chosen.phase, list(PHASE_WORDS.items())),
-        Filter("older", "Older than", chosen.older, [(one, one or "any age") for one in OLDER]),
-        Filter("org", "Organisation", chosen.org),
-        Filter("payer", "Payer", chosen.payer),
-        Filter("project", "Project", chosen.project),
+        Filter("phase", "Of those held", ask.choice("phase", tuple(PHASE_WORDS)), list(PHASE_WORDS.items())),
+        Filter("older", "Older than", ask.choice("older", tuple(OLDER)), [(one, one or "any age") for one in OLDER]),
+        Filter("org", "Organisation", ask.text("org")),
+        Filter("payer", "Payer", ask.text("payer")),
+        Filter("project", "Project", ask.text("project")),
     )  # fmt: skip
 
 
-def _tiles(found: HeldFigures, now_ms: int) -> list[Tile]:
+def _tiles(found: HeldFigures, now_ms: int, over: str) -> list[Tile]:
     most = f"of the {MOST_LOOKED_AT:,} that end first" if found.is_cut else "by runs that go on"
     return [
         Tile("Held", figures.credits(found.held_micro), most),
@@ -141,6 +157,7 @@ def _tiles(found: HeldFigures, now_ms: int) -> list[Tile]:
             figures.count(found.over),
             "freed as soon as their wallet is looked at",
             "warn" if found.over else "",
+            over if found.over else "",
         ),
         Tile(
             "Oldest",

@@ -15,8 +15,8 @@ from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Fie
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.commands import cells, executions, orgs
-from drawdown.worker.views.executions import show_run
 from drawdown.worker.views.halt_list import url_of_cell
+from drawdown.worker.views.runs import show_run
 
 ORG: Final = Field("id", "Organisation")
 MAX_CONCURRENT: Final = 2**31 - 1
