@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from drawdown.cli.app import App
 from drawdown.cli.rendering import show
 from drawdown.ledger.runs.reservations import Reservation
@@ -16,6 +18,21 @@ def said_of(run: Reservation) -> dict[str, object]:
         "payer": run.customer_id,
         "sandboxes": run.named,
         **credits_of(reserved=run.amount_micro, drawn=run.drawn_micro, held=run.left_micro),
+    }
+
+
+def told_of(run: Reservation) -> dict[str, object]:
+    """The same for people, in HTTP's words."""
+    own = ("reservation", "fingerprint", "estimate", "amount_micro", "drawn_micro", "sandboxes", "payer_number")
+    used: dict[str, int] = {} if run.estimate is None else json.loads(run.estimate)
+    return {
+        "key": run.reservation,
+        "use": " ".join(f"{feature}={quantity:,}" for feature, quantity in used.items()) or None,
+        "reserved_micro": run.amount_micro,
+        "drawn_micro": run.drawn_micro,
+        "held_micro": run.left_micro,
+        **{name: value for name, value in vars(run).items() if name not in own},
+        "sandboxes": " ".join(run.named),
     }
 
 

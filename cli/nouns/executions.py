@@ -10,7 +10,7 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason, Undo
 from drawdown.cli.rendering import facts, show, table
-from drawdown.cli.run_answers import credits_of, preview_of, said_of, show_settled, show_with_wallet
+from drawdown.cli.run_answers import credits_of, preview_of, said_of, show_settled, show_with_wallet, told_of
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.text import typed
@@ -273,10 +273,7 @@ def show_(context: typer.Context, key: Made, most: Most = 100) -> None:
         for entry in entries
     ]
     columns = ("at", "#credits", "feature", "#quantity", "key")
-    said = [
-        (name, value) for name, value in facts({**vars(run), "sandboxes": " ".join(run.named)}) if name != "fingerprint"
-    ]
-    tables = [table(key, ("", ""), said), table("Drawn", columns, rows)]
+    tables = [table(key, ("", ""), facts(told_of(run))), table("Drawn", columns, rows)]
     show(app, {"run": said_of(run), "entries": entries}, tables)
 
 

@@ -199,7 +199,7 @@ def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Map
         action=query.action or "",
     )
     found = list_runs(connection, chosen, said.now_ms, query.after, query.most)
-    return {"runs": list(map(_run, found.runs)), "next_after": found.next_after, "is_cut": found.is_cut}
+    return {"runs": list(map(_run, found.runs)), "next": found.next_after, "is_cut": found.is_cut}
 
 
 def _show(connection: sa.Connection, query: models.MostQuery, said: Said, *, key: str) -> Mapping[str, object]:

@@ -130,7 +130,7 @@ class _Query(BaseModel):
 
 class RunsQuery(_Query):
     """Which runs: those that are held, of all organisations, in the order in which they end; else the newest first.
-    `after`: `next_after` of the page before."""
+    `after`: `next` of the page before."""
 
     org: Id | None = None
     state: list[Literal["held", "settled", "released", "expired"]] = ["held", "settled", "released", "expired"]
@@ -250,11 +250,11 @@ class ShownRunAnswer(Run):
 
 
 class RunsAnswer(BaseModel):
-    """`next_after`: what to give as `after` for the next page; null: this is the last. `is_cut`: many runs were looked
+    """`next`: what to give as `after` for the next page; null: this is the last. `is_cut`: many runs were looked
     through, of which fewer than were asked for, or none, are so; the next page goes on behind them."""
 
     runs: list[Run]
-    next_after: str | None
+    next: str | None
     is_cut: bool
 
 

@@ -178,7 +178,8 @@ def test_organisations_are_listed_under_each_state_that_they_are_in(fleet: Fleet
     """By the same words in `status`, and once each in a whole list, by the gravest."""
     now = fleet.clock.at_ms
     fleet.assign("runs", "empty", "broken", "both", from_ms=T0)
-    fleet.assign("later", "new", from_ms=now + DAY_MS)
+    fleet.assign("later", from_ms=now + DAY_MS)
+    fleet.write("INSERT INTO orgs (org_id, bucket) VALUES ('new', 7)")
     for org in ("empty", "both"):
         fleet.write("UPDATE orgs SET is_halted = true, halted_at = :at WHERE org_id = :org", {"at": T0, "org": org})
     for org in ("broken", "both"):
@@ -192,14 +193,22 @@ def test_organisations_are_listed_under_each_state_that_they_are_in(fleet: Fleet
         "active": ["runs"],
         "halted": ["both", "empty"],
         "stopped": ["both", "broken"],
-        "unassigned": ["later", "new"],
+        "scheduled": ["later"],
+        "unassigned": ["new"],
     }
-    gravest = [("stopped", T0 + 1), ("stopped", T0 + 1), ("halted", T0)]
-    assert [(one.state, one.since_ms) for one in listed("")[:3]] == gravest
+    since = {one.org_id: (one.state, one.since_ms) for one in listed("")}
+    assert since == {
+        "both": ("stopped", T0 + 1),
+        "broken": ("stopped", T0 + 1),
+        "empty": ("halted", T0),
+        "later": ("scheduled", None),
+        "new": ("unassigned", None),
+        "runs": ("active", None),
+    }
     whole = read(fleet.engine, lambda c: list(every_org(c, OrgFilter(), now, "name")))
     assert whole == listed("")
     standing = read(fleet.engine, lambda c: status(c, now)).standing
-    assert (standing.halted, standing.unassigned) == (2, 2)
+    assert (standing.halted, standing.unassigned) == (2, 1)
     with pytest.raises(UsageError, match="there is active, halted"):
         listed("gone")
 

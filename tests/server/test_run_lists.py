@@ -101,7 +101,7 @@ def by_program(street: Street, query: Query, most: int) -> list[list[str]]:
             answer = await client.get(f"/v1/executions?{asked}", headers={"authorization": f"Bearer {key_of('app')}"})
             assert answer.status_code == 200, answer.text
             pages.append([one["key"] for one in answer.json()["runs"]])
-            after = answer.json()["next_after"]
+            after = answer.json()["next"]
         return pages
 
     return street.ask(work)

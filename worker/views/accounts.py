@@ -77,12 +77,14 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
 @dataclass(frozen=True)
 class PaidFrom:
     """Whose wallet pays for an organisation's runs, and who bills it now (None: nobody). `keeper`: the biller, where it
-    keeps the balance itself and no wallet here pays; `has_wallet`: whether anything ever moved in that wallet."""
+    keeps the balance itself and no wallet here pays; `has_wallet`: whether anything ever moved in that wallet;
+    `begins_ms`: when its first assignment begins, or began."""
 
     customer_id: str
     provider: str | None
     keeper: str | None
     has_wallet: bool
+    begins_ms: int | None
 
     @property
     def is_here(self) -> bool:
@@ -112,7 +114,7 @@ def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
     )
     row, here = found["biller"][0], with_wallets(found["terms"])
     if row.customer_id and row.provider in here:
-        return PaidFrom(str(row.customer_id), row.provider, None, bool(row.has_theirs))
+        return PaidFrom(str(row.customer_id), row.provider, None, bool(row.has_theirs), row.begins_ms)
     provider = row.provider
     if provider is None:
         ids.require(connection, ids.CUSTOMER, org_id)
@@ -120,4 +122,4 @@ def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
             (one.provider for one in found["customer"]), key=lambda one: (one not in here, one), default=None
         )
     keeper = None if provider is None or provider in {*here, *EXEMPT_PROVIDERS} else provider
-    return PaidFrom(org_id, provider, keeper, bool(row.has_own))
+    return PaidFrom(org_id, provider, keeper, bool(row.has_own), row.begins_ms)

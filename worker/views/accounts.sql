@@ -2,7 +2,7 @@
 
 -- name: biller
 -- One row, also where nobody bills it; and whether its own wallet, or its customer's, was ever used.
-SELECT a.provider, a.customer_id,
+SELECT a.provider, a.customer_id, (SELECT MIN(f.start_ms) FROM assignments f WHERE f.org_id = :org_id) AS begins_ms,
     EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = :own) AS has_own,
     EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = 'wallet:' || a.customer_id) AS has_theirs
 FROM (SELECT 1 AS one) q LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= :now_ms

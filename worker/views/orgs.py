@@ -26,9 +26,9 @@ MOST_AT_ONCE: Final = 4_000
 """Rows of a file that are read, and held, together."""
 MOST_LOOKED_AT: Final = 10_000
 """Organisations among which plans of other providers are looked for."""
-State: TypeAlias = Literal["active", "halted", "stopped", "unassigned"]
-"""Stopped: a broken invariant keeps it from being billed; unassigned: nobody bills it now; active: none of the others.
-One may be several of them: it is listed under each, and its `state` is the gravest."""
+State: TypeAlias = Literal["active", "halted", "stopped", "scheduled", "unassigned"]
+"""Stopped: a broken invariant keeps it from being billed; scheduled: its first assignment begins later; unassigned: it
+has none; active: none of these. One may be several: it is listed under each, and its `state` is the gravest."""
 STATES: Final[tuple[State, ...]] = get_args(State)
 SORTS: Final = {
     "name": "ascending",
@@ -75,6 +75,7 @@ class Found(NamedTuple):
     override_max_concurrent: int | None
     override_until_ms: int | None
     running: int
+    is_scheduled: bool | None
 
 
 class OrgRow(NamedTuple):
@@ -103,7 +104,7 @@ class OrgRow(NamedTuple):
     @property
     def why(self) -> str | None:
         """Of its state."""
-        return {"stopped": self.stopped_reason, "halted": self.halt_reason}.get(self.state)
+        return self.stopped_reason if self.state == "stopped" else self.halt_reason if self.state == "halted" else None
 
 
 @dataclass(frozen=True)
@@ -277,12 +278,11 @@ def _values(chosen: OrgFilter, now_ms: int) -> dict[str, object]:
 
 
 def _rows(connection: sa.Connection, found: Sequence[Found], now_ms: int) -> list[OrgRow]:
-    left = left_of(connection, found, now_ms)
-    return [_row(row, one, now_ms) for row, one in zip(found, left, strict=True)]
+    return [_row(*pair, now_ms) for pair in zip(found, left_of(connection, found, now_ms), strict=True)]
 
 
 def _row(row: Found, left: Left, now_ms: int) -> OrgRow:
-    state: State = "unassigned" if row.billing_provider is None else "active"
+    state: State = "active" if row.billing_provider is not None else "scheduled" if row.is_scheduled else "unassigned"
     since_ms = None
     if row.stopped_at_ms is not None:
         state, since_ms = "stopped", row.stopped_at_ms

@@ -6,7 +6,8 @@
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halted_at, o.halt_reason, o.max_concurrent_sandboxes,
     o.balance_micro, o.balance_read_ms, o.unseen_micro, o.stopped_at_ms, o.stopped_reason, o.runs_out_ms,
     o.override_halted, o.override_max_concurrent, o.override_until_ms,
-    (SELECT COUNT(*) FROM sandboxes s WHERE s.org_id = o.org_id AND s.state = 'running') AS running
+    (SELECT COUNT(*) FROM sandboxes s WHERE s.org_id = o.org_id AND s.state = 'running') AS running,
+    CASE WHEN o.billing_provider IS NULL THEN {has_assignment} END AS is_scheduled
 FROM orgs o WHERE {later} AND {chosen} ORDER BY {order} LIMIT :at_most
 
 -- name: ids
@@ -32,8 +33,14 @@ o.is_halted
 o.org_id IN (SELECT x.org_id FROM orgs x
     WHERE (x.held_watermark_ms IS NOT NULL OR x.stopped_at_ms IS NOT NULL) AND x.stopped_at_ms IS NOT NULL)
 
+-- name: is_scheduled
+o.billing_provider IS NULL AND {has_assignment}
+
 -- name: is_unassigned
-o.billing_provider IS NULL
+o.billing_provider IS NULL AND NOT {has_assignment}
+
+-- name: has_assignment
+EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
 
 -- name: overrides
 -- One that has run out says nothing, though no tick has forgotten it yet.

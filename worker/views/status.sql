@@ -4,7 +4,8 @@
 -- One row. Whom somebody bills now is assigned; those whom nobody does are few, and have an index. `watermark_ms`: how
 -- far the bucket furthest behind is sealed; `sealed_to_ms`: the one furthest ahead.
 SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_halted) AS halted,
-    (SELECT COUNT(*) FROM orgs WHERE billing_provider IS NULL) AS unassigned,
+    (SELECT COUNT(*) FROM orgs o WHERE o.billing_provider IS NULL
+        AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AS unassigned,
     (SELECT COALESCE(MIN(watermark_ms), 0) FROM buckets) AS watermark_ms,
     ({sealed_to}) AS sealed_to_ms
 

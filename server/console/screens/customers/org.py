@@ -25,7 +25,14 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org = require_org(connection, ask.required("id"))
     paid = paid_from(connection, org.org_id, ask.now_ms)
     found = usage.read(connection, ask, org, paid) if tab == "usage" else OTHERS[tab](connection, ask)
-    shown = {"org": org, "acts": acts(org, paid), "takes_credit": paid.takes_credit, "tab": tab, "tabs": TABS}
+    shown = {
+        "org": org,
+        "acts": acts(org, paid),
+        "takes_credit": paid.takes_credit,
+        "begins_ms": paid.begins_ms,
+        "tab": tab,
+        "tabs": TABS,
+    }
     return {**shown, "empty": False, **found}
 
 
