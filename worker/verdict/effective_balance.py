@@ -21,6 +21,7 @@ from drawdown.ledger.rates import RateCard
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
+from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.verdict.holds import Lapsed, read_held, read_in_wallets, read_lapsed
 from drawdown.worker.verdict.org_row import Effective, Row
 from drawdown.worker.verdict.rates import rate_card_of
@@ -153,7 +154,8 @@ def _read_once(
 ) -> dict[str, Used]:
     ids = [org.org_id for org in orgs]
     held = read_held(connection, provider, ids, now_ms)
-    lapsed = read_lapsed(connection, provider, ids, now_ms)
+    is_here = provider in wallets_at(connection)
+    lapsed = read_lapsed(connection, provider, ids, now_ms) if is_here else {}
     card = rate_card_of(connection, provider)
     rules = segments(mapping_rows(connection))
     unsealed, pushes = (
@@ -161,7 +163,7 @@ def _read_once(
         for part in parts_of(provider, orgs, rules, now_ms=now_ms, read_ms=read_ms, lag_ms=lag_ms)
     )
     # Last: what is charged meanwhile, by a push or by a run, is taken off twice for this once, and not left out.
-    wallets = read_in_wallets(connection, provider, ids, now_ms)
+    wallets = read_in_wallets(connection, provider, ids, now_ms) if is_here else {}
     return used_by(Seen(unsealed, pushes, held, lapsed, card, wallets), orgs, read_ms=read_ms, lag_ms=lag_ms)
 
 

@@ -80,15 +80,13 @@ class Lapsed:
 
 
 def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, Lapsed]:
-    """What is left of lots that are over, of those organisations that have any."""
-    if not org_ids or provider not in wallets_at(connection):
-        return {}
+    """What is left of lots that are over, of those organisations that have any, where balances lie here."""
     part = lapsed_part(provider, org_ids, now_ms)
     return lapsed_of(SQL.run(connection, part.name, part.values))
 
 
 def lapsed_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """The same where balances lie here, for whoever reads more in one statement: rows for `lapsed_of`."""
+    """The same, for whoever reads more in one statement: rows for `lapsed_of`."""
     return SQL.part("lapsed", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -97,22 +95,21 @@ def lapsed_of(rows: Iterable[Any]) -> dict[str, Lapsed]:
     return {row.org_id: Lapsed(int(row.lapsed_micro), row.lots_over_ms) for row in rows}
 
 
+def read_in_wallets(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> dict[str, int]:
+    """What wallets have for new use and for runs that go on, by organisation, in micro-credits, where balances lie
+    here."""
+    part = wallets_part(provider, org_ids, now_ms)
+    return wallets_of(SQL.run(connection, part.name, part.values))
+
+
 def wallets_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """What wallets have, where balances lie here: rows for `wallets_of`."""
+    """The same, for whoever reads more in one statement: rows for `wallets_of`."""
     return SQL.part("in_wallets", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
 def wallets_of(rows: Iterable[Any]) -> dict[str, int]:
-    """What wallets have for new use and for runs that go on, by organisation, in micro-credits."""
+    """What wallets have, by organisation."""
     return {row.org_id: int(row.payable_micro) for row in rows}
-
-
-def read_in_wallets(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> dict[str, int]:
-    """The same, read; of nobody where balances lie at the provider."""
-    if not org_ids or provider not in wallets_at(connection):
-        return {}
-    part = wallets_part(provider, org_ids, now_ms)
-    return wallets_of(SQL.run(connection, part.name, part.values))
 
 
 def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
