@@ -382,8 +382,11 @@ def test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read(engine:
         "who was turned away is asked for again in the same tick"
     )
     assert f"fake turned calls away: as few as {at_once} at once were made there" in report_lines(report)
-    fleet.tick(fleet.clock.at_ms + WINDOW_MS)
-    assert fleet.one("SELECT COUNT(*) FROM orgs WHERE projection_read_ms IS NULL") == 0
+    left = "SELECT COUNT(*) FROM orgs WHERE projection_read_ms IS NULL"
+    for _ in range(3):  # more is tried at once now and then, and who is turned away twice is left to the next tick
+        if fleet.one(left):
+            fleet.tick(fleet.clock.at_ms + WINDOW_MS)
+    assert fleet.one(left) == 0
 
 
 def test_one_customer_that_is_turned_away_for_ever_is_asked_for_twice_and_left_to_the_next_tick(

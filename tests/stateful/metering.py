@@ -28,6 +28,7 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.run_request import MOST_LIFE_MS, Request
 from drawdown.worker.engine import runner
+from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds, read_held
 from drawdown.worker.verify.verify import verify
 from tests.fresh import fresh
@@ -187,16 +188,34 @@ class Metering(RuleBasedStateMachine):
         rows = self.fleet.rows("SELECT reservation, drawn_micro, state FROM reservations WHERE org_id = 'x'")
         for key, drawn, state in rows:
             run = self.runs[str(key)]
-            assert state == run.state or (state, run.until <= self.now) == ("held", True), "it stands elsewhere"
+            over = run.until <= self.now and {state, run.state} == {"held", "expired"}  # whoever looks at it expires it
+            assert state == run.state or over, "it stands elsewhere"
             if run.is_metered:
                 assert int(str(drawn)) <= self.used(run, self.charged_windows()), "shrunk by more than was charged"
 
+    def held(self) -> int:
+        """What runs that go on have left."""
+        going = [run for run in self.runs.values() if run.state == "held" and run.until > self.now]
+        return sum(max(run.amount - self.used(run), 0) for run in going)
+
     @invariant()
     def a_verdict_counts_usage_once(self) -> None:
-        going = [run for run in self.runs.values() if run.state == "held" and run.until > self.now]
-        wanted = sum(max(run.amount - self.used(run), 0) for run in going)
         held = read(self.engine, lambda c: read_held(c, "embedded", ["x"], self.now)).get("x", 0)
-        assert held == wanted, f"verdicts count {held} as held, and {wanted} is left"
+        assert held == self.held(), f"verdicts count {held} as held, and {self.held()} is left"
+
+    @invariant()
+    def an_estimate_counts_all_once(self) -> None:
+        """By whatever read: receipts charge between two of them. What will be sampled next is a guess, and left out."""
+
+        def estimate(connection: sa.Connection) -> int | None:
+            org = connection.execute(sa.text("SELECT * FROM orgs WHERE org_id = 'x'")).one()
+            used = read_used(connection, "embedded", [org], now_ms=self.now, read_ms=self.now, lag_ms=0)["x"]
+            found = since_read(org, used)
+            return None if found is None else found.value + (0 if org.is_halted else max(used.unsampled, 0))
+
+        left = read(self.engine, estimate)
+        spent = sum(A_SECOND * seconds for _, _, seconds in self.samples) + sum(run.cost for run in self.runs.values())
+        assert left in (None, GIVEN - spent - self.held()), f"{left} is left by the estimate"
 
     @invariant()
     def nothing_is_paid_twice(self) -> None:
@@ -233,6 +252,14 @@ SCRIPTS: Final[dict[str, Sequence[tuple[str, dict[str, Any]]]]] = {
         ("use", {"boxes": BOXES, "seconds": 7, "whose": "y"}),
         ("tick", {"windows": 3}),
     ),
+    "a receipt between two reads": (
+        ("use", {"boxes": BOXES, "seconds": 60, "whose": "x"}),
+        ("tick", {"windows": 3}),
+        ("accept", {"boxes": frozenset(), **ALL}),
+        ("use", {"boxes": BOXES, "seconds": 7, "whose": "x"}),
+        ("end", {"which": 0, "cost": 400, "gives_up": False}),
+        ("tick", {"windows": 3}),
+    ),
     "a sandbox after another": (
         ("accept", {"boxes": ONE, **ALL}),
         ("end", {"which": 0, "cost": None, "gives_up": False}),
@@ -253,6 +280,7 @@ def act_out(steps: Sequence[tuple[str, dict[str, Any]]]) -> None:
             getattr(machine, rule_)(**values)
             machine.holds_are_what_runs_have_left()
             machine.a_verdict_counts_usage_once()
+            machine.an_estimate_counts_all_once()
             machine.nothing_is_paid_twice()
             machine.it_verifies()
             machine.each_hold_is_exact()

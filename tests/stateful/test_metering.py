@@ -8,7 +8,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from drawdown.ledger.runs import draws, reservations
-from drawdown.worker.verdict import holds, metered
+from drawdown.worker.verdict import effective_balance, holds, metered
 from tests.stateful.metering import SCRIPTS, Metering, Shrunk, act_out
 from tests.stateful.scale import scale, until_red
 from tests.whole import share
@@ -61,6 +61,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "a hold that shrinks before anything is charged": (metered, "_parts", _before_the_charge),
     "a hold that never shrinks": (metered, "_parts", lambda *_: {}),
     "a verdict that takes usage off twice": (holds, "used_up", lambda *_: {}),
+    "an estimate by the balance that was read last": (effective_balance, "read_in_wallets", lambda *_: {}),
     "a sandbox that stays taken": (draws, "NO_SANDBOXES", '["one"]'),
 }  # fmt: skip
 """What is put in the place of what."""
