@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, Pag
 from drawdown.cli.rendering import facts, show, shown, table
 from drawdown.schema import ids
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.text import why_unread
+from drawdown.schema.text import typed, why_unread
 from drawdown.schema.typed.parsing import parse_ahead, parse_length, show_credits, show_time
 from drawdown.worker.commands import orgs
 from drawdown.worker.seal import stops
@@ -66,11 +67,14 @@ def list_(
     if runs_out_within is not None:
         by_ms = now_ms + parse_length(runs_out_within, "--runs-out-within")
     chosen = OrgFilter(provider, plan, search, state, by_ms, overridden)
+    place = _place(after, sort)
     if after:
-        app.read(lambda c: ids.require(c, ids.ORG, after))
-    page = app.read(lambda c: list_orgs(c, chosen, now_ms, sort=sort, after=Place(after), most=most))
+        app.read(lambda c: ids.require(c, ids.ORG, place.org_id))
+    page = app.read(lambda c: list_orgs(c, chosen, now_ms, sort=sort, after=place, most=most))
     next_after = None if page.following is None else page.following.org_id
-    more = [] if next_after is None else [f"there are more: --after {next_after}"]
+    if page.following is not None and sort == "end" and by_ms is not None:  # who tops up is not the end of the list
+        next_after = f"{page.following.ends_ms}:{next_after}"
+    more = [] if next_after is None else [f"there are more: --after {typed(next_after)}"]
     if by_ms is not None and not app.read(lambda c: is_watched(c, now_ms)):
         more.append("no watch goes round, so nobody estimates: start drawdown watch, run or worker")
     return show(
@@ -78,6 +82,12 @@ def list_(
         {"orgs": [row._asdict() for row in page.orgs], "next_after": next_after},
         [_table(page.orgs, ends=by_ms is not None, overridden=overridden), *more],
     )
+
+
+def _place(after: str, sort: str) -> Place:
+    """Behind an organisation; by `end` a page says when that one's credit ended, too."""
+    ends = re.fullmatch(r"([0-9]{1,16}):(.+)", after, re.DOTALL) if sort == "end" else None
+    return Place(after) if ends is None else Place(ends[2], int(ends[1]))
 
 
 def _table(found: list[OrgRow], *, ends: bool, overridden: bool) -> Table:

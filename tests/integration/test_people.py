@@ -27,7 +27,7 @@ from drawdown.worker.verify.verify import verify
 from drawdown.worker.views import cells as views_cells
 from drawdown.worker.views.audit import AuditFilter, list_deeds
 from drawdown.worker.views.backlog import quarantined
-from drawdown.worker.views.orgs import START, STATES, OrgFilter, OrgRow, every_org, list_orgs
+from drawdown.worker.views.orgs import START, STATES, OrgFilter, OrgPage, OrgRow, Place, every_org, list_orgs
 from drawdown.worker.views.status import org_status, status
 from drawdown.worker.views.usage import BY, OF_SAMPLES, read_usage
 from tests.fake_provider import FakeProvider, capabilities
@@ -211,6 +211,23 @@ def test_organisations_are_listed_under_each_state_that_they_are_in(fleet: Fleet
     assert (standing.halted, standing.unassigned) == (2, 1)
     with pytest.raises(UsageError, match="there is active, halted"):
         listed("gone")
+
+
+def test_a_list_by_ends_goes_on_though_its_last_one_has_topped_up(fleet: Fleet) -> None:
+    now = fleet.clock.at_ms
+    fleet.assign(*(f"org-{n}" for n in range(5)), from_ms=T0)
+    for n in range(5):
+        fleet.write("UPDATE orgs SET runs_out_ms = :at WHERE org_id = :org", {"at": now + n, "org": f"org-{n}"})
+    within = OrgFilter(runs_out_by_ms=now + DAY_MS)
+
+    def page(after: Place) -> OrgPage:
+        return read(fleet.engine, lambda c: list_orgs(c, within, now, sort="end", after=after, most=2))
+
+    first = page(START)
+    fleet.write("UPDATE orgs SET runs_out_ms = NULL WHERE org_id = 'org-1'")
+    assert first.following == Place("org-1", now + 1)
+    second = page(first.following)
+    assert [one.org_id for one in (*first.orgs, *second.orgs)] == ["org-0", "org-1", "org-2", "org-3"]
 
 
 def test_a_part_of_an_id_is_text_and_no_pattern(fleet: Fleet) -> None:

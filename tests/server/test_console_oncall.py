@@ -311,6 +311,9 @@ def test_what_is_held_is_told_of_the_runs_that_are_chosen(night: Night) -> None:
     night.fleet.clock.at_ms += DAY_MS // 12
     for query, over in (({}, "1"), ({"state": "expired"}, "1"), ({"project": "shop"}, "0")):
         assert tiles(night.page("/console/runs", **query))["Over, not freed"] == over, query
+    page = night.page("/console/runs")
+    assert tiles(page)["Runs that hold"] == str(len(night.lines("/console/runs")) - 1) == "1"
+    assert "drawdown execution list --state expired" in night.page("/console/runs", phase="over")
 
 
 OVER: Final = (

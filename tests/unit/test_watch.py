@@ -116,6 +116,13 @@ def test_what_is_not_in_a_balance_is_taken_off() -> None:
     assert effective_after(Org(100, 0, is_halted=True), 100, used)[0].unsealed == 5  # nothing of it runs any more
 
 
+def test_what_runs_charged_of_a_wallet_hides_no_push_that_is_on_its_way() -> None:
+    """The wallet fell from 100 to 60 by runs: that is no sign that the push of 40 arrived."""
+    sent = Used(unsealed=5, sent_since=40, maybe=40, in_flight=40, wallet=60, held=3)
+    found = since_read(Org(100, 0), sent)
+    assert found is not None and found.value == 60 - 40 - 5 - 3
+
+
 def test_what_was_never_read_or_has_no_end_has_no_estimate() -> None:
     assert since_read(Org(None, None), Used(unsealed=5)) is None
     assert since_read(Org(100, 0, balance_read_ms=None), Used(unsealed=5)) is None

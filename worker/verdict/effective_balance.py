@@ -51,6 +51,8 @@ class Used:
     """What runs have reserved of its wallet."""
     wallet: int | None = None
     """What its wallet has by now, where that lies here: runs charge it, and no read tells of that."""
+    in_flight: int = 0
+    """Sent, and not accepted: in a wallet by the time at which it is, however much that fell by runs meanwhile."""
     maybe: int = 0
     """Of what was sent, whatever a balance read now may or may not show."""
     lately: int = 0
@@ -111,7 +113,7 @@ def since_read(org: Balanced, used: Used) -> Effective | None:
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
     if used.wallet is not None:
-        return effective_after(org, used.wallet, used)[0]
+        return Effective(used.wallet, used.in_flight + used.unsent, _unsealed(org, used), used.held)
     hidden = (org.unseen_micro or 0) + used.sent_since
     return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used), used.held)
 
@@ -231,6 +233,7 @@ def used_by(seen: Seen, orgs: Sequence[Asked], *, read_ms: int, lag_ms: int) -> 
             used.rejected += amount if row.state == "rejected" else 0
             in_time[row.org_id] += amount if _is_in_time(row, seen.lapsed) else 0
             continue
+        used.in_flight += amount if row.state != "accepted" else 0
         read = reads[row.org_id] or 0
         # What was settled when the read began, in the same millisecond, was judged by that read: it is in `unseen`.
         settled_before = row.state == "accepted" and row.settled_ms is not None and row.settled_ms <= read

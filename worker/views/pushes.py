@@ -210,7 +210,7 @@ def _of_org(
     """One organisation's, the latest first: a look for each window, those of MOST_ORG_MS at most."""
     first = SQL.run(connection, "first_window").scalar()
     to_ms = min(values["to_ms"], now_ms + WINDOW_MS, values["window_ms"] + WINDOW_MS)
-    asked_ms = max(values["from_ms"], first or 0)
+    asked_ms = -(-max(values["from_ms"], first or 0) // WINDOW_MS) * WINDOW_MS
     from_ms = max(asked_ms, to_ms - MOST_ORG_MS) // WINDOW_MS * WINDOW_MS
     if first is None or from_ms >= to_ms:
         return PushPage([], None)

@@ -86,12 +86,14 @@ FROM run_usage WHERE reservation = :reservation
 ORDER BY at_ms, key LIMIT :at_most
 
 -- name: figures
--- Of what is held, by its index alone: how many were looked through; and of those that are chosen.
-SELECT COUNT(*) AS looked, SUM(is_chosen) AS runs, SUM(CASE WHEN expires_ms <= :now_ms THEN is_chosen ELSE 0 END) AS over,
+-- Of what is held, by its index alone: how many were looked through; and of those that are chosen. What is over holds
+-- nothing, and is counted by itself.
+SELECT COUNT(*) AS looked, SUM(CASE WHEN expires_ms > :now_ms THEN is_chosen ELSE 0 END) AS runs,
+    SUM(CASE WHEN expires_ms <= :now_ms THEN is_chosen ELSE 0 END) AS over,
     SUM(CASE WHEN expires_ms > :now_ms AND drawn_micro = 0 THEN is_chosen ELSE 0 END) AS waiting,
     CAST(SUM(CASE WHEN expires_ms > :now_ms AND amount_micro > drawn_micro THEN is_chosen * (amount_micro - drawn_micro)
         ELSE 0 END) AS BIGINT) AS held_micro,
-    MIN(CASE WHEN is_chosen = 1 THEN accepted_ms END) AS oldest_ms
+    MIN(CASE WHEN is_chosen = 1 AND expires_ms > :now_ms THEN accepted_ms END) AS oldest_ms
 FROM (SELECT expires_ms, drawn_micro, amount_micro, accepted_ms,
         CASE WHEN {narrowed} AND {condition} THEN 1 ELSE 0 END AS is_chosen
     FROM reservations WHERE state = 'held' ORDER BY expires_ms LIMIT :at_most) held

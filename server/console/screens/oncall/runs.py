@@ -94,6 +94,7 @@ def _release(one: Reservation) -> tuple[Link, ...]:
 
 def _options(ask: Ask) -> list[tuple[str, str]]:
     state = ask.choice("state", STATES)
+    state = "expired" if ask.query.get("phase") == "over" else state  # whether anything has looked at it since or not
     said = (("older-than", "older"), ("org", "org"), ("payer", "payer"), ("project", "project"))
     return [
         *((("state", state),) if state != "any" else ()),
