@@ -10,6 +10,7 @@ from drawdown.schema.errors import Exit
 from drawdown.schema.units import DAY_MS
 from tests.integration.telling_events import event, told
 from tests.integration.test_events_cli import Shell, begun
+from tests.world import T0
 
 
 @pytest.fixture
@@ -100,6 +101,28 @@ def test_what_was_done_with_a_time_that_was_given_is_told_from_what_was_done_the
     for via, key, other in (("cli --at", "then", "now"), ("cli", "now", "then")):
         said = do("audit", "list", "--via", via, "--target", "acme")
         assert f'"grant:{key}"' in said and f'"grant:{other}"' not in said
+
+
+def test_a_list_by_ends_and_one_of_pushes_go_on_and_begin_where_they_say(shell: Shell) -> None:
+    """By the place that a page names, whoever topped up since; and at no window that began before."""
+    fleet = shell.fleet
+    fleet.assign("globex", "initech", from_ms=T0)
+    fleet.sample("acme", T0)
+    fleet.tick_windows(3)
+    for number, org in enumerate(("acme", "globex", "initech")):
+        at = {"at": fleet.clock.at_ms + number, "org": org}
+        fleet.write("UPDATE orgs SET runs_out_ms = :at, is_halted = false, halted_at = NULL WHERE org_id = :org", at)
+    ends = "org list --runs-out-within 7d --sort end"
+    first = shell.json(f"{ends} --most 2")
+    assert first["next_after"] == f"{fleet.clock.at_ms + 1}:globex"
+    fleet.write("UPDATE orgs SET runs_out_ms = NULL WHERE org_id = 'globex'")
+    second = shell.json(f"{ends} --after {first['next_after']}")
+    assert [row["org_id"] for row in (*first["orgs"], *second["orgs"])] == ["acme", "globex", "initech"]
+
+    windows = [row["window_ms"] for row in shell.json("push list --state any --org acme")["pushes"]]
+    assert windows, "something was sealed"
+    later = shell.json(f"push list --state any --org acme --from {max(windows) + 1}")["pushes"]
+    assert later == [] and shell.json(f"push list --state any --org acme --from {max(windows)}")["pushes"]
 
 
 def test_whoever_is_never_halted_is_told_until_that_ends(shell: Shell) -> None:

@@ -1,9 +1,10 @@
-"""The effective balance: a provider's balance - sealed but not in it yet - used but not sealed.
+"""The effective balance: a provider's balance - sealed but not in it yet - used but not sealed - what runs hold.
 
 Guarantee: an estimate is made of committed rows alone, at prices that somebody set. Usage without a price is left out
 and named. A push that may be in the balance or not (on its way, or accepted within the time by which balances trail) is
-counted until the balance was seen to fall by it, so it is never taken off twice for good. What lots that are over still
-pay for is not taken off: they are in the balance no more.
+counted until the balance was seen to fall by it, so it is never taken off twice for good. Between reads, one that a
+wallet here is to pay is counted until it is accepted. What lots that are over still pay for is not taken off: they are
+in the balance no more.
 """
 
 from __future__ import annotations
