@@ -228,8 +228,9 @@ def _rows_sql(dialect: str, value: str, columns: str) -> str:
     if dialect == "postgresql":
         return f"(SELECT * FROM jsonb_to_recordset(CAST({value} AS jsonb)) AS r({columns}))"
     names = [column.split()[0] for column in columns.split(",")]
-    fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
-    return f"(SELECT {fields} FROM json_each({value}))"
+    fields = ", ".join(f"json_extract(given, '$.{name}') AS {name}" for name in names)
+    # `json_each` writes its value anew for each field that is taken out of it.
+    return f"(WITH x AS MATERIALIZED (SELECT value AS given FROM json_each({value})) SELECT {fields} FROM x)"
 
 
 def _list_sql(dialect: str, name: str, negated: str) -> str:

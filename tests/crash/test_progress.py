@@ -16,9 +16,9 @@ from tests.crash.billers import OPEN, WINDOW_MS, _biller, _charged, _served, _se
 from tests.crash.data import FROM_MS
 from tests.crash.nursery import Nursery
 
-ORGS, WINDOWS = 100, 12
+ORGS, WINDOWS = 160, 12
 PUSHES = ORGS * WINDOWS
-CALLS_A_LIFE = 330
+CALLS_A_LIFE = 600
 """More than are under way at once, and fewer than the two claims that a worker sends side by side."""
 LIFE_S = 120.0
 """No life takes longer, however busy the machine: it is a bound and no measure."""

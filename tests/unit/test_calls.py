@@ -97,7 +97,7 @@ def test_answers_are_handed_out_while_one_call_hangs() -> None:
     done(work)
 
 
-@pytest.mark.parametrize("at_once", [8, 256])
+@pytest.mark.parametrize("at_once", [8, 512])
 def test_of_all_that_is_sent_and_not_written_down_there_is_an_end(at_once: int) -> None:
     """Nobody asks for the next answers as long as those fetched are being written down, however long that takes."""
 
@@ -112,7 +112,7 @@ def test_of_all_that_is_sent_and_not_written_down_there_is_an_end(at_once: int) 
             assert [len(one) for one in fetched] == [PORTION] * LANES
             for _ in range(2_000):
                 await asyncio.sleep(0)
-            assert len(provider.charged) - written <= MOST_UNSETTLED == 256
+            assert len(provider.charged) - written <= MOST_UNSETTLED == 512
             written += sum(len(one) for one in fetched)
         await calls.close()
 
@@ -407,5 +407,5 @@ def test_a_provider_that_takes_less_than_it_declares_is_kept_to_what_it_takes() 
     outcomes = done(whole)
     assert len(provider.seen) == len(batch), "none is left because too many were turned away in a row"
     accepted = sum(isinstance(outcome, Accepted) for outcome in outcomes)
-    assert accepted == len(provider.charged) and accepted > 2_500
+    assert accepted == len(provider.charged) and accepted > 2_400
     assert min(told) <= provider.takes

@@ -52,7 +52,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
 """Calls of one batch that fail in a row: what is left of it is not sent, or an outage would cost a timeout each."""
-MOST_UNSETTLED: Final = 256
+MOST_UNSETTLED: Final = 512
 """Calls with pushes to one provider, all lanes together, whose answers are not written down: a process that dies has
 these to look up or to send again."""
 LAST_ANSWERS_S: Final = 10.0

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 A = TypeVar("A")
-PORTION: Final = 64
+PORTION: Final = 128
 """Answers fetched at once, unless one call has more: few enough to lose, enough that commits cost little."""
 PORTION_S: Final = 1.0
 POLL_S: Final = 0.1
