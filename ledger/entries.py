@@ -16,14 +16,12 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO, in_credits
+from drawdown.schema.units import EVER_MS, MICRO, in_credits
 
 SQL = queries(__file__)
 
 SOURCE = "source:grants"
 
-EVER_MS: Final = 2**62
-"""Later than every moment there is."""
 MAX_ENTRY_MICRO = 10**15
 """A thousand million credits, as for a grant: balances of many such entries still fit in 64 bits."""
 MOST_BALANCE_MICRO: Final = 10**18

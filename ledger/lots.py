@@ -22,10 +22,10 @@ from drawdown.ledger.allocation import Allocation, Kind, Lot, Uses, allocate, is
 from drawdown.ledger.closing import Closing, Room, close, cut_for, leaves
 from drawdown.ledger.closing import left as left
 from drawdown.ledger.closing import promised as promised
-from drawdown.ledger.entries import EVER_MS, SOURCE, post
+from drawdown.ledger.entries import SOURCE, post
 from drawdown.ledger.monthly import grants
 from drawdown.schema.sql import Part, queries, together
-from drawdown.schema.units import GRACE_MS, WINDOW_MS
+from drawdown.schema.units import EVER_MS, GRACE_MS, WINDOW_MS
 
 SQL = queries(__file__)
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.ledger.entries import EVER_MS
 from drawdown.schema.clock import utc
 from drawdown.schema.sql import Part, queries
-from drawdown.schema.units import WINDOW_MS, MicroCredits, next_window
+from drawdown.schema.units import EVER_MS, WINDOW_MS, MicroCredits, next_window
 
 SQL = queries(__file__)
 

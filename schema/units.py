@@ -37,6 +37,8 @@ LATE_HORIZON_MS: Final = 35 * DAY_MS
 """How far back the nightly sweep looks (rule S2); also the furthest back Stripe takes a timestamp."""
 
 BUCKETS: Final = 256
+EVER_MS: Final = 2**62
+"""Later than every moment there is."""
 MICRO: Final = 1_000_000
 MAX_AMOUNT_MICRO: Final = 10**15
 """A thousand million credits: as a number of JSON, any amount up to it is exact."""

@@ -200,3 +200,7 @@ SELECT 1 FROM withdrawals w WHERE w.sample_id IN (i.sample_id, i.other_id)
 -- name: beginning_of [postgresql]
 -- What a question finds, no further than so many rows: planned as if read to the end, and fetched at once.
 WITH found AS MATERIALIZED ({asked}) SELECT * FROM found LIMIT :most
+
+-- name: told_balances
+-- What a person was told of balances, and has not acknowledged.
+SELECT provider, customer_id, feature, org_id, told_qty, told_ms FROM balance_marks WHERE told_qty <> 0

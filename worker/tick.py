@@ -22,8 +22,9 @@ from drawdown.schema.units import WINDOW_MS, horizon
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Transaction, Witness
+from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Transaction
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.halts.unheeded import problems, unheeded, untold
 from drawdown.worker.history.incarnation import recognise

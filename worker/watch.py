@@ -20,8 +20,9 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction, Witness
+from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.halts.dispatch import Dispatched, dispatch
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import Told, deliver

@@ -16,11 +16,11 @@ from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.commands import balances
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.orders.asked import AskedCorrect
 from drawdown.worker.orders.orders import place
-from drawdown.worker.push import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.views import reconciliations
 from drawdown.worker.views.reconciliations import ComparedFilter

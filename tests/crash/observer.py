@@ -28,6 +28,7 @@ from drawdown.worker.engine.effects import (
     Effect,
     LookUp,
     LookUpMoney,
+    OnDisk,
     Push,
     ReadCustomers,
     ReadDrawn,
@@ -39,7 +40,6 @@ from drawdown.worker.engine.effects import (
     Together,
     Transaction,
 )
-from drawdown.worker.engine.on_disk import OnDisk
 from drawdown.worker.sources.samples import importer
 
 HELD_S: Final = 60.0

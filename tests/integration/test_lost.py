@@ -18,8 +18,9 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.commands import providers, pushes, withdrawals
 from drawdown.worker.commands.features import end_feature, map_size
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction, Witness
+from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile

@@ -16,9 +16,10 @@ OTHERS = ("aiohappyeyeballs", "alembic", "apscheduler", "fastapi", "httptools", 
           "drawdown.worker.halts.guarded_calls", "drawdown.worker.orders", "drawdown.worker.replay",
           "drawdown.worker.watch")  # fmt: skip
 """What serves or calls over HTTP, describes tables, repeats or draws: none of it is for a tick with nothing to do."""
-OF_A_TICK = ("drawdown.ledger.wallet", "drawdown.providers.registry", "drawdown.worker.engine.runner",
+OF_A_TICK = ("drawdown.ledger.wallet", "drawdown.providers.protocol", "drawdown.providers.registry",
+             "drawdown.worker.engine.effects", "drawdown.worker.engine.runner", "drawdown.worker.verdict.org_row",
              "drawdown.worker.views.org_credit")  # fmt: skip
-"""What bills and what runs a tick: not for a look at everything."""
+"""What bills, its words, and what runs a tick: not for a look at everything."""
 POSTGRESQL = ("psycopg", "sqlalchemy.dialects.postgresql")
 LOOK = """
 import atexit, gc, json, sys

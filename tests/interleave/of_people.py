@@ -29,6 +29,7 @@ from drawdown.worker.commands import (
     vendors,
     withdrawals,
 )
+from drawdown.worker.commands import balances as told_balances
 from drawdown.worker.commands import rates as commands_rates
 from drawdown.worker.commands.stop_breached import stop_breached
 from drawdown.worker.commands.vendor_bills import BillFile, BillLine
@@ -138,7 +139,7 @@ def _tells(stage: Stage) -> Act:
 
 def _acknowledged(stage: Stage) -> Act:
     _tells(stage).transaction(stage.engine)
-    return Act(lambda engine: write(engine, lambda c: balances.acknowledge(c, "acme", stage.by)))
+    return Act(lambda engine: write(engine, lambda c: told_balances.acknowledge(c, "acme", stage.by)))
 
 
 def _still_told(stage: Stage) -> Iterator[str]:

@@ -12,9 +12,8 @@ from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
 from drawdown.worker.batches import take as take_batches
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands import console_acts, credit, guard_counts, guard_terms, samples, withdrawals
+from drawdown.worker.commands import balances, console_acts, credit, guard_counts, guard_terms, samples, withdrawals
 from drawdown.worker.halts import dispatch
-from drawdown.worker.push import balances
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal import statements, stops
 from drawdown.worker.sources.events import charged, floors, store

@@ -19,8 +19,8 @@ from drawdown.server.console.door import COOKIE
 from drawdown.server.services import NobodyThere, Services
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.commands import console_sessions, console_users, credit
-from drawdown.worker.engine.effects import WitnessStore
 from drawdown.worker.engine.runner import NoWitness
+from drawdown.worker.engine.witness import WitnessStore
 from tests.world import T0, Copied, Fleet
 
 T = TypeVar("T")

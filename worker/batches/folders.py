@@ -33,8 +33,7 @@ from drawdown.worker.batches.readings import MAX_READINGS, begin_reading, end_re
 from drawdown.worker.batches.sources import MAX_DUE, BatchSource, due_periods, list_sources
 from drawdown.worker.batches.take import UNREAD, TakenFile, meet_types, most_samples, note, take, unread
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.engine.on_disk import OnDisk
+from drawdown.worker.engine.effects import OnDisk, Steps, Transaction
 
 log = structlog.get_logger()
 

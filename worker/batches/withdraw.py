@@ -20,7 +20,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.worker.batches.take import ids_of
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.history.losses import read_losses
 from drawdown.worker.push.void import void_rejected

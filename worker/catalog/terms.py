@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Capabilities
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
+
+if TYPE_CHECKING:
+    from drawdown.providers.protocol import Capabilities
 
 SQL = queries(__file__)
 
@@ -109,6 +111,8 @@ def _terms(capabilities: Capabilities) -> dict[str, object]:
 
 def stored_terms(connection: sa.Connection) -> dict[str, Capabilities]:
     """The terms in force of every provider met; a seal goes by these alone."""
+    from drawdown.providers.protocol import Capabilities  # here: a look at everything needs none of a provider's words
+
     return {
         name: Capabilities(None, True, **{**json.loads(stored.terms), "live_from_ms": stored.live_from_ms})
         for name, stored in _stored(connection).items()

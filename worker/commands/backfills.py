@@ -26,7 +26,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.prices import add, rate_card
 from drawdown.worker.commands.withdrawals import withdraw
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.sources.events import keys
 from drawdown.worker.sources.events.charged import charged, spot_of
 from drawdown.worker.sources.events.store import WITHDRAWN, Taken, charged_at_once, keep_above_floor, names_of, take

@@ -11,9 +11,9 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.breaker import Breaker
-from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.engine.stores import Databases, ObjectStore
+from drawdown.worker.engine.witness import Witness
 
 LEASE_MS = 2 * MINUTE_MS
 """How long a claim keeps other workers away. Correctness never rests on it: two senders send identical bytes (P1)."""

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.payments.protocol import Charge
 from drawdown.providers.protocol import PushRequest
-from drawdown.worker.engine.on_disk import OnDisk
+from drawdown.worker.engine.witness import Witness
 
 R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]  # whether nothing more is to be begun: time is up, or the process is to end
@@ -198,16 +198,6 @@ class CellReader(Protocol):
         """One answer each, in order, within a bounded time."""
 
 
-class WitnessStore(Protocol):
-    """What this machine remembers of a database, outside of it (R1)."""
-
-    def recall(self, engine: sa.Engine) -> Witness | None:
-        """What is remembered. Errors: UsageError where it cannot be read."""
-
-    def remember(self, engine: sa.Engine, witness: Witness) -> None:
-        """On disk once it returns."""
-
-
 @dataclass(frozen=True)
 class SendHalts:
     """Send halts to cells, none begun once it is `over`; None for each acknowledged one, else what went wrong."""
@@ -233,20 +223,6 @@ class ReadCells:
 
 
 @dataclass(frozen=True)
-class Witness:
-    """What this machine remembers of a database, apart from it."""
-
-    database_id: str
-    number: int
-    """The incarnation: one more with each recovery."""
-    sends: int
-    """How many sends had been claimed."""
-    tick_id: int
-    tick_worker: str
-    """The last tick that this machine began, and the worker of it: they are in no other history."""
-
-
-@dataclass(frozen=True)
 class Recall:
     """Ask what this machine remembers of the database; the answer is a Witness, or None."""
 
@@ -256,6 +232,14 @@ class Remember:
     """Have this machine remember, on disk before the answer comes."""
 
     witness: Witness
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Read files, in a thread; the answer is what `look` returns."""
+
+    name: str
+    look: Callable[[], object]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from drawdown.worker.engine.effects import (
     HookSender,
     LookUp,
     LookUpMoney,
+    OnDisk,
     Over,
     Push,
     ReadCells,
@@ -47,12 +48,10 @@ from drawdown.worker.engine.effects import (
     Transaction,
     UsageAnswer,
     UsageRequest,
-    Witness,
-    WitnessStore,
 )
 from drawdown.worker.engine.flight import POLL_S
 from drawdown.worker.engine.money import answers, who_fills
-from drawdown.worker.engine.on_disk import OnDisk
+from drawdown.worker.engine.witness import Witness, WitnessStore
 
 R = TypeVar("R")
 

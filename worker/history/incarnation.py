@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.sql import queries
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 
 SQL = queries(__file__)
 

@@ -19,7 +19,8 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import Recall, Remember, Steps, Transaction, Witness
+from drawdown.worker.engine.effects import Recall, Remember, Steps, Transaction
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import Incarnation, present, recognise
 
 SQL = queries(__file__)

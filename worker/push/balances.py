@@ -19,8 +19,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
-from drawdown.schema.audit import By, record
-from drawdown.schema.sql import Part, queries
+from drawdown.schema.sql import queries
 from drawdown.worker.engine.effects import Over, ReadDrawn, Steps, never
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.rows import Row
@@ -252,27 +251,3 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
     ]
     if rows:
         SQL.run(connection, "own_up_to_lost", {"lost": rows})
-
-
-def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Row]:
-    """What a person was told of balances, and has not acknowledged: rows of `balance_marks`, with `hold` kept as they
-    are until the transaction ends."""
-    return SQL.run(connection, "told", {"org_id": org_id}, held="for_update" if hold else "").all()
-
-
-def told_part() -> Part:
-    """The same of all organisations, for whoever reads more in one statement."""
-    return SQL.part("told", {"org_id": ""}, held="")
-
-
-def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]:
-    """A person has seen to what was told of an organisation's balances (of all, where it is empty); what that was.
-
-    What a reconciliation tells meanwhile is told after it, and stands."""
-    rows = told(connection, org_id, hold=True)
-    for row in rows:
-        about = {"provider": row.provider, "feature": row.feature}
-        SQL.run(connection, "acknowledge", {**about, "customer_id": row.customer_id})
-        details = {**about, "customer": row.customer_id, "quantity": int(row.told_qty)}
-        record(connection, "balance_acknowledge", str(row.org_id), details, by)
-    return rows

@@ -71,16 +71,3 @@ WHERE balance_marks.provider = v.provider AND balance_marks.customer_id = v.cust
     AND balance_marks.since_ms <= v.settled_ms
     AND (v.sent_qty > 0 AND balance_marks.apart_qty <= -v.sent_qty
         OR v.sent_qty < 0 AND balance_marks.apart_qty >= -v.sent_qty)
-
--- name: told
-SELECT provider, customer_id, feature, org_id, told_qty, told_ms FROM balance_marks
-WHERE told_qty <> 0 AND (:org_id = '' OR org_id = :org_id) ORDER BY told_ms, provider, customer_id, feature {held}
-
--- name: for_update [postgresql]
-FOR UPDATE
-
--- name: for_update [sqlite]
-
--- name: acknowledge
-UPDATE balance_marks SET told_qty = 0, told_ms = NULL
-WHERE provider = :provider AND customer_id = :customer_id AND feature = :feature

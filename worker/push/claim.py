@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.sql import queries
 from drawdown.worker.engine.context import LEASE_MS
-from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.history.losses import loss_of, read_losses
 from drawdown.worker.push.lookup_drawn import MOST_TOGETHER

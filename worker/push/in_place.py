@@ -18,8 +18,9 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS, OWN_MINUTES
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Remember, Steps, Transaction, Witness
+from drawdown.worker.engine.effects import Remember, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.push.rows import plan
 from drawdown.worker.verdict.asks import mark_for_projection

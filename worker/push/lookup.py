@@ -22,7 +22,8 @@ from drawdown.schema.locks import lock_buckets, lock_charges
 from drawdown.schema.sql import queries
 from drawdown.worker.engine.asking import fetch_lookups
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import LookUp, Steps, Transaction, Witness
+from drawdown.worker.engine.effects import LookUp, Steps, Transaction
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_other, adopt_unknown
 from drawdown.worker.push.claim import claim_lookups

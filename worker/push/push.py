@@ -23,8 +23,9 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction, Witness
+from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction
 from drawdown.worker.engine.lines import NotBegun
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.claim import Claim, Claimed, claim_due, claim_size
 from drawdown.worker.push.in_place import charge_in_place

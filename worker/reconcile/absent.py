@@ -18,7 +18,8 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.locks import lock_buckets
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction, Witness
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_other
 from drawdown.worker.push.balances import (

@@ -24,8 +24,9 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction, Witness
+from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.waiting import visible_by
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.push.balances import (

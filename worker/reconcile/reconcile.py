@@ -23,8 +23,9 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.catalog.terms import stored_terms, wire_since
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction, Witness
+from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.waiting import visible_by
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.push.rows import Row
 from drawdown.worker.reconcile.absent import find_absent

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import By, record
 from drawdown.schema.sql import Queries, queries
-from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.seal.arrivals import UNREAD, Seen, seen_by_all
 

@@ -16,7 +16,7 @@ from drawdown.providers.payments.protocol import Charge, PaymentCapabilities
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.context import LEASE_MS
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.topup.outcome import Calls, Loss
 from drawdown.worker.topup.topups import ALL, Topup, description, read_loss

@@ -26,7 +26,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import MAX_ERROR_CHARS, clean
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.wallets import orgs_of
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.topup.outcome import HOUR_MS, End, Loss, of_answer, of_not_found, of_not_sent
 from drawdown.worker.topup.told import tell_ends

@@ -21,7 +21,7 @@ from drawdown.providers.payments.protocol import Charge
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.catalog.wallets import orgs_of
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.topup.outcome import Calls, Loss
 from drawdown.worker.verdict.asks import mark_for_projection

@@ -16,6 +16,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.verdict.rules import CREDIT_REASONS, Overrides, Verdict, told_verdict
 from drawdown.worker.verdict.told import tell_verdicts
+from drawdown.worker.verdict.watch_state import ESTIMATE_WRONG
 
 SQL = queries(__file__)
 Row: TypeAlias = sa.Row[tuple[object, ...]]
@@ -23,7 +24,6 @@ Row: TypeAlias = sa.Row[tuple[object, ...]]
 
 ENDLESS_MICRO: Final = 2**62
 """Stands for a balance without an end: more than any wallet holds."""
-ESTIMATE_WRONG: Final = "estimate_wrong"
 EXEMPT: Final = "exempt"
 """Why somebody goes on who was halted for lack of credit, and is billed by nobody now."""
 

@@ -29,7 +29,6 @@ from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.holds import mature_wallets, read_held
 from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
 from drawdown.worker.verdict.org_row import (
-    ESTIMATE_WRONG,
     Change,
     Moment,
     Row,
@@ -41,7 +40,7 @@ from drawdown.worker.verdict.org_row import (
 from drawdown.worker.verdict.overrides import end_overrides
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.rules import CREDIT_REASONS
-from drawdown.worker.verdict.watch_state import is_watched, note_reads, unless_explained
+from drawdown.worker.verdict.watch_state import ESTIMATE_WRONG, is_watched, note_reads, unless_explained
 
 log = structlog.get_logger()
 SQL = queries(__file__)

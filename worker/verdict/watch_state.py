@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Row
+
+if TYPE_CHECKING:
+    from drawdown.worker.verdict.org_row import Change, Row
 
 SQL = queries(__file__)
 
 WATCHED_FOR_MS: Final = 5 * MINUTE_MS
+ESTIMATE_WRONG: Final = "estimate_wrong"
+"""Why a halt by an estimate is lifted."""
 STOPPED_FOR_MS: Final = DAY_MS
 """After so long without a round nobody misses the watch any more: ticks alone are a way to run it."""
 

@@ -17,7 +17,6 @@ from drawdown.worker.cluster.install import there_part
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import Unheeded, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
-from drawdown.worker.push.balances import told_part
 from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
@@ -30,7 +29,7 @@ from drawdown.worker.views.long_open import LongOpen, oldest_open
 from drawdown.worker.views.waiting import read_providers
 
 if TYPE_CHECKING:
-    from drawdown.worker.engine.effects import Witness
+    from drawdown.worker.engine.witness import Witness
     from drawdown.worker.views.org_standing import OrgStatus
 
 SQL = queries(__file__)
@@ -42,6 +41,7 @@ WHOLE: Final = (
     "stopped",
     "halted_orgs",
     "doubted",
+    "balances",
     "last_of_first_shard",
 )
 """What is read of everything, and asks for no value."""
@@ -67,7 +67,6 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
         unheeded=unheeded_part(Shard()),
-        balances=told_part(),
         there=there_part(),
         buckets=buckets_part(),
     )

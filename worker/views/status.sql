@@ -85,3 +85,6 @@ SELECT start_ms, end_ms, provider, customer_id, actor, reason FROM assignments W
 -- name: org_watermark
 SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = o.bucket
 WHERE o.org_id = :org_id
+
+-- name: balances
+{told_balances} ORDER BY told_ms, provider, customer_id, feature

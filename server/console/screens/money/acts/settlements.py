@@ -14,8 +14,7 @@ from drawdown.schema.typed.parsing import show_credits, type_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.commands import settlements
-from drawdown.worker.push import balances
+from drawdown.worker.commands import balances, settlements
 from drawdown.worker.views.settlements import account_of_supplier, show_settlement, unpaid
 
 SUPPLIER: Final = Field("supplier", "Supplier")
