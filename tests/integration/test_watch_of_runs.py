@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger.runs.draws import Cost
+from drawdown.providers.protocol import CustomerRead
+from drawdown.providers.stripe import _wallets
 from drawdown.schema.database import read, write
-from drawdown.schema.units import SECOND_MS
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.features import DEFAULT_MICRO_CREDITS_PER_GB_S as SECOND
 from drawdown.worker.commands.run_request import Request
+from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
 from drawdown.worker.views.status import org_status
+from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import Moving, look
 from tests.world import T0, Fleet
 
@@ -56,3 +62,40 @@ def test_what_is_sealed_and_charged_is_taken_off_once(fleet: Fleet) -> None:
     assert left(fleet) == 30 * SECOND
     write(fleet.engine, lambda c: executions.settle(c, "r", Cost(15 * SECOND), fleet.by))
     assert left(fleet) == 55 * SECOND
+
+
+class Mirrored(FakeProvider):
+    """Bills elsewhere, and answers no push. Its customers' balances are wallets here, as Stripe's are."""
+
+    engine: sa.Engine
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        return read(self.engine, lambda c: _wallets(c, customer_ids=customer_ids, now_ms=T0))
+
+
+def test_what_runs_charge_is_no_sign_that_what_was_sent_arrived(engine: sa.Engine) -> None:
+    """While the provider answers nothing, what was sent is in no read of the wallet, however much that fell."""
+    provider = Mirrored(capabilities(balance_in_ledger=True))
+    provider.engine, provider.fails = engine, ConnectionError("away")
+    fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
+    fleet.assign("acme", provider="fake", from_ms=T0)
+    write(engine, lambda c: credit.grant(c, "acme", 100 * SECOND, fleet.by, key="paid", plan=None))
+    fleet.tick()
+    for run in ("one", "two"):
+        write(engine, lambda c, run=run: executions.accept(c, run, Request("acme", 10 * SECOND), fleet.by))  # type: ignore[misc]
+    fleet.sample("acme", T0 + 1, interval_s=50)
+    fleet.tick_windows(2)
+    look(fleet)
+    write(engine, lambda c: mark_for_projection(c, ["acme"], fleet.clock.at_ms))
+    look(fleet)
+    assert provider.seen and fleet.one("SELECT state FROM pushes") == "due"
+    write(engine, lambda c: executions.settle(c, "one", Cost(30 * SECOND), fleet.by))
+    fleet.sample("acme", fleet.clock.at_ms, interval_s=1)
+    assert look(fleet).halted == 0, "9 are left beside what the other run holds"
+    write(engine, lambda c: executions.settle(c, "two", Cost(25 * SECOND), fleet.by))
+    fleet.sample("acme", fleet.clock.at_ms, interval_s=1)
+    assert look(fleet, 3 * MINUTE_MS).halted == 1
+    assert fleet.rows("SELECT balance_micro, unseen_micro FROM orgs") == [(45 * SECOND, 50 * SECOND)]
+    provider.fails = None
+    fleet.tick_windows(1)
+    assert fleet.rows("SELECT balance_micro, unseen_micro FROM orgs") == [(-7 * SECOND, 0)]

@@ -121,6 +121,10 @@ def test_what_runs_charged_of_a_wallet_hides_no_push_that_is_on_its_way() -> Non
     sent = Used(unsealed=5, sent_since=40, maybe=40, in_flight=40, wallet=60, held=3)
     found = since_read(Org(100, 0), sent)
     assert found is not None and found.value == 60 - 40 - 5 - 3
+    assert effective_after(Org(100, 0), 60, sent)[1] == 0, "the ledger charges before it says so: it may have arrived"
+    sent.drawn_when_accepted = True
+    found, hidden = effective_after(Org(100, 0), 60, sent)
+    assert (found.value, hidden) == (60 - 40 - 5 - 3, 40)
 
 
 def test_what_was_never_read_or_has_no_end_has_no_estimate() -> None:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.entries import MOST_BALANCE_MICRO
 from drawdown.ledger.rates import RateCard
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
@@ -54,6 +55,8 @@ class Used:
     """What its wallet has by now, where that lies here: runs charge it, and no read tells of that."""
     in_flight: int = 0
     """Sent, and not accepted: in a wallet by the time at which it is, however much that fell by runs meanwhile."""
+    drawn_when_accepted: bool = False
+    """Whether its wallet mirrors what another service bills: what is in flight is in no read of it."""
     maybe: int = 0
     """Of what was sent, whatever a balance read now may or may not show."""
     lately: int = 0
@@ -105,6 +108,8 @@ def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int
 def effective_after(org: Balanced, balance: int, used: Used) -> tuple[Effective, int]:
     """The effective balance by a fresh read, and what of its pushes it does not show."""
     hidden = unseen(org.balance_micro, org.unseen_micro, balance, used)
+    if used.drawn_when_accepted:
+        hidden = max(hidden, used.in_flight)  # whatever the wallet fell by was something else, most often a run
     return Effective(balance, hidden + used.unsent, _unsealed(org, used), used.held), hidden
 
 
@@ -167,7 +172,8 @@ def _read_once(
     )
     # Last: what is charged meanwhile, by a push or by a run, is taken off twice for this once, and not left out.
     wallets = read_in_wallets(connection, provider, ids, now_ms) if is_here else {}
-    return used_by(Seen(unsealed, pushes, held, lapsed, card, wallets), orgs, read_ms=read_ms, lag_ms=lag_ms)
+    seen = Seen(unsealed, pushes, held, lapsed, card, wallets, provider != EMBEDDED)
+    return used_by(seen, orgs, read_ms=read_ms, lag_ms=lag_ms)
 
 
 def parts_of(
@@ -198,6 +204,8 @@ class Seen:
     lapsed: Mapping[str, Lapsed]
     card: RateCard
     wallets: Mapping[str, int]
+    mirrors: bool
+    """Whether those are drawn on by what is accepted elsewhere (`Used.drawn_when_accepted`)."""
 
     def price(self, used: Used, row: Any, *quantities: int | Decimal) -> list[int]:
         """What quantities of a row's feature cost; one without a rate is named."""
@@ -214,7 +222,7 @@ def used_by(seen: Seen, orgs: Sequence[Asked], *, read_ms: int, lag_ms: int) -> 
     for org_id, held_micro in seen.held.items():
         found[org_id].held = held_micro
     for org_id, payable_micro in seen.wallets.items():
-        found[org_id].wallet = payable_micro
+        found[org_id].wallet, found[org_id].drawn_when_accepted = payable_micro, seen.mirrors
     in_time: dict[str, int] = defaultdict(int)
     """What was used before lots that are over ended, and is not charged yet."""
     reads = {org.org_id: org.balance_read_ms for org in orgs}

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.rates import rate_card
 from drawdown.ledger.rates import rates_part as ledger_rates_part
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.sql import Part, together
 from drawdown.worker.catalog.mapping import mapping_of, mapping_part, segments
 from drawdown.worker.catalog.wallets import terms_part, with_wallets
@@ -55,6 +56,8 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]]
         card = rate_card(terms["ledger"]) if provider in here else card_of(terms[f"rates{number}"])
         held_rows, over = held_of(read[f"held{number}"], gone), lapsed_of(read.get(f"lapsed{number}", []))
         wallets = wallets_of(read.get(f"wallets{number}", []))
-        seen = Seen(read[f"unsealed{number}"], read[f"pushes{number}"], held_rows, over, card, wallets)
+        seen = Seen(
+            read[f"unsealed{number}"], read[f"pushes{number}"], held_rows, over, card, wallets, provider != EMBEDDED
+        )
         found |= used_by(seen, orgs[provider], read_ms=now_ms, lag_ms=0)
     return found
