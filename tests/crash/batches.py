@@ -1,7 +1,7 @@
 """Ticks that are killed while they take files and the answers of a query, and a fold that is killed between and within
 its portions. What was written and said is the judge.
 
-    python -m tests.crash.batches --rounds 8
+    make crash
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ FOLD_AT: Final = ("inside prune3", "begin fold3", "inside fold4", "end fold5")
 FOLDED_AT_ONCE_MS: Final = 6 * 60 * MINUTE_MS
 LATER_MS: Final = 5 * MINUTE_MS
 """The reading of a dead tick is over by then."""
+CLOSED_MS: Final = 60 * MINUTE_MS
+"""A period is closed so long after its end, at the latest."""
 FOLD_BEFORE: Final = 1_769_904_000_000
 """2026-02-01: all is of the month before."""
 FOLD_NOW: Final = FOLD_BEFORE + 430 * DAY_MS
@@ -56,16 +58,22 @@ Sums = Counter[tuple[str, int]]
 
 def killed_in_turn(folder: Path, url: str, rounds: int, marks: Sequence[str] = READ_AT, planted: str = "") -> int:
     """`rounds` periods of a query, and as many files, killed while each is read and taken; then a fold of it all is.
-    How many were killed. Errors: AssertionError where anything is lost, doubled or left."""
+    How many were killed. Errors: AssertionError where anything is lost, doubled or left.
+
+    A period and a file come with each round: what could not be read is tried again after all others, so that of more at
+    once none would be killed at each mark, and one more often than it may be read."""
     from_ms = FOLD_BEFORE - rounds * DAY_MS
     expected = _made(folder, url, rounds, from_ms)
-    now_ms, kills = from_ms + (rounds + 1) * DAY_MS, 0
+    now_ms, kills = from_ms, 0
     environment = _environment(folder)
     with closing(Nursery(folder, url, environment | {"CRASH_PLANTED": planted}, work="tests.crash.batches")) as nursery:
-        for mark in [*marks] * (2 * rounds):
-            now_ms += LATER_MS
-            _killed(nursery, "tick", now_ms, mark)
-            kills += 1
+        for number_ in range(rounds):
+            now_ms = from_ms + (number_ + 1) * DAY_MS + CLOSED_MS
+            (folder / "made" / f"f{number_}.csv").rename(folder / "files" / f"f{number_}.csv")
+            for mark in [*marks] * 2:
+                now_ms += LATER_MS
+                _killed(nursery, "tick", now_ms, mark)
+                kills += 1
         for _ in range(3):  # what is left, its pushes, and each period once more
             now_ms += DAY_MS
             ended = drawdown(url, "tick", at=str(now_ms), env=environment)
@@ -93,9 +101,10 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _made(folder: Path, url: str, rounds: int, from_ms: int) -> Sums:
-    """A warehouse and a folder of files; what they come to."""
-    sums, files = Sums(), folder / "files"
+    """A warehouse, a watched folder, and files for it; what they come to."""
+    sums, files, made = Sums(), folder / "files", folder / "made"
     files.mkdir()
+    made.mkdir()
     must(migrated(url), "init", at=str(from_ms))
     must(
         url,
@@ -127,7 +136,7 @@ def _made(folder: Path, url: str, rounds: int, from_ms: int) -> Sums:
             warehouse.executemany("INSERT INTO used VALUES (?, ?, ?, ?)", rows)
             of_file = [(org, ts, size, 2 * seconds) for org, ts, size, seconds in rows]
             sums.update({(org, ts): seconds for org, ts, _, seconds in of_file})
-            path = files / f"f{number_}.csv"
+            path = made / f"f{number_}.csv"
             lines = ["org_id,ts,memory_mb,interval_s", *(",".join(map(str, row)) for row in of_file)]
             path.write_text("\n".join(lines) + "\n")
             os.utime(path, (from_ms / 1000 + number_,) * 2)
