@@ -23,7 +23,7 @@ from drawdown.server.metrics.metrics import measure
 from drawdown.worker.commands import assignments
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.dispatch import dispatch
-from drawdown.worker.verdict import effective_balance, project
+from drawdown.worker.verdict import effective_balance, metered, project
 from drawdown.worker.views.status import status
 from drawdown.worker.watch import Watcher, watch
 from tests.benchmarks.case_tick import world_of
@@ -186,3 +186,15 @@ def test_whom_to_read_next_is_found_in_the_order_of_an_index(engine: sa.Engine, 
         plan = [row.detail for row in rows]
     assert any("SEARCH o USING INDEX orgs_" in line for line in plan)
     assert not any("TEMP B-TREE" in line for line in plan), plan
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_sandboxes_of_runs_are_looked_up_by_those_of_samples(engine: sa.Engine) -> None:
+    """What rows are taken out of decides whether SQLite makes an index on them: without one, each sample of an
+    organisation went through the sandboxes of all its runs, 2,000 of them for 6 s in place of 80 ms."""
+    values = {"orgs": [{"org_id": "acme", "from_ms": 0}], "runs": [{"reservation": "r"}]}
+    statement, bound = metered.SQL.reading("sqlite", metered.SQL.part("used", values))
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {statement.clause.text}"), bound)
+        plan = [row.detail for row in rows]
+    assert any(line.startswith("SEARCH n USING AUTOMATIC") for line in plan), plan

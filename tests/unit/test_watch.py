@@ -122,7 +122,7 @@ def test_what_runs_charged_of_a_wallet_hides_no_push_that_is_on_its_way() -> Non
     found = since_read(Org(100, 0), sent)
     assert found is not None and found.value == 60 - 40 - 5 - 3
     assert effective_after(Org(100, 0), 60, sent)[1] == 0, "the ledger charges before it says so: it may have arrived"
-    sent.drawn_when_accepted = True
+    sent.mirrors = True
     found, hidden = effective_after(Org(100, 0), 60, sent)
     assert (found.value, hidden) == (60 - 40 - 5 - 3, 40)
 

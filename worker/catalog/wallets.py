@@ -35,9 +35,14 @@ def with_wallets(stored: Iterable[Any]) -> Collection[str]:
     return {EMBEDDED, *(row.provider for row in stored if json.loads(row.terms).get("balance_in_ledger"))}
 
 
+def mirrors(provider: str) -> bool:
+    """Whether a wallet mirrors what this provider bills elsewhere: what it accepts is drawn from the wallet as well."""
+    return provider != EMBEDDED
+
+
 def mirrored_at(connection: sa.Connection) -> Collection[str]:
-    """Of these, the providers that charge elsewhere: what they accept is drawn from the wallet as well."""
-    return set(wallets_at(connection)) - {EMBEDDED}
+    """Of these, the providers that charge elsewhere."""
+    return set(filter(mirrors, wallets_at(connection)))
 
 
 def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collection[str] = ()) -> list[str]:

@@ -2,9 +2,9 @@
 
 Guarantee: an estimate is made of committed rows alone, at prices that somebody set. Usage without a price is left out
 and named. A push that may be in the balance or not (on its way, or accepted within the time by which balances trail) is
-counted until the balance was seen to fall by it, so it is never taken off twice for good. Between reads, one that a
-wallet here is to pay is counted until it is accepted. What lots that are over still pay for is not taken off: they are
-in the balance no more.
+counted until the balance was seen to fall by it, so it is never taken off twice for good. One that a wallet here is to
+pay is counted until it is accepted: between reads, and where the wallet mirrors another service at reads as well. What
+lots that are over still pay for is not taken off: they are in the balance no more.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ import sqlalchemy as sa
 
 from drawdown.ledger.entries import MOST_BALANCE_MICRO
 from drawdown.ledger.rates import RateCard
-from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
-from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.catalog.wallets import mirrors, wallets_at
 from drawdown.worker.verdict.holds import Lapsed, read_held, read_in_wallets, read_lapsed
 from drawdown.worker.verdict.org_row import Effective, Row
 from drawdown.worker.verdict.rates import rate_card_of
@@ -54,9 +53,10 @@ class Used:
     wallet: int | None = None
     """What its wallet has by now, where that lies here: runs charge it, and no read tells of that."""
     in_flight: int = 0
-    """Sent, and not accepted: in a wallet by the time at which it is, however much that fell by runs meanwhile."""
-    drawn_when_accepted: bool = False
-    """Whether its wallet mirrors what another service bills: what is in flight is in no read of it."""
+    """Sent, and not accepted yet."""
+    mirrors: bool = False
+    """Whether its wallet mirrors what another service bills: it is drawn on by what that accepted, so that what is in
+    flight is in no read of it, however much it fell by runs."""
     maybe: int = 0
     """Of what was sent, whatever a balance read now may or may not show."""
     lately: int = 0
@@ -108,7 +108,7 @@ def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int
 def effective_after(org: Balanced, balance: int, used: Used) -> tuple[Effective, int]:
     """The effective balance by a fresh read, and what of its pushes it does not show."""
     hidden = unseen(org.balance_micro, org.unseen_micro, balance, used)
-    if used.drawn_when_accepted:
+    if used.mirrors:
         hidden = max(hidden, used.in_flight)  # whatever the wallet fell by was something else, most often a run
     return Effective(balance, hidden + used.unsent, _unsealed(org, used), used.held), hidden
 
@@ -172,7 +172,7 @@ def _read_once(
     )
     # Last: what is charged meanwhile, by a push or by a run, is taken off twice for this once, and not left out.
     wallets = read_in_wallets(connection, provider, ids, now_ms) if is_here else {}
-    seen = Seen(unsealed, pushes, held, lapsed, card, wallets, provider != EMBEDDED)
+    seen = Seen(unsealed, pushes, held, lapsed, card, wallets, mirrors(provider))
     return used_by(seen, orgs, read_ms=read_ms, lag_ms=lag_ms)
 
 
@@ -205,7 +205,7 @@ class Seen:
     card: RateCard
     wallets: Mapping[str, int]
     mirrors: bool
-    """Whether those are drawn on by what is accepted elsewhere (`Used.drawn_when_accepted`)."""
+    """Whether those mirror what another service bills."""
 
     def price(self, used: Used, row: Any, *quantities: int | Decimal) -> list[int]:
         """What quantities of a row's feature cost; one without a rate is named."""
@@ -222,7 +222,7 @@ def used_by(seen: Seen, orgs: Sequence[Asked], *, read_ms: int, lag_ms: int) -> 
     for org_id, held_micro in seen.held.items():
         found[org_id].held = held_micro
     for org_id, payable_micro in seen.wallets.items():
-        found[org_id].wallet, found[org_id].drawn_when_accepted = payable_micro, seen.mirrors
+        found[org_id].wallet, found[org_id].mirrors = payable_micro, seen.mirrors
     in_time: dict[str, int] = defaultdict(int)
     """What was used before lots that are over ended, and is not charged yet."""
     reads = {org.org_id: org.balance_read_ms for org in orgs}

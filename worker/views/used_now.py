@@ -12,10 +12,9 @@ import sqlalchemy as sa
 
 from drawdown.ledger.rates import rate_card
 from drawdown.ledger.rates import rates_part as ledger_rates_part
-from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.sql import Part, together
 from drawdown.worker.catalog.mapping import mapping_of, mapping_part, segments
-from drawdown.worker.catalog.wallets import terms_part, with_wallets
+from drawdown.worker.catalog.wallets import mirrors, terms_part, with_wallets
 from drawdown.worker.verdict.effective_balance import Asked, Seen, Used, parts_of, used_by
 from drawdown.worker.verdict.holds import (
     held_of,
@@ -57,7 +56,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]]
         held_rows, over = held_of(read[f"held{number}"], gone), lapsed_of(read.get(f"lapsed{number}", []))
         wallets = wallets_of(read.get(f"wallets{number}", []))
         seen = Seen(
-            read[f"unsealed{number}"], read[f"pushes{number}"], held_rows, over, card, wallets, provider != EMBEDDED
+            read[f"unsealed{number}"], read[f"pushes{number}"], held_rows, over, card, wallets, mirrors(provider)
         )
         found |= used_by(seen, orgs[provider], read_ms=now_ms, lag_ms=0)
     return found
