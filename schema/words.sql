@@ -42,6 +42,11 @@ window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision 
     FROM attempts x WHERE {is_of_push}
     AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted', 'rejected')))
 
+-- name: earliest_ask
+-- When an organisation that is asked about now is due to be read. Whoever asks again puts no earlier ask off: a machine
+-- whose clock is ahead would, as long as it goes on asking, keep those whose clocks are right from reading at all.
+CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
+
 -- name: insert_dirty_windows
 -- `windows`: what follows FROM, with a WHERE.
 INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.nouns.tick import report_lines
-from drawdown.providers.protocol import CustomerRead, CustomerState, Outcome, PushRequest, ReadFailed, RetryAt
+from drawdown.providers.protocol import Accepted, CustomerRead, CustomerState, Outcome, PushRequest, ReadFailed, RetryAt
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
@@ -22,17 +22,19 @@ from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HaltRequest, Push, Transaction
 from drawdown.worker.engine.lines import AT_ONCE, READ_TRIES, NotBegun
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.push.claim import LONGEST_DUE, Claim, claim_due, claim_size, longest_due
-from drawdown.worker.push.outcome import settle
+from drawdown.worker.push.claim import LONGEST_DUE, Claim, Claimed, claim_due, claim_size, longest_due
+from drawdown.worker.push.outcome import Settlement, settle
 from drawdown.worker.push.push import SPELL_MS, push
 from drawdown.worker.push.push import _settle as settle_claim
 from drawdown.worker.verdict.answers import SQL as ANSWERS
+from drawdown.worker.verdict.answers import ClaimAnswers, ClaimedAt, ask_after_push
 from tests.benchmarks.databases import tidy
 from tests.fake_provider import FakeProvider, capabilities
-from tests.integration.plans import explained
+from tests.integration.plans import explained, sequential
 from tests.prepaid import Moving
 from tests.world import T0, Cells, Fleet
 
+GROWING = {"orgs", "pushes", "attempts"}
 OTHERS = 200
 BACKLOG = 2_000
 FAST = capabilities(batch_size=1, in_flight=64)
@@ -108,6 +110,14 @@ def test_what_was_sent_before_waits_for_the_newest_and_not_for_ever(engine: sa.E
     assert again == [LONGEST_DUE, LONGEST_DUE, LONGEST_DUE, 60 - 3 * LONGEST_DUE, 0]
 
 
+def settled(
+    engine: sa.Engine, found: Sequence[Claimed], ends: Sequence[Settlement], claim: str, ask: partial[None]
+) -> None:
+    """What became of a claim is written."""
+    what = partial(settle_claim, batch=found, settled=ends, claim=claim, now=T0, in_ledger=False, witness=None, ask=ask)
+    write(engine, what)
+
+
 def ask_nobody(_connection: sa.Connection, *, now_ms: int) -> None:
     """Of whom there is no need."""
     assert now_ms == T0
@@ -121,19 +131,7 @@ def test_what_was_claimed_and_not_begun_goes_before_a_backlog_again(engine: sa.E
         found = next(claims(fleet, 1, f"spell-{attempt}")).pushes
         assert sum(push.org_id != "big-0" for push in found) == A_CLAIM - LONGEST_DUE
         ends = [settle(NotBegun(T0, "over"), attempt + 1, T0, FAST) for _ in found]
-        write(
-            engine,
-            partial(
-                settle_claim,
-                batch=found,
-                settled=ends,
-                claim=f"spell-{attempt}/0",
-                now=T0,
-                in_ledger=False,
-                witness=None,
-                ask=partial(ask_nobody),
-            ),
-        )
+        settled(engine, found, ends, f"spell-{attempt}/0", partial(ask_nobody))
 
 
 def test_one_at_a_time_are_sent_all_the_same(engine: sa.Engine) -> None:
@@ -166,6 +164,26 @@ def test_a_claim_reads_what_it_takes(engine: sa.Engine, known: str) -> None:
         else:
             assert index in how(engine, text), how(engine, text)
             assert "TEMP B-TREE" not in how(engine, text), how(engine, text)
+
+
+@pytest.mark.parametrize("known", ["empty", "full"])
+def test_answers_are_written_by_the_keys_of_what_they_are_of(engine: sa.Engine, known: str) -> None:
+    """PostgreSQL thinks little of reading a table whole: all 20,000 organisations, twice, for the 128 of a portion."""
+    fleet = Fleet(engine)
+    if known == "empty":
+        tidy(engine)
+    owed(fleet, 3_000, 1, name="org")
+    before = "SELECT window_ms, org_id, feature, revision, 9, 1, '', 60 FROM pushes"
+    columns = "window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty"
+    fleet.write(f"INSERT INTO attempts ({columns}) {before}")
+    if known == "full":
+        tidy(engine)
+    found, outcomes = next(claims(fleet, 1)).pushes, [Accepted()] * A_CLAIM
+    asked = partial(ask_after_push, lane=ClaimedAt("fake", FAST, T0), answers=ClaimAnswers(found).take(found, outcomes))
+    with explained(engine) as plans:
+        settled(engine, found, [settle(outcome, 1, T0, FAST) for outcome in outcomes], "w/0", asked)
+    assert {text: plan for text, plan in plans.items() if sequential(plan) & GROWING} == {}
+    assert fleet.one("SELECT COUNT(*) FROM orgs WHERE projection_due_ms IS NOT NULL") == A_CLAIM
 
 
 @pytest.mark.parametrize("known", ["empty", "full"])

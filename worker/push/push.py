@@ -30,6 +30,7 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.claim import Claim, Claimed, claim_due, claim_size
 from drawdown.worker.push.in_place import charge_in_place
 from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
+from drawdown.worker.push.rows import plan
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.answers import ClaimAnswers, ClaimedAt, ask_after_push
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -251,6 +252,7 @@ def _settle(
         for sent, end in zip(batch, settled, strict=True)
     ]
     values = {"settlements": rows, "claim_owner": claim, "now_ms": now}
+    plan(connection, "by_key_alone")
     changed = SQL.run(connection, "settle", values, changed="to_draw" if in_ledger else "")
     drawn = [usage_of(row) for row in changed if row.state == "accepted"] if in_ledger else []
     SQL.run(connection, "finish_attempts", values)

@@ -100,6 +100,15 @@ class ClaimedAt:
     claimed_ms: int
 
 
+@dataclass(frozen=True)
+class Noted:
+    """Who is asked about at once, whose turn comes when, and what is left."""
+
+    asked: set[str]
+    turns: dict[str, int]
+    left: dict[str, int]
+
+
 def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Sequence[OrgAnswers], now_ms: int) -> None:
     """Ask about organisations whose pushes were answered, at once or in their turn, and note what is left. Where
     balances lie in our own database, all are asked about: that costs no call."""
@@ -112,7 +121,7 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
     held = read_held(connection, lane.provider, org_ids, now_ms)
     by_org = {org.org_id: org for org in answers}
     estimated = _estimated(connection, lane.provider, rows.values(), by_org, now_ms)
-    asked, turns, left = list[str](), dict[str, int](), dict[str, int]()
+    asked, turns, left = set[str](), dict[str, int](), dict[str, int]()
     for org in (org for org in answers if org.org_id in rows):
         row = rows[org.org_id]
         known = _known(row, held.get(org.org_id, 0), estimated=org.org_id in estimated)
@@ -120,7 +129,7 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
         remaining = org.remaining() if fresh else None
         at_ms = _ask_at_ms(org, known, remaining, now_ms) if fresh or not org.all_answered else now_ms
         if at_ms <= now_ms:
-            asked.append(org.org_id)
+            asked.add(org.org_id)
         else:
             turns[org.org_id] = at_ms
         balance = _to_note(row, remaining) if org.all_answered and org.all_charged else None
@@ -129,32 +138,25 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
     if left:
         for org_id in SQL.run(connection, "unsure", {**values, "org_ids": sorted(left)}).scalars():
             del left[org_id]
-    _note(connection, lane, turns, left, rows)
-    if asked:
-        mark_for_projection(connection, asked, now_ms)
+    _note(connection, lane, Noted(asked, turns, left), rows, now_ms)
 
 
-def _note(
-    connection: sa.Connection,
-    lane: ClaimedAt,
-    turns: Mapping[str, int],
-    left: Mapping[str, int],
-    rows: Mapping[str, Any],
-) -> None:
-    """Whose turn comes when, and what is left. A balance is dated a millisecond after the claim: what that sent is in
-    it; what is claimed from now on is not. And the date always moves, by which a read under way knows of it."""
-    noted = [
+def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mapping[str, Any], now_ms: int) -> None:
+    """A balance is dated a millisecond after the claim: what that sent is in it; what is claimed from now on is not.
+    And the date always moves, by which a read under way knows of it."""
+    answers = [
         {
             "org_id": org_id,
-            "read_by_ms": turns.get(org_id),
-            "balance_micro": left.get(org_id),
-            "balance_read_ms": max(lane.claimed_ms, rows[org_id].balance_read_ms) + 1 if org_id in left else None,
+            "asked": int(org_id in noted.asked),
+            "read_by_ms": noted.turns.get(org_id),
+            "balance_micro": noted.left.get(org_id),
+            "balance_read_ms": max(lane.claimed_ms, rows[org_id].balance_read_ms) + 1 if org_id in noted.left else None,
         }
         for org_id in rows
-        if org_id in turns or org_id in left
+        if org_id in noted.asked or org_id in noted.turns or org_id in noted.left
     ]
-    if noted:
-        SQL.run(connection, "note_answers", {"answers": noted})
+    if answers:
+        SQL.run(connection, "note_answers", {"answers": answers, "now_ms": now_ms})
 
 
 def _ask_at_ms(org: OrgAnswers, known: Known, remaining: Remaining | None, now_ms: int) -> int:

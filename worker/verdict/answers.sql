@@ -25,9 +25,10 @@ FOR NO KEY UPDATE OF o
 -- name: hold_orgs [sqlite]
 
 -- name: note_answers
--- A turn that is to come stays: it is of the same read. What is not told is left as it is.
+-- They are held. A turn that is to come stays: it is of the same read. What is not told is left as it is.
 UPDATE orgs SET projection_asks = orgs.projection_asks + 1, read_by_ms = COALESCE(orgs.read_by_ms, x.read_by_ms),
+    projection_due_ms = CASE WHEN x.asked = 1 THEN {earliest_ask} ELSE orgs.projection_due_ms END,
     balance_micro = COALESCE(x.balance_micro, orgs.balance_micro),
     balance_read_ms = COALESCE(x.balance_read_ms, orgs.balance_read_ms)
-FROM {rows :answers (org_id text, read_by_ms bigint, balance_micro bigint, balance_read_ms bigint)} x
+FROM {rows :answers (org_id text, asked bigint, read_by_ms bigint, balance_micro bigint, balance_read_ms bigint)} x
 WHERE orgs.org_id = x.org_id

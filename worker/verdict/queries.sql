@@ -3,11 +3,6 @@
 -- name: in_force_now
 a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
--- name: earliest_ask
--- Whoever asks again puts no earlier ask off: a machine whose clock is ahead would, as long as it goes on asking, keep
--- those whose clocks are right from reading at all.
-CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
-
 -- name: mark_for_projection [postgresql]
 -- Held in the order of their ids first: two of these would otherwise wait for each other crosswise.
 UPDATE orgs SET projection_due_ms = {earliest_ask}, projection_asks = projection_asks + 1
