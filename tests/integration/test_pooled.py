@@ -12,11 +12,11 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseNotReady
 from drawdown.schema.sql import prepared
 
-WORSE = ("synchronous_commit = off", "lock_timeout = 0", "work_mem = '1MB'", "timezone = 'Asia/Kolkata'")
+WORSE = ("synchronous_commit = off", "lock_timeout = 0", "work_mem = '1MB'", "timezone = 'Asia/Kolkata'", "jit = on")
 
 
 def told(connection: sa.Connection) -> list[str]:
-    names = ("synchronous_commit", "lock_timeout", "work_mem", "timezone")
+    names = ("synchronous_commit", "lock_timeout", "work_mem", "timezone", "jit")
     return [str(connection.execute(sa.text(f"SHOW {name}")).scalar_one()) for name in names]
 
 
@@ -27,8 +27,8 @@ def test_each_transaction_has_its_settings_whatever_its_connection_has(postgres:
         connection.commit()
     engine = connect(postgres.url.render_as_string(hide_password=False))
     for _ in range(2):  # the second time on a connection that was given back
-        assert write(engine, told) == ["on", "1min", "64MB", "UTC"]
-        assert read(engine, told) == ["on", "1min", "64MB", "UTC"]
+        assert write(engine, told) == ["on", "1min", "64MB", "UTC", "off"]
+        assert read(engine, told) == ["on", "1min", "64MB", "UTC", "off"]
     engine.dispose()
 
 

@@ -330,11 +330,12 @@ SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin'
 
 -- name: by_turn [postgresql]
 -- What is due is read in the order of its index, and no further than one portion: sorted, where there seemed to be few,
--- each portion would read all of a backlog.
-SET LOCAL enable_sort = off
+-- each portion would read all of a backlog. Nor are all organisations read for each push, where they are few.
+SELECT set_config('enable_sort', 'off', TRUE), set_config('enable_seqscan', 'off', TRUE)
 
 -- name: by_any [postgresql]
-SET LOCAL enable_sort TO DEFAULT
+SET LOCAL enable_sort TO DEFAULT;
+SET LOCAL enable_seqscan TO DEFAULT
 
 -- name: post_charges
 -- In the order of their keys, and the wallets in theirs: as everybody does it.
