@@ -47,6 +47,13 @@ window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision 
 -- whose clock is ahead would, as long as it goes on asking, keep those whose clocks are right from reading at all.
 CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
 
+-- name: by_key_alone [postgresql]
+-- A statement of its own. What follows in the transaction is looked up by keys: PostgreSQL would read all of 20,000
+-- organisations for 128, and all pushes for each of those, where there seemed to be few. Not where a work table is read,
+-- which has no key.
+SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE),
+    set_config('enable_seqscan', 'off', TRUE)
+
 -- name: insert_dirty_windows
 -- `windows`: what follows FROM, with a WHERE.
 INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING

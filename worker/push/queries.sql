@@ -322,12 +322,6 @@ ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}
 -- few there seemed to be when statistics were made.
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE)
 
--- name: by_key_alone [postgresql]
--- The same where there is no work table, and nothing is to be read whole: PostgreSQL would read all of 20,000 organisations
--- twice for the 128 of a portion, and for each of those all pushes, where there seemed to be few.
-SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE),
-    set_config('enable_seqscan', 'off', TRUE)
-
 -- name: by_turn [postgresql]
 -- What is due is read in the order of its index, and no further than one portion: sorted, where there seemed to be few,
 -- each portion would read all of a backlog. Nor are all organisations read for each push, where they are few.
