@@ -147,6 +147,19 @@ def test_a_sandbox_that_moves_to_another_cell_takes_its_halt_along(fleet: Fleet)
     assert fleet.rows("SELECT cell_id, acked_at_ms IS NULL FROM halts ORDER BY cell_id")[1][0] == "cell-2"
 
 
+def test_whoever_halts_an_organisation_has_its_cells_told(fleet: Fleet) -> None:
+    """Also one that comes halted, such as out of a backup, to sandboxes that are there."""
+    fleet.write("UPDATE orgs SET is_halted = true, halted_at = 77 WHERE org_id = 'acme'")
+    fleet.write("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('c', 'late', 'cell-1', 'running')")
+    fleet.write("INSERT INTO orgs (org_id, is_halted, halted_at) VALUES ('late', true, 78)")
+    told = fleet.rows(
+        "SELECT org_id, cell_id FROM halts WHERE halted_at = due_at_ms AND halted_at IN (77, 78) ORDER BY 1"
+    )
+    assert [tuple(row) for row in told] == [("acme", "cell-1"), ("late", "cell-1")]
+    fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL")
+    assert fleet.one("SELECT COUNT(*) FROM halts WHERE halted_at IS NULL") == 0, "who goes on is no halt"
+
+
 def test_samples_are_deleted_below_their_organisations_floor_alone(engine: sa.Engine) -> None:
     """PostgreSQL asks once a statement: one sample that may not go keeps all of it there."""
     fleet = Fleet(engine)
