@@ -20,6 +20,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.history.recover import recover
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.push.outcome import OTHERS
 from drawdown.worker.seal import stops
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verify.verify import verify
@@ -31,6 +32,11 @@ ORIGINS: Final = frozenset(f"https://{name}.example:443" for name in ("app", "ne
 DRAINS: Final = 8
 """Ticks in which everything has to be settled: two revisions of one window, with a lookup before each, and one more."""
 
+HELD_UP: Final = """
+SELECT p.key FROM pushes p WHERE p.state = 'in_doubt' AND p.provider = 'fake' AND EXISTS (SELECT 1 FROM pushes o
+    WHERE o.org_id = p.org_id AND o.provider = 'fake' AND o.state = 'queued' AND o.last_error = :others)
+"""
+"""What a person alone can tell of, and others of its customer wait for."""
 TERMS: Final = "SELECT terms FROM provider_states WHERE terms IS NOT NULL"
 OPEN: Final = """
 SELECT 'push ' || key || ' is ' || state FROM pushes WHERE state IN ('due', 'queued')
@@ -83,6 +89,8 @@ def _heed(stage: Stage) -> None:
     for (seen,) in stage.rows("SELECT key FROM pushes WHERE state = 'in_doubt' AND key = :key", key=SEEN):
         if seen in stage.fake.charged:
             _say(stage, seen)
+    for (held_up,) in stage.rows(HELD_UP, others=OTHERS):
+        _say(stage, held_up)
     if any(json.loads(terms)["unit"] != 1 for (terms,) in stage.rows(TERMS)):
         # What may give back waits for all of its organisation then (S10), and its window for what a person says of it.
         for (left,) in stage.rows(
