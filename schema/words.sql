@@ -54,6 +54,17 @@ CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE),
     set_config('enable_seqscan', 'off', TRUE)
 
+-- name: by_any_way [postgresql]
+-- Ends that. One way there and back.
+SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT
+
+-- name: by_its_key [postgresql]
+-- Ends an EXISTS: a subquery that ends so is asked about each row, by its index. Else PostgreSQL makes a join of it, and
+-- reads a whole table for a few keys.
+OFFSET 0
+
+-- name: by_its_key [sqlite]
+
 -- name: insert_dirty_windows
 -- `windows`: what follows FROM, with a WHERE.
 INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING

@@ -34,7 +34,7 @@ from tests.integration.plans import explained, sequential
 from tests.prepaid import Moving
 from tests.world import T0, Cells, Fleet
 
-GROWING = {"orgs", "pushes", "attempts"}
+GROWING = {"orgs", "pushes", "attempts", "assignments"}
 OTHERS = 200
 BACKLOG = 2_000
 FAST = capabilities(batch_size=1, in_flight=64)
@@ -176,6 +176,8 @@ def test_answers_are_written_by_the_keys_of_what_they_are_of(engine: sa.Engine, 
     before = "SELECT window_ms, org_id, feature, revision, 9, 1, '', 60 FROM pushes"
     columns = "window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty"
     fleet.write(f"INSERT INTO attempts ({columns}) {before}")
+    columns = "org_id, start_ms, provider, customer_id, at_ms, actor, reason"
+    fleet.write(f"INSERT INTO assignments ({columns}) SELECT org_id, 0, 'fake', org_id, 0, '', '' FROM orgs")
     if known == "full":
         tidy(engine)
     found, outcomes = next(claims(fleet, 1)).pushes, [Accepted()] * A_CLAIM
@@ -183,6 +185,7 @@ def test_answers_are_written_by_the_keys_of_what_they_are_of(engine: sa.Engine, 
     with explained(engine) as plans:
         settled(engine, found, [settle(outcome, 1, T0, FAST) for outcome in outcomes], "w/0", asked)
     assert {text: plan for text, plan in plans.items() if sequential(plan) & GROWING} == {}
+    assert {text: plan for text, plan in plans.items() if "Materialize" in plan} == {}, "of all whom it bills, for each"
     assert fleet.one("SELECT COUNT(*) FROM orgs WHERE projection_due_ms IS NOT NULL") == A_CLAIM
 
 

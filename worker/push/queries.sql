@@ -283,7 +283,7 @@ SELECT key FROM pushes WHERE wire_key = :wire_key AND provider = :provider ORDER
 -- name: with_wallet
 -- Those of these customers that were ever given credit here.
 SELECT w.id FROM {rows :customers (id text)} w WHERE EXISTS (SELECT 1 FROM ledger_entries e
-    WHERE e.to_account = 'wallet:' || w.id AND e.kind = 'grant')
+    WHERE e.to_account = 'wallet:' || w.id AND e.kind = 'grant' {by_its_key})
 
 -- name: make_charges [postgresql]
 CREATE TEMP TABLE charges_work (window_ms bigint, org_id text COLLATE "C", feature text COLLATE "C", revision bigint,

@@ -118,6 +118,7 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
         return
     values = {"org_ids": org_ids, "provider": lane.provider, "now_ms": now_ms}
     rows = {row.org_id: row for row in SQL.run(connection, "answered", values)}
+    billed = {row.org_id: row.customer_id for row in SQL.run(connection, "billed", values)}
     held = read_held(connection, lane.provider, org_ids, now_ms)
     by_org = {org.org_id: org for org in answers}
     estimated = _estimated(connection, lane.provider, rows.values(), by_org, now_ms)
@@ -125,7 +126,7 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
     for org in (org for org in answers if org.org_id in rows):
         row = rows[org.org_id]
         known = _known(row, held.get(org.org_id, 0), estimated=org.org_id in estimated)
-        fresh = org.customer_ids == {row.customer_id} and org.reads_before == {row.projection_read_ms}
+        fresh = org.customer_ids == {billed.get(org.org_id)} and org.reads_before == {row.projection_read_ms}
         remaining = org.remaining() if fresh else None
         at_ms = _ask_at_ms(org, known, remaining, now_ms) if fresh or not org.all_answered else now_ms
         if at_ms <= now_ms:

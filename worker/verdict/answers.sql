@@ -2,14 +2,17 @@
 
 -- name: answered
 -- Held in the order of their ids (two of these would otherwise wait for each other crosswise), also those that another
--- bills by now: of these, `customer_id` is NULL.
-SELECT o.org_id, a.customer_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
+-- bills by now.
+SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
     o.balance_read_ms, o.unseen_micro, o.runs_out_ms, o.watch_due_ms,
     CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
         WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL) THEN NULL ELSE {low_level} END AS low_micro
-FROM orgs o LEFT JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
-    AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
-WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
+FROM orgs o WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
+
+-- name: billed
+-- Beside `answered`, and no join with it: without statistics each organisation would be compared with all whom the
+-- provider bills.
+SELECT a.org_id, a.customer_id FROM {billed_now} a
 
 -- name: unsure
 -- Those that are asked about, as where a push of another claim was not charged clearly, or such a push is under way: what

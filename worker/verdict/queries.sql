@@ -75,7 +75,8 @@ UPDATE orgs SET is_halted = x.is_halted, halted_at = x.halted_at, halt_reason = 
 FROM {rows :verdicts (org_id text, is_halted boolean, halted_at bigint, halt_reason text, max_concurrent_sandboxes integer,
     projection_read_ms bigint, projection_due_ms bigint, balance_micro bigint, balance_read_ms bigint, "plan" text,
     unseen_micro bigint, unread_since_ms bigint, watch_due_ms bigint, resume_above_micro bigint, read_by_ms bigint)} x
-WHERE orgs.org_id = x.org_id
+WHERE orgs.org_id = x.org_id;
+{by_any_way}
 
 -- name: write_verdicts [sqlite]
 -- One after the other: out of JSON a figure that is too large would come as another.

@@ -2,13 +2,7 @@
 
 -- name: in_shard
 -- Looked up for each row that is left, so that a tick with nothing left does not read all organisations.
-EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = left_over.org_id AND o.bucket BETWEEN :lo AND :hi {each_by_itself})
-
--- name: each_by_itself [postgresql]
--- Or it is made a join with all of them.
-OFFSET 0
-
--- name: each_by_itself [sqlite]
+EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = left_over.org_id AND o.bucket BETWEEN :lo AND :hi {by_its_key})
 
 -- name: askable
 -- Whether there is a provider to ask about organisation `o`: of others, an ask that is due is never answered.

@@ -9,11 +9,6 @@ id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at
 -- name: event_columns
 sample_id, source, event_id, event_type, org_id, quantity, ts, subject, project, plan_key, properties, ingested_ms
 
--- name: by_its_key [postgresql]
--- Ends an EXISTS, for which PostgreSQL would otherwise read a table of up to 100,000 rows whole to look up a thousand
--- keys. A subquery that ends so is asked about each row, by its index.
-OFFSET 0
-
 -- name: insert [postgresql]
 -- One statement from arrays. An event decides whether it is new, by its organisation's key and by its claim alike. In the
 -- order of keys, because two batches of the same events would otherwise wait for each other crosswise, however they are
