@@ -49,13 +49,13 @@ CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
 
 -- name: by_key_alone [postgresql]
 -- A statement of its own. What follows in the transaction is looked up by keys: PostgreSQL would read all of 20,000
--- organisations for 128, and all pushes for each of those, where there seemed to be few. Not where a work table is read,
--- which has no key.
+-- organisations for 128; and without hash joins alone, all pushes for each of those, where there seemed to be few. Not
+-- where a work table is read, which has no key.
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE),
     set_config('enable_seqscan', 'off', TRUE)
 
--- name: by_any_way [postgresql]
--- Ends that. One way there and back.
+-- name: end_by_key [postgresql]
+-- One way there and back.
 SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT
 
 -- name: by_its_key [postgresql]
@@ -126,6 +126,11 @@ OFFSET 0) w
 -- By the index of ids: those asked for are few, and SQLite would begin with all whom a provider bills.
 (SELECT a.org_id, a.customer_id FROM assignments a WHERE a.org_id IN :org_ids AND +a.provider = :provider
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
+
+-- name: customers_billed
+-- The same by itself, and no join with what is asked of them: without statistics PostgreSQL would compare each with all
+-- whom the provider bills.
+SELECT a.org_id, a.customer_id FROM {billed_now} a
 
 -- name: arrived_since
 -- Of samples `s`: those that came after the ones before :cursor were looked at (S2).

@@ -127,7 +127,7 @@ def _take(connection: sa.Connection, values: dict[str, object]) -> list[sa.Row[t
         rows += found
         if first == "longest_due" and len(found) < wanted:  # nothing else is due
             break
-    plan(connection, "by_any")
+    plan(connection, "end_by_turn")
     return rows
 
 

@@ -77,7 +77,7 @@ def charge_due(
     picked = SQL.run(connection, "pick_charges", {"provider": EMBEDDED, **limits, **dated, **most}).rowcount
     if not picked:
         return 0, None
-    plan(connection, "by_any")
+    plan(connection, "end_by_turn")
     if SQL.run(connection, "post_charges", {"now_ms": now}).rowcount < picked:
         raise NotPlain("a key was charged before")
     SQL.run(connection, "move_charges")

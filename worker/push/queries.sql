@@ -327,7 +327,7 @@ SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin'
 -- each portion would read all of a backlog. Nor are all organisations read for each push, where they are few.
 SELECT set_config('enable_sort', 'off', TRUE), set_config('enable_seqscan', 'off', TRUE)
 
--- name: by_any [postgresql]
+-- name: end_by_turn [postgresql]
 SET LOCAL enable_sort TO DEFAULT;
 SET LOCAL enable_seqscan TO DEFAULT
 

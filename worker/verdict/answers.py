@@ -118,7 +118,7 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
         return
     values = {"org_ids": org_ids, "provider": lane.provider, "now_ms": now_ms}
     rows = {row.org_id: row for row in SQL.run(connection, "answered", values)}
-    billed = {row.org_id: row.customer_id for row in SQL.run(connection, "billed", values)}
+    billed = {row.org_id: row.customer_id for row in SQL.run(connection, "customers_billed", values)}
     held = read_held(connection, lane.provider, org_ids, now_ms)
     by_org = {org.org_id: org for org in answers}
     estimated = _estimated(connection, lane.provider, rows.values(), by_org, now_ms)

@@ -9,11 +9,6 @@ SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance
         WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL) THEN NULL ELSE {low_level} END AS low_micro
 FROM orgs o WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
 
--- name: billed
--- Beside `answered`, and no join with it: without statistics each organisation would be compared with all whom the
--- provider bills.
-SELECT a.org_id, a.customer_id FROM {billed_now} a
-
 -- name: unsure
 -- Those that are asked about, as where a push of another claim was not charged clearly, or such a push is under way: what
 -- is left may, or may not, be less that push. It reads all that is claimed: only they are asked for, of whom something is

@@ -81,6 +81,7 @@ class OrgState:
 
 
 WRITTEN: Final = tuple(column.name for column in fields(OrgState))
+"""Columns of `orgs` that a verdict writes."""
 
 
 @dataclass(frozen=True)

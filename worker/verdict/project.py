@@ -263,7 +263,7 @@ def _after(
 def _billed(connection: sa.Connection, provider: str, due: Sequence[DueProjection], now: int) -> set[tuple[str, str]]:
     """(organisation, customer) of those that this provider bills now."""
     values = {"org_ids": [wanted.org_id for wanted in due], "provider": provider, "now_ms": now}
-    return {(row.org_id, row.customer_id) for row in SQL.run(connection, "billed", values)}
+    return {(row.org_id, row.customer_id) for row in SQL.run(connection, "customers_billed", values)}
 
 
 def _outcome(state: CustomerRead) -> str | None:

@@ -51,11 +51,6 @@ ORDER BY o.read_by_ms LIMIT :at_most
 -- name: put_off
 UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND projection_asks = :projection_asks
 
--- name: billed
--- Those of these organisations that the provider bills now, and as whom.
-SELECT a.org_id, a.customer_id FROM assignments a
-WHERE a.org_id IN :org_ids AND a.provider = :provider AND {in_force_now}
-
 -- name: with_rejected
 -- By the index on what needs a person: its condition is here word for word.
 SELECT DISTINCT org_id FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state = 'rejected'
@@ -76,7 +71,7 @@ FROM {rows :verdicts (org_id text, is_halted boolean, halted_at bigint, halt_rea
     projection_read_ms bigint, projection_due_ms bigint, balance_micro bigint, balance_read_ms bigint, "plan" text,
     unseen_micro bigint, unread_since_ms bigint, watch_due_ms bigint, resume_above_micro bigint, read_by_ms bigint)} x
 WHERE orgs.org_id = x.org_id;
-{by_any_way}
+{end_by_key}
 
 -- name: write_verdicts [sqlite]
 -- One after the other: out of JSON a figure that is too large would come as another.

@@ -1,7 +1,7 @@
 """Triggers of PostgreSQL run for rows that they may have to do with: for voids, and for who is halted.
 
-Whether a void has evidence was asked of each push twice, as it was claimed and as it was settled, which took as long as
-writing the row; who is to be told of a halt, of each organisation whose verdict was written.
+Whether a void has evidence was asked of each push twice, as it was claimed and as it was settled: a quarter of what
+both took. Who is to be told of a halt was asked of each organisation whose verdict was written.
 """
 
 from alembic import op
