@@ -8,12 +8,15 @@ it is Unknown, a read ReadFailed. So a customer's name or figure at a provider n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
 from typing import Final, cast
 
 from drawdown.providers.protocol import (
     Accepted,
     CannotTell,
     Capabilities,
+    Cost,
     CustomerChanged,
     CustomerRead,
     CustomerState,
@@ -24,6 +27,7 @@ from drawdown.providers.protocol import (
     ManyLookups,
     Notice,
     Outcome,
+    Part,
     Provider,
     PushRefused,
     PushRequest,
@@ -31,6 +35,7 @@ from drawdown.providers.protocol import (
     ReadFailed,
     Rejected,
     RetryAt,
+    TellsCosts,
     Totals,
     Unknown,
 )
@@ -46,8 +51,12 @@ MAX_NAME_CHARS: Final = 200
 MAX_KEY_CHARS: Final = 1_000
 MAX_FEATURES: Final = 10_000
 """That totals or balances of one customer may name."""
+MAX_PARTS: Final = 1_000
+"""Parts granted once that the balances of one customer may have."""
 MAX_LINES: Final = 1_000
 """Of a check."""
+MAX_DECIMALS: Final = 10
+"""Of a cost in credits: Autumn tells balances to ten decimals (recorded)."""
 MAX_NOTICES: Final = 1_000
 """Of one webhook."""
 
@@ -94,6 +103,9 @@ class Careful:
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
         return drawn(await self._provider.drawn(customer_id))
 
+    async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
+        return costs(await cast(TellsCosts, self._provider).costs(known))
+
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
         found = await self._provider.notices(headers, body, now_ms)
         return _failed(found) if isinstance(found, ReadFailed) else [_notice(notice) for notice in found[:MAX_NOTICES]]
@@ -116,7 +128,20 @@ def sound(state: CustomerRead) -> CustomerRead:
         return ReadFailed(f"{_shown(limit)} is no number of sandboxes")
     if plan is not None and not isinstance(plan, str):
         return ReadFailed(f"{_shown(plan)} is no plan")
-    return CustomerState(balance, None if plan is None else clean(plan, MAX_NAME_CHARS), limit)
+    refused = frozenset(clean(feature, MAX_NAME_CHARS) for feature in state.refused)
+    if len(refused) > MAX_FEATURES or len(state.parts) > MAX_PARTS:
+        return ReadFailed(f"{len(refused)} refused features and {len(state.parts)} parts of balances")
+    plan = None if plan is None else clean(plan, MAX_NAME_CHARS)
+    return CustomerState(balance, plan, limit, refused, _parts(state.parts))
+
+
+def _parts(found: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts that are some: of one with an impossible figure nothing is kept, so that it is never taken for used."""
+    return tuple(
+        Part(clean(part.balance, MAX_NAME_CHARS), clean(part.name, MAX_NAME_CHARS), part.granted, part.ends_ms)
+        for part in found
+        if _is_amount(part.granted) and (part.ends_ms is None or _is_moment(part.ends_ms))
+    )
 
 
 def outcome(found: Outcome) -> Outcome:
@@ -129,8 +154,8 @@ def outcome(found: Outcome) -> Outcome:
         case RetryAt(at_ms, reason, too_many):
             # It is proven not to have been applied, whatever time it names: a nonsensical one is no time to wait for.
             return RetryAt(at_ms if _is_moment(at_ms) else 0, _reason(reason), too_many is True)
-        case Rejected(reason):
-            return Rejected(_reason(reason))
+        case Rejected(reason, until_credit):
+            return Rejected(_reason(reason), until_credit is True)
         case Unknown(reason):
             return Unknown(_reason(reason))
     return found
@@ -173,9 +198,30 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
     if len(found) > MAX_FEATURES:
         return ReadFailed(f"balances of {len(found)} features")
     for balance in found.values():
-        if not _is_figure(balance.quantity) or not (balance.since_ms is None or _is_moment(balance.since_ms)):
+        if not _is_amount(balance.quantity) or not (balance.since_ms is None or _is_moment(balance.since_ms)):
             return ReadFailed(f"{_shown(balance.quantity)} since {_shown(balance.since_ms)} is nothing drawn")
-    return {clean(feature, MAX_NAME_CHARS): balance for feature, balance in found.items()}
+    return {
+        clean(feature, MAX_NAME_CHARS): replace(balance, parts=_parts(balance.parts[:MAX_PARTS]))
+        for feature, balance in found.items()
+    }
+
+
+def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
+    """What units cost. A cost of zero, or one that is no exact decimal, is left out: `check` reports it."""
+    if isinstance(found, ReadFailed):
+        return _failed(found)
+    if len(found) > MAX_FEATURES:
+        return ReadFailed(f"costs of {len(found)} features")
+    return [
+        Cost(clean(one.feature, MAX_NAME_CHARS), clean(one.balance, MAX_NAME_CHARS), one.credits)
+        for one in found
+        if _is_amount(one.credits) and one.credits > 0 and _exponent(one.credits) >= -MAX_DECIMALS
+    ]
+
+
+def _exponent(value: Decimal) -> int:
+    exponent = value.normalize().as_tuple().exponent
+    return exponent if isinstance(exponent, int) else -MAX_DECIMALS - 1
 
 
 def _notice(found: Notice) -> Notice:
@@ -194,6 +240,13 @@ def _reason(text: object) -> str:
 
 def _is_figure(value: object) -> bool:
     return type(value) is int and abs(value) <= MAX_FIGURE
+
+
+def _is_amount(value: object) -> bool:
+    """Whether this is a quantity, or an amount of credits, that can be meant."""
+    if isinstance(value, Decimal):
+        return value.is_finite() and abs(value) <= MAX_FIGURE
+    return _is_figure(value)
 
 
 def _is_moment(value: object) -> bool:

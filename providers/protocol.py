@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from drawdown.providers.setup import Setup as Setup
@@ -74,6 +75,9 @@ class Capabilities:
     drawn: bool = False
     """Whether balances say what was drawn from them, apart from the events: needed where a key store can fail open, or
     where something can be charged without an event. There absence alone proves nothing (rule P5)."""
+
+    costs: bool = False
+    """Whether it tells what a unit of a feature draws from a balance in credits (`TellsCosts`)."""
 
     same_database: bool = False
     """Whether its books lie in our own database: then a restore brings both back together (rule R1)."""
@@ -152,9 +156,11 @@ class RetryAt:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Proven not applied, and sending again would not help. A person, or a rule, decides."""
+    """Proven not applied, and sending again would not help. A person, or a rule, decides. `until_credit`: nothing was
+    taken because the customer had no credit. Drawdown bills the usage again once the provider shows credit."""
 
     reason: str
+    until_credit: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,12 +174,27 @@ Outcome: TypeAlias = Accepted | Duplicate | Queued | RetryAt | Rejected | Unknow
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a balance that was granted once, such as a top-up. Autumn drops a part from its answers once it is
+    used up exactly (recorded). `granted` is in the unit of the balance. `ends_ms`: when unused credit expires."""
+
+    balance: str
+    name: str
+    granted: Decimal
+    ends_ms: int | None = None
+
+
+@dataclass(frozen=True)
 class CustomerState:
-    """What a provider says of a customer. `balance_micro` None: unlimited. `max_concurrent` None: no limit."""
+    """The state of a customer. `balance_micro` is what the customer can still spend, with overage and limits counted;
+    None: unlimited. `max_concurrent` None: no limit. `refused`: features that a limit of the provider refuses although
+    the balance lasts. `parts`: what was granted once."""
 
     balance_micro: int | None
     plan: str | None
     max_concurrent: int | None
+    refused: frozenset[str] = frozenset()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,15 +240,29 @@ Totals: TypeAlias = Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What a balance says was drawn from it (base units) since `since_ms`; None: since ever. A person's change of it
-    may count as drawn, or as given back: it cannot be told apart."""
+class Cost:
+    """What one base unit of a feature draws from a balance, in credits. `balance` names the credit system."""
 
-    quantity: int
+    feature: str
+    balance: str
+    credits: Decimal
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a balance says was drawn from it since `since_ms`; None: since ever. A person's change of it may count as
+    drawn, or as given back: it cannot be told apart.
+
+    `quantity` is in base units of the balance's feature. For a credit system it is in credits, and includes balances
+    that a feature of its schema has of its own, at the feature's cost. `parts`: the parts granted once that it shows.
+    """
+
+    quantity: int | Decimal
     since_ms: int | None
     whole: bool = True
     """Whether nothing had been drawn at `since_ms`; else two looks in the same cycle can be compared, and no single one
     with what was pushed."""
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -294,6 +329,14 @@ class ManyLookups(Protocol):
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         """What became of pushes of one customer, dated within that span; one result each, in order."""
+
+
+class TellsCosts(Protocol):
+    """A provider that declares `costs`."""
+
+    async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
+        """What units cost now, at most one cost a feature; empty where the account has no credit system. `known`: every
+        cost that was learned before, so that a charge made at an older cost is read at that cost."""
 
 
 Build: TypeAlias = Callable[[Setup], Provider]

@@ -20,10 +20,14 @@ sandboxes = sa.Table(
     id_column("org_id"),
     id_column("cell_id"),
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("memory_mb", Big, nullable=True),
+    ms_column("since_ms", null=True),
     sa.CheckConstraint("state IN ('running', 'hibernated', 'migrating', 'stopped')", name="sandboxes_state"),
     sa.Index("sandboxes_by_org", "org_id", "cell_id"),
     sa.Index("sandboxes_running", "cell_id", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
-    comment="Where an organisation's sandboxes are. The hosts' own program keeps it.",
+    sa.Index("sandboxes_since", "since_ms", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
+    comment="Where an organisation's sandboxes are. The hosts' own program keeps it. memory_mb and since_ms, when it "
+    "began to run, let the first estimate begin before the first sample.",
 )
 
 halts = sa.Table(
@@ -137,8 +141,24 @@ balance_marks = sa.Table(
     id_column("org_id"),
     sa.Column("told_qty", Big, nullable=False, server_default="0"),
     ms_column("told_ms", null=True),
+    sa.Column("scale", Big, nullable=False, server_default="1"),
     comment="By how much a balance was drawn on in its present cycle beyond what was pushed, when last compared; and "
-    "what of it a person was told and has not acknowledged (P5, R2).",
+    "what of it a person was told and has not acknowledged (P5, R2). scale: quantities in one unit of the balance.",
+)
+
+balance_parts = sa.Table(
+    "balance_parts",
+    metadata,
+    id_column("provider", key=True),
+    id_column("customer_id", key=True),
+    id_column("balance", key=True),
+    id_column("part", key=True),
+    sa.Column("granted", sa.Text, nullable=False),
+    ms_column("ends_ms", null=True),
+    ms_column("seen_ms"),
+    ms_column("gone_ms", null=True),
+    comment="Parts of customers' balances that were granted once, in units of the balance. gone_ms: when the provider "
+    "no longer showed it: it drops a part that is used up exactly.",
 )
 
 ticks = sa.Table(

@@ -14,8 +14,10 @@ provider_rates = sa.Table(
     sa.Column("per_quantity", Big, nullable=False, server_default="1"),
     ms_column("at_ms"),
     *said_columns(),
+    id_column("balance", null=True),  # the credit system that it draws on, as the provider tells; NULL: an operator's
     sa.CheckConstraint("micro >= 0 AND per_quantity > 0", name="provider_rates_sane"),
-    comment="What usage costs at a provider, in millionths of its balance's unit: for estimates alone. Append-only.",
+    comment="What usage costs at a provider, in millionths of its balance's unit: for estimates, and "
+    "in credits as evidence. Append-only.",
 )
 
 provider_when_down = sa.Table(

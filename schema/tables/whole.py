@@ -17,6 +17,7 @@ from drawdown.schema.tables.drift import parity_checks, vendor_bills, vendor_imp
 from drawdown.schema.tables.fleet import (
     action_chain,
     balance_marks,
+    balance_parts,
     cells,
     halts,
     incarnation,
@@ -106,6 +107,7 @@ __all__ = [
     "balance_episodes",
     "balance_levels",
     "balance_marks",
+    "balance_parts",
     "batch_files",
     "batch_refused_rows",
     "batch_sources",

@@ -15,6 +15,7 @@ from typing import Final, TypeVar, cast, overload
 import structlog
 
 from drawdown.providers.protocol import (
+    Cost,
     CustomerRead,
     Drawn,
     LookupResult,
@@ -24,6 +25,7 @@ from drawdown.providers.protocol import (
     PushRequest,
     ReadFailed,
     RetryAt,
+    TellsCosts,
     Totals,
     Unknown,
 )
@@ -242,6 +244,11 @@ class Calls:
 
     async def drawn(self, customer_ids: Sequence[str], over: Over = never) -> list[Mapping[str, Drawn] | ReadFailed]:
         return await self._each(customer_ids, self._provider.drawn, str, over)
+
+    async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
+        """What units of features cost in credits."""
+        (found,) = await self._each([known], cast(TellsCosts, self._provider).costs, lambda _: "")
+        return found
 
     async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
         """What is wrong with each customer, a line each."""

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import sqlalchemy as sa
 
 from drawdown.providers.payments.protocol import Charge
-from drawdown.providers.protocol import PushRequest
+from drawdown.providers.protocol import Cost, PushRequest
 from drawdown.worker.engine.witness import Witness
 
 R = TypeVar("R")
@@ -78,6 +78,15 @@ class ReadDrawn:
     provider: str
     customer_ids: Sequence[str]
     over: Over = never
+
+
+@dataclass(frozen=True)
+class ReadCosts:
+    """Ask a provider what units of features cost in credits; a list of Cost, or ReadFailed. `known`: those learned
+    before."""
+
+    provider: str
+    known: Sequence[Cost]
 
 
 @dataclass(frozen=True)
@@ -256,6 +265,7 @@ Effect: TypeAlias = (
     | ReadCustomers
     | ReadTotals
     | ReadDrawn
+    | ReadCosts
     | CheckCustomers
     | ChargeMoney
     | LookUpMoney

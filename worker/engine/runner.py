@@ -36,6 +36,7 @@ from drawdown.worker.engine.effects import (
     Over,
     Push,
     ReadCells,
+    ReadCosts,
     ReadCustomers,
     ReadDrawn,
     ReadTotals,
@@ -179,6 +180,8 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
             return await calls[provider].totals(customers, over)
         case ReadDrawn(provider, customer_ids, over):
             return await calls[provider].drawn(customer_ids, over)
+        case ReadCosts(provider, known):
+            return await calls[provider].costs(known)
         case CheckCustomers(provider, customer_ids):
             return await calls[provider].check(customer_ids)
         case ChargeMoney(service) | LookUpMoney(service):
