@@ -77,6 +77,13 @@ def as_credits(micro: int) -> str:
     return f"{Decimal(micro) / MICRO:f}"
 
 
+def show_quantity(quantity: int, scale: int = 1, *, sign: bool = False) -> str:
+    """A quantity of a balance in a sentence, exact: `scale` quantities make one unit, such as a credit."""
+    exact = Decimal(quantity) / scale
+    text = f"{exact:+,f}" if sign else f"{exact:,f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def in_credits(micro: int) -> int | float:
     """Credits as a JSON number: of 10^15 micro-credits and below, the shortest text of the float is exact."""
     return micro // MICRO if micro % MICRO == 0 else micro / MICRO

@@ -29,6 +29,7 @@ from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.halts.unheeded import problems, unheeded, untold
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import deliver
+from drawdown.worker.push.credit_wait import bill_again
 from drawdown.worker.push.lookup import Confirmed, confirm
 from drawdown.worker.push.push import push_in_spells
 from drawdown.worker.seal import seal as sealing
@@ -37,6 +38,7 @@ from drawdown.worker.seal.newcomers import register_unknown_orgs_by_arrival
 from drawdown.worker.seal.statements import Sealed, SealRequest
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.topup.fill import fill
+from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from drawdown.worker.verdict.overrides import end_overrides, release_exempt
 from drawdown.worker.verdict.project import project
@@ -63,6 +65,7 @@ def tick(context: Context) -> Steps[Report]:
     if report.doubted is None:
         assert context.witness is not None
         yield Remember(context.witness)
+        yield Together([bill_again(context)])
         yield from _seal_all(context, report)
         yield from _sweep(context, report)
     else:
@@ -98,6 +101,7 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
     (R1), verdicts and halts go on, and nothing is settled."""
     if not settling:
         return (yield from _verdicts(context, provider))
+    yield Together([learn_costs(context, provider)])  # costs that cannot be kept hold up no push
     # Lookups are slow where they are limited: they hold up no push, no verdict and no halt.
     sent = push_in_spells(context, provider, partial(_verdicts, context, provider))
     done: list[object] = yield Together([confirm(context, provider), sent])

@@ -18,7 +18,7 @@ import structlog
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
-from drawdown.schema.units import SECOND_MS
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
 from drawdown.worker.engine.shard import Shard
@@ -29,6 +29,7 @@ from drawdown.worker.hooks.deliver import Told, deliver
 from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.project import Projected, project
@@ -40,6 +41,8 @@ SQL = queries(__file__)
 
 ROUND_MS: Final = 5 * SECOND_MS
 LOOKS_A_ROUND: Final = 5_000
+COSTS_MS: Final = 5 * MINUTE_MS
+"""How often a watch asks what units cost; ticks ask each time."""
 READS_A_S: Final = 200
 """Where a provider declares no rate."""
 HALTED_SHARE: Final = 4
@@ -82,6 +85,8 @@ class Watcher:
 
     seen: Seen | None = None
     """The arrivals that were looked at; None: begin where the seal has come to."""
+    costs_due_ms: int = 0
+    """When providers are asked again what units cost."""
 
 
 def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
@@ -89,6 +94,9 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     done = Watched()
     context.hurried = True
     witness: Witness | None = yield Recall()
+    if context.clock.now_ms() >= watcher.costs_due_ms:
+        watcher.costs_due_ms = context.clock.now_ms() + COSTS_MS
+        yield Together([learn_costs(context, provider) for provider in context.ready()])
     yield from expire_holds(context, sweeps=1)
     look = partial(_look, context=context, watcher=watcher, witness=witness)
     seen: Looked = yield Transaction("watch", look)

@@ -15,7 +15,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import require_range, show_time
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, show_quantity
 from drawdown.worker.commands import balances
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
@@ -138,7 +138,10 @@ def _acknowledge(app: App, org: str, by: By) -> None:
     if org:
         app.read(lambda c: require_org(c, org))
     seen = app.write(lambda c: balances.acknowledge(c, org, by))
-    done = [f"{balance.org_id}, {balance.provider}, {balance.feature}: {int(balance.told_qty):+,}" for balance in seen]
+    done = [
+        f"{one.org_id}, {one.provider}, {one.feature}: {show_quantity(int(one.told_qty), int(one.scale), sign=True)}"
+        for one in seen
+    ]
     show(app, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
 
 
@@ -169,9 +172,17 @@ def _lines(found: Reconciled) -> list[str | Table]:
     if found.differing:
         columns = ("day", "org", "provider", "feature", "#ours", "#theirs", "", "#corrected")
         rows = [
-            (show_time(d.day_ms)[:10], d.org_id, d.provider, d.feature, d.ours, d.theirs, d.verdict, d.corrected)
+            (
+                show_time(d.day_ms)[:10],
+                d.org_id,
+                d.provider,
+                d.feature,
+                *(show_quantity(quantity, d.scale) for quantity in (d.ours, d.theirs)),
+                d.verdict,
+                show_quantity(d.corrected, d.scale),
+            )
             for d in found.differing[:100]
         ]
-        lines.append(table("Differences, in base units", columns, rows))
+        lines.append(table("Differences, in base units; of a credit system in credits", columns, rows))
         lines += [f"{line.org_id}, {line.feature}: {line.note}" for line in found.differing[:100] if line.note]
     return lines

@@ -101,6 +101,7 @@ provider_states = sa.Table(
     sa.Column("wire_since_ms", Big, nullable=False, server_default="0"),
     ms_column("paused_ms", null=True),
     sa.Column("paused_reason", sa.Text, nullable=True),
+    ms_column("costs_read_ms", null=True),  # when it was last asked what units cost in credits
     comment="The terms a provider is used on (JSON; seals rest on them), since when, and whether a person paused it.",
 )
 
@@ -156,9 +157,8 @@ balance_parts = sa.Table(
     sa.Column("granted", sa.Text, nullable=False),
     ms_column("ends_ms", null=True),
     ms_column("seen_ms"),
-    ms_column("gone_ms", null=True),
-    comment="Parts of customers' balances that were granted once, in units of the balance. gone_ms: when the provider "
-    "no longer showed it: it drops a part that is used up exactly.",
+    comment="Parts of customers' balances that were granted once, in units of the balance. A provider no longer "
+    "shows a part that is used up exactly. seen_ms: when a read first showed it as it is.",
 )
 
 ticks = sa.Table(

@@ -15,6 +15,7 @@ provider_rates = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     id_column("balance", null=True),  # the credit system that it draws on, as the provider tells; NULL: an operator's
+    ms_column("confirmed_ms", null=True),  # when the cost before it was last confirmed; NULL: it is the first one told
     sa.CheckConstraint("micro >= 0 AND per_quantity > 0", name="provider_rates_sane"),
     comment="What usage costs at a provider, in millionths of its balance's unit: for estimates, and "
     "in credits as evidence. Append-only.",

@@ -27,6 +27,6 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]
     for row in rows:
         about = {"provider": row.provider, "feature": row.feature}
         SQL.run(connection, "acknowledge", {**about, "customer_id": row.customer_id})
-        details = {**about, "customer": row.customer_id, "quantity": int(row.told_qty)}
+        details = {**about, "customer": row.customer_id, "quantity": int(row.told_qty), "scale": int(row.scale)}
         record(connection, "balance_acknowledge", str(row.org_id), details, by)
     return rows

@@ -7,10 +7,12 @@ that an order of more than a turn can compare fails in words after some. What it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from drawdown.schema.audit import By
+from drawdown.schema.units import show_quantity
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.orders.asked import AskedCorrect
@@ -51,7 +53,7 @@ def in_words(found: Reconciled) -> str:
     rest = [line for line in found.differing if abs(line.theirs - line.ours) != line.corrected]
     said = [f"{found.compared:,} compared, {len(found.differing):,} differ"]
     if corrected:
-        said += [f"{len(corrected):,} corrected, by {sum(line.corrected for line in corrected):,} units"]
+        said += [f"{len(corrected):,} corrected{_by(corrected)}"]
     said += [f"left to a person: {_left(line)}" for line in rest[:SAID]]
     said += [f"and {len(rest) - SAID:,} more"] if len(rest) > SAID else []
     said += [f"{found.waiting:,} wait: unsettled, or fresher than the provider's lag"] if found.waiting else []
@@ -60,6 +62,18 @@ def in_words(found: Reconciled) -> str:
     return "; ".join([*said, *(f"{name}: not compared: {why}" for name, why in sorted(found.skipped.items()))])
 
 
+def _by(corrected: Sequence[Line]) -> str:
+    """By how much, where one unit measures all of it: seconds and credits are never added up."""
+    scales = {(line.feature if line.balance else "", line.scale) for line in corrected}
+    if len(scales) > 1:
+        return ""
+    amount = show_quantity(sum(line.corrected for line in corrected), corrected[0].scale)
+    return f", by {amount} {corrected[0].feature if corrected[0].scale > 1 else 'units'}"
+
+
 def _left(line: Line) -> str:
     note = line.note or "what is apart was not proven"
-    return f"{line.org_id}, {line.feature}: ours {line.ours:,}, theirs {line.theirs:,}: {note}"
+    return (
+        f"{line.org_id}, {line.feature}: ours {show_quantity(line.ours, line.scale)}, "
+        f"theirs {show_quantity(line.theirs, line.scale)}: {note}"
+    )

@@ -7,6 +7,9 @@ Autumn draws on a balance at once and stores the event later, or never (observed
 nothing by itself. A top-up by `add_to_balance` looks like giving back. A mark keeps the difference between balance and
 pushes at the last comparison, so that a difference told once counts no more. A top-up of just as much as was drawn
 without an event, between two comparisons, cannot be seen.
+
+A balance pays for one feature, or, as a credit system, for several at a cost each. All quantities here are those of the
+balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to the credit.
 """
 
 from __future__ import annotations
@@ -14,21 +17,40 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Drawn, ReadFailed
+from drawdown.providers.protocol import Drawn, Part, ReadFailed
 from drawdown.schema.sql import queries
-from drawdown.worker.engine.effects import Over, ReadDrawn, Steps, never
+from drawdown.worker.catalog.balance_parts import known_parts
+from drawdown.worker.catalog.costs import Pools, read_pools
+from drawdown.worker.engine.effects import Over, ReadDrawn, Steps, Transaction, never
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.rows import Row
 
 SQL = queries(__file__)
 
-CustomerFeature = tuple[str, str]
-"""Customer and feature, at one provider."""
-Balances = Mapping[str, Mapping[str, Drawn] | ReadFailed]
+CustomerPool = tuple[str, str]
+"""Customer and balance, at one provider."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a balance says was drawn from it since `since_ms` (None: since ever), in its own quantities. `expired`: what
+    may have been drawn besides, from parts that were gone by then without having been used up for sure; `expired_ms`:
+    when the last of them went."""
+
+    quantity: int
+    since_ms: int | None
+    whole: bool = True
+    expired: int = 0
+    expired_ms: int = 0
+
+
+Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 """What was read, by customer."""
 CHUNK: Final = 200
 """Customers that are looked at together."""
@@ -41,7 +63,7 @@ MOST_UNSURE: Final = 12
 
 @dataclass(frozen=True)
 class Accounted:
-    """What we call accepted of one customer and feature, in base units, in the present cycle of the balance."""
+    """What we call accepted of one customer, in quantities of a balance, in its present cycle."""
 
     org_id: str = ""
     """Whose push was settled last."""
@@ -57,7 +79,8 @@ class Accounted:
     hand_above: int = 0
     hand_below: int = 0
     """The sums of what was billed, and credited, by hand since the balance was last compared: in it or beside it. What
-    a person voided of what was to be given back counts as credited: a part of it may have been."""
+    a person voided of what was to be given back counts as credited: a part of it may have been. A charge that was made
+    while its cost changed may be in the balance at the lower cost: the difference counts here, too."""
     newest_ms: int = 0
     open: int = 0
     """Pushes that may have arrived, and are not settled."""
@@ -69,53 +92,71 @@ class Accounted:
     marked_ms: int = 0
     """When that was."""
 
-    def beyond(self, drawn: Drawn) -> tuple[int, int] | None:
+    def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
+        expired = drawn.expired if drawn.expired_ms >= self.marked_ms else 0
         if self.apart is not None:
             beyond = drawn.quantity - self.ours - self.apart
-            return beyond + self.hand_below, beyond + self.hand_above
-        return (drawn.quantity - self.most, drawn.quantity - self.least) if drawn.whole else None
+            return beyond + self.hand_below, beyond + self.hand_above + expired
+        return (drawn.quantity - self.most, drawn.quantity - self.least + expired) if drawn.whole else None
 
 
 def read_accounted(
-    connection: sa.Connection, *, provider: str, pairs: Collection[CustomerFeature], balances: Balances
-) -> dict[CustomerFeature, Accounted]:
+    connection: sa.Connection, *, provider: str, pairs: Collection[CustomerPool], balances: Balances
+) -> dict[CustomerPool, Accounted]:
     """What stands beside each balance; before balances were read, for the look alone."""
-    wanted = [
-        {"customer_id": customer, "feature": feature, "since_ms": _since(balances.get(customer), feature)}
-        for customer, feature in sorted(pairs)
+    pools = read_pools(connection, provider)
+    since = {pair: _since(balances.get(pair[0]), pair[1]) for pair in sorted(pairs)}
+    wanted = [{"customer_id": pair[0], "feature": pair[1], "since_ms": since[pair]} for pair in since]
+    marks: dict[CustomerPool, tuple[int, int]] = {}
+    for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
+        scale = pools.scale(str(row.feature))
+        if scale % int(row.scale) == 0:  # a finer cost was told since; else the balance is another by now
+            apart = int(row.apart_qty) * (scale // int(row.scale))
+            marks[(str(row.customer_id), str(row.feature))] = apart, int(row.at_ms)
+    features = [
+        {
+            "customer_id": pair[0],
+            "feature": feature,
+            "since_ms": since[pair],
+            "mark_ms": marks.get(pair, (0, 0))[1],
+        }
+        for pair in since
+        for feature in pools.features(pair[1])
     ]
-    found = SQL.run(connection, "marks", {"provider": provider, "pairs": wanted})
-    marks = {(row.customer_id, row.feature): (int(row.apart_qty), int(row.at_ms)) for row in found}
-    marked = [
-        {**pair, "mark_ms": marks.get((str(pair["customer_id"]), str(pair["feature"])), (0, 0))[1]} for pair in wanted
-    ]
-    by_pair: dict[CustomerFeature, list[Row]] = defaultdict(list)
-    values = {"provider": provider, "pairs": marked, "apart_ms": CLOCKS_APART_MS}
+    by_pair: dict[CustomerPool, list[Row]] = defaultdict(list)
+    changes = pools.changes({str(one["feature"]) for one in features})
+    values = {"provider": provider, "pairs": features, "changes": changes, "apart_ms": CLOCKS_APART_MS}
     for row in SQL.run(connection, "accounted", values):
-        by_pair[(row.customer_id, row.feature)].append(row)
-    return {pair: _accounted(by_pair[pair], *marks.get(pair, (None, 0))) for pair in pairs}
+        by_pair[(row.customer_id, pools.of(row.feature))].append(row)
+    return {pair: _accounted(by_pair[pair], pools, *marks.get(pair, (None, 0))) for pair in pairs}
 
 
-def _accounted(rows: Sequence[Row], apart: int | None, marked_ms: int) -> Accounted:
+def _accounted(rows: Sequence[Row], pools: Pools, apart: int | None, marked_ms: int) -> Accounted:
     if not rows:
         return Accounted(apart=apart, marked_ms=marked_ms)
+    costs = [pools.weight(str(row.feature), int(row.first), int(row.last)) for row in rows]
 
     def total(name: str) -> int:
-        return sum(int(getattr(row, name)) for row in rows)
+        return sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True))
+
+    def unsure(name: str) -> int:
+        """By how much charges that were made while a cost changed may have drawn less."""
+        return sum(int(getattr(row, name)) * (most - least) for row, (least, most) in zip(rows, costs, strict=True))
 
     newest = max(rows, key=lambda row: int(row.newest_ms))
+    attempts, is_open = (sum(int(getattr(row, name)) for row in rows) for name in ("attempts", "open"))
     return Accounted(
         org_id=str(newest.org_id),
-        sent=(total("attempts"), total("open")),
+        sent=(attempts, is_open),
         accepted=total("accepted"),
         ours=total("ours"),
-        least=total("least"),
-        most=total("most"),
-        hand_above=total("hand_above"),
-        hand_below=total("hand_below"),
+        least=total("least") - unsure("fresh_above"),
+        most=total("most") - unsure("fresh_below"),
+        hand_above=total("hand_above") + unsure("fresh_above"),
+        hand_below=total("hand_below") + unsure("fresh_below"),
         newest_ms=int(newest.newest_ms),
-        open=total("open"),
+        open=is_open,
         open_above=total("open_above"),
         open_below=total("open_below"),
         apart=apart,
@@ -124,45 +165,88 @@ def _accounted(rows: Sequence[Row], apart: int | None, marked_ms: int) -> Accoun
 
 
 def read_unsure(
-    connection: sa.Connection, provider: str, pair: CustomerFeature, since_ms: int, now: Accounted
+    connection: sa.Connection, provider: str, pair: CustomerPool, since_ms: int, now: Accounted
 ) -> list[int]:
-    """The quantities of what is in a balance or beside it: what people billed and credited, and what was sent as its
-    cycle began. At most MOST_UNSURE and one."""
+    """The quantities of what is in a balance or beside it: what people billed and credited, what was sent as its cycle
+    began, and what a change of its cost may have made less. At most MOST_UNSURE and one."""
+    pools = read_pools(connection, provider)
+    features = list(pools.features(pair[1]))
     values = {
         "provider": provider,
         "customer_id": pair[0],
-        "feature": pair[1],
+        "features": features,
+        "changes": pools.changes(features),
         "since_ms": since_ms,
         "mark_ms": 0 if now.apart is None else now.marked_ms,
         "apart_ms": CLOCKS_APART_MS,
         "at_most": MOST_UNSURE + 1,
     }
-    return [int(row.sent_qty) for row in SQL.run(connection, "unsure", values)]
+    found = []
+    for row in SQL.run(connection, "unsure", values):
+        least, most = pools.weight(str(row.feature), int(row.first), int(row.last))
+        found.append(int(row.sent_qty) * (most if row.is_unsure else most - least))
+    return found
 
 
-def _since(balance: Mapping[str, Drawn] | ReadFailed | None, feature: str) -> int:
-    drawn = None if balance is None or isinstance(balance, ReadFailed) else balance.get(feature)
-    return 0 if drawn is None else drawn.since_ms or 0
+def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
+    level = None if balance is None or isinstance(balance, ReadFailed) else balance.get(pool)
+    return 0 if level is None else level.since_ms or 0
 
 
 def read_balances(provider: str, customers: Collection[str], over: Over = never) -> Steps[Balances]:
     """What customers' balances say was drawn; once time is `over`, that they were not read."""
-    found: dict[str, Mapping[str, Drawn] | ReadFailed] = {}
+    found: dict[str, Mapping[str, Level] | ReadFailed] = {}
     wanted = sorted(customers)
     for at in range(0, len(wanted), CHUNK):
         part = wanted[at : at + CHUNK]
+        # Known before the read: a part that is first shown meanwhile would else look as if it were gone by now.
+        pools, known = yield Transaction(
+            "known_parts", partial(_pools_and_parts, provider=provider, customers=part), rollback=True
+        )
         read: Sequence[Mapping[str, Drawn] | ReadFailed] = yield ReadDrawn(provider, part, over)
-        found.update(zip(part, read, strict=True))
+        for customer, one in zip(part, read, strict=True):
+            gone = known.get(customer, ())
+            found[customer] = one if isinstance(one, ReadFailed) else levels(one, pools, gone)
     return found
 
 
-def drawn_of(balances: Balances, pair: CustomerFeature) -> Drawn | None:
+def _pools_and_parts(
+    connection: sa.Connection, *, provider: str, customers: Collection[str]
+) -> tuple[Pools, Mapping[str, Sequence[Part]]]:
+    return read_pools(connection, provider), known_parts(connection, provider, customers)
+
+
+def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part]) -> Mapping[str, Level]:
+    """What balances say was drawn, in their quantities, with what was drawn from parts that are gone. A balance of one
+    feature that has a fraction tells nothing: no push of ours draws one. Pure."""
+    found: dict[str, Level] = {}
+    for name, drawn in read.items():
+        scale, shown = pools.scale(name), {part.name for part in drawn.parts}
+        gone = [part for part in known if part.balance == name and part.name not in shown]
+        used_up = sum((part.granted for part in gone if part.ends_ms is None), Decimal(0))
+        expired = [part for part in gone if part.ends_ms is not None]
+        quantity = (Decimal(drawn.quantity) + used_up) * scale
+        whole = quantity.to_integral_value(ROUND_HALF_EVEN)
+        if not pools.in_credits(name) and whole != quantity:
+            continue
+        found[name] = Level(
+            int(whole),
+            drawn.since_ms,
+            # Of a balance that begins anew, nothing tells which part of what is gone was drawn since it did.
+            drawn.whole and not (gone and drawn.since_ms is not None),
+            int(sum((part.granted for part in expired), Decimal(0)) * scale),
+            max((part.ends_ms or 0 for part in expired), default=0),
+        )
+    return found
+
+
+def drawn_of(balances: Balances, pair: CustomerPool) -> Level | None:
     """What one balance says; None where it could not be read, or tells nothing of this feature."""
     balance = balances.get(pair[0])
     return None if balance is None or isinstance(balance, ReadFailed) else balance.get(pair[1])
 
 
-def is_of_cycle(sent_ms: int, drawn: Drawn) -> bool:
+def is_of_cycle(sent_ms: int, drawn: Level) -> bool:
     """Whether what was sent first at a time was drawn in a balance's present cycle, if at all, and not in the one
     before: of anything else the balance does not tell."""
     return drawn.since_ms is None or sent_ms >= drawn.since_ms + CLOCKS_APART_MS
@@ -208,11 +292,12 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 class Mark:
     """How far a balance is from what was pushed; `told`: how much of it a person is told now."""
 
-    pair: CustomerFeature
+    pair: CustomerPool
     since_ms: int
     apart: int
     org_id: str
     told: int = 0
+    scale: int = 1
 
 
 def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
@@ -226,6 +311,7 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
             "org_id": mark.org_id,
             "told_qty": mark.told,
             "told_ms": now_ms if mark.told else None,
+            "scale": mark.scale,
         }
         for mark in marks
     ]
@@ -236,18 +322,26 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
 def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
     """A person says of pushes that were accepted that the provider lost them, under S1's lock. What a balance was told
     to lack is less by them: else what is drawn in their place would look as if they had been drawn after all."""
-    lost: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    lost: dict[tuple[str, CustomerPool], list[tuple[Row, int]]] = defaultdict(list)
+    scales: dict[str, Pools] = {}
     for push in voided:
-        lost[(str(push.provider), str(push.customer_id), str(push.feature))].append(push)
+        provider = str(push.provider)
+        pools = scales.setdefault(provider, read_pools(connection, provider))
+        settled_ms = int(push.settled_ms or push.sealed_at_ms)
+        least, most = pools.weight_between(str(push.feature), int(push.first_attempt_ms or settled_ms), settled_ms)
+        if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
+            pair = str(push.customer_id), pools.of(str(push.feature))
+            lost[(provider, pair)].append((push, most))
     rows = [
         {
             "provider": provider,
-            "customer_id": customer,
-            "feature": feature,
-            "sent_qty": sum(int(push.sent_qty) for push in some),
-            "settled_ms": max(int(push.settled_ms or push.sealed_at_ms) for push in some),
+            "customer_id": pair[0],
+            "feature": pair[1],
+            "sent_qty": sum(int(push.sent_qty) * cost for push, cost in some),
+            "settled_ms": max(int(push.settled_ms or push.sealed_at_ms) for push, _ in some),
+            "scale": scales[provider].scale(pair[1]),
         }
-        for (provider, customer, feature), some in lost.items()
+        for (provider, pair), some in lost.items()
     ]
     if rows:
         SQL.run(connection, "own_up_to_lost", {"lost": rows})

@@ -4,8 +4,10 @@
 -- A push is of the balance's present cycle if it was settled in it. What was sent just before the cycle began, or was
 -- billed by hand, may be drawn from it or not. What may have arrived is open until it is settled. Of what was to be given
 -- back, was sent, and voided by a person, a part may have been: Autumn gives back no more than was drawn, and not each
--- time with an event.
-SELECT p.customer_id, p.feature, p.org_id, SUM(p.attempts) AS attempts,
+-- time with an event. A charge saw one of the costs from `first` to `last`: it was made between two moments, and so was
+-- each change of a cost. `fresh` is what counts in the cycle since the last comparison.
+{with_changes}
+SELECT p.customer_id, p.feature, p.org_id, p.first, p.last, SUM(p.attempts) AS attempts,
     SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
     CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_above,
     CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty < 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_below,
@@ -18,9 +20,14 @@ SELECT p.customer_id, p.feature, p.org_id, SUM(p.attempts) AS attempts,
     CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted > 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_above,
     CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted < 0 THEN p.accepted WHEN p.since_mark = 1 THEN p.cut ELSE 0 END)
         AS BIGINT) AS hand_below,
+    CAST(SUM(CASE WHEN p.fresh = 1 AND p.accepted > 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS fresh_above,
+    CAST(SUM(CASE WHEN p.fresh = 1 AND p.accepted < 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS fresh_below,
     MAX(CASE WHEN p.state = 'accepted' THEN p.at_ms ELSE 0 END) AS newest_ms
 FROM (
     SELECT p.customer_id, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, w.since_ms,
+        {costs_seen},
+        CASE WHEN COALESCE(p.settled_ms, p.sealed_at_ms) >= w.since_ms - :apart_ms
+            AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart_ms THEN 1 ELSE 0 END AS fresh,
         CASE WHEN (p.by_hand OR p.state = 'voided') AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart_ms
             THEN 1 ELSE 0 END AS since_mark,
         CASE WHEN p.state = 'voided' AND p.sent_qty < 0 AND p.attempts > 0 AND EXISTS (SELECT 1 FROM voids x
@@ -34,40 +41,62 @@ FROM (
     FROM {rows :pairs (customer_id text, feature text, since_ms bigint, mark_ms bigint)} w
     JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
     WHERE p.provider = :provider
-) p GROUP BY p.customer_id, p.feature, p.org_id
+) p GROUP BY p.customer_id, p.feature, p.org_id, p.first, p.last
+
+-- name: with_changes
+WITH changes (feature, confirmed_ms, at_ms) AS MATERIALIZED (SELECT feature, confirmed_ms, at_ms
+    FROM {rows :changes (feature text, confirmed_ms bigint, at_ms bigint)} r)
+
+-- name: costs_seen
+-- How many changes of its feature's cost a charge came after for sure, and how many it may have come after.
+(SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
+    AND c.at_ms <= COALESCE(p.first_attempt_ms, p.settled_ms, p.sealed_at_ms)) AS first,
+(SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
+    AND c.confirmed_ms <= COALESCE(p.settled_ms, p.sealed_at_ms)) AS last
 
 -- name: unsure
--- What is in a balance or beside it, push by push: as `accounted` has it in sums, from a mark on, or (0) from none.
-SELECT p.sent_qty FROM pushes p
-WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :feature AND p.state = 'accepted'
-    AND p.sent_qty <> 0 AND (:mark_ms > 0 AND p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :mark_ms - :apart_ms
-        OR :mark_ms = 0 AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since_ms - :apart_ms
-            AND (p.by_hand OR :since_ms > 0 AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
-                WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
+-- What is in a balance or beside it, push by push: as `accounted` has it in sums, from a mark on, or (0) from none; and
+-- what was charged while its cost changed.
+{with_changes}
+SELECT p.feature, p.sent_qty, p.first, p.last, p.is_unsure FROM (
+    SELECT p.feature, p.sent_qty, {costs_seen}, CASE WHEN {is_unsure} THEN 1 ELSE 0 END AS is_unsure,
+        COALESCE(p.settled_ms, p.sealed_at_ms) AS at_ms
+    FROM pushes p
+    WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
+        AND p.sent_qty <> 0
+) p WHERE p.is_unsure = 1 OR p.first < p.last AND p.at_ms >= :mark_ms - :apart_ms AND p.at_ms >= :since_ms - :apart_ms
 LIMIT :at_most
 
+-- name: is_unsure
+(:mark_ms > 0 AND p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :mark_ms - :apart_ms
+    OR :mark_ms = 0 AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since_ms - :apart_ms
+        AND (p.by_hand OR :since_ms > 0 AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
+            WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
+
 -- name: marks
-SELECT m.customer_id, m.feature, m.apart_qty, m.at_ms
+SELECT m.customer_id, m.feature, m.apart_qty, m.at_ms, m.scale
 FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
     AND m.since_ms = w.since_ms
 
 -- name: remember
-INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, provider, at_ms)
-SELECT customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, :provider, :at_ms
+INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, provider, at_ms)
+SELECT customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, :provider, :at_ms
 FROM {rows :marks (customer_id text, feature text, since_ms bigint, apart_qty bigint, org_id text, told_qty bigint,
-    told_ms bigint)} r WHERE 1 = 1
+    told_ms bigint, scale bigint)} r WHERE 1 = 1
 ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.since_ms,
     apart_qty = excluded.apart_qty, at_ms = excluded.at_ms, org_id = excluded.org_id,
-    told_qty = balance_marks.told_qty + excluded.told_qty,
+    told_qty = balance_marks.told_qty * (excluded.scale / balance_marks.scale) + excluded.told_qty,
+    scale = excluded.scale,
     told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
 
 -- name: own_up_to_lost
 -- Only where a comparison since has found at least as much of it: else the balance says that they were drawn.
 UPDATE balance_marks SET apart_qty = balance_marks.apart_qty + v.sent_qty
-FROM {rows :lost (provider text, customer_id text, feature text, sent_qty bigint, settled_ms bigint)} v
+FROM {rows :lost (provider text, customer_id text, feature text, sent_qty bigint, settled_ms bigint,
+    scale bigint)} v
 WHERE balance_marks.provider = v.provider AND balance_marks.customer_id = v.customer_id
     AND balance_marks.feature = v.feature AND balance_marks.at_ms >= v.settled_ms
-    AND balance_marks.since_ms <= v.settled_ms
+    AND balance_marks.since_ms <= v.settled_ms AND balance_marks.scale = v.scale
     AND (v.sent_qty > 0 AND balance_marks.apart_qty <= -v.sent_qty
         OR v.sent_qty < 0 AND balance_marks.apart_qty >= -v.sent_qty)

@@ -15,14 +15,16 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Absent, Capabilities, Drawn, LookupResult, ReadFailed
+from drawdown.providers.protocol import Absent, Capabilities, LookupResult, ReadFailed
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.engine.effects import Over, Steps, Transaction
 from drawdown.worker.engine.waiting import MAX_BACKOFF_MS
 from drawdown.worker.push.balances import (
     Accounted,
     Balances,
-    CustomerFeature,
+    CustomerPool,
+    Level,
     charged_among,
     drawn_of,
     is_of_cycle,
@@ -37,7 +39,7 @@ from drawdown.worker.push.rows import PushRow
 
 DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
 MOST_TOGETHER: Final = 1_000
-"""What is claimed besides a batch, so that one customer's feature is whole in it. A person settles what is more."""
+"""What is claimed besides a batch, so that what one balance tells of is whole in it. A person settles what is more."""
 MOST_WAITS: Final = 100
 """Lookups (a day of them or more) that a push waits for others of its customer, until a person is asked as well: the
 others may be of an organisation that is stopped."""
@@ -58,9 +60,10 @@ End = Settlement | Adopt | Void
 class Weighed:
     """What was read of balances, and what stood beside them before; what events show of a lost span."""
 
-    before: Mapping[CustomerFeature, Accounted] = field(default_factory=dict)
+    pools: Pools = field(default_factory=lambda: Pools(()))
+    before: Mapping[CustomerPool, Accounted] = field(default_factory=dict)
     balances: Balances = field(default_factory=dict)
-    shown: Mapping[CustomerFeature, Shown] = field(default_factory=dict)
+    shown: Mapping[CustomerPool, Shown] = field(default_factory=dict)
 
 
 def weigh(
@@ -73,25 +76,34 @@ def weigh(
 ) -> Steps[Weighed]:
     """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
     claimed over there, or it could not be applied any more. Not for what was never sent."""
-    pairs = {
-        _pair(sought)
+    untold = [
+        sought
         for sought, result in zip(asked, found, strict=True)
         if capabilities.drawn and isinstance(result, Absent) and sought.row.sent_qty and not sought.is_unsent
         if sought.row.claimed or asked_ms - sought.last_sent_ms >= capabilities.applied_within_ms
-    }
-    if not pairs:
+    ]
+    if not untold:
         return Weighed()
-    before: dict[CustomerFeature, Accounted] = yield Transaction(
+    pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
+    pairs = {_pair(sought, pools) for sought in untold}
+    before: dict[CustomerPool, Accounted] = yield Transaction(
         "confirm_accounted",
         partial(read_accounted, provider=provider, pairs=sorted(pairs), balances={}),
         rollback=True,
     )
     balances = yield from read_balances(provider, {customer for customer, _ in pairs}, over)
-    return Weighed(before, balances, (yield from read_shown(provider, asked, pairs, balances, capabilities, over)))
+    shown = yield from read_shown(provider, asked, pairs, pools, balances, capabilities, over)
+    return Weighed(pools, before, balances, shown)
 
 
-def _pair(sought: Sought) -> CustomerFeature:
-    return str(sought.row.customer_id), str(sought.row.feature)
+def _pair(sought: Sought, pools: Pools) -> CustomerPool:
+    return str(sought.row.customer_id), pools.of(str(sought.row.feature))
+
+
+def _drew(sought: Sought, pools: Pools, now_ms: int) -> int | None:
+    """What a push drew, if it was charged; None: its cost changed since it was first sent."""
+    least, most = pools.weight_between(str(sought.row.feature), sought.first_sent_ms, now_ms)
+    return int(sought.row.sent_qty) * most if least == most else None
 
 
 def ends_by_balance(
@@ -111,17 +123,26 @@ def ends_by_balance(
     may still be applied, or is another worker's by now, it has to be told from each of the others. What may have been
     drawn in a lost history is not sent for the first time either, before the balance tells."""
     decided, groups = _grouped(asked, found, ends, weighed)
+    pools = weighed.pools
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
     for pair, absent in groups.items():
         drawn = drawn_of(weighed.balances, pair)
         numbers = [number for number in absent if drawn is None or _tells_of(asked[number], drawn, now[pair])]
-        some = [asked[number].row for number in numbers]
+        drew = [_drew(asked[number], pools, asked_ms) for number in numbers]
+        some = [quantity for quantity in drew if quantity is not None]
         # What is charged in its window under revisions of a lost history is drawn, though not called accepted yet (R1).
-        lost = sum(other.quantity for sought in asked if _pair(sought) == pair for other in sought.others)
-        unknown = unknown_of(connection, provider, pair, weighed.shown.get(pair), lost)
-        charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown) if some else None
+        lost = sum(
+            other.quantity * pools.weight_between(str(sought.row.feature), asked_ms, asked_ms)[1]
+            for sought in asked
+            if _pair(sought, pools) == pair
+            for other in sought.others
+        )
+        unknown = unknown_of(connection, provider, pair, pools, weighed.shown.get(pair), lost)
+        charged = None
+        if some and len(some) == len(drew):
+            charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown)
         together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)
-        if charged is not None and not together and not is_only_choice([int(row.sent_qty) for row in some], charged):
+        if charged is not None and not together and not is_only_choice(some, charged):
             charged = None  # one alone may be charged after this
         unread = unknown is None or isinstance(weighed.balances.get(pair[0]), ReadFailed)
         whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
@@ -139,7 +160,7 @@ def ends_by_balance(
     return _above_floor([sought.row for sought in asked], decided, asked_ms)
 
 
-def _tells_of(sought: Sought, drawn: Drawn, now: Accounted) -> bool:
+def _tells_of(sought: Sought, drawn: Level, now: Accounted) -> bool:
     """Whether a balance could tell of a push at all: not of what may have been drawn in the cycle before, nor of what
     was lost (R1) and told a person since, as drawn by somebody else."""
     was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
@@ -153,18 +174,18 @@ def _is_last_word(end: End) -> bool:
 
 def _grouped(
     asked: Sequence[Sought], found: Sequence[LookupResult], ends: Sequence[End], weighed: Weighed
-) -> tuple[list[End], dict[CustomerFeature, list[int]]]:
+) -> tuple[list[End], dict[CustomerPool, list[int]]]:
     """The ends as they are so far, and by customer and feature the places of those that a balance has to tell of."""
     decided = list(ends)
-    groups: dict[CustomerFeature, list[int]] = defaultdict(list)
+    groups: dict[CustomerPool, list[int]] = defaultdict(list)
     for number, (sought, result) in enumerate(zip(asked, found, strict=True)):
         if not isinstance(result, Absent) or not sought.row.sent_qty:
             continue
         if sought.is_unsent:
             if isinstance(end := decided[number], Void):
                 decided[number] = replace(end, evidence=UNSENT)
-        elif _pair(sought) in weighed.before:
-            groups[_pair(sought)].append(number)
+        elif _pair(sought, weighed.pools) in weighed.before:
+            groups[_pair(sought, weighed.pools)].append(number)
     return decided, groups
 
 
@@ -187,7 +208,7 @@ def _later(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
 
 
 def _charged(
-    rows: Sequence[PushRow], now: Accounted, before: Accounted, drawn: Drawn | None, lost: int, unknown: int | None
+    drew: Sequence[int], now: Accounted, before: Accounted, drawn: Level | None, lost: int, unknown: int | None
 ) -> frozenset[int] | None:
     """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
     any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""
@@ -197,11 +218,7 @@ def _charged(
     if found is None:
         return None
     beyond = found[0] - lost, found[1] - lost
-    if now.open > len(rows):
+    if now.open > len(drew):
         cancels = now.open_above != 0 and now.open_below != 0
         return frozenset() if beyond == (0, 0) and not cancels else None
-    return (
-        None
-        if unknown is None
-        else charged_among([int(row.sent_qty) for row in rows], *(it - unknown for it in beyond))
-    )
+    return None if unknown is None else charged_among(drew, *(it - unknown for it in beyond))

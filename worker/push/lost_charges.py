@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities, ReadFailed, Totals
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, next_window
+from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction
 from drawdown.worker.history.losses import Loss, loss_of, read_losses
-from drawdown.worker.push.balances import Balances, CustomerFeature, drawn_of, read_accounted
+from drawdown.worker.push.balances import Balances, CustomerPool, drawn_of, read_accounted
 from drawdown.worker.push.lost_revisions import Sought
 
 SQL = queries(__file__)
@@ -35,20 +36,25 @@ class Shown:
 def read_shown(
     provider: str,
     asked: Sequence[Sought],
-    pairs: Collection[CustomerFeature],
+    pairs: Collection[CustomerPool],
+    pools: Pools,
     balances: Balances,
     capabilities: Capabilities,
     over: Over,
-) -> Steps[Mapping[CustomerFeature, Shown]]:
+) -> Steps[Mapping[CustomerPool, Shown]]:
     """Ask for the totals of what was lost since a balance was compared last; of nothing else are there any."""
     if capabilities.totals_lag_ms is None:
         return {}
-    losses: Mapping[CustomerFeature, Loss] = yield Transaction(
+    losses: Mapping[CustomerPool, Loss] = yield Transaction(
         "confirm_lost", partial(_lost_since, provider=provider, pairs=pairs, balances=balances), rollback=True
     )
-    spans: dict[CustomerFeature, tuple[str, int, int]] = {}
+    spans: dict[CustomerPool, tuple[str, int, int]] = {}
     for pair, loss in losses.items():
-        windows = [int(it.row.window_ms) for it in asked if (it.row.customer_id, it.row.feature) == pair and it.loss]
+        windows = [
+            int(it.row.window_ms)
+            for it in asked
+            if (it.row.customer_id, pools.of(str(it.row.feature))) == pair and it.loss
+        ]
         # Late samples of that day may have been billed in what was lost, too.
         first = min(loss.from_ms - loss.from_ms % DAY_MS, *windows, loss.from_ms)
         spans[pair] = pair[0], first, next_window(loss.until_ms)
@@ -59,13 +65,13 @@ def read_shown(
 
 
 def _lost_since(
-    connection: sa.Connection, *, provider: str, pairs: Collection[CustomerFeature], balances: Balances
-) -> Mapping[CustomerFeature, Loss]:
+    connection: sa.Connection, *, provider: str, pairs: Collection[CustomerPool], balances: Balances
+) -> Mapping[CustomerPool, Loss]:
     """What was lost of the cycle of each balance, and after it was compared last: that comparison told all before."""
     losses = read_losses(connection)
     if not losses:
         return {}
-    found: dict[CustomerFeature, Loss] = {}
+    found: dict[CustomerPool, Loss] = {}
     for pair, now in read_accounted(connection, provider=provider, pairs=pairs, balances=balances).items():
         drawn = drawn_of(balances, pair)
         since = max(0 if now.apart is None else now.marked_ms, (drawn.since_ms or 0) if drawn else 0)
@@ -76,17 +82,22 @@ def _lost_since(
 
 
 def unknown_of(
-    connection: sa.Connection, provider: str, pair: CustomerFeature, shown: Shown | None, found: int
+    connection: sa.Connection, provider: str, pair: CustomerPool, pools: Pools, shown: Shown | None, found: int
 ) -> int | None:
-    """How much events show of a span beyond what is accepted here, or `found` by this look-up, in base units; None: it
-    could not be read.
+    """How much events show of a span beyond what is accepted here, or `found` by this look-up, in quantities of the
+    balance; None: it could not be read, or a cost changed since.
 
     What a balance alone says was drawn has no event, and less than nothing is what was charged without one."""
     if shown is None:
         return 0
     if isinstance(shown.totals, ReadFailed):
         return None
-    of_pair = {"provider": provider, "customer_id": pair[0], "feature": pair[1]}
-    span = {"from_ms": shown.from_ms, "until_ms": shown.until_ms}
-    known = int(SQL.run(connection, "known_by_events", {**of_pair, **span}).scalar_one())
-    return max(0, int(shown.totals.get(pair[1], 0)) - known - found)
+    whose = {"provider": provider, "customer_id": pair[0], "from_ms": shown.from_ms, "until_ms": shown.until_ms}
+    total = 0
+    for feature in pools.features(pair[1]):
+        known = int(SQL.run(connection, "known_by_events", {**whose, "feature": feature}).scalar_one())
+        least, most = pools.weight_between(feature, shown.from_ms, 2**62)
+        if least != most:
+            return None
+        total += (int(shown.totals.get(feature, 0)) - known) * most
+    return max(0, total - found)

@@ -25,7 +25,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
-from drawdown.schema.units import DAY_MS, SECOND_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.lines import NotBegun
 from drawdown.worker.engine.waiting import FIRST_BACKOFF_MS, backoff_ms
 
@@ -42,6 +42,11 @@ class Settlement:
     """When its key may first have been sent, where nothing on record says so (R1): P2 counts from there."""
     never_sent: bool = False
     """Whether it is proven that the key never arrived: then P2 counts from the next attempt."""
+
+
+CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
+"""After a charge that took nothing for want of credit: from then on it is billed again once the provider shows some
+(`worker.push.credit_wait`). A rejection that a person has to settle is due at the moment it was written."""
 
 
 def safe_retention_ms(capabilities: Capabilities) -> int | None:
@@ -73,8 +78,8 @@ def settle(
         case Rejected(reason) if sent_before and capabilities.lookup:
             # It may be refused for what an earlier attempt has done: that one is looked up, and not sent a third time.
             return Settlement("queued", _look_up_at(now_ms, capabilities), "rejected", reason)
-        case Rejected(reason):
-            return Settlement("rejected", now_ms, "rejected", reason)
+        case Rejected(reason, until_credit):
+            return Settlement("rejected", now_ms + CREDIT_WAIT_MS if until_credit else now_ms, "rejected", reason)
         case Unknown(reason):
             return _settle_unknown(reason, attempt, now_ms, capabilities)
 
@@ -156,7 +161,8 @@ def after_lookup(
         case Found(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case Found(0):
-            return Settlement("rejected", now_ms, "found", "the provider has it on record and charged nothing for it")
+            until_ms = now_ms + CREDIT_WAIT_MS if asked.sent_qty > 0 else now_ms
+            return Settlement("rejected", until_ms, "found", "the provider has it on record and charged nothing for it")
         case Found(quantity):
             return Adopt(quantity)
         case Absent():

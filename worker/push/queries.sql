@@ -134,13 +134,13 @@ FROM x WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision
 
 -- name: claim_with_them
--- One balance tells of all of a customer's feature: what is due of those that were claimed is looked up with them, and
--- what another organisation, of another shard, was billed as the same customer, too.
+-- One balance tells of all that a customer is charged: what is due of those that were claimed is looked up with them,
+-- and what another organisation, of another shard, was billed as the same customer, too.
 WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
         AND p.due_at_ms <= :now_ms AND o.stopped_at_ms IS NULL
-        AND (p.customer_id, p.feature) IN (SELECT c.customer_id, c.feature FROM pushes c
+        AND p.customer_id IN (SELECT c.customer_id FROM pushes c
             WHERE c.provider = :provider AND c.state IN {open_states} AND c.state IN ('queued', 'in_doubt')
                 AND c.due_at_ms = :lease_end_ms AND c.claim_owner = :claim_owner)
     ORDER BY p.customer_id, p.feature, p.due_at_ms LIMIT :at_most {skip_locked}

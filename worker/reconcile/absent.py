@@ -17,6 +17,7 @@ from drawdown.providers.protocol import Absent, Found
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.locks import lock_buckets
+from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.witness import Witness
@@ -25,7 +26,7 @@ from drawdown.worker.push.adopt import adopt_other
 from drawdown.worker.push.balances import (
     Accounted,
     Balances,
-    CustomerFeature,
+    CustomerPool,
     drawn_of,
     is_of_cycle,
     read_accounted,
@@ -36,7 +37,7 @@ from drawdown.worker.push.void import void_one
 from drawdown.worker.reconcile.events import accepted_of, is_unclear, look_up, read_windows
 from drawdown.worker.reconcile.report import Line
 from drawdown.worker.reconcile.short import Short
-from drawdown.worker.reconcile.weighing import weighed
+from drawdown.worker.reconcile.weighing import drew, weighed
 
 
 def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By) -> Steps[list[Short]]:
@@ -58,10 +59,11 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
             # Both windows are put right, or neither: else the customer would be charged twice until the next run.
             _, short.by_window = yield from read_windows(line, {}, context.out_of_time)
         asked.append(short)
-    by_pair: dict[CustomerFeature, list[Short]] = defaultdict(list)
+    pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
+    by_pair: dict[CustomerPool, list[Short]] = defaultdict(list)
     for short in asked:
-        by_pair[short.pair].append(short)
-    before: Mapping[CustomerFeature, Accounted] = {}
+        by_pair[(short.line.customer_id, pools.of(short.line.feature))].append(short)
+    before: Mapping[CustomerPool, Accounted] = {}
     balances: Balances = {}
     if capabilities.drawn:
         before = yield Transaction(
@@ -77,6 +79,7 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
                 _void_absent,
                 some=some,
                 pair=pair,
+                pools=pools,
                 before=before.get(pair),
                 balances=balances,
                 by=by,
@@ -90,24 +93,25 @@ def _void_absent(
     connection: sa.Connection,
     *,
     some: Sequence[Short],
-    pair: CustomerFeature,
+    pair: CustomerPool,
+    pools: Pools,
     before: Accounted | None,
     balances: Balances,
     by: By,
     witness: Witness | None,
 ) -> None:
-    """One customer's feature. `before`: what stood beside its balance before that was read; None: events tell all."""
+    """One customer's balance. `before`: what stood beside it before it was read; None: events tell all."""
     lock_buckets(connection)
     require_same(connection, witness)
     for short in some:
         short.begin()
     absent = [(short, row) for short in some for row, found in short.still(connection) if isinstance(found, Absent)]
     # What they have more of is taken over by window (`compare_over`).
-    taken_over = sum(_take_over(connection, short, by) for short in some if short.line.verdict == "short")
+    taken_over = sum(_take_over(connection, short, pools, by) for short in some if short.line.verdict == "short")
     drawn = drawn_of(balances, pair)
     first_sent = [int(row.first_attempt_ms or row.window_ms) for _, row in absent]
     told = [drawn is None or is_of_cycle(sent_ms, drawn) for sent_ms in first_sent]
-    charged = weighed(connection, some, before, balances, [row for _, row in absent], told, taken_over)
+    charged = weighed(connection, some, pair, pools, before, balances, [row for _, row in absent], told, taken_over)
     for number, (short, row) in enumerate(absent):
         window, quantity = int(row.window_ms), int(row.sent_qty)
         if charged is not None and number in charged:
@@ -125,8 +129,9 @@ def _void_absent(
             short.corrected += quantity
 
 
-def _take_over(connection: sa.Connection, short: Short, by: By) -> int:
-    """What events show at another quantity, or as nothing; returns by how much what we call accepted fell."""
+def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) -> int:
+    """What events show at another quantity, or as nothing; returns by how much what we call accepted fell, in
+    quantities of the balance."""
     fell = 0
     for row, found in short.still(connection):
         if not isinstance(found, Found) or found.quantity == row.sent_qty or is_unclear(row, found):
@@ -141,5 +146,5 @@ def _take_over(connection: sa.Connection, short: Short, by: By) -> int:
         else:
             adopt_other(connection, row, found.quantity, by)
         short.corrected += less
-        fell += less
+        fell += less * drew(pools, row)[1]
     return fell

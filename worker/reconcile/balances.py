@@ -1,11 +1,13 @@
 """Reconcile, from the other side: the drawings that balances show, beside our pushes.
 
 Guarantee: a push that was sent twice and drawn twice is adopted, and so given back, where pushes sent twice make up the
-amount exactly: a second drawing draws all of its push. Any other difference between a balance and our pushes, more or
-less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a push was on its way
-meanwhile, nothing is compared. Where events and pushes still differ by what only a console tells, nothing is compared
-either, and a person is told each time: a mark would take what the console shows for known, and a correction of it for
-drawn twice.
+amount exactly: a second drawing draws all of its push. Where a balance lacks just what pushes drew one after the
+other in a few minutes, the provider lost those drawings with its store (observed: the events stay, the balance goes
+back). That is adopted as drawn less, so that the next seal sends it again. Any other difference between a balance and
+our pushes, more or less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a
+push was on its way meanwhile, nothing is compared. Where events and pushes still differ by what only a console tells,
+nothing is compared either, and a person is told each time: a mark would take what the console shows for known, and a
+correction of it for drawn twice.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Drawn, ReadFailed
+from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
@@ -34,7 +37,8 @@ from drawdown.worker.push.balances import (
     MOST_UNSURE,
     Accounted,
     Balances,
-    CustomerFeature,
+    CustomerPool,
+    Level,
     Mark,
     drawn_of,
     read_accounted,
@@ -49,10 +53,20 @@ SQL = queries(__file__)
 
 AGAIN: Final = "the balance was drawn on twice for pushes that were sent twice: --correct gives it back"
 MORE: Final = "the balance was drawn on by more than pushes sent twice: somebody else uses it too, or a person set it"
+LOST: Final = "the balance lacks just what pushes drew within minutes: the provider lost it. --correct sends it again"
 LESS: Final = (
     "less was drawn from the balance than was charged: a top-up, a balance set by hand, or a loss over there (which "
     "a person has to draw again)"
 )
+MOST_LOST: Final = 500
+"""Newest pushes of a customer that are looked at for what a balance lacks."""
+LOST_SPAN_MS: Final = 15 * MINUTE_MS
+"""How far apart lost pushes were settled: a store loses what came after its last write, and writes every few seconds. A
+person's top-up that comes to the sum of pushes of so short a time is taken for such a loss."""
+STALE_MS: Final = MINUTE_MS
+"""A read may be as old as this (observed: seconds): after a newer push it tells of no loss."""
+MOST_BESIDE: Final = 12
+"""Pushes under way together as the last write was made, of which each may be in it or not."""
 MOST_SUMS: Final = 10_000
 """Sums of pushes that are tried, until a person is asked instead."""
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
@@ -64,33 +78,38 @@ class Compared:
 
     provider: str
     balances: Balances
-    before: Mapping[CustomerFeature, Accounted]
-    seen_to: Mapping[CustomerFeature, int]
+    before: Mapping[CustomerPool, Accounted]
+    seen_to: Mapping[CustomerPool, int]
     """Up to which window events were compared."""
     settled_by: int
+    read_ms: int
+    """When balances began to be read."""
     scope: ReconcileScope
     by: By
     witness: Witness | None
+    pools: Pools
 
 
 def compare_drawn(
     context: Context,
     provider: str,
-    pairs: Mapping[CustomerFeature, int],
+    pairs: Mapping[CustomerPool, int],
+    pools: Pools,
     scope: ReconcileScope,
     by: By,
     done: Reconciled,
 ) -> Steps[None]:
-    """Balances beside pushes, of customers' features whose events have told all, up to a window each."""
+    """Balances beside pushes, of customers' balances whose events have told all, up to a window each."""
     customers = sorted({customer for customer, _ in pairs})
     for at in range(0, len(customers), CHUNK):
         part = set(customers[at : at + CHUNK])
         some = sorted(pair for pair in pairs if pair[0] in part)
-        before: dict[CustomerFeature, Accounted] = yield Transaction(
+        before: dict[CustomerPool, Accounted] = yield Transaction(
             "reconcile_accounted",
             partial(read_accounted, provider=provider, pairs=some, balances={}),
             rollback=True,
         )
+        read_ms = context.clock.now_ms()
         balances = yield from read_balances(provider, part, context.out_of_time)
         for customer in sorted(part):
             read = balances[customer]
@@ -102,9 +121,11 @@ def compare_drawn(
             before=before,
             seen_to=pairs,
             settled_by=visible_by(by.now_ms, context.capabilities[provider]),
+            read_ms=read_ms,
             scope=scope,
             by=by,
             witness=context.witness,
+            pools=pools,
         )
         lines: list[Line] = yield Transaction("reconcile_drawn", partial(_compare, asked=asked))
         for line in lines:
@@ -137,29 +158,41 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
 
 
 def _of_pair(
-    connection: sa.Connection, asked: Compared, pair: CustomerFeature, drawn: Drawn, ours: Accounted
+    connection: sa.Connection, asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted
 ) -> Iterator[tuple[Line | None, Mark | None]]:
     beyond = ours.beyond(drawn)
     since = drawn.since_ms or 0
-    mark = Mark(pair, since, drawn.quantity - ours.ours, ours.org_id)
+    scale = asked.pools.scale(pair[1])
+    mark = Mark(pair, since, drawn.quantity - ours.ours, ours.org_id, scale=scale)
     if beyond is None:
         yield None, mark  # nothing to compare with yet: the next run has
         return
     least, most = beyond
     apart, is_sure = least if least > 0 else most, least == most
     if least <= 0 <= most and not is_sure:
-        apart = _nearest(least, read_unsure(connection, asked.provider, pair, since, ours))
+        expired = drawn.expired and drawn.expired_ms >= ours.marked_ms
+        apart = 0 if expired else _nearest(least, read_unsure(connection, asked.provider, pair, since, ours))
     if apart == 0:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         unchanged = is_sure if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
         yield None, None if unchanged else mark
         return
-    customer, feature = pair
+    customer, pool = pair
     org, day = ours.org_id, since - since % DAY_MS
     verdict = "over" if apart > 0 else "short"
-    line = Line(day, org, asked.provider, customer, feature, ours.ours, ours.ours + apart, verdict, balance=True)
+    line = Line(
+        day, org, asked.provider, customer, pool, ours.ours, ours.ours + apart, verdict, balance=True, scale=scale
+    )
     if not above(line, asked.scope.threshold):
         return
+    if apart < 0 and is_sure:
+        newest = _newest(connection, asked, pair, max(since, ours.marked_ms - LOST_SPAN_MS))
+        if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
+            return  # the next run tells whether it was an old read
+        lost = _lost(asked.pools, newest, -apart, asked.by.now_ms)
+        if lost is not None:
+            yield _of_lost(connection, asked, line, lost)
+            return
     if apart < 0 or not is_sure:
         yield replace(line, note=(LESS if apart < 0 else MORE) + ONCE), replace(mark, told=apart)
         return
@@ -177,21 +210,105 @@ def _nearest(least: int, unsure: Sequence[int]) -> int:
     return min(sums, key=lambda one: (abs(one), one))
 
 
+def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int) -> list[PushRow]:
+    """The newest pushes that a balance was drawn on by, the newest first."""
+    values = {
+        "provider": asked.provider,
+        "customer_id": pair[0],
+        "features": list(asked.pools.features(pair[1])),
+        "since_ms": since_ms,
+        "at_most": MOST_LOST,
+    }
+    return list(SQL.run(connection, "newest_charges", values))
+
+
+def _lost(pools: Pools, newest: Sequence[PushRow], amount: int, now_ms: int) -> list[PushRow] | None:
+    """The pushes that a balance does not show any more; None: nothing tells which, or a person topped it up.
+
+    A store that goes back to its last write loses all that came after it, and any part of what was under way then."""
+    drew: list[int] = []
+    for row in newest:
+        then = pools.weight_between(str(row.feature), int(row.first_attempt_ms), int(row.settled_ms))
+        if then != pools.weight_between(str(row.feature), now_ms, now_ms):
+            break  # sent again it would draw another amount
+        drew.append(int(row.sent_qty) * then[1])
+    found = lost_among(drew, [int(row.settled_ms) for row in newest[: len(drew)]], amount)
+    return None if found is None else [newest[place] for place in found]
+
+
+def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> list[int] | None:
+    """Which charges, the newest first, come to an amount: some that follow one another within LOST_SPAN_MS, and any of
+    the MOST_BESIDE before them. The places of the newest such; None: there are none."""
+    for begin in range(len(drew)):
+        total = 0
+        for end in range(begin, len(drew)):
+            if settled_ms[begin] - settled_ms[end] > LOST_SPAN_MS:
+                break
+            total += drew[end]
+            if total == amount:
+                return list(range(begin, end + 1))
+            beside = range(end + 1, min(end + 1 + MOST_BESIDE, len(drew)))
+            chosen = _some_of([(at, drew[at]) for at in beside if settled_ms[end] == settled_ms[at]], amount - total)
+            if chosen:
+                return [*range(begin, end + 1), *chosen]
+    return None
+
+
+def _some_of(drew: Sequence[tuple[int, int]], amount: int) -> list[int]:
+    """The places of some of a few charges that come to an amount; empty where none do."""
+    reached: dict[int, list[int]] = {0: []}
+    for place, quantity in drew if amount else ():
+        for before, chosen in list(reached.items()):
+            reached.setdefault(before + quantity, [*chosen, place])
+    return reached.get(amount, [])
+
+
+def _of_lost(
+    connection: sa.Connection, asked: Compared, line: Line, lost: Sequence[PushRow]
+) -> tuple[Line | None, Mark | None]:
+    """Less was drawn than pushed, by what the newest pushes drew: their drawings are adopted as none, and owed anew."""
+    if not asked.scope.correct:
+        return replace(line, note=LOST), None
+    for row in lost:
+        evidence = f"its event stands, and the balance lacks what it and {len(lost) - 1:,} other pushes drew beside it"
+        adopt_excess(connection, row, -int(row.sent_qty), asked.by, evidence, drawn=True)
+    return replace(line, corrected=line.ours - line.theirs), None
+
+
 def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark) -> tuple[Line | None, Mark | None]:
     """More was drawn than pushed: for pushes that were sent twice, or by somebody else."""
-    whose = {"provider": line.provider, "customer_id": line.customer_id, "feature": line.feature}
-    again = SQL.run(connection, "sent_again", {**whose, "since_ms": mark.since_ms}).all()
+    pools = asked.pools
+    values = {
+        "provider": line.provider,
+        "customer_id": line.customer_id,
+        "features": list(pools.features(line.feature)),
+        "since_ms": mark.since_ms,
+    }
+    again = SQL.run(connection, "sent_again", values).all()
     more = line.theirs - line.ours
     seen_to = asked.seen_to[mark.pair]
     if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
         return None, None  # an event may still show it, and would be given back a second time
-    twice = sent_twice([(row.sent_qty, row.may_be // row.sent_qty) for row in again], more)
+    costs = [_cost(pools, row) for row in again]
+    drew = [
+        (int(row.sent_qty) * cost, int(row.may_be) // int(row.sent_qty))
+        for row, cost in zip(again, costs, strict=True)
+        if cost
+    ]
+    twice = sent_twice(drew, more)
     if twice is None:
         return replace(line, note=MORE + ONCE), replace(mark, told=more)
     if not asked.scope.correct:
         return replace(line, note=AGAIN), None
-    adopted = _adopt_drawn(connection, [(again[place], times) for place, times in twice.items()], asked.by)
-    return replace(line, corrected=adopted), replace(mark, apart=mark.apart - adopted)
+    known = [row for row, cost in zip(again, costs, strict=True) if cost]
+    _adopt_drawn(connection, [(known[place], times) for place, times in twice.items()], asked.by)
+    return replace(line, corrected=more), replace(mark, apart=mark.apart - more)
+
+
+def _cost(pools: Pools, push: PushRow) -> int:
+    """What a unit of a push drew, and draws now; 0: that changed, and giving it back would give another amount."""
+    least, most = pools.weight_between(str(push.feature), int(push.first_attempt_ms), int(push.settled_ms))
+    return most if least == most == pools.weight_between(str(push.feature), int(push.settled_ms), 2**62)[1] else 0
 
 
 def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int] | None:
@@ -217,10 +334,9 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     return None
 
 
-def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[PushRow, int]], by: By) -> int:
-    """Attribute what was drawn too much to pushes that were sent twice; how much that is."""
+def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[PushRow, int]], by: By) -> None:
+    """Attribute what was drawn too much to pushes that were sent twice."""
     for row, times in twice:
         part = row.sent_qty * times
         evidence = f"may have arrived {row.arrived} times; the balance was drawn on by {part:,} more than was pushed"
         adopt_excess(connection, row, part, by, evidence, drawn=True)
-    return sum(int(row.sent_qty) * times for row, times in twice)

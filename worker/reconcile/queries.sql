@@ -65,7 +65,7 @@ SELECT s.*, CASE WHEN s.state = 'accepted' THEN s.arrived - 1 ELSE s.arrived END
 FROM (SELECT p.*, (SELECT COUNT(*) FROM attempts x WHERE {is_of_push}
         AND (x.outcome IS NULL OR x.outcome NOT IN ('retry', 'rejected'))) AS arrived
     FROM pushes p
-    WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :feature AND p.sent_qty > 0
+    WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.sent_qty > 0
         AND (p.state = 'accepted' AND p.attempts > 1 OR p.state = 'voided' AND p.attempts > 0)
         AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since_ms AND p.window_ms >= (SELECT o.floor_ms FROM orgs o
             WHERE o.org_id = p.org_id)
@@ -73,6 +73,19 @@ FROM (SELECT p.*, (SELECT COUNT(*) FROM attempts x WHERE {is_of_push}
             AND x.feature = p.feature AND x.kind = 'drawn')) s
 WHERE s.arrived > CASE WHEN s.state = 'accepted' THEN 1 ELSE 0 END
 ORDER BY s.window_ms, s.revision
+
+-- name: newest_charges
+-- What was charged of late by calls of our own, the newest first, above the floor. What was taken back since because a
+-- balance did not show it is not asked for again.
+SELECT p.* FROM pushes p
+WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
+    AND p.sent_qty <> 0 AND p.first_attempt_ms IS NOT NULL AND NOT p.by_hand AND p.settled_ms >= :since_ms
+    AND p.window_ms >= (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id)
+    AND NOT EXISTS (SELECT 1 FROM adoptions x JOIN pushes q ON q.window_ms = x.window_ms AND q.org_id = x.org_id
+        AND q.feature = x.feature AND q.revision = x.revision
+        WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.kind = 'drawn'
+            AND q.sent_qty = -p.sent_qty AND q.sealed_at_ms >= p.settled_ms)
+ORDER BY p.settled_ms DESC, p.window_ms DESC, p.feature, p.revision DESC LIMIT :at_most
 
 -- name: last_push
 SELECT * FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature

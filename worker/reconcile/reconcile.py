@@ -8,7 +8,7 @@ note. Once time is up, no more is asked: what was not compared by then is said t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -20,6 +20,7 @@ from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
+from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.catalog.terms import stored_terms, wire_since
 from drawdown.worker.engine.context import Context
@@ -27,6 +28,7 @@ from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.waiting import visible_by
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, require_same
+from drawdown.worker.push.balances import CustomerPool
 from drawdown.worker.push.rows import Row
 from drawdown.worker.reconcile.absent import find_absent
 from drawdown.worker.reconcile.balances import compare_drawn
@@ -35,6 +37,7 @@ from drawdown.worker.reconcile.lost_days import compare_lost
 from drawdown.worker.reconcile.over import compare_over
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 from drawdown.worker.reconcile.short import Short, ended_short
+from drawdown.worker.verdict.costs import learn_costs
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -88,6 +91,7 @@ def _bills(connection: sa.Connection, *, provider: str) -> bool:
 
 
 def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, done: Reconciled) -> Steps[None]:
+    yield from learn_costs(context, provider)
     now = context.clock.now_ms()
     settled_by = visible_by(now, context.capabilities[provider])
     ours: list[_Ours] = yield Transaction(
@@ -124,10 +128,16 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     if context.capabilities[provider].drawn:
         # What events may yet show would be corrected twice, if balances were believed first.
         untold |= {(line.customer_id, line.feature) for line in waiting - compared}
-        told = {(day.line.customer_id, day.line.feature) for day in ready} - untold
-        going_on = {(line.customer_id, line.feature) for line in waiting}
+        pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
+
+        def pairs(features: Iterable[tuple[str, str]]) -> set[CustomerPool]:
+            return {(customer, pools.of(feature)) for customer, feature in features}
+
+        # One balance pays for several features: events of all of them have to have told all.
+        told = pairs((day.line.customer_id, day.line.feature) for day in ready) - pairs(untold)
+        going_on = pairs((line.customer_id, line.feature) for line in waiting)
         seen_to = {pair: until if pair in going_on else FOREVER_MS for pair in told}
-        yield from compare_drawn(context, provider, seen_to, scope, by, done)
+        yield from compare_drawn(context, provider, seen_to, pools, scope, by, done)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ class Line:
     from_ms: int = 0
     to_ms: int = 0
     """The part of the day in which this organisation was billed as this customer, and sent or only compared."""
+    scale: int = 1
+    """Quantities in one unit of the balance, for a credit system."""
 
 
 @dataclass

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, LookupResult, ReadFailed
 from drawdown.schema.sql import queries
-from drawdown.worker.push.balances import CustomerFeature
 from drawdown.worker.push.outcome import UNTRACED
 from drawdown.worker.push.rows import PushRow, push_id_of
 from drawdown.worker.reconcile.events import ByWindow, is_unclear
@@ -60,10 +59,6 @@ class Short:
     """Whether what events show too much of may stand for what no event shows, in other windows."""
     moving: bool = False
     """Whether the balance tells nothing yet: it was not read, or a push was on its way. The next run has it."""
-
-    @property
-    def pair(self) -> CustomerFeature:
-        return self.line.customer_id, self.line.feature
 
     @property
     def shown_too_much(self) -> bool:

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Drawn, ReadFailed
+from drawdown.providers.protocol import ReadFailed
+from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.push.balances import (
     Accounted,
     Balances,
-    CustomerFeature,
+    CustomerPool,
+    Level,
     charged_among,
     drawn_of,
     read_accounted,
@@ -23,10 +25,16 @@ from drawdown.worker.push.rows import PushRow
 from drawdown.worker.reconcile.short import Short
 
 
+def drew(pools: Pools, push: PushRow) -> tuple[int, int]:
+    """The least and the most that a base unit of an accepted push drew."""
+    settled_ms = int(push.settled_ms or push.sealed_at_ms)
+    return pools.weight_between(str(push.feature), int(push.first_attempt_ms or settled_ms), settled_ms)
+
+
 def _standing(
     connection: sa.Connection,
     provider: str,
-    pair: CustomerFeature,
+    pair: CustomerPool,
     before: Accounted,
     balances: Balances,
     taken_over: int,
@@ -53,6 +61,8 @@ def _charged_of(quantities: Sequence[int], beyond: tuple[int, int], extra: int) 
 def weighed(
     connection: sa.Connection,
     some: Sequence[Short],
+    pair: CustomerPool,
+    pools: Pools,
     before: Accounted | None,
     balances: Balances,
     absent: Sequence[PushRow],
@@ -61,16 +71,19 @@ def weighed(
 ) -> frozenset[int] | None:
     """Which of the absent pushes (their places) the customer's balance was drawn on by, of those that it could have
     `told` of; None: it does not tell."""
-    pair = some[0].pair
     drawn = drawn_of(balances, pair)
-    extra = 0 if before is None else _extra(some, drawn, sum(int(row.sent_qty) for row in absent))
+    costs = [drew(pools, row) for row in absent]
+    amounts = [int(row.sent_qty) * most for row, (_, most) in zip(absent, costs, strict=True)]
+    extra = 0 if before is None else _extra(some, pools, drawn, sum(amounts))
     if before is None or not (absent or extra):
         return frozenset()
     unread = any(isinstance(read, ReadFailed) for short in some for read in short.by_window.values())
     now = None if unread else _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
     beyond = None if now is None or drawn is None else now.beyond(drawn)
+    if any(least != most for least, most in costs):
+        beyond = None  # it was sent while its cost changed: what it would have drawn is not known
     places = [place for place, is_told in enumerate(told) if is_told]
-    quantities = [int(absent[place].sent_qty) for place in places]
+    quantities = [amounts[place] for place in places]
     among = None if beyond is None else _charged_of(quantities, beyond, extra)
     # A difference that was told a person may be what events show by now: then the figures agree for another reason.
     hidden = now is not None and 0 < extra <= (now.apart or 0)
@@ -86,7 +99,7 @@ def weighed(
     return None if among is None else frozenset(places[at] for at in among)
 
 
-def _extra(some: Sequence[Short], drawn: Drawn | None, absent: int) -> int:
+def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int) -> int:
     """What events show beyond what is accepted, where all of it lies in the balance's cycle and above the floor: it was
     drawn, and by none of the pushes that are absent. Where a list stood still, it showed neither of two pushes alike,
     and the balance may have proven the wrong one; the other's event comes late."""
@@ -94,4 +107,9 @@ def _extra(some: Sequence[Short], drawn: Drawn | None, absent: int) -> int:
     floor = max((int(row.floor_ms) for short in some for row in short.rows), default=0)
     if any(short.line.from_ms < max(since, floor) for short in some):
         return 0
-    return max(0, absent + sum(short.line.theirs - short.line.ours + short.corrected for short in some))
+    shown = sum(
+        (short.line.theirs - short.line.ours + short.corrected)
+        * pools.weight_between(short.line.feature, short.line.from_ms, 2**62)[1]
+        for short in some
+    )
+    return max(0, absent + shown)

@@ -8,7 +8,7 @@ resumed only by a fresh read and an effective balance above one minute of use.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -16,11 +16,12 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
+from drawdown.providers.protocol import CustomerRead, CustomerState, Part, ReadFailed
 from drawdown.schema.driver_errors import UNSTORABLE
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.catalog.balance_parts import note_parts
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
@@ -221,10 +222,28 @@ def _apply(
         changes.append(change)
         done.note(org, change)
     write(connection, changes, now)
+    if context.capabilities[provider].costs:
+        note_parts(connection, provider, _parts(current, asked, states, billed), now)
     if overtaken:
         mark_for_projection(connection, overtaken, now)
     _note_reads(connection, provider, [said(states, wanted.customer_id) for wanted in due])
     return done
+
+
+def _parts(
+    current: Sequence[Row],
+    asked: Mapping[str, DueProjection],
+    states: Mapping[str, CustomerRead],
+    billed: Collection[tuple[str, str]],
+) -> dict[str, Sequence[Part]]:
+    """The parts granted once that reads showed, by customer."""
+    found: dict[str, Sequence[Part]] = {}
+    for org in current:
+        customer = asked[org.org_id].customer_id
+        state = said(states, customer)
+        if isinstance(state, CustomerState) and (org.org_id, customer) in billed:
+            found[customer] = state.parts
+    return found
 
 
 def _spent_or_refused(connection: sa.Connection, provider: str, orgs: Sequence[Row]) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from drawdown.schema.clock import utc
 from drawdown.schema.text import typed
-from drawdown.schema.units import MINUTE_MS
+from drawdown.schema.units import MINUTE_MS, show_quantity
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
 from drawdown.worker.views.standing import Headline, Standing, how_much
 from drawdown.worker.views.waiting import Waiting
@@ -71,7 +71,7 @@ def calls(found: Standing) -> Iterator[Call]:
     for balance in found.balances:
         reason = (
             f"the balance of {balance.customer_id} at {balance.provider} differs from what was pushed by "
-            f"{balance.told_qty:+,} ({balance.feature})"
+            f"{show_quantity(balance.told_qty, balance.scale, sign=True)} ({balance.feature})"
         )
         mend = f"drawdown reconcile {typed(balance.org_id, '--acknowledge')}"
         yield Call("balance", reason, f"compare with their console, then {mend}", command=mend, about=balance.org_id)

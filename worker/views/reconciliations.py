@@ -56,7 +56,8 @@ class ComparedAt:
 
 @dataclass(frozen=True)
 class Told:
-    """By how much a balance was drawn on beyond what was pushed; nobody has acknowledged it."""
+    """By how much a balance was drawn on beyond what was pushed; nobody has acknowledged it. `feature`: the balance, of
+    which `scale` quantities make one unit."""
 
     provider: str
     customer_id: str
@@ -64,6 +65,7 @@ class Told:
     org_id: str
     told_qty: int
     told_ms: int | None
+    scale: int = 1
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ class ToldBalance:
     org_id: str
     told_qty: int
     told_ms: int
+    scale: int
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ depends_on = None
 _PARTS = """
 CREATE TABLE balance_parts (
     provider TEXT{c} NOT NULL, customer_id TEXT{c} NOT NULL, balance TEXT{c} NOT NULL, part TEXT{c} NOT NULL,
-    granted TEXT NOT NULL, ends_ms BIGINT, seen_ms BIGINT NOT NULL, gone_ms BIGINT,
+    granted TEXT NOT NULL, ends_ms BIGINT, seen_ms BIGINT NOT NULL,
     PRIMARY KEY (provider, customer_id, balance, part)
 )
 """
@@ -23,6 +23,8 @@ def upgrade() -> None:
     collate = ' COLLATE "C"' if postgresql else ""
     op.execute(_PARTS.replace("{c}", collate))
     op.execute(f"ALTER TABLE provider_rates ADD COLUMN balance TEXT{collate}")
+    op.execute("ALTER TABLE provider_rates ADD COLUMN confirmed_ms BIGINT")
+    op.execute("ALTER TABLE provider_states ADD COLUMN costs_read_ms BIGINT")
     op.execute("ALTER TABLE balance_marks ADD COLUMN scale BIGINT DEFAULT 1 NOT NULL")
     op.execute("ALTER TABLE sandboxes ADD COLUMN memory_mb BIGINT")
     op.execute("ALTER TABLE sandboxes ADD COLUMN since_ms BIGINT")
@@ -36,6 +38,8 @@ def downgrade() -> None:
         ("sandboxes", "since_ms"),
         ("sandboxes", "memory_mb"),
         ("balance_marks", "scale"),
+        ("provider_states", "costs_read_ms"),
+        ("provider_rates", "confirmed_ms"),
         ("provider_rates", "balance"),
     ):
         op.execute(f"ALTER TABLE {table} DROP COLUMN {column}")

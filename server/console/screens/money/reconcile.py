@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, show_quantity
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, act, shown
@@ -124,7 +124,7 @@ def _told(found: list[Told]) -> Table:
     rows = [
         (cells.time(one.told_ms), _told_org(one), Cell(one.provider, "id"),
          Cell(one.feature, "id", narrow=False),
-         Cell(f"{'+' if one.told_qty > 0 else ''}{figures.count(one.told_qty)}", "number"))
+         Cell(show_quantity(one.told_qty, one.scale, sign=True), "number"))
         for one in found
     ]  # fmt: skip
     heads = ("Told, UTC", "Organisation", "Provider", "Feature", "#Drawn beside ours")

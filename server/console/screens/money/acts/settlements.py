@@ -11,6 +11,7 @@ from drawdown.ledger.payouts import period_of
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.typed.parsing import show_credits, type_credits
+from drawdown.schema.units import show_quantity
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
@@ -158,7 +159,10 @@ def _acknowledge(connection: sa.Connection, doing: Doing) -> Done:
 def _told(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ids.require(connection, ids.ORG, doing.text("org"))
     found = balances.told(connection, doing.text("org"))
-    return [Fact(f"{row.provider}, {row.feature}", f"{int(row.told_qty):+,}") for row in found]
+    return [
+        Fact(f"{row.provider}, {row.feature}", show_quantity(int(row.told_qty), int(row.scale), sign=True))
+        for row in found
+    ]
 
 
 ACKNOWLEDGE: Final = Action(

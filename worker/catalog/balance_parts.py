@@ -1,0 +1,48 @@
+"""Parts of customers' balances that were granted once.
+
+Guarantee: a part is kept from when a read first showed it. Source: Autumn drops a part granted once from all its
+answers as soon as it is used up exactly (recorded), so that its absence alone shows what was drawn from it. A part that
+expired is gone, too, and nothing tells how much of it was drawn.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Part
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+
+def known_parts(connection: sa.Connection, provider: str, customers: Collection[str]) -> Mapping[str, Sequence[Part]]:
+    """The parts that reads ever showed, by customer."""
+    found: dict[str, list[Part]] = defaultdict(list)
+    values = {"provider": provider, "customers": [{"customer_id": customer} for customer in sorted(customers)]}
+    for row in SQL.run(connection, "known_parts", values) if customers else ():
+        part = Part(str(row.balance), str(row.part), Decimal(row.granted), row.ends_ms)
+        found[str(row.customer_id)].append(part)
+    return found
+
+
+def note_parts(connection: sa.Connection, provider: str, shown: Mapping[str, Sequence[Part]], now_ms: int) -> None:
+    """Keep what reads of customers showed. Most reads show nothing new, and write nothing."""
+    known = known_parts(connection, provider, [customer for customer, parts in shown.items() if parts])
+    rows = [
+        {
+            "customer_id": customer,
+            "balance": part.balance,
+            "part": part.name,
+            "granted": f"{part.granted:f}",
+            "ends_ms": part.ends_ms,
+        }
+        for customer, parts in sorted(shown.items())
+        for part in parts
+        if part not in known.get(customer, ())
+    ]
+    if rows:
+        SQL.run(connection, "note_parts", {"provider": provider, "parts": rows, "now_ms": now_ms})

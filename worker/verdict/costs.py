@@ -1,0 +1,84 @@
+"""Learn what units cost at a provider that tells it: for estimates, and for balances compared in credits.
+
+Guarantee: costs are append-only and on record, as an operator's rates are. A cost that cannot be read changes nothing:
+the costs in force stay. The moment at which a cost was last confirmed is kept, so that a charge made while it changed
+is known as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import Cost, ReadFailed
+from drawdown.schema.audit import By, record
+from drawdown.schema.sql import queries
+from drawdown.schema.units import WINDOW_MS, window_of
+from drawdown.worker.catalog.costs import Pools, as_rate, read_pools
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import ReadCosts, Steps, Transaction
+from drawdown.worker.verdict.rates import card_of
+
+log = structlog.get_logger()
+SQL = queries(__file__)
+
+
+def learn_costs(context: Context, provider: str) -> Steps[None]:
+    """Ask a provider what units cost, and keep what changed. Providers that do not tell costs are not asked."""
+    if not context.capabilities[provider].costs:
+        return
+    pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
+    asked_ms = context.clock.now_ms()
+    told: Sequence[Cost] | ReadFailed = yield ReadCosts(provider, pools.known())
+    if isinstance(told, ReadFailed):
+        log.warning("costs_not_read", provider=provider, reason=told.reason)
+        return
+    yield Transaction(
+        "learn_costs",
+        partial(_learn, provider=provider, told=told, asked_ms=asked_ms, now_ms=context.clock.now_ms()),
+    )
+
+
+def _learn(connection: sa.Connection, *, provider: str, told: Sequence[Cost], asked_ms: int, now_ms: int) -> None:
+    # The provider's row is held first: of two processes that learn the same cost, the second finds it known.
+    held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
+    if held is None:
+        return  # nothing was sealed for it yet: the tick that meets it keeps its terms first
+    known = read_pools(connection, provider).newest()
+    for cost in told:
+        micro, per_quantity = as_rate(cost.credits)
+        before = known.get(cost.feature)
+        if before is not None and (before.balance, before.micro, before.per_quantity) == (
+            cost.balance,
+            micro,
+            per_quantity,
+        ):
+            continue
+        details = {
+            "feature": cost.feature,
+            "micro": micro,
+            "per_quantity": per_quantity,
+            "start_ms": _start_ms(connection, provider, cost.feature, now_ms),
+        }
+        by = By(now_ms, "drawdown", f"{provider} tells it")
+        confirmed = None if before is None else min(held.costs_read_ms or before.at_ms, now_ms)
+        more = {"balance": cost.balance, "confirmed_ms": confirmed, "provider": provider}
+        said = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+        SQL.run(connection, "insert_cost", {**details, **more, **said})
+        record(connection, "provider_rate", provider, details, by)
+        log.info("cost_learned", provider=provider, balance=cost.balance, feature=cost.feature, cost=str(cost.credits))
+    # The answer holds from when it was asked for: a change after that is a change to come.
+    SQL.run(connection, "costs_read", {"provider": provider, "asked_ms": asked_ms})
+
+
+def _start_ms(connection: sa.Connection, provider: str, feature: str, now_ms: int) -> int:
+    """From which window on a cost counts in estimates: a first one for all usage, a later one from this window on."""
+    rates = card_of(SQL.run(connection, "rates", {"provider": provider})).rates
+    taken = {rate.start_ms for rate in rates if rate.feature == feature}
+    start = window_of(now_ms) if taken else 0
+    while start in taken:
+        start += WINDOW_MS
+    return start
