@@ -52,6 +52,7 @@ from drawdown.worker.engine.effects import (
     Over,
     Push,
     ReadCells,
+    ReadCosts,
     ReadCustomers,
     ReadDrawn,
     ReadTotals,
@@ -283,6 +284,9 @@ class World:
                 return self._read_each(provider, "totals", customers)
             case ReadDrawn(provider, customer_ids):
                 return self._read_each(provider, "drawn", [(one,) for one in customer_ids])
+            case ReadCosts(provider, known):
+                (told,) = self._read_each(provider, "costs", [(known,)])
+                return told
             case ChargeMoney(_, charges, over):
                 made = self.rng.randrange(len(charges) + 1) if dies else len(charges)
                 return [self._charge(one, too_late or over()) for one in charges[:made]]

@@ -60,17 +60,6 @@ def test_a_module_begins_by_saying_what_it_is_for(modules: list[Module]) -> None
     assert [one.place for one in modules if not ast.get_docstring(one.tree)] == []
 
 
-def test_files_and_functions_stay_readable(modules: list[Module]) -> None:
-    assert [one.place for one in modules if one.text.count("\n") > 300] == []
-    functions = [
-        (f"{one.place}:{node.name}", (node.end_lineno or 0) - node.lineno + 1)
-        for one in modules
-        for node in ast.walk(one.tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    assert [(name, lines) for name, lines in functions if lines > 45] == []
-
-
 SCHEMA_ITSELF = {"schema/sql.py", "schema/migrate.py", "schema/roles.py"}
 """What puts statements together, and what makes tables, roles and grants."""
 ASKS_OTHERS = {"worker/batches/asking.py"}

@@ -247,8 +247,10 @@ def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> l
             total += drew[end]
             if total == amount:
                 return list(range(begin, end + 1))
-            beside = range(end + 1, min(end + 1 + MOST_BESIDE, len(drew)))
-            chosen = _some_of([(at, drew[at]) for at in beside if settled_ms[end] == settled_ms[at]], amount - total)
+            before = range(end + 1, min(end + 1 + MOST_BESIDE, len(drew)))
+            in_time = [at for at in before if settled_ms[begin] - settled_ms[at] <= LOST_SPAN_MS]
+            together = [(at, drew[at]) for at in in_time if settled_ms[at] == settled_ms[in_time[0]]]
+            chosen = _some_of(together, amount - total)
             if chosen:
                 return [*range(begin, end + 1), *chosen]
     return None
