@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from drawdown.cli.app import App
 from drawdown.cli.nouns.doctor_settings import OF_SETTINGS, Finding, private
 from drawdown.cli.nouns.sealing import sealed_to
+from drawdown.providers.protocol import Provider
 from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
@@ -18,11 +19,12 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches.objects import is_prefix, require_listed
 from drawdown.worker.batches.sources import BatchSource, list_sources
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
+from drawdown.worker.engine.runner import ask
 from drawdown.worker.engine.stores import Databases
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
 from drawdown.worker.views.batches import files_left
-from drawdown.worker.views.features import unestimated_features, unrated_features
+from drawdown.worker.views.features import mapped_features, unestimated_features, unrated_features
 from drawdown.worker.views.long_open import oldest_open
 from drawdown.worker.views.orgs import never_halted
 from drawdown.worker.views.proofs import WHOLE_LATE_MS, last_held
@@ -250,3 +252,13 @@ def _providers(app: App) -> Iterator[Finding]:
         else:
             mend = provider.dormant or ""
             yield Finding(not mend, f"the provider {name} is {'dormant' if mend else 'ready'}", mend)
+            if not (mend or provider.capabilities.same_database):
+                yield from _account(app, name, provider)
+
+
+def _account(app: App, name: str, provider: Provider) -> Iterator[Finding]:
+    """What is wrong with the account and its features. `provider check` looks at customers, too."""
+    features = app.read(mapped_features)
+    lines = ask(lambda: provider.check(features, ()), app.world())
+    for line in lines[:FEW]:
+        yield Finding(False, f"{name}: {line}", f"`drawdown provider check {name}` shows all")

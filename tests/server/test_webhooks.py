@@ -51,7 +51,9 @@ def test_a_halt_that_a_webhook_brings_is_told_to_the_cells_at_once(house: House)
     house.customer("acme", 100)
     house.fleet.tick(T0 + WINDOW_MS)
     house.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell')")
-    house.fleet.write("INSERT INTO sandboxes VALUES ('box', 'acme', 'cell-1', 'running')")
+    house.fleet.write(
+        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'acme', 'cell-1', 'running')"
+    )
     for grant in house.autumn.account.customer("acme", house.clock.at_ms).grants["compute_1gb"]:  # type: ignore[union-attr]
         grant.balance = 0
     house.clock.at_ms += 5_000
