@@ -139,6 +139,7 @@ class AutumnEmulator:
 
     def lose_balances(self, now_ms: int) -> None:
         """Kill the balance store before its sync: see `account.undone` for what that gave back."""
+        self.faults.counts["balances_lost"] += 1
         self.work_off(now_ms)
         self.account.lose_balances(now_ms)
         self.locks.lose_store()

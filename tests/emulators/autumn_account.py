@@ -363,5 +363,5 @@ def _charge(track: Track, parts: list[Part], now_ms: int) -> Charge:
     for one in parts:
         value += units(one.amount, one.cost)
     ts = track.ts if track.ts is not None else now_ms
-    parts_of = tuple(by_balance.items())
-    return Charge(track.customer, track.feature.name, ts, whole(value), track.body_key or track.header_key, parts_of)
+    key, parts_of = track.body_key or track.header_key, tuple(by_balance.items())
+    return Charge(track.customer, track.feature.name, ts, whole(value), key, parts_of, not track.body_key)

@@ -87,7 +87,7 @@ class Draw:
 
     def _take(self, pool: Pool, one: Grant, most: Number | None) -> None:
         want = decimal(self.left * Fraction(pool.cost))
-        amount = want if most is None else min(want, most) if want > 0 else max(want, most)
+        amount = want if most is None or not want else min(want, most) if want > 0 else max(want, most)
         before = self._taken.get(id(one), (one, 0, pool.cost))[1]
         if amount:
             self._taken[id(one)] = (one, before + amount, pool.cost)

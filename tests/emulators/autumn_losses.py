@@ -7,7 +7,7 @@ meanwhile begins anew anyway: nothing of it is undone.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 
 from tests.emulators.autumn_draw import Part
@@ -28,6 +28,8 @@ class Charge:
     value: Units
     key: str | None
     parts: tuple[tuple[str, Number], ...] = ()
+    by_header: bool = False
+    """Whether the key came in the header: the same key in the body is another one."""
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Truth:
     doubles: list[Charge] = field(default_factory=list)
     drawn: dict[tuple[str, str], Number] = field(default_factory=lambda: defaultdict(int))
     """By customer and balance, in the balance's unit."""
+    _claims: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     def add(self, made: Charge) -> None:
         for balance, amount in made.parts:
@@ -47,8 +50,9 @@ class Truth:
             place = (made.customer, made.feature, made.ts)
             self.sums[place] = whole(self.sums.get(place, 0) + made.value)
             if made.key is not None:
-                if made.key in self.by_key:
+                if (made.key, made.by_header) in self._claims:
                     self.doubles.append(made)
+                self._claims[made.key, made.by_header] += 1
                 self.by_key[made.key] = whole(self.by_key.get(made.key, 0) + made.value)
 
     def take_back(self, made: Charge, value: Units, parts: list[tuple[str, Number]]) -> None:
@@ -62,6 +66,8 @@ class Truth:
         if not self.sums[place]:
             del self.sums[place]
         if key is not None:
+            self._claims[key, made.by_header] -= 1
+            self._claims += Counter()  # without those that are at zero
             self.by_key[key] = whole(self.by_key[key] - value)
             if not self.by_key[key]:
                 del self.by_key[key]
@@ -128,7 +134,7 @@ class Store:
         parts = [(part.grant.feature.name, part.amount) for part in back]
         self.truth.take_back(one.made, value, parts)
         made = one.made
-        return Charge(made.customer, made.feature, made.ts, whole(value), made.key, tuple(parts))
+        return Charge(made.customer, made.feature, made.ts, whole(value), made.key, tuple(parts), made.by_header)
 
     def _bring_back(self, customer: Customer, part: Part, now_ms: int) -> None:
         """A grant that was dropped since, for it was used up, is there again."""
