@@ -158,6 +158,7 @@ def test_twenty_thousand_charges_add_up_to_the_last_digit() -> None:
     world = World()
     world.autumn.account.grant("acme", "credits", 10**6, NOW_MS)
     for n in range(20_000):
+        world.now_ms += 1
         world.track(f"k{n}", 0.3)
     assert world.autumn.account.drawn["acme", "credits"] == Decimal("2.4")
     assert sum(world.autumn.charged_by().values()) == 6000

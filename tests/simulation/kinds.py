@@ -173,8 +173,13 @@ OF_THEIR_OWN: Final = (
     "more than a year passes",
     "old pushes folded",
     "top-up ordered",
+    # Of accounts with a credit system.
+    "202, charged at once, and never an event",
+    "read shows a customer as of a while ago",
+    "balance store lost what it had not written down",
 )
-"""What lives of their own have (`test_credit`, `test_batches`, `test_queries`, `test_folding`)."""
+"""What lives of their own have (`test_credit`, `test_batches`, `test_queries`, `test_folding`), and accounts that bill
+in credits (`tests/contract/test_autumn_losses.py`)."""
 
 
 def by_kind(counts: Mapping[str, int]) -> Counter[str]:
