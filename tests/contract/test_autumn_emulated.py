@@ -49,8 +49,9 @@ def test_a_customer_without_a_balance_is_rejected_and_charged_nothing() -> None:
     assert done(world.provider.lookup(push(customer_id="cus_2"))) == Found(0)
 
 
-def test_a_full_balance_takes_back_nothing_and_a_used_one_what_was_used() -> None:
+def test_a_server_that_stops_at_the_grant_takes_back_only_what_was_used() -> None:
     world = World()
+    world.emulator.account.stops_at_grant = True
     refused = world.push(push(-5, key="a"))
     assert isinstance(refused, Rejected) and "gave nothing back" in refused.reason
     assert "Credit 5 on an invoice, then `drawdown push resolve" in refused.reason, "what a person does"
@@ -60,6 +61,18 @@ def test_a_full_balance_takes_back_nothing_and_a_used_one_what_was_used() -> Non
     assert isinstance(world.push(partly), Queued)
     world.wait(2_000)
     assert done(world.provider.lookup(partly)) == Found(-15)
+
+
+def test_giving_back_with_overflow_passes_the_grant() -> None:
+    """Only `cap` gives back no more than was used; the adapter sends `overflow` (recorded: C26, C34)."""
+    world = World()
+    assert world.push(push(-5, key="a")) == Accepted()
+    assert world.push(push(20, key="b")) == Accepted()
+    beyond = push(-50, key="c")
+    assert world.push(beyond) == Accepted()
+    world.wait(2_000)
+    assert done(world.provider.lookup(beyond)) == Found(-50)
+    assert world.charged() == -35
 
 
 def test_a_credit_system_is_charged_and_found_in_the_features_own_unit() -> None:

@@ -48,7 +48,7 @@ class World:
         found = done(self.provider.drawn("cus_1"))
         assert isinstance(found, Mapping)
         assert isinstance(found["compute"], Drawn)
-        return found["compute"].quantity
+        return int(found["compute"].quantity)
 
 
 def test_the_refusals_are_those_that_were_recorded() -> None:

@@ -16,7 +16,8 @@ import pytest
 from drawdown.providers.http import Answer, Call, NoAnswer, NotSent
 from tests.acceptance.gentd26 import DATA
 from tests.emulators.autumn import LIVE_KEY, SECRET_KEY, AutumnEmulator
-from tests.emulators.autumn_state import Json, balance
+from tests.emulators.autumn_numbers import Json
+from tests.emulators.autumn_state import balance
 from tests.emulators.wire import FaultPlan
 
 FILE = DATA / "autumn_wire.md"

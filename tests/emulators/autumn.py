@@ -7,11 +7,14 @@ Kinds of faults. Charges: request_lost, answer_lost, error_500_before, error_500
 queued_late, queued_dropped, claimed_not_applied, uncharged_200, accepted_then_lost, key_store_refuses, key_store_hangs.
 Where it loses data itself: event_lost (200, drawn, and no event ever), killed_before_event (so, without an answer),
 event_alone (200 and the event; what was drawn is lost with its store before it was written).
-Reads: reads_fail, reads_lag. Both: connection_refused, nonsense. Of an attach: see `autumn_payments`.
+Of the balance store: queued_charged_no_event (a slow one: 202, charged at once, and no event ever); `lose_balances`.
+Reads: reads_fail, reads_lag, stale_read (a customer as of up to half a minute ago). Both: connection_refused, nonsense.
+Of an attach: see `autumn_payments`.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +22,15 @@ from urllib.parse import urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from tests.emulators import autumn_setup
-from tests.emulators.autumn_account import QUEUE_MS, WINDOW_MS, Account, Charge, Insufficient, Track
+from tests.emulators.autumn_account import QUEUE_MS, WINDOW_MS, Account, Insufficient, Track
 from tests.emulators.autumn_call import Ask, Plain, Refused, answer_json, bad, duplicate, too_many, unavailable
+from tests.emulators.autumn_draw import Asked, allows, told
 from tests.emulators.autumn_locks import Locks
+from tests.emulators.autumn_losses import Charge
+from tests.emulators.autumn_numbers import Json, Units
 from tests.emulators.autumn_payments import ATTACH_FAULTS, Books
-from tests.emulators.autumn_state import Json, Number, balance
+from tests.emulators.autumn_state import balance
+from tests.emulators.autumn_totals import aggregate, check_filters
 from tests.emulators.wire import FaultPlan
 
 VERSIONS = frozenset({"2.0.0", "2.1.0", "2.2.0", "2.3.0"})
@@ -35,6 +42,10 @@ TRACK_FAULTS = (
     "key_store_refuses", "key_store_hangs", "connection_refused", "nonsense",
 )  # fmt: skip
 LOSS_FAULTS = ("event_lost", "killed_before_event", "event_alone")
+SLOW_FAULTS = ("queued_charged_no_event",)
+"""Of tracks, where the balance store is slow."""
+STALE_FAULTS = ("stale_read",)
+"""Of `customers.get`."""
 READ_FAULTS = ("reads_fail", "reads_lag", "connection_refused", "nonsense")
 READS = frozenset(
     {
@@ -54,18 +65,20 @@ NONSENSE = (
 )  # fmt: skip
 FATES = {
     "accepted_then_lost": "gone", "event_lost": "no event", "killed_before_event": "no event",
-    "event_alone": "not drawn",
+    "event_alone": "not drawn", "queued_charged_no_event": "no event",
 }  # fmt: skip
 WAITS = ("", "soon", "-5", "1e9", "99999999999999", "Fri, 31 Dec 1999 23:59:59 GMT", "0.001", "Wed, 32 Foo 2026")
 HANG_MS = 60_000
+STALE_MS = 30_000
+"""How old a stale read is, at most."""
 LISTING_LAG_MS = 50_000
 """How far a lagging list is behind, at most: less than the provider declares."""
 
 
 @dataclass
 class AutumnEmulator:
-    """One server. `key_store`: up, refusing (fails open) or hanging; `balance_store`: up or down; `event_store`: up,
-    off (no list) or no_aggregate."""
+    """One server. `key_store`: up, refusing (fails open) or hanging; `balance_store`: up, down or hanging;
+    `event_store`: up, off (no list) or no_aggregate."""
 
     faults: FaultPlan = field(default_factory=FaultPlan)
     secret_key: str = SECRET_KEY
@@ -78,6 +91,7 @@ class AutumnEmulator:
     track_per_s: int = 10_000
     lists_per_s: int = 5
     tracks_per_minute: int = 120_000
+    queue_ms: int = QUEUE_MS
     books: Books | None = None
     """Of the Stripe account that is linked; None: there is none, as when it was recorded."""
     locks: Locks = field(default_factory=Locks)
@@ -90,7 +104,7 @@ class AutumnEmulator:
 
     # What tests ask
 
-    def charged(self, customer: str, feature: str, window_ms: int) -> Number:
+    def charged(self, customer: str, feature: str, window_ms: int) -> Units:
         """What was deducted for events dated in one window, doubles included."""
         return sum(
             value
@@ -98,11 +112,11 @@ class AutumnEmulator:
             if who == customer and what == feature and window_ms <= ts < window_ms + WINDOW_MS
         )
 
-    def charged_by(self) -> Mapping[tuple[str, str, int], Number]:
+    def charged_by(self) -> Mapping[tuple[str, str, int], Units]:
         """What was deducted, by customer, feature and the event's time, doubles included."""
         return self.account.truth
 
-    def charged_under(self, key: str) -> Number | None:
+    def charged_under(self, key: str) -> Units | None:
         """What was deducted under a key, all times together; None: nothing."""
         return self.account.by_key.get(key)
 
@@ -113,6 +127,22 @@ class AutumnEmulator:
     @property
     def lost(self) -> list[Charge]:
         return self.account.lost
+
+    @property
+    def webhooks(self) -> list[Json]:
+        """What was sent, in order."""
+        return self.account.hooks.sent
+
+    def sync(self) -> None:
+        """Have the balances written down."""
+        self.account.sync()
+
+    def lose_balances(self, now_ms: int) -> None:
+        """Kill the balance store before its sync: see `account.undone` for what that gave back."""
+        self.faults.counts["balances_lost"] += 1
+        self.work_off(now_ms)
+        self.account.lose_balances(now_ms)
+        self.locks.lose_store()
 
     def work_off(self, now_ms: int) -> None:
         """Let time pass: apply what was queued."""
@@ -129,6 +159,8 @@ class AutumnEmulator:
         self.calls[route] += 1
         kinds = self._kinds(route)
         fault = self.faults.draw(*kinds) if kinds and self.faults.rates else None
+        if self.faults.rates.get("stale_read"):
+            self.account.past.keep_ms = STALE_MS
         account = self.live if headers.get("authorization") == f"Bearer {self.live_key}" else self.account
         before = self._struck_before(fault)
         if before is not None:
@@ -147,7 +179,11 @@ class AutumnEmulator:
         """The faults that may strike a call."""
         if route == "billing.attach" and self.books is not None:
             return ATTACH_FAULTS
-        return (*TRACK_FAULTS, *LOSS_FAULTS) if route == "track" else READ_FAULTS if route in READS else ()
+        if route == "track":
+            return (*TRACK_FAULTS, *LOSS_FAULTS, *SLOW_FAULTS)
+        if route == "customers.get":
+            return (*READ_FAULTS, *STALE_FAULTS)
+        return READ_FAULTS if route in READS else ()
 
     def _struck_before(self, fault: str | None) -> HttpResult | None:
         """Faults that keep a call from being taken at all."""
@@ -190,6 +226,7 @@ class AutumnEmulator:
             "customers.get": self._get_customer,
             "customers.get_or_create": self._make_customer,
             "customers": self._make_customer,
+            "customers.update": self._update_customer,
             "events.list": self._list_events,
             "events.aggregate": self._aggregate,
             "features.list": lambda one: (200, {"list": [f.shown() for f in one.account.features.values()]}),
@@ -261,28 +298,29 @@ class AutumnEmulator:
         if ask.fault == "claimed_not_applied":
             account.claim(track, now_ms)
             raise Plain(NoAnswer("the server was killed"))
-        told: Json = {"customer_id": track.customer, "value": track.value, "balance": None}
+        answer: Json = {"customer_id": track.customer, "value": track.value, "balance": None}
         if self._is_queued(ask):
             if store == "up":
                 account.claim(track, now_ms)
             if ask.fault != "queued_dropped":
-                account.enqueue(track, now_ms + QUEUE_MS)
-            return 202, told
+                account.enqueue(track, now_ms + self.queue_ms)
+            return 202, answer
         customer = ask.known_customer(track.customer)
         if ask.fault == "uncharged_200":
             account.claim(track, now_ms)
             account.note(track, [], now_ms)
-            return 200, told | {"deductions": []}
+            return 200, answer | {"deductions": []}
         try:
-            grants, deductions = account.charge(track, now_ms, fate=FATES.get(ask.fault or "", ""))
+            deductions = account.charge(track, now_ms, fate=FATES.get(ask.fault or "", ""))
         except Insufficient:
             message = f"Insufficient balance to deduct {track.value} from feature {track.feature.name}"
             raise Refused(400, "insufficient_balance", message) from None
         if store == "up":
             account.claim(track, now_ms)
-        assert customer.name == track.customer
-        told["balance"] = balance(grants, ask.version) if grants else None
-        return 200, told if ask.version < "2.1" else told | {"deductions": deductions}
+        if ask.fault == "queued_charged_no_event":
+            return 202, answer
+        answer |= told(account.features, customer, (track.feature, track.value), ask.version)
+        return 200, answer if ask.version < "2.1" else answer | {"deductions": deductions}
 
     def _is_queued(self, ask: Ask) -> bool:
         minute, count = self._minute
@@ -302,32 +340,38 @@ class AutumnEmulator:
         return 200, {"success": True}
 
     def _check(self, ask: Ask) -> tuple[int, Json]:
-        needed = ask.body.get("required_balance", 1)
-        assert isinstance(needed, int | float)
-        told: Json = {"allowed": True, "customer_id": ask.text("customer_id"), "required_balance": needed}
+        asked = ask.number("required_balance")
+        needed = 1 if asked is None else asked
+        answer: Json = {"allowed": True, "customer_id": ask.text("customer_id"), "required_balance": needed}
         feature = ask.known_feature()
         if self.balance_store != "up":
             # Fails open: nothing is known, and all is allowed.
-            return 202, told | {"balance": None, "flag": None}
-        customer = ask.known_customer(ask.text("customer_id"))
-        grants, cost = ask.account.sources(customer, feature)
+            return 202, answer | {"balance": None, "flag": None}
+        customer, account = ask.known_customer(ask.text("customer_id")), ask.account
+        found = ask.body.get("properties")
+        properties = found if isinstance(found, dict) else {}
+        allowed, required, grants = allows(account.features, customer, Asked(feature, needed, properties, ask.now_ms))
         flag = customer.flags.get(feature.name)
-        free = any(one.unlimited or one.overage_allowed for one in grants)
-        enough = sum(max(0, one.balance) for one in grants) >= needed * cost
-        told["allowed"] = flag is not None if feature.kind == "boolean" else bool(grants) and (free or enough)
-        if told["allowed"]:
+        answer |= {"allowed": flag is not None if feature.kind == "boolean" else allowed, "required_balance": required}
+        if answer["allowed"]:
             self.locks.take(ask, customer.name, feature, needed)
-        if ask.body.get("send_event") is True and told["allowed"]:
-            ask.account.charge(Track(customer.name, feature, needed, None, "cap", {}, None, None), ask.now_ms)
-        return 200, told | {"balance": balance(grants, ask.version) if grants else None, "flag": flag}
+        answer |= {"balance": balance(grants, ask.version) if grants else None, "flag": flag}
+        if ask.body.get("send_event") is True and allowed:
+            track = Track(customer.name, feature, needed, None, "cap", properties, None, None, ask.version)
+            account.charge(track, ask.now_ms)
+            answer |= told(account.features, customer, (feature, needed), ask.version)
+        return 200, answer
 
     # Reads
 
     def _get_customer(self, ask: Ask) -> tuple[int, Json]:
         self._needs_balances()
         name = ask.route.partition("/")[2] or ask.text("customer_id")
-        told = ask.known_customer(name).shown(ask.account.env, ask.version)
-        return 200, told if self.books is None else self.books.shown(name, ask, told)
+        customer = ask.known_customer(name)
+        if ask.fault == "stale_read":
+            customer = ask.account.past.at(customer, ask.now_ms - self.faults.rng.randrange(STALE_MS))
+        answer = customer.shown(ask.account.env, ask.version, ask.now_ms)
+        return 200, answer if self.books is None else self.books.shown(name, ask, answer)
 
     def _needs_balances(self) -> None:
         if self.balance_store != "up":
@@ -335,6 +379,7 @@ class AutumnEmulator:
 
     def _list_events(self, ask: Ask) -> tuple[int, Json]:
         self._limit(ask, "list", self.lists_per_s)
+        check_filters(ask)
         if self.event_store == "off":
             raise Refused(500, "internal_error", "Tinybird is not configured")
         behind = self.faults.rng.randrange(LISTING_LAG_MS) if ask.fault == "reads_lag" else 0
@@ -342,6 +387,8 @@ class AutumnEmulator:
         seen_at = still_from if still_from <= ask.now_ms < still_to else ask.now_ms - behind
         try:
             return 200, ask.account.events.page(ask.body, ask.version, seen_at)
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise Refused(400, "invalid_cursor", "cursor payload is not valid JSON") from None
         except (ValueError, TypeError, KeyError):  # its words were never observed
             raise bad("start_cursor: not a cursor of this list") from None
 
@@ -350,7 +397,7 @@ class AutumnEmulator:
         if self.event_store != "up":
             what = "Tinybird" if self.event_store == "off" else "Tinybird ClickHouse"
             raise Refused(500, "internal_error", f"{what} is not configured")
-        return 200, ask.account.events.aggregate(ask.body, ask.now_ms, ask.now_ms)
+        return 200, aggregate(ask)
 
     # What is set up over HTTP
 
@@ -359,9 +406,14 @@ class AutumnEmulator:
         self._needs_balances()
         return autumn_setup.make_customer(ask)
 
+    def _update_customer(self, ask: Ask) -> tuple[int, Json]:
+        self._needs_balances()
+        return autumn_setup.update_customer(ask)
+
     def _update_balance(self, ask: Ask) -> tuple[int, Json]:
         if self.balance_store != "up":
-            message = "[redis-unavailable] source=getCachedFullSubject:pipeline reason=not_ready"
+            reason = "timeout" if self.balance_store == "hanging" else "not_ready"
+            message = f"[redis-unavailable] source=getCachedFullSubject:pipeline reason={reason}"
             raise Refused(500, "internal_error", message)
         return autumn_setup.update_balance(ask)
 

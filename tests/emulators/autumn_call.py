@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import NoReturn
 
 from drawdown.providers.http import Answer, Call, HttpResult
 from tests.emulators.autumn_account import Account, Track
-from tests.emulators.autumn_state import Customer, Feature, Json
+from tests.emulators.autumn_numbers import Json, Number, exact
+from tests.emulators.autumn_state import Customer, Feature
 
 
 class Refused(Exception):
@@ -45,7 +47,7 @@ class Ask:
         self.version = headers.get("x-api-version", "2.3.0")
         self.header_key = headers.get("idempotency-key")
         try:
-            found = json.loads(call.body, parse_constant=_refuse) if call.body else {}
+            found = json.loads(call.body, parse_constant=_refuse, parse_float=_decimal) if call.body else {}
         except ValueError:
             found = {}  # what cannot be read is taken for an empty body (recorded)
         self.items: list[Json] = found if isinstance(found, list) else []
@@ -56,6 +58,15 @@ class Ask:
         if not isinstance(found, str):
             raise bad(f"{name}: must be a string (received {_kind(name, self.body)})")
         return found
+
+    def number(self, name: str) -> Number | None:
+        found = self.body.get(name)
+        return exact(found) if isinstance(found, int | Decimal) and not isinstance(found, bool) else None
+
+    def claim_header(self) -> None:
+        """A call that was done keeps its key."""
+        if self.header_key:
+            self.account.claims[self.header_key] = self.now_ms + self.account.key_retention_ms
 
     def known_customer(self, name: str) -> Customer:
         found = self.account.customer(name, self.now_ms)
@@ -84,10 +95,8 @@ class Ask:
         if not isinstance(customer, str):
             raise bad(f"customer_id: must be a string (received {_kind('customer_id', given)})")
         value = given.get("value", 1)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | Decimal):
             raise bad(f"value: must be a number (received {_kind('value', given)})")
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
         behaviour = given.get("overage_behavior", "cap")
         if behaviour not in ("cap", "reject", "overflow"):
             raise bad("overage_behavior: Invalid input")
@@ -98,15 +107,15 @@ class Ask:
             raise Refused(404, "entity_not_found", f"Entity {entity} not found")
         properties, key = given.get("properties"), given.get("idempotency_key")
         return Track(
-            customer, feature, value, ts, str(behaviour), properties if isinstance(properties, dict) else {},
-            key if isinstance(key, str) and key else None, self.header_key,
+            customer, feature, exact(value), ts, str(behaviour), properties if isinstance(properties, dict) else {},
+            key if isinstance(key, str) and key else None, self.header_key, self.version,
         )  # fmt: skip
 
     def _read_ts(self, given: Json) -> int | None:
         ts = given.get("timestamp")
         if ts is None:
             return None
-        if not isinstance(ts, int | float):
+        if not isinstance(ts, int | Decimal):
             raise bad(f"timestamp: must be a number (received {_kind('timestamp', given)})")
         if not isinstance(ts, int):
             raise bad("timestamp: Invalid input: expected int, received number")
@@ -119,11 +128,24 @@ def _kind(name: str, given: Json) -> str:
     found = given.get(name)
     if name not in given:
         return "undefined"
+    if isinstance(found, int | Decimal) and not isinstance(found, bool):
+        return "number"
     return "null" if found is None else "string" if isinstance(found, str) else type(found).__name__
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
+
+
+def _decimal(text: str) -> Decimal:
+    """The server has a binary fraction; it is taken for the shortest decimal that is read as that one."""
+    return Decimal(repr(float(text)))
+
+
+def _number(value: object) -> int | float:
+    assert isinstance(value, Decimal), value
+    found = exact(value)
+    return found if isinstance(found, int) else float(found)
 
 
 def duplicate(key: str) -> Refused:
@@ -133,7 +155,7 @@ def duplicate(key: str) -> Refused:
 
 def answer_json(status: int, body: Mapping[str, object], more: Mapping[str, str] | None = None) -> Answer:
     headers = {"content-type": "application/json", "x-region": "us-east-1", **(more or {})}
-    return Answer(status, headers, json.dumps(body, separators=(",", ":")).encode())
+    return Answer(status, headers, json.dumps(body, separators=(",", ":"), default=_number).encode())
 
 
 def too_many(wait: str) -> Answer:

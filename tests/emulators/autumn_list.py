@@ -1,4 +1,4 @@
-"""The emulated Autumn's events: stored by customer and time, listed page by page, and added up.
+"""The emulated Autumn's events: stored by customer and time, and listed page by page.
 
 Guarantee: an event is listed only a while after it was applied, as at the real service; pages neither repeat nor leave
 out an event.
@@ -13,11 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.emulators.autumn_state import Json, Number
-
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
-RANGES = {"24h": 1, "7d": 7, "30d": 30, "90d": 90}
+from tests.emulators.autumn_numbers import Json, Number
 
 
 @dataclass(frozen=True, order=True)
@@ -99,20 +95,6 @@ class Events:
         part = found[:limit]
         more = len(found) > limit
         return {"list": [one.shown() for one in part], "next_cursor": _cursor(part[-1]) if more else None}
-
-    def aggregate(self, asked: Json, now_ms: int, seen_at: int) -> Json:
-        """By day or hour; what was asked is added up, not what was charged."""
-        feature = str(asked.get("feature_id"))
-        width = HOUR_MS if asked.get("bin_size") == "hour" else DAY_MS
-        start = now_ms - RANGES[str(asked.get("range", "30d"))] * DAY_MS
-        found = [one for one in self.find(asked, seen_at) if start <= one.ts <= now_ms]
-        periods = dict.fromkeys(range(start - start % width, now_ms + 1, width), 0.0)
-        for one in found:
-            periods[one.ts - one.ts % width] += one.value
-        return {
-            "list": [{"period": ts, "values": {feature: value}} for ts, value in periods.items()],
-            "total": {feature: {"count": len(found), "sum": sum(one.value for one in found)}},
-        }
 
 
 def _cursor(last: Event) -> str:

@@ -7,10 +7,13 @@ lock lies in the balance store alone, and is gone once it is finalised, or with 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 
-from tests.emulators.autumn_account import Charge, Track
+from tests.emulators.autumn_account import Track
 from tests.emulators.autumn_call import Ask, Refused
-from tests.emulators.autumn_state import Feature, Json
+from tests.emulators.autumn_losses import Charge
+from tests.emulators.autumn_numbers import Json, Number, decimal
+from tests.emulators.autumn_state import Feature
 
 
 @dataclass
@@ -23,7 +26,7 @@ class Locks:
         """The store comes back as it was written down last: balances are there, receipts were never written."""
         self.receipts.clear()
 
-    def take(self, ask: Ask, customer: str, feature: Feature, amount: int | float) -> None:
+    def take(self, ask: Ask, customer: str, feature: Feature, amount: Number) -> None:
         """The part of a check that holds: the balance is drawn on, and no event says so."""
         lock = ask.body.get("lock")
         if not isinstance(lock, dict) or lock.get("enabled") is not True:
@@ -42,8 +45,9 @@ class Locks:
             raise Refused(400, "invalid_request", f"Lock not found for ID: {name}")
         feature = ask.account.features[held.feature]
         if ask.body.get("action") == "release":
-            ask.account.add_to_balance(held.customer, held.feature, held.value)
+            for balance, amount in held.parts:
+                ask.account.add_to_balance(held.customer, balance, amount)
         else:
-            track = Track(held.customer, feature, held.value, None, "overflow", {}, None, None)
+            track = Track(held.customer, feature, decimal(Fraction(held.value)), None, "overflow", {}, None, None)
             ask.account.note(track, [], ask.now_ms)
         return 200, {"success": True}

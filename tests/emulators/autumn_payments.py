@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.emulators.autumn_call import Ask, Refused, bad
-from tests.emulators.autumn_state import Json
+from tests.emulators.autumn_numbers import Json
 
 ATTACH_FAULTS = (
     "request_lost", "answer_lost", "error_500_before", "error_500_after", "throttled", "throttled_nonsense",

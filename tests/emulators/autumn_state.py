@@ -1,51 +1,16 @@
 """What the emulated Autumn holds: features, plans, customers and their balances, in the shapes that were recorded.
 
-Guarantee: plain data and arithmetic; no clock. Numbers are JSON's: integers stay integers, others are binary fractions
-told to ten decimals, and deductions to fourteen digits, as the recorded server told them.
+Guarantee: plain data and exact arithmetic, no clock. Inside, numbers are integers and decimals. They are printed as the
+recorded server prints them: balances to ten decimals, deductions to fourteen digits.
 """
 
 from __future__ import annotations
 
-import calendar
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
-Number = int | float
-Json = dict[str, object]
-
-ONE_OFF = "one_off"
-"""What a top-up's part says in place of an interval."""
-DAYS = {"day": 1, "week": 7}
-MONTHS = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
-
-
-def tidy(value: Number) -> Number:
-    """As balances are told."""
-    if type(value) is int:
-        return value
-    rounded = round(value, 10)
-    return int(rounded) if rounded == int(rounded) else rounded
-
-
-def short(value: Number) -> Number:
-    """As deductions are told."""
-    if type(value) is int:
-        return value
-    told = float(f"{value:.14g}")
-    return int(told) if told == int(told) else told
-
-
-def later(ts_ms: int, interval: str) -> int:
-    """One interval after a moment, by the calendar (UTC)."""
-    if interval == "hour":
-        return ts_ms + 3_600_000
-    if interval in DAYS:
-        return ts_ms + DAYS[interval] * 86_400_000
-    start = datetime.fromtimestamp(ts_ms // 1000, UTC)
-    year, month = divmod(start.year * 12 + start.month - 1 + MONTHS[interval], 12)
-    day = min(start.day, calendar.monthrange(year, month + 1)[1])
-    return int(start.replace(year=year, month=month + 1, day=day).timestamp()) * 1000 + ts_ms % 1000
+from tests.emulators.autumn_controls import Controls
+from tests.emulators.autumn_numbers import ONE_OFF, Json, Number, later, short, tidy
 
 
 @dataclass
@@ -65,7 +30,8 @@ class Feature:
         }  # fmt: skip
         if self.kind == "credit_system":
             told["credit_schema"] = [
-                {"metered_feature_id": one, "credit_cost": n} for one, n in self.credit_schema.items()
+                {"metered_feature_id": one, "credit_cost": float(n) if isinstance(n, Decimal) else n}
+                for one, n in self.credit_schema.items()
             ]
         return told
 
@@ -98,6 +64,7 @@ class Plan:
     auto_enable: bool
     items: list[Item]
     created_at: int
+    controls: Controls = field(default_factory=Controls)
 
     def shown(self) -> Json:
         return {
@@ -105,13 +72,16 @@ class Plan:
             "auto_enable": self.auto_enable, "price": None,
             "items": [one.shown() for one in sorted(self.items, key=lambda one: one.feature.name)],
             "created_at": self.created_at, "env": "sandbox", "archived": False,
-            "config": {"ignore_past_due": False}, "billing_controls": {}, "metadata": {}, "base_variant_id": None,
+            "config": {"ignore_past_due": False}, "billing_controls": self.controls.given(), "metadata": {},
+            "base_variant_id": None,
         }  # fmt: skip
 
 
 @dataclass
 class Grant:
-    """One customer's balance of one feature from one source. `balance` may be below zero; told, it never is."""
+    """One customer's balance of one feature from one source. `balance` may be below zero; told, it never is.
+
+    `name` is the id that deductions name, `given` the one that was given with the balance, which reads show instead."""
 
     name: str
     feature: Feature
@@ -122,10 +92,23 @@ class Grant:
     resets_at: int | None = None
     unlimited: bool = False
     overage_allowed: bool = False
+    given: str | None = None
+    expires_at: int | None = None
 
     @property
     def reset(self) -> Json | None:
         return {"interval": self.interval, "resets_at": self.resets_at} if self.interval else None
+
+    @property
+    def over(self) -> Number:
+        """How far it is below zero."""
+        return max(0, -self.balance)
+
+    def gone(self, now_ms: int) -> bool:
+        """Whether the server has dropped it: it expired, or was granted once and is used up exactly (recorded). One
+        that never held anything stays, and so does one below zero."""
+        expired = self.expires_at is not None and self.expires_at <= now_ms
+        return expired or (self.interval == ONE_OFF and self.granted != 0 and self.balance == 0)
 
     def renew(self, now_ms: int) -> None:
         while self.interval and self.resets_at is not None and self.resets_at <= now_ms:
@@ -134,17 +117,17 @@ class Grant:
 
     def shown(self) -> Json:
         return {
-            "id": self.name, "plan_id": self.plan, "included_grant": self.granted, "prepaid_grant": 0,
-            "remaining": tidy(max(0, self.balance)), "usage": tidy(self.granted - self.balance),
-            "unlimited": self.unlimited, "reset": self.reset, "price": None, "expires_at": None,
+            "id": self.given or self.name, "plan_id": self.plan, "included_grant": tidy(self.granted),
+            "prepaid_grant": 0, "remaining": tidy(max(0, self.balance)), "usage": tidy(self.granted - self.balance),
+            "unlimited": self.unlimited, "reset": self.reset, "price": None, "expires_at": self.expires_at,
         }  # fmt: skip
 
     def shown_2_0(self) -> Json:
         return {
-            "id": self.name, "plan_id": self.plan, "granted_balance": self.granted, "purchased_balance": 0,
-            "current_balance": tidy(max(0, self.balance)), "usage": tidy(self.granted - self.balance),
-            "overage_allowed": self.overage_allowed, "max_purchase": None, "reset": self.reset,
-            "prepaid_quantity": 0, "expires_at": None,
+            "id": self.given or self.name, "plan_id": self.plan, "granted_balance": tidy(self.granted),
+            "purchased_balance": tidy(self.over), "current_balance": tidy(max(0, self.balance)),
+            "usage": tidy(self.granted - self.balance), "overage_allowed": self.overage_allowed, "max_purchase": None,
+            "reset": self.reset, "prepaid_quantity": 0, "expires_at": self.expires_at,
         }  # fmt: skip
 
     def deduction(self, value: Number) -> Json:
@@ -164,7 +147,8 @@ def balance(grants: list[Grant], version: str) -> Json:
     if version < "2.1":
         return {
             "feature_id": first.feature.name, "unlimited": unlimited, "granted_balance": granted,
-            "purchased_balance": 0, "current_balance": remaining, "usage": usage, "overage_allowed": overage,
+            "purchased_balance": tidy(sum(one.over for one in grants)), "current_balance": remaining, "usage": usage,
+            "overage_allowed": overage,
             "max_purchase": None, "reset": first.reset, "plan_id": first.plan,
             "breakdown": [one.shown_2_0() for one in grants],
         }  # fmt: skip
@@ -178,7 +162,7 @@ def balance(grants: list[Grant], version: str) -> Json:
 
 @dataclass
 class Customer:
-    """A customer: grants by feature, flags for booleans, one subscription for each plan."""
+    """A customer: grants by feature, flags for booleans, one subscription for each plan. `spent`: dropped grants."""
 
     name: str
     title: str | None
@@ -187,12 +171,40 @@ class Customer:
     grants: dict[str, list[Grant]] = field(default_factory=dict)
     flags: dict[str, Json] = field(default_factory=dict)
     subscriptions: list[Json] = field(default_factory=list)
+    spent: list[Grant] = field(default_factory=list)
+    controls: Controls = field(default_factory=Controls)
 
-    def shown(self, env: str, version: str) -> Json:
+    def add(self, grant: Grant) -> None:
+        """Put a grant where it is drawn from: those that expire first, then those of a cycle, then the others
+        (recorded: J8, C46, C4). That one that expires goes before one of a cycle was not recorded."""
+        grants = self.grants.setdefault(grant.feature.name, [])
+        grants.append(grant)
+        grants.sort(key=lambda one: (one.expires_at is None, one.expires_at or 0, one.interval in (None, ONE_OFF)))
+
+    def refresh(self, now_ms: int) -> None:
+        """Begin cycles anew that ended, and drop what is gone."""
+        for feature, grants in list(self.grants.items()):
+            for one in grants:
+                if one.resets_at is not None and one.resets_at <= now_ms:
+                    one.renew(now_ms)
+            gone = [one for one in grants if one.gone(now_ms)]
+            if gone:
+                self.spent += gone
+                grants[:] = [one for one in grants if one not in gone]
+                if not grants:
+                    del self.grants[feature]
+
+    def copy(self) -> Customer:
+        """As it is now."""
+        grants = {name: [replace(one) for one in parts] for name, parts in self.grants.items()}
+        return replace(self, grants=grants, spent=list(self.spent), controls=self.controls.copy())
+
+    def shown(self, env: str, version: str, now_ms: int) -> Json:
         return {
             "id": self.name, "name": self.title, "email": self.email, "created_at": self.created_at,
             "fingerprint": None, "stripe_id": None, "env": env, "metadata": {}, "send_email_receipts": False,
-            "billing_controls": {}, "subscriptions": self.subscriptions, "purchases": [], "licenses": [],
+            "billing_controls": self.controls.shown(now_ms, with_source=version >= "2.3"),
+            "subscriptions": self.subscriptions, "purchases": [], "licenses": [],
             "balances": {name: balance(grants, version) for name, grants in self.grants.items()},
             "flags": self.flags, "config": {},
         }  # fmt: skip
@@ -205,30 +217,3 @@ def subscription(name: str, plan: Plan, now_ms: int) -> Json:
         "past_due": False, "canceled_at": None, "expires_at": None, "trial_ends_at": None, "started_at": now_ms,
         "current_period_start": None, "current_period_end": None, "quantity": 1, "scope": "customer",
     }  # fmt: skip
-
-
-def spread(grants: Iterable[Grant], value: Number, *, overflow: bool) -> list[tuple[Grant, Number]]:
-    """Who pays how much of a value; nothing is changed yet. Positive ones stop at zero unless they overflow, negative
-    ones at what was granted (recorded)."""
-    parts: list[tuple[Grant, Number]] = []
-    left = value
-    last: Grant | None = None
-    for one in grants:
-        last = one
-        if one.unlimited or one.overage_allowed:
-            take = left
-        elif value > 0:
-            take = min(left, max(0, one.balance))
-        else:
-            take = -min(-left, max(0, one.granted - one.balance))
-        if take:
-            parts.append((one, take))
-            left -= take
-        if not left:
-            break
-    if left > 0 and overflow and last is not None:
-        if parts and parts[-1][0] is last:
-            parts[-1] = (last, parts[-1][1] + left)
-        else:
-            parts.append((last, left))
-    return parts

@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 MAX_BODY = 16 * 1024 * 1024
 PEOPLE = ("acme", "globex", "initech", "alice", "bob", "carol")
-FEATURES = ("compute", *(f"compute_{size}gb" for size in (1, 2, 4, 8, 16, 32, 64)))
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+FEATURES = ("compute", *(f"compute_{size}gb" for size in SIZES))
+CREDITS = "credits"
+CREDITS_PER_GB_SECOND = Decimal("0.0001")
+MONTHLY_CREDITS = 1000
 HANGS_S = 300.0
 """However busy the machine: whoever takes longer than this hangs."""
 NAMES = ("autumn", "stripe", "cell")
@@ -139,14 +144,18 @@ def home_stripe() -> StripeEmulator:
 
 
 def home_autumn(now_ms: int) -> AutumnEmulator:
-    """An Autumn with the same features and customers, on a plan of a hundred hours of each feature a month."""
+    """An Autumn in the usual setting: seconds of each size, paid in credits by a credit system, and a plan of credits a
+    month. `compute` counts GB seconds."""
     from tests.emulators.autumn import AutumnEmulator
 
     autumn = AutumnEmulator()
     for name in FEATURES:
         autumn.account.add_feature(name)
+    costs = {f"compute_{size}gb": size * CREDITS_PER_GB_SECOND for size in SIZES}
+    costs["compute"] = CREDITS_PER_GB_SECOND
+    autumn.account.add_feature(CREDITS, kind="credit_system", credit_schema=costs)
     autumn.account.add_feature("concurrency", consumable=False)
-    autumn.account.add_plan("starter", {**dict.fromkeys(FEATURES, (360_000, "month")), "concurrency": (5, None)})
+    autumn.account.add_plan("starter", {CREDITS: (MONTHLY_CREDITS, "month"), "concurrency": (5, None)})
     for name in PEOPLE:
         autumn.account.add_customer(name, now_ms)
         autumn.account.attach(name, "starter", now_ms)

@@ -49,6 +49,9 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "key too old to be sent again": ("key_expired",),
     "202, applied late": ("autumn queued_late",),
     "202, dropped": ("autumn queued_dropped",),
+    "202, charged at once, and never an event": ("autumn queued_charged_no_event",),
+    "read shows a customer as of a while ago": ("autumn stale_read",),
+    "balance store lost what it had not written down": ("autumn balances_lost",),
     "success that charged nothing": ("autumn uncharged_200",),
     "charged without an event": ("autumn event_lost", "autumn killed_before_event"),
     "event without a charge: what was drawn is lost": ("autumn event_alone",),
@@ -170,8 +173,13 @@ OF_THEIR_OWN: Final = (
     "more than a year passes",
     "old pushes folded",
     "top-up ordered",
+    # Of accounts with a credit system.
+    "202, charged at once, and never an event",
+    "read shows a customer as of a while ago",
+    "balance store lost what it had not written down",
 )
-"""What lives of their own have (`test_credit`, `test_batches`, `test_queries`, `test_folding`)."""
+"""What lives of their own have (`test_credit`, `test_batches`, `test_queries`, `test_folding`), and accounts that bill
+in credits (`tests/contract/test_autumn_losses.py`)."""
 
 
 def by_kind(counts: Mapping[str, int]) -> Counter[str]:

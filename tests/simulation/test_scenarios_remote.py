@@ -204,6 +204,7 @@ def test_what_was_adopted_is_found_again_under_its_first_key() -> None:
     drive(world, start(world, "w", tick))
     autumn = world.remote[AUTUMN]
     assert isinstance(autumn, Autumn)
+    autumn.emulator.account.stops_at_grant = True
     autumn.emulator.account.customers["acme"].grants[FEATURE][-1].balance += 20  # so that 40 of 60 can be given back
     world.write(lambda c: withdraw(c, ["s1"], said(world)))
     world.oracle.withdraw("s1")
