@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from drawdown.ledger import entries, wallet
 from drawdown.providers.protocol import (
     Absent,
+    Cancelled,
     CannotTell,
     CustomerRead,
     CustomerState,
@@ -34,8 +35,8 @@ from drawdown.providers.protocol import (
     Setup,
     Totals,
 )
+from drawdown.providers.stripe import adjustments, webhooks
 from drawdown.providers.stripe import check as stripe_check
-from drawdown.providers.stripe import webhooks
 from drawdown.providers.stripe.meters import Meter, Meters
 from drawdown.providers.stripe.settings import AHEAD_MS, OLDEST_MS, capabilities, read_settings
 from drawdown.providers.stripe.stream import NoSession, Stream
@@ -79,8 +80,10 @@ class StripeProvider:
     async def _send(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         if self._settings.stream_url:
             return await self._stream.send(batch)
-        results = [(push, await self._http.send(meter_event(self._settings, push))) for push in batch]
-        return [outcome(result, push, self._clock.now_ms()) for push, result in results]
+        return [await self._push(push) for push in batch]
+
+    async def _push(self, push: PushRequest) -> Outcome:
+        return outcome(await self._http.send(meter_event(self._settings, push)), push, self._clock.now_ms())
 
     def _event_name(self, push: PushRequest) -> str:
         return self._settings.meter_of(push.feature).event_name
@@ -128,6 +131,11 @@ class StripeProvider:
         minute = request.ts - request.ts % MINUTE_MS
         units = await self._meters.summed(meters, request.customer_id, minute, minute + MINUTE_MS)
         return _judged(request, units, name.unit) if isinstance(units, Decimal) else units
+
+    async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        return adjustments.cancelled(await self._http.send(adjustments.adjustment(self._settings, request)), request)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Of every meter whose event name could be a feature: an account may hold meters that are not Drawdown's."""
