@@ -316,5 +316,5 @@ PEOPLE: Final[tuple[tuple[Action, float], ...]] = (
     (pause_or_resume, 0.4),
     (webhooks, 6.0),
     (decide, 0.8),
-    (cancel_wrong, 0.4),
+    (cancel_wrong, 0.8),
 )
