@@ -128,7 +128,11 @@ def _intended(stage: Stage) -> Act:
     def transaction(engine: sa.Engine) -> None:
         said.append(write(engine, lambda c: cancellations.intend(c, [CANCELLED], stage.by, can)))
 
-    return Act(transaction, lambda engine: [_concludes(stage, intents, engine) for intents in said[-1:]])
+    def after(engine: sa.Engine) -> None:
+        for intents in said[-1:]:  # none where it was refused
+            _concludes(stage, intents, engine)
+
+    return Act(transaction, after)
 
 
 def _concluded(stage: Stage) -> Act:
