@@ -14,6 +14,8 @@ from typing import Final, cast
 
 from drawdown.providers.protocol import (
     Accepted,
+    Cancelled,
+    Cancels,
     CannotTell,
     Capabilities,
     Cost,
@@ -97,6 +99,9 @@ class Careful:
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         return [looked_up(answer) for answer in await cast(ManyLookups, self._provider).lookup_many(requests)]
 
+    async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
+        return cancelled(await cast(Cancels, self._provider).cancel(request))
+
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         return totals(await self._provider.totals(customer_id, from_ms, to_ms))
 
@@ -177,6 +182,11 @@ def looked_up(found: LookupResult) -> LookupResult:
         case ReadFailed():
             return _failed(found)
     return found
+
+
+def cancelled(found: Cancelled | ReadFailed) -> Cancelled | ReadFailed:
+    """Whether a push was cancelled, and by what answer."""
+    return Cancelled(_reason(found.evidence)) if isinstance(found, Cancelled) else _failed(found)
 
 
 def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:

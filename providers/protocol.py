@@ -76,6 +76,8 @@ class Capabilities:
     """Whether balances say what was drawn from them, apart from the events: needed where a key store can fail open, or
     where something can be charged without an event. There absence alone proves nothing (rule P5)."""
 
+    cancel_within_ms: int | None = None
+    """How long after a send it can cancel what it charged (`Cancels`); None: it cannot."""
     costs: bool = False
     """Whether it tells what a unit of a feature draws from a balance in credits (`TellsCosts`)."""
 
@@ -234,6 +236,13 @@ class CannotTell:
     """What it holds where this push would be (base units), if that place is the push's alone, whoever put it there."""
 
 
+@dataclass(frozen=True)
+class Cancelled:
+    """The provider said that the push counts no more. `evidence`: its answer, in one line."""
+
+    evidence: str
+
+
 LookupResult: TypeAlias = Found | Absent | CannotTell | ReadFailed
 Totals: TypeAlias = Mapping[str, int]
 """Base units by feature."""
@@ -329,6 +338,14 @@ class ManyLookups(Protocol):
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         """What became of pushes of one customer, dated within that span; one result each, in order."""
+
+
+class Cancels(Protocol):
+    """A provider that declares `cancel_within_ms`."""
+
+    async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
+        """Cancel a push that was accepted. Called again for the same push it does no more than once. ReadFailed:
+        the provider did not confirm it, and may have done it."""
 
 
 class TellsCosts(Protocol):

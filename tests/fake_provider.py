@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
+    Cancelled,
     Capabilities,
     CustomerRead,
     CustomerState,
@@ -63,6 +64,11 @@ class FakeProvider:
             return self.lookups[request.key]
         found = self.charged.get(request.key)
         return Absent() if found is None else Found(found.quantity)
+
+    async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
+        """Once or again."""
+        self.charged.pop(request.key, None)
+        return Cancelled("it said so")
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int] | ReadFailed:
         if self.totals_fail:

@@ -97,6 +97,7 @@ class DemoBilling:
             batch_size=100,
             one_at_a_time=False,
             lookup_span_ms=0,
+            cancel_within_ms=None,
             drawn=False,
         )
 

@@ -145,6 +145,9 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "push fold --before 2024-11 --dry-run",
         "push fold --before 2024-11 --reason 'thirteen months are kept'",
     ),
+    "push cancel": (
+        "push cancel usage:acme:1767225600000:compute_4gb --reason 'sent to the wrong customer' --dry-run",
+    ),
     "push void": ("push void usage:acme:1767225600000:compute_4gb --evidence 'their support, ticket 7'",),
     "provider list": ("provider list",),
     "provider check": ("provider check embedded", "provider check stripe --customer cus_1"),

@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
+from drawdown.cli.nouns import push_cancel
 from drawdown.cli.options import Actor, DryRun, Expect, Keys, PageSize, Reason
 from drawdown.cli.rendering import facts, show, table
 from drawdown.schema.errors import UsageError
@@ -24,6 +25,7 @@ from drawdown.worker.views.push_sums import PushSum, sum_pushes
 from drawdown.worker.views.pushes import NO_ERROR, STATES, PushFilter, PushPage, list_pushes
 
 commands = typer.Typer()
+push_cancel.register(commands)
 
 LISTED: Final = ("key", "provider", "#quantity", "state", "#attempts", "last error")
 SUMMED: Final = ("provider", "customer", "feature", "state", "#pushes", "#quantity")

@@ -40,7 +40,7 @@ BEFORE: Final = {
 """What people change and do again before recover, by what it is about."""
 AFTER: Final = (
     "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample mend", "sample dismiss",
-    "push resolve", "push void", "push retry", "provider accept", "topup resolve",
+    "push resolve", "push void", "push cancel", "push retry", "provider accept", "topup resolve",
 )  # fmt: skip
 """...and after it: what these are about is known again once ticks have settled."""
 OF_THE_LEDGER: Final = (

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from drawdown.ledger import entries, wallet
 from drawdown.providers.protocol import (
     Absent,
+    Cancelled,
     CannotTell,
     CustomerRead,
     CustomerState,
@@ -34,8 +35,8 @@ from drawdown.providers.protocol import (
     Setup,
     Totals,
 )
+from drawdown.providers.stripe import adjustments, webhooks
 from drawdown.providers.stripe import check as stripe_check
-from drawdown.providers.stripe import webhooks
 from drawdown.providers.stripe.meters import Meter, Meters
 from drawdown.providers.stripe.settings import AHEAD_MS, OLDEST_MS, capabilities, read_settings
 from drawdown.providers.stripe.stream import NoSession, Stream
@@ -65,42 +66,51 @@ class StripeProvider:
         self._stream = Stream(self._settings, setup.http, setup.clock)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        if self.dormant or not self._settings.stream_url:
-            return [await self._push(push) for push in batch]
-        meters = {name: await self._meters.active(name) for name in sorted({self._event_name(push) for push in batch})}
-        unfit = [self._unfit(push, meters[self._event_name(push)]) for push in batch]
-        sent = [push for push, why in zip(batch, unfit, strict=True) if why is None]
-        came = iter(await self._stream.send(sent) if sent else ())
-        return [why or next(came) for why in unfit]
+        if self.dormant:
+            return [RetryAt(self._clock.now_ms() + MAX_WAIT_MS, self.dormant) for _ in batch]
+        why_not: list[Outcome | None] = [never_sent(self._settings, push) for push in batch]
+        names = {self._event_name(push) for push, why in zip(batch, why_not, strict=True) if why is None}
+        meters = {name: await self._meters.active(name) for name in sorted(names)}
+        for place, push in enumerate(batch):
+            why_not[place] = why_not[place] or self._unfit(push, meters[self._event_name(push)])
+        sent = [push for push, why in zip(batch, why_not, strict=True) if why is None]
+        came = iter(await self._send(sent) if sent else ())
+        return [why or next(came) for why in why_not]
+
+    async def _send(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        if self._settings.stream_url:
+            return await self._stream.send(batch)
+        return [await self._push(push) for push in batch]
+
+    async def _push(self, push: PushRequest) -> Outcome:
+        return outcome(await self._http.send(meter_event(self._settings, push)), push, self._clock.now_ms())
 
     def _event_name(self, push: PushRequest) -> str:
         return self._settings.meter_of(push.feature).event_name
 
-    def _unfit(self, push: PushRequest, is_active: bool | ReadFailed) -> Outcome | None:
-        """Why a push is not streamed; None where it may be. Stripe tells only samples of what the stream takes and is
-        refused after that: what can be known before is refused here."""
+    def _unfit(self, push: PushRequest, meters: Sequence[Meter] | ReadFailed) -> Outcome | None:
+        """Why a push is not sent; None where it may be. Stripe takes events for a meter with a window, and drops all of
+        a window but the newest: such a push is refused here. So is what the stream would refuse after its answer, for
+        Stripe tells only samples of that."""
         now_ms = self._clock.now_ms()
-        rejected = never_sent(self._settings, push)
-        if rejected is not None:
-            return rejected
-        if isinstance(is_active, ReadFailed):
-            return RetryAt(now_ms + backoff_ms(push.attempt), f"its meter cannot be looked up: {is_active.reason}")
-        if not is_active:
+        if isinstance(meters, ReadFailed):
+            at_ms, why = now_ms + backoff_ms(push.attempt), f"its meter cannot be looked up: {meters.reason}"
+            return RetryAt(at_ms, why, too_many=meters.too_many)
+        windowed = next((meter for meter in meters if meter.window), None)
+        if windowed is not None:
+            return Rejected(
+                f"not sent: the meter {windowed.id} ({windowed.event_name}) keeps only the newest event of each "
+                f"{windowed.window}; archive it and create one without event_time_window"
+            )
+        if not self._settings.stream_url:
+            return None  # v1 answers the rest itself
+        if not meters:
             return Rejected(f"Stripe has no active meter with event name {self._event_name(push)}")
         if push.ts > now_ms + AHEAD_MS:
             return RetryAt(min(push.ts - AHEAD_MS, now_ms + MAX_WAIT_MS), "it is dated further ahead than Stripe takes")
         if push.ts < now_ms - OLDEST_MS:
             return Rejected("it is dated further back than Stripe takes")
         return None
-
-    async def _push(self, push: PushRequest) -> Outcome:
-        if self.dormant:
-            return RetryAt(self._clock.now_ms() + MAX_WAIT_MS, self.dormant)
-        rejected = never_sent(self._settings, push)
-        if rejected is not None:
-            return rejected
-        result = await self._http.send(meter_event(self._settings, push))
-        return outcome(result, push, self._clock.now_ms())
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         """Stripe stops nobody: who has a prepaid wallet in the embedded ledger is halted by it, anybody else never."""
@@ -121,6 +131,11 @@ class StripeProvider:
         minute = request.ts - request.ts % MINUTE_MS
         units = await self._meters.summed(meters, request.customer_id, minute, minute + MINUTE_MS)
         return _judged(request, units, name.unit) if isinstance(units, Decimal) else units
+
+    async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        return adjustments.cancelled(await self._http.send(adjustments.adjustment(self._settings, request)), request)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Of every meter whose event name could be a feature: an account may hold meters that are not Drawdown's."""

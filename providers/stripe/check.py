@@ -97,6 +97,11 @@ def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> 
 
 def _shape(meter: Meter) -> list[str]:
     lines = []
+    if meter.window:
+        lines.append(
+            f"keeps one event a{'n' if meter.window == 'hour' else ''} {meter.window} and drops the others "
+            "(event_time_window); pushes to it are rejected: archive it and create one without a window"
+        )
     if meter.formula != "sum":
         lines.append(f"aggregates by {meter.formula or 'nothing'}; usage has to be summed: create one with formula sum")
     if meter.customer_key != CUSTOMER_KEY:

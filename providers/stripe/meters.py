@@ -6,6 +6,7 @@ the same event name is counted with the new one's, so that charged usage is neve
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,7 +23,8 @@ PAGE: Final = 100
 MAX_PAGES: Final = 50
 REMEMBERED_MS: Final = 10 * MINUTE_MS
 """How long the list of meters is believed: well under the hour that a lookup waits, so that no meter made since can
-hold what is looked for."""
+hold what is looked for. A meter never changes its window, so only one that was archived and made again within this time
+can be taken for what it was."""
 MAX_VALUE: Final = Decimal(10**30)
 CUSTOMER_KEY: Final = "stripe_customer_id"
 VALUE_KEY: Final = "value"
@@ -41,6 +43,8 @@ class Meter:
     formula: str
     customer_key: str
     value_key: str
+    window: str
+    """`hour` or `day`: Stripe keeps the newest event of each such window and drops the others. Empty: all count."""
 
 
 class Meters:
@@ -52,12 +56,27 @@ class Meters:
         self._clock = clock
         self._meters: Sequence[Meter] = ()
         self._read_ms: int | None = None
+        self._turn = asyncio.Lock()
+        self._newest: Sequence[Meter] | ReadFailed = ()
+        self._reads = 0
 
     async def all(self, *, afresh: bool = False) -> Sequence[Meter] | ReadFailed:
-        """Every meter of the account, archived ones too."""
+        """Every meter of the account, archived ones too. Callers that begin at once share one read, and its failure:
+        each push asks, and 64 are on their way together."""
         now_ms = self._clock.now_ms()
         if not afresh and self._read_ms is not None and abs(now_ms - self._read_ms) <= REMEMBERED_MS:
             return self._meters
+        if not self._turn.locked():
+            self._turn = asyncio.Lock()  # a lock that was waited for belongs to the event loop of those who waited
+        reads = self._reads
+        async with self._turn:
+            if self._reads == reads:
+                self._newest = await self._read()
+                self._reads += 1
+            return self._newest
+
+    async def _read(self) -> Sequence[Meter] | ReadFailed:
+        now_ms = self._clock.now_ms()
         found = await self._list("/v1/billing/meters", {})
         if not isinstance(found, list):
             return found if isinstance(found, ReadFailed) else ReadFailed(found.reason)
@@ -76,15 +95,16 @@ class Meters:
                 return named
         return []
 
-    async def active(self, event_name: str) -> bool | ReadFailed:
-        """Whether there is one that takes events now; where none is known to, it is asked for."""
+    async def active(self, event_name: str) -> Sequence[Meter] | ReadFailed:
+        """Those that take its events now; where none is known to, the list is read again."""
         for afresh in (False, True):
             found = await self.all(afresh=afresh)
             if isinstance(found, ReadFailed):
                 return found
-            if any(meter.event_name == event_name and meter.active for meter in found):
-                return True
-        return False
+            active = [meter for meter in found if meter.event_name == event_name and meter.active]
+            if active:
+                return active
+        return []
 
     async def summed(self, meters: Sequence[Meter], customer_id: str, from_ms: int, to_ms: int) -> Summed:
         """Units that these meters charged the customer for, by events dated in [from_ms, to_ms), whole minutes."""
@@ -134,6 +154,7 @@ def _meter(found: Mapping[str, object]) -> Meter:
         formula=_text(_part(found, "default_aggregation"), "formula"),
         customer_key=_text(_part(found, "customer_mapping"), "event_payload_key"),
         value_key=_text(_part(found, "value_settings"), "event_payload_key"),
+        window=_text(found, "event_time_window"),
     )
 
 

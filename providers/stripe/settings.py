@@ -29,6 +29,8 @@ NAMES: Final = frozenset(
 )
 OLDEST_MS: Final = 35 * DAY_MS - HOUR_MS
 """35 days, less an hour: Stripe judges the timestamp when it works the event off, and by its own clock."""
+CANCEL_WITHIN_MS: Final = 24 * HOUR_MS
+"""Stripe cancels an event within 24 hours of its receipt."""
 AHEAD_MS: Final = 4 * MINUTE_MS
 """Stripe takes timestamps up to five minutes ahead of its own clock."""
 MAX_STREAM_EVENTS: Final = 100
@@ -133,6 +135,8 @@ def capabilities(settings: StripeSettings) -> Capabilities:
         lookup_lag_ms=HOUR_MS,
         applied_within_ms=24 * HOUR_MS,
         totals_lag_ms=HOUR_MS,
+        # That an adjustment reaches an event of the stream is documented nowhere.
+        cancel_within_ms=None if streams else CANCEL_WITHIN_MS,
         own_customer_ids=True,
         balance_in_ledger=True,
         webhook_headers=("stripe-signature",),

@@ -9,7 +9,7 @@ Fault kinds. Of calls that bill: request_lost, answer_lost, error_500_before (no
 error_500_after (charged, a 500 saved), cached_500 (nothing done, a 500 saved: the same Idempotency-Key meets it for a
 day), throttled, throttled_nonsense, lock_timeout, nonsense (charged or not), late_rejection (200, then an error
 report), accepted_then_lost (200, and never charged), reads_lag (charged, seen in summaries up to an hour later). Of
-reading calls: reads_fail. Of any: connection_refused.
+adjustments: ADJUSTMENT_FAULTS. Of reading calls: reads_fail. Of any: connection_refused.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from email.utils import format_datetime
 from hashlib import sha256
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer
 from tests.emulators import stripe_stream
+from tests.emulators.stripe_events import ADJUSTMENT_FAULTS, ADJUSTMENTS, Event, Events
 from tests.emulators.stripe_payments import CHARGE_FAULTS, INTENTS, LIST_FAULTS, Payments, garbled
 from tests.emulators.stripe_rules import (
     DAY_MS,
-    MINUTE_S,
+    GROUPS_S,
     Charge,
     aggregated,
     between,
@@ -119,15 +119,10 @@ class StripeEmulator:
         """Whether each was deleted."""
         self.meters: dict[str, Meter] = {}
         self.calls: Counter[str] = Counter()
-        self.doubles: list[str] = []
-        """Identifiers charged a second time."""
+        self.events = Events()
         self.v2_events: dict[str, Json] = {}
         self._taken: dict[str, int] = {}
-        self._counted: dict[str, Decimal] = {}
         self._saved: dict[str, Saved] = {}
-        self._charges: dict[tuple[str, str], dict[int, list[Charge]]] = {}
-        self._truth: dict[tuple[str, str, int], Decimal] = {}
-        self._by_minute: dict[tuple[str, str, int | None], Decimal] = {}
         self._late: list[Late] = []
         self._recent: deque[int] = deque()
         self._numbers = iter(range(1, 1_000_000_000))
@@ -136,6 +131,11 @@ class StripeEmulator:
         self._streamed: dict[str, int] = {}
 
     # What a test sets up, and asks.
+
+    @property
+    def doubles(self) -> list[str]:
+        """Identifiers charged a second time."""
+        return self.events.doubles
 
     def add_customer(self, *customer_ids: str) -> None:
         self.customers.update(dict.fromkeys(customer_ids, False))
@@ -148,16 +148,16 @@ class StripeEmulator:
 
     def charged(self, customer_id: str, event_name: str, minute_s: int | None = None) -> int:
         """Units charged, of all time or of the minute that begins at `minute_s`."""
-        return int(self._by_minute.get((customer_id, event_name, minute_s), 0))
+        return int(self.events.by_minute.get((customer_id, event_name, minute_s), 0))
 
     def charged_by(self) -> dict[tuple[str, str, int], int]:
         """Units charged by (customer, event_name, timestamp in seconds)."""
-        return {key: int(value) for key, value in self._truth.items()}
+        return {key: int(value) for key, value in self.events.truth.items()}
 
     def charged_under(self, identifier: str) -> int | None:
         """Units charged under an identifier, all times together; None: nothing."""
-        found = self._counted.get(identifier)
-        return None if found is None else int(found)
+        found = self.events.counted.get(identifier)
+        return int(sum(one.charge.value for one in found)) if found else None
 
     def webhooks(self, now_ms: int) -> list[tuple[dict[str, str], bytes]]:
         """Error reports that are due, each as signed headers and a body; each is given once."""
@@ -222,6 +222,8 @@ class StripeEmulator:
             return self.payments.drawn(self.faults.draw, CHARGE_FAULTS if method == "POST" else LIST_FAULTS)
         if path == stripe_stream.EVENTS:
             return self.faults.draw(*STREAM_FAULTS)
+        if path == ADJUSTMENTS:
+            return self.faults.draw(*ADJUSTMENT_FAULTS)
         bills = method == "POST" and path == "/v1/billing/meter_events"
         return self.faults.draw(*(BILLING_FAULTS if bills else ("connection_refused", "reads_fail")))
 
@@ -335,6 +337,8 @@ class StripeEmulator:
         match parts:
             case ["v1", "billing", "meter_events"]:
                 return reply(self._meter_event(form, key, fault, now_ms, self._taken))
+            case ["v1", "billing", "meter_event_adjustments"]:
+                return reply(self.events.adjust(form, now_ms))
             case ["v2", "billing", "meter_event_session"]:
                 return self.streams.new_session(now_ms)
             case ["v1", "payment_intents"]:
@@ -365,6 +369,9 @@ class StripeEmulator:
         found = self.add_meter(name, formula=required(form, "default_aggregation[formula]"))
         found.customer_key = form.get("customer_mapping[event_payload_key]", found.customer_key)
         found.value_key = form.get("value_settings[event_payload_key]", found.value_key)
+        found.window = form.get("event_time_window")
+        if found.window not in (None, *GROUPS_S):
+            raise Refusal(400, "Invalid event_time_window: must be one of day or hour", param="event_time_window")
         return found
 
     def _meter_event(
@@ -405,16 +412,7 @@ class StripeEmulator:
         if late is not None:
             self._late.append(Late(now_ms, meter.id, *late, key or identifier))
             return
-        if identifier in self._counted:
-            self.doubles.append(identifier)
-        self._counted[identifier] = self._counted.get(identifier, Decimal(0)) + charge.value
-        minutes = self._charges.setdefault((meter.id, who), {})
-        minutes.setdefault(charge.timestamp_s // MINUTE_S * MINUTE_S, []).append(charge)
-        truth = (who, meter.event_name, charge.timestamp_s)
-        self._truth[truth] = self._truth.get(truth, Decimal(0)) + charge.value
-        for minute_s in (None, charge.timestamp_s // MINUTE_S * MINUTE_S):
-            of = (who, meter.event_name, minute_s)
-            self._by_minute[of] = self._by_minute.get(of, Decimal(0)) + charge.value
+        self.events.add(Event(meter, who, identifier, charge, now_ms))
 
     def _visible_ms(self, fault: str | None, now_ms: int) -> int:
         more = self.faults.rng.randint(1, MAX_LAG_MS) if fault == "reads_lag" else 0
@@ -460,7 +458,7 @@ class StripeEmulator:
         who = required(query, "customer")
         self._customer(who)
         start, end, step = range_of(query)
-        minutes = self._charges.get((meter.id, who), {})
+        minutes = self.events.charges.get((meter.id, who), {})
         found = []
         for low in range(start, end, step):
             seen = [one for one in between(minutes, low, low + step) if one.visible_ms <= now_ms]

@@ -56,6 +56,8 @@ class Meter:
     formula: str = "sum"
     customer_key: str = "stripe_customer_id"
     value_key: str = "value"
+    window: str | None = None
+    """`hour` or `day`: a newer event of the same window, in UTC, overwrites the one before."""
 
     def shape(self) -> Json:
         return {
@@ -66,7 +68,7 @@ class Meter:
             "default_aggregation": {"formula": self.formula},
             "display_name": self.event_name,
             "event_name": self.event_name,
-            "event_time_window": None,
+            "event_time_window": self.window,
             "livemode": False,
             "status": "active" if self.active else "inactive",
             "status_transitions": {"deactivated_at": None if self.active else self.created_s},

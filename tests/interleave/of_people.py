@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from drawdown.schema.units import DAY_MS
 from drawdown.worker.checks import proofs, spenders, vendor_drift
 from drawdown.worker.commands import (
     assignments,
+    cancellations,
     cells,
     credit,
     features,
@@ -112,6 +114,43 @@ def _resolved(stage: Stage) -> Act:
     """Its console shows that it was charged."""
     stage.charge(2)
     return Act(lambda engine: write(engine, lambda c: pushes.resolve_accepted(c, [SEEN], stage.by, "their console")))
+
+
+CANCELLED: Final = key(8)
+"""Accepted, and wrong."""
+
+
+def _intended(stage: Stage) -> Act:
+    """The provider is asked after it, and what it confirms is voided."""
+    said: list[list[cancellations.Intent]] = []
+    can = {"fake": stage.fake.capabilities}
+
+    def transaction(engine: sa.Engine) -> None:
+        said.append(write(engine, lambda c: cancellations.intend(c, [CANCELLED], stage.by, can)))
+
+    def after(engine: sa.Engine) -> None:
+        for intents in said[-1:]:  # none where it was refused
+            _concludes(stage, intents, engine)
+
+    return Act(transaction, after)
+
+
+def _concluded(stage: Stage) -> Act:
+    can = {"fake": stage.fake.capabilities}
+    intents = write(stage.engine, lambda c: cancellations.intend(c, [CANCELLED], stage.by, can))
+    return Act(lambda engine: _concludes(stage, intents, engine))
+
+
+def _concludes(stage: Stage, intents: list[cancellations.Intent], engine: sa.Engine) -> None:
+    answers = [asyncio.run(stage.fake.cancel(intent.request)) for intent in intents]
+    write(engine, lambda c: cancellations.conclude(c, intents, answers, stage.by))
+
+
+def _cancelled(stage: Stage) -> Iterator[str]:
+    """It counts nowhere any more, and its usage was charged once under the next revision."""
+    ((state,),) = stage.rows("SELECT state FROM pushes WHERE key = :key", key=CANCELLED)
+    if state == "voided" and CANCELLED in stage.fake.charged:
+        yield f"{CANCELLED} is voided, and counts at its provider"
 
 
 def _paused(stage: Stage) -> Act:
@@ -236,6 +275,8 @@ PEOPLE: Final = (
     plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
     plain("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.by)),
     Party("cli.nouns.pushes:resolve", _resolved),
+    Party("cli.nouns.push_cancel:cancel", _intended, _cancelled),
+    Party("cli.nouns.push_cancel:cancel concluding", _concluded, _cancelled),
     plain("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [key(7)], s.by, "their console")),
     plain("cli.nouns.orgs:override", _overridden),
     plain(

@@ -94,6 +94,7 @@ CAN: Final = capabilities(
     applied_within_ms=10 * MINUTE_MS,
     totals_lag_ms=MINUTE_MS,
     drawn=True,
+    cancel_within_ms=DAY_MS,
 )
 OTHER_CAN: Final = capabilities()
 

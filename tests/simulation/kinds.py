@@ -125,6 +125,8 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "replay refused": ("replay_refused",),
     "reconcile": ("reconcile",),
     "void": ("void",),
+    "push cancelled at its provider": ("cancelled", "cancel_unconfirmed"),
+    "command that cancels dies": ("cancel_died",),
     "resolved by a person": ("decided_accepted", "decided_absent", "charged_by_hand"),
     "operator refused": ("operator_refused",),
     "sandbox starts, moves, stops": ("sandbox_moved",),

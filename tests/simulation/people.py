@@ -20,6 +20,7 @@ from drawdown.worker.reconcile.reconcile import Line
 from tests.emulators.autumn import LOSS_FAULTS
 from tests.emulators.autumn_state import ONE_OFF
 from tests.simulation.actions import Action
+from tests.simulation.cancelling import cancel_wrong
 from tests.simulation.operators import NOTHING_BACK, TOO_OLD, attempt, said
 from tests.simulation.providers import AUTUMN
 from tests.simulation.remote import Autumn, Stripe, unit_at
@@ -315,4 +316,5 @@ PEOPLE: Final[tuple[tuple[Action, float], ...]] = (
     (pause_or_resume, 0.4),
     (webhooks, 6.0),
     (decide, 0.8),
+    (cancel_wrong, 0.8),
 )

@@ -365,10 +365,11 @@ class Stripe:
 
     def keys(self) -> dict[str, int]:
         """In units of the meters."""
-        return {key: int(value) for key, value in self.emulator._counted.items()}
+        counted = self.emulator.events.counted
+        return {key: int(sum(one.charge.value for one in events)) for key, events in counted.items() if events}
 
     def taken(self) -> set[str]:
-        return {*self.emulator._taken, *self.emulator._streamed} - set(self.emulator._counted)
+        return {*self.emulator._taken, *self.emulator._streamed} - self.keys().keys()
 
     def forgotten(self) -> set[str]:
         return set()

@@ -246,7 +246,7 @@ due_at_ms = :now_ms
 -- name: arrivals_of
 SELECT {arrivals} FROM pushes p WHERE {this_push}
 
--- name: refuse_late
+-- name: take_back
 UPDATE pushes SET state = :state, claim_owner = NULL, refused_attempts = attempts, settled_ms = :now_ms,
     due_at_ms = :due_at_ms, last_error = :reason
 WHERE {this_push}

@@ -71,7 +71,7 @@ def void_many(
     for key in () if kind == "adopted" else sorted(_charged(connection, chosen)):
         raise Refused(f"the embedded ledger has charged {key} meanwhile: the next tick accepts it")
     if answered:
-        _require_all_answered(connection, chosen, by.now_ms)
+        require_all_answered(connection, chosen, by.now_ms)
     give_back(connection, [push for push in chosen if push.state == "accepted"], by.now_ms)
     voids = [
         {**push_id_of(push), "attempts_then": push.attempts, "evidence": why}
@@ -133,13 +133,23 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
     several of its attempts may have arrived, nobody knows which was refused, and another may have charged: then it is
     in doubt, and looked up. It loses its claim: an answer that is still on its way says what held before the refusal,
     and changes nothing. Its new state."""
-    if push.state == "accepted":
-        give_back(connection, [push], now_ms)
     several = SQL.run(connection, "arrivals_of", push_id_of(push)).scalar_one() > 1
     state, words = ("in_doubt", DOUBTED) if several else ("rejected", "")
-    values = {"state": state, "reason": f"refused later: {words}{reason}"[:300], "due_at_ms": now_ms + MAY_ARRIVE_MS}
-    SQL.run(connection, "refuse_late", {**push_id_of(push), **values, "now_ms": now_ms})
+    _take_back(connection, push, state, f"refused later: {words}{reason}", now_ms)
     return state
+
+
+def put_in_doubt(connection: sa.Connection, push: PushRow, why: str, now_ms: int) -> None:
+    """The provider may not count a push any more that it had accepted: what it drew is given back, and the push is
+    looked up from MAY_ARRIVE_MS on. No answer to an earlier attempt makes it accepted."""
+    _take_back(connection, push, "in_doubt", why, now_ms)
+
+
+def _take_back(connection: sa.Connection, push: PushRow, state: str, why: str, now_ms: int) -> None:
+    if push.state == "accepted":
+        give_back(connection, [push], now_ms)
+    values = {"state": state, "reason": why[:300], "due_at_ms": now_ms + MAY_ARRIVE_MS}
+    SQL.run(connection, "take_back", {**push_id_of(push), **values, "now_ms": now_ms})
 
 
 def _charged(connection: sa.Connection, chosen: Sequence[PushRow]) -> set[str]:
@@ -156,7 +166,7 @@ def _may_arrive(newest_ms: int | None, now_ms: int) -> bool:
     return newest_ms is not None and now_ms - newest_ms < MAY_ARRIVE_MS
 
 
-def _require_all_answered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: int) -> None:
+def require_all_answered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: int) -> None:
     """An attempt held up on its way may be charged after a later one was rejected; voiding then would bill twice."""
     for push, newest in zip(chosen, newest_unanswered(connection, chosen), strict=True):
         if newest is not None and _may_arrive(newest, now_ms):

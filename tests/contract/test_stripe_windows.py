@@ -1,0 +1,98 @@
+"""Stripe's meters with an `event_time_window`: one keeps one event of each hour or day, so no push goes there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from drawdown.providers.http import Call, HttpResult
+from drawdown.providers.protocol import Accepted, Outcome, Rejected, RetryAt
+from drawdown.providers.stripe import build
+from drawdown.providers.stripe.meters import REMEMBERED_MS
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.units import WINDOW_MS
+from tests.contract.stripe_setup import NOW_MS, World, done, one, push, setup
+from tests.emulators.stripe import StripeEmulator
+from tests.emulators.wire import Direct, FaultPlan
+
+STREAM = "https://stripe.test"
+HOUR = NOW_MS - NOW_MS % 3_600_000 - 3_600_000
+
+
+def windowed(window: str, stream_url: str = "") -> World:
+    world = World(stream_url=stream_url)
+    next(iter(world.stripe.meters.values())).window = window
+    return world
+
+
+@pytest.mark.parametrize("stream_url", ["", STREAM])
+@pytest.mark.parametrize("window", ["hour", "day"])
+def test_pushes_to_a_meter_with_a_window_are_rejected_unsent(window: str, stream_url: str) -> None:
+    """Twelve pushes an hour: Stripe takes each with a 200, and bills the last."""
+    world = windowed(window, stream_url)
+    pushes = [push(1024 * (n + 1), key=f"k{n}", ts=HOUR + n * WINDOW_MS) for n in range(12)]
+    outcomes = [one(world.provider, request) for request in pushes]
+    assert [type(outcome) for outcome in outcomes] == [Rejected] * 12
+    assert all(f"newest event of each {window}; archive it" in str(outcome) for outcome in outcomes)
+    assert not any(name.startswith("POST") for name in world.stripe.calls)
+
+
+def test_the_emulated_meter_with_a_window_keeps_the_newest_event_of_each() -> None:
+    world = windowed("hour")
+    sent = Direct(world.stripe, world.clock)
+    for number in range(12):
+        body = f"event_name=gb_seconds&payload[stripe_customer_id]=cus_1&payload[value]={number + 1}"
+        body += f"&identifier=k{number}&timestamp={(HOUR + number * WINDOW_MS) // 1000}"
+        headers = {"authorization": f"Bearer {world.stripe.secret_key}"}
+        done(sent.send(Call("POST", "https://stripe.test/v1/billing/meter_events", headers, body.encode())))
+    assert world.stripe.charged("cus_1", "gb_seconds") == 12  # of 78
+
+
+def test_check_names_the_window_and_the_next_step() -> None:
+    (line,) = done(windowed("hour").provider.check(["compute"], ["cus_1"]))
+    assert line.startswith("compute: the meter mtr_1 (gb_seconds) keeps one event an hour")
+    assert line.endswith("archive it and create one without a window")
+
+
+def test_a_meter_made_again_without_a_window_takes_pushes() -> None:
+    world = windowed("day")
+    assert isinstance(one(world.provider, push()), Rejected)
+    next(iter(world.stripe.meters.values())).active = False
+    world.stripe.add_meter("gb_seconds")
+    world.clock.at_ms += REMEMBERED_MS + 1
+    assert one(world.provider, push(attempt=2)) == Accepted()
+
+
+def test_a_push_waits_while_the_meters_cannot_be_read() -> None:
+    world = World({"reads_fail": 1.0})
+    outcome = one(world.provider, push())
+    assert isinstance(outcome, RetryAt) and "its meter cannot be looked up" in outcome.reason
+    assert world.stripe.charged_by() == {}
+    world.stripe.faults.rates = {}
+    assert one(world.provider, push(attempt=2)) == Accepted()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_pushes_that_begin_together_share_one_read_of_the_meters(fails: bool) -> None:
+    clock = FixedClock(NOW_MS)
+    stripe = StripeEmulator(faults=FaultPlan(0, {"reads_fail": 1.0 if fails else 0.0}))
+    stripe.add_customer("cus_1")
+    stripe.add_meter("gb_seconds")
+
+    class Slow(Direct):
+        async def send(self, call: Call) -> HttpResult:
+            await asyncio.sleep(0)
+            return await super().send(call)
+
+    provider = build(setup(Slow(stripe, clock), clock))
+
+    async def together(name: str) -> list[Outcome]:
+        found = await asyncio.gather(*(provider.push([push(key=f"{name}{n}")]) for n in range(64)))
+        return [outcome for outcomes in found for outcome in outcomes]
+
+    for tick in (1, 2):  # each in an event loop of its own
+        found = done(together(f"of tick {tick}: "))
+        assert {type(outcome) for outcome in found} == {RetryAt if fails else Accepted}
+        assert stripe.calls["GET /v1/billing/meters"] == tick
+        clock.at_ms += REMEMBERED_MS + 1
