@@ -1,0 +1,80 @@
+"""The features of one Autumn account as they were last read, and every cost that was ever known.
+
+Guarantee: calls that need the list at the same time share one call for it, and charges ask for it seldom. Nothing is
+judged by a cost that was read before a mismatch where a newer one can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from drawdown.providers.autumn.credits import KnownCosts, Schema, read_features
+from drawdown.providers.autumn.errors import Unreadable
+from drawdown.providers.protocol import Cost
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+
+LIST_AGAIN_MS: Final = 5 * SECOND_MS
+"""How long charges wait until they ask for the list of features again: an account may ask 25 times a second."""
+SCHEMA_AGE_MS: Final = 10 * MINUTE_MS
+"""How old a schema may be by which customers are read."""
+
+Ask = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]]
+
+
+class AutumnAccount:
+    """Reads the list of features when it is needed."""
+
+    def __init__(self, ask: Ask, clock: Clock) -> None:
+        self._ask = ask
+        self._clock = clock
+        self.schema = Schema({})
+        self.costs = KnownCosts()
+        self.is_read = False
+        self.has_history = False
+        """Whether the costs that were learned before were handed in: only then is a cost known to be the only one."""
+        self._unlisted: set[str] = set()
+        self._again_ms = self._read_ms = 0
+        self._reading: asyncio.Task[Schema] | None = None
+
+    async def remember(self, known: Sequence[Cost]) -> Schema:
+        """Take in the costs that were learned before, and read the present ones. Errors: Unreadable."""
+        self.costs.add(known)
+        self.has_history = True
+        return await self.read()
+
+    async def read(self) -> Schema:
+        """Read the list of features. Errors: Unreadable."""
+        asked_ms = self._clock.now_ms()
+        schema = read_features(await self._ask("features.list", {}))
+        self.schema, self.is_read, self._read_ms = schema, True, asked_ms
+        self.costs.learn(schema)
+        return schema
+
+    async def read_if_needed(self, names: set[str]) -> Schema:
+        """The schema; read if it never was, or if one of these balances is not in it. Errors: Unreadable."""
+        if not self.is_read or names - self.schema.features.keys() - self._unlisted:
+            await self._shared()
+            self._unlisted |= names - self.schema.features.keys()
+        elif self._clock.now_ms() - self._read_ms > SCHEMA_AGE_MS:
+            await self.read_again()
+        return self.schema
+
+    async def read_again(self) -> bool:
+        """Read the list again where that can wait. Whether it was read: not where it was asked for a moment ago."""
+        now = self._clock.now_ms()
+        if (self._reading is None or self._reading.done()) and now < self._again_ms:
+            return False
+        self._again_ms = now + LIST_AGAIN_MS
+        try:
+            await self._shared()
+        except Unreadable:
+            return False  # what was read before stands
+        return True
+
+    async def _shared(self) -> Schema:
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.ensure_future(self.read())
+        return await asyncio.shield(self._reading)
