@@ -124,9 +124,8 @@ class AutumnProvider:
         balance = None if body is None else body.get("balance")
         if body is None or not isinstance(balance, dict):
             return None
-        if str(balance.get("feature_id")) not in self._account.schema.features:
-            await self._account.read_again()
-        return spendable.left(body, self._settings, self._account.schema)
+        schema = await self._account.read_for_charge(str(balance.get("feature_id")))
+        return spendable.left(body, self._settings, schema)
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         return {customer_id: await self._state(customer_id) for customer_id in customer_ids}

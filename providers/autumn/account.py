@@ -55,12 +55,21 @@ class AutumnAccount:
 
     async def read_if_needed(self, names: set[str]) -> Schema:
         """The schema; read if it never was, or if one of these balances is not in it. Errors: Unreadable."""
-        if not self.is_read or names - self.schema.features.keys() - self._unlisted:
+        if not self.is_read or not self._knows(names):
             await self._shared()
             self._unlisted |= names - self.schema.features.keys()
         elif self._clock.now_ms() - self._read_ms > SCHEMA_AGE_MS:
             await self.read_again()
         return self.schema
+
+    async def read_for_charge(self, name: str) -> Schema:
+        """The schema, for the balance that a charge names; as it is where it cannot be read just now."""
+        if not self._knows({name}) and await self.read_again():
+            self._unlisted |= {name} - self.schema.features.keys()
+        return self.schema
+
+    def _knows(self, names: set[str]) -> bool:
+        return names <= self.schema.features.keys() | self._unlisted
 
     async def read_again(self) -> bool:
         """Read the list again where that can wait. Whether it was read: not where it was asked for a moment ago."""
