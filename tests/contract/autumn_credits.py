@@ -19,7 +19,8 @@ from drawdown.providers.autumn import AutumnProvider
 from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.providers.protocol import Cost, PushRequest
 from tests.acceptance.gentd26 import DATA
-from tests.contract.autumn_setup import Stub, done, made
+from tests.contract.autumn_setup import Stub, built, done
+from tests.emulators.autumn import SECRET_KEY
 
 FILE = DATA / "autumn_credits_wire.md"
 needs_recording = [
@@ -120,11 +121,6 @@ def _call(section: str, found: Mapping[str, Recorded]) -> Recorded:
 CALLS = recorded()
 
 
-def named(*names: str) -> list[Any]:
-    """Parameters of a test; one that says it was skipped where the recording is not there."""
-    return [pytest.param(name, id=name) for name in names]
-
-
 def account(
     answer: HttpResult | Callable[[Call], HttpResult], features: object = FEATURES
 ) -> Callable[[Call], HttpResult]:
@@ -146,7 +142,7 @@ def provider(
     **settings: str,
 ) -> AutumnProvider:
     """One that was asked for costs, as a tick does first."""
-    found = made(Stub(account(answer, features)), **settings)
+    found = built(Stub(account(answer, features)), {"secret_key": SECRET_KEY, **settings})
     done(found.costs(known))
     return found
 

@@ -204,7 +204,8 @@ def test_more_than_was_asked_is_charged_at_a_cost_that_is_not_known() -> None:
 
 
 def test_credits_of_a_feature_without_a_cost_are_never_what_was_asked() -> None:
-    for features in (schema(other=1), schema(compute_4gb=0), {"list": []}):
+    accounts: list[object] = [schema(other=1), schema(compute_4gb=0), {"list": []}]
+    for features in accounts:
         assert isinstance(one(provider(took(0.4), features), charge()), Queued)
         found = done(provider(listed(0.4), features).lookup(charge()))
         assert isinstance(found, CannotTell) and "0.4 of credits" in found.reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import pytest
@@ -271,7 +271,7 @@ def test_credits_cover_the_features_they_pay_for() -> None:
     assert done(stubbed(account(body, credits(compute=3))).check(["compute"], ["cus_1"])) == []
 
 
-def credits(*more: Body, **costs: object) -> Body:
+def credits(*more: Mapping[str, object], **costs: object) -> Body:
     """An account with a credit system over these features, and these features besides."""
     metered = [{"id": name, "type": "metered", "consumable": True} for name in costs]
     schema = [{"metered_feature_id": name, "credit_cost": cost} for name, cost in costs.items()]

@@ -105,7 +105,7 @@ def test_balances_that_are_away_are_a_failed_read() -> None:
     assert isinstance(done(stubbed(account(answer)).drawn("org-30")), ReadFailed)
 
 
-READS = {
+READS: dict[str, tuple[int | Decimal | None, set[str]]] = {
     "B1": (100, set()), "B3": (1075, set()), "B5": (50, set()), "B7": (None, set()), "B9": (500, set()),
     "B10": (500, set()), "B11": (15, set()), "B12": (18, set()), "B13": (0, set()), "C5": (0, set()),
     "C7": (0, set()), "C10": (Decimal("9.88"), set()), "C13": (0, set()), "C19": (0, set()), "C21": (0, set()),
@@ -190,7 +190,7 @@ def test_a_control_that_cannot_be_read_is_a_failed_read(controls: object) -> Non
 
 def test_a_limit_on_a_metered_feature_refuses_that_feature_alone() -> None:
     found = state(customer({"credits": balance()}, usage(600, 600, "compute_64gb")))
-    assert (found.refused, found.balance_micro) == ({"compute_64gb"}, 10 * MICRO)
+    assert (found.refused, found.balance_micro) == (frozenset({"compute_64gb"}), 10 * MICRO)
     assert state(customer({"credits": balance()}, usage(600, 599, "compute_64gb"))).refused == frozenset()
     filtered = usage(600, 700, "compute_64gb", filter={"properties": {"api_key": "k1"}})
     assert state(customer({"credits": balance()}, filtered)).refused == frozenset()
