@@ -37,7 +37,8 @@ class AutumnAccount:
         """Whether the costs that were learned before were handed in: only then is a cost known to be the only one."""
         self._unlisted: set[str] = set()
         self._again_ms = self._read_ms = 0
-        self._reading: asyncio.Task[Schema] | None = None
+        self._waiting: list[asyncio.Future[Unreadable | None]] | None = None
+        """Of the reading under way; None: there is none."""
 
     async def remember(self, known: Sequence[Cost]) -> Schema:
         """Take in the costs that were learned before, and read the present ones. Errors: Unreadable."""
@@ -74,7 +75,7 @@ class AutumnAccount:
     async def read_again(self) -> bool:
         """Read the list again where that can wait. Whether it was read: not where it was asked for a moment ago."""
         now = self._clock.now_ms()
-        if (self._reading is None or self._reading.done()) and now < self._again_ms:
+        if self._waiting is None and now < self._again_ms:
             return False
         self._again_ms = now + LIST_AGAIN_MS
         try:
@@ -84,6 +85,24 @@ class AutumnAccount:
         return True
 
     async def _shared(self) -> Schema:
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.ensure_future(self.read())
-        return await asyncio.shield(self._reading)
+        """Read the list, or wait for the reading that is under way. Only who waits needs an event loop."""
+        if self._waiting is not None:
+            woken: asyncio.Future[Unreadable | None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(woken)
+            trouble = await woken
+            if trouble is not None:
+                raise trouble
+            return self.schema
+        self._waiting, trouble = [], Unreadable("features.list: the reading was given up")
+        try:
+            schema = await self.read()
+            trouble = None
+        except Unreadable as failure:
+            trouble = failure
+            raise
+        finally:
+            woken_all, self._waiting = self._waiting, None
+            for one in woken_all:
+                if not one.done():
+                    one.set_result(trouble)
+        return schema
