@@ -1,58 +1,30 @@
 """The faults of an Autumn account, in lines with the next step. Pure.
 
-Guarantee: each line names the setting, feature or customer it is about.
+Guarantee: each line names the setting, feature or customer it is about. A customer has one line for each kind of fault,
+however many features it concerns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from drawdown.providers.autumn.customers import AutumnCustomer, Unreadable
+from drawdown.providers.autumn.credits import AutumnFeature, Schema, decimals
+from drawdown.providers.autumn.customers import AutumnCustomer
 from drawdown.providers.autumn.settings import AutumnSettings
+from drawdown.providers.careful import MAX_DECIMALS
 
 
-@dataclass(frozen=True)
-class AutumnFeature:
-    """`of` are the features a credit system pays for."""
-
-    name: str
-    kind: str
-    consumable: bool
-    archived: bool
-    of: frozenset[str]
-
-
-def read_features(body: Mapping[str, object]) -> dict[str, AutumnFeature]:
-    """The account's features. Errors: Unreadable."""
-    listed = body.get("list")
-    if not isinstance(listed, list):
-        raise Unreadable("Autumn's answer has no list of features")
-    found = [_feature(item) for item in listed if isinstance(item, dict) and isinstance(item.get("id"), str)]
-    return {feature.name: feature for feature in found}
-
-
-def _feature(item: Mapping[str, object]) -> AutumnFeature:
-    credits = item.get("credit_schema")
-    items = credits if isinstance(credits, list) else []
-    paid = [part.get("metered_feature_id") for part in items if isinstance(part, dict)]
-    kind = str(item.get("type"))
-    return AutumnFeature(
-        name=str(item["id"]),
-        kind=kind,
-        consumable=kind == "credit_system" or (kind == "metered" and item.get("consumable") is not False),
-        archived=item.get("archived") is True,
-        of=frozenset(str(name) for name in paid),
-    )
-
-
-def feature_lines(settings: AutumnSettings, listed: Mapping[str, AutumnFeature], features: Sequence[str]) -> list[str]:
+def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[str]) -> list[str]:
     """Features that cannot be billed, and settings that name none."""
-    lines = [line for name in sorted(set(features)) if (line := _billed(name, listed.get(name))) is not None]
-    name = settings.balance_feature
-    if name is not None and (name not in listed or not listed[name].consumable):
+    billed = sorted(set(features))
+    lines = [line for name in billed if (line := _billed(name, schema.features.get(name))) is not None]
+    for name in billed:
+        lines += _costs(name, schema)
+    name = settings.balance_feature or ""
+    if name and (name not in schema.features or not schema.features[name].consumable):
         lines.append(f"{settings.variable('balance_feature')} names {name}, which is no consumable feature at Autumn")
-    held = listed.get(settings.concurrency_feature)
+    held = schema.features.get(settings.concurrency_feature)
     if held is not None and held.consumable:
         lines.append(
             f"{settings.variable('concurrency_feature')} names {held.name}, which is consumable at Autumn: "
@@ -73,23 +45,55 @@ def _billed(name: str, found: AutumnFeature | None) -> str | None:
     return None
 
 
+def _costs(name: str, schema: Schema) -> Iterator[str]:
+    """Faults in what credit systems take for a feature."""
+    payers = sorted(schema.payers(name))
+    if len(payers) > 1:
+        yield (
+            f"feature {name} is in {len(payers)} credit systems at Autumn ({', '.join(payers)}), so that its cost is "
+            "not known; leave it in one of them"
+        )
+    found = schema.features.get(name)
+    if payers and found is not None and found.kind == "metered" and not found.consumable:
+        yield (
+            f"feature {name} is held as seats at Autumn, and credit system {payers[0]} charges for it; "
+            "create a consumable feature for its usage"
+        )
+    for system in payers:
+        cost = schema.cost(name, system)
+        if cost is None:
+            yield f"feature {name} has no readable cost in credit system {system}; set a cost at Autumn"
+        elif cost <= 0:
+            yield f"feature {name} costs {cost:f} in credit system {system}: its usage is free; set a cost above zero"
+        elif decimals(cost) > MAX_DECIMALS:
+            yield (
+                f"feature {name} costs {cost:f} in credit system {system}: Autumn keeps balances to {MAX_DECIMALS} "
+                "decimals; use a larger unit of usage, or a cost with fewer decimals"
+            )
+
+
 @dataclass
 class CheckReport:
     """Gathers lines."""
 
     settings: AutumnSettings
-    listed: Mapping[str, AutumnFeature]
+    schema: Schema
     lines: list[str] = field(default_factory=list)
 
     def customer(self, customer_id: str, customer: AutumnCustomer, features: Sequence[str]) -> None:
         """A charge of a feature without a balance is answered 200 and charges nothing (recorded)."""
         has = customer.balances.keys()
-        paid = has | {name for credit in has if credit in self.listed for name in self.listed[credit].of}
-        for name in sorted(set(features) - paid):
+        unpaid = sorted(name for name in set(features) - has if not has & set(self.schema.payers(name)))
+        if unpaid:
             self.lines.append(
-                f"customer {customer_id} has no balance of {name}: its usage would be charged nothing; "
-                "give it a plan that grants some"
+                f"customer {customer_id} has no balance of {', '.join(unpaid)}: its usage would be charged nothing; "
+                "give it a plan that grants some, or credits of a credit system that pays for it"
             )
         wanted = self.settings.balance_feature
         if wanted is not None and wanted not in has:
             self.lines.append(f"customer {customer_id} has no balance of {wanted}, so it would be halted")
+        for control in customer.controls.unknown:
+            self.lines.append(
+                f"customer {customer_id} has {control}, which Drawdown does not understand: Autumn may refuse usage "
+                "that Drawdown allows; remove it, or report it"
+            )

@@ -7,60 +7,50 @@ Guarantee: an answer that cannot be read is Unreadable, never zero. Two shapes a
 from __future__ import annotations
 
 import calendar
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from drawdown.providers.autumn.controls import Controls, read_controls
+from drawdown.providers.autumn.credits import Schema
+from drawdown.providers.autumn.deductions import number, whole
+from drawdown.providers.autumn.errors import Unreadable
 from drawdown.providers.autumn.settings import AutumnSettings
-from drawdown.providers.autumn.wire import deducted, number, whole
-from drawdown.providers.protocol import CustomerState, Drawn, Left
-from drawdown.schema.errors import DrawdownError
-from drawdown.schema.units import MICRO, SECOND_MS
+from drawdown.providers.protocol import Drawn, Part
+from drawdown.schema.units import SECOND_MS
 
-MAX_MICRO: Final = 10**18
-"""A balance above a million million is told as that much: it is stored in 64 bits."""
-MAX_CONCURRENT: Final = 10**9
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
 """Statuses under which a plan still grants; `scheduled` and `expired` do not."""
 FIXED: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
 
-class Unreadable(DrawdownError):
-    """An answer of Autumn's that says no, or does not say what it should. `their_code`: its own, if it gave one."""
-
-    def __init__(self, reason: str, their_code: str | None = None, status: int | None = None) -> None:
-        super().__init__(reason)
-        self.their_code = their_code
-        self.status = status
-
-
-class TooMany(Unreadable):
-    """A list that is longer than is read."""
-
-
 @dataclass(frozen=True)
-class Cycle:
-    """When the newest of a balance's parts began its cycle (milliseconds; None: it never begins anew). `whole`: nothing
-    had been drawn from any part then."""
+class Begun:
+    """When one part of a balance began its cycle (milliseconds; 0: it never begins anew), and whether it is untouched
+    since."""
 
-    since_ms: int | None
-    whole: bool
+    at_ms: int
+    untouched: bool
 
 
 @dataclass(frozen=True)
 class Balance:
-    """One feature's balance. `free` is true where usage is never stopped: unlimited, or paid for afterwards."""
+    """One feature's balance. `overage`: usage beyond it is paid for afterwards, up to `max_purchase` if that is set."""
 
     feature: str
     remaining: Decimal
     granted: Decimal
     usage: Decimal
-    free: bool
-    cycle: Cycle | None
-    """None: it cannot be told."""
+    unlimited: bool
+    overage: bool
+    max_purchase: Decimal | None
+    begun: tuple[Begun, ...] | None
+    """Of each part; None: it cannot be told."""
+    parts: tuple[Part, ...]
+    """The parts that were granted once, without a plan."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +59,7 @@ class AutumnCustomer:
 
     balances: Mapping[str, Balance]
     plans: tuple[str, ...]
+    controls: Controls = field(default_factory=Controls)
 
 
 def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
@@ -76,10 +67,12 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     balances = body.get("balances")
     if not isinstance(balances, dict):
         raise Unreadable("Autumn's answer has no balances")
-    return AutumnCustomer({name: _balance(name, balance) for name, balance in balances.items()}, tuple(_plans(body)))
+    found = {name: read_balance(name, balance) for name, balance in balances.items()}
+    return AutumnCustomer(found, tuple(_plans(body)), read_controls(body))
 
 
-def _balance(feature: str, found: object) -> Balance:
+def read_balance(feature: str, found: object) -> Balance:
+    """Errors: Unreadable."""
     if not isinstance(found, dict):
         raise Unreadable(f"Autumn's answer has no readable balance of {feature}")
     return Balance(
@@ -87,8 +80,11 @@ def _balance(feature: str, found: object) -> Balance:
         remaining=_figure(found, feature, "remaining", "current_balance"),
         granted=_figure(found, feature, "granted", "granted_balance"),
         usage=_figure(found, feature, "usage"),
-        free=_said(found, feature, "unlimited") or _said(found, feature, "overage_allowed"),
-        cycle=_cycle(found),
+        unlimited=_said(found, feature, "unlimited"),
+        overage=_said(found, feature, "overage_allowed"),
+        max_purchase=number(found.get("max_purchase")),
+        begun=_begun(found),
+        parts=tuple(_once(found, feature)),
     )
 
 
@@ -108,6 +104,23 @@ def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
     raise Unreadable(f"Autumn's balance of {feature} has no number under {' or '.join(names)}")
 
 
+def _once(found: Mapping[str, object], feature: str) -> list[Part]:
+    """Such a part disappears from Autumn's answers once it is used up exactly (recorded)."""
+    breakdown = found.get("breakdown")
+    parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
+    return [
+        Part(feature, part["id"], granted, part["expires_at"] if type(part.get("expires_at")) is int else None)
+        for part in parts
+        if isinstance(part.get("id"), str) and part.get("plan_id") is None and _reset_of(part)[0] is None
+        if (granted := _granted(part)) > 0
+    ]
+
+
+def _granted(part: Mapping[str, object]) -> Decimal:
+    figures = (number(part.get(name)) for name in ("included_grant", "prepaid_grant"))
+    return sum((figure for figure in figures if figure is not None), Decimal(0))
+
+
 def _plans(body: Mapping[str, object]) -> list[str]:
     subscriptions = body.get("subscriptions")
     if not isinstance(subscriptions, list):
@@ -117,104 +130,74 @@ def _plans(body: Mapping[str, object]) -> list[str]:
     return [plan for _add_on, plan in sorted(named, key=lambda pair: pair[0])]
 
 
-def state(customer: AutumnCustomer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> CustomerState:
-    """What is copied onto the organisation. No balance at all is one of zero: Autumn's own `check` says no, too."""
-    deciding = list(_deciding(customer, settings, consumable))
-    free = any(balance.free for balance in deciding)
-    # Zero exactly where every one is exhausted, for none is below zero on the wire.
-    remaining = sum((balance.remaining for balance in deciding), Decimal(0))
-    return CustomerState(
-        balance_micro=None if free else _micro(remaining),
-        plan=customer.plans[0] if customer.plans else None,
-        max_concurrent=_concurrency(customer, settings),
-    )
-
-
-def left(body: Mapping[str, object], settings: AutumnSettings, consumable: Mapping[str, bool]) -> Left | None:
-    """What the answer to a charge says is left: it shows the balance that was drawn on, and no other. That is the whole
-    where that balance alone decides, or never ends. None: it does not say, or of a balance that does not decide."""
-    found = body.get("balance")
-    feature = found.get("feature_id") if isinstance(found, dict) else None
-    if not isinstance(found, dict) or not isinstance(feature, str) or not _decides(feature, settings, consumable):
-        return None
-    charged = deducted(body, feature)
-    if charged is None:
-        return None
-    try:
-        if _said(found, feature, "unlimited") or _said(found, feature, "overage_allowed"):
-            return Left(None, _micro(charged))
-        remaining = _figure(found, feature, "remaining", "current_balance")
-    except Unreadable:
-        return None
-    return Left(_micro(remaining), _micro(charged), None if settings.balance_feature == feature else feature)
-
-
-def _decides(feature: str, settings: AutumnSettings, consumable: Mapping[str, bool]) -> bool:
-    """Whether a balance's end counts; of one that is not known to be used up, that cannot be told."""
-    if settings.balance_feature is not None:
-        return feature == settings.balance_feature
-    return feature != settings.concurrency_feature and consumable.get(feature, False)
-
-
-def _deciding(customer: AutumnCustomer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> Iterable[Balance]:
-    """The balances whose end halts the customer."""
-    if settings.balance_feature is not None:
-        return [balance for balance in customer.balances.values() if balance.feature == settings.balance_feature]
-    return [balance for balance in candidates(customer, settings) if consumable.get(balance.feature, True)]
-
-
 def candidates(customer: AutumnCustomer, settings: AutumnSettings) -> list[Balance]:
     """Balances that may decide, but for which of them are used up: only the features' list says that."""
     return [balance for balance in customer.balances.values() if balance.feature != settings.concurrency_feature]
 
 
-def _micro(value: Decimal) -> int:
-    return max(-MAX_MICRO, min(int(value * MICRO), MAX_MICRO))
-
-
-def _concurrency(customer: AutumnCustomer, settings: AutumnSettings) -> int | None:
-    named = [settings.plans[plan] for plan in customer.plans if plan in settings.plans]
-    if named:
-        return max(named)
-    granted = customer.balances.get(settings.concurrency_feature)
-    if granted is None or granted.free:
-        return None
-    return max(0, min(int(granted.granted), MAX_CONCURRENT))
-
-
-def drawn(customer: AutumnCustomer, settings: AutumnSettings) -> dict[str, Drawn]:
-    """What was drawn from each balance in its present cycle, in whole units; where that cannot be told, it is left out.
+def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) -> dict[str, Drawn]:
+    """What was drawn from each balance in its present cycle; where that cannot be told, it is left out.
 
     It counts every deduction, also those that left no event (a key store that fails open), and follows an operator's
-    change of a balance: `usage` is what was granted less what remains.
+    change of a balance: `usage` is what was granted less what remains. A credit system counts in credits. It includes
+    the balances of its features, and is always there: a grant that was used up exactly has left no balance.
     """
-    found = {}
+    found: dict[str, Drawn] = {}
+    pooled: set[str] = set()
+    for system in schema.systems:
+        members = [name for name in schema.members(system) if name in customer.balances]
+        pooled.update((system, *members))
+        pool = _pool_drawn(customer, system, members, schema)
+        if pool is not None:
+            found[system] = pool
     for balance in candidates(customer, settings):
         used = whole(balance.usage)
-        if balance.cycle is not None and used is not None:
-            found[balance.feature] = Drawn(used, balance.cycle.since_ms, balance.cycle.whole)
+        if balance.feature not in pooled and balance.begun is not None and used is not None:
+            found[balance.feature] = _drawn(used, balance.begun, balance.parts)
     return found
+
+
+def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], schema: Schema) -> Drawn | None:
+    quantity, begun, parts = Decimal(0), list[Begun](), list[Part]()
+    for name in (system, *members):
+        balance = customer.balances.get(name)
+        if balance is None:
+            continue
+        cost = Decimal(1) if name == system else schema.cost(name, system)
+        if cost is None or balance.begun is None:
+            return None
+        quantity += balance.usage * cost
+        begun += balance.begun
+        parts += balance.parts
+    return _drawn(quantity, begun, parts)
+
+
+def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part]) -> Drawn:
+    """The cycle of a balance is the newest of its parts'. A top-up beside a plan is a part that never begins anew; what
+    was drawn from it before the plan's cycle cannot be told from what was drawn since."""
+    newest = max((part.at_ms for part in begun), default=0)
+    untouched = all(part.untouched for part in begun if part.at_ms != newest)
+    return Drawn(quantity, newest or None, untouched, tuple(parts))
 
 
 _UNKNOWN: Final = ("?", 0, 0)
 
 
-def _cycle(found: Mapping[str, object]) -> Cycle | None:
-    """The cycle of a balance: the newest among its parts. A top-up beside a plan is a part that never begins anew; what
-    was drawn from it before the plan's cycle cannot be told from what was drawn since."""
+def _begun(found: Mapping[str, object]) -> tuple[Begun, ...] | None:
+    """When each part of a balance began its cycle; None: it cannot be told."""
     parts = found.get("breakdown")
     if not (isinstance(parts, list) and parts):
         # Without its parts only a balance that is never reset can be told.
         reset = _reset_of(found) if found.get("reset") or found.get("next_reset_at") is None else _UNKNOWN
         start = _start(reset)
-        return None if start is None else Cycle(start or None, whole=True)
-    told = [part for part in parts if isinstance(part, dict)]
-    starts = [_start(_reset_of(part)) for part in told]
-    if len(told) < len(parts) or None in starts:
-        return None
-    newest = max(start for start in starts if start is not None)
-    older = [part for part, start in zip(told, starts, strict=True) if start != newest]
-    return Cycle(newest or None, whole=all(number(part.get("usage")) == 0 for part in older))
+        return None if start is None else (Begun(start, number(found.get("usage")) == 0),)
+    begun = []
+    for part in parts:
+        start = _start(_reset_of(part)) if isinstance(part, dict) else None
+        if start is None:
+            return None
+        begun.append(Begun(start, number(part.get("usage")) == 0))
+    return tuple(begun)
 
 
 def _start(reset: tuple[str | None, int, int]) -> int | None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from drawdown.providers.autumn.customers import Unreadable
-from drawdown.providers.autumn.wire import KEY_PROPERTY, deducted, whole
+from drawdown.providers.autumn.credits import KnownCosts
+from drawdown.providers.autumn.deductions import NOTHING, Taken, Units, Untold, charged, deducted, number, whole
+from drawdown.providers.autumn.errors import Unreadable
+from drawdown.providers.autumn.wire import KEY_PROPERTY
 from drawdown.providers.protocol import Absent, CannotTell, Found, LookupResult, PushRequest
 from drawdown.schema.units import SECOND_MS
 
@@ -35,7 +37,21 @@ class Event:
     feature: str
     ts: int
     key: str | None
-    applied: Decimal | None
+    asked: Decimal | None
+    applied: Taken | None
+
+    def units(self, costs: KnownCosts) -> Units | Untold:
+        """What was charged, in units of the feature."""
+        if self.applied is None:
+            return Untold("Autumn's list does not say what was deducted")
+        return charged(self.applied, self.asked, costs.of(self.feature))
+
+    def is_unmatched(self, costs: KnownCosts) -> bool:
+        """Whether it took credits that no known cost makes the quantity that was asked."""
+        if self.applied is None or not self.applied.credits:
+            return False
+        found = self.units(costs)
+        return isinstance(found, Untold) or not found.exact
 
 
 @dataclass(frozen=True)
@@ -46,17 +62,18 @@ class EventPage:
     rest: Mapping[str, object] | None
 
 
-def question(customer_id: str, from_ms: int, to_ms: int) -> dict[str, object]:
-    """The first page of a customer's events dated in [from_ms, to_ms), with a margin.
+def question(customer_id: str, from_ms: int, to_ms: int, key: str | None = None) -> dict[str, object]:
+    """The first page of a customer's events dated in [from_ms, to_ms), with a margin. `key`: of this push alone.
 
     Of all features: how the list maps a feature onto the names of its events was never observed, and a push that it
     missed would be called absent and billed again.
     """
-    return {
+    asked: dict[str, object] = {
         "customer_id": customer_id,
         "custom_range": {"start": max(0, from_ms - MARGIN_MS), "end": to_ms + MARGIN_MS},
         "limit": PAGE,
     }
+    return asked if key is None else asked | {"filter_by": {KEY_PROPERTY: key}}
 
 
 def read_page(body: Mapping[str, object], seen: int) -> EventPage:
@@ -88,25 +105,29 @@ def read_event(item: object) -> Event:
         raise Unreadable("an event in Autumn's list has properties that cannot be read")
     key = properties.get(KEY_PROPERTY) if properties else None
     event_id, customer_id, feature = (str(name) for name in names)
-    return Event(event_id, customer_id, feature, ts, key if isinstance(key, str) else None, _applied(item, feature))
+    our_key = key if isinstance(key, str) else None
+    return Event(event_id, customer_id, feature, ts, our_key, number(item.get("value")), _applied(item, feature))
 
 
-def _applied(item: Mapping[str, object], feature: str) -> Decimal | None:
+def _applied(item: Mapping[str, object], feature: str) -> Taken | None:
     """What was deducted for a listed event. Where nothing was, the list has null (observed; documented as [])."""
-    return Decimal(0) if item.get("deductions", ...) is None else deducted(item, feature)
+    return NOTHING if item.get("deductions", ...) is None else deducted(item, feature)
 
 
-def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]]) -> LookupResult:
+def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]], costs: KnownCosts) -> LookupResult:
     """What became of a push, from all events around its time, by key."""
     ours = events.get(request.key, ())
     if not ours:
         return Absent()
-    applied = [event.applied for event in ours if event.applied is not None]
-    if len(applied) < len(ours):
-        return CannotTell("Autumn has this push, and its list does not say what was deducted for it")
-    quantity = whole(sum(applied, Decimal(0)))
+    total = Decimal(0)
+    for event in ours:
+        found = event.units(costs)
+        if isinstance(found, Untold):
+            return CannotTell(f"Autumn has this push: {found.reason}")
+        total += found.quantity
+    quantity = whole(total)
     if quantity is None:
-        return CannotTell(f"Autumn deducted {sum(applied, Decimal(0))} for this push, which is no whole number")
+        return CannotTell(f"Autumn deducted {total} for this push, which is no whole number")
     return Found(quantity)
 
 
@@ -119,14 +140,19 @@ def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
     return found
 
 
-def totals(customer_id: str, items: Iterable[object], from_ms: int, to_ms: int) -> dict[str, int]:
-    """What was deducted, by feature, for events dated in [from_ms, to_ms), whoever sent them; fractions of others are
-    rounded away at the end. Errors: Unreadable."""
+def totals(events: Iterable[Event], costs: KnownCosts) -> dict[str, int]:
+    """What was deducted, by feature, whoever sent it; fractions of others are rounded away at the end. Errors:
+    Unreadable."""
     sums: dict[str, Decimal] = defaultdict(Decimal)
-    for event in {event.event_id: event for event in map(read_event, items)}.values():
-        if event.customer_id != customer_id or not from_ms <= event.ts < to_ms:
-            continue
-        if event.applied is None:
-            raise Unreadable(f"Autumn's list does not say what was deducted for an event of {event.feature}")
-        sums[event.feature] += event.applied
+    for event in events:
+        found = event.units(costs)
+        if isinstance(found, Untold):
+            raise Unreadable(f"an event of {event.feature}: {found.reason}")
+        sums[event.feature] += found.quantity
     return {feature: int(total.to_integral_value()) for feature, total in sums.items()}
+
+
+def within(customer_id: str, items: Iterable[object], from_ms: int, to_ms: int) -> list[Event]:
+    """A customer's events dated in [from_ms, to_ms), each once. Errors: Unreadable."""
+    events = {event.event_id: event for event in map(read_event, items)}.values()
+    return [event for event in events if event.customer_id == customer_id and from_ms <= event.ts < to_ms]

@@ -8,6 +8,7 @@ like a key cut out.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -16,8 +17,12 @@ from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final, NoReturn
 
+from drawdown.providers.autumn.deductions import Costs, Untold, charged, whole
+from drawdown.providers.autumn.deductions import deducted as deducted
+from drawdown.providers.autumn.deductions import number as number
 from drawdown.providers.autumn.settings import ID
 from drawdown.providers.http import Answer, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import Accepted, Duplicate, Outcome, PushRequest, Queued, Rejected, RetryAt, Unknown
@@ -27,6 +32,7 @@ VERSION: Final = "2.3.0"
 """Pinned: the shape of answers hangs on it, and without the header it is the account's."""
 KEY_PROPERTY: Final = "drawdown_key"
 """Where our key is found again: the events list gives `properties` back, and not the idempotency key."""
+HEADER_PREFIX: Final = "drawdown-usage-"
 MAX_QUANTITY: Final = 2**53 - 1
 """Autumn sums in binary floating point: above this a unit is lost."""
 
@@ -38,10 +44,6 @@ FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
 MIN_RETRY_MS: Final = SECOND_MS
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
 
-_LIMIT: Final = 10**18
-"""No number of a customer's is larger than this; one that is cannot be meant (and 1e999999 would eat the memory)."""
-_HALF_UNIT: Final = Decimal("0.000001")
-"""Sums of binary fractions may miss a whole number by less than this."""
 _CODE: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){1,10}")
 """Every code that was recorded is words and underscores, beside a message."""
 _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer\s+\S+")
@@ -63,7 +65,7 @@ class WireAnswer:
 def track(request: PushRequest) -> dict[str, object]:
     """The body of one charge, as it is safe: `overflow`, or the deduction stops at zero while the key is used up; a
     time in milliseconds, for seconds would be 1970; the key in the body, whose events also have a unique constraint
-    (the header's namespace is shared with every other route of the account)."""
+    (the header's namespace is shared with every other route of the account, so that it has a key of its own)."""
     return {
         "customer_id": request.customer_id,
         "feature_id": request.feature,
@@ -73,6 +75,16 @@ def track(request: PushRequest) -> dict[str, object]:
         "idempotency_key": request.key,
         "properties": {KEY_PROPERTY: request.key},
     }
+
+
+def header_key(key: str) -> str:
+    """The key for the header `Idempotency-Key`, sent beside the body's: each alone keeps a repeat from being charged.
+
+    The header's namespace is one over customers and routes, and holds the body's keys as `track:KEY` (recorded in the
+    409). A key with that prefix would so be refused by our own body. This prefix is Drawdown's, and of charges alone.
+    Autumn gives both keys back after a 4xx, and took a charge with both (recorded).
+    """
+    return HEADER_PREFIX + hashlib.sha256(key.encode()).hexdigest()
 
 
 def unsendable(request: PushRequest) -> Rejected | None:
@@ -89,8 +101,8 @@ def unsendable(request: PushRequest) -> Rejected | None:
     return None
 
 
-def outcome(request: PushRequest, result: HttpResult, now_ms: int) -> Outcome:
-    """What came of one charge."""
+def outcome(request: PushRequest, result: HttpResult, now_ms: int, costs: Costs = MappingProxyType({})) -> Outcome:
+    """What came of one charge. `costs`: all that are known of its feature."""
     match result:
         case NotSent(reason):
             return RetryAt(now_ms + backoff_ms(request.attempt), f"not sent: {reason}")
@@ -98,42 +110,60 @@ def outcome(request: PushRequest, result: HttpResult, now_ms: int) -> Outcome:
             # Killed between claim and deduction, or applied and cut off: both were seen.
             return Unknown(f"no answer: {reason}")
         case Answer(status=200):
-            return _of_success(request, result, now_ms)
+            return _of_success(request, result, now_ms, costs)
         case Answer(status=202):
             # A store is down, or the account is above its cap: applied later, or dropped without a word.
             return Queued(now_ms + CONFIRM_MS)
     return _of_refusal(request, result, now_ms)
 
 
-def _of_success(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
+def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs = MappingProxyType({})) -> Outcome:
     """A 200 proves what its `deductions` add up to, and no more."""
     body = parse(answer.body)
     if body is None or body.get("customer_id") != request.customer_id:
         return Unknown("HTTP 200 with a body that is not Autumn's answer to this charge")
-    applied = deducted(body, request.feature)
-    if applied is None:
+    taken = deducted(body, request.feature)
+    if taken is None:
         return Unknown("HTTP 200 that does not say what was deducted")
-    if whole(applied) == request.quantity:
+    applied = charged(taken, Decimal(request.quantity), costs)
+    if isinstance(applied, Untold):
+        return Queued(now_ms + CONFIRM_MS)
+    if whole(applied.quantity) == request.quantity:
         return Accepted()
-    if applied == 0:
-        return Rejected(_uncharged(request, body))
+    if applied.quantity == 0:
+        return _uncharged(request, body)
     # The key is used up and a part was applied: the lookup finds how much, and the difference is billed again.
     return Queued(now_ms + CONFIRM_MS)
 
 
-def _uncharged(request: PushRequest, body: Mapping[str, object]) -> str:
-    # The key is used up all the same (recorded): the same push again would be a duplicate of nothing.
+def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
+    """Whether a charge took credits that no known cost makes the quantity that was asked."""
+    if not isinstance(found, Queued) or not isinstance(result, Answer) or result.status != 200:
+        return False
+    body = parse(result.body)
+    taken = None if body is None else deducted(body, request.feature)
+    return taken is not None and bool(taken.credits)
+
+
+def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
+    """The key is used up all the same (recorded): the same push again would be a duplicate of nothing."""
+    customer, feature, quantity = request.customer_id, request.feature, request.quantity
+    if quantity < 0:
+        why = f"the balance of {feature} is as full as it was granted"
+        if body.get("balance") is None:
+            why = f"customer {customer} has no balance of {feature} any more"
+        return Rejected(
+            f"Autumn gave nothing back: {why}. "
+            f"Credit {-quantity:,} on an invoice, then `drawdown push resolve KEY --accepted`"
+        )
+    why = f"customer {customer} has a balance of {feature}, and a limit at Autumn allows no more of it"
     if body.get("balance") is None:
-        return (
-            f"Autumn charged nothing: customer {request.customer_id} has no balance of {request.feature}. "
-            "Give it a plan with one, then void this push: the usage is sealed again under a new key"
-        )
-    if request.quantity < 0:
-        return (
-            f"Autumn gave nothing back: the balance of {request.feature} is as full as it was granted. "
-            f"Credit {-request.quantity:,} on an invoice, then `drawdown push resolve KEY --accepted`"
-        )
-    return f"Autumn charged nothing of {request.feature}, though the customer has a balance of it"
+        why = f"customer {customer} has no balance of {feature}"
+    return Rejected(
+        f"Autumn charged nothing: {why}. Drawdown bills this usage again once Autumn shows credit: "
+        "grant some, or raise the limit",
+        until_credit=True,
+    )
 
 
 def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
@@ -232,38 +262,3 @@ def _refused(constant: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_refused)
-
-
-def number(value: object) -> Decimal | None:
-    """A JSON number that can be meant, exactly."""
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        return None
-    exact = Decimal(value)
-    return exact if -_LIMIT <= exact <= _LIMIT else None
-
-
-def whole(value: Decimal) -> int | None:
-    """The whole number this is, up to what floating point adds; None: it is none."""
-    nearest = value.to_integral_value()
-    return int(nearest) if abs(value - nearest) <= _HALF_UNIT else None
-
-
-def deducted(item: Mapping[str, object], feature: str) -> Decimal | None:
-    """What a track's answer or a listed event says was charged of a feature; None: it does not say.
-
-    With a credit system the deductions are of another feature, in credits at a rate that is not told: then what was
-    asked counts as charged, which `overflow` makes true (it always deducts all).
-    """
-    deductions = item.get("deductions")
-    if not isinstance(deductions, list):
-        return None
-    own, of_others = Decimal(0), False
-    for deduction in deductions:
-        value = number(deduction.get("value")) if isinstance(deduction, dict) else None
-        if value is None:
-            return None
-        if deduction.get("feature_id") == feature:
-            own += value
-        elif value != 0:
-            of_others = True
-    return number(item.get("value")) if of_others else own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -21,6 +22,23 @@ def event(name: str = "evt_1", **changes: object) -> Body:
         "properties": {"drawdown_key": KEY}, "deductions": [own],
     }  # fmt: skip
     return told | changes
+
+
+FEATURES = {
+    "list": [
+        {"id": "compute", "type": "metered"},
+        {
+            "id": "credits",
+            "type": "credit_system",
+            "credit_schema": [{"metered_feature_id": "compute", "credit_cost": 3}],
+        },
+    ]
+}
+
+
+def account(body: object) -> Callable[[Call], HttpResult]:
+    """Answers the question for features, and everything else with one body."""
+    return lambda call: said(200, FEATURES if call.url.endswith("features.list") else body)
 
 
 def without(told: Body, name: str) -> Body:
@@ -46,7 +64,9 @@ def taken(value: object, feature: str = "compute") -> list[Body]:
         ([event(value=20, deductions=taken(5))], Found(5)),
         ([event(deductions=taken(4.25) + taken(2.75))], Found(7)),
         ([event(value=-7, deductions=taken(-7))], Found(-7)),
-        ([event(deductions=taken(21, "credits"))], Found(7)),
+        ([event(deductions=taken(21, "credits"))], Found(7)),  # at three credits a unit
+        ([event(deductions=taken(10, "credits"))], Found(4)),
+        ([event(deductions=taken(21, "gold"))], CannotTell),
         ([event(deductions=taken(5.5))], CannotTell),
         ([event(deductions=None)], Found(0)),
         ([without(event(), "deductions")], CannotTell),
@@ -58,7 +78,9 @@ def taken(value: object, feature: str = "compute") -> list[Body]:
     ],
 )
 def test_a_push_is_found_by_its_key_at_what_was_deducted(events: list[object], result: object) -> None:
-    found = done(stubbed(said(200, {"list": events, "next_cursor": None})).lookup(push()))
+    provider = stubbed(account({"list": events, "next_cursor": None}))
+    done(provider.costs(()))
+    found = done(provider.lookup(push()))
     assert type(found) is result if isinstance(result, type) else found == result
 
 
@@ -83,9 +105,43 @@ def test_a_list_that_never_ends_is_given_up() -> None:
 def test_lookup_asks_around_the_time_of_the_push() -> None:
     http = Stub(said(200, {"list": [], "next_cursor": None}))
     done(made(http).lookup(push()))
-    (asked,) = http.bodies
-    assert asked.keys() == {"customer_id", "custom_range", "limit"} and asked["customer_id"] == "cus_1"
-    assert asked["custom_range"] == {"start": WINDOW - 10_000, "end": WINDOW + 1 + 10_000}
+    by_key, whole = http.bodies
+    assert by_key == whole | {"filter_by": {"drawdown_key": KEY}}
+    assert whole.keys() == {"customer_id", "custom_range", "limit"} and whole["customer_id"] == "cus_1"
+    assert whole["custom_range"] == {"start": WINDOW - 10_000, "end": WINDOW + 1 + 10_000}
+
+
+def test_a_push_that_its_key_finds_takes_one_call_and_several_take_one_list() -> None:
+    http = Stub(said(200, {"list": [event()], "next_cursor": None}))
+    assert done(made(http).lookup(push())) == Found(7)
+    assert len(http.sent) == 1
+    http = Stub(said(200, {"list": [event()], "next_cursor": None}))
+    assert done(made(http).lookup_many([push(), push(key="other")])) == [Found(7), Absent()]
+    assert len(http.sent) == 1 and "filter_by" not in http.bodies[0]
+
+
+@pytest.mark.parametrize(
+    "filtered",
+    [
+        said(200, {"list": [], "next_cursor": None}),
+        said(200, {"list": [event(properties={"drawdown_key": "another"})], "next_cursor": None}),
+        said(200, {"list": [{"id": 5}], "next_cursor": None}),
+        no(400, "invalid_inputs", "filter_by: unknown"),
+    ],
+)
+def test_what_a_filter_does_not_find_is_looked_for_in_the_whole_list(filtered: Answer) -> None:
+    """To call a push absent that only the filter missed would bill it twice."""
+
+    def listed(call: Call) -> HttpResult:
+        return filtered if b"filter_by" in call.body else said(200, {"list": [event()], "next_cursor": None})
+
+    assert done(stubbed(listed).lookup(push())) == Found(7)
+
+
+def test_a_filter_that_fails_is_asked_again_later() -> None:
+    http = Stub(said(429, "Too many"))
+    found = done(made(http).lookup(push()))
+    assert isinstance(found, ReadFailed) and found.too_many and len(http.sent) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.protocol import Accepted, Left
+from tests.contract.autumn_credits import CALLS, needs_recording, provider
 from tests.contract.autumn_setup import Stub, built, made, no, one, push, said
 from tests.emulators.autumn import SECRET_KEY
 
@@ -17,7 +18,7 @@ FEATURES = {
     "list": [
         {"id": "compute", "type": "metered", "consumable": True},
         {"id": "seats", "type": "metered", "consumable": False},
-        {"id": "credits", "type": "credit_system", "consumable": True},
+        {"id": "other", "type": "metered", "consumable": True},
     ]
 }
 
@@ -58,9 +59,42 @@ def test_it_is_the_whole_only_where_that_balance_alone_decides(
     assert left(balance, **settings)[0] == found
 
 
-def test_credits_that_a_charge_took_are_of_the_balance_it_shows() -> None:
+CREDITS = {
+    "list": [
+        *FEATURES["list"],
+        {
+            "id": "credits",
+            "type": "credit_system",
+            "credit_schema": [{"metered_feature_id": "compute", "credit_cost": 1}],
+        },
+    ]
+}
+
+
+@pytest.mark.parametrize("settings", [{}, {"balance_feature": "credits"}])
+def test_of_a_credit_system_an_answer_tells_a_part_and_never_the_whole(settings: dict[str, str]) -> None:
+    """It shows no limit, and not the balances that other features have of their own."""
     shown = {**BALANCE, "feature_id": "credits"}
-    assert left(shown, of="credits", balance_feature="credits") == (Left(93 * MICRO, 7 * MICRO), 1)
+    assert left(shown, of="credits", listed=CREDITS, **settings)[0] == Left(93 * MICRO, 7 * MICRO, "credits")
+    for endless in ("unlimited", "overage_allowed"):
+        assert left({**shown, endless: True}, of="credits", listed=CREDITS, **settings)[0] is None
+    assert left(BALANCE, listed=CREDITS, **settings)[0] is None, "its own balance does not decide"
+
+
+RECORDED = {
+    "C1": (99.6, 0.4), "C4": (0, 1280), "C8": (0, 0.64), "C9": (9.88, 0.12), "C11": (10.04, -0.16), "C33": (10, 0),
+    "C34": (10, 0), "C26": (13.8, -4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.data
+@needs_recording[1]
+def test_what_recorded_charges_left_of_the_credits(name: str) -> None:
+    call = CALLS[name]
+    outcome = one(provider(call.answer), call.push)
+    remaining, charged = (round(figure * MICRO) for figure in RECORDED[name])
+    assert isinstance(outcome, Accepted) and outcome.left == Left(remaining, charged, "credits")
 
 
 def test_what_is_held_and_not_used_up_decides_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from drawdown.providers.autumn.wire import VERSION
@@ -44,7 +45,7 @@ class World:
         return self.ask("balances.finalize", {"lock_id": name, "action": action})
 
     @property
-    def drawn(self) -> int:
+    def drawn(self) -> int | Decimal:
         found = done(self.provider.drawn("cus_1"))
         assert isinstance(found, Mapping)
         assert isinstance(found["compute"], Drawn)

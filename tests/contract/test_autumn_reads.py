@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import pytest
 
-from drawdown.providers.autumn.customers import MAX_MICRO, cycle_start_ms
+from drawdown.providers.autumn.customers import cycle_start_ms
+from drawdown.providers.autumn.spendable import MAX_MICRO
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import CustomerState, Drawn, NoCustomer, ReadFailed
 from drawdown.schema.units import DAY_MS
@@ -18,9 +19,10 @@ FEATURES = {
     "list": [
         {"id": "compute", "type": "metered", "consumable": True, "archived": False},
         {"id": "seats", "type": "metered", "consumable": False, "archived": False},
-        {"id": "credits", "type": "credit_system", "credit_schema": [{"metered_feature_id": "compute"}]},
+        {"id": "tokens", "type": "metered", "consumable": True, "archived": False},
     ]
 }
+"""An account without a credit system. `test_autumn_verdict.py` has one."""
 
 
 def balance(remaining: object = 93, granted: object = 100, **more: object) -> Body:
@@ -76,8 +78,8 @@ def test_the_older_shape_is_read_alike() -> None:
         ({"compute": balance(10**15)}, MAX_MICRO),
         ({"compute": balance(unlimited=True)}, None),
         ({"compute": balance(0, overage_allowed=True)}, None),
-        ({"compute": balance(0), "credits": balance(5)}, 5_000_000),
-        ({"compute": balance(0), "credits": balance(0)}, 0),
+        ({"compute": balance(0), "tokens": balance(5)}, 5_000_000),
+        ({"compute": balance(0), "tokens": balance(0)}, 0),
         ({"compute": balance(0), "seats": balance(3)}, 0),
         ({"compute": balance(0), "concurrency": balance(3)}, 0),
         ({"compute": balance(0), "unheard_of": balance(3)}, 3_000_000),
@@ -90,8 +92,8 @@ def test_the_balance_is_what_remains_of_everything_that_is_used_up(balances: Bod
 
 
 def test_a_feature_that_decides_decides_alone() -> None:
-    balances = {"compute": balance(9), "credits": balance(0)}
-    for feature, micro in (("compute", 9_000_000), ("credits", 0), ("missing", 0)):
+    balances = {"compute": balance(9), "tokens": balance(0)}
+    for feature, micro in (("compute", 9_000_000), ("tokens", 0), ("missing", 0)):
         found = state(customer(balances), balance_feature=feature)
         assert isinstance(found, CustomerState) and found.balance_micro == micro
 
@@ -221,7 +223,7 @@ def part(interval: str | None, resets_at: int | None = NOW_MS, **more: object) -
 )
 def test_a_cycle_that_cannot_be_told_leaves_the_feature_out(parts: list[Body], expected: Drawn | None) -> None:
     body = customer({"compute": balance(breakdown=parts), "concurrency": balance(breakdown=[part(None)])})
-    assert done(stubbed(said(200, body)).drawn("cus_1")) == ({} if expected is None else {"compute": expected})
+    assert done(stubbed(account(body)).drawn("cus_1")) == ({} if expected is None else {"compute": expected})
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,81 @@ def test_each_thing_that_is_wrong_is_named_with_what_to_do() -> None:
 
 def test_credits_cover_the_features_they_pay_for() -> None:
     body = customer({"credits": balance()})
-    assert done(stubbed(account(body)).check(["compute"], ["cus_1"])) == []
+    assert done(stubbed(account(body, credits(compute=3))).check(["compute"], ["cus_1"])) == []
+
+
+def credits(*more: Mapping[str, object], **costs: object) -> Body:
+    """An account with a credit system over these features, and these features besides."""
+    metered = [{"id": name, "type": "metered", "consumable": True} for name in costs]
+    schema = [{"metered_feature_id": name, "credit_cost": cost} for name, cost in costs.items()]
+    return {"list": [*metered, {"id": "credits", "type": "credit_system", "credit_schema": schema}, *more]}
+
+
+def checked(features: Body, billed: list[str], controls: object = None) -> str:
+    body = customer({"credits": balance()}) | ({} if controls is None else {"billing_controls": controls})
+    return "\n".join(done(stubbed(account(body, features)).check(billed, ["cus_1"])))
+
+
+def test_a_schema_that_cannot_bill_is_named_before_anything_is_billed() -> None:
+    lines = checked(credits(compute=0, fine="1", small=1.5e-12, back=-2, good=0.0000000001), ["compute", "fine"])
+    assert "feature compute costs 0 in credit system credits" in lines
+    assert "feature fine has no readable cost in credit system credits" in lines
+    assert "small" not in lines, "nothing is billed under that name"
+    lines = checked(credits(small=1.5e-12, back=-2, good=0.0000000001), ["small", "back", "good"])
+    assert "feature small costs 0.0000000000015" in lines and "10 decimals" in lines
+    assert "feature back costs -2" in lines and "good" not in lines
+
+
+def test_a_feature_that_nothing_pays_for_is_named_once_a_customer() -> None:
+    alone = [{"id": name, "type": "metered", "consumable": True} for name in ("one", "two")]
+    lines = checked(credits(*alone, compute=3), ["compute", "one", "two"])
+    assert lines.startswith("customer cus_1 has no balance of one, two: ") and "\n" not in lines
+
+
+def test_a_feature_of_two_credit_systems_or_held_as_seats_is_named() -> None:
+    gold = {"id": "gold", "type": "credit_system", "credit_schema": [{"metered_feature_id": "b", "credit_cost": 2}]}
+    assert "feature b is in 2 credit systems at Autumn (credits, gold)" in checked(credits(gold, a=1, b=2), ["a", "b"])
+    held: Body = {"id": "a", "type": "metered", "consumable": False}
+    lines = checked(credits(held, a=1), ["a"])
+    assert "feature a is held as seats at Autumn, and credit system credits charges for it" in lines
+
+
+@pytest.mark.parametrize(
+    ("controls", "word"),
+    [
+        ({"new_kind": [{"feature_id": "credits"}]}, "billing controls of the kind new_kind"),
+        ({"usage_limits": [{"feature_id": "credits", "limit": 1, "usage": 0, "interval": "fortnight"}]}, "fortnight"),
+        (
+            {"usage_limits": [{"feature_id": "a", "limit": 1, "usage": 0, "interval": "day", "filter": {"plan": "x"}}]},
+            "a usage limit of a with a filter that is not of properties",
+        ),
+        ({"usage_limits": [{"feature_id": "a", "limit": "1", "usage": 0, "interval": "day"}]}, "usage limit of a has"),
+        ({"spend_limits": [{"feature_id": "a", "enabled": True, "overage_limit": "x"}]}, "limit of a is no amount"),
+        ({"overage_allowed": 7}, "overage_allowed that cannot be read"),
+    ],
+)  # fmt: skip
+def test_controls_of_an_unknown_kind_or_shape_are_named_with_their_customer(controls: object, word: str) -> None:
+    lines = checked(credits(a=1), ["a"], controls)
+    assert "customer cus_1" in lines and word in lines
+
+
+@pytest.mark.parametrize(
+    "controls",
+    [
+        {}, {"usage_alerts": [{"feature_id": "a"}], "auto_topups": [{}]}, {"new_kind": []},
+        {"usage_limits": [{"feature_id": "a", "limit": 1, "usage": 0, "interval": "day"}]},
+        {"usage_limits": [{"feature_id": "a", "limit": 1, "usage": 0, "interval": "day",
+                           "filter": {"properties": {"api_key": "k1"}}}]},
+    ],
+)  # fmt: skip
+def test_controls_that_are_understood_are_no_fault(controls: object) -> None:
+    assert checked(credits(a=1), ["a"], controls) == ""
+
+
+def test_a_check_asks_for_each_customer_once_and_charges_nothing() -> None:
+    http = Stub(account(customer({"credits": balance()}), credits(a=1, b=1, c=1)))
+    done(made(http).check(["a", "b", "c"], ["cus_1", "cus_1"]))
+    assert [call.url.rpartition("/")[2] for call in http.sent] == ["features.list", "customers.get"]
 
 
 @pytest.mark.parametrize(

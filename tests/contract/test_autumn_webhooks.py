@@ -12,6 +12,7 @@ from drawdown.providers.autumn import svix
 from drawdown.providers.http import NoAnswer
 from drawdown.providers.protocol import HOUR_MS, CustomerChanged, Notice, ReadFailed, RetryAt, WebhookRefused
 from drawdown.schema.errors import UsageError
+from tests.contract.autumn_credits import CALLS, needs_recording
 from tests.contract.autumn_setup import NOW_MS, Stub, built, done, one, push, stubbed
 from tests.emulators.autumn import SECRET_KEY
 
@@ -69,6 +70,32 @@ def test_the_unbranded_header_names_are_taken_too() -> None:
 def test_each_kind_of_event(told: object, customers: list[str]) -> None:
     body = json.dumps(told).encode()
     assert noticed(signed(body), body) == [CustomerChanged(one) for one in customers]
+
+
+@pytest.mark.parametrize(
+    "kind", ["included", "usage_limit", "spend_limit", "max_purchase", "filter", "unheard_of", None]
+)
+def test_every_type_of_limit_reads_its_customer(kind: str | None) -> None:
+    told = {"type": "balances.limit_reached", "data": {"customer_id": "c-1", "feature_id": "f", "limit_type": kind}}
+    body = json.dumps(told).encode()
+    assert noticed(signed(body), body) == [CustomerChanged("c-1")]
+
+
+RECORDED = {"N1": "02", "N2": "02", "N3": "07", "N4": "10", "N5": "11", "N6": "19", "N7": "19", "N8": "06", "N9": "40"}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.data
+@needs_recording[1]
+def test_recorded_webhooks_read_their_customer(name: str) -> None:
+    body = json.dumps(CALLS[name].body).encode()
+    assert noticed(signed(body), body) == [CustomerChanged(f"org-{RECORDED[name]}")]
+
+
+@pytest.mark.data
+@needs_recording[1]
+def test_every_recorded_webhook_is_named_above() -> None:
+    assert {name for name in CALLS if name.startswith("N")} == RECORDED.keys()
 
 
 def refused(headers: dict[str, str], body: bytes, now_ms: int = NOW_MS) -> str:

@@ -165,8 +165,8 @@ def _units_not_sealed(patches: Patches) -> None:
 def _uncharged_is_fine(patches: Patches) -> None:
     right = wire._of_success
 
-    def wrong(request: Any, answer: Any, now_ms: int) -> Any:
-        got = right(request, answer, now_ms)
+    def wrong(request: Any, answer: Any, now_ms: int, *costs: Any) -> Any:
+        got = right(request, answer, now_ms, *costs)
         return Accepted() if isinstance(got, Rejected) else got
 
     patches.put(wire, "_of_success", wrong)

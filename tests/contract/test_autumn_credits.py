@@ -1,0 +1,395 @@
+"""Charges in credits at Autumn: costs, and what a charge took, by the recorded answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drawdown.providers.autumn.account import LIST_AGAIN_MS, SCHEMA_AGE_MS
+from drawdown.providers.autumn.deductions import Taken, Units, Untold, charged
+from drawdown.providers.http import Answer, Call
+from drawdown.providers.protocol import (
+    Accepted,
+    CannotTell,
+    Cost,
+    CustomerState,
+    Found,
+    LookupResult,
+    Outcome,
+    PushRequest,
+    Queued,
+    ReadFailed,
+    Rejected,
+)
+from drawdown.schema.clock import FixedClock
+from tests.contract.autumn_credits import CALLS, COSTS, FEATURES, Recorded, account, calls, needs_recording, provider
+from tests.contract.autumn_setup import NOW_MS, WINDOW, Stub, done, made, no, one, push, said
+
+FEATURE = "compute_4gb"
+
+
+def schema(**costs: object) -> dict[str, object]:
+    """An account with one credit system over these features."""
+    metered = [{"id": name, "type": "metered", "consumable": True} for name in costs]
+    part = [{"metered_feature_id": name, "credit_cost": cost} for name, cost in costs.items()]
+    return {"list": [*metered, {"id": "credits", "type": "credit_system", "credit_schema": part}]}
+
+
+def took(*amounts: object, of: str = "credits", balance: object = "shown") -> Answer:
+    """The answer to a charge."""
+    shown = {"feature_id": "credits", "granted": 100, "remaining": 93, "usage": 7} if balance == "shown" else balance
+    told = [{"balance_id": "b", "feature_id": of, "plan_id": None, "reset": None, "value": one} for one in amounts]
+    return said(200, {"customer_id": "cus_1", "value": 7, "balance": shown, "deductions": told})
+
+
+def charge(quantity: int = 1_000, feature: str = FEATURE) -> PushRequest:
+    return push(quantity, feature=feature)
+
+
+# Costs
+
+
+def test_costs_are_the_exact_decimals_of_the_list() -> None:
+    found = done(made(Stub(account(said(500, "")))).costs(()))
+    assert found == COSTS and [str(cost.credits) for cost in found][:3] == ["0.0001", "0.0002", "0.0004"]
+
+
+@pytest.mark.parametrize("call", [pytest.param(call, id=call.name) for call in calls("features.list")])
+@pytest.mark.data
+def test_the_recorded_schema_has_these_costs(call: Recorded) -> None:
+    assert done(made(Stub(call.answer)).costs(())) == COSTS
+
+
+@pytest.mark.parametrize("cost", [0, -1, 1.23e-11, "0.1", None])
+def test_a_cost_that_cannot_be_used_is_not_told(cost: object) -> None:
+    found = done(made(Stub(account(said(500, ""), schema(compute=cost, other=0.5)))).costs(()))
+    assert found == [Cost("other", "credits", Decimal("0.5"))]
+
+
+def test_a_feature_of_two_credit_systems_has_no_cost() -> None:
+    both: Any = schema(compute=0.5, other=2)
+    both["list"].append({**both["list"][-1], "id": "gold", "credit_schema": both["list"][-1]["credit_schema"][:1]})
+    assert done(made(Stub(account(said(500, ""), both))).costs(())) == [Cost("other", "credits", Decimal(2))]
+
+
+def test_an_account_without_a_credit_system_has_no_costs_and_one_that_fails_says_so() -> None:
+    assert done(made(Stub(said(200, {"list": []}))).costs(())) == []
+    assert isinstance(done(made(Stub(no(503, "service_unavailable"))).costs(())), ReadFailed)
+
+
+# The recorded charges
+
+WHOLE = "C1 C2 C4 C6 C8 C9 C11 C16 C17 C18 C20 C22 C23 C24 C25 C26 C32 C33 C34 C37 C40 C41 C46 C49 D1 D6 D8 D9 D11"
+WHOLE += " F8 K1 K2 K3 B2-1 B2-5 B2-11 B2-12 G8"
+CLAMPED = {"C12": 469, "C15": 469, "K5": 4688, "C30": 2157, "C35": 1563}
+"""What a limit let through, in units: a unit that was charged in part counts as one."""
+NOTHING = "B2-9 C14 C31 C36 C51 D12 F4 F5 K6"
+
+
+def judged(name: str) -> Outcome:
+    call = CALLS[name]
+    return one(provider(call.answer), call.push)
+
+
+@pytest.mark.parametrize("name", WHOLE.split())
+@pytest.mark.data
+@needs_recording[1]
+def test_a_charge_that_was_taken_wholly_is_accepted(name: str) -> None:
+    assert judged(name) == Accepted()
+
+
+@pytest.mark.parametrize("name", CLAMPED)
+@pytest.mark.data
+@needs_recording[1]
+def test_a_clamped_charge_is_looked_up_and_found_at_what_was_taken(name: str) -> None:
+    assert isinstance(judged(name), Queued)
+    assert looked_up(CALLS[name]) == Found(CLAMPED[name])
+
+
+@pytest.mark.parametrize("name", NOTHING.split())
+@pytest.mark.data
+@needs_recording[1]
+def test_a_charge_that_took_nothing_waits_for_credit(name: str) -> None:
+    found = judged(name)
+    assert isinstance(found, Rejected) and found.until_credit and "once Autumn shows credit" in found.reason
+    no_balance = CALLS[name].body["balance"] is None
+    assert ("has no balance of" in found.reason, "a limit at Autumn" in found.reason) == (no_balance, not no_balance)
+
+
+@pytest.mark.data
+@needs_recording[1]
+def test_what_was_not_given_back_is_rejected_for_a_person() -> None:
+    found = judged("B2-14")
+    assert isinstance(found, Rejected) and not found.until_credit and "gave nothing back" in found.reason
+
+
+@pytest.mark.data
+@needs_recording[1]
+def test_every_recorded_charge_is_named_above() -> None:
+    """A charge that answers with deductions is in one of the lists, but for those of a version that tells none."""
+    told = {call.name for call in calls("track") if call.status == 200 and "deductions" in call.body}
+    named = {*WHOLE.split(), *CLAMPED, *NOTHING.split(), "B2-14"}
+    older = {call.name for call in calls("track") if call.version != "2.3.0"}
+    zero, fractions, others = "C28", {"C3", "C29"}, "J"
+    assert {name for name in told - named - older if not name.startswith(others)} == {zero, *fractions}
+
+
+def looked_up(call: Recorded) -> LookupResult:
+    """The recorded charge found again in the list of events, where it stands with the same deductions."""
+    event = {
+        "id": "evt-1", "timestamp": call.push.ts, "feature_id": call.asked["feature_id"],
+        "customer_id": call.asked["customer_id"], "value": call.asked["value"],
+        "properties": {"drawdown_key": call.push.key}, "deductions": call.body["deductions"] or None,
+    }  # fmt: skip
+    return done(provider(said(200, {"list": [event], "next_cursor": None})).lookup(call.push))
+
+
+@pytest.mark.parametrize("name", WHOLE.split())
+@pytest.mark.data
+@needs_recording[1]
+def test_a_charge_that_was_taken_wholly_is_found_at_what_was_asked(name: str) -> None:
+    assert looked_up(CALLS[name]) == Found(CALLS[name].asked["value"])
+
+
+@pytest.mark.parametrize("name", ["E7", "H1", "H2", "H3", "H4", "H5", "H8", "H9"])
+@pytest.mark.data
+@needs_recording[1]
+def test_recorded_events_total_what_was_deducted(name: str) -> None:
+    right = {
+        "E7": {"compute_4gb": 2000}, "H1": {"compute_64gb": 3500}, "H2": {"compute_8gb": 50},
+        "H3": {"compute_64gb": 469}, "H4": {"compute_4gb": 0}, "H5": {"compute_64gb": 500},
+        "H8": {"compute_64gb": 1000}, "H9": {"compute_4gb": 2000},
+    }  # fmt: skip
+    call = CALLS[name]
+    assert done(provider(call.answer).totals(call.asked["customer_id"], 0, 2 * NOW_MS)) == right[name]
+
+
+# Costs that change, and costs that are not known
+
+
+def listed(*deductions: object, value: object = 1_000, of: str = "credits") -> Answer:
+    told = [{"balance_id": "b", "feature_id": of, "value": one} for one in deductions]
+    event = {
+        "id": "evt-1", "timestamp": WINDOW, "feature_id": FEATURE, "customer_id": "cus_1", "value": value,
+        "properties": {"drawdown_key": push().key}, "deductions": told,
+    }  # fmt: skip
+    return said(200, {"list": [event], "next_cursor": None})
+
+
+OLD = Cost(FEATURE, "credits", Decimal("0.0007"))
+
+
+def test_a_charge_at_an_older_cost_is_read_at_that_cost() -> None:
+    assert one(provider(took(0.7), known=(OLD,)), charge()) == Accepted()
+    assert done(provider(listed(0.7), known=(OLD,)).lookup(charge())) == Found(1_000)
+
+
+def test_with_several_costs_a_part_is_not_guessed() -> None:
+    assert isinstance(one(provider(took(0.3), known=(OLD,)), charge()), Queued)
+    found = done(provider(listed(0.3), known=(OLD,)).lookup(charge()))
+    assert isinstance(found, CannotTell) and "0.3 of credits" in found.reason
+    assert isinstance(done(provider(listed(0.3), known=(OLD,)).totals("cus_1", 0, 2 * NOW_MS)), ReadFailed)
+
+
+def test_more_than_was_asked_is_charged_at_a_cost_that_is_not_known() -> None:
+    assert isinstance(one(provider(took(0.5)), charge()), Queued)
+    found = done(provider(listed(0.5)).lookup(charge()))
+    assert isinstance(found, CannotTell) and "0.5 of credits" in found.reason
+
+
+def test_credits_of_a_feature_without_a_cost_are_never_what_was_asked() -> None:
+    accounts: list[object] = [schema(other=1), schema(compute_4gb=0), {"list": []}]
+    for features in accounts:
+        assert isinstance(one(provider(took(0.4), features), charge()), Queued)
+        found = done(provider(listed(0.4), features).lookup(charge()))
+        assert isinstance(found, CannotTell) and "0.4 of credits" in found.reason
+
+
+class Account:
+    """Answers charges, events and features; its schema can change."""
+
+    def __init__(self, features: object = FEATURES) -> None:
+        self.features, self.track, self.events = features, took(0.4), listed(0.4)
+        self.asked: list[str] = []
+
+    def __call__(self, call: Call) -> Answer:
+        route = call.url.rpartition("/")[2]
+        self.asked.append(route)
+        body = {"customers.get": said(200, {"id": "cus_1", "subscriptions": [], "balances": {}})}
+        if route == "features.list":
+            return self.features if isinstance(self.features, Answer) else said(200, self.features)
+        return {"track": self.track, "events.list": self.events, **body}[route]
+
+
+def test_a_cost_that_changes_while_pushes_are_under_way_is_read_before_it_is_judged() -> None:
+    world, clock = Account(), FixedClock(NOW_MS)
+    autumn = made(Stub(world), at=clock)
+    done(autumn.costs(()))
+    world.features, world.track, world.events = schema(compute_4gb=0.0005), took(0.5), listed(0.5)
+    assert one(autumn, charge()) == Accepted()
+    assert done(autumn.lookup(charge())) == Found(1_000)
+    assert world.asked.count("features.list") == 2, "once for the tick, and once for the charge that did not match"
+    # A lower one would look like a part of the charge.
+    world.features, world.events = schema(compute_4gb=0.0003), listed(0.3)
+    assert done(autumn.lookup(charge())) == Found(1_000)
+
+
+def test_the_list_is_asked_for_seldom_on_account_of_charges() -> None:
+    world, clock = Account(), FixedClock(NOW_MS)
+    world.track = took(0.1)
+    autumn = made(Stub(world), at=clock)
+    for _ in range(20):
+        assert isinstance(one(autumn, charge()), Queued)
+    assert world.asked.count("features.list") == 1
+    clock.at_ms += LIST_AGAIN_MS
+    one(autumn, charge())
+    assert world.asked.count("features.list") == 2
+
+
+def test_charges_of_a_fresh_process_share_one_reading_of_the_list() -> None:
+    world = Account()
+
+    class Slow(Stub):
+        async def send(self, call: Call) -> Any:
+            await asyncio.sleep(0.001 if call.url.endswith("track") else 0.01)
+            return await super().send(call)
+
+    autumn = made(Slow(world))
+
+    async def together() -> list[Outcome]:
+        return [one[0] for one in await asyncio.gather(*(autumn.push([charge()]) for _ in range(20)))]
+
+    assert asyncio.run(together()) == [Accepted()] * 20
+    assert world.asked.count("features.list") == 1
+
+
+def test_customers_are_read_by_a_schema_that_is_not_old() -> None:
+    world, clock = Account(), FixedClock(NOW_MS)
+    autumn = made(Stub(world), at=clock)
+    for later_ms, lists in ((0, 1), (SCHEMA_AGE_MS, 1), (1, 2), (SCHEMA_AGE_MS, 2)):
+        clock.at_ms += later_ms
+        assert done(autumn.customers(["cus_1"]))["cus_1"] == CustomerState(0, None, None)
+        assert world.asked.count("features.list") == lists
+    world.features = no(503, "service_unavailable")
+    clock.at_ms += SCHEMA_AGE_MS
+    assert done(autumn.customers(["cus_1"]))["cus_1"] == CustomerState(0, None, None), "the one that is known stands"
+
+
+def test_a_part_is_not_judged_until_the_costs_of_before_are_handed_in() -> None:
+    """Else a charge at an older cost would be taken for a part, and the rest billed again."""
+    autumn = made(Stub(account(listed(0.3))))
+    assert isinstance(done(autumn.lookup(charge())), ReadFailed)
+    assert isinstance(done(autumn.totals("cus_1", 0, 2 * NOW_MS)), ReadFailed)
+    done(autumn.costs(()))
+    assert done(autumn.lookup(charge())) == Found(750)
+    assert done(autumn.totals("cus_1", 0, 2 * NOW_MS)) == {FEATURE: 750}
+
+
+def test_costs_that_cannot_be_read_again_leave_a_part_unjudged() -> None:
+    world = Account()
+    autumn = made(Stub(world))
+    done(autumn.costs(()))
+    world.features, world.events = no(503, "service_unavailable"), listed(0.3)
+    assert isinstance(done(autumn.lookup(charge())), ReadFailed)
+    world.events = listed(0.4)
+    assert done(autumn.lookup(charge())) == Found(1_000), "what matches a known cost needs no list"
+
+
+# Conversion
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**6), st.integers(0, 3))
+def test_what_was_asked_is_found_through_binary_fractions(asked: int, size: int, parts: int) -> None:
+    """A charge split into parts, each printed as JavaScript prints a double."""
+    cost = size / 10_000
+    shares = [asked // (parts + 1)] * parts
+    shares.append(asked - sum(shares))
+    told = sum((Decimal(repr(share * cost)) for share in shares), Decimal(0))
+    known = (Decimal(repr(cost)),)
+    assert charged(Taken(Decimal(0), {"credits": told}), Decimal(asked), {"credits": known}) == Units(
+        Decimal(asked), exact=True
+    )
+    one_less = told - known[0]
+    found = charged(Taken(Decimal(0), {"credits": one_less}), Decimal(asked), {"credits": known})
+    assert (isinstance(found, Units) and not found.exact and found.quantity < asked) or not one_less
+
+
+def test_a_unit_that_was_taken_in_part_is_not_taken_again() -> None:
+    costs = {"credits": (Decimal("0.0064"),)}
+    for credits, units in (("3", 469), ("-3", -469), ("0.0064", 1), ("0.0001", 1), ("2.9999999999999996", 469)):
+        asked = Decimal(500 if units > 0 else -500)
+        found = charged(Taken(Decimal(0), {"credits": Decimal(credits)}), asked, costs)
+        assert found == Units(Decimal(units), exact=False)
+
+
+def test_own_units_and_two_credit_systems_add_up() -> None:
+    costs = {"credits": (Decimal("0.5"), Decimal("0.25")), "gold": (Decimal(2),)}
+    taken = Taken(Decimal(100), {"credits": Decimal(5), "gold": Decimal(4)})
+    assert charged(taken, Decimal(112), costs) == Units(Decimal(112), exact=True)
+    assert charged(taken, Decimal(122), costs) == Units(Decimal(122), exact=True)
+    assert isinstance(charged(taken, Decimal(130), costs), Untold)
+    assert isinstance(charged(taken, None, {"gold": (Decimal(2),)}), Untold)
+
+
+def test_where_digits_run_out_another_quantity_is_not_what_was_asked() -> None:
+    asked, cost = Decimal(9 * 10**15), Decimal("0.0001")
+    near = Taken(Decimal(0), {"credits": (asked - 1) * cost})
+    assert charged(near, asked, {"credits": (cost,)}) == Units(asked - 1, exact=False)
+
+
+# The idempotency key
+
+
+class KeyStore:
+    """Honours the key of the body, of the header, or both, in one space as Autumn does; counts what it charged."""
+
+    def __init__(self, *, body: bool, header: bool) -> None:
+        self.body, self.header = body, header
+        self.claimed: set[str] = set()
+        self.charged = 0
+
+    def __call__(self, call: Call) -> Answer:
+        if not call.url.endswith("/track"):
+            return said(200, FEATURES)
+        own = json.loads(call.body).get("idempotency_key")
+        keys = [f"track:{own}"] if self.body and own else []
+        keys += [call.headers["idempotency-key"]] if self.header else []
+        for key in keys:
+            if key in self.claimed:
+                return no(409, "duplicate_idempotency_key", f"Another request with idempotency key {key}")
+            self.claimed.add(key)
+        self.charged += 1
+        return took(7, of="compute")
+
+
+@pytest.mark.parametrize(("body", "header"), [(True, False), (False, True), (True, True)])
+def test_a_repeat_is_recognised_whichever_key_the_server_honours(body: bool, header: bool) -> None:
+    store = KeyStore(body=body, header=header)
+    autumn = made(Stub(store))
+    assert one(autumn) == Accepted()
+    assert type(one(autumn, push(attempt=2))).__name__ == "Duplicate"
+    assert one(autumn, push(key="another")) == Accepted()
+    assert store.charged == 2
+
+
+def test_the_header_is_of_charges_alone_and_cannot_meet_a_key_of_a_body() -> None:
+    http = Stub(account(took(7, of="compute")))
+    autumn = made(http)
+    one(autumn)
+    done(autumn.customers(["cus_1"]))
+    keys = [call.headers.get("idempotency-key") for call in http.sent]
+    assert keys[0] is not None and keys[0].startswith("drawdown-usage-") and keys[0].isascii()
+    assert set(keys[1:]) == {None}
+
+
+def test_a_key_that_no_header_could_carry_is_sent_as_its_hash() -> None:
+    http = Stub(took(7, of="compute"))
+    one(made(http), push(key="usage:ö\r\nx-evil: 1"))
+    (sent,) = [call.headers["idempotency-key"] for call in http.sent[:1]]
+    assert sent.isascii() and sent.isprintable()

@@ -1,0 +1,332 @@
+"""What a customer of Autumn can still spend: our verdict is the recorded answer of Autumn's own `check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from drawdown.providers.protocol import CustomerState, Drawn, Part, ReadFailed
+from drawdown.schema.units import MICRO
+from tests.contract.autumn_credits import CALLS, FEATURES, O, Recorded, account, calls, needs_recording
+from tests.contract.autumn_setup import NOW_MS, Stub, done, made, no, said, stubbed
+
+Body = dict[str, Any]
+CREDITS = {f"compute_{size}gb": Decimal(size) / 10_000 for size in (1, 2, 4, 8, 16, 32, 64)} | {"credits": Decimal(1)}
+
+
+def state(body: object, features: object = FEATURES, **settings: str) -> CustomerState:
+    found = done(stubbed(account(said(200, body), features), **settings).customers(["cus_1"]))["cus_1"]
+    assert isinstance(found, CustomerState), found
+    return found
+
+
+def customer(balances: Mapping[str, object], controls: object = None, **more: object) -> Body:
+    body: Body = {"id": "cus_1", "subscriptions": [], "balances": balances, **more}
+    return body if controls is None else body | {"billing_controls": controls}
+
+
+def balance(remaining: object = 10, granted: object = 10, usage: object = 0, **more: object) -> Body:
+    shown = {"granted": granted, "remaining": remaining, "usage": usage, "unlimited": False, "overage_allowed": False}
+    return shown | {"breakdown": [part("g-1", granted, usage=usage)]} | more
+
+
+def part(name: str, granted: object = 10, **more: object) -> Body:
+    return {**O, "id": name, "included_grant": granted, "remaining": granted, "usage": 0, **more}
+
+
+def allows(found: CustomerState, feature: str, required: Decimal) -> bool:
+    """The verdict of these figures, as `check` is asked: for a feature, and an amount of it."""
+    if feature in found.refused:
+        return False
+    micro = found.balance_micro
+    return micro is None or (micro > 0 and micro >= required * CREDITS[feature] * MICRO)
+
+
+# The recorded checks
+
+CHECKS = "G1 G2 G3 G4 G5 G6 G7 G9 G10 G11 G12 G13 G14 G15 G16 G17 G18 G21 C44 C45 B2-8"
+UNSHOWN: Body = {
+    "org-18": {"usage_limits": [{"feature_id": "compute_64gb", "enabled": True, "limit": 600, "interval": "day",
+                                 "usage": 1000, "source": "customer"}]},
+}  # fmt: skip
+"""Controls that the recording tells in words: it has no customers.get of these."""
+
+
+def at_that_moment(check: Recorded, *, without_source: bool) -> Body:
+    """The customer as Autumn showed it: the last customers.get before the check, with the check's own balance."""
+    name = check.asked["customer_id"]
+    before = {"id": name, "subscriptions": [], "billing_controls": UNSHOWN.get(name, {})}
+    for call in CALLS.values():
+        if call is check:
+            break
+        if call.route == "customers.get" and call.status == 200 and call.asked.get("customer_id") == name:
+            before = call.body
+    shown = check.body["balance"]
+    balances = {} if shown is None else {shown["feature_id"]: shown}
+    found: Body = json.loads(json.dumps({**before, "id": "cus_1", "balances": balances}))
+    for entries in found["billing_controls"].values() if without_source else ():
+        for one in entries:
+            one.pop("source", None)
+    return found
+
+
+@pytest.mark.parametrize("without_source", [False, True], ids=["2.3.0", "2.1.0"])
+@pytest.mark.parametrize("name", CHECKS.split())
+@pytest.mark.data
+@needs_recording[1]
+def test_the_verdict_is_that_of_the_recorded_check(name: str, without_source: bool) -> None:
+    check = CALLS[name]
+    found = state(at_that_moment(check, without_source=without_source))
+    required = Decimal(str(check.asked.get("required_balance", 1)))
+    assert allows(found, check.asked["feature_id"], required) == check.body["allowed"]
+
+
+@pytest.mark.data
+@needs_recording[1]
+def test_every_recorded_check_is_named_above() -> None:
+    """All but those of a customer or feature that is unknown, of a property that our charges do not carry (C43), and of
+    balances that were away (L12)."""
+    told = {call.name for call in calls("check") if call.status == 200}
+    assert told - set(CHECKS.split()) == {"C43"}
+    assert CALLS["C43"].asked["properties"] == {"api_key": "k1"}
+    assert CALLS["L12"].status == 202 and CALLS["L12"].body["allowed"], "it allows whatever the balance"
+
+
+@pytest.mark.data
+@needs_recording[1]
+def test_balances_that_are_away_are_a_failed_read() -> None:
+    answer = CALLS["L11"].answer
+    found = done(stubbed(account(answer)).customers(["org-30"]))["org-30"]
+    assert isinstance(found, ReadFailed)
+    assert isinstance(done(stubbed(account(answer)).drawn("org-30")), ReadFailed)
+
+
+READS: dict[str, tuple[int | Decimal | None, set[str]]] = {
+    "B1": (100, set()), "B3": (1075, set()), "B5": (50, set()), "B7": (None, set()), "B9": (500, set()),
+    "B10": (500, set()), "B11": (15, set()), "B12": (18, set()), "B13": (0, set()), "C5": (0, set()),
+    "C7": (0, set()), "C10": (Decimal("9.88"), set()), "C13": (0, set()), "C19": (0, set()), "C21": (0, set()),
+    "C27": (Decimal("13.8"), set()), "C39": (0, set()), "C42": (Decimal("99.68"), set()), "C48": (3, set()),
+    "B2-2": (8, set()), "B2-6": (13, set()), "B2-7": (0, set()), "B2-10": (0, set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.data
+@needs_recording[1]
+def test_a_recorded_customer_can_spend_this(name: str) -> None:
+    credits, refused = READS[name]
+    found = state({**CALLS[name].body, "id": "cus_1"})
+    assert found.balance_micro == (None if credits is None else int(credits * MICRO))
+    assert found.refused == refused
+
+
+# Rules
+
+OVERAGE = {"overage_allowed": [{"feature_id": "credits", "enabled": True}]}
+
+
+def spend(limit: object, **more: object) -> Body:
+    return {"spend_limits": [{"feature_id": "credits", "enabled": True, "overage_limit": limit, **more}]}
+
+
+def usage(limit: object, used: object, feature: str = "credits", **more: object) -> Body:
+    entry = {"feature_id": feature, "enabled": True, "limit": limit, "interval": "month", "usage": used, **more}
+    return {"usage_limits": [entry]}
+
+
+@pytest.mark.parametrize(
+    ("shown", "controls", "credits"),
+    [
+        (balance(0, 10, 12), {}, 0),
+        (balance(0, 10, 12), OVERAGE, None),
+        (balance(0, 10, 12), OVERAGE | spend(5), 3),
+        (balance(0, 10, 12), OVERAGE | spend(2), 0),
+        (balance(0, 10, 12), OVERAGE | spend(1), 0),  # it was lowered: no debt
+        (balance(0, 10, 12), spend(5), 0),  # `check` wants overage, too
+        (balance(0, 10, 12), {"overage_allowed": [{"feature_id": "credits", "enabled": False}]}, 0),
+        (balance(0, 10, 12), OVERAGE | spend(5, enabled=False), None),
+        (balance(0, 10, 12), OVERAGE | {"spend_limits": [{"feature_id": "credits", "overage_limit": 5}]}, None),
+        (balance(0, 10, 12), OVERAGE | spend(None), None),
+        (balance(0, 10, 12, overage_allowed=True), spend(5), 3),
+        (balance(0, 10, 12, overage_allowed=True, max_purchase=4), {}, 2),
+        (balance(0, 10, 12, overage_allowed=True), {}, None),
+        (balance(0, 10, 12, unlimited=True), {}, None),
+        (balance(0, 10, 12, unlimited=True), usage(20, 12), 8),
+        (balance(8, 10, 2), usage(5, 2), 3),
+        (balance(8, 10, 2), usage(5, 7), 0),
+        (balance(8, 10, 2), usage(500, 2), 8),
+        (balance(8, 10, 2), usage(5, 7, enabled=False), 8),
+        (balance(8, 10, 2), usage(5, 7, filter={"properties": {"api_key": "k1"}}), 8),
+        (balance(8, 10, 2), {"usage_alerts": [{"feature_id": "credits"}], "auto_topups": [{}], "new": [1]}, 8),
+        (balance(8, 10, 2), None, 8),
+        (balance(0.0000001, 10, 2), {}, Decimal("0.000001")),
+    ],
+)
+def test_overage_and_limits_count_as_autumn_counts_them(shown: Body, controls: object, credits: int | None) -> None:
+    found = state(customer({"credits": shown}, controls))
+    assert found.balance_micro == (None if credits is None else int(credits * MICRO))
+
+
+def test_overage_without_a_balance_allows_nothing() -> None:
+    assert state(customer({}, OVERAGE)).balance_micro == 0
+
+
+@pytest.mark.parametrize(
+    "controls",
+    [
+        7, {"usage_limits": {}}, {"usage_limits": [7]}, usage("5", 1), usage(5, None), usage(5, 1, enabled="yes"),
+        usage(5, 1, feature=""), OVERAGE | spend("5"), OVERAGE | spend(120, limit_type="usage_percentage"),
+        {"overage_allowed": [{"enabled": True}]}, {"spend_limits": "none"},
+    ],
+)  # fmt: skip
+def test_a_control_that_cannot_be_read_is_a_failed_read(controls: object) -> None:
+    answer = account(said(200, customer({"credits": balance()}, controls)))
+    assert isinstance(done(stubbed(answer).customers(["cus_1"]))["cus_1"], ReadFailed)
+
+
+def test_a_limit_on_a_metered_feature_refuses_that_feature_alone() -> None:
+    found = state(customer({"credits": balance()}, usage(600, 600, "compute_64gb")))
+    assert (found.refused, found.balance_micro) == (frozenset({"compute_64gb"}), 10 * MICRO)
+    assert state(customer({"credits": balance()}, usage(600, 599, "compute_64gb"))).refused == frozenset()
+    filtered = usage(600, 700, "compute_64gb", filter={"properties": {"api_key": "k1"}})
+    assert state(customer({"credits": balance()}, filtered)).refused == frozenset()
+
+
+def test_own_balances_count_at_their_cost_and_carry_no_other_feature() -> None:
+    own = balance(100, 100)
+    assert state(customer({"credits": balance(), "compute_8gb": own})).balance_micro == 10_080_000
+    found = state(customer({"credits": balance(0), "compute_8gb": own}))
+    assert found.balance_micro == 80_000 and found.refused == CREDITS.keys() - {"credits", "compute_8gb"}
+    ended = state(customer({"credits": balance(0), "compute_8gb": balance(0)}))
+    assert (ended.balance_micro, ended.refused) == (0, frozenset())
+    assert state(customer({"compute_8gb": own})).balance_micro == 80_000
+    assert state(customer({"compute_8gb": balance(unlimited=True)})).balance_micro is None
+    limited = state(customer({"credits": balance(), "compute_8gb": own}, usage(10, 10)))
+    assert limited.balance_micro == 80_000 and "compute_64gb" in limited.refused
+
+
+def test_own_units_without_a_cost_are_no_silent_zero() -> None:
+    features: Any = json.loads(json.dumps(FEATURES))
+    features["list"][-1]["credit_schema"][3]["credit_cost"] = 0
+    assert state(customer({"compute_8gb": balance(100)}), features).balance_micro == 1
+
+
+def test_the_only_credit_system_decides_and_a_setting_decides_before_it() -> None:
+    balances = {"gpu_seconds": balance(500)}
+    assert state(customer(balances)).balance_micro == 0
+    assert state(customer(balances), balance_feature="gpu_seconds").balance_micro == 500 * MICRO
+    archived: Any = json.loads(json.dumps(FEATURES))
+    archived["list"][-1]["archived"] = True
+    assert state(customer(balances), archived).balance_micro == 500 * MICRO
+
+
+def test_of_several_balances_units_are_never_added() -> None:
+    """Two credit systems and a feature of its own: the largest, so that it is zero only once all are."""
+    two: Any = json.loads(json.dumps(FEATURES))
+    schema = two["list"][-1]["credit_schema"]
+    two["list"].append({**two["list"][-1], "id": "gold", "credit_schema": schema[4:]})
+    two["list"][-2]["credit_schema"] = schema[:4]
+    balances = {"credits": balance(0), "gold": balance(5), "gpu_seconds": balance(7)}
+    found = state(customer(balances), two)
+    assert found.balance_micro == 7 * MICRO
+    assert found.refused == {f"compute_{size}gb" for size in (1, 2, 4, 8)}
+    found = state(customer({**balances, "gpu_seconds": balance(0)}), two)
+    assert found.balance_micro == 5 * MICRO and "gpu_seconds" in found.refused
+    ended = {name: balance(0) for name in balances}
+    assert state(customer(ended), two) == CustomerState(0, None, None, parts=tuple(parts_of(ended)))
+    assert state(customer({**ended, "gold": balance(unlimited=True)}), two).balance_micro is None
+
+
+def parts_of(balances: Mapping[str, Body]) -> list[Part]:
+    return [Part(name, "g-1", Decimal(10)) for name in balances]
+
+
+# Parts that were granted once
+
+
+def test_parts_granted_once_are_told_and_others_are_not() -> None:
+    parts = [
+        part("once", 20), part("bought", 0, prepaid_grant=7), part("ends", 5, expires_at=NOW_MS),
+        part("plan", plan_id="p"),
+        part("monthly", reset={"interval": "month", "resets_at": NOW_MS}), part("nothing", 0), part("odd", "many"),
+        {"plan_id": None, "included_grant": 4}, part("free", 3, reset=None),
+    ]  # fmt: skip
+    found = state(customer({"credits": balance(breakdown=parts)}))
+    assert found.parts == (
+        Part("credits", "once", Decimal(20)), Part("credits", "bought", Decimal(7)),
+        Part("credits", "ends", Decimal(5), NOW_MS), Part("credits", "free", Decimal(3)),
+    )  # fmt: skip
+
+
+@pytest.mark.data
+@needs_recording[1]
+def test_the_recorded_parts() -> None:
+    assert [part.name for part in state({**CALLS["B3"].body, "id": "cus_1"}).parts] == ["topup-1", "topup-2"]
+    assert state({**CALLS["B5"].body, "id": "cus_1"}).parts[0] == Part("credits", "promo-1", Decimal(40), 1797009571925)
+
+
+# What was drawn
+
+
+def drawn(body: object, features: object = FEATURES) -> object:
+    return done(stubbed(account(said(200, body), features)).drawn("cus_1"))
+
+
+def test_a_pool_is_drawn_in_credits_with_the_balances_of_its_features() -> None:
+    found = drawn(
+        customer({"credits": balance(usage=0.12), "compute_8gb": balance(usage=100), "gpu": balance(usage=7)})
+    )
+    assert found == {
+        "credits": Drawn(
+            Decimal("0.2"), None, True, (Part("credits", "g-1", Decimal(10)), Part("compute_8gb", "g-1", Decimal(10)))
+        ),
+        "gpu": Drawn(7, None, True, (Part("gpu", "g-1", Decimal(10)),)),
+    }
+
+
+def test_a_pool_without_a_balance_has_drawn_nothing() -> None:
+    assert drawn(customer({})) == {"credits": Drawn(Decimal(0), None)}
+    assert drawn(customer({}), {"list": []}) == {}
+
+
+def test_a_pool_has_the_newest_cycle_of_all_its_parts() -> None:
+    monthly = part("plan", usage=5, reset={"interval": "month", "resets_at": 1798391971994})
+    body = customer({"credits": balance(usage=5, breakdown=[monthly]), "compute_8gb": balance(usage=0)})
+    found = drawn(body)
+    assert isinstance(found, dict) and found["credits"].since_ms == 1795799971994 and found["credits"].whole
+    body["balances"]["compute_8gb"] = balance(usage=3)
+    found = drawn(body)
+    assert isinstance(found, dict) and not found["credits"].whole
+    body["balances"]["compute_8gb"] = balance(breakdown=[part("x", reset={"interval": "fortnight", "resets_at": 1})])
+    assert drawn(body) == {}, "its cycle cannot be told, so that the pool is left out"
+
+
+def test_a_pool_whose_cost_cannot_be_read_is_left_out_and_without_a_list_the_read_fails() -> None:
+    odd: Any = json.loads(json.dumps(FEATURES))
+    odd["list"][-1]["credit_schema"][3]["credit_cost"] = "much"
+    assert drawn(customer({"credits": balance(), "compute_8gb": balance(usage=1)}), odd) == {}
+    assert isinstance(drawn(customer({"credits": balance()}), no(503, "service_unavailable")), ReadFailed)
+
+
+@pytest.mark.parametrize(
+    ("name", "credits"),
+    [("C5", "1205"), ("C7", "3.2"), ("C10", "0.12"), ("C27", "-3.8"), ("B13", "0"), ("B2-13", "0"), ("D14", "0.1604")],
+)
+@pytest.mark.data
+@needs_recording[1]
+def test_recorded_balances_drew_exactly(name: str, credits: str) -> None:
+    found = drawn({**CALLS[name].body, "id": "cus_1"})
+    assert isinstance(found, dict) and found["credits"].quantity == Decimal(credits)
+
+
+def test_features_are_listed_once_for_many_customers() -> None:
+    http = Stub(account(said(200, customer({"credits": balance()}))))
+    autumn = made(http)
+    for _ in range(5):
+        done(autumn.customers(["cus_1"]))
+        done(autumn.drawn("cus_1"))
+    assert sum(call.url.endswith("features.list") for call in http.sent) == 1
