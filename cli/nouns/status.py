@@ -21,7 +21,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.views.backlog import OrdersLeft
 from drawdown.worker.views.batches import FilesLeft
@@ -29,6 +29,7 @@ from drawdown.worker.views.cluster import worker_lines
 from drawdown.worker.views.headline import missed_minutes, unwatched_minutes
 from drawdown.worker.views.standing import OpenReplay, Standing, Status, how_much
 from drawdown.worker.views.status import org_status, status
+from drawdown.worker.views.unresolved import AWAITING_CREDIT, UNTIL_CREDIT, Unresolved
 from drawdown.worker.views.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 79
 LABEL: Final = 10
+MOMENT: Final = "%H:%M UTC"
+DAY_AND_MOMENT: Final = "%Y-%m-%d %H:%M UTC"
 VERDICTS: Final = {
     "settled": ("ALL SETTLED", Exit.SETTLED),
     "behind": ("BEHIND", Exit.LEFT),
@@ -91,6 +94,12 @@ def status_lines(found: Status) -> list[str]:
         lines.append("  next:".ljust(LABEL) + headline.next)  # in one line, whatever its length: it is pasted
     for provider in standing.providers:
         lines += provider_lines(provider, now)
+        lines += [
+            wrapped(" ", text)
+            for one in standing.unresolved
+            if one.provider == provider.provider
+            for text in unresolved_lines(one, now)
+        ]
     lines.append(wrapped("sealing", sealing(standing)))
     lines += [
         wrapped(
@@ -147,6 +156,7 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
         "queued": provider.queued,
         "in doubt": provider.in_doubt,
         "rejected": provider.rejected,
+        "until there is credit": provider.awaiting_credit,
     }
     counts = ", ".join(f"{count:,} {state}" for state, count in states.items() if count)
     name = provider.provider
@@ -161,11 +171,41 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
     if provider.error is not None:
         error = f"error of {provider.error_pushes:,} of {sum(states.values()):,}: {provider.error}"
         lines.append(wrapped(" ", error, shorten=130))
-    if counts:
+    if provider.waiting or provider.rejected:
         lines.append(wrapped(" ", _worth(provider)))
-    if provider.waiting:
+    if provider.due:
         lines.append(wrapped(" ", _drained(provider, now)))
+    if provider.queued:
+        lines.append(wrapped(" ", _looked_up(provider, now)))
     return lines
+
+
+def unresolved_lines(one: Unresolved, now: int) -> list[str]:
+    """Pushes in doubt in one line, with the command for all of them; those that wait for credit in another."""
+    if one.state == AWAITING_CREDIT:
+        return [f"{one.size}, {one.worth}, wait for credit: {UNTIL_CREDIT}"]
+    if one.state != "in_doubt":
+        return []
+    text = f"in doubt: {one.size}, {one.worth}, the oldest window {since(one.oldest_window_ms, now)}"
+    if one.looked_up_ms is not None:
+        text += f"; looked up again {_by(one.looked_up_ms, now) or 'by the next tick'}"
+    return [text, one.command]
+
+
+def _by(ms: int, now: int) -> str:
+    """`by 00:14 UTC`, rounded up to a minute; '' if that time has passed."""
+    if ms <= now:
+        return ""
+    moment = datetime.fromtimestamp(-(-ms // MINUTE_MS) * 60, UTC)
+    return f"by {moment.strftime(MOMENT if ms - now < DAY_MS else DAY_AND_MOMENT)}"
+
+
+def _looked_up(provider: Waiting, now: int) -> str:
+    """Until when the provider may still apply queued pushes; after that, what happens next."""
+    until = "" if provider.looked_up_by_ms is None else _by(provider.looked_up_by_ms, now)
+    if until:
+        return f"{provider.queued:,} queued: looked up {until} at the latest; what stays unproven is then left to you"
+    return f"{provider.queued:,} queued: looked up again by ticks; what stays unproven is left to you"
 
 
 def _worth(provider: Waiting) -> str:
@@ -182,9 +222,8 @@ def _drained(provider: Waiting, now: int) -> str:
         return "not draining: paused"
     if provider.drained_ms is None:
         return "not draining: no tick of the last 15 min settled any"
-    moment = datetime.fromtimestamp(provider.drained_ms // 1000, UTC)
-    shape = "%H:%M UTC" if provider.drained_ms - now < DAY_MS else "%Y-%m-%d %H:%M UTC"
-    return f"drained at {provider.settled_per_min:,}/min: about {moment.strftime(shape)}"
+    until = _by(provider.drained_ms, now).removeprefix("by ")
+    return f"drained at {provider.settled_per_min:,}/min: about {until}"
 
 
 def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
