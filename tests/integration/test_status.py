@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from structlog.testing import CapturingLogger
 
 from drawdown.cli.main import run
-from drawdown.cli.nouns.status import WIDTH, as_object, status_lines
+from drawdown.cli.nouns.status import as_object, status_lines
+from drawdown.cli.nouns.status_providers import WIDTH
 from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting

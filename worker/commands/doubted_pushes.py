@@ -178,6 +178,7 @@ def resolve_all(
     """
     if not (dry_run or evidence.strip()):
         raise UsageError("no evidence is given: say what shows it with --evidence")
+    evidence = evidence.strip() or "dry run"
     left = found = transact(chosen.require, rollback=True)
     sums, after = _Sums(), (FIRST_MS, "", "", -1)
     while left > 0:  # no more than were counted: what goes in doubt meanwhile was seen by nobody
@@ -219,7 +220,7 @@ def _portion(
     if outcome == "accepted":
         accept_many(connection, done, by, evidence)
     else:
-        void_many(connection, done, by, [evidence.strip()] * len(done), "operator")
+        void_many(connection, done, by, [evidence] * len(done), "operator")
     return _Portion(done, refused, held[-1] if len(held) == most else None)
 
 
