@@ -149,6 +149,23 @@ def test_pushes_are_rejected(home: Home) -> None:
     home.clean()
 
 
+def test_pushes_are_in_doubt(home: Home) -> None:
+    """Autumn took two pushes of each customer and charged nothing: their keys are claimed, and no event comes."""
+    home.run("org", "assign", "--new", "alice", "bob", "--provider", "autumn", "--from", show_time(T0))
+    home.run("provider", "rate", "autumn", FEATURE, "--micro", "4000")
+    for org in ("alice", "bob"):
+        home.use(org, 60, ts=T0)
+    home.tick()
+    doubted = "UPDATE pushes SET state = 'in_doubt', last_error = 'no event shows it', due_at_ms = 0"
+    home.autumn.account.events.clear()
+    execute(home, doubted)
+    home.clock.at_ms += DAY_MS
+    values = {"PROVIDER": "autumn", "COUNT": "2", "EVIDENCE": "ticket 7"}
+    said = home.follow("pushes-in-doubt", "See how much", values)
+    assert "0.48 credits" in " ".join(said.split())
+    home.follow("pushes-in-doubt", "The provider does not", values)
+
+
 def test_a_wrong_rate_or_mapping(home: Home) -> None:
     home.run("org", "assign", "--new", "dave", "--provider", "embedded", "--from", show_time(T0))
     home.run("ledger", "grant", "dave", "100", "--reason", "paid")
