@@ -228,7 +228,7 @@ def test_filter_chooses_by_customer_feature_window_and_error(lab: Lab) -> None:
         (
             ("--from", "2026-01-01T00:05:00Z", "--to", "2026-01-01", "--accepted", *SHOWN),
             2,
-            "--to must be later than --from",
+            "must be later than",
         ),
         (("--accepted", "--absent", *SHOWN), 2, "give --accepted or --absent"),
         (SHOWN, 2, "pass --accepted or --absent"),
