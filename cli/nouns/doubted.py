@@ -14,7 +14,7 @@ from drawdown.schema.errors import Exit, UsageError, worst
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.commands.doubted_pushes import DoubtFilter, Outcome, ResolvedAll, resolve_all
-from drawdown.worker.verdict.worth import named_quantities
+from drawdown.worker.verdict.rates import named_quantities
 
 OUTCOMES: Final[tuple[Outcome, ...]] = ("accepted", "absent")
 DONE: Final[Mapping[Outcome, str]] = {"accepted": "accepted", "absent": "voided; their usage is owed again"}

@@ -20,7 +20,7 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import doubted_pushes
 from drawdown.worker.commands.doubted_pushes import DoubtFilter, resolve_all
 from drawdown.worker.commands.rates import set_rate
-from drawdown.worker.verdict.worth import Prices, Quantity
+from drawdown.worker.verdict.rates import Prices, Quantity
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_status import text

@@ -27,7 +27,7 @@ from drawdown.worker.commands.pushes import accept_many
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.rows import PushRow
 from drawdown.worker.push.void import Barrier, Refusal, refusals, void_many
-from drawdown.worker.verdict.worth import Prices, Quantity, Worth
+from drawdown.worker.verdict.rates import Prices, Quantity, Worth
 
 SQL = queries(__file__)
 

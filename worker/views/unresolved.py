@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.text import typed
-from drawdown.worker.verdict.worth import Prices, Quantity, Worth
+from drawdown.worker.verdict.rates import Prices, Quantity, Worth
 
 SQL = queries(__file__)
 
