@@ -4,6 +4,15 @@
 -- States of a push that is not decided: its quantity may still be sent, or a person has to say what became of it.
 ('due', 'queued', 'in_doubt', 'rejected')
 
+-- name: awaits_credit
+-- A push that took nothing, as its customer has no credit: it is billed again once the provider shows credit. Nobody
+-- decides about it. A push that was refused after it had been accepted is none: its time says when it may be voided.
+(state = 'rejected' AND due_at_ms > settled_ms AND refused_attempts IS NULL)
+
+-- name: open_state
+-- The state of an open push, with those that wait for their customer's credit apart.
+CASE WHEN {awaits_credit} THEN 'awaiting_credit' ELSE state END
+
 -- name: unbilled
 -- Values of a provider that stand for nobody: usage is kept and billed by nobody here.
 ('legacy', 'none')

@@ -43,7 +43,7 @@ from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from drawdown.worker.verdict.overrides import end_overrides, release_exempt
 from drawdown.worker.verdict.project import project
 from drawdown.worker.views.backlog import read_backlog
-from drawdown.worker.views.tick_report import Report, accepted_of, collect
+from drawdown.worker.views.tick_report import Report, add_lanes, collect
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -75,9 +75,7 @@ def tick(context: Context) -> Steps[Report]:
     ready = context.ready()
     results = yield Together([_lane(context, provider, settling=settling) for provider in ready])
     collect(report, results)
-    # Of one that may not be used nothing is accepted: what was, before, predicts no end.
-    report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
-    report.accepted_at |= {provider: accepted_of(lane) for provider, lane in zip(ready, results, strict=True)}
+    add_lanes(report, context, dict(zip(ready, results, strict=True)))
     yield from shrink_holds(context)
     # Halts of organisations that no provider here bills; and wallets that what was pushed has run low.
     others = yield Together([dispatch(context), _fill_and_tell(context, settling=settling)])

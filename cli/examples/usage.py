@@ -140,6 +140,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "push resolve": (
         "push resolve usage:acme:1767225600000:compute_4gb --accepted --evidence 'their event list'",
         "push resolve usage:acme:1767225600000:compute_4gb --absent --evidence 'their support, ticket 7'",
+        "push resolve --all-in-doubt --provider autumn --dry-run",
     ),
     "push fold": (
         "push fold --before 2024-11 --dry-run",

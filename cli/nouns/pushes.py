@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 from shlex import quote
 from typing import Annotated, Final
@@ -14,12 +14,14 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns import push_cancel
-from drawdown.cli.options import Actor, DryRun, Expect, Keys, PageSize, Reason
+from drawdown.cli.nouns.doubted import resolve_doubted
+from drawdown.cli.options import Actor, DryRun, Expect, Keys, PageSize, Reason, only_with
 from drawdown.cli.rendering import facts, show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.commands import fold, pushes
 from drawdown.worker.commands.chosen_pushes import Chosen
+from drawdown.worker.commands.doubted_pushes import DoubtFilter, Outcome
 from drawdown.worker.views.push import PushColumns, explain_push
 from drawdown.worker.views.push_sums import PushSum, sum_pushes
 from drawdown.worker.views.pushes import NO_ERROR, STATES, PushFilter, PushPage, list_pushes
@@ -28,6 +30,11 @@ commands = typer.Typer()
 push_cancel.register(commands)
 
 LISTED: Final = ("key", "provider", "#quantity", "state", "#attempts", "last error")
+OF_ALL: Final = (
+    "provider", "org", "customer", "feature", "from_", "to", "error", "at_most", "accepted", "absent", "evidence",
+    "dry_run", "actor", "reason",
+)  # fmt: skip
+"""Options of `resolve` that count beside --all-in-doubt."""
 SUMMED: Final = ("provider", "customer", "feature", "state", "#pushes", "#quantity")
 
 
@@ -119,6 +126,14 @@ OfState = Annotated[list[str] | None, typer.Option("--state", help="All in this 
 OfOrg = Annotated[str, typer.Option("--org", help="All of this organisation")]
 OfProvider = Annotated[str, typer.Option("--provider", help="All at this provider")]
 Saying = Annotated[str, typer.Option("--error", help="All whose last error holds this text")]
+AllInDoubt = Annotated[
+    bool, typer.Option("--all-in-doubt", help="All in doubt that match the filter; what a rule protects stays")
+]
+OfCustomer = Annotated[str, typer.Option("--customer", help="With --all-in-doubt: this customer's")]
+OfFeature = Annotated[str, typer.Option("--feature", help="With --all-in-doubt: this feature's")]
+Since = Annotated[str, typer.Option("--from", help="With --all-in-doubt: of windows from this moment on")]
+Until = Annotated[str, typer.Option("--to", help="With --all-in-doubt: of windows that begin before this moment")]
+AtMost = Annotated[int | None, typer.Option(min=1, help="With --all-in-doubt: refuse if there are more")]
 
 
 @commands.command()
@@ -158,20 +173,46 @@ def resolve(
     provider: OfProvider = "",
     error: Saying = "",
     expect: Expect = None,
+    all_in_doubt: AllInDoubt = False,
+    customer: OfCustomer = "",
+    feature: OfFeature = "",
+    from_: Since = "",
+    to: Until = "",
+    at_most: AtMost = None,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Say what became of pushes that are in doubt or rejected."""
+    """Record the outcome of pushes that are in doubt or rejected.
+
+    Name them by their keys, or by a filter: then all of them are changed, or none. With --all-in-doubt, pushes that a
+    rule protects are counted by reason and stay in doubt. Its dry run shows the amount in credits, and needs neither
+    an outcome nor evidence. Exit status: 75 if the rest can be resolved later, 1 if a rule refuses some for good.
+    """
     app: App = context.obj
+    app.require_any_provider(provider)
+    if all_in_doubt:
+        only_with(context, "--all-in-doubt", *OF_ALL)
+        if accepted and absent:
+            raise UsageError("give --accepted or --absent")
+        times = (app.past(from_, "--from") if from_ else None, app.moment(to, "--to") if to else None)
+        found = DoubtFilter(provider, org, customer, feature, *times, error, at_most)
+        outcome: Outcome | None = "accepted" if accepted else "absent" if absent else None
+        resolve_doubted(app, found, outcome, evidence, dry_run=dry_run, actor=actor, reason=reason)
+    _only_in_doubt({"--customer": customer, "--feature": feature, "--from": from_, "--to": to, "--at-most": at_most})
     if accepted == absent:
         raise UsageError("give --accepted or --absent")
-    app.require_any_provider(provider)
     by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     work = pushes.resolve_accepted if accepted else pushes.void
     done = app.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), by, evidence), rollback=dry_run)
     what = "accepted" if accepted else "voided; what they held is owed again"
     show(app, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what, dry_run))
+
+
+def _only_in_doubt(given: Mapping[str, object]) -> None:
+    """Refuse options that narrow --all-in-doubt alone. Errors: UsageError."""
+    if typed := [name for name, value in given.items() if value not in ("", None)]:
+        raise UsageError(f"{' and '.join(typed)}: only with --all-in-doubt")
 
 
 @commands.command()

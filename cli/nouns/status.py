@@ -6,10 +6,8 @@ and three lines where all is settled and nobody is halted.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -17,11 +15,11 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns.sealing import sealed_to, sealing
+from drawdown.cli.nouns.status_providers import LABEL, provider_lines, since, unresolved_lines, wrapped
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import typed
-from drawdown.schema.typed.parsing import lasting, show_credits, show_time
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.views.backlog import OrdersLeft
 from drawdown.worker.views.batches import FilesLeft
@@ -29,13 +27,10 @@ from drawdown.worker.views.cluster import worker_lines
 from drawdown.worker.views.headline import missed_minutes, unwatched_minutes
 from drawdown.worker.views.standing import OpenReplay, Standing, Status, how_much
 from drawdown.worker.views.status import org_status, status
-from drawdown.worker.views.waiting import Waiting
 
 if TYPE_CHECKING:
     from drawdown.worker.views.org_standing import OrgStatus
 
-WIDTH: Final = 79
-LABEL: Final = 10
 VERDICTS: Final = {
     "settled": ("ALL SETTLED", Exit.SETTLED),
     "behind": ("BEHIND", Exit.LEFT),
@@ -91,6 +86,12 @@ def status_lines(found: Status) -> list[str]:
         lines.append("  next:".ljust(LABEL) + headline.next)  # in one line, whatever its length: it is pasted
     for provider in standing.providers:
         lines += provider_lines(provider, now)
+        lines += [
+            wrapped(" ", text)
+            for one in standing.unresolved
+            if one.provider == provider.provider
+            for text in unresolved_lines(one, now)
+        ]
     lines.append(wrapped("sealing", sealing(standing)))
     lines += [
         wrapped(
@@ -117,74 +118,10 @@ def _halted(found: Standing, now: int) -> str:
     return f"{found.halted:,} {many}: {', '.join(named)}{more}"
 
 
-def wrapped(label: str, text: str, *, shorten: int | None = None) -> str:
-    """Text beside its label, no line of it wider than a terminal."""
-    flat = " ".join(text.split())
-    if shorten is not None and len(flat) > shorten:
-        flat = flat[: shorten - 2] + " …"
-    first = label.ljust(LABEL) if label else ""
-    indent = " " * (LABEL if label else 2)
-    # What may be a command is not broken within a word.
-    lines = textwrap.wrap(flat, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
-    return "\n".join(lines) or first
-
-
 def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
     """The lines that were wrapped as lines of their own."""
     for line in lines:
         yield from line.split("\n") if isinstance(line, str) else (line,)
-
-
-def since(ms: int, now: int) -> str:
-    """`since 3 h 12 min (2026-01-01T00:00:00Z)`."""
-    return f"since {lasting(now - ms)} ({show_time(ms)})"
-
-
-def provider_lines(provider: Waiting, now: int) -> list[str]:
-    """One provider that is behind: how much, since when, why, worth what, until when."""
-    states = {
-        "due": provider.due,
-        "queued": provider.queued,
-        "in doubt": provider.in_doubt,
-        "rejected": provider.rejected,
-    }
-    counts = ", ".join(f"{count:,} {state}" for state, count in states.items() if count)
-    name = provider.provider
-    lines = []
-    if counts:
-        lines.append(wrapped(name, f"{counts}; the oldest {since(provider.oldest_ms, now)}"))
-        name = " "
-    if provider.paused_ms is not None:
-        by = f" by {provider.paused_by}" if provider.paused_by else ""
-        paused = f"paused{by} {since(provider.paused_ms, now)}: {provider.paused_reason}"
-        lines.append(wrapped(name, paused, shorten=140))
-    if provider.error is not None:
-        error = f"error of {provider.error_pushes:,} of {sum(states.values()):,}: {provider.error}"
-        lines.append(wrapped(" ", error, shorten=130))
-    if counts:
-        lines.append(wrapped(" ", _worth(provider)))
-    if provider.waiting:
-        lines.append(wrapped(" ", _drained(provider, now)))
-    return lines
-
-
-def _worth(provider: Waiting) -> str:
-    units = [f"{quantity:,} {feature}" for feature, quantity in sorted(provider.units.items())]
-    some = ", ".join(units[:3]) + (f" and {len(units) - 3} more features" if len(units) > 3 else "")
-    if len(provider.unpriced) == len(provider.units):
-        return f"worth: no price known; {some}"
-    without = f", without {', '.join(sorted(provider.unpriced))}, which has no price" if provider.unpriced else ""
-    return f"worth {show_credits(provider.price_micro)} credits by our rate card{without}; {some}"
-
-
-def _drained(provider: Waiting, now: int) -> str:
-    if provider.paused_ms is not None:
-        return "not draining: paused"
-    if provider.drained_ms is None:
-        return "not draining: no tick of the last 15 min settled any"
-    moment = datetime.fromtimestamp(provider.drained_ms // 1000, UTC)
-    shape = "%H:%M UTC" if provider.drained_ms - now < DAY_MS else "%Y-%m-%d %H:%M UTC"
-    return f"drained at {provider.settled_per_min:,}/min: about {moment.strftime(shape)}"
 
 
 def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ from drawdown.worker.views.features import unmapped_events
 from drawdown.worker.views.long_open import oldest_open
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected")
+OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected", "awaiting_credit")
 REASONS: Final = ("unknown_org", "no_assignment", "no_customer", "no_provider", "no_mapping")
 
 PROBLEMS: Final = (

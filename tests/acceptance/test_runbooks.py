@@ -149,6 +149,30 @@ def test_pushes_are_rejected(home: Home) -> None:
     home.clean()
 
 
+def test_pushes_are_in_doubt(home: Home) -> None:
+    """Autumn charged bob and its answer was lost; it queued alice's push and dropped it."""
+    home.run("org", "assign", "--new", "alice", "bob", "--provider", "autumn", "--from", show_time(T0))
+    home.run("provider", "rate", "autumn", FEATURE, "--micro", "4000")
+    values = {"PROVIDER": "autumn", "COUNT": "1", "EVIDENCE": "ticket 7"}
+
+    def in_doubt(org: str, fault: str) -> None:
+        home.use(org, 60, ts=T0)
+        home.autumn.faults.rates = {fault: 1.0}
+        home.tick(75)
+        home.autumn.faults.rates = {}
+        execute(home, "UPDATE pushes SET state = 'in_doubt', last_error = 'nothing shows it' WHERE state = 'queued'")
+        home.clock.at_ms += 10 * MINUTE_MS
+        said = " ".join(home.follow("pushes-in-doubt", "See how much", values).split())
+        assert "1 push of 1 organisation in doubt at autumn, 0.24 credits" in said and "worth 0.24 credits" in said
+
+    in_doubt("bob", "answer_lost")
+    home.follow("pushes-in-doubt", "The provider has", values)
+    in_doubt("alice", "queued_dropped")
+    home.follow("pushes-in-doubt", "The provider does not", values)
+    assert home.at_autumn() == 120 and home.autumn.doubles == []
+    home.clean()
+
+
 def test_a_wrong_rate_or_mapping(home: Home) -> None:
     home.run("org", "assign", "--new", "dave", "--provider", "embedded", "--from", show_time(T0))
     home.run("ledger", "grant", "dave", "100", "--reason", "paid")

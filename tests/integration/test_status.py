@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from structlog.testing import CapturingLogger
 
 from drawdown.cli.main import run
-from drawdown.cli.nouns.status import WIDTH, as_object, status_lines
+from drawdown.cli.nouns.status import as_object, status_lines
+from drawdown.cli.nouns.status_providers import WIDTH
 from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting
@@ -203,8 +204,11 @@ def test_a_push_in_doubt_and_a_stopped_organisation_need_a_person(fleet: Fleet, 
     fleet.tick_windows(2)
     fleet.write(f"UPDATE pushes SET state = 'in_doubt', last_error = 'lost' WHERE org_id = '{ORGS[0]}'")
     found = look(fleet)
-    assert (found["verdict"], found["reason"]) == ("person_needed", "1 pushes in doubt at fake: lost")
-    assert found["next"] == "drawdown push list --state in_doubt --provider fake"
+    assert (found["verdict"], found["reason"]) == (
+        "person_needed",
+        "1 push of 1 organisation in doubt at fake, 60 compute_1gb without a rate: lost",
+    )
+    assert found["next"] == "drawdown push resolve --all-in-doubt --provider fake --dry-run"
     fleet.write(f"UPDATE orgs SET stopped_at_ms = {T0}, stopped_reason = 'broken' WHERE org_id = '{ORGS[1]}'")
     assert look(fleet)["reason"] == f"1 organisation is stopped; {ORGS[1]}: broken"
     assert text(fleet).startswith("A PERSON IS NEEDED")
@@ -213,7 +217,9 @@ def test_a_push_in_doubt_and_a_stopped_organisation_need_a_person(fleet: Fleet, 
 def test_a_rejection_is_told_by_its_own_error_and_not_by_the_commonest(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 4)
     fleet.tick_windows(2)
-    fleet.write(f"UPDATE pushes SET state = 'rejected', last_error = 'too old' WHERE org_id = '{ORGS[0]}'")
+    fleet.write(
+        f"UPDATE pushes SET state = 'rejected', due_at_ms = 0, last_error = 'too old' WHERE org_id = '{ORGS[0]}'"
+    )
     assert look(fleet)["reason"] == "1 pushes rejected at fake: too old"
 
 

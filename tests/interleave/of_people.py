@@ -13,13 +13,14 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.database import write
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.checks import proofs, spenders, vendor_drift
 from drawdown.worker.commands import (
     assignments,
     cancellations,
     cells,
     credit,
+    doubted_pushes,
     features,
     fold,
     orgs,
@@ -43,7 +44,7 @@ from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import Breach, Verification
 from tests.interleave.of_steps import TOPPED_UP, charged_in_vain
 from tests.interleave.party import Act, Party, plain
-from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, SEEN, Stage, key
+from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, SEEN, T0, Stage, key
 
 DAY: Final = NOW - NOW % DAY_MS
 BILLS: Final = BillFile("a file", [BillLine("cloud", "vm", DAY, "USD", 5, False)])
@@ -151,6 +152,31 @@ def _cancelled(stage: Stage) -> Iterator[str]:
     ((state,),) = stage.rows("SELECT state FROM pushes WHERE key = :key", key=CANCELLED)
     if state == "voided" and CANCELLED in stage.fake.charged:
         yield f"{CANCELLED} is voided, and counts at its provider"
+
+
+def _resolved_all(stage: Stage) -> Act:
+    """Its console shows that all of a window's pushes in doubt were charged: there is one."""
+    stage.charge(2)
+    return _all_in_doubt(stage, 2, "accepted")
+
+
+def _none_arrived(stage: Stage) -> Act:
+    return _all_in_doubt(stage, 7, "absent")
+
+
+def _all_in_doubt(stage: Stage, window: int, outcome: doubted_pushes.Outcome) -> Act:
+    """The transaction of one portion, of all in doubt of a window."""
+    from_ms = T0 + window * WINDOW_MS
+    work = partial(
+        doubted_pushes._portion,
+        chosen=doubted_pushes.DoubtFilter(provider="fake", from_ms=from_ms, to_ms=from_ms + WINDOW_MS),
+        outcome=outcome,
+        by=stage.by,
+        evidence="their console",
+        after=(doubted_pushes.FIRST_MS, "", "", -1),
+        most=doubted_pushes.AT_ONCE,
+    )
+    return Act(lambda engine: write(engine, work))
 
 
 def _paused(stage: Stage) -> Act:
@@ -277,6 +303,8 @@ PEOPLE: Final = (
     Party("cli.nouns.pushes:resolve", _resolved),
     Party("cli.nouns.push_cancel:cancel", _intended, _cancelled),
     Party("cli.nouns.push_cancel:cancel concluding", _concluded, _cancelled),
+    Party("worker.commands.doubted_pushes:resolve_all", _resolved_all),
+    Party("worker.commands.doubted_pushes:resolve_all absent", _none_arrived),
     plain("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [key(7)], s.by, "their console")),
     plain("cli.nouns.orgs:override", _overridden),
     plain(

@@ -30,7 +30,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.rows import PushRow, find_pushes, request_of, require_push
-from drawdown.worker.push.void import put_in_doubt, require_above_floor, require_all_answered, void_many
+from drawdown.worker.push.void import put_in_doubt, refusals, void_many
 
 SQL = queries(__file__)
 
@@ -70,8 +70,8 @@ def intend(
     before = set(SQL.run(connection, "asked_before", {"keys": [{"key": push.key} for push in pushes]}).scalars())
     for push in pushes:
         _require_cancellable(push, capabilities.get(str(push.provider)), push.key in before, by.now_ms)
-    require_above_floor(connection, pushes)
-    require_all_answered(connection, pushes, by.now_ms)
+    for refusal in refusals(connection, pushes, by.now_ms):
+        raise Refused(refusal.text)
     for push in pushes:
         put_in_doubt(connection, push, CANCELLING, by.now_ms)
     done = [(str(push.key), {"was": push.state, "provider": push.provider}) for push in pushes]

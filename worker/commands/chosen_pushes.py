@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -12,6 +13,8 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
+AWAITING_CREDIT: Final = "awaiting_credit"
+"""Pushes that are billed again by themselves: chosen by their keys or by this state alone."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Chosen:
         if self.keys:
             self._require_expected(len(self.keys))
             return list(self.keys)
-        if wrong := set(self.states or ()) - set(possible):
+        also = {AWAITING_CREDIT} if "rejected" in possible else set()
+        if wrong := set(self.states or ()) - {*possible, *also}:
             raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
         if self.org:
             require_org(connection, self.org)

@@ -93,13 +93,18 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
                 raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --absent")
+    accept_many(connection, chosen, by, evidence)
+    return [push.key for push in chosen]
+
+
+def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, evidence: str) -> None:
+    """Accept pushes that the caller has judged and holds, each on record with its evidence."""
     change(connection, chosen, "to_accepted", by.now_ms)
     draw_if_ours(connection, chosen, by.now_ms)
     ask_again(connection, chosen, by.now_ms)
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
-    done = [(push.key, {**about, "was": push.state}) for push in chosen]
+    done = [(str(push.key), {**about, "was": push.state}) for push in chosen]
     record_many(connection, "push_resolve", done, by)
-    return [push.key for push in chosen]
 
 
 def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:

@@ -4,7 +4,7 @@
 -- Rejected for want of credit, of customers of whom a later read showed credit. Word for word the condition of the index
 -- on what is open. A window that was refused before waits twice as long each time.
 SELECT p.* FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-WHERE p.state IN {open_states} AND p.state = 'rejected' AND p.due_at_ms <= :now_ms AND p.due_at_ms > p.settled_ms
+WHERE p.state IN {open_states} AND {awaits_credit} AND p.due_at_ms <= :now_ms
     AND p.window_ms >= o.floor_ms AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
     AND o.billing_provider = p.provider AND o.unread_since_ms IS NULL AND o.projection_read_ms > p.settled_ms
     AND (o.balance_micro IS NULL OR o.balance_micro > 0)

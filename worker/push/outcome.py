@@ -6,6 +6,7 @@ again only while the provider is sure to remember it (rules P2, P3, P5).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -105,6 +106,15 @@ def _settle_unknown(reason: str, attempt: int, now_ms: int, capabilities: Capabi
     if capabilities.duplicate_proves_delivery or not capabilities.lookup:
         return Settlement("due", now_ms + backoff_ms(attempt), "unknown", reason)
     return Settlement("queued", _look_up_at(now_ms, capabilities), "unknown", reason)
+
+
+def applied_within(declared: Mapping[str, Capabilities]) -> dict[str, int]:
+    """How long after a send a lookup may still miss it, of each provider that can be asked (milliseconds)."""
+    return {
+        name: max(can.applied_within_ms, can.lookup_lag_ms)
+        for name, can in declared.items()
+        if can.lookup_lag_ms is not None
+    }
 
 
 def _look_up_at(now_ms: int, capabilities: Capabilities) -> int:

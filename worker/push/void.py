@@ -8,8 +8,9 @@ charged.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
 
 import sqlalchemy as sa
 
@@ -28,6 +29,19 @@ SQL = queries(__file__)
 MAY_ARRIVE_MS: Final = 3_600_000
 """How long an attempt whose answer was never seen may still reach the provider, and be charged there (P5)."""
 
+Barrier = Literal["below_floor", "charged", "may_arrive", "not_charged"]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a person cannot resolve a push now. `wait_ms`: how long it lasts, where that is known."""
+
+    key: str
+    barrier: Barrier
+    text: str
+    wait_ms: int = 0
+
+
 REJECTED: Final = "the provider rejected it"
 DOUBTED: Final = "one of its attempts, and another may have been charged: "
 
@@ -39,6 +53,26 @@ class OfWindow(Protocol):
     def org_id(self) -> str: ...
     @property
     def window_ms(self) -> int: ...
+
+
+def refusals(
+    connection: sa.Connection,
+    chosen: Sequence[PushRow],
+    now_ms: int,
+    *,
+    adopted: bool = False,
+    answered: bool = True,
+) -> Iterator[Refusal]:
+    """Yield each push that cannot be voided, under S1's lock; one push may have several refusals.
+
+    `adopted`: what the provider has takes its place. `answered`: an attempt that may still arrive is one.
+    """
+    yield from _below_floor(connection, chosen)
+    for key in () if adopted else sorted(_charged(connection, chosen)):
+        text = f"the embedded ledger has charged {key} meanwhile: the next tick accepts it"
+        yield Refusal(key, "charged", text)
+    if answered:
+        yield from _unanswered(connection, chosen, now_ms)
 
 
 def seal_again(connection: sa.Connection, what: Sequence[OfWindow]) -> None:
@@ -67,11 +101,8 @@ def void_many(
     insist that no attempt of them may still be on its way; a lookup that waited that out has shown it already."""
     if not chosen:
         return
-    require_above_floor(connection, chosen)
-    for key in () if kind == "adopted" else sorted(_charged(connection, chosen)):
-        raise Refused(f"the embedded ledger has charged {key} meanwhile: the next tick accepts it")
-    if answered:
-        require_all_answered(connection, chosen, by.now_ms)
+    for refusal in refusals(connection, chosen, by.now_ms, adopted=kind == "adopted", answered=answered):
+        raise Refused(refusal.text)
     give_back(connection, [push for push in chosen if push.state == "accepted"], by.now_ms)
     voids = [
         {**push_id_of(push), "attempts_then": push.attempts, "evidence": why}
@@ -166,24 +197,26 @@ def _may_arrive(newest_ms: int | None, now_ms: int) -> bool:
     return newest_ms is not None and now_ms - newest_ms < MAY_ARRIVE_MS
 
 
-def require_all_answered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: int) -> None:
+def _unanswered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: int) -> Iterator[Refusal]:
     """An attempt held up on its way may be charged after a later one was rejected; voiding then would bill twice."""
     for push, newest in zip(chosen, newest_unanswered(connection, chosen), strict=True):
         if newest is not None and _may_arrive(newest, now_ms):
-            minutes = -(-(MAY_ARRIVE_MS - now_ms + newest) // 60_000)
-            raise Refused(
+            wait_ms = MAY_ARRIVE_MS - now_ms + newest
+            text = (
                 f"{push.key}: an attempt whose answer was never seen may still arrive at {push.provider}; "
-                f"void it in {minutes} minutes"
+                f"void it in {-(-wait_ms // 60_000)} minutes"
             )
+            yield Refusal(str(push.key), "may_arrive", text, wait_ms)
 
 
-def require_above_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> None:
+def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterator[Refusal]:
     """S4: below the floor nothing is sealed any more, so what a void takes out would never be owed again."""
     orgs = [{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})]
     floors = {row.org_id: int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": orgs})}
     for push in chosen:
         if push.window_ms < floors.get(push.org_id, 0):
-            raise Refused(
+            text = (
                 f"{push.key} lies below the floor of {push.org_id}, where nothing would be sealed in its place: settle "
                 "it with the customer, then `drawdown push resolve KEY --accepted --evidence ...`"
             )
+            yield Refusal(str(push.key), "below_floor", text)

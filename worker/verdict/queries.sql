@@ -123,6 +123,10 @@ UPDATE gate_asks SET busy_until_ms = NULL WHERE org_id = :org_id AND asked_ms = 
 -- name: rates
 SELECT feature, start_ms, micro, per_quantity FROM provider_rates WHERE provider = :provider
 
+-- name: balances_of_rates
+-- The credit systems that a provider's rates draw on.
+SELECT feature, start_ms, balance FROM provider_rates WHERE provider = :provider AND balance IS NOT NULL
+
 -- name: policies
 SELECT plan, policy FROM provider_when_down WHERE provider = :provider
 

@@ -28,6 +28,8 @@ class Backlog:
     queued: int = 0
     in_doubt: int = 0
     rejected: int = 0
+    awaiting_credit: int = 0
+    """Rejected for want of credit, and billed again once the provider shows credit: customers' debts."""
     dirty_windows: int = 0
     halts_due: int = 0
     halts_unheeded: int = 0

@@ -10,7 +10,8 @@ EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NU
     AND a.provider NOT IN {unbilled} AND a.customer_id <> '')
 
 -- name: open_pushes
-SELECT state, COUNT(*) AS pushes FROM pushes left_over WHERE state IN {open_states} AND {in_shard} GROUP BY state
+SELECT {open_state} AS state, COUNT(*) AS pushes FROM pushes left_over WHERE state IN {open_states} AND {in_shard}
+GROUP BY 1
 
 -- name: pending_seconds
 -- Of 0 s there is nothing to wait for.

@@ -16,6 +16,7 @@ from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, show_quantity
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
 from drawdown.worker.views.standing import Headline, Standing, how_much
+from drawdown.worker.views.unresolved import AWAITING_CREDIT
 from drawdown.worker.views.waiting import Waiting
 
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
@@ -47,7 +48,9 @@ def judge(found: Standing) -> Headline:
     """The verdict on what `status` read."""
     for call in calls(found):
         return Headline("person_needed", call.reason, call.next)
-    return _behind(found) or Headline("settled", "nothing waits", "nothing")
+    awaiting = [one for one in found.unresolved if one.state == AWAITING_CREDIT]
+    waits = "; ".join(f"{one.size} wait for credit at {one.provider}" for one in awaiting)
+    return _behind(found) or Headline("settled", waits or "nothing waits", "nothing")
 
 
 def calls(found: Standing) -> Iterator[Call]:
@@ -67,7 +70,7 @@ def calls(found: Standing) -> Iterator[Call]:
         yield Call("unheeded", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
     yield from _seen_by_tick(found)
     for provider in found.providers:
-        yield from _at_provider(provider)
+        yield from _at_provider(provider, found)
     for balance in found.balances:
         reason = (
             f"the balance of {balance.customer_id} at {balance.provider} differs from what was pushed by "
@@ -90,14 +93,18 @@ def _seen_by_tick(found: Standing) -> Iterator[Call]:
             yield Call("problem", seen, f"{show}; the next tick tells whether it still holds", command=show)
 
 
-def _at_provider(provider: Waiting) -> Iterator[Call]:
+def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
     counts: tuple[tuple[Why, int], ...] = (("in_doubt", provider.in_doubt), ("rejected", provider.rejected))
     for state, pushes in counts:
         if pushes:
             why, name = provider.errors.get(state) or "no reason is on record", provider.provider
             show = f"drawdown push list --state {state} --provider {quote(name)}"
-            what = f"{pushes:,} pushes at {name}: {why}"
-            yield Call(state, f"{pushes:,} pushes {state.replace('_', ' ')} at {name}: {why}", show, what, about=name)
+            what, words = f"{pushes:,} pushes at {name}", f"{pushes:,} pushes {state.replace('_', ' ')} at {name}"
+            if state == "in_doubt" and (doubted := found.unresolved_at(name, state)) is not None:
+                show, since = doubted.command, utc(doubted.oldest_window_ms)
+                what = f"{doubted.size} at {name}, {doubted.worth}, the oldest of {since}"
+                words = f"{doubted.size} in doubt at {name}, {doubted.worth}"
+            yield Call(state, f"{words}: {why}", show, f"{what}: {why}", about=name)
 
 
 def missed_minutes(found: Standing) -> int:
@@ -129,7 +136,7 @@ def _waits_at_provider(found: Standing) -> Headline | None:
             reason = (
                 f"{waiting:,} pushes wait at {name}: {provider.errors.get('waiting') or UNANSWERED[provider.tried > 0]}"
             )
-            return Headline("behind", reason, _mend(provider))
+            return Headline("behind", reason, _mend(provider, found.at_ms))
     return None
 
 
@@ -206,7 +213,11 @@ PENDING: Final = {
 """What mends usage that waits for a person, by its reason."""
 
 
-def _mend(provider: Waiting) -> str:
+def _mend(provider: Waiting, now_ms: int) -> str:
+    if provider.queued and (provider.drained_ms is not None or not provider.due):
+        by_ms = provider.looked_up_by_ms
+        until = f" until {utc(by_ms)}" if by_ms is not None and by_ms > now_ms else ""
+        return f"nothing: ticks look up what may have arrived{until}; what they cannot prove is left to you"
     if provider.drained_ms is not None:
         return "nothing: it drains by itself"
     return f"drawdown provider check {provider.provider}; ticks {MENDED[provider.queued > 0]} once it answers"

@@ -13,8 +13,9 @@ SELECT reason, {seconds_and_units} FROM pending_usage GROUP BY reason
 SELECT COUNT(*) FROM dirty_windows
 
 -- name: open_pushes
-SELECT provider, state, feature, COUNT(*) AS pushes, MIN(sealed_at_ms) AS oldest_ms, SUM(sealed_qty * 1.0) AS owed
-FROM pushes WHERE state IN {open_states} GROUP BY provider, state, feature
+SELECT provider, {open_state} AS state, feature, COUNT(*) AS pushes, MIN(sealed_at_ms) AS oldest_ms,
+    SUM(sealed_qty * 1.0) AS owed
+FROM pushes WHERE state IN {open_states} GROUP BY 1, 2, 3
 
 -- name: met_providers
 SELECT provider FROM provider_states

@@ -20,6 +20,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS, parse_push_key, push_key
 from drawdown.worker.push.rows import find_push
+from drawdown.worker.views.unresolved import AWAITING_CREDIT
 
 SQL = queries(__file__)
 
@@ -30,8 +31,10 @@ MOST_LOOKED_AT: Final = 5_000
 """Pushes that one page goes through."""
 MOST_ORG_MS: Final = 31 * DAY_MS
 """How much time of one organisation is looked through, a look for each window."""
-OPEN: Final = ("due", "queued", "in_doubt", "rejected")
+OPEN: Final = ("due", "queued", "in_doubt", "rejected", AWAITING_CREDIT)
 FOR_PEOPLE: Final = ("in_doubt", "rejected")
+UNSENT: Final = (*FOR_PEOPLE, AWAITING_CREDIT)
+"""States that no tick sends: by the index on what a person is needed for."""
 RANKS: Final = {"in_doubt": -3, "rejected": -2}
 """What stands for the time in the place of a push that no tick tries again: they come before those that one does."""
 NO_ERROR: Final = "no error on record"
@@ -138,7 +141,7 @@ def list_pushes(
         raise UsageError("why: there is no open push that waits for this reason")
     if chosen.org:
         return _of_org(connection, chosen, {**values, **_place(after, LAST)}, now_ms, most)
-    if chosen.state in FOR_PEOPLE:
+    if chosen.state in UNSENT:
         return _for_people(connection, chosen, values, after, most)
     if chosen.is_open:
         return _open(connection, chosen, values, after, most)
@@ -175,7 +178,8 @@ def _for_people(
     connection: sa.Connection, chosen: PushFilter, values: Mapping[str, object], after: str, most: int
 ) -> PushPage:
     """What needs a person: in doubt before rejected, the oldest window first."""
-    first, last = (chosen.state,) * 2 if chosen.state in FOR_PEOPLE else FOR_PEOPLE
+    stored = "rejected" if chosen.state == AWAITING_CREDIT else chosen.state
+    first, last = (stored,) * 2 if stored in FOR_PEOPLE else FOR_PEOPLE
     place = _place(after, FIRST)
     begin = next((state for state, rank in RANKS.items() if rank == place["due_at_ms"]), first)
     return _paged(

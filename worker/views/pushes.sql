@@ -5,7 +5,7 @@ key, window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, se
     sealed_at_ms, last_error
 
 -- name: narrowed
-(:state IN ('', 'open') OR state = :state) AND (:provider = '' OR provider = :provider)
+(:state IN ('', 'open') OR {open_state} = :state) AND (:provider = '' OR provider = :provider)
     AND (:feature = '' OR feature = :feature) AND window_ms >= :from_ms AND window_ms < :to_ms AND {waits_for}
 
 -- name: waits_for
@@ -66,7 +66,7 @@ WITH RECURSIVE windows (at_ms) AS (
     UNION ALL SELECT at_ms + {window_length_ms} FROM windows WHERE at_ms + {window_length_ms} < :to_ms
 )
 SELECT {columns} FROM windows w {then} pushes ON window_ms = w.at_ms AND org_id = :org
-WHERE (:state <> 'open' OR state IN {open_states}) AND (:state IN ('', 'open') OR state = :state)
+WHERE (:state <> 'open' OR state IN {open_states}) AND (:state IN ('', 'open') OR {open_state} = :state)
     AND (:provider = '' OR provider = :provider) AND (:feature = '' OR feature = :feature) AND {waits_for}
     AND ({place}) < (:window_ms, :org_id, :feature_after, :revision)
 ORDER BY {downwards} LIMIT :at_most
@@ -82,12 +82,13 @@ CROSS JOIN
 SELECT MIN(window_ms) FROM pushes
 
 -- name: sums
-SELECT provider, state, feature, COUNT(*) AS pushes, CAST(SUM(sent_qty) AS BIGINT) AS quantity,
+SELECT provider, {open_state} AS state, feature, COUNT(*) AS pushes, CAST(SUM(sent_qty) AS BIGINT) AS quantity,
     MIN(sealed_at_ms) AS oldest_ms
 FROM pushes WHERE state IN {open_states} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 
 -- name: customer_sums
-SELECT provider, customer_id, feature, state, COUNT(*) AS pushes, CAST(SUM(sent_qty) AS BIGINT) AS quantity FROM pushes
+SELECT provider, customer_id, feature, {open_state} AS state, COUNT(*) AS pushes,
+    CAST(SUM(sent_qty) AS BIGINT) AS quantity FROM pushes
 WHERE state IN {open_states} AND (:org = '' OR org_id = :org) AND {narrowed} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 
 -- name: one_that_waits
@@ -95,7 +96,7 @@ SELECT 1 FROM pushes WHERE state IN {open_states} AND {waits_for} LIMIT 1
 
 -- name: wait_sums
 -- Why all that is open waits: what a person is needed for comes first.
-SELECT provider, state, {reason} AS error, COUNT(*) AS pushes, MIN(window_ms) AS oldest_ms,
-    MIN(CASE WHEN state IN ('due', 'queued') THEN due_at_ms END) AS next_ms
-FROM pushes WHERE state IN {open_states} GROUP BY 1, 2, 3
+SELECT * FROM (SELECT provider, {open_state} AS state, {reason} AS error, COUNT(*) AS pushes,
+        MIN(window_ms) AS oldest_ms, MIN(CASE WHEN state IN ('due', 'queued') THEN due_at_ms END) AS next_ms
+    FROM pushes WHERE state IN {open_states} GROUP BY 1, 2, 3) sums
 ORDER BY CASE state WHEN 'in_doubt' THEN 1 WHEN 'rejected' THEN 2 ELSE 3 END, 4 DESC, 1, 2, 3 LIMIT :at_most

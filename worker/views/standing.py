@@ -12,6 +12,7 @@ from drawdown.worker.views.backlog import Backlog, OrdersLeft
 from drawdown.worker.views.batches import FilesLeft
 from drawdown.worker.views.cluster import Cluster
 from drawdown.worker.views.long_open import LongOpen
+from drawdown.worker.views.unresolved import Unresolved
 from drawdown.worker.views.waiting import Waiting
 
 
@@ -161,6 +162,8 @@ class Standing:
     """How many came in that no seal has looked at yet. While hosts work there are always some."""
     left: Backlog
     providers: list[Waiting]
+    unresolved: list[Unresolved]
+    """Pushes that no tick sends: in doubt, rejected, or waiting for credit."""
     paused: dict[str, Pause]
     pending: list[PendingUsage]
     halts: HaltsDue
@@ -181,6 +184,10 @@ class Standing:
     needs_person: bool
     cluster: Cluster | None = None
     """Workers of `drawdown worker`; None: none ever took part."""
+
+    def unresolved_at(self, provider: str, state: str) -> Unresolved | None:
+        """Return the pushes of one provider and state; None if there are none."""
+        return next((one for one in self.unresolved if (one.provider, one.state) == (provider, state)), None)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from drawdown.worker.views.batches import FilesLeft, files_part
 from drawdown.worker.views.cluster import read_cluster
 from drawdown.worker.views.headline import judge
 from drawdown.worker.views.long_open import LongOpen, oldest_open
+from drawdown.worker.views.unresolved import unresolved_of, unresolved_parts
 from drawdown.worker.views.waiting import read_providers
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         unheeded=unheeded_part(Shard()),
         there=there_part(),
         buckets=buckets_part(),
+        **unresolved_parts(),
     )
     found = parts.Standing(
         **vars(read["counts"][0]),
@@ -76,6 +78,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         unread_samples=_unread_samples(connection, read["buckets"]),
         left=(backlog := read_backlog(connection, Shard(), now_ms)),
         providers=read_providers(connection, now_ms),
+        unresolved=unresolved_of(connection, read["unresolved"], read["unresolved_orgs"]),
         paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
         pending=[_pending(row) for row in read["pending"]],
         halts=parts.HaltsDue(**vars(read["halts"][0])),

@@ -71,8 +71,8 @@ WHERE p.org_id = :org_id AND p.seconds <> 0 GROUP BY p.reason, p.memory_mb ORDER
 -- name: org_pushes
 -- Those that were folded as well.
 SELECT state, provider, feature, CAST(SUM(pushes) AS BIGINT) AS pushes, CAST(SUM(quantity) AS BIGINT) AS quantity FROM (
-    SELECT state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes
-    WHERE org_id = :org_id GROUP BY state, provider, feature
+    SELECT {open_state} AS state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes
+    WHERE org_id = :org_id GROUP BY 1, 2, 3
     UNION ALL SELECT state, provider, feature, pushes, sent_qty FROM folded_pushes WHERE org_id = :org_id
 ) sides GROUP BY state, provider, feature ORDER BY feature, provider, state
 

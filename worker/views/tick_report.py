@@ -11,9 +11,11 @@ import structlog
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, LockHeld
 from drawdown.schema.text import in_short
 from drawdown.worker.batches.done import BatchesDone
+from drawdown.worker.engine.context import Context
 from drawdown.worker.halts.dispatch import Dispatched
 from drawdown.worker.hooks.deliver import Told
 from drawdown.worker.push.lookup import Confirmed
+from drawdown.worker.push.outcome import applied_within
 from drawdown.worker.push.push import Pushed
 from drawdown.worker.topup.fill import Filled
 from drawdown.worker.verdict.project import Projected
@@ -34,6 +36,8 @@ class Report:
     accepted: int = 0
     accepted_at: dict[str, int] = field(default_factory=dict)
     """The same by provider: the rate at which each is drained."""
+    applied_within_ms: dict[str, int] = field(default_factory=dict)
+    """How long after a send each provider may still apply it: until when a push is looked up."""
     calls_cut: dict[str, int] = field(default_factory=dict)
     """Providers that turned calls away: how few at once were made there."""
     not_accepted: int = 0
@@ -86,6 +90,7 @@ def summed(reports: Sequence[Report], left: Backlog) -> Report:
         orders_wait=any(one.orders_wait for one in reports),
         batches_wait=any(one.batches_wait for one in reports),
         accepted_at=dict(accepted_at),
+        applied_within_ms={name: ms for report in reports for name, ms in report.applied_within_ms.items()},
         calls_cut=least_of([report.calls_cut for report in reports]),
         stopped_orgs=[org for report in reports for org in report.stopped_orgs],
         failures=[failure for report in reports for failure in report.failures],
@@ -145,6 +150,14 @@ def collect(report: Report, results: Sequence[object]) -> None:
                 report.failures.append(in_short(result))
             case _:
                 raise AssertionError(f"an unexpected result: {result!r}")
+
+
+def add_lanes(report: Report, context: Context, lanes: Mapping[str, object]) -> None:
+    """Note by provider what was accepted, and how long a send may still be applied."""
+    # Of one that may not be used nothing is accepted: what was, before, predicts no end.
+    report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
+    report.accepted_at |= {provider: accepted_of(lane) for provider, lane in lanes.items()}
+    report.applied_within_ms = applied_within(context.capabilities)
 
 
 def accepted_of(done: object) -> int:

@@ -34,6 +34,8 @@ class Waiting:
     queued: int = 0
     in_doubt: int = 0
     rejected: int = 0
+    awaiting_credit: int = 0
+    """Rejected, and billed again once the provider shows credit: no person decides about it."""
     oldest_ms: int = 0
     """When the oldest of them was sealed."""
     waiting_since_ms: int | None = None
@@ -55,7 +57,10 @@ class Waiting:
     paused_reason: str | None = None
     settled_per_min: int = 0
     drained_ms: int | None = None
-    """None: at the present rate, never."""
+    """When those that are due are sent, at the present rate; None: never, or none is."""
+    looked_up_by_ms: int | None = None
+    """When the queued ones can no longer be applied: by then each was looked up for the last time. None: none is
+    queued, or no tick has told how long its provider takes."""
 
     @property
     def waiting(self) -> int:
@@ -81,6 +86,7 @@ class _Open:
     tried: int
     oldest_ms: int
     window_ms: int
+    last_sent_ms: int | None
 
 
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
@@ -107,8 +113,11 @@ def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
         found[row.provider] = replace(
             before, paused_ms=int(row.paused_ms), paused_reason=str(row.paused_reason), paused_by=row.paused_by
         )
-    settled = settled_per_minute(read["ticks"], now_ms)
-    predicted = [_predicted(provider, settled.get(name, 0.0), now_ms) for name, provider in found.items()]
+    settled, within = settled_per_minute(read["ticks"], now_ms), applied_within(read["ticks"])
+    predicted = [
+        _predicted(provider, settled.get(name, 0.0), now_ms, _last_lookup(waiting.get(name, ()), within.get(name)))
+        for name, provider in found.items()
+    ]
     return sorted(predicted, key=lambda provider: provider.order)
 
 
@@ -134,6 +143,7 @@ def _in_all(name: str, some: Sequence[_Open], errors: Mapping[str, list[tuple[st
         queued=states["queued"],
         in_doubt=states["in_doubt"],
         rejected=states["rejected"],
+        awaiting_credit=states["awaiting_credit"],
         oldest_ms=min(part.oldest_ms for part in some),
         waiting_since_ms=min((part.oldest_ms for part in some if part.state in ("due", "queued")), default=None),
         oldest_window_ms=min(part.window_ms for part in some),
@@ -148,10 +158,25 @@ def _in_all(name: str, some: Sequence[_Open], errors: Mapping[str, list[tuple[st
     )
 
 
-def _predicted(provider: Waiting, per_minute: float, now_ms: int) -> Waiting:
-    drains = provider.waiting and per_minute > 0 and provider.paused_ms is None
-    drained_ms = now_ms + round(provider.waiting / per_minute * MINUTE_MS) if drains else None
-    return replace(provider, settled_per_min=round(per_minute), drained_ms=drained_ms)
+def _predicted(provider: Waiting, per_minute: float, now_ms: int, looked_up_by_ms: int | None) -> Waiting:
+    """Those that are due are sent at the present rate. A queued one waits for a lookup, whatever the rate is."""
+    drains = provider.due and per_minute > 0 and provider.paused_ms is None
+    drained_ms = now_ms + round(provider.due / per_minute * MINUTE_MS) if drains else None
+    return replace(provider, settled_per_min=round(per_minute), drained_ms=drained_ms, looked_up_by_ms=looked_up_by_ms)
+
+
+def _last_lookup(some: Iterable[_Open], within_ms: int | None) -> int | None:
+    """When the last of the queued pushes can no longer be applied."""
+    sent = [int(part.last_sent_ms) for part in some if part.last_sent_ms is not None]
+    return max(sent) + within_ms if sent and within_ms is not None else None
+
+
+def applied_within(ticks: Iterable[Any]) -> dict[str, int]:
+    """How long after a send each provider may still apply it, as the newest tick that used it told."""
+    found: dict[str, int] = {}
+    for row in ticks:
+        found = {**json.loads(row.report).get("applied_within_ms", {}), **found}
+    return found
 
 
 def settled_per_minute(ticks: Iterable[Any], now_ms: int) -> Mapping[str, float]:

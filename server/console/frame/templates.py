@@ -23,6 +23,7 @@ from drawdown.server.console.frame import charts, figures
 FOLDER: Final = Path(__file__).resolve().parents[1] / "templates"
 WORDS: Final[Mapping[str, str]] = {
     "settled": "Settled", "behind": "Behind", "person_needed": "A person is needed", "in_doubt": "in doubt",
+    "awaiting_credit": "awaiting credit",
 }  # fmt: skip
 """What stands for a state where it has another name in the database."""
 HALTED_FOR: Final[Mapping[str, str]] = {

@@ -22,6 +22,7 @@ from drawdown.worker.views.orgs import RunningOut, running_out
 from drawdown.worker.views.pending import WHAT
 from drawdown.worker.views.push_sums import WaitSum, wait_sums
 from drawdown.worker.views.standing import Standing, Status, how_much
+from drawdown.worker.views.unresolved import AWAITING_CREDIT, UNTIL_CREDIT
 from drawdown.worker.views.waiting import Waiting
 
 PUSHES: Final = "/console/pushes"
@@ -110,7 +111,7 @@ def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
     named = _reasons(reasons, call.about, (call.why,))
     if call.why not in ("in_doubt", "rejected") or "; " not in named:
         return call.what or call.reason
-    return f"{call.what.partition(':')[0]}: {named}"
+    return f"{call.what.partition(': ')[0]}: {named}"
 
 
 def _soon(around: Around, at_ms: int) -> list[Need]:
@@ -152,6 +153,17 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
         )
         for one in standing.providers
         if one.waiting and one.paused_ms is None
+    ]
+    found += [
+        Need(
+            "warn",
+            "no credit",
+            f"{one.size} at {one.provider}, {one.worth}, wait for credit: {UNTIL_CREDIT}",
+            one.command,
+            href=url(PUSHES, state=AWAITING_CREDIT, provider=one.provider),
+        )
+        for one in standing.unresolved
+        if one.state == AWAITING_CREDIT
     ]
     found += [
         Need(

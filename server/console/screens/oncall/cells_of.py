@@ -11,7 +11,8 @@ from drawdown.server.console.frame.templates import url
 
 TONES: Final[Mapping[str, str]] = {
     "in_doubt": "bad", "rejected": "bad", "unheeded": "bad", "halted": "bad", "stopped": "bad", "due": "warn",
-    "queued": "warn", "paused": "warn", "open": "warn", "over": "warn", "not met": "warn", "failing": "warn",
+    "awaiting_credit": "warn", "queued": "warn", "paused": "warn",
+    "open": "warn", "over": "warn", "not met": "warn", "failing": "warn",
     "may be open": "warn", "no answer": "warn",
 }  # fmt: skip
 """Red is what a person is needed for, amber what waits; all else is plain, so that a healthy table is grey."""

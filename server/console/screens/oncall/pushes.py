@@ -45,6 +45,7 @@ TILES: Final = (
     ("queued", "Queued", "taken by a provider, not charged yet", "warn"),
     ("in_doubt", "In doubt", "sent, outcome unknown", "bad"),
     ("rejected", "Rejected", "proven not charged", "bad"),
+    ("awaiting_credit", "Awaiting credit", "billed once there is credit", "warn"),
 )
 
 

@@ -1,0 +1,26 @@
+-- Pushes in doubt, chosen by what they have in common.
+
+-- name: chosen
+-- By the index on what a person is needed for.
+p.state IN ('in_doubt', 'rejected') AND p.state = 'in_doubt'
+    AND (:provider = '' OR p.provider = :provider) AND (:org_id = '' OR p.org_id = :org_id)
+    AND (:customer_id = '' OR p.customer_id = :customer_id) AND (:feature = '' OR p.feature = :feature)
+    AND p.window_ms >= :from_ms AND p.window_ms < :to_ms
+    AND (:error = '' OR p.last_error LIKE '%' || :error || '%')
+
+-- name: count
+SELECT COUNT(*) FROM pushes p WHERE {chosen}
+
+-- name: hold_push [postgresql]
+FOR UPDATE OF p
+
+-- name: hold_push [sqlite]
+
+-- name: portion
+-- Those behind a place, held until the transaction ends.
+SELECT p.* FROM pushes p WHERE {chosen}
+    AND (p.window_ms, p.org_id, p.feature, p.revision) > (:after_ms, :after_org, :after_feature, :after_revision)
+ORDER BY p.window_ms, p.org_id, p.feature, p.revision LIMIT :at_most {hold_push}
+
+-- name: was_assigned
+SELECT 1 FROM assignments WHERE provider = :provider LIMIT 1
