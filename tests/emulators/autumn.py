@@ -246,9 +246,13 @@ class AutumnEmulator:
         handler = routes.get(route)
         if handler is None or (ask.call.method == "GET" and route == ask.route):
             raise Refused(401, "no_auth_header", "Unauthorized - no session found")
-        if ask.header_key and self.key_store == "up" and ask.account.claimed(ask.header_key, ask.now_ms):
+        if ask.header_key and self._store(ask) == "up" and ask.account.claimed(ask.header_key, ask.now_ms):
             raise duplicate(ask.header_key)
         return handler(ask)
+
+    def _store(self, ask: Ask) -> str:
+        """How the store of keys does at this call: one store holds the keys of bodies and of headers."""
+        return {"key_store_refuses": "refusing", "key_store_hangs": "hanging"}.get(ask.fault or "", self.key_store)
 
     def _authorise(self, ask: Ask) -> None:
         token = ask.headers.get("authorization", "").removeprefix("Bearer ")
@@ -285,7 +289,7 @@ class AutumnEmulator:
 
     def _charge(self, ask: Ask, track: Track) -> tuple[int, Json]:
         account, now_ms = ask.account, ask.now_ms
-        store = {"key_store_refuses": "refusing", "key_store_hangs": "hanging"}.get(ask.fault or "", self.key_store)
+        store = self._store(ask)
         known = track.body_key is not None and account.claimed(f"track:{track.body_key}", now_ms)
         if store == "hanging":
             # The claim blocks; when the store is back it is made, and the charge goes on without anyone waiting.

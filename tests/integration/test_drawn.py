@@ -106,13 +106,13 @@ def test_a_wallet_that_can_owe_no_more_keeps_nobody_else_waiting(
 DRAWN = {**ASKED, "drawn": True}
 
 
-def claimed_and_unanswered(engine: sa.Engine, drawn: int, **whole: bool) -> tuple[Fleet, FakeProvider]:
+def claimed_and_unanswered(engine: sa.Engine, drawn: int, whole: bool = True) -> tuple[Fleet, FakeProvider]:
     """A push whose sender was killed, or the service: its key is claimed over there, and no event shows it."""
     fleet, provider = fleet_of(engine, **DRAWN)
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
     provider.answers[KEY] = Duplicate()
-    provider.drawn_says = {"acme": {"compute_1gb": Drawn(drawn, None, **whole)}}
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(drawn, None, whole)}}
     settle(fleet)
     return fleet, provider
 
@@ -140,7 +140,7 @@ def test_what_no_event_shows_and_nothing_drew_is_voided_once_it_can_arrive_no_mo
 
 @pytest.mark.parametrize("said", [Drawn(31, None), Drawn(-5, None), Drawn(0, None, whole=False)])
 def test_what_the_balance_does_not_tell_is_in_doubt_and_never_voided(engine: sa.Engine, said: Drawn) -> None:
-    fleet, provider = claimed_and_unanswered(engine, said.quantity, whole=said.whole)
+    fleet, provider = claimed_and_unanswered(engine, int(said.quantity), whole=said.whole)
     fleet.tick(fleet.clock.at_ms + 2 * DAY_MS)
     assert states(fleet) == [(0, 60, 60, "in_doubt")]
     assert "does not tell" in str(fleet.one("SELECT last_error FROM pushes"))

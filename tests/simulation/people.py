@@ -18,7 +18,7 @@ from drawdown.worker.push.rows import dated
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.reconcile import Line
 from tests.emulators.autumn import LOSS_FAULTS
-from tests.emulators.autumn_state import ONE_OFF
+from tests.emulators.autumn_numbers import ONE_OFF
 from tests.simulation.actions import Action
 from tests.simulation.cancelling import cancel_wrong
 from tests.simulation.operators import NOTHING_BACK, TOO_OLD, attempt, said

@@ -29,7 +29,7 @@ from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import verify
-from tests.emulators.autumn_account import Charge
+from tests.emulators.autumn_losses import Charge
 from tests.simulation.actions import insert
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import check
