@@ -1,6 +1,6 @@
 """A provider's notices: a customer changed, or a push it had accepted is refused after all.
 
-Guarantee: a notice changes nothing by its own figures. A customer that changed is asked about again, twice. A refused push
+Guarantee: a notice changes nothing by its own figures. A customer that changed is read again, twice. A refused push
 becomes rejected, visibly, in any state it was in, and a person or `push retry` decides; it is in doubt, and looked up,
 where another of its attempts may have been charged.
 """

@@ -125,10 +125,8 @@ RETURNING org_id
 UPDATE gate_asks SET busy_until_ms = NULL WHERE org_id = :org_id AND asked_ms = :asked_ms
 
 -- name: rates
--- From where the provider tells a feature's cost, an operator's rates of it count no more.
-SELECT r.feature, r.start_ms, r.micro, r.per_quantity FROM provider_rates r WHERE r.provider = :provider
-    AND (r.balance IS NOT NULL OR r.start_ms < COALESCE((SELECT MIN(t.start_ms) FROM provider_rates t
-        WHERE t.provider = r.provider AND t.feature = r.feature AND t.balance IS NOT NULL), r.start_ms + 1))
+SELECT feature, start_ms, micro, per_quantity, balance, actor, reason FROM provider_rates WHERE provider = :provider
+ORDER BY feature, start_ms
 
 -- name: policies
 SELECT plan, policy FROM provider_when_down WHERE provider = :provider
