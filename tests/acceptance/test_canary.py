@@ -178,7 +178,12 @@ def use(home: Home) -> None:
     home.run("hook", "set", "--new", "app", f"{home.env['DRAWDOWN_HOOK_ORIGINS']}/in", status=0)
     engine = connect(home.url)
     with engine.begin() as connection:
-        connection.execute(sa.text("INSERT INTO sandboxes VALUES ('box-broke', 'broke', 'cell-1', 'running')"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) "
+                "VALUES ('box-broke', 'broke', 'cell-1', 'running')"
+            )
+        )
     engine.dispose()
 
 

@@ -190,7 +190,10 @@ def wait(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: cells.set_cell(c, "cell-1", "http://cell-1:8080", fleet.by, new=True))
     for name, cell in ((BIDI, "cell-1"), (HOSTILE, f"cell {FORMULA}")):
         values = {"sandbox": f"box of {name}", "org": name, "cell": cell}
-        fleet.write("INSERT INTO sandboxes VALUES (:sandbox, :org, :cell, 'running')", values)
+        fleet.write(
+            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:sandbox, :org, :cell, 'running')",
+            values,
+        )
     fleet.cells.failing.add("cell-1")
     fleet.tick()
     late = {"id": HOSTILE, "org": "acme", "now": fleet.clock.at_ms}

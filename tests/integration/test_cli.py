@@ -179,7 +179,9 @@ def test_doctor_says_that_halts_reach_no_cell_while_no_sandbox_is_known(shell: S
     assert any("no sandbox is known" in what for what in off())
     engine = connect(shell.environment["DRAWDOWN_DATABASE_URL"])
     with engine.begin() as connection:
-        connection.exec_driver_sql("INSERT INTO sandboxes VALUES ('box', 'acme', 'cell-1', 'running')")
+        connection.exec_driver_sql(
+            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'acme', 'cell-1', 'running')"
+        )
     engine.dispose()
     assert not any("no sandbox is known" in what for what in off())
 

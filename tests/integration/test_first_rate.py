@@ -46,7 +46,9 @@ def told(fleet: Fleet, feature: str, micro: int, balance: str | None = "credits"
     )
 
 
-def start(fleet: Fleet, org: str = "acme", count: int = 10, *, since_ms: int | None = None, mb: int | None = BIG) -> None:
+def start(
+    fleet: Fleet, org: str = "acme", count: int = 10, *, since_ms: int | None = None, mb: int | None = BIG
+) -> None:
     """Sandboxes that begin now."""
     since = fleet.clock.at_ms if since_ms is None else since_ms
     for number in range(count):

@@ -43,7 +43,9 @@ def _problem(fleet: Fleet) -> None:
 
 def _unheeded(fleet: Fleet) -> None:
     fleet.write("UPDATE orgs SET is_halted = TRUE, halt_reason = 'spent', halted_at = 1 WHERE org_id = 'acme'")
-    fleet.write("INSERT INTO sandboxes VALUES ('box', 'acme', 'cell-1', 'running')")
+    fleet.write(
+        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'acme', 'cell-1', 'running')"
+    )
     fleet.write("DELETE FROM halts")
     fleet.write(
         "INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms, unheeded, unheeded_since_ms) "

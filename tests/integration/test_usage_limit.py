@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.worker.commands import assignments, orgs
+from drawdown.worker.commands import assignments, hooks, orgs
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, look
@@ -78,6 +80,18 @@ def test_it_stays_halted_until_nothing_is_refused(fleet: Fleet, provider: Prepai
     assert says(provider, fleet) == (False, None)
     assert says(provider, fleet, "compute_4gb") == (False, None), "nothing of it runs by now"
     assert read(fleet.engine, verify).breaches == []
+
+
+def test_the_operators_product_is_told_why(fleet: Fleet, provider: Prepaid) -> None:
+    events = ("organisation.halted", "organisation.resumed")
+    endpoint = {"name": "app", "url": "https://app.example/in", "events": events, "new": True}
+    write(fleet.engine, lambda c: hooks.set_endpoint(c, by=fleet.by, **endpoint))  # type: ignore[arg-type]
+    runs(fleet, 4096)
+    says(provider, fleet, "compute_4gb")
+    says(provider, fleet)
+    rows = fleet.rows("SELECT event, body FROM hook_messages WHERE org_id = 'acme' ORDER BY message_id")
+    told = sorted((str(event), json.loads(str(body))["data"]["reason"]) for event, body in rows)
+    assert told == [("organisation.halted", "usage_limit"), ("organisation.resumed", None)]
 
 
 def test_no_credit_is_said_first(fleet: Fleet, provider: Prepaid) -> None:

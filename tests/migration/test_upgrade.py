@@ -810,7 +810,11 @@ def test_what_people_look_for_is_indexed_beside_what_there_is(
     engine = _empty(kind, request, tmp_path, "looking")
     with engine.begin() as connection:
         migrate_to(connection, "0045")
-        connection.execute(sa.text("INSERT INTO sandboxes VALUES ('box', 'acme', 'cell-1', 'running')"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'acme', 'cell-1', 'running')"
+            )
+        )
     for _ in range(2):
         with engine.begin() as connection:
             migrate_to(connection, "0052")

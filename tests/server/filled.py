@@ -55,7 +55,10 @@ class Filled(Home):
         fleet.sample(TURNED, at + WINDOW_MS, 60, sandbox=TURNED)
         fleet.sample(f"nobody{TURNED}", at, 60, sandbox=TURNED)
         fleet.tick(NOW)
-        fleet.write("INSERT INTO sandboxes VALUES (:name, :name, :name, 'running')", {"name": TURNED})
+        fleet.write(
+            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :name, :name, 'running')",
+            {"name": TURNED},
+        )
         fleet.write(
             "UPDATE pushes SET state = 'in_doubt' WHERE org_id = :org AND state = 'due' AND window_ms >= :at",
             {"org": TURNED, "at": at + WINDOW_MS},

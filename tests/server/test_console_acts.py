@@ -393,7 +393,9 @@ def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(
                 ("b3", "acme", "cell-1", "running"), ("b4", "acme", "cell-3", "stopped"),
                 ("b5", "other", "cell-4", "running")):  # fmt: skip
         fields = dict(zip(("box", "org", "cell", "state"), box, strict=True))
-        home.fleet.write("INSERT INTO sandboxes VALUES (:box, :org, :cell, :state)", fields)
+        home.fleet.write(
+            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:box, :org, :cell, :state)", fields
+        )
     looked = as_read(home.send("/console/act/halt", {"id": "acme", "reason": REASON, "step": "look"}).text)
     rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", looked)]
     read_ = [[word for word in row.split("|") if word.strip()] for row in rows]

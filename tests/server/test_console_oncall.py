@@ -44,7 +44,10 @@ class Night(Home):
             write(engine, lambda c, cell=cell: cells.set_cell(c, cell, f"http://{cell}:80", fleet.by, new=True))  # type: ignore[misc]
         for box, org, cell in (("a", "acme", "cell-1"), ("b", ODD, "cell-2"), ("c", "nobody", "cell-3")):
             values = {"box": box, "org": org, "cell": cell}
-            fleet.write("INSERT INTO sandboxes VALUES (:box, :org, :cell, 'running')", values)
+            fleet.write(
+                "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:box, :org, :cell, 'running')",
+                values,
+            )
         fleet.assign(ODD, from_ms=T0)
         fleet.sample("nobody", self.now, 60)
         fleet.sample("acme", self.now, 60, 3)

@@ -34,7 +34,9 @@ def test_what_is_measured_is_what_the_tables_hold(house: House) -> None:
     house.customer("acme", 100)
     house.customer("spent")
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell'), ('cell-2', 'http://other')")
-    fleet.write("INSERT INTO sandboxes VALUES ('box', 'spent', 'cell-1', 'running')")
+    fleet.write(
+        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'spent', 'cell-1', 'running')"
+    )
     fleet.sample("acme", T0)
     fleet.sample("nobody", T0)
     fleet.cells.failing.add("cell-1")
