@@ -13,7 +13,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.verdict.effective_balance import BEGUN_MS, UNSAMPLED_S, Used, read_used
 from drawdown.worker.watch import Watcher
 from tests.fake_provider import capabilities
-from tests.prepaid import CREDIT, Moving, Prepaid, look
+from tests.prepaid import CREDIT, Moving, Prepaid, look, tell_cost
 from tests.world import T0, Fleet
 
 BIG: Final = 64 * 1024
@@ -38,12 +38,8 @@ def fleet(engine: sa.Engine, provider: Prepaid) -> Fleet:
     return made
 
 
-def told(fleet: Fleet, feature: str, micro: int, balance: str | None = "credits") -> None:
-    fleet.write(
-        "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "
-        "VALUES ('fake', :feature, 0, :micro, 1, 1, 'fake', 'told', :balance)",
-        {"feature": feature, "micro": micro, "balance": balance},
-    )
+def told(fleet: Fleet, feature: str, micro: int, balance: str = "credits", start_ms: int = 0) -> None:
+    tell_cost(fleet, "fake", feature, micro, balance=balance, start_ms=start_ms)
 
 
 def start(

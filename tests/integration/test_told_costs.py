@@ -46,10 +46,7 @@ def test_an_operators_rate_holds_where_the_provider_tells_none(fleet: Fleet) -> 
     rate(fleet, "compute_1gb", 5)
     rate(fleet, "compute_4gb", 5)
     rate(fleet, "compute_4gb", 9, from_ms=T0 + WINDOW_MS)
-    fleet.write(
-        "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "
-        f"VALUES ('fake', 'compute_4gb', {T0}, 7, 1, 1, 'fake', 'told', 'credits')"
-    )
+    told(fleet, "compute_4gb", 7, start_ms=T0)
     assert micro(fleet, "compute_1gb") == 5
     assert [micro(fleet, "compute_4gb", at) for at in (T0 - WINDOW_MS, T0, T0 + 2 * WINDOW_MS)] == [5, 7, 7]
     rows = [
