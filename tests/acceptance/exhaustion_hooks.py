@@ -33,7 +33,7 @@ from tests.fresh import migrated
 from tests.world import T0, Fleet
 
 CELLS = 4
-AT_ONCE = 4
+AT_ONCE = 1
 """Webhooks on their way together."""
 STALE_S = 2.0
 """For so long after a change the provider still answers with what was before."""

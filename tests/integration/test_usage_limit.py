@@ -109,7 +109,7 @@ def test_a_read_that_fails_ends_nothing(fleet: Fleet, provider: Prepaid) -> None
 def test_an_operators_word_wins(fleet: Fleet, provider: Prepaid) -> None:
     runs(fleet, 4096)
     word = {"max_concurrent": None, "until_ms": T0 + 60 * MINUTE_MS}
-    write(fleet.engine, lambda c: orgs.override(c, "acme", fleet.by, halted=False, **word))  # type: ignore[arg-type]
+    write(fleet.engine, lambda c: orgs.override(c, "acme", fleet.by, halted=False, **word))
     assert says(provider, fleet, "compute_4gb") == (False, None)
 
 

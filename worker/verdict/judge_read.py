@@ -6,7 +6,7 @@ Guarantee: a state that cannot be read, or is none, changes no figure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
@@ -43,26 +43,27 @@ def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
     return states.get(customer_id, ReadFailed("the provider said nothing of this customer"))
 
 
-def after_read(
-    org: Row,
-    state: CustomerState,
-    used: Used | None,
-    at: Moment,
-    *,
-    asked_again: bool,
-    held_micro: int = 0,
-    in_use: frozenset[str] = frozenset(),
-) -> Change:
-    """What a fresh state makes of an organisation. `used` None: no estimate is made of it; `asked_again`: since
-    the read began, so that it does not answer for that; `held_micro` of the balance is reserved. `in_use`: features
-    that it uses now, where the provider refuses some."""
+@dataclass(frozen=True)
+class Here:
+    """What the database says of an organisation as its customer's state is judged. `used` None: no estimate is made of
+    it. `held_micro` of the balance is reserved. `in_use`: the features it uses now, if the provider refuses some."""
+
+    used: Used | None
+    held_micro: int = 0
+    in_use: frozenset[str] = frozenset()
+
+
+def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_again: bool) -> Change:
+    """What a fresh state makes of an organisation. `asked_again`: since the read began, so that it does not answer for
+    that."""
+    used, held_micro = here.used, here.held_micro
     found, hidden, judged = None, None, None
     if used is not None and state.balance_micro is not None:
         found, hidden = effective_after(org, state.balance_micro, used)
         spent = org.is_halted and org.halt_reason in CREDIT_REASONS
         may_halt = at.watched or state.balance_micro <= held_micro + used.rejected
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, may_halt)
-    refused = Refused(state.refused, in_use, org.is_halted and org.halt_reason == USAGE_LIMIT)
+    refused = Refused(state.refused, here.in_use, org.is_halted and org.halt_reason == USAGE_LIMIT)
     overrides = overrides_of(org)
     new = verdict(state.balance_micro, state.max_concurrent, overrides, at.now_ms, judged, held_micro, refused)
     # Asked since this read began, and so at about this time; or by pushes that left it to its turn while it ran: of the

@@ -21,14 +21,14 @@ from drawdown.schema.driver_errors import UNSTORABLE
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.catalog.in_use import read_in_use
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.asks import DueProjection, OneRound, mark_for_projection
 from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.holds import mature_wallets, read_held
-from drawdown.worker.verdict.in_use import read_in_use
-from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
+from drawdown.worker.verdict.judge_read import Here, after_failed_read, after_read, said
 from drawdown.worker.verdict.org_row import (
     Change,
     Moment,
@@ -90,15 +90,6 @@ class Projected:
         if change.history["reason"] == ESTIMATE_WRONG:
             self.wrong_estimates += 1
             log.error("estimate_wrong", org=org.org_id, detail="halted on an estimate, and there is credit: it goes on")
-
-
-@dataclass(frozen=True)
-class Here:
-    """What the database says of an organisation as its customer's state is judged. `used` None: no estimate is made."""
-
-    used: Used | None
-    held_micro: int
-    in_use: frozenset[str]
 
 
 def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
@@ -269,9 +260,7 @@ def _after(
     """What the read of a customer, or the failure to read it, makes of its organisation."""
     asked_again = org.projection_asks != due.asks
     if isinstance(state, CustomerState):
-        change = after_read(
-            org, state, here.used, at, asked_again=asked_again, held_micro=here.held_micro, in_use=here.in_use
-        )
+        change = after_read(org, state, here, at, asked_again=asked_again)
         return unless_explained(connection, org, change)
     reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {due.customer_id}"
     log.warning("customer_not_read", org=org.org_id, reason=reason)
