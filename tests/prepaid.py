@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import sqlalchemy as sa
+
 from drawdown.providers.protocol import (
     Accepted,
     CustomerRead,
@@ -14,6 +16,7 @@ from drawdown.providers.protocol import (
     PushRequest,
     ReadFailed,
 )
+from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.worker.commands.rates import set_rate
@@ -89,3 +92,24 @@ def look(fleet: Fleet, after_ms: int = 5_000, watcher: Watcher | None = None) ->
 def price(fleet: Fleet, micro: int = CREDIT) -> None:
     """Set what a second of 1 GB takes at the provider."""
     write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (micro, 1), fleet.by, from_ms=None))
+
+
+_TOLD = (
+    "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "
+    "VALUES (:provider, :feature, :start_ms, :micro, :per_quantity, :at_ms, :provider, 'told', :balance)"
+)
+
+
+def tell_cost(
+    fleet: Fleet, provider: str, feature: str, micro: int, *, balance: str = "credits", start_ms: int = 0
+) -> None:
+    """A provider tells itself what a second of a feature takes from a balance in credits."""
+    by = By(fleet.clock.now_ms(), provider, "told")
+    details = {"feature": feature, "micro": micro, "per_quantity": 1, "start_ms": start_ms}
+
+    def tell(connection: sa.Connection) -> None:
+        row = {**details, "provider": provider, "at_ms": by.now_ms, "balance": balance}
+        connection.execute(sa.text(_TOLD), row)
+        record(connection, "provider_rate", provider, details, by)
+
+    write(fleet.engine, tell)

@@ -8,9 +8,10 @@ process's memory: several watches at once, or one that begins anew, do the same 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 import structlog
@@ -30,7 +31,7 @@ from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.costs import learn_costs
-from drawdown.worker.verdict.effective_balance import read_used, since_read
+from drawdown.worker.verdict.effective_balance import CLOCKS_APART_MS, read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.project import Projected, project
 from drawdown.worker.verdict.rules import LAST_LOOK_MS, end_ms, next_look_ms
@@ -47,6 +48,13 @@ READS_A_S: Final = 200
 """Where a provider declares no rate."""
 HALTED_SHARE: Final = 4
 """Of the reads a round allows, one in so many asks again about the halted; the rest is for whoever may run out."""
+
+
+BEGUN_FOR_MS: Final = MINUTE_MS
+"""For how long a sandbox that began has its organisation woken: hosts may write its row late."""
+
+Begun: TypeAlias = Mapping[str, tuple[int, int]]
+"""By organisation, how many of its sandboxes began of late, and when the newest did."""
 
 
 @dataclass
@@ -74,6 +82,7 @@ class Looked:
     """What one look came to: the arrivals up to which it looked, and how many organisations."""
 
     seen: Seen
+    begun: Begun
     doubted: bool
     looked: int = 0
     asked: int = 0
@@ -87,6 +96,9 @@ class Watcher:
     """The arrivals that were looked at; None: begin where the seal has come to."""
     costs_due_ms: int = 0
     """When providers are asked again what units cost."""
+    begun: Begun = field(default_factory=dict)
+    """Organisations that were woken as sandboxes began. One is woken once for each that begins, or a busy one would be
+    looked at in each round."""
 
 
 def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
@@ -100,7 +112,7 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     yield from expire_holds(context, sweeps=1)
     look = partial(_look, context=context, watcher=watcher, witness=witness)
     seen: Looked = yield Transaction("watch", look)
-    watcher.seen, done.looked, done.asked = seen.seen, seen.looked, seen.asked
+    watcher.seen, watcher.begun, done.looked, done.asked = seen.seen, seen.begun, seen.looked, seen.asked
     lanes = [_lane(context, provider) for provider in context.ready()]
     filling = [] if seen.doubted else [fill(replace(context.within(ROUND_MS), witness=witness))]
     lanes = yield Together([*lanes, *filling])
@@ -150,7 +162,8 @@ def _collect(done: Watched, result: object) -> None:
 def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witness: Witness | None) -> Looked:
     now = context.clock.now_ms()
     doubted = recognise(connection, witness, now).doubted is not None
-    done = Looked(_wake(connection, watcher, context.shard, now), doubted)
+    seen = _wake(connection, watcher, context.shard, now)
+    done = Looked(seen, _wake_begun(connection, watcher, context.shard, now), doubted)
     for provider in context.ready():
         reads = reads_a_round(context.capabilities[provider])
         wanted = [] if doubted else _look_at(connection, context, provider, now, done, reads)
@@ -178,6 +191,19 @@ def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -
     following = seen_now(connection)  # before the scan: what commits in between is looked at twice, and nothing missed
     SQL.run(connection, "wake", {**values, **seen.values, "now_ms": now}, later=seen.piece)
     return following
+
+
+def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Begun:
+    """Look at once at organisations whose sandboxes began, however late their turn is: they burn faster from now on."""
+    times = {"from_ms": now - BEGUN_FOR_MS - CLOCKS_APART_MS, "to_ms": now + CLOCKS_APART_MS}
+    begun = {row.org_id: (int(row.sandboxes), int(row.since_ms)) for row in SQL.run(connection, "begun", times)}
+    known = {org_id: newest for org_id, newest in begun.items() if watcher.begun.get(org_id) == newest}
+    fresh = [{"org_id": org_id} for org_id in sorted(begun.keys() - known.keys())]
+    if not fresh:
+        return known
+    values = {"orgs": fresh, "lo": shard.lo, "hi": shard.hi, "now_ms": now}
+    woken = SQL.run(connection, "wake_begun", values).scalars().all()
+    return {**known, **{str(org_id): begun[org_id] for org_id in woken}}
 
 
 def _look_at(

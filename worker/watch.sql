@@ -7,6 +7,25 @@ UPDATE orgs SET watch_due_ms = :now_ms WHERE watch_due_ms IS NULL AND NOT is_hal
     AND billing_provider NOT IN {unbilled}
     AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE {later} AND s.problem IS NULL)
 
+-- name: begun
+-- Sandboxes that began to run just now, as their hosts tell, by organisation. One index finds them.
+SELECT b.org_id, COUNT(*) AS sandboxes, MAX(b.since_ms) AS since_ms FROM sandboxes b
+WHERE b.state = 'running' AND b.since_ms > :from_ms AND b.since_ms <= :to_ms AND b.memory_mb IS NOT NULL
+GROUP BY b.org_id
+
+-- name: wake_begun [postgresql]
+-- Held in the order of their ids first: see mark_for_projection.
+UPDATE orgs SET watch_due_ms = :now_ms
+FROM (SELECT o.org_id FROM orgs o WHERE {is_to_wake} ORDER BY o.org_id FOR NO KEY UPDATE) held
+WHERE orgs.org_id = held.org_id RETURNING orgs.org_id
+
+-- name: wake_begun [sqlite]
+UPDATE orgs AS o SET watch_due_ms = :now_ms WHERE {is_to_wake} RETURNING org_id
+
+-- name: is_to_wake
+o.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r) AND NOT o.is_halted AND o.bucket BETWEEN :lo AND :hi
+    AND o.billing_provider NOT IN {unbilled} AND (o.watch_due_ms IS NULL OR o.watch_due_ms > :now_ms)
+
 -- name: arrivals_sealed
 SELECT cursor, in_flight FROM buckets WHERE id BETWEEN :lo AND :hi
 

@@ -22,6 +22,7 @@ from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
 from drawdown.worker.engine.runner import ask
 from drawdown.worker.engine.stores import Databases
 from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.verdict.rates import tells_costs
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
 from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.features import mapped_features, unestimated_features, unrated_features
@@ -236,7 +237,8 @@ def _mapping(app: App) -> Iterator[Finding]:
     for provider, features in app.read(unestimated_features).items():
         some = ", ".join(features[:FEW]) + (f" and {len(features) - FEW:,} more" if len(features) > FEW else "")
         what = f"nothing is estimated at {provider} for {some}: while it cannot be asked, whoever uses that goes on "
-        what += f"(`drawdown provider rate {provider} {features[0]} --micro N`)"
+        told = app.read(lambda c, name=provider: tells_costs(c, name))  # type: ignore[misc]
+        what += f"(`drawdown provider {f'check {provider}' if told else f'rate {provider} {features[0]} --micro N'}`)"
         yield Finding(True, what, off=True)
 
 

@@ -2,11 +2,14 @@
 
 Guarantee: nothing is stored or done before the provider's own scheme has proven the body genuine and fresh. Its content
 is applied in the same transaction that stores its event id, so each event counts once. A failure here answers 5xx, and
-the provider sends it again. Figures in it are never believed: its customer is read again at once.
+the provider sends it again. Figures in it are never believed: its customer is read at once, and once more seconds
+later, since the first answer may be stale.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -16,11 +19,13 @@ from typing import Final
 import structlog
 
 from drawdown.providers.protocol import Notice, Provider, ReadFailed, WebhookRefused
+from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.commands.webhooks import WebhookEvent, is_taken, store_failed, take_event
+from drawdown.worker.verdict.asks import SECOND_READ_MS
 
 log = structlog.get_logger()
 
@@ -66,8 +71,26 @@ async def take(
     if changed is None:
         return "repeated"
     for org in changed:
-        step_threads.read_again(org, name)
+        _read_twice(step_threads, org, name)
     return "done" if notices else "ignored"
+
+
+def _read_twice(step_threads: StepThreads, org_id: str, provider: str) -> None:
+    """Read a customer now, and once more when the second read is due, as the database has it. If this process ends
+    before that, the watch or the next tick makes the second read."""
+    loop = asyncio.get_running_loop()
+
+    def again() -> None:
+        if not step_threads.stopping.is_set():
+            step_threads.read_again(org_id, provider)
+
+    def later(_first: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(loop.call_later, SECOND_READ_MS / SECOND_MS, again)
+
+    first = step_threads.read_again(org_id, provider)
+    if first is not None:
+        first.add_done_callback(later)
 
 
 async def _notices(

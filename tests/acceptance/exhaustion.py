@@ -24,7 +24,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.cell_client import body_of, signature
 from drawdown.worker.watch import ROUND_MS, Watcher, watch
-from tests.acceptance.exhaustion_fleet import Box, Lagging, Org, Plan, Result, planned, settle
+from tests.acceptance.exhaustion_fleet import CLOCKS_OFF_S, Box, Lagging, Org, Plan, Result, planned, settle
 from tests.emulators.cell import HALT_PATH, CellEmulator
 from tests.emulators.wire import FaultPlan
 from tests.prepaid import Moving
@@ -66,7 +66,7 @@ class Exhaustion:
         self._began_ms = T0
         self._calls: Counter[str] = Counter()
         """How often each cell was called since then, one call after the other."""
-        settle(self.fleet, self.orgs.values(), self.cells)
+        settle(self.fleet, self.orgs.values(), self.cells, told=plan.sudden)
         for org in self.orgs.values():
             self._give(org, org.granted, "first")
         self.fleet.tick()
@@ -136,6 +136,8 @@ class Exhaustion:
         for box in fresh:
             box.since_ms = box.told_ms = now - self.rng.randrange(0, 5) * SECOND_MS
         self._states([box.name for box in fresh], "running")
+        if self.plan.sudden:
+            self._sizes(fresh)
 
     def _end(self, now: int) -> None:
         """Everybody goes home; what is settled after it can be judged."""
@@ -149,6 +151,17 @@ class Exhaustion:
         if names:
             text = sa.text("UPDATE sandboxes SET state = :state WHERE sandbox_id = :box")
             write(self.fleet.engine, lambda c: c.execute(text, [{"state": state, "box": name} for name in names]))
+
+    def _sizes(self, boxes: Sequence[Box]) -> None:
+        """Hosts keep what they run, and since when by their own clocks."""
+        text = sa.text("UPDATE sandboxes SET memory_mb = :mb, since_ms = :since WHERE sandbox_id = :box")
+        rows = []
+        for box in boxes:
+            assert box.since_ms is not None
+            off_ms = self.rng.randrange(-CLOCKS_OFF_S, CLOCKS_OFF_S + 1) * SECOND_MS
+            rows.append({"box": box.name, "mb": box.memory_mb, "since": box.since_ms + off_ms})
+        if rows:
+            write(self.fleet.engine, lambda c: c.execute(text, rows))
 
     def _tell(self, now: int) -> None:
         """Each running sandbox's host takes a sample a minute, and a last one when it stops."""

@@ -20,10 +20,19 @@ from drawdown.worker.commands import credit
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.rates import set_rate
 from tests.fake_provider import FakeProvider, capabilities
+from tests.prepaid import tell_cost
 from tests.world import T0, Fleet
 
 SIZES = {1024: 1, 4096: 4, 8192: 8, 16384: 16}
 """Memory in MB, and micro-credits a second."""
+BIG_MB = 64 * 1024
+PRICES = {**SIZES, BIG_MB: 6_400}
+"""The same, with the size of a sudden start."""
+SUDDEN = 10
+"""Sandboxes of a sudden start; together they use one credit in 15.6 s."""
+ONE_CREDIT = 1_000_000
+CLOCKS_OFF_S = 5
+"""By how much hosts' clocks are off at most, ahead or behind."""
 LAG_MS = 45 * SECOND_MS
 DECLARED_LAG_MS = MINUTE_MS
 
@@ -37,6 +46,8 @@ class Plan:
     minutes: int
     seed: int
     watched: bool
+    sudden: bool = False
+    """Everybody has one credit, begins at once on SUDDEN large sandboxes, and hosts keep size and begin."""
 
 
 @dataclass
@@ -54,7 +65,7 @@ class Box:
     def used(self, now_ms: int) -> int:
         """Micro-credits."""
         running = 0 if self.since_ms is None else max(now_ms - self.since_ms, 0)
-        return (self.ran_ms + running) * SIZES[self.memory_mb] // SECOND_MS
+        return (self.ran_ms + running) * PRICES[self.memory_mb] // SECOND_MS
 
 
 @dataclass
@@ -81,7 +92,7 @@ class Org:
 
     def burns(self) -> int:
         """Micro-credits a second."""
-        return sum(SIZES[box.memory_mb] for box in self.boxes if box.since_ms is not None)
+        return sum(PRICES[box.memory_mb] for box in self.boxes if box.since_ms is not None)
 
 
 class Lagging(FakeProvider):
@@ -100,7 +111,7 @@ class Lagging(FakeProvider):
         new = [one for one in batch if one.key not in self.charged]
         answers = await super().push(batch)
         for one in new:
-            price = one.quantity * SIZES[int(one.feature.removeprefix("compute_").removesuffix("gb")) * 1024]
+            price = one.quantity * PRICES[int(one.feature.removeprefix("compute_").removesuffix("gb")) * 1024]
             self.taken.setdefault(one.customer_id, []).append((self.clock.now_ms(), price))
         return answers
 
@@ -131,10 +142,13 @@ class Result:
         ordered = sorted(self.errors_s)
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
+    def times(self, decimals: int = 0) -> str:
+        points = [f"p{share:g} {self.percentile(share / 100):+.{decimals}f} s" for share in (1, 50, 90, 99)]
+        return f"{self.halts} halts: {', '.join(points)}, worst {max(self.errors_s):+.{decimals}f} s"
+
     def line(self) -> str:
-        points = ", ".join(f"p{share:g} {self.percentile(share / 100):+.0f} s" for share in (1, 50, 90, 99))
         return (
-            f"{self.halts} halts: {points}, worst {max(self.errors_s):+.0f} s; {self.flaps} flaps, "
+            f"{self.times()}; {self.flaps} flaps, "
             f"{len(self.paying_halted)} paying left halted, {len(self.spent_running)} spent left running; "
             f"{self.rounds} rounds, {self.reads} customers read"
         )
@@ -142,6 +156,8 @@ class Result:
 
 def planned(number: int, plan: Plan, draw: random.Random) -> Org:
     """One organisation: drawn at random, the same for the same seed."""
+    if plan.sudden:
+        return _sudden(number, plan, draw)
     name = f"org-{number:05d}"
     boxes = [
         Box(f"{name}-{n}", name, f"cell-{draw.randrange(plan.cells)}", draw.choice(list(SIZES)))
@@ -163,13 +179,29 @@ def planned(number: int, plan: Plan, draw: random.Random) -> Org:
     return org
 
 
-def settle(fleet: Fleet, orgs: Iterable[Org], cells: Iterable[str]) -> None:
-    """Put them into the database: who bills them at which rates, and where their sandboxes are."""
+def _sudden(number: int, plan: Plan, draw: random.Random) -> Org:
+    """One credit, used up by ten large sandboxes that begin together; some pay for three minutes more."""
+    name = f"org-{number:05d}"
+    boxes = [Box(f"{name}-{n}", name, f"cell-{draw.randrange(plan.cells)}", BIG_MB) for n in range(SUDDEN)]
+    org = Org(name, "trailing", boxes, granted=ONE_CREDIT, pays_minutes=3)
+    org.starts = [(T0 + draw.randrange(60, max(plan.minutes * 60 - 60, 61)) * SECOND_MS, SUDDEN)]
+    org.pays_after_ms = draw.randrange(20, 300) * SECOND_MS if draw.random() < 0.3 else None
+    return org
+
+
+def settle(fleet: Fleet, orgs: Iterable[Org], cells: Iterable[str], *, told: bool) -> None:
+    """Put them into the database: who bills them at which rates, and where their sandboxes are. `told`: the provider
+    told the costs in its credits itself."""
     for provider in ("embedded", "trailing"):
         names = [org.name for org in orgs if org.provider == provider]
-        write(fleet.engine, lambda c, n=names, p=provider: assign(c, n, p, fleet.by, from_ms=T0))  # type: ignore[misc]
+        if names:
+            write(fleet.engine, lambda c, n=names, p=provider: assign(c, n, p, fleet.by, from_ms=T0))  # type: ignore[misc]
     for memory, micro in SIZES.items():
         _rate(fleet, f"compute_{memory // 1024}gb", micro)
+    if told:
+        feature, by = f"compute_{BIG_MB // 1024}gb", fleet.by
+        tell_cost(fleet, "trailing", feature, PRICES[BIG_MB])
+        write(fleet.engine, lambda c: credit.set_rate(c, feature, PRICES[BIG_MB], 1, by, from_ms=1))
     boxes = [{"box": box.name, "org": box.org, "cell": box.cell} for org in orgs for box in org.boxes]
 
     def place(connection: sa.Connection) -> None:

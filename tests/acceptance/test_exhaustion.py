@@ -12,22 +12,27 @@ import pytest
 
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
+from drawdown.worker.verdict.asks import SECOND_READ_MS
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.exhaustion import Exhaustion
 from tests.acceptance.exhaustion_fleet import Plan, Result
+from tests.acceptance.exhaustion_hooks import halted_after_webhooks
 from tests.fresh import migrated
 from tests.whole import share
 
 ORGS, CELLS, MINUTES = share((36, 4, 20), whole=(2000, 50, 45))
+SUDDEN = share((12, 4, 6), whole=(400, 50, 20))
+HOOKED = share(12, whole=300)
 SEED = int(os.environ.get("DRAWDOWN_TEST_EXHAUSTION_SEED", "1"))
 
 
-def measured(folder: Path, *, watched: bool) -> Result:
+def measured(folder: Path, *, watched: bool, sudden: bool = False) -> Result:
     """Run the fleet on a database of its own; every invariant holds at its end."""
-    engine = connect(migrated(f"sqlite:///{folder}/watched-{watched}.db"))
+    engine = connect(migrated(f"sqlite:///{folder}/watched-{watched}-{sudden}.db"))
     upgrade(engine)
-    result = Exhaustion(engine, Plan(ORGS, CELLS, MINUTES, SEED, watched)).run()
-    print(f"\n{'watched' if watched else 'not watched'}: {result.line()}")
+    orgs, cells, minutes = SUDDEN if sudden else (ORGS, CELLS, MINUTES)
+    result = Exhaustion(engine, Plan(orgs, cells, minutes, SEED, watched, sudden)).run()
+    print(f"\n{'sudden start, ' if sudden else ''}{'watched' if watched else 'not watched'}: {result.line()}")
     assert read(engine, verify).breaches == []
     engine.dispose()
     return result
@@ -53,3 +58,29 @@ def test_without_one_it_takes_minutes(folder: Path) -> None:
     found = measured(folder, watched=False)
     assert found.percentile(0.5) > 120
     assert found.flaps == 0
+
+
+def test_sudden_start_at_one_credit_is_halted_within_seconds(folder: Path) -> None:
+    """Ten sandboxes of 64 GB use one credit in 15.6 s: no sample comes before it is gone."""
+    found = measured(folder, watched=True, sudden=True)
+    assert found.halts >= SUDDEN[0]
+    assert found.paying_halted == []
+    assert found.flaps == 0
+    assert found.spent_running == []
+    assert found.percentile(0.01) >= -10
+    assert found.percentile(0.99) <= 15
+
+
+def test_credit_set_to_zero_with_a_webhook_halts_within_a_second(folder: Path) -> None:
+    found = halted_after_webhooks(folder, HOOKED, stale=False)
+    print(f"\nwebhook, not watched: {found.times(2)}")
+    assert found.halts == HOOKED
+    assert found.percentile(0.99) <= 1
+
+
+def test_stale_first_read_after_a_webhook_is_healed_by_the_second(folder: Path) -> None:
+    found = halted_after_webhooks(folder, HOOKED, stale=True)
+    print(f"\nstale first read, not watched: {found.times(2)}")
+    assert found.halts == HOOKED
+    assert found.percentile(0.01) > SECOND_READ_MS / 1000, "else no first read was stale"
+    assert found.percentile(0.99) <= SECOND_READ_MS / 1000 + 1

@@ -15,6 +15,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.api import webhooks
 from drawdown.worker.commands.webhooks import KEPT_MS, WebhookEvent, is_taken, store_failed, take_event
+from drawdown.worker.verdict.asks import SECOND_READ_MS
 from tests.fresh import fresh
 from tests.server.house import FOREIGN, SVIX, Caller, House, served
 from tests.world import T0
@@ -65,6 +66,36 @@ def test_a_halt_that_a_webhook_brings_is_told_to_the_cells_at_once(house: House)
     served(house, work)
     assert house.halted("acme")
     assert [one.org_id for one in house.fleet.cells.received] == ["acme"]
+
+
+def test_a_stale_first_read_is_healed_by_a_second(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody watches, and no tick runs: this process makes the second read as well."""
+    monkeypatch.setattr(webhooks, "SECOND_READ_MS", 50)
+    house.customer("acme", 100)
+    house.fleet.tick(T0 + WINDOW_MS)
+
+    def reads() -> int:
+        return sum("customers.get" in url for url in house.autumn_line.calls)
+
+    before = reads()
+
+    async def work(caller: Caller) -> None:
+        await caller.hook("autumn", *house.autumn_hook("acme"))
+        await caller.settled()
+        assert (reads() - before, house.halted("acme")) == (1, False)
+        for grant in house.autumn.account.customer("acme", house.clock.at_ms).grants["compute_1gb"]:  # type: ignore[union-attr]
+            grant.balance = 0
+        house.clock.at_ms += SECOND_READ_MS
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            await caller.settled()
+            if house.halted("acme"):
+                break
+        await asyncio.sleep(0.2)
+        await caller.settled()
+
+    served(house, work)
+    assert (house.halted("acme"), reads() - before) == (True, 2)
 
 
 def test_a_repeat_is_known_by_its_id_and_changes_nothing(house: House) -> None:

@@ -5,6 +5,7 @@ Guarantee: the oracle is told of what was committed, and of nothing else.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -148,19 +149,26 @@ def org_row(world: World) -> str:
     return f"adds the organisation {org}"
 
 
+_PLACED: Final = (
+    "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state, memory_mb, since_ms) "
+    "VALUES (:name, :org, :cell, :state, :mb, :since) ON CONFLICT (sandbox_id) DO UPDATE SET "
+    "cell_id = excluded.cell_id, state = excluded.state, memory_mb = excluded.memory_mb, since_ms = excluded.since_ms"
+)
+
+
+def _begun(world: World, name: str) -> dict[str, int | None]:
+    """What its host keeps of it, in half of the lives; nothing is drawn for that, so that lives stay as they were."""
+    if not world.keeps_sizes:
+        return {"mb": None, "since": None}
+    return {"mb": SIZES[zlib.crc32(name.encode()) % len(SIZES)], "since": world.time.now}
+
+
 def sandbox(world: World) -> str:
     """A sandbox starts, moves to another cell, hibernates, stops."""
     name, org = f"box{world.rng.randrange(BOXES)}", world.rng.choice(ORGS)
     cell = world.rng.choice(CELLS)
     state = world.rng.choice(("running", "running", "hibernated", "migrating", "stopped"))
-    world.execute(
-        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :org, :cell, :state) "
-        "ON CONFLICT (sandbox_id) DO UPDATE SET cell_id = excluded.cell_id, state = excluded.state",
-        name=name,
-        org=org,
-        cell=cell,
-        state=state,
-    )
+    world.execute(_PLACED, name=name, org=org, cell=cell, state=state, **_begun(world, name))
     world.faults.note("sandbox_moved")
     return f"{name} of {org} on {cell} is {state}"
 
@@ -171,13 +179,8 @@ def flood(world: World) -> str | None:
     if not halted or not world.faults.intensity:
         return None
     for org, cell in ((org, cell) for (org,) in halted for cell in CELLS):
-        world.execute(
-            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :org, :cell, 'running') "
-            "ON CONFLICT (sandbox_id) DO UPDATE SET cell_id = excluded.cell_id, state = excluded.state",
-            name=f"{cell}-{org}"[:60],
-            org=org,
-            cell=cell,
-        )
+        name = f"{cell}-{org}"[:60]
+        world.execute(_PLACED, name=name, org=org, cell=cell, state="running", **_begun(world, name))
     world.cells.heal()
     trouble, cell = world.rng.choice(CELL_TROUBLES), world.rng.choice(CELLS[:2])
     world.cells.troubles[trouble].add(cell)

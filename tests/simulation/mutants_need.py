@@ -28,8 +28,8 @@ def _an_answer_overwrites(patches: Patches) -> None:
 def _answers_for_what_came_after(patches: Patches) -> None:
     right = judge_read.after_read
 
-    def wrong(*rest: Any, asked_again: bool, held_micro: int) -> Any:
-        return right(*rest, asked_again=False, held_micro=held_micro)
+    def wrong(*rest: Any, asked_again: bool) -> Any:
+        return right(*rest, asked_again=False)
 
     patches.put(project, "after_read", wrong)
 

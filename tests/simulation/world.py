@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import zlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
@@ -193,6 +194,9 @@ class World:
     """The outbox's counts while nothing may be sealed or sent."""
 
     def __post_init__(self) -> None:
+        state: Any = self.rng.getstate()[1]
+        self.keeps_sizes = zlib.crc32(repr(state).encode()) % 2 == 0
+        """Whether hosts keep the size of what runs, and when it began: in half of the lives."""
         self.flights: WeakKeyDictionary[Push | LookUp, Flying] = WeakKeyDictionary()
         self.judged: Callable[[Transaction, Any], None] = lambda effect, answer: None
         self.limit_of: Callable[[str], int | None] = lambda customer: None

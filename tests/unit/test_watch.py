@@ -16,6 +16,7 @@ from drawdown.worker.verdict.rules import (
     UNREAD_STOP_MS,
     Estimate,
     Overrides,
+    Refused,
     Verdict,
     next_look_ms,
     unread_verdict,
@@ -143,6 +144,37 @@ def test_who_will_run_out_soon_is_looked_at_often_and_who_uses_nothing_not_at_al
     assert look(10**12, 60) == LAST_LOOK_MS
     assert look(None, 60) == LAST_LOOK_MS
     assert look(10, 0) is None
+
+
+@pytest.mark.parametrize("lasts_ms", [1, 4_999, 5_001, 15_625, 21_000, 59_000, 300_000, 7_200_000])
+def test_last_look_before_the_end_is_at_most_five_seconds_before_it(lasts_ms: int) -> None:
+    burn, now = 60_000, NOW
+    ends = now + lasts_ms
+    while True:
+        following = next_look_ms(ends - now, burn, now)
+        assert following is not None and now < following
+        if following >= ends:
+            break
+        now = following
+    assert ends - now <= FIRST_LOOK_MS
+
+
+@pytest.mark.parametrize(
+    ("refused", "balance", "reason"),
+    [
+        (Refused(), 100, None),
+        (Refused(frozenset("ab"), frozenset("b")), 100, "usage_limit"),
+        (Refused(frozenset("ab"), frozenset("b")), None, "usage_limit"),
+        (Refused(frozenset("ab"), frozenset("c")), 100, None),
+        (Refused(frozenset("ab"), frozenset(), halted=True), 100, "usage_limit"),
+        (Refused(frozenset(), frozenset("b"), halted=True), 100, None),
+        (Refused(frozenset("ab"), frozenset("b")), 0, "credits_exhausted"),
+    ],
+)
+def test_refused_features_halt_who_uses_them(refused: Refused, balance: int | None, reason: str | None) -> None:
+    found = verdict(balance, 3, Overrides(), NOW, refused=refused)
+    assert (found.is_halted, found.reason) == (reason is not None, reason)
+    assert not verdict(balance, 3, Overrides(halted=False), NOW, refused=refused).is_halted
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.sql import queries
 from drawdown.schema.units import next_window
-from drawdown.worker.verdict.rates import POLICIES, policies_of, rate_card_of, uses_ledger
+from drawdown.worker.verdict.rates import POLICIES, policies_of, rate_card_of, tells_costs, uses_ledger
 
 SQL = queries(__file__)
 
@@ -24,13 +24,15 @@ def set_rate(
     *,
     from_ms: int | None,
     new: bool = True,
+    tells: bool = True,
 ) -> int:
     """Set what usage of a feature costs: `rate` is (micro, per quantity). Returns from which window on.
 
     A feature's first rate counts for all its usage, later ones from the next window boundary on. The rate that holds
     then anyway changes nothing: who was not told that it was kept says it again, and is told from when it has held.
-    Errors: UsageError for a name no feature has; Refused where the ledger's card holds, or a rate from then; UnknownId,
-    unless `new`, for a feature that nothing makes.
+    `tells`: whether the provider declares that it tells costs. Errors: UsageError for a name no feature has; Refused
+    where the ledger's card holds, the provider told its costs, or there is a rate from then; UnknownId, unless `new`,
+    for a feature that nothing makes.
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
@@ -38,6 +40,11 @@ def set_rate(
         )
     if uses_ledger(connection, provider):
         raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")
+    if tells and tells_costs(connection, provider):
+        raise Refused(
+            f"the rate of {feature} is not set: {provider} reports its own costs, and estimates use these. "
+            f"Run `drawdown provider rate {provider}` to list them"
+        )
     ids.require(connection, ids.FEATURE, feature, new=new)
     card = rate_card_of(connection, provider)
     known = any(given.feature == feature for given in card.rates)

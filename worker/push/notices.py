@@ -1,6 +1,6 @@
 """A provider's notices: a customer changed, or a push it had accepted is refused after all.
 
-Guarantee: a notice changes nothing by its own figures. A customer that changed is asked about again. A refused push
+Guarantee: a notice changes nothing by its own figures. A customer that changed is read again, twice. A refused push
 becomes rejected, visibly, in any state it was in, and a person or `push retry` decides; it is in doubt, and looked up,
 where another of its attempts may have been charged.
 """
@@ -17,7 +17,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import refuse_late
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.asks import mark_for_two_reads
 
 _SHOWN = {"rejected": "rejected", "in_doubt": "in doubt"}
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
     match notice:
         case CustomerChanged(customer_id):
             orgs = orgs_of(connection, provider, customer_id, now_ms)
-            mark_for_projection(connection, orgs, now_ms)
+            mark_for_two_reads(connection, orgs, now_ms)
             return (
                 f"{customer_id}: {'asked again by the next tick' if orgs else 'nobody here is billed as this customer'}"
             )

@@ -13,12 +13,20 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
+from drawdown.schema.units import SECOND_MS
 
 SQL = queries(__file__)
 
 MOST_READS: Final = 3
 """Of one organisation in a round. Asked about again during each read, by programs or the watch, it would have the round
 last until time is up: others, who have more, would have no turn, and neither pushes nor halts."""
+
+
+SECOND_READ_MS: Final = 5 * SECOND_MS
+"""How long after the read that a webhook called for the provider is read once more: its first answer may be stale."""
+
+READ_TWICE: Final = 0
+"""As `read_by_ms`: the next read is followed by a second one, by the clock of whoever makes the first."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +80,9 @@ def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_m
     projection answers only those asks that came before its read."""
     orgs = [{"org_id": org_id} for org_id in sorted(set(org_ids))]
     SQL.run(connection, "mark_for_projection", {"now_ms": now_ms, "orgs": orgs})
+
+
+def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
+    """The same, and once more SECOND_READ_MS after the first read is written. The second read calls for no third."""
+    mark_for_projection(connection, org_ids, now_ms)
+    SQL.run(connection, "read_twice", {"orgs": [{"org_id": one} for one in sorted(set(org_ids))], "twice": READ_TWICE})

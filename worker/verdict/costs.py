@@ -20,7 +20,6 @@ from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker.catalog.costs import Pools, as_rate, read_pools
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCosts, Steps, Transaction
-from drawdown.worker.verdict.rates import card_of
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -76,8 +75,7 @@ def _learn(connection: sa.Connection, *, provider: str, told: Sequence[Cost], as
 
 def _start_ms(connection: sa.Connection, provider: str, feature: str, now_ms: int) -> int:
     """From which window on a cost counts in estimates: a first one for all usage, a later one from this window on."""
-    rates = card_of(SQL.run(connection, "rates", {"provider": provider})).rates
-    taken = {rate.start_ms for rate in rates if rate.feature == feature}
+    taken = set(SQL.run(connection, "starts", {"provider": provider, "feature": feature}).scalars())
     start = window_of(now_ms) if taken else 0
     while start in taken:
         start += WINDOW_MS

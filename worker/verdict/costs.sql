@@ -8,8 +8,8 @@ FOR UPDATE
 
 -- name: for_update [sqlite]
 
--- name: rates
-SELECT feature, start_ms, micro, per_quantity FROM provider_rates WHERE provider = :provider
+-- name: starts
+SELECT start_ms FROM provider_rates WHERE provider = :provider AND feature = :feature
 
 -- name: insert_cost
 INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance, confirmed_ms)

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from drawdown.ledger.entries import MOST_BALANCE_MICRO
 from drawdown.ledger.rates import RateCard
 from drawdown.schema.sql import Part, queries
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import mirrors, wallets_at
 from drawdown.worker.verdict.holds import Lapsed, read_held, read_in_wallets, read_lapsed
@@ -32,6 +32,14 @@ SQL = queries(__file__)
 LATELY_MS: Final = 5 * MINUTE_MS
 JUST_NOW_MS: Final = MINUTE_MS
 READINGS: Final = 3
+UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
+"""A sandbox that began and sent no sample is taken to have used at most two intervals of a minute."""
+BEGUN_MS: Final = 3 * MINUTE_MS
+"""A sandbox that began longer ago, and sent no sample in three intervals, is taken to use nothing."""
+CLOCKS_APART_MS: Final = 30 * SECOND_MS
+"""By how much a host's clock may be ahead of ours, or behind it."""
+MOST_CHANGES: Final = 8
+"""Latest verdicts of an organisation in which its last halt is looked for: more do not happen in BEGUN_MS."""
 
 
 @dataclass
@@ -61,6 +69,8 @@ class Used:
     """Of what was sent, whatever a balance read now may or may not show."""
     lately: int = 0
     just_now: int = 0
+    running: int = 0
+    """A minute of all sandboxes that run, where hosts keep their size."""
     unpriced: set[str] = field(default_factory=set)
     """Features it uses that have no rate: they are in no estimate."""
 
@@ -72,8 +82,9 @@ class Used:
 
     @property
     def burn_a_minute(self) -> int:
-        """The faster of the last minute and the last five: who begins is soon known, who pauses a while is kept."""
-        return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, 0)
+        """The fastest of the last minute, the last five, and what runs: who begins is known at once, who pauses a while
+        is kept."""
+        return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, self.running, 0)
 
 
 class Balanced(Protocol):
@@ -188,6 +199,10 @@ def parts_of(
         "now_ms": now_ms,
         "lately_ms": now_ms - LATELY_MS,
         "just_now_ms": now_ms - JUST_NOW_MS,
+        "begun_ms": now_ms - BEGUN_MS,
+        "ahead_ms": now_ms + CLOCKS_APART_MS,
+        "unsampled_s": UNSAMPLED_S,
+        "changes": MOST_CHANGES,
         "since_ms": max(min(read_before, read_ms - lag_ms), now_ms - DAY_MS),
     }
     return SQL.part("unsealed", values), SQL.part("unseen_pushes", values)
@@ -228,12 +243,14 @@ def used_by(seen: Seen, orgs: Sequence[Asked], *, read_ms: int, lag_ms: int) -> 
     reads = {org.org_id: org.balance_read_ms for org in orgs}
     for row in seen.unsealed:
         used = found[row.org_id]
-        amount, unsampled, lately, just_now = seen.price(used, row, row.owed, row.unsampled, row.lately, row.just_now)
+        figures = (row.owed, row.unsampled, row.lately, row.just_now, row.a_minute)
+        amount, unsampled, lately, just_now, running = seen.price(used, row, *figures)
         used.unsealed += amount
         in_time[row.org_id] += amount if _is_in_time(row, seen.lapsed) else 0
         used.unsampled += unsampled
         used.lately += lately
         used.just_now += just_now
+        used.running += running
     for row in seen.pushes:
         used = found[row.org_id]
         (amount,) = seen.price(used, row, row.sent_qty)

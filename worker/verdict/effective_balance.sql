@@ -32,7 +32,8 @@ billed AS MATERIALIZED (
 -- it, what was used of late, sealed or not: at what rate credit is burnt; and what sandboxes that run will have used
 -- since they last told, where they tell every minute or oftener: for at most two intervals (a sample may be late), and
 -- from when a sample came in, wherever in its interval it is dated. Who is silent for longer uses nothing,
--- nor does what ran before a halt.
+-- nor does what ran before a halt. A sandbox that began of late, and has sent no sample since, is taken to use its size
+-- since then. `a_minute` is the use of a minute of all that run, where hosts keep their size.
 WITH {picked},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r),
@@ -63,33 +64,65 @@ busy AS MATERIALIZED (
         ORDER BY j.projection_id DESC LIMIT 1), 0) AS changed_ms
     FROM (SELECT DISTINCT org_id FROM used WHERE lately > 0) u
 ),
+-- Of the whole fleet, by its index: those that began within minutes are few.
+begun AS MATERIALIZED (
+    SELECT b.org_id, b.sandbox_id, b.memory_mb, b.since_ms FROM sandboxes b
+    WHERE b.state = 'running' AND b.since_ms > :begun_ms AND b.since_ms <= :ahead_ms AND b.memory_mb IS NOT NULL
+),
+beginning AS MATERIALIZED (
+    SELECT p.org_id, COALESCE((SELECT MAX(k.at_ms) FROM (SELECT j.at_ms, j.is_halted FROM projections j
+        WHERE j.org_id = p.org_id ORDER BY j.projection_id DESC LIMIT :changes) k WHERE k.is_halted), 0) AS halted_ms
+    FROM picked p WHERE p.org_id IN (SELECT org_id FROM begun)
+),
+newest AS MATERIALIZED (
+    SELECT s.org_id, s.sandbox_id, MAX(s.ts) AS ts
+    FROM beginning p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts > :lately_ms {end_look_s}
+    WHERE s.problem IS NULL GROUP BY 1, 2
+),
+fresh AS MATERIALIZED (
+    SELECT b.org_id, b.sandbox_id, b.memory_mb, b.since_ms
+    FROM begun b JOIN beginning p ON p.org_id = b.org_id AND b.since_ms > p.halted_ms
+    LEFT JOIN newest n ON n.org_id = b.org_id AND n.sandbox_id = b.sandbox_id
+    WHERE n.ts IS NULL OR n.ts < b.since_ms
+),
 telling AS (
-    SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s
+    SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s,
+        MAX(CASE WHEN b.memory_mb = s.memory_mb THEN 60 ELSE 0 END) AS a_minute
     FROM busy p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts > :lately_ms
         AND s.ts > p.changed_ms {end_look_s}
     {each_then} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
-    WHERE s.problem IS NULL GROUP BY 1, 2, 3
+    WHERE s.problem IS NULL AND b.sandbox_id NOT IN (SELECT sandbox_id FROM fresh) GROUP BY 1, 2, 3
+),
+going AS (
+    SELECT t.org_id, t.memory_mb, CASE WHEN t.told_ms + 3000 * t.every_s < :now_ms OR t.told_ms > :now_ms THEN 0
+            WHEN t.told_ms + 2000 * t.every_s < :now_ms THEN 2 * t.every_s ELSE (:now_ms - t.told_ms) / 1000 END
+            AS seconds,
+        CASE WHEN t.told_ms + 3000 * t.every_s < :now_ms OR t.told_ms > :now_ms THEN 0 ELSE t.a_minute END AS a_minute
+    FROM telling t WHERE t.every_s <= 60
+    UNION ALL
+    SELECT f.org_id, f.memory_mb, CASE WHEN f.since_ms > :now_ms THEN 0
+            WHEN f.since_ms + 1000 * :unsampled_s < :now_ms THEN :unsampled_s ELSE (:now_ms - f.since_ms) / 1000 END, 60
+    FROM fresh f
 ),
 both_sides AS MATERIALIZED (
     SELECT u.org_id, u.window_ms, g.feature, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds AS owed,
         CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.lately AS lately,
-        CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.just_now AS just_now, 0 AS unsampled
+        CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.just_now AS just_now, 0 AS unsampled,
+        0 AS a_minute
     FROM used u JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms
         AND u.window_ms < g.end_ms
     UNION ALL
-    SELECT u.org_id, g.window_ms, g.feature, 0, 0, 0, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END
-        * CASE WHEN u.told_ms + 3000 * u.every_s < :now_ms OR u.told_ms > :now_ms THEN 0
-            WHEN u.told_ms + 2000 * u.every_s < :now_ms THEN 2 * u.every_s ELSE (:now_ms - u.told_ms) / 1000 END
-    FROM telling u JOIN (SELECT s.*, :now_ms - :now_ms % {window_length_ms} AS window_ms FROM segments s) g
+    SELECT u.org_id, g.window_ms, g.feature, 0, 0, 0, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds,
+        CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.a_minute
+    FROM going u JOIN (SELECT s.*, :now_ms - :now_ms % {window_length_ms} AS window_ms FROM segments s) g
         ON {in_segment} AND g.window_ms >= g.start_ms AND g.window_ms < g.end_ms
-    WHERE u.every_s <= 60
     UNION ALL
-    SELECT d.org_id, d.window_ms, q.feature, -q.sealed_qty, 0, 0, 0
+    SELECT d.org_id, d.window_ms, q.feature, -q.sealed_qty, 0, 0, 0, 0
     {from_dirty} {look_up} pushes q {looked_up_by} q.org_id = d.org_id AND q.window_ms = d.window_ms
         AND q.state <> 'voided' {end_look_q}
 )
 SELECT q.org_id, q.window_ms, q.feature, SUM(q.owed) AS owed, SUM(q.lately) AS lately, SUM(q.just_now) AS just_now,
-    SUM(q.unsampled) AS unsampled
+    SUM(q.unsampled) AS unsampled, SUM(q.a_minute) AS a_minute
 FROM both_sides q {each_then} picked p ON p.org_id = q.org_id
 {look_up} assignments a {looked_up_by} a.org_id = q.org_id AND a.start_ms <= q.window_ms
     AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.provider = :provider AND a.customer_id = p.customer_id

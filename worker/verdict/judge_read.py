@@ -6,11 +6,12 @@ Guarantee: a state that cannot be read, or is none, changes no figure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.verdict.asks import READ_TWICE, SECOND_READ_MS
 from drawdown.worker.verdict.effective_balance import Used, effective_after, since_read
 from drawdown.worker.verdict.org_row import (
     ENDLESS_MICRO,
@@ -23,7 +24,15 @@ from drawdown.worker.verdict.org_row import (
     state_of,
     unchanged,
 )
-from drawdown.worker.verdict.rules import CREDIT_REASONS, Estimate, Verdict, unread_verdict, verdict
+from drawdown.worker.verdict.rules import (
+    CREDIT_REASONS,
+    USAGE_LIMIT,
+    Estimate,
+    Refused,
+    Verdict,
+    unread_verdict,
+    verdict,
+)
 
 HOLD_MS: Final = 15 * MINUTE_MS
 """For how long after a halt a sliver of credit is no reason to go on: three ticks, by when late samples are in."""
@@ -34,24 +43,35 @@ def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
     return states.get(customer_id, ReadFailed("the provider said nothing of this customer"))
 
 
-def after_read(
-    org: Row, state: CustomerState, used: Used | None, at: Moment, *, asked_again: bool, held_micro: int = 0
-) -> Change:
-    """What a fresh state makes of an organisation. `used` None: no estimate is made of it; `asked_again`: since
-    the read began, so that it does not answer for that; `held_micro` of the balance is reserved."""
+@dataclass(frozen=True)
+class Here:
+    """What the database says of an organisation as its customer's state is judged. `used` None: no estimate is made of
+    it. `held_micro` of the balance is reserved. `in_use`: the features it uses now, if the provider refuses some."""
+
+    used: Used | None
+    held_micro: int = 0
+    in_use: frozenset[str] = frozenset()
+
+
+def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_again: bool) -> Change:
+    """What a fresh state makes of an organisation. `asked_again`: since the read began, so that it does not answer for
+    that."""
+    used, held_micro = here.used, here.held_micro
     found, hidden, judged = None, None, None
     if used is not None and state.balance_micro is not None:
         found, hidden = effective_after(org, state.balance_micro, used)
         spent = org.is_halted and org.halt_reason in CREDIT_REASONS
         may_halt = at.watched or state.balance_micro <= held_micro + used.rejected
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, may_halt)
-    new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged, held_micro)
+    refused = Refused(state.refused, here.in_use, org.is_halted and org.halt_reason == USAGE_LIMIT)
+    overrides = overrides_of(org)
+    new = verdict(state.balance_micro, state.max_concurrent, overrides, at.now_ms, judged, held_micro, refused)
     # Asked since this read began, and so at about this time; or by pushes that left it to its turn while it ran: of the
     # halted, none is.
     due = at.now_ms if asked_again and (new.is_halted or org.projection_due_ms is not None) else None
     written = replace(
         state_of(org, new, at, due),
-        read_by_ms=org.read_by_ms if asked_again else None,
+        read_by_ms=org.read_by_ms if asked_again else _second_read_ms(org, at),
         balance_micro=state.balance_micro,
         balance_read_ms=at.read_ms,
         plan=state.plan,
@@ -60,6 +80,12 @@ def after_read(
         resume_above_micro=_above(org, new, used),
     )
     return Change(written, history_of(org, new, at, state.balance_micro, found, held_micro), _left(state, found, used))
+
+
+def _second_read_ms(org: Row, at: Moment) -> int | None:
+    """When the provider is asked once more: after the first read that a webhook called for, which may still be of
+    before what the webhook told of."""
+    return at.now_ms + SECOND_READ_MS if org.read_by_ms == READ_TWICE else None
 
 
 def _left(state: CustomerState, found: Effective | None, used: Used | None) -> int:

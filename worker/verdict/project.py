@@ -22,13 +22,14 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.catalog.balance_parts import note_parts
+from drawdown.worker.catalog.in_use import read_in_use
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.asks import DueProjection, OneRound, mark_for_projection
 from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.holds import mature_wallets, read_held
-from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
+from drawdown.worker.verdict.judge_read import Here, after_failed_read, after_read, said
 from drawdown.worker.verdict.org_row import (
     Change,
     Moment,
@@ -198,6 +199,7 @@ def _apply(
     estimated = current if watched else _spent_or_refused(connection, provider, current)
     used = _used(connection, context, provider, estimated, read_ms=read_ms, now=now)
     held = read_held(connection, provider, sorted(asked), now)
+    in_use = read_in_use(connection, _with_refused(due, states), now)
     policies = policies_of(connection, provider)
     billed = _billed(connection, provider, due, now)
     changes, overtaken = list[Change](), list[str]()
@@ -218,7 +220,8 @@ def _apply(
             changes.append(Change(unchanged(org, org.projection_due_ms if same else now + READ_AGAIN_MS)))
             continue
         at = Moment(max(read_ms, wanted.before_ms + 1), now, watched)
-        change = _after(connection, org, wanted, state, used.get(org.org_id), policies, at, held.get(org.org_id, 0))
+        here = Here(used.get(org.org_id), held.get(org.org_id, 0), in_use.get(org.org_id, frozenset()))
+        change = _after(connection, org, wanted, state, here, policies, at)
         changes.append(change)
         done.note(org, change)
     write(connection, changes, now)
@@ -246,6 +249,12 @@ def _parts(
     return found
 
 
+def _with_refused(due: Sequence[DueProjection], states: Mapping[str, CustomerRead]) -> list[str]:
+    """Organisations of which the provider refuses a feature: of the others nothing is looked up."""
+    read = {wanted.org_id: said(states, wanted.customer_id) for wanted in due}
+    return sorted(org_id for org_id, state in read.items() if isinstance(state, CustomerState) and state.refused)
+
+
 def _spent_or_refused(connection: sa.Connection, provider: str, orgs: Sequence[Row]) -> list[Row]:
     """Those that are halted for lack of credit, or of whom a push was rejected: what it holds is in no balance."""
     values = {"provider": provider, "org_ids": [org.org_id for org in orgs]}
@@ -263,20 +272,19 @@ def _after(
     org: Row,
     due: DueProjection,
     state: CustomerRead,
-    used: Used | None,
+    here: Here,
     policies: dict[str, str],
     at: Moment,
-    held_micro: int,
 ) -> Change:
     """What the read of a customer, or the failure to read it, makes of its organisation."""
     asked_again = org.projection_asks != due.asks
     if isinstance(state, CustomerState):
-        change = after_read(org, state, used, at, asked_again=asked_again, held_micro=held_micro)
+        change = after_read(org, state, here, at, asked_again=asked_again)
         return unless_explained(connection, org, change)
     reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {due.customer_id}"
     log.warning("customer_not_read", org=org.org_id, reason=reason)
     again = org.projection_due_ms if asked_again else at.now_ms + READ_AGAIN_MS
-    return after_failed_read(org, used, policy_for(policies, org.plan), at, again)
+    return after_failed_read(org, here.used, policy_for(policies, org.plan), at, again)
 
 
 def _billed(connection: sa.Connection, provider: str, due: Sequence[DueProjection], now: int) -> set[tuple[str, str]]:

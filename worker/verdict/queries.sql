@@ -13,6 +13,10 @@ FROM (SELECT o.org_id FROM orgs o WHERE o.org_id IN (SELECT org_id FROM {rows :o
 UPDATE orgs SET projection_due_ms = {earliest_ask}, projection_asks = projection_asks + 1
 WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
+-- name: read_twice
+-- Their rows are held: they were marked in this transaction.
+UPDATE orgs SET read_by_ms = :twice WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
+
 -- name: projections_due
 -- Who was asked for: first those who run, by how little they have; then the halted, by how long they wait, or the watch,
 -- which asks about all of them again and again, would have those who owe most read each time, and never who has paid.
@@ -121,7 +125,8 @@ RETURNING org_id
 UPDATE gate_asks SET busy_until_ms = NULL WHERE org_id = :org_id AND asked_ms = :asked_ms
 
 -- name: rates
-SELECT feature, start_ms, micro, per_quantity FROM provider_rates WHERE provider = :provider
+SELECT feature, start_ms, micro, per_quantity, balance, actor, reason FROM provider_rates WHERE provider = :provider
+ORDER BY feature, start_ms
 
 -- name: balances_of_rates
 -- The credit systems that a provider's rates draw on.

@@ -32,7 +32,8 @@ class Overrides:
         return self.until_ms is None or now_ms < self.until_ms
 
 
-CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", "unreadable"})
+USAGE_LIMIT: Final = "usage_limit"
+CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", "unreadable", USAGE_LIMIT})
 """Why an organisation is halted, where neither a person nor history is."""
 
 
@@ -51,6 +52,24 @@ class Estimate:
     may_halt: bool = True
 
 
+@dataclass(frozen=True)
+class Refused:
+    """Features that a usage limit of the provider refuses although the balance lasts. `in_use`: features that the
+    organisation uses now. `halted`: it is halted for that now, so that its use has ended."""
+
+    features: frozenset[str] = frozenset()
+    in_use: frozenset[str] = frozenset()
+    halted: bool = False
+
+    @property
+    def halts(self) -> bool:
+        """Whether the organisation is to be halted, or to stay so."""
+        return bool(self.features) and (self.halted or not self.features.isdisjoint(self.in_use))
+
+
+NOTHING_REFUSED: Final = Refused()
+
+
 def verdict(
     balance_micro: int | None,
     provider_max: int | None,
@@ -58,6 +77,7 @@ def verdict(
     now_ms: int,
     estimate: Estimate | None = None,
     held_micro: int = 0,
+    refused: Refused = NOTHING_REFUSED,
 ) -> Verdict:
     """The projection of a fresh read; a balance of None is unlimited, and of `held_micro` runs have the use. The
     operator's halt and override win."""
@@ -65,10 +85,12 @@ def verdict(
     said = _operator(overrides, limit, now_ms)
     if said is not None:
         return said
+    if balance_micro is not None and balance_micro <= 0:
+        return Verdict(True, "credits_exhausted", limit)
+    if refused.halts:
+        return Verdict(True, USAGE_LIMIT, limit)
     if balance_micro is None:
         return Verdict(False, None, limit)
-    if balance_micro <= 0:
-        return Verdict(True, "credits_exhausted", limit)
     if balance_micro <= held_micro:
         return Verdict(True, "reserved", limit)
     if estimate is not None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.mapping import FOREVER_MS, Segment, is_meter, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.verdict.rates import rate_card_of
 
 SQL = queries(__file__)
 
@@ -92,12 +93,17 @@ def mapped_features(connection: sa.Connection) -> list[str]:
 
 def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
     """By each provider that bills and keeps balances itself, the features without a rate for estimates of what is left
-    there."""
+    there: no operator set one, and the provider tells no cost of it."""
     kept_here = wallets_at(connection)
-    found = defaultdict[str, list[str]](list)
-    for row in SQL.run(connection, "unestimated_features"):
+    billed = defaultdict[str, list[str]](list)
+    for row in SQL.run(connection, "billed_features"):
         if row.provider not in kept_here:
-            found[str(row.provider)].append(str(row.feature))
+            billed[str(row.provider)].append(str(row.feature))
+    found: dict[str, list[str]] = {}
+    for provider, features in billed.items():
+        rated = {rate.feature for rate in rate_card_of(connection, provider).rates}
+        if unrated := [feature for feature in features if feature not in rated]:
+            found[provider] = unrated
     return found
 
 

@@ -24,9 +24,8 @@ SELECT DISTINCT feature FROM mappings WHERE feature IS NOT NULL ORDER BY 1
 SELECT DISTINCT m.feature FROM mappings m
 WHERE m.feature IS NOT NULL AND NOT EXISTS (SELECT 1 FROM ledger_rates r WHERE r.feature = m.feature) ORDER BY 1
 
--- name: unestimated_features
+-- name: billed_features
 SELECT a.provider, m.feature FROM (SELECT DISTINCT provider FROM assignments
     WHERE end_ms IS NULL AND provider NOT IN {unbilled}) a
 CROSS JOIN (SELECT DISTINCT feature FROM mappings WHERE feature IS NOT NULL) m
-WHERE NOT EXISTS (SELECT 1 FROM provider_rates r WHERE r.provider = a.provider AND r.feature = m.feature)
 ORDER BY a.provider, m.feature

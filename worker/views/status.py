@@ -180,8 +180,9 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
 
     org = require_org(connection, org_id)
     of_org = {"org_id": org_id}
+    row = {str(name): value for name, value in org._mapping.items() if name not in NOT_SHOWN}
     return OrgStatus(
-        **{str(name): value for name, value in org._mapping.items() if name not in NOT_SHOWN},
+        **{**row, "read_by_ms": org.read_by_ms or None},  # READ_TWICE is no time
         watermark_ms=SQL.run(connection, "org_watermark", of_org).scalar_one_or_none(),
         assignments=[AssignmentRow(**row._mapping) for row in SQL.run(connection, "org_assignments", of_org)],
         pending=[

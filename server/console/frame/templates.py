@@ -29,7 +29,7 @@ WORDS: Final[Mapping[str, str]] = {
 HALTED_FOR: Final[Mapping[str, str]] = {
     "credits_exhausted": "no credit is left", "reserved": "what runs has reserved all that is left",
     "estimate": "no credit is left, as it is estimated", "unreadable": "the balance cannot be read",
-    "operator": "a person has stopped it",
+    "usage_limit": "a usage limit is reached", "operator": "a person has stopped it",
 }  # fmt: skip
 """Why an organisation is halted, in words for its people; any other reason is told to nobody but ours."""
 

@@ -22,7 +22,7 @@ from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.customers import usage as full
 from drawdown.worker.commands.guard_facts import Wish
 from drawdown.worker.commands.guard_options import ways_out
-from drawdown.worker.verdict.rules import CREDIT_REASONS
+from drawdown.worker.verdict.rules import CREDIT_REASONS, USAGE_LIMIT
 from drawdown.worker.views import own_wallet, wallet_days, wallet_entries
 from drawdown.worker.views.forecast import forecast_of
 from drawdown.worker.views.usage import last_days, read_usage
@@ -47,7 +47,7 @@ def usage(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org = own_wallet.org_of(connection, org_id)
     if org is not None and org.is_halted:
         shown |= {"halted": org, "why": HALTED_FOR.get(f"{org.halt_reason}", "")}
-        shown["by_credit"] = org.halt_reason in CREDIT_REASONS - {"unreadable"}
+        shown["by_credit"] = org.halt_reason in CREDIT_REASONS - {"unreadable", USAGE_LIMIT}
     if told.is_shared:
         return {**shown, "features": _features(connection, org_id, ask.now_ms)}
     if not told.paid.is_here:

@@ -1,0 +1,123 @@
+"""A webhook is followed by two reads: the first answer may still be of before what the webhook tells of."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CustomerChanged
+from drawdown.schema.database import read, write
+from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.verdict.asks import SECOND_READ_MS
+from drawdown.worker.views.status import org_status
+from tests.fake_provider import capabilities
+from tests.prepaid import CREDIT, Moving, Prepaid, look
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def provider() -> Prepaid:
+    return Prepaid(capabilities(in_flight=4, reads_a_call=10), credit={"acme": 100 * CREDIT})
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: Prepaid) -> Fleet:
+    made = Fleet(engine, Moving(T0), extra={"fake": provider})
+    made.assign("acme", provider="fake", from_ms=T0)
+    made.tick(T0 + SECOND_MS)
+    provider.asked.clear()
+    return made
+
+
+def hook(fleet: Fleet, provider: str = "fake") -> None:
+    """A webhook that names the customer."""
+    now = fleet.clock.now_ms()
+    write(fleet.engine, lambda c: apply_notices(c, provider, [CustomerChanged("acme")], now))
+
+
+def is_halted(fleet: Fleet) -> bool:
+    return bool(fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'"))
+
+
+def test_a_stale_first_read_is_healed_seconds_later(fleet: Fleet, provider: Prepaid) -> None:
+    hook(fleet)  # it is out of credit, and the first answer does not show that yet
+    look(fleet, 0)
+    assert (provider.asked, is_halted(fleet)) == (["acme"], False)
+    provider.credit["acme"] = 0
+    look(fleet, SECOND_READ_MS // 2)
+    assert provider.asked == ["acme"], "not before its time"
+    look(fleet, SECOND_READ_MS // 2)
+    assert (provider.asked, is_halted(fleet)) == (["acme"] * 2, True)
+
+
+def test_the_second_read_is_the_last(fleet: Fleet, provider: Prepaid) -> None:
+    hook(fleet)
+    for _ in range(20):
+        look(fleet)
+    assert provider.asked == ["acme"] * 2
+    assert fleet.rows("SELECT projection_due_ms, read_by_ms FROM orgs WHERE org_id = 'acme'") == [(None, None)]
+
+
+def test_a_tick_makes_it_where_nobody_watches(fleet: Fleet, provider: Prepaid) -> None:
+    hook(fleet)
+    fleet.tick(T0 + 2 * SECOND_MS)
+    provider.credit["acme"] = 0
+    fleet.tick(T0 + WINDOW_MS)
+    assert (provider.asked, is_halted(fleet)) == (["acme"] * 2, True)
+
+
+def test_a_first_read_that_failed_is_none(fleet: Fleet, provider: Prepaid) -> None:
+    hook(fleet)
+    provider.down = "503"
+    look(fleet, 0)
+    provider.down = None
+    look(fleet, 2 * MINUTE_MS)
+    look(fleet)
+    look(fleet)
+    assert provider.asked == ["acme"] * 3
+
+
+def test_a_webhook_during_the_first_read_has_two_reads_after_it(fleet: Fleet, provider: Prepaid) -> None:
+    hook(fleet)
+    provider.meanwhile = lambda: hook(fleet)
+    look(fleet, 0)
+    look(fleet)
+    look(fleet)
+    look(fleet)
+    assert provider.asked == ["acme"] * 3
+
+
+def test_a_webhook_of_who_does_not_bill_asks_nobody(fleet: Fleet, provider: Prepaid) -> None:
+    hook(fleet, "embedded")
+    for _ in range(4):
+        look(fleet)
+    assert provider.asked == []
+
+
+def test_an_older_read_does_not_replace_the_second(fleet: Fleet, provider: Prepaid) -> None:
+    """The first read is slow: while its answer is on its way, another one is written."""
+    hook(fleet)
+
+    def newer() -> None:
+        provider.credit["acme"] = 0
+        fleet.write("UPDATE orgs SET projection_asks = projection_asks + 1")
+        look(fleet, 0)
+
+    def elsewhere() -> None:
+        other = threading.Thread(target=newer)
+        other.start()
+        other.join()
+
+    provider.meanwhile = elsewhere
+    look(fleet, 0)
+    assert (provider.asked, is_halted(fleet)) == (["acme"] * 2, True)
+    look(fleet, SECOND_READ_MS)
+    assert is_halted(fleet)
+
+
+def test_what_waits_for_a_first_read_is_shown_without_a_time(fleet: Fleet) -> None:
+    hook(fleet)
+    assert read(fleet.engine, lambda c: org_status(c, "acme", T0)).read_by_ms is None

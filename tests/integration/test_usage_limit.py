@@ -1,0 +1,121 @@
+"""A usage limit of the provider: it refuses a feature although the balance lasts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CustomerState
+from drawdown.schema.database import read, write
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.worker.commands import assignments, hooks, orgs
+from drawdown.worker.verify.verify import verify
+from tests.fake_provider import capabilities
+from tests.prepaid import CREDIT, Moving, Prepaid, look
+from tests.world import T0, Fleet
+
+BALANCES = pytest.mark.parametrize("balance", [100 * CREDIT, None], ids=["credit", "unlimited"])
+
+
+@pytest.fixture
+def provider() -> Prepaid:
+    return Prepaid(capabilities(in_flight=4, reads_a_call=10), credit={"acme": 100 * CREDIT})
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: Prepaid) -> Fleet:
+    made = Fleet(engine, Moving(T0), extra={"fake": provider})
+    made.assign("acme", provider="fake", from_ms=T0)
+    made.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    made.tick(T0 + SECOND_MS)
+    return made
+
+
+def says(provider: Prepaid, fleet: Fleet, *refused: str, balance: int | None = 100 * CREDIT) -> object:
+    """What is copied of a fresh read by which features are refused."""
+    provider.states["acme"] = CustomerState(balance, "prepaid", 3, frozenset(refused))
+    fleet.write("UPDATE orgs SET projection_due_ms = 0, projection_asks = projection_asks + 1")
+    look(fleet)
+    return fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'")[0]
+
+
+def runs(fleet: Fleet, memory_mb: int | None, state: str = "running") -> None:
+    fleet.write(
+        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state, memory_mb) "
+        "VALUES ('b', 'acme', 'cell-1', :state, :mb)",
+        {"mb": memory_mb, "state": state},
+    )
+
+
+@BALANCES
+def test_a_refused_feature_that_runs_halts(fleet: Fleet, provider: Prepaid, balance: int | None) -> None:
+    runs(fleet, 4096)
+    assert says(provider, fleet, "compute_1gb", balance=balance) == (False, None), "another feature is refused"
+    assert says(provider, fleet, "compute_4gb", balance=balance) == (True, "usage_limit")
+    assert [halt.org_id for halt in fleet.cells.received] == ["acme"], "its cells are told"
+
+
+@pytest.mark.parametrize(("ago_ms", "halted"), [(MINUTE_MS, True), (11 * MINUTE_MS, False)])
+def test_samples_of_late_are_use_too(fleet: Fleet, provider: Prepaid, ago_ms: int, halted: bool) -> None:
+    fleet.clock.at_ms += 20 * MINUTE_MS
+    fleet.sample("acme", fleet.clock.at_ms - ago_ms, interval_s=1)
+    assert says(provider, fleet, "compute_1gb") == (halted, "usage_limit" if halted else None)
+
+
+@pytest.mark.parametrize(("memory_mb", "state"), [(4096, "stopped"), (None, "running")])
+def test_what_does_not_run_or_has_no_size_is_no_use(
+    fleet: Fleet, provider: Prepaid, memory_mb: int | None, state: str
+) -> None:
+    runs(fleet, memory_mb, state)
+    assert says(provider, fleet, "compute_4gb") == (False, None)
+
+
+def test_it_stays_halted_until_nothing_is_refused(fleet: Fleet, provider: Prepaid) -> None:
+    runs(fleet, 4096)
+    says(provider, fleet, "compute_4gb")
+    fleet.write("UPDATE sandboxes SET state = 'stopped'")
+    assert says(provider, fleet, "compute_4gb", "compute_1gb") == (True, "usage_limit"), "its use has ended"
+    assert says(provider, fleet) == (False, None)
+    assert says(provider, fleet, "compute_4gb") == (False, None), "nothing of it runs by now"
+    assert read(fleet.engine, verify).breaches == []
+
+
+def test_the_operators_product_is_told_why(fleet: Fleet, provider: Prepaid) -> None:
+    events = ("organisation.halted", "organisation.resumed")
+    endpoint = {"name": "app", "url": "https://app.example/in", "events": events, "new": True}
+    write(fleet.engine, lambda c: hooks.set_endpoint(c, by=fleet.by, **endpoint))  # type: ignore[arg-type]
+    runs(fleet, 4096)
+    says(provider, fleet, "compute_4gb")
+    says(provider, fleet)
+    rows = fleet.rows("SELECT event, body FROM hook_messages WHERE org_id = 'acme' ORDER BY message_id")
+    told = sorted((str(event), json.loads(str(body))["data"]["reason"]) for event, body in rows)
+    assert told == [("organisation.halted", "usage_limit"), ("organisation.resumed", None)]
+
+
+def test_no_credit_is_said_first(fleet: Fleet, provider: Prepaid) -> None:
+    runs(fleet, 4096)
+    assert says(provider, fleet, "compute_4gb", balance=0) == (True, "credits_exhausted")
+
+
+def test_a_read_that_fails_ends_nothing(fleet: Fleet, provider: Prepaid) -> None:
+    runs(fleet, 4096)
+    says(provider, fleet, "compute_4gb")
+    provider.down = "503"
+    assert says(provider, fleet) == (True, "usage_limit")
+
+
+def test_an_operators_word_wins(fleet: Fleet, provider: Prepaid) -> None:
+    runs(fleet, 4096)
+    word = {"max_concurrent": None, "until_ms": T0 + 60 * MINUTE_MS}
+    write(fleet.engine, lambda c: orgs.override(c, "acme", fleet.by, halted=False, **word))
+    assert says(provider, fleet, "compute_4gb") == (False, None)
+
+
+def test_whom_nobody_bills_any_more_goes_on(fleet: Fleet, provider: Prepaid) -> None:
+    runs(fleet, 4096)
+    says(provider, fleet, "compute_4gb")
+    write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "none", fleet.by))
+    fleet.tick(T0 + 11 * MINUTE_MS)
+    assert fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'") == [(False, None)]
