@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,7 @@ BEGIN_S: Final = 1_772_452_800
 """2026-03-02T12:00:00Z, which the page's output shows."""
 MOST_WORDS: Final = 600
 CLOCK: Final = """
-at() { "$PYTHON" -c 'import sys, time; print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(sys.argv[1]))))' "$1"; }
+at() { "$PYTHON" -c 'import sys, time; print(time.strftime(sys.argv[1], time.gmtime(int(sys.argv[2]))))' %FT%TZ "$1"; }
 sleep() { echo $(($(cat now) + $1)) > now; }
 date() { at $(($(cat now) - 60 * ${3%% minutes ago})); }
 drawdown() { command drawdown --at "$(at "$(cat now)")" "$@"; }
@@ -92,7 +93,7 @@ def test_missing_finds_a_line_out_of_order() -> None:
 def test_each_shown_block_follows_commands() -> None:
     kinds = re.findall(r"^```(\w+)$", PAGE, flags=re.MULTILINE)
     assert kinds.count("bash") == kinds.count("text") == 7
-    assert all(before == "bash" for before, kind in zip(kinds, kinds[1:], strict=False) if kind == "text")
+    assert all(before == "bash" for before, kind in pairwise(kinds) if kind == "text")
 
 
 def test_table_quotes_the_notes_of_reconcile() -> None:
