@@ -2,7 +2,8 @@
 
 Guarantee: a push is voided only where its last answer proves that nothing was taken (P5) and a read after that answer
 shows credit. The next seal owes its usage under a new key, since Autumn keeps the key of a charge that took nothing
-(recorded). A push that is refused again and again waits longer each time. What a person has to settle is left alone.
+(recorded). A push that is refused again and again waits longer each time. What a person has to settle is left alone. The customers who wait are
+asked about by each tick: a halted organisation uses nothing, and Autumn sends no webhook of a grant (recorded).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.outcome import CREDIT_WAIT_MS
 from drawdown.worker.push.rows import newest_unanswered
 from drawdown.worker.push.void import MAY_ARRIVE_MS, REJECTED, void_many
+from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -60,8 +62,11 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
         "longest_wait_ms": LONGEST_WAIT_MS,
         "at_most": MOST_AGAIN,
     }
+    unread = SQL.run(connection, "unread", values).scalars().all()
+    if unread:
+        mark_for_projection(connection, unread, now_ms)
     if SQL.run(connection, "waiting", values).first() is None:
-        return 0  # the usual case: nobody waits for this
+        return 0  # the usual case: no customer has credit for it
     lock_buckets(connection)
     require_same(connection, witness)
     waiting = SQL.run(connection, "waiting", values).all()
