@@ -19,6 +19,8 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import withdrawals
+from drawdown.worker.commands.flip_rules import FlipOptions, Wish
+from drawdown.worker.commands.flips import flip
 from drawdown.worker.engine import runner
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.verify.verify import verify
@@ -271,6 +273,25 @@ def test_grant_used_up_exactly_halts_and_waiting_usage_is_billed_once(engine: sa
     assert house.states("acme")[-2:] == [("compute_64gb", 0, 100, "voided"), ("compute_64gb", 1, 100, "accepted")]
     assert house.fleet.one("SELECT is_halted FROM orgs") == 0
     assert house.compare(correct=True).exit_status == 0, "what was drawn from the grant that is gone is known"
+    house.is_exact()
+
+
+def test_grant_used_up_exactly_by_the_first_push_is_no_loss(engine: sa.Engine) -> None:
+    """Only the preflight of the assignment ever saw the grant: taken for a loss, its usage would be billed twice."""
+    house = House(engine, {})
+    account, fleet = house.autumn.account, house.fleet
+    account.add_customer("acme", T0)
+    account.grant("acme", "credits", Decimal("0.024"), T0, interval=ONE_OFF)
+    house.used["acme"] = Decimal(0)
+    house.use("acme", 60)
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    options = FlipOptions("autumn", T0, dry_run=False, allow_halt=False, unchecked=False, each_alone=False)
+    runner.run(flip(fleet.context(), [Wish("acme", "acme")], options, fleet.by), world)
+    house.bill()
+    account.grant("acme", "credits", 10, fleet.clock.at_ms, interval=ONE_OFF)
+    found = house.compare(correct=True)
+    assert (told(found), found.exit_status) == ([], 0)
+    house.bill()
     house.is_exact()
 
 
