@@ -1,7 +1,8 @@
 """The account's features at Autumn, and the costs in its credit systems. Pure.
 
 Guarantee: a cost is the exact decimal that Autumn sends. A cost that cannot be used is not told: one of zero or less,
-one with more than ten decimals, an enormous one, or one of a feature that two credit systems pay for. `check` reports each of these.
+one with more than ten decimals, an enormous one, or one of a feature that two credit systems pay for. `check` reports
+each of these.
 """
 
 from __future__ import annotations

@@ -106,6 +106,10 @@ class Pools:
         """Every cost that was ever told."""
         return [Cost(cost.feature, cost.balance, cost.credits) for costs in self._of.values() for cost in costs]
 
+    def count(self, feature: str) -> int:
+        """How many costs of a feature were told."""
+        return len(self._of.get(feature, ()))
+
     def newest(self) -> Mapping[str, ToldCost]:
         """The cost in force, by feature."""
         return {feature: costs[-1] for feature, costs in self._of.items()}
