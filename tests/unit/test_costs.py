@@ -52,6 +52,11 @@ def test_charge_during_cost_change_has_least_and_most() -> None:
     assert pools.changes(["a"]) == [{"feature": "a", "confirmed_ms": 5_000, "at_ms": 9_000}]
 
 
+def test_charge_settled_by_a_clock_that_is_behind_has_least_and_most() -> None:
+    pools = Pools([told("a", "0.0004", 1_000), told("a", "0.0006", 9_000, confirmed_ms=9_000)])
+    assert pools.weight_between("a", 9_500, 8_500) == (400, 600)
+
+
 def test_part_that_vanished_counts_as_drawn() -> None:
     pools = Pools([told("a", "0.0001")])
     known = [Part("credits", "topup-1", Decimal(50)), Part("credits", "topup-2", Decimal(25))]

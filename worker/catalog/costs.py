@@ -91,7 +91,9 @@ class Pools:
         if not costs:
             return PLAIN
         scale = self._scales[costs[-1].balance] // MICRO
-        seen = [cost.micro * scale // cost.per_quantity for cost in costs[first : last + 1]]
+        # Another machine's clock may have settled it before it was sent.
+        between = costs[min(first, last) : max(first, last) + 1]
+        seen = [cost.micro * scale // cost.per_quantity for cost in between]
         return min(seen), max(seen)
 
     def weight_between(self, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
@@ -103,6 +105,10 @@ class Pools:
     def known(self) -> list[Cost]:
         """Every cost that was ever told."""
         return [Cost(cost.feature, cost.balance, cost.credits) for costs in self._of.values() for cost in costs]
+
+    def count(self, feature: str) -> int:
+        """How many costs of a feature were told."""
+        return len(self._of.get(feature, ()))
 
     def newest(self) -> Mapping[str, ToldCost]:
         """The cost in force, by feature."""

@@ -23,6 +23,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.careful import MAX_FIGURE
 from drawdown.providers.protocol import Drawn, Part, ReadFailed
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.balance_parts import known_parts
@@ -343,5 +344,6 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         }
         for (provider, pair), some in lost.items()
     ]
+    rows = [row for row in rows if abs(int(row["sent_qty"])) <= MAX_FIGURE]  # no mark is as far away
     if rows:
         SQL.run(connection, "own_up_to_lost", {"lost": rows})

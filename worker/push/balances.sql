@@ -86,7 +86,9 @@ FROM {rows :marks (customer_id text, feature text, since_ms bigint, apart_qty bi
     told_ms bigint, scale bigint)} r WHERE 1 = 1
 ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.since_ms,
     apart_qty = excluded.apart_qty, at_ms = excluded.at_ms, org_id = excluded.org_id,
-    told_qty = balance_marks.told_qty * (excluded.scale / balance_marks.scale) + excluded.told_qty,
+    told_qty = CASE WHEN ABS(balance_marks.told_qty * 1.0 * excluded.scale / balance_marks.scale) + ABS(excluded.told_qty)
+        > 9e18 THEN excluded.told_qty
+        ELSE balance_marks.told_qty * (excluded.scale / balance_marks.scale) + excluded.told_qty END,
     scale = excluded.scale,
     told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
 

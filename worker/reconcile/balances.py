@@ -19,6 +19,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.careful import MAX_FIGURE
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
@@ -58,6 +59,7 @@ LESS: Final = (
     "less was drawn from the balance than was charged: a top-up, a balance set by hand, or a loss over there (which "
     "a person has to draw again)"
 )
+FAR: Final = "the balance and what was pushed are further apart than can be kept: nothing was compared"
 MOST_LOST: Final = 500
 """Newest pushes of a customer that are looked at for what a balance lacks."""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
@@ -164,6 +166,11 @@ def _of_pair(
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
     mark = Mark(pair, since, drawn.quantity - ours.ours, ours.org_id, scale=scale)
+    if abs(mark.apart) > MAX_FIGURE:
+        day_ms, theirs = since - since % DAY_MS, drawn.quantity
+        line = Line(day_ms, ours.org_id, asked.provider, *pair, ours.ours, theirs, "over", balance=True, scale=scale)
+        yield replace(line, verdict="over" if mark.apart > 0 else "short", note=FAR), None
+        return
     if beyond is None:
         yield None, mark  # nothing to compare with yet: the next run has
         return

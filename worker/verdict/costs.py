@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 import sqlalchemy as sa
 import structlog
@@ -16,17 +17,31 @@ import structlog
 from drawdown.providers.protocol import Cost, ReadFailed
 from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
+from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker.catalog.costs import Pools, as_rate, read_pools
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import ReadCosts, Steps, Transaction
+from drawdown.worker.engine.effects import ReadCosts, Steps, Together, Transaction
 
 log = structlog.get_logger()
 SQL = queries(__file__)
 
 
+AT_ONCE: Final = 500
+"""Costs that one transaction takes in: an account may have thousands, and others wait to write."""
+MOST_CHANGES: Final = 1_000
+"""Of one feature's cost. Each estimate reads all of them, and none is ever removed."""
+
+
 def learn_costs(context: Context, provider: str) -> Steps[None]:
-    """Ask a provider what units cost, and keep what changed. Providers that do not tell costs are not asked."""
+    """Ask a provider what units cost, and keep what changed. Providers that do not tell costs are not asked. What
+    cannot be kept changes nothing, and holds up nobody."""
+    (came,) = yield Together([_learn_costs(context, provider)])
+    if isinstance(came, Exception):
+        log.error("costs_not_learned", provider=provider, error=in_short(came))
+
+
+def _learn_costs(context: Context, provider: str) -> Steps[None]:
     if not context.capabilities[provider].costs:
         return
     pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
@@ -35,18 +50,24 @@ def learn_costs(context: Context, provider: str) -> Steps[None]:
     if isinstance(told, ReadFailed):
         log.warning("costs_not_read", provider=provider, reason=told.reason)
         return
-    yield Transaction(
-        "learn_costs",
-        partial(_learn, provider=provider, told=told, asked_ms=asked_ms, now_ms=context.clock.now_ms()),
-    )
+    for at in range(0, len(told) or 1, AT_ONCE):
+        some = told[at : at + AT_ONCE]
+        # The answer holds from when it was asked for: a change after that is a change to come. It holds once all of it
+        # is kept.
+        holds_ms = asked_ms if at + AT_ONCE >= len(told) else None
+        work = partial(_learn, provider=provider, told=some, holds_ms=holds_ms, now_ms=context.clock.now_ms())
+        yield Transaction("learn_costs", work)
 
 
-def _learn(connection: sa.Connection, *, provider: str, told: Sequence[Cost], asked_ms: int, now_ms: int) -> None:
+def _learn(
+    connection: sa.Connection, *, provider: str, told: Sequence[Cost], holds_ms: int | None, now_ms: int
+) -> None:
     # The provider's row is held first: of two processes that learn the same cost, the second finds it known.
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
     if held is None:
         return  # nothing was sealed for it yet: the tick that meets it keeps its terms first
-    known = read_pools(connection, provider).newest()
+    pools = read_pools(connection, provider)
+    known = pools.newest()
     for cost in told:
         micro, per_quantity = as_rate(cost.credits)
         before = known.get(cost.feature)
@@ -55,6 +76,9 @@ def _learn(connection: sa.Connection, *, provider: str, told: Sequence[Cost], as
             micro,
             per_quantity,
         ):
+            continue
+        if pools.count(cost.feature) >= MOST_CHANGES:
+            log.error("cost_changes_too_often", provider=provider, feature=cost.feature, cost=str(cost.credits))
             continue
         details = {
             "feature": cost.feature,
@@ -69,8 +93,8 @@ def _learn(connection: sa.Connection, *, provider: str, told: Sequence[Cost], as
         SQL.run(connection, "insert_cost", {**details, **more, **said})
         record(connection, "provider_rate", provider, details, by)
         log.info("cost_learned", provider=provider, balance=cost.balance, feature=cost.feature, cost=str(cost.credits))
-    # The answer holds from when it was asked for: a change after that is a change to come.
-    SQL.run(connection, "costs_read", {"provider": provider, "asked_ms": asked_ms})
+    if holds_ms is not None:
+        SQL.run(connection, "costs_read", {"provider": provider, "asked_ms": holds_ms})
 
 
 def _start_ms(connection: sa.Connection, provider: str, feature: str, now_ms: int) -> int:
