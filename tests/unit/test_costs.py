@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -10,9 +12,11 @@ from drawdown.providers.protocol import Drawn, Part
 from drawdown.schema.units import show_quantity
 from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate
 from drawdown.worker.push.balances import Accounted, Level, levels
-from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, lost_among
+from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, MOST_LOST, MOST_LOST_SUMS, lost_among
 
 MINUTE = 60_000
+UNROUND = 9_973
+"""A factor that makes no sum a round figure."""
 
 
 def told(feature: str, credits: str, at_ms: int = 0, confirmed_ms: int | None = None) -> ToldCost:
@@ -93,14 +97,47 @@ def test_fraction_of_plain_balance_tells_nothing() -> None:
 def test_lost_charges_follow_one_another(
     drew: list[int], settled: list[int], amount: int, lost: list[int] | None
 ) -> None:
-    assert lost_among(drew, settled, amount) == lost
+    assert lost_among([one * UNROUND for one in drew], settled, amount * UNROUND) == lost
 
 
 def test_lost_charges_beside_others_are_bounded() -> None:
-    drew = [1, *(2 ** (place + 1) for place in range(MOST_BESIDE + 1))]
+    drew = [UNROUND, *(UNROUND * 2 ** (place + 1) for place in range(MOST_BESIDE + 1))]
     settled = [MINUTE, *([0] * (MOST_BESIDE + 1))]
-    assert lost_among(drew, settled, 1 + drew[MOST_BESIDE]) == [0, MOST_BESIDE]
-    assert lost_among(drew, settled, 1 + drew[MOST_BESIDE + 1]) is None
+    assert lost_among(drew, settled, UNROUND + drew[MOST_BESIDE]) == [0, MOST_BESIDE]
+    assert lost_among(drew, settled, UNROUND + drew[MOST_BESIDE + 1]) is None
+
+
+def _day_of_seven_sizes() -> tuple[list[int], list[int]]:
+    """The newest pushes of a customer who uses every size, for a part of each window."""
+    rng = random.Random(7)
+    costs = [100, 200, 400, 800, 1_600, 3_200, 6_400]
+    drew = [rng.randrange(1, 301) * cost for _ in range(71) for cost in costs]
+    return drew, [-(place // len(costs)) * 5 * MINUTE for place in range(len(drew))]
+
+
+@pytest.mark.parametrize("credits", [1, 2, 5])
+def test_round_top_up_of_a_busy_customer_is_no_loss(credits: int) -> None:
+    drew, settled = _day_of_seven_sizes()
+    assert lost_among(drew, settled, credits * 10**6) is None, "among so many sums any figure is found"
+
+
+def test_loss_of_a_busy_customer_is_found_among_the_newest() -> None:
+    drew, settled = _day_of_seven_sizes()
+    assert lost_among(drew, settled, sum(drew[:9])) == list(range(9))
+
+
+def test_sums_of_one_large_batch_are_tried_only_so_far() -> None:
+    rng = random.Random(7)
+    tried = list[int]()
+
+    class Counted(list[int]):
+        def __getitem__(self, place: Any) -> Any:
+            tried.append(place)
+            return super().__getitem__(place)
+
+    drew = Counted(rng.randrange(1, 301) * 100 for _ in range(MOST_LOST))
+    assert lost_among(drew, [0] * MOST_LOST, 10**12) is None
+    assert len(tried) < MOST_LOST_SUMS
 
 
 @pytest.mark.parametrize(

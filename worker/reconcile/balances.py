@@ -12,7 +12,7 @@ correction of it for drawn twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -69,6 +69,10 @@ MOST_BESIDE: Final = 12
 """Pushes under way together as the last write was made, of which each may be in it or not."""
 MOST_SUMS: Final = 10_000
 """Sums of pushes that are tried, until a person is asked instead."""
+MOST_LOST_SUMS: Final = 50_000
+"""The same for what a balance lacks: seals wait meanwhile."""
+CHANCE: Final = 20
+"""One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
 
 
@@ -238,31 +242,47 @@ def _lost(pools: Pools, newest: Sequence[PushRow], amount: int, now_ms: int) -> 
 
 def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> list[int] | None:
     """Which charges, the newest first, come to an amount: some that follow one another within LOST_SPAN_MS, and any of
-    the MOST_BESIDE before them. The places of the newest such; None: there are none."""
+    the MOST_BESIDE before them. The places of the newest such; None: there are none, they are too many to try, or so
+    many sums were tried that a person's top-up may be one of them by chance."""
+    tried: set[int] = set()
+    tries = 0
     for begin in range(len(drew)):
         total = 0
         for end in range(begin, len(drew)):
             if settled_ms[begin] - settled_ms[end] > LOST_SPAN_MS:
                 break
             total += drew[end]
-            if total == amount:
-                return list(range(begin, end + 1))
             before = range(end + 1, min(end + 1 + MOST_BESIDE, len(drew)))
             in_time = [at for at in before if settled_ms[begin] - settled_ms[at] <= LOST_SPAN_MS]
-            together = [(at, drew[at]) for at in in_time if settled_ms[at] == settled_ms[in_time[0]]]
-            chosen = _some_of(together, amount - total)
-            if chosen:
-                return [*range(begin, end + 1), *chosen]
+            beside = _sums_of([(at, drew[at]) for at in in_time if settled_ms[at] == settled_ms[in_time[0]]])
+            tried.update(total + some for some in beside)
+            tries += len(beside)
+            chosen = beside.get(amount - total)
+            if chosen is not None:
+                return None if _is_chance(tried, amount) else [*range(begin, end + 1), *chosen]
+            if tries > MOST_LOST_SUMS:
+                return None
     return None
 
 
-def _some_of(drew: Sequence[tuple[int, int]], amount: int) -> list[int]:
-    """The places of some of a few charges that come to an amount; empty where none do."""
+def _sums_of(drew: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    """What any of a few charges come to, with their places."""
     reached: dict[int, list[int]] = {0: []}
-    for place, quantity in drew if amount else ():
+    for place, quantity in drew:
         for before, chosen in list(reached.items()):
             reached.setdefault(before + quantity, [*chosen, place])
-    return reached.get(amount, [])
+    return reached
+
+
+def _is_chance(tried: Collection[int], amount: int) -> bool:
+    """Whether an amount may be among some sums by chance: people top up by round figures, and of all figures as round
+    as the amount, up to the largest sum, more than one in CHANCE is among them."""
+    grain = 1
+    while amount % (grain * 10) == 0:
+        grain *= 10
+    like_it = sum(1 for one in tried if one > 0 and one % grain == 0)
+    # The sum that was found is one, by chance or not.
+    return (like_it - 1) * CHANCE > max(tried) // grain
 
 
 def _of_lost(
