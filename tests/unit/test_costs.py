@@ -10,18 +10,20 @@ import pytest
 
 from drawdown.providers.protocol import Drawn, Part
 from drawdown.schema.units import show_quantity
-from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate
+from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate, own_cost
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.push.balances import Accounted, Level, levels
 from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, MOST_LOST, MOST_LOST_SUMS, lost_among
 
 MINUTE = 60_000
+HOUR = 60 * MINUTE
 UNROUND = 9_973
 """A factor that makes no sum a round figure."""
 
 
 def told(feature: str, credits: str, at_ms: int = 0, confirmed_ms: int | None = None) -> ToldCost:
     micro, per_quantity = as_rate(Decimal(credits))
-    return ToldCost(feature, "credits", micro, per_quantity, at_ms if confirmed_ms is None else confirmed_ms, at_ms)
+    return ToldCost(feature, "credits", micro, per_quantity, confirmed_ms, at_ms)
 
 
 @pytest.mark.parametrize(
@@ -43,17 +45,38 @@ def test_pool_weighs_each_feature_in_whole_quantities() -> None:
     pools = Pools([told("small", "0.00000025"), told("large", "0.0064")])
     assert (pools.of("small"), pools.of("large"), pools.of("other")) == ("credits", "credits", "other")
     assert pools.scale("credits") == 10**8
-    assert pools.weight("small", 0, 0) == (25, 25)
-    assert pools.weight("large", 0, 0) == (640_000, 640_000)
-    assert (pools.scale("other"), pools.weight("other", 0, 0), list(pools.features("other"))) == (1, (1, 1), ["other"])
+    assert pools.weight("credits", "small", 0, 0) == (25, 25)
+    assert pools.weight("credits", "large", 0, 0) == (640_000, 640_000)
+    assert pools.weight("credits", "credits", 0, 0) == (10**8, 10**8), "the credits can be charged themselves"
+    assert list(pools.features("credits")) == ["credits", "large", "small"]
+    other = pools.scale("other"), pools.weight("other", "other", 0, 0), list(pools.features("other"))
+    assert other == (1, (1, 1), ["other"])
 
 
 def test_charge_during_cost_change_has_least_and_most() -> None:
-    pools = Pools([told("a", "0.0004", 1_000), told("a", "0.0006", 9_000, confirmed_ms=5_000)])
-    assert pools.weight_between("a", 1_500, 4_999) == (400, 400)
-    assert pools.weight_between("a", 4_000, 5_000) == (400, 600)
-    assert pools.weight_between("a", 9_000, 9_500) == (600, 600)
-    assert pools.changes(["a"]) == [{"feature": "a", "confirmed_ms": 5_000, "at_ms": 9_000}]
+    pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])
+    begins, holds = 5 * HOUR - MAX_SKEW_MS, 9 * HOUR + MAX_SKEW_MS
+    assert pools.weight_between("credits", "a", 2 * HOUR, begins - 1) == (400, 400)
+    assert pools.weight_between("credits", "a", 4 * HOUR, begins) == (400, 600)
+    assert pools.weight_between("credits", "a", holds - 1, holds) == (400, 600), "a process's clock may be ahead"
+    assert pools.weight_between("credits", "a", holds, holds) == (600, 600)
+    assert pools.changes(["a"]) == [{"feature": "a", "confirmed_ms": begins, "at_ms": holds}]
+
+
+def test_feature_that_leaves_the_credits_weighs_nothing_there_since() -> None:
+    pools = Pools([told("a", "0.0004"), told("b", "0.0001"), own_cost("a", 5 * HOUR, 6 * HOUR)])
+    assert (pools.of("a"), pools.of("b"), list(pools.features("credits"))) == ("a", "credits", ["credits", "a", "b"])
+    weighed = [
+        [pools.weight_between(pool, "a", at, at) for at in (HOUR, 5 * HOUR, 7 * HOUR)] for pool in ("credits", "a")
+    ]
+    assert weighed == [[(400, 400), (0, 400), (0, 0)], [(0, 0), (0, 1), (1, 1)]]
+    assert [cost.feature for cost in pools.known()] == ["a", "b"]
+
+
+def test_use_from_before_a_credit_system_is_in_the_credits_or_not() -> None:
+    pools = Pools([told("a", "0.0004", 6 * HOUR, confirmed_ms=5 * HOUR)])
+    weighed = [pools.weight_between("credits", "a", at, at) for at in (HOUR, 5 * HOUR, 7 * HOUR)]
+    assert weighed == [(0, 400), (0, 400), (400, 400)]
 
 
 def test_part_that_vanished_counts_as_drawn() -> None:

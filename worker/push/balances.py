@@ -118,6 +118,7 @@ def read_accounted(
         {
             "customer_id": pair[0],
             "feature": feature,
+            "pool": pair[1],
             "since_ms": since[pair],
             "mark_ms": marks.get(pair, (0, 0))[1],
         }
@@ -128,14 +129,14 @@ def read_accounted(
     changes = pools.changes({str(one["feature"]) for one in features})
     values = {"provider": provider, "pairs": features, "changes": changes, "apart_ms": CLOCKS_APART_MS}
     for row in SQL.run(connection, "accounted", values):
-        by_pair[(row.customer_id, pools.of(row.feature))].append(row)
-    return {pair: _accounted(by_pair[pair], pools, *marks.get(pair, (None, 0))) for pair in pairs}
+        by_pair[(row.customer_id, row.pool)].append(row)
+    return {pair: _accounted(by_pair[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
 
 
-def _accounted(rows: Sequence[Row], pools: Pools, apart: int | None, marked_ms: int) -> Accounted:
+def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, marked_ms: int) -> Accounted:
     if not rows:
         return Accounted(apart=apart, marked_ms=marked_ms)
-    costs = [pools.weight(str(row.feature), int(row.first), int(row.last)) for row in rows]
+    costs = [pools.weight(pool, str(row.feature), int(row.first), int(row.last)) for row in rows]
 
     def total(name: str) -> int:
         return sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True))
@@ -183,7 +184,7 @@ def read_unsure(
     }
     found = []
     for row in SQL.run(connection, "unsure", values):
-        least, most = pools.weight(str(row.feature), int(row.first), int(row.last))
+        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last))
         found.append(int(row.sent_qty) * (most if row.is_unsure else most - least))
     return found
 
@@ -328,9 +329,10 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         provider = str(push.provider)
         pools = scales.setdefault(provider, read_pools(connection, provider))
         settled_ms = int(push.settled_ms or push.sealed_at_ms)
-        least, most = pools.weight_between(str(push.feature), int(push.first_attempt_ms or settled_ms), settled_ms)
+        pair = str(push.customer_id), pools.of(str(push.feature))
+        began_ms = int(push.first_attempt_ms or settled_ms)
+        least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms)
         if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
-            pair = str(push.customer_id), pools.of(str(push.feature))
             lost[(provider, pair)].append((push, most))
     rows = [
         {

@@ -193,7 +193,7 @@ def _of_pair(
         newest = _newest(connection, asked, pair, max(since, ours.marked_ms - LOST_SPAN_MS))
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
             return  # the next run tells whether it was an old read
-        lost = _lost(asked.pools, newest, -apart, asked.by.now_ms)
+        lost = _lost(asked.pools, pool, newest, -apart, asked.by.now_ms)
         if lost is not None:
             yield _of_lost(connection, asked, line, lost)
             return
@@ -226,14 +226,14 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
     return list(SQL.run(connection, "newest_charges", values))
 
 
-def _lost(pools: Pools, newest: Sequence[PushRow], amount: int, now_ms: int) -> list[PushRow] | None:
+def _lost(pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_ms: int) -> list[PushRow] | None:
     """The pushes that a balance does not show any more; None: nothing tells which, or a person topped it up.
 
     A store that goes back to its last write loses all that came after it, and any part of what was under way then."""
     drew: list[int] = []
     for row in newest:
-        then = pools.weight_between(str(row.feature), int(row.first_attempt_ms), int(row.settled_ms))
-        if then != pools.weight_between(str(row.feature), now_ms, now_ms):
+        then = pools.weight_between(pool, str(row.feature), int(row.first_attempt_ms), int(row.settled_ms))
+        if then != pools.weight_between(pool, str(row.feature), now_ms, now_ms) or not then[1]:
             break  # sent again it would draw another amount
         drew.append(int(row.sent_qty) * then[1])
     found = lost_among(drew, [int(row.settled_ms) for row in newest[: len(drew)]], amount)
@@ -311,7 +311,7 @@ def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark)
     seen_to = asked.seen_to[mark.pair]
     if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
         return None, None  # an event may still show it, and would be given back a second time
-    costs = [_cost(pools, row) for row in again]
+    costs = [_cost(pools, line.feature, row) for row in again]
     drew = [
         (int(row.sent_qty) * cost, int(row.may_be) // int(row.sent_qty))
         for row, cost in zip(again, costs, strict=True)
@@ -327,10 +327,11 @@ def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark)
     return replace(line, corrected=more), replace(mark, apart=mark.apart - more)
 
 
-def _cost(pools: Pools, push: PushRow) -> int:
+def _cost(pools: Pools, pool: str, push: PushRow) -> int:
     """What a unit of a push drew, and draws now; 0: that changed, and giving it back would give another amount."""
-    least, most = pools.weight_between(str(push.feature), int(push.first_attempt_ms), int(push.settled_ms))
-    return most if least == most == pools.weight_between(str(push.feature), int(push.settled_ms), 2**62)[1] else 0
+    feature, settled_ms = str(push.feature), int(push.settled_ms)
+    least, most = pools.weight_between(pool, feature, int(push.first_attempt_ms), settled_ms)
+    return most if least == most == pools.weight_between(pool, feature, settled_ms, 2**62)[1] else 0
 
 
 def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int] | None:

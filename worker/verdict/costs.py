@@ -8,6 +8,7 @@ is known as such.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import partial
 
 import sqlalchemy as sa
@@ -47,7 +48,9 @@ def _learn(connection: sa.Connection, *, provider: str, told: Sequence[Cost], as
     if held is None:
         return  # nothing was sealed for it yet: the tick that meets it keeps its terms first
     known = read_pools(connection, provider).newest()
-    for cost in told:
+    # A feature that no credit system pays for any more draws on a balance of its own: that is a change, too.
+    ended = [feature for feature in known if feature not in {cost.feature for cost in told}]
+    for cost in [*told, *(Cost(feature, feature, Decimal(0)) for feature in sorted(ended))]:
         micro, per_quantity = as_rate(cost.credits)
         before = known.get(cost.feature)
         if before is not None and (before.balance, before.micro, before.per_quantity) == (
@@ -63,7 +66,9 @@ def _learn(connection: sa.Connection, *, provider: str, told: Sequence[Cost], as
             "start_ms": _start_ms(connection, provider, cost.feature, now_ms),
         }
         by = By(now_ms, "drawdown", f"{provider} tells it")
-        confirmed = None if before is None else min(held.costs_read_ms or before.at_ms, now_ms)
+        # Where costs were read before without this one, its feature drew on a balance of its own until then.
+        confirmed = held.costs_read_ms if before is None else held.costs_read_ms or before.at_ms
+        confirmed = None if confirmed is None else min(confirmed, now_ms)
         more = {"balance": cost.balance, "confirmed_ms": confirmed, "provider": provider}
         said = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
         SQL.run(connection, "insert_cost", {**details, **more, **said})
