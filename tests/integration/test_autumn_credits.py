@@ -353,3 +353,21 @@ def test_loss_is_told_right_after_a_first_credit_system(engine: sa.Engine) -> No
     assert house.drawn("acme") == Decimal("0.04")
     found = house.compare(correct=True)
     assert (told(found), found.exit_status) == ([], 0)
+
+
+def test_loss_is_found_while_a_used_up_part_has_yet_to_end(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    account, ends_ms = house.autumn.account, T0 + 40 * DAY_MS
+    account.grant("acme", "credits", 1.6, T0, interval=ONE_OFF, given="promo", expires_at=ends_ms)
+    house.wait(0)
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    assert "promo" not in [one.given for one in account.customers["acme"].grants["credits"]]
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+    house.bill()
+    house.is_exact()

@@ -83,25 +83,33 @@ def test_part_that_vanished_counts_as_drawn() -> None:
     pools = Pools([told("a", "0.0001")])
     known = [Part("credits", "topup-1", Decimal(50)), Part("credits", "topup-2", Decimal(25))]
     shown = {"credits": Drawn(Decimal("1205"), None, parts=(known[1],))}
-    assert levels(shown, pools, known) == {"credits": Level(1_255 * 10**6, None)}
+    assert levels(shown, pools, known, HOUR) == {"credits": Level(1_255 * 10**6, None)}
     monthly = {"credits": Drawn(Decimal("1205"), 5, parts=(known[1],))}
-    assert levels(monthly, pools, known) == {"credits": Level(1_255 * 10**6, 5, whole=False)}
+    assert levels(monthly, pools, known, HOUR) == {"credits": Level(1_255 * 10**6, 5, whole=False)}
 
 
 def test_part_that_expired_may_have_been_drawn() -> None:
     pools = Pools([told("a", "0.0001")])
-    known = [Part("credits", "promo", Decimal(40), ends_ms=7_000)]
-    (level,) = levels({"credits": Drawn(Decimal(3), None)}, pools, known).values()
-    assert level == Level(3 * 10**6, None, expired=40 * 10**6, expired_ms=7_000)
-    marked = Accounted(ours=3 * 10**6, apart=0, marked_ms=6_000)
+    known = [Part("credits", "promo", Decimal(40), ends_ms=7 * HOUR)]
+    (level,) = levels({"credits": Drawn(Decimal(3), None)}, pools, known, 8 * HOUR).values()
+    assert level == Level(3 * 10**6, None, expired=40 * 10**6, expired_ms=7 * HOUR)
+    marked = Accounted(ours=3 * 10**6, apart=0, marked_ms=6 * HOUR)
     assert marked.beyond(level) == (0, 40 * 10**6)
-    later = Accounted(ours=3 * 10**6, apart=0, marked_ms=8_000)
+    at_once = Accounted(ours=3 * 10**6, apart=0, marked_ms=7 * HOUR + MAX_SKEW_MS)
+    assert at_once.beyond(level) == (0, 40 * 10**6), "our clock may be ahead"
+    later = Accounted(ours=3 * 10**6, apart=0, marked_ms=8 * HOUR)
     assert later.beyond(level) == (0, 0)
 
 
+def test_part_that_is_gone_before_it_ends_was_used_up() -> None:
+    pools = Pools([told("a", "0.0001")])
+    known = [Part("credits", "promo", Decimal(40), ends_ms=7 * HOUR)]
+    assert levels({"credits": Drawn(Decimal(3), None)}, pools, known, 6 * HOUR) == {"credits": Level(43 * 10**6, None)}
+
+
 def test_fraction_of_plain_balance_tells_nothing() -> None:
-    assert levels({"a": Drawn(Decimal("1.5"), None)}, Pools([]), []) == {}
-    assert levels({"a": Drawn(3, None)}, Pools([]), []) == {"a": Level(3, None)}
+    assert levels({"a": Drawn(Decimal("1.5"), None)}, Pools([]), [], HOUR) == {}
+    assert levels({"a": Drawn(3, None)}, Pools([]), [], HOUR) == {"a": Level(3, None)}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from drawdown.providers.protocol import Drawn, Part, ReadFailed
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.balance_parts import known_parts
 from drawdown.worker.catalog.costs import Pools, read_pools
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.effects import Over, ReadDrawn, Steps, Transaction, never
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.rows import Row
@@ -94,7 +95,7 @@ class Accounted:
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
-        expired = drawn.expired if drawn.expired_ms >= self.marked_ms else 0
+        expired = drawn.expired if drawn.expired_ms + MAX_SKEW_MS >= self.marked_ms else 0
         if self.apart is not None:
             beyond = drawn.quantity - self.ours - self.apart
             return beyond + self.hand_below, beyond + self.hand_above + expired
@@ -194,7 +195,7 @@ def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
     return 0 if level is None else level.since_ms or 0
 
 
-def read_balances(provider: str, customers: Collection[str], over: Over = never) -> Steps[Balances]:
+def read_balances(provider: str, customers: Collection[str], now_ms: int, over: Over = never) -> Steps[Balances]:
     """What customers' balances say was drawn; once time is `over`, that they were not read."""
     found: dict[str, Mapping[str, Level] | ReadFailed] = {}
     wanted = sorted(customers)
@@ -207,7 +208,7 @@ def read_balances(provider: str, customers: Collection[str], over: Over = never)
         read: Sequence[Mapping[str, Drawn] | ReadFailed] = yield ReadDrawn(provider, part, over)
         for customer, one in zip(part, read, strict=True):
             gone = known.get(customer, ())
-            found[customer] = one if isinstance(one, ReadFailed) else levels(one, pools, gone)
+            found[customer] = one if isinstance(one, ReadFailed) else levels(one, pools, gone, now_ms)
     return found
 
 
@@ -217,15 +218,16 @@ def _pools_and_parts(
     return read_pools(connection, provider), known_parts(connection, provider, customers)
 
 
-def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part]) -> Mapping[str, Level]:
-    """What balances say was drawn, in their quantities, with what was drawn from parts that are gone. A balance of one
-    feature that has a fraction tells nothing: no push of ours draws one. Pure."""
+def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
+    """What balances say was drawn, in their quantities, with what was drawn from parts that are gone. One that is gone
+    before it ends was used up. A balance of one feature that has a fraction tells nothing: no push of ours draws one.
+    Pure."""
     found: dict[str, Level] = {}
     for name, drawn in read.items():
         scale, shown = pools.scale(name), {part.name for part in drawn.parts}
         gone = [part for part in known if part.balance == name and part.name not in shown]
-        used_up = sum((part.granted for part in gone if part.ends_ms is None), Decimal(0))
-        expired = [part for part in gone if part.ends_ms is not None]
+        expired = [part for part in gone if part.ends_ms is not None and part.ends_ms <= now_ms + MAX_SKEW_MS]
+        used_up = sum((part.granted for part in gone if part not in expired), Decimal(0))
         quantity = (Decimal(drawn.quantity) + used_up) * scale
         whole = quantity.to_integral_value(ROUND_HALF_EVEN)
         if not pools.in_credits(name) and whole != quantity:

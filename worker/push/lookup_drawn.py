@@ -91,7 +91,7 @@ def weigh(
         partial(read_accounted, provider=provider, pairs=sorted(pairs), balances={}),
         rollback=True,
     )
-    balances = yield from read_balances(provider, {customer for customer, _ in pairs}, over)
+    balances = yield from read_balances(provider, {customer for customer, _ in pairs}, asked_ms, over)
     shown = yield from read_shown(provider, asked, pairs, pools, balances, capabilities, over)
     return Weighed(pools, before, balances, shown)
 

@@ -26,6 +26,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.catalog.terms import wire_since
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.waiting import visible_by
@@ -114,7 +115,7 @@ def compare_drawn(
             rollback=True,
         )
         read_ms = context.clock.now_ms()
-        balances = yield from read_balances(provider, part, context.out_of_time)
+        balances = yield from read_balances(provider, part, read_ms, context.out_of_time)
         for customer in sorted(part):
             read = balances[customer]
             if isinstance(read, ReadFailed):
@@ -174,7 +175,7 @@ def _of_pair(
     least, most = beyond
     apart, is_sure = least if least > 0 else most, least == most
     if least <= 0 <= most and not is_sure:
-        expired = drawn.expired and drawn.expired_ms >= ours.marked_ms
+        expired = drawn.expired and drawn.expired_ms + MAX_SKEW_MS >= ours.marked_ms
         apart = 0 if expired else _nearest(least, read_unsure(connection, asked.provider, pair, since, ours))
     if apart == 0:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
