@@ -326,3 +326,69 @@ def test_give_back_beyond_the_grant_is_exact(engine: sa.Engine, size: int) -> No
     house.bill()
     assert house.compare(correct=True).exit_status == 0
     house.is_exact()
+
+
+def test_feature_that_left_the_credits_is_no_loss_of_them(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.use("acme", 100, size=4)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    del house.autumn.account.features["credits"].credit_schema["compute_4gb"]
+    house.autumn.account.grant("acme", "compute_4gb", 10_000, house.fleet.clock.at_ms, interval=ONE_OFF)
+    house.wait(HOUR_MS)
+    house.use("acme", 300, size=4)
+    house.use("acme", 10, size=64)
+    house.bill()
+    for _ in range(3):
+        found = house.compare(correct=True)
+        assert (told(found), found.exit_status) == ([], 0)
+        house.wait(DAY_MS)
+    assert house.drawn("acme") == Decimal("3.304")
+    assert house.autumn.account.drawn["acme", "compute_4gb"] == 300
+    assert house.fleet.one("SELECT COUNT(*) FROM adoptions") == 0
+
+
+def test_loss_is_told_right_after_a_first_credit_system(engine: sa.Engine) -> None:
+    """All that was ever used before is in the credits or not: the balance of its own may be gone."""
+    house = House(engine, {"acme": 100})
+    account = house.autumn.account
+    schema = dict(account.features["credits"].credit_schema)
+    account.features["credits"].credit_schema.clear()
+    account.grant("acme", "compute_4gb", 10_000, T0, interval=ONE_OFF)
+    house.use("acme", 250, size=4)
+    house.bill()
+    house.bill()
+    account.features["credits"].credit_schema.update(schema)
+    del account.customers["acme"].grants["compute_4gb"]
+    house.wait(HOUR_MS)
+    found = house.compare(correct=True)
+    assert (told(found), house.fleet.one("SELECT COUNT(*) FROM adoptions")) == ([], 0), "it is not billed once more"
+    house.wait(HOUR_MS)
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+    house.bill()
+    assert house.drawn("acme") == Decimal("0.04")
+    found = house.compare(correct=True)
+    assert (told(found), found.exit_status) == ([], 0)
+
+
+def test_loss_is_found_while_a_used_up_part_has_yet_to_end(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    account, ends_ms = house.autumn.account, T0 + 40 * DAY_MS
+    account.grant("acme", "credits", 1.6, T0, interval=ONE_OFF, given="promo", expires_at=ends_ms)
+    house.wait(0)
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    assert "promo" not in [one.given for one in account.customers["acme"].grants["credits"]]
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+    house.bill()
+    house.is_exact()

@@ -8,6 +8,7 @@ is known as such.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import partial
 from typing import Final
 
@@ -50,6 +51,9 @@ def _learn_costs(context: Context, provider: str) -> Steps[None]:
     if isinstance(told, ReadFailed):
         log.warning("costs_not_read", provider=provider, reason=told.reason)
         return
+    # A feature that no credit system pays for any more draws on a balance of its own: that is a change, too.
+    ended = sorted(pools.newest().keys() - {cost.feature for cost in told})
+    told = [*told, *(Cost(feature, feature, Decimal(0)) for feature in ended)]
     for at in range(0, len(told) or 1, AT_ONCE):
         some = told[at : at + AT_ONCE]
         # The answer holds from when it was asked for: a change after that is a change to come. It holds once all of it
@@ -87,7 +91,9 @@ def _learn(
             "start_ms": _start_ms(connection, provider, cost.feature, now_ms),
         }
         by = By(now_ms, "drawdown", f"{provider} tells it")
-        confirmed = None if before is None else min(held.costs_read_ms or before.at_ms, now_ms)
+        # Where costs were read before without this one, its feature drew on a balance of its own until then.
+        confirmed = held.costs_read_ms if before is None else held.costs_read_ms or before.at_ms
+        confirmed = None if confirmed is None else min(confirmed, now_ms)
         more = {"balance": cost.balance, "confirmed_ms": confirmed, "provider": provider}
         said = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
         SQL.run(connection, "insert_cost", {**details, **more, **said})

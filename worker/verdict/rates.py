@@ -62,7 +62,7 @@ def card_of(rows: Iterable[Any]) -> RateCard:
 def balance_told(rows: Iterable[Any]) -> str | None:
     """The balance in which a provider tells all its costs now; None where it tells none, or names several."""
     newest = {row.feature: row.balance for row in sorted(rows, key=_begins) if row.balance is not None}
-    balances = set(newest.values())
+    balances = {balance for feature, balance in newest.items() if balance != feature}
     return str(balances.pop()) if len(balances) == 1 else None
 
 
@@ -171,7 +171,9 @@ class Prices:
         for one in some:
             quantities[one.feature] += one.quantity
             rate = self._card(one.provider).rate(one.feature, one.at_ms)
-            if rate is None:
+            if (
+                rate is None or self._balance(one.provider, rate) == one.feature
+            ):  # no credit system pays for it any more
                 unpriced[one.feature] += one.quantity
             else:
                 at_rate[self._balance(one.provider, rate), rate] += one.quantity
