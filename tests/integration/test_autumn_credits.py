@@ -7,6 +7,7 @@ last digit, or a person is told exactly the amount that it lacks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -71,13 +72,14 @@ class House:
         self.window = (self.fleet.clock.at_ms + ms - T0) // WINDOW_MS
         self.tick(self.fleet.clock.at_ms + ms)
 
-    def compare(self, **scope: Any) -> Reconciled:
-        """Reconcile, once the provider's lag is over."""
+    def compare(self, *, begun_ms: int | None = None, **scope: Any) -> Reconciled:
+        """Reconcile, once the provider's lag is over. `begun_ms`: when the command began, if long before."""
         self.fleet.clock.at_ms += HOUR_MS
         self.window = (self.fleet.clock.at_ms - T0) // WINDOW_MS
         world = runner.World(self.fleet.engine, self.fleet.providers, self.fleet.cells, self.fleet.clock)
         given = {"provider": "autumn", **scope}
-        return runner.run(reconcile(self.fleet.context(), ReconcileScope(**given), self.fleet.by), world)
+        by = self.fleet.by if begun_ms is None else replace(self.fleet.by, now_ms=begun_ms)
+        return runner.run(reconcile(self.fleet.context(), ReconcileScope(**given), by), world)
 
     def drawn(self, customer: str) -> Decimal:
         """What the customer's credits were drawn on, by the emulator's books, doubles included."""
@@ -390,5 +392,22 @@ def test_loss_is_found_while_a_used_up_part_has_yet_to_end(engine: sa.Engine) ->
     house.bill()
     house.autumn.lose_balances(house.fleet.clock.at_ms)
     assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+    house.bill()
+    house.is_exact()
+
+
+def test_loss_is_sent_again_once_by_a_run_that_began_in_the_cycle_before(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 0})
+    house.autumn.account.grant("acme", "credits", 100, T0, interval="month")
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True, begun_ms=T0 - HOUR_MS))[0][3:5] == (-40_000, 40_000)
+    house.bill()
+    assert told(house.compare(correct=True)) == []
     house.bill()
     house.is_exact()

@@ -299,9 +299,11 @@ def _of_lost(
     """Less was drawn than pushed, by what the newest pushes drew: their drawings are adopted as none, and owed anew."""
     if not asked.scope.correct:
         return replace(line, note=LOST), None
+    # A command goes on for long. What is adopted belongs to the cycle that was read, and follows what it takes back.
+    by = replace(asked.by, now_ms=asked.read_ms)
     for row in lost:
         evidence = f"its event stands, and the balance lacks what it and {len(lost) - 1:,} other pushes drew beside it"
-        adopt_excess(connection, row, -int(row.sent_qty), asked.by, evidence, drawn=True)
+        adopt_excess(connection, row, -int(row.sent_qty), by, evidence, drawn=True)
     return replace(line, corrected=line.ours - line.theirs), None
 
 
