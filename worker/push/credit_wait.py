@@ -2,8 +2,9 @@
 
 Guarantee: a push is voided only where its last answer proves that nothing was taken (P5) and a read after that answer
 shows credit. The next seal owes its usage under a new key, since Autumn keeps the key of a charge that took nothing
-(recorded). A push that is refused again and again waits longer each time. What a person has to settle is left alone. The customers who wait are
-asked about by each tick: a halted organisation uses nothing, and Autumn sends no webhook of a grant (recorded).
+(recorded). A push that is refused again and again waits longer each time. What a person has to settle is left alone.
+The customers who wait are asked about by each tick: a halted organisation uses nothing, and Autumn sends no webhook of
+a grant (recorded).
 """
 
 from __future__ import annotations
