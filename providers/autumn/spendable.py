@@ -63,8 +63,10 @@ def _decided(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema)
         return _of(customer, decides, schema)
     members = {name for system in schema.systems for name in schema.members(system)}
     names = [balance.feature for balance in candidates(customer, settings) if schema.is_consumable(balance.feature)]
-    pools = {system for system in schema.systems if {system, *schema.members(system)} & set(names)}
-    return _most([*sorted(pools), *(name for name in names if name not in members | pools)], customer, schema)
+    held = set(names)
+    pools = {system for system in schema.systems if not held.isdisjoint((system, *schema.members(system)))}
+    pooled = members | pools
+    return _most([*sorted(pools), *(name for name in names if name not in pooled)], customer, schema)
 
 
 def _most(names: list[str], customer: AutumnCustomer, schema: Schema) -> Spendable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 
 from drawdown.providers.autumn.account import LIST_AGAIN_MS, SCHEMA_AGE_MS
 from drawdown.providers.autumn.controls import Controls, UsageLimit
-from drawdown.providers.autumn.credits import MOST_COSTS, MOST_NAMES, KnownCosts
+from drawdown.providers.autumn.credits import MOST_COSTS, MOST_NAMES, KnownCosts, read_features
+from drawdown.providers.autumn.customers import read_customer
 from drawdown.providers.autumn.deductions import Taken, Units, Untold, charged
+from drawdown.providers.autumn.settings import AutumnSettings
+from drawdown.providers.autumn.spendable import state
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.protocol import (
     Accepted,
@@ -437,3 +441,18 @@ def test_limits_of_many_features_are_looked_up_at_once() -> None:
     controls = Controls(tuple(UsageLimit(Counted(f"feature-{number}"), Decimal(number)) for number in range(300)))
     assert [controls.left(f"feature-{number}") for number in range(300)] == list(range(300))
     assert len(asked) < 3_000
+
+
+def test_an_account_of_thousands_of_credit_systems_is_read_in_time() -> None:
+    """Balances times credit systems would be a minute, in which nobody else is asked."""
+    costs = [
+        {"id": f"s{number}", "type": "credit_system", "credit_schema": [{"metered_feature_id": f"f{number}"}]}
+        for number in range(8_000)
+    ]
+    schema = read_features({"list": costs})
+    shown = {"granted": 1, "remaining": 1, "usage": 0}
+    customer = read_customer({"subscriptions": [], "balances": {f"f{number}": shown for number in range(8_000)}})
+    begun = time.process_time()
+    found = state(customer, AutumnSettings("autumn", None, "", (), None, "concurrency", {}, 1, 1), schema)
+    assert found.balance_micro is not None and found.balance_micro > 0
+    assert time.process_time() - begun < 2

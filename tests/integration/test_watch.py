@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.careful import Careful
 from drawdown.providers.protocol import Cost, CustomerState
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
@@ -66,11 +65,12 @@ class Silent(FakeProvider):
     """It does not say what units cost before another provider was asked for its customers."""
 
     other: Prepaid | None = None
-    waited: bool = False
+    waited: bool | None = None
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost]:
         for _ in range(200):
             if self.other is None or self.other.asked:
+                self.waited = False
                 return [Cost("compute_1gb", "credits", Decimal(1))]
             await asyncio.sleep(0.01)
         self.waited = True
@@ -79,8 +79,7 @@ class Silent(FakeProvider):
 
 def test_a_provider_that_is_slow_to_tell_costs_holds_up_no_other(fleet: Fleet, provider: Prepaid) -> None:
     silent = Silent(capabilities(costs=True))
-    fleet.providers["silent"] = Careful(silent)
-    silent.name = "silent"
+    fleet.extra = {"fake": provider, "silent": silent}
     use(fleet, 200)
     provider.asked.clear()
     silent.other = provider
