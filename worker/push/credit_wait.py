@@ -60,11 +60,12 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
         "longest_wait_ms": LONGEST_WAIT_MS,
         "at_most": MOST_AGAIN,
     }
-    if SQL.run(connection, "waiting", values).first() is None:
+    if SQL.run(connection, "waiting", values, held="").first() is None:
         return 0  # the usual case: nobody waits for this
     lock_buckets(connection)
     require_same(connection, witness)
-    waiting = SQL.run(connection, "waiting", values).all()
+    # Held: a person may resolve one as accepted meanwhile, which takes no such lock.
+    waiting = SQL.run(connection, "waiting", values, held="hold_push").all()
     chosen = [
         push
         for push, newest_ms in zip(waiting, newest_unanswered(connection, waiting), strict=True)
