@@ -156,10 +156,14 @@ def test_what_was_refused_after_it_was_accepted_is_left_alone(engine: sa.Engine)
 
 
 def test_below_the_floor_it_is_left_alone(fleet: Fleet) -> None:
+    fake(fleet).answers[f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"] = NO_CREDIT
+    fleet.sample("acme", T0 + WINDOW_MS + 1)
+    fleet.tick(LATER)
+    assert revisions(fleet) == 2 * WAITS
     fleet.write("UPDATE orgs SET floor_ms = :floor", {"floor": T0 + WINDOW_MS})
-    reads(fleet, LATER)
-    fleet.tick(LATER + WINDOW_MS)
-    assert revisions(fleet) == WAITS
+    reads(fleet, LATER + WINDOW_MS)
+    fleet.tick(LATER + 2 * WINDOW_MS)
+    assert revisions(fleet) == WAITS + BILLED, "what lies above it is billed all the same"
 
 
 def test_a_stopped_organisation_is_left_alone_until_it_is_released(fleet: Fleet) -> None:
@@ -189,16 +193,19 @@ def test_after_a_flip_it_is_left_alone(fleet: Fleet) -> None:
 
 def test_an_attempt_that_may_still_arrive_is_waited_for(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
+    fleet.sample("acme", T0 + WINDOW_MS + 1)
     provider.answers[KEY] = Unknown("cut")
-    fleet.tick(SEALED)
+    sent = SEALED + WINDOW_MS
+    provider.answers[f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"] = NO_CREDIT
+    fleet.tick(sent)
     provider.answers[KEY] = NO_CREDIT
-    fleet.tick(SEALED + MINUTE_MS)
-    assert revisions(fleet) == WAITS and MAY_ARRIVE_MS > CREDIT_WAIT_MS + MINUTE_MS
-    reads(fleet, SEALED + 2 * MINUTE_MS)
-    fleet.tick(SEALED + MAY_ARRIVE_MS - 1)
-    assert revisions(fleet) == WAITS
-    fleet.tick(SEALED + MAY_ARRIVE_MS)
-    assert revisions(fleet) == BILLED
+    fleet.tick(sent + MINUTE_MS)
+    assert revisions(fleet) == 2 * WAITS and MAY_ARRIVE_MS > CREDIT_WAIT_MS + MINUTE_MS
+    reads(fleet, sent + 2 * MINUTE_MS)
+    fleet.tick(sent + MAY_ARRIVE_MS - 1)
+    assert revisions(fleet) == WAITS + BILLED, "the other one is billed meanwhile"
+    fleet.tick(sent + MAY_ARRIVE_MS)
+    assert revisions(fleet) == 2 * BILLED
     clean(fleet)
 
 
