@@ -184,7 +184,7 @@ def _states(found: Mapping[str, CustomerRead], **changes: object) -> dict[str, C
 
 
 EXACT, FIELDS = "test_costs_are_exact_and_the_same_again", "test_a_read_field_of_another_type_is_no_crash"
-PART = Part("credits", "a", Decimal(1))
+PART, FLOATING = Part("credits", "a", Decimal(1)), Part("credits", "a", cast(Any, 0.1))
 WRONG_IN_CREDITS: Mapping[str, tuple[str, Callable[[Any], object], str]] = {
     "a cost is another": ("costs", lambda told: _told(told, credits=Decimal("0.0065")), EXACT),
     "a cost is floating": ("costs", lambda told: _told(told, credits=0.0064), EXACT),
