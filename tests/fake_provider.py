@@ -10,6 +10,7 @@ from drawdown.providers.protocol import (
     Accepted,
     Cancelled,
     Capabilities,
+    Cost,
     CustomerRead,
     CustomerState,
     Drawn,
@@ -41,6 +42,9 @@ class FakeProvider:
     """What is charged beyond the keys, by (customer, feature, ts)."""
     drawn_says: dict[str, dict[str, Drawn]] = field(default_factory=dict)
     totals_fail: bool = False
+    costs_say: Sequence[Cost] | ReadFailed = ()
+    costs_known: list[Sequence[Cost]] = field(default_factory=list)
+    """What it was told to be known, each time it was asked for costs."""
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         self.seen += batch
@@ -84,6 +88,10 @@ class FakeProvider:
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
         return self.drawn_says.get(customer_id, {})
+
+    async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
+        self.costs_known.append(known)
+        return self.costs_say
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
         raise WebhookRefused("the fake provider sends none")

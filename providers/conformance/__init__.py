@@ -15,6 +15,7 @@ A hook that a service cannot serve raises `Unsupported` with the reason: its tes
 from __future__ import annotations
 
 from drawdown.providers.conformance.bench import Bench, Unsupported, Wire
+from drawdown.providers.conformance.credits import CancelTests, CreditTests
 from drawdown.providers.conformance.law import Law
 from drawdown.providers.conformance.push import ChargeTests, TroubleTests
 from drawdown.providers.conformance.read import CheckTests, ReadTests
@@ -25,7 +26,7 @@ from drawdown.schema.units import GRACE_MS, WINDOW_MS
 __all__ = ["Bench", "ProviderConformance", "Unsupported", "Wire"]
 
 
-class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CheckTests, WebhookTests):
+class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, CancelTests, CheckTests, WebhookTests):
     """Subclass it in a test module and say how a bench is made."""
 
     seeds = 20
@@ -51,6 +52,9 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CheckTests, Webh
         oldest_ms = capabilities.oldest_ms
         assert oldest_ms is None or oldest_ms > WINDOW_MS + GRACE_MS, "a window is older once it is sealed"
         assert capabilities.max_key_chars is None or capabilities.max_key_chars >= 40, "no room for a hash"
+        cancel_ms = capabilities.cancel_within_ms
+        assert cancel_ms is None or (cancel_ms > 0 and hasattr(self.bench.provider, "cancel")), "it has no `cancel`"
+        assert not capabilities.costs or hasattr(self.bench.provider, "costs"), "it has no `costs`"
         assert isinstance(self.bench.provider, Provider) and self.bench.provider.dormant is None
         self.clean()
 

@@ -11,6 +11,7 @@ import unittest
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Final, Literal, TypeAlias
 
 from drawdown.providers.http import Answer, Call, Http, HttpResult, NoAnswer, NotSent
@@ -230,6 +231,11 @@ class Bench(ABC):
     @abstractmethod
     def without_key(self) -> Provider:
         """The same provider with no key set."""
+
+    def cost(self, feature: str) -> tuple[str, Decimal] | None:
+        """Which balance in credits the service draws on for a base unit of a feature, and how much; None: the feature
+        has a balance of its own."""
+        return None
 
     def advance(self, ms: int) -> None:
         """Let time pass, for provider and service alike."""

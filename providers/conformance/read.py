@@ -5,6 +5,8 @@ Guarantee: each test has a service of its own, and each read is compared with th
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from drawdown.providers.conformance.bench import (
     FOREIGN,
     LOST,
@@ -18,7 +20,7 @@ from drawdown.providers.conformance.bench import (
     paths,
     retyped,
 )
-from drawdown.providers.conformance.tools import Tools, awaited
+from drawdown.providers.conformance.tools import Tools
 from drawdown.providers.protocol import (
     HOUR_MS,
     Absent,
@@ -27,6 +29,7 @@ from drawdown.providers.protocol import (
     CustomerState,
     Found,
     NoCustomer,
+    Part,
     PushRequest,
     ReadFailed,
     RetryAt,
@@ -70,12 +73,14 @@ class ReadTests(Tools):
     def test_balances_tell_what_was_drawn(self) -> None:
         if not self.bench.provider.capabilities.drawn:
             raise Unsupported("its balances do not say what was drawn")
-        for request in (self.request(), self.request()):
+        balance, cost = self.bench.cost(self.bench.feature) or (self.bench.feature, Decimal(1))
+        for number, request in enumerate((self.request(), self.request(7 * self.unit)), 1):
             assert self.push(request) == Accepted()
-        self.lag()
-        drawn = self.run(awaited(self.bench.provider.drawn(request.customer_id)))
-        assert not isinstance(drawn, ReadFailed)
-        assert drawn[request.feature].quantity == self.bench.charged_total(request.customer_id, request.feature)
+            self.lag()
+            drawn = self.drawn(request.customer_id)
+            assert not isinstance(drawn, ReadFailed)
+            charged = self.bench.charged_total(request.customer_id, request.feature)
+            assert drawn[balance].quantity == charged * cost, f"after {number} charges: {drawn}"
 
     def test_customers_are_read_and_the_unknown_is_no_failure(self) -> None:
         assert isinstance(self.read(self.bench.customer), CustomerState)
@@ -100,8 +105,9 @@ class ReadTests(Tools):
         if capabilities.totals_lag_ms is not None:
             assert isinstance(told := self.totals(request.customer_id), ReadFailed), f"{name}: {told}"
         if capabilities.drawn:
-            drawn = self.run(awaited(self.bench.provider.drawn(request.customer_id)))
-            assert isinstance(drawn, ReadFailed), f"{name}: {drawn}"
+            assert isinstance(drawn := self.drawn(request.customer_id), ReadFailed), f"{name}: {drawn}"
+        if capabilities.costs:
+            assert isinstance(costs := self.costs(), ReadFailed), f"{name}: {costs}"
         lines = self.check([request.feature], [request.customer_id])
         assert lines or self.wire.calls == asked, f"{name}: no trouble is told"
 
@@ -109,7 +115,7 @@ class ReadTests(Tools):
         request = self.request()
         self.push(request)
         self.lag()
-        for ask in (self._customer, self._lookup, self._totals, self._drawn, self._check):
+        for ask in (self._customer, self._lookup, self._totals, self._drawn, self._costs, self._check):
             self.wire.last = None
             ask(request)
             for path in paths(fields(self.wire.last)):
@@ -123,6 +129,9 @@ class ReadTests(Tools):
             assert found.balance_micro is None or type(found.balance_micro) is int, found
             assert found.max_concurrent is None or type(found.max_concurrent) is int, found
             assert found.plan is None or isinstance(found.plan, str), found
+            assert all(isinstance(feature, str) for feature in found.refused), found
+            assert all(_is_sound(part) for part in found.parts), found
+            assert len({(part.balance, part.name) for part in found.parts}) == len(found.parts), found
 
     def _lookup(self, request: PushRequest) -> None:
         if self.bench.provider.capabilities.lookup:
@@ -136,11 +145,22 @@ class ReadTests(Tools):
 
     def _drawn(self, request: PushRequest) -> None:
         if self.bench.provider.capabilities.drawn:
-            told = self.run(awaited(self.bench.provider.drawn(request.customer_id)))
-            assert isinstance(told, ReadFailed) or all(type(balance.quantity) is int for balance in told.values()), told
+            told = self.drawn(request.customer_id)
+            kinds = (int, Decimal) if self.bench.provider.capabilities.costs else (int,)
+            assert isinstance(told, ReadFailed) or all(type(one.quantity) in kinds for one in told.values()), told
+
+    def _costs(self, request: PushRequest) -> None:
+        if self.bench.provider.capabilities.costs:
+            told = self.costs()
+            assert isinstance(told, ReadFailed) or all(type(cost.credits) is Decimal for cost in told), told
 
     def _check(self, request: PushRequest) -> None:
         self.check([request.feature], [request.customer_id])
+
+
+def _is_sound(part: Part) -> bool:
+    granted = type(part.granted) is Decimal and part.granted.is_finite()
+    return granted and bool(part.name) and (part.ends_ms is None or type(part.ends_ms) is int)
 
 
 class CheckTests(Tools):

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from typing import Final, TypeVar, get_args
+from typing import Final, TypeVar, cast, get_args
 
 from drawdown.providers.conformance.bench import Bench, Unsupported, Wire
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
     CannotTell,
+    Cost,
     CustomerRead,
+    Drawn,
     Found,
     LookupResult,
     Notice,
@@ -25,6 +27,7 @@ from drawdown.providers.protocol import (
     ReadFailed,
     Rejected,
     RetryAt,
+    TellsCosts,
     Totals,
     WebhookRefused,
 )
@@ -54,6 +57,8 @@ class Tools:
         self.bench = self.make_bench()
         self._newest = window_of(self.now_ms - GRACE_MS) - WINDOW_MS
         self._requests = 0
+        if self.bench.provider.capabilities.costs:
+            self.costs()  # as each tick does first
 
     def finish(self) -> None:
         """Give back what `start` opened."""
@@ -106,6 +111,8 @@ class Tools:
             assert (after or 0) == request.quantity, f"said to be accepted; charged {after} of {request.quantity}"
         if isinstance(outcome, Rejected | RetryAt):
             assert after == before, f"said not to be applied, and it was: {outcome}"
+        if isinstance(outcome, Rejected) and outcome.until_credit:
+            assert request.quantity > 0 and not after, f"no credit could mend {request.quantity}: {outcome}"
         if isinstance(outcome, RetryAt):
             assert self.now_ms < outcome.at_ms <= self.now_ms + DAY_MS, f"in {outcome.at_ms - self.now_ms} ms"
         if isinstance(outcome, Queued):
@@ -142,6 +149,17 @@ class Tools:
         start_ms = self._newest - DAY_MS if from_ms is None else from_ms
         end_ms = self._newest + WINDOW_MS if to_ms is None else to_ms
         told = self.run(awaited(self.bench.provider.totals(customer_id, start_ms, end_ms)))
+        self.clean(told)
+        return told
+
+    def costs(self, known: Sequence[Cost] = ()) -> Sequence[Cost] | ReadFailed:
+        told = self.run(awaited(cast(TellsCosts, self.bench.provider).costs(known)))
+        self.clean(told)
+        assert isinstance(told, ReadFailed) or all(isinstance(cost, Cost) for cost in told), told
+        return told
+
+    def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
+        told = self.run(awaited(self.bench.provider.drawn(customer_id)))
         self.clean(told)
         return told
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +18,18 @@ from drawdown.providers.conformance import Bench, ProviderConformance, Unsupport
 from drawdown.providers.conformance.bench import Secret
 from drawdown.providers.http import Http
 from drawdown.providers.http.client import HttpClient
-from drawdown.providers.protocol import Provider, PushRequest, Setup
+from drawdown.providers.protocol import (
+    Cost,
+    CustomerRead,
+    CustomerState,
+    Drawn,
+    Part,
+    Provider,
+    PushRequest,
+    ReadFailed,
+    Rejected,
+    Setup,
+)
 from drawdown.schema.clock import FixedClock
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.serve import serving_in_thread
@@ -37,15 +51,19 @@ class AutumnBench(Bench):
         self.clock = FixedClock(T0)
         # As many lists a second as a test may ask for: its clock stands still.
         self.service = AutumnEmulator(lists_per_s=1_000_000)
+        self.set_up()
         account = self.service.account
-        account.add_feature("compute")
-        account.add_plan("starter", {"compute": (10**12, None)})
         for customer in ("c-1", "c-idle"):
             account.add_customer(customer, T0)
         account.attach("c-1", "starter", T0)
         self.url, http = self.reached()
         self.wire = self._wire = Wire(http)
         self.provider = self._with_key(SECRET_KEY)
+
+    def set_up(self) -> None:
+        """What the plan of the customer grants."""
+        self.service.account.add_feature("compute")
+        self.service.account.add_plan("starter", {"compute": (10**12, None)})
 
     def reached(self) -> tuple[str, Http]:
         """The service's address, and what sends to it."""
@@ -90,6 +108,21 @@ class AutumnBench(Bench):
         return self._with_key("")
 
 
+class CreditBench(AutumnBench):
+    """The customer pays for the feature from a credit system, with credits that were granted once."""
+
+    COST = ("credits", Decimal("0.0064"))
+
+    def set_up(self) -> None:
+        account = self.service.account
+        account.add_feature("compute")
+        account.add_feature("credits", kind="credit_system", credit_schema={"compute": self.COST[1]})
+        account.add_plan("starter", {"credits": (10**12, None)})
+
+    def cost(self, feature: str) -> tuple[str, Decimal] | None:
+        return self.COST if feature == "compute" else None
+
+
 class SocketBench(AutumnBench):
     """The same over real HTTP on a loopback socket."""
 
@@ -104,6 +137,11 @@ class SocketBench(AutumnBench):
 class TestAutumn(ProviderConformance):
     def make_bench(self) -> Bench:
         return AutumnBench()
+
+
+class TestAutumnInCredits(ProviderConformance):
+    def make_bench(self) -> Bench:
+        return CreditBench()
 
 
 class TestAutumnOverSockets(ProviderConformance):
@@ -128,4 +166,72 @@ def test_the_law_holds_with_faults_of_autumns_own(seed: int) -> None:
     suite.bench.service.faults = FaultPlan(seed, dict.fromkeys(SURVIVED, 0.04))
     suite.keeps_the_law(seed)
     assert sum(suite.bench.service.faults.counts.values()) > 0 and suite.bench.service.doubles == []
+    suite.teardown_method()
+
+
+def _told(told: Sequence[Cost], **changes: object) -> list[Cost]:
+    return [replace(cost, **changes) for cost in told]  # type: ignore[arg-type]
+
+
+def _drew(told: Mapping[str, Drawn], times: Decimal) -> dict[str, Drawn]:
+    return {balance: replace(one, quantity=one.quantity * times) for balance, one in told.items()}
+
+
+def _states(found: Mapping[str, CustomerRead], **changes: object) -> dict[str, CustomerRead]:
+    """Of those that were read."""
+    changed = {name: replace(one, **changes) for name, one in found.items() if isinstance(one, CustomerState)}  # type: ignore[arg-type]
+    return {**found, **changed}
+
+
+EXACT, FIELDS = "test_costs_are_exact_and_the_same_again", "test_a_read_field_of_another_type_is_no_crash"
+PART, FLOATING = Part("credits", "a", Decimal(1)), Part("credits", "a", cast(Any, 0.1))
+WRONG_IN_CREDITS: Mapping[str, tuple[str, Callable[[Any], object], str]] = {
+    "a cost is another": ("costs", lambda told: _told(told, credits=Decimal("0.0065")), EXACT),
+    "a cost is floating": ("costs", lambda told: _told(told, credits=0.0064), EXACT),
+    "a cost is of another balance": ("costs", lambda told: _told(told, balance="gold"), EXACT),
+    "a cost is not told": ("costs", lambda told: [], EXACT),
+    "a cost is told twice": ("costs", lambda told: [*told, *told], EXACT),
+    "a cost without end": ("costs", lambda told: [*told, Cost("x", "y", Decimal(1) / 3)], EXACT),
+    "a cost of nothing": ("costs", lambda told: [*told, Cost("x", "y", Decimal(0))], EXACT),
+    "a cost that could not be read is none": (
+        "costs",
+        lambda told: [] if isinstance(told, ReadFailed) else told,
+        "test_what_cannot_be_read_is_not_read",
+    ),
+    "a balance is told in base units": (
+        "drawn",
+        lambda told: _drew(told, 1 / CreditBench.COST[1]),
+        "test_balances_tell_what_was_drawn",
+    ),
+    "credit is waited for by what gives back": (
+        "push",
+        lambda outcomes: [Rejected("no", until_credit=True) for _ in outcomes],
+        "test_what_is_not_given_back_waits_for_no_credit",
+    ),
+    "a part is there twice": ("customers", lambda found: _states(found, parts=(PART, PART)), FIELDS),
+    "a part is floating": (
+        "customers",
+        lambda found: _states(found, parts=(replace(PART, granted=cast(Any, 0.1)),)),
+        FIELDS,
+    ),
+    "what is refused is no name": ("customers", lambda found: _states(found, refused=frozenset({7})), FIELDS),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_IN_CREDITS)
+def test_the_suite_finds_what_is_wrong_in_credits(wrong: str) -> None:
+    method, change, test = WRONG_IN_CREDITS[wrong]
+    suite = TestAutumnInCredits()
+    suite.setup_method()
+
+    async def changed(*asked: object) -> object:
+        return change(await right(*asked))
+
+    getattr(suite, test)()
+    suite.finish()
+    suite.start()
+    right = getattr(suite.bench.provider, method)
+    setattr(suite.bench.provider, method, changed)
+    with pytest.raises(AssertionError):
+        getattr(suite, test)()
     suite.teardown_method()

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported, Wire
 from drawdown.providers.conformance.bench import Secret
-from drawdown.providers.protocol import Provider, PushRequest, Setup
-from drawdown.providers.stripe import build
+from drawdown.providers.protocol import Cancelled, Provider, PushRequest, Setup
+from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
@@ -138,4 +138,33 @@ def test_the_law_holds_with_faults_of_stripes_own(kind: type[TestStripe | TestSt
     suite.bench.service.faults = FaultPlan(seed, dict.fromkeys(SURVIVED, 0.04))
     suite.keeps_the_law(seed)
     assert sum(suite.bench.service.faults.counts.values()) > 0 and suite.bench.service.doubles == []
+    suite.teardown_method()
+
+
+CANCELS: Mapping[str, tuple[bool, str]] = {
+    "it says so, and does nothing": (False, "test_a_cancelled_push_counts_nowhere"),
+    "it says so, whatever was answered": (True, "test_a_cancel_that_was_cut_confirms_nothing"),
+}
+
+
+@pytest.mark.parametrize("wrong", CANCELS)
+def test_the_suite_finds_a_cancel_that_is_wrong(wrong: str) -> None:
+    asks, test = CANCELS[wrong]
+    suite = TestStripe()
+    suite.setup_method()
+    getattr(suite, test)()
+    suite.finish()
+    suite.start()
+    provider = suite.bench.provider
+    assert isinstance(provider, StripeProvider)
+    right = provider.cancel
+
+    async def cancel(request: PushRequest) -> Cancelled:
+        if asks:
+            await right(request)
+        return Cancelled("it says so")
+
+    provider.cancel = cancel  # type: ignore[method-assign]
+    with pytest.raises(AssertionError):
+        getattr(suite, test)()
     suite.teardown_method()

@@ -45,6 +45,9 @@ UNION ALL SELECT 'the halt of ' || org_id || ' on ' || cell_id || ' is due' FROM
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = h.org_id AND o.is_halted AND o.halted_at = h.halted_at)
 UNION ALL SELECT org_id || ' is to be asked about' FROM orgs WHERE projection_due_ms IS NOT NULL
     AND billing_provider NOT IN ('legacy', 'none')
+UNION ALL SELECT 'push ' || p.key || ' waits for credit that is there' FROM pushes p JOIN orgs o ON o.org_id = p.org_id
+    WHERE p.state = 'rejected' AND p.due_at_ms > p.settled_ms AND p.refused_attempts IS NULL
+    AND o.billing_provider = p.provider AND p.window_ms >= o.floor_ms
 UNION ALL SELECT 'message ' || message_id || ' is due at ' || endpoint FROM hook_deliveries WHERE state = 'due'
 """
 
@@ -184,7 +187,8 @@ def _charged(stage: Stage) -> Iterator[str]:
         "AND a.revision = p.revision"
     )
     entries = {row[0]: row[1] for row in stage.rows("SELECT key, quantity FROM ledger_entries WHERE kind = 'usage'")}
-    there = {name: one.quantity for name, one in [*stage.fake.charged.items(), *stage.other.charged.items()]}
+    charged = {**stage.fake.charged, **stage.bank.charged, **stage.other.charged}
+    there = {name: one.quantity for name, one in charged.items()}
     for key, provider, quantity, state, adopted, _ in pushes:
         found = entries.get(key) if provider == EMBEDDED else there.get(key)
         if state == "accepted" and not adopted and found != quantity and key != LOST:

@@ -12,6 +12,7 @@ from typing import Final
 from tests.interleave.of_backfills import BACKFILLS
 from tests.interleave.of_batches import BATCHES
 from tests.interleave.of_console import CONSOLE
+from tests.interleave.of_credits import CREDITS
 from tests.interleave.of_events import EVENTS
 from tests.interleave.of_guard import GUARD
 from tests.interleave.of_hooks import HOOKS
@@ -31,6 +32,7 @@ PARTIES: Final[dict[str, Party]] = {
     one.name: one
     for one in (
         *STEPS,
+        *CREDITS,
         *HOOKS,
         *RUNS,
         *SUPPLIERS,
@@ -90,5 +92,7 @@ APART: Final[dict[str, str]] = {
     "new_files": "reads once; what another one took meanwhile is found by `take_batch`",
     "topup_asked": "reads once; what is changed meanwhile is found by `topup_ordered`",
     "billed_by": "reads once, of a provider that cannot be used",
+    "known_costs": "reads once, before a provider is asked; what is learned meanwhile is found by `learn_costs`",
+    "known_parts": "reads once, before balances are; what a read shows meanwhile counts from the next comparison on",
 }
 """Transactions that are not explored, and why."""

@@ -12,13 +12,15 @@ the database and of what providers and cells know.
 | drifter | assigned to nobody |
 | spent | no credit: halted, and its cell was told |
 | idle | halted by a person long ago; its cell was never reached, and nothing runs there by now |
+| poor | billed at `bank`, in credits: a push waits for credit, which no read has shown yet, and another one is due |
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
@@ -28,11 +30,14 @@ from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import (
     Absent,
     CannotTell,
+    Cost,
     Drawn,
     Found,
     Outcome,
     Provider,
+    PushRequest,
     Queued,
+    ReadFailed,
     Rejected,
     RetryAt,
     Unknown,
@@ -70,8 +75,16 @@ LOST: Final = f"usage:acme:{T0}:compute_4gb"
 """Accepted, and forgotten by its provider."""
 
 
-def key(window: int, feature: str = "compute_1gb") -> str:
-    return f"usage:acme:{T0 + window * WINDOW_MS}:{feature}"
+COST: Final = Cost("compute_32gb", "credits", Decimal("0.0032"))
+"""What `bank` says that a second draws."""
+
+
+def key(window: int, feature: str = "compute_1gb", org: str = "acme") -> str:
+    return f"usage:{org}:{T0 + window * WINDOW_MS}:{feature}"
+
+
+AWAITS: Final = key(1, COST.feature, "poor")
+"""Took nothing, for want of credit."""
 
 
 SEEN: Final = key(2)
@@ -97,6 +110,7 @@ CAN: Final = capabilities(
     cancel_within_ms=DAY_MS,
 )
 OTHER_CAN: Final = capabilities()
+BANK_CAN: Final = replace(CAN, costs=True)
 
 
 @dataclass
@@ -115,10 +129,30 @@ class Metered(FakeProvider):
 
 
 @dataclass
+class InCredits(FakeProvider):
+    """What it charges draws credits, by the cost of the moment."""
+
+    costs_say: Sequence[Cost] = (COST,)
+    drew: dict[str, Decimal] = field(default_factory=dict)
+    """Credits, by the key of a charge."""
+
+    def _one(self, push: PushRequest) -> Outcome:
+        before, outcome = push.key in self.charged, super()._one(push)
+        if push.key in self.charged and not before:
+            self.drew[push.key] = self.costs_say[0].credits * push.quantity
+        return outcome
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
+        drew = (self.drew[key] for key, push in self.charged.items() if push.customer_id == customer_id)
+        return {COST.balance: Drawn(sum(drew, Decimal(0)), None)}
+
+
+@dataclass
 class Known:
     """What is known outside of the database when a case begins."""
 
     fake: FakeProvider
+    bank: InCredits
     cells: Cells
     samples: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Samples as hosts wrote them, those that were pruned since among them."""
@@ -129,7 +163,7 @@ class Stage:
 
     def __init__(self, engine: sa.Engine, known: Known, at_ms: int = NOW) -> None:
         self.engine, self.clock = engine, FixedClock(at_ms)
-        self.fake, self.cells, self.samples = known.fake, known.cells, known.samples
+        self.fake, self.bank, self.cells, self.samples = known.fake, known.bank, known.cells, known.samples
         self.other = FakeProvider(OTHER_CAN, name="other")
         self.workers = 0
         self.pay = FakePayments(self.clock)
@@ -143,7 +177,8 @@ class Stage:
         return By(self.clock.now_ms(), "somebody", "explored")
 
     def providers(self) -> dict[str, Provider]:
-        return {"embedded": EmbeddedProvider(self.engine, self.clock), "fake": self.fake, "other": self.other}
+        embedded = EmbeddedProvider(self.engine, self.clock)
+        return {"embedded": embedded, "bank": self.bank, "fake": self.fake, "other": self.other}
 
     def world(self) -> runner.World:
         pays = {"fake": self.pay}
@@ -200,8 +235,11 @@ def insert_sample(
 
 def build(engine: sa.Engine) -> Known:
     """Fill an empty, migrated database; what its providers and cells know by then."""
-    stage = Stage(engine, Known(Metered(CAN), Cells()), OLD)
+    stage = Stage(engine, Known(Metered(CAN), InCredits(BANK_CAN, name="bank"), Cells()), OLD)
     stage.fake.answers = dict(ANSWERS)
+    no_credit, busy = Rejected("no credit", until_credit=True), RetryAt(NOW, "busy")
+    stage.bank.answers = {AWAITS: no_credit, key(2, COST.feature, "poor"): busy}
+    stage.bank.states = {"poor": ReadFailed("503")}
     stage.cells.failing = {"cell-2"}
     _begin(stage)
     _bill_at_fake(stage)
@@ -209,8 +247,9 @@ def build(engine: sa.Engine) -> Known:
     _halt(stage)
     _come_late(stage)
     stage.cells.received = [one for one in stage.cells.received if one.cell_id not in stage.cells.failing]
-    known = Known(stage.fake, stage.cells, _samples(stage))
-    stage.fake.answers.clear()
+    known = Known(stage.fake, stage.bank, stage.cells, _samples(stage))
+    for answers in (stage.fake.answers, stage.bank.answers, stage.bank.states):
+        answers.clear()
     stage.cells.failing.clear()
     return known
 
@@ -225,6 +264,7 @@ def _begin(stage: Stage) -> None:
     write(stage.engine, lambda c: install_defaults(c, stage.by))
     write(stage.engine, lambda c: credit.set_plan_limit(c, "free", 2, stage.by))
     write(stage.engine, lambda c: assign(c, ["acme"], "fake", stage.by, from_ms=OLD))
+    write(stage.engine, lambda c: assign(c, ["poor"], "bank", stage.by, from_ms=OLD))
     write(stage.engine, lambda c: assign(c, ["held", "spent"], "embedded", stage.by, from_ms=OLD))
     write(stage.engine, lambda c: assign(c, ["later"], "other", stage.by, from_ms=OLD))
     write(stage.engine, lambda c: assign(c, ["idle"], "none", stage.by, from_ms=OLD))
@@ -247,6 +287,8 @@ def _bill_at_fake(stage: Stage) -> None:
         stage.sample(f"a-{window}", "acme", T0 + window * WINDOW_MS + 1)
     for size in (4, 8, 16):
         stage.sample(f"a-{size}gb", "acme", T0 + 1, size * 1024)
+    for window in range(3):
+        stage.sample(f"poor-{window}", "poor", T0 + window * WINDOW_MS + 1, 32 * 1024)
     stage.clock.at_ms = FLIP - WINDOW_MS
     stage.tick("other")
     del stage.fake.answers[key(0, "compute_16gb")]

@@ -63,14 +63,16 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
         "longest_wait_ms": LONGEST_WAIT_MS,
         "at_most": MOST_AGAIN,
     }
-    unread = SQL.run(connection, "unread", values).scalars().all()
-    if unread:
-        mark_for_projection(connection, unread, now_ms)
-    if SQL.run(connection, "waiting", values).first() is None:
-        return 0  # the usual case: no customer has credit for it
+    if SQL.run(connection, "waiting", values, held="").first() is None:
+        # The usual case: no customer has credit for it. S1's lock comes before any other, so this is all that is done.
+        unread = SQL.run(connection, "unread", values).scalars().all()
+        if unread:
+            mark_for_projection(connection, unread, now_ms)
+        return 0
     lock_buckets(connection)
     require_same(connection, witness)
-    waiting = SQL.run(connection, "waiting", values).all()
+    # Held: a person may resolve one as accepted meanwhile, which takes no such lock.
+    waiting = SQL.run(connection, "waiting", values, held="hold_push").all()
     chosen = [
         push
         for push, newest_ms in zip(waiting, newest_unanswered(connection, waiting), strict=True)

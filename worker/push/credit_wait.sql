@@ -10,7 +10,12 @@ WHERE p.state IN ('in_doubt', 'rejected') AND {awaits_credit} AND p.due_at_ms <=
     AND (o.balance_micro IS NULL OR o.balance_micro > 0)
     AND :now_ms - p.settled_ms >= CASE WHEN p.revision < 9 AND :first_wait_ms * (1 << p.revision) < :longest_wait_ms
         THEN :first_wait_ms * (1 << p.revision) ELSE :longest_wait_ms END
-ORDER BY p.window_ms, p.org_id, p.feature, p.revision LIMIT :at_most
+ORDER BY p.window_ms, p.org_id, p.feature, p.revision LIMIT :at_most {held}
+
+-- name: hold_push [postgresql]
+FOR UPDATE OF p
+
+-- name: hold_push [sqlite]
 
 -- name: unread
 -- Organisations with such pushes that were not read for a while.

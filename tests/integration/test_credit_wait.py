@@ -1,0 +1,223 @@
+"""Usage that a provider took nothing of, for want of credit: billed again once a read shows credit, and once only."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CustomerState, PushRefused, ReadFailed, Rejected, Unknown
+from drawdown.schema.database import write
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.credit import grant
+from drawdown.worker.push import credit_wait
+from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push.outcome import CREDIT_WAIT_MS
+from drawdown.worker.push.void import MAY_ARRIVE_MS
+from drawdown.worker.seal import stops
+from tests.fake_provider import FakeProvider
+from tests.integration.providing import KEY, clean, fleet_of
+from tests.world import T0, Fleet
+
+NONE = CustomerState(0, None, None)
+SOME = CustomerState(10**9, None, None)
+NO_CREDIT = Rejected("no credit", until_credit=True)
+SEALED = T0 + 2 * WINDOW_MS
+"""When the first window is sealed, and refused."""
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """A push that waits for credit; no read since."""
+    made, provider = fleet_of(engine)
+    provider.states["acme"] = NONE
+    provider.answers[KEY] = NO_CREDIT
+    made.tick(SEALED)
+    assert revisions(made) == [(0, "rejected")]
+    return made
+
+
+def fake(fleet: Fleet) -> FakeProvider:
+    provider = fleet.extra["fake"]
+    assert isinstance(provider, FakeProvider)
+    return provider
+
+
+def revisions(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows("SELECT revision, state FROM pushes WHERE org_id = 'acme' ORDER BY window_ms, revision")
+
+
+def asks(fleet: Fleet) -> None:
+    """The next tick reads the customer."""
+    fleet.write("UPDATE orgs SET projection_due_ms = 0, projection_asks = projection_asks + 1 WHERE org_id = 'acme'")
+
+
+def reads(fleet: Fleet, at_ms: int, state: CustomerState | ReadFailed = SOME) -> None:
+    """A tick in which the customer is read, which comes after what is billed again."""
+    fake(fleet).states["acme"] = state
+    asks(fleet)
+    fleet.tick(at_ms)
+
+
+LATER = SEALED + CREDIT_WAIT_MS
+BILLED = [(0, "voided"), (1, "accepted")]
+WAITS = [(0, "rejected")]
+
+
+def test_it_waits_as_long_as_reads_show_none(fleet: Fleet) -> None:
+    for number in range(1, 30):
+        reads(fleet, SEALED + number * WINDOW_MS, NONE)
+    assert revisions(fleet) == WAITS and len(fake(fleet).seen) == 1
+    clean(fleet)
+
+
+def test_it_is_billed_once_when_a_read_shows_some(fleet: Fleet) -> None:
+    reads(fleet, LATER)
+    assert revisions(fleet) == WAITS, "this tick read it"
+    for number in range(1, 6):
+        fleet.tick(LATER + number * WINDOW_MS)
+    assert revisions(fleet) == BILLED
+    assert [push.key for push in fake(fleet).seen] == [KEY, f"{KEY}:r1"], "the first key is taken at the provider"
+    assert [(push.key, push.quantity) for push in fake(fleet).charged.values()] == [(f"{KEY}:r1", 60)]
+    said = fleet.rows("SELECT evidence, evidence_kind, actor, reason FROM voids")
+    assert said == [("no credit", "rejected", "drawdown", "the customer has credit again")]
+    clean(fleet)
+
+
+def test_a_customer_without_an_end_has_credit(fleet: Fleet) -> None:
+    reads(fleet, LATER, CustomerState(None, None, None))
+    fleet.tick(LATER + WINDOW_MS)
+    assert revisions(fleet) == BILLED
+
+
+def test_a_read_from_before_it_was_refused_says_nothing(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine)
+    provider.answers[KEY] = NO_CREDIT
+    reads(fleet, T0)
+    fleet.write("UPDATE orgs SET projection_due_ms = NULL")
+    fleet.tick(SEALED)
+    read_ms, settled_ms = fleet.rows("SELECT o.projection_read_ms, p.settled_ms FROM orgs o, pushes p")[0]
+    assert revisions(fleet) == WAITS and int(str(read_ms)) <= int(str(settled_ms)) == SEALED
+    fleet.write("UPDATE orgs SET projection_due_ms = NULL, unread_since_ms = NULL")
+    fleet.tick(LATER)
+    assert revisions(fleet) == WAITS
+
+
+def test_a_balance_that_cannot_be_read_is_not_believed(fleet: Fleet) -> None:
+    reads(fleet, SEALED + MINUTE_MS)
+    reads(fleet, SEALED + 2 * MINUTE_MS, ReadFailed("503"))
+    fleet.tick(LATER)
+    assert revisions(fleet) == WAITS
+    reads(fleet, LATER + WINDOW_MS)
+    fleet.tick(LATER + 2 * WINDOW_MS)
+    assert revisions(fleet) == BILLED
+
+
+def test_it_waits_for_five_minutes_at_first(fleet: Fleet) -> None:
+    reads(fleet, SEALED + MINUTE_MS)
+    fleet.tick(LATER - 1)
+    assert revisions(fleet) == WAITS
+    fleet.tick(LATER)
+    assert revisions(fleet) == BILLED
+
+
+def test_each_refusal_doubles_the_wait_up_to_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credit_wait, "LONGEST_WAIT_MS", 4 * CREDIT_WAIT_MS + MINUTE_MS)
+    provider, sent = fake(fleet), [SEALED]
+    provider.answers |= {f"{KEY}:r{number}": NO_CREDIT for number in range(1, 6)}
+    while len(provider.seen) < 6:
+        before = len(provider.seen)
+        reads(fleet, fleet.clock.at_ms + MINUTE_MS)
+        sent += [fleet.clock.at_ms] * (len(provider.seen) - before)
+    minutes = [(after - one) // MINUTE_MS for one, after in pairwise(sent)]
+    assert minutes == [5, 10, 20, 21, 21]
+    clean(fleet)
+
+
+def test_what_a_person_has_to_settle_is_left_alone(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine)
+    provider.answers[KEY] = Rejected("no such feature")
+    for number in range(4):
+        reads(fleet, SEALED + number * WINDOW_MS)
+    assert revisions(fleet) == WAITS
+
+
+def test_what_was_refused_after_it_was_accepted_is_left_alone(engine: sa.Engine) -> None:
+    fleet, _ = fleet_of(engine)
+    fleet.tick(SEALED)
+    assert revisions(fleet) == [(0, "accepted")]
+    write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no credit")], SEALED))
+    assert fleet.one("SELECT due_at_ms > settled_ms FROM pushes"), "its time says when it may be voided"
+    for number in range(1, 6):
+        reads(fleet, SEALED + number * WINDOW_MS)
+    assert revisions(fleet) == WAITS
+
+
+def test_below_the_floor_it_is_left_alone(fleet: Fleet) -> None:
+    fake(fleet).answers[f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"] = NO_CREDIT
+    fleet.sample("acme", T0 + WINDOW_MS + 1)
+    fleet.tick(LATER)
+    assert revisions(fleet) == 2 * WAITS
+    fleet.write("UPDATE orgs SET floor_ms = :floor", {"floor": T0 + WINDOW_MS})
+    reads(fleet, LATER + WINDOW_MS)
+    fleet.tick(LATER + 2 * WINDOW_MS)
+    assert revisions(fleet) == WAITS + BILLED, "what lies above it is billed all the same"
+
+
+def test_a_stopped_organisation_is_left_alone_until_it_is_released(fleet: Fleet) -> None:
+    reads(fleet, LATER)
+    about = {"org_id": "acme", "now_ms": LATER, "actor": "test"}
+    write(fleet.engine, lambda c: stops.stop_org(c, reason="looked at", **about))  # type: ignore[arg-type]
+    fleet.tick(LATER + WINDOW_MS)
+    assert revisions(fleet) == WAITS
+    write(fleet.engine, lambda c: stops.release_org(c, reason="mended", **about))  # type: ignore[arg-type]
+    fleet.tick(LATER + 2 * WINDOW_MS)
+    assert revisions(fleet) == BILLED
+    clean(fleet)
+
+
+def test_after_a_flip_it_is_left_alone(fleet: Fleet) -> None:
+    """The credit that is read is another provider's by then."""
+    write(fleet.engine, lambda c: assign(c, ["acme"], "embedded", fleet.by, from_ms=LATER))
+    write(fleet.engine, lambda c: grant(c, "acme", 10**9, fleet.by, key="paid", plan="free", new=True))
+    for number in range(1, 5):
+        asks(fleet)
+        fleet.tick(LATER + number * WINDOW_MS)
+    later = "o.projection_read_ms > p.settled_ms"
+    shown = fleet.rows(f"SELECT o.billing_provider, o.balance_micro, {later} FROM orgs o, pushes p")
+    assert shown == [("embedded", 10**9, True)]
+    assert revisions(fleet) == WAITS
+
+
+def test_an_attempt_that_may_still_arrive_is_waited_for(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine)
+    fleet.sample("acme", T0 + WINDOW_MS + 1)
+    provider.answers[KEY] = Unknown("cut")
+    sent = SEALED + WINDOW_MS
+    provider.answers[f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"] = NO_CREDIT
+    fleet.tick(sent)
+    provider.answers[KEY] = NO_CREDIT
+    fleet.tick(sent + MINUTE_MS)
+    assert revisions(fleet) == 2 * WAITS and MAY_ARRIVE_MS > CREDIT_WAIT_MS + MINUTE_MS
+    reads(fleet, sent + 2 * MINUTE_MS)
+    fleet.tick(sent + MAY_ARRIVE_MS - 1)
+    assert revisions(fleet) == WAITS + BILLED, "the other one is billed meanwhile"
+    fleet.tick(sent + MAY_ARRIVE_MS)
+    assert revisions(fleet) == 2 * BILLED
+    clean(fleet)
+
+
+def test_many_are_billed_again_in_one_tick(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credit_wait, "MOST_AGAIN", 1)
+    for window in (1, 2):
+        fake(fleet).answers[f"usage:acme:{T0 + window * WINDOW_MS}:compute_1gb"] = NO_CREDIT
+        fleet.sample("acme", T0 + window * WINDOW_MS + 1)
+    at_ms = SEALED + 3 * WINDOW_MS
+    fleet.tick(at_ms)
+    assert revisions(fleet) == 3 * WAITS
+    reads(fleet, at_ms + WINDOW_MS)
+    fleet.tick(at_ms + 2 * WINDOW_MS)
+    assert revisions(fleet) == 3 * BILLED
+    clean(fleet)

@@ -1,0 +1,190 @@
+"""Costs in credits that a provider tells: each is learned once, on record, and what cannot be read changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Cost, ReadFailed
+from drawdown.schema.database import read
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS, window_of
+from drawdown.worker.catalog.costs import read_pools
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import Effect, Steps
+from drawdown.worker.verdict.costs import learn_costs
+from drawdown.worker.verdict.rates import rate_card_of
+from drawdown.worker.verify.verify import verify
+from tests.fake_provider import FakeProvider
+from tests.integration.providing import clean, fleet_of
+from tests.prepaid import look
+from tests.world import T0, Fleet
+
+SMALL = Cost("compute_1gb", "credits", Decimal("0.0001"))
+LARGE = Cost("compute_4gb", "credits", Decimal("0.0004"))
+DEARER = replace(SMALL, credits=Decimal("0.0003"))
+FIRST = T0 + 2 * WINDOW_MS
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    made, provider = fleet_of(engine, costs=True)
+    provider.costs_say = (SMALL, LARGE)
+    return made
+
+
+def fake(fleet: Fleet) -> FakeProvider:
+    provider = fleet.extra["fake"]
+    assert isinstance(provider, FakeProvider)
+    return provider
+
+
+def learned(fleet: Fleet, feature: str = "compute_1gb") -> list[tuple[object, ...]]:
+    """Micro-credits, the window from which they hold in estimates, and between which moments they came."""
+    columns = "micro, start_ms, confirmed_ms, at_ms"
+    text = f"SELECT {columns} FROM provider_rates WHERE feature = :feature ORDER BY at_ms, start_ms"
+    return fleet.rows(text, feature=feature)
+
+
+def records(fleet: Fleet) -> int:
+    return len(fleet.rows("SELECT 1 FROM operator_actions WHERE action = 'provider_rate'"))
+
+
+def asked_ms(fleet: Fleet) -> object:
+    return fleet.one("SELECT costs_read_ms FROM provider_states WHERE provider = 'fake'")
+
+
+def test_costs_are_learned_once(fleet: Fleet) -> None:
+    for number in range(4):
+        fleet.tick(FIRST + number * MINUTE_MS)
+    assert learned(fleet) == [(100, 0, None, FIRST)] and learned(fleet, "compute_4gb") == [(400, 0, None, FIRST)]
+    assert fleet.rows("SELECT DISTINCT balance, per_quantity, actor, reason FROM provider_rates") == [
+        ("credits", 1, "drawdown", "fake tells it")
+    ]
+    assert records(fleet) == 2 and asked_ms(fleet) == FIRST + 3 * MINUTE_MS
+    clean(fleet)
+
+
+def test_the_provider_is_told_every_cost_that_was_learned(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    fake(fleet).costs_say = (DEARER,)
+    for number in (1, 2):
+        fleet.tick(FIRST + number * MINUTE_MS)
+    known = [sorted((one.feature, one.credits) for one in costs) for costs in fake(fleet).costs_known]
+    before = [(SMALL.feature, SMALL.credits), (LARGE.feature, LARGE.credits)]
+    assert known == [[], before, sorted([*before, (DEARER.feature, DEARER.credits)])]
+
+
+def test_a_cost_that_changed_is_added_with_the_moment_it_was_last_confirmed(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    fleet.tick(FIRST + 3 * MINUTE_MS)
+    fake(fleet).costs_say = (DEARER, LARGE)
+    changed = FIRST + 7 * MINUTE_MS
+    fleet.tick(changed)
+    fleet.tick(changed + WINDOW_MS)
+    window = window_of(changed)
+    assert learned(fleet) == [(100, 0, None, FIRST), (300, window, FIRST + 3 * MINUTE_MS, changed)]
+    assert len(learned(fleet, "compute_4gb")) == 1 and records(fleet) == 3
+    card = read(fleet.engine, lambda c: rate_card_of(c, "fake"))
+    assert [getattr(card.rate("compute_1gb", at), "micro_credits", None) for at in (window - 1, window)] == [100, 300]
+    clean(fleet)
+
+
+def test_changes_of_one_window_and_a_change_back_are_all_kept(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    for number, cost in enumerate((DEARER, SMALL, DEARER), 1):
+        fake(fleet).costs_say = (cost,)
+        fleet.tick(FIRST + number * 1_000)
+    window = window_of(FIRST)
+    found = learned(fleet)
+    assert [row[0] for row in found] == [100, 300, 100, 300]
+    assert [row[1] for row in found] == [0, window, window + WINDOW_MS, window + 2 * WINDOW_MS]
+    pools = read(fleet.engine, lambda c: read_pools(c, "fake"))
+    assert pools.newest()["compute_1gb"].credits == DEARER.credits
+    clean(fleet)
+
+
+def test_a_change_of_the_balance_alone_is_a_change(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    fake(fleet).costs_say = (replace(SMALL, balance="gold"),)
+    fleet.tick(FIRST + MINUTE_MS)
+    assert len(learned(fleet)) == 2
+    assert read(fleet.engine, lambda c: read_pools(c, "fake")).of("compute_1gb") == "gold"
+    clean(fleet)
+
+
+def test_costs_that_cannot_be_read_change_nothing(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    before, provider = learned(fleet), fake(fleet)
+    provider.costs_say = ReadFailed("503")
+    fleet.sample("acme", FIRST + 1)
+    assert fleet.tick(FIRST + 2 * WINDOW_MS).failures == []
+    assert learned(fleet) == before and asked_ms(fleet) == FIRST, "that it was asked is no confirmation"
+    assert len(provider.charged) == 2, "its pushes wait for no cost"
+    provider.costs_say = (DEARER,)
+    fleet.tick(FIRST + 4 * WINDOW_MS)
+    assert learned(fleet)[1][2:] == (FIRST, FIRST + 4 * WINDOW_MS)
+    clean(fleet)
+
+
+def test_a_cost_that_is_told_no_more_stands(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    fake(fleet).costs_say = (LARGE,)
+    fleet.tick(FIRST + MINUTE_MS)
+    assert learned(fleet) == [(100, 0, None, FIRST)]
+    clean(fleet)
+
+
+def test_a_cost_is_kept_exactly(fleet: Fleet) -> None:
+    fake(fleet).costs_say = (replace(SMALL, credits=Decimal("0.0000001234")),)
+    fleet.tick(FIRST)
+    assert fleet.rows("SELECT micro, per_quantity FROM provider_rates") == [(1234, 10_000)]
+    assert read(fleet.engine, lambda c: read_pools(c, "fake")).known()[0].credits == Decimal("0.0000001234")
+
+
+def test_who_does_not_tell_is_not_asked(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine)
+    provider.costs_say = (SMALL,)
+    fleet.tick(FIRST)
+    assert provider.costs_known == [] and fleet.rows("SELECT 1 FROM provider_rates") == []
+
+
+def test_the_watch_learns_them_too(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    fake(fleet).costs_say = (DEARER,)
+    look(fleet, MINUTE_MS * 2)
+    assert [row[0] for row in learned(fleet)] == [100, 300]
+
+
+def test_two_who_learn_the_same_keep_it_once(fleet: Fleet) -> None:
+    """Both asked before either has written."""
+    fleet.tick(FIRST)
+    fake(fleet).costs_say = (DEARER,)
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    waiting = learn_costs(fleet.context("w2"), "fake")
+    effect = next(waiting)
+    for _ in range(2):  # it knows what is known, and has been told what is told
+        answer = runner.run(_alone(effect), world)
+        effect = waiting.send(answer)
+    runner.run(learn_costs(fleet.context("w1"), "fake"), world)
+    runner.run(_alone(effect), world)
+    assert [row[0] for row in learned(fleet)] == [100, 300] and records(fleet) == 3
+    clean(fleet)
+
+
+def _alone(effect: Effect) -> Steps[Any]:
+    return (yield effect)
+
+
+def test_a_cost_that_nobody_put_on_record_is_found(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    fleet.write(
+        "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "
+        "SELECT provider, feature, start_ms + 300000, 7, 1, at_ms, actor, reason, balance FROM provider_rates "
+        "WHERE feature = 'compute_1gb'"
+    )
+    found = [one.text for one in read(fleet.engine, verify).breaches]
+    assert any("7 for 1" in text for text in found), found
