@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from tests.integration.reconciling import (
     told,
 )
 from tests.integration.test_reconcile import DrawnFails
+from tests.prepaid import tell_cost
 from tests.world import T0, Fleet
 
 
@@ -271,10 +273,22 @@ def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engin
 def test_parts_of_other_cycles_are_compared_from_the_first_look_on(engine: sa.Engine) -> None:
     """A one-off top-up beside a monthly plan: what had been drawn from it before the month cannot be told."""
     fleet, provider = sent_twice(engine)
-    provider.drawn_says = {"acme": {FEATURE: Drawn(1_000, T0 - DAY_MS, whole=False)}}
+    first_ms = int(str(fleet.one("SELECT MIN(first_attempt_ms) FROM pushes")))
+    provider.drawn_says = {"acme": {FEATURE: Drawn(1_000, first_ms + 1, whole=False)}}
     assert compare(fleet, correct=True).exit_status == 0
-    provider.drawn_says = {"acme": {FEATURE: Drawn(1_060, T0 - DAY_MS, whole=False)}}
+    provider.drawn_says = {"acme": {FEATURE: Drawn(1_060, first_ms + 1, whole=False)}}
     assert [one.corrected for one in compare(fleet, correct=True).differing] == [60]
+
+
+@pytest.mark.parametrize(("shown", "apart"), [(20, -47), (1_000, 933), (67, 0)])
+def test_what_was_pushed_in_its_first_cycle_only_is_compared_at_once(engine: sa.Engine, shown: int, apart: int) -> None:
+    """A new customer's plan and top-up: what is missing at the first look was lost."""
+    fleet, provider = sent_twice(engine)
+    provider.drawn_says = {"acme": {FEATURE: Drawn(shown, T0 - DAY_MS, whole=False)}}
+    found = compare(fleet, correct=True)
+    assert [(one.ours, one.theirs) for one in found.differing] == ([(67, shown)] if apart else [])
+    assert fleet.rows("SELECT apart_qty, told_qty FROM balance_marks") == ([(apart, apart)] if apart else [(0, 0)])
+    assert compare(fleet, correct=True).exit_status == 0
 
 
 def test_a_new_cycle_forgets_what_was_told_of_the_one_before(engine: sa.Engine) -> None:
@@ -474,4 +488,23 @@ def test_what_a_person_voided_may_have_been_given_back_in_part(engine: sa.Engine
     assert before == [(0, 60, 60, "accepted")]
     found = compare(fleet, correct=True)
     assert (told(found), states(fleet)) == ([("short", 100, 0, 0)], before)
+    clean(fleet)
+
+
+def test_what_a_credit_system_lacks_is_told_beside_days_that_events_leave_open(engine: sa.Engine) -> None:
+    """No event shows 60 s, and the balance lacks less than they cost."""
+    fleet, provider = billed(engine, 30, drawn=True)
+    tell_cost(fleet, "fake", FEATURE, 7)
+    del provider.charged[KEY]
+    provider.drawn_says = {"acme": {"credits": Drawn(Decimal("0.00053"), None)}}
+    for _ in range(2):
+        found = compare(fleet, correct=True)
+        assert (told(found), found.exit_status) == ([("short", 90, 30, 0), ("short", 630, 530, 0)], 1)
+        assert [one.standing for one in found.differing] == [False, True]
+        assert "those that no event shows" in str(found.differing[1].note)
+    assert fleet.rows("SELECT * FROM balance_marks") == [], "what their console shows is not known yet"
+    assert told(compare(fleet)) == [("short", 90, 30, 0)], "what is proven of events is not told twice"
+    provider.drawn_says = {"acme": {"credits": Drawn(Decimal("0.00063"), None)}}
+    found = compare(fleet, correct=True)  # a person charged it by hand
+    assert (found.covered, found.exit_status) == (1, 0)
     clean(fleet)
