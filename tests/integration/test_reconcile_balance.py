@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Drawn, Rejected, RetryAt, Unknown
+from drawdown.providers.protocol import Drawn, PushRequest, Rejected, RetryAt, Unknown
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import pushes, withdrawals
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.short import UNTOLD
 from tests.fake_provider import FakeProvider, capabilities
@@ -508,3 +509,22 @@ def test_what_a_credit_system_lacks_is_told_beside_days_that_events_leave_open(e
     found = compare(fleet, correct=True)  # a person charged it by hand
     assert (found.covered, found.exit_status) == (1, 0)
     clean(fleet)
+
+
+def test_what_was_adopted_was_sent_as_the_push_that_it_stands_for(engine: sa.Engine) -> None:
+    """A cycle began after its window, and before it was sent: the balance tells of it for sure, at the first look."""
+    provider = FakeProvider(capabilities(**{**TOTALS, "drawn": True, "duplicate_proves_delivery": False}))
+    provider.answers[KEY] = Unknown("a limit over there left 15 of it")
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.tick(T0 + 4 * WINDOW_MS)
+    provider.charged[KEY] = PushRequest(KEY, "acme", FEATURE, 45, T0, 1)
+    fleet.clock.at_ms += SHOWN
+    for _ in range(3):
+        settle(fleet)
+        provider.answers.clear()
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 45, 45, "accepted"), (2, 15, 15, "accepted")]
+    first_ms = int(str(fleet.one("SELECT MIN(first_attempt_ms) FROM pushes")))
+    drawn(provider, 60 - 50, since_ms=first_ms - CLOCKS_APART_MS)
+    assert told(compare(fleet, correct=True)) == [("short", 60, 10, 0)]
