@@ -233,8 +233,8 @@ class Healing:
             assert report["failures"] == [], report["failures"]
             for name in ("looked_up", "voided", "adopted"):
                 self.said[name.replace("_", " ")] += report[name]
-            if not number(self.url, UNSETTLED):
-                return
+            if not (number(self.url, UNSETTLED) or any(report[name] for name in ("sealed", "voided", "adopted"))):
+                return  # what was voided, or adopted at less, is sealed anew by the next tick
 
     def _until_quiet(self) -> bool:
         """Night after night, until a comparison changes nothing; whether the first did not."""
