@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash cluster trace door topups exhaustion \
+.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash cluster autumn trace door topups exhaustion \
 	bench conformance browser screenshots docs emulators lock sbom release clean
 
 demo: install
@@ -83,6 +83,14 @@ door: install
 # make cluster KILLS=200
 cluster: install
 	$(BIN)/python -W ignore -m tests.crash.workers --kills $(KILLS) --seed $(SEED)
+
+# Autumn as its users run it, with a credit system: two workers and a reconcile are killed while a third of all calls is
+# struck in every way the emulated Autumn knows, and it loses balances. Each balance is samples times cost in the end, or a
+# person was told the difference: make autumn PUSHES=20000 KILLS=50 SEED=1 DATABASE=sqlite
+PUSHES ?= 20000
+autumn: install
+	$(BIN)/python -W ignore -m tests.crash.autumn.run --pushes $(PUSHES) --kills $(KILLS) --seed $(SEED) \
+		$(if $(DATABASE),--database $(DATABASE))
 
 # Automatic top-ups at a payment service that fails a third of all calls, with kills; its own books are the judge.
 EPISODES ?= 100000

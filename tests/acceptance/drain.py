@@ -137,6 +137,10 @@ class Worker:
 
 
 def main() -> None:
+    if (bug := os.environ.get("CRASH_PLANTED", "")) != "":
+        from tests.crash.planted import PLANTED
+
+        PLANTED[bug]()
     worker = Worker(Path(sys.argv[1]))
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

@@ -15,6 +15,8 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
@@ -24,7 +26,7 @@ from tests.acceptance.commands import must
 from tests.acceptance.drain import LEASE_MS, Process, SharedClock, insert_samples
 from tests.acceptance.gentd26 import AT_MS, Sums
 from tests.acceptance.tables import SEALED, by_window, difference, number, rows
-from tests.crash.data import FROM_MS, Usage, usage
+from tests.crash.data import FROM_MS, Row, Usage, usage
 from tests.crash.hunt import Hunt
 from tests.crash.nursery import Nursery
 from tests.crash.observer import open_steps
@@ -82,15 +84,17 @@ class Blockade(Hunt):
         engine = connect(self.nursery.url)
         self.start(*self.ROLES)
         for at, part in enumerate(made.parts):
-            insert_samples(engine, [(int(name.split("-")[1]), org, ts, s) for name, org, ts, s in part])
+            self.insert(engine, part)
             if at == len(made.parts) - 1:
                 break
             self.watch()
             last = at == len(made.parts) - 2
             if not (last and self.toll.inside == 0 and self._kill_inside()):
                 self._kill_one()
+            self.between(at)
             self.clock.jump(LEASE_MS if at % LAG_EVERY else 10 * MINUTE_MS)
         engine.dispose()
+        self.while_faulty()
         for biller in self.billers.values():
             biller.faults.rates = {}
         self.before_the_end(made)
@@ -99,6 +103,16 @@ class Blockade(Hunt):
         sound(self.nursery, self.ROLES)
         self.toll.starts = self.nursery.starts
         return self.toll
+
+    def insert(self, engine: sa.Engine, part: Sequence[Row]) -> None:
+        """A part of the usage."""
+        insert_samples(engine, [(int(name.split("-")[1]), org, ts, s) for name, org, ts, s in part])
+
+    def between(self, at: int) -> None:
+        """What comes about after each kill, before time passes."""
+
+    def while_faulty(self) -> None:
+        """What has to be done before the services get well."""
 
     def before_the_end(self, made: Usage) -> None:
         """What is to come about while workers are there."""

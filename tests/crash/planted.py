@@ -12,6 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.providers.autumn import wire
+from drawdown.providers.autumn.deductions import Units
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
@@ -26,6 +28,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, Push, Steps, Transaction
 from drawdown.worker.push import claim, in_place, push
 from drawdown.worker.push.rows import request_of as sound_request_of
+from drawdown.worker.reconcile import reconcile
 from drawdown.worker.topup import claim as topup_claim
 from drawdown.worker.topup import fill as topup_fill
 from drawdown.worker.topup import settle as topup_settle
@@ -126,6 +129,21 @@ def _noted_first() -> None:
     vars(folders)["begin_reading"] = begin_reading
 
 
+def _blind_to_balances() -> None:
+    """Nobody compares balances with pushes: whatever the service lost with its store stays lost."""
+
+    def compare_drawn(*_: object) -> Steps[None]:
+        return
+        yield
+
+    vars(reconcile)["compare_drawn"] = compare_drawn
+
+
+def _asked_is_charged() -> None:
+    """What was asked counts as what was charged, whatever a limit left of it."""
+    vars(wire)["charged"] = lambda taken, asked, _costs: Units(asked, exact=True)
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     "fresh key": _fresh_key,
     "settled apart": _settled_apart,
@@ -134,4 +152,6 @@ PLANTED: dict[str, Callable[[], None]] = {
     "fresh charge": _fresh_charge,
     "paid by doubt": _paid_by_doubt,
     "noted first": _noted_first,
+    "blind to balances": _blind_to_balances,
+    "asked is charged": _asked_is_charged,
 }

@@ -33,6 +33,8 @@ FASTER = 60
 """The siege's minutes pass in seconds, so that a dead worker's lease ends while we watch."""
 CHUNK_ROWS = 15
 TRY_AGAIN = 75
+NIGHT_S = 2.0
+"""Between two nights of a siege."""
 
 
 class Siege:
@@ -103,6 +105,18 @@ def _drain_on(folder: Path, observer: Observer) -> int:
     return 0
 
 
+def _reconcile_on(folder: Path, observer: Observer) -> int:
+    """`reconcile --correct`, again and again, beside the ticks."""
+    worker = drain.Worker(folder)
+    while not worker.stop.exists():
+        try:
+            observer.note(f"status {worker.reconcile()['exit_status']}")
+        except DatabaseBusy:
+            observer.note(f"status {TRY_AGAIN}")
+        time.sleep(NIGHT_S)
+    return 0
+
+
 def work(role: str, number: int, folder: Path) -> int:
     """What a process of the siege does until it ends; returns its exit status."""
     order = folder / ("order.import" if role == "importer" else "order.tick")
@@ -115,6 +129,8 @@ def work(role: str, number: int, folder: Path) -> int:
         return _import_parts(Siege(folder), observer)
     if role in SHARDS:
         return _tick_on(Siege(folder), observer, role)
+    if role == "nightly":
+        return _reconcile_on(folder, observer)
     return _drain_on(folder, observer)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Drawn, Rejected, RetryAt, Unknown
+from drawdown.providers.protocol import Drawn, PushRequest, Rejected, RetryAt, Unknown
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.commands import pushes, withdrawals
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.reconcile.balances import FAR
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.short import UNTOLD
@@ -298,10 +299,22 @@ def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engin
 def test_parts_of_other_cycles_are_compared_from_the_first_look_on(engine: sa.Engine) -> None:
     """A one-off top-up beside a monthly plan: what had been drawn from it before the month cannot be told."""
     fleet, provider = sent_twice(engine)
-    provider.drawn_says = {"acme": {FEATURE: Drawn(1_000, T0 - DAY_MS, whole=False)}}
+    first_ms = int(str(fleet.one("SELECT MIN(first_attempt_ms) FROM pushes")))
+    provider.drawn_says = {"acme": {FEATURE: Drawn(1_000, first_ms + 1, whole=False)}}
     assert compare(fleet, correct=True).exit_status == 0
-    provider.drawn_says = {"acme": {FEATURE: Drawn(1_060, T0 - DAY_MS, whole=False)}}
+    provider.drawn_says = {"acme": {FEATURE: Drawn(1_060, first_ms + 1, whole=False)}}
     assert [one.corrected for one in compare(fleet, correct=True).differing] == [60]
+
+
+@pytest.mark.parametrize(("shown", "apart"), [(20, -47), (1_000, 933), (67, 0)])
+def test_what_was_pushed_in_its_first_cycle_only_is_compared_at_once(engine: sa.Engine, shown: int, apart: int) -> None:
+    """A new customer's plan and top-up: what is missing at the first look was lost."""
+    fleet, provider = sent_twice(engine)
+    provider.drawn_says = {"acme": {FEATURE: Drawn(shown, T0 - DAY_MS, whole=False)}}
+    found = compare(fleet, correct=True)
+    assert [(one.ours, one.theirs) for one in found.differing] == ([(67, shown)] if apart else [])
+    assert fleet.rows("SELECT apart_qty, told_qty FROM balance_marks") == ([(apart, apart)] if apart else [(0, 0)])
+    assert compare(fleet, correct=True).exit_status == 0
 
 
 def test_a_new_cycle_forgets_what_was_told_of_the_one_before(engine: sa.Engine) -> None:
@@ -502,3 +515,41 @@ def test_what_a_person_voided_may_have_been_given_back_in_part(engine: sa.Engine
     found = compare(fleet, correct=True)
     assert (told(found), states(fleet)) == ([("short", 100, 0, 0)], before)
     clean(fleet)
+
+
+def test_what_a_credit_system_lacks_is_told_beside_days_that_events_leave_open(engine: sa.Engine) -> None:
+    """No event shows 60 s, and the balance lacks less than they cost."""
+    fleet, provider = billed(engine, 30, drawn=True)
+    tell_cost(fleet, "fake", FEATURE, 7)
+    del provider.charged[KEY]
+    provider.drawn_says = {"acme": {"credits": Drawn(Decimal("0.00053"), None)}}
+    for _ in range(2):
+        found = compare(fleet, correct=True)
+        assert (told(found), found.exit_status) == ([("short", 90, 30, 0), ("short", 630, 530, 0)], 1)
+        assert [one.standing for one in found.differing] == [False, True]
+        assert "those that no event shows" in str(found.differing[1].note)
+    assert fleet.rows("SELECT * FROM balance_marks") == [], "what their console shows is not known yet"
+    assert told(compare(fleet)) == [("short", 90, 30, 0)], "what is proven of events is not told twice"
+    provider.drawn_says = {"acme": {"credits": Drawn(Decimal("0.00063"), None)}}
+    found = compare(fleet, correct=True)  # a person charged it by hand
+    assert (found.covered, found.exit_status) == (1, 0)
+    clean(fleet)
+
+
+def test_what_was_adopted_was_sent_as_the_push_that_it_stands_for(engine: sa.Engine) -> None:
+    """A cycle began after its window, and before it was sent: the balance tells of it for sure, at the first look."""
+    provider = FakeProvider(capabilities(**{**TOTALS, "drawn": True, "duplicate_proves_delivery": False}))
+    provider.answers[KEY] = Unknown("a limit over there left 15 of it")
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.tick(T0 + 4 * WINDOW_MS)
+    provider.charged[KEY] = PushRequest(KEY, "acme", FEATURE, 45, T0, 1)
+    fleet.clock.at_ms += SHOWN
+    for _ in range(3):
+        settle(fleet)
+        provider.answers.clear()
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 45, 45, "accepted"), (2, 15, 15, "accepted")]
+    first_ms = int(str(fleet.one("SELECT MIN(first_attempt_ms) FROM pushes")))
+    drawn(provider, 60 - 50, since_ms=first_ms - CLOCKS_APART_MS)
+    assert told(compare(fleet, correct=True)) == [("short", 60, 10, 0)]

@@ -194,7 +194,7 @@ def _reconciled(run: Run) -> bool:
     found = run.compared[-1]
     world.say("world", f"reconciled: {found}")
     before = {one for earlier in run.compared[-2:-1] for one in earlier.differing}
-    again = before & {one for one in found.differing if one.balance and not one.corrected}
+    again = before & {one for one in found.differing if one.balance and not one.corrected and not one.standing}
     world.breaches += [f"told again, of what was told and remembered: {one}" for one in again]
     if found.waiting or found.unread:
         world.breaches.append(f"not healed: reconcile could not compare: {found}")

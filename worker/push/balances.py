@@ -83,6 +83,8 @@ class Accounted:
     """The sums of what was billed, and credited, by hand since the balance was last compared: in it or beside it. What
     a person voided of what was to be given back counts as credited: a part of it may have been. A charge that was made
     while its cost changed may be in the balance at the lower cost: the difference counts here, too."""
+    in_cycle: bool = False
+    """Whether all that we ever called accepted is of this cycle: then no part was drawn on by us before it."""
     newest_ms: int = 0
     open: int = 0
     """Pushes that may have arrived, and are not settled."""
@@ -158,6 +160,7 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
         most=total("most") - unsure("fresh_below"),
         hand_above=total("hand_above") + unsure("fresh_above"),
         hand_below=total("hand_below") + unsure("fresh_below"),
+        in_cycle=total("accepted") == total("ours") == total("least") == total("most"),
         newest_ms=int(newest.newest_ms),
         open=is_open,
         open_above=total("open_above"),

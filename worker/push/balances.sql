@@ -35,7 +35,7 @@ FROM (
         COALESCE(p.settled_ms, p.sealed_at_ms) AS at_ms,
         CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END AS accepted,
         CASE WHEN p.state IN ('queued', 'in_doubt') OR p.state = 'due' AND p.attempts > 0 THEN 1 ELSE 0 END AS open,
-        CASE WHEN NOT p.by_hand AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
+        CASE WHEN NOT p.by_hand AND COALESCE({first_sent}, (SELECT MIN(x.at_ms) FROM adoptions x
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) >= w.since_ms + :apart_ms
             OR w.since_ms = 0 AND NOT p.by_hand THEN 1 ELSE 0 END AS sure
     FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, mark_ms bigint)} w
@@ -50,9 +50,15 @@ WITH changes (feature, confirmed_ms, at_ms) AS MATERIALIZED (SELECT feature, con
 -- name: costs_seen
 -- How many changes of its feature's cost a charge came after for sure, and how many it may have come after.
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
-    AND c.at_ms <= COALESCE(p.first_attempt_ms, p.settled_ms, p.sealed_at_ms)) AS first,
+    AND c.at_ms <= COALESCE({first_sent}, p.settled_ms, p.sealed_at_ms)) AS first,
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
     AND c.confirmed_ms <= COALESCE(p.settled_ms, p.sealed_at_ms)) AS last
+
+-- name: first_sent
+-- When a push was sent first. One that was adopted at another quantity was sent as the push that it stands for.
+COALESCE(p.first_attempt_ms, (SELECT MIN(s.first_attempt_ms) FROM pushes s WHERE s.window_ms = p.window_ms
+    AND s.org_id = p.org_id AND s.feature = p.feature AND s.revision < p.revision
+    AND COALESCE(s.wire_key, s.key) = p.wire_key))
 
 -- name: unsure
 -- What is in a balance or beside it, push by push: as `accounted` has it in sums, from a mark on, or (0) from none; and
@@ -70,7 +76,7 @@ LIMIT :at_most
 -- name: is_unsure
 (:mark_ms > 0 AND p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :mark_ms - :apart_ms
     OR :mark_ms = 0 AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since_ms - :apart_ms
-        AND (p.by_hand OR :since_ms > 0 AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
+        AND (p.by_hand OR :since_ms > 0 AND COALESCE({first_sent}, (SELECT MIN(x.at_ms) FROM adoptions x
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
 
 -- name: marks

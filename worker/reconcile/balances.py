@@ -6,8 +6,8 @@ other in a few minutes, the provider lost those drawings with its store (observe
 back). That is adopted as drawn less, so that the next seal sends it again. Any other difference between a balance and
 our pushes, more or less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a
 push was on its way meanwhile, nothing is compared. Where events and pushes still differ by what only a console tells,
-nothing is compared either, and a person is told each time: a mark would take what the console shows for known, and a
-correction of it for drawn twice.
+a person is told each time by how much the balance differs from all that was pushed, and nothing is remembered: a mark
+would take what the console shows for known, and a correction of it for drawn twice.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ LESS: Final = (
     "a person has to draw again)"
 )
 FAR: Final = "the balance and what was pushed are further apart than can be kept: nothing was compared"
+BESIDE: Final = (
+    "the balance differs by this from all accepted pushes, with those that no event shows: charge it, or give it back, "
+    "at their console"
+)
 MOST_LOST: Final = 500
 """Newest pushes of a customer that are looked at for what a balance lacks."""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
@@ -95,18 +99,22 @@ class Compared:
     by: By
     witness: Witness | None
     pools: Pools
+    standing: Collection[CustomerPool]
+    """Balances of customers of whom events leave something open."""
 
 
 def compare_drawn(
     context: Context,
     provider: str,
     pairs: Mapping[CustomerPool, int],
+    standing: Collection[CustomerPool],
     pools: Pools,
     scope: ReconcileScope,
     by: By,
     done: Reconciled,
 ) -> Steps[None]:
-    """Balances beside pushes, of customers' balances whose events have told all, up to a window each."""
+    """Balances beside pushes, of customers' balances whose events were read up to a window each. `standing`: events
+    leave something open of these."""
     customers = sorted({customer for customer, _ in pairs})
     for at in range(0, len(customers), CHUNK):
         part = set(customers[at : at + CHUNK])
@@ -133,6 +141,7 @@ def compare_drawn(
             by=by,
             witness=context.witness,
             pools=pools,
+            standing=standing,
         )
         lines: list[Line] = yield Transaction("reconcile_drawn", partial(_compare, asked=asked))
         for line in lines:
@@ -167,7 +176,8 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
 def _of_pair(
     connection: sa.Connection, asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted
 ) -> Iterator[tuple[Line | None, Mark | None]]:
-    beyond = ours.beyond(drawn)
+    # A part that another cycle began with may have been drawn on before: not by us, where all of ours is of this one.
+    beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
     mark = Mark(pair, since, drawn.quantity - ours.ours, ours.org_id, scale=scale)
@@ -177,7 +187,7 @@ def _of_pair(
         yield replace(line, verdict="over" if mark.apart > 0 else "short", note=FAR), None
         return
     if beyond is None:
-        yield None, mark  # nothing to compare with yet: the next run has
+        yield None, None if pair in asked.standing else mark  # nothing to compare with yet: the next run has
         return
     least, most = beyond
     apart, is_sure = least if least > 0 else most, least == most
@@ -187,7 +197,7 @@ def _of_pair(
     if apart == 0:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         unchanged = is_sure if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
-        yield None, None if unchanged else mark
+        yield None, None if unchanged or pair in asked.standing else mark
         return
     customer, pool = pair
     org, day = ours.org_id, since - since % DAY_MS
@@ -196,6 +206,9 @@ def _of_pair(
         day, org, asked.provider, customer, pool, ours.ours, ours.ours + apart, verdict, balance=True, scale=scale
     )
     if not above(line, asked.scope.threshold):
+        return
+    if pair in asked.standing:
+        yield replace(line, note=BESIDE, standing=True), None
         return
     if apart < 0 and is_sure:
         newest = _newest(connection, asked, pair, max(since, ours.marked_ms - LOST_SPAN_MS))

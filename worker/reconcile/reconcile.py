@@ -111,6 +111,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     done.waiting += len(waiting - compared)
     spans = sorted({day.span for day in ready})
     untold: set[tuple[str, str]] = set()
+    left_open: set[tuple[str, str]] = set()
     for at in range(0, len(spans), CHUNK):
         if context.out_of_time():
             break
@@ -118,7 +119,9 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         totals = yield from read_totals(provider, some, context.out_of_time)
         theirs = dict(zip(some, totals, strict=True))
         part_of = [day for day in ready if day.span in theirs]
-        untold |= yield from _compare(context, provider, part_of, theirs, scope, by, done)
+        unread, differ = yield from _compare(context, provider, part_of, theirs, scope, by, done)
+        untold |= unread
+        left_open |= differ
     if context.out_of_time():
         done.unfinished = True  # balances would be believed before events have told all
         return
@@ -135,9 +138,13 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
 
         # One balance pays for several features: events of all of them have to have told all.
         told = pairs((day.line.customer_id, day.line.feature) for day in ready) - pairs(untold)
+        # An open day of one feature would hide what a credit system lacks of all of them. Until what is proven of
+        # events was corrected, a balance would tell the same difference a second time.
+        standing = {pair for pair in pairs(left_open) if pools.in_credits(pair[1]) and scope.correct}
+        told -= pairs(left_open) - standing
         going_on = pairs((line.customer_id, line.feature) for line in waiting)
         seen_to = {pair: until if pair in going_on else FOREVER_MS for pair in told}
-        yield from compare_drawn(context, provider, seen_to, pools, scope, by, done)
+        yield from compare_drawn(context, provider, seen_to, standing, pools, scope, by, done)
 
 
 @dataclass(frozen=True)
@@ -199,15 +206,15 @@ def _compare(
     scope: ReconcileScope,
     by: By,
     done: Reconciled,
-) -> Steps[set[tuple[str, str]]]:
-    """Returns the customers' features of which events have not told all."""
-    lines, untold = [], set[tuple[str, str]]()
+) -> Steps[tuple[set[tuple[str, str]], set[tuple[str, str]]]]:
+    """Returns the customers' features whose events could not be read, and those that events leave open."""
+    lines, unread, left_open = [], set[tuple[str, str]](), set[tuple[str, str]]()
     settled_by = visible_by(context.clock.now_ms(), context.capabilities[provider])
     for day in ours:
         read = theirs[day.span]
         if isinstance(read, ReadFailed):
             done.not_read(day.row.customer_id, read.reason)
-            untold.add((day.row.customer_id, day.row.feature))
+            unread.add((day.row.customer_id, day.row.feature))
             log.warning("totals_not_read", provider=provider, customer=day.row.customer_id, reason=read.reason)
         else:
             lines.append(_line(provider, day, int(read.get(day.row.feature, 0))))
@@ -227,8 +234,8 @@ def _compare(
         if line.verdict != "equal":
             done.differing.append(line)
         if line.verdict in ("over", "short") and line.corrected != abs(line.theirs - line.ours):
-            untold.add((line.customer_id, line.feature))
-    return untold
+            left_open.add((line.customer_id, line.feature))
+    return unread, left_open
 
 
 def _corrected(

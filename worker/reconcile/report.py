@@ -51,6 +51,8 @@ class Line:
     """The part of the day in which this organisation was billed as this customer, and sent or only compared."""
     scale: int = 1
     """Quantities in one unit of the balance, for a credit system."""
+    standing: bool = False
+    """Whether a balance line is told beside lines of days that events leave open: each time, and with no mark."""
 
 
 @dataclass

@@ -1,0 +1,147 @@
+"""The judge of the siege of Autumn: the service's own books beside the samples, in credits, to the last digit.
+
+Guarantee: of our tables only that is read which a person was told: amounts of balances, pushes in doubt, and rejected
+ones. A difference is explained if it is exactly that; anything else is silent (nothing was told) or unexplained.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from tests.acceptance.tables import rows
+from tests.crash.autumn.books import Books
+from tests.crash.autumn.setting import CHANGED, NEW_COST, Setting, Struck
+from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
+
+TOLD = "SELECT customer_id, feature, told_qty, scale FROM balance_marks WHERE provider = 'autumn' AND told_qty <> 0"
+OPEN = """
+SELECT state, customer_id, feature, COALESCE(wire_key, key), sent_qty FROM pushes
+WHERE state NOT IN ('accepted', 'voided')
+"""
+Amounts = Mapping[str, Fraction]
+"""Credits by customer."""
+
+
+@dataclass
+class Verdict:
+    """What was found. Amounts are credits, by customer."""
+
+    exact: int = 0
+    """Customers whose balance is samples times cost, with nothing told."""
+    told: dict[str, Fraction] = field(default_factory=dict)
+    """Differences of balances that a person was told, each exactly."""
+    doubted: dict[str, Fraction] = field(default_factory=dict)
+    """Pushes in doubt that were not charged."""
+    waiting: dict[str, Fraction] = field(default_factory=dict)
+    """Rejected pushes: they wait for credit."""
+    silent: dict[str, Fraction] = field(default_factory=dict)
+    unexplained: dict[str, str] = field(default_factory=dict)
+    other_states: list[tuple[object, ...]] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> str | None:
+        """Why the siege failed; None: it did not."""
+        if self.silent or self.unexplained or self.other_states:
+            return f"silent {_some(self.silent)}; unexplained {_some(self.unexplained)}; open {self.other_states[:5]}"
+        return None
+
+
+def _some(found: Mapping[str, object]) -> str:
+    first = ", ".join(f"{name}: {one}" for name, one in list(found.items())[:5])
+    return f"{len(found)} ({first})" if found else "0"
+
+
+def shown(amount: Fraction) -> str:
+    """A decimal, without loss: costs have few digits."""
+    return f"{float(amount):.10f}".rstrip("0").rstrip(".")
+
+
+def judge(
+    url: str, setting: Setting, autumn: Struck, beside: Amounts, undecided: frozenset[str] = frozenset()
+) -> Verdict:
+    """Customer by customer. `beside`: what the last comparison told and did not remember. `undecided`: those that wait
+    for a person's decision are left out."""
+    found = Verdict()
+    told = _told(url)
+    doubted, waiting, found.other_states = _open(url, autumn)
+    used = setting.used()
+    for customer in setting.customers:
+        name = customer.name
+        if name in undecided:
+            continue
+        units = {feature: used[name, feature] for feature in customer.features}
+        apart = told.get(name, Fraction(0)) + beside.get(name, Fraction(0))
+        missing = doubted.get(name, Fraction(0)) + waiting.get(name, Fraction(0))
+        beyond = _beyond(autumn, name, units) - apart + missing
+        if not _is_zero(autumn, name, units, beyond):
+            if apart or missing:
+                found.unexplained[name] = f"{shown(beyond)} beside told {shown(apart)} and open {shown(missing)}"
+            else:
+                found.silent[name] = beyond
+        elif not apart and not missing:
+            found.exact += 1
+    found.told |= told
+    found.doubted |= doubted
+    found.waiting |= waiting
+    return found
+
+
+def cost_of(feature: str) -> Fraction:
+    """Before any change."""
+    return Fraction(CREDITS_PER_GB_SECOND) * int(feature.removeprefix("compute_").removesuffix("gb"))
+
+
+def _beyond(autumn: Struck, name: str, used: Mapping[str, int]) -> Fraction:
+    """What the balance lacks beyond samples times cost; own units count at the feature's cost."""
+    account = autumn.account
+    books = account.books
+    assert isinstance(books, Books)
+    drawn = Fraction(books.drawn.get((name, CREDITS), 0)) - Fraction(account.changed.get((name, CREDITS), 0))
+    for feature in used:
+        drawn += Fraction(books.drawn.get((name, feature), 0)) * cost_of(feature)
+    expected = sum((units * cost_of(feature) for feature, units in used.items()), Fraction(0))
+    return drawn - expected - _at_new_cost(books, name) * (Fraction(NEW_COST) - cost_of(CHANGED))
+
+
+def _at_new_cost(books: Books, name: str) -> Fraction:
+    """Units of the changed feature that were charged after the change."""
+    return books.at_cost.get((name, CHANGED, Fraction(NEW_COST)), Fraction(0))
+
+
+def _is_zero(autumn: Struck, name: str, used: Mapping[str, int], beyond: Fraction) -> bool:
+    """Of the feature whose cost changed, a unit that is missing or doubled was one of the old cost or of the new."""
+    if beyond == 0 or CHANGED not in used:
+        return beyond == 0
+    books = autumn.account.books
+    assert isinstance(books, Books)
+    units = beyond / (Fraction(NEW_COST) - cost_of(CHANGED))
+    lost = autumn.account.lost + autumn.account.undrawn + autumn.account.doubles
+    most = sum(abs(one.value) for one in lost if (one.customer, one.feature) == (name, CHANGED))
+    return units.denominator == 1 and abs(units) <= most
+
+
+def _told(url: str) -> dict[str, Fraction]:
+    found: dict[str, Fraction] = defaultdict(Fraction)
+    for customer, feature, quantity, scale in rows(url, TOLD):
+        assert feature == CREDITS, "balances are compared in credits"
+        found[str(customer)] += Fraction(int(str(quantity)), int(str(scale)))
+    return dict(found)
+
+
+def _open(url: str, autumn: Struck) -> tuple[dict[str, Fraction], dict[str, Fraction], list[tuple[object, ...]]]:
+    """What pushes in doubt were not charged, and rejected ones; both are told with their amounts. And other states."""
+    doubted: dict[str, Fraction] = defaultdict(Fraction)
+    waiting: dict[str, Fraction] = defaultdict(Fraction)
+    others = []
+    for state, customer, feature, key, quantity in rows(url, OPEN):
+        amount = int(str(quantity)) * cost_of(str(feature))
+        if state == "in_doubt":
+            doubted[str(customer)] += amount if autumn.charged_under(str(key)) is None else 0
+        elif state == "rejected":
+            waiting[str(customer)] += amount
+        else:
+            others.append((state, key))
+    return dict(doubted), dict(waiting), others

@@ -1,0 +1,352 @@
+"""The siege of Autumn: two workers and a reconcile bill at a credit system that fails in every way it knows, and are
+killed. Then people do what they are asked, time passes, and the judge compares.
+
+Guarantee: the service is the judge's own and outlives every worker. Nobody tells a worker what was lost.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By
+from drawdown.schema.database import connect, write
+from drawdown.schema.migrate import upgrade
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from tests.acceptance.commands import must
+from tests.acceptance.drain import Process, SharedClock
+from tests.acceptance.tables import number, rows
+from tests.crash.autumn.judge import Verdict, cost_of, judge
+from tests.crash.autumn.setting import (
+    AT_MS,
+    BY_HAND,
+    CHANGED,
+    FROM_MS,
+    GRANTED_AT_ONCE,
+    LARGE,
+    NEW_COST,
+    STEADY,
+    Sample,
+    Setting,
+    Struck,
+    emulated,
+    make,
+)
+from tests.crash.billers import HOUR_MS, LATENCY_MS, LATER, MINUTE_MS, Blockade
+from tests.crash.nursery import Nursery
+from tests.crash.toll import Toll
+from tests.emulators.serve import CREDITS, autumn_lines, serving_in_thread
+from tests.fresh import migrated
+
+UNSENT = "SELECT COUNT(*) FROM pushes WHERE state = 'due' AND attempts = 0"
+UNSETTLED = "SELECT COUNT(*) FROM pushes WHERE state IN ('due', 'queued')"
+DOUBTED = """
+SELECT key, customer_id, COALESCE(wire_key, key), feature, sent_qty FROM pushes WHERE state = 'in_doubt'
+"""
+DOUBTS = "SELECT COUNT(*) FROM pushes WHERE state = 'in_doubt'"
+STAND_STILL_S, RESTS_S = 180.0, 10.0
+HEALING: Final = (*LATER, *(6 * HOUR_MS,) * 4)
+"""Jumps between ticks: past backoffs, past lags, past the life of a key."""
+NIGHTS: Final = 12
+LOSSES_EVERY, OUTAGE_EVERY = 9, 6
+"""Kills between two losses of the balance store, and between two outages of a part of the service."""
+OUTAGES: Final = ("key store refuses", "key store hangs", "balance store down", "list stands still")
+
+
+@dataclass
+class Found:
+    """What a siege came to."""
+
+    toll: Toll
+    verdict: Verdict
+    pushes: int
+    samples: int
+    customers: int
+    sent_again: int
+    calls: int
+    struck: Counter[str]
+    billing_calls: int
+    said: Counter[str]
+    doubted: Fraction
+    beside: dict[str, Fraction]
+    took_s: float
+    healed_s: float
+
+
+class Pooled(Blockade):
+    """Two workers and a reconcile at one Autumn."""
+
+    ROLES: Sequence[str] = ("drainer-a", "drainer-b", "nightly")
+
+    def __init__(self, *given: Any, setting: Setting, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.setting = setting
+        self.topped_up = 0
+
+    @property
+    def autumn(self) -> Struck:
+        found = self.billers["autumn"]
+        assert isinstance(found, Struck)
+        return found
+
+    def insert(self, engine: sa.Engine, part: Sequence[Any]) -> None:
+        insert(engine, part)
+
+    def between(self, at: int) -> None:
+        """What people, and the service's own mishaps, do."""
+        autumn, kills = self.autumn, len(self.setting.parts) - 1
+        if at % LOSSES_EVERY == LOSSES_EVERY // 2 or kills < LOSSES_EVERY:
+            autumn.orders.append(autumn.lose_balances)
+        if at == kills // 2:
+            autumn.orders.append(_change_cost(autumn))
+        for one in self.setting.customers:
+            if one.manner == "exact":
+                autumn.top_up(one.name, f"more{at}", GRANTED_AT_ONCE * STEADY)
+            if one.manner == "by_hand" and at == kills // 3:
+                autumn.orders.append(_add_by_hand(autumn, one.name, BY_HAND))
+        self._outage(at)
+
+    def _outage(self, at: int) -> None:
+        """A part of the service is away until the next kill."""
+        autumn, now = self.autumn, self.clock.now_ms()
+        autumn.key_store = autumn.balance_store = "up"
+        if at % OUTAGE_EVERY != 1:
+            return
+        which = OUTAGES[at // OUTAGE_EVERY % len(OUTAGES)]
+        autumn.faults.counts[f"outage: {which}"] += 1
+        match which:
+            case "key store refuses":
+                autumn.key_store = "refusing"
+            case "key store hangs":
+                autumn.key_store = "hanging"
+            case "balance store down":
+                autumn.balance_store = "down"
+            case _:
+                autumn.list_stands_still = (now, now + 10 * MINUTE_MS)
+
+    def while_faulty(self) -> None:
+        """Each push is tried once before the service gets well."""
+        self.autumn.key_store = self.autumn.balance_store = "up"
+        url, windows, least, since = self.nursery.url, self.setting.windows(), 2**62, time.monotonic()
+        while left := (
+            max(0, windows - number(url, SEALED))
+            + number(url, UNSENT)
+            + max(0, windows - self.autumn.calls["track"])  # some are claimed, and on their way
+        ):
+            if left < least:
+                least, since = left, time.monotonic()
+            standing_s = time.monotonic() - since
+            assert standing_s < STAND_STILL_S, f"workers stand still with {left} left"
+            self.watch()
+            if standing_s > RESTS_S:
+                self.clock.jump(MINUTE_MS)  # some were refused for too many calls, and wait
+            time.sleep(1)
+
+    def before_the_end(self, made: Any) -> None:
+        self.struck = Counter(self.autumn.faults.counts)
+        self.calls = self.autumn.calls.total(), self.autumn.calls["track"]
+
+
+SEALED = "SELECT COUNT(*) FROM (SELECT DISTINCT org_id, window_ms, feature FROM pushes) p"
+
+
+def _change_cost(autumn: Struck) -> Callable[[int], None]:
+    def do(_now_ms: int) -> None:
+        autumn.account.features[CREDITS].credit_schema[CHANGED] = NEW_COST
+        autumn.faults.counts["cost changed"] += 1
+
+    return do
+
+
+def _add_by_hand(autumn: Struck, name: str, amount: Decimal | Fraction) -> Callable[[int], None]:
+    exact = Decimal(amount.numerator) / Decimal(amount.denominator) if isinstance(amount, Fraction) else amount
+
+    def do(now_ms: int) -> None:
+        autumn.account.add_to_balance(name, CREDITS, exact, now_ms=now_ms)
+
+    return do
+
+
+def insert(engine: sa.Engine, part: Sequence[Sample]) -> None:
+    """As a host's own program would."""
+    text = sa.text(
+        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+        "VALUES (:name, :org, :org, 'cell-1', :memory_mb, :seconds, :ts, :ts)"
+    )
+    values = [{**vars(one), "memory_mb": one.memory_mb} for one in part]
+    with engine.begin() as connection:
+        if values:
+            connection.execute(text, values)
+
+
+@dataclass
+class Healing:
+    """Time passes, nothing fails, and people do what they are asked."""
+
+    url: str
+    operator: Process
+    clock: SharedClock
+    autumn: Struck
+    setting: Setting
+    said: Counter[str] = field(default_factory=Counter)
+    doubted: Fraction = Fraction(0)
+    """Credits of pushes in doubt, that a person was asked about."""
+    told_beside: dict[str, Fraction] = field(default_factory=dict)
+    standing: list[dict[str, Any]] = field(default_factory=list)
+    """Lines that reconcile tells each night: nothing but a console tells more."""
+
+    def heal(self) -> None:
+        """Errors: AssertionError where it comes to no end."""
+        self._until_quiet()
+        self._judge_before_people()
+        self._pay()
+        for _ in range(NIGHTS):
+            decided = self._decide() + self._make_up()
+            if self._until_quiet() and not decided:
+                return
+        raise AssertionError(f"people are asked again and again: {self.standing[:5]}")
+
+    def beside(self) -> dict[str, Fraction]:
+        """Credits by which balances differ of whose customers events leave something open, as reconcile tells them."""
+        return {
+            one["customer_id"]: Fraction(one["theirs"] - one["ours"], one["scale"])
+            for one in self.standing
+            if one["standing"]
+        }
+
+    def _settle(self) -> None:
+        for step in HEALING:
+            self.clock.jump(step)
+            report = self.operator.do("tick")
+            assert report["failures"] == [], report["failures"]
+            for name in ("looked_up", "voided", "adopted"):
+                self.said[name.replace("_", " ")] += report[name]
+            if not (number(self.url, UNSETTLED) or any(report[name] for name in ("sealed", "voided", "adopted"))):
+                return  # what was voided, or adopted at less, is sealed anew by the next tick
+
+    def _until_quiet(self) -> bool:
+        """Night after night, until a comparison changes nothing; whether the first did not."""
+        for night in range(NIGHTS):
+            self._settle()
+            self.clock.jump(HOUR_MS + CLOCKS_APART_MS)
+            found = self.operator.do("reconcile")
+            assert not found["unread"], found["reasons"]
+            changed = [one for one in found["differing"] if one["corrected"] or one["balance"] > one["standing"]]
+            self.standing = [one for one in found["differing"] if one not in changed]
+            for line in changed:
+                whole = abs(line["ours"] - line["theirs"]) == line["corrected"]
+                kind = "balance" if line["balance"] else "day"
+                self.said[f"{kind} {line['verdict']}, {'corrected' if whole else 'told'}"] += 1
+            waits = found["waiting"] and not number(self.url, DOUBTS)
+            if not (changed or waits or number(self.url, UNSETTLED)):
+                return night == 0
+        raise AssertionError(f"reconcile comes to no end: {changed[:5]}, {found['waiting']} lines wait")
+
+    def _judge_before_people(self) -> None:
+        """What is in doubt, and what no event shows, is told with its amount. Of all others the books agree by now."""
+        doubted = rows(self.url, DOUBTED)
+        undecided = frozenset(str(customer) for _, customer, *_ in doubted)
+        days = [one for one in self.standing if not one["standing"]]
+        self.said["in doubt"] = len(doubted)
+        self.said["customers with pushes in doubt"] = len(undecided)
+        self.said["days that events leave open"] = len(days)
+        self.said["customers with such days"] = len({one["customer_id"] for one in days})
+        for _, _, _, feature, quantity in doubted:
+            self.doubted += int(str(quantity)) * cost_of(str(feature))
+        self.told_beside = self.beside()
+        found = judge(self.url, self.setting, self.autumn, self.told_beside, undecided)
+        assert found.wrong is None, f"before a person decided anything: {found.wrong}"
+
+    def _pay(self) -> None:
+        """Whose grants are used up gets a last large one, and so does every other one with a spend limit."""
+        limited = [one for one in self.setting.customers if one.manner == "limited"][::2]
+        exact = [one for one in self.setting.customers if one.manner == "exact"]
+        for one in (*limited, *exact):
+            self.autumn.top_up(one.name, "last", Decimal(LARGE))
+
+    def _make_up(self) -> int:
+        """A person charges by hand, or gives back, what reconcile tells each night, and knows no more than that."""
+        beside = self.beside()
+        for customer, amount in beside.items():
+            self.autumn.orders.append(_add_by_hand(self.autumn, customer, -amount))
+            self.said["made up for by the amount told"] += 1
+        return len(beside)
+
+    def _decide(self) -> int:
+        """A person compares what is in doubt with the console, and resolves it."""
+        decided = 0
+        for key, _customer, wire_key, *_ in rows(self.url, DOUBTED):
+            charged = self.autumn.charged_under(str(wire_key)) is not None
+            done = self.operator.do("decide", key, charged)
+            self.said[f"resolved, {'charged' if charged else 'not charged'}"] += not done["waits"]
+            decided += not done["waits"]
+        return decided
+
+
+def in_credits(
+    folder: Path, url: str, *, pushes: int, kills: int, seed: int, no_kill: bool = False, planted: str = ""
+) -> Found:
+    """Errors: AssertionError where a difference is silent or unexplained, or something is left open."""
+    dice = random.Random(seed)
+    setting = make(pushes, kills + 1, dice)
+    clock, autumn = SharedClock(folder / "clock", AT_MS), emulated(setting, seed, AT_MS - HOUR_MS)
+    (folder / "provider").write_text("autumn")
+    _set_up(url, setting, clock.now_ms())
+    began = time.monotonic()
+    with serving_in_thread(autumn, clock, latency_ms=LATENCY_MS) as address:
+        env = dict(line.split("=", 1) for line in autumn_lines(autumn, address))
+        env |= {"CRASH_PLANTED": planted}
+        with closing(Nursery(folder, url, env, work=Pooled.WORK)) as nursery:
+            siege = Pooled(nursery, dice, {"autumn": autumn}, clock, no_kill=no_kill, setting=setting)
+            toll = siege.besiege(setting)  # type: ignore[arg-type]
+        took = time.monotonic() - began
+        operator = Process(url, folder, env).ready()
+        healing = Healing(url, operator, clock, autumn, setting)
+        try:
+            healing.heal()
+        finally:
+            operator.end()
+    verdict = judge(url, setting, autumn, healing.beside())
+    assert verdict.wrong is None, verdict.wrong
+    assert must(url, "verify", at=str(clock.now_ms()))["breaches"] == []
+    return Found(
+        toll=toll,
+        verdict=verdict,
+        pushes=number(url, "SELECT COUNT(*) FROM pushes"),
+        samples=setting.samples,
+        customers=len(setting.customers),
+        sent_again=number(url, "SELECT COUNT(*) FROM pushes WHERE attempts > 1"),
+        calls=siege.calls[0],
+        billing_calls=siege.calls[1],
+        struck=siege.struck,
+        said=healing.said,
+        doubted=healing.doubted,
+        beside=healing.told_beside,
+        took_s=took,
+        healed_s=time.monotonic() - began - took,
+    )
+
+
+def _set_up(url: str, setting: Setting, now_ms: int) -> None:
+    engine, by = connect(migrated(url)), By(now_ms, "test", "the siege")
+    upgrade(engine)
+    write(engine, lambda c: install_defaults(c, by))
+
+    def assign_all(connection: sa.Connection) -> None:
+        for one in setting.customers:
+            assign(connection, [one.name], "autumn", by, customer_id=one.name, from_ms=FROM_MS)
+
+    write(engine, assign_all)
+    engine.dispose()
