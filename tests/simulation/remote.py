@@ -278,6 +278,13 @@ class Autumn:
                 sums[(one.customer, one.feature, 0)] += int(one.value)
         return sums
 
+    def refuses(self, customer: str) -> bool:
+        """Whether some features are refused, and others are not: it is known only by their own balances."""
+        left = [
+            sum(max(0, one.balance) for one in of) for of in self.emulator.account.customers[customer].grants.values()
+        ]
+        return any(left) and not all(left)
+
     def balance(self, customer: str) -> int:
         grants = self.emulator.account.customers[customer].grants.values()
         return sum(int(max(0, one.balance)) for of_feature in grants for one in of_feature)
