@@ -54,12 +54,13 @@ class Pooled:
 
     def __init__(self, emulator: AutumnEmulator, faults: Faults, apart: random.Random, features: Sequence[str]) -> None:
         self.emulator, self.account, self.apart, self.features = emulator, emulator.account, apart, features
+        self.faults = faults
         self.moves = apart.random() < 0.4
         self.owns = not self.moves and apart.random() < 0.5
         """Whether some have a balance of one feature besides: beside costs that change, nothing tells at which of them
         such a balance was drawn on."""
         self.losing = apart.random() < 0.5
-        self.changes = 0
+        self.changes = self.touched = 0
         self.costs: list[tuple[int, dict[str, Decimal]]] = [(0, dict(COSTS))]
         """From when on which costs are in force."""
         self.intensity = min(faults.intensity, MOST)
@@ -88,10 +89,15 @@ class Pooled:
         if all(one.interval == ONE_OFF for one in self.account.customers[customer].grants.get(CREDITS, [])):
             self.account.grant(customer, CREDITS, self.apart.choice((0, 1_000_000)), now_ms)
 
+    def pay(self, customer: str, quantity: int, now_ms: int) -> None:
+        """Credits for so many of a feature's units."""
+        self.account.grant(customer, CREDITS, quantity * COSTS["compute_1gb"], now_ms, interval=ONE_OFF)
+
     def sent(self, now_ms: int, *, before: bool) -> None:
         """A charge is on its way, or was made: costs change now, or the balance store dies."""
         if before and self.moves and self.changes < MOST_CHANGES and self.apart.random() < CHANGED:
             self.changes += 1
+            self.faults.note("cost_changed")
             costs = dict(self.costs[-1][1])
             costs[self.apart.choice(self.features)] = self.apart.choice(OTHER_COSTS)
             self.costs.append((now_ms, costs))
@@ -139,7 +145,11 @@ class Pooled:
             self._worth(balance, amount) for balance, amount in changed
         )
 
-    def refused(self, customer: str) -> bool:
+    def agrees(self, customer: str) -> bool:
+        """Whether the parts show what was deducted."""
+        return self.shown(customer) in (None, self.drawn(customer))
+
+    def refuses(self, customer: str) -> bool:
         """Whether some features are refused while others can be drawn: without credit, those without an own balance."""
         left = {
             name: sum(max(0, one.balance) for one in parts)
