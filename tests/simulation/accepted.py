@@ -42,6 +42,27 @@ def undrawn(world: World, autumn: Autumn, provider: str, customer: str, balance:
     return sum(least for least, _ in found) - gone, sum(most for _, most in found) - gone
 
 
+def hidden(world: World, autumn: Autumn, provider: str, customer: str, balance: str) -> int:
+    """How much of what was lost over there nothing shows: as much as charges may have drawn less, that were made while
+    their cost changed, as far as its provider told. That much, and no more than was lost."""
+    if autumn.pooled is None:
+        return 0
+    doubt = 0
+    for quantity, feature, began_ms, ended_ms in world.rows(_WHILE_IT_CHANGED, provider=provider, customer=customer):
+        least, most = autumn.pooled.spans(feature, quantity, began_ms - CLOCKS_APART_MS, ended_ms + CLOCKS_APART_MS)
+        doubt += most - least
+    return min(doubt, autumn.lost_of(customer, balance))
+
+
+_WHILE_IT_CHANGED = """
+SELECT p.sent_qty, p.feature, MIN(r.confirmed_ms), MAX(r.at_ms)
+FROM pushes p JOIN provider_rates r ON r.provider = p.provider AND r.feature = p.feature AND r.balance = 'credits'
+    AND r.confirmed_ms <= p.settled_ms AND r.at_ms > p.first_attempt_ms
+WHERE p.provider = :provider AND p.customer_id = :customer AND p.state = 'accepted'
+GROUP BY p.window_ms, p.org_id, p.feature, p.revision, p.sent_qty
+"""
+
+
 def by_hand_apart(world: World, provider: str) -> Iterator[tuple[str, str, int]]:
     """Customer, feature and how much less a person charged of pushes that could not be sent than was theirs."""
     sums: dict[tuple[str, str], int] = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +16,7 @@ from drawdown.worker.catalog.terms import paused
 from drawdown.worker.commands.balances import acknowledge, told
 from drawdown.worker.commands.providers import pause, resume
 from drawdown.worker.commands.pushes import resolve_accepted, void
-from drawdown.worker.push.rows import dated
+from drawdown.worker.push.rows import Row, dated
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.reconcile import Line
 from tests.emulators.autumn import LOSS_FAULTS
@@ -306,12 +307,32 @@ def settle_told(world: World) -> str | None:
         place = (row.provider, *autumn.place(row.customer_id, row.feature))
         lost = _not_drawn(world, autumn, place)
         _was_lost(world, place, lost)
+        _told_right(world, autumn, row)
         if lost:
             charge_by_hand(world, *place, 0, lost)
         world.faults.note("balance_told")
     if rows:
         world.write(partial(acknowledge, org_id="", by=said(world)))
     return f"settles what was told of {len(rows)} balances" if rows else None
+
+
+def _told_right(world: World, autumn: Autumn, row: Row) -> None:
+    """All that was told of a balance is by how much it is apart now: not one credit more or less. Where a restore, a
+    cycle, a cost or a person's charge moved what it is compared with, nothing tells."""
+    place, pooled = (row.provider, row.customer_id, row.feature), autumn.pooled
+    sums = world.told_of.setdefault(place, Fraction(0)) + Fraction(int(row.told_qty), int(row.scale))
+    world.told_of[place] = sums
+    if pooled is None or pooled.moves or world.resolved or world.lost_keys or pooled.shown(row.customer_id) is None:
+        return
+    ((apart, scale),) = world.rows(_APART, provider=row.provider, customer=row.customer_id, feature=row.feature)
+    if sums != Fraction(int(apart), int(scale)):
+        world.breaches.append(f"told: {place} is apart by {apart} / {scale}, and {sums} were told")
+
+
+_APART: Final = """
+SELECT apart_qty, scale FROM balance_marks WHERE provider = :provider AND customer_id = :customer
+    AND feature = :feature
+"""
 
 
 def _was_lost(world: World, place: tuple[str, str, str], quantity: int) -> None:

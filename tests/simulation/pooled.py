@@ -12,6 +12,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
+import sqlalchemy as sa
+
+from drawdown.schema.units import MICRO
 from tests.emulators.autumn import LOSS_FAULTS, SLOW_FAULTS, STALE_FAULTS, AutumnEmulator
 from tests.emulators.autumn_losses import Charge
 from tests.emulators.autumn_numbers import ONE_OFF, Number
@@ -45,6 +48,11 @@ GRANTS: Final = (
 )
 OWN: Final = (60, 4_000, 10_000_000)
 MONTHLY: Final = Decimal(100)
+_NEWEST: Final = sa.text(
+    "SELECT r.feature, r.micro, r.per_quantity FROM provider_rates r WHERE r.provider = 'autumn' "
+    "AND r.balance = 'credits' AND r.at_ms = (SELECT MAX(x.at_ms) FROM provider_rates x "
+    "WHERE x.provider = r.provider AND x.feature = r.feature AND x.balance = r.balance)"
+)
 Span = tuple[int, int]
 """The least and the most, in grains."""
 
@@ -52,8 +60,16 @@ Span = tuple[int, int]
 class Pooled:
     """The credits of one account. `moves`: whether costs change in this life."""
 
-    def __init__(self, emulator: AutumnEmulator, faults: Faults, apart: random.Random, features: Sequence[str]) -> None:
-        self.emulator, self.account, self.apart, self.features = emulator, emulator.account, apart, features
+    def __init__(
+        self,
+        emulator: AutumnEmulator,
+        faults: Faults,
+        apart: random.Random,
+        engine: sa.Engine,
+        features: Sequence[str],
+    ) -> None:
+        self.engine, self.emulator, self.account = engine, emulator, emulator.account
+        self.apart, self.features = apart, features
         self.faults = faults
         self.moves = apart.random() < 0.4
         self.owns = not self.moves and apart.random() < 0.5
@@ -71,6 +87,12 @@ class Pooled:
             emulator.faults.rates = rates
         emulator.faults.rates = {**emulator.faults.rates, **dict.fromkeys(STALE_FAULTS, 0.05 * self.intensity)}
         self._set(COSTS)
+
+    def learned(self, costs: dict[str, Decimal]) -> bool:
+        """Whether the product has learned these costs."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(_NEWEST).all()
+        return {str(feature): Decimal(micro) / (per_quantity * MICRO) for feature, micro, per_quantity in rows} == costs
 
     def _set(self, costs: dict[str, Decimal]) -> None:
         self.account.add_feature(CREDITS, kind="credit_system", credit_schema=costs)
@@ -96,12 +118,14 @@ class Pooled:
     def sent(self, now_ms: int, *, before: bool) -> None:
         """A charge is on its way, or was made: costs change now, or the balance store dies."""
         if before and self.moves and self.changes < MOST_CHANGES and self.apart.random() < CHANGED:
-            self.changes += 1
-            self.faults.note("cost_changed")
-            costs = dict(self.costs[-1][1])
-            costs[self.apart.choice(self.features)] = self.apart.choice(OTHER_COSTS)
-            self.costs.append((now_ms, costs))
-            self._set(costs)
+            feature, cost = self.apart.choice(self.features), self.apart.choice(OTHER_COSTS)
+            before_it = self.costs[-1][1]
+            # Not modelled: a cost that nobody ever read. Its charges can be converted by nobody (`Untold`).
+            if before_it[feature] != cost and self.learned(before_it):
+                self.changes += 1
+                self.faults.note("cost_changed")
+                self.costs.append((now_ms, before_it | {feature: cost}))
+                self._set(self.costs[-1][1])
         if not before and self.losing and self.emulator.faults.rates and self.apart.random() < LOST * self.intensity:
             self.emulator.lose_balances(now_ms)
 

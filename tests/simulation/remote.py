@@ -156,7 +156,7 @@ class Autumn:
         apart = random.Random(f"credits {faults.rng.getstate()[1][:8]}")
         self.pooled: Pooled | None = None
         if faults.intensity and apart.random() < 0.5:
-            self.pooled = network.pooled[AUTUMN] = Pooled(self.emulator, faults, apart, FEATURES)
+            self.pooled = network.pooled[AUTUMN] = Pooled(self.emulator, faults, apart, engine, FEATURES)
 
     def meet(self, org: str, faults: Faults) -> None:
         """Make the customers of an organisation there, some without one of their balances, a few not at all."""
