@@ -44,9 +44,12 @@ def undrawn(world: World, autumn: Autumn, provider: str, customer: str, balance:
 
 def hidden(world: World, autumn: Autumn, provider: str, customer: str, balance: str) -> int:
     """How much of what was lost over there nothing shows: as much as charges may have drawn less, that were made while
-    their cost changed, as far as its provider told. That much, and no more than was lost."""
+    their cost changed, as far as its provider told. Of credits that begin anew nothing tells what was drawn from other
+    parts before, so that what was lost by the first comparison stays unseen. No more in all than was lost."""
     if autumn.pooled is None:
         return 0
+    if autumn.pooled.shown(customer) is None:
+        return autumn.lost_of(customer, balance)
     doubt = 0
     for quantity, feature, began_ms, ended_ms in world.rows(_WHILE_IT_CHANGED, provider=provider, customer=customer):
         least, most = autumn.pooled.spans(feature, quantity, began_ms - CLOCKS_APART_MS, ended_ms + CLOCKS_APART_MS)

@@ -156,7 +156,11 @@ class Autumn:
         apart = random.Random(f"credits {faults.rng.getstate()[1][:8]}")
         self.pooled: Pooled | None = None
         if faults.intensity and apart.random() < 0.5:
-            self.pooled = network.pooled[AUTUMN] = Pooled(self.emulator, faults, apart, engine, FEATURES)
+            self.bill_in_credits(Pooled(self.emulator, faults, apart, engine, FEATURES), network)
+
+    def bill_in_credits(self, pooled: Pooled, network: Network) -> None:
+        """From now on one balance pays for all features."""
+        self.pooled = network.pooled[AUTUMN] = pooled
 
     def meet(self, org: str, faults: Faults) -> None:
         """Make the customers of an organisation there, some without one of their balances, a few not at all."""
