@@ -41,11 +41,15 @@ class Truth:
     doubles: list[Charge] = field(default_factory=list)
     drawn: dict[tuple[str, str], Number] = field(default_factory=lambda: defaultdict(int))
     """By customer and balance, in the balance's unit."""
+    drawn_by_key: dict[str, dict[str, Number]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
+    """By key, and by balance in that one's unit."""
     _claims: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     def add(self, made: Charge) -> None:
         for balance, amount in made.parts:
             self.drawn[made.customer, balance] += amount
+            if made.key is not None:
+                self.drawn_by_key[made.key][balance] += amount
         if made.value:
             place = (made.customer, made.feature, made.ts)
             self.sums[place] = whole(self.sums.get(place, 0) + made.value)
@@ -60,6 +64,8 @@ class Truth:
         place, key = (made.customer, made.feature, made.ts), made.key
         for balance, amount in parts:
             self.drawn[made.customer, balance] -= amount
+            if key is not None:
+                self.drawn_by_key[key][balance] -= amount
         if not value:
             return
         self.sums[place] = whole(self.sums[place] - value)

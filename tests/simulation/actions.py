@@ -199,6 +199,11 @@ def grant(world: World) -> str | None:
         if biller.customer not in autumn.emulator.account.customers:
             return None
         amount, feature = abs(amount), world.rng.choice(FEATURES)
+        if autumn.pooled is not None:
+            autumn.pooled.pay(biller.customer, amount, world.time.now)
+            autumn.tell(biller.customer)
+            world.faults.note("grant")
+            return f"{biller.customer} gets {amount} for credits"
         if feature not in autumn.emulator.account.customers[biller.customer].grants:
             return None
         autumn.emulator.account.grant(biller.customer, feature, amount, world.time.now)

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import DAY_MS
+from tests.simulation.accepted import by_hand_apart, hidden, undrawn
 from tests.simulation.oracle import Expected
+from tests.simulation.pooled import CREDITS
 from tests.simulation.providers import AUTUMN, STRIPE, UNIT, WHOLE, Billed, billed_in_ledger, billed_in_memory
-from tests.simulation.remote import METERS, unit_at
+from tests.simulation.remote import METERS, Autumn, unit_at
 from tests.simulation.world import World
 
 Totals = dict[tuple[str, str], int]
@@ -97,6 +99,10 @@ def _whole_units(world: World, got: Billed, want: Billed) -> Iterator[str]:
 def _remote(world: World, name: str, got: Billed, want: Billed) -> Iterator[str]:
     """The total of each customer and feature; and each window, where nothing moved between windows: no unit above one,
     no key that was charged twice and given back in another window, nothing charged by hand."""
+    autumn = world.remote[name]
+    if isinstance(autumn, Autumn) and autumn.pooled is not None:
+        yield from _in_credits(world, name, autumn, got, want)
+        return
     charged, used, carries = _in_total(got), _in_total(want), _carries(world, name)
     again = _in_total(world.remote[name].given_back_again())
     doubled = world.remote[name].doubled()
@@ -119,6 +125,33 @@ def _remote(world: World, name: str, got: Billed, want: Billed) -> Iterator[str]
     whole |= lost & _told_by_balance(world, name)
     some = [_by_day({p: q for p, q in found.items() if p[:2] not in whole}, lost) for found in (got, want)]
     yield from _each_window(name, some[0], some[1])
+
+
+def _in_credits(world: World, name: str, autumn: Autumn, got: Billed, want: Billed) -> Iterator[str]:
+    """Where one balance pays for all features: the total of each customer in credits, each charge at its own cost.
+    Feature by feature, too, but for customers of whom the balance decided which push was charged: what they pay is the
+    same, whichever it was. That all that was used counts as accepted, or is carried, is judged window by window."""
+    charged, used, carries = _in_total(got), _in_total(want), _carries(world, name)
+    again = _in_total(autumn.given_back_again())
+    by_hand: Totals = defaultdict(int)
+    for (provider, customer, feature, _), quantity in world.by_hand.items():
+        by_hand[(customer, feature)] += quantity if provider == name else 0
+    by_balance = autumn.told_in_sum() | autumn.doubled_places() | autumn.lost_places()
+    for place in sorted(used.keys() | charged.keys() | carries.keys()):
+        carry, hand = carries.get(place, ("", 0))[1], by_hand.get(place, 0)
+        yield from _carry_in_bounds(place, carry, name)
+        have = charged[place] + carry + hand
+        if have != used[place] and place not in by_balance:
+            yield (
+                f"billed: {name} {place}: charged {charged[place]} + carry {carry} + by hand {hand}, used {used[place]}"
+            )
+    for customer in sorted({one for one, _ in used.keys() | charged.keys()}):
+        least, most = undrawn(world, autumn, name, customer, CREDITS)
+        unseen = max(-again.get((customer, CREDITS), 0), hidden(world, autumn, name, customer, CREDITS))
+        if most < 0 or least > unseen:
+            yield f"billed: {name} {customer}: {least} to {most} grains of a credit more count as charged than were"
+    for customer, feature, quantity in by_hand_apart(world, name):
+        yield f"billed: {name} {customer} {feature}: {quantity} of what could not be sent were not charged by hand"
 
 
 def _carry_in_bounds(place: tuple[str, str], carry: int, name: str) -> Iterator[str]:

@@ -78,6 +78,8 @@ EMULATED: Final = {
 """What the emulators are given, at an intensity of one."""
 TROUBLES: Final = (("uncharged_200",), ("key_store_refuses",), LOSS_FAULTS)
 """An account at Autumn has one of these."""
+MOST: Final = 1.2
+"""The intensity at providers, at most: some calls go through."""
 INTENSITIES: Final = (0.0, 0.3, 1.0, 1.0, 2.5)
 
 
@@ -103,7 +105,7 @@ class Faults:
 
     def plan(self, provider: str) -> FaultPlan:
         """An emulator's plan, drawn from the same seed."""
-        most = min(self.intensity, 1.2)  # some calls go through
+        most = min(self.intensity, MOST)
         # One event stands for a key: where it says "charged nothing", a key store that fails open draws on the balance
         # without a trace; and what was drawn twice, beside what was drawn without an event, only a person tells
         # apart. No account has more than one of these troubles.

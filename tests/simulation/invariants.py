@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from drawdown.schema.migrate import bucket_of
+from tests.simulation.accepted import worth
 from tests.simulation.billed import given_back
 from tests.simulation.need import asked
 from tests.simulation.oracle import EXEMPT, WINDOW, Expected
-from tests.simulation.remote import unit_at
+from tests.simulation.remote import Autumn, unit_at
 from tests.simulation.runs import runs
 from tests.simulation.world import World
 
@@ -37,6 +38,8 @@ class Push(NamedTuple):
     attempts: int
     wire_key: str | None
     error: str | None
+    began_ms: int
+    ended_ms: int
 
     @property
     def known_as(self) -> str:
@@ -72,7 +75,8 @@ def _read(world: World) -> Tables:
             Push(*row)
             for row in world.rows(
                 "SELECT window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, state, "
-                "attempts, wire_key, last_error FROM pushes"
+                "attempts, wire_key, last_error, COALESCE(first_attempt_ms, 0), COALESCE(settled_ms, :now) FROM pushes",
+                now=world.time.now,
             )
         ],
         {org: held.get(org, marks[bucket_of(org)]) for org in names},
@@ -223,7 +227,7 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
             # one that gives back, what was lost of the balance is as good.
             spot = (push.provider, push.customer, push.feature)
             lost = lost or spot in again or (push.sent < 0 and spot in gone)
-            lost = lost or (found is None and _drawn_instead(push, left, spot))
+            lost = lost or (found is None and _drawn_instead(world, push, left))
             if found is not None or not (lost or push.key in world.resolved):
                 yield f"2: {push.key} counts as accepted with {push.sent}; charged: {found}"
         # The balance lacked what was lost before, and so this one's: the customer pays no more than what was used.
@@ -240,15 +244,20 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
         yield f"5: {key} was charged ({charged[key]}) and is no push of ours"
 
 
-def _drawn_instead(push: Push, left: dict[tuple[str, str, str], int], spot: tuple[str, str, str]) -> bool:
+def _drawn_instead(world: World, push: Push, left: dict[tuple[str, str, str], int]) -> bool:
     """Whether a push was accepted by the balance alone, which was drawn on too far by what was given back before with a
     success, and lost (`left` of it, less with each such push): nothing tells the two apart, neither has an event, and
     the customer, who gets as much less back, pays what was used. No push that an answer or a look-up accepted is meant,
     and not a second more in all than was lost."""
     by_balance = push.state == "accepted" and (push.error or "").startswith("no event shows it, and the customer's")
-    if not by_balance or not 0 < push.sent <= left.get(spot, 0):
+    remote = world.remote.get(push.provider)
+    if remote is None or not by_balance:
         return False
-    left[spot] -= push.sent
+    spot = (push.provider, *remote.place(push.customer, push.feature))
+    least, _ = worth(remote, push.feature, push.sent, push.known_as, push.began_ms, push.ended_ms)
+    if not 0 < least <= left.get(spot, 0):
+        return False
+    left[spot] -= least
     return True
 
 
@@ -266,10 +275,14 @@ def _never_twice(world: World, tables: Tables) -> Iterator[str]:
                 continue
             drawn = push.state not in ("voided", "rejected", "carried", "shadow") and push.key not in world.resolved
             if push.provider == name and drawn:
-                standing[(push.customer, push.feature)] += push.sent if push.state == "accepted" else max(push.sent, 0)
+                _, most = worth(remote, push.feature, push.sent, push.known_as, push.began_ms, push.ended_ms)
+                place = remote.place(push.customer, push.feature)
+                standing[place] += most if push.state == "accepted" else max(most, 0)
         charged: dict[tuple[str, str], int] = defaultdict(int)
         for (customer, feature, _), quantity in remote.billed(world.time.now).items():
             charged[(customer, feature)] += quantity
+        if isinstance(remote, Autumn) and remote.pooled is not None:
+            charged = {remote.place(*place): remote.drawn(*place) for place in charged}
         for place, quantity in sorted(charged.items()):
             if quantity > standing[place]:
                 yield f"P5: {name} {place} was drawn on by {quantity}, and {standing[place]} stand: billed twice"

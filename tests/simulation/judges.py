@@ -14,6 +14,8 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import CustomerState
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, Push, ReadCustomers, SendHalts, Transaction
+from drawdown.worker.verdict.rules import USAGE_LIMIT
+from tests.simulation.oracle import WINDOW
 from tests.simulation.server import Asked, Reading
 from tests.simulation.stepping import Task, Worker
 from tests.simulation.world import World
@@ -31,6 +33,8 @@ WATCHES: Final = JUDGED | {
     "due_hooks",
     "claim_hooks",
     "settle_hooks",
+    "known_costs",
+    "learn_costs",
     "topup_begin",
     "topup_claim",
     "topup_settle",
@@ -158,6 +162,9 @@ def _verdict(world: World, one: Decided, state: Any, now: int) -> Iterator[str]:
         balance = state.balance_micro
         if of_metering and one.halted and one.reason == "estimate" and 0 < (balance or 0) <= reserved:
             return  # what its sandboxes have used by now is reserved no longer: only the watch has seen how much
+        if one.reason == USAGE_LIMIT:
+            yield from _by_limit(world, told, one, state)
+            return
         yield from _by_read(told, one, balance, reserved)
     elif not one.halted and one.before:
         yield f"{told}: resumed without a fresh read ({state})"
@@ -165,6 +172,25 @@ def _verdict(world: World, one: Decided, state: Any, now: int) -> Iterator[str]:
         ((policy,),) = world.rows(_POLICY, provider=one.provider, plan=one.plan or "")
         if {"estimate": "estimate", "unreadable": "stop"}.get(str(one.reason)) != policy:
             yield f"{told}: not read ({state}), and the policy is {policy}"
+
+
+def _by_limit(world: World, told: str, one: Decided, state: CustomerState) -> Iterator[str]:
+    """Halted though others of its features have credit: for one that is refused, and that it uses."""
+    uses = _used(world, one.org)
+    if not one.halted or not (state.refused if one.before else state.refused & uses):
+        yield f"{told}: {sorted(state.refused)} are refused, and it uses {sorted(uses)}"
+    if state.balance_micro is not None and state.balance_micro <= 0:
+        yield f"{told}: the provider says {state.balance_micro}"
+
+
+def _used(world: World, org: str) -> set[str]:
+    """The features of all that an organisation ever ran."""
+    oracle = world.oracle
+    spots = {(one.memory_mb, one.ts // WINDOW * WINDOW) for one in oracle.samples.values() if one.org == org}
+    placed = world.rows("SELECT DISTINCT memory_mb FROM sandboxes WHERE org_id = :org AND memory_mb > 0", org=org)
+    spots |= {(size, world.time.now // WINDOW * WINDOW) for (size,) in placed}
+    rules = (oracle.rule(size, window) for size, window in spots)
+    return {rule.feature for rule in rules if rule is not None and rule.feature is not None}
 
 
 def _reserved(world: World, one: Decided, now: int) -> tuple[int, int]:

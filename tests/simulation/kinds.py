@@ -55,6 +55,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "success that charged nothing": ("autumn uncharged_200",),
     "charged without an event": ("autumn event_lost", "autumn killed_before_event"),
     "event without a charge: what was drawn is lost": ("autumn event_alone",),
+    "cost in credits changed, pushes under way": ("cost_changed",),
     "balance topped up, or set by hand": ("topped_up", "balance_set"),
     "list of events stands still for up to a day": ("list_stands_still",),
     "told of a balance, and settled by a person": ("balance_told",),
@@ -175,13 +176,8 @@ OF_THEIR_OWN: Final = (
     "more than a year passes",
     "old pushes folded",
     "top-up ordered",
-    # Of accounts with a credit system.
-    "202, charged at once, and never an event",
-    "read shows a customer as of a while ago",
-    "balance store lost what it had not written down",
 )
-"""What lives of their own have (`test_credit`, `test_batches`, `test_queries`, `test_folding`), and accounts that bill
-in credits (`tests/contract/test_autumn_losses.py`)."""
+"""What lives of their own have (`test_credit`, `test_batches`, `test_queries`, `test_folding`)."""
 
 
 def by_kind(counts: Mapping[str, int]) -> Counter[str]:

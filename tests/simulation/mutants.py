@@ -27,6 +27,7 @@ from drawdown.worker.push import adopt, in_place, push, rows, void
 from drawdown.worker.seal import newcomers, owed, statements
 from drawdown.worker.verdict import judge_read, org_row, project
 from tests.sent import nothing_in_place
+from tests.simulation.mutants_credits import CREDITS
 from tests.simulation.mutants_need import NEED
 from tests.simulation.mutants_orders import ORDERS
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
@@ -198,6 +199,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "a halt acknowledged once is never told again": lambda p: p.query(
         dispatch, "make_unheeded_due", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
     ),
+    **CREDITS,
     **NEED,
     **ORDERS,
     **REMOTE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from drawdown.providers.embedded import NAME as EMBEDDED
+from tests.simulation.mutants_credits import CREDITS
 from tests.simulation.mutants_need import NEED
 from tests.simulation.mutants_orders import ORDERS
 from tests.simulation.mutants_remote import REMOTE
@@ -111,6 +112,8 @@ def world_of(name: str, seed: int) -> dict[str, Any]:
     """Bugs about a provider behind HTTP are looked for where there is one, in turns, and much goes wrong."""
     if name == "older read overwrites a newer one":  # only there does a read show its age
         return {"billing": (EMBEDDED, MEMORY), "intensity": 1.0, "restores": False}
+    if name in CREDITS:
+        return {"billing": (EMBEDDED, AUTUMN), "intensity": 1.0, "restores": False}
     if name in NEED:
         return {"billing": (EMBEDDED, MEMORY), "intensity": 0.5, "restores": False}
     if name in ORDERS:

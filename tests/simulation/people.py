@@ -6,6 +6,8 @@ Guarantee: a person decides by what the service truly holds, and never sooner th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -14,14 +16,16 @@ from drawdown.worker.catalog.terms import paused
 from drawdown.worker.commands.balances import acknowledge, told
 from drawdown.worker.commands.providers import pause, resume
 from drawdown.worker.commands.pushes import resolve_accepted, void
-from drawdown.worker.push.rows import dated
+from drawdown.worker.push.rows import Row, dated
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.reconcile import Line
 from tests.emulators.autumn import LOSS_FAULTS
 from tests.emulators.autumn_numbers import ONE_OFF
+from tests.simulation.accepted import undrawn
 from tests.simulation.actions import Action
 from tests.simulation.cancelling import cancel_wrong
 from tests.simulation.operators import NOTHING_BACK, TOO_OLD, attempt, said
+from tests.simulation.pooled import CREDITS, Pooled
 from tests.simulation.providers import AUTUMN
 from tests.simulation.remote import Autumn, Stripe, unit_at
 from tests.simulation.webhooks import webhooks
@@ -203,7 +207,7 @@ def missing(world: World, line: Line) -> int:
         return 0  # `settle_told`
     remote = world.remote.get(line.provider)
     if isinstance(remote, Autumn):
-        return _not_drawn(world, remote, (line.provider, line.customer_id, line.feature))
+        return _not_drawn(world, remote, (line.provider, *remote.place(line.customer_id, line.feature)))
     return line.ours - line.theirs - by_hand
 
 
@@ -213,8 +217,9 @@ def make_up_for(world: World, differing: Sequence[Line]) -> bool:
     for line in differing:
         if _is_to_be_compared(line) and (more := missing(world, line)):
             made = True
-            _was_lost(world, (line.provider, line.customer_id, line.feature), more)
-            charge_by_hand(world, line.provider, line.customer_id, line.feature, line.day_ms, more)
+            place = world.remote[line.provider].place(line.customer_id, line.feature)
+            _was_lost(world, (line.provider, *place), more)
+            charge_by_hand(world, line.provider, *place, line.day_ms, more)
             world.say("world", f"makes up for {more} of {line}")
     return made
 
@@ -236,6 +241,8 @@ def change_balance(world: World) -> str | None:
     feature = world.rng.choice(sorted(account.customers[customer].grants) or [""])
     if not feature:
         return None
+    if autumn.pooled is not None:
+        return _change_credits(world, autumn.pooled, customer)
     # Amounts that no pushes sum up to: a change of just as much as is missing is one that nobody can see.
     how, amount = world.rng.randrange(4), world.rng.choice((-70_001, 61_003, 500_009, 3_600_011))
     if how == 0:
@@ -248,6 +255,23 @@ def change_balance(world: World) -> str | None:
         account.add_to_balance(customer, feature, amount)
         world.faults.note("topped_up")
     return f"changes the balance of {customer}, {feature}: {how}, {amount}"
+
+
+def _change_credits(world: World, pooled: Pooled, customer: str) -> str:
+    """The same, in credits: no two amounts, nor what they differ by, are what pushes sum up to."""
+    account, pooled.touched = pooled.account, pooled.touched + 1
+    how = world.rng.randrange(4)
+    amount = world.rng.choice(CHANGES) + pooled.touched * FINE
+    if how == 0:
+        account.set_remaining(customer, CREDITS, amount)
+        world.faults.note("balance_set")
+    elif how == 1:
+        account.grant(customer, CREDITS, abs(amount), world.time.now, interval=ONE_OFF)
+        world.faults.note("topped_up")
+    else:
+        account.add_to_balance(customer, CREDITS, amount)
+        world.faults.note("topped_up")
+    return f"changes the credits of {customer}: {how}, {amount}"
 
 
 def still_list(world: World) -> str | None:
@@ -269,27 +293,46 @@ def _losing(world: World) -> Autumn | None:
     return autumn if loses and isinstance(autumn, Autumn) else None
 
 
-_ACCEPTED: Final = """
-SELECT COALESCE(SUM(sent_qty), 0) FROM pushes WHERE provider = :provider AND customer_id = :customer
-    AND feature = :feature AND state = 'accepted'
-"""
+CHANGES: Final = (Decimal("-7.01"), Decimal("61.03"), Decimal("500.09"))
+FINE: Final = Decimal("0.000001")
+"""Finer than what most pushes draw."""
 
 
 def settle_told(world: World) -> str | None:
     """What was told of a balance: a person looks at their console, makes up for what was lost, and acknowledges it."""
     rows = world.read(told)
     for row in rows:
-        place = (row.provider, row.customer_id, row.feature)
         autumn = world.remote[row.provider]
         assert isinstance(autumn, Autumn)
+        place = (row.provider, *autumn.place(row.customer_id, row.feature))
         lost = _not_drawn(world, autumn, place)
         _was_lost(world, place, lost)
+        _told_right(world, autumn, row)
         if lost:
             charge_by_hand(world, *place, 0, lost)
         world.faults.note("balance_told")
     if rows:
         world.write(partial(acknowledge, org_id="", by=said(world)))
     return f"settles what was told of {len(rows)} balances" if rows else None
+
+
+def _told_right(world: World, autumn: Autumn, row: Row) -> None:
+    """All that was told of a balance is by how much it is apart now: not one credit more or less. Where a restore, a
+    cycle, a cost or a person's charge moved what it is compared with, nothing tells."""
+    place, pooled = (row.provider, row.customer_id, row.feature), autumn.pooled
+    sums = world.told_of.setdefault(place, Fraction(0)) + Fraction(int(row.told_qty), int(row.scale))
+    world.told_of[place] = sums
+    if pooled is None or pooled.moves or world.resolved or world.lost_keys or pooled.shown(row.customer_id) is None:
+        return
+    ((apart, scale),) = world.rows(_APART, provider=row.provider, customer=row.customer_id, feature=row.feature)
+    if sums != Fraction(int(apart), int(scale)):
+        world.breaches.append(f"told: {place} is apart by {apart} / {scale}, and {sums} were told")
+
+
+_APART: Final = """
+SELECT apart_qty, scale FROM balance_marks WHERE provider = :provider AND customer_id = :customer
+    AND feature = :feature
+"""
 
 
 def _was_lost(world: World, place: tuple[str, str, str], quantity: int) -> None:
@@ -304,10 +347,8 @@ def _was_lost(world: World, place: tuple[str, str, str], quantity: int) -> None:
 def _not_drawn(world: World, autumn: Autumn, place: tuple[str, str, str]) -> int:
     """What a person finds who goes through a customer's history there, line by line: what counts as accepted, and was
     neither drawn nor charged by hand."""
-    provider, customer, feature = place
-    ((ours,),) = world.rows(_ACCEPTED, provider=provider, customer=customer, feature=feature)
-    by_hand = sum(n for (*whose, _), n in world.by_hand.items() if tuple(whose) == place)
-    return int(ours) - autumn.drawn(customer, feature) - by_hand
+    least, most = undrawn(world, autumn, *place)
+    return max(least, min(0, most))
 
 
 PEOPLE: Final[tuple[tuple[Action, float], ...]] = (

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from math import ceil
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -27,8 +28,10 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.services import NobodyThere
 from tests.emulators import stripe_stream
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
+from tests.emulators.autumn_losses import Charge
 from tests.emulators.stripe import StripeEmulator
 from tests.simulation.faults import Faults
+from tests.simulation.pooled import CREDITS, Pooled, Span
 from tests.simulation.providers import AUTUMN, STRIPE, Billed
 from tests.simulation.stepping import Time
 
@@ -50,6 +53,8 @@ class Network:
     down: set[str]
     breaches: list[str]
     emulators: dict[str, AutumnEmulator | StripeEmulator] = field(default_factory=dict)
+    pooled: dict[str, Pooled] = field(default_factory=dict)
+    """The credits of accounts that bill in them."""
     flying: list[tuple[int, str, Call]] = field(default_factory=list)
     sent: dict[tuple[str, str], bytes] = field(default_factory=dict)
     calls: int = 0
@@ -71,6 +76,9 @@ class Network:
             self.flying.append((self.time.now + self.faults.rng.randrange(1, HELD_UP_MS), name, call))
             return NoAnswer("timed out")
         emulator = self.emulators[name]
+        pooled = self.pooled.get(name) if charges else None
+        if pooled is not None:
+            pooled.sent(self.time.now, before=True)
         answer = emulator.handle(call, self.time.now)
         # A proxy that repeats a request. What proves that nothing was done is an answer to all of it.
         if (
@@ -79,6 +87,8 @@ class Network:
             and self.faults.strikes("delivered_twice")
         ):
             self._repeat(name, call)
+        if pooled is not None:
+            pooled.sent(self.time.now, before=False)
         return answer
 
     def _repeat(self, name: str, call: Call) -> None:
@@ -142,6 +152,15 @@ class Autumn:
         self.unasked: Provider = build_autumn(Setup(AUTUMN, given, clock, NobodyThere(), engine))
         for feature in FEATURES:
             self.emulator.account.add_feature(feature)
+        # Half of all worlds, but for those where nothing fails by chance.
+        apart = random.Random(f"credits {faults.rng.getstate()[1][:8]}")
+        self.pooled: Pooled | None = None
+        if faults.intensity and apart.random() < 0.5:
+            self.bill_in_credits(Pooled(self.emulator, faults, apart, engine, FEATURES), network)
+
+    def bill_in_credits(self, pooled: Pooled, network: Network) -> None:
+        """From now on one balance pays for all features."""
+        self.pooled = network.pooled[AUTUMN] = pooled
 
     def meet(self, org: str, faults: Faults) -> None:
         """Make the customers of an organisation there, some without one of their balances, a few not at all."""
@@ -151,8 +170,11 @@ class Autumn:
                 continue
             account.add_customer(customer, 0)
             for feature in FEATURES:
-                if rng.random() < 0.95:
-                    account.grant(customer, feature, rng.choice((0, 4_000, 10_000_000)), 0)
+                much = rng.choice((0, 4_000, 10_000_000)) if rng.random() < 0.95 else None
+                if much is not None and self.pooled is None:
+                    account.grant(customer, feature, much, 0)
+            if self.pooled is not None:
+                self.pooled.meet(customer, now_ms=0)
 
     def mend(self, orgs: Sequence[str], now_ms: int) -> None:
         """Nothing goes wrong any more, and what was missing is made. No burst is refused: time stands still in a tick,
@@ -164,9 +186,11 @@ class Autumn:
         for customer in (name for org in orgs for name in (org, f"c-{org}")):
             if customer not in account.customers:
                 account.add_customer(customer, now_ms)
-            for feature in FEATURES:
+            for feature in FEATURES if self.pooled is None else ():
                 if feature not in account.customers[customer].grants:
                     account.grant(customer, feature, 0, now_ms)
+            if self.pooled is not None:
+                self.pooled.mend(customer, now_ms)
 
     def tell(self, customer: str) -> None:
         """Something about a customer changed."""
@@ -197,7 +221,10 @@ class Autumn:
         for (customer, feature, ts), value in self.emulator.charged_by().items():
             sums[(customer, feature, ts - ts % WINDOW_MS)] += int(value)
             totals[(customer, feature)] += int(value)
-        assert all(self.drawn(*place) == total for place, total in totals.items()), "its own balance says otherwise"
+        if self.pooled is None:
+            assert all(self.drawn(*place) == total for place, total in totals.items()), "its own balance says otherwise"
+        else:
+            assert all(self.pooled.agrees(customer) for customer, _ in totals), "its own balance says otherwise"
         return sums
 
     def keys(self) -> dict[str, int]:
@@ -207,22 +234,44 @@ class Autumn:
         """Keys that were answered with a success, and are charged nothing all the same."""
         return {str(one.key) for one in self.emulator.lost}
 
+    def worth(self, feature: str, sent: int, key: str, from_ms: int, to_ms: int) -> Span:
+        """The least and the most that a push comes to in the balance that pays for it, if it was charged once between
+        two moments: base units, or grains of a credit."""
+        if self.pooled is None:
+            return sent, sent
+        if self.emulator.account.by_key.get(key) == sent:
+            return self.pooled.under(key), self.pooled.under(key)
+        return self.pooled.spans(feature, sent, from_ms, to_ms)
+
+    def place(self, customer: str, feature: str) -> tuple[str, str]:
+        """The balance that pays."""
+        return (customer, feature if self.pooled is None else CREDITS)
+
+    def _of(self, one: Charge) -> int:
+        return int(one.value) if self.pooled is None else self.pooled.of(one)
+
+    def _widened(self, places: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Where one balance pays for all, what holds for one of a customer's features holds for each."""
+        if self.pooled is None:
+            return set(places)
+        return {(customer, feature) for customer, _ in places for feature in (*FEATURES, CREDITS)}
+
     def lost_of(self, customer: str, feature: str) -> int:
         """What was to be drawn, was answered with a success, and never was; and what was given back more than once, by
         a key store that failed open: of a balance that is as good as lost."""
         account = self.emulator.account
         gone = [one for one in (*account.lost, *account.undrawn) if one.value > 0]
         gone += [one for one in account.doubles if one.value < 0]
-        return sum(abs(int(one.value)) for one in gone if (one.customer, one.feature) == (customer, feature))
+        return sum(abs(self._of(one)) for one in gone if self.place(one.customer, one.feature) == (customer, feature))
 
     def doubled_places(self) -> set[tuple[str, str]]:
         """Customers' features that were drawn on twice under one key: the balance cannot tell for which push."""
-        return {(one.customer, one.feature) for one in self.emulator.doubles}
+        return self._widened((one.customer, one.feature) for one in self.emulator.doubles)
 
     def lost_places(self) -> set[tuple[str, str]]:
         """Customers' features where a success charged nothing: beside the next charge without an event, the balance
         cannot tell of which push."""
-        return {(one.customer, one.feature) for one in self.emulator.account.lost}
+        return self._widened((one.customer, one.feature) for one in self.emulator.account.lost)
 
     def not_given_back(self) -> dict[tuple[str, str], int]:
         """By customer and feature, how much was to be given back, was answered with a success, and never was: by as
@@ -230,7 +279,7 @@ class Autumn:
         account = self.emulator.account
         sums: dict[tuple[str, str], int] = defaultdict(int)
         for key, one in {str(one.key): one for one in account.lost if one.value < 0}.items():
-            sums[(one.customer, one.feature)] += 0 if key in account.by_key else -int(one.value)
+            sums[self.place(one.customer, one.feature)] += 0 if key in account.by_key else -self._of(one)
         return sums
 
     def forgotten(self) -> set[str]:
@@ -261,10 +310,12 @@ class Autumn:
             for one in (account.events if spans else ())
             if any(begins <= one.visible_at < ends for begins, ends in spans)
         }
-        return charges | late | account.changed.keys()
+        return self._widened(charges | late | account.changed.keys())
 
     def drawn(self, customer: str, feature: str) -> int:
-        """What the emulator's own balance says was charged, but for what people changed of it."""
+        """What the emulator's own balance says was charged, but for what people changed of it; in credits, grains."""
+        if self.pooled is not None:
+            return self.pooled.drawn(customer)
         account = self.emulator.account
         known = account.customers.get(customer)
         grants = known.grants.get(feature, []) if known is not None else []
@@ -275,12 +326,21 @@ class Autumn:
         sums: Billed = defaultdict(int)
         for one in self.emulator.doubles:
             if one.value < 0:
-                sums[(one.customer, one.feature, 0)] += int(one.value)
+                sums[(*self.place(one.customer, one.feature), 0)] += self._of(one)
         return sums
+
+    def refuses(self, customer: str) -> bool:
+        """Whether some features are refused, and others are not: it is known only by their own balances."""
+        if self.pooled is not None:
+            return self.pooled.refuses(customer)
+        left = [
+            sum(max(0, one.balance) for one in of) for of in self.emulator.account.customers[customer].grants.values()
+        ]
+        return any(left) and not all(left)
 
     def balance(self, customer: str) -> int:
         grants = self.emulator.account.customers[customer].grants.values()
-        return sum(int(max(0, one.balance)) for of_feature in grants for one in of_feature)
+        return ceil(sum(max(0, one.balance) for of_feature in grants for one in of_feature))
 
 
 class Stripe:
@@ -352,6 +412,12 @@ class Stripe:
             feature, unit = BY_EVENT[event]
             sums[(customer, feature, stamp_s * 1000 - stamp_s * 1000 % WINDOW_MS)] += units * unit
         return sums
+
+    def worth(self, feature: str, sent: int, key: str, from_ms: int, to_ms: int) -> Span:
+        return sent, sent
+
+    def place(self, customer: str, feature: str) -> tuple[str, str]:
+        return customer, feature
 
     def in_minute(self, customer: str, feature: str, ts: int) -> int:
         """What is charged in one minute, in base units."""

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator
 
+from drawdown.worker.verdict.rules import USAGE_LIMIT
 from tests.simulation.billed import billed
 from tests.simulation.invariants import exempt
 from tests.simulation.providers import OLDEST_READ
@@ -56,9 +57,9 @@ def _verdicts(world: World) -> Iterator[str]:
     """The flags agree with the provider and the operator."""
     rows = world.rows(
         "SELECT org_id, is_halted, operator_halt, override_halted, max_concurrent_sandboxes, "
-        "override_max_concurrent FROM orgs WHERE bucket IS NOT NULL"  # without one: never seen by any tick
+        "override_max_concurrent, halt_reason FROM orgs WHERE bucket IS NOT NULL"  # without one: never seen by any tick
     )
-    for org, halted, operator, override, most, override_most in rows:
+    for org, halted, operator, override, most, override_most, reason in rows:
         biller = world.oracle.assigned(org, world.time.now)
         if biller is None or exempt(biller.provider):
             continue
@@ -66,13 +67,20 @@ def _verdicts(world: World) -> Iterator[str]:
             continue  # nobody to ask
         balance, limit = _asked(world, biller.provider, biller.customer)
         spent = balance is not None and balance <= 0
-        want = True if operator else bool(override) if override is not None else spent
+        limited = reason == USAGE_LIMIT and _refuses(world, biller.provider, biller.customer)
+        want = True if operator else bool(override) if override is not None else spent or limited
         if bool(halted) != want:
             yield f"projection: {org} is_halted={bool(halted)}; {biller.provider} says {balance}, operator {operator}"
         want_most = limit if override_most is None else override_most
         counts_reads = max(most or 0, 0) > OLDEST_READ and max(want_most or 0, 0) > OLDEST_READ
         if most != want_most and not counts_reads:  # where the limit counts reads, any of them will do
             yield f"projection: {org} may run {most} sandboxes; {biller.provider} says {limit}"
+
+
+def _refuses(world: World, provider: str, customer: str) -> bool:
+    """Whether some features are refused, while others have credit."""
+    remote = world.remote.get(provider)
+    return isinstance(remote, Autumn) and remote.refuses(customer)
 
 
 def _asked(world: World, provider: str, customer: str) -> tuple[int | None, int | None]:

@@ -265,8 +265,9 @@ def test_whoever_is_asked_to_compare_a_balance_makes_up_for_all_it_lacks() -> No
     assert (sum(world.by_hand.values()), world.breaches, settled(world)) == (60, [], [])
 
 
-def test_what_was_given_back_twice_is_told_and_drawn_again_by_hand() -> None:
-    """A process died after it had sent, and the key store failed open as the same key was sent again."""
+def test_what_was_given_back_twice_is_drawn_again() -> None:
+    """A process died after it had sent, and the key store failed open as the same key was sent again.
+    The balance lacks just what pushes drew within minutes, as after a loss over there: they are sent again."""
     world = a_world(AUTUMN)
     insert(world, [Sample("s2", "acme", START + WINDOW_MS, 4096, 60, good=True)])
     world.time.advance(WINDOW_MS)
@@ -286,9 +287,12 @@ def test_what_was_given_back_twice_is_told_and_drawn_again_by_hand() -> None:
     assert (states(world), autumn.drawn("acme", FEATURE)) == (["accepted"] * 3, 0)
     world.time.advance(2 * 60 * MINUTE_MS)
     drive(world, start(world, "w", comparing(world)))
-    assert settle_told(world) == "settles what was told of 1 balances"
+    assert (settle_told(world), autumn.drawn("acme", FEATURE)) == (None, 0)
     drive(world, start(world, "w", tick))
-    assert (world.by_hand[(AUTUMN, "acme", FEATURE, 0)], world.breaches, settled(world)) == (60, [], [])
+    assert autumn.drawn("acme", FEATURE) == 60
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    assert (settle_told(world), world.by_hand, world.breaches, settled(world)) == (None, {}, [], [])
 
 
 def test_what_was_given_back_and_lost_stands_for_a_push_that_never_drew() -> None:

@@ -12,6 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -160,6 +161,8 @@ class World:
     """What a person charged beside the worker, by (provider, customer, feature, day): the worker said it could not."""
     by_hand_in: dict[tuple[str, str, str, int], int] = field(default_factory=dict)
     """The same, by window, for what the worker could not send."""
+    told_of: dict[tuple[str, str, str], Fraction] = field(default_factory=dict)
+    """How much was told of a balance in all, in its unit."""
     resolved: set[str] = field(default_factory=set)
     """Keys that a person charged by hand."""
     cut_short: set[str] = field(default_factory=set)

@@ -43,13 +43,14 @@ CustomerPool = tuple[str, str]
 class Level:
     """What a balance says was drawn from it since `since_ms` (None: since ever), in its own quantities. `expired`: what
     may have been drawn besides, from parts that were gone by then without having been used up for sure; `expired_ms`:
-    when the last of them went."""
+    when the last of them went. `is_gone`: no balance is shown at all, so that nothing was given back to one."""
 
     quantity: int
     since_ms: int | None
     whole: bool = True
     expired: int = 0
     expired_ms: int = 0
+    is_gone: bool = False
 
 
 Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
@@ -243,6 +244,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
             drawn.whole and not (gone and drawn.since_ms is not None),
             int(sum((part.granted for part in expired), Decimal(0)) * scale),
             max((part.ends_ms or 0 for part in expired), default=0),
+            pools.in_credits(name) and not drawn.quantity and drawn.since_ms is None and not shown,
         )
     return found
 

@@ -210,7 +210,8 @@ def _of_pair(
     if pair in asked.standing:
         yield replace(line, note=BESIDE, standing=True), None
         return
-    if apart < 0 and is_sure:
+    # A part that no read ever showed, used up by just these pushes, would look like their loss.
+    if apart < 0 and is_sure and not drawn.is_gone:
         newest = _newest(connection, asked, pair, max(since, ours.marked_ms - LOST_SPAN_MS))
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
             return  # the next run tells whether it was an old read

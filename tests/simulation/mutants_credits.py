@@ -1,0 +1,62 @@
+"""Bugs that only a customer who pays in credits can show: one balance for all features, at a cost each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from drawdown.providers.autumn import events, wire
+from drawdown.providers.autumn.deductions import Units, charged
+from drawdown.worker.catalog import costs
+from drawdown.worker.push import balances
+from drawdown.worker.reconcile import balances as reconcile_drawn
+from tests.simulation.mutants_remote import Patches
+
+
+def _one_for_one(patches: Patches) -> None:
+    """Each unit of any feature counts as one part of a credit."""
+    patches.put(costs.Pools, "weight", lambda self, feature, first, last: costs.PLAIN)
+
+
+def _used_up_forgotten(patches: Patches) -> None:
+    """What was used up to the last digit, and is shown no more, counts as given back."""
+    right = balances.levels
+    patches.put(balances, "levels", lambda read, pools, known: right(read, pools, ()))
+
+
+def _losses_taken_in(patches: Patches) -> None:
+    """What the store lost is neither sent again nor told: the balance is compared with what it shows now."""
+
+    def wrong(connection: Any, asked: Any, line: Any, lost: Any) -> Any:
+        return None, None
+
+    patches.put(reconcile_drawn, "_of_lost", wrong)
+
+
+def _told_by_half(patches: Patches) -> None:
+    right = reconcile_drawn.remember
+
+    def wrong(connection: Any, provider: str, marks: Any, now_ms: int) -> None:
+        right(connection, provider, [replace(one, told=one.told // 2) for one in marks], now_ms)
+
+    patches.put(reconcile_drawn, "remember", wrong)
+
+
+def _asked_is_charged(patches: Patches) -> None:
+    """What was asked for counts as charged, whatever the deductions come to."""
+
+    def wrong(taken: Any, asked: Any, known: Any) -> Any:
+        return charged(taken, asked, known) if asked is None else Units(asked, exact=True)
+
+    for module in (wire, events):
+        patches.put(module, "charged", wrong)
+
+
+CREDITS: Final[dict[str, Callable[[Patches], None]]] = {
+    "each feature costs one": _one_for_one,
+    "what is used up counts as given back": _used_up_forgotten,
+    "what a balance store lost is neither sent again nor told": _losses_taken_in,
+    "half of what a balance is apart is told": _told_by_half,
+    "what was asked for counts as charged": _asked_is_charged,
+}

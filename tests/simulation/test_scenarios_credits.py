@@ -1,0 +1,158 @@
+"""Interleavings with an account that bills in credits, written out by hand: one balance for all features."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from decimal import Decimal
+
+import pytest
+
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.push.push import push
+from drawdown.worker.tick import tick
+from tests.emulators.autumn import TRACK_FAULTS
+from tests.emulators.autumn_numbers import ONE_OFF
+from tests.emulators.wire import FaultPlan
+from tests.simulation.actions import insert
+from tests.simulation.faults import Faults
+from tests.simulation.invariants import check
+from tests.simulation.mutants import planted
+from tests.simulation.operators import said
+from tests.simulation.oracle import Assignment, Rule, Sample
+from tests.simulation.people import settle_told
+from tests.simulation.pooled import CREDITS, GRAINS, Pooled
+from tests.simulation.providers import AUTUMN
+from tests.simulation.remote import FEATURES, Autumn
+from tests.simulation.settled import settled
+from tests.simulation.test_scenarios_remote import comparing, drive, sealed, start
+from tests.simulation.world import START, World
+
+SIZES = {1024: "compute_1gb", 4096: "compute_4gb"}
+BOTH = 60 * 64 + 60
+"""What a minute of each costs, in hundredths of a hundredth of a credit."""
+HUGE = Decimal(1_000)
+
+
+class Fates(FaultPlan):
+    """What goes wrong with each charge, one after the other."""
+
+    def __init__(self, *fates: str) -> None:
+        super().__init__(rates={"": 0.0})
+        self.left = list(fates)
+
+    def draw(self, *kinds: str) -> str | None:
+        return (self.left.pop(0) or None) if self.left and TRACK_FAULTS[0] in kinds else None
+
+
+def in_credits(*grants: Decimal) -> tuple[World, Autumn]:
+    """A minute of each of two sizes, sealed and due, of a customer with these parts; the costs are known."""
+    world = World(random.Random(1), Faults(random.Random(1), 0.0), billing=(EMBEDDED, AUTUMN))
+    world.write(lambda c: install_defaults(c, said(world)))
+    autumn = world.remote[AUTUMN]
+    assert isinstance(autumn, Autumn)
+    pooled = Pooled(autumn.emulator, world.faults, random.Random(1), world.engine, FEATURES)
+    pooled.moves = pooled.losing = pooled.owns = False
+    autumn.bill_in_credits(pooled, world.network)
+    autumn.emulator.account.add_customer("acme", START)
+    for amount in grants:
+        autumn.emulator.account.grant("acme", CREDITS, amount, START, interval=ONE_OFF)
+    for size, feature in SIZES.items():
+        world.oracle.rules.append(Rule("exact", size, feature, "s", 0))
+    world.write(lambda c: assign(c, ["acme"], AUTUMN, said(world), customer_id="acme", from_ms=START))
+    world.oracle.assignments["acme"].append(Assignment(START, AUTUMN, "acme"))
+    insert(world, [Sample(f"s{size}", "acme", START + 1, size, 60, good=True) for size in SIZES])
+    world.time.advance(2 * WINDOW_MS)
+    sealed(world)
+    autumn.emulator.faults = Fates("throttled", "throttled")
+    drive(world, start(world, "learns", tick))
+    autumn.emulator.faults = FaultPlan()
+    assert autumn.keys() == {}
+    world.time.advance(5 * MINUTE_MS)
+    return world, autumn
+
+
+def states(world: World) -> list[tuple[str, int, str]]:
+    return [
+        (str(feature), int(sent), str(state))
+        for feature, sent, state in world.rows(
+            "SELECT feature, sent_qty, state FROM pushes ORDER BY feature, window_ms, revision"
+        )
+    ]
+
+
+def sent(world: World, autumn: Autumn, *fates: str) -> None:
+    """What is due is sent once, and this comes of each, in the order of features."""
+    autumn.emulator.faults = Fates(*fates)
+    drive(world, start(world, "first", lambda c: push(c, AUTUMN)))
+    autumn.emulator.faults = FaultPlan()
+
+
+def ticks(world: World, number: int = 2) -> None:
+    for _ in range(number):
+        world.time.advance(3 * MINUTE_MS)
+        drive(world, start(world, "w", tick))
+
+
+def one_lost_one_drawn() -> Sequence[tuple[str, int, str]]:
+    world, autumn = in_credits(HUGE)
+    sent(world, autumn, "queued_charged_no_event", "queued_dropped")
+    assert [state for _, _, state in states(world)] == ["queued", "queued"]
+    ticks(world, 1)
+    world.time.advance(2 * 60 * MINUTE_MS)
+    ticks(world)
+    assert (check(world), world.breaches) == ([], [])
+    return states(world)
+
+
+def test_the_balance_tells_in_credits_which_of_two_pushes_was_drawn() -> None:
+    """A minute of the one was charged and has no event, one of the other was dropped: by units nobody could tell."""
+    assert one_lost_one_drawn() == [
+        ("compute_1gb", 60, "voided"),
+        ("compute_1gb", 60, "accepted"),
+        ("compute_4gb", 60, "accepted"),
+    ]
+
+
+def test_a_balance_that_weighs_all_features_alike_tells_nothing() -> None:
+    """The bug `each feature costs one` leaves them to a person."""
+    with planted("each feature costs one"):
+        assert [state for _, _, state in one_lost_one_drawn()] != ["voided", "accepted", "accepted"]
+
+
+def test_what_a_balance_store_lost_is_drawn_again_and_nobody_is_told() -> None:
+    world, autumn = in_credits(HUGE)
+    sent(world, autumn)
+    assert autumn.drawn("acme", CREDITS) == BOTH * GRAINS // 10_000
+    autumn.emulator.lose_balances(world.time.now)
+    assert autumn.drawn("acme", CREDITS) == 0
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    ticks(world)
+    assert autumn.drawn("acme", CREDITS) == BOTH * GRAINS // 10_000
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    assert (settle_told(world), world.breaches, settled(world)) == (None, [], [])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_used_up_to_the_last_digit_was_drawn(known: bool) -> None:
+    """Autumn shows such a part no more, and it is the sum of the pushes that used it up, as a loss would be. `known`:
+    whether a read showed the part before."""
+    amount = Decimal(BOTH) / 10_000
+    world, autumn = in_credits(*[amount] * known)
+    if not known:
+        autumn.emulator.account.grant("acme", CREDITS, amount, world.time.now, interval=ONE_OFF)
+    sent(world, autumn)
+    assert [state for _, _, state in states(world)] == ["accepted", "accepted"]
+    autumn.emulator.account.customer("acme", world.time.now)
+    assert autumn.emulator.account.customers["acme"].grants == {}
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    ticks(world, 1)
+    assert autumn.drawn("acme", CREDITS) == BOTH * GRAINS // 10_000
+    assert (settle_told(world) is None) == known, "a part that nobody ever saw is told a person, who finds it"
+    assert (world.breaches, world.by_hand, settled(world)) == ([], {}, [])
