@@ -64,7 +64,7 @@ class Fleet:
         found = {"embedded": EmbeddedProvider(self.engine, self.clock), **self.extra}
         return {name: Careful(one) for name, one in found.items()}
 
-    def write(self, text: str, values: Mapping[str, Any] | None = None) -> None:
+    def write(self, text: str, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None) -> None:
         write(self.engine, lambda connection: connection.execute(sa.text(text), values))
 
     def rows(self, text: str, **values: object) -> list[tuple[object, ...]]:

@@ -101,7 +101,7 @@ def learn(fleet: Fleet, *says: Cost) -> None:
     provider = Telling(capabilities(costs=True), says=says)
     providers: Any = {**fleet.providers, "fake": provider}
     context = fleet.context()
-    context.capabilities["fake"] = provider.capabilities
+    context.capabilities = {**context.capabilities, "fake": provider.capabilities}
     cells: Any = fleet.cells
     runner.run(learn_costs(context, "fake"), runner.World(fleet.engine, providers, cells, fleet.clock))
 

@@ -16,13 +16,13 @@ from tests.simulation.mutants_remote import Patches
 
 def _one_for_one(patches: Patches) -> None:
     """Each unit of any feature counts as one part of a credit."""
-    patches.put(costs.Pools, "weight", lambda self, feature, first, last: costs.PLAIN)
+    patches.put(costs.Pools, "weight", lambda self, pool, feature, first, last: (1, 1))
 
 
 def _used_up_forgotten(patches: Patches) -> None:
     """What was used up to the last digit, and is shown no more, counts as given back."""
     right = balances.levels
-    patches.put(balances, "levels", lambda read, pools, known: right(read, pools, ()))
+    patches.put(balances, "levels", lambda read, pools, known, now_ms: right(read, pools, (), now_ms))
 
 
 def _losses_taken_in(patches: Patches) -> None:
@@ -35,7 +35,7 @@ def _losses_taken_in(patches: Patches) -> None:
 
 
 def _told_by_half(patches: Patches) -> None:
-    right = reconcile_drawn.remember
+    right = balances.remember
 
     def wrong(connection: Any, provider: str, marks: Any, now_ms: int) -> None:
         right(connection, provider, [replace(one, told=one.told // 2) for one in marks], now_ms)

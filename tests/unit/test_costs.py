@@ -80,8 +80,8 @@ def test_use_from_before_a_credit_system_is_in_the_credits_or_not() -> None:
 
 
 def test_charge_settled_by_a_clock_that_is_behind_has_least_and_most() -> None:
-    pools = Pools([told("a", "0.0004", 1_000), told("a", "0.0006", 9_000, confirmed_ms=9_000)])
-    assert pools.weight_between("a", 9_500, 8_500) == (400, 600)
+    pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=9 * HOUR)])
+    assert pools.weight_between("credits", "a", 9 * HOUR + 5 * MINUTE, 9 * HOUR - 5 * MINUTE) == (400, 600)
 
 
 def test_part_that_vanished_counts_as_drawn() -> None:
