@@ -66,7 +66,8 @@ def judge(
     for a person's decision are left out."""
     found = Verdict()
     told = _told(url)
-    doubted, waiting, found.other_states = _open(url, autumn)
+    doubted, waiting, others = _open(url, autumn)
+    found.other_states = [one for one in others if one[0] not in undecided]
     used = setting.used()
     for customer in setting.customers:
         name = customer.name
@@ -143,5 +144,5 @@ def _open(url: str, autumn: Struck) -> tuple[dict[str, Fraction], dict[str, Frac
         elif state == "rejected":
             waiting[str(customer)] += amount
         else:
-            others.append((state, key))
+            others.append((str(customer), state, key))
     return dict(doubted), dict(waiting), others
