@@ -115,13 +115,13 @@ def _at_new_cost(books: Books, name: str) -> Fraction:
 def _is_zero(autumn: Struck, name: str, used: Mapping[str, int], beyond: Fraction) -> bool:
     """Of the feature whose cost changed, a unit that is missing or doubled was one of the old cost or of the new."""
     if beyond == 0 or CHANGED not in used:
-        return beyond == 0
+        return bool(beyond == 0)
     books = autumn.account.books
     assert isinstance(books, Books)
     units = beyond / (Fraction(NEW_COST) - cost_of(CHANGED))
     lost = autumn.account.lost + autumn.account.undrawn + autumn.account.doubles
     most = sum(abs(one.value) for one in lost if (one.customer, one.feature) == (name, CHANGED))
-    return units.denominator == 1 and abs(units) <= most
+    return bool(units.denominator == 1 and abs(units) <= most)
 
 
 def _told(url: str) -> dict[str, Fraction]:
@@ -136,7 +136,7 @@ def _open(url: str, autumn: Struck) -> tuple[dict[str, Fraction], dict[str, Frac
     """What pushes in doubt were not charged, and rejected ones; both are told with their amounts. And other states."""
     doubted: dict[str, Fraction] = defaultdict(Fraction)
     waiting: dict[str, Fraction] = defaultdict(Fraction)
-    others = []
+    others: list[tuple[object, ...]] = []
     for state, customer, feature, key, quantity in rows(url, OPEN):
         amount = int(str(quantity)) * cost_of(str(feature))
         if state == "in_doubt":

@@ -282,7 +282,7 @@ class Healing:
         """A person charges by hand, or gives back, what reconcile tells each night, and knows no more than that."""
         beside = self.beside()
         for customer, amount in beside.items():
-            self.autumn.orders.append(_add_by_hand(self.autumn, customer, -amount))
+            self.autumn.orders.append(_add_by_hand(self.autumn, customer, amount))
             self.said["made up for by the amount told"] += 1
         return len(beside)
 
