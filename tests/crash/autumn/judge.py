@@ -66,7 +66,8 @@ def judge(
     for a person's decision are left out."""
     found = Verdict()
     told = _told(url)
-    doubted, waiting, found.other_states = _open(url, autumn)
+    doubted, waiting, others = _open(url, autumn)
+    found.other_states = [one for one in others if one[0] not in undecided]
     used = setting.used()
     for customer in setting.customers:
         name = customer.name
@@ -114,7 +115,7 @@ def _at_new_cost(books: Books, name: str) -> Fraction:
 def _is_zero(autumn: Struck, name: str, used: Mapping[str, int], beyond: Fraction) -> bool:
     """Of the feature whose cost changed, a unit that is missing or doubled was one of the old cost or of the new."""
     if beyond == 0 or CHANGED not in used:
-        return beyond == 0
+        return bool(beyond == 0)
     books = autumn.account.books
     assert isinstance(books, Books)
     units = beyond / (Fraction(NEW_COST) - cost_of(CHANGED))
@@ -143,5 +144,5 @@ def _open(url: str, autumn: Struck) -> tuple[dict[str, Fraction], dict[str, Frac
         elif state == "rejected":
             waiting[str(customer)] += amount
         else:
-            others.append((state, key))
+            others.append((str(customer), state, key))
     return dict(doubted), dict(waiting), others

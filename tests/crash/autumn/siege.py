@@ -55,6 +55,7 @@ UNSETTLED = "SELECT COUNT(*) FROM pushes WHERE state IN ('due', 'queued')"
 DOUBTED = """
 SELECT key, customer_id, COALESCE(wire_key, key), feature, sent_qty FROM pushes WHERE state = 'in_doubt'
 """
+UNDECIDED = "SELECT DISTINCT customer_id FROM pushes WHERE state IN ('in_doubt', 'queued', 'due')"
 DOUBTS = "SELECT COUNT(*) FROM pushes WHERE state = 'in_doubt'"
 STAND_STILL_S, RESTS_S = 180.0, 10.0
 HEALING: Final = (*LATER, *(6 * HOUR_MS,) * 4)
@@ -249,15 +250,16 @@ class Healing:
                 whole = abs(line["ours"] - line["theirs"]) == line["corrected"]
                 kind = "balance" if line["balance"] else "day"
                 self.said[f"{kind} {line['verdict']}, {'corrected' if whole else 'told'}"] += 1
-            waits = found["waiting"] and not number(self.url, DOUBTS)
-            if not (changed or waits or number(self.url, UNSETTLED)):
+            # What is in doubt holds up the others of its customer: one balance tells of all.
+            waits = not number(self.url, DOUBTS) and (found["waiting"] or number(self.url, UNSETTLED))
+            if not (changed or waits):
                 return night == 0
         raise AssertionError(f"reconcile comes to no end: {changed[:5]}, {found['waiting']} lines wait")
 
     def _judge_before_people(self) -> None:
         """What is in doubt, and what no event shows, is told with its amount. Of all others the books agree by now."""
         doubted = rows(self.url, DOUBTED)
-        undecided = frozenset(str(customer) for _, customer, *_ in doubted)
+        undecided = frozenset(str(customer) for (customer,) in rows(self.url, UNDECIDED))
         days = [one for one in self.standing if not one["standing"]]
         self.said["in doubt"] = len(doubted)
         self.said["customers with pushes in doubt"] = len(undecided)
@@ -280,7 +282,7 @@ class Healing:
         """A person charges by hand, or gives back, what reconcile tells each night, and knows no more than that."""
         beside = self.beside()
         for customer, amount in beside.items():
-            self.autumn.orders.append(_add_by_hand(self.autumn, customer, -amount))
+            self.autumn.orders.append(_add_by_hand(self.autumn, customer, amount))
             self.said["made up for by the amount told"] += 1
         return len(beside)
 
