@@ -9,6 +9,7 @@ import pytest
 from drawdown.providers.protocol import Drawn, Part
 from drawdown.schema.units import show_quantity
 from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.balances import Accounted, Level, levels
 from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, lost_among
 
@@ -45,11 +46,13 @@ def test_pool_weighs_each_feature_in_whole_quantities() -> None:
 
 
 def test_charge_during_cost_change_has_least_and_most() -> None:
-    pools = Pools([told("a", "0.0004", 1_000), told("a", "0.0006", 9_000, confirmed_ms=5_000)])
-    assert pools.weight_between("a", 1_500, 4_999) == (400, 400)
-    assert pools.weight_between("a", 4_000, 5_000) == (400, 600)
-    assert pools.weight_between("a", 9_000, 9_500) == (600, 600)
-    assert pools.changes(["a"]) == [{"feature": "a", "confirmed_ms": 5_000, "at_ms": 9_000}]
+    apart, before, after = CLOCKS_APART_MS, 5_000_000, 9_000_000
+    pools = Pools([told("a", "0.0004", 1_000), told("a", "0.0006", after, confirmed_ms=before)])
+    assert pools.weight_between("a", 1_500, before - apart - 1) == (400, 400)
+    assert pools.weight_between("a", 1_500, before - apart) == (400, 600), "its clock may be behind"
+    assert pools.weight_between("a", after + apart - 1, after + apart) == (400, 600), "its clock may be ahead"
+    assert pools.weight_between("a", after + apart, after + apart) == (600, 600)
+    assert pools.changes(["a"]) == [{"feature": "a", "confirmed_ms": before, "at_ms": after}]
 
 
 def test_part_that_vanished_counts_as_drawn() -> None:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Cost
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MICRO
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 
 SQL = queries(__file__)
 
@@ -95,10 +96,11 @@ class Pools:
         return min(seen), max(seen)
 
     def weight_between(self, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
-        """The same, of a charge that was made between two moments."""
+        """The same, of a charge that was made between two moments. They and the changes are of different processes,
+        whose clocks may be CLOCKS_APART_MS apart."""
         changes = self._of.get(feature, ())[1:]
-        first = sum(cost.at_ms <= from_ms for cost in changes)
-        return self.weight(feature, first, sum(cost.confirmed_ms <= to_ms for cost in changes))
+        first = sum(cost.at_ms + CLOCKS_APART_MS <= from_ms for cost in changes)
+        return self.weight(feature, first, sum(cost.confirmed_ms - CLOCKS_APART_MS <= to_ms for cost in changes))
 
     def known(self) -> list[Cost]:
         """Every cost that was ever told."""

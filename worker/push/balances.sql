@@ -48,11 +48,12 @@ WITH changes (feature, confirmed_ms, at_ms) AS MATERIALIZED (SELECT feature, con
     FROM {rows :changes (feature text, confirmed_ms bigint, at_ms bigint)} r)
 
 -- name: costs_seen
--- How many changes of its feature's cost a charge came after for sure, and how many it may have come after.
+-- How many changes of its feature's cost a charge came after for sure, and how many it may have come after: clocks may
+-- be apart.
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
-    AND c.at_ms <= COALESCE(p.first_attempt_ms, p.settled_ms, p.sealed_at_ms)) AS first,
+    AND c.at_ms + :apart_ms <= COALESCE(p.first_attempt_ms, p.settled_ms, p.sealed_at_ms)) AS first,
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
-    AND c.confirmed_ms <= COALESCE(p.settled_ms, p.sealed_at_ms)) AS last
+    AND c.confirmed_ms - :apart_ms <= COALESCE(p.settled_ms, p.sealed_at_ms)) AS last
 
 -- name: unsure
 -- What is in a balance or beside it, push by push: as `accounted` has it in sums, from a mark on, or (0) from none; and
