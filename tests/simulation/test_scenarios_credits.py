@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 
 import pytest
@@ -22,7 +23,8 @@ from tests.simulation.actions import insert
 from tests.simulation.billed import billed
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import check
-from tests.simulation.mutants import planted
+from tests.simulation.mutants_credits import BY_SCENARIO
+from tests.simulation.mutants_remote import Patches
 from tests.simulation.operators import said
 from tests.simulation.oracle import Assignment, Rule, Sample
 from tests.simulation.people import settle_told
@@ -100,6 +102,14 @@ def ticks(world: World, number: int = 2) -> None:
         drive(world, start(world, "w", tick))
 
 
+@contextmanager
+def planted_here(name: str) -> Iterator[None]:
+    patches = Patches()
+    with patches.kept():
+        BY_SCENARIO[name](patches)
+        yield
+
+
 def one_lost_one_drawn() -> Sequence[tuple[str, int, str]]:
     world, autumn = in_credits(HUGE)
     sent(world, autumn, "queued_charged_no_event", "queued_dropped")
@@ -122,7 +132,7 @@ def test_the_balance_tells_in_credits_which_of_two_pushes_was_drawn() -> None:
 
 def test_a_balance_that_weighs_all_features_alike_tells_nothing() -> None:
     """The bug `each feature costs one` leaves them to a person."""
-    with planted("each feature costs one"):
+    with planted_here("each feature costs one"):
         assert [state for _, _, state in one_lost_one_drawn()] != ["voided", "accepted", "accepted"]
 
 
@@ -181,3 +191,14 @@ def test_a_charge_about_when_its_cost_changed_is_not_weighed_for_sure() -> None:
     drive(world, start(world, "w", comparing(world)))
     wrong = list(billed(world, world.oracle.expected()))
     assert (states(world), settle_told(world), world.breaches, wrong) == (before, None, [], [])
+
+
+def test_half_of_what_a_balance_is_apart_is_not_what_a_person_is_to_be_told() -> None:
+    world, autumn = in_credits(HUGE)
+    sent(world, autumn)
+    autumn.emulator.account.add_to_balance("acme", CREDITS, Decimal("61.000003"))
+    world.time.advance(2 * 60 * MINUTE_MS)
+    with planted_here("half of what a balance is apart is told"):
+        drive(world, start(world, "w", comparing(world)))
+    assert settle_told(world) is not None
+    assert [breach[:5] for breach in world.breaches] == ["told:"]
