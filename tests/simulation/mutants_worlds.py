@@ -74,6 +74,8 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "a batch without an answer is refused": (149, 20),
     "what is not streamed moves the others' answers": (0, 40),
     "one of a batch answers for all": (22, 20),
+    "what a balance store lost is neither sent again nor told": (1, 20),
+    "what was asked for counts as charged": (2, 20),
 }
 """Where a bug showed last, if not in the first seed, and within how many ticks: tests begin with it. `make mutants`
 begins with the first."""

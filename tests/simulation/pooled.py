@@ -97,6 +97,11 @@ class Pooled:
     def _set(self, costs: dict[str, Decimal]) -> None:
         self.account.add_feature(CREDITS, kind="credit_system", credit_schema=costs)
 
+    def change(self, feature: str, cost: Decimal, now_ms: int) -> None:
+        """From now on a unit of a feature costs this."""
+        self.costs.append((now_ms, self.costs[-1][1] | {feature: cost}))
+        self._set(self.costs[-1][1])
+
     def meet(self, customer: str, *, now_ms: int) -> None:
         """Give a customer credits: one part or several, and now and then a balance of one feature besides."""
         for _ in range(self.apart.choice((0, 1, 1, 2, 3))):
@@ -124,8 +129,7 @@ class Pooled:
             if before_it[feature] != cost and self.learned(before_it):
                 self.changes += 1
                 self.faults.note("cost_changed")
-                self.costs.append((now_ms, before_it | {feature: cost}))
-                self._set(self.costs[-1][1])
+                self.change(feature, cost, now_ms)
         if not before and self.losing and self.emulator.faults.rates and self.apart.random() < LOST * self.intensity:
             self.emulator.lose_balances(now_ms)
 

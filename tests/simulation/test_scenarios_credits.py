@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 
 import pytest
@@ -12,15 +13,18 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.engine.context import Context
 from drawdown.worker.push.push import push
 from drawdown.worker.tick import tick
 from tests.emulators.autumn import TRACK_FAULTS
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.emulators.wire import FaultPlan
 from tests.simulation.actions import insert
+from tests.simulation.billed import billed
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import check
-from tests.simulation.mutants import planted
+from tests.simulation.mutants_credits import BY_SCENARIO
+from tests.simulation.mutants_remote import Patches
 from tests.simulation.operators import said
 from tests.simulation.oracle import Assignment, Rule, Sample
 from tests.simulation.people import settle_told
@@ -28,6 +32,7 @@ from tests.simulation.pooled import CREDITS, GRAINS, Pooled
 from tests.simulation.providers import AUTUMN
 from tests.simulation.remote import FEATURES, Autumn
 from tests.simulation.settled import settled
+from tests.simulation.stepping import Task, WorkerClock
 from tests.simulation.test_scenarios_remote import comparing, drive, sealed, start
 from tests.simulation.world import START, World
 
@@ -97,6 +102,14 @@ def ticks(world: World, number: int = 2) -> None:
         drive(world, start(world, "w", tick))
 
 
+@contextmanager
+def planted_here(name: str) -> Iterator[None]:
+    patches = Patches()
+    with patches.kept():
+        BY_SCENARIO[name](patches)
+        yield
+
+
 def one_lost_one_drawn() -> Sequence[tuple[str, int, str]]:
     world, autumn = in_credits(HUGE)
     sent(world, autumn, "queued_charged_no_event", "queued_dropped")
@@ -119,7 +132,7 @@ def test_the_balance_tells_in_credits_which_of_two_pushes_was_drawn() -> None:
 
 def test_a_balance_that_weighs_all_features_alike_tells_nothing() -> None:
     """The bug `each feature costs one` leaves them to a person."""
-    with planted("each feature costs one"):
+    with planted_here("each feature costs one"):
         assert [state for _, _, state in one_lost_one_drawn()] != ["voided", "accepted", "accepted"]
 
 
@@ -156,3 +169,36 @@ def test_what_was_used_up_to_the_last_digit_was_drawn(known: bool) -> None:
     assert autumn.drawn("acme", CREDITS) == BOTH * GRAINS // 10_000
     assert (settle_told(world) is None) == known, "a part that nobody ever saw is told a person, who finds it"
     assert (world.breaches, world.by_hand, settled(world)) == ([], {}, [])
+
+
+def test_a_charge_about_when_its_cost_changed_is_not_weighed_for_sure() -> None:
+    """The clock of the process that sent it was ahead of the one that learned the cost: by their moments it came after
+    the change, and it drew the cost before. Nothing was lost, though just what two other pushes drew seems so."""
+    world, autumn = in_credits(HUGE)
+    sent(world, autumn)
+    insert(world, [Sample("s3", "acme", START + WINDOW_MS, 4096, 1, good=True)])
+    world.time.advance(WINDOW_MS)
+    sealed(world)
+    clock = WorkerClock(world.time, trusted=True)
+    clock.offset_ms = 4 * MINUTE_MS
+    drive(world, Task(push(Context("ahead", clock, world.capabilities), AUTUMN)))
+    assert autumn.pooled is not None
+    autumn.pooled.change("compute_4gb", Decimal("0.0064") + Decimal(BOTH) / 10_000, world.time.now)
+    world.time.advance(MINUTE_MS)
+    ticks(world, 1)
+    world.time.advance(2 * 60 * MINUTE_MS)
+    before = states(world)
+    drive(world, start(world, "w", comparing(world)))
+    wrong = list(billed(world, world.oracle.expected()))
+    assert (states(world), settle_told(world), world.breaches, wrong) == (before, None, [], [])
+
+
+def test_half_of_what_a_balance_is_apart_is_not_what_a_person_is_to_be_told() -> None:
+    world, autumn = in_credits(HUGE)
+    sent(world, autumn)
+    autumn.emulator.account.add_to_balance("acme", CREDITS, Decimal("61.000003"))
+    world.time.advance(2 * 60 * MINUTE_MS)
+    with planted_here("half of what a balance is apart is told"):
+        drive(world, start(world, "w", comparing(world)))
+    assert settle_told(world) is not None
+    assert [breach[:5] for breach in world.breaches] == ["told:"]

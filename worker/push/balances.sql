@@ -48,7 +48,8 @@ WITH changes (feature, confirmed_ms, at_ms) AS MATERIALIZED (SELECT feature, con
     FROM {rows :changes (feature text, confirmed_ms bigint, at_ms bigint)} r)
 
 -- name: costs_seen
--- How many changes of its feature's cost a charge came after for sure, and how many it may have come after.
+-- How many changes of its feature's cost a charge came after for sure, and how many it may have come after. The moments
+-- of the changes allow for clocks that are apart.
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
     AND c.at_ms <= COALESCE({first_sent}, p.settled_ms, p.sealed_at_ms)) AS first,
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
