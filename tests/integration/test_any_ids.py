@@ -41,7 +41,7 @@ def quarantined(fleet: Fleet, texts: Iterable[str]) -> set[str]:
     fleet.write(
         "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
         "VALUES (:id, :org, 'box', 'cell-1', 1024, 60, :ts, :ts)",
-        rows,  # type: ignore[arg-type]
+        rows,
     )
     found = fleet.rows("SELECT id, problem FROM usage_samples WHERE problem IS NOT NULL")
     assert {problem for _, problem in found} <= {"bad_org_id"}

@@ -120,7 +120,9 @@ def _is_zero(autumn: Struck, name: str, used: Mapping[str, int], beyond: Fractio
     assert isinstance(books, Books)
     units = beyond / (Fraction(NEW_COST) - cost_of(CHANGED))
     lost = autumn.account.lost + autumn.account.undrawn + autumn.account.doubles
-    most = sum(abs(one.value) for one in lost if (one.customer, one.feature) == (name, CHANGED))
+    most = sum(
+        (abs(Fraction(one.value)) for one in lost if (one.customer, one.feature) == (name, CHANGED)), Fraction(0)
+    )
     return bool(units.denominator == 1 and abs(units) <= most)
 
 
