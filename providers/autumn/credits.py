@@ -140,11 +140,11 @@ class KnownCosts:
             systems = self._found.setdefault(one.feature, {})
             if one.balance not in systems and len(systems) >= MOST_COSTS:
                 continue
-            costs = systems.setdefault(one.balance, {})
-            costs.pop(one.credits, None)  # the newest stands last
-            costs[one.credits] = None
-            if len(costs) > MOST_COSTS:
-                del costs[next(iter(costs))]
+            found = systems.setdefault(one.balance, {})
+            found.pop(one.credits, None)  # the newest stands last
+            found[one.credits] = None
+            if len(found) > MOST_COSTS:
+                del found[next(iter(found))]
 
     def learn(self, schema: Schema) -> None:
         """Add each cost of a schema, those that are not told included: a charge at one of them can be read."""
