@@ -55,11 +55,12 @@ def test_a_plan_of_any_text_stops_nobody_and_its_own_organisation_is_halted(
 
 def test_parts_that_come_and_go_have_an_end(fleet: Fleet, provider: FakeProvider) -> None:
     provider.capabilities = capabilities(reads_a_call=100, costs=True)
-    fleet.write(
+    text = sa.text(
         "INSERT INTO balance_parts (provider, customer_id, balance, part, granted, seen_ms) "
-        "VALUES ('fake', :org, 'credits', :part, '1', 1)",
-        [{"org": BAD, "part": f"old-{number}"} for number in range(MOST_KEPT)],
+        "VALUES ('fake', :org, 'credits', :part, '1', 1)"
     )
+    old = [{"org": BAD, "part": f"old-{number}"} for number in range(MOST_KEPT)]
+    write(fleet.engine, lambda c: c.execute(text, old))
     parts = tuple(Part("credits", end * 300 + end, Decimal(1)) for end in "aab")
     for org in (BAD, ORGS[0]):
         provider.states[org] = CustomerState(0, None, None, parts=parts)

@@ -100,8 +100,8 @@ def learn(fleet: Fleet, *says: Cost) -> None:
     fleet.clock.at_ms += 1_000
     provider = Telling(capabilities(costs=True), says=says)
     providers: Any = {**fleet.providers, "fake": provider}
+    fleet.extra = {"fake": provider}
     context = fleet.context()
-    context.capabilities = {**context.capabilities, "fake": provider.capabilities}
     cells: Any = fleet.cells
     runner.run(learn_costs(context, "fake"), runner.World(fleet.engine, providers, cells, fleet.clock))
 
@@ -132,11 +132,11 @@ def test_a_cost_that_cannot_be_kept_ends_nothing_and_nothing_holds(fleet: Fleet)
 
 def test_a_cost_that_changes_all_the_time_is_learned_so_often(fleet: Fleet) -> None:
     sealed(fleet)
-    fleet.write(
+    text = sa.text(
         "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "
-        "VALUES ('fake', 'compute_1gb', :at, :at, 1, :at, 'fake', 'told', 'credits')",
-        [{"at": at} for at in range(1, MOST_CHANGES)],
+        "VALUES ('fake', 'compute_1gb', :at, :at, 1, :at, 'fake', 'told', 'credits')"
     )
+    write(fleet.engine, lambda c: c.execute(text, [{"at": at} for at in range(1, MOST_CHANGES)]))
     for cost in (1, 2, 3):
         learn(fleet, Cost("compute_1gb", "credits", Decimal(cost)))
     assert rows(fleet) == MOST_CHANGES

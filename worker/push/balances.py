@@ -342,17 +342,18 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms)
         if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
             lost[(provider, pair)].append((push, most))
+    sums = {of: sum(int(push.sent_qty) * cost for push, cost in some) for of, some in lost.items()}
     rows = [
         {
             "provider": provider,
             "customer_id": pair[0],
             "feature": pair[1],
-            "sent_qty": sum(int(push.sent_qty) * cost for push, cost in some),
+            "sent_qty": sums[provider, pair],
             "settled_ms": max(int(push.settled_ms or push.sealed_at_ms) for push, _ in some),
             "scale": scales[provider].scale(pair[1]),
         }
         for (provider, pair), some in lost.items()
+        if abs(sums[provider, pair]) <= MAX_FIGURE  # no mark is as far away
     ]
-    rows = [row for row in rows if abs(int(str(row["sent_qty"]))) <= MAX_FIGURE]  # no mark is as far away
     if rows:
         SQL.run(connection, "own_up_to_lost", {"lost": rows})

@@ -37,14 +37,14 @@ MOST_CHANGES: Final = 1_000
 def learn_costs(context: Context, provider: str) -> Steps[None]:
     """Ask a provider what units cost, and keep what changed. Providers that do not tell costs are not asked. What
     cannot be kept changes nothing, and holds up nobody."""
+    if not context.capabilities[provider].costs:
+        return
     (came,) = yield Together([_learn_costs(context, provider)])
     if isinstance(came, Exception):
         log.error("costs_not_learned", provider=provider, error=in_short(came))
 
 
 def _learn_costs(context: Context, provider: str) -> Steps[None]:
-    if not context.capabilities[provider].costs:
-        return
     pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
     asked_ms = context.clock.now_ms()
     told: Sequence[Cost] | ReadFailed = yield ReadCosts(provider, pools.known())
