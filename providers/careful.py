@@ -7,6 +7,7 @@ it is Unknown, a read ReadFailed. So a customer's name or figure at a provider n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -59,6 +60,10 @@ MAX_LINES: Final = 1_000
 """Of a check."""
 MAX_DECIMALS: Final = 10
 """Of a cost in credits: Autumn tells balances to ten decimals (recorded)."""
+MAX_COST: Final = 10**8
+"""Credits for one base unit: with MAX_DECIMALS, a rate within 64 bits."""
+MOST_PLACES: Final = 400
+"""Digits after the point of an amount: floating point has none beyond. A million would be written out."""
 MAX_NOTICES: Final = 1_000
 """Of one webhook."""
 
@@ -141,12 +146,17 @@ def sound(state: CustomerRead) -> CustomerRead:
 
 
 def _parts(found: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts that are some: of one with an impossible figure nothing is kept, so that it is never taken for used."""
-    return tuple(
-        Part(clean(part.balance, MAX_NAME_CHARS), clean(part.name, MAX_NAME_CHARS), part.granted, part.ends_ms)
-        for part in found
-        if _is_amount(part.granted) and (part.ends_ms is None or _is_moment(part.ends_ms))
-    )
+    """The parts that are some, each name once: of one with an impossible figure nothing is kept, so that it is never
+    taken for used."""
+    named: dict[tuple[str, str], Part] = {}
+    for part in filter(_is_part, found):
+        balance, name = clean(part.balance, MAX_NAME_CHARS), clean(part.name, MAX_NAME_CHARS)
+        named[balance, name] = Part(balance, name, part.granted, part.ends_ms)
+    return tuple(named.values())
+
+
+def _is_part(part: Part) -> bool:
+    return _is_amount(part.granted) and (part.ends_ms is None or _is_moment(part.ends_ms))
 
 
 def outcome(found: Outcome) -> Outcome:
@@ -210,28 +220,33 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
     for balance in found.values():
         if not _is_amount(balance.quantity) or not (balance.since_ms is None or _is_moment(balance.since_ms)):
             return ReadFailed(f"{_shown(balance.quantity)} since {_shown(balance.since_ms)} is nothing drawn")
+        # A part that were left out here would be taken for one that was used up.
+        if len(balance.parts) > MAX_PARTS or not all(map(_is_part, balance.parts)):
+            return ReadFailed(f"{len(balance.parts)} parts of a balance, or one that has no amount")
     return {
-        clean(feature, MAX_NAME_CHARS): replace(balance, parts=_parts(balance.parts[:MAX_PARTS]))
+        clean(feature, MAX_NAME_CHARS): replace(balance, parts=_parts(balance.parts))
         for feature, balance in found.items()
     }
 
 
 def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
-    """What units cost. A cost of zero, or one that is no exact decimal, is left out: `check` reports it."""
+    """What units cost. A cost that is none, no exact decimal, or not the only one of its feature is left out: `check`
+    reports it."""
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
         return ReadFailed(f"costs of {len(found)} features")
-    return [
+    told = [
         Cost(clean(one.feature, MAX_NAME_CHARS), clean(one.balance, MAX_NAME_CHARS), one.credits)
         for one in found
-        if _is_amount(one.credits) and one.credits > 0 and _exponent(one.credits) >= -MAX_DECIMALS
+        if _is_cost(one.credits)
     ]
+    times = Counter(one.feature for one in told)
+    return [one for one in told if times[one.feature] == 1]
 
 
-def _exponent(value: Decimal) -> int:
-    exponent = value.normalize().as_tuple().exponent
-    return exponent if isinstance(exponent, int) else -MAX_DECIMALS - 1
+def _is_cost(value: Decimal) -> bool:
+    return _is_amount(value) and 0 < value <= MAX_COST and 10**MAX_DECIMALS % value.as_integer_ratio()[1] == 0
 
 
 def _notice(found: Notice) -> Notice:
@@ -255,7 +270,8 @@ def _is_figure(value: object) -> bool:
 def _is_amount(value: object) -> bool:
     """Whether this is a quantity, or an amount of credits, that can be meant."""
     if isinstance(value, Decimal):
-        return value.is_finite() and abs(value) <= MAX_FIGURE
+        exponent = value.as_tuple().exponent
+        return isinstance(exponent, int) and exponent >= -MOST_PLACES and abs(value) <= MAX_FIGURE
     return _is_figure(value)
 
 

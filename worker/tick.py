@@ -99,7 +99,7 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
     (R1), verdicts and halts go on, and nothing is settled."""
     if not settling:
         return (yield from _verdicts(context, provider))
-    yield Together([learn_costs(context, provider)])  # costs that cannot be kept hold up no push
+    yield from learn_costs(context, provider)
     # Lookups are slow where they are limited: they hold up no push, no verdict and no halt.
     sent = push_in_spells(context, provider, partial(_verdicts, context, provider))
     done: list[object] = yield Together([confirm(context, provider), sent])

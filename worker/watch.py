@@ -106,16 +106,13 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     done = Watched()
     context.hurried = True
     witness: Witness | None = yield Recall()
-    if context.clock.now_ms() >= watcher.costs_due_ms:
-        watcher.costs_due_ms = context.clock.now_ms() + COSTS_MS
-        yield Together([learn_costs(context, provider) for provider in context.ready()])
     yield from expire_holds(context, sweeps=1)
     look = partial(_look, context=context, watcher=watcher, witness=witness)
     seen: Looked = yield Transaction("watch", look)
     watcher.seen, watcher.begun, done.looked, done.asked = seen.seen, seen.begun, seen.looked, seen.asked
     lanes = [_lane(context, provider) for provider in context.ready()]
     filling = [] if seen.doubted else [fill(replace(context.within(ROUND_MS), witness=witness))]
-    lanes = yield Together([*lanes, *filling])
+    lanes = yield Together([*lanes, *filling, *_costs(context, watcher)])
     # Halts of organisations that no provider here bills; and what the operator's product is told.
     others = yield Together([dispatch(context.within(ROUND_MS)), deliver(context.within(ROUND_MS))])
     for lane in [*lanes, others]:
@@ -124,6 +121,14 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     if done.halted or done.resumed or done.halts_failed or done.failures:
         log.info("watched", **{name: value for name, value in vars(done).items() if value})
     return done
+
+
+def _costs(context: Context, watcher: Watcher) -> list[Steps[None]]:
+    """What units cost is asked beside the halts: no provider's silence holds up another's."""
+    if context.clock.now_ms() < watcher.costs_due_ms:
+        return []
+    watcher.costs_due_ms = context.clock.now_ms() + COSTS_MS
+    return [learn_costs(context, provider) for provider in context.ready()]
 
 
 def _lane(context: Context, provider: str) -> Steps[list[object]]:
@@ -155,6 +160,8 @@ def _collect(done: Watched, result: object) -> None:
         case Exception():
             log.error("watch_failed", error=in_short(result))
             done.failures.append(in_short(result))
+        case None:
+            pass  # costs
         case _:
             raise AssertionError(f"an unexpected result: {result!r}")
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.views.unresolved import AWAITING_CREDIT, UNTIL_CREDIT, Unresolved
 from drawdown.worker.views.waiting import Waiting
 
@@ -71,7 +71,7 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
 def unresolved_lines(one: Unresolved, now: int) -> list[str]:
     """Pushes in doubt in one line, with the command for all of them; those that wait for credit in another."""
     if one.state == AWAITING_CREDIT:
-        return [f"{one.size}, {one.worth}, wait for credit: {UNTIL_CREDIT}"]
+        return [f"{one.size}, {one.worth}, {one.waits} for credit: {UNTIL_CREDIT}"]
     if one.state != "in_doubt":
         return []
     text = f"in doubt: {one.size}, {one.worth}, the oldest window {since(one.oldest_window_ms, now)}"
@@ -81,11 +81,12 @@ def unresolved_lines(one: Unresolved, now: int) -> list[str]:
 
 
 def _by(ms: int, now: int) -> str:
-    """`by 00:14 UTC`, rounded up to a minute; '' if that time has passed."""
+    """`by 00:14 UTC`, rounded up to a minute, with its day unless that is today; '' if that time has passed."""
     if ms <= now:
         return ""
     moment = datetime.fromtimestamp(-(-ms // MINUTE_MS) * 60, UTC)
-    return f"by {moment.strftime(MOMENT if ms - now < DAY_MS else DAY_AND_MOMENT)}"
+    is_today = moment.date() == datetime.fromtimestamp(now // 1000, UTC).date()
+    return f"by {moment.strftime(MOMENT if is_today else DAY_AND_MOMENT)}"
 
 
 def _looked_up(provider: Waiting, now: int) -> str:

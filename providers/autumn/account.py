@@ -12,6 +12,7 @@ from typing import Final
 
 from drawdown.providers.autumn.credits import KnownCosts, Schema, read_features
 from drawdown.providers.autumn.errors import Unreadable
+from drawdown.providers.careful import MAX_FEATURES
 from drawdown.providers.protocol import Cost
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
@@ -58,7 +59,7 @@ class AutumnAccount:
         """The schema; read if it never was, or if one of these balances is not in it. Errors: Unreadable."""
         if not self.is_read or not self._knows(names):
             await self._shared()
-            self._unlisted |= names - self.schema.features.keys()
+            self._note_unlisted(names)
         elif self._clock.now_ms() - self._read_ms > SCHEMA_AGE_MS:
             await self.read_again()
         return self.schema
@@ -66,11 +67,16 @@ class AutumnAccount:
     async def read_for_charge(self, name: str) -> Schema:
         """The schema, for the balance that a charge names; as it is where it cannot be read just now."""
         if not self._knows({name}) and await self.read_again():
-            self._unlisted |= {name} - self.schema.features.keys()
+            self._note_unlisted({name})
         return self.schema
 
+    def _note_unlisted(self, names: set[str]) -> None:
+        if len(self._unlisted) > MAX_FEATURES:
+            self._unlisted = set()  # each is looked for once more
+        self._unlisted |= names - self.schema.features.keys()
+
     def _knows(self, names: set[str]) -> bool:
-        return names <= self.schema.features.keys() | self._unlisted
+        return all(name in self.schema.features or name in self._unlisted for name in names)
 
     async def read_again(self) -> bool:
         """Read the list again where that can wait. Whether it was read: not where it was asked for a moment ago."""

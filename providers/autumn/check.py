@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from drawdown.providers.autumn.credits import AutumnFeature, Schema, decimals
 from drawdown.providers.autumn.customers import AutumnCustomer
 from drawdown.providers.autumn.settings import AutumnSettings
-from drawdown.providers.careful import MAX_DECIMALS
+from drawdown.providers.careful import MAX_COST, MAX_DECIMALS
 
 
 def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[str]) -> list[str]:
@@ -65,6 +65,11 @@ def _costs(name: str, schema: Schema) -> Iterator[str]:
             yield f"feature {name} has no readable cost in credit system {system}; set a cost at Autumn"
         elif cost <= 0:
             yield f"feature {name} costs {cost:f} in credit system {system}: its usage is free; set a cost above zero"
+        elif cost > MAX_COST:
+            yield (
+                f"feature {name} costs {cost:f} in credit system {system}: Drawdown counts costs up to {MAX_COST:,} "
+                "credits; use a smaller unit of usage"
+            )
         elif decimals(cost) > MAX_DECIMALS:
             yield (
                 f"feature {name} costs {cost:f} in credit system {system}: Autumn keeps balances to {MAX_DECIMALS} "

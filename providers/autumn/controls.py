@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from typing import Final
 
 from drawdown.providers.autumn.deductions import number
@@ -43,7 +44,14 @@ class Controls:
 
     def left(self, feature: str) -> Decimal | None:
         """What the usage limits of a feature leave; None: it has none."""
-        return min((one.left for one in self.usage_limits if one.feature == feature), default=None)
+        return self._left.get(feature)
+
+    @cached_property
+    def _left(self) -> Mapping[str, Decimal]:
+        found: dict[str, Decimal] = {}
+        for one in self.usage_limits:
+            found[one.feature] = min(one.left, found.get(one.feature, one.left))
+        return found
 
 
 def read_controls(body: Mapping[str, object]) -> Controls:

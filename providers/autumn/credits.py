@@ -1,7 +1,8 @@
 """The account's features at Autumn, and the costs in its credit systems. Pure.
 
 Guarantee: a cost is the exact decimal that Autumn sends. A cost that cannot be used is not told: one of zero or less,
-one with more than ten decimals, or one of a feature that two credit systems pay for. `check` reports each of these.
+one with more than ten decimals, an enormous one, or one of a feature that two credit systems pay for. `check` reports
+each of these.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
+from typing import Final
 
 from drawdown.providers.autumn.deductions import Costs, number
 from drawdown.providers.autumn.errors import Unreadable
-from drawdown.providers.careful import MAX_DECIMALS
+from drawdown.providers.careful import MAX_COST, MAX_DECIMALS, MAX_FEATURES
 from drawdown.providers.protocol import Cost
 
 SYSTEM = "credit_system"
+MOST_COSTS: Final = 100
+"""Of one feature in one credit system, the newest: of a charge at an older one it cannot be told what it took."""
+MOST_NAMES: Final = 2 * MAX_FEATURES
+"""Features whose costs are known."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ class Schema:
             Cost(feature, system.name, cost)
             for system in self.systems.values()
             for feature, cost in system.costs.items()
-            if cost is not None and cost > 0 and decimals(cost) <= MAX_DECIMALS and len(self.payers(feature)) == 1
+            if cost is not None and 0 < cost <= MAX_COST and decimals(cost) <= MAX_DECIMALS
+            if len(self.payers(feature)) == 1
         ]
 
 
@@ -128,8 +135,16 @@ class KnownCosts:
 
     def add(self, costs: Iterable[Cost]) -> None:
         for one in costs:
-            if one.credits > 0:
-                self._found.setdefault(one.feature, {}).setdefault(one.balance, {})[one.credits] = None
+            if one.credits <= 0 or (one.feature not in self._found and len(self._found) >= MOST_NAMES):
+                continue
+            systems = self._found.setdefault(one.feature, {})
+            if one.balance not in systems and len(systems) >= MOST_COSTS:
+                continue
+            ever = systems.setdefault(one.balance, {})
+            ever.pop(one.credits, None)  # the newest stands last
+            ever[one.credits] = None
+            if len(ever) > MOST_COSTS:
+                del ever[next(iter(ever))]
 
     def learn(self, schema: Schema) -> None:
         """Add each cost of a schema, those that are not told included: a charge at one of them can be read."""

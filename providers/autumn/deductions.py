@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
+from math import prod
 from typing import Final, TypeAlias
+
+from drawdown.providers.careful import MOST_PLACES
 
 _LIMIT: Final = 10**18
 """No number of a customer's is larger than this; one that is cannot be meant (and 1e999999 would eat the memory)."""
+MOST_WAYS: Final = 1_000
+"""Costs of several credit systems that one charge is tried at together."""
 _HALF_UNIT: Final = Decimal("0.000001")
 """Sums of binary fractions may miss a whole number by less than this."""
 _PRINTED: Final = Decimal("1e-14")
@@ -54,7 +59,8 @@ def number(value: object) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     exact = Decimal(value)
-    return exact if -_LIMIT <= exact <= _LIMIT else None
+    places = exact.as_tuple().exponent
+    return exact if isinstance(places, int) and places >= -MOST_PLACES and -_LIMIT <= exact <= _LIMIT else None
 
 
 def whole(value: Decimal) -> int | None:
@@ -103,6 +109,8 @@ def charged(taken: Taken, asked: Decimal | None, costs: Costs) -> Units | Untold
 
 def _is_asked(taken: Taken, asked: Decimal, costs: Costs) -> bool:
     """Whether some known cost of each credit system makes the deductions what was asked."""
+    if prod(len(costs[system]) for system in taken.credits) > MOST_WAYS:
+        return False
     rests = {asked - taken.own}
     systems = list(taken.credits)
     for system in systems[:-1]:

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawdown.providers.autumn.account import LIST_AGAIN_MS, SCHEMA_AGE_MS
+from drawdown.providers.autumn.controls import Controls, UsageLimit
+from drawdown.providers.autumn.credits import MOST_COSTS, MOST_NAMES, KnownCosts
 from drawdown.providers.autumn.deductions import Taken, Units, Untold, charged
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.protocol import (
@@ -26,6 +28,7 @@ from drawdown.providers.protocol import (
     Queued,
     ReadFailed,
     Rejected,
+    Unknown,
 )
 from drawdown.schema.clock import FixedClock
 from tests.contract.autumn_credits import CALLS, COSTS, FEATURES, Recorded, account, calls, needs_recording, provider
@@ -393,3 +396,44 @@ def test_a_key_that_no_header_could_carry_is_sent_as_its_hash() -> None:
     one(made(http), push(key="usage:ö\r\nx-evil: 1"))
     (sent,) = [call.headers["idempotency-key"] for call in http.sent[:1]]
     assert sent.isascii() and sent.isprintable()
+
+
+# Answers that nobody means
+
+
+@pytest.mark.parametrize("amount", ["1e-999999", "1e-999999999999"])
+def test_an_amount_of_a_million_digits_is_not_read(amount: str) -> None:
+    """Written out, it would take the memory; divided by, it is beyond all numbers."""
+    body = took(7).body.replace(b'"value": 7}', f'"value": {amount}}}'.encode())
+    assert amount.encode() in body
+    assert isinstance(one(made(Stub(account(said(200, body), schema(**{FEATURE: 0.01})))), charge()), Unknown)
+
+
+def test_costs_in_many_credit_systems_take_no_time() -> None:
+    systems = [f"system-{number}" for number in range(30)]
+    costs = {system: [Decimal(number + 1) for number in range(30)] for system in systems}
+    assert isinstance(charged(Taken(Decimal(0), dict.fromkeys(systems, Decimal(1))), Decimal(7), costs), Untold)
+
+
+def test_known_costs_have_an_end() -> None:
+    known = KnownCosts()
+    known.add(Cost("a", "credits", Decimal(number + 1)) for number in range(2 * MOST_COSTS))
+    assert len(known.of("a")["credits"]) == MOST_COSTS
+    assert known.of("a")["credits"][-1] == 2 * MOST_COSTS, "the newest are kept"
+    known.add(Cost(f"feature-{number}", "credits", Decimal(1)) for number in range(2 * MOST_NAMES))
+    assert known.of(f"feature-{2 * MOST_NAMES - 1}") == {} and known.of("a") != {}
+
+
+def test_limits_of_many_features_are_looked_up_at_once() -> None:
+    asked: list[int] = []
+
+    class Counted(str):
+        def __eq__(self, other: object) -> bool:
+            asked.append(1)
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    controls = Controls(tuple(UsageLimit(Counted(f"feature-{number}"), Decimal(number)) for number in range(300)))
+    assert [controls.left(f"feature-{number}") for number in range(300)] == list(range(300))
+    assert len(asked) < 3_000

@@ -16,10 +16,9 @@ from drawdown.providers.protocol import Duplicate, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
-from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import doubted_pushes
 from drawdown.worker.commands.doubted_pushes import DoubtFilter, resolve_all
-from drawdown.worker.commands.rates import set_rate
 from drawdown.worker.verdict.rates import Prices, Quantity
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
@@ -78,12 +77,13 @@ class Lab:
                 for name in names
             }
 
-    def rate(self, feature: str, micro: int, balance: str) -> None:
+    def rate(self, feature: str, micro: int, balance: str, per_quantity: int = 1, from_ms: int = 0) -> None:
         """As a tick keeps the cost that a provider tells."""
         self.fleet.write(
-            "INSERT INTO provider_rates (provider, feature, start_ms, micro, at_ms, actor, reason, balance) "
-            "VALUES ('fake', :feature, 0, :micro, 0, 'drawdown', 'told', :balance)",
-            {"feature": feature, "micro": micro, "balance": balance},
+            "INSERT INTO provider_rates "
+            "(provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "
+            "VALUES ('fake', :feature, :from_ms, :micro, :per_quantity, 0, 'drawdown', 'told', :balance)",
+            {"feature": feature, "from_ms": from_ms, "micro": micro, "per_quantity": per_quantity, "balance": balance},
         )
 
 
@@ -194,7 +194,7 @@ def test_amounts_are_by_unit_and_features_without_a_rate_are_named(lab: Lab) -> 
     lab.rate("compute_1gb", 10_000, "credits")
     lab.rate("compute_4gb", 500, "tokens")
     later = T0 + 2 * WINDOW_MS
-    write(lab.fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (1, 3), lab.fleet.by, from_ms=later))
+    lab.rate("compute_1gb", 1, "credits", 3, later)
     used = [("compute_1gb", T0, 100), ("compute_1gb", later, 1), ("compute_1gb", later + 1, 1), ("compute_4gb", T0, 10)]
     used += [(f"other_{number}", T0, 1_000) for number in range(5)]
     worth = read(
@@ -354,7 +354,10 @@ def test_queued_push_is_not_said_to_drain_by_itself(engine: sa.Engine) -> None:
     assert "drains by itself" not in said and "drained at" not in said
     assert "next: nothing: ticks look up what may have arrived until 2026-01-01T01:10:00Z" in said
     assert "1 queued: looked up by 01:10 UTC at the latest; what stays unproven is then left to you" in said
-    fleet.clock.at_ms = sent + 60 * MINUTE_MS
+    fleet.write("UPDATE ticks SET report = :report", {"report": json.dumps({"applied_within_ms": {"fake": DAY_MS}})})
+    said = " ".join(text(fleet).split())
+    assert "1 queued: looked up by 2026-01-02 00:10 UTC at the latest" in said, "and not at 00:10 of today"
+    fleet.clock.at_ms = sent + DAY_MS
     said = " ".join(text(fleet).split())
     assert "at the latest" not in said and "until 2026" not in said
     assert "1 queued: looked up again by ticks; what stays unproven is left to you" in said
@@ -390,6 +393,10 @@ def test_push_that_waits_for_credit_is_shown_apart_and_needs_nobody(lab: Lab) ->
     said = " ".join(text(fleet).split())
     assert "ALL SETTLED: 12 pushes of 2 organisations wait for credit at fake" in said
     assert "12 pushes of 2 organisations, 10.80 credits, wait for credit: billed once the provider shows credit" in said
+    fleet.write("UPDATE pushes SET due_at_ms = settled_ms WHERE key <> :key", {"key": _keys()[0]})
+    said = " ".join(text(fleet).split())
+    assert "1 push of 1 organisation, 0.60 credits, waits for credit" in said
+    fleet.write("UPDATE pushes SET due_at_ms = :later", {"later": fleet.clock.at_ms + MINUTE_MS})
     lab.command("status", "acme")
     assert fleet.tick(fleet.clock.at_ms + MINUTE_MS).exit_status == 0
     listed = lab.as_json("push", "list", "--state", "awaiting_credit")

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read
 from drawdown.schema.tables import orgs as tables
-from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.schema.units import MAX_MEMORY_MB, MINUTE_MS, SECOND_MS
 from drawdown.worker.verdict.effective_balance import BEGUN_MS, UNSAMPLED_S, Used, read_used
 from drawdown.worker.watch import Watcher
 from tests.fake_provider import capabilities
@@ -75,6 +75,19 @@ def rounds_to_halt(fleet: Fleet, watcher: Watcher, most: int = 40) -> int:
         if look(fleet, watcher=watcher).halted:
             return count * 5
     raise AssertionError("it was never halted")
+
+
+@pytest.mark.parametrize("mb", [MAX_MEMORY_MB + 1, -1, 10**18])
+def test_a_size_that_is_none_counts_for_nothing(fleet: Fleet, mb: int) -> None:
+    """The smallest of them is the number of an event type, whose cost it would be estimated at."""
+    fleet.write(
+        "INSERT INTO mappings (start_ms, kind, memory_mb, feature, unit, at_ms, actor, reason) "
+        "VALUES (0, 'exact', :meter, 'tokens', 'units', 1, 'a', 'b')",
+        {"meter": MAX_MEMORY_MB + 1},
+    )
+    told(fleet, "tokens", 10**9)
+    start(fleet, mb=mb)
+    assert (used(fleet).unsampled, used(fleet).running) == (0, 0)
 
 
 def test_ten_sandboxes_at_one_credit_are_halted_as_it_ends(fleet: Fleet) -> None:

@@ -383,6 +383,21 @@ def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: 
     assert found.exit_status == 1
 
 
+def test_a_day_that_was_settled_long_ago_is_not_called_unknown(engine: sa.Engine) -> None:
+    """A run of recent days leaves it out, and it has a push of ours all the same."""
+    fleet = Fleet(engine, extra={"fake": FakeProvider(capabilities(**ASKED))})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1)
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    assert fleet.rows("SELECT sent_qty, state FROM pushes") == [(60, "accepted")]
+    fleet.clock.at_ms += 3 * DAY_MS
+    recovered(fleet)
+    pass_by(fleet, 5)
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    found = runner.run(reconcile(fleet.context(), ReconcileScope(recent=True), fleet.by), world)
+    assert (found.differing, found.exit_status) == ([], 0)
+
+
 def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     with pytest.raises(Refused, match="after the next tick"):

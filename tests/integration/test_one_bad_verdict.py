@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from drawdown.providers.protocol import CustomerState
+from drawdown.providers.protocol import CustomerState, Part
 from drawdown.schema.database import write
+from drawdown.worker.catalog.balance_parts import MOST_KEPT
 from drawdown.worker.engine import runner
 from drawdown.worker.tick import tick
 from drawdown.worker.views.tick_report import Report
@@ -49,6 +51,22 @@ def test_a_plan_of_any_text_stops_nobody_and_its_own_organisation_is_halted(
     assert halted(fleet) == set(ORGS) and report.failures == []
     stored = fleet.one("SELECT plan FROM orgs WHERE org_id = :org", org=BAD)
     assert isinstance(stored, str) and stored.isprintable() and len(stored) <= 200
+
+
+def test_parts_that_come_and_go_have_an_end(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.capabilities = capabilities(reads_a_call=100, costs=True)
+    fleet.write(
+        "INSERT INTO balance_parts (provider, customer_id, balance, part, granted, seen_ms) "
+        "VALUES ('fake', :org, 'credits', :part, '1', 1)",
+        [{"org": BAD, "part": f"old-{number}"} for number in range(MOST_KEPT)],
+    )
+    parts = tuple(Part("credits", end * 300 + end, Decimal(1)) for end in "aab")
+    for org in (BAD, ORGS[0]):
+        provider.states[org] = CustomerState(0, None, None, parts=parts)
+    assert fleet.tick(T0 + 1).failures == []
+    assert halted(fleet) == set(ORGS)
+    counts = fleet.rows("SELECT customer_id, COUNT(*) FROM balance_parts GROUP BY 1 ORDER BY 1")
+    assert [tuple(row) for row in counts] == [(ORGS[0], 2), (BAD, MOST_KEPT)]
 
 
 def raw_tick(fleet: Fleet, provider: Any) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, Rejected, RetryAt, Unknown
 from drawdown.schema.database import write
-from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.commands import pushes, withdrawals
+from drawdown.worker.reconcile.balances import FAR
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.short import UNTOLD
 from tests.fake_provider import FakeProvider, capabilities
@@ -31,6 +33,7 @@ from tests.integration.reconciling import (
     told,
 )
 from tests.integration.test_reconcile import DrawnFails
+from tests.prepaid import tell_cost
 from tests.world import T0, Fleet
 
 
@@ -70,6 +73,30 @@ def test_what_was_drawn_twice_is_given_back_once(engine: sa.Engine) -> None:
     found = compare(fleet, correct=True)
     assert (found.differing, found.exit_status) == ([], 0), "events and balance agree with what we say"
     clean(fleet)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_balance_beyond_all_bounds_stops_no_other(engine: sa.Engine, before: bool) -> None:
+    """In parts of a credit it does not fit into 64 bits."""
+    fleet, provider = billed(engine, drawn=True)
+    fleet.assign("globex", provider="fake")
+    fleet.sample("globex", window_of(fleet.clock.at_ms) + 2 * WINDOW_MS, 60)
+    fleet.tick_windows(5)
+    fleet.clock.at_ms += SHOWN
+    tell_cost(fleet, "fake", FEATURE, 100)
+    if before:
+        fleet.write(
+            "INSERT INTO balance_marks (provider, customer_id, feature, since_ms, apart_qty, org_id, told_qty, at_ms) "
+            "VALUES ('fake', 'globex', 'credits', 0, 0, 'globex', 9000000000000000000, 1)"
+        )
+    provider.drawn_says = {
+        "acme": {"credits": Drawn(Decimal(9 * 10**18), None)},
+        "globex": {"credits": Drawn(Decimal("0.012"), None)},
+    }
+    found = compare(fleet, correct=True, from_ms=T0, to_ms=T0 + DAY_MS)
+    assert [(one.customer_id, one.note) for one in found.differing if one.note == FAR] == [("acme", FAR)]
+    (told_now,) = fleet.rows("SELECT customer_id, told_qty FROM balance_marks")
+    assert tuple(told_now) == ("globex", 6_000)
 
 
 @pytest.mark.parametrize("more", [0, 500])

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands.rates import set_rate
+from drawdown.worker.engine import runner
+from drawdown.worker.verdict.costs import AT_ONCE, MOST_CHANGES, learn_costs
 from drawdown.worker.verdict.rates import rate_card_of, rate_rows
 from drawdown.worker.views.features import unestimated_features
 from tests.fake_provider import FakeProvider, capabilities
@@ -76,3 +84,59 @@ def test_features_whose_cost_is_told_are_not_named(fleet: Fleet) -> None:
     unrated = read(fleet.engine, unestimated_features)["fake"]
     assert "compute_4gb" not in unrated
     assert "compute_8gb" in unrated
+
+
+@dataclass
+class Telling(FakeProvider):
+    """What it says units cost."""
+
+    says: Sequence[Cost] = ()
+
+    async def costs(self, known: Sequence[Cost]) -> Sequence[Cost]:
+        return self.says
+
+
+def learn(fleet: Fleet, *says: Cost) -> None:
+    fleet.clock.at_ms += 1_000
+    provider = Telling(capabilities(costs=True), says=says)
+    providers: Any = {**fleet.providers, "fake": provider}
+    context = fleet.context()
+    context.capabilities["fake"] = provider.capabilities
+    cells: Any = fleet.cells
+    runner.run(learn_costs(context, "fake"), runner.World(fleet.engine, providers, cells, fleet.clock))
+
+
+def rows(fleet: Fleet) -> object:
+    return fleet.one("SELECT COUNT(*) FROM provider_rates")
+
+
+def sealed(fleet: Fleet) -> None:
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.tick(T0 + 4 * WINDOW_MS)
+
+
+def test_many_costs_are_learned_in_parts_and_hold_once_all_are(fleet: Fleet) -> None:
+    sealed(fleet)
+    learn(fleet, *(Cost(f"feature-{number}", "credits", Decimal(1)) for number in range(AT_ONCE + 1)))
+    assert rows(fleet) == AT_ONCE + 1
+    assert fleet.one("SELECT costs_read_ms FROM provider_states WHERE provider = 'fake'") is not None
+
+
+def test_a_cost_that_cannot_be_kept_ends_nothing_and_nothing_holds(fleet: Fleet) -> None:
+    """As of a provider whose answers nobody looked at."""
+    sealed(fleet)
+    learn(fleet, Cost("compute_1gb", "credits", Decimal(10) ** 18))
+    assert rows(fleet) == 0
+    assert fleet.one("SELECT costs_read_ms FROM provider_states WHERE provider = 'fake'") is None
+
+
+def test_a_cost_that_changes_all_the_time_is_learned_so_often(fleet: Fleet) -> None:
+    sealed(fleet)
+    fleet.write(
+        "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "
+        "VALUES ('fake', 'compute_1gb', :at, :at, 1, :at, 'fake', 'told', 'credits')",
+        [{"at": at} for at in range(1, MOST_CHANGES)],
+    )
+    for cost in (1, 2, 3):
+        learn(fleet, Cost("compute_1gb", "credits", Decimal(cost)))
+    assert rows(fleet) == MOST_CHANGES

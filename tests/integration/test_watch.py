@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import CustomerState
+from drawdown.providers.careful import Careful
+from drawdown.providers.protocol import Cost, CustomerState
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import orgs as tables
@@ -22,7 +27,7 @@ from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
 from drawdown.worker.watch import Watcher
-from tests.fake_provider import capabilities
+from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, look, price
 from tests.world import T0, Fleet
 
@@ -54,6 +59,33 @@ def history(fleet: Fleet) -> list[tuple[object, ...]]:
 
 def use(fleet: Fleet, seconds: int = 60) -> None:
     fleet.sample("acme", fleet.clock.at_ms, interval_s=seconds)
+
+
+@dataclass
+class Silent(FakeProvider):
+    """It does not say what units cost before another provider was asked for its customers."""
+
+    other: Prepaid | None = None
+    waited: bool = False
+
+    async def costs(self, known: Sequence[Cost]) -> Sequence[Cost]:
+        for _ in range(200):
+            if self.other is None or self.other.asked:
+                return [Cost("compute_1gb", "credits", Decimal(1))]
+            await asyncio.sleep(0.01)
+        self.waited = True
+        return []
+
+
+def test_a_provider_that_is_slow_to_tell_costs_holds_up_no_other(fleet: Fleet, provider: Prepaid) -> None:
+    silent = Silent(capabilities(costs=True))
+    fleet.providers["silent"] = Careful(silent)
+    silent.name = "silent"
+    use(fleet, 200)
+    provider.asked.clear()
+    silent.other = provider
+    done = look(fleet)
+    assert (silent.waited, done.halted, done.failures) == (False, 1, [])
 
 
 def test_credit_that_is_gone_by_what_is_not_sealed_halts_at_once_and_is_billed_once(

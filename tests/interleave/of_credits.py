@@ -74,7 +74,7 @@ def _learned_once(stage: Stage) -> Iterator[str]:
 
 def _drawn_as_charged(stage: Stage) -> Iterator[str]:
     """A comparison of the balance in credits tells nobody of a difference: what was charged is known, at its cost."""
-    found: Balances = stage.walk(read_balances("bank", ["poor"])).rest(stage.engine)
+    found: Balances = stage.walk(read_balances("bank", ["poor"], stage.clock.now_ms())).rest(stage.engine)
     compared = partial(read_accounted, provider="bank", pairs=[POOR], balances=found)
     level = drawn_of(found, POOR)
     beyond = None if level is None else read(stage.engine, compared)[POOR].beyond(level)

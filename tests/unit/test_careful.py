@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from drawdown.providers.protocol import (
     Absent,
     Accepted,
     CannotTell,
+    Cost,
     CustomerChanged,
     CustomerRead,
     CustomerState,
@@ -22,6 +24,7 @@ from drawdown.providers.protocol import (
     LookupResult,
     NoCustomer,
     Outcome,
+    Part,
     PushRefused,
     PushRequest,
     Queued,
@@ -122,3 +125,41 @@ def test_what_is_sound_comes_through_as_it_was() -> None:
         assert (provider.name, provider.dormant) == ("fake", None) and provider.capabilities is fake.capabilities
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("credits", ["1e-1999999", "1e-400", "1e18", "100000000.1", "1e400", "NaN", "sNaN", "-1", "0"])
+def test_a_cost_that_no_column_holds_is_left_out(credits: str) -> None:
+    good = Cost("good", "credits", Decimal("0.0000000001"))
+    assert careful.costs([Cost("bad", "credits", Decimal(credits)), good]) == [good]
+
+
+def test_a_feature_told_at_two_costs_has_none() -> None:
+    """Each of them would be learned anew at every read, for the other was learned last."""
+    told = [Cost(name, "credits", Decimal(cost)) for cost, name in enumerate(("a\x00", "a\\x00", "b"), 1)]
+    assert careful.costs(told) == [told[2]]
+
+
+def test_parts_of_one_name_are_one() -> None:
+    long = [Part("credits", "x" * 300 + end, Decimal(5)) for end in "ab"]
+    state = careful.sound(CustomerState(5, None, None, parts=tuple(long)))
+    assert isinstance(state, CustomerState) and len(state.parts) == 1
+
+
+@pytest.mark.parametrize("granted", ["1e-999999", "1e-999999999999", "0e-999999999999"])
+def test_an_amount_of_a_million_digits_is_none(granted: str) -> None:
+    state = careful.sound(CustomerState(5, None, None, parts=(Part("credits", "p", Decimal(granted)),)))
+    assert isinstance(state, CustomerState) and state.parts == ()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [Part("credits", f"part-{number}", Decimal(1)) for number in range(careful.MAX_PARTS + 1)],
+        [Part("credits", "part", Decimal(1), 10**18)],
+        [Part("credits", "part", Decimal("1e30"))],
+    ],
+    ids=["too many", "no moment", "no amount"],
+)
+def test_a_part_that_cannot_be_told_makes_a_balance_unread(parts: list[Part]) -> None:
+    """Left out of what a balance shows, it would be taken for used up."""
+    assert isinstance(careful.drawn({"credits": Drawn(1, None, parts=tuple(parts))}), ReadFailed)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from drawdown.providers.protocol import Drawn, Part
 from drawdown.schema.units import show_quantity
-from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate
+from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate, own_cost
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.push.balances import Accounted, Level, levels
-from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, lost_among
+from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, MOST_LOST, MOST_LOST_SUMS, lost_among
 
 MINUTE = 60_000
+HOUR = 60 * MINUTE
+UNROUND = 9_973
+"""A factor that makes no sum a round figure."""
 
 
 def told(feature: str, credits: str, at_ms: int = 0, confirmed_ms: int | None = None) -> ToldCost:
     micro, per_quantity = as_rate(Decimal(credits))
-    return ToldCost(feature, "credits", micro, per_quantity, at_ms if confirmed_ms is None else confirmed_ms, at_ms)
+    return ToldCost(feature, "credits", micro, per_quantity, confirmed_ms, at_ms)
 
 
 @pytest.mark.parametrize(
@@ -39,42 +45,76 @@ def test_pool_weighs_each_feature_in_whole_quantities() -> None:
     pools = Pools([told("small", "0.00000025"), told("large", "0.0064")])
     assert (pools.of("small"), pools.of("large"), pools.of("other")) == ("credits", "credits", "other")
     assert pools.scale("credits") == 10**8
-    assert pools.weight("small", 0, 0) == (25, 25)
-    assert pools.weight("large", 0, 0) == (640_000, 640_000)
-    assert (pools.scale("other"), pools.weight("other", 0, 0), list(pools.features("other"))) == (1, (1, 1), ["other"])
+    assert pools.weight("credits", "small", 0, 0) == (25, 25)
+    assert pools.weight("credits", "large", 0, 0) == (640_000, 640_000)
+    assert pools.weight("credits", "credits", 0, 0) == (10**8, 10**8), "the credits can be charged themselves"
+    assert list(pools.features("credits")) == ["credits", "large", "small"]
+    other = pools.scale("other"), pools.weight("other", "other", 0, 0), list(pools.features("other"))
+    assert other == (1, (1, 1), ["other"])
 
 
 def test_charge_during_cost_change_has_least_and_most() -> None:
-    pools = Pools([told("a", "0.0004", 1_000), told("a", "0.0006", 9_000, confirmed_ms=5_000)])
-    assert pools.weight_between("a", 1_500, 4_999) == (400, 400)
-    assert pools.weight_between("a", 4_000, 5_000) == (400, 600)
-    assert pools.weight_between("a", 9_000, 9_500) == (600, 600)
-    assert pools.changes(["a"]) == [{"feature": "a", "confirmed_ms": 5_000, "at_ms": 9_000}]
+    pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])
+    begins, holds = 5 * HOUR - MAX_SKEW_MS, 9 * HOUR + MAX_SKEW_MS
+    assert pools.weight_between("credits", "a", 2 * HOUR, begins - 1) == (400, 400)
+    assert pools.weight_between("credits", "a", 4 * HOUR, begins) == (400, 600)
+    assert pools.weight_between("credits", "a", holds - 1, holds) == (400, 600), "a process's clock may be ahead"
+    assert pools.weight_between("credits", "a", holds, holds) == (600, 600)
+    assert pools.changes(["a"]) == [{"feature": "a", "confirmed_ms": begins, "at_ms": holds}]
+
+
+def test_feature_that_leaves_the_credits_weighs_nothing_there_since() -> None:
+    pools = Pools([told("a", "0.0004"), told("b", "0.0001"), own_cost("a", 5 * HOUR, 6 * HOUR)])
+    assert (pools.of("a"), pools.of("b"), list(pools.features("credits"))) == ("a", "credits", ["credits", "a", "b"])
+    weighed = [
+        [pools.weight_between(pool, "a", at, at) for at in (HOUR, 5 * HOUR, 7 * HOUR)] for pool in ("credits", "a")
+    ]
+    assert weighed == [[(400, 400), (0, 400), (0, 0)], [(0, 0), (0, 1), (1, 1)]]
+    assert [cost.feature for cost in pools.known()] == ["a", "b"]
+
+
+def test_use_from_before_a_credit_system_is_in_the_credits_or_not() -> None:
+    pools = Pools([told("a", "0.0004", 6 * HOUR, confirmed_ms=5 * HOUR)])
+    weighed = [pools.weight_between("credits", "a", at, at) for at in (HOUR, 5 * HOUR, 7 * HOUR)]
+    assert weighed == [(0, 400), (0, 400), (400, 400)]
+
+
+def test_charge_settled_by_a_clock_that_is_behind_has_least_and_most() -> None:
+    pools = Pools([told("a", "0.0004", 1_000), told("a", "0.0006", 9_000, confirmed_ms=9_000)])
+    assert pools.weight_between("a", 9_500, 8_500) == (400, 600)
 
 
 def test_part_that_vanished_counts_as_drawn() -> None:
     pools = Pools([told("a", "0.0001")])
     known = [Part("credits", "topup-1", Decimal(50)), Part("credits", "topup-2", Decimal(25))]
     shown = {"credits": Drawn(Decimal("1205"), None, parts=(known[1],))}
-    assert levels(shown, pools, known) == {"credits": Level(1_255 * 10**6, None)}
+    assert levels(shown, pools, known, HOUR) == {"credits": Level(1_255 * 10**6, None)}
     monthly = {"credits": Drawn(Decimal("1205"), 5, parts=(known[1],))}
-    assert levels(monthly, pools, known) == {"credits": Level(1_255 * 10**6, 5, whole=False)}
+    assert levels(monthly, pools, known, HOUR) == {"credits": Level(1_255 * 10**6, 5, whole=False)}
 
 
 def test_part_that_expired_may_have_been_drawn() -> None:
     pools = Pools([told("a", "0.0001")])
-    known = [Part("credits", "promo", Decimal(40), ends_ms=7_000)]
-    (level,) = levels({"credits": Drawn(Decimal(3), None)}, pools, known).values()
-    assert level == Level(3 * 10**6, None, expired=40 * 10**6, expired_ms=7_000)
-    marked = Accounted(ours=3 * 10**6, apart=0, marked_ms=6_000)
+    known = [Part("credits", "promo", Decimal(40), ends_ms=7 * HOUR)]
+    (level,) = levels({"credits": Drawn(Decimal(3), None)}, pools, known, 8 * HOUR).values()
+    assert level == Level(3 * 10**6, None, expired=40 * 10**6, expired_ms=7 * HOUR)
+    marked = Accounted(ours=3 * 10**6, apart=0, marked_ms=6 * HOUR)
     assert marked.beyond(level) == (0, 40 * 10**6)
-    later = Accounted(ours=3 * 10**6, apart=0, marked_ms=8_000)
+    at_once = Accounted(ours=3 * 10**6, apart=0, marked_ms=7 * HOUR + MAX_SKEW_MS)
+    assert at_once.beyond(level) == (0, 40 * 10**6), "our clock may be ahead"
+    later = Accounted(ours=3 * 10**6, apart=0, marked_ms=8 * HOUR)
     assert later.beyond(level) == (0, 0)
 
 
+def test_part_that_is_gone_before_it_ends_was_used_up() -> None:
+    pools = Pools([told("a", "0.0001")])
+    known = [Part("credits", "promo", Decimal(40), ends_ms=7 * HOUR)]
+    assert levels({"credits": Drawn(Decimal(3), None)}, pools, known, 6 * HOUR) == {"credits": Level(43 * 10**6, None)}
+
+
 def test_fraction_of_plain_balance_tells_nothing() -> None:
-    assert levels({"a": Drawn(Decimal("1.5"), None)}, Pools([]), []) == {}
-    assert levels({"a": Drawn(3, None)}, Pools([]), []) == {"a": Level(3, None)}
+    assert levels({"a": Drawn(Decimal("1.5"), None)}, Pools([]), [], HOUR) == {}
+    assert levels({"a": Drawn(3, None)}, Pools([]), [], HOUR) == {"a": Level(3, None)}
 
 
 @pytest.mark.parametrize(
@@ -93,14 +133,47 @@ def test_fraction_of_plain_balance_tells_nothing() -> None:
 def test_lost_charges_follow_one_another(
     drew: list[int], settled: list[int], amount: int, lost: list[int] | None
 ) -> None:
-    assert lost_among(drew, settled, amount) == lost
+    assert lost_among([one * UNROUND for one in drew], settled, amount * UNROUND) == lost
 
 
 def test_lost_charges_beside_others_are_bounded() -> None:
-    drew = [1, *(2 ** (place + 1) for place in range(MOST_BESIDE + 1))]
+    drew = [UNROUND, *(UNROUND * 2 ** (place + 1) for place in range(MOST_BESIDE + 1))]
     settled = [MINUTE, *([0] * (MOST_BESIDE + 1))]
-    assert lost_among(drew, settled, 1 + drew[MOST_BESIDE]) == [0, MOST_BESIDE]
-    assert lost_among(drew, settled, 1 + drew[MOST_BESIDE + 1]) is None
+    assert lost_among(drew, settled, UNROUND + drew[MOST_BESIDE]) == [0, MOST_BESIDE]
+    assert lost_among(drew, settled, UNROUND + drew[MOST_BESIDE + 1]) is None
+
+
+def _day_of_seven_sizes() -> tuple[list[int], list[int]]:
+    """The newest pushes of a customer who uses every size, for a part of each window."""
+    rng = random.Random(7)
+    costs = [100, 200, 400, 800, 1_600, 3_200, 6_400]
+    drew = [rng.randrange(1, 301) * cost for _ in range(71) for cost in costs]
+    return drew, [-(place // len(costs)) * 5 * MINUTE for place in range(len(drew))]
+
+
+@pytest.mark.parametrize("credits", [1, 2, 5])
+def test_round_top_up_of_a_busy_customer_is_no_loss(credits: int) -> None:
+    drew, settled = _day_of_seven_sizes()
+    assert lost_among(drew, settled, credits * 10**6) is None, "among so many sums any figure is found"
+
+
+def test_loss_of_a_busy_customer_is_found_among_the_newest() -> None:
+    drew, settled = _day_of_seven_sizes()
+    assert lost_among(drew, settled, sum(drew[:9])) == list(range(9))
+
+
+def test_sums_of_one_large_batch_are_tried_only_so_far() -> None:
+    rng = random.Random(7)
+    tried = list[int]()
+
+    class Counted(list[int]):
+        def __getitem__(self, place: Any) -> Any:
+            tried.append(place)
+            return super().__getitem__(place)
+
+    drew = Counted(rng.randrange(1, 301) * 100 for _ in range(MOST_LOST))
+    assert lost_among(drew, [0] * MOST_LOST, 10**12) is None
+    assert len(tried) < MOST_LOST_SUMS
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
+from typing import Final
 
 import sqlalchemy as sa
+import structlog
 
 from drawdown.providers.protocol import Part
 from drawdown.schema.sql import queries
 
+log = structlog.get_logger()
 SQL = queries(__file__)
+
+MOST_KEPT: Final = 10_000
+"""Parts of one customer: with so many no new one is kept, and a person is told what their balance lacks."""
 
 
 def known_parts(connection: sa.Connection, provider: str, customers: Collection[str]) -> Mapping[str, Sequence[Part]]:
@@ -32,6 +38,9 @@ def known_parts(connection: sa.Connection, provider: str, customers: Collection[
 def note_parts(connection: sa.Connection, provider: str, shown: Mapping[str, Sequence[Part]], now_ms: int) -> None:
     """Keep what reads of customers showed. Most reads show nothing new, and write nothing."""
     known = known_parts(connection, provider, [customer for customer, parts in shown.items() if parts])
+    kept = {customer: set(parts) for customer, parts in known.items() if len(parts) < MOST_KEPT}
+    for customer in sorted(known.keys() - kept.keys()):
+        log.warning("too_many_parts", provider=provider, customer=customer)
     rows = [
         {
             "customer_id": customer,
@@ -41,8 +50,9 @@ def note_parts(connection: sa.Connection, provider: str, shown: Mapping[str, Seq
             "ends_ms": part.ends_ms,
         }
         for customer, parts in sorted(shown.items())
+        if customer in kept or customer not in known
         for part in parts
-        if part not in known.get(customer, ())
+        if part not in kept.get(customer, ())
     ]
     if rows:
         SQL.run(connection, "note_parts", {"provider": provider, "parts": rows, "now_ms": now_ms})

@@ -9,39 +9,48 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import lcm
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Cost
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MICRO
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 
 SQL = queries(__file__)
-
-PLAIN: Final = (1, 1)
-"""The cost of a feature that draws on a balance of its own, in its base units."""
 
 
 @dataclass(frozen=True)
 class ToldCost:
     """A cost as it was learned: `micro` micro-credits for each `per_quantity` base units. The provider changed to it
-    between `confirmed_ms`, when the cost before it was last confirmed, and `at_ms`."""
+    between `confirmed_ms`, when what held before was last confirmed, and `at_ms`. `confirmed_ms` None: nothing is known
+    of before. `balance` is the feature's own name where no credit system pays for it any more."""
 
     feature: str
     balance: str
     micro: int
     per_quantity: int
-    confirmed_ms: int
+    confirmed_ms: int | None
     at_ms: int
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the feature draws on a balance of its own."""
+        return self.balance == self.feature
 
     @property
     def credits(self) -> Decimal:
         """Credits for one base unit."""
         return Decimal(self.micro) / (Decimal(self.per_quantity) * MICRO)
+
+
+def own_cost(feature: str, confirmed_ms: int | None, at_ms: int) -> ToldCost:
+    """From when on no credit system pays for a feature."""
+    return ToldCost(feature, feature, 0, 1, confirmed_ms, at_ms)
 
 
 class Pools:
@@ -51,22 +60,29 @@ class Pools:
     def __init__(self, told: Iterable[ToldCost]) -> None:
         self._of: dict[str, list[ToldCost]] = defaultdict(list)
         for cost in sorted(told, key=lambda cost: cost.at_ms):
-            self._of[cost.feature].append(cost)
-        self._features: dict[str, list[str]] = defaultdict(list)
+            if cost.confirmed_ms is not None and not self._of[cost.feature]:
+                # What a feature drew before a credit system paid for it is in the credits as long as its own balance
+                # is there, since a provider tells both together.
+                self._of[cost.feature] += [own_cost(cost.feature, None, 0), replace(cost, confirmed_ms=0)]
+            else:
+                self._of[cost.feature].append(cost)
+        finest: dict[str, set[int]] = defaultdict(set)
+        self._features: dict[str, list[str]] = {}
         for feature, costs in sorted(self._of.items()):
-            self._features[costs[-1].balance].append(feature)
-        self._scales = {
-            balance: MICRO * lcm(*(cost.per_quantity for feature in features for cost in self._of[feature]))
-            for balance, features in self._features.items()
-        }
+            for cost in costs:
+                if not cost.is_own:
+                    finest[cost.balance].add(cost.per_quantity)
+                    members = self._features.setdefault(cost.balance, [cost.balance])
+                    members += [feature] if feature not in members else []
+        self._scales = {balance: MICRO * lcm(*per) for balance, per in finest.items()}
 
     def of(self, feature: str) -> str:
-        """The balance that pays for a feature."""
+        """The balance that pays for a feature now."""
         costs = self._of.get(feature)
         return costs[-1].balance if costs else feature
 
     def features(self, pool: str) -> Sequence[str]:
-        """The features that a balance pays for."""
+        """The features that a balance ever paid for. A credit system can be charged itself."""
         return self._features.get(pool, (pool,))
 
     def scale(self, pool: str) -> int:
@@ -79,34 +95,60 @@ class Pools:
     def changes(self, features: Iterable[str]) -> list[dict[str, object]]:
         """When costs changed, for the statements that count which of them a charge saw."""
         return [
-            {"feature": cost.feature, "confirmed_ms": cost.confirmed_ms, "at_ms": cost.at_ms}
+            {"feature": cost.feature, "confirmed_ms": _begins(cost), "at_ms": _holds(cost)}
             for feature in features
             for cost in self._of.get(feature, ())[1:]
         ]
 
-    def weight(self, feature: str, first: int, last: int) -> tuple[int, int]:
-        """The least and the most that one base unit drew, in quantities of its balance. The charge saw the cost of one
-        of the changes `first` to `last` (0: the cost before any change)."""
+    def weight(self, pool: str, feature: str, first: int, last: int) -> tuple[int, int]:
+        """The least and the most that one base unit drew on a balance, in its quantities. The charge saw the cost of
+        one of the changes `first` to `last` (0: what held before any change)."""
         costs = self._of.get(feature)
         if not costs:
-            return PLAIN
-        scale = self._scales[costs[-1].balance] // MICRO
-        seen = [cost.micro * scale // cost.per_quantity for cost in costs[first : last + 1]]
+            each = self.scale(pool) if pool == feature else 0
+            return each, each
+        # Another machine's clock may have settled it before it was sent.
+        between = costs[min(first, last) : max(first, last) + 1]
+        seen = [self._each(pool, cost) for cost in between]
         return min(seen), max(seen)
 
-    def weight_between(self, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
+    def _each(self, pool: str, cost: ToldCost) -> int:
+        if cost.balance != pool:
+            return 0
+        return self.scale(pool) if cost.is_own else cost.micro * (self.scale(pool) // MICRO) // cost.per_quantity
+
+    def weight_between(self, pool: str, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
         """The same, of a charge that was made between two moments."""
         changes = self._of.get(feature, ())[1:]
-        first = sum(cost.at_ms <= from_ms for cost in changes)
-        return self.weight(feature, first, sum(cost.confirmed_ms <= to_ms for cost in changes))
+        first = sum(_holds(cost) <= from_ms for cost in changes)
+        return self.weight(pool, feature, first, sum(_begins(cost) <= to_ms for cost in changes))
 
     def known(self) -> list[Cost]:
         """Every cost that was ever told."""
-        return [Cost(cost.feature, cost.balance, cost.credits) for costs in self._of.values() for cost in costs]
+        return [
+            Cost(cost.feature, cost.balance, cost.credits)
+            for costs in self._of.values()
+            for cost in costs
+            if not cost.is_own
+        ]
+
+    def count(self, feature: str) -> int:
+        """How many costs of a feature were told."""
+        return len(self._of.get(feature, ()))
 
     def newest(self) -> Mapping[str, ToldCost]:
         """The cost in force, by feature."""
         return {feature: costs[-1] for feature, costs in self._of.items()}
+
+
+def _begins(cost: ToldCost) -> int:
+    """When a charge may first have been made at a cost. Processes' clocks may be apart."""
+    return (cost.at_ms if cost.confirmed_ms is None else cost.confirmed_ms) - MAX_SKEW_MS
+
+
+def _holds(cost: ToldCost) -> int:
+    """From when on each charge was made at a cost, or at a later one."""
+    return cost.at_ms + MAX_SKEW_MS
 
 
 def read_pools(connection: sa.Connection, provider: str) -> Pools:
@@ -122,7 +164,7 @@ def pools_of(rows: Iterable[Any]) -> Pools:
             str(row.balance),
             int(row.micro),
             int(row.per_quantity),
-            int(row.at_ms if row.confirmed_ms is None else row.confirmed_ms),
+            None if row.confirmed_ms is None else int(row.confirmed_ms),
             int(row.at_ms),
         )
         for row in rows

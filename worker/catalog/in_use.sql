@@ -10,7 +10,7 @@ used AS MATERIALIZED (
     WHERE s.problem IS NULL
     UNION
     SELECT p.org_id, b.memory_mb, :window_ms FROM picked p {each_then} sandboxes b ON b.org_id = p.org_id
-        AND b.state = 'running' AND b.memory_mb IS NOT NULL
+        AND b.state = 'running' AND b.memory_mb BETWEEN 0 AND {most_memory_mb}
 )
 SELECT DISTINCT u.org_id, g.feature FROM used u JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms
     AND u.window_ms < g.end_ms

@@ -15,13 +15,14 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.protocol import CustomerRead, ReadFailed
+from drawdown.providers.protocol import CustomerRead, CustomerState, Part, ReadFailed
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.catalog.balance_parts import note_parts
 from drawdown.worker.commands.assignments import Unseen, assign_one, start_of, unseen_windows
 from drawdown.worker.commands.flip_rules import Flip, FlipCandidate, FlipOptions, Wish, judge
 from drawdown.worker.engine.context import Context
@@ -84,7 +85,15 @@ def _chunk(
     in_ledger = [name for name, declared in context.capabilities.items() if declared.balance_in_ledger]
     made: list[Flip] = yield Transaction(
         "assign",
-        partial(_assign, in_ledger=in_ledger, planned=planned, options=options, by=by, first=first),
+        partial(
+            _assign,
+            in_ledger=in_ledger,
+            planned=planned,
+            options=options,
+            by=by,
+            first=first,
+            parts=_parts(context, options.provider, there),
+        ),
         rollback=options.dry_run,
     )
     return made
@@ -195,6 +204,16 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
     return found
 
 
+def _parts(
+    context: Context, provider: str, there: Mapping[tuple[str, str], CustomerRead]
+) -> Mapping[str, Sequence[Part]]:
+    """The parts granted once that the preflight showed, by customer: the first pushes may use them up before any tick
+    reads the customer."""
+    if provider not in context.capabilities or not context.capabilities[provider].costs:
+        return {}
+    return {customer: state.parts for (_, customer), state in there.items() if isinstance(state, CustomerState)}
+
+
 def _assign(
     connection: sa.Connection,
     *,
@@ -203,13 +222,18 @@ def _assign(
     options: FlipOptions,
     by: By,
     first: Callable[[sa.Connection], None] = _nothing,
+    parts: Mapping[str, Sequence[Part]],
 ) -> list[Flip]:
     first(connection)
     start = start_of(options.from_ms, by)
     lock_buckets(connection)
     late = unseen_windows(connection, [flip.org_id for flip in planned])
     assigner = partial(_assign_one, connection, options=options, start=start, by=by, in_ledger=in_ledger, unseen=late)
-    return [flip if flip.already or flip.problem else assigner(flip) for flip in planned]
+    done = [flip if flip.already or flip.problem else assigner(flip) for flip in planned]
+    moved = {flip.customer_id for flip in done if flip.start_ms is not None}
+    shown = {customer: some for customer, some in parts.items() if customer in moved}
+    note_parts(connection, options.provider, shown, by.now_ms)
+    return done
 
 
 def _assign_one(

@@ -23,10 +23,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.careful import MAX_FIGURE
 from drawdown.providers.protocol import Drawn, Part, ReadFailed
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.balance_parts import known_parts
 from drawdown.worker.catalog.costs import Pools, read_pools
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.effects import Over, ReadDrawn, Steps, Transaction, never
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.rows import Row
@@ -94,7 +96,7 @@ class Accounted:
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
-        expired = drawn.expired if drawn.expired_ms >= self.marked_ms else 0
+        expired = drawn.expired if drawn.expired_ms + MAX_SKEW_MS >= self.marked_ms else 0
         if self.apart is not None:
             beyond = drawn.quantity - self.ours - self.apart
             return beyond + self.hand_below, beyond + self.hand_above + expired
@@ -118,6 +120,7 @@ def read_accounted(
         {
             "customer_id": pair[0],
             "feature": feature,
+            "pool": pair[1],
             "since_ms": since[pair],
             "mark_ms": marks.get(pair, (0, 0))[1],
         }
@@ -128,14 +131,14 @@ def read_accounted(
     changes = pools.changes({str(one["feature"]) for one in features})
     values = {"provider": provider, "pairs": features, "changes": changes, "apart_ms": CLOCKS_APART_MS}
     for row in SQL.run(connection, "accounted", values):
-        by_pair[(row.customer_id, pools.of(row.feature))].append(row)
-    return {pair: _accounted(by_pair[pair], pools, *marks.get(pair, (None, 0))) for pair in pairs}
+        by_pair[(row.customer_id, row.pool)].append(row)
+    return {pair: _accounted(by_pair[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
 
 
-def _accounted(rows: Sequence[Row], pools: Pools, apart: int | None, marked_ms: int) -> Accounted:
+def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, marked_ms: int) -> Accounted:
     if not rows:
         return Accounted(apart=apart, marked_ms=marked_ms)
-    costs = [pools.weight(str(row.feature), int(row.first), int(row.last)) for row in rows]
+    costs = [pools.weight(pool, str(row.feature), int(row.first), int(row.last)) for row in rows]
 
     def total(name: str) -> int:
         return sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True))
@@ -183,7 +186,7 @@ def read_unsure(
     }
     found = []
     for row in SQL.run(connection, "unsure", values):
-        least, most = pools.weight(str(row.feature), int(row.first), int(row.last))
+        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last))
         found.append(int(row.sent_qty) * (most if row.is_unsure else most - least))
     return found
 
@@ -193,7 +196,7 @@ def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
     return 0 if level is None else level.since_ms or 0
 
 
-def read_balances(provider: str, customers: Collection[str], over: Over = never) -> Steps[Balances]:
+def read_balances(provider: str, customers: Collection[str], now_ms: int, over: Over = never) -> Steps[Balances]:
     """What customers' balances say was drawn; once time is `over`, that they were not read."""
     found: dict[str, Mapping[str, Level] | ReadFailed] = {}
     wanted = sorted(customers)
@@ -206,7 +209,7 @@ def read_balances(provider: str, customers: Collection[str], over: Over = never)
         read: Sequence[Mapping[str, Drawn] | ReadFailed] = yield ReadDrawn(provider, part, over)
         for customer, one in zip(part, read, strict=True):
             gone = known.get(customer, ())
-            found[customer] = one if isinstance(one, ReadFailed) else levels(one, pools, gone)
+            found[customer] = one if isinstance(one, ReadFailed) else levels(one, pools, gone, now_ms)
     return found
 
 
@@ -216,15 +219,16 @@ def _pools_and_parts(
     return read_pools(connection, provider), known_parts(connection, provider, customers)
 
 
-def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part]) -> Mapping[str, Level]:
-    """What balances say was drawn, in their quantities, with what was drawn from parts that are gone. A balance of one
-    feature that has a fraction tells nothing: no push of ours draws one. Pure."""
+def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
+    """What balances say was drawn, in their quantities, with what was drawn from parts that are gone. One that is gone
+    before it ends was used up. A balance of one feature that has a fraction tells nothing: no push of ours draws one.
+    Pure."""
     found: dict[str, Level] = {}
     for name, drawn in read.items():
         scale, shown = pools.scale(name), {part.name for part in drawn.parts}
         gone = [part for part in known if part.balance == name and part.name not in shown]
-        used_up = sum((part.granted for part in gone if part.ends_ms is None), Decimal(0))
-        expired = [part for part in gone if part.ends_ms is not None]
+        expired = [part for part in gone if part.ends_ms is not None and part.ends_ms <= now_ms + MAX_SKEW_MS]
+        used_up = sum((part.granted for part in gone if part not in expired), Decimal(0))
         quantity = (Decimal(drawn.quantity) + used_up) * scale
         whole = quantity.to_integral_value(ROUND_HALF_EVEN)
         if not pools.in_credits(name) and whole != quantity:
@@ -328,9 +332,10 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         provider = str(push.provider)
         pools = scales.setdefault(provider, read_pools(connection, provider))
         settled_ms = int(push.settled_ms or push.sealed_at_ms)
-        least, most = pools.weight_between(str(push.feature), int(push.first_attempt_ms or settled_ms), settled_ms)
+        pair = str(push.customer_id), pools.of(str(push.feature))
+        began_ms = int(push.first_attempt_ms or settled_ms)
+        least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms)
         if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
-            pair = str(push.customer_id), pools.of(str(push.feature))
             lost[(provider, pair)].append((push, most))
     rows = [
         {
@@ -343,5 +348,6 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         }
         for (provider, pair), some in lost.items()
     ]
+    rows = [row for row in rows if abs(int(str(row["sent_qty"]))) <= MAX_FIGURE]  # no mark is as far away
     if rows:
         SQL.run(connection, "own_up_to_lost", {"lost": rows})

@@ -7,7 +7,7 @@
 -- time with an event. A charge saw one of the costs from `first` to `last`: it was made between two moments, and so was
 -- each change of a cost. `fresh` is what counts in the cycle since the last comparison.
 {with_changes}
-SELECT p.customer_id, p.feature, p.org_id, p.first, p.last, SUM(p.attempts) AS attempts,
+SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, SUM(p.attempts) AS attempts,
     SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
     CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_above,
     CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty < 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_below,
@@ -24,7 +24,7 @@ SELECT p.customer_id, p.feature, p.org_id, p.first, p.last, SUM(p.attempts) AS a
     CAST(SUM(CASE WHEN p.fresh = 1 AND p.accepted < 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS fresh_below,
     MAX(CASE WHEN p.state = 'accepted' THEN p.at_ms ELSE 0 END) AS newest_ms
 FROM (
-    SELECT p.customer_id, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, w.since_ms,
+    SELECT p.customer_id, w.pool, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, w.since_ms,
         {costs_seen},
         CASE WHEN COALESCE(p.settled_ms, p.sealed_at_ms) >= w.since_ms - :apart_ms
             AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart_ms THEN 1 ELSE 0 END AS fresh,
@@ -38,10 +38,10 @@ FROM (
         CASE WHEN NOT p.by_hand AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) >= w.since_ms + :apart_ms
             OR w.since_ms = 0 AND NOT p.by_hand THEN 1 ELSE 0 END AS sure
-    FROM {rows :pairs (customer_id text, feature text, since_ms bigint, mark_ms bigint)} w
+    FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, mark_ms bigint)} w
     JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
     WHERE p.provider = :provider
-) p GROUP BY p.customer_id, p.feature, p.org_id, p.first, p.last
+) p GROUP BY p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last
 
 -- name: with_changes
 WITH changes (feature, confirmed_ms, at_ms) AS MATERIALIZED (SELECT feature, confirmed_ms, at_ms
@@ -86,7 +86,9 @@ FROM {rows :marks (customer_id text, feature text, since_ms bigint, apart_qty bi
     told_ms bigint, scale bigint)} r WHERE 1 = 1
 ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.since_ms,
     apart_qty = excluded.apart_qty, at_ms = excluded.at_ms, org_id = excluded.org_id,
-    told_qty = balance_marks.told_qty * (excluded.scale / balance_marks.scale) + excluded.told_qty,
+    told_qty = CASE WHEN ABS(balance_marks.told_qty * 1.0 * excluded.scale / balance_marks.scale) + ABS(excluded.told_qty)
+        > 9e18 THEN excluded.told_qty
+        ELSE balance_marks.told_qty * (excluded.scale / balance_marks.scale) + excluded.told_qty END,
     scale = excluded.scale,
     told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
 

@@ -2,11 +2,14 @@
 
 Guarantee: a push is voided only where its last answer proves that nothing was taken (P5) and a read after that answer
 shows credit. The next seal owes its usage under a new key, since Autumn keeps the key of a charge that took nothing
-(recorded). A push that is refused again and again waits longer each time. What a person has to settle is left alone.
+(recorded). A push that is refused again and again waits longer each time. A push that a person has to settle is left
+alone. Each tick asks about the customers who wait: a halted organisation uses nothing, and Autumn sends no webhook of
+a grant (recorded).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -25,6 +28,7 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.outcome import CREDIT_WAIT_MS
 from drawdown.worker.push.rows import newest_unanswered
 from drawdown.worker.push.void import MAY_ARRIVE_MS, REJECTED, void_many
+from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -60,10 +64,13 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
         "longest_wait_ms": LONGEST_WAIT_MS,
         "at_most": MOST_AGAIN,
     }
+    unread = SQL.run(connection, "unread", values).scalars().all()
     if SQL.run(connection, "waiting", values, held="").first() is None:
-        return 0  # the usual case: nobody waits for this
+        _ask(connection, unread, now_ms)
+        return 0  # the usual case: no customer has credit for it
     lock_buckets(connection)
     require_same(connection, witness)
+    _ask(connection, unread, now_ms)  # after that lock, as everybody takes them
     # Held: a person may resolve one as accepted meanwhile, which takes no such lock.
     waiting = SQL.run(connection, "waiting", values, held="hold_push").all()
     chosen = [
@@ -74,3 +81,8 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
     by = By(now_ms, "drawdown", "the customer has credit again")
     void_many(connection, chosen, by, [push.last_error or REJECTED for push in chosen], "rejected")
     return len(chosen)
+
+
+def _ask(connection: sa.Connection, unread: Sequence[str], now_ms: int) -> None:
+    if unread:
+        mark_for_projection(connection, unread, now_ms)

@@ -91,7 +91,7 @@ def weigh(
         partial(read_accounted, provider=provider, pairs=sorted(pairs), balances={}),
         rollback=True,
     )
-    balances = yield from read_balances(provider, {customer for customer, _ in pairs}, over)
+    balances = yield from read_balances(provider, {customer for customer, _ in pairs}, asked_ms, over)
     shown = yield from read_shown(provider, asked, pairs, pools, balances, capabilities, over)
     return Weighed(pools, before, balances, shown)
 
@@ -102,7 +102,8 @@ def _pair(sought: Sought, pools: Pools) -> CustomerPool:
 
 def _drew(sought: Sought, pools: Pools, now_ms: int) -> int | None:
     """What a push drew, if it was charged; None: its cost changed since it was first sent."""
-    least, most = pools.weight_between(str(sought.row.feature), sought.first_sent_ms, now_ms)
+    pool = pools.of(str(sought.row.feature))
+    least, most = pools.weight_between(pool, str(sought.row.feature), sought.first_sent_ms, now_ms)
     return int(sought.row.sent_qty) * most if least == most else None
 
 
@@ -132,7 +133,7 @@ def ends_by_balance(
         some = [quantity for quantity in drew if quantity is not None]
         # What is charged in its window under revisions of a lost history is drawn, though not called accepted yet (R1).
         lost = sum(
-            other.quantity * pools.weight_between(str(sought.row.feature), asked_ms, asked_ms)[1]
+            other.quantity * pools.weight_between(pair[1], str(sought.row.feature), asked_ms, asked_ms)[1]
             for sought in asked
             if _pair(sought, pools) == pair
             for other in sought.others

@@ -96,7 +96,7 @@ def unknown_of(
     total = 0
     for feature in pools.features(pair[1]):
         known = int(SQL.run(connection, "known_by_events", {**whose, "feature": feature}).scalar_one())
-        least, most = pools.weight_between(feature, shown.from_ms, 2**62)
+        least, most = pools.weight_between(pair[1], feature, shown.from_ms, 2**62)
         if least != most:
             return None
         total += (int(shown.totals.get(feature, 0)) - known) * most

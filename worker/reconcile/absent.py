@@ -71,7 +71,8 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
             partial(read_accounted, provider=provider, pairs=list(by_pair), balances={}),
             rollback=True,
         )
-        balances = yield from read_balances(provider, {customer for customer, _ in by_pair}, context.out_of_time)
+        customers = {customer for customer, _ in by_pair}
+        balances = yield from read_balances(provider, customers, context.clock.now_ms(), context.out_of_time)
     for pair, some in by_pair.items():
         yield Transaction(
             "reconcile_short",

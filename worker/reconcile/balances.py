@@ -12,13 +12,14 @@ correction of it for drawn twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.careful import MAX_FIGURE
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
@@ -26,6 +27,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.catalog.terms import wire_since
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.waiting import visible_by
@@ -58,6 +60,7 @@ LESS: Final = (
     "less was drawn from the balance than was charged: a top-up, a balance set by hand, or a loss over there (which "
     "a person has to draw again)"
 )
+FAR: Final = "the balance and what was pushed are further apart than can be kept: nothing was compared"
 MOST_LOST: Final = 500
 """Newest pushes of a customer that are looked at for what a balance lacks."""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
@@ -69,6 +72,10 @@ MOST_BESIDE: Final = 12
 """Pushes under way together as the last write was made, of which each may be in it or not."""
 MOST_SUMS: Final = 10_000
 """Sums of pushes that are tried, until a person is asked instead."""
+MOST_LOST_SUMS: Final = 50_000
+"""The same for what a balance lacks: seals wait meanwhile."""
+CHANCE: Final = 20
+"""One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
 
 
@@ -110,7 +117,7 @@ def compare_drawn(
             rollback=True,
         )
         read_ms = context.clock.now_ms()
-        balances = yield from read_balances(provider, part, context.out_of_time)
+        balances = yield from read_balances(provider, part, read_ms, context.out_of_time)
         for customer in sorted(part):
             read = balances[customer]
             if isinstance(read, ReadFailed):
@@ -164,13 +171,18 @@ def _of_pair(
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
     mark = Mark(pair, since, drawn.quantity - ours.ours, ours.org_id, scale=scale)
+    if abs(mark.apart) > MAX_FIGURE:
+        day_ms, theirs = since - since % DAY_MS, drawn.quantity
+        line = Line(day_ms, ours.org_id, asked.provider, *pair, ours.ours, theirs, "over", balance=True, scale=scale)
+        yield replace(line, verdict="over" if mark.apart > 0 else "short", note=FAR), None
+        return
     if beyond is None:
         yield None, mark  # nothing to compare with yet: the next run has
         return
     least, most = beyond
     apart, is_sure = least if least > 0 else most, least == most
     if least <= 0 <= most and not is_sure:
-        expired = drawn.expired and drawn.expired_ms >= ours.marked_ms
+        expired = drawn.expired and drawn.expired_ms + MAX_SKEW_MS >= ours.marked_ms
         apart = 0 if expired else _nearest(least, read_unsure(connection, asked.provider, pair, since, ours))
     if apart == 0:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
@@ -189,7 +201,7 @@ def _of_pair(
         newest = _newest(connection, asked, pair, max(since, ours.marked_ms - LOST_SPAN_MS))
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
             return  # the next run tells whether it was an old read
-        lost = _lost(asked.pools, newest, -apart, asked.by.now_ms)
+        lost = _lost(asked.pools, pool, newest, -apart, asked.by.now_ms)
         if lost is not None:
             yield _of_lost(connection, asked, line, lost)
             return
@@ -222,14 +234,14 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
     return list(SQL.run(connection, "newest_charges", values))
 
 
-def _lost(pools: Pools, newest: Sequence[PushRow], amount: int, now_ms: int) -> list[PushRow] | None:
+def _lost(pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_ms: int) -> list[PushRow] | None:
     """The pushes that a balance does not show any more; None: nothing tells which, or a person topped it up.
 
     A store that goes back to its last write loses all that came after it, and any part of what was under way then."""
     drew: list[int] = []
     for row in newest:
-        then = pools.weight_between(str(row.feature), int(row.first_attempt_ms), int(row.settled_ms))
-        if then != pools.weight_between(str(row.feature), now_ms, now_ms):
+        then = pools.weight_between(pool, str(row.feature), int(row.first_attempt_ms), int(row.settled_ms))
+        if then != pools.weight_between(pool, str(row.feature), now_ms, now_ms) or not then[1]:
             break  # sent again it would draw another amount
         drew.append(int(row.sent_qty) * then[1])
     found = lost_among(drew, [int(row.settled_ms) for row in newest[: len(drew)]], amount)
@@ -238,31 +250,47 @@ def _lost(pools: Pools, newest: Sequence[PushRow], amount: int, now_ms: int) -> 
 
 def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> list[int] | None:
     """Which charges, the newest first, come to an amount: some that follow one another within LOST_SPAN_MS, and any of
-    the MOST_BESIDE before them. The places of the newest such; None: there are none."""
+    the MOST_BESIDE before them. The places of the newest such; None: there are none, they are too many to try, or so
+    many sums were tried that a person's top-up may be one of them by chance."""
+    tried: set[int] = set()
+    tries = 0
     for begin in range(len(drew)):
         total = 0
         for end in range(begin, len(drew)):
             if settled_ms[begin] - settled_ms[end] > LOST_SPAN_MS:
                 break
             total += drew[end]
-            if total == amount:
-                return list(range(begin, end + 1))
             before = range(end + 1, min(end + 1 + MOST_BESIDE, len(drew)))
             in_time = [at for at in before if settled_ms[begin] - settled_ms[at] <= LOST_SPAN_MS]
-            together = [(at, drew[at]) for at in in_time if settled_ms[at] == settled_ms[in_time[0]]]
-            chosen = _some_of(together, amount - total)
-            if chosen:
-                return [*range(begin, end + 1), *chosen]
+            beside = _sums_of([(at, drew[at]) for at in in_time if settled_ms[at] == settled_ms[in_time[0]]])
+            tried.update(total + some for some in beside)
+            tries += len(beside)
+            chosen = beside.get(amount - total)
+            if chosen is not None:
+                return None if _is_chance(tried, amount) else [*range(begin, end + 1), *chosen]
+            if tries > MOST_LOST_SUMS:
+                return None
     return None
 
 
-def _some_of(drew: Sequence[tuple[int, int]], amount: int) -> list[int]:
-    """The places of some of a few charges that come to an amount; empty where none do."""
+def _sums_of(drew: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    """What any of a few charges come to, with their places."""
     reached: dict[int, list[int]] = {0: []}
-    for place, quantity in drew if amount else ():
+    for place, quantity in drew:
         for before, chosen in list(reached.items()):
             reached.setdefault(before + quantity, [*chosen, place])
-    return reached.get(amount, [])
+    return reached
+
+
+def _is_chance(tried: Collection[int], amount: int) -> bool:
+    """Whether an amount may be among some sums by chance: people top up by round figures, and of all figures as round
+    as the amount, up to the largest sum, more than one in CHANCE is among them."""
+    grain = 1
+    while amount % (grain * 10) == 0:
+        grain *= 10
+    like_it = sum(1 for one in tried if one > 0 and one % grain == 0)
+    # The sum that was found is one, by chance or not.
+    return (like_it - 1) * CHANCE > max(tried) // grain
 
 
 def _of_lost(
@@ -291,7 +319,7 @@ def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark)
     seen_to = asked.seen_to[mark.pair]
     if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
         return None, None  # an event may still show it, and would be given back a second time
-    costs = [_cost(pools, row) for row in again]
+    costs = [_cost(pools, line.feature, row) for row in again]
     drew = [
         (int(row.sent_qty) * cost, int(row.may_be) // int(row.sent_qty))
         for row, cost in zip(again, costs, strict=True)
@@ -307,10 +335,11 @@ def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark)
     return replace(line, corrected=more), replace(mark, apart=mark.apart - more)
 
 
-def _cost(pools: Pools, push: PushRow) -> int:
+def _cost(pools: Pools, pool: str, push: PushRow) -> int:
     """What a unit of a push drew, and draws now; 0: that changed, and giving it back would give another amount."""
-    least, most = pools.weight_between(str(push.feature), int(push.first_attempt_ms), int(push.settled_ms))
-    return most if least == most == pools.weight_between(str(push.feature), int(push.settled_ms), 2**62)[1] else 0
+    feature, settled_ms = str(push.feature), int(push.settled_ms)
+    least, most = pools.weight_between(pool, feature, int(push.first_attempt_ms), settled_ms)
+    return most if least == most == pools.weight_between(pool, feature, settled_ms, 2**62)[1] else 0
 
 
 def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int] | None:

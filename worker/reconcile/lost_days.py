@@ -53,11 +53,12 @@ def compare_lost(
     over: Over,
 ) -> Steps[None]:
     """Ask for the totals of those days, and tell what no push of ours stands beside."""
-    spans: list[Span] = yield Transaction(
+    spans, pushed = yield Transaction(
         "reconcile_lost",
-        partial(_spans, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms),
+        partial(_lost, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms),
         rollback=True,
     )
+    known = {*compared, *pushed}
     for at in range(0, len(spans), CHUNK):
         part = spans[at : at + CHUNK]
         totals: Sequence[Totals | ReadFailed] = yield ReadTotals(
@@ -68,13 +69,25 @@ def compare_lost(
                 done.not_read(span.customer_id, read.reason)
                 continue
             for feature, theirs in sorted(read.items()):
-                if theirs and (span.org_id, span.customer_id, feature, span.day_ms) not in compared:
+                if theirs and (span.org_id, span.customer_id, feature, span.day_ms) not in known:
                     line = Line(
                         span.day_ms, span.org_id, provider, span.customer_id, feature, 0, int(theirs), "over", note=NOTE
                     )
                     done.compared += 1
                     done.differing.append(line)
                     tell(line)
+
+
+def _lost(
+    connection: sa.Connection, *, provider: str, scope: ReconcileScope, since_ms: int, now_ms: int
+) -> tuple[list[Span], set[tuple[str, str, str, int]]]:
+    """The spans, and of their days whatever was pushed: a day that was settled long ago is known, though no run of
+    recent days compares it."""
+    spans = _spans(connection, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms)
+    days = [{"org_id": org, "day_ms": day} for org, day in sorted({(one.org_id, one.day_ms) for one in spans})]
+    values = {"provider": provider, "days": days, "day_length_ms": DAY_MS}
+    pushed = SQL.run(connection, "pushed_then", values) if days else ()
+    return spans, {(str(row.org_id), str(row.customer_id), str(row.feature), int(row.day_ms)) for row in pushed}
 
 
 def _spans(

@@ -110,6 +110,13 @@ FROM losses l JOIN assignments a ON a.start_ms < l.until_ms AND (a.end_ms IS NUL
 WHERE a.provider = :provider AND a.customer_id <> '' AND (:org_id = '' OR a.org_id = :org_id) AND l.at_ms >= :since_ms
 ORDER BY a.org_id, a.start_ms, l.number
 
+-- name: pushed_then
+-- Features of days of which some push is known, whenever it was settled.
+SELECT DISTINCT p.org_id, p.customer_id, p.feature, d.day_ms
+FROM {rows :days (org_id text, day_ms bigint)} d JOIN pushes p ON p.org_id = d.org_id AND p.window_ms >= d.day_ms
+    AND p.window_ms < d.day_ms + :day_length_ms
+WHERE p.provider = :provider AND p.state NOT IN ('voided', 'carried')
+
 -- name: keep
 INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, theirs_qty, verdict, at_ms)
 VALUES (:day_ms, :org_id, :provider, :customer_id, :feature, :ours_qty, :theirs_qty, :verdict, :at_ms)

@@ -28,7 +28,8 @@ from drawdown.worker.reconcile.short import Short
 def drew(pools: Pools, push: PushRow) -> tuple[int, int]:
     """The least and the most that a base unit of an accepted push drew."""
     settled_ms = int(push.settled_ms or push.sealed_at_ms)
-    return pools.weight_between(str(push.feature), int(push.first_attempt_ms or settled_ms), settled_ms)
+    pool = pools.of(str(push.feature))
+    return pools.weight_between(pool, str(push.feature), int(push.first_attempt_ms or settled_ms), settled_ms)
 
 
 def _standing(
@@ -80,8 +81,8 @@ def weighed(
     unread = any(isinstance(read, ReadFailed) for short in some for read in short.by_window.values())
     now = None if unread else _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
     beyond = None if now is None or drawn is None else now.beyond(drawn)
-    if any(least != most for least, most in costs):
-        beyond = None  # it was sent while its cost changed: what it would have drawn is not known
+    if any(least != most or not most for least, most in costs):
+        beyond = None  # it was sent while its cost changed, or drew on another balance: this one does not tell of it
     places = [place for place, is_told in enumerate(told) if is_told]
     quantities = [amounts[place] for place in places]
     among = None if beyond is None else _charged_of(quantities, beyond, extra)
@@ -109,7 +110,7 @@ def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int
         return 0
     shown = sum(
         (short.line.theirs - short.line.ours + short.corrected)
-        * pools.weight_between(short.line.feature, short.line.from_ms, 2**62)[1]
+        * pools.weight_between(pools.of(short.line.feature), short.line.feature, short.line.from_ms, 2**62)[1]
         for short in some
     )
     return max(0, absent + shown)

@@ -64,10 +64,11 @@ busy AS MATERIALIZED (
         ORDER BY j.projection_id DESC LIMIT 1), 0) AS changed_ms
     FROM (SELECT DISTINCT org_id FROM used WHERE lately > 0) u
 ),
--- Of the whole fleet, by its index: those that began within minutes are few.
+-- By the index of the whole fleet: those that began within minutes are few. A greater size would be a meter.
 begun AS MATERIALIZED (
     SELECT b.org_id, b.sandbox_id, b.memory_mb, b.since_ms FROM sandboxes b
-    WHERE b.state = 'running' AND b.since_ms > :begun_ms AND b.since_ms <= :ahead_ms AND b.memory_mb IS NOT NULL
+    WHERE b.state = 'running' AND b.since_ms > :begun_ms AND b.since_ms <= :ahead_ms
+        AND b.memory_mb BETWEEN 0 AND {most_memory_mb} AND b.org_id IN (SELECT p.org_id FROM picked p)
 ),
 beginning AS MATERIALIZED (
     SELECT p.org_id, COALESCE((SELECT MAX(k.at_ms) FROM (SELECT j.at_ms, j.is_halted FROM projections j

@@ -49,7 +49,7 @@ def judge(found: Standing) -> Headline:
     for call in calls(found):
         return Headline("person_needed", call.reason, call.next)
     awaiting = [one for one in found.unresolved if one.state == AWAITING_CREDIT]
-    waits = "; ".join(f"{one.size} wait for credit at {one.provider}" for one in awaiting)
+    waits = "; ".join(f"{one.size} {one.waits} for credit at {one.provider}" for one in awaiting)
     return _behind(found) or Headline("settled", waits or "nothing waits", "nothing")
 
 

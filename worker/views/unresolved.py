@@ -47,6 +47,11 @@ class Unresolved:
         return f"{counted(self.pushes, 'push', 'pushes')} of {counted(self.orgs, 'organisation', 'organisations')}"
 
     @property
+    def waits(self) -> str:
+        """The verb after `size`."""
+        return "waits" if self.pushes == 1 else "wait"
+
+    @property
     def command(self) -> str:
         """The one command for all of them: its dry run, where a person decides; else the list."""
         if self.state == "in_doubt":

@@ -158,7 +158,7 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
         Need(
             "warn",
             "no credit",
-            f"{one.size} at {one.provider}, {one.worth}, wait for credit: {UNTIL_CREDIT}",
+            f"{one.size} at {one.provider}, {one.worth}, {one.waits} for credit: {UNTIL_CREDIT}",
             one.command,
             href=url(PUSHES, state=AWAITING_CREDIT, provider=one.provider),
         )

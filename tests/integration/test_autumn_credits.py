@@ -1,0 +1,394 @@
+"""Autumn with a credit system, by the emulated server: charged, lost, doubled, clamped, used up, and put right.
+
+Guarantee: the emulator's own books judge. After healing the balance of each customer equals samples times cost to the
+last digit, or a person is told exactly the amount that it lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.autumn import build
+from drawdown.providers.protocol import Setup
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.commands import withdrawals
+from drawdown.worker.commands.flip_rules import FlipOptions, Wish
+from drawdown.worker.commands.flips import flip
+from drawdown.worker.engine import runner
+from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
+from drawdown.worker.verify.verify import verify
+from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
+from tests.emulators.autumn_numbers import ONE_OFF
+from tests.emulators.wire import Direct
+from tests.world import T0, Fleet
+
+COSTS = {f"compute_{size}gb": Decimal(size) / 10_000 for size in (1, 2, 4, 8, 16, 32, 64)}
+GB = 1024
+HOUR_MS = 60 * MINUTE_MS
+
+
+class House:
+    """A fleet billed at an emulated Autumn, whose `credits` pay for all sizes."""
+
+    def __init__(self, engine: sa.Engine, credits: Mapping[str, float]) -> None:
+        clock = FixedClock(T0)
+        self.autumn = AutumnEmulator()
+        account = self.autumn.account
+        for feature in COSTS:
+            account.add_feature(feature)
+        account.add_feature("credits", kind="credit_system", credit_schema=dict(COSTS))
+        for customer, amount in credits.items():
+            account.add_customer(customer, T0)
+            if amount:
+                account.grant(customer, "credits", amount, T0, interval=ONE_OFF)
+        setup = Setup("autumn", {"secret_key": SECRET_KEY}, clock, Direct(self.autumn, clock), engine)
+        self.fleet = Fleet(engine, clock=clock, extra={"autumn": build(setup)})
+        self.fleet.assign(*credits, provider="autumn")
+        self.used: dict[str, Decimal] = dict.fromkeys(credits, Decimal(0))
+        self.window = 0
+
+    def use(self, org: str, seconds: int, size: int = 4) -> None:
+        """Use a size for some seconds in the window that comes next."""
+        self.fleet.sample(org, T0 + self.window * WINDOW_MS + 1, seconds, size * GB)
+        self.used[org] += COSTS[f"compute_{size}gb"] * seconds
+
+    def bill(self) -> None:
+        """Let the window go by, and all that it takes to bill it."""
+        self.window += 1
+        self.tick(T0 + (self.window + 1) * WINDOW_MS)
+
+    def tick(self, at_ms: int) -> None:
+        self.fleet.tick(at_ms)
+
+    def wait(self, ms: int) -> None:
+        self.window = (self.fleet.clock.at_ms + ms - T0) // WINDOW_MS
+        self.tick(self.fleet.clock.at_ms + ms)
+
+    def compare(self, **scope: Any) -> Reconciled:
+        """Reconcile, once the provider's lag is over."""
+        self.fleet.clock.at_ms += HOUR_MS
+        self.window = (self.fleet.clock.at_ms - T0) // WINDOW_MS
+        world = runner.World(self.fleet.engine, self.fleet.providers, self.fleet.cells, self.fleet.clock)
+        given = {"provider": "autumn", **scope}
+        return runner.run(reconcile(self.fleet.context(), ReconcileScope(**given), self.fleet.by), world)
+
+    def drawn(self, customer: str) -> Decimal:
+        """What the customer's credits were drawn on, by the emulator's books, doubles included."""
+        return Decimal(str(self.autumn.account.drawn.get((customer, "credits"), 0)))
+
+    def states(self, org: str) -> list[tuple[object, ...]]:
+        rows = self.fleet.rows(
+            "SELECT feature, revision, sent_qty, state FROM pushes WHERE org_id = :org ORDER BY window_ms, 1, 2",
+            org=org,
+        )
+        return [tuple(row) for row in rows]
+
+    def is_exact(self) -> None:
+        """Everybody paid what was used, and nothing is left to a person."""
+        assert {customer: self.drawn(customer) for customer in self.used} == self.used
+        assert self.fleet.rows("SELECT told_qty FROM balance_marks WHERE told_qty <> 0") == []
+        assert read(self.fleet.engine, verify).breaches == []
+
+
+def told(found: Reconciled) -> list[tuple[str, str, str, int, int, int]]:
+    """What differed: amounts in millionths of a credit."""
+    return [
+        (line.org_id, line.feature, line.verdict, line.theirs - line.ours, line.corrected, line.scale)
+        for line in found.differing
+    ]
+
+
+def test_charges_are_exact_in_credits_and_costs_are_learned(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 10})
+    house.use("acme", 1_000, size=4)
+    house.use("acme", 100, size=64)
+    house.bill()
+    assert house.drawn("acme") == Decimal("1.04")
+    rates = house.fleet.rows(
+        "SELECT feature, micro, per_quantity, balance FROM provider_rates WHERE provider = 'autumn' ORDER BY micro"
+    )
+    assert rates == [(feature, int(cost * 10**6), 1, "credits") for feature, cost in COSTS.items()]
+    assert house.fleet.one("SELECT balance_micro FROM orgs WHERE org_id = 'acme'") == 8_960_000
+    assert house.compare(correct=True).exit_status == 0
+    house.is_exact()
+
+
+def test_lost_balance_is_told_exactly_and_sent_again(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100, "globex": 100})
+    for org in ("acme", "globex"):
+        house.use(org, 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.sync()
+    house.use("acme", 1_000, size=4)
+    house.use("acme", 300, size=64)
+    house.use("globex", 77, size=8)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert house.drawn("acme") == Decimal("3.2"), "2.32 credits are lost"
+    looked = house.compare()
+    assert told(looked) == [
+        ("acme", "credits", "short", -2_320_000, 0, 10**6),
+        ("globex", "credits", "short", -61_600, 0, 10**6),
+    ]
+    assert house.drawn("acme") == Decimal("3.2"), "to look changes nothing"
+    assert [line[4] for line in told(house.compare(correct=True))] == [2_320_000, 61_600]
+    house.bill()
+    house.is_exact()
+    again = house.compare(correct=True)
+    assert (again.differing, again.exit_status) == ([], 0)
+    house.is_exact()
+
+
+def test_loss_that_no_pushes_make_up_is_told_once_with_its_amount(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.account.add_to_balance("acme", "credits", 10)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -10_000_000, 0, 10**6)]
+    assert house.fleet.rows("SELECT feature, told_qty, scale FROM balance_marks") == [("credits", -10_000_000, 10**6)]
+    assert house.compare(correct=True).differing == []
+
+
+def test_stale_read_is_no_loss(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.bill()
+    house.compare(correct=True)
+    house.use("acme", 100, size=4)
+    house.bill()
+    account = house.autumn.account
+    account.add_to_balance("acme", "credits", 0.04)  # as a read before the last push would show it
+    house.fleet.clock.at_ms -= HOUR_MS
+    found = house.compare(correct=True)
+    assert house.fleet.one("SELECT COUNT(*) FROM adoptions") == 0
+    assert found.differing == [] or found.waiting
+
+
+def test_push_drawn_twice_is_given_back(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.autumn.faults.rates = {"answer_lost": 1.0}
+    house.autumn.list_stands_still = (T0, T0 + DAY_MS)
+    house.bill()
+    house.autumn.faults.rates = {}
+    house.autumn.key_store = "refusing"
+    house.wait(5 * MINUTE_MS)
+    house.wait(5 * MINUTE_MS)
+    house.autumn.key_store = "up"
+    house.autumn.list_stands_still = (0, 0)
+    assert house.drawn("acme") == Decimal("6.4"), "3.2 credits were drawn twice"
+    house.wait(HOUR_MS)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "over", 3_200_000, 3_200_000, 10**6)]
+    house.wait(HOUR_MS)
+    house.is_exact()
+
+
+def test_charge_without_event_is_decided_by_the_balance(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.autumn.faults.rates = {"queued_charged_no_event": 1.0}
+    house.use("acme", 500, size=64)
+    house.use("acme", 60, size=8)
+    house.bill()
+    house.autumn.faults.rates = {}
+    house.use("acme", 10, size=1)
+    house.bill()
+    for _ in range(30):
+        house.wait(HOUR_MS)
+    assert {state for *_, state in house.states("acme")} == {"accepted"}
+    house.is_exact()
+
+
+def test_claim_without_charge_is_voided_and_billed(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.autumn.faults.rates = {"claimed_not_applied": 1.0}
+    house.use("acme", 500, size=64)
+    house.use("acme", 60, size=8)
+    house.bill()
+    house.autumn.faults.rates = {}
+    for _ in range(30):
+        house.wait(HOUR_MS)
+    assert sorted(house.states("acme")) == [
+        ("compute_64gb", 0, 500, "voided"),
+        ("compute_64gb", 1, 500, "accepted"),
+        ("compute_8gb", 0, 60, "voided"),
+        ("compute_8gb", 1, 60, "accepted"),
+    ]
+    house.is_exact()
+
+
+def test_clamped_charge_leaves_the_rest_owed_until_there_is_credit(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 1})
+    house.autumn.account.control(
+        "acme",
+        {
+            "spend_limits": [{"feature_id": "credits", "enabled": True, "overage_limit": 2}],
+            "overage_allowed": [{"feature_id": "credits", "enabled": True}],
+        },
+        T0,
+    )
+    house.use("acme", 500, size=64)
+    house.bill()
+    for _ in range(4):
+        house.wait(5 * MINUTE_MS)
+    assert house.drawn("acme") == 3
+    assert house.states("acme") == [
+        ("compute_64gb", 0, 500, "voided"),
+        ("compute_64gb", 1, 469, "accepted"),
+        ("compute_64gb", 2, 31, "rejected"),
+    ]
+    assert house.fleet.rows("SELECT is_halted, halt_reason FROM orgs") == [(1, "credits_exhausted")]
+    house.autumn.account.grant("acme", "credits", 50, house.fleet.clock.at_ms, interval=ONE_OFF)
+    for _ in range(6):
+        house.wait(HOUR_MS)
+    assert house.states("acme")[2:] == [("compute_64gb", 2, 31, "voided"), ("compute_64gb", 3, 31, "accepted")]
+    # The unit that was charged in part is not charged again: 0.0016 credits of it were not drawn.
+    assert house.used["acme"] - house.drawn("acme") == Decimal("0.0016")
+    assert read(house.fleet.engine, verify).breaches == []
+
+
+def test_grant_used_up_exactly_halts_and_waiting_usage_is_billed_once(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 3.2})
+    house.wait(0)  # a first read shows the grant
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.fleet.rows("SELECT is_halted, halt_reason FROM orgs") == [(1, "credits_exhausted")]
+    house.use("acme", 100, size=64)
+    house.bill()
+    assert house.states("acme")[-1] == ("compute_64gb", 0, 100, "rejected")
+    for _ in range(3):
+        house.wait(HOUR_MS)
+    assert house.states("acme")[-1] == ("compute_64gb", 0, 100, "rejected"), "nothing is tried without credit"
+    house.autumn.account.grant("acme", "credits", 10, house.fleet.clock.at_ms, interval=ONE_OFF)
+    for _ in range(4):
+        house.wait(HOUR_MS)
+    assert house.states("acme")[-2:] == [("compute_64gb", 0, 100, "voided"), ("compute_64gb", 1, 100, "accepted")]
+    assert house.fleet.one("SELECT is_halted FROM orgs") == 0
+    assert house.compare(correct=True).exit_status == 0, "what was drawn from the grant that is gone is known"
+    house.is_exact()
+
+
+def test_grant_used_up_exactly_by_the_first_push_is_no_loss(engine: sa.Engine) -> None:
+    """Only the preflight of the assignment ever saw the grant: taken for a loss, its usage would be billed twice."""
+    house = House(engine, {})
+    account, fleet = house.autumn.account, house.fleet
+    account.add_customer("acme", T0)
+    account.grant("acme", "credits", Decimal("0.024"), T0, interval=ONE_OFF)
+    house.used["acme"] = Decimal(0)
+    house.use("acme", 60)
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    options = FlipOptions("autumn", T0, dry_run=False, allow_halt=False, unchecked=False, each_alone=False)
+    runner.run(flip(fleet.context(), [Wish("acme", "acme")], options, fleet.by), world)
+    house.bill()
+    account.grant("acme", "credits", 10, fleet.clock.at_ms, interval=ONE_OFF)
+    found = house.compare(correct=True)
+    assert (told(found), found.exit_status) == ([], 0)
+    house.bill()
+    house.is_exact()
+
+
+def test_cost_change_while_pushes_are_under_way_hides_no_loss(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.bill()
+    house.compare(correct=True)
+    house.autumn.account.features["credits"].credit_schema["compute_64gb"] = Decimal("0.01")
+    house.use("acme", 100, size=64)
+    house.bill()
+    assert house.drawn("acme") == Decimal("4.2")
+    assert house.states("acme")[-1] == ("compute_64gb", 0, 100, "accepted")
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.sync()
+    house.use("acme", 10, size=64)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -100_000, 100_000, 10**6)]
+    house.bill()
+    assert house.drawn("acme") == Decimal("4.3")
+    assert house.compare(correct=True).exit_status == 0
+
+
+@pytest.mark.parametrize("size", [1, 64])
+def test_give_back_beyond_the_grant_is_exact(engine: sa.Engine, size: int) -> None:
+    house = House(engine, {"acme": 10})
+    house.use("acme", 1_000, size=size)
+    house.bill()
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], house.fleet.by))
+    house.used["acme"] = Decimal(0)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.is_exact()
+
+
+def test_feature_that_left_the_credits_is_no_loss_of_them(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.use("acme", 100, size=4)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    del house.autumn.account.features["credits"].credit_schema["compute_4gb"]
+    house.autumn.account.grant("acme", "compute_4gb", 10_000, house.fleet.clock.at_ms, interval=ONE_OFF)
+    house.wait(HOUR_MS)
+    house.use("acme", 300, size=4)
+    house.use("acme", 10, size=64)
+    house.bill()
+    for _ in range(3):
+        found = house.compare(correct=True)
+        assert (told(found), found.exit_status) == ([], 0)
+        house.wait(DAY_MS)
+    assert house.drawn("acme") == Decimal("3.304")
+    assert house.autumn.account.drawn["acme", "compute_4gb"] == 300
+    assert house.fleet.one("SELECT COUNT(*) FROM adoptions") == 0
+
+
+def test_loss_is_told_right_after_a_first_credit_system(engine: sa.Engine) -> None:
+    """All that was ever used before is in the credits or not: the balance of its own may be gone."""
+    house = House(engine, {"acme": 100})
+    account = house.autumn.account
+    schema = dict(account.features["credits"].credit_schema)
+    account.features["credits"].credit_schema.clear()
+    account.grant("acme", "compute_4gb", 10_000, T0, interval=ONE_OFF)
+    house.use("acme", 250, size=4)
+    house.bill()
+    house.bill()
+    account.features["credits"].credit_schema.update(schema)
+    del account.customers["acme"].grants["compute_4gb"]
+    house.wait(HOUR_MS)
+    found = house.compare(correct=True)
+    assert (told(found), house.fleet.one("SELECT COUNT(*) FROM adoptions")) == ([], 0), "it is not billed once more"
+    house.wait(HOUR_MS)
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+    house.bill()
+    assert house.drawn("acme") == Decimal("0.04")
+    found = house.compare(correct=True)
+    assert (told(found), found.exit_status) == ([], 0)
+
+
+def test_loss_is_found_while_a_used_up_part_has_yet_to_end(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    account, ends_ms = house.autumn.account, T0 + 40 * DAY_MS
+    account.grant("acme", "credits", 1.6, T0, interval=ONE_OFF, given="promo", expires_at=ends_ms)
+    house.wait(0)
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    assert "promo" not in [one.given for one in account.customers["acme"].grants["credits"]]
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+    house.bill()
+    house.is_exact()
