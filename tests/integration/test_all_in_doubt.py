@@ -19,7 +19,6 @@ from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import doubted_pushes
 from drawdown.worker.commands.doubted_pushes import DoubtFilter, resolve_all
-from drawdown.worker.commands.rates import set_rate
 from drawdown.worker.verdict.rates import Prices, Quantity
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
@@ -78,12 +77,13 @@ class Lab:
                 for name in names
             }
 
-    def rate(self, feature: str, micro: int, balance: str) -> None:
+    def rate(self, feature: str, micro: int, balance: str, per_quantity: int = 1, from_ms: int = 0) -> None:
         """As a tick keeps the cost that a provider tells."""
         self.fleet.write(
-            "INSERT INTO provider_rates (provider, feature, start_ms, micro, at_ms, actor, reason, balance) "
-            "VALUES ('fake', :feature, 0, :micro, 0, 'drawdown', 'told', :balance)",
-            {"feature": feature, "micro": micro, "balance": balance},
+            "INSERT INTO provider_rates "
+            "(provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "
+            "VALUES ('fake', :feature, :from_ms, :micro, :per_quantity, 0, 'drawdown', 'told', :balance)",
+            {"feature": feature, "from_ms": from_ms, "micro": micro, "per_quantity": per_quantity, "balance": balance},
         )
 
 
@@ -194,7 +194,7 @@ def test_amounts_are_by_unit_and_features_without_a_rate_are_named(lab: Lab) -> 
     lab.rate("compute_1gb", 10_000, "credits")
     lab.rate("compute_4gb", 500, "tokens")
     later = T0 + 2 * WINDOW_MS
-    write(lab.fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (1, 3), lab.fleet.by, from_ms=later))
+    lab.rate("compute_1gb", 1, "credits", 3, later)
     used = [("compute_1gb", T0, 100), ("compute_1gb", later, 1), ("compute_1gb", later + 1, 1), ("compute_4gb", T0, 10)]
     used += [(f"other_{number}", T0, 1_000) for number in range(5)]
     worth = read(

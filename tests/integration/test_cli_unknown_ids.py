@@ -65,6 +65,7 @@ def t(words: str, near: str, file: str | None = None) -> Typed:
 
 
 TERMS = "--below 1 --amount 5 --price 100 --currency usd --customer cus_1 --most 1000"
+ALL_IN_DOUBT = "--all-in-doubt --accepted --evidence e"
 RANGE = "--from 2026-01-01 --to 2026-01-02"
 # Each parameter that takes an id, by command and the parameter's name.
 IDS: dict[tuple[str, str], Typed] = {
@@ -132,6 +133,9 @@ IDS: dict[tuple[str, str], Typed] = {
     ("push list", "provider"): t("--provider embeddedd", "embedded"),
     ("push list", "feature"): t("--feature compute_1gbb", "compute_1gb"),
     ("push show", "key"): t(f"{KEY}x", KEY),
+    ("push cancel", "keys"): t(f"{KEY}x", KEY),
+    ("push resolve", "customer"): t(f"{ALL_IN_DOUBT} --customer acmee", "acme"),
+    ("push resolve", "feature"): t(f"{ALL_IN_DOUBT} --feature compute_1gbb", "compute_1gb"),
     **{
         (f"push {verb}", name): t(f"{words} {more}", near)
         for verb, more in (("retry", ""), ("resolve", "--accepted --evidence e"), ("void", "--evidence e"))
@@ -303,7 +307,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
     which kept runs_out_within older_than later cluster shards deep folder force
-    since_last"""
+    since_last all_in_doubt at_most"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),

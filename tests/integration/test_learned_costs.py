@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,12 +13,12 @@ from drawdown.schema.database import read
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.catalog.costs import read_pools
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import Effect, Steps
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.rates import rate_card_of
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider
 from tests.integration.providing import clean, fleet_of
+from tests.interleave.walk import Walk
 from tests.prepaid import look
 from tests.world import T0, Fleet
 
@@ -130,11 +129,14 @@ def test_costs_that_cannot_be_read_change_nothing(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_a_cost_that_is_told_no_more_stands(fleet: Fleet) -> None:
+def test_a_cost_that_is_told_no_more_is_a_change_to_a_balance_of_its_own(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     fake(fleet).costs_say = (LARGE,)
-    fleet.tick(FIRST + MINUTE_MS)
-    assert learned(fleet) == [(100, 0, None, FIRST)]
+    for number in (1, 2):
+        fleet.tick(FIRST + number * MINUTE_MS)
+    assert learned(fleet) == [(100, 0, None, FIRST), (0, window_of(FIRST), FIRST, FIRST + MINUTE_MS)]
+    pools = read(fleet.engine, lambda c: read_pools(c, "fake"))
+    assert (pools.of("compute_1gb"), pools.of("compute_4gb")) == ("compute_1gb", "credits")
     clean(fleet)
 
 
@@ -162,21 +164,14 @@ def test_the_watch_learns_them_too(fleet: Fleet) -> None:
 def test_two_who_learn_the_same_keep_it_once(fleet: Fleet) -> None:
     """Both asked before either has written."""
     fleet.tick(FIRST)
-    fake(fleet).costs_say = (DEARER,)
+    fake(fleet).costs_say = (DEARER, LARGE)
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    waiting = learn_costs(fleet.context("w2"), "fake")
-    effect = next(waiting)
-    for _ in range(2):  # it knows what is known, and has been told what is told
-        answer = runner.run(_alone(effect), world)
-        effect = waiting.send(answer)
+    waiting = Walk(learn_costs(fleet.context("w2"), "fake"), world)
+    waiting.until("learn_costs", fleet.engine)
     runner.run(learn_costs(fleet.context("w1"), "fake"), world)
-    runner.run(_alone(effect), world)
+    waiting.rest(fleet.engine)
     assert [row[0] for row in learned(fleet)] == [100, 300] and records(fleet) == 3
     clean(fleet)
-
-
-def _alone(effect: Effect) -> Steps[Any]:
-    return (yield effect)
 
 
 def test_a_cost_that_nobody_put_on_record_is_found(fleet: Fleet) -> None:

@@ -46,11 +46,12 @@ def rates_part(provider: str) -> Part:
     return SQL.part("rates", {"provider": provider})
 
 
-def card_of(rows: Iterable[Any]) -> RateCard:
+def card_of(rows: Iterable[Any], *, apart: bool = False) -> RateCard:
     """A provider's rates that were read. From where the provider tells a feature's cost, an operator's rates of it
-    count no more. A provider that tells costs in several balances tells none that can be added up."""
+    count no more. A provider that tells costs in several balances tells none that can be added up: they count for
+    whoever keeps balances `apart`."""
     read = list(rows)
-    begins = {} if balance_told(read) is None else _told_since(read)
+    begins = _told_since(read) if apart or balance_told(read) is not None else {}
     return RateCard(
         Rate(row.feature, row.start_ms, row.micro, row.per_quantity)
         for row in read
@@ -184,8 +185,12 @@ class Prices:
 
     def _card(self, provider: str) -> RateCard:
         if provider not in self._cards:
-            self._cards[provider] = rate_card_of(self._connection, provider)
             in_ledger = uses_ledger(self._connection, provider)
+            if in_ledger:
+                self._cards[provider] = read_rate_card(self._connection)
+            else:
+                rates = SQL.run(self._connection, "rates", {"provider": provider})
+                self._cards[provider] = card_of(rates, apart=True)
             rows = SQL.run(self._connection, "balances_of_rates", {"provider": provider}).all()
             told = {} if in_ledger else {(row.feature, row.start_ms): str(row.balance) for row in rows}
             self._balances[provider] = told
