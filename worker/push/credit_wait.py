@@ -9,6 +9,7 @@ a grant (recorded).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -63,14 +64,13 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
         "longest_wait_ms": LONGEST_WAIT_MS,
         "at_most": MOST_AGAIN,
     }
+    unread = SQL.run(connection, "unread", values).scalars().all()
     if SQL.run(connection, "waiting", values, held="").first() is None:
-        # The usual case: no customer has credit for it. S1's lock comes before any other, so this is all that is done.
-        unread = SQL.run(connection, "unread", values).scalars().all()
-        if unread:
-            mark_for_projection(connection, unread, now_ms)
-        return 0
+        _ask(connection, unread, now_ms)
+        return 0  # the usual case: no customer has credit for it
     lock_buckets(connection)
     require_same(connection, witness)
+    _ask(connection, unread, now_ms)  # after that lock, as everybody takes them
     # Held: a person may resolve one as accepted meanwhile, which takes no such lock.
     waiting = SQL.run(connection, "waiting", values, held="hold_push").all()
     chosen = [
@@ -81,3 +81,8 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
     by = By(now_ms, "drawdown", "the customer has credit again")
     void_many(connection, chosen, by, [push.last_error or REJECTED for push in chosen], "rejected")
     return len(chosen)
+
+
+def _ask(connection: sa.Connection, unread: Sequence[str], now_ms: int) -> None:
+    if unread:
+        mark_for_projection(connection, unread, now_ms)
