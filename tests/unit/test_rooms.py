@@ -14,7 +14,7 @@ ROOMS: Final = sorted(path.name for path in WORKER.iterdir() if (path / "__init_
 
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "engine": set(),
-    "catalog": set(),
+    "catalog": {"engine"},
     "sources": set(),
     "verify": set(),
     "cluster": set(),
