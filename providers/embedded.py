@@ -35,12 +35,12 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
 from drawdown.schema.locks import lock_charges
 from drawdown.schema.sql import queries
-from drawdown.schema.units import parse_push_key
+from drawdown.schema.units import EMBEDDED, parse_push_key
 
 T = TypeVar("T")
 SQL = queries(__file__)
 
-NAME: Final = "embedded"
+NAME: Final = EMBEDDED
 CAPABILITIES: Final = Capabilities(
     batch_size=2000,
     key_retention_ms=None,

@@ -93,6 +93,9 @@ class StripeProvider:
         a window but the newest: such a push is refused here. So is what the stream would refuse after its answer, for
         Stripe tells only samples of that."""
         now_ms = self._clock.now_ms()
+        if isinstance(meters, ReadFailed) and not self._settings.stream_url:
+            # A key may lack the right to read meters, and v1 refuses what is unfit. `check` has named a window before.
+            return None
         if isinstance(meters, ReadFailed):
             at_ms, why = now_ms + backoff_ms(push.attempt), f"its meter cannot be looked up: {meters.reason}"
             return RetryAt(at_ms, why, too_many=meters.too_many)

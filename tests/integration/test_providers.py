@@ -161,12 +161,12 @@ def test_history_that_was_lost_is_adopted_and_the_difference_sent(engine: sa.Eng
     clean(fleet)
 
 
-def test_success_that_charged_nothing_is_a_rejection_when_it_is_looked_up(engine: sa.Engine) -> None:
+def test_success_that_charged_nothing_awaits_credit_when_it_is_looked_up(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = Queued(0)
     provider.lookups[KEY] = Found(0)
     fleet.tick_windows(2)
-    assert fleet.tick(fleet.clock.at_ms + LAG).left.rejected == 1
+    assert fleet.tick(fleet.clock.at_ms + LAG).left.awaiting_credit == 1
 
 
 def test_what_is_too_old_for_the_provider_is_kept_and_said(engine: sa.Engine) -> None:
