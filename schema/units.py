@@ -58,6 +58,8 @@ MAX_METER: Final = MAX_MEMORY_MB + MAX_EVENT_TYPES
 """Meters stand where samples of sandboxes have their memory size, and are above each of them."""
 MAX_ID_CHARS: Final = 200
 
+EMBEDDED: Final = "embedded"
+"""The ledger here as a provider: named here for whoever asks only which it is, and bills nothing."""
 EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
 """Assignments that bill nothing here: another system does, or nobody."""
 

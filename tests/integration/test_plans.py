@@ -146,7 +146,7 @@ def test_a_settlement_finds_its_rows_by_the_primary_key(plans: Plans) -> None:
 
 
 def test_what_is_left_is_counted_without_reading_what_is_settled(plans: Plans) -> None:
-    plan = plan_of(plans, "SELECT state, COUNT(*)", "FROM pushes")
+    plan = plan_of(plans, "AS state, COUNT(*) AS pushes FROM pushes left_over")
     assert "pushes_open" in plan
     plan = plan_of(plans, "SELECT reason, COUNT(*)", "late_quarantine", "sample_conflicts")
     assert "usage_samples_problems" in plan

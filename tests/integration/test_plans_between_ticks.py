@@ -167,7 +167,8 @@ def test_the_mapping_is_taken_apart_once_for_all_that_waits(engine: sa.Engine) -
 def test_an_estimate_looks_up_whom_it_is_of_and_nobody_else(engine: sa.Engine, name: str) -> None:
     """It went through all whom the provider bills, once for each thousand that were asked about."""
     values = {"org_ids": [], "segments": [], "provider": "embedded", "since_ms": 0, "now_ms": 0, "lately_ms": 0}
-    part = effective_balance.SQL.part(name, {**values, "just_now_ms": 0})
+    begun = {"begun_ms": 0, "ahead_ms": 0, "unsampled_s": 0, "changes": 1}
+    part = effective_balance.SQL.part(name, {**values, **begun, "just_now_ms": 0})
     statement, bound = effective_balance.SQL.reading("sqlite", part)
     with engine.connect() as connection:
         plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {statement.clause.text}"), bound)

@@ -13,9 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.sql import Part, queries
-from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.schema.units import EMBEDDED, EXEMPT_PROVIDERS
 
 SQL = queries(__file__)
 

@@ -64,7 +64,8 @@ busy AS MATERIALIZED (
         ORDER BY j.projection_id DESC LIMIT 1), 0) AS changed_ms
     FROM (SELECT DISTINCT org_id FROM used WHERE lately > 0) u
 ),
--- By the index of the whole fleet: those that began within minutes are few. A greater size would be a meter.
+-- Of these organisations, or by the index of all that began within minutes: PostgreSQL takes what is less, SQLite the
+-- first. A greater size would be a meter.
 begun AS MATERIALIZED (
     SELECT b.org_id, b.sandbox_id, b.memory_mb, b.since_ms FROM sandboxes b
     WHERE b.state = 'running' AND b.since_ms > :begun_ms AND b.since_ms <= :ahead_ms

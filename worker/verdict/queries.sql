@@ -128,9 +128,9 @@ UPDATE gate_asks SET busy_until_ms = NULL WHERE org_id = :org_id AND asked_ms = 
 SELECT feature, start_ms, micro, per_quantity, balance, actor, reason FROM provider_rates WHERE provider = :provider
 ORDER BY feature, start_ms
 
--- name: balances_of_rates
--- The credit systems that a provider's rates draw on.
-SELECT feature, start_ms, balance FROM provider_rates WHERE provider = :provider AND balance IS NOT NULL
+-- name: rates_of_all
+-- Those of every provider, each with the credit system that it draws on.
+SELECT provider, feature, start_ms, micro, per_quantity, balance FROM provider_rates
 
 -- name: policies
 SELECT plan, policy FROM provider_when_down WHERE provider = :provider

@@ -12,15 +12,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.rates import Rate, RateCard, read_rate_card
-from drawdown.schema.sql import Part, queries
+from drawdown.ledger.rates import Rate, RateCard, rate_card, read_rate_card
+from drawdown.ledger.rates import rates_part as ledger_part
+from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.typed.parsing import show_credits
 from drawdown.schema.units import EVER_MS
-from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.catalog.wallets import terms_part, wallets_at, with_wallets
 
 SQL = queries(__file__)
 
@@ -158,7 +160,7 @@ def named_quantities(quantities: Mapping[str, int], most: int = MOST_NAMED) -> s
 
 
 class Prices:
-    """The rates of each provider, read when it is first needed."""
+    """The rates of all providers, read in one statement when they are first needed."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
@@ -183,17 +185,18 @@ class Prices:
             micro[balance] += rate.price(quantity)
         return Worth(dict(quantities), dict(micro), dict(unpriced))
 
+    @cached_property
+    def _read(self) -> dict[str, list[Any]]:
+        return together(self._connection, terms=terms_part(), ledger=ledger_part(), own=SQL.part("rates_of_all"))
+
     def _card(self, provider: str) -> RateCard:
         if provider not in self._cards:
-            in_ledger = uses_ledger(self._connection, provider)
-            if in_ledger:
-                self._cards[provider] = read_rate_card(self._connection)
+            if provider in with_wallets(self._read["terms"]):
+                self._cards[provider], self._balances[provider] = rate_card(self._read["ledger"]), {}
             else:
-                rates = SQL.run(self._connection, "rates", {"provider": provider})
-                self._cards[provider] = card_of(rates, apart=True)
-            rows = SQL.run(self._connection, "balances_of_rates", {"provider": provider}).all()
-            told = {} if in_ledger else {(row.feature, row.start_ms): str(row.balance) for row in rows}
-            self._balances[provider] = told
+                own = [row for row in self._read["own"] if row.provider == provider]
+                told = {(row.feature, row.start_ms): str(row.balance) for row in own if row.balance is not None}
+                self._cards[provider], self._balances[provider] = card_of(own, apart=True), told
         return self._cards[provider]
 
     def _balance(self, provider: str, rate: Rate) -> str:
