@@ -58,6 +58,8 @@ MANNERS: Final = {
     "warehouse_away": "",
 }
 ROWS_CHANCE, PERSON_CHANCE, BROKEN_PROMISE = 0.6, 0.5, 0.2
+FIRST_ROWS: Final = 6
+"""How often rows came before anybody asked: many a life is too short for those that come later to be cut off."""
 AT_ONCE: Final = 2
 """Samples that one transaction of a withdrawal takes back."""
 STANDS: Final = re.compile("stands for the batch ([0-9a-f]+), with other content: withdraw that one")
@@ -115,6 +117,8 @@ class Asked:
             worker.context.databases = databases
         add = partial(add_query, source="calls", question=QUESTION, by=said(world), from_ms=FIRST)
         world.write(add)
+        for _ in range(FIRST_ROWS):
+            self._write(world)
         return world
 
     def judged(self, world: World, effect: Transaction, answer: Any) -> None:

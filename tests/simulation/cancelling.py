@@ -18,7 +18,7 @@ _WRONG = (
     "SELECT key, org_id, provider, feature FROM pushes WHERE provider IN ('stripe') AND (state = 'accepted' "
     "AND first_attempt_ms > :since OR state = 'in_doubt' AND last_error = :cancelling) ORDER BY key"
 )
-DIES = 0.15
+DIES = 0.4
 
 
 def cancel_wrong(world: World) -> str | None:

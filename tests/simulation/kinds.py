@@ -146,6 +146,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "outage of a provider, for longer than plans allow": ("outage",),
     "halted: credit used up": ("verdict_credits_exhausted",),
     "halted: credit reserved by runs": ("verdict_reserved",),
+    "halted: its own limit on usage is reached": ("verdict_usage_limit",),
     "halted on an estimate": ("verdict_estimate",),
     "halted: provider unreadable for too long": ("verdict_unreadable",),
     "estimate proved wrong, and was undone": ("verdict_estimate_wrong",),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from drawdown.worker.engine.effects import (
     AskWhoFills,
     ChargeMoney,
@@ -17,6 +20,9 @@ from drawdown.worker.engine.effects import (
     Transaction,
 )
 from tests.simulation.server import Reading
+
+ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
+"""Where in memory something without words of its own lies: in each process, and in each life, somewhere else."""
 
 
 def name_of(effect: Effect | Reading | None) -> str:
@@ -53,4 +59,4 @@ def describe(effect: Effect | Reading, answer: object, error: Exception | None) 
 def short(value: object) -> str:
     if isinstance(value, Exception):
         return f"{type(value).__name__}: {value}".split("\n", 1)[0][:160]
-    return repr(value)[:200]
+    return ADDRESS.sub("", repr(value))[:200]

@@ -13,13 +13,13 @@ from tests.simulation.folded import simulated
 from tests.simulation.lives import faults_in, lives
 from tests.whole import share
 
-SEEDS = share((9, 12), whole=tuple(range(60)))
+SEEDS = share((2, 3), whole=tuple(range(60)))
 TICKS = 30
+HAPPENED: Final = frozenset({"push_folded", "fold_cut_off", "replay", "void", "year_passed"})
 
 
 def test_what_was_billed_stays_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = faults_in(simulated, SEEDS, TICKS, monkeypatch)
-    assert {"push_folded", "fold_cut_off", "replay", "void", "year_passed"} <= seen.keys()
+    assert faults_in(simulated, SEEDS, TICKS, monkeypatch, HAPPENED).keys() >= HAPPENED
 
 
 SUMS: Final = "the sums are not what they were"

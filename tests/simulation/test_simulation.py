@@ -28,7 +28,7 @@ from tests.simulation.world import START
 from tests.whole import share
 
 TICKS = 12
-BATCHES: Sequence[int] = share((0, 1, 6), whole=range(20))
+BATCHES: Sequence[int] = share((0, 1, 2, 6), whole=range(20))
 """Each day's meet every kind of fault."""
 SEEDS_A_BATCH = 10
 RARE = {
