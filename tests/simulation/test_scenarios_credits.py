@@ -136,7 +136,8 @@ def test_a_balance_that_weighs_all_features_alike_tells_nothing() -> None:
         assert [state for _, _, state in one_lost_one_drawn()] != ["voided", "accepted", "accepted"]
 
 
-def test_what_a_balance_store_lost_is_drawn_again_and_nobody_is_told() -> None:
+def test_loss_before_the_first_comparison_is_told_with_its_amount() -> None:
+    """A part that no read showed, and that was used up, would look the same: it is not sent again by itself."""
     world, autumn = in_credits(HUGE)
     sent(world, autumn)
     assert autumn.drawn("acme", CREDITS) == BOTH * GRAINS // 10_000
@@ -145,7 +146,8 @@ def test_what_a_balance_store_lost_is_drawn_again_and_nobody_is_told() -> None:
     world.time.advance(2 * 60 * MINUTE_MS)
     drive(world, start(world, "w", comparing(world)))
     ticks(world)
-    assert autumn.drawn("acme", CREDITS) == BOTH * GRAINS // 10_000
+    assert world.rows("SELECT told_qty, scale FROM balance_marks") == [(-BOTH * 1_000, 10**7)]
+    assert settle_told(world) == "settles what was told of 1 balances"
     world.time.advance(2 * 60 * MINUTE_MS)
     drive(world, start(world, "w", comparing(world)))
     assert (settle_told(world), world.breaches, settled(world)) == (None, [], [])

@@ -196,7 +196,8 @@ def _of_pair(
         apart = 0 if expired else _nearest(least, read_unsure(connection, asked.provider, pair, since, ours))
     if apart == 0:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
-        unchanged = is_sure if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
+        first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
+        unchanged = is_sure if ours.apart is not None else first
         yield None, None if unchanged or pair in asked.standing else mark
         return
     customer, pool = pair
@@ -210,8 +211,10 @@ def _of_pair(
     if pair in asked.standing:
         yield replace(line, note=BESIDE, standing=True), None
         return
-    # A part that no read ever showed, used up by just these pushes, would look like their loss.
-    if apart < 0 and is_sure and not drawn.is_gone:
+    # A part that no read ever showed, used up by just these pushes, would look like their loss: none can be told from
+    # it before a comparison of the same credits agreed.
+    is_first = ours.apart is None and asked.pools.in_credits(pool)
+    if apart < 0 and is_sure and not drawn.is_gone and not is_first:
         newest = _newest(connection, asked, pair, max(since, ours.marked_ms - LOST_SPAN_MS))
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
             return  # the next run tells whether it was an old read
