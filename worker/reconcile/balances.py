@@ -3,7 +3,8 @@
 Guarantee: a push that was sent twice and drawn twice is adopted, and so given back, where pushes sent twice make up the
 amount exactly: a second drawing draws all of its push. Where a balance lacks just what pushes drew one after the
 other in a few minutes, the provider lost those drawings with its store (observed: the events stay, the balance goes
-back). That is adopted as drawn less, so that the next seal sends it again. Any other difference between a balance and
+back). If a comparison agreed before, that is adopted as drawn less, so that the next seal sends it again: at a first
+comparison of credits, a part that no read showed may have been used up. Any other difference between a balance and
 our pushes, more or less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a
 push was on its way meanwhile, nothing is compared. Where events and pushes still differ by what only a console tells,
 a person is told each time by how much the balance differs from all that was pushed, and nothing is remembered: a mark
@@ -313,7 +314,7 @@ def _is_chance(tried: Collection[int], amount: int) -> bool:
 def _of_lost(
     connection: sa.Connection, asked: Compared, line: Line, lost: Sequence[PushRow]
 ) -> tuple[Line | None, Mark | None]:
-    """Less was drawn than pushed, by what the newest pushes drew: their drawings are adopted as none, and owed anew."""
+    """Adopt the lost drawings of pushes as drawn less, so that their usage is owed again."""
     if not asked.scope.correct:
         return replace(line, note=LOST), None
     # A command goes on for long. What is adopted belongs to the cycle that was read, and follows what it takes back.

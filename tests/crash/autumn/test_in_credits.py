@@ -11,7 +11,7 @@ from tests.crash.autumn.siege import in_credits
 from tests.whole import WHOLE, share
 
 pytestmark = pytest.mark.skipif(
-    not WHOLE, reason="not green yet: of a loss while a cost changes, the least amount is told (ops/proof.md)"
+    not WHOLE, reason="not green yet: of a loss while a cost changes, the least amount is told (decision 33)"
 )
 
 PUSHES, KILLS = share((300, 2), whole=(2_000, 8))
