@@ -72,7 +72,7 @@ def which_cells_were_told_of_a_halt(walk: Walk) -> None:
 
 
 def what_waits_at_a_provider_and_why(walk: Walk) -> None:
-    walk.click("pushes at embedded")
+    walk.click("1 push of 1 organisation at embedded")
     walk.reads("in doubt", "acme", HOSTILE)
 
 

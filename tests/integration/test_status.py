@@ -220,7 +220,7 @@ def test_a_rejection_is_told_by_its_own_error_and_not_by_the_commonest(fleet: Fl
     fleet.write(
         f"UPDATE pushes SET state = 'rejected', due_at_ms = 0, last_error = 'too old' WHERE org_id = '{ORGS[0]}'"
     )
-    assert look(fleet)["reason"] == "1 pushes rejected at fake: too old"
+    assert look(fleet)["reason"] == "1 push rejected at fake: too old"
 
 
 def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: FakeProvider) -> None:

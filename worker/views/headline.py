@@ -16,7 +16,7 @@ from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, show_quantity
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
 from drawdown.worker.views.standing import Headline, Standing, how_much
-from drawdown.worker.views.unresolved import AWAITING_CREDIT
+from drawdown.worker.views.unresolved import AWAITING_CREDIT, counted
 from drawdown.worker.views.waiting import Waiting
 
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
@@ -99,7 +99,8 @@ def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
         if pushes:
             why, name = provider.errors.get(state) or "no reason is on record", provider.provider
             show = f"drawdown push list --state {state} --provider {quote(name)}"
-            what, words = f"{pushes:,} pushes at {name}", f"{pushes:,} pushes {state.replace('_', ' ')} at {name}"
+            count = counted(pushes, "push", "pushes")
+            what, words = f"{count} at {name}", f"{count} {state.replace('_', ' ')} at {name}"
             if state == "in_doubt" and (doubted := found.unresolved_at(name, state)) is not None:
                 show, since = doubted.command, utc(doubted.oldest_window_ms)
                 what = f"{doubted.size} at {name}, {doubted.worth}, the oldest of {since}"
