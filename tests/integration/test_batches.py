@@ -967,6 +967,7 @@ def test_a_file_that_has_its_first_content_again_is_in_no_conflict(fleet: Fleet,
     assert read(fleet.engine, files_left).conflicts == 0
 
 
+@pytest.mark.both_databases
 def test_what_the_last_tick_could_not_do_is_no_settled_headline(fleet: Fleet, watched: Path) -> None:
     """A strange name stops no other file, and is not passed over; of a folder that cannot be listed no file has a
     row."""

@@ -132,6 +132,7 @@ def test_one_address_that_tries_many_names_leaves_no_more_rows_than_it_may(door:
     assert door.fleet.one("SELECT MAX(LENGTH(name)) FROM console_failures") == 200
 
 
+@pytest.mark.both_databases
 def test_whoever_is_ended_or_reset_is_out_at_once(door: Door) -> None:
     stored = door.add()
     by = door.fleet.by
