@@ -118,6 +118,7 @@ def wrong(home: Home, paths: list[str]) -> tuple[list[tuple[str, int]], int]:
     return [one for one in found if one[1] not in FINE], len(found)
 
 
+@pytest.mark.both_databases
 def test_no_address_of_a_page_makes_it_fail(home: Home) -> None:
     paths = [path for page in PAGES for path in paths_of(page)]
     found, asked = wrong(home, paths)
