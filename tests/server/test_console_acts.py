@@ -41,6 +41,8 @@ OWN: Final = ("console_acts", "console_sessions", "console_users")
 """What the console keeps for itself."""
 CASES: Final = [pytest.param(action, EXAMPLES[action.name], id=action.name) for action in ACTIONS]
 REASON: Final = "as they asked"
+ON_SQLITE: Final = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Where the command line does the same beside it, in a copy of the database's file."""
 
 
 def session_of(action: Action) -> int:
@@ -136,6 +138,7 @@ def require_refusals(home: Home, action: Action, example: Example) -> None:
             assert answer.status_code in (400, 404), field.name
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(("action", "example"), CASES)
 def test_an_action_from_its_form_to_its_end(home: Home, tmp_path: Path, action: Action, example: Example) -> None:
     example.prepare(home)
@@ -378,6 +381,7 @@ def test_where_the_answer_is_lost_it_says_what_to_do(
     assert again.status_code == 303 and "ddk_" not in lost.text
 
 
+@ON_SQLITE
 def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(home: Home) -> None:
     home.fleet.write("DELETE FROM sandboxes")
     for box in (("b1", "acme", "cell-2", "running"), ("b2", "acme", "cell-2", "running"),
