@@ -23,6 +23,7 @@ from tests.fresh import name_anew, named_anew
 from tests.integration.locked import require_lock
 from tests.postgres_server import Server
 from tests.quick_sqlite import quicken
+from tests.understood import misunderstood
 from tests.whole import WHOLE
 
 gc.disable()
@@ -132,10 +133,15 @@ def migrated_sqlite() -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgres(postgres_server: str) -> str:
-    """The name of a migrated, empty database to copy."""
-    _migrated(_new_database(postgres_server, MIGRATED))
-    return MIGRATED
+def migrated_postgres(postgres_server: str) -> Iterator[str]:
+    """Return the name of a migrated, empty database to copy.
+
+    In the end its server must be able to plan each statement that this process ran on SQLite.
+    """
+    url = _new_database(postgres_server, MIGRATED)
+    _migrated(url)
+    yield MIGRATED
+    assert misunderstood(url) == [], "statements that ran on SQLite, and that PostgreSQL cannot plan"
 
 
 def opened(url: str) -> sa.Engine:

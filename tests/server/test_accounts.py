@@ -44,6 +44,7 @@ async def render(program: Program, key: str, org: str = "acme") -> None:
     assert (await program.post(f"/{key}/settle", {"actual": 6})).status_code == 200
 
 
+@pytest.mark.both_databases
 def test_a_wallet_and_its_lots_read_as_the_commands_say(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
@@ -90,6 +91,7 @@ def test_a_wallet_holds_what_suppliers_wait_for_until_a_batch_releases_it(shop: 
     assert waits() == (4_200_000, 4_200_000), "what is frozen is in no batch"
 
 
+@pytest.mark.both_databases
 def test_what_suppliers_are_owed_reads_as_the_commands_say(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
     by = shop.fleet.by
 

@@ -157,6 +157,7 @@ def test_a_file_that_is_read_slowly_gives_its_place_to_another(
     home.ask(work)
 
 
+@pytest.mark.both_databases
 def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first(home: Home) -> None:
     path, seen, pages = "/console/orgs?within=1h", [], 0
     while path:
@@ -218,6 +219,7 @@ def test_a_file_for_programs_has_what_that_for_spreadsheets_has_and_texts_as_the
     ]  # fmt: skip
 
 
+@pytest.mark.both_databases
 def test_every_page_with_lines_hands_out_both(home: Home) -> None:
     paths = [page.file_path(form) + page.example for page in PAGES if page.lines for form in ("csv", "jsonl")]
     answers = []

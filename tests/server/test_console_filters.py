@@ -61,8 +61,8 @@ ASKED: Final = re.compile(r'ask\.[\w.]+\("((?:after|before|behind|conflict|sampl
 
 
 @pytest.fixture
-def home(engine: sa.Engine) -> Home:
-    return Filled(engine)
+def home(filled_engine: sa.Engine) -> Home:
+    return Filled(filled_engine, copied=True)
 
 
 def text_of(home: Home, path: str, status: int = 200) -> str:
@@ -226,6 +226,7 @@ def files_of(home: Home, *paths: str) -> list[str]:
     return home.ask(work)
 
 
+@pytest.mark.both_databases
 def test_each_file_is_its_pages_filter_with_times_in_iso_and_decimals_that_are_plain(home: Home) -> None:
     assert {page.path for page in PAGES if page.lines} == set(ROWS)
     narrowed = set[str]()

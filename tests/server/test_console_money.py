@@ -28,6 +28,7 @@ from drawdown.worker.views.accounts import account_of
 from drawdown.worker.views.vendors import DriftLine
 from tests.server.acts import money
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, says, secret
+from tests.server.lived import lived
 from tests.world import T0
 
 AGAIN: Final = 99
@@ -44,8 +45,7 @@ COMPARED: Final = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def home(engine: sa.Engine) -> Home:
+def traded(engine: sa.Engine) -> Home:
     """Somebody who owes, a pool, a supplier's runs, a top-up in doubt, a hostile customer; what was compared."""
     made = Home(engine)
     money.owes(made)
@@ -63,6 +63,11 @@ def home(engine: sa.Engine) -> Home:
         made.fleet.write(COMPARED, {**values, "day": T0 - DAY_MS, "at": made.now})
     write(engine, lambda c: spenders.check(c, made.now))
     return made
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    return lived(engine, traded)
 
 
 def test_a_gift_is_no_purchase_by_default(home: Home) -> None:
@@ -107,6 +112,7 @@ def rows_of(home: Home, path: str, session: int = ANN) -> list[str]:
     return answer.text.splitlines()[1:]
 
 
+@pytest.mark.both_databases
 def test_billing_has_the_figures_of_the_command_line(home: Home) -> None:
     account = read(home.engine, lambda c: account_of(c, "acme", home.now))
     said = text_of(home, "/console/billing?id=acme", KIM)
@@ -172,6 +178,7 @@ def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
     assert len(file) == len(entries)
 
 
+@pytest.mark.both_databases
 def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) -> None:
     (account,) = read(home.engine, lambda c: settlements.list_suppliers(c, home.now, 10))
     assert account.sums.eligible_micro == 2 * MICRO
@@ -394,6 +401,7 @@ def test_a_page_asks_as_much_of_many_as_of_few_and_twelve_at_most(home: Home) ->
     assert many == few and max(many) <= 12, (few, many)
 
 
+@pytest.mark.both_databases
 def test_lists_of_money_go_on_behind_their_last_row_and_end(home: Home) -> None:
     fill_up(home, 2 * wallets.MOST_ON_PAGE + 5)
     pages = {

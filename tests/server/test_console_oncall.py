@@ -28,6 +28,7 @@ from drawdown.worker.views import halt_list, pending, pushes
 from drawdown.worker.views.pushes import PushFilter, list_pushes
 from drawdown.worker.views.runs import RunFilter, list_runs
 from tests.server.console_home import Home, says
+from tests.server.lived import lived
 from tests.world import T0
 
 ODD: Final = "<b>&\"'/../?x=1#:r1:9"
@@ -101,7 +102,7 @@ def tiles(page: str) -> Mapping[str, str]:
 
 @pytest.fixture
 def night(engine: sa.Engine) -> Night:
-    return Night(engine)
+    return lived(engine, Night)
 
 
 def told(night: Night, words: str, *more: str) -> Any:
@@ -159,6 +160,7 @@ FILTERS_OF_BOTH: Final[tuple[dict[str, str], ...]] = (
 )  # fmt: skip
 
 
+@pytest.mark.both_databases
 def test_the_command_line_and_the_console_list_the_same_pushes_in_the_same_order(night: Night) -> None:
     wait_variously(night)
     seen = set()
@@ -265,6 +267,7 @@ def test_sends_that_ended_alike_are_one_row(night: Night) -> None:
     assert tiles(page)["Price"] == figures.UNKNOWN, "it is not charged yet"
 
 
+@pytest.mark.both_databases
 def test_what_waits_says_why_and_what_mends_it(night: Night) -> None:
     page = night.page("/console/pending")
     by_reason, by_org, unmapped, quarantined = tables(page)

@@ -40,6 +40,7 @@ def with_program(house: House, work: Work, **more: Any) -> None:
     assert read(house.fleet.engine, verify).breaches == []
 
 
+@pytest.mark.both_databases
 def test_a_run_from_its_preview_to_its_end(house: House) -> None:
     async def work(program: Program) -> None:
         found = (await program.post("/preview", {"org": "acme", "estimate": 6})).json()
@@ -79,6 +80,7 @@ def test_whose_a_run_is_need_not_be_said_by_a_key_that_is_bound(house: House) ->
     served(house, work)
 
 
+@pytest.mark.both_databases
 def test_a_run_that_another_one_pays_for(house: House) -> None:
     async def work(program: Program) -> None:
         give(house, "wayne")
@@ -104,6 +106,7 @@ def test_a_run_that_another_one_pays_for(house: House) -> None:
     with_program(house, work)
 
 
+@pytest.mark.both_databases
 def test_each_act_again_changes_nothing(house: House) -> None:
     async def work(program: Program) -> None:
         for repeated in (False, True):
@@ -120,6 +123,7 @@ def test_each_act_again_changes_nothing(house: House) -> None:
     with_program(house, work)
 
 
+@pytest.mark.both_databases
 def test_a_wallet_is_paged_to_its_first_entry(house: House) -> None:
     async def work(program: Program) -> None:
         await program.accept("e-1", 20)
@@ -253,6 +257,7 @@ REFUSED: Final[list[Case]] = [
 ]
 
 
+@pytest.mark.both_databases
 def test_what_is_refused_has_its_code_and_moves_nothing(house: House) -> None:
     by, engine = house.fleet.by, house.fleet.engine
     house.fleet.assign("still", "poor")

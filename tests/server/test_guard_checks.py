@@ -76,6 +76,7 @@ def stated(house: House) -> Iterator[list[str]]:
     sa.event.remove(house.fleet.engine, "before_cursor_execute", note)
 
 
+@pytest.mark.both_databases
 def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> None:
     async def work(check: Check) -> None:
         with stated(house) as alone:
@@ -90,6 +91,7 @@ def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> N
     with_checks(house, work)
 
 
+@pytest.mark.both_databases
 def test_each_of_many_is_answered_as_it_would_be_alone(house: House) -> None:
     """Whatever they ask for, and with whosever key."""
     orders: list[tuple[str, dict[str, object]]] = [
@@ -147,6 +149,7 @@ def test_a_key_that_is_over_and_names_no_organisation_is_told_that_it_is_over(ho
     with_checks(house, work)
 
 
+@pytest.mark.both_databases
 def test_a_check_waits_for_no_writer(house: House) -> None:
     """Neither for the file or row that another writes, nor for the threads of programs that wait for it."""
 
@@ -192,6 +195,7 @@ def test_a_reading_that_hangs_keeps_no_other(house: House, monkeypatch: pytest.M
     with_checks(house, work)
 
 
+@pytest.mark.both_databases
 def test_whom_another_pays_for_costs_a_few_statements_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nobody else: then each check would be as dear."""
     seen: list[str] = []

@@ -39,6 +39,7 @@ async def kept(caller: Caller) -> None:
         await asyncio.sleep(0.005)
 
 
+@pytest.mark.both_databases
 def test_what_is_invalid_is_counted_by_key_and_reason_with_the_name_of_one(
     shop: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +116,7 @@ def test_nobody_waits_for_it_nor_is_refused_for_it(shop: House, monkeypatch: pyt
     assert listed_of(shop) == []
 
 
+@pytest.mark.both_databases
 def test_the_latest_example_is_shown_and_old_hours_go_with_pruned_samples(shop: House) -> None:
     now, engine = shop.clock.at_ms, shop.fleet.engine
     for at, item_id in ((now - 90 * DAY_MS, "first"), (now, "last"), (now + DAY_MS, None)):

@@ -60,6 +60,7 @@ def held(house: House, org: str = "acme") -> object:
     return house.fleet.one("SELECT held_micro FROM ledger_accounts WHERE account_id = :id", id=f"wallet:{org}")
 
 
+@pytest.mark.both_databases
 def test_many_at_once_are_held_in_few_transactions(house: House, shared: list[int]) -> None:
     give(house, "acme")
     write(house.fleet.engine, lambda c: set_rate(c, "tokens", 1_000, 1, house.fleet.by, from_ms=None))
@@ -81,6 +82,7 @@ def test_many_at_once_are_held_in_few_transactions(house: House, shared: list[in
     assert ("e-4", "p-1", "key:app", 60 * MINUTE_MS) in rows
 
 
+@pytest.mark.both_databases
 def test_where_there_is_no_room_for_all_as_many_are_held_as_alone(house: House, shared: list[int]) -> None:
     give(house, "acme", 10)
     answers = accepted(house, [(f"e-{number}", 3, {}) for number in range(12)])
@@ -89,6 +91,7 @@ def test_where_there_is_no_room_for_all_as_many_are_held_as_alone(house: House, 
     assert {refused(one) for one in answers if one.status_code != 200} == {(402, "no_credit")}
 
 
+@pytest.mark.both_databases
 def test_each_is_told_what_it_would_be_told_alone(house: House, shared: list[int]) -> None:
     """One bad request among good ones harms none of them; the same key twice is one run."""
     give(house, "acme")
@@ -125,6 +128,7 @@ def test_a_plans_most_for_all_runs_holds_together_too(house: House, shared: list
     assert held(house) == 5 * MICRO and shared
 
 
+@pytest.mark.both_databases
 def test_what_is_over_is_free_before_several_are_decided(house: House, shared: list[int]) -> None:
     give(house, "acme", 10)
     make_key(house, "app")
@@ -141,6 +145,7 @@ def test_what_is_over_is_free_before_several_are_decided(house: House, shared: l
     assert read(house.fleet.engine, verify).breaches == []
 
 
+@pytest.mark.both_databases
 def test_a_balance_that_a_provider_keeps_is_held_by_each_alone(house: House, shared: list[int]) -> None:
     house.autumn.account.add_customer("acme", house.clock.at_ms)
     house.autumn.account.grant("acme", "compute_1gb", 10, house.clock.at_ms)
@@ -182,6 +187,7 @@ def test_no_more_are_decided_together_than_the_bound(
     assert max(shared) == 4
 
 
+@pytest.mark.both_databases
 def test_a_lost_answer_is_told_to_each_and_again_is_safe(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit was done, and its answer lost."""
     give(house, "acme")
