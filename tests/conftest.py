@@ -74,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" not in metafunc.fixturenames:
         return
     marks = list(metafunc.definition.iter_markers())
-    if not any(mark.name == "parametrize" and mark.args[0] == "database_url" for mark in marks):
+    if not any(mark.name == "parametrize" and "database_url" in mark.args[0] for mark in marks):
         both = WHOLE or any(mark.name == BOTH for mark in marks)
         metafunc.parametrize("database_url", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
 
