@@ -27,7 +27,8 @@ class _Quick(shortcut.Connection):
 
     def exec_driver_sql(self, statement: str, parameters: Any = None, execution_options: Any = None) -> Any:
         begins = statement.startswith("BEGIN")
-        if (self._transaction is None and not begins) or self._is_listened_to():
+        positional = isinstance(parameters, tuple)  # which the short cut takes for many
+        if (self._transaction is None and not begins) or positional or self._is_listened_to():
             return sa.Connection.exec_driver_sql(self, statement, parameters, execution_options)
         return super().exec_driver_sql(statement, parameters)
 

@@ -381,7 +381,7 @@ PLANTED: dict[str, tuple[Callable[[Patches], None], Sees]] = {
 """How each is planted, and the test that it turns red."""
 
 
-@pytest.mark.parametrize("name", share(list(PLANTED)[::3], whole=list(PLANTED)))
+@pytest.mark.parametrize("name", share(list(PLANTED)[:1], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(fleet: Fleet, name: str) -> None:
     plant, sees = PLANTED[name]
     patches = Patches()
