@@ -242,8 +242,8 @@ def lasting_part(interval: str, usage: float, remaining: float, **more: object) 
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
-        ([lasting_part("day", 7, 3), lasting_part("one_off", 2, 8)], (2, 8, 3)),
-        ([lasting_part("day", 7, 3), lasting_part("day", 1, 0.5)], (0, 0, Decimal("3.5"))),
+        ([lasting_part("day", 7, 3), lasting_part("one_off", 2, 8)], ("2", "8", "3")),
+        ([lasting_part("day", 7, 3), lasting_part("day", 1, 0.5)], ("0", "0", "3.5")),
         # Whether a part that expires is drawn on before those of a cycle is untold, and so is the order of two cycles.
         ([lasting_part("day", 7, 3), lasting_part("one_off", 2, 8, expires_at=NOW_MS)], None),
         ([lasting_part("day", 7, 3), lasting_part("week", 1, 0)], None),
@@ -253,11 +253,12 @@ def lasting_part(interval: str, usage: float, remaining: float, **more: object) 
     ],
 )
 def test_what_outlasts_a_cycle_is_told_where_the_order_is_known(
-    parts: list[Body], expected: tuple[int | Decimal, ...] | None
+    parts: list[Body], expected: tuple[str, str, str] | None
 ) -> None:
     found = done(stubbed(account(customer({"compute": balance(breakdown=parts)}))).drawn("cus_1"))
     assert not isinstance(found, ReadFailed)
-    lasting = None if expected is None else Lasting(*map(Decimal, expected), NOW_MS)
+    figures = None if expected is None else [Decimal(one) for one in expected]
+    lasting = None if figures is None else Lasting(figures[0], figures[1], figures[2], NOW_MS)
     assert found["compute"].lasting == lasting
 
 

@@ -14,17 +14,21 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.examples import EXAMPLES
 from drawdown.providers.autumn import build
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import withdrawals
 from drawdown.worker.commands.flip_rules import FlipOptions, Wish
 from drawdown.worker.commands.flips import flip
+from drawdown.worker.commands.pushes import void
 from drawdown.worker.engine import runner
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.waiting import read_providers
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.emulators.wire import Direct
@@ -526,3 +530,37 @@ def test_used_up_or_ended_part_of_a_plan_is_no_loss(engine: sa.Engine, ends: boo
     assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
     house.bill()
     house.is_exact()
+
+
+def test_loss_that_was_healed_is_voided_by_nobody(engine: sa.Engine) -> None:
+    """Void it as well, and its usage is billed twice."""
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    key = str(house.fleet.one("SELECT key FROM pushes WHERE feature = 'compute_4gb'"))
+    assert told(house.compare(correct=True))[0][4] == 40_000
+    with pytest.raises(Refused, match=f"{key} is not voided: .* since {key}:r1. drawdown push show {key}"):
+        write(engine, lambda c: void(c, [key], house.fleet.by, "their support", although_accepted=True))
+    house.bill()
+    house.is_exact()
+
+
+def test_worth_of_what_waits_is_by_the_costs_that_the_provider_tells(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.autumn.account.features["credits"].credit_schema["compute_64gb"] = Decimal("0.01")  # the ledger has 0.0064
+    house.wait(0)
+    house.autumn.faults.rates = {"request_lost": 1.0}
+    house.use("acme", 500, size=64)
+    house.bill()
+    (waiting,) = read(engine, lambda c: read_providers(c, house.fleet.clock.at_ms))
+    assert (waiting.due + waiting.queued, waiting.price_micro, waiting.unpriced) == (1, 5_000_000, {})
+
+
+def test_example_of_a_rate_names_a_feature_whose_cost_is_not_told() -> None:
+    for example in EXAMPLES["provider rate"]:
+        assert example.split()[3] not in COSTS, "Drawdown refuses a rate of a feature whose cost the provider tells"

@@ -444,6 +444,12 @@ def _kept(mark: Mark) -> dict[str, int | None]:
     }
 
 
+def taken_back(connection: sa.Connection, accepted: Sequence[Row]) -> dict[str, str]:
+    """Return pushes whose loss a comparison of balances has adopted: by key, that of the adoption."""
+    keys = [{"key": push.key} for push in accepted]
+    return {str(row.key): str(row.adopted) for row in SQL.run(connection, "taken_back", {"keys": keys})} if keys else {}
+
+
 def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
     """A person says of pushes that were accepted that the provider lost them, under S1's lock. What a balance was told
     to lack is less by them: else what is drawn in their place would look as if they had been drawn after all."""

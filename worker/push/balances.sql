@@ -119,6 +119,14 @@ ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.s
     left_qty = excluded.left_qty, cycle_left_qty = excluded.cycle_left_qty, ends_ms = excluded.ends_ms,
     told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
 
+-- name: taken_back
+-- What was taken back of a push, since it was settled, because a balance did not show it: its usage is billed anew.
+SELECT p.key, MIN(q.key) AS adopted FROM {rows :keys (key text)} w JOIN pushes p ON p.key = w.key
+JOIN adoptions x ON x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.kind = 'drawn'
+JOIN pushes q ON q.window_ms = x.window_ms AND q.org_id = x.org_id AND q.feature = x.feature
+    AND q.revision = x.revision
+WHERE q.sent_qty = -p.sent_qty AND q.sealed_at_ms >= p.settled_ms GROUP BY p.key
+
 -- name: own_up_to_lost
 -- Only where a comparison since has found at least as much of it: else the balance says that they were drawn.
 UPDATE balance_marks SET apart_qty = balance_marks.apart_qty + v.sent_qty

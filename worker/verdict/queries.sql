@@ -52,6 +52,13 @@ SELECT 2 AS part, o.read_by_ms AS place, o.read_by_ms AS since_ms, {due_columns}
 {askable_at} AND o.read_by_ms <= :now_ms AND o.projection_due_ms IS NULL
 ORDER BY o.read_by_ms LIMIT :at_most
 
+-- name: halted_unread
+SELECT o.org_id FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.customer_id <> ''
+    AND {in_force_now}
+WHERE o.is_halted AND NOT o.operator_halt AND o.override_halted IS NULL AND o.projection_due_ms IS NULL
+    AND COALESCE(o.projection_read_ms, 0) <= :read_ms AND o.bucket BETWEEN :lo AND :hi
+ORDER BY COALESCE(o.projection_read_ms, 0) LIMIT :at_most
+
 -- name: put_off
 UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND projection_asks = :projection_asks
 
