@@ -6,6 +6,8 @@ that those who run wait for them. A person's halt and override are left alone.
 
 from __future__ import annotations
 
+from functools import partial
+
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
@@ -48,9 +50,9 @@ def test_a_tick_reads_only_so_many_of_the_halted_the_oldest_first(engine: sa.Eng
     assert due(fleet) == ["org-2", "org-3", "org-4"]
     write(engine, lambda c: mark_halted(c, "fake", three, Shard(), now))
     assert due(fleet) == ["org-0", "org-1", "org-2", "org-3", "org-4"]
-    wallets = capabilities(balance_in_ledger=True)
     fleet.write("UPDATE orgs SET projection_due_ms = NULL")
-    write(engine, lambda c: mark_halted(c, "fake", wallets, Shard(), now))
+    for wallets in (capabilities(balance_in_ledger=True), capabilities(same_database=True)):
+        write(engine, partial(mark_halted, provider="fake", capabilities=wallets, shard=Shard(), now_ms=now))
     assert due(fleet) == []
 
 

@@ -99,7 +99,7 @@ def mark_halted(
 ) -> None:
     """Have the provider asked about the halted whose last read is old, the oldest first. A person's halt and override
     are no matter of credit. A wallet of the embedded ledger asks by itself when credit comes in."""
-    if capabilities.balance_in_ledger:
+    if capabilities.same_database or capabilities.balance_in_ledger:
         return
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
     values = {

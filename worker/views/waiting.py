@@ -28,7 +28,7 @@ SQL = queries(__file__)
 @dataclass(frozen=True)
 class Waiting:
     """One provider's open pushes. Prices are micro-credits by the provider's own rates, or else by the embedded
-    ledger's rate card. What has no rate is in `unpriced` alone, and so is all of it where several balances pay for it."""
+    ledger's rate card. What has no rate is in `unpriced` alone; so is all of it if several balances pay for it."""
 
     provider: str
     due: int = 0
