@@ -1,4 +1,4 @@
-"""Features that a limit of the provider refuses although the balance lasts. What waits for credit waits for them, too."""
+"""Features that a limit of the provider refuses although the balance lasts: what waits for credit waits for them."""
 
 from alembic import op
 
