@@ -77,7 +77,9 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
     soon = now_ms + backoff_ms(lookups + 1)
     match result:
         case Paid(payment_id, amount, in_currency) if (amount, in_currency) == (money_minor, currency):
-            return End("credited", "paid", f"paid as {payment_id}", now_ms, payment_id)
+            return End(
+                "credited", "paid", f"paid as {payment_id}: {amount} {in_currency} (minor units)", now_ms, payment_id
+            )
         case Paid(payment_id, amount, in_currency):
             said = f"{payment_id} paid {amount} {in_currency}, and {money_minor} {currency} were asked for"
             return End("in_doubt", "other_content", said, now_ms + PERSON_WAIT_MS)

@@ -74,6 +74,23 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "sent_carried": (5, "attempt {attempt} of a push that sends nothing"),
     "numbers": (5, "{key} counts {attempts} attempts; on record are {tries}, numbered {lowest} to {highest}"),
     "early": (5, "{key} was sealed at {sealed_at_ms} and sent before, at {first_ms}"),
+    "unaccepted": (5, "{key} is {state}, and attempt {attempt} of it was accepted at {finished_ms}"),
+    "push_waits": (5, "{key} is {state} and waits until {due_at_ms}; now is {moment_ms}"),
+    "halt_waits": (7, "the halt at {cell_id} waits until {due_at_ms}; now is {moment_ms}"),
+    "swept_ahead": (
+        4,
+        "the sweep of bucket {bucket} began at {sweep_began_ms} and came to {sweep_next_ms}; its watermark is "
+        "{watermark_ms}",
+    ),
+    "stopped_unsaid": (4, "it is stopped since {stopped_at_ms}, and no action says so"),
+    "unstopped": (4, "{action} of {at_ms} is the last action about its stop, and it is not stopped"),
+    "held_long": (10, "{reservation} holds credit until {expires_ms}; now is {moment_ms}"),
+    "ended_unsaid": (10, "{reservation} is {state} since {ended_ms}, and nothing says who ended it and why"),
+    "settled_otherwise": (11, "{reservation} is settled at {settled_ms}; its receipt was written at {at_ms}"),
+    "topup_paid": (
+        12,
+        "{topup} asked for {money_minor} {currency}; its payment {payment_id} is booked as: {booked}",
+    ),
     "unproven": (5, "{key} is {state}, and no attempt or person settled it"),
     "charged_unsent": (5, "the ledger charged {quantity} for {key}, which was never sent"),
     "uncommitted": (5, "the ledger charged {quantity} for {key}; no such push was committed"),

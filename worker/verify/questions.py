@@ -36,8 +36,11 @@ STATEMENTS: Final = (
     (LEDGER, ("shared",)),
     (STATE, ("above", "pending_above", "floor", "floored", "folded_above", "refloored")),
     (STATE, ("watermark", "ahead", "cursor", "cursor_order", "beyond")),
-    (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
-    (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
+    (
+        PUSHES,
+        ("attempt", "attempts", "resent", "unaccepted", "push_waits", "no_evidence", "void_of_nothing", "sent_void"),
+    ),
+    (CREDIT, ("held", "never_due", "held_long", "ended_unsaid", "run_drawn", "run_entry", "unsettled", "above_hold")),
     (CREDIT, ("run_twice", "run_unbilled", "run_sample")),
     (
         CREDIT,
@@ -50,10 +53,13 @@ STATEMENTS: Final = (
     (PLANS, ("plan_unsaid", "plan_never_due", "tier_entry", "tier_holder")),
     (POOLS, ("allotted_otherwise", "allotted_unsaid", "returned_otherwise", "pool_never_due")),
     (POOLS, ("payer_unallowed", "payer_limit")),
-    (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
+    (
+        SETTLEMENTS,
+        ("no_settlement", "settles_nothing", "gross", "share", "settled_otherwise", "over_reversed", "clawed_back"),
+    ),
     (SETTLEMENTS, ("released_early", "released_frozen", "released_amount", "released_twice", "line", "batch")),
     (SAID, ("lot_unsaid", "acts")),
-    (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
+    (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "paid_otherwise", "capped", "calls", "uncalled")),
     (HOOKS, ("told_nothing", "undelivered")),
     (EVENTS, ("sampleless", "event_otherwise", "eventless", "backfilled_otherwise", "backfill_unreverted")),
     (BATCHES, ("batch_otherwise", "file_otherwise", "batchless", "batch_unwithdrawn")),
@@ -61,6 +67,7 @@ STATEMENTS: Final = (
     (GUARD, ("billed_twice",)),
     (DRIFT, ("parity_sum", "parity_line", "parity_stray")),
     (DRIFT, ("bill_unimported", "bill_unfinal", "imports_gap", "import_otherwise", "units_unsaid")),
+    (STATE, ("swept_ahead", "stopped_unsaid", "halt_waits")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
