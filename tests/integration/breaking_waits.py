@@ -36,6 +36,30 @@ WAITS = {
         (f"UPDATE halts SET due_at_ms = halted_at + {FAR}, acked_at_ms = NULL WHERE org_id = 'acme'",),
         "the halt at cell-1 waits until",
     ),
+    "a customer that is read in a year": Broken(
+        8,
+        (f"UPDATE orgs SET projection_due_ms = halted_at + {FAR} WHERE org_id = 'acme'",),
+        "its customer is read again at",
+    ),
+    "a message that is sent in a year": Broken(
+        13,
+        (
+            "UPDATE hook_deliveries SET state = 'due', ended_ms = NULL, due_at_ms = "
+            f"(SELECT m.at_ms + {FAR} FROM hook_messages m WHERE m.message_id = hook_deliveries.message_id) "
+            "WHERE message_id = (SELECT MIN(message_id) FROM hook_messages WHERE org_id = 'hooked')",
+        ),
+        "is sent to app at",
+        org="hooked",
+    ),
+    "a top-up that waits for a year": Broken(
+        12,
+        (
+            "UPDATE topups SET state = 'in_doubt', ended_ms = NULL, answer = 'in_doubt', "
+            f"due_at_ms = at_ms + {FAR} WHERE topup = 'topup:filled:1'",
+        ),
+        "topup:filled:1 is in_doubt and waits until",
+        org="filled",
+    ),
     "an organisation stopped by no action": Broken(
         4,
         ("UPDATE orgs SET stopped_at_ms = 1, stopped_reason = 'x' WHERE org_id = 'acme'",),

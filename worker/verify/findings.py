@@ -77,6 +77,9 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "unaccepted": (5, "{key} is {state}, and attempt {attempt} of it was accepted at {finished_ms}"),
     "push_waits": (5, "{key} is {state} and waits until {due_at_ms}; now is {moment_ms}"),
     "halt_waits": (7, "the halt at {cell_id} waits until {due_at_ms}; now is {moment_ms}"),
+    "read_waits": (8, "its customer is read again at {projection_due_ms}; now is {moment_ms}"),
+    "delivery_waits": (13, "{message_id} is sent to {endpoint} at {due_at_ms}; now is {moment_ms}"),
+    "topup_waits": (12, "{topup} is {state} and waits until {due_at_ms}; now is {moment_ms}"),
     "swept_ahead": (
         4,
         "the sweep of bucket {bucket} began at {sweep_began_ms} and came to {sweep_next_ms}; its watermark is "

@@ -173,6 +173,11 @@ JOIN projections j ON j.projection_id = q.projection_id
 WHERE h.acked_at_ms IS NOT NULL AND NOT j.is_halted AND NOT EXISTS (
     SELECT 1 FROM projections e WHERE e.org_id = h.org_id AND e.at_ms = h.halted_at AND e.is_halted)
 
+-- name: read_waits
+-- A customer that was asked about is read within minutes; two days leave room for clocks.
+SELECT 'read_waits' AS what, o.org_id, {no_window}, o.projection_due_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+FROM orgs o WHERE o.projection_due_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
+
 -- name: back
 -- Invariant 8. An older read never overwrites a newer one.
 SELECT 'back' AS what, q.org_id, {no_window}, q.projection_id, q.read_ms, q.before_ms FROM (

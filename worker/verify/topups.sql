@@ -76,6 +76,12 @@ FROM topups p LEFT JOIN (SELECT topup, COUNT(*) AS tries, MIN(attempt) AS lowest
 WHERE p.attempts <> COALESCE(q.tries, 0) OR (q.tries > 0 AND (q.lowest <> 1 OR q.highest <> q.tries))
     OR (p.state = 'shadow' AND p.attempts > 0)
 
+-- name: topup_waits
+-- No wait of an open top-up is longer than a day; a day more is left for clocks.
+SELECT 'topup_waits' AS what, {owner}, {no_window}, p.topup, p.state, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+FROM topups p WHERE p.state IN ('due', 'sending', 'in_doubt')
+    AND p.due_at_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
+
 -- name: uncalled
 -- Nobody pays for what was never called, unless a person says so.
 SELECT 'topup_uncalled' AS what, {owner}, {no_window}, p.topup, p.state FROM topups p
