@@ -31,6 +31,7 @@ from tests.integration.breaking_pools import POOLS
 from tests.integration.breaking_said import SAID
 from tests.integration.breaking_settlements import SETTLEMENTS
 from tests.integration.breaking_topups import TOPUPS
+from tests.integration.breaking_waits import WAITS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.whole import share
 from tests.world import T0, Fleet
@@ -48,6 +49,7 @@ BROKEN = {
     **EVENTS,
     **GUARD,
     **DRIFT,
+    **WAITS,
 }
 ONE_OF_EACH = {broken.invariant: name for name, broken in BROKEN.items()}
 ON_POSTGRESQL = share([*ONE_OF_EACH.values()], whole=[*BROKEN])
