@@ -124,9 +124,10 @@ NO_JSON: Final[tuple[tuple[bytes, int], ...]] = (
 def test_an_order_that_is_not_one_is_refused(lone: House) -> None:
     lone.customer("acme", 1)
     before = {**lone.counts(), "used_signatures": None}
+    wrong: list[tuple[Mapping[str, object] | bytes, int]] = [*WRONG_ORDERS, *NO_JSON]
 
     async def work(caller: Caller) -> None:
-        for order, status in (*WRONG_ORDERS, *NO_JSON):
+        for order, status in wrong:
             answer = await caller.admin("acme", "override", order)
             assert answer.status_code == status, (str(order)[:99], answer.text)
         headers = {**lone.signed(PATH, b"{}"), "content-type": "text/plain"}
