@@ -48,7 +48,6 @@ def test_an_organisation_is_assigned_with_actor_and_reason(house: House, secret:
     assert house.fleet.rows("SELECT 1 FROM assignments") == []
 
 
-@pytest.mark.both_databases
 def test_the_checks_are_those_of_the_command_line(house: House) -> None:
     house.customer("running", 100)
     house.fleet.tick(T0 + 3 * WINDOW_MS)
@@ -78,7 +77,6 @@ def test_the_checks_are_those_of_the_command_line(house: House) -> None:
     assert house.fleet.rows("SELECT org_id, provider FROM assignments") == [("running", "autumn")]
 
 
-@pytest.mark.both_databases
 def test_an_override_takes_effect_at_once_and_is_on_record(house: House) -> None:
     house.customer("acme")
     house.fleet.tick(T0 + WINDOW_MS)

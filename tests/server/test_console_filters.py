@@ -226,7 +226,6 @@ def files_of(home: Home, *paths: str) -> list[str]:
     return home.ask(work)
 
 
-@pytest.mark.both_databases
 def test_each_file_is_its_pages_filter_with_times_in_iso_and_decimals_that_are_plain(home: Home) -> None:
     assert {page.path for page in PAGES if page.lines} == set(ROWS)
     narrowed = set[str]()

@@ -113,7 +113,6 @@ def rows_of(home: Home, path: str, session: int = ANN) -> list[str]:
     return answer.text.splitlines()[1:]
 
 
-@pytest.mark.both_databases
 def test_billing_has_the_figures_of_the_command_line(home: Home) -> None:
     account = read(home.engine, lambda c: account_of(c, "acme", home.now))
     said = text_of(home, "/console/billing?id=acme", KIM)
@@ -179,7 +178,6 @@ def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
     assert len(file) == len(entries)
 
 
-@pytest.mark.both_databases
 def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) -> None:
     (account,) = read(home.engine, lambda c: settlements.list_suppliers(c, home.now, 10))
     assert account.sums.eligible_micro == 2 * MICRO

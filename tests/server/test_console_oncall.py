@@ -268,7 +268,6 @@ def test_sends_that_ended_alike_are_one_row(night: Night) -> None:
     assert tiles(page)["Price"] == figures.UNKNOWN, "it is not charged yet"
 
 
-@pytest.mark.both_databases
 def test_what_waits_says_why_and_what_mends_it(night: Night) -> None:
     page = night.page("/console/pending")
     by_reason, by_org, unmapped, quarantined = tables(page)

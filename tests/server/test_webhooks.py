@@ -30,7 +30,6 @@ def halt(house: House, org: str = "acme") -> None:
 
 
 @pytest.mark.parametrize("secret", SVIX)
-@pytest.mark.both_databases
 def test_a_top_up_resumes_within_one_webhook(house: House, secret: str) -> None:
     halt(house)
     house.clock.at_ms += 7_000
@@ -100,7 +99,6 @@ def test_a_stale_first_read_is_healed_by_a_second(house: House, monkeypatch: pyt
     assert (house.halted("acme"), reads() - before) == (True, 2)
 
 
-@pytest.mark.both_databases
 def test_a_repeat_is_known_by_its_id_and_changes_nothing(house: House) -> None:
     halt(house)
 
