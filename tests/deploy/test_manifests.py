@@ -246,7 +246,7 @@ def stub(tmp_path: Path) -> Path:
 
 
 def test_the_wrapper_says_0_for_75_and_nothing_else(stub: Path) -> None:
-    command = [WRAPPER, "tick", "--deadline", "240"]
+    command = [str(WRAPPER), "tick", "--deadline", "240"]
     for status, said in ((0, 0), (75, 0), (1, 1), (2, 2), (137, 137)):
         env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": str(status), "LONG": ""}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
