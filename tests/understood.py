@@ -22,25 +22,35 @@ PLANNED: Final = re.compile(r"\s*\(*(SELECT|INSERT|UPDATE|DELETE|WITH|VALUES)\b"
 """Other statements have no plan."""
 OF_ITS_OWN: Final = "CREATE TEMP TABLE"
 """What makes a table that the next ones name."""
-UNTYPED: Final = ("commands/guard_counts.sql: move",)
-"""Where PostgreSQL knows a value's type by its driver alone."""
+NUMBER: Final = re.compile(r"(_ms|_micro)$|^(amount|uses|most|number|at_most|count|bucket|low|high)|^most_")
+"""Names of values that are numbers: the driver says so where PostgreSQL cannot tell by what stands beside them."""
 
 
 def misunderstood(url: str) -> list[str]:
     """What PostgreSQL says of each that it does not understand."""
-    found, said = [], [one for one in _said() if one[0] not in UNTYPED]
+    found, said = list[str](), list(_said())
     with psycopg.connect(url) as connection:
         for text in {text for _, text in said if text.startswith(OF_ITS_OWN)}:
             connection.execute(text.encode())
         for name, text in said:
-            try:
-                with connection.transaction():
-                    if PLANNED.match(text):
-                        connection.execute(f"PREPARE asked AS {text}; DEALLOCATE asked".encode())
-            except psycopg.Error as error:
-                found.append(f"{name}: {str(error).splitlines()[0]}")
+            if (
+                PLANNED.match(text)
+                and _refused(connection, _numbered(text))
+                and (why := _refused(connection, _typed(text)))
+            ):
+                found.append(f"{name}: {why}")
         connection.rollback()
     return found
+
+
+def _refused(connection: psycopg.Connection, statement: str) -> str:
+    """Why it cannot be planned, if it cannot."""
+    try:
+        with connection.transaction():
+            connection.execute(f"PREPARE asked{statement}; DEALLOCATE asked".encode())
+    except psycopg.Error as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def _said() -> Iterator[tuple[str, str]]:
@@ -50,12 +60,21 @@ def _said() -> Iterator[tuple[str, str]]:
         for dialect, name, *slots in list(queries._ready):
             with suppress(sql.SqlError):  # a piece for SQLite alone
                 statements = queries._statements("postgresql", str(name), dict(cast(Slots, slots)))
-                for text in (_numbered(one.clause.text) for one in statements if dialect == "sqlite"):
-                    yield f"{queries.path.parent.name}/{queries.path.name}: {name}", text
+                for one in statements if dialect == "sqlite" else ():
+                    yield f"{queries.path.parent.name}/{queries.path.name}: {name}", one.clause.text
 
 
 def _numbered(text: str) -> str:
-    """Its values as PostgreSQL names them."""
-    numbers: dict[str, int] = {}
-    text = sql._BIND.sub(lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}", text)
-    return text.replace("\\:", ":")
+    """Its values as PostgreSQL names them, each of the type that it takes them for."""
+    names = _names(text)
+    text = sql._BIND.sub(lambda found: f"${names.index(found[1]) + 1}", text)
+    return " AS " + text.replace("\\:", ":")
+
+
+def _typed(text: str) -> str:
+    types = ", ".join("bigint" if NUMBER.search(name) else "unknown" for name in _names(text))
+    return f" ({types}){_numbered(text)}" if types else _numbered(text)
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(sql._BIND.findall(text)))

@@ -182,8 +182,9 @@ def test_a_file_that_is_printed_is_whole_or_fails(shop: Shop) -> None:
 
 
 def _in_shell(shop: Shop, words: str, **env: str) -> tuple[int, str]:
-    """By a program that is read anew only where it is given no file to write to: nobody can be sent that."""
-    program = SCRIPT if ">&-" in words else forked.program(shop.folder) / "drawdown"
+    """By a program that is read anew only where a stream of the interpreter's own is away from its beginning."""
+    is_own = ">&-" in words or "2>" in words
+    program = SCRIPT if is_own else forked.program(shop.folder) / "drawdown"
     shell = ["bash", "-o", "pipefail", "-c", f'"$0" {words}', str(program)]
     done = subprocess.run(shell, env=environment(shop.url, env), cwd=PROJECT, capture_output=True)
     return done.returncode, done.stderr.decode()

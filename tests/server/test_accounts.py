@@ -91,7 +91,6 @@ def test_a_wallet_holds_what_suppliers_wait_for_until_a_batch_releases_it(shop: 
     assert waits() == (4_200_000, 4_200_000), "what is frozen is in no batch"
 
 
-@pytest.mark.both_databases
 def test_what_suppliers_are_owed_reads_as_the_commands_say(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
     by = shop.fleet.by
 

@@ -48,7 +48,6 @@ def test_an_organisation_is_assigned_with_actor_and_reason(house: House, secret:
     assert house.fleet.rows("SELECT 1 FROM assignments") == []
 
 
-@pytest.mark.both_databases
 def test_the_checks_are_those_of_the_command_line(house: House) -> None:
     house.customer("running", 100)
     house.fleet.tick(T0 + 3 * WINDOW_MS)
@@ -78,7 +77,6 @@ def test_the_checks_are_those_of_the_command_line(house: House) -> None:
     assert house.fleet.rows("SELECT org_id, provider FROM assignments") == [("running", "autumn")]
 
 
-@pytest.mark.both_databases
 def test_an_override_takes_effect_at_once_and_is_on_record(house: House) -> None:
     house.customer("acme")
     house.fleet.tick(T0 + WINDOW_MS)
@@ -124,9 +122,10 @@ NO_JSON: Final[tuple[tuple[bytes, int], ...]] = (
 def test_an_order_that_is_not_one_is_refused(lone: House) -> None:
     lone.customer("acme", 1)
     before = {**lone.counts(), "used_signatures": None}
+    wrong: list[tuple[Mapping[str, object] | bytes, int]] = [*WRONG_ORDERS, *NO_JSON]
 
     async def work(caller: Caller) -> None:
-        for order, status in (*WRONG_ORDERS, *NO_JSON):
+        for order, status in wrong:
             answer = await caller.admin("acme", "override", order)
             assert answer.status_code == status, (str(order)[:99], answer.text)
         headers = {**lone.signed(PATH, b"{}"), "content-type": "text/plain"}

@@ -157,7 +157,6 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
     served(house, work)
 
 
-@pytest.mark.both_databases
 def test_a_key_is_rotated_with_an_overlap_and_ends_at_once(house: House) -> None:
     give(house, "acme")
     make_key(house, "app", for_ms=90 * DAY_MS)
@@ -367,7 +366,6 @@ def test_a_key_as_the_command_makes_it_opens_a_server_that_runs(database_url: st
         assert client.get("/v1/accounts/acme").status_code == 401, "at once"
 
 
-@pytest.mark.both_databases
 def test_a_key_says_when_it_was_last_used_and_writes_it_once_a_minute(house: House) -> None:
     """However often it is used; a request waits for nothing of it."""
     give(house, "acme")

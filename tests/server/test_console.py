@@ -45,7 +45,6 @@ def test_there_is_no_console_until_it_is_set(home: Home) -> None:
     assert set(home.ask(work, console=False)) == {404}
 
 
-@pytest.mark.both_databases
 def test_a_link_sets_a_password_once_also_where_the_answer_is_lost(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     write(home.engine, lambda c: console_users.add(c, "cat", "viewer", secret(9), home.fleet.by))
     form = {"token": secret(9), "password": PASSWORD, "again": PASSWORD}

@@ -157,7 +157,6 @@ def test_a_file_that_is_read_slowly_gives_its_place_to_another(
     home.ask(work)
 
 
-@pytest.mark.both_databases
 def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first(home: Home) -> None:
     path, seen, pages = "/console/orgs?within=1h", [], 0
     while path:

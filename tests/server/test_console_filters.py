@@ -25,6 +25,7 @@ from tests.browser.sites import HOSTILE, NOW
 from tests.server.console_home import KIM, Home, secret
 from tests.server.filled import TURNED, Filled
 
+pytestmark = pytest.mark.xdist_group("filled")
 SELECT: Final = re.compile(r'<select id="(\w+)" name="\w+">(.*?)</select>', re.DOTALL)
 OPTION: Final = re.compile(r'<option(?: value="([^"]*)")?[^>]*>([^<]*)<')
 PAST: Final = "\U0010fffd"
@@ -226,7 +227,6 @@ def files_of(home: Home, *paths: str) -> list[str]:
     return home.ask(work)
 
 
-@pytest.mark.both_databases
 def test_each_file_is_its_pages_filter_with_times_in_iso_and_decimals_that_are_plain(home: Home) -> None:
     assert {page.path for page in PAGES if page.lines} == set(ROWS)
     narrowed = set[str]()

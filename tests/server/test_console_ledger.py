@@ -192,7 +192,6 @@ def test_an_entry_is_found_by_the_time_that_it_was_booked(home: Home, capfd: pyt
     assert '<a href="/console/wallet?id=acme">Clear</a>' in wide
 
 
-@pytest.mark.both_databases
 def test_an_entry_is_found_by_its_amount_as_a_page_shows_it(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
     """What is typed to the cent is all that is shown so, up or down; with more decimals it is itself alone."""
     for key, micro_credits in (("odd", 4_803_125), ("back", -4_795_000), ("near", 4_805_000), ("below", 4_794_999),

@@ -29,6 +29,7 @@ from drawdown.worker.views.vendors import DriftLine
 from tests.server.acts import money
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, says, secret
 from tests.server.lived import lived
+from tests.server.test_console_budget import MOST_STATEMENTS, statements
 from tests.world import T0
 
 AGAIN: Final = 99
@@ -112,7 +113,6 @@ def rows_of(home: Home, path: str, session: int = ANN) -> list[str]:
     return answer.text.splitlines()[1:]
 
 
-@pytest.mark.both_databases
 def test_billing_has_the_figures_of_the_command_line(home: Home) -> None:
     account = read(home.engine, lambda c: account_of(c, "acme", home.now))
     said = text_of(home, "/console/billing?id=acme", KIM)
@@ -178,7 +178,6 @@ def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
     assert len(file) == len(entries)
 
 
-@pytest.mark.both_databases
 def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) -> None:
     (account,) = read(home.engine, lambda c: settlements.list_suppliers(c, home.now, 10))
     assert account.sums.eligible_micro == 2 * MICRO
@@ -353,21 +352,6 @@ def test_a_hostile_customer_is_text_everywhere(home: Home) -> None:
     assert line.startswith('"<b onclick=x>""&')
 
 
-def _statements(home: Home, path: str) -> int:
-    seen: list[str] = []
-
-    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        if not re.match(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK)", statement.lstrip()):
-            seen.append(statement)
-
-    sa.event.listen(home.engine, "before_cursor_execute", note)
-    try:
-        assert home.get(path)[0].status_code == 200
-    finally:
-        sa.event.remove(home.engine, "before_cursor_execute", note)
-    return len(seen)
-
-
 def fill_up(home: Home, many: int) -> None:
     """So many wallets, settlements, comparisons; and entries of acme."""
     rows = [{"n": n, "id": f"wallet:w{n:03}", "key": f"e{n:03}", "run": f"run-{n:03}"} for n in range(many)]
@@ -393,12 +377,10 @@ def fill_up(home: Home, many: int) -> None:
 
 
 def test_a_page_asks_as_much_of_many_as_of_few_and_twelve_at_most(home: Home) -> None:
-    home.get(*PATHS)  # what of a statement is asked once a process
-    few = [_statements(home, path) for path in PATHS]
+    few = statements(home, PATHS)
     fill_up(home, 60)
-    many = [_statements(home, path) for path in PATHS]
-    print(dict(zip(PATHS, many, strict=True)))
-    assert many == few and max(many) <= 12, (few, many)
+    many = statements(home, PATHS)
+    assert many == few and max(many.values()) <= MOST_STATEMENTS, (few, many)
 
 
 @pytest.mark.both_databases

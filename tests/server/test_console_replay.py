@@ -76,7 +76,6 @@ def test_the_dry_run_is_that_of_the_command_and_leaves_nothing_behind(engine: sa
     assert found == run(fleet, made, dry_run=True) and found.pushes == 48
 
 
-@pytest.mark.both_databases
 def test_from_the_dry_run_to_the_result(home: Lost) -> None:
     before = dump(home.engine)
     page = home.look()

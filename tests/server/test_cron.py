@@ -134,7 +134,6 @@ def test_parity_is_checked_for_yesterday_by_who_has_the_secret(house: House) -> 
     served(house, work)
 
 
-@pytest.mark.both_databases
 def test_vendors_bills_are_compared_for_who_has_the_secret(house: House) -> None:
     units = vendors.Units("cloud", "vm", "hour", 1, 1_000_000, 3600, "USD")
     write(house.fleet.engine, lambda c: vendors.set_units(c, "compute_1gb", units, T0, house.fleet.by, new=False))

@@ -197,7 +197,6 @@ def test_beyond_a_limit_it_is_counted_all_the_same_and_said(house: House) -> Non
     assert house.fleet.rows(denied) == [(3, 27)], "what would have been blocked is counted as that"
 
 
-@pytest.mark.both_databases
 def test_the_dark_is_bounded_in_time_number_and_in_whom_it_knows(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dark, "KEPT_AT_MOST", 1)
 

@@ -60,7 +60,6 @@ def sealed(house: House) -> list[tuple[object, ...]]:
     return house.fleet.rows("SELECT window_ms, feature, sealed_qty FROM pushes ORDER BY 1, 2")
 
 
-@pytest.mark.both_databases
 def test_an_event_is_taken_once_and_billed_with_its_window(shop: House) -> None:
     async def work(caller: Caller) -> None:
         send = Sender(caller)
@@ -269,7 +268,6 @@ def test_a_conflict_takes_nothing_from_events_without_a_time(shop: House) -> Non
     clean(shop)
 
 
-@pytest.mark.both_databases
 def test_a_conflict_has_events_without_a_time_taken_once(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many they are: else one small batch would keep a thread, and the database, for a minute."""
     turns = 0

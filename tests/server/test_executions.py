@@ -80,7 +80,6 @@ def test_whose_a_run_is_need_not_be_said_by_a_key_that_is_bound(house: House) ->
     served(house, work)
 
 
-@pytest.mark.both_databases
 def test_a_run_that_another_one_pays_for(house: House) -> None:
     async def work(program: Program) -> None:
         give(house, "wayne")
@@ -106,7 +105,6 @@ def test_a_run_that_another_one_pays_for(house: House) -> None:
     with_program(house, work)
 
 
-@pytest.mark.both_databases
 def test_each_act_again_changes_nothing(house: House) -> None:
     async def work(program: Program) -> None:
         for repeated in (False, True):
@@ -123,7 +121,6 @@ def test_each_act_again_changes_nothing(house: House) -> None:
     with_program(house, work)
 
 
-@pytest.mark.both_databases
 def test_a_wallet_is_paged_to_its_first_entry(house: House) -> None:
     async def work(program: Program) -> None:
         await program.accept("e-1", 20)

@@ -127,7 +127,6 @@ def test_an_operators_halt_is_not_asked_about(house: House) -> None:
     assert calls(house) == asked
 
 
-@pytest.mark.both_databases
 def test_one_that_was_never_projected_is_asked_about_and_else_closed(house: House) -> None:
     house.customer("acme", 100)
     house.customer("globex", 100)

@@ -91,7 +91,6 @@ def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> N
     with_checks(house, work)
 
 
-@pytest.mark.both_databases
 def test_each_of_many_is_answered_as_it_would_be_alone(house: House) -> None:
     """Whatever they ask for, and with whosever key."""
     orders: list[tuple[str, dict[str, object]]] = [
@@ -195,7 +194,6 @@ def test_a_reading_that_hangs_keeps_no_other(house: House, monkeypatch: pytest.M
     with_checks(house, work)
 
 
-@pytest.mark.both_databases
 def test_whom_another_pays_for_costs_a_few_statements_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nobody else: then each check would be as dear."""
     seen: list[str] = []

@@ -72,7 +72,6 @@ def test_however_many_metrics_are_asked_for_their_labels_are_few() -> None:
     assert (found["0.001"], found["0.0025"], found["1.0"], found["+Inf"]) == (0, 1, 1, 2)
 
 
-@pytest.mark.both_databases
 def test_what_went_through_in_the_dark_and_what_waits_for_a_person(guarded: Guarded) -> None:
     fleet = guarded.fleet
     fleet.assign("far", provider="autumn", from_ms=fleet.clock.at_ms)

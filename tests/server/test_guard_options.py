@@ -93,7 +93,6 @@ def test_where_credit_is_short_a_sponsor_pays_by_the_call_that_is_said(house: Ho
     with_options(house, work)
 
 
-@pytest.mark.both_databases
 def test_after_what_is_said_to_be_missing_is_given_it_is_allowed(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
         found = await options("metric=idea&amount=2")

@@ -116,7 +116,6 @@ def test_nobody_waits_for_it_nor_is_refused_for_it(shop: House, monkeypatch: pyt
     assert listed_of(shop) == []
 
 
-@pytest.mark.both_databases
 def test_the_latest_example_is_shown_and_old_hours_go_with_pruned_samples(shop: House) -> None:
     now, engine = shop.clock.at_ms, shop.fleet.engine
     for at, item_id in ((now - 90 * DAY_MS, "first"), (now, "last"), (now + DAY_MS, None)):

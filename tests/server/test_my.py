@@ -410,7 +410,6 @@ def test_it_ends_after_an_hour(home: Home) -> None:
     assert home.inside(work) == [200, 401]
 
 
-@pytest.mark.both_databases
 def test_one_organisation_has_so_many_sessions_and_the_oldest_ends(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(my_sessions, "MOST_SESSIONS", 2)
     who, other = my_sessions.visitor("acme", None), my_sessions.visitor("wayne", "bob")
@@ -513,7 +512,6 @@ def form(**changed: str) -> dict[str, str]:
     return {"metric": "idea", "amount": "5", "period": "month", "days": "7", "reason": "a workshop", **changed}
 
 
-@pytest.mark.both_databases
 def test_an_override_is_asked_for_by_a_plain_form_and_counts_once_it_is_approved(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> None:
         page = await client.get("/my/blocked?metric=idea")

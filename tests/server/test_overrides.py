@@ -64,7 +64,6 @@ def told(house: House) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.both_databases
 def test_an_override_from_its_asking_to_its_end(house: House) -> None:
     async def work(desk: Desk) -> None:
         blocked = await desk.check()

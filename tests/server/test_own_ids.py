@@ -153,7 +153,6 @@ def metered(house: House) -> None:
     write(house.fleet.engine, work)
 
 
-@pytest.mark.both_databases
 def test_uses_of_two_organisations_have_their_keys_each(street: House) -> None:
     metered(street)
     conflict = (409, "other_content")

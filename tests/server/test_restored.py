@@ -53,7 +53,6 @@ FORM = {"supplier": "pixel", "expect": "2", "reason": "as they asked", "step": "
 
 
 @pytest.mark.parametrize("step", ["look", "do"])
-@pytest.mark.both_databases
 def test_a_batch_of_a_restored_database_is_refused_before_any_tick(home_engine: sa.Engine, step: str) -> None:
     home = Home(home_engine, copied=True)
     owes(home)

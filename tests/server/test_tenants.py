@@ -36,7 +36,6 @@ def metered(key: str, org: str, *names: str, **more: object) -> dict[str, object
     return {"key": key, "org": org, "estimate": 1, "settled_by": "metering", "sandboxes": names, **more}
 
 
-@pytest.mark.both_databases
 def test_who_may_see_one_organisation_is_told_no_name_and_costs_no_search(
     shared: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

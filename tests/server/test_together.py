@@ -82,7 +82,6 @@ def test_many_at_once_are_held_in_few_transactions(house: House, shared: list[in
     assert ("e-4", "p-1", "key:app", 60 * MINUTE_MS) in rows
 
 
-@pytest.mark.both_databases
 def test_where_there_is_no_room_for_all_as_many_are_held_as_alone(house: House, shared: list[int]) -> None:
     give(house, "acme", 10)
     answers = accepted(house, [(f"e-{number}", 3, {}) for number in range(12)])
@@ -128,7 +127,6 @@ def test_a_plans_most_for_all_runs_holds_together_too(house: House, shared: list
     assert held(house) == 5 * MICRO and shared
 
 
-@pytest.mark.both_databases
 def test_what_is_over_is_free_before_several_are_decided(house: House, shared: list[int]) -> None:
     give(house, "acme", 10)
     make_key(house, "app")
@@ -145,7 +143,6 @@ def test_what_is_over_is_free_before_several_are_decided(house: House, shared: l
     assert read(house.fleet.engine, verify).breaches == []
 
 
-@pytest.mark.both_databases
 def test_a_balance_that_a_provider_keeps_is_held_by_each_alone(house: House, shared: list[int]) -> None:
     house.autumn.account.add_customer("acme", house.clock.at_ms)
     house.autumn.account.grant("acme", "compute_1gb", 10, house.clock.at_ms)

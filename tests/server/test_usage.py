@@ -90,7 +90,6 @@ def test_usage_reads_as_the_command_says_by_whatever_it_is_asked(
     served(shop, work)
 
 
-@pytest.mark.both_databases
 def test_pages_of_usage_are_the_whole_of_it(shop: House) -> None:
     for day in range(1, 4):
         shop.fleet.sample("acme", T0 + day * DAY_MS, 60 + day, sandbox=f"a:{day}")

@@ -112,7 +112,6 @@ def test_how_long_calls_took_is_told_as_a_distribution(lone: House) -> None:
     assert value(later, f"provider_attempts{{{of}}}") is None, "of the last five minutes"
 
 
-@pytest.mark.both_databases
 def test_what_the_watch_did_is_counted(house: House) -> None:
     """A round; a provider that cannot be read, and one that knows no such customer; a figure that proved wrong."""
     fleet = house.fleet
@@ -142,7 +141,6 @@ def test_what_the_watch_did_is_counted(house: House) -> None:
         assert value(text, name) == expected, f"{name}\n{text}"
 
 
-@pytest.mark.both_databases
 def test_readiness_says_no_where_the_database_is_not_what_it_must_be(house: House) -> None:
     async def work(caller: Caller) -> None:
         assert (await caller.get("/readyz")).json() == {"status": "ok"}

@@ -115,7 +115,6 @@ def test_a_chain_that_was_tampered_with_shows_on_the_very_page(home: Home) -> No
     assert "|Of these|broken|" in page(home, "/console/audit"), "the last one was taken out"
 
 
-@pytest.mark.both_databases
 def test_files_are_exactly_the_filter(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_page, "FILE_DEEDS", 3)
     monkeypatch.setattr(events_page, "FILE_EVENTS", 2)
