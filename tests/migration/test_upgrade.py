@@ -79,8 +79,8 @@ def test_events_of_before_are_known_by_their_claims_and_their_organisations(grow
     kept = {"a": ("duplicate", None), "b": ("duplicate", "withdrawn"), "gone": ("invalid", "withdrawn")}
     before = len(grown.rows("SELECT sample_id FROM usage_events"))
     for own in (True, False):
-        assert {event_id: sent("acme", event_id, own=own) for event_id in kept} == kept
-        assert sent("acme", "staged", own=own)[0] == ("pending" if own else "duplicate")
+        assert {event_id: sent("nova", event_id, own=own) for event_id in kept} == kept
+        assert sent("nova", "staged", own=own)[0] == ("pending" if own else "duplicate")
     assert sent("globex", "a", own=False) == ("conflict", "other_content")
     assert sent("globex", "a", own=True)[0] == "pending"
     assert len(grown.rows("SELECT sample_id FROM usage_events")) == before + 2
