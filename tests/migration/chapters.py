@@ -225,7 +225,7 @@ def _events() -> tuple[str, ...]:
     told = [
         "INSERT INTO event_types VALUES ('page.render', 16777217, 0)",
         "INSERT INTO backfills (backfill, org_id, from_ms, to_ms, state, at_ms, actor, reason) "
-        f"VALUES ('june', 'acme', {T0}, {T0 + 300_000}, 'open', {T0}, 'ann', 'r')",
+        f"VALUES ('june', 'nova', {T0}, {T0 + 300_000}, 'open', {T0}, 'ann', 'r')",
         "INSERT INTO backfill_events (backfill, sample_id, source, event_id, event_type, quantity, ts, properties) "
         f"VALUES ('june', '{sample_id_of('app', 'staged')}', 'app', 'staged', 'page.render', 3, {T0 + 1}, '{{}}')",
     ]
@@ -233,16 +233,17 @@ def _events() -> tuple[str, ...]:
         name = sample_id_of("app", event_id)
         told += [
             "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-            f"VALUES ('{name}', 'acme', 'event:page.render', 'events', 16777217, 3, {ts}, {T0 + 2})",
+            f"VALUES ('{name}', 'nova', 'event:page.render', 'events', 16777217, 3, {ts}, {T0 + 2})",
             "INSERT INTO usage_events (sample_id, source, event_id, event_type, org_id, quantity, ts, properties, "
-            f"ingested_ms) VALUES ('{name}', 'app', '{event_id}', 'page.render', 'acme', 3, {ts}, '{{}}', {T0 + 2})",
+            f"ingested_ms) VALUES ('{name}', 'app', '{event_id}', 'page.render', 'nova', 3, {ts}, '{{}}', {T0 + 2})",
         ]
         if event_id != "a":
             told.append(
                 "INSERT INTO withdrawals (sample_id, org_id, ts, memory_mb, interval_s, at_ms, actor, reason) "
-                f"VALUES ('{name}', 'acme', {ts}, 16777217, 3, {T0}, 'ann', 'r')"
+                f"VALUES ('{name}', 'nova', {ts}, 16777217, 3, {T0}, 'ann', 'r')"
             )
-    return (*told, f"UPDATE orgs SET floor_ms = {T0}", f"DELETE FROM usage_samples WHERE ts < {T0}")
+    org = f"INSERT INTO orgs (org_id, bucket, floor_ms) VALUES ('nova', 7, {T0})"
+    return (*told, org, f"DELETE FROM usage_samples WHERE ts < {T0}")
 
 
 EVENTS: Final = Chapter(
@@ -253,7 +254,7 @@ EVENTS: Final = Chapter(
         *_events(),
     ),
     kept=("SELECT * FROM usage_events ORDER BY 1",),
-    found={"SELECT sample_id FROM backfill_events": [(sample_id_of("app", "staged", "acme"),)]},
+    found={"SELECT sample_id FROM backfill_events": [(sample_id_of("app", "staged", "nova"),)]},
     refused={
         "UPDATE guard_metrics SET counts = 'x'": "append-only",
         "UPDATE backfill_events SET quantity = 9": "S7",

@@ -13,7 +13,7 @@ from drawdown.worker.commands import backfills, guard_terms
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.api_keys import list_keys
-from tests.migration.chapters import CHAPTERS, LOTS_OVER, PUSHES, WAIT_MS, WALLETS
+from tests.migration.chapters import CHAPTERS, LOTS_OVER, PUSHES, WAIT_MS
 from tests.migration.past import Past
 from tests.world import T0
 
@@ -43,9 +43,8 @@ def test_what_came_later_guards_what_was_there_before(grown: Past) -> None:
 def test_wallets_of_before_lots_are_sound(grown: Past) -> None:
     """By `verify`, which knows one that is not."""
     wrong = [one.text for one in read(grown.engine, verify).breaches if one.invariant == 10]
-    assert [one for one in wrong if "acme" in one or "b:c" in one] == []
-    assert any("runner" in one for one in wrong), "its balance has no entries"
-    assert WALLETS.found
+    assert [one for one in wrong if "wallet:acme" in one or "wallet:b:c" in one] == []
+    assert any("wallet:runner" in one for one in wrong), "it was given nothing, and has something"
 
 
 def test_lots_that_were_over_and_not_booked_are_looked_at_by_the_first_sweep(grown: Past) -> None:
@@ -65,8 +64,8 @@ def test_keys_go_on_and_a_metric_counts_what_has_its_name(grown: Past) -> None:
     kept = read(grown.engine, lambda c: guard_terms.find(c, "idea"))
     assert kept == guard_terms.Metric("idea", 1, 5, 2, None, 3, 9, fails_open=True, counts=None)
     by = By(T0 + 1, "ann", "a test")
-    write(grown.engine, lambda c: guard_terms.set_metric(c, "idea", guard_terms.Change(counts="page.render"), by))
-    with pytest.raises(NotImplementedError):
+    write(grown.engine, lambda c: guard_terms.set_metric(c, "idea", guard_terms.Change(counts="page.seen"), by))
+    with pytest.raises(NotImplementedError, match="restore a backup"):
         grown.down("0038")
 
 
@@ -79,8 +78,8 @@ def test_events_of_before_are_known_by_their_claims_and_their_organisations(grow
     kept = {"a": ("duplicate", None), "b": ("duplicate", "withdrawn"), "gone": ("invalid", "withdrawn")}
     before = len(grown.rows("SELECT sample_id FROM usage_events"))
     for own in (True, False):
-        assert {event_id: sent("acme", event_id, own=own) for event_id in kept} == kept
-        assert sent("acme", "staged", own=own)[0] == ("pending" if own else "duplicate")
+        assert {event_id: sent("nova", event_id, own=own) for event_id in kept} == kept
+        assert sent("nova", "staged", own=own)[0] == ("pending" if own else "duplicate")
     assert sent("globex", "a", own=False) == ("conflict", "other_content")
     assert sent("globex", "a", own=True)[0] == "pending"
     assert len(grown.rows("SELECT sample_id FROM usage_events")) == before + 2

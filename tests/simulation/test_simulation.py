@@ -150,6 +150,14 @@ def test_lives_go_on_for_as_long_as_something_is_missing_and_no_longer() -> None
     assert [*lives([3], lambda: True)] == [3, *(seed for seed in range(MOST_MORE + 1) if seed != 3)]
 
 
+@pytest.mark.parametrize(("whole", "there", "left"), [(False, "ab", ""), (False, "a", "bcdef"), (True, "ab", "cdef")])
+def test_few_lives_show_a_third_of_what_happens_and_all_of_them_all_of_it(
+    whole: bool, there: str, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.simulation.lives.WHOLE", whole)
+    assert missing(set("abcdef"), there) == set(left)
+
+
 def test_every_fault_has_a_name() -> None:
     assert unnamed() == []
 
