@@ -120,6 +120,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "backfill revert": ("backfill revert june --reason 'wrong file'",),
     "batch take": ("batch take usage.parquet", "batch take june.jsonl.gz --reason 'sent by mail'"),
     "batch list": ("batch list", "batch list --source exports --json"),
+    "batch accept": ("batch accept 5f2c4a0be7f34a7c9b1d3c5e7f901234 --reason 'another region, the same sizes'",),
     "batch withdraw": ("batch withdraw 5f2c4a0be7f34a7c9b1d3c5e7f901234 --reason 'of the wrong day'",),
     "source add": (
         "source add exports /srv/usage --reason 'the nightly export'",

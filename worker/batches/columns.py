@@ -39,6 +39,8 @@ _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
 _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
 _IDS: Final = ("id", "event_id")
 """What is imported by its ids, and taken as a batch too, would be billed twice."""
+_LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
+"""Columns that tell two rows apart which are billed alike."""
 _INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
                               "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
 _LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
@@ -50,6 +52,7 @@ class Columns:
     def __init__(self, file: FoundFile, now_ms: int) -> None:
         self.file, self.now_ms, self.of_events = file, now_ms, False
         self.keys: frozenset[str] = frozenset()
+        self.labels: tuple[str, ...] = ()
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Have `understood` stand for the file. Errors: Refused, and DuckDB's own."""
@@ -76,6 +79,11 @@ class Columns:
         for name, value in self._constants(quantity).items():
             connection.execute(f"CREATE MACRO {name}() AS {value}")
         of_ids = "id_of_line" if of_lines else "id_by_header"
+        self.labels = tuple(name for name in _LABELS if name in types)
+        values = ", ".join(f"COALESCE(said_of({name}), '')" for name in self.labels) or "''"
+        connection.execute(
+            f"CREATE VIEW labelled_rows AS SELECT *, concat_ws(chr(31), {values}) AS labels FROM file_rows"
+        )
         connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb", id_column=of_ids))
 
     def with_ids(self, what: str, name: str) -> Refused:
@@ -126,7 +134,8 @@ class Columns:
             with suppress(ValueError, RecursionError):
                 said = json.loads(line)
                 self.keys = frozenset(said) if isinstance(said, dict) else frozenset()
-                return list(_EVENTS if "event_type" in self.keys else _SIZES)
+                wanted = _EVENTS if "event_type" in self.keys else _SIZES
+                return [*wanted, *(name for name in _LABELS if name in self.keys)]
             raise Refused(f"{self.file.name}: its first line is no JSON")
         try:
             names = next(csv.reader([line]), [])
