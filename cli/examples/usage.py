@@ -155,6 +155,10 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "provider check": ("provider check embedded", "provider check stripe --customer cus_1"),
     "provider pause": ("provider pause stripe --reason 'their incident 42'", "provider pause stripe --undo"),
     "provider resume": ("provider resume stripe --reason over",),
+    "provider bill-shadow": (
+        "provider bill-shadow stripe --from 2026-11-20T03:00 --dry-run",
+        "provider bill-shadow stripe --from 2026-11-20T03:00 --reason 'legacy ended at 03:00'",
+    ),
     "provider accept": (
         "provider accept stripe --dry-run",
         "provider accept stripe --reason 'new meters'",

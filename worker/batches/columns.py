@@ -108,14 +108,18 @@ class Columns:
     def _source(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
         """What reads the file, and the columns that its first line names."""
         path = text(self.file.opened)
+        if self.file.format != "parquet" and not self.file.size_bytes:
+            return self._nothing()
         if self.file.format == "parquet":
             return f"read_parquet({path}, {NAMES_SAY_NOTHING})", {}
         packed = text(self.file.packed or "none")
         line = connection.execute(
             f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
             f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, "
-            f"compression = {packed}) LIMIT 1"
+            f"compression = {packed}, parallel = false) LIMIT 1"  # by two threads, the first line could be another
         ).fetchone()
+        if line is None:
+            return self._nothing()
         names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
         read, type_ = ((*names, *_IDS), "JSON") if self.file.format == "jsonl" else (names, "VARCHAR")
         columns = "{" + ", ".join(f"{text(name)}: '{type_}'" for name in read) + "}"
@@ -127,6 +131,13 @@ class Columns:
             return f"read_csv({path}, {NAMES_SAY_NOTHING}, {how})", dict.fromkeys(names, "VARCHAR")
         how = f"format = 'newline_delimited', maximum_object_size = {MAX_ROW_BYTES}, columns = {columns}"
         return f"read_json({path}, {NAMES_SAY_NOTHING}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
+
+    def _nothing(self) -> tuple[str, dict[str, str]]:
+        """Of a file without a line: the export of a time in which nothing was used."""
+        type_ = "JSON" if self.file.format == "jsonl" else "VARCHAR"
+        names = (*_SIZES, *_IDS) if self.file.format == "jsonl" else _SIZES
+        columns = ", ".join(f"CAST(NULL AS {type_}) AS {name}" for name in names)
+        return f"(SELECT {columns} WHERE false)", dict.fromkeys(_SIZES, "VARCHAR")
 
     def _names(self, line: str) -> list[str]:
         """The columns of a CSV's header; the keys that a line of JSON needs. Errors: Refused."""
