@@ -25,13 +25,12 @@ from drawdown.worker.orders.orders import place
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.views.features import mapped_features
 from drawdown.worker.views.providers import ProviderLine, customers_at, provider_lines
+from drawdown.worker.views.shadows import FOR_GOOD_MS, in_shadow
 
 commands = typer.Typer()
 provider_estimates.register(commands)
 
 MAX_WEBHOOK_BYTES: Final = 1_000_000
-NEVER_MS: Final = 250_000_000_000_000
-"""What is to be live only then stays in shadow."""
 
 
 @commands.command("list")
@@ -68,10 +67,8 @@ def _stands(
         return "changed", changed[name]
     live = provider.capabilities.live_from_ms
     if live is not None and live > app.clock.now_ms():
-        kept = app.read(lambda c: providers.shadow_since_ms(c, name))
-        since = "" if kept is None else f" since {show_time(kept)}"
-        until = "" if live >= NEVER_MS else f" until {show_time(live)}"
-        return "shadow", f"usage is sealed and compared{since}{until}, and nothing is sent"
+        kept = [str(one) for one in app.read(lambda c: in_shadow(c, app.clock.now_ms())) if one.provider == name]
+        return "shadow", next(iter(kept), "usage is sealed and compared, and nothing is sent")
     return "ready", None
 
 
@@ -174,7 +171,7 @@ def _effect(name: str, effect: CutOver) -> list[str]:
     """From when a provider is live, and what nobody bills before that."""
     if effect.live_from_ms is None:
         return []
-    if effect.live_from_ms >= NEVER_MS:
+    if effect.live_from_ms >= FOR_GOOD_MS:
         return [f"in shadow: usage is sealed and compared, and {name} is sent nothing"]
     live = show_time(effect.live_from_ms)
     lines = [f"live from {live}: usage of windows before that is not sent to {name}"]

@@ -151,6 +151,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         ("totals", f"{days.days:,} organisation-days {days.verdict} at {days.provider}, when last compared")
         for days in found.differing
     ]
+    lines += [("shadow", str(one)) for one in found.shadow]
     lines += [("compared", uncompared(one)) for one in found.uncompared if one.open_days or one.is_late]
     open_ = found.open_transaction
     if open_ is not None and open_.age_ms is not None:

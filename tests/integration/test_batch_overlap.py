@@ -162,3 +162,13 @@ def test_a_file_is_compared_with_so_many_batches(fleet: Fleet, tmp_path: Path, m
         taken(fleet, written(tmp_path / f"{number}.csv", (row(at=number),)))
     assert taken(fleet, written(tmp_path / "last.csv", (row(at=2), row(at=9)))).outcome == "conflict"
     assert taken(fleet, written(tmp_path / "first.csv", (row(at=0), row(at=9)))).outcome == "taken"
+
+
+@pytest.mark.parametrize("name", ["u.csv", "u.jsonl", "u.csv.gz", "u.jsonl.gz"])
+def test_an_empty_file_has_nothing_to_bill(fleet: Fleet, tmp_path: Path, name: str) -> None:
+    path = _put(tmp_path / name, gzip.compress(b"") if name.endswith(".gz") else b"")
+    done = taken(fleet, path)
+    assert (done.outcome, done.rows, done.refused) == ("taken", 0, 0)
+    assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 0
+    if not name.endswith(".gz"):
+        clean(fleet, 1)

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Absent, Found, ReadFailed
+from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import WINDOW_MS
@@ -16,6 +17,7 @@ from drawdown.worker.commands.lost_pushes import require_lost
 from drawdown.worker.commands.providers import Shadow, accept, bill_shadow, cut_over
 from drawdown.worker.engine import runner
 from drawdown.worker.push.rows import find_pushes
+from drawdown.worker.views.status import status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import FEATURE, KEY, billed, charged, clean, settle
 from tests.world import T0, Fleet
@@ -51,6 +53,19 @@ def test_accept_tells_what_stays_unbilled_and_it_can_be_billed(engine: sa.Engine
     assert charged(provider) == 60 * 4, "the first two were billed by another system"
     assert read(engine, lambda c: cut_over(c, "fake", provider.capabilities, fleet.clock.at_ms)).unbilled == []
     clean(fleet)
+
+
+def test_shadow_is_shown_with_its_times(engine: sa.Engine) -> None:
+    fleet, provider = in_shadow(engine)
+    now = fleet.clock.at_ms
+    (found,) = read(engine, lambda c: status(c, now)).standing.shadow
+    assert str(found) == (
+        f"fake is in shadow since {utc(T0)}, until its cut-over is accepted: usage is sealed and compared, and not sent"
+    )
+    accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
+    (found,) = read(engine, lambda c: status(c, now)).standing.shadow
+    assert f"until {utc(found.live_from_ms)}: " in str(found)
+    assert read(engine, lambda c: status(c, found.live_from_ms)).standing.shadow == []
 
 
 def test_only_what_is_in_shadow_of_a_live_provider_is_billed(engine: sa.Engine) -> None:

@@ -183,11 +183,6 @@ def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilitie
     return CutOver(live, since, shadow, int(SQL.run(connection, "unsealed_between", span).scalar_one()))
 
 
-def shadow_since_ms(connection: sa.Connection, provider: str) -> int | None:
-    """The first window that was sealed in shadow at a provider; None: none was."""
-    return SQL.run(connection, "first_shadow", {"provider": provider}).scalar()
-
-
 def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) -> int:
     """Bill what was sealed in shadow from a window on: the provider is live from there, and the next tick sends it.
     Returns how many pushes are sealed anew.

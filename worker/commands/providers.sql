@@ -35,9 +35,6 @@ WHERE a.provider = :provider AND s.ts >= :from_ms AND s.ts < :until_ms AND s.pro
 SELECT * FROM pushes WHERE provider = :provider AND state = 'shadow' AND window_ms >= :from_ms
 ORDER BY window_ms, org_id, feature, revision LIMIT :at_most {held}
 
--- name: first_shadow
-SELECT MIN(window_ms) FROM pushes WHERE provider = :provider AND state = 'shadow'
-
 -- name: go_live_from
 UPDATE provider_states SET live_from_ms = :from_ms WHERE provider = :provider
 
