@@ -18,7 +18,7 @@ FOR_GOOD_MS: Final = 250_000_000_000_000
 
 @dataclass(frozen=True)
 class InShadow:
-    """A provider that is sent nothing before `live_from_ms`; `since_ms`: the first window sealed so, if there is one."""
+    """A provider that is sent nothing before `live_from_ms`; `since_ms`: the first window sealed so, if any."""
 
     provider: str
     live_from_ms: int
