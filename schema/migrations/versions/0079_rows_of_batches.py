@@ -4,8 +4,8 @@ from alembic import op
 
 from drawdown.schema.migrations.guards import Guard, create, drop
 
-revision = "0077"
-down_revision = "0076"
+revision = "0079"
+down_revision = "0078"
 branch_labels = None
 depends_on = None
 
