@@ -243,8 +243,8 @@ def void(
         raise UsageError("name each push that was accepted and has to be voided: no filter finds those")
     if although_accepted:
         rows = list(app.read(lambda c: find_pushes(c, keys or ())).values())
-        context = app.context()
-        known = {name: context.capabilities[name] for name in context.ready() if name in context.capabilities}
+        ready = app.context()
+        known = {name: ready.capabilities[name] for name in ready.ready() if name in ready.capabilities}
         run(require_lost(rows, known, by.now_ms), app.world())
     done = app.write(
         lambda c: pushes.void(
