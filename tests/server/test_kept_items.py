@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.server.house import Caller, House, served
-from tests.server.intake import EVENTS, SAMPLES, Sender, event, sample, shop
+from tests.server.intake import EVENTS, SAMPLES, Sender, event, sample
+from tests.server.test_events import shop
 
 __all__ = ["shop"]
 
