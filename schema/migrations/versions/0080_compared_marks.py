@@ -7,7 +7,7 @@ down_revision = "0079"
 branch_labels = None
 depends_on = None
 
-RECENT_MS = 2 * 86_400_000
+_LOOKED_BACK = 2 * 86_400_000
 """How far reconcile looked back before: what it compared last begins there."""
 
 
@@ -22,7 +22,7 @@ def upgrade() -> None:
     for customer, by in (("customer_id", "provider, customer_id"), ("''", "provider")):
         op.execute(
             "INSERT INTO compared_marks (provider, customer_id, compared_ms, open_days, open_since_ms, said, at_ms) "
-            f"SELECT provider, {customer}, MAX(at_ms) - {RECENT_MS}, 0, NULL, '', MAX(at_ms) FROM reconciliations "
+            f"SELECT provider, {customer}, MAX(at_ms) - {_LOOKED_BACK}, 0, NULL, '', MAX(at_ms) FROM reconciliations "
             f"WHERE customer_id <> '' GROUP BY {by}"
         )
 
