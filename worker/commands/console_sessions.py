@@ -31,8 +31,8 @@ WITHIN_MS: Final = 15 * MINUTE_MS
 MOST_FAILURES: Final = 5
 """Of one name from one address."""
 MOST_ADDRESS_FAILURES: Final = 50
-"""Of one address, by names that do not exist: so the rows that are kept of it have a bound, too. A person's own tries are
-bounded by MOST_FAILURES alone: made-up names lock out no person of the same address."""
+"""Of one address, by names that do not exist: so the rows that are kept of it have a bound, too. A person's own tries
+are bounded by MOST_FAILURES alone: made-up names lock out no person of the same address."""
 MOST_SESSIONS: Final = 20
 """Of one person; the oldest ends where there is one more."""
 NOTHING: Final[Mapping[str, str]] = {}
