@@ -23,7 +23,8 @@ last until time is up: others, who have more, would have no turn, and neither pu
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""How long after the read that a webhook called for the provider is read once more: its first answer may be stale."""
+"""How long after the read began that a webhook called for, the provider is read once more: its first answer may be
+stale."""
 
 READ_TWICE: Final = 0
 """As `read_by_ms`: the next read is followed by a second one, by the clock of whoever makes the first."""
