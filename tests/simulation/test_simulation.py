@@ -104,7 +104,7 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
         122,
         12,
         None,
-        "a part of the credits that no read showed, used up by a first push, was taken for lost and sent again",
+        "a part of the credits that no read showed, used up by a first push, was taken for lost",
     ),
     (9000, 200, None, "a slow answer to the read that a webhook called for put off the second read by as much"),
     (9005, 200, None, "charged without an event, answered 200, and lost with the balance store (the emulator's books)"),
