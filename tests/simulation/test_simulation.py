@@ -108,6 +108,7 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     ),
     (9000, 200, None, "a slow answer to the read that a webhook called for put off the second read by as much"),
     (9005, 200, None, "charged without an event, answered 200, and lost with the balance store (the emulator's books)"),
+    (20001, 200, None, "as 9005"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""
