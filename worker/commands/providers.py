@@ -197,7 +197,7 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
     stored = _stored(connection).get(provider)
     live = None if stored is None else stored.live_from_ms
     if live is None or live > by.now_ms + WINDOW_MS:
-        when = "it was never in shadow" if live is None else f"it is live from {utc(live)}"
+        when = "it was never in shadow" if live is None else "it is not live yet"
         raise Refused(f"nothing in shadow can be billed at {provider}: {when}. See `drawdown provider list`")
     values = {"provider": provider, "from_ms": from_ms, "at_most": MAX_SHADOW_BILLED + 1}
     found = SQL.run(connection, "shadow_pushes", values).all()
