@@ -320,7 +320,7 @@ def test_what_was_asked_is_found_through_binary_fractions(asked: int, size: int,
     told = sum((Decimal(repr(share * cost)) for share in shares), Decimal(0))
     known = (Decimal(repr(cost)),)
     assert charged(Taken(Decimal(0), {"credits": told}), Decimal(asked), {"credits": known}) == Units(
-        Decimal(asked), exact=True
+        Decimal(asked), exact=True, cost=known[0]
     )
     one_less = told - known[0]
     found = charged(Taken(Decimal(0), {"credits": one_less}), Decimal(asked), {"credits": known})
@@ -332,7 +332,7 @@ def test_a_unit_that_was_taken_in_part_is_not_taken_again() -> None:
     for credits, units in (("3", 469), ("-3", -469), ("0.0064", 1), ("0.0001", 1), ("2.9999999999999996", 469)):
         asked = Decimal(500 if units > 0 else -500)
         found = charged(Taken(Decimal(0), {"credits": Decimal(credits)}), asked, costs)
-        assert found == Units(Decimal(units), exact=False)
+        assert found == Units(Decimal(units), exact=False, cost=Decimal("0.0064"))
 
 
 def test_own_units_and_two_credit_systems_add_up() -> None:

@@ -318,6 +318,40 @@ def test_cost_change_while_pushes_are_under_way_hides_no_loss(engine: sa.Engine)
     assert house.compare(correct=True).exit_status == 0
 
 
+def test_part_that_only_answers_showed_is_no_loss_once_used_up(engine: sa.Engine) -> None:
+    """Granted and used up between two reads: taken for a loss, its usage would be billed twice."""
+    house = House(engine, {"acme": 1})
+    house.use("acme", 60)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.account.grant("acme", "credits", Decimal("0.048"), house.fleet.clock.at_ms, interval=ONE_OFF)
+    for seconds in (2_440, 60, 60):
+        house.use("acme", seconds)
+        house.window += 1
+    house.bill()
+    house.autumn.account.grant("acme", "credits", 10, house.fleet.clock.at_ms, interval=ONE_OFF)
+    found = house.compare(correct=True)
+    assert (told(found), found.exit_status) == ([], 0)
+    house.bill()
+    house.is_exact()
+
+
+def test_difference_is_told_exactly_beside_charges_of_both_costs(engine: sa.Engine) -> None:
+    """Each answer tells the cost of its charge: no sum of charges while the cost changed hides a part of it."""
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.bill()
+    house.compare(correct=True)
+    house.use("acme", 100, size=64)
+    house.bill()
+    house.autumn.account.features["credits"].credit_schema["compute_64gb"] = Decimal("0.01")
+    house.use("acme", 10, size=64)
+    house.bill()
+    assert house.drawn("acme") == Decimal("3.94")
+    house.autumn.account.add_to_balance("acme", "credits", Decimal("0.05"))
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -50_000, 0, 10**6)]
+
+
 @pytest.mark.parametrize("size", [1, 64])
 def test_give_back_beyond_the_grant_is_exact(engine: sa.Engine, size: int) -> None:
     house = House(engine, {"acme": 10})

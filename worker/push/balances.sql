@@ -7,7 +7,7 @@
 -- time with an event. A charge saw one of the costs from `first` to `last`: it was made between two moments, and so was
 -- each change of a cost. `fresh` is what counts in the cycle since the last comparison.
 {with_changes}
-SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, SUM(p.attempts) AS attempts,
+SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cost, SUM(p.attempts) AS attempts,
     SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
     CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_above,
     CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty < 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_below,
@@ -24,7 +24,7 @@ SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, SUM(p.attemp
     CAST(SUM(CASE WHEN p.fresh = 1 AND p.accepted < 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS fresh_below,
     MAX(CASE WHEN p.state = 'accepted' THEN p.at_ms ELSE 0 END) AS newest_ms
 FROM (
-    SELECT p.customer_id, w.pool, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, w.since_ms,
+    SELECT p.customer_id, w.pool, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, p.credit_cost, w.since_ms,
         {costs_seen},
         CASE WHEN COALESCE(p.settled_ms, p.sealed_at_ms) >= w.since_ms - :apart_ms
             AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart_ms THEN 1 ELSE 0 END AS fresh,
@@ -41,7 +41,7 @@ FROM (
     FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, mark_ms bigint)} w
     JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
     WHERE p.provider = :provider
-) p GROUP BY p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last
+) p GROUP BY p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cost
 
 -- name: with_changes
 WITH changes (feature, confirmed_ms, at_ms) AS MATERIALIZED (SELECT feature, confirmed_ms, at_ms
@@ -65,14 +65,14 @@ COALESCE(p.first_attempt_ms, (SELECT MIN(s.first_attempt_ms) FROM pushes s WHERE
 -- What is in a balance or beside it, push by push: as `accounted` has it in sums, from a mark on, or (0) from none; and
 -- what was charged while its cost changed.
 {with_changes}
-SELECT p.feature, p.sent_qty, p.first, p.last, p.is_unsure FROM (
-    SELECT p.feature, p.sent_qty, {costs_seen}, CASE WHEN {is_unsure} THEN 1 ELSE 0 END AS is_unsure,
+SELECT p.feature, p.sent_qty, p.first, p.last, p.credit_cost, p.is_unsure FROM (
+    SELECT p.feature, p.sent_qty, p.credit_cost, {costs_seen}, CASE WHEN {is_unsure} THEN 1 ELSE 0 END AS is_unsure,
         COALESCE(p.settled_ms, p.sealed_at_ms) AS at_ms
     FROM pushes p
     WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
         AND p.sent_qty <> 0
 ) p WHERE p.is_unsure = 1 OR p.first < p.last AND p.at_ms >= :mark_ms - :apart_ms AND p.at_ms >= :since_ms - :apart_ms
-LIMIT :at_most
+ORDER BY CASE WHEN p.is_unsure = 1 OR p.credit_cost IS NULL THEN 0 ELSE 1 END LIMIT :at_most
 
 -- name: is_unsure
 (:mark_ms > 0 AND p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :mark_ms - :apart_ms

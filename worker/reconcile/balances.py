@@ -258,7 +258,8 @@ def _lost(pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_m
     A store that goes back to its last write loses all that came after it, and any part of what was under way then."""
     drew: list[int] = []
     for row in newest:
-        then = pools.weight_between(pool, str(row.feature), int(row.first_attempt_ms), int(row.settled_ms))
+        began_ms, settled_ms = int(row.first_attempt_ms), int(row.settled_ms)
+        then = pools.weight_between(pool, str(row.feature), began_ms, settled_ms, row.credit_cost)
         if then != pools.weight_between(pool, str(row.feature), now_ms, now_ms) or not then[1]:
             break  # sent again it would draw another amount
         drew.append(int(row.sent_qty) * then[1])
@@ -321,7 +322,8 @@ def _of_lost(
     by = replace(asked.by, now_ms=asked.read_ms)
     for row in lost:
         evidence = f"its event stands, and the balance lacks what it and {len(lost) - 1:,} other pushes drew beside it"
-        adopt_excess(connection, row, -int(row.sent_qty), by, evidence, drawn=True)
+        lost_qty = -int(row.sent_qty)
+        adopt_excess(connection, row, lost_qty, by, evidence, drawn=True, credit_cost=row.credit_cost)
     return replace(line, corrected=line.ours - line.theirs), None
 
 

@@ -1,0 +1,18 @@
+"""The cost in credits at which each push was charged."""
+
+from alembic import op
+
+revision = "0077"
+down_revision = "0076"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Earlier pushes keep no cost: while a cost changed, their amounts have a least and a most."""
+    op.execute("ALTER TABLE pushes ADD COLUMN credit_cost TEXT")
+
+
+def downgrade() -> None:
+    """A charge that was made while a cost changed has a least and a most amount again."""
+    op.execute("ALTER TABLE pushes DROP COLUMN credit_cost")
