@@ -1,19 +1,23 @@
 """The judge of the siege of Autumn: the service's own books beside the samples, in credits, to the last digit.
 
 Guarantee: of our tables only that is read which a person was told: amounts of balances, pushes in doubt, and rejected
-ones. A difference is explained if it is exactly that; anything else is silent (nothing was told) or unexplained.
+ones. A difference is explained if it is exactly that, and if what was told is what some of the service's own mishaps
+came to, each at the cost of its charge. Anything else is silent (nothing was told) or unexplained.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
+from typing import Final
 
 from tests.acceptance.tables import rows
-from tests.crash.autumn.books import Books
-from tests.crash.autumn.setting import CHANGED, NEW_COST, Setting, Struck
+from tests.crash.autumn.books import Books, drawn_of
+from tests.crash.autumn.setting import BY_HAND, CHANGED, NEW_COST, Setting, Struck
+from tests.emulators.autumn_losses import Charge
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
 
 TOLD = "SELECT customer_id, feature, told_qty, scale FROM balance_marks WHERE provider = 'autumn' AND told_qty <> 0"
@@ -23,6 +27,12 @@ WHERE state NOT IN ('accepted', 'voided')
 """
 Amounts = Mapping[str, Fraction]
 """Credits by customer."""
+MOST_SUMS: Final = 200_000
+"""Of a customer's mishaps: where they come to more different sums, what was told is not held against them."""
+NEWER: Final = Fraction(NEW_COST) - Fraction(CREDITS_PER_GB_SECOND) * 8
+"""By how much a unit of the changed feature costs more since."""
+Mishap = tuple[Fraction, Fraction]
+"""Credits that were drawn beyond what was billed, and how many units of the changed feature at its new cost."""
 
 
 @dataclass
@@ -37,6 +47,8 @@ class Verdict:
     """Pushes in doubt that were not charged."""
     waiting: dict[str, Fraction] = field(default_factory=dict)
     """Rejected pushes: they wait for credit."""
+    unweighed: int = 0
+    """Customers of whom something was told, and whose mishaps are too many to weigh it against them."""
     silent: dict[str, Fraction] = field(default_factory=dict)
     unexplained: dict[str, str] = field(default_factory=dict)
     other_states: list[tuple[object, ...]] = field(default_factory=list)
@@ -60,10 +72,15 @@ def shown(amount: Fraction) -> str:
 
 
 def judge(
-    url: str, setting: Setting, autumn: Struck, beside: Amounts, undecided: frozenset[str] = frozenset()
+    url: str,
+    setting: Setting,
+    autumn: Struck,
+    beside: Amounts,
+    made_up: Amounts,
+    undecided: frozenset[str] = frozenset(),
 ) -> Verdict:
-    """Customer by customer. `beside`: what the last comparison told and did not remember. `undecided`: those that wait
-    for a person's decision are left out."""
+    """Customer by customer. `beside`: what the last comparison told and did not remember. `made_up`: what of that a
+    person put right by hand before. `undecided`: those that wait for a person's decision are left out."""
     found = Verdict()
     told = _told(url)
     doubted, waiting, others = _open(url, autumn)
@@ -77,11 +94,17 @@ def judge(
         apart = told.get(name, Fraction(0)) + beside.get(name, Fraction(0))
         missing = doubted.get(name, Fraction(0)) + waiting.get(name, Fraction(0))
         beyond = _beyond(autumn, name, units) - apart + missing
-        if not _is_zero(autumn, name, units, beyond):
+        claimed = apart + made_up.get(name, Fraction(0))
+        sums = _sums(_mishaps(autumn, name)) if claimed or (beyond and CHANGED in units) else {(Fraction(0),) * 2}
+        found.unweighed += sums is None
+        # A unit of the changed feature that is lost or doubled was one of the old cost or of the new.
+        if beyond and (CHANGED not in units or sums is None or (claimed, -beyond / NEWER) not in sums):
             if apart or missing:
                 found.unexplained[name] = f"{shown(beyond)} beside told {shown(apart)} and open {shown(missing)}"
             else:
                 found.silent[name] = beyond
+        elif sums is not None and (claimed, -beyond / NEWER) not in sums:
+            found.unexplained[name] = f"{shown(claimed)} was told, and no mishaps come to that"
         elif not apart and not missing:
             found.exact += 1
     found.told |= told
@@ -98,32 +121,52 @@ def cost_of(feature: str) -> Fraction:
 def _beyond(autumn: Struck, name: str, used: Mapping[str, int]) -> Fraction:
     """What the balance lacks beyond samples times cost; own units count at the feature's cost."""
     account = autumn.account
-    books = account.books
-    assert isinstance(books, Books)
-    drawn = Fraction(books.drawn.get((name, CREDITS), 0)) - Fraction(account.changed.get((name, CREDITS), 0))
+    drawn = Fraction(_books(autumn).drawn.get((name, CREDITS), 0)) - Fraction(account.changed.get((name, CREDITS), 0))
     for feature in used:
-        drawn += Fraction(books.drawn.get((name, feature), 0)) * cost_of(feature)
+        drawn += Fraction(_books(autumn).drawn.get((name, feature), 0)) * cost_of(feature)
     expected = sum((units * cost_of(feature) for feature, units in used.items()), Fraction(0))
-    return drawn - expected - _at_new_cost(books, name) * (Fraction(NEW_COST) - cost_of(CHANGED))
+    return drawn - expected - _books(autumn).at_cost.get((name, CHANGED, Fraction(NEW_COST)), Fraction(0)) * NEWER
 
 
-def _at_new_cost(books: Books, name: str) -> Fraction:
-    """Units of the changed feature that were charged after the change."""
-    return books.at_cost.get((name, CHANGED, Fraction(NEW_COST)), Fraction(0))
-
-
-def _is_zero(autumn: Struck, name: str, used: Mapping[str, int], beyond: Fraction) -> bool:
-    """Of the feature whose cost changed, a unit that is missing or doubled was one of the old cost or of the new."""
-    if beyond == 0 or CHANGED not in used:
-        return bool(beyond == 0)
+def _books(autumn: Struck) -> Books:
     books = autumn.account.books
     assert isinstance(books, Books)
-    units = beyond / (Fraction(NEW_COST) - cost_of(CHANGED))
-    lost = autumn.account.lost + autumn.account.undrawn + autumn.account.doubles
-    most = sum(
-        (abs(Fraction(one.value)) for one in lost if (one.customer, one.feature) == (name, CHANGED)), Fraction(0)
-    )
-    return bool(units.denominator == 1 and abs(units) <= most)
+    return books
+
+
+def _mishaps(autumn: Struck, name: str) -> list[Mishap]:
+    """What the service lost, doubled or clamped inside a unit, and what a person changed and told nothing of."""
+    account = autumn.account
+    undone = account.store.undone_charges
+    ids = {id(one) for one in undone}
+    lost = [*undone, *(one for one in account.undrawn if id(one) not in ids), *account.lost]
+    found = [_mishap(one, -1) for one in lost if one.customer == name]
+    found += [_mishap(one, 1) for one in account.doubles if one.customer == name]
+    for one in _books(autumn).broken:
+        if one.customer == name:
+            value = Fraction(one.value)
+            whole = ceil(value) if value > 0 else -ceil(-value)
+            found.append(((value - whole) * cost_of(one.feature), Fraction(0)))
+    if autumn.by_hand.get(name):
+        found.append((-autumn.by_hand[name] * Fraction(BY_HAND), Fraction(0)))
+    return found
+
+
+def _mishap(made: Charge, sign: int) -> Mishap:
+    own, credits = drawn_of(made.feature, made.parts)
+    units = Fraction(made.value) - own
+    is_newer = made.feature == CHANGED and units and credits / units == Fraction(NEW_COST)
+    return sign * (own * cost_of(made.feature) + credits), sign * units if is_newer else Fraction(0)
+
+
+def _sums(mishaps: Sequence[Mishap]) -> set[Mishap] | None:
+    """All that some of them come to; None: too many."""
+    reached: set[Mishap] = {(Fraction(0), Fraction(0))}
+    for credits, units in mishaps:
+        reached |= {(before + credits, old + units) for before, old in reached}
+        if len(reached) > MOST_SUMS:
+            return None
+    return reached
 
 
 def _told(url: str) -> dict[str, Fraction]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -62,8 +62,12 @@ HEALING: Final = (*LATER, *(6 * HOUR_MS,) * 4)
 """Jumps between ticks: past backoffs, past lags, past the life of a key."""
 NIGHTS: Final = 12
 LOSSES_EVERY, OUTAGE_EVERY = 9, 6
-"""Kills between two losses of the balance store, and between two outages of a part of the service."""
+"""Kills between two losses of the balance store, and between two outages of a part of the service, at most."""
 OUTAGES: Final = ("key store refuses", "key store hangs", "balance store down", "list stands still")
+OUTAGE: Final = "outage: "
+COST_CHANGED, UNDONE, DOUBLED = "cost changed", "lost with their store", "drawn twice"
+ORDERS_S: Final = 5.0
+"""What is done to the service is done before time jumps: so long a call is waited for that comes before."""
 
 
 @dataclass
@@ -80,6 +84,7 @@ class Found:
     struck: Counter[str]
     billing_calls: int
     said: Counter[str]
+    came_about: Counter[str]
     doubted: Fraction
     beside: dict[str, Fraction]
     took_s: float
@@ -116,17 +121,22 @@ class Pooled(Blockade):
             if one.manner == "exact":
                 autumn.top_up(one.name, f"more{at}", GRANTED_AT_ONCE * STEADY)
             if one.manner == "by_hand" and at == kills // 3:
+                autumn.by_hand[one.name] += 1
                 autumn.orders.append(_add_by_hand(autumn, one.name, BY_HAND))
-        self._outage(at)
+        until = time.monotonic() + ORDERS_S
+        while autumn.orders and time.monotonic() < until:
+            time.sleep(0.005)
+        self._outage(at, kills)
 
-    def _outage(self, at: int) -> None:
+    def _outage(self, at: int, kills: int) -> None:
         """A part of the service is away until the next kill."""
         autumn, now = self.autumn, self.clock.now_ms()
         autumn.key_store = autumn.balance_store = "up"
-        if at % OUTAGE_EVERY != 1:
+        every = min(OUTAGE_EVERY, max(2, kills // len(OUTAGES)))
+        if at % every != 1:
             return
-        which = OUTAGES[at // OUTAGE_EVERY % len(OUTAGES)]
-        autumn.faults.counts[f"outage: {which}"] += 1
+        which = OUTAGES[at // every % len(OUTAGES)]
+        autumn.faults.counts[f"{OUTAGE}{which}"] += 1
         match which:
             case "key store refuses":
                 autumn.key_store = "refusing"
@@ -157,6 +167,9 @@ class Pooled(Blockade):
 
     def before_the_end(self, made: Any) -> None:
         self.struck = Counter(self.autumn.faults.counts)
+        self.came_about = Counter(self.autumn.came_about)
+        self.came_about[UNDONE] += len(self.autumn.account.store.undone_charges)
+        self.came_about[DOUBLED] += len(self.autumn.doubles)
         self.calls = self.autumn.calls.total(), self.autumn.calls["track"]
 
 
@@ -166,7 +179,7 @@ SEALED = "SELECT COUNT(*) FROM (SELECT DISTINCT org_id, window_ms, feature FROM 
 def _change_cost(autumn: Struck) -> Callable[[int], None]:
     def do(_now_ms: int) -> None:
         autumn.account.features[CREDITS].credit_schema[CHANGED] = NEW_COST
-        autumn.faults.counts["cost changed"] += 1
+        autumn.faults.counts[COST_CHANGED] += 1
 
     return do
 
@@ -207,6 +220,8 @@ class Healing:
     told_beside: dict[str, Fraction] = field(default_factory=dict)
     standing: list[dict[str, Any]] = field(default_factory=list)
     """Lines that reconcile tells each night: nothing but a console tells more."""
+    made_up: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
+    """Credits that a person charged by hand, or gave back, as they were told."""
 
     def heal(self) -> None:
         """Errors: AssertionError where it comes to no end."""
@@ -268,7 +283,7 @@ class Healing:
         for _, _, _, feature, quantity in doubted:
             self.doubted += int(str(quantity)) * cost_of(str(feature))
         self.told_beside = self.beside()
-        found = judge(self.url, self.setting, self.autumn, self.told_beside, undecided)
+        found = judge(self.url, self.setting, self.autumn, self.told_beside, self.made_up, undecided)
         assert found.wrong is None, f"before a person decided anything: {found.wrong}"
 
     def _pay(self) -> None:
@@ -283,6 +298,7 @@ class Healing:
         beside = self.beside()
         for customer, amount in beside.items():
             self.autumn.orders.append(_add_by_hand(self.autumn, customer, amount))
+            self.made_up[customer] += amount
             self.said["made up for by the amount told"] += 1
         return len(beside)
 
@@ -320,7 +336,7 @@ def in_credits(
             healing.heal()
         finally:
             operator.end()
-    verdict = judge(url, setting, autumn, healing.beside())
+    verdict = judge(url, setting, autumn, healing.beside(), healing.made_up)
     assert verdict.wrong is None, verdict.wrong
     assert must(url, "verify", at=str(clock.now_ms()))["breaches"] == []
     return Found(
@@ -334,6 +350,7 @@ def in_credits(
         billing_calls=siege.calls[1],
         struck=siege.struck,
         said=healing.said,
+        came_about=siege.came_about,
         doubted=healing.doubted,
         beside=healing.told_beside,
         took_s=took,
