@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.providers.autumn import wire
+from drawdown.providers.autumn import events, wire
 from drawdown.providers.autumn.deductions import Units
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
@@ -141,7 +141,8 @@ def _blind_to_balances() -> None:
 
 def _asked_is_charged() -> None:
     """What was asked counts as what was charged, whatever a limit left of it."""
-    vars(wire)["charged"] = lambda taken, asked, _costs: Units(asked, exact=True)
+    for module in (wire, events):
+        vars(module)["charged"] = lambda taken, asked, _costs: Units(asked, exact=True)
 
 
 PLANTED: dict[str, Callable[[], None]] = {

@@ -299,7 +299,8 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a balance is from what was pushed; `told`: how much of it a person is told now."""
+    """How far a balance is from what was pushed; `told`: how much of it a person is told now. `unsure`: how much more
+    that may be."""
 
     pair: CustomerPool
     since_ms: int
@@ -307,6 +308,7 @@ class Mark:
     org_id: str
     told: int = 0
     scale: int = 1
+    unsure: int = 0
 
 
 def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
@@ -321,6 +323,7 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
             "told_qty": mark.told,
             "told_ms": now_ms if mark.told else None,
             "scale": mark.scale,
+            "unsure_qty": mark.unsure,
         }
         for mark in marks
     ]

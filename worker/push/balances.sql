@@ -87,15 +87,19 @@ JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id
     AND m.since_ms = w.since_ms
 
 -- name: remember
-INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, provider, at_ms)
-SELECT customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, :provider, :at_ms
+INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty,
+    provider, at_ms)
+SELECT customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty, :provider, :at_ms
 FROM {rows :marks (customer_id text, feature text, since_ms bigint, apart_qty bigint, org_id text, told_qty bigint,
-    told_ms bigint, scale bigint)} r WHERE 1 = 1
+    told_ms bigint, scale bigint, unsure_qty bigint)} r WHERE 1 = 1
 ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.since_ms,
     apart_qty = excluded.apart_qty, at_ms = excluded.at_ms, org_id = excluded.org_id,
     told_qty = CASE WHEN ABS(balance_marks.told_qty * 1.0 * excluded.scale / balance_marks.scale) + ABS(excluded.told_qty)
         > 9e18 THEN excluded.told_qty
         ELSE balance_marks.told_qty * (excluded.scale / balance_marks.scale) + excluded.told_qty END,
+    unsure_qty = CASE WHEN balance_marks.unsure_qty * 1.0 * excluded.scale / balance_marks.scale + excluded.unsure_qty > 9e18
+        THEN excluded.unsure_qty
+        ELSE balance_marks.unsure_qty * (excluded.scale / balance_marks.scale) + excluded.unsure_qty END,
     scale = excluded.scale,
     told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
 

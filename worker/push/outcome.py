@@ -69,7 +69,9 @@ def settle(
     """
     match outcome:
         case Accepted(_, cost):
-            return Settlement("accepted", now_ms, "accepted", cost=cost)
+            # An earlier attempt may have been charged at another cost: this answer tells of its own.
+            alone = not (attempt > 1 if sent_before is None else sent_before)
+            return Settlement("accepted", now_ms, "accepted", cost=cost if alone else None)
         case Duplicate():
             return _settle_duplicate(attempt > 1 if sent_before is None else sent_before, now_ms, capabilities)
         case Queued(confirm_at_ms):
@@ -171,14 +173,14 @@ def after_lookup(
     """What a lookup means. Only what was never in doubt is sent again, and only while its key is remembered."""
     match found:
         case Found(quantity, cost) if quantity == asked.sent_qty:
-            return Settlement("accepted", now_ms, "found", cost=cost)
+            return Settlement("accepted", now_ms, "found", cost=cost if asked.arrivals == 1 else None)
         case Found(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case Found(0):
             until_ms = now_ms + CREDIT_WAIT_MS if asked.sent_qty > 0 else now_ms
             return Settlement("rejected", until_ms, "found", "the provider has it on record and charged nothing for it")
         case Found(quantity, cost):
-            return Adopt(quantity, cost)
+            return Adopt(quantity, cost if asked.arrivals == 1 else None)
         case Absent():
             return _after_absent(asked, now_ms, capabilities)
         case CannotTell() if asked.sent_qty == 0:

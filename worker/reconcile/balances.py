@@ -25,7 +25,7 @@ from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, show_quantity
 from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
@@ -81,6 +81,9 @@ MOST_LOST_SUMS: Final = 50_000
 """The same for what a balance lacks: seals wait meanwhile."""
 CHANCE: Final = 20
 """One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
+UNSURE: Final = (
+    "; it may be up to {} more: nothing tells at which cost some pushes were charged, or what a person billed by hand"
+)
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
 
 
@@ -203,14 +206,14 @@ def _of_pair(
         return
     customer, pool = pair
     org, day = ours.org_id, since - since % DAY_MS
-    verdict = "over" if apart > 0 else "short"
-    line = Line(
-        day, org, asked.provider, customer, pool, ours.ours, ours.ours + apart, verdict, balance=True, scale=scale
-    )
+    verdict, theirs = "over" if apart > 0 else "short", ours.ours + apart
+    unsure = most - apart if apart > 0 else apart - least
+    line = Line(day, org, asked.provider, customer, pool, ours.ours, theirs, verdict, balance=True, scale=scale)
+    line = replace(line, unsure=unsure)
     if not above(line, asked.scope.threshold):
         return
     if pair in asked.standing:
-        yield replace(line, note=BESIDE, standing=True), None
+        yield replace(line, note=_noted(BESIDE, line), standing=True), None
         return
     # A part that no read ever showed, used up by just these pushes, would look like their loss: none can be told from
     # it before a comparison of the same credits agreed.
@@ -224,9 +227,14 @@ def _of_pair(
             yield _of_lost(connection, asked, line, lost)
             return
     if apart < 0 or not is_sure:
-        yield replace(line, note=(LESS if apart < 0 else MORE) + ONCE), replace(mark, told=apart)
+        note = _noted(LESS if apart < 0 else MORE, line) + ONCE
+        yield replace(line, note=note), replace(mark, told=apart, unsure=min(unsure, MAX_FIGURE))
         return
     yield _of_more(connection, asked, line, mark)
+
+
+def _noted(note: str, line: Line) -> str:
+    return note + (UNSURE.format(show_quantity(line.unsure, line.scale)) if line.unsure else "")
 
 
 def _nearest(least: int, unsure: Sequence[int]) -> int:

@@ -20,15 +20,19 @@ from tests.crash.autumn.setting import BY_HAND, CHANGED, NEW_COST, Setting, Stru
 from tests.emulators.autumn_losses import Charge
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
 
-TOLD = "SELECT customer_id, feature, told_qty, scale FROM balance_marks WHERE provider = 'autumn' AND told_qty <> 0"
+TOLD = """
+SELECT customer_id, feature, told_qty, scale, unsure_qty FROM balance_marks WHERE provider = 'autumn' AND told_qty <> 0
+"""
 OPEN = """
 SELECT state, customer_id, feature, COALESCE(wire_key, key), sent_qty FROM pushes
 WHERE state NOT IN ('accepted', 'voided')
 """
 Amounts = Mapping[str, Fraction]
 """Credits by customer."""
-MOST_SUMS: Final = 200_000
+MOST_SUMS: Final = 50_000
 """Of a customer's mishaps: where they come to more different sums, what was told is not held against them."""
+PARTS: Final = 10**12
+"""To the credit."""
 NEWER: Final = Fraction(NEW_COST) - Fraction(CREDITS_PER_GB_SECOND) * 8
 """By how much a unit of the changed feature costs more since."""
 Mishap = tuple[Fraction, Fraction]
@@ -47,6 +51,8 @@ class Verdict:
     """Pushes in doubt that were not charged."""
     waiting: dict[str, Fraction] = field(default_factory=dict)
     """Rejected pushes: they wait for credit."""
+    ranged: int = 0
+    """Customers of whom a person was told an amount, and by how much more it may be."""
     unweighed: int = 0
     """Customers of whom something was told, and whose mishaps are too many to weigh it against them."""
     silent: dict[str, Fraction] = field(default_factory=dict)
@@ -77,12 +83,14 @@ def judge(
     autumn: Struck,
     beside: Amounts,
     made_up: Amounts,
+    unsure: Amounts,
     undecided: frozenset[str] = frozenset(),
 ) -> Verdict:
     """Customer by customer. `beside`: what the last comparison told and did not remember. `made_up`: what of that a
-    person put right by hand before. `undecided`: those that wait for a person's decision are left out."""
+    person put right by hand before. `unsure`: by how much more that may be, as was told with it. `undecided`: those
+    that wait for a person's decision are left out."""
     found = Verdict()
-    told = _told(url)
+    told, ranges = _told(url)
     doubted, waiting, others = _open(url, autumn)
     found.other_states = [one for one in others if one[0] not in undecided]
     used = setting.used()
@@ -95,15 +103,21 @@ def judge(
         missing = doubted.get(name, Fraction(0)) + waiting.get(name, Fraction(0))
         beyond = _beyond(autumn, name, units) - apart + missing
         claimed = apart + made_up.get(name, Fraction(0))
-        sums = _sums(_mishaps(autumn, name)) if claimed or (beyond and CHANGED in units) else {(Fraction(0),) * 2}
-        found.unweighed += sums is None
-        # A unit of the changed feature that is lost or doubled was one of the old cost or of the new.
-        if beyond and (CHANGED not in units or sums is None or (claimed, -beyond / NEWER) not in sums):
+        weighing = Weighing(_mishaps(autumn, name) if claimed or (beyond and CHANGED in units) else ())
+        found.unweighed += weighing.sums is None
+        is_weighed = weighing.explains(claimed, beyond)
+        may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
+        if not is_weighed and may_be and CHANGED in units:
+            found.ranged += 1
+            most = int(may_be / NEWER)
+            some = [number * NEWER for number in range(-most, most + 1)]
+            is_weighed = any(weighing.explains(claimed - one, beyond + one) for one in some)
+        if beyond and not (CHANGED in units and is_weighed):
             if apart or missing:
                 found.unexplained[name] = f"{shown(beyond)} beside told {shown(apart)} and open {shown(missing)}"
             else:
                 found.silent[name] = beyond
-        elif sums is not None and (claimed, -beyond / NEWER) not in sums:
+        elif not is_weighed:
             found.unexplained[name] = f"{shown(claimed)} was told, and no mishaps come to that"
         elif not apart and not missing:
             found.exact += 1
@@ -159,22 +173,45 @@ def _mishap(made: Charge, sign: int) -> Mishap:
     return sign * (own * cost_of(made.feature) + credits), sign * units if is_newer else Fraction(0)
 
 
-def _sums(mishaps: Sequence[Mishap]) -> set[Mishap] | None:
-    """All that some of them come to; None: too many."""
-    reached: set[Mishap] = {(Fraction(0), Fraction(0))}
-    for credits, units in mishaps:
-        reached |= {(before + credits, old + units) for before, old in reached}
-        if len(reached) > MOST_SUMS:
-            return None
-    return reached
+class Weighing:
+    """A customer's mishaps, and what was told of them. `sums`: all that some of them come to; None: too many."""
+
+    def __init__(self, mishaps: Sequence[Mishap]) -> None:
+        self._most_units = sum((abs(units) for _, units in mishaps), Fraction(0))
+        self.sums: set[tuple[int, Fraction]] | None = {(0, Fraction(0))}
+        for credits, units in mishaps:
+            amount = _parts(credits)
+            assert self.sums is not None and amount is not None, f"{credits} has more digits than any charge"
+            self.sums |= {(before + amount, old + units) for before, old in self.sums}
+            if len(self.sums) > MOST_SUMS:
+                self.sums = None
+                return
+
+    def explains(self, claimed: Fraction, beyond: Fraction) -> bool:
+        """Whether some mishaps come to what was told. A unit of the changed feature that was lost or drawn twice was
+        one of the old cost or of the new: what is beyond that is of those at the new one."""
+        units = -beyond / NEWER
+        if self.sums is None:
+            return units.denominator == 1 and abs(units) <= self._most_units
+        amount = _parts(claimed)
+        return amount is not None and (amount, units) in self.sums
 
 
-def _told(url: str) -> dict[str, Fraction]:
-    found: dict[str, Fraction] = defaultdict(Fraction)
-    for customer, feature, quantity, scale in rows(url, TOLD):
+def _parts(credits: Fraction) -> int | None:
+    """Credits in parts that each charge is a whole number of; None: they are none."""
+    found = credits * PARTS
+    return found.numerator if found.denominator == 1 else None
+
+
+def _told(url: str) -> tuple[dict[str, Fraction], dict[str, Fraction]]:
+    """What a person was told of balances, and by how much more that may be."""
+    found: dict[str, Fraction] = {}
+    unsure: dict[str, Fraction] = {}
+    for customer, feature, quantity, scale, more in rows(url, TOLD):
         assert feature == CREDITS, "balances are compared in credits"
-        found[str(customer)] += Fraction(int(str(quantity)), int(str(scale)))
-    return dict(found)
+        found[str(customer)] = Fraction(int(str(quantity)), int(str(scale)))
+        unsure[str(customer)] = Fraction(int(str(more)), int(str(scale)))
+    return found, unsure
 
 
 def _open(url: str, autumn: Struck) -> tuple[dict[str, Fraction], dict[str, Fraction], list[tuple[object, ...]]]:

@@ -72,7 +72,7 @@ def report(seed: int, found: Found) -> str:
         f"{_amounts(found.beside)}",
         f"  in the end {verdict.exact:,} customers' balances are samples times cost to the last digit; told once: "
         f"{_amounts(verdict.told)}; waiting for credit: {_amounts(verdict.waiting)}; "
-        f"too many mishaps to weigh: {verdict.unweighed:,}",
+        f"told with a range: {verdict.ranged:,}; with too many mishaps to weigh: {verdict.unweighed:,}",
     ]
     return "\n".join(lines)
 
