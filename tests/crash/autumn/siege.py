@@ -250,13 +250,21 @@ class Healing:
 
     def _settle(self) -> None:
         for step in HEALING:
-            self.clock.jump(step)
-            report = self.operator.do("tick")
-            assert report["failures"] == [], report["failures"]
-            for name in ("looked_up", "voided", "adopted"):
-                self.said[name.replace("_", " ")] += report[name]
-            if not (number(self.url, UNSETTLED) or any(report[name] for name in ("sealed", "voided", "adopted"))):
-                return  # what was voided, or adopted at less, is sealed anew by the next tick
+            if not self._tick(step) and not number(self.url, UNSETTLED):
+                return
+        for _ in range(NIGHTS):
+            if not self._tick(MINUTE_MS):
+                return
+        raise AssertionError("each tick seals, voids or adopts something")
+
+    def _tick(self, jump_ms: int) -> bool:
+        """Whether something is sealed, or will be by the next tick: what was voided, or adopted at less."""
+        self.clock.jump(jump_ms)
+        report = self.operator.do("tick")
+        assert report["failures"] == [], report["failures"]
+        for name in ("looked_up", "voided", "adopted"):
+            self.said[name.replace("_", " ")] += report[name]
+        return any(report[name] for name in ("sealed", "voided", "adopted"))
 
     def _until_quiet(self) -> bool:
         """Night after night, until a comparison changes nothing; whether the first did not."""
