@@ -28,11 +28,12 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, Push, Steps, Transaction
 from drawdown.worker.push import claim, in_place, push
 from drawdown.worker.push.rows import request_of as sound_request_of
-from drawdown.worker.reconcile import balances, reconcile
+from drawdown.worker.reconcile import reconcile
 from drawdown.worker.topup import claim as topup_claim
 from drawdown.worker.topup import fill as topup_fill
 from drawdown.worker.topup import settle as topup_settle
 from drawdown.worker.topup.topups import Topup
+from drawdown.worker.verdict import project
 from tests.sent import nothing_in_place
 
 ACCEPTED = "UPDATE pushes SET state = 'accepted' WHERE key = :key AND state = 'due'"
@@ -145,15 +146,10 @@ def _asked_is_charged() -> None:
         vars(module)["charged"] = lambda taken, asked, _costs: Units(asked, exact=True)
 
 
-def _stale_is_lost() -> None:
-    """What a balance does not show yet, as of half a minute ago, is lost at once, whatever was compared before."""
-    vars(balances)["STALE_MS"] = -MINUTE_MS
-    original = balances.compare_drawn
-
-    def compare_drawn(context: Context, provider: str, pairs: Any, standing: Any, *more: Any) -> Steps[None]:
-        yield from original(context, provider, pairs, frozenset(), *more)
-
-    vars(reconcile)["compare_drawn"] = compare_drawn
+def _used_up_is_lost() -> None:
+    """Nobody remembers parts of balances: one that was used up exactly looks like a loss of what used it up."""
+    for module in (push, project):
+        vars(module)["note_parts"] = lambda *_, **__: None
 
 
 PLANTED: dict[str, Callable[[], None]] = {
@@ -166,5 +162,5 @@ PLANTED: dict[str, Callable[[], None]] = {
     "noted first": _noted_first,
     "blind to balances": _blind_to_balances,
     "asked is charged": _asked_is_charged,
-    "stale is lost": _stale_is_lost,
+    "used up is lost": _used_up_is_lost,
 }

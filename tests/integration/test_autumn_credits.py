@@ -336,6 +336,28 @@ def test_part_that_only_answers_showed_is_no_loss_once_used_up(engine: sa.Engine
     house.is_exact()
 
 
+def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.Engine) -> None:
+    """Charges that were queued while the balance store was away have no answer that shows a balance. Nothing tells such
+    a part from a loss: a person is told."""
+    house = House(engine, {"acme": 1})
+    house.use("acme", 60)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.account.grant("acme", "credits", Decimal("0.048"), house.fleet.clock.at_ms, interval=ONE_OFF)
+    house.autumn.balance_store = "down"
+    for seconds in (2_440, 60, 60):
+        house.use("acme", seconds)
+        house.window += 1
+    house.bill()
+    house.autumn.balance_store = "up"
+    house.wait(2 * MINUTE_MS)
+    house.autumn.account.grant("acme", "credits", 10, house.fleet.clock.at_ms, interval=ONE_OFF)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -48_000, 0, 10**6)]
+    house.bill()
+    assert house.drawn("acme") == house.used["acme"]
+    assert told(house.compare(correct=True)) == []
+
+
 def test_difference_is_told_exactly_beside_charges_of_both_costs(engine: sa.Engine) -> None:
     """Each answer tells the cost of its charge: no sum of charges while the cost changed hides a part of it."""
     house = House(engine, {"acme": 100})

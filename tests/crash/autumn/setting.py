@@ -156,10 +156,17 @@ class Struck(AutumnEmulator):
         assert isinstance(self.account, Watched)
         return self.account.came_about
 
+    loses: bool = False
+    """Whether the balance store is killed right after the next charge: then it has something to lose."""
+
     def handle(self, call: Call, now_ms: int) -> HttpResult:
         while self.orders:
             self.orders.popleft()(now_ms)
-        return super().handle(call, now_ms)
+        answer = super().handle(call, now_ms)
+        if self.loses and any(one.at_ms == now_ms for one in self.account.store.unwritten):
+            self.loses = False
+            self.lose_balances(now_ms)
+        return answer
 
     def top_up(self, customer: str, name: str, credits: Decimal | int) -> None:
         """By `balances.create`, as the host's own program would."""

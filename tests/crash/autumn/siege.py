@@ -11,7 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -111,9 +111,9 @@ class Pooled(Blockade):
 
     def between(self, at: int) -> None:
         """What people, and the service's own mishaps, do."""
-        autumn, kills = self.autumn, len(self.setting.parts) - 1
+        autumn, kills = self.autumn, len(self.setting.parts) - 2
         if at % LOSSES_EVERY == LOSSES_EVERY // 2 or kills < LOSSES_EVERY:
-            autumn.orders.append(autumn.lose_balances)
+            autumn.loses = True
         if at == kills // 2:
             autumn.orders.append(_change_cost(autumn))
         for one in self.setting.customers:
@@ -123,7 +123,7 @@ class Pooled(Blockade):
                 autumn.by_hand[one.name] += 1
                 autumn.orders.append(_add_by_hand(autumn, one.name, BY_HAND))
         until = time.monotonic() + ORDERS_S
-        while autumn.orders and time.monotonic() < until:
+        while (autumn.orders or autumn.loses) and time.monotonic() < until:
             time.sleep(0.005)
         self._outage(at, kills)
 
@@ -223,6 +223,19 @@ class Healing:
     """Credits that a person charged by hand, or gave back, as they were told."""
     unsure: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
     """By how much more that may have been, as was told with it."""
+
+    def begin_in_peace(self) -> None:
+        """The first part is billed, and compared: what is lost later can be told from what was never known."""
+        rates, self.autumn.faults.rates = self.autumn.faults.rates, {}
+        engine = connect(self.url)
+        insert(engine, self.setting.parts[0])
+        engine.dispose()
+        self.operator.ready()
+        self._settle()
+        self.clock.jump(HOUR_MS)
+        assert not self.operator.do("reconcile")["unread"]
+        self.said.clear()
+        self.autumn.faults.rates = rates
 
     def heal(self) -> None:
         """Errors: AssertionError where it comes to no end."""
@@ -334,7 +347,7 @@ def in_credits(
 ) -> Found:
     """Errors: AssertionError where a difference is silent or unexplained, or something is left open."""
     dice = random.Random(seed)
-    setting = make(pushes, kills + 1, dice)
+    setting = make(pushes, kills + 2, dice)
     clock, autumn = SharedClock(folder / "clock", AT_MS), emulated(setting, seed, AT_MS - HOUR_MS)
     (folder / "provider").write_text("autumn")
     _set_up(url, setting, clock.now_ms())
@@ -342,13 +355,14 @@ def in_credits(
     with serving_in_thread(autumn, clock, latency_ms=LATENCY_MS) as address:
         env = dict(line.split("=", 1) for line in autumn_lines(autumn, address))
         env |= {"CRASH_PLANTED": planted}
-        with closing(Nursery(folder, url, env, work=Pooled.WORK)) as nursery:
-            siege = Pooled(nursery, dice, {"autumn": autumn}, clock, no_kill=no_kill, setting=setting)
-            toll = siege.besiege(setting)  # type: ignore[arg-type]
-        took = time.monotonic() - began
-        operator = Process(url, folder, env).ready()
+        operator = Process(url, folder, env)
         healing = Healing(url, operator, clock, autumn, setting)
         try:
+            healing.begin_in_peace()
+            with closing(Nursery(folder, url, env, work=Pooled.WORK)) as nursery:
+                siege = Pooled(nursery, dice, {"autumn": autumn}, clock, no_kill=no_kill, setting=setting)
+                toll = siege.besiege(replace(setting, parts=setting.parts[1:]))  # type: ignore[arg-type]
+            took = time.monotonic() - began
             healing.heal()
             breaches = operator.do("verify")
         finally:
