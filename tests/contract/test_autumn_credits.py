@@ -28,6 +28,7 @@ from drawdown.providers.protocol import (
     Found,
     LookupResult,
     Outcome,
+    Part,
     PushRequest,
     Queued,
     ReadFailed,
@@ -195,6 +196,24 @@ OLD = Cost(FEATURE, "credits", Decimal("0.0007"))
 def test_a_charge_at_an_older_cost_is_read_at_that_cost() -> None:
     assert one(provider(took(0.7), known=(OLD,)), charge()) == Accepted()
     assert done(provider(listed(0.7), known=(OLD,)).lookup(charge())) == Found(1_000)
+
+
+def test_answer_and_event_tell_the_cost_of_their_charge() -> None:
+    for taken, cost in ((0.7, "0.0007"), (0.4, "0.0004")):
+        accepted = one(provider(took(taken), known=(OLD,)), charge())
+        assert isinstance(accepted, Accepted) and accepted.cost == Decimal(cost)
+        found = done(provider(listed(taken), known=(OLD,)).lookup(charge()))
+        assert isinstance(found, Found) and found.cost == Decimal(cost)
+    own = one(provider(took(1_000, of=FEATURE)), charge())
+    assert isinstance(own, Accepted) and own.cost is None, "no credits were drawn"
+
+
+def test_answer_shows_the_parts_that_no_read_may_show() -> None:
+    once = {"id": "top-up", "plan_id": None, "included_grant": 5, "reset": None, "expires_at": None}
+    plan = {"id": "cus_ent_1", "plan_id": "pro", "included_grant": 9, "reset": {"interval": "month"}}
+    shown = {"feature_id": "credits", "granted": 14, "remaining": 7, "usage": 7, "breakdown": [once, plan]}
+    accepted = one(provider(took(0.4, balance=shown)), charge())
+    assert isinstance(accepted, Accepted) and accepted.parts == (Part("credits", "top-up", Decimal(5)),)
 
 
 def test_with_several_costs_a_part_is_not_guessed() -> None:

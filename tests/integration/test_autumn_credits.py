@@ -358,8 +358,11 @@ def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.En
     assert told(house.compare(correct=True)) == []
 
 
-def test_difference_is_told_exactly_beside_charges_of_both_costs(engine: sa.Engine) -> None:
-    """Each answer tells the cost of its charge: no sum of charges while the cost changed hides a part of it."""
+@pytest.mark.parametrize(("is_known", "apart", "unsure"), [(True, -50_000, 0), (False, -14_000, 396_000)])
+def test_difference_beside_charges_of_both_costs_is_told(
+    engine: sa.Engine, is_known: bool, apart: int, unsure: int
+) -> None:
+    """Each answer tells the cost of its charge. Without it, the least amount is told, and how much more it may be."""
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.bill()
@@ -371,7 +374,13 @@ def test_difference_is_told_exactly_beside_charges_of_both_costs(engine: sa.Engi
     house.bill()
     assert house.drawn("acme") == Decimal("3.94")
     house.autumn.account.add_to_balance("acme", "credits", Decimal("0.05"))
-    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -50_000, 0, 10**6)]
+    if not is_known:
+        write(engine, lambda c: c.execute(sa.text("UPDATE pushes SET credit_cost = NULL")))
+    found = house.compare(correct=True)
+    assert told(found) == [("acme", "credits", "short", apart, 0, 10**6)]
+    assert [line.unsure for line in found.differing] == [unsure]
+    assert ("up to 0.396 more" in str(found.differing[0].note)) is not is_known
+    assert house.fleet.rows("SELECT told_qty, unsure_qty FROM balance_marks") == [(apart, unsure)]
 
 
 @pytest.mark.parametrize("size", [1, 64])
