@@ -7,10 +7,12 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash cluster autumn trace door topups exhaustion \
+.PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants interleave crash cluster autumn trace door topups exhaustion \
 	bench conformance browser screenshots docs emulators lock sbom release clean
 
-demo: install
+# The product alone: without what tests need, it is there in seconds.
+demo: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@$(BIN)/drawdown demo
 
 test: lint types pytest
@@ -28,6 +30,10 @@ test-whole: export DRAWDOWN_TEST_WHOLE := 1
 # More processes than cores: many tests wait. What they run is told nothing of this make.
 pytest: install
 	@MAKEFLAGS= $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(TESTS)
+
+# What each test costs, the dearest first: make test-times TESTS=tests/server
+test-times: install
+	@MAKEFLAGS= $(BIN)/python -m pytest -p tests.times -n 2 --dist loadgroup --no-loadscope-reorder $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .

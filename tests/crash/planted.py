@@ -148,8 +148,7 @@ def _asked_is_charged() -> None:
 
 def _used_up_is_lost() -> None:
     """Nobody remembers parts of balances: one that was used up exactly looks like a loss of what used it up."""
-    for module in (push, project):
-        vars(module)["note_parts"] = lambda *_, **__: None
+    vars(push)["note_shown_parts"] = vars(project)["note_parts"] = lambda *_, **__: None
 
 
 PLANTED: dict[str, Callable[[], None]] = {

@@ -22,7 +22,7 @@ from drawdown.providers.protocol import Accepted, Capabilities, Outcome, Part, R
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, SECOND_MS
-from drawdown.worker.catalog.balance_parts import note_parts
+from drawdown.worker.catalog.balance_parts import note_shown_parts
 from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction
@@ -176,7 +176,7 @@ def _send_all(
                 in_ledger=lane.capabilities.balance_in_ledger,
                 witness=context.witness,
                 ask=partial(ask_after_push, lane=lane, answers=of_orgs),
-                note=partial(note_parts, provider=provider, shown=_shown_parts(portion, outcomes.values())),
+                note=partial(note_shown_parts, provider=provider, shown=_shown_parts(portion, outcomes.values())),
             ),
         )
         done.note(settled)
