@@ -57,12 +57,16 @@ class Watched(Account):
     """An account that counts what its charges came to."""
 
     came_about: Counter[str] = field(default_factory=Counter)
+    limited: list[tuple[Charge, Number]] = field(default_factory=list)
+    """Charges that a limit let through in part, with what was asked."""
 
     def _apply(self, track: Track, customer: Customer, draw: Draw, made: Charge, now_ms: int) -> None:
         super()._apply(track, customer, draw, made, now_ms)
         own, credits = drawn_of(made.feature, made.parts)
         self.came_about[GIVEN_BACK] += track.value < 0
-        self.came_about[LIMITED] += Fraction(made.value) != Fraction(track.value)
+        if Fraction(made.value) != Fraction(track.value):
+            self.came_about[LIMITED] += 1
+            self.limited.append((made, track.value))
         self.came_about[SPLIT] += bool(own and credits)
         self.came_about[PARTED] += len([part for part in draw.parts if part.grant.feature.name == CREDITS]) > 1
         self.came_about[USED_UP] += sum(

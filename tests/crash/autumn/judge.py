@@ -15,7 +15,7 @@ from math import ceil
 from typing import Final
 
 from tests.acceptance.tables import rows
-from tests.crash.autumn.books import Books, drawn_of
+from tests.crash.autumn.books import Books, Watched, drawn_of
 from tests.crash.autumn.setting import BY_HAND, CHANGED, NEW_COST, Setting, Struck
 from tests.emulators.autumn_losses import Charge
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
@@ -161,6 +161,11 @@ def _mishaps(autumn: Struck, name: str) -> list[Mishap]:
             value = Fraction(one.value)
             whole = ceil(value) if value > 0 else -ceil(-value)
             found.append(((value - whole) * cost_of(one.feature), Fraction(0)))
+    eventless = {id(one) for one in account.eventless}
+    assert isinstance(account, Watched)
+    for one, asked in account.limited:  # a person who decides about a push sees no part of it
+        if one.customer == name and id(one) in eventless:
+            found.append(((Fraction(one.value) - Fraction(asked)) * cost_of(one.feature), Fraction(0)))
     if autumn.by_hand.get(name):
         found.append((-autumn.by_hand[name] * Fraction(BY_HAND), Fraction(0)))
     return found
