@@ -156,6 +156,8 @@ class Struck(AutumnEmulator):
         assert isinstance(self.account, Watched)
         return self.account.came_about
 
+    in_peace: Counter[str] = field(default_factory=Counter)
+    """Calls by route before anything struck."""
     loses: bool = False
     """Whether the balance store is killed right after the next charge: then it has something to lose."""
 

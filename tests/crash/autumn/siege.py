@@ -172,7 +172,8 @@ class Pooled(Blockade):
         self.came_about = Counter(self.autumn.came_about)
         self.came_about[UNDONE] += len(self.autumn.account.store.undone_charges)
         self.came_about[DOUBLED] += len(self.autumn.doubles)
-        self.calls = self.autumn.calls.total(), self.autumn.calls["track"]
+        calls = self.autumn.calls - self.autumn.in_peace
+        self.calls = calls.total(), calls["track"]
 
 
 SEALED = "SELECT COUNT(*) FROM (SELECT DISTINCT org_id, window_ms, feature FROM pushes) p"
@@ -238,6 +239,7 @@ class Healing:
         self.clock.jump(HOUR_MS)
         assert not self.operator.do("reconcile")["unread"]
         self.said.clear()
+        self.autumn.in_peace = Counter(self.autumn.calls)
         self.autumn.faults.rates = rates
 
     def heal(self) -> None:

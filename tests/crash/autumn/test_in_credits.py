@@ -10,7 +10,7 @@ from tests.crash.autumn.run import LEAST_STRUCK, struck_share
 from tests.crash.autumn.siege import in_credits
 from tests.whole import WHOLE, share
 
-PUSHES, KILLS = share((60, 1), whole=(2_000, 8))
+PUSHES, KILLS = share((100, 1), whole=(2_000, 8))
 
 
 def test_each_balance_is_samples_times_cost_or_a_person_was_told_the_amount(tmp_path: Path) -> None:
