@@ -134,6 +134,10 @@ class Accepted:
 
     left: Left | None = field(default=None, compare=False)
     """None: the answer tells nothing of what is left."""
+    cost: Decimal | None = field(default=None, compare=False)
+    """Credits for one base unit, by which it was charged; None: the answer does not tell."""
+    parts: tuple[Part, ...] = field(default=(), compare=False)
+    """Parts of balances that the answer shows: one that is used up by the next charge is shown by no read."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,8 @@ class Found:
     """The provider has this push, and charged `quantity` base units for it."""
 
     quantity: int
+    cost: Decimal | None = field(default=None, compare=False)
+    """Credits for one base unit, by which it was charged; None: that is not told."""
 
 
 @dataclass(frozen=True)

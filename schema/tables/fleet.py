@@ -162,6 +162,8 @@ balance_marks = sa.Table(
     sa.Column("left_qty", Big, nullable=True),
     sa.Column("cycle_left_qty", Big, nullable=True),
     ms_column("ends_ms", null=True),
+    # How much more that may be: the amounts of some charges are not known.
+    sa.Column("unsure_qty", Big, nullable=False, server_default="0"),
     comment="By how much a balance was drawn on in its present cycle beyond what was pushed, when last compared; and "
     "what of it a person was told and has not acknowledged (P5, R2). scale: quantities in one unit of the balance.",
 )

@@ -91,6 +91,15 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
             AND q.sent_qty = -p.sent_qty AND q.sealed_at_ms >= p.settled_ms)
 ORDER BY p.settled_ms DESC, p.window_ms DESC, p.feature, p.revision DESC LIMIT :at_most
 
+-- name: charges_since
+-- What was charged since a moment, and whether an answer of the provider proved it.
+SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost,
+    EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push} AND x.outcome = 'accepted') AS answered
+FROM pushes p
+WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
+    AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL AND NOT p.by_hand AND p.settled_ms >= :since_ms
+LIMIT :at_most
+
 -- name: last_push
 SELECT * FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature
     AND provider = :provider AND customer_id = :customer_id ORDER BY revision DESC LIMIT 1

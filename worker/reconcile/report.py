@@ -53,6 +53,8 @@ class Line:
     """Quantities in one unit of the balance, for a credit system."""
     standing: bool = False
     """Whether a balance line is told beside lines of days that events leave open: each time, and with no mark."""
+    unsure: int = 0
+    """How much more the difference may be: the amounts of some charges are not known."""
 
 
 @dataclass
