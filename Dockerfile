@@ -8,7 +8,7 @@ RUN python -m venv /opt/drawdown \
     && /opt/drawdown/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r requirements.lock \
     && python -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r build.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY schema schema
 COPY events events
 COPY ledger ledger

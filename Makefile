@@ -10,7 +10,9 @@ MAKEFLAGS += --jobs=2
 .PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants coverage mutation interleave crash cluster autumn trace door topups exhaustion \
 	bench conformance browser screenshots docs emulators lock sbom release clean
 
-demo: install
+# The product alone: without what tests need, it is there in seconds.
+demo: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@$(BIN)/drawdown demo
 
 test: lint types pytest

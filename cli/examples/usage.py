@@ -160,7 +160,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "provider accept stripe --later --reason 'new meters'",
     ),
     "provider webhook": ("provider webhook stripe body.json --header 'Stripe-Signature: t=1,v1=ab'",),
-    "provider rate": ("provider rate autumn compute_4gb --micro 1000000",),
+    "provider rate": ("provider rate autumn gpu_seconds --micro 1000000",),
     "provider when-down": (
         "provider when-down autumn --policy go_on",
         "provider when-down embedded --plan free --policy stop --new --reason abuse",

@@ -146,6 +146,7 @@ def _fleet(given: App, file: Path) -> None:
     finally:
         for cell in made.cells:
             cell.close()
+        made.app.engine.dispose()  # the last connection of SQLite writes the log into the file: a copy of it is whole
 
 
 def build_fleet(demo: Demo) -> None:
@@ -257,7 +258,7 @@ def next_steps(demo: Demo) -> None:
     demo.app.out.print(f"  export DRAWDOWN_DATABASE_URL={url}", highlight=False)
     key = demo.app.read(revised_pushes)[0].key
     for what, command in (
-        ("how things stand", "status"),
+        ("how things stand", "tick && drawdown status"),
         ("one organisation", "org show initech"),
         ("one push, from its samples to the ledger's answer", f"push show {key}"),
         ("pay, and see it resume", "ledger grant initech 5 --reason paid && drawdown tick"),

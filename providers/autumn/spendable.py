@@ -49,6 +49,7 @@ def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
         max_concurrent=_concurrency(customer, settings),
         refused=found.refused | reached,
         parts=_distinct(parts),
+        plans=customer.all_plans,
     )
 
 

@@ -143,6 +143,11 @@ balance_marks = sa.Table(
     sa.Column("told_qty", Big, nullable=False, server_default="0"),
     ms_column("told_ms", null=True),
     sa.Column("scale", Big, nullable=False, server_default="1"),
+    sa.Column("accepted_qty", Big, nullable=True),  # this and the rest: what the next cycle is compared by
+    sa.Column("used_qty", Big, nullable=True),
+    sa.Column("left_qty", Big, nullable=True),
+    sa.Column("cycle_left_qty", Big, nullable=True),
+    ms_column("ends_ms", null=True),
     comment="By how much a balance was drawn on in its present cycle beyond what was pushed, when last compared; and "
     "what of it a person was told and has not acknowledged (P5, R2). scale: quantities in one unit of the balance.",
 )
@@ -157,8 +162,9 @@ balance_parts = sa.Table(
     sa.Column("granted", sa.Text, nullable=False),
     ms_column("ends_ms", null=True),
     ms_column("seen_ms"),
+    id_column("plan", null=True),
     comment="Parts of customers' balances that were granted once, in units of the balance. A provider no longer "
-    "shows a part that is used up exactly. seen_ms: when a read first showed it as it is.",
+    "shows a part that is used up exactly, or whose plan ended. seen_ms: when a read first showed it as it is.",
 )
 
 ticks = sa.Table(

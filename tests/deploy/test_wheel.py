@@ -34,7 +34,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(PROJECT / "ops" / "runbooks", source / "ops" / "runbooks")
     shutil.copytree(PROJECT / "drawdown", source / "drawdown", symlinks=True)
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(PROJECT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
     done = subprocess.run(

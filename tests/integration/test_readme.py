@@ -99,6 +99,7 @@ def test_the_demo_ends_in_a_proof(tmp_path: Path) -> None:
         "drawdown demo --serve",
     ):
         assert said in done.stdout
-    url = f"sqlite:///{tmp_path}/drawdown-demo.db"
+    copied = shutil.copy(tmp_path / "drawdown-demo.db", tmp_path / "copied.db")
+    url = f"sqlite:///{copied}"
     verified = subprocess.run([str(BIN / "drawdown"), "verify", "--database-url", url], capture_output=True, text=True)
     assert verified.returncode == 0, verified.stdout

@@ -31,6 +31,7 @@ from tests.integration.breaking_pools import POOLS
 from tests.integration.breaking_said import SAID
 from tests.integration.breaking_settlements import SETTLEMENTS
 from tests.integration.breaking_topups import TOPUPS
+from tests.integration.breaking_waits import WAITS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.whole import share
 from tests.world import T0, Fleet
@@ -48,6 +49,7 @@ BROKEN = {
     **EVENTS,
     **GUARD,
     **DRIFT,
+    **WAITS,
 }
 ASKED_ALONE = list(BROKEN)[:: share(4, whole=1)]
 """Of whose breach PostgreSQL is asked by name, too: the words of a question are the same as on SQLite, and to plan all

@@ -22,9 +22,19 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS, Breaker
 from drawdown.worker.engine.waiting import backoff_ms
-from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup, safe_retention_ms, settle
+from drawdown.worker.push.outcome import (
+    MOST_RETRY_MS,
+    Adopt,
+    Asked,
+    Settlement,
+    Void,
+    after_lookup,
+    safe_retention_ms,
+    settle,
+)
 from drawdown.worker.verdict.rules import Overrides, verdict
 
 NOW = 1_767_225_600_000
@@ -57,6 +67,11 @@ def test_each_outcome_has_one_meaning(outcome: Outcome, attempt: int, capabiliti
 def test_what_waits_is_due_later_and_never_at_once() -> None:
     assert settle(RetryAt(NOW - 50, "later"), 1, NOW, LEDGER).due_at_ms > NOW
     assert settle(Unknown("cut"), 3, NOW, LEDGER).due_at_ms == NOW + backoff_ms(3)
+
+
+@pytest.mark.parametrize("outcome", [RetryAt(NOW + 400 * DAY_MS, "later"), Queued(NOW + 400 * DAY_MS)])
+def test_no_push_waits_longer_than_a_day_because_its_provider_says_so(outcome: Outcome) -> None:
+    assert settle(outcome, 1, NOW, CLAIMS).due_at_ms == NOW + MOST_RETRY_MS == NOW + DAY_MS
 
 
 def test_waiting_times_double_up_to_a_bound() -> None:

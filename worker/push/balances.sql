@@ -81,23 +81,51 @@ LIMIT :at_most
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
 
 -- name: marks
-SELECT m.customer_id, m.feature, m.apart_qty, m.at_ms, m.scale
+-- That of the present cycle, or of the one that ended as the present one began.
+SELECT m.customer_id, m.feature, m.since_ms, m.apart_qty, m.at_ms, m.scale, m.accepted_qty, m.used_qty, m.left_qty,
+    m.cycle_left_qty, m.ends_ms
 FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
-    AND m.since_ms = w.since_ms
+    AND (m.since_ms = w.since_ms OR m.ends_ms = w.since_ms)
+
+-- name: disturbed
+-- Balances beside which, between a comparison and the begin of the next cycle, something else than a plain charge came
+-- to count or ceased to.
+SELECT DISTINCT w.customer_id, w.pool
+FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, mark_ms bigint)} w
+JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
+WHERE p.provider = :provider AND (
+    p.state = 'accepted' AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms
+        AND COALESCE(p.settled_ms, p.sealed_at_ms) < w.since_ms + :apart_ms
+        AND (p.by_hand OR p.sent_qty < 0 OR p.first_attempt_ms IS NULL)
+    OR p.state IN ('due', 'queued', 'in_doubt') AND p.first_attempt_ms < w.since_ms + :apart_ms
+    OR p.state = 'voided' AND p.first_attempt_ms < w.since_ms + :apart_ms
+        AND EXISTS (SELECT 1 FROM voids x WHERE {is_of_push} AND x.at_ms >= w.mark_ms))
 
 -- name: remember
-INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, provider, at_ms)
-SELECT customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, :provider, :at_ms
+INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, accepted_qty,
+    used_qty, left_qty, cycle_left_qty, ends_ms, provider, at_ms)
+SELECT customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, accepted_qty, used_qty, left_qty,
+    cycle_left_qty, ends_ms, :provider, :at_ms
 FROM {rows :marks (customer_id text, feature text, since_ms bigint, apart_qty bigint, org_id text, told_qty bigint,
-    told_ms bigint, scale bigint)} r WHERE 1 = 1
+    told_ms bigint, scale bigint, accepted_qty bigint, used_qty bigint, left_qty bigint, cycle_left_qty bigint,
+    ends_ms bigint)} r WHERE 1 = 1
 ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.since_ms,
     apart_qty = excluded.apart_qty, at_ms = excluded.at_ms, org_id = excluded.org_id,
     told_qty = CASE WHEN ABS(balance_marks.told_qty * 1.0 * excluded.scale / balance_marks.scale) + ABS(excluded.told_qty)
         > 9e18 THEN excluded.told_qty
         ELSE balance_marks.told_qty * (excluded.scale / balance_marks.scale) + excluded.told_qty END,
-    scale = excluded.scale,
+    scale = excluded.scale, accepted_qty = excluded.accepted_qty, used_qty = excluded.used_qty,
+    left_qty = excluded.left_qty, cycle_left_qty = excluded.cycle_left_qty, ends_ms = excluded.ends_ms,
     told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
+
+-- name: taken_back
+-- What was taken back of a push, since it was settled, because a balance did not show it: its usage is billed anew.
+SELECT p.key, MIN(q.key) AS adopted FROM {rows :keys (key text)} w JOIN pushes p ON p.key = w.key
+JOIN adoptions x ON x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.kind = 'drawn'
+JOIN pushes q ON q.window_ms = x.window_ms AND q.org_id = x.org_id AND q.feature = x.feature
+    AND q.revision = x.revision
+WHERE q.sent_qty = -p.sent_qty AND q.sealed_at_ms >= p.settled_ms GROUP BY p.key
 
 -- name: own_up_to_lost
 -- Only where a comparison since has found at least as much of it: else the balance says that they were drawn.

@@ -45,6 +45,8 @@ class Settlement:
     """Whether it is proven that the key never arrived: then P2 counts from the next attempt."""
 
 
+MOST_RETRY_MS: Final = DAY_MS
+"""A provider that asks for a longer wait than this is tried again after it: no push waits for ever."""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
 """After a charge that took nothing for want of credit: from then on it is billed again once the provider shows some
 (`worker.push.credit_wait`). A rejection that a person has to settle is due at the moment it was written."""
@@ -71,11 +73,14 @@ def settle(
             return _settle_duplicate(attempt > 1 if sent_before is None else sent_before, now_ms, capabilities)
         case Queued(confirm_at_ms):
             state = "queued" if capabilities.lookup else "in_doubt"
-            return Settlement(state, confirm_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
+            longest_ms = max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0, MOST_RETRY_MS)
+            due_at_ms = min(confirm_at_ms, now_ms + longest_ms)
+            return Settlement(state, due_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
         case NotBegun(at_ms, reason):
-            return Settlement("due", max(at_ms, now_ms), "retry", reason)
+            return Settlement("due", min(max(at_ms, now_ms), now_ms + MOST_RETRY_MS), "retry", reason)
         case RetryAt(at_ms, reason):
-            return Settlement("due", max(at_ms, now_ms + SECOND_MS), "retry", reason)
+            due_at_ms = min(max(at_ms, now_ms + SECOND_MS), now_ms + MOST_RETRY_MS)
+            return Settlement("due", due_at_ms, "retry", reason)
         case Rejected(reason) if sent_before and capabilities.lookup:
             # It may be refused for what an earlier attempt has done: that one is looked up, and not sent a third time.
             return Settlement("queued", _look_up_at(now_ms, capabilities), "rejected", reason)

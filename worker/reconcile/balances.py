@@ -181,7 +181,8 @@ def _of_pair(
     beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
-    mark = Mark(pair, since, drawn.quantity - ours.ours, ours.org_id, scale=scale)
+    apart = drawn.quantity - ours.ours
+    mark = Mark(pair, since, apart, ours.org_id, scale=scale, accepted=ours.accepted, lasting=drawn.lasting)
     if abs(mark.apart) > MAX_FIGURE:
         day_ms, theirs = since - since % DAY_MS, drawn.quantity
         line = Line(day_ms, ours.org_id, asked.provider, *pair, ours.ours, theirs, "over", balance=True, scale=scale)
@@ -198,7 +199,7 @@ def _of_pair(
     if apart == 0:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
-        unchanged = is_sure if ours.apart is not None else first
+        unchanged = drawn.lasting is None and (is_sure if ours.apart is not None else first)
         yield None, None if unchanged or pair in asked.standing else mark
         return
     customer, pool = pair
@@ -214,9 +215,11 @@ def _of_pair(
         return
     # A part that no read ever showed, used up by just these pushes, would look like their loss: none can be told from
     # it before a comparison of the same credits agreed.
-    is_first = ours.apart is None and asked.pools.in_credits(pool)
+    is_first = ours.apart is None and ours.earlier is None and asked.pools.in_credits(pool)
     if apart < 0 and is_sure and not drawn.is_gone and not is_first:
-        newest = _newest(connection, asked, pair, max(since, ours.marked_ms - LOST_SPAN_MS))
+        # What parts granted once were drawn on by before the cycle began may be lost, too.
+        from_ms = ours.marked_ms - LOST_SPAN_MS
+        newest = _newest(connection, asked, pair, max(since, from_ms) if ours.earlier is None else from_ms)
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
             return  # the next run tells whether it was an old read
         lost = _lost(asked.pools, pool, newest, -apart, asked.by.now_ms)
