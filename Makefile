@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants interleave crash cluster autumn trace door topups exhaustion \
+.PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants coverage mutation interleave crash cluster autumn trace door topups exhaustion \
 	bench conformance browser screenshots docs emulators lock sbom release clean
 
 # The product alone: without what tests need, it is there in seconds.
@@ -55,9 +55,24 @@ simulate: install
 regressions: install
 	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 tests/simulation/test_simulation.py -k once_failed
 
+# Every planted bug of every judge: simulated lives, state machines, the explorer, sieges. `make test` plants one of each.
 mutants: install
 	$(BIN)/python -m tests.simulation.mutants
 	$(BIN)/python -m tests.simulation.planting
+	DRAWDOWN_TEST_WHOLE=1 MAKEFLAGS= $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -k planted tests \
+		--ignore tests/simulation/guarding --ignore tests/simulation/backfilling --ignore tests/simulation/door
+
+# Lines and branches of the program that tests run, by package: make coverage TESTS=tests/unit
+coverage: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[coverage]'
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@MAKEFLAGS= $(BIN)/coverage run -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(TESTS)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report && $(BIN)/coverage html --quiet
+
+# One change of the code after another, each of which a test has to notice, in a copy of this tree: make mutation MODULE=decide
+mutation: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutation]'
+	@$(BIN)/python -m tests.mutation $(MODULE)
 
 # Every ordered pair of transactions on a real PostgreSQL, the first held after each of its statements: make interleave JOBS=2
 # FIRST=seal SECOND=cli.nouns.orgs narrow it down; LOST=1 cuts the connection at each statement instead.
@@ -71,6 +86,8 @@ SERVER_KILLS ?= 6
 SEED ?= 1
 crash: install
 	$(BIN)/python -m tests.crash.run --kills $(KILLS) --server-kills $(SERVER_KILLS) --seed $(SEED)
+	DRAWDOWN_TEST_WHOLE=1 MAKEFLAGS= $(BIN)/pytest -n 2 -k "not planted" tests/crash --ignore tests/crash/autumn \
+		--ignore tests/crash/door
 
 # GenTD26 as runs on credit, by eight clients that are killed every second, metered meanwhile; each wallet exact:
 # make trace DATABASE=sqlite REQUESTS=2000

@@ -14,24 +14,24 @@ import sqlalchemy as sa
 from drawdown.worker.batches import asking, sources, take
 from tests.simulation.asked import simulated
 from tests.simulation.kinds import KINDS
-from tests.simulation.lives import lives
+from tests.simulation.lives import lives, missing
 from tests.whole import share
 
-SEEDS = share((9, 15), whole=tuple(range(40)))
+SEEDS = share((9,), whole=tuple(range(40)))
 TICKS = 12
 HAPPENED: Final = frozenset({"taken", "repeated", "conflict", "warehouse_withdrawn", "warehouse_asked_again"})
 
 
 def test_each_unit_is_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
-    for seed in lives(SEEDS, lambda: HAPPENED - seen.keys()):
+    for seed in lives(SEEDS, lambda: missing(HAPPENED, seen)):
         wrong, asked = lived(seed, tmp_path, monkeypatch)
         assert wrong == [], seed
         assert asked.made is not None
         seen.update(asked.outcomes)
         seen.update(asked.made.faults.counts)
         monkeypatch.undo()
-    assert seen.keys() >= HAPPENED
+    assert missing(HAPPENED, seen) == set()
     kinds = [part for kind, parts in KINDS.items() if "warehouse" in kind for part in parts]
     assert share(True, whole=set(kinds) <= seen.keys())
 
@@ -94,7 +94,7 @@ PLANTED = {
 """What is said of each, and a life that shows it."""
 
 
-@pytest.mark.parametrize("plant", share(list(PLANTED)[:2], whole=list(PLANTED)))
+@pytest.mark.parametrize("plant", share(list(PLANTED)[:1], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(plant: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text, seed = PLANTED[plant]
     found: list[str] = []
