@@ -186,7 +186,7 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     found = next(one for one in those[customer] if one.lot == lot.lot)
     amount, promised, key = found.amount_micro - found.taken_micro, 0, None
     if not whole:
-        amount = lots.left(found, lots.allocations(connection, those)[customer])
+        amount = lots.left(found, lots.allocations(connection, those, by.now_ms)[customer])
         if found.begins_ms <= by.now_ms:
             now = read_wallets(connection, [customer])[customer]
             others = max(now.over_micro - (amount if found.is_over(by.now_ms) else 0), 0)  # they pay for no new run
