@@ -83,7 +83,7 @@ def _addition(found: Statement) -> Table:
 
 
 def _what(line: CreditLine) -> str:
-    if line.money_minor is None:
+    if line.money_minor is None or line.currency is None:
         return line.what
     return f"{line.what}, for {show_money(line.money_minor, line.currency)}"
 
