@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.ledger.accounts import read_wallets
+from drawdown.ledger.entries import Usage
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, pools
@@ -19,9 +20,9 @@ from drawdown.worker.commands.features import map_event
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.push import push
 from drawdown.worker.verify.verify import verify
-from tests.crash.planted import nothing_in_place
 from tests.integration.telling_events import event, told
 from tests.integration.verifying import tamper
+from tests.sent import nothing_in_place
 from tests.whole import share
 from tests.world import T0, Fleet
 
@@ -163,7 +164,7 @@ def test_charge_of_an_older_version_is_given_back_by_the_rate_known_then(fleet: 
 
 def test_one_batch_of_uses_has_one_rate_for_a_window(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
-    use = partial(wallet.Usage, customer_id="c", feature=ONE, ts=T0)
+    use = partial(Usage, customer_id="c", feature=ONE, ts=T0)
     charged = [use(key="a", quantity=10), use(key="b", quantity=-10)]
     assert write(engine, lambda c: wallet.charge(c, charged[:1], T0)) == [wallet.Charge.CHARGED]
     fleet.rate(ONE, 77, from_ms=T0)
