@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.providers.autumn import wire
+from drawdown.providers.autumn import events, wire
 from drawdown.providers.autumn.deductions import Units
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
@@ -32,6 +32,7 @@ from drawdown.worker.topup import claim as topup_claim
 from drawdown.worker.topup import fill as topup_fill
 from drawdown.worker.topup import settle as topup_settle
 from drawdown.worker.topup.topups import Topup
+from drawdown.worker.verdict import project
 from tests.sent import nothing_in_place
 
 ACCEPTED = "UPDATE pushes SET state = 'accepted' WHERE key = :key AND state = 'due'"
@@ -139,7 +140,13 @@ def _blind_to_balances() -> None:
 
 def _asked_is_charged() -> None:
     """What was asked counts as what was charged, whatever a limit left of it."""
-    vars(wire)["charged"] = lambda taken, asked, _costs: Units(asked, exact=True)
+    for module in (wire, events):
+        vars(module)["charged"] = lambda taken, asked, _costs: Units(asked, exact=True)
+
+
+def _used_up_is_lost() -> None:
+    """Nobody remembers parts of balances: one that was used up exactly looks like a loss of what used it up."""
+    vars(push)["note_shown_parts"] = vars(project)["note_parts"] = lambda *_, **__: None
 
 
 PLANTED: dict[str, Callable[[], None]] = {
@@ -152,4 +159,5 @@ PLANTED: dict[str, Callable[[], None]] = {
     "noted first": _noted_first,
     "blind to balances": _blind_to_balances,
     "asked is charged": _asked_is_charged,
+    "used up is lost": _used_up_is_lost,
 }

@@ -93,7 +93,7 @@ WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
 
 -- name: settlements
 {rows :settlements (window_ms bigint, org_id text, feature text, revision bigint, attempt bigint, state text,
-    due_at_ms bigint, outcome text, error text, unsent bigint)}
+    due_at_ms bigint, outcome text, error text, unsent bigint, credit_cost text)}
 
 -- name: settle
 -- An answer that proves acceptance is written even where the claim has passed on; any other only by its claimer. None
@@ -101,7 +101,7 @@ WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
 -- The state is asked for in a way the index on what is open does not serve: statistics of an hour when nothing was open
 -- would have each batch read a whole backlog by it, and not its own rows by their key.
 UPDATE pushes SET state = x.state, due_at_ms = x.due_at_ms, settled_ms = :now_ms, last_error = x.error,
-    first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END
+    first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END, credit_cost = x.credit_cost
 FROM {settlements} x
 WHERE {is_of_updated_push}
     AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim_owner
@@ -170,7 +170,7 @@ UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 -- What was found is written even where the claim has passed on; but, of what was refused later, only by its claimer: a
 -- look-up that began before says what held then.
 UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :last_error,
-    looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer,
+    looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer, credit_cost = CAST(:credit_cost AS TEXT),
     first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL
         ELSE COALESCE(first_attempt_ms, CAST(:first_sent_ms AS BIGINT)) END
 WHERE {this_push}
