@@ -17,7 +17,6 @@ from drawdown.providers.autumn.deductions import Units
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
-from drawdown.schema.units import MINUTE_MS, OWN_MINUTES
 from drawdown.worker.batches import folders
 from drawdown.worker.batches.files import FoundFile
 from drawdown.worker.batches.readings import begin_reading as sound_begin_reading
@@ -56,9 +55,8 @@ def _settled_apart() -> None:
     def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | None = None) -> Steps[int]:
         now = context.clock.now_ms()
         most = {"most_rate": in_place.MOST_RATE, "most_product": in_place.MOST_PRODUCT, "most_entry_micro": 10**15}
-        dated = {"own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS}
         due = {"provider": "embedded", "now_ms": now, "at_most": 2_000, "lo": 0, "hi": 255}
-        values = {**due, **dated, **most, "claim_owner": claim}
+        values = {**due, **most, "claim_owner": claim}
         yield Transaction("charge", partial(work, names=(*picks, "post_charges", "move_charges"), values=values))
         done: int = yield Transaction("settle", partial(work, names=(*picks, "settle_charges"), values=values))
         return done
