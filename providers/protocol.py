@@ -54,6 +54,8 @@ class Capabilities:
     """What features are called over there, where that is set here: where usage lies cannot change unnoticed."""
     way: str = ""
     """Which of its ways pushes go, if it has several: a key that was sent one way may be unknown on the other."""
+    mode: str = ""
+    """`live` or `test`, if its keys say it: usage of one does not go to the other unnoticed."""
     max_quantity: int | None = None
     """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
 

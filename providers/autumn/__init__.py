@@ -62,6 +62,7 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
     drops duplicates silently, so it proves nothing."""
     return Capabilities(
         batch_size=1,
+        mode=settings.mode,
         in_flight=256,
         calls_per_s=settings.calls_per_s,
         # Autumn's own words, in the header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for

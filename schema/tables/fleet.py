@@ -130,6 +130,20 @@ sa.Index(
     postgresql_where=sa.text("verdict IN ('short', 'over')"),
 )
 
+compared_marks = sa.Table(
+    "compared_marks",
+    metadata,
+    id_column("provider", key=True),
+    id_column("customer_id", key=True),
+    ms_column("compared_ms"),
+    sa.Column("open_days", Big, nullable=False),
+    ms_column("open_since_ms", null=True),
+    sa.Column("said", sa.Text, nullable=False),
+    ms_column("at_ms"),
+    comment="Up to when what was settled has been compared with a provider, by customer and (without one) as a whole; "
+    "how many days are open, and why.",
+)
+
 balance_marks = sa.Table(
     "balance_marks",
     metadata,

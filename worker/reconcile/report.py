@@ -74,6 +74,8 @@ class Reconciled:
     unusable: list[str] = field(default_factory=list)
     """Of these, the ones that bill somebody: nothing was proven of them."""
 
+    open_days: int = 0
+    """Days of customers that were settled more than a day ago, and are not compared yet."""
     unfinished: bool = False
     """Whether time was up before all was compared: balances, which rest on all of it, were not."""
 
