@@ -132,11 +132,11 @@ docs: install
 bench: install
 	$(BIN)/python -m tests.benchmarks.run
 
-# The suite that every provider has to pass, run on all there are, a third party's among them.
+# The suite that every provider has to pass, run on all there are, a third party's among them, with all of its seeds.
 conformance: install
-	$(BIN)/pytest tests/contract
+	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest tests/contract
 
-# The console in a real Chromium, each page in each state, role, width and theme; `make test` looks at a share of it.
+# The console in a real Chromium, each page in each state, role, width and theme; `make test` looks at eleven of them.
 browser: install
 	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/browser
 
