@@ -177,8 +177,9 @@ def _is_part(part: Part) -> bool:
 def outcome(found: Outcome) -> Outcome:
     """What became of one push."""
     match found:
-        case Accepted(left):
-            return Accepted(left if left is not None and _is_left(left) else None)
+        case Accepted(left, cost, parts):
+            left = left if left is not None and _is_left(left) else None
+            return Accepted(left, _cost_or_none(cost), _parts(parts) if len(parts) <= MAX_PARTS else ())
         case Queued(at_ms) if not _is_moment(at_ms):
             return Unknown(f"queued, to be confirmed at {_shown(at_ms)}, which is no time")
         case RetryAt(at_ms, reason, too_many):
@@ -202,6 +203,8 @@ def looked_up(found: LookupResult) -> LookupResult:
     match found:
         case Found(quantity) if not _is_figure(quantity):
             return ReadFailed(f"{_shown(quantity)} is no quantity")
+        case Found(quantity, cost):
+            return Found(quantity, _cost_or_none(cost))
         case CannotTell(reason, holds):
             return CannotTell(_reason(reason), holds if _is_figure(holds) else None)
         case ReadFailed():
@@ -260,6 +263,11 @@ def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
     ]
     times = Counter(one.feature for one in told)
     return [one for one in told if times[one.feature] == 1]
+
+
+def _cost_or_none(value: Decimal | None) -> Decimal | None:
+    """A cost that can be meant. Without it a charge has a least and a most amount while a cost changes."""
+    return value if isinstance(value, Decimal) and _is_cost(value) else None
 
 
 def _is_cost(value: Decimal) -> bool:

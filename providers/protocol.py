@@ -54,6 +54,8 @@ class Capabilities:
     """What features are called over there, where that is set here: where usage lies cannot change unnoticed."""
     way: str = ""
     """Which of its ways pushes go, if it has several: a key that was sent one way may be unknown on the other."""
+    mode: str = ""
+    """`live` or `test`, if its keys say it: usage of one does not go to the other unnoticed."""
     max_quantity: int | None = None
     """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
 
@@ -132,6 +134,10 @@ class Accepted:
 
     left: Left | None = field(default=None, compare=False)
     """None: the answer tells nothing of what is left."""
+    cost: Decimal | None = field(default=None, compare=False)
+    """Credits for one base unit, by which it was charged; None: the answer does not tell."""
+    parts: tuple[Part, ...] = field(default=(), compare=False)
+    """Parts of balances that the answer shows: one that is used up by the next charge is shown by no read."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +229,8 @@ class Found:
     """The provider has this push, and charged `quantity` base units for it."""
 
     quantity: int
+    cost: Decimal | None = field(default=None, compare=False)
+    """Credits for one base unit, by which it was charged; None: that is not told."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,18 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 REVISIONS: Final = sorted(file.name.partition("_")[0] for file in MIGRATIONS.glob("versions/[0-9]*.py"))
 """Each migration's file begins with its revision."""
 
+_PIN_FUNCTIONS: Final = """
+DO $$ DECLARE one record; BEGIN
+    FOR one IN SELECT p.oid::regprocedure AS name FROM pg_proc p
+        WHERE p.pronamespace = current_schema()::regnamespace AND pg_has_role(p.proowner, 'USAGE')
+            AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
+            AND NOT EXISTS (SELECT 1 FROM unnest(p.proconfig) AS setting WHERE setting LIKE 'search_path=%%')
+    LOOP EXECUTE format('ALTER FUNCTION %%s SET search_path = pg_catalog, %%I, pg_temp', one.name, current_schema());
+    END LOOP;
+END $$"""
+"""Guards name tables without a schema. A caller's temporary table of such a name would be believed, for PostgreSQL
+looks there first: so each function looks there last. Extensions' functions stay as they are."""
+
 ONE_UPGRADE: Final = 4_927_306_118
 """The number of PostgreSQL's advisory lock that whoever creates or upgrades the schema holds; any would do."""
 UPGRADE_LOCK_S: Final = 5
@@ -131,6 +143,8 @@ def migrate_to(connection: sa.Connection, revision: str) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(_PIN_FUNCTIONS)
 
 
 def bucket_of(org_id: str) -> int:

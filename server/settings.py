@@ -20,6 +20,8 @@ class OidcSettings:
     """Which claim is a person's name here."""
     label: str = ""
     """What the button calls it; empty: the issuer's host."""
+    unverified_email: bool = False
+    """Whether a name is taken from `email` although the issuer does not say that it verified it."""
 
 
 @dataclass(frozen=True)

@@ -74,23 +74,24 @@ def changed(name: str, copy: Path) -> bool:
     session, file = copy / "build" / f"{name}.sqlite", copy / "build" / f"{name}.toml"
     file.parent.mkdir(exist_ok=True)
     file.write_text(config(MODULES[name]), encoding="utf-8")
-    tool = [sys.executable, "-m", "cosmic_ray.cli"]
     for command in (
-        [*tool, "init", str(file), str(session)],
-        [sys.executable, "-m", "cosmic_ray.tools.filters.operators_filter", str(session), str(file)],
-        [*tool, "baseline", str(file)],
-        [*tool, "exec", str(file), str(session)],
+        ["cosmic-ray", "init", file, session],
+        ["cr-filter-operators", session, file],
+        ["cosmic-ray", "baseline", file],
+        ["cosmic-ray", "exec", file, session],
     ):
-        subprocess.run(command, cwd=copy, env=_environment(copy), check=True)
-    report = [sys.executable, "-m", "cosmic_ray.tools.report", "--surviving-only", "--show-diff", str(session)]
-    found = subprocess.run(report, cwd=copy, env=_environment(copy), check=True, capture_output=True, text=True).stdout
+        _run(copy, *map(str, command))
+    found = _run(copy, "cr-report", "--surviving-only", "--show-diff", str(session))
     print(f"{name}: {found}", flush=True)
     return "surviving mutants: 0 " in found
 
 
-def _environment(copy: Path) -> dict[str, str]:
-    """The copy's own modules come first, and nothing compiled of a change is kept."""
-    return {**os.environ, "PYTHONPATH": f"{copy}:{copy / 'client'}", "PYTHONDONTWRITEBYTECODE": "1", "MAKEFLAGS": ""}
+def _run(copy: Path, *command: str) -> str:
+    """What it printed. The copy's own modules come first, and nothing compiled of a change is kept."""
+    path = os.pathsep.join((str(copy), str(copy / "client"), os.environ.get("PYTHONPATH", "")))
+    programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    env = {**os.environ, "PYTHONPATH": path, "PATH": programs, "PYTHONDONTWRITEBYTECODE": "1", "MAKEFLAGS": ""}
+    return subprocess.run(command, cwd=copy, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def main() -> int:

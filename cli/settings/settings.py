@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     """What proves this console to that issuer; without it, PKCE alone does."""
     console_oidc_claim: str = "email"
     """Which claim is a person's name here: email, preferred_username, sub."""
+    console_oidc_unverified_email: bool = False
+    """1: an email counts although the issuer does not say `email_verified`. Only for an issuer that verifies each."""
     console_oidc_label: str = ""
     """What the button says after "Sign in with"; by default the issuer's host."""
 
@@ -154,6 +156,7 @@ class Settings(BaseSettings):
             self.console_oidc_client_secret.get_secret_value(),
             self.console_oidc_claim.strip(),
             self.console_oidc_label.strip(),
+            self.console_oidc_unverified_email,
         )
 
     def _my(self) -> MySettings:

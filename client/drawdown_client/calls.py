@@ -43,6 +43,8 @@ Answer = dict[str, Any]
 
 VERSION: Final = "0.1.0"
 _AGAIN: Final = (408, 429)
+_NOTHING_KEPT: Final = 422
+"""Of a batch: `results` say why of each item."""
 _SHOWN: Final = 200
 """Characters of an answer that is not ours."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
@@ -141,7 +143,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
     """A JSON object. Errors: Refused; Unreachable where it may be tried again."""
     status = response.status_code
     found = _object(body)
-    if 200 <= status < 300 and found is not None:
+    if found is not None and (200 <= status < 300 or (status == _NOTHING_KEPT and "results" in found)):
         return found
     if 200 <= status < 300:
         raise Unreachable(f"the answer to a call is no JSON object that can be read: {_text(body)!r}")

@@ -2,8 +2,9 @@
 
 Guarantee: an item that was recorded is sent, the same bytes under the same id, until the server has answered for it or
 refused the call; `on_result` is told of it once. What waits is bounded. Nothing is forgotten silently: what is not sent
-when the client is closed, or the program ends, is in the spool, or is raised or logged with its count. A forked process
-begins with nothing: what waits is sent by the process that recorded it.
+when the client is closed, or the program ends, is in the spool, or is raised or logged with its count. An item that the
+server does not take leaves the spool for the dead-letter file beside it, is logged whole, and is raised with its count.
+A forked process begins with nothing: what waits is sent by the process that recorded it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from drawdown_client.clock import World
 from drawdown_client.errors import Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
 from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
-from drawdown_client.spool import Spool
+from drawdown_client.spool import Spool, dead_letter_of
 
 Send: TypeAlias = Callable[[Kind, Sequence[Item]], list[Result]]
 """One try. Errors: Unreachable, Refused."""
@@ -124,7 +125,7 @@ class Outbox:
         self._waiting = deque()
         self._thread = None
         self._spool = None
-        self._put = self._done = self._refused = self._hurried = self._waited_for = 0
+        self._put = self._done = self._refused = self._rejected = self._hurried = self._waited_for = 0
         self._deadline_s = 0.0
         self._has_ended = self._is_told = False
 
@@ -166,9 +167,12 @@ class Outbox:
             raise QueueFull(f"{len(self._waiting):,} items wait to be sent, and {settings.queue_items:,} may")
 
     def _require_sent(self, left: int) -> None:
-        count, self._refused = left + self._refused, 0
-        if count:
-            raise Unsent(count, kept=self._settings.spool is not None)
+        count, rejected = left + self._refused, self._rejected
+        self._refused = self._rejected = 0
+        if count or rejected:
+            spool = self._settings.spool
+            dead_letter = None if spool is None else str(dead_letter_of(Path(spool)))
+            raise Unsent(count, kept=spool is not None, rejected=rejected, dead_letter=dead_letter)
 
     def _at_exit(self) -> None:
         try:
@@ -252,7 +256,7 @@ class Outbox:
         is_refused = found[0].status == "refused"
         with self._changed:
             if self._spool is not None and not is_refused:
-                self._spool_done([number for number, _ in batch])
+                self._spool_done(self._spool, batch, found)
             for _ in batch:
                 self._waiting.popleft()
             self._changed.notify_all()
@@ -261,18 +265,28 @@ class Outbox:
         with self._changed:
             self._done += len(batch)
             self._refused += len(batch) if is_refused else 0
+            self._rejected += 0 if is_refused else sum(not one.is_kept for one in found)
             self._changed.notify_all()
 
-    def _spool_done(self, numbers: Sequence[int]) -> None:
-        assert self._spool is not None
+    def _spool_done(self, spool: Spool, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
+        """What the server has, and what the dead-letter file has, leaves the spool."""
+        numbers = {number for number, _ in batch}
+        rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
         try:
-            self._spool.done(numbers)
+            if rejected:
+                spool.bury([(item, one) for _, item, one in rejected])
+        except (OSError, QueueFull) as error:
+            log.error("the dead-letter file cannot be written: the spool keeps %d items: %s", len(rejected), error)
+            numbers -= {number for number, _, _ in rejected}
+        try:
+            spool.done(sorted(numbers))
         except OSError as error:
             log.error("the spool cannot be written: %d items will be sent once more: %s", len(numbers), error)
 
     def _tell(self, item: Item, result: Result) -> None:
         if not result.is_kept and result.status != "refused":
-            log.warning("%s %s: %s %s", item.kind, shown(item.item_id), result.status, result.code)
+            why = f"{result.status} {result.code}: {result.message}"
+            log.error("not taken: %s %s: %s: %s", item.kind, shown(item.item_id), why, item.body.decode())
         if result.status == "pending":
             self._pending.tell(item, result)
         if self._settings.on_result is None:

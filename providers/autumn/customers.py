@@ -90,7 +90,7 @@ def read_balance(feature: str, found: object) -> Balance:
         overage=_said(found, feature, "overage_allowed"),
         max_purchase=number(found.get("max_purchase")),
         begun=_begun(found),
-        parts=tuple(_once(found, feature)),
+        parts=tuple(parts_of(found, feature)),
         lasting=_lasting(found),
     )
 
@@ -111,8 +111,9 @@ def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
     raise Unreadable(f"Autumn's balance of {feature} has no number under {' or '.join(names)}")
 
 
-def _once(found: Mapping[str, object], feature: str) -> list[Part]:
-    """Such a part disappears from Autumn's answers once it is used up exactly (recorded)."""
+def parts_of(found: Mapping[str, object], feature: str) -> list[Part]:
+    """The parts of a balance that were granted once. Each disappears from Autumn's answers once it is used up exactly
+    (recorded)."""
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
     return [

@@ -56,6 +56,8 @@ pushes = sa.Table(
     sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
     # How many attempts there were when its provider refused it later: their answers say what held before.
     sa.Column("refused_attempts", sa.Integer, nullable=True),
+    # Credits for one base unit, as the provider told them of this charge: the cost may change while it is under way.
+    sa.Column("credit_cost", sa.Text, nullable=True),
     sa.CheckConstraint(
         "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')",
         name="pushes_state",

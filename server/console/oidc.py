@@ -255,7 +255,9 @@ class Oidc:
         status, said = await self._elsewhere.ask(Call("GET", url, headers), self._settings.issuer)
         if status != 200 or said.get("sub") != claims["sub"]:
             raise Trouble(f"{self._settings.issuer} does not say more of whoever signed in there")
-        return {**said, **claims}
+        # A name and its verification come from one document: what the token says of another email proves nothing.
+        kept = {name: value for name, value in claims.items() if name != "email_verified"}
+        return {**said, **kept}
 
     def _name_of(self, claims: Mapping[str, Any]) -> str:
         """Who it is here. Errors: Unproven."""
@@ -263,7 +265,8 @@ class Oidc:
         name = claims.get(claim)
         if not isinstance(name, str) or not (name.isascii() and NAME.fullmatch(name.lower())):
             raise Unproven(f"{issuer} says no {claim} that is a name here: a to z, 0-9 and . _ @ + -")
-        if claim == "email" and claims.get("email_verified", True) is not True:
+        verified = claims.get("email_verified", self._settings.unverified_email)
+        if claim == "email" and verified is not True:
             raise Unproven(f"{issuer} has not proven that {name} is theirs who signed in")
         return name.lower()  # of ASCII alone: elsewhere two letters may become one
 

@@ -21,7 +21,7 @@ from drawdown.events.envelope import Named, Unfit, UsageEvent
 from drawdown.server.api.described import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage import intake_models as models
-from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
+from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of
 from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.events.store import Taken, names_of, take, times
 
@@ -33,7 +33,6 @@ MOST_TURNS: Final = 10
 once were first, or as a floor was raised meanwhile."""
 Key: TypeAlias = tuple[str, str]
 """An event's name, and its organisation."""
-_WELL: Final = ("accepted", "duplicate", "pending")
 
 
 def _read(sent: Sent) -> Iterable[Given | Unfit]:
@@ -99,7 +98,8 @@ class Events:
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
         known = (400, 401, 403, 408, 413, 415, 429, 500, 503)
-        described = operation(models.TakenAnswer, *known, scope=SCOPE, bodies=models.EVENT_BODIES)
+        also = models.OTHER_ANSWERS
+        described = operation(models.TakenAnswer, *known, scope=SCOPE, bodies=models.EVENT_BODIES, also=also)
         router.add_api_route("/v1/events", self.take, methods=["POST"], **described)
         described = operation(None, *known, 422, scope=SCOPE, bodies=models.OPENMETER_BODIES, empty=True)
         router.add_api_route("/api/v1/events", self.take_as_openmeter, methods=["POST"], **described)
@@ -108,13 +108,12 @@ class Events:
     async def take(self, request: Request) -> JSONResponse:
         """Take usage events: one, or up to 1,000. Each is answered for itself, in order; whoever lost the answer sends
         the same again."""
-        found = await self._intake.take(request, EVENTS)
-        return JSONResponse({"results": [one.said() for one in found]})
+        return answer(await self._intake.take(request, EVENTS))
 
     async def take_as_openmeter(self, request: Request) -> Response:
         """Take CloudEvents as OpenMeter does: 204 where all are taken. Where some are not, the others are."""
         found = await self._intake.take(request, EVENTS)
-        wrong = [{"item": at, **one.said()} for at, one in enumerate(found) if one.status not in _WELL]
+        wrong = [{"item": at, **one.said()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
             message = f"{len(wrong)} of {len(found)} events were not taken: mend them; the others are in"
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})

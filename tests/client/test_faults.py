@@ -138,11 +138,15 @@ def test_each_item_is_answered_for_itself(router: respx.MockRouter, caplog: pyte
     statuses = ("accepted", "invalid", "pending", "conflict", "duplicate")
     said = [{"status": one, "code": None if one in ("accepted", "duplicate") else f"c_{one}"} for one in statuses]
     router.post("/v1/events").mock(httpx.Response(200, json={"results": said}))
-    with client(on_result=lambda item, result: told.update({item.item_id: result})) as made:
+    with (
+        pytest.raises(Unsent, match="the server did not take 2 items: only the log has them"),
+        client(on_result=lambda item, result: told.update({item.item_id: result})) as made,
+    ):
         made.events.send(*(Event("page.render", 1, "acme", event_id=one) for one in statuses))
     assert {name: one.status for name, one in told.items()} == dict(zip(statuses, statuses, strict=True))
     assert {name for name, one in told.items() if one.is_kept} == {"accepted", "duplicate", "pending"}
-    assert "events invalid: invalid c_invalid" in caplog.text and "conflict c_conflict" in caplog.text
+    assert "not taken: events invalid: invalid c_invalid" in caplog.text and "conflict c_conflict" in caplog.text
+    assert '"event_id":"invalid","event_type":"page.render","org_id":"acme","quantity":1' in caplog.text
     assert "events of 'an organisation' are kept, and billed by nobody yet: c_pending" in caplog.text
 
 

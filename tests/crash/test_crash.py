@@ -90,8 +90,8 @@ def test_with_the_kill_taken_out_the_check_says_so(tmp_path: Path) -> None:
 
 
 PLANTED = (
-    ("settled first", ("begin charge",)),
     ("fresh key", ("end charge", "begin settle")),
+    ("settled first", ("begin charge",)),
     ("settled apart", ("end charge", "begin settle")),
 )
 """Each with the steps at which to kill. `make mutants` plants all."""

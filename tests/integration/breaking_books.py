@@ -31,7 +31,7 @@ BOOKS = {
     "a charge of another window": Broken(
         2,
         (f"UPDATE ledger_entries SET ts = ts + 300000 WHERE key = 'usage:acme:{NEXT}:{ONE}'",),
-        f"for revenue:{ONE} at {NEXT + 330_000}",
+        f"for revenue:{ONE} at {NEXT + 300_000}",
         NEXT,
         ONE,
     ),

@@ -323,6 +323,71 @@ def test_cost_change_while_pushes_are_under_way_hides_no_loss(engine: sa.Engine)
     assert house.compare(correct=True).exit_status == 0
 
 
+def test_part_that_only_answers_showed_is_no_loss_once_used_up(engine: sa.Engine) -> None:
+    """Granted and used up between two reads: taken for a loss, its usage would be billed twice."""
+    house = House(engine, {"acme": 1})
+    house.use("acme", 60)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.account.grant("acme", "credits", Decimal("0.048"), house.fleet.clock.at_ms, interval=ONE_OFF)
+    for seconds in (2_440, 60, 60):
+        house.use("acme", seconds)
+        house.window += 1
+    house.bill()
+    house.autumn.account.grant("acme", "credits", 10, house.fleet.clock.at_ms, interval=ONE_OFF)
+    found = house.compare(correct=True)
+    assert (told(found), found.exit_status) == ([], 0)
+    house.bill()
+    house.is_exact()
+
+
+def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.Engine) -> None:
+    """Charges that were queued while the balance store was away have no answer that shows a balance. Nothing tells such
+    a part from a loss: a person is told."""
+    house = House(engine, {"acme": 1})
+    house.use("acme", 60)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.account.grant("acme", "credits", Decimal("0.048"), house.fleet.clock.at_ms, interval=ONE_OFF)
+    house.autumn.balance_store = "down"
+    for seconds in (2_440, 60, 60):
+        house.use("acme", seconds)
+        house.window += 1
+    house.bill()
+    house.autumn.balance_store = "up"
+    house.wait(2 * MINUTE_MS)
+    house.autumn.account.grant("acme", "credits", 10, house.fleet.clock.at_ms, interval=ONE_OFF)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -48_000, 0, 10**6)]
+    house.bill()
+    assert house.drawn("acme") == house.used["acme"]
+    assert told(house.compare(correct=True)) == []
+
+
+@pytest.mark.parametrize(("is_known", "apart", "unsure"), [(True, -50_000, 0), (False, -14_000, 396_000)])
+def test_difference_beside_charges_of_both_costs_is_told(
+    engine: sa.Engine, is_known: bool, apart: int, unsure: int
+) -> None:
+    """Each answer tells the cost of its charge. Without it, the least amount is told, and how much more it may be."""
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.bill()
+    house.compare(correct=True)
+    house.use("acme", 100, size=64)
+    house.bill()
+    house.autumn.account.features["credits"].credit_schema["compute_64gb"] = Decimal("0.01")
+    house.use("acme", 10, size=64)
+    house.bill()
+    assert house.drawn("acme") == Decimal("3.94")
+    house.autumn.account.add_to_balance("acme", "credits", Decimal("0.05"))
+    if not is_known:
+        write(engine, lambda c: c.execute(sa.text("UPDATE pushes SET credit_cost = NULL")))
+    found = house.compare(correct=True)
+    assert told(found) == [("acme", "credits", "short", apart, 0, 10**6)]
+    assert [line.unsure for line in found.differing] == [unsure]
+    assert ("up to 0.396 more" in str(found.differing[0].note)) is not is_known
+    assert house.fleet.rows("SELECT told_qty, unsure_qty FROM balance_marks") == [(apart, unsure)]
+
+
 @pytest.mark.parametrize("size", [1, 64])
 def test_give_back_beyond_the_grant_is_exact(engine: sa.Engine, size: int) -> None:
     house = House(engine, {"acme": 10})

@@ -476,3 +476,16 @@ def test_what_waits_names_the_command_that_bills_it(fleet: Fleet, capfd: pytest.
     assert "`drawdown org assign globex --from 2026-01-01T00:00:00Z`" in told_
     assert "`drawdown feature map-event 'very strange' FEATURE --from 2026-01-01T00:00:00Z`" in told_
     assert "leaves" not in told_, "no wallet pays for it"
+
+
+def test_reverted_backfill_is_given_back_at_its_price(fleet: Fleet) -> None:
+    opened(fleet)
+    before = billed(fleet)
+    staged(fleet, event("a", 7), event("b", 4))
+    closed(fleet)
+    fleet.tick_windows(2)
+    assert billed(fleet) == before + 11 * PRICE
+    fleet.rate("render", 1_000, from_ms=T0)
+    reverted(fleet)
+    fleet.tick_windows(2)
+    assert billed(fleet) == before

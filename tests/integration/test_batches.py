@@ -179,7 +179,7 @@ def test_a_late_batch_is_a_revision_and_a_second_one_adds_to_it(fleet: Fleet, tm
     fleet.tick_windows(1)
     assert sealed(fleet) == {("acme", 0): 100}
     taken(fleet, written(tmp_path / "one.csv", ROWS))
-    taken(fleet, written(tmp_path / "two.jsonl", [row(), row("stranger")]))
+    taken(fleet, written(tmp_path / "two.jsonl", [row(at=2), row("stranger")]))
     fleet.tick_windows(1)
     assert sealed(fleet) == {**SEALED, ("acme", 0): 100 + 120 + 60}
     assert fleet.rows("SELECT org_id, reason, seconds FROM pending_usage") == [("stranger", "unknown_org", 60)]
@@ -1064,6 +1064,9 @@ def test_the_commands(
     assert (status, answer["files"][0]["outcome"], answer["files"][0]["withdrawn"]) == (1, "repeated", True)
     packed = tmp_path / "u.csv.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))  # as it is said
+    status, answer = said("batch", "take", str(packed))
+    assert (status, answer["files"][0]["outcome"]) == (1, "conflict")
+    assert said("batch", "accept", answer["files"][0]["batch"])[0] == 0
     assert said("batch", "take", str(packed))[1]["files"][0]["outcome"] == "taken"
 
 

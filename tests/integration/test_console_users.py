@@ -132,6 +132,17 @@ def test_one_address_that_tries_many_names_leaves_no_more_rows_than_it_may(door:
     assert door.fleet.one("SELECT MAX(LENGTH(name)) FROM console_failures") == 200
 
 
+def test_made_up_names_lock_out_no_person_behind_the_same_address(door: Door) -> None:
+    stored = door.add()
+    for number in range(console_sessions.MOST_ADDRESS_FAILURES):
+        door.tried(name=f"name-{number}")
+    with pytest.raises(TooManyFailures):
+        door.tried(name="one more")
+    for number in range(20):
+        assert door.tried() == stored
+        assert door.begin(stored, 7), f"sign-in {number} of many that succeed"
+
+
 @pytest.mark.both_databases
 def test_whoever_is_ended_or_reset_is_out_at_once(door: Door) -> None:
     stored = door.add()

@@ -186,6 +186,11 @@ def test_events_are_listed_by_pages_and_shown_whole(shell: Shell) -> None:
     shell.fleet.sample("acme", T0 + 1)
     seen: list[str] = []
     words = f"--from {T0}"
+    same = [shell.json(f"event list --org acme {words} --to {T0 + 100} --most 3")]
+    for _ in range(2):  # the same --from goes on
+        after = same[-1]["next_after"]
+        same.append(shell.json(f"event list --org acme {words} --to {T0 + 100} --most 3 --after {after}"))
+    assert len({row["event_id"] for page in same for row in page["events"]}) == 8
     for _ in range(9):
         page = shell.json(f"event list --org acme {words} --to {T0 + 100} --most 3")
         seen += [row["event_id"] for row in page["events"]]

@@ -263,6 +263,37 @@ def test_a_hosts_search_path_changes_no_halt(postgres: sa.Engine, login: As) -> 
     assert read(postgres, lambda c: c.scalar(sa.text("SELECT COUNT(*) FROM halts"))) == 1
 
 
+def test_each_function_looks_at_temporary_tables_last(shared: sa.Engine) -> None:
+    own = (
+        "SELECT p.proname, p.proconfig FROM pg_proc p WHERE p.pronamespace = current_schema()\\:\\:regnamespace "
+        "AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')"
+    )
+    found = read(shared, lambda c: c.execute(sa.text(own)).all())
+    assert len(found) > 5
+    assert [row.proname for row in found if not [one for one in row.proconfig or () if one.endswith("pg_temp")]] == []
+
+
+@pytest.mark.parametrize("deleted", ["pushes", "usage_samples"])
+def test_a_workers_temporary_tables_open_no_guard(fleet: Fleet, login: As, deleted: str) -> None:
+    """Tables that a guard asks are shadowed: floors far ahead, and sums for what is deleted."""
+    fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL")
+    worker = login("worker")
+    fleet.engine = worker
+    fleet.tick_windows(3)
+    assert fleet.one("SELECT state FROM pushes") == "accepted"
+    with worker.connect() as connection:
+        for table in TABLES:
+            if table != deleted:
+                connection.exec_driver_sql(f"CREATE TEMP TABLE {table} AS SELECT * FROM public.{table}")
+        connection.exec_driver_sql("UPDATE pg_temp.orgs SET floor_ms = 9000000000000000")
+        connection.exec_driver_sql(
+            "INSERT INTO pg_temp.folded_pushes (org_id, day_ms, feature, pushes) "
+            "SELECT org_id, window_ms - MOD(window_ms, 86400000), feature, 1 FROM public.pushes"
+        )
+        with pytest.raises(DBAPIError, match=r"floor|pruned|folded|deleted"):
+            connection.exec_driver_sql(f"DELETE FROM public.{deleted}")
+
+
 def test_a_sandbox_moves_between_cells(login: As) -> None:
     do(login("host"), "DELETE FROM sandboxes WHERE sandbox_id = 'one'")
     assert do(login("other host"), f"{SANDBOX} ('one', 'acme', 'cell-2', 'running')") == 1

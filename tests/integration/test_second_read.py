@@ -53,6 +53,18 @@ def test_a_stale_first_read_is_healed_seconds_later(fleet: Fleet, provider: Prep
     assert (provider.asked, is_halted(fleet)) == (["acme"] * 2, True)
 
 
+def test_slow_first_read_does_not_put_off_the_second(fleet: Fleet, provider: Prepaid) -> None:
+    def slow() -> None:
+        fleet.clock.at_ms += 2 * SECOND_READ_MS
+
+    hook(fleet)
+    provider.meanwhile = slow
+    look(fleet, 0)
+    provider.credit["acme"] = 0
+    look(fleet, 0)
+    assert (provider.asked, is_halted(fleet)) == (["acme"] * 2, True)
+
+
 def test_the_second_read_is_the_last(fleet: Fleet, provider: Prepaid) -> None:
     hook(fleet)
     for _ in range(20):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -131,7 +132,7 @@ def real() -> Iterator[str]:
 def registered(url: str) -> OidcSettings:
     """This console is known there."""
     made = httpx.post(f"{url}/oauth2/clients", json={"redirect_uris": [URL + oidc.BACK]}).json()
-    return OidcSettings(url, made["client_id"], made["client_secret"], label="the office")
+    return OidcSettings(url, made["client_id"], made["client_secret"], label="the office", unverified_email=True)
 
 
 def agreed(url: str, sub: str) -> str:
@@ -286,6 +287,8 @@ LIES: Final[list[tuple[dict[str, Any], str]]] = [
     ({"nbf": 2**40}, "does not hold yet"),
     ({"sub": None}, "does not say sub"),
     ({"sub": 5}, "makes no sense"),
+    ({"email_verified": None}, "has not proven that ann@example.com is theirs"),
+    ({"email_verified": "true"}, "has not proven that ann@example.com is theirs"),
     ({"email_verified": False}, "has not proven that ann@example.com is theirs"),
     ({"email": "no name here"}, "says no email that is a name here"),
     ({"email": ["ann@example.com"]}, "says no email that is a name here"),
@@ -361,6 +364,18 @@ def test_what_a_token_does_not_say_is_asked_for_of_the_same_one(home: Home) -> N
     home.issuer.more = {"email": " ann@example.com "}
     home.refused("says no email that is a name here")
     home.issuer.more = {"email": "Ann@Example.com"}
+    home.refused("has not proven that Ann@Example.com is theirs")
+    home.issuer.claims = {"email": None, "email_verified": True}
+    home.refused("has not proven that Ann@Example.com is theirs")  # the token verified no email that it names
+    home.issuer.more = {"email": "Ann@Example.com", "email_verified": True}
+    assert home.come_back().status_code == 303
+
+
+def test_a_setting_takes_emails_of_an_issuer_that_says_nothing_of_them(engine: sa.Engine) -> None:
+    home = Home(engine, replace(OWN, unverified_email=True))
+    home.issuer.claims = {"email_verified": False}
+    home.refused("has not proven that ann@example.com is theirs")
+    home.issuer.claims = {"email_verified": None}
     assert home.come_back().status_code == 303
 
 

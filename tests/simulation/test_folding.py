@@ -51,7 +51,7 @@ PLANTED: Final = {
 """A piece of SQL, what is in it, what is there instead; what is said of it, and a life that shows it."""
 
 
-@pytest.mark.parametrize("name", share(list(PLANTED)[1:2], whole=list(PLANTED)))
+@pytest.mark.parametrize("name", share(list(PLANTED)[:1], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     *_, text, seed = PLANTED[name]
     found: list[str] = []

@@ -27,13 +27,13 @@ def test_what_a_search_seldom_meets(script: str) -> None:
     act_out(SCRIPTS[script])
 
 
-def _of(change: Callable[[Lot], Lot]) -> Callable[[Sequence[Lot], Uses], Allocation]:
+def _of(change: Callable[[Lot], Lot]) -> Callable[[Sequence[Lot], Uses, int], Allocation]:
     """Lots are allocated as if they were others."""
-    return lambda those, uses: allocate([change(one) for one in those], uses)
+    return lambda those, uses, now_ms: allocate([change(one) for one in those], uses, now_ms)
 
 
-def _without_what_was_given_back(those: Sequence[Lot], uses: Uses) -> Allocation:
-    return allocate(those, {part: {f: max(n, 0) for f, n in used.items()} for part, used in uses.items()})
+def _without_what_was_given_back(those: Sequence[Lot], uses: Uses, now_ms: int) -> Allocation:
+    return allocate(those, {part: {f: max(n, 0) for f, n in used.items()} for part, used in uses.items()}, now_ms)
 
 
 def _never_owing(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_ms: int) -> None:

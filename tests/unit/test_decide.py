@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
@@ -62,6 +63,18 @@ BLIND = Capabilities(batch_size=1, key_retention_ms=24 * HOUR_MS, duplicate_prov
 )
 def test_each_outcome_has_one_meaning(outcome: Outcome, attempt: int, capabilities: Capabilities, state: str) -> None:
     assert settle(outcome, attempt, NOW, capabilities).state == state
+
+
+def test_cost_of_a_repeated_attempt_is_not_that_of_the_push() -> None:
+    """An earlier attempt may have been charged at another cost."""
+    told = Accepted(cost=Decimal("0.0004"))
+    assert settle(told, 1, NOW, CLAIMS).cost == settle(told, 2, NOW, CLAIMS, sent_before=False).cost == told.cost
+    assert settle(told, 2, NOW, CLAIMS).cost is None
+    found, later = Found(60, Decimal("0.0004")), NOW + 60_000
+    ends = [after_lookup(found, replace(ASKED, arrivals=arrivals), later, CLAIMS) for arrivals in (1, 2)]
+    assert [end.cost for end in ends if isinstance(end, Settlement)] == [found.cost, None]
+    part = after_lookup(replace(found, quantity=50), replace(ASKED, arrivals=2), later, CLAIMS)
+    assert part == Adopt(50, None)
 
 
 def test_what_waits_is_due_later_and_never_at_once() -> None:

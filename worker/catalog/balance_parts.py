@@ -42,6 +42,24 @@ def note_parts(connection: sa.Connection, provider: str, read: Mapping[str, Cust
     shown = {
         customer: [*state.parts, *_ended(known.get(customer, ()), state, now_ms)] for customer, state in read.items()
     }
+    _keep(connection, provider, shown, known, now_ms)
+
+
+def note_shown_parts(
+    connection: sa.Connection, provider: str, shown: Mapping[str, Sequence[Part]], now_ms: int
+) -> None:
+    """Keep what answers to charges showed: no read may show a part that the next charge uses up."""
+    if shown:
+        _keep(connection, provider, shown, known_parts(connection, provider, shown), now_ms)
+
+
+def _keep(
+    connection: sa.Connection,
+    provider: str,
+    shown: Mapping[str, Sequence[Part]],
+    known: Mapping[str, Sequence[Part]],
+    now_ms: int,
+) -> None:
     kept = {customer: set(parts) for customer, parts in known.items() if len(parts) < MOST_KEPT}
     for customer in sorted(known.keys() - kept.keys()):
         log.warning("too_many_parts", provider=provider, customer=customer)

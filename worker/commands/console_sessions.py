@@ -2,7 +2,8 @@
 
 Guarantee: a session is new at each sign-in, and its SHA-256 alone is kept. It ends IDLE_MS after its last use, and
 LIFE_MS after it began, whatever is done. A try is counted before its password is looked at, so that many at once are
-counted, too: of one name from one address FAILURES are looked at in WITHIN_MS, and of one address ADDRESS_FAILURES.
+counted, too: of one name from one address MOST_FAILURES are looked at in WITHIN_MS, and of one address
+MOST_ADDRESS_FAILURES by names that do not exist. A sign-in that succeeds forgives its name.
 A password that was changed, or a person who was ended, between the look and the session lets nobody in.
 """
 
@@ -30,7 +31,8 @@ WITHIN_MS: Final = 15 * MINUTE_MS
 MOST_FAILURES: Final = 5
 """Of one name from one address."""
 MOST_ADDRESS_FAILURES: Final = 50
-"""Of one address, whichever names it tries: so the rows that are kept of it have a bound, too."""
+"""Of one address, by names that do not exist: so the rows that are kept of it have a bound, too. A person's own tries
+are bounded by MOST_FAILURES alone: made-up names lock out no person of the same address."""
 MOST_SESSIONS: Final = 20
 """Of one person; the oldest ends where there is one more."""
 NOTHING: Final[Mapping[str, str]] = {}
@@ -49,11 +51,13 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
     """
     given = {"name": clean(name, MAX_ID_CHARS), "address": clean(address, MAX_ID_CHARS)}
     SQL.run(connection, "forget_failures", {"since_ms": now_ms - WITHIN_MS})
-    for whose, most in (("", MOST_ADDRESS_FAILURES), (given["name"], MOST_FAILURES)):
+    found = SQL.run(connection, "password", {"name": name}).scalar_one_or_none()
+    # Made-up names use up the address's tries, and not those of the people behind it.
+    of_address = [("", MOST_ADDRESS_FAILURES)] if found is None else []
+    for whose, most in (*of_address, (given["name"], MOST_FAILURES)):
         values = {**given, "name": whose, "now_ms": now_ms}
         if int(SQL.run(connection, "count_failure", values).scalar_one()) > most:
             raise TooManyFailures("too many sign-ins failed: try again in 15 minutes")
-    found = SQL.run(connection, "password", {"name": name}).scalar_one_or_none()
     return None if found is None else str(found)
 
 

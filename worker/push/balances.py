@@ -222,7 +222,7 @@ def _level(balances: Balances, pair: CustomerPool) -> Level:
 def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, marked_ms: int) -> Accounted:
     if not rows:
         return Accounted(apart=apart, marked_ms=marked_ms)
-    costs = [pools.weight(pool, str(row.feature), int(row.first), int(row.last)) for row in rows]
+    costs = [pools.weight(pool, str(row.feature), int(row.first), int(row.last), row.credit_cost) for row in rows]
 
     def total(name: str) -> int:
         return sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True))
@@ -271,9 +271,9 @@ def read_unsure(
     }
     found = []
     for row in SQL.run(connection, "unsure", values):
-        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last))
+        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
         found.append(int(row.sent_qty) * (most if row.is_unsure else most - least))
-    return found
+    return [quantity for quantity in found if quantity]
 
 
 def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
@@ -397,7 +397,8 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a balance is from what was pushed; `told`: how much of it a person is told now."""
+    """How far a balance is from what was pushed; `told`: how much of it a person is told now. `unsure`: how much more
+    that may be."""
 
     pair: CustomerPool
     since_ms: int
@@ -405,6 +406,7 @@ class Mark:
     org_id: str
     told: int = 0
     scale: int = 1
+    unsure: int = 0
     accepted: int = 0
     """What we call accepted, in all cycles."""
     lasting: Outlasting | None = None
@@ -422,6 +424,7 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
             "told_qty": mark.told,
             "told_ms": now_ms if mark.told else None,
             "scale": mark.scale,
+            "unsure_qty": mark.unsure,
             **_kept(mark),
         }
         for mark in marks
@@ -461,7 +464,7 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         settled_ms = int(push.settled_ms or push.sealed_at_ms)
         pair = str(push.customer_id), pools.of(str(push.feature))
         began_ms = int(push.first_attempt_ms or settled_ms)
-        least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms)
+        least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms, push.credit_cost)
         if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
             lost[(provider, pair)].append((push, most))
     sums = {of: sum(int(push.sent_qty) * cost for push, cost in some) for of, some in lost.items()}

@@ -25,7 +25,8 @@ last until time is up: others, who have more, would have no turn, and neither pu
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""How long after the read that a webhook called for the provider is read once more: its first answer may be stale."""
+"""How long after the read began that a webhook called for, the provider is read once more: its first answer may be
+stale."""
 
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
 """How old a halted organisation's last read is when a tick reads it again: it uses nothing, and a provider may send no

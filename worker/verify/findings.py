@@ -38,6 +38,10 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "balance": (2, "the account {account_id} keeps {kept}, its lines sum to {lines}"),
     "sides": (2, "the ledger moves {key} from {from_account} to {to_account}: no wallet pays so"),
     "priced": (2, "the ledger charged {amount_micro} for {quantity} under {key}: no rate of the feature makes that"),
+    "repriced": (
+        2,
+        "{from_account} was charged by the rate from {first_ms} on, and by the one from {other_ms} on, in one window",
+    ),
     "rate_unsaid": (2, "{thing} is {kept}; on record is {said}"),
     "granted": (
         2,
@@ -200,6 +204,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "{lot} was {said}, and {returned} came back to {pool}: {gone} were used, and can have been {least} to {most}",
     ),
     "pool_never_due": (10, "{lot} comes back after {expires_ms}, and the wallet of {pool} falls due at {next_due_ms}"),
+    "pool_billed": (3, "from {start_ms} on it is billed by {provider} as {customer_id}, which is a pool"),
     "payer_unallowed": (10, "{reservation} is paid by {customer_id}, who did not pay for {org_id} at {accepted_ms}"),
     "payer_limit": (10, "{payer} pays {limit_micro}, and runs were accepted for {accepted}"),
     "settlement_unsaid": (11, "{thing} is {kept}; on record is {said}"),

@@ -31,7 +31,7 @@ STATEMENTS: Final = (
     (PUSHES, ("carry", "state", "shadow", "key", "twice", "revisions")),
     (LEDGER, ("charged", "uncommitted", "mirrored", "undrawn", "given_back")),
     (PUSHES, ("adopted",)),
-    (LEDGER, ("balance", "sides", "priced", "granted", "ungranted")),
+    (LEDGER, ("balance", "sides", "priced", "repriced", "granted", "ungranted")),
     (PUSHES, ("biller", "folded_biller", "assignments", "unsaid")),
     (LEDGER, ("shared",)),
     (STATE, ("above", "pending_above", "floor", "floored", "folded_above", "refloored")),
@@ -52,7 +52,7 @@ STATEMENTS: Final = (
     (PLANS, ("period_missing", "first_missing", "period_twice", "period_otherwise", "rolled", "reduced_otherwise")),
     (PLANS, ("plan_unsaid", "plan_never_due", "tier_entry", "tier_holder")),
     (POOLS, ("allotted_otherwise", "allotted_unsaid", "returned_otherwise", "pool_never_due")),
-    (POOLS, ("payer_unallowed", "payer_limit")),
+    (POOLS, ("payer_unallowed", "pool_billed", "payer_limit")),
     (
         SETTLEMENTS,
         ("no_settlement", "settles_nothing", "gross", "share", "settled_otherwise", "over_reversed", "clawed_back"),

@@ -98,7 +98,7 @@ BY_WINDOW: Final[Mapping[str, Mapping[str, str]]] = {
     **dict.fromkeys(("charged", "undrawn", "above"), PUSHES),
     "uncommitted": OF_DAYS,
     "mirrored": PUSHES | ENTRIES,
-    **dict.fromkeys(("given_back", "sides", "priced"), ENTRIES),
+    **dict.fromkeys(("given_back", "sides", "priced", "repriced"), ENTRIES),
     "push_waits": PUSHES,
     **dict.fromkeys(("attempt", "unaccepted"), ATTEMPTS),
     "attempts": PUSHES | ATTEMPTS,

@@ -12,6 +12,8 @@ from drawdown.worker.views.backlog import Backlog, OrdersLeft
 from drawdown.worker.views.batches import FilesLeft
 from drawdown.worker.views.cluster import Cluster
 from drawdown.worker.views.long_open import LongOpen
+from drawdown.worker.views.shadows import InShadow
+from drawdown.worker.views.uncompared import Uncompared
 from drawdown.worker.views.unresolved import Unresolved
 from drawdown.worker.views.waiting import Waiting
 
@@ -173,6 +175,8 @@ class Standing:
     unheeded: list[UnheededHalt]
     differing: list[Differing]
     balances: list[ToldBalance]
+    uncompared: list[Uncompared]
+    shadow: list[InShadow]
     stopped: list[StoppedOrg]
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None
