@@ -26,7 +26,7 @@ NUMBER: Final = re.compile(r"(_ms|_micro)$|^(amount|uses|most|number|at_most|cou
 """Names of values that are numbers: the driver says so where PostgreSQL cannot tell by what stands beside them."""
 
 ANOTHER: Final = ("seal/queries.sql: add_up",)
-"""Pieces of which PostgreSQL is given another slot than SQLite. Each tick of a test on PostgreSQL runs them."""
+"""Pieces that the program runs on SQLite alone: see `seal_range`."""
 
 
 def misunderstood(url: str) -> list[str]:
