@@ -48,7 +48,7 @@ def test_the_shell_blocks_work_one_after_the_other(tmp_path: Path) -> None:
 def test_every_command_that_is_named_exists() -> None:
     tree = {path for path, _ in walk(get_command(app))}
     nouns = {path[0] for path in tree if len(path) > 1}
-    named = {tuple(words.split()) for words in re.findall(r"`drawdown ([a-z]+(?: [a-z]+)?)", TEXT)}
+    named = {tuple(words.split()) for words in re.findall(r"`drawdown ([a-z]+(?: [a-z-]+)?)", TEXT)}
     # A command without verbs takes its second word as an argument.
     named = {words if words[0] in nouns else words[:1] for words in named}
     assert len(named) > 50
