@@ -169,7 +169,7 @@ def test_another_content_under_a_name_is_a_conflict_until_the_first_is_withdrawn
     fleet.tick_windows(1)
     assert sealed(fleet) == {**dict.fromkeys(SEALED, 0), ("acme", 0): 50}
     again = taken(fleet, written(tmp_path / "w.csv", ROWS))
-    assert again.withdrawn and "is never taken again: if its rows are to be billed after all" in again.said
+    assert again.withdrawn and "is never taken again: to bill its rows after all, give them" in again.said
     clean(fleet, 1)
 
 
