@@ -347,7 +347,7 @@ BROKEN = {
     "no UTF-8": ("u.csv", b"org_id,ts,memory_mb,interval_s\nac\xffme,1,2,3\n", "cannot be read"),
     "a line that is no JSON": ("u.jsonl", b'{"org_id":"acme"}\n{"org_id', "cannot be read"),
     "a list": ("u.jsonl", b'{"org_id":"acme"}\n[1]\n', "cannot be read"),
-    "nothing": ("u.jsonl", b"", "no JSON"),
+    "an empty line": ("u.jsonl", b"\n", "no JSON"),
     "no row of it fits": ("u.csv", b"org_id,ts,memory_mb,interval_s\nacme,1,2,3\n", "no row can be billed"),
     "no Parquet": ("u.parquet", b"PAR1 and nothing else", "cannot be read"),
     "half a zip": ("u.csv.gz", gzip.compress(b"org_id,ts\n" * 9_999)[:50], "cannot be read"),
