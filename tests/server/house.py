@@ -16,7 +16,6 @@ from typing import Any, Final, TypeVar
 
 import httpx
 import sqlalchemy as sa
-from svix.webhooks import Webhook
 
 from drawdown.providers.autumn import build as build_autumn
 from drawdown.providers.careful import Careful
@@ -36,6 +35,7 @@ from drawdown.worker.engine.witness import WitnessStore
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.wire import Direct
+from tests.official import Webhook
 from tests.server.exact import require_exact
 from tests.world import T0, Fleet
 

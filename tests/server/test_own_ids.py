@@ -40,6 +40,7 @@ def of(org: str, event_id: str = "req-1", quantity: int = 3, **more: Any) -> dic
     return event(event_id, quantity, subject=org, **more)
 
 
+@pytest.mark.both_databases
 def test_events_of_two_organisations_have_their_ids_each(street: House) -> None:
     async def work(caller: Caller) -> None:
         acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
