@@ -256,7 +256,7 @@ class Outbox:
         is_refused = found[0].status == "refused"
         with self._changed:
             if self._spool is not None and not is_refused:
-                self._spool_done(self._spool, batch, found)
+                self._spool.settle(batch, found)
             for _ in batch:
                 self._waiting.popleft()
             self._changed.notify_all()
@@ -267,21 +267,6 @@ class Outbox:
             self._refused += len(batch) if is_refused else 0
             self._rejected += 0 if is_refused else sum(not one.is_kept for one in found)
             self._changed.notify_all()
-
-    def _spool_done(self, spool: Spool, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
-        """What the server has, and what the dead-letter file has, leaves the spool."""
-        numbers = {number for number, _ in batch}
-        rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
-        try:
-            if rejected:
-                spool.bury([(item, one) for _, item, one in rejected])
-        except (OSError, QueueFull) as error:
-            log.error("the dead-letter file cannot be written: the spool keeps %d items: %s", len(rejected), error)
-            numbers -= {number for number, _, _ in rejected}
-        try:
-            spool.done(sorted(numbers))
-        except OSError as error:
-            log.error("the spool cannot be written: %d items will be sent once more: %s", len(numbers), error)
 
     def _tell(self, item: Item, result: Result) -> None:
         if not result.is_kept and result.status != "refused":

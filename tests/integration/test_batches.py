@@ -170,7 +170,7 @@ def test_another_content_under_a_name_is_a_conflict_until_the_first_is_withdrawn
     fleet.tick_windows(1)
     assert sealed(fleet) == {**dict.fromkeys(SEALED, 0), ("acme", 0): 50}
     again = taken(fleet, written(tmp_path / "w.csv", ROWS))
-    assert again.withdrawn and "is never taken again: if its rows are to be billed after all" in again.said
+    assert again.withdrawn and "is never taken again: to bill its rows after all, give them" in again.said
     clean(fleet, 1)
 
 
@@ -348,7 +348,7 @@ BROKEN = {
     "no UTF-8": ("u.csv", b"org_id,ts,memory_mb,interval_s\nac\xffme,1,2,3\n", "cannot be read"),
     "a line that is no JSON": ("u.jsonl", b'{"org_id":"acme"}\n{"org_id', "cannot be read"),
     "a list": ("u.jsonl", b'{"org_id":"acme"}\n[1]\n', "cannot be read"),
-    "nothing": ("u.jsonl", b"", "no JSON"),
+    "an empty line": ("u.jsonl", b"\n", "no JSON"),
     "no row of it fits": ("u.csv", b"org_id,ts,memory_mb,interval_s\nacme,1,2,3\n", "no row can be billed"),
     "no Parquet": ("u.parquet", b"PAR1 and nothing else", "cannot be read"),
     "half a zip": ("u.csv.gz", gzip.compress(b"org_id,ts\n" * 9_999)[:50], "cannot be read"),
