@@ -359,7 +359,7 @@ def test_a_sample_of_a_host_has_no_meter(fleet: Fleet) -> None:
 
 def test_a_sample_that_has_an_events_id_stays_and_the_event_is_kept_aside(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
-    fleet.sample("acme", T0 + 1, 60, sample_id=sample_id_of("app", "a"))
+    fleet.sample("acme", T0 + 1, 60, sample_id=sample_id_of("app", "a"), cell="events")
     assert statuses(told(fleet, event("a", 3), event("b", 4))) == [("conflict", "other_content"), ("accepted", None)]
     assert fleet.rows("SELECT event_id FROM usage_events") == [("b",)]
     assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 1
