@@ -19,19 +19,18 @@ test: lint types pytest
 test-quick: lint types pytest
 test-whole: lint types pytest
 
-# While working: a fixed share of what `make test` runs, on SQLite and a real PostgreSQL, in a minute or so.
-test-quick: TESTS := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_dispatch.py \
-	tests/integration/test_ledger.py tests/integration/test_status.py tests/integration/test_exit_statuses.py \
-	tests/contract/test_conformance_embedded.py tests/server/test_gate.py tests/simulation/test_scenarios.py
+# Some files of `make test`, for while you work.
+test-quick: TESTS := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_ledger.py \
+	tests/integration/test_status.py tests/contract/test_conformance_embedded.py tests/server/test_gate.py
 
-# All that `make test` runs a share of, whole: the real traces, 2,000 organisations, lives of 200 ticks. Hours.
+# Every test on both databases, and each long table whole: the real traces, 2,000 organisations, lives of 200 ticks. Hours.
 test-whole: export DRAWDOWN_TEST_WHOLE := 1
 
-# More processes than cores: many tests wait. What they run is told nothing of this make.
+# One process a core. The MAKEFLAGS of this make must not reach the tests.
 pytest: install
-	@MAKEFLAGS= $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(TESTS)
+	@MAKEFLAGS= $(BIN)/pytest -n auto --dist loadgroup --no-loadscope-reorder $(TESTS)
 
-# What each test costs, the dearest first: make test-times TESTS=tests/server
+# The CPU and time of each folder, file and test: make test-times TESTS=tests/server
 test-times: install
 	@MAKEFLAGS= $(BIN)/python -m pytest -p tests.times -n 2 --dist loadgroup --no-loadscope-reorder $(TESTS)
 

@@ -1,8 +1,7 @@
-"""What each test costs: `make test-times TESTS=tests/server`. Tables of folders, files and tests, the dearest first.
+"""What each test costs: `make test-times TESTS=tests/server`. It prints tables of folders, files and tests.
 
-Guarantee: CPU is this process's, its children's and that of the PostgreSQL server beside it, which is nobody's child.
-What a test waits for is the rest of its time, so a machine that does much else shows more of it than there is. What the
-first test of a process sets up for all is counted to that test.
+Guarantee: CPU counts this process, its children and its PostgreSQL server. The rest of the time is waiting, which grows
+on a busy machine. The first test of a process pays for the session fixtures.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ MOST: Final = 40
 """Lines of a table."""
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 LIVE_AND_GONE: Final = slice(11, 15)
-"""In what follows the name in /proc/PID/stat: utime, stime, and those of the children that ended."""
+"""The fields utime, stime, cutime and cstime of /proc/PID/stat, counted after the name."""
 _taken: Final = list["Taken"]()
 
 
 @dataclass(frozen=True)
 class Taken:
-    """By one test with its fixtures, in seconds."""
+    """The cost of one test with its fixtures, in seconds."""
 
     test: str
     cpu_s: float
@@ -38,7 +37,7 @@ class Taken:
 
 
 def _spent_s(pid: int, *, itself: bool) -> float:
-    """CPU of a process and of all below it."""
+    """Return the CPU of a process and its descendants."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[LIVE_AND_GONE]
         below = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")).split()
@@ -64,7 +63,7 @@ def _cpu_s() -> float:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """From before its first fixture to after its last."""
+    """Measure a test from before its first fixture to after its last."""
     cpu_s, wall_s = _cpu_s(), time.monotonic()
     try:
         return (yield)
@@ -74,7 +73,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What reading the tests took, in each process that reads them."""
+    """Measure the collection in each process."""
     if session.config.getoption("dist", "no") == "no" or hasattr(session.config, "workerinput"):
         _keep(session.config, Taken("(reading all tests)", time.process_time(), 0.0))
 
@@ -88,7 +87,7 @@ def _keep(config: pytest.Config, taken: Taken) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker tells whoever started it."""
+    """Send a worker's figures to the controller."""
     told: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if told is not None:
         told["times"] = [[taken.test, taken.cpu_s, taken.wall_s] for taken in _taken]
@@ -96,17 +95,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """What a worker told."""
+    """Take a worker's figures."""
     _taken.extend(Taken(*told) for told in getattr(node, "workeroutput", {}).get("times", []))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where each test's figures are kept."""
-    parser.addoption("--times", metavar="FILE", help="add each test's figures to it as it ends, a JSON object a line")
+    """Add --times."""
+    parser.addoption("--times", metavar="FILE", help="append each test's figures as JSON lines")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The tables, the dearest first."""
+    """Print the tables, the highest CPU first."""
     for title, depth in (("folders", 2), ("files", 3), ("tests", None)):
         terminalreporter.section(f"CPU and time of {title}")
         terminalreporter.line(f"{'cases':>7} {'CPU s':>8} {'time s':>8} {'ms CPU a case':>14}")

@@ -1,4 +1,4 @@
-"""How much of the long tests is run: a fixed share in `make test`, all of it in `make test-whole`."""
+"""Choose between the fixed representative of a long table, for `make test`, and the whole, for `make test-whole`."""
 
 from __future__ import annotations
 

@@ -182,6 +182,7 @@ def test_closing_again_with_the_same_hash_does_nothing(fleet: Fleet) -> None:
         shown(fleet)
 
 
+@pytest.mark.both_databases
 def test_where_an_answer_is_lost_the_same_again_counts_what_went_before(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

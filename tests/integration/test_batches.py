@@ -39,6 +39,7 @@ from drawdown.worker.verify.deep import verify_files
 from drawdown.worker.verify.verify import Verification, verify
 from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.status import status
+from tests.whole import share
 from tests.world import T0, Fleet
 
 Row = dict[str, Any]
@@ -967,6 +968,7 @@ def test_a_file_that_has_its_first_content_again_is_in_no_conflict(fleet: Fleet,
     assert read(fleet.engine, files_left).conflicts == 0
 
 
+@pytest.mark.both_databases
 def test_what_the_last_tick_could_not_do_is_no_settled_headline(fleet: Fleet, watched: Path) -> None:
     """A strange name stops no other file, and is not passed over; of a folder that cannot be listed no file has a
     row."""
@@ -1154,7 +1156,7 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", share(list(PLANTED)[:1], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """By the proof and the file, or by what was billed."""
     wrong = [row(seconds=90_000), row(at=3 * DAY_MS)]

@@ -154,6 +154,7 @@ def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: in
         assert read(fleet.engine, tables) == before
 
 
+@pytest.mark.both_databases
 def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -> None:
     fleet = Fleet(engine, extra={"fake": (provider := FakeProvider(capabilities()))})
     fleet.assign("acme", provider="fake")

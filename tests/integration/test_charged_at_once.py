@@ -59,6 +59,7 @@ def refused(work: Callable[[], object]) -> str:
     return str(found.value)
 
 
+@pytest.mark.both_databases
 def test_an_event_of_what_is_charged_at_once_is_told_to_go_to_the_guard_and_is_not_kept(guarded: Guarded) -> None:
     price(guarded, "draw", counts=RENDER)
     fleet = guarded.fleet

@@ -133,7 +133,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("push list", "provider"): t("--provider embeddedd", "embedded"),
     ("push list", "feature"): t("--feature compute_1gbb", "compute_1gb"),
     ("push show", "key"): t(f"{KEY}x", KEY),
-    ("push cancel", "keys"): t(f"{KEY}x", KEY),
+    ("push cancel", "keys"): t(f"{KEY}x --reason wrong", KEY),
     ("push resolve", "customer"): t(f"{ALL_IN_DOUBT} --customer acmee", "acme"),
     ("push resolve", "feature"): t(f"{ALL_IN_DOUBT} --feature compute_1gbb", "compute_1gb"),
     **{
@@ -441,23 +441,22 @@ def shop(
     return Shop(engine)
 
 
-@pytest.mark.parametrize(("command", "name"), IDS, ids=str)
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_mistyped_id_is_refused_with_the_nearest_one_there_is(
-    shop: Shop, command: str, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    typed = IDS[command, name]
-    Path(FILE).write_text(typed.file or "{}")
-    before = shop.content()
-    status = run(["--at", str(T0 + 4 * WINDOW_MS), *command.split(), *typed.words])
-    said = capsys.readouterr()
-    told = said.out + said.err
-    assert f"did you mean {typed.near}?" in told, told
-    assert status == (1 if (command, name) == ("org assign", "file") else 2), told
+def test_a_mistyped_id_is_refused_with_the_nearest_one_there_is(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    before, wrong = shop.content(), []
+    for (command, name), typed in IDS.items():
+        Path(FILE).write_text(typed.file or "{}")
+        status = run(["--at", str(T0 + 4 * WINDOW_MS), *command.split(), *typed.words])
+        said = capsys.readouterr()
+        told = said.out + said.err
+        if f"did you mean {typed.near}?" not in told or status != (
+            1 if (command, name) == ("org assign", "file") else 2
+        ):
+            wrong.append(f"{command}, {name}: {status}: {told}")
+    assert wrong == []
     assert shop.content() == before
 
 
-@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.both_databases
 def test_the_nearest_is_found_among_many_and_before_any_tick(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     many = [{"org": f"customer-{n:05}", "bucket": n % 256} for n in range(3_000)]
     write(shop.engine, lambda c: c.execute(sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)"), many))
@@ -479,7 +478,6 @@ def test_the_nearest_is_found_among_many_and_before_any_tick(shop: Shop, capsys:
     assert run(["org", "assign", "newcomer-1"]) == 0
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         "org assign acmee --new",
@@ -502,7 +500,6 @@ def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixt
         capsys.readouterr()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_provider_that_is_gone_may_still_be_looked_for(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     write(
         shop.engine,

@@ -47,6 +47,7 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
     clean(fleet)
 
 
+@pytest.mark.both_databases
 def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine) -> None:
     """By a lookup, by a person, at another quantity: each time what stands accepted, and verify holds it to that."""
     fleet, provider = fleet_of(engine, **{**ASKED, "balance_in_ledger": True})

@@ -262,6 +262,7 @@ def test_the_largest_quantities_are_exact(fleet: Fleet) -> None:
     clean(fleet)
 
 
+@pytest.mark.both_databases
 def test_a_feature_ends_and_another_takes_its_place(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     told(fleet, event("a", 3))

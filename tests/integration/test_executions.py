@@ -222,6 +222,7 @@ def test_the_sweep_expires_what_is_due_in_all_wallets(bank: Bank) -> None:
     assert bank.fleet.one("SELECT next_due_ms FROM ledger_accounts WHERE account_id = 'wallet:acme'") is None
 
 
+@pytest.mark.both_databases
 def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
     for feature, micro in (("tokens_in", 3), ("tokens_out", 15)):
         bank.write(

@@ -32,6 +32,7 @@ def test_a_sample_arrives_whole_and_the_database_finds_nothing_wrong(engine: sa.
     assert read(engine, lambda connection: tuple(connection.execute(query).one())) == (NOW, None)
 
 
+@pytest.mark.both_databases
 def test_bad_rows_are_reported_and_the_rest_goes_in(engine: sa.Engine, tmp_path: Path) -> None:
     bad = {
         3: (line(3, interval_s=-5), "interval_s", "interval_negative"),

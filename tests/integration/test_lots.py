@@ -414,6 +414,7 @@ def test_many_at_once_leave_nothing_that_is_not_booked(purse: Purse) -> None:
     assert purse.lot("m1").taken_micro == 1000, "the whole"
 
 
+@pytest.mark.both_databases
 def test_the_sweep_of_a_tick_expires_and_late_samples_reopen(purse: Purse) -> None:
     """All through the tick: samples, windows, a halt as credit is over, and its end as more begins."""
     fleet = purse.fleet

@@ -63,6 +63,7 @@ def test_one_organisation_takes_its_wallet_along(fleet: Fleet) -> None:
     assert read(fleet.engine, verify).clean
 
 
+@pytest.mark.both_databases
 def test_a_wallet_changes_hands_in_time(fleet: Fleet) -> None:
     fleet.tick(T0)
     flipped(fleet, "xorg", "embedded", from_ms=T0)

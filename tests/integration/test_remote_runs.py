@@ -41,6 +41,7 @@ def far(engine: sa.Engine) -> Far:
     return Far(engine)
 
 
+@pytest.mark.both_databases
 def test_a_run_is_held_here_and_billed_there_once(far: Far) -> None:
     accepted = far.accept("e-1")
     assert (accepted.reservation.hold, accepted.reservation.customer_id) == ("local", "acme")

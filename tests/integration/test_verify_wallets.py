@@ -138,6 +138,7 @@ def test_what_was_given_back_is_what_was_drawn(fleet: Fleet) -> None:
     )
 
 
+@pytest.mark.both_databases
 def test_who_has_had_a_wallet_for_a_day_was_drawn_on(fleet: Fleet) -> None:
     """Not before, for the clocks of two hosts may differ; and not without a rate."""
     assert breaches(fleet) == []
