@@ -701,7 +701,7 @@ def test_a_take_that_dies_half_way_has_taken_nothing(
 def test_a_sample_that_forged_an_id_of_the_batch_keeps_it_out(fleet: Fleet, tmp_path: Path) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     batch = files.hash_of(found_file(path))
-    fleet.sample("acme", T0, sample_id=f"batch:{batch}:2")
+    fleet.sample("acme", T0, sample_id=f"batch:{batch}:2", cell="runs")
     with pytest.raises(Refused, match="are there already"):
         taken(fleet, path)
     fleet.tick_windows(1)
@@ -1087,7 +1087,7 @@ def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_pa
         unguarded(fleet, "samples_floor_first", "usage_samples", f"DELETE FROM usage_samples WHERE id = '{one}'")
         expected = f"{put_in} 2, of 307"
     elif name == "more":
-        fleet.sample("acme", T0, 3, sample_id=f"batch:{batch}:9")
+        fleet.sample("acme", T0, 3, sample_id=f"batch:{batch}:9", cell="runs")
         fleet.tick_windows(1)
         expected = f"{put_in} 4, of 430"
     elif name == "withdrawn":
