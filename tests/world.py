@@ -88,14 +88,16 @@ class Fleet:
         *,
         sample_id: str | None = None,
         sandbox: str = "box",
+        cell: str = "cell-1",
     ) -> str:
         """Insert one sample as another program would."""
         self._samples += 1
         name = sample_id or f"s{self._samples}"
         self.write(
             "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-            "VALUES (:id, :org, :sandbox, 'cell-1', :memory_mb, :interval_s, :ts, :now)",
+            "VALUES (:id, :org, :sandbox, :cell, :memory_mb, :interval_s, :ts, :now)",
             {
+                "cell": cell,
                 "id": name,
                 "org": org,
                 "sandbox": sandbox,

@@ -32,6 +32,7 @@ from drawdown.worker.views.proofs import WHOLE_LATE_MS, last_held
 from drawdown.worker.views.providers import providers_in_use
 from drawdown.worker.views.shadows import in_shadow
 from drawdown.worker.views.status import last_tick_ms, newest_tick_ms, sealed_to_ms
+from drawdown.worker.views.type_room import NAME_ONE, short_of_types
 from drawdown.worker.views.upkeep import upkeep
 
 MIN_SQLITE = (3, 39, 0)
@@ -58,6 +59,7 @@ def examine(app: App) -> list[Finding]:
         _overrides,
         _proofs,
         _mapping,
+        _event_types,
         _providers,
         *OF_SETTINGS,
         _folders,
@@ -241,6 +243,11 @@ def _mapping(app: App) -> Iterator[Finding]:
         told = app.read(lambda c, name=provider: tells_costs(c, name))  # type: ignore[misc]
         what += f"(`drawdown provider {f'check {provider}' if told else f'rate {provider} {features[0]} --micro N'}`)"
         yield Finding(True, what, off=True)
+
+
+def _event_types(app: App) -> Iterator[Finding]:
+    for one in app.read(short_of_types):
+        yield Finding(False, str(one), NAME_ONE)
 
 
 def _providers(app: App) -> Iterator[Finding]:

@@ -152,6 +152,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         for days in found.differing
     ]
     lines += [("shadow", str(one)) for one in found.shadow]
+    lines += [("types", str(one)) for one in found.short_of_types]
     lines += [("compared", uncompared(one)) for one in found.uncompared if one.open_days or one.is_late]
     open_ = found.open_transaction
     if open_ is not None and open_.age_ms is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ from drawdown_client.settings import (
     WHOLE_ANSWER_S,
     Settings,
 )  # fmt: skip
+
+log = logging.getLogger("drawdown_client")
 
 Answer = dict[str, Any]
 
@@ -256,3 +259,9 @@ def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
     """`each`: of a wait for the server, where it is another."""
     waits = settings.answer_s if each is None else each
     return httpx.Timeout(settings.answer_s, connect=settings.connect_s, read=waits, write=waits)
+
+
+def say_again(state: RetryCallState) -> None:
+    """Log a try that failed, and when the next one comes."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    log.warning("items are sent again in %.1f s (try %d): %s", state.upcoming_sleep, state.attempt_number, error)

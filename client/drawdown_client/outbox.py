@@ -24,7 +24,7 @@ from typing import Final, TypeAlias
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from drawdown_client.calls import Backoff, shown
+from drawdown_client.calls import Backoff, say_again, shown
 from drawdown_client.clock import World
 from drawdown_client.errors import Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
@@ -127,6 +127,7 @@ class Outbox:
         self._spool = None
         self._put = self._done = self._refused = self._rejected = self._hurried = self._waited_for = 0
         self._deadline_s = 0.0
+        self._seen = (0, False)
         self._has_ended = self._is_told = False
 
     def _end(self) -> None:
@@ -234,20 +235,24 @@ class Outbox:
         def is_over(state: RetryCallState) -> bool:
             return self._closing and self._world.monotonic_s() + state.upcoming_sleep > self._deadline_s
 
+        def send() -> list[Result]:
+            self._seen = (self._hurried, self._closing)  # a wish that comes during the call ends the pause after it
+            return self._send(items[0].kind, items)
+
         again = Retrying(
             retry=retry_if_exception_type(Unreachable),
             wait=backoff,
             stop=is_over,
             sleep=lambda seconds: self._pause(seconds, may_hurry=not backoff.asked),
-            before_sleep=_say,
+            before_sleep=say_again,
             reraise=True,
         )
-        return again(self._send, items[0].kind, items)
+        return again(send)
 
     def _pause(self, seconds: float, *, may_hurry: bool) -> None:
         """Somebody who closes the client ends it, and somebody who waits for it, unless the server asked to wait."""
         with self._changed:
-            hurried, closing = self._hurried, self._closing
+            hurried, closing = self._seen
             self._changed.wait_for(
                 lambda: self._closing != closing or (may_hurry and self._hurried != hurried), seconds
             )
@@ -256,7 +261,7 @@ class Outbox:
         is_refused = found[0].status == "refused"
         with self._changed:
             if self._spool is not None and not is_refused:
-                self._spool_done(self._spool, batch, found)
+                self._spool.settle(batch, found)
             for _ in batch:
                 self._waiting.popleft()
             self._changed.notify_all()
@@ -267,21 +272,6 @@ class Outbox:
             self._refused += len(batch) if is_refused else 0
             self._rejected += 0 if is_refused else sum(not one.is_kept for one in found)
             self._changed.notify_all()
-
-    def _spool_done(self, spool: Spool, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
-        """What the server has, and what the dead-letter file has, leaves the spool."""
-        numbers = {number for number, _ in batch}
-        rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
-        try:
-            if rejected:
-                spool.bury([(item, one) for _, item, one in rejected])
-        except (OSError, QueueFull) as error:
-            log.error("the dead-letter file cannot be written: the spool keeps %d items: %s", len(rejected), error)
-            numbers -= {number for number, _, _ in rejected}
-        try:
-            spool.done(sorted(numbers))
-        except OSError as error:
-            log.error("the spool cannot be written: %d items will be sent once more: %s", len(numbers), error)
 
     def _tell(self, item: Item, result: Result) -> None:
         if not result.is_kept and result.status != "refused":
@@ -307,8 +297,3 @@ def _forked(itself: weakref.ref[Outbox]) -> None:
     outbox = itself()
     if outbox is not None:
         outbox.forked()
-
-
-def _say(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome is not None else None
-    log.warning("items are sent again in %.1f s (try %d): %s", state.upcoming_sleep, state.attempt_number, error)

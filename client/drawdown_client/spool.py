@@ -83,6 +83,21 @@ class Spool:
         finally:
             os.close(file)
 
+    def settle(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
+        """What the server has, and what the dead-letter file has, leaves the spool. A disk that fails is logged."""
+        numbers = {number for number, _ in batch}
+        rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
+        try:
+            if rejected:
+                self.bury([(item, one) for _, item, one in rejected])
+        except (OSError, QueueFull) as error:
+            log.error("the dead-letter file cannot be written: the spool keeps %d items: %s", len(rejected), error)
+            numbers -= {number for number, _, _ in rejected}
+        try:
+            self.done(sorted(numbers))
+        except OSError as error:
+            log.error("the spool cannot be written: %d items will be sent once more: %s", len(numbers), error)
+
     def _append(self, lines: bytes, *, is_kept: bool) -> None:
         """All of it or nothing: what follows half a line would be lost with it."""
         size = os.fstat(self._file).st_size

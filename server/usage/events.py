@@ -24,6 +24,7 @@ from drawdown.server.usage import intake_models as models
 from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of
 from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.events.store import Taken, names_of, take, times
+from drawdown.worker.sources.events.types import Bringer
 
 SCOPE: Final = "events:write"
 MOST_SAID: Final = 20
@@ -44,6 +45,7 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
     """A key that is bound to an organisation speaks for that alone."""
     org_id = sent.key.org_id
     own = org_id is not None
+    types_by = Bringer(org_id=org_id) if own else Bringer(key_name=sent.key.name, source=sent.key.source)
     timeless = [one.event for one in found if not one.has_time]
     # Keys are made for those alone: a batch whose events all have their times is what is taken most.
     asked = list(zip(found, _keys_of(found, own=own), strict=True)) if timeless else []
@@ -51,7 +53,7 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
     for _ in range(MOST_TURNS):
         turn = connection.begin_nested()
         dated = [_dated(one, known.get(key)) for one, key in asked] if timeless else [one.event for one in found]
-        taken = take(connection, dated, sent.now_ms, own=own, types_of=org_id)
+        taken = take(connection, dated, sent.now_ms, own=own, types_by=types_by)
         if not floors.hold(connection, [(one.org_id, one.occurred_ms) for one in dated], taken, sent.now_ms):
             turn.rollback()  # what the floor was raised past is told so
             continue

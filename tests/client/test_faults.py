@@ -365,6 +365,27 @@ def test_whoever_waits_ends_a_pause_and_whoever_closes_too(router: respx.MockRou
     assert time.monotonic() - began < 20 and book.numbers == [1, 2]
 
 
+def test_wait_that_begins_during_a_call_ends_the_pause_after_it(router: respx.MockRouter) -> None:
+    """The pause was as long as if no program waited: the wish came before the pause, and was forgotten by it."""
+    slow: Any = type("Slow", (), {"uniform": lambda self, low, high: 60.0})()
+    book, is_asked = Book(), threading.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if is_asked.is_set():
+            return book.answer(request)
+        is_asked.set()
+        time.sleep(0.3)  # the program begins to wait meanwhile
+        return error(503)
+
+    router.post("/v1/events").side_effect = answer
+    made = Client(URL, KEY, Settings(batch_ms=0), world=World(jitter=slow))
+    made.record("page.render", 1, org="acme")
+    assert is_asked.wait(20)
+    made.flush(5)
+    assert book.numbers == [1]
+    made.close()
+
+
 @pytest.mark.parametrize("within_s", [0.0, 0.3])
 def test_what_is_left_when_the_server_stays_away_is_raised_with_its_count(
     router: respx.MockRouter, caplog: pytest.LogCaptureFixture, within_s: float

@@ -170,7 +170,7 @@ def test_another_content_under_a_name_is_a_conflict_until_the_first_is_withdrawn
     fleet.tick_windows(1)
     assert sealed(fleet) == {**dict.fromkeys(SEALED, 0), ("acme", 0): 50}
     again = taken(fleet, written(tmp_path / "w.csv", ROWS))
-    assert again.withdrawn and "is never taken again: if its rows are to be billed after all" in again.said
+    assert again.withdrawn and "is never taken again: to bill its rows after all, give them" in again.said
     clean(fleet, 1)
 
 
@@ -348,7 +348,7 @@ BROKEN = {
     "no UTF-8": ("u.csv", b"org_id,ts,memory_mb,interval_s\nac\xffme,1,2,3\n", "cannot be read"),
     "a line that is no JSON": ("u.jsonl", b'{"org_id":"acme"}\n{"org_id', "cannot be read"),
     "a list": ("u.jsonl", b'{"org_id":"acme"}\n[1]\n', "cannot be read"),
-    "nothing": ("u.jsonl", b"", "no JSON"),
+    "an empty line": ("u.jsonl", b"\n", "no JSON"),
     "no row of it fits": ("u.csv", b"org_id,ts,memory_mb,interval_s\nacme,1,2,3\n", "no row can be billed"),
     "no Parquet": ("u.parquet", b"PAR1 and nothing else", "cannot be read"),
     "half a zip": ("u.csv.gz", gzip.compress(b"org_id,ts\n" * 9_999)[:50], "cannot be read"),
@@ -701,7 +701,7 @@ def test_a_take_that_dies_half_way_has_taken_nothing(
 def test_a_sample_that_forged_an_id_of_the_batch_keeps_it_out(fleet: Fleet, tmp_path: Path) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     batch = files.hash_of(found_file(path))
-    fleet.sample("acme", T0, sample_id=f"batch:{batch}:2")
+    fleet.sample("acme", T0, sample_id=f"batch:{batch}:2", cell="runs")
     with pytest.raises(Refused, match="are there already"):
         taken(fleet, path)
     fleet.tick_windows(1)
@@ -1087,7 +1087,7 @@ def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_pa
         unguarded(fleet, "samples_floor_first", "usage_samples", f"DELETE FROM usage_samples WHERE id = '{one}'")
         expected = f"{put_in} 2, of 307"
     elif name == "more":
-        fleet.sample("acme", T0, 3, sample_id=f"batch:{batch}:9")
+        fleet.sample("acme", T0, 3, sample_id=f"batch:{batch}:9", cell="runs")
         fleet.tick_windows(1)
         expected = f"{put_in} 4, of 430"
     elif name == "withdrawn":

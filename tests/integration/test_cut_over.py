@@ -57,6 +57,7 @@ def test_accept_tells_what_stays_unbilled_and_it_can_be_billed(engine: sa.Engine
 
 def test_shadow_is_shown_with_its_times(engine: sa.Engine) -> None:
     fleet, provider = in_shadow(engine)
+    fleet.clock.at_ms += 1  # inside a window: on its edge a provider that is accepted is live at once
     now = fleet.clock.at_ms
     (found,) = read(engine, lambda c: status(c, now)).standing.shadow
     assert str(found) == (

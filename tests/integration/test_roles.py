@@ -23,7 +23,7 @@ from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MAX_METER
 from drawdown.worker.commands.fold import fold
 from drawdown.worker.commands.prune import prune
-from drawdown.worker.sources.events.store import take
+from drawdown.worker.sources.events.store import names_of, take
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import PROJECT, drawdown
 from tests.conftest import _new_database
@@ -248,6 +248,27 @@ def test_a_host_counts_no_units_of_a_meter(fleet: Fleet, login: As, cell: str) -
     assert fleet.rows(kept.format("NOT")) == [(None, "events")], "what the worker told counts"
     assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 0
     assert read(login("reader"), verify).breaches == []
+
+
+@pytest.mark.parametrize("cell", ["cell-1", "events", "runs"])
+@pytest.mark.parametrize("prefix", ["event", "run", "batch"])
+def test_reserved_id_of_host_is_refused(fleet: Fleet, login: As, prefix: str, cell: str) -> None:
+    """Also at the cell that stands for events: an event whose id a host had guessed was in conflict for good."""
+    told = UsageEvent("app", "e", "idea", "acme", 5, T0)
+    name = names_of([told], own=False)[0] if prefix == "event" else f"{prefix}:guessed:1"
+    before = fleet.one("SELECT COUNT(*) FROM usage_samples")
+    values = f"('{name}', 'acme', 'one', '{cell}', 1024, 60, {T0})"
+    with pytest.raises(DBAPIError, match="begins with event:, run: or batch: is reserved"):
+        do(login("host"), f"{SAMPLE}) VALUES {values} ON CONFLICT DO NOTHING")
+    assert fleet.one("SELECT COUNT(*) FROM usage_samples") == before
+    answers = write(login("worker"), lambda c: take(c, [told], T0 + 1))
+    assert [one.status for one in answers] == ["pending"], "nothing stands in an event's place"
+
+
+def test_id_that_is_only_like_a_reserved_one_goes_in(login: As) -> None:
+    names = ("events:1", "event", "event;1", "Event:1", "running:1", "batches:1", "a-event:1")
+    values = ", ".join(f"('{name}', 'acme', 'one', 'cell-1', 1024, 60, {T0})" for name in names)
+    assert do(login("host"), f"{SAMPLE}) VALUES {values}") == len(names)
 
 
 def test_a_hosts_search_path_changes_no_halt(postgres: sa.Engine, login: As) -> None:

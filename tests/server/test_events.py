@@ -126,7 +126,7 @@ def test_each_shape_says_the_same_event(shop: House) -> None:
         for items, kind, more in (
             (event(), JSON, {}), ([event()], JSON, {}), ([event()], BATCH, {}), ([event(), event()], BATCH, {}),
             ({"quantity": 3}, JSON, binary), (event(), LINES, {}), (OWN, JSON, {}), ([OWN], JSON, {}),
-            (json.dumps(OWN).encode() + b"\n\n" + json.dumps(event()).encode(), LINES, {}),
+            (json.dumps(OWN).encode() + b"\n" + json.dumps(event()).encode(), LINES, {}),
             (event(), EVENT, {"packed": True}), ([event()], BATCH, {"packed": True}),
         ):  # fmt: skip
             told = await send.told(EVENTS, items, kind, **more)

@@ -105,7 +105,7 @@ class Sums:
 
     def shared(self, earlier: Sequence[tuple[str, str, str]]) -> list[Shared]:
         """What earlier batches have of its rows, by their ids, labels and `kept_rows`."""
-        self.connection.execute("DELETE FROM earlier")
+        self.connection.execute(SQL.text("forget_earlier", "duckdb"))
         for batch, labels, kept in earlier:
             hashes = array("Q", base64.b64decode(kept)).tolist()
             its = {"plain": hashes[::2], "whole": hashes[1::2], "labelled_alike": labels == self.labels}

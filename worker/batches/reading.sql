@@ -89,6 +89,9 @@ CREATE TABLE earlier (batch VARCHAR, labelled_alike BOOLEAN, plain UBIGINT, whol
 -- name: kept_rows
 SELECT plain, whole FROM compared ORDER BY plain, whole LIMIT $most
 
+-- name: forget_earlier
+DELETE FROM earlier
+
 -- name: earlier
 INSERT INTO earlier
 SELECT $batch, $labelled_alike, unnest(CAST($plain AS UBIGINT[])), unnest(CAST($whole AS UBIGINT[]))

@@ -16,6 +16,7 @@ from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, show_quantity
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
 from drawdown.worker.views.standing import Headline, Standing, how_much
+from drawdown.worker.views.type_room import NAME_ONE
 from drawdown.worker.views.uncompared import Uncompared
 from drawdown.worker.views.unresolved import AWAITING_CREDIT, counted
 from drawdown.worker.views.waiting import Waiting
@@ -192,6 +193,8 @@ def _unsettled(found: Standing) -> Headline | None:
     if count := found.files.failing:
         reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders could not be read: each tick tries again"
         return Headline("behind", reason, "drawdown batch list says why")
+    if found.short_of_types:
+        return Headline("behind", str(found.short_of_types[0]), NAME_ONE)
     if found.last_tick is None:
         return Headline("behind", "there was no tick yet", "drawdown tick")
     if found.last_tick.left:
