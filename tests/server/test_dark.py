@@ -216,7 +216,7 @@ def test_the_dark_is_bounded_in_time_number_and_in_whom_it_knows(house: House, m
             assert (await send("consume", key="d-1", amount=1)).status_code == 503, "it is dark for too long"
         await house.server._dark.record()
 
-    monkeypatch.setattr("drawdown.server.api.programs.WITHIN_S", 0.5)
+    monkeypatch.setattr("drawdown.server.api.programs.WITHIN_S", 1.5)
     with_dark(house, work)
     assert ("d-1", 1) in [one[:2] for one in uses(house)]
 
