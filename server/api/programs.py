@@ -186,8 +186,12 @@ class Programs:
             tell_no_names(connection)
         return self._now(key)
 
+    def now_ms(self) -> int:
+        """The time, by the server's clock."""
+        return self._services.clock.now_ms()
+
     def _now(self, key: ApiKey) -> Said:
-        return Said(key, self._services.clock.now_ms())
+        return Said(key, self.now_ms())
 
     async def _find(self, offered: str, now_ms: int) -> ApiKey | None:
         return await soon(self.reading.read(lambda connection: api_keys.find(connection, offered, now_ms)))

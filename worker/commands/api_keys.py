@@ -58,6 +58,9 @@ class ApiKey:
     source: str | None = None
     proof: str = field(default="", repr=False, compare=False)
     """The hash by which it was found, and is found again."""
+    expires_ms: int | None = field(default=None, compare=False)
+    recalled: bool = field(default=False, compare=False)
+    """Whether the database was not asked: if it decides by this key, it must find it again then."""
 
     @property
     def actor(self) -> str:
@@ -103,8 +106,15 @@ def found(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
     """As `find_all`, of what was read by `finding`."""
     return {
         row.key_sha256: ApiKey(
-            row.name, tuple(row.scopes.split()), row.org_id, row.used_ms, row.cell_id, row.source, row.key_sha256
-        )
+            row.name,
+            tuple(row.scopes.split()),
+            row.org_id,
+            row.used_ms,
+            row.cell_id,
+            row.source,
+            row.key_sha256,
+            row.expires_ms,
+        )  # fmt: skip
         for row in rows
     }
 

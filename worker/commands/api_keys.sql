@@ -6,7 +6,7 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: find
-SELECT key_sha256, name, scopes, org_id, used_ms, cell_id, source FROM api_keys
+SELECT key_sha256, name, scopes, org_id, used_ms, cell_id, source, expires_ms FROM api_keys
 WHERE key_sha256 IN :proofs AND ended_ms IS NULL AND (expires_ms IS NULL OR :now_ms < expires_ms)
 
 -- name: insert

@@ -1,10 +1,10 @@
 """The guard while its database is away: a metric that fails open is let through, and written down afterwards.
 
-Guarantee: what is let through has a key that was found, a metric whose terms said so, and a darkness that began a short
-while ago, by what this process remembers. All of it is counted, with its amount, once the database is back, under the
-key of its use: whoever asks again meanwhile uses nothing twice. Where no more can be remembered, nothing more is let
-through. What ends a use is refused for the moment until the use is written down. What a process that ends could not
-write down is told with its amounts, and lost.
+Guarantee: what is let through has a key that was found and whose time is not over, a metric whose terms said so, and a
+darkness that began a short while ago, by what this process remembers. All of it is counted, with its amount, once the
+database is back, under the key of its use: whoever asks again meanwhile uses nothing twice. If no more can be
+remembered, nothing more is let through. What ends a use is refused for the moment until the use is written down. If a
+process ends before it could write uses down, it logs them with their amounts, and they are lost.
 """
 
 from __future__ import annotations
@@ -132,11 +132,14 @@ class Dark:
             return api_keys.find_all(connection, [proof], now_ms).get(proof)
 
         try:
-            found = await self._asked(lambda: self._reading.read(find), quick=known is not None, ends=False)
+            found = await self._asked(
+                lambda: self._reading.read(find), quick=known is not None, ends=False, notes=False
+            )
         except AWAY:
             if known is None:
                 raise
-            return known
+            is_over = known.expires_ms is not None and now_ms >= known.expires_ms
+            return None if is_over else replace(known, recalled=True)
         self.remember(proof, found, now_ms)
         return found
 
@@ -227,9 +230,12 @@ class Dark:
         said = {"key": use.key, "org": use.wish.org_id, "metric": use.wish.metric, "amount": use.wish.amount}
         log.error("guard_use_lost", **said, **told(error))
 
-    async def _asked(self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True) -> T:
-        """An answer of the database. `ends`: with that it is back; a file that is locked is read all the same. Errors:
-        those of `AWAY`, and ApiError, where there is none; of others nothing is noted."""
+    async def _asked(
+        self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True, notes: bool = True
+    ) -> T:
+        """An answer of the database. `ends`: with that it is back; a file that is locked is read all the same. `notes`:
+        without one it is away; a slow look-up of a key says nothing of the database. Errors: those of `AWAY`, and
+        ApiError, where there is none; of others nothing is noted."""
         now = self._services.clock.now_ms()
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:
             raise DatabaseBusy("the database did not answer a moment ago")
@@ -240,6 +246,8 @@ class Dark:
             raise
         except (*AWAY, ApiError) as error:
             if isinstance(error, ApiError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # too many ask
+                raise
+            if not notes:
                 raise
             self._since_ms = now if self._since_ms is None else self._since_ms
             self._failed_ms = now
