@@ -24,6 +24,7 @@ OF_ITS_OWN: Final = "CREATE TEMP TABLE"
 """What makes a table that the next ones name."""
 NUMBER: Final = re.compile(r"(_ms|_micro)$|^(amount|uses|most|number|at_most|count|bucket|low|high)|^most_")
 """Names of values that are numbers: the driver says so where PostgreSQL cannot tell by what stands beside them."""
+YES_OR_NO: Final = re.compile(r"^warned_")
 
 ANOTHER: Final = ("seal/queries.sql: add_up",)
 """Pieces that the program runs on SQLite alone: see `seal_range`."""
@@ -76,7 +77,8 @@ def _numbered(text: str) -> str:
 
 
 def _typed(text: str) -> str:
-    types = ", ".join("bigint" if NUMBER.search(name) else "unknown" for name in _names(text))
+    kinds = (("bigint", NUMBER), ("boolean", YES_OR_NO))
+    types = ", ".join(next((kind for kind, of in kinds if of.search(name)), "unknown") for name in _names(text))
     return f" ({types}){_numbered(text)}" if types else _numbered(text)
 
 

@@ -114,7 +114,7 @@ def found(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
             row.source,
             row.key_sha256,
             row.expires_ms,
-        )  # fmt: skip
+        )
         for row in rows
     }
 
