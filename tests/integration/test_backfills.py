@@ -481,11 +481,12 @@ def test_what_waits_names_the_command_that_bills_it(fleet: Fleet, capfd: pytest.
 def test_reverted_backfill_is_given_back_at_its_price(fleet: Fleet) -> None:
     opened(fleet)
     before = billed(fleet)
-    staged(fleet, event("a", 7), event("b", 4))
+    later = T0 + 2 * WINDOW_MS
+    staged(fleet, event("a", 7, occurred_ms=later), event("b", 4, occurred_ms=later))
     closed(fleet)
     fleet.tick_windows(2)
     assert billed(fleet) == before + 11 * PRICE
-    fleet.rate("render", 1_000, from_ms=T0)
+    fleet.rate("render", 1_000, from_ms=later)
     reverted(fleet)
     fleet.tick_windows(2)
     assert billed(fleet) == before
