@@ -11,7 +11,7 @@ import pytest
 
 from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import write
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches import overlap, reading, sources
 from drawdown.worker.batches.overlap import accept
@@ -79,9 +79,11 @@ def test_a_file_that_shares_rows_waits_until_it_is_accepted(fleet: Fleet, tmp_pa
     assert f"drawdown batch accept {done.batch}" in done.said
     fleet.tick_windows(1)
     assert sealed(fleet) == SEALED
-    with pytest.raises(Refused, match="waits to be accepted"):
+    with pytest.raises(UnknownId, match="drawdown batch list"):
         write(fleet.engine, lambda c: accept(c, "0" * 32, fleet.by))
     assert write(fleet.engine, lambda c: accept(c, done.batch, fleet.by)) == 1
+    with pytest.raises(Refused, match="waits to be accepted"):
+        write(fleet.engine, lambda c: accept(c, done.batch, fleet.by))
     assert taken(fleet, longer).outcome == "taken"
     fleet.tick_windows(1)
     assert sealed(fleet) == {("acme", 0): 251, ("acme", 1): 14, ("globex", 0): 600}

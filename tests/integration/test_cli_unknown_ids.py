@@ -110,6 +110,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event withdraw", "given"): t("shop e-first e-frist", "e-first"),
     ("batch list", "source"): t("--source exprots", "exports"),
     ("batch list", "refused"): t("--refused b-fisrt", "b-first"),
+    ("batch accept", "batch"): t("b-wiat", "b-wait"),
     ("batch withdraw", "batch"): t("b-fisrt", "b-first"),
     ("source pause", "source"): t("exprots", "exports"),
     ("source remove", "source"): t("exprots", "exports"),
@@ -149,7 +150,7 @@ IDS: dict[tuple[str, str], Typed] = {
         (f"provider {verb}", "name"): t(f"embeddedd {more}", "embedded")
         for verb, more in (
             ("check", ""), ("pause", ""), ("resume", ""), ("accept", ""), ("rate", "compute_1gb --micro 1"),
-            ("when-down", "--policy stop"), ("webhook", f"{FILE} --header A:b"),
+            ("when-down", "--policy stop"), ("bill-shadow", "--from 2026-01-01"), ("webhook", f"{FILE} --header A:b"),
         )
     },
     ("provider rate", "feature"): t("legacy2 compute_1gbb --micro 1", "legacy"),
@@ -388,6 +389,10 @@ def stock(engine: sa.Engine) -> None:
     fleet.write(
         "INSERT INTO batches (batch, source, name, path, row_count, refused, samples, total, taken_ms, actor, reason) "
         "VALUES ('b-first', 'exports', 'u.csv', 'u.csv', 0, 0, 0, 0, 1, 'test', 'a test')"
+    )
+    fleet.write(
+        "INSERT INTO batch_files (source, name, batch, path, size_bytes, modified_ns, outcome, said, seen_ms, "
+        "readings, shared_rows) VALUES ('exports', 'v.csv', 'b-wait', 'v.csv', 1, 1, 'conflict', 'a test', 1, 1, 1)"
     )
     fleet.write(
         "INSERT INTO batch_sources (source, folder, at_ms, paused_ms, actor, reason) "

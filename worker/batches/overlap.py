@@ -14,6 +14,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
@@ -101,7 +102,8 @@ def _amount(sums: Sums, org_id: str, kind: str, quantity: int) -> str:
 
 def accept(connection: sa.Connection, batch: str, by: By) -> int:
     """Have a file billed whole that shares rows with others; the next tick takes it, or `batch take`. Returns how many
-    places it lies at. Errors: Refused where none waits for it."""
+    places it lies at. Errors: UnknownId; Refused where none waits for it."""
+    ids.require(connection, ids.SHARING_BATCH, batch)
     files = SQL.run(connection, "accept", {"batch": batch, "now_ms": by.now_ms}).rowcount
     if not files:
         raise Refused(f"no file of the content {batch!r} waits to be accepted. List what waits: `drawdown batch list`")
