@@ -78,6 +78,9 @@ sa.Index(
 _UNSENT = sa.text("state = 'due' AND first_attempt_ms IS NULL AND provider <> 'embedded'")
 sa.Index("pushes_unsent", pushes.c.provider, pushes.c.window_ms, sqlite_where=_UNSENT, postgresql_where=_UNSENT)
 
+_SHADOW = sa.text("state = 'shadow'")
+sa.Index("pushes_in_shadow", pushes.c.provider, pushes.c.window_ms, sqlite_where=_SHADOW, postgresql_where=_SHADOW)
+
 _FOR_PEOPLE = sa.text("state IN ('in_doubt', 'rejected')")
 sa.Index(
     "pushes_for_people",
