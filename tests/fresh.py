@@ -56,10 +56,21 @@ def named_anew(content: bytes) -> bytes:
     return content.replace(name, secrets.token_hex(len(name) // 2).encode())
 
 
+def restore(content: bytes, target: sqlite3.Connection) -> None:
+    """Have a database be this content."""
+    with _in_memory(content) as source:
+        source.backup(target)
+
+
+def _in_memory(content: bytes) -> closing[sqlite3.Connection]:
+    made = sqlite3.connect(":memory:")
+    made.deserialize(content[:18] + b"\1\1" + content[20:])  # in memory there is no write-ahead log
+    return closing(made)
+
+
 @cache
 def _name_in(content: bytes) -> bytes:
-    with closing(sqlite3.connect(":memory:")) as read:
-        read.deserialize(content[:18] + b"\1\1" + content[20:])  # in memory there is no write-ahead log
+    with _in_memory(content) as read:
         return str(read.execute("SELECT database_id FROM incarnation").fetchone()[0]).encode()
 
 

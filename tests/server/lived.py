@@ -5,7 +5,6 @@ Guarantee: each test has a database of its own, as its home left it, and a clock
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Final, TypeVar
@@ -13,13 +12,12 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.database import write
-from tests.fresh import name_anew
+from tests.fresh import named_anew, restore
 from tests.server.console_home import Home
 from tests.world import Cells, Copied
 
 H = TypeVar("H", bound=Home)
-_kept: Final[dict[object, tuple[Home, sqlite3.Connection]]] = {}
+_kept: Final[dict[object, tuple[Home, bytes]]] = {}
 
 
 def lived(engine: sa.Engine, live: Callable[[sa.Engine], H]) -> H:
@@ -29,17 +27,14 @@ def lived(engine: sa.Engine, live: Callable[[sa.Engine], H]) -> H:
     connection = engine.raw_connection()
     driver: Any = connection.driver_connection
     if live in _kept:
-        first, database = _kept[live]
-        database.backup(driver)
+        first, content = _kept[live]
+        restore(named_anew(content), driver)
         connection.close()
-        write(engine, name_anew)
         return _moved(first, engine)  # type: ignore[return-value]
     made = live(engine)
     assert not made.fleet.extra and not made._servers, "they would go on with the first database"
-    database = sqlite3.connect(":memory:", check_same_thread=False)
-    driver.backup(database)
+    _kept[live] = _moved(made, engine), driver.serialize()
     connection.close()
-    _kept[live] = _moved(made, engine), database
     return made
 
 
