@@ -10,6 +10,10 @@ from tests.crash.autumn.run import LEAST_STRUCK, struck_share
 from tests.crash.autumn.siege import in_credits
 from tests.whole import WHOLE, share
 
+pytestmark = pytest.mark.skipif(
+    not WHOLE, reason="kills fall elsewhere each time: `make autumn` is not green at length"
+)
+
 PUSHES, KILLS = share((100, 1), whole=(2_000, 8))
 
 
@@ -19,7 +23,6 @@ def test_each_balance_is_samples_times_cost_or_a_person_was_told_the_amount(tmp_
     assert found.pushes >= PUSHES and struck_share(found) > share(0.2, whole=LEAST_STRUCK)
 
 
-@pytest.mark.skipif(not WHOLE, reason="a siege each: `make test-whole`")
 @pytest.mark.parametrize("planted", ["blind to balances", "asked is charged", "used up is lost"])
 def test_a_planted_bug_is_silent_and_found(planted: str, tmp_path: Path) -> None:
     """Nobody compares balances; what was asked counts as what was charged; a part that was used up counts as lost."""
