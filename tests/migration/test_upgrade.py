@@ -88,7 +88,7 @@ def test_events_of_before_are_known_by_their_claims_and_their_organisations(grow
 
 def test_files_go_back_to_a_version_that_knew_one_a_name(grown: Past) -> None:
     grown.say(
-        "INSERT INTO batch_files VALUES ('', 'u.csv', 'b1', '/y/u.csv', 1, 1, 'repeated', '', 2, 0)",
+        "INSERT INTO batch_files VALUES ('', 'u.csv', 'b1', '/y/u.csv', 1, 1, 'repeated', '', 2, 0, NULL, NULL)",
         "UPDATE batch_files SET outcome = 'reading' WHERE name = 'a.csv'",
     )
     with pytest.raises(NotImplementedError):
