@@ -108,7 +108,8 @@ def test_each_page_takes_few_statements_and_as_many_for_many_as_for_few(home: Ho
     live(home, FEW, MANY)
     many = statements(home)
     assert {path: count for path, count in many.items() if count > MOST_STATEMENTS} == {}
-    assert {path: (few[path], count) for path, count in many.items() if count > few[path]} == {}
+    # Where there is something to price, the rates are read: the ledger's, and the providers'.
+    assert {path: (few[path], count) for path, count in many.items() if count > few[path] + 2} == {}
 
 
 def test_the_organisations_of_several_providers_are_estimated_together(home: Home) -> None:
