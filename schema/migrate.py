@@ -28,8 +28,8 @@ DO $$ DECLARE one record; BEGIN
     FOR one IN SELECT p.oid::regprocedure AS name FROM pg_proc p
         WHERE p.pronamespace = current_schema()::regnamespace AND pg_has_role(p.proowner, 'USAGE')
             AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
-            AND NOT EXISTS (SELECT 1 FROM unnest(p.proconfig) AS setting WHERE setting LIKE 'search_path=%%')
-    LOOP EXECUTE format('ALTER FUNCTION %%s SET search_path = pg_catalog, %%I, pg_temp', one.name, current_schema());
+            AND NOT EXISTS (SELECT 1 FROM unnest(p.proconfig) AS setting WHERE setting LIKE 'search_path=%')
+    LOOP EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', one.name, current_schema());
     END LOOP;
 END $$"""
 """Guards name tables without a schema. A caller's temporary table of such a name would be believed, for PostgreSQL
@@ -113,6 +113,8 @@ def upgrade(engine: sa.Engine) -> Version:
                         for n in range(BUCKETS)
                     ],
                 )
+        if connection.dialect.name == "postgresql":  # of any version: those before had functions that are not pinned
+            connection.execute(sa.text(_PIN_FUNCTIONS.replace(":", "\\:")))
     return before
 
 
@@ -143,8 +145,6 @@ def migrate_to(connection: sa.Connection, revision: str) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(_PIN_FUNCTIONS)
 
 
 def bucket_of(org_id: str) -> int:

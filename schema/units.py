@@ -59,7 +59,7 @@ MAX_METER: Final = MAX_MEMORY_MB + MAX_EVENT_TYPES
 MAX_ID_CHARS: Final = 200
 
 EMBEDDED: Final = "embedded"
-"""The ledger here as a provider: named here for whoever asks only which it is, and bills nothing."""
+"""The ledger here as a provider: named here for code that compares the name and bills nothing."""
 EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
 """Assignments that bill nothing here: another system does, or nobody."""
 

@@ -181,17 +181,17 @@ class Programs:
         return await self._answered(asked())
 
     def said(self, key: ApiKey, connection: sa.Connection) -> Said:
-        """The time is taken in the transaction: one that waited for its thread is late."""
+        """The time is taken in the transaction: one that waited for its thread is late. A key that was recalled is
+        found here, since it may have ended. Errors: ApiError 401 for such a key that is over."""
+        said = self._now(key)
+        if key.recalled and key.proof not in api_keys.find_all(connection, [key.proof], said.now_ms):
+            raise unauthorized()
         if key.org_id is not None:
             tell_no_names(connection)
-        return self._now(key)
-
-    def now_ms(self) -> int:
-        """The time, by the server's clock."""
-        return self._services.clock.now_ms()
+        return said
 
     def _now(self, key: ApiKey) -> Said:
-        return Said(key, self.now_ms())
+        return Said(key, self._services.clock.now_ms())
 
     async def _find(self, offered: str, now_ms: int) -> ApiKey | None:
         return await soon(self.reading.read(lambda connection: api_keys.find(connection, offered, now_ms)))

@@ -257,6 +257,15 @@ def test_each_function_looks_at_temporary_tables_last(shared: sa.Engine) -> None
     assert [row.proname for row in found if not [one for one in row.proconfig or () if one.endswith("pg_temp")]] == []
 
 
+def test_init_pins_the_functions_of_a_database_that_is_up_to_date(postgres: sa.Engine) -> None:
+    do(postgres, "ALTER FUNCTION never_truncated() RESET search_path")
+    upgrade(postgres)
+    found = read(
+        postgres, lambda c: c.scalar(sa.text("SELECT proconfig FROM pg_proc WHERE proname = 'never_truncated'"))
+    )
+    assert found == ["search_path=pg_catalog, public, pg_temp"]
+
+
 @pytest.mark.parametrize("deleted", ["pushes", "usage_samples"])
 def test_a_workers_temporary_tables_open_no_guard(fleet: Fleet, login: As, deleted: str) -> None:
     """Tables that a guard asks are shadowed: floors far ahead, and sums for what is deleted."""

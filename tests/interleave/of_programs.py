@@ -12,12 +12,14 @@ from drawdown.schema.database import write
 from drawdown.server.api import executions
 from drawdown.server.api import run_models as models
 from drawdown.server.api.programs import Said
-from drawdown.worker.commands import api_keys, invalid_items
+from drawdown.worker.commands import api_keys, guard, invalid_items
 from drawdown.worker.commands import executions as runs
 from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.executions import Asked
+from drawdown.worker.commands.guard import Wish
 from drawdown.worker.commands.invalid_items import InvalidItems
 from drawdown.worker.commands.run_request import Request
+from tests.interleave.of_guard import BEE, _never_beyond
 from tests.interleave.of_runs import LAB, _within_its_means
 from tests.interleave.party import Act, Check, Party, plain
 from tests.interleave.stage import NOW, Stage
@@ -85,6 +87,21 @@ def _used() -> Party:
     return Party("server.api.programs:_keep_use", ready, _one_goes_on)
 
 
+def _used_by_a_recalled_key() -> Party:
+    """As `Programs.said` and the guard do in one transaction."""
+
+    def ready(stage: Stage) -> Act:
+        _with_key(stage)
+
+        def one(connection: sa.Connection) -> object:
+            going = api_keys.find_all(connection, [api_keys.hash_of(_key(1))], NOW)
+            return going and guard.consume(connection, "bee-recalled", Wish(BEE, "spark", 1), stage.by)
+
+        return Act(lambda engine: write(engine, one))
+
+    return Party("server.api.guard.routes:_use", ready, _never_beyond)
+
+
 def _invalid(items: int) -> Callable[[Stage, sa.Connection], object]:
     found = [InvalidItems("app", "events", code, items, NOW, NOW) for code in ("missing", "bad_id")]
     return lambda _stage, c: invalid_items.keep(c, found, NOW)
@@ -105,4 +122,5 @@ PROGRAMS: Final = (
     _on_key("rotate again", partial(api_keys.rotate, key=_key(4), name="app", overlap_ms=0), _one_goes_on),
     _on_key("end", partial(api_keys.end, name="app"), _ended),
     _used(),
+    _used_by_a_recalled_key(),
 )

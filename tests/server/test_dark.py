@@ -298,8 +298,10 @@ def test_a_key_whose_time_is_over_lets_nothing_through_in_the_dark(house: House)
         assert (await send("consume", key="in-time", amount=1)).json()["decision"] == "allow"
         with away(house.fleet.engine):
             assert (await send("consume", key="dark", amount=1)).json()["reason"] == "database_unreadable"
+            assert (await send("check", amount=1)).json()["decision"] == "allow"
             house.clock.at_ms += 5_000
             assert (await send("consume", key="late", amount=1)).status_code == 401
+            assert (await send("check", amount=1)).status_code == 401
         nothing_waits(house)
 
     with_dark(house, work)

@@ -60,7 +60,7 @@ class ApiKey:
     """The hash by which it was found, and is found again."""
     expires_ms: int | None = field(default=None, compare=False)
     recalled: bool = field(default=False, compare=False)
-    """Whether the database was not asked: if it decides by this key, it must find it again then."""
+    """Whether a process remembered it without asking the database: a transaction finds it again (`Programs.said`)."""
 
     @property
     def actor(self) -> str:

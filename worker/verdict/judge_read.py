@@ -84,7 +84,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
 
 def _second_read_ms(org: Row, at: Moment) -> int | None:
     """When the provider is asked once more: so long after the first read began that a webhook called for, which may
-    still be of before what the webhook told of. A slow answer puts it off no further."""
+    be older than the change that the webhook reported. A slow answer puts it off no further."""
     return min(at.read_ms, at.now_ms) + SECOND_READ_MS if org.read_by_ms == READ_TWICE else None
 
 

@@ -1,8 +1,8 @@
 """The guard while its database is away: a metric that fails open is let through, and written down afterwards.
 
-Guarantee: what is let through has a key that was found and whose time is not over, a metric whose terms said so, and a
+Guarantee: what is let through has a key that was found and that has not expired, a metric whose terms said so, and a
 darkness that began a short while ago, by what this process remembers. All of it is counted, with its amount, once the
-database is back, under the key of its use: whoever asks again meanwhile uses nothing twice. If no more can be
+database is back, under the key of its use: a program that asks again meanwhile uses nothing twice. If no more can be
 remembered, nothing more is let through. What ends a use is refused for the moment until the use is written down. If a
 process ends before it could write uses down, it logs them with their amounts, and they are lost.
 """
@@ -111,7 +111,7 @@ class Dark:
         """Whose key this is, where that was found a short while ago, or is by now. Whoever answers by it finds it
         again, and says with `remember` what was found."""
         proof = api_keys.hash_of(offered)
-        return self._keys.get(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
+        return self._known(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
 
     async def again(self, key: ApiKey) -> None:
         """Errors: ApiError 401 for a key that was recalled and is over."""
@@ -126,22 +126,26 @@ class Dark:
             self._keys.put(proof, found, now_ms)
 
     async def _find(self, proof: str, now_ms: int) -> ApiKey | None:
-        known = self._keys.get(proof, now_ms)
+        remembered = self._keys.get(proof, now_ms) is not None
 
         def find(connection: sa.Connection) -> ApiKey | None:
             return api_keys.find_all(connection, [proof], now_ms).get(proof)
 
         try:
-            found = await self._asked(
-                lambda: self._reading.read(find), quick=known is not None, ends=False, notes=False
-            )
+            found = await self._asked(lambda: self._reading.read(find), quick=remembered, ends=False, notes=False)
         except AWAY:
-            if known is None:
+            if not remembered:
                 raise
-            is_over = known.expires_ms is not None and now_ms >= known.expires_ms
-            return None if is_over else replace(known, recalled=True)
+            known = self._known(proof, now_ms)
+            return None if known is None else replace(known, recalled=True)
         self.remember(proof, found, now_ms)
         return found
+
+    def _known(self, proof: str, now_ms: int, most_ms: int = REMEMBERED_MS) -> ApiKey | None:
+        """The key that is remembered, unless its time is over."""
+        known = self._keys.get(proof, now_ms, most_ms)
+        is_over = known is not None and known.expires_ms is not None and now_ms >= known.expires_ms
+        return None if is_over else known
 
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
         """What `work` answers by the database, or what is said in the dark; `uses`: not only a question. Errors: those

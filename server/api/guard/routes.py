@@ -30,7 +30,7 @@ from drawdown.server.api.programs import Programs, Said
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError, unauthorized
 from drawdown.server.metrics.process import GuardCalls
-from drawdown.worker.commands import api_keys, guard, guard_holds, guard_keys
+from drawdown.worker.commands import guard, guard_holds, guard_keys
 from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.guard import Answer, Ask, Wish
 from drawdown.worker.commands.guard_counts import State
@@ -156,14 +156,15 @@ class Guard:
         return await self._answer("reserve", request, models.ReserveOrder, hold)
 
     async def _use(self, asked: Ask, key: ApiKey) -> Mapping[str, object]:
-        """A key that was recalled is found in the transaction that decides: the database may have come back."""
+        """A key that was recalled shares no transaction: it is found again in its own."""
 
         def take(connection: sa.Connection) -> Answer:
-            _require_going(connection, key, self._programs.now_ms())
-            return guard.take(connection, asked.at(self._programs.now_ms()))
+            return guard.take(connection, asked.at(self._programs.said(key, connection).now_ms))
 
-        alone = partial(self._programs.threads.write, take)
-        return shown(await self._dark.ask(asked, alone if key.recalled else partial(self._taking.ask, asked)))
+        async def work() -> Answer:
+            return await (self._programs.threads.write(take) if key.recalled else self._taking.ask(asked))
+
+        return shown(await self._dark.ask(asked, work))
 
     async def settle(self, request: Request) -> JSONResponse:
         """End what is held with what was used in all, also after its hold was over."""
@@ -182,13 +183,7 @@ class Guard:
     ) -> Mapping[str, object]:
         """Of a use that was let through in the dark, that is written down first."""
         await self._dark.before(order.key)
-
-        def end(connection: sa.Connection) -> Mapping[str, object]:
-            if said.key.recalled:
-                _require_going(connection, said.key, self._programs.now_ms())
-            return work(connection, order, self._programs.said(said.key, connection))
-
-        return await self._programs.threads.write(end)
+        return await self._programs.threads.write(lambda c: work(c, order, self._programs.said(said.key, c)))
 
     async def _answer(
         self,
@@ -234,12 +229,6 @@ def _ask(order: models.ConsumeOrder, said: Said, for_ms: int | None, state: Stat
     wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
     own = said.key.org_id is not None
     return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=order.let_through)
-
-
-def _require_going(connection: sa.Connection, key: ApiKey, now_ms: int) -> None:
-    """Errors: ApiError 401 for a key that is over."""
-    if key.proof not in api_keys.find_all(connection, [key.proof], now_ms):
-        raise unauthorized()
 
 
 def _own(connection: sa.Connection, key: str, said: Said) -> str:
