@@ -10,7 +10,7 @@ MAKEFLAGS += --jobs=2
 .PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash cluster autumn trace door topups exhaustion \
 	bench conformance browser screenshots docs emulators lock sbom release clean
 
-# The product alone: without what tests need, it is there in seconds.
+# The product alone: tests need much more.
 demo: $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@$(BIN)/drawdown demo
