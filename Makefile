@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash cluster autumn trace door topups exhaustion \
+.PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants coverage mutation interleave crash cluster autumn trace door topups exhaustion \
 	bench conformance browser screenshots docs emulators lock sbom release clean
 
 # The product alone: tests need much more.
@@ -19,17 +19,20 @@ test: lint types pytest
 test-quick: lint types pytest
 test-whole: lint types pytest
 
-# While working: a fixed share of what `make test` runs, on SQLite and a real PostgreSQL, in a minute or so.
-test-quick: TESTS := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_dispatch.py \
-	tests/integration/test_ledger.py tests/integration/test_status.py tests/integration/test_exit_statuses.py \
-	tests/contract/test_conformance_embedded.py tests/server/test_gate.py tests/simulation/test_scenarios.py
+# Some files of `make test`, for while you work.
+test-quick: TESTS := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_ledger.py \
+	tests/integration/test_status.py tests/contract/test_conformance_embedded.py tests/server/test_gate.py
 
-# All that `make test` runs a share of, whole: the real traces, 2,000 organisations, lives of 200 ticks. Hours.
+# Every test on both databases, and each long table whole: the real traces, 2,000 organisations, lives of 200 ticks. Hours.
 test-whole: export DRAWDOWN_TEST_WHOLE := 1
 
-# More processes than cores: many tests wait. What they run is told nothing of this make.
+# One process a core. The MAKEFLAGS of this make must not reach the tests.
 pytest: install
-	@MAKEFLAGS= $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(TESTS)
+	@MAKEFLAGS= $(BIN)/pytest -n auto --dist loadgroup --no-loadscope-reorder $(TESTS)
+
+# The CPU and time of each folder, file and test: make test-times TESTS=tests/server
+test-times: install
+	@MAKEFLAGS= $(BIN)/python -m pytest -p tests.times -n 2 --dist loadgroup --no-loadscope-reorder $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -51,9 +54,24 @@ simulate: install
 regressions: install
 	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 tests/simulation/test_simulation.py -k once_failed
 
+# Every planted bug of every judge: simulated lives, state machines, the explorer, sieges. `make test` plants one of each.
 mutants: install
 	$(BIN)/python -m tests.simulation.mutants
 	$(BIN)/python -m tests.simulation.planting
+	DRAWDOWN_TEST_WHOLE=1 MAKEFLAGS= $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -k planted tests \
+		--ignore tests/simulation/guarding --ignore tests/simulation/backfilling --ignore tests/simulation/door
+
+# Lines and branches of the program that tests run, by package: make coverage TESTS=tests/unit
+coverage: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[coverage]'
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@MAKEFLAGS= $(BIN)/coverage run -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(TESTS)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report && $(BIN)/coverage html --quiet
+
+# One change of the code after another, each of which a test has to notice, in a copy of this tree: make mutation MODULE=decide
+mutation: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutation]'
+	@$(BIN)/python -m tests.mutation $(MODULE)
 
 # Every ordered pair of transactions on a real PostgreSQL, the first held after each of its statements: make interleave JOBS=2
 # FIRST=seal SECOND=cli.nouns.orgs narrow it down; LOST=1 cuts the connection at each statement instead.
@@ -67,6 +85,8 @@ SERVER_KILLS ?= 6
 SEED ?= 1
 crash: install
 	$(BIN)/python -m tests.crash.run --kills $(KILLS) --server-kills $(SERVER_KILLS) --seed $(SEED)
+	DRAWDOWN_TEST_WHOLE=1 MAKEFLAGS= $(BIN)/pytest -n 2 -k "not planted" tests/crash --ignore tests/crash/autumn \
+		--ignore tests/crash/door
 
 # GenTD26 as runs on credit, by eight clients that are killed every second, metered meanwhile; each wallet exact:
 # make trace DATABASE=sqlite REQUESTS=2000
@@ -111,11 +131,11 @@ docs: install
 bench: install
 	$(BIN)/python -m tests.benchmarks.run
 
-# The suite that every provider has to pass, run on all there are, a third party's among them.
+# The suite that every provider has to pass, run on all there are, a third party's among them, with all of its seeds.
 conformance: install
-	$(BIN)/pytest tests/contract
+	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest tests/contract
 
-# The console in a real Chromium, each page in each state, role, width and theme; `make test` looks at a share of it.
+# The console in a real Chromium, each page in each state, role, width and theme; `make test` looks at eleven of them.
 browser: install
 	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/browser
 

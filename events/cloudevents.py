@@ -29,7 +29,7 @@ VERSION: Final = "1.0"
 
 OWN: Final = frozenset(
     {"source", "event_id", "event_type", "org_id", "subject", "project", "plan_key", "quantity", "occurred_at",
-     "properties"}
+     "recorded_at", "properties"}
 )  # fmt: skip
 """The names of our envelope. Another is refused: it is one of these mistyped, most likely."""
 
@@ -45,8 +45,8 @@ _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", r
 
 @dataclass(frozen=True)
 class Given:
-    """An event as it was sent. Without a time of its own, it stands at the time of its arrival: a repetition is the
-    same event, whenever it comes, so that its time is looked up where it came before."""
+    """An event as it was sent. Without a time of its own, it stands at the time at which its sender recorded it, or of
+    its arrival. A repetition is the same event, whenever it comes: its time is looked up where it came before."""
 
     event: UsageEvent
     has_time: bool
@@ -188,17 +188,20 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int) -> Given:
     found = item.get("properties")
     if found is not None and not isinstance(found, dict):
         raise Unfit("wrong_type", "properties is an object", "properties")
-    when = item.get("occurred_at")
+    when, at = item.get("occurred_at"), "occurred_at"
+    has_time = when is not None
+    if when is None:
+        when, at = item.get("recorded_at"), "recorded_at"
     event = UsageEvent(
         source=text_of(item, "source", "source"),
         event_id=text_of(item, "event_id", "event_id"),
         event_type=text_of(item, "event_type", "event_type"),
         org_id=org_id or text_of(item, "org_id", "org_id"),
         quantity=quantity_of(item.get("quantity"), "quantity"),
-        occurred_ms=now_ms if when is None else moment_of(when, "occurred_at"),
+        occurred_ms=now_ms if when is None else moment_of(when, at),
         subject=optional_text(item, "subject", "subject"),
         project=optional_text(item, "project", "project"),
         plan_key=optional_text(item, "plan_key", "plan_key"),
         properties=properties_of(found or {}, "properties"),
     )
-    return Given(event, has_time=when is not None)
+    return Given(event, has_time=has_time)

@@ -31,7 +31,7 @@ MAX_DEPTH: Final = 8
 Item = dict[str, object]
 
 _BLANK: Final = re.compile(rb"[ \t\r\n]*")
-_LINE: Final = re.compile(rb"[^\s][^\n]*")
+_LINE: Final = re.compile(rb"[^\n]*\n|[^\n]+")
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)|[\[{]+|[\]}]+|,', re.DOTALL)
 """What decides where an item ends. A text that does not end is taken to the end, and never looked at again."""
 
@@ -111,12 +111,14 @@ def one(body: bytes) -> Item | Unfit:
 
 
 def lines(body: bytes) -> Iterator[Item | Unfit]:
-    """The items of JSON lines; empty lines are passed over. Errors: Unreadable for too many."""
+    """The items of JSON lines, one for each line: an empty one is no item. Errors: Unreadable for too many."""
     for number, found in enumerate(_LINE.finditer(body)):
         if number >= MOST_ITEMS:
             raise _too_many()
         try:
-            yield _whole(found[0])
+            if not found[0].strip():
+                raise Unfit("empty_line", "the line is empty: send one item on each line")
+            yield _whole(found[0].removesuffix(b"\n"))
         except Unfit as error:
             yield told(error)
 

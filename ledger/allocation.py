@@ -3,7 +3,8 @@
 Guarantee: the same lots and the same use give the same answer, whatever came first into the database. Time is cut
 where lots begin and expire; within a part, lots pay in their order of use. What no lot pays for is owed, and later lots
 pay for it. What was given back beyond the use of its part pays for later use, before any lot does. To the micro-credit,
-what lots paid is what was used, less what is owed, and more by what was given back and not used up.
+what lots paid is what was used, less what is owed, and more by what was given back and not used up. A lot that has not
+begun pays nothing yet.
 """
 
 from __future__ import annotations
@@ -134,11 +135,13 @@ def merged(lots: Sequence[Lot], uses: Uses, cut: Sequence[tuple[int | None, int 
     return found
 
 
-def allocate(lots: Sequence[Lot], uses: Uses) -> Allocation:
-    """What each lot paid of what was used in each of their `parts`. Out of what was taken back it pays nothing."""
+def allocate(lots: Sequence[Lot], uses: Uses, now_ms: int) -> Allocation:
+    """What each lot has paid by now of what was used in each of their `parts`. Out of what was taken back it pays
+    nothing, and nothing before it has begun."""
     begins: dict[int, list[Lot]] = defaultdict(list)
     for lot in lots:
-        begins[lot.begins_ms].append(lot)
+        if lot.begins_ms <= now_ms:
+            begins[lot.begins_ms].append(lot)
     found = Allocation(dict.fromkeys((lot.lot for lot in lots), 0))
     left = {lot.lot: lot.amount_micro - lot.taken_micro for lot in lots}
     open_lots: list[Lot] = []

@@ -62,7 +62,7 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
     new: list[str] = []
     for _ in range(ROLLED_AT_ONCE):
         those = list(now.values())
-        allocation = allocate(those, merged(those, uses, cut))
+        allocation = allocate(those, merged(those, uses, cut), now_ms)
         waits, rest = _expire(now, allocation, room, over_ms)
         changed, pending = _roll(now, allocation, rest, over_ms, now_ms, grows=not waits)
         if changed is None:

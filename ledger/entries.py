@@ -38,7 +38,7 @@ class BeyondBalance(Refused):
 
 @dataclass(frozen=True)
 class Usage:
-    """One quantity of a feature used by a customer at `ts` (milliseconds)."""
+    """One quantity of a feature used by a customer; it counts at `ts` (milliseconds), the start of its window (S11)."""
 
     key: str
     customer_id: str
@@ -52,8 +52,8 @@ def content(use: Usage) -> tuple[str, str, int]:
     return (wallet_account(use.customer_id), use.feature, use.quantity)
 
 
-def entry_of(use: Usage, amount_micro: int, now_ms: int) -> dict[str, object]:
-    """The entry that charges a use, as `post` takes it."""
+def entry_of(use: Usage, amount_micro: int, rate_ms: int, now_ms: int) -> dict[str, object]:
+    """The entry that charges a use by the rate that holds from `rate_ms` on, as `post` takes it."""
     return {
         "key": use.key,
         "kind": "usage",
@@ -66,6 +66,7 @@ def entry_of(use: Usage, amount_micro: int, now_ms: int) -> dict[str, object]:
         "at_ms": now_ms,
         "actor": "drawdown",
         "reason": "usage",
+        "rate_ms": rate_ms,
     }
 
 

@@ -148,10 +148,10 @@ def _lot(row: Mapping[Any, Any]) -> Lot:
     return Lot(**{**row, "features": None if features is None else tuple(json.loads(features))})
 
 
-def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]]) -> dict[str, Allocation]:
-    """What each lot of these wallets paid, by what is in the ledger now: one statement for all of them."""
+def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], now_ms: int) -> dict[str, Allocation]:
+    """What each lot of these wallets has paid by now, by what is in the ledger: one statement for all of them."""
     uses = uses_in(connection, {customer_id: parts(those) for customer_id, those in lots.items()})
-    return {customer_id: allocate(those, uses[customer_id]) for customer_id, those in lots.items()}
+    return {customer_id: allocate(those, uses[customer_id], now_ms) for customer_id, those in lots.items()}
 
 
 def uses_in(

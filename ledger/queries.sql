@@ -48,10 +48,11 @@ ORDER BY id ON CONFLICT (account_id) DO NOTHING
 
 -- name: post
 INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor,
-    reason, reservation, lot)
-SELECT key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor, reason, reservation, lot
+    reason, reservation, lot, rate_ms)
+SELECT key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor, reason, reservation, lot,
+    rate_ms
 FROM {rows :entries (key text, kind text, from_account text, to_account text, amount_micro bigint, feature text,
-    quantity bigint, ts bigint, at_ms bigint, actor text, reason text, reservation text, lot text)} r
+    quantity bigint, ts bigint, at_ms bigint, actor text, reason text, reservation text, lot text, rate_ms bigint)} r
 WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
 
 -- name: move
@@ -71,7 +72,7 @@ FROM ledger_entries e JOIN {rows :keys (key text)} w ON w.key = e.key
 SELECT e.key, e.from_account, e.feature, e.quantity {entries}
 
 -- name: charges
-SELECT e.key, e.from_account, e.to_account, e.amount_micro, e.feature, e.quantity, e.ts {entries}
+SELECT e.key, e.from_account, e.to_account, e.amount_micro, e.feature, e.quantity, e.ts, e.rate_ms {entries}
 WHERE e.kind = 'usage'
 
 -- name: grant
@@ -80,6 +81,17 @@ SELECT to_account, amount_micro FROM ledger_entries WHERE key = :key
 -- name: totals
 SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM ledger_entries WHERE kind = 'usage'
     AND from_account = :from_account AND ts >= :from_ms AND ts < :to_ms GROUP BY feature
+
+-- name: first_rates
+-- By which rate of a feature a wallet was charged first in each of these windows; no row, or none that says: NULL. What
+-- an older version charged goes by the rates that were known as it did.
+SELECT w.account_id, w.feature, w.window_ms, (
+    SELECT COALESCE(e.rate_ms, (SELECT MAX(r.start_ms) FROM ledger_rates r
+        WHERE r.feature = e.feature AND r.start_ms <= e.ts AND r.at_ms <= e.at_ms))
+    FROM ledger_entries e WHERE e.from_account = w.account_id AND e.ts >= w.window_ms
+        AND e.ts < w.window_ms + {window_length_ms} AND e.kind = 'usage' AND e.feature = w.feature
+    ORDER BY e.at_ms, e.key LIMIT 1) AS rate_ms
+FROM {rows :windows (account_id text, feature text, window_ms bigint)} w
 
 -- name: rates
 SELECT feature, start_ms, micro_credits, per_quantity FROM ledger_rates WHERE at_ms <= :known_ms

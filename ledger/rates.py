@@ -49,6 +49,10 @@ class RateCard:
         """The rate in force for a feature at a moment (milliseconds); None where it has none."""
         return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
 
+    def has_others(self, rate: Rate) -> bool:
+        """Whether the feature had another rate before, by which usage of the same time may have been charged."""
+        return self._of[rate.feature][0] is not rate
+
     def taken(self, feature: str, start_ms: int, now_ms: int) -> str:
         """Why no other rate begins at a moment, and when the next may: one that has not begun cannot be put right."""
         begun = {rate.start_ms for rate in self._of.get(feature, [])}

@@ -20,13 +20,13 @@ from drawdown.ledger.allocation import Lot
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.maturing import look_ahead, mature
-from drawdown.ledger.rates import read_rate_card
+from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.ledger.runs.reservations import MATURE_TRIES
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
-from drawdown.schema.units import in_credits
+from drawdown.schema.units import in_credits, window_of
 
 SQL = queries(__file__)
 
@@ -51,16 +51,17 @@ class Granted:
 
 def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> list[Charge]:
     """Charge usages, each key once for good; one answer each, in order."""
-    card = read_rate_card(connection)
+    rates = _rates_of(connection, batch)
     entries: dict[str, dict[str, object]] = {}
     too_large: set[str] = set()
     for use in batch:
-        amount = card.price(use.feature, use.ts, use.quantity)
-        if amount is not None and use.key not in entries:  # of a key that comes twice, the first counts
+        rate = rates.get(_spot(use))
+        if rate is not None and use.key not in entries:  # of a key that comes twice, the first counts
+            amount = rate.price(use.quantity)
             if abs(amount) > MAX_ENTRY_MICRO:
                 too_large.add(use.key)
             else:
-                entries[use.key] = entry_of(use, amount, now_ms)
+                entries[use.key] = entry_of(use, amount, rate.start_ms, now_ms)
     new = post(connection, list(entries.values()))
     repeated = _repeated(batch, new)
     stored = read_contents(connection, repeated)
@@ -74,6 +75,28 @@ def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> li
         else:
             answers.append(Charge.TOO_LARGE if use.key in too_large else Charge.NO_RATE)
     return answers
+
+
+def _spot(use: Usage) -> tuple[str, str, int]:
+    """What has one rate: a wallet's use of a feature in a window."""
+    return wallet_account(use.customer_id), use.feature, window_of(use.ts)
+
+
+def _rates_of(connection: sa.Connection, batch: Sequence[Usage]) -> dict[tuple[str, str, int], Rate]:
+    """By which rate each use is charged (S11): that by which its wallet was charged first for the feature in its
+    window, or the one in force. What comes late, or is given back, costs what the rest of its window did, whatever was
+    set since for a time that is over."""
+    card = read_rate_card(connection)
+    found = {_spot(use): rate for use in batch if (rate := card.rate(use.feature, use.ts)) is not None}
+    windows = [
+        {"account_id": account, "feature": feature, "window_ms": window_ms}
+        for (account, feature, window_ms), rate in sorted(found.items())
+        if card.has_others(rate)
+    ]
+    for row in SQL.run(connection, "first_rates", {"windows": windows}) if windows else ():
+        if row.rate_ms is not None and (first := card.rate(row.feature, row.rate_ms)) is not None:
+            found[row.account_id, row.feature, row.window_ms] = first
+    return found
 
 
 def reverse(connection: sa.Connection, keys: Sequence[str], now_ms: int) -> set[str]:
@@ -186,7 +209,7 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     found = next(one for one in those[customer] if one.lot == lot.lot)
     amount, promised, key = found.amount_micro - found.taken_micro, 0, None
     if not whole:
-        amount = lots.left(found, lots.allocations(connection, those)[customer])
+        amount = lots.left(found, lots.allocations(connection, those, by.now_ms)[customer])
         if found.begins_ms <= by.now_ms:
             now = read_wallets(connection, [customer])[customer]
             others = max(now.over_micro - (amount if found.is_over(by.now_ms) else 0), 0)  # they pay for no new run

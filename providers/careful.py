@@ -25,6 +25,7 @@ from drawdown.providers.protocol import (
     CustomerState,
     Drawn,
     Found,
+    Lasting,
     Left,
     LookupResult,
     ManyLookups,
@@ -139,10 +140,12 @@ def sound(state: CustomerRead) -> CustomerRead:
     if plan is not None and not isinstance(plan, str):
         return ReadFailed(f"{_shown(plan)} is no plan")
     refused = frozenset(clean(feature, MAX_NAME_CHARS) for feature in state.refused)
-    if len(refused) > MAX_FEATURES or len(state.parts) > MAX_PARTS:
-        return ReadFailed(f"{len(refused)} refused features and {len(state.parts)} parts of balances")
+    if len(refused) > MAX_FEATURES or max(len(state.parts), len(state.plans)) > MAX_PARTS:
+        return ReadFailed(
+            f"{len(refused)} refused features, {len(state.parts)} parts of balances and {len(state.plans)} plans"
+        )
     plan = None if plan is None else clean(plan, MAX_NAME_CHARS)
-    return CustomerState(balance, plan, limit, refused, _parts(state.parts))
+    return CustomerState(balance, plan, limit, refused, _parts(state.parts), _plans(state.plans))
 
 
 def _parts(found: Sequence[Part]) -> tuple[Part, ...]:
@@ -151,8 +154,20 @@ def _parts(found: Sequence[Part]) -> tuple[Part, ...]:
     named: dict[tuple[str, str], Part] = {}
     for part in filter(_is_part, found):
         balance, name = clean(part.balance, MAX_NAME_CHARS), clean(part.name, MAX_NAME_CHARS)
-        named[balance, name] = Part(balance, name, part.granted, part.ends_ms)
+        plan = None if part.plan is None else clean(part.plan, MAX_NAME_CHARS)
+        named[balance, name] = Part(balance, name, part.granted, part.ends_ms, plan)
     return tuple(named.values())
+
+
+def _plans(found: frozenset[str]) -> frozenset[str]:
+    return frozenset(clean(plan, MAX_NAME_CHARS) for plan in found)
+
+
+def _lasting(found: Lasting | None) -> Lasting | None:
+    """Without a figure that can be used, the next cycle is compared as if no read had shown this one."""
+    if found is None or not _is_moment(found.ends_ms):
+        return None
+    return found if all(map(_is_amount, (found.used, found.left, found.cycle_left))) else None
 
 
 def _is_part(part: Part) -> bool:
@@ -162,8 +177,9 @@ def _is_part(part: Part) -> bool:
 def outcome(found: Outcome) -> Outcome:
     """What became of one push."""
     match found:
-        case Accepted(left):
-            return Accepted(left if left is not None and _is_left(left) else None)
+        case Accepted(left, cost, parts):
+            left = left if left is not None and _is_left(left) else None
+            return Accepted(left, _cost_or_none(cost), _parts(parts) if len(parts) <= MAX_PARTS else ())
         case Queued(at_ms) if not _is_moment(at_ms):
             return Unknown(f"queued, to be confirmed at {_shown(at_ms)}, which is no time")
         case RetryAt(at_ms, reason, too_many):
@@ -187,6 +203,8 @@ def looked_up(found: LookupResult) -> LookupResult:
     match found:
         case Found(quantity) if not _is_figure(quantity):
             return ReadFailed(f"{_shown(quantity)} is no quantity")
+        case Found(quantity, cost):
+            return Found(quantity, _cost_or_none(cost))
         case CannotTell(reason, holds):
             return CannotTell(_reason(reason), holds if _is_figure(holds) else None)
         case ReadFailed():
@@ -221,10 +239,12 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
         if not _is_amount(balance.quantity) or not (balance.since_ms is None or _is_moment(balance.since_ms)):
             return ReadFailed(f"{_shown(balance.quantity)} since {_shown(balance.since_ms)} is nothing drawn")
         # A part that were left out here would be taken for one that was used up.
-        if len(balance.parts) > MAX_PARTS or not all(map(_is_part, balance.parts)):
+        if max(len(balance.parts), len(balance.plans)) > MAX_PARTS or not all(map(_is_part, balance.parts)):
             return ReadFailed(f"{len(balance.parts)} parts of a balance, or one that has no amount")
     return {
-        clean(feature, MAX_NAME_CHARS): replace(balance, parts=_parts(balance.parts))
+        clean(feature, MAX_NAME_CHARS): replace(
+            balance, parts=_parts(balance.parts), lasting=_lasting(balance.lasting), plans=_plans(balance.plans)
+        )
         for feature, balance in found.items()
     }
 
@@ -243,6 +263,11 @@ def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
     ]
     times = Counter(one.feature for one in told)
     return [one for one in told if times[one.feature] == 1]
+
+
+def _cost_or_none(value: Decimal | None) -> Decimal | None:
+    """A cost that can be meant. Without it a charge has a least and a most amount while a cost changes."""
+    return value if isinstance(value, Decimal) and _is_cost(value) else None
 
 
 def _is_cost(value: Decimal) -> bool:

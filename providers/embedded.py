@@ -35,7 +35,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
 from drawdown.schema.locks import lock_charges
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EMBEDDED, parse_push_key
+from drawdown.schema.units import EMBEDDED, parse_push_key, window_of
 
 T = TypeVar("T")
 SQL = queries(__file__)
@@ -111,7 +111,7 @@ def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: 
     lock_charges(connection, shared=True)
     voided = _voided(connection, [push.key for push in batch])
     uses = [
-        entries.Usage(push.key, push.customer_id, push.feature, push.quantity, push.ts)
+        entries.Usage(push.key, push.customer_id, push.feature, push.quantity, window_of(push.ts))  # of any revision
         for push in batch
         if push.key not in voided
     ]

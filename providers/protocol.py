@@ -54,6 +54,8 @@ class Capabilities:
     """What features are called over there, where that is set here: where usage lies cannot change unnoticed."""
     way: str = ""
     """Which of its ways pushes go, if it has several: a key that was sent one way may be unknown on the other."""
+    mode: str = ""
+    """`live` or `test`, if its keys say it: usage of one does not go to the other unnoticed."""
     max_quantity: int | None = None
     """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
 
@@ -132,6 +134,10 @@ class Accepted:
 
     left: Left | None = field(default=None, compare=False)
     """None: the answer tells nothing of what is left."""
+    cost: Decimal | None = field(default=None, compare=False)
+    """Credits for one base unit, by which it was charged; None: the answer does not tell."""
+    parts: tuple[Part, ...] = field(default=(), compare=False)
+    """Parts of balances that the answer shows: one that is used up by the next charge is shown by no read."""
 
 
 @dataclass(frozen=True)
@@ -178,25 +184,28 @@ Outcome: TypeAlias = Accepted | Duplicate | Queued | RetryAt | Rejected | Unknow
 @dataclass(frozen=True)
 class Part:
     """A part of a balance that was granted once, such as a top-up. Autumn drops a part from its answers once it is
-    used up exactly (recorded). `granted` is in the unit of the balance. `ends_ms`: when unused credit expires."""
+    used up exactly (recorded). `granted` is in the unit of the balance. `ends_ms`: when unused credit expires. `plan`:
+    the plan that it came with; when that ends, the part ends."""
 
     balance: str
     name: str
     granted: Decimal
     ends_ms: int | None = None
+    plan: str | None = None
 
 
 @dataclass(frozen=True)
 class CustomerState:
     """The state of a customer. `balance_micro` is what the customer can still spend, with overage and limits counted;
     None: unlimited. `max_concurrent` None: no limit. `refused`: features that a limit of the provider refuses although
-    the balance lasts. `parts`: what was granted once."""
+    the balance lasts. `parts`: what was granted once. `plans`: all plans that the customer has, bought ones too."""
 
     balance_micro: int | None
     plan: str | None
     max_concurrent: int | None
     refused: frozenset[str] = frozenset()
     parts: tuple[Part, ...] = ()
+    plans: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -220,6 +229,8 @@ class Found:
     """The provider has this push, and charged `quantity` base units for it."""
 
     quantity: int
+    cost: Decimal | None = field(default=None, compare=False)
+    """Credits for one base unit, by which it was charged; None: that is not told."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +269,19 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Lasting:
+    """What outlasts the cycle of a balance: its parts granted once, beside parts that all begin again at `ends_ms`.
+
+    `used` was drawn from the parts granted once, and `left` is left of them. `cycle_left` is left of the others.
+    Charges empty the others first. All figures are in the unit of the balance."""
+
+    used: Decimal
+    left: Decimal
+    cycle_left: Decimal
+    ends_ms: int
+
+
+@dataclass(frozen=True)
 class Drawn:
     """What a balance says was drawn from it since `since_ms`; None: since ever. A person's change of it may count as
     drawn, or as given back: it cannot be told apart.
@@ -272,6 +296,10 @@ class Drawn:
     """Whether nothing had been drawn at `since_ms`; else two looks in the same cycle can be compared, and no single one
     with what was pushed."""
     parts: tuple[Part, ...] = ()
+    lasting: Lasting | None = None
+    """None: nothing outlasts the cycle, or nothing tells which parts are drawn on first."""
+    plans: frozenset[str] = frozenset()
+    """All plans that the customer has."""
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,8 @@ MAPPED: Final = Kind("event type", (*EVENT_TYPE.sources, IdSource("mapped_featur
 """Or a feature."""
 BACKFILL: Final = Kind("backfill", (IdSource("backfills"),), "drawdown backfill list")
 BATCH: Final = Kind("batch of usage", (IdSource("batch_ids"),), "drawdown batch list")
+SHARING_BATCH: Final = Kind(BATCH.noun, (IdSource("batches_that_share"),), BATCH.shown_by)
+"""One that shares rows with others: a person accepts it."""
 BATCH_SOURCE: Final = Kind("watched folder or query", (IdSource("batch_source_names"),), "drawdown source list")
 SOURCE: Final = Kind("source of events", (), "drawdown event sources")
 USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list --org ORG --from TIME")

@@ -133,6 +133,9 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: batch_ids
 (SELECT batch AS id FROM batches)
 
+-- name: batches_that_share
+(SELECT batch AS id FROM batch_files WHERE shared_rows IS NOT NULL)
+
 -- name: batch_source_names
 (SELECT source AS id FROM batch_sources)
 

@@ -54,6 +54,10 @@ MAX_EVENT_TYPES: Final = 10_000
 """An event type has a meter for good. One that is unknown beyond is refused."""
 MAX_ORG_TYPES: Final = 100
 """Those of them that keys which are bound to one organisation bring."""
+MAX_KEY_TYPES: Final = 1_000
+"""Those of them that a key which is bound to no organisation brings."""
+MAX_SOURCE_TYPES: Final = 1_000
+"""Those of them that keys which are bound to one source bring."""
 MAX_METER: Final = MAX_MEMORY_MB + MAX_EVENT_TYPES
 """Meters stand where samples of sandboxes have their memory size, and are above each of them."""
 MAX_ID_CHARS: Final = 200

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-import re
-import shutil
 import signal
-import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
@@ -23,9 +19,11 @@ import structlog
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from tests import compiled, leftovers
-from tests.fresh import name_anew
+from tests.fresh import name_anew, named_anew
 from tests.integration.locked import require_lock
 from tests.postgres_server import Server
+from tests.quick_sqlite import quicken
+from tests.understood import misunderstood
 from tests.whole import WHOLE
 
 gc.disable()
@@ -56,96 +54,29 @@ FIRST = (
     "acceptance", "client", "benchmarks", "crash", "browser",
 )  # fmt: skip
 """What is run first: most for its time. Servers, clients and browsers come last: a browser beside kills is late."""
-BEGAN_S = time.monotonic()
-WITHIN_S = 60 * 60
-"""For `make test`; an idle machine is done long before. What is left then was not tested, and the run fails."""
-TIME_IS_UP = "time was up"
-SHARED = (
-    "tests/acceptance/", "tests/benchmarks/", "tests/client/", "tests/crash/", "tests/integration/", "tests/migration/",
-    "tests/server/",
-)  # fmt: skip
-"""Of these a share is run in `make test`: they are many, and each has its own database, or its own command."""
-MOST_CASES = 2
-"""Of one test that is run for each row of a table."""
-MOST_PLANTED = 1
-"""Of one test that is red for each of its planted bugs, wherever it stands: each is a small simulation."""
-MOST_PAIRS = 12
-"""Of the explorer's pairs, each a real PostgreSQL held after each statement."""
-PAIRS = "tests/interleave/test_pairs.py::test_whatever_the_first_has_done_when_the_second_comes"
-PLANTED = re.compile(r"::(test_a_planted_(bug|mistake)\w+|test_the_bug_is_caught|test_it_is_seen)\[")
-DATABASES = ("sqlite", "postgresql")
-TURNS = ("sqlite", "postgresql", *("sqlite",) * 4)
-"""A test on PostgreSQL takes two and a half times as long."""
+BOTH = "both_databases"
+"""The mark of a test or module that runs on PostgreSQL as well."""
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is run, in which groups, and what last."""
-    left_out = set() if WHOLE else _left_out(items)
-    if left_out:
-        config.hook.pytest_deselected(items=list(left_out))
-    items[:] = [item for item in items if item not in left_out]
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In which groups, and what last."""
     for item in items:
         if item.nodeid.startswith(QUICK) and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: FIRST.index(item.nodeid.split("/")[1]))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Nothing is begun that would keep `make test` from ending in time."""
-    if not WHOLE and time.monotonic() - BEGAN_S > WITHIN_S:
-        pytest.skip(TIME_IS_UP)
-
-
-def _not_begun(config: pytest.Config) -> list[pytest.TestReport]:
-    terminal = config.pluginmanager.get_plugin("terminalreporter")
-    skipped = [] if terminal is None else terminal.stats.get("skipped", [])
-    return [report for report in skipped if TIME_IS_UP in str(report.longrepr)]
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A run that left something out did not pass."""
-    if session.exitstatus == pytest.ExitCode.OK and _not_begun(session.config):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How much was not run."""
-    left = _not_begun(terminalreporter.config)
-    if left:
-        rooms = sorted({report.nodeid.split("/")[1] for report in left}, key=FIRST.index)
-        terminalreporter.section("NOT ALL WAS RUN")
-        terminalreporter.line(
-            f"{len(left):,} tests, of {', '.join(rooms)}, were not begun within {WITHIN_S / 60:.0f} minutes: this "
-            "machine is slow. Run `make test` on another one."
-        )
-
-
-def _left_out(items: list[pytest.Item]) -> set[pytest.Item]:
-    """What `make test` leaves to `make test-whole`: of a long table of cases all but a fixed share, evenly chosen; and
-    for each other test, and each case, one of the two databases, by TURNS: most of what they test is decided in Python,
-    and their statements meet both all the same. What is neither in SHARED nor PLANTED is run whole."""
-    tables = defaultdict[str, dict[str, dict[str, pytest.Item]]](lambda: defaultdict(dict))
-    for item in items:
-        if item.nodeid.startswith((*SHARED, PAIRS)) or PLANTED.search(item.nodeid):
-            database = re.search(r"\b(sqlite|postgresql)\b", item.name)
-            on = "" if database is None else database[0]
-            tables[item.nodeid.partition("[")[0]][item.nodeid.replace(on, "", 1) if on else item.nodeid][on] = item
-    left_out, turn = set[pytest.Item](), 0
-    for name, table in tables.items():
-        cases = list(table.values())
-        most = MOST_PLANTED if PLANTED.search(f"{name}[") else MOST_PAIRS if name == PAIRS else MOST_CASES
-        kept = {len(cases) * number // most for number in range(most)}
-        for number, case in enumerate(cases):
-            if len(cases) > most and number not in kept:
-                left_out.update(case.values())
-            elif len(case) == len(DATABASES):
-                left_out.update(item for on, item in case.items() if on != TURNS[turn % len(TURNS)])
-                turn += 1
-    return left_out
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the databases of a test: SQLite, and PostgreSQL as well if it is marked or in `make test-whole`."""
+    if "database_url" not in metafunc.fixturenames:
+        return
+    marks = list(metafunc.definition.iter_markers())
+    if not any(mark.name == "parametrize" and "database_url" in mark.args[0] for mark in marks):
+        both = WHOLE or any(mark.name == BOTH for mark in marks)
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
 
 
 def pytest_collection_finish() -> None:
@@ -202,17 +133,25 @@ def migrated_sqlite() -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgres(postgres_server: str) -> str:
-    """The name of a migrated, empty database to copy."""
-    _migrated(_new_database(postgres_server, MIGRATED))
-    return MIGRATED
+def migrated_postgres(postgres_server: str) -> Iterator[str]:
+    """Return the name of a migrated, empty database to copy.
+
+    In the end its server must be able to plan each statement that this process ran on SQLite.
+    """
+    url = _new_database(postgres_server, MIGRATED)
+    _migrated(url)
+    yield MIGRATED
+    assert misunderstood(url) == [], "statements that ran on SQLite, and that PostgreSQL cannot plan"
 
 
 def opened(url: str) -> sa.Engine:
     """A copy, as a database of its own."""
     made = connect(url)
+    if made.dialect.name == "sqlite":
+        quicken(made)
+    else:
+        write(made, name_anew)
     compiled.share(made)
-    write(made, name_anew)
     require_lock(made)
     return made
 
@@ -228,14 +167,19 @@ COPIES = {"home_engine": "home", "filled_engine": "filled", "engine": "migrated"
 """What a test takes of its database, and which one that is a copy of."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@cache
+def _content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of each kind; migrated for a test that also takes `engine`."""
+    """Return the URL of an empty database, migrated if the test takes `engine`; see `pytest_generate_tests`."""
     of = next((name for taken, name in COPIES.items() if taken in request.fixturenames), None)
     if request.param == "sqlite":
         path = tmp_path / "drawdown.db"
         if of is not None:
-            shutil.copy(request.getfixturevalue(f"{of}_sqlite"), path)
+            path.write_bytes(named_anew(_content(request.getfixturevalue(f"{of}_sqlite"))))
         yield f"sqlite:///{path}"
         return
     template = "template1" if of is None else request.getfixturevalue(f"{of}_postgres")

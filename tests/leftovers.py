@@ -23,6 +23,8 @@ MEMORY: Final = Path("/dev/shm")
 ROOM: Final = 8 << 30
 """Bytes. All test processes together were seen to take 5 GB of it at once."""
 _guards: Final[list[subprocess.Popen[str]]] = []
+made: Final[list[Path]] = []
+"""All folders of this process."""
 
 
 def _has_room(place: Path) -> bool:
@@ -34,7 +36,8 @@ def _has_room(place: Path) -> bool:
 
 def folder(prefix: str, *, on_disk: bool = False) -> Path:
     """A new one, in the guard's care; `on_disk` where it will not fit into memory."""
-    made = Path(tempfile.mkdtemp(prefix=prefix, dir=MEMORY if not on_disk and _has_room(MEMORY) else None))
+    new = Path(tempfile.mkdtemp(prefix=prefix, dir=MEMORY if not on_disk and _has_room(MEMORY) else None))
+    made.append(new)
     if not _guards:
         quiet = subprocess.DEVNULL  # else whoever reads this process's output would wait for the guard
         command = [sys.executable, __file__]
@@ -45,25 +48,25 @@ def folder(prefix: str, *, on_disk: bool = False) -> Path:
         )
     told = _guards[0].stdin
     assert told is not None
-    told.write(f"{made}\n")
+    told.write(f"{new}\n")
     told.flush()
-    return made
+    return new
 
 
 def guard() -> None:
     """Take folders, a line each, until whoever names them is gone; then clean up."""
-    for made in map(Path, sys.stdin.read().splitlines()):
-        for file in made.rglob("postmaster.pid"):
+    for place in map(Path, sys.stdin.read().splitlines()):
+        for file in place.rglob("postmaster.pid"):
             with suppress(OSError, ValueError, IndexError):
-                end(int(file.read_text().split()[0]), made)
-        shutil.rmtree(made, ignore_errors=True)
+                end(int(file.read_text().split()[0]), place)
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def end(pid: int, made: Path) -> None:
+def end(pid: int, place: Path) -> None:
     """End a server: at once, without a checkpoint; where that takes too long, by SIGKILL."""
     for number in (signal.SIGQUIT, signal.SIGKILL):
         until = time.monotonic() + SERVER_ENDS_S
-        while time.monotonic() < until and str(made) in command_line(pid):  # another process may have its number by now
+        while time.monotonic() < until and str(place) in command_line(pid):  # another may have its number
             os.kill(pid, number)
             time.sleep(0.1)
 

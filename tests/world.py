@@ -52,7 +52,7 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.write("INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES ('free', 2)")
-        write(self.engine, lambda connection: install_defaults(connection, self.by))
+        _install_defaults(self.engine, self.by)
 
     @property
     def by(self) -> By:
@@ -88,14 +88,16 @@ class Fleet:
         *,
         sample_id: str | None = None,
         sandbox: str = "box",
+        cell: str = "cell-1",
     ) -> str:
         """Insert one sample as another program would."""
         self._samples += 1
         name = sample_id or f"s{self._samples}"
         self.write(
             "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-            "VALUES (:id, :org, :sandbox, 'cell-1', :memory_mb, :interval_s, :ts, :now)",
+            "VALUES (:id, :org, :sandbox, :cell, :memory_mb, :interval_s, :ts, :now)",
             {
+                "cell": cell,
                 "id": name,
                 "org": org,
                 "sandbox": sandbox,
@@ -125,6 +127,40 @@ class Fleet:
         return self.rows(
             "SELECT org_id, window_ms, feature, revision, sealed_qty, state FROM pushes ORDER BY 1, 2, 3, 4"
         )
+
+
+_DEFAULTS: dict[int, list[tuple[str, Any]]] = {}
+"""The statements that installed the defaults in the first empty SQLite database of this process, by time."""
+
+
+def _install_defaults(engine: sa.Engine, by: By) -> None:
+    """Install the defaults. Repeat the recorded statements if a database like this one had them before: deciding on
+    them took most of the time."""
+    if engine.dialect.name != "sqlite" or _has_history(engine):
+        write(engine, lambda connection: install_defaults(connection, by))
+    elif by.now_ms in _DEFAULTS:
+        write(engine, lambda c: [_driver(c).execute(*statement).fetchall() for statement in _DEFAULTS[by.now_ms]])
+    else:
+        statements: list[tuple[str, Any]] = []
+
+        def note(_c: object, _cursor: object, text: str, values: Any, _context: object, many: bool) -> None:
+            if not text.startswith(("BEGIN", "SELECT")):
+                assert not many
+                statements.append((text, values))
+
+        sa.event.listen(engine, "before_cursor_execute", note)
+        write(engine, lambda connection: install_defaults(connection, by))
+        sa.event.remove(engine, "before_cursor_execute", note)
+        _DEFAULTS[by.now_ms] = statements
+
+
+def _driver(connection: sa.Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+def _has_history(engine: sa.Engine) -> bool:
+    text = "SELECT (SELECT COUNT(*) FROM operator_actions) + (SELECT COUNT(*) FROM mappings)"
+    return bool(read(engine, lambda c: c.exec_driver_sql(text).scalar_one()))
 
 
 @dataclass

@@ -38,6 +38,7 @@ from drawdown.worker.seal.newcomers import register_unknown_orgs_by_arrival
 from drawdown.worker.seal.statements import Sealed, SealRequest
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.topup.fill import fill
+from drawdown.worker.verdict.asks import mark_halted
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from drawdown.worker.verdict.overrides import end_overrides, release_exempt
@@ -162,6 +163,8 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         take_new_terms(connection, context.declared())
     context.changed = changed(connection, context.declared())
     _bring_providers_up_to_date(connection, now)
+    for provider in context.ready():
+        mark_halted(connection, provider, context.capabilities[provider], context.shard, now)
     release_exempt(connection, context.shard, now)
     end_overrides(connection, context.shard, now)
     shard = {"lo": context.shard.lo, "hi": context.shard.hi}

@@ -29,7 +29,7 @@ from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import Told, deliver
 from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
 from drawdown.worker.topup.fill import Filled, fill
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.asks import READS_A_S, mark_for_projection
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.effective_balance import CLOCKS_APART_MS, read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds
@@ -44,8 +44,6 @@ ROUND_MS: Final = 5 * SECOND_MS
 LOOKS_A_ROUND: Final = 5_000
 COSTS_MS: Final = 5 * MINUTE_MS
 """How often a watch asks what units cost; ticks ask each time."""
-READS_A_S: Final = 200
-"""Where a provider declares no rate."""
 HALTED_SHARE: Final = 4
 """Of the reads a round allows, one in so many asks again about the halted; the rest is for whoever may run out."""
 

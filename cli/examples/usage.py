@@ -120,6 +120,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "backfill revert": ("backfill revert june --reason 'wrong file'",),
     "batch take": ("batch take usage.parquet", "batch take june.jsonl.gz --reason 'sent by mail'"),
     "batch list": ("batch list", "batch list --source exports --json"),
+    "batch accept": ("batch accept 5f2c4a0be7f34a7c9b1d3c5e7f901234 --reason 'another region, the same sizes'",),
     "batch withdraw": ("batch withdraw 5f2c4a0be7f34a7c9b1d3c5e7f901234 --reason 'of the wrong day'",),
     "source add": (
         "source add exports /srv/usage --reason 'the nightly export'",
@@ -154,13 +155,17 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "provider check": ("provider check embedded", "provider check stripe --customer cus_1"),
     "provider pause": ("provider pause stripe --reason 'their incident 42'", "provider pause stripe --undo"),
     "provider resume": ("provider resume stripe --reason over",),
+    "provider bill-shadow": (
+        "provider bill-shadow stripe --from 2026-11-20T03:00 --dry-run",
+        "provider bill-shadow stripe --from 2026-11-20T03:00 --reason 'legacy ended at 03:00'",
+    ),
     "provider accept": (
         "provider accept stripe --dry-run",
         "provider accept stripe --reason 'new meters'",
         "provider accept stripe --later --reason 'new meters'",
     ),
     "provider webhook": ("provider webhook stripe body.json --header 'Stripe-Signature: t=1,v1=ab'",),
-    "provider rate": ("provider rate autumn compute_4gb --micro 1000000",),
+    "provider rate": ("provider rate autumn gpu_seconds --micro 1000000",),
     "provider when-down": (
         "provider when-down autumn --policy go_on",
         "provider when-down embedded --plan free --policy stop --new --reason abuse",

@@ -18,6 +18,7 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.objects import is_prefix, object_at
+from drawdown.worker.batches.overlap import accept
 from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, most_samples, take, unread
 from drawdown.worker.batches.withdraw import WithdrawnBatch, judge_batch, withdraw_some
 
@@ -80,6 +81,23 @@ def _lines(one: TakenFile) -> list[str]:
     if one.refused:
         lines.append(f"  `drawdown batch list --refused {quote(one.batch)}` shows the refused rows")
     return lines
+
+
+@commands.command("accept")
+def accept_(
+    context: typer.Context,
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="The file's batch, as `batch list` shows it")],
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Bill a file whole although it shares rows with a batch that was taken.
+
+    The next tick takes a file of a watched folder. Give `batch take` again for a file that you named by hand.
+    """
+    app: App = context.obj
+    by = app.by(actor, reason)
+    files = app.write(lambda c: accept(c, batch, by))
+    show(app, {"accepted": {"batch": batch, "files": files}}, [f"{batch}: the next tick takes it, with all its rows"])
 
 
 @commands.command("list")

@@ -30,7 +30,9 @@ from drawdown.worker.views.long_open import oldest_open
 from drawdown.worker.views.orgs import never_halted
 from drawdown.worker.views.proofs import WHOLE_LATE_MS, last_held
 from drawdown.worker.views.providers import providers_in_use
+from drawdown.worker.views.shadows import in_shadow
 from drawdown.worker.views.status import last_tick_ms, newest_tick_ms, sealed_to_ms
+from drawdown.worker.views.type_room import NAME_ONE, short_of_types
 from drawdown.worker.views.upkeep import upkeep
 
 MIN_SQLITE = (3, 39, 0)
@@ -57,6 +59,7 @@ def examine(app: App) -> list[Finding]:
         _overrides,
         _proofs,
         _mapping,
+        _event_types,
         _providers,
         *OF_SETTINGS,
         _folders,
@@ -242,7 +245,14 @@ def _mapping(app: App) -> Iterator[Finding]:
         yield Finding(True, what, off=True)
 
 
+def _event_types(app: App) -> Iterator[Finding]:
+    for one in app.read(short_of_types):
+        yield Finding(False, str(one), NAME_ONE)
+
+
 def _providers(app: App) -> Iterator[Finding]:
+    for one in app.read(lambda c: in_shadow(c, app.clock.now_ms())):
+        yield Finding(True, str(one), off=True)
     for name, why in app.registry.broken.items():
         yield Finding(False, f"the provider {name}", why)
     for name in app.read(providers_in_use):

@@ -34,7 +34,7 @@ def list_(
     org: Annotated[str, typer.Option("--org", help="Of this organisation")],
     from_: Annotated[str, typer.Option("--from", help="Used from this time on")],
     to: Annotated[str, typer.Option("--to", help="Used before this time")] = "now",
-    after: Annotated[str, typer.Option(help="Go on after this sample: a page's `next_after`, with its --from")] = "",
+    after: Annotated[str, typer.Option(help="Only events after this sample: a page's `next_after`")] = "",
     most: PageSize = 100,
 ) -> None:
     """List an organisation's usage events by the time of their use."""

@@ -265,7 +265,8 @@ def rate(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Set a feature's price. What was charged keeps its price; the first rate of a feature counts from ever.
+    """Set a feature's price. What was charged keeps its price, and so does what comes late in its window or is given
+    back; the first rate of a feature counts from ever.
 
     Each push is charged by itself, rounded to a whole micro-credit, a half away from zero.
     """

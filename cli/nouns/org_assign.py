@@ -28,6 +28,7 @@ from drawdown.worker.commands import assignments, flip_rules, flips
 from drawdown.worker.engine.runner import run
 from drawdown.worker.orders.asked import AskedAssign
 from drawdown.worker.orders.orders import place
+from drawdown.worker.views.shadows import in_shadow
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
 ProviderOption = Annotated[
@@ -93,6 +94,7 @@ def assign(
     where, note = _biller(app, provider, wishes, new=new)
     options = flip_rules.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
     done = run(flips.flip(app.context(), wishes, options, by), app.world())
+    note += [str(one) for one in app.read(lambda c: in_shadow(c, by.now_ms)) if one.provider == where]
     show(app, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, options)])
     if any(flip.problem for flip in done):
         raise typer.Exit(Exit.PERSON)

@@ -18,12 +18,14 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog import terms
 from drawdown.worker.commands import providers
+from drawdown.worker.commands.providers import CutOver
 from drawdown.worker.engine.runner import ask
 from drawdown.worker.orders.asked import AskedAccept
 from drawdown.worker.orders.orders import place
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.views.features import mapped_features
 from drawdown.worker.views.providers import ProviderLine, customers_at, provider_lines
+from drawdown.worker.views.shadows import FOR_GOOD_MS, in_shadow
 
 commands = typer.Typer()
 provider_estimates.register(commands)
@@ -65,7 +67,8 @@ def _stands(
         return "changed", changed[name]
     live = provider.capabilities.live_from_ms
     if live is not None and live > app.clock.now_ms():
-        return "shadow", "usage is sealed and compared, and nothing is sent"
+        kept = [str(one) for one in app.read(lambda c: in_shadow(c, app.clock.now_ms())) if one.provider == name]
+        return "shadow", next(iter(kept), "usage is sealed and compared, and nothing is sent")
     return "ready", None
 
 
@@ -153,11 +156,60 @@ def accept(
         asked = AskedAccept(name, providers.terms_of(provider.capabilities))
         order_id = app.write(lambda c: place(c, asked, by))
         return show(app, {"provider": name, "order": order_id}, [ORDERED.format(order_id)])
+    effect = app.read(lambda c: providers.cut_over(c, name, provider.capabilities, by.now_ms))
     voided = providers.accept(app.write, name, provider.capabilities, by, dry_run=dry_run)
+    if not dry_run:
+        effect = app.read(lambda c: providers.cut_over(c, name, provider.capabilities, by.now_ms))
     text = (
         f"{name}: {'would be' if dry_run else 'is'} used on its present settings; {voided:,} unsent pushes sealed anew"
     )
-    return show(app, {"provider": name, "voided": voided, "dry_run": dry_run}, [text])
+    done = {"provider": name, "voided": voided, "dry_run": dry_run, "cut_over": effect}
+    return show(app, done, [text, *_effect(name, effect)])
+
+
+def _effect(name: str, effect: CutOver) -> list[str]:
+    """From when a provider is live, and what nobody bills before that."""
+    if effect.live_from_ms is None:
+        return []
+    if effect.live_from_ms >= FOR_GOOD_MS:
+        return [f"in shadow: usage is sealed and compared, and {name} is sent nothing"]
+    live = show_time(effect.live_from_ms)
+    lines = [f"live from {live}: usage of windows before that is not sent to {name}"]
+    if not (effect.unbilled or effect.unsealed_s):
+        return lines
+    since = show_time(effect.since_ms or min((one.from_ms for one in effect.unbilled), default=0))
+    parts = [f"{one.quantity:,} of {one.feature} ({one.orgs:,} organisations)" for one in effect.unbilled]
+    parts += [f"{effect.unsealed_s:,} not sealed yet"] if effect.unsealed_s else []
+    if not effect.since_ms:
+        return [*lines, f"in shadow since {since}, and not billed here: {', '.join(parts)}"]
+    return [
+        *lines,
+        f"since {since} stay unbilled here, in base units: {', '.join(parts)}",
+        f"bill them here, if nobody else did: drawdown provider bill-shadow {name} --from {since}",
+    ]
+
+
+@commands.command("bill-shadow")
+def bill_shadow(
+    context: typer.Context,
+    name: ProviderName,
+    from_: Annotated[str, typer.Option("--from", help="The first window that is billed, such as the cut-over")],
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Bill usage that was sealed in shadow before a provider went live.
+
+    The next tick seals and sends it. Nobody else may have billed it: Drawdown cannot know what another system did.
+    """
+    app: App = context.obj
+    if app.require_provider(name) in EXEMPT_PROVIDERS:
+        raise Refused(f"{name} bills nothing here: it has no shadow")
+    by, start = app.by(actor, reason), app.past(from_, "--from")
+    done = app.write(lambda c: providers.bill_shadow(c, name, start, by), rollback=dry_run)
+    would = "would be" if dry_run else "are"
+    text = f"{name}: {done:,} pushes in shadow since {show_time(start)} {would} sealed anew and sent by the next tick"
+    show(app, {"provider": name, "from_ms": start, "pushes": done, "dry_run": dry_run}, [text])
 
 
 @commands.command()

@@ -22,6 +22,9 @@ from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.commands import fold, pushes
 from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.commands.doubted_pushes import DoubtFilter, Outcome
+from drawdown.worker.commands.lost_pushes import require_lost
+from drawdown.worker.engine.runner import run
+from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.views.push import PushColumns, explain_push
 from drawdown.worker.views.push_sums import PushSum, sum_pushes
 from drawdown.worker.views.pushes import NO_ERROR, STATES, PushFilter, PushPage, list_pushes
@@ -226,7 +229,7 @@ def void(
     error: Saying = "",
     expect: Expect = None,
     although_accepted: Annotated[
-        bool, typer.Option(help="Also one that the provider had accepted, and lost or gave back since")
+        bool, typer.Option(help="Also one that the provider accepted and lost; it is asked first")
     ] = False,
     dry_run: DryRun = False,
     actor: Actor = None,
@@ -238,6 +241,11 @@ def void(
     by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     if although_accepted and not keys:
         raise UsageError("name each push that was accepted and has to be voided: no filter finds those")
+    if although_accepted:
+        rows = list(app.read(lambda c: find_pushes(c, keys or ())).values())
+        ready = app.context()
+        known = {name: ready.capabilities[name] for name in ready.ready() if name in ready.capabilities}
+        run(require_lost(rows, known, by.now_ms), app.world())
     done = app.write(
         lambda c: pushes.void(
             c, chosen.find(c, ("in_doubt", "rejected")), by, evidence, although_accepted=although_accepted

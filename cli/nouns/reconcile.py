@@ -165,6 +165,8 @@ def _lines(found: Reconciled) -> list[str | Table]:
         text += "; time was up before all was compared"
     if found.unread:
         text += f"; {found.unread:,} could not be read"
+    if found.open_days:
+        text += f"; {found.open_days:,} stay open, settled more than a day ago: a later run compares them"
     if found.other_terms:
         text += f"; {found.other_terms:,} were sent on terms that are no longer used, and cannot be compared"
     lines: list[str | Table] = [text, *(f"{name}: not compared: {why}" for name, why in found.skipped.items())]

@@ -34,13 +34,14 @@ BEFORE: Final = {
     ),
     "what comes in, and who is told": (
         "backfill open", "backfill stage", "backfill close", "source add", "source pause", "source remove",
-        "batch take", "cell set", "cell remove", "hook set", "hook rotate", "hook low", "hook end",
+        "batch take", "batch accept", "cell set", "cell remove", "hook set", "hook rotate", "hook low", "hook end",
     ),
 }  # fmt: skip
 """What people change and do again before recover, by what it is about."""
 AFTER: Final = (
     "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample mend", "sample dismiss",
-    "push resolve", "push void", "push cancel", "push retry", "provider accept", "topup resolve",
+    "push resolve", "push void", "push cancel", "push retry", "provider accept", "provider bill-shadow",
+    "topup resolve",
 )  # fmt: skip
 """...and after it: what these are about is known again once ticks have settled."""
 OF_THE_LEDGER: Final = (

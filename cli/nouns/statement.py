@@ -12,6 +12,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import PageSize
 from drawdown.cli.rendering import show, table
 from drawdown.cli.streams import print_file
+from drawdown.schema.currencies import show_money
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.commands import credit
@@ -82,9 +83,9 @@ def _addition(found: Statement) -> Table:
 
 
 def _what(line: CreditLine) -> str:
-    if line.money_minor is None:
+    if line.money_minor is None or line.currency is None:
         return line.what
-    return f"{line.what}, for {line.money_minor:,} {line.currency} minor units"
+    return f"{line.what}, for {show_money(line.money_minor, line.currency)}"
 
 
 def _usage(found: Statement) -> Table:

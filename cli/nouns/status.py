@@ -24,7 +24,7 @@ from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.views.backlog import OrdersLeft
 from drawdown.worker.views.batches import FilesLeft
 from drawdown.worker.views.cluster import worker_lines
-from drawdown.worker.views.headline import missed_minutes, unwatched_minutes
+from drawdown.worker.views.headline import missed_minutes, uncompared, unwatched_minutes
 from drawdown.worker.views.standing import OpenReplay, Standing, Status, how_much
 from drawdown.worker.views.status import org_status, status
 
@@ -151,6 +151,9 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         ("totals", f"{days.days:,} organisation-days {days.verdict} at {days.provider}, when last compared")
         for days in found.differing
     ]
+    lines += [("shadow", str(one)) for one in found.shadow]
+    lines += [("types", str(one)) for one in found.short_of_types]
+    lines += [("compared", uncompared(one)) for one in found.uncompared if one.open_days or one.is_late]
     open_ = found.open_transaction
     if open_ is not None and open_.age_ms is not None:
         text = f"{open_.who} has a transaction open for {lasting(open_.age_ms)}: what it inserted is not billed yet"

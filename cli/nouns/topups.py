@@ -14,6 +14,7 @@ from drawdown.cli.options import Actor, Later, Most, New, Reason
 from drawdown.cli.rendering import facts, show, table
 from drawdown.providers.payments.protocol import Link, NoLink
 from drawdown.schema.audit import By
+from drawdown.schema.currencies import show_money
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_time
@@ -277,15 +278,16 @@ def _in_words(terms: Terms) -> str:
     how = f"up to {show_credits(terms.fill_to_micro)}" if terms.fill_to_micro is not None else ""
     how = how or f"by {show_credits(terms.amount_micro or 0)}"
     return (
-        f"{terms.mode}; at or below {show_credits(terms.threshold_micro)} credits {how}, at {terms.price_minor:,} "
-        f"{terms.currency} minor units a credit, {terms.most_minor:,} at most at once, {terms.max_day} a day, "
+        f"{terms.mode}; at or below {show_credits(terms.threshold_micro)} credits {how}, at "
+        f"{show_money(terms.price_minor, terms.currency)} a credit, {show_money(terms.most_minor, terms.currency)} at "
+        f"most at once, {terms.max_day} a day, "
         f"{terms.max_month} in 30 days; at {terms.service} as {terms.service_customer}"
     )
 
 
 def _table(title: str, found: list[TopupRow]) -> Table:
     rows = [
-        (one.topup, one.state, show_credits(one.credits_micro), f"{one.money_minor:,} {one.currency}", one.attempts,
+        (one.topup, one.state, show_credits(one.credits_micro), show_money(one.money_minor, one.currency), one.attempts,
          show_time(one.at_ms), one.evidence)
         for one in found
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -39,10 +40,14 @@ from drawdown_client.settings import (
     Settings,
 )  # fmt: skip
 
+log = logging.getLogger("drawdown_client")
+
 Answer = dict[str, Any]
 
 VERSION: Final = "0.1.0"
 _AGAIN: Final = (408, 429)
+_NOTHING_KEPT: Final = 422
+"""Of a batch: `results` say why of each item."""
 _SHOWN: Final = 200
 """Characters of an answer that is not ours."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
@@ -141,7 +146,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
     """A JSON object. Errors: Refused; Unreachable where it may be tried again."""
     status = response.status_code
     found = _object(body)
-    if 200 <= status < 300 and found is not None:
+    if found is not None and (200 <= status < 300 or (status == _NOTHING_KEPT and "results" in found)):
         return found
     if 200 <= status < 300:
         raise Unreachable(f"the answer to a call is no JSON object that can be read: {_text(body)!r}")
@@ -254,3 +259,9 @@ def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
     """`each`: of a wait for the server, where it is another."""
     waits = settings.answer_s if each is None else each
     return httpx.Timeout(settings.answer_s, connect=settings.connect_s, read=waits, write=waits)
+
+
+def say_again(state: RetryCallState) -> None:
+    """Log a try that failed, and when the next one comes."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    log.warning("items are sent again in %.1f s (try %d): %s", state.upcoming_sleep, state.attempt_number, error)

@@ -22,13 +22,23 @@ class Closed(ClientError):
 
 
 class Unsent(ClientError):
-    """Items that were not sent in time. `count`: how many; `kept`: whether a spool has them for the next start."""
+    """Items that the server does not have. `count`: how many were not sent in time; `kept`: whether a spool has them
+    for the next start. `rejected`: how many it answered `invalid` or `conflict` since this was last raised;
+    `dead_letter`: the file that keeps those, if there is a spool."""
 
-    def __init__(self, count: int, *, kept: bool) -> None:
-        where = "the spool keeps them for the next start" if kept else "nothing else keeps them"
-        super().__init__(f"{count:,} items are not sent: {where}")
+    def __init__(self, count: int, *, kept: bool, rejected: int = 0, dead_letter: str | None = None) -> None:
+        said: list[str] = []
+        if count or not rejected:
+            where = "the spool keeps them for the next start" if kept else "nothing else keeps them"
+            said.append(f"{count:,} items are not sent: {where}")
+        if rejected:
+            where = f"{dead_letter} keeps them" if dead_letter else "only the log has them"
+            said.append(f"the server did not take {rejected:,} items: {where}")
+        super().__init__("; ".join(said))
         self.count = count
         self.kept = kept
+        self.rejected = rejected
+        self.dead_letter = dead_letter
 
 
 class Refused(ClientError):

@@ -68,7 +68,8 @@ class Result:
 @dataclass(frozen=True)
 class Event:
     """One act of use. `quantity` is a whole number of base units of the type. `at`: when (an aware datetime, or
-    milliseconds since 1970; None: now). `event_id` None: one is made. `source` None: the client's."""
+    milliseconds since 1970; None: now). `event_id` None: one is made. An event with an `event_id` and without a time
+    may be recorded twice: it is one event, of the time at which it first came. `source` None: the client's."""
 
     event_type: str
     quantity: int
@@ -85,13 +86,15 @@ class Event:
 def of_event(event: Event, source: str, now_ms: int, new_id: str) -> Item:
     """Errors: BadItem."""
     _require_quantity(event.quantity)
+    is_stamped = event.at is None and event.event_id is not None  # recorded again, it has another time: it is the same
     said = {
         "source": _id(event.source or source, "source"),
         "event_id": _id(new_id if event.event_id is None else event.event_id, "event_id"),
         "event_type": _id(event.event_type, "event_type"),
         "org_id": _label(event.org, "org"),
         "quantity": event.quantity,
-        "occurred_at": now_ms if event.at is None else moment_ms(event.at),
+        "recorded_at": now_ms if is_stamped else None,
+        "occurred_at": None if is_stamped else now_ms if event.at is None else moment_ms(event.at),
         "subject": _label(event.subject, "subject"),
         "project": _label(event.project, "project"),
         "plan_key": _label(event.plan, "plan"),

@@ -2,8 +2,9 @@
 
 Guarantee: an item that was recorded is sent, the same bytes under the same id, until the server has answered for it or
 refused the call; `on_result` is told of it once. What waits is bounded. Nothing is forgotten silently: what is not sent
-when the client is closed, or the program ends, is in the spool, or is raised or logged with its count. A forked process
-begins with nothing: what waits is sent by the process that recorded it.
+when the client is closed, or the program ends, is in the spool, or is raised or logged with its count. An item that the
+server does not take leaves the spool for the dead-letter file beside it, is logged whole, and is raised with its count.
+A forked process begins with nothing: what waits is sent by the process that recorded it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from typing import Final, TypeAlias
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from drawdown_client.calls import Backoff, shown
+from drawdown_client.calls import Backoff, say_again, shown
 from drawdown_client.clock import World
 from drawdown_client.errors import Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
 from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
-from drawdown_client.spool import Spool
+from drawdown_client.spool import Spool, dead_letter_of
 
 Send: TypeAlias = Callable[[Kind, Sequence[Item]], list[Result]]
 """One try. Errors: Unreachable, Refused."""
@@ -124,8 +125,9 @@ class Outbox:
         self._waiting = deque()
         self._thread = None
         self._spool = None
-        self._put = self._done = self._refused = self._hurried = self._waited_for = 0
+        self._put = self._done = self._refused = self._rejected = self._hurried = self._waited_for = 0
         self._deadline_s = 0.0
+        self._seen = (0, False)
         self._has_ended = self._is_told = False
 
     def _end(self) -> None:
@@ -166,9 +168,12 @@ class Outbox:
             raise QueueFull(f"{len(self._waiting):,} items wait to be sent, and {settings.queue_items:,} may")
 
     def _require_sent(self, left: int) -> None:
-        count, self._refused = left + self._refused, 0
-        if count:
-            raise Unsent(count, kept=self._settings.spool is not None)
+        count, rejected = left + self._refused, self._rejected
+        self._refused = self._rejected = 0
+        if count or rejected:
+            spool = self._settings.spool
+            dead_letter = None if spool is None else str(dead_letter_of(Path(spool)))
+            raise Unsent(count, kept=spool is not None, rejected=rejected, dead_letter=dead_letter)
 
     def _at_exit(self) -> None:
         try:
@@ -230,20 +235,24 @@ class Outbox:
         def is_over(state: RetryCallState) -> bool:
             return self._closing and self._world.monotonic_s() + state.upcoming_sleep > self._deadline_s
 
+        def send() -> list[Result]:
+            self._seen = (self._hurried, self._closing)  # a wish that comes during the call ends the pause after it
+            return self._send(items[0].kind, items)
+
         again = Retrying(
             retry=retry_if_exception_type(Unreachable),
             wait=backoff,
             stop=is_over,
             sleep=lambda seconds: self._pause(seconds, may_hurry=not backoff.asked),
-            before_sleep=_say,
+            before_sleep=say_again,
             reraise=True,
         )
-        return again(self._send, items[0].kind, items)
+        return again(send)
 
     def _pause(self, seconds: float, *, may_hurry: bool) -> None:
         """Somebody who closes the client ends it, and somebody who waits for it, unless the server asked to wait."""
         with self._changed:
-            hurried, closing = self._hurried, self._closing
+            hurried, closing = self._seen
             self._changed.wait_for(
                 lambda: self._closing != closing or (may_hurry and self._hurried != hurried), seconds
             )
@@ -252,7 +261,7 @@ class Outbox:
         is_refused = found[0].status == "refused"
         with self._changed:
             if self._spool is not None and not is_refused:
-                self._spool_done([number for number, _ in batch])
+                self._spool.settle(batch, found)
             for _ in batch:
                 self._waiting.popleft()
             self._changed.notify_all()
@@ -261,18 +270,13 @@ class Outbox:
         with self._changed:
             self._done += len(batch)
             self._refused += len(batch) if is_refused else 0
+            self._rejected += 0 if is_refused else sum(not one.is_kept for one in found)
             self._changed.notify_all()
-
-    def _spool_done(self, numbers: Sequence[int]) -> None:
-        assert self._spool is not None
-        try:
-            self._spool.done(numbers)
-        except OSError as error:
-            log.error("the spool cannot be written: %d items will be sent once more: %s", len(numbers), error)
 
     def _tell(self, item: Item, result: Result) -> None:
         if not result.is_kept and result.status != "refused":
-            log.warning("%s %s: %s %s", item.kind, shown(item.item_id), result.status, result.code)
+            why = f"{result.status} {result.code}: {result.message}"
+            log.error("not taken: %s %s: %s: %s", item.kind, shown(item.item_id), why, item.body.decode())
         if result.status == "pending":
             self._pending.tell(item, result)
         if self._settings.on_result is None:
@@ -293,8 +297,3 @@ def _forked(itself: weakref.ref[Outbox]) -> None:
     outbox = itself()
     if outbox is not None:
         outbox.forked()
-
-
-def _say(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome is not None else None
-    log.warning("items are sent again in %.1f s (try %d): %s", state.upcoming_sleep, state.attempt_number, error)

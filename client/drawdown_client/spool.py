@@ -2,9 +2,10 @@
 that is done.
 
 Guarantee: what `add` returned for is on disk, and is read again at the next start unless it was acknowledged. One may
-be read again that was acknowledged the moment before a crash: the server knows it. Each process has a file of its own
-under a lock (`app.spool`, `app.spool.1`, …), and takes over what others left whose process is gone. A line that was cut
-by a crash is dropped: `add` had not returned for it.
+be read again that was acknowledged the moment before a crash: the server knows it. What the server does not take is on
+disk in a file beside it (`app.spool.dead`), with the reason, before it leaves the spool. Each process has a file of its
+own under a lock (`app.spool`, `app.spool.1`, …), and takes over what others left whose process is gone. A line that was
+cut by a crash is dropped: `add` had not returned for it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from drawdown_client.errors import QueueFull
-from drawdown_client.items import Item
+from drawdown_client.items import Item, Result
 
 MOST_SPOOLS: Final = 64
 """Processes with a spool of one name at once."""
@@ -33,6 +34,7 @@ class Spool:
 
     def __init__(self, path: Path, most_bytes: int) -> None:
         self._most_bytes = most_bytes
+        self._dead_letter = dead_letter_of(path)
         places = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, MOST_SPOOLS))]
         owned = next(_free(places), None)
         if owned is None:
@@ -60,13 +62,41 @@ class Spool:
         return numbers
 
     def done(self, numbers: Sequence[int]) -> None:
-        """These are acknowledged. It need not reach the disk at once."""
+        """These, in ascending order, are acknowledged. It need not reach the disk at once."""
         for number in numbers:
             self._lengths.pop(number, None)
         if not self._lengths:
             os.ftruncate(self._file, 0)
         elif numbers:
-            self._append(b'{"done":[%d,%d]}\n' % (numbers[0], numbers[-1]), is_kept=False)
+            ranges = b"".join(b'{"done":[%d,%d]}\n' % found for found in _ranges(numbers))
+            self._append(ranges, is_kept=False)
+
+    def bury(self, items: Sequence[tuple[Item, Result]]) -> None:
+        """Keep what the server does not take in the dead-letter file. Errors: QueueFull where that has no room."""
+        file = _open(self._dead_letter, os.O_APPEND | os.O_CREAT)
+        try:
+            lines = b"".join(_dead_line(item, result) for item, result in items)
+            if os.fstat(file).st_size + len(lines) > self._most_bytes:
+                raise QueueFull(f"{self._dead_letter} has {self._most_bytes:,} bytes at most: move it away")
+            _write(file, lines)
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def settle(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
+        """What the server has, and what the dead-letter file has, leaves the spool. A disk that fails is logged."""
+        numbers = {number for number, _ in batch}
+        rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
+        try:
+            if rejected:
+                self.bury([(item, one) for _, item, one in rejected])
+        except (OSError, QueueFull) as error:
+            log.error("the dead-letter file cannot be written: the spool keeps %d items: %s", len(rejected), error)
+            numbers -= {number for number, _, _ in rejected}
+        try:
+            self.done(sorted(numbers))
+        except OSError as error:
+            log.error("the spool cannot be written: %d items will be sent once more: %s", len(numbers), error)
 
     def _append(self, lines: bytes, *, is_kept: bool) -> None:
         """All of it or nothing: what follows half a line would be lost with it."""
@@ -129,6 +159,28 @@ class Spool:
             os.ftruncate(file, 0)
         finally:
             os.close(file)
+
+
+def dead_letter_of(path: Path) -> Path:
+    """The file beside a spool for what no server takes; that of all processes whose spools have one name."""
+    return path.with_name(f"{path.name}.dead")
+
+
+def _dead_line(item: Item, result: Result) -> bytes:
+    why = {"status": result.status, "code": result.code, "message": result.message, "at": result.at}
+    said = {"kind": item.kind, "id": item.item_id, **why, "item": item.said}
+    return json.dumps(said, separators=(",", ":")).encode() + b"\n"
+
+
+def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last of those that follow one another."""
+    first = last = numbers[0]
+    for number in numbers[1:]:
+        if number != last + 1:
+            yield first, last
+            first = number
+        last = number
+    yield first, last
 
 
 def _free(places: Iterable[Path]) -> Iterator[tuple[Path, int]]:

@@ -52,10 +52,13 @@ func once(body []byte) (found []Result, wait time.Duration, final bool, err erro
 	if err != nil {
 		return nil, 0, false, err
 	}
-	if answer.StatusCode == http.StatusOK {
+	// 200: all are kept. 207: some are. 422: none is, and the results say why.
+	switch answer.StatusCode {
+	case http.StatusOK, http.StatusMultiStatus, http.StatusUnprocessableEntity:
 		var results struct{ Results []Result }
-		err = json.Unmarshal(said, &results)
-		return results.Results, 0, false, err
+		if err = json.Unmarshal(said, &results); err == nil && results.Results != nil {
+			return results.Results, 0, false, nil
+		}
 	}
 	seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After"))
 	again := answer.StatusCode >= 500 || answer.StatusCode == 408 || answer.StatusCode == 429
@@ -90,7 +93,14 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	lost := 0
 	for number, result := range results {
 		fmt.Println(events[number].EventID, result.Status, result.Code)
+		if result.Status == "invalid" || result.Status == "conflict" {
+			lost++
+		}
+	}
+	if lost > 0 {
+		log.Fatalf("%d events are not kept", lost) // mend them, or keep them yourself
 	}
 }

@@ -18,8 +18,10 @@ async function send(events) {
         redirect: "manual",
         signal: AbortSignal.timeout(30_000),
       });
-      if (answer.ok) return (await answer.json()).results;
-      why = `${answer.status} ${await answer.text()}`;
+      const said = await answer.text();
+      why = `${answer.status} ${said}`;
+      // 200: all are kept. 207: some are. 422: none is, and the results say why.
+      if (answer.ok || (answer.status === 422 && JSON.parse(said).results)) return JSON.parse(said).results;
       if (answer.status < 500 && !AGAIN.has(answer.status)) throw Object.assign(new Error(why), { final: true });
       asked = Number(answer.headers.get("retry-after")) * 1000;
     } catch (error) {
@@ -42,4 +44,5 @@ const events = [3, 2, 1].map((quantity, number) => ({
 }));
 for (const [number, result] of (await send(events)).entries()) {
   console.log(events[number].event_id, result.status, result.code ?? "");
+  if (["invalid", "conflict"].includes(result.status)) process.exitCode = 1; // not kept: mend it, or keep it yourself
 }

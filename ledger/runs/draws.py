@@ -188,9 +188,12 @@ def _rest(
     nothing counts as drawn."""
     if cost.quantities is None:
         assert cost.amount_micro is not None
-        before = found.drawn_micro - sum(line.amount_micro for line in last) + _written_off(connection, found, last)
-        rest = _within(cost.amount_micro) - before
-        return None if rest < 0 else [Line(None, None, rest)]
+        off = _written_off(connection, found)
+        as_it_ended = off.pop(FINAL, 0) if last else 0
+        charged = found.drawn_micro - sum(line.amount_micro for line in last) + as_it_ended
+        wanted = _within(cost.amount_micro)
+        said = charged + sum(off.values())  # what was written off is not charged later
+        return None if wanted < charged else [Line(None, None, max(wanted - said, 0))]
     rows = SQL.run(connection, "drawn_by_feature", vars(found)).all()
     if sum(int(row.amount_micro) for row in rows if row.feature is None):
         raise Denied("other_unit", f"{found.reservation} was drawn on in credits: say in credits what it cost")
@@ -205,12 +208,10 @@ def _rest(
     return _priced(found, Cost(quantities=rest_of), card)
 
 
-def _written_off(connection: sa.Connection, found: Reservation, last: Sequence[Line]) -> int:
-    """What was written off as it ended."""
-    if not last:
-        return 0
-    rows = SQL.run(connection, "entries_of", _span(found, FINAL)).all()
-    return -sum(int(row.amount_micro) for row in rows if row.key.endswith(":-"))
+def _written_off(connection: sa.Connection, found: Reservation) -> dict[str, int]:
+    """What was written off of a run, by the number that it was drawn under."""
+    rows = SQL.run(connection, "written_off", vars(found))
+    return {row.key.removeprefix(f"run:{found.reservation}:").removesuffix(":-"): int(row.off_micro) for row in rows}
 
 
 def _span(found: Reservation, number: str) -> dict[str, object]:

@@ -16,6 +16,9 @@ UPDATE reservation_sandboxes SET is_open = FALSE WHERE reservation = :reservatio
 SELECT key, feature, quantity, amount_micro FROM ledger_entries
 WHERE reservation = :reservation AND key >= :first AND key < :beyond
 
+-- name: written_off
+SELECT key, -amount_micro AS off_micro FROM ledger_entries WHERE reservation = :reservation AND key LIKE '%:-'
+
 -- name: drawn_by_feature
 -- What was written off as it was drawn is left out.
 SELECT feature, CAST(COALESCE(SUM(quantity), 0) AS BIGINT) AS quantity,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from drawdown.providers.autumn import settings as autumn_settings
@@ -62,6 +63,7 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
     drops duplicates silently, so it proves nothing."""
     return Capabilities(
         batch_size=1,
+        mode=settings.mode,
         in_flight=256,
         calls_per_s=settings.calls_per_s,
         # Autumn's own words, in the header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for
@@ -112,17 +114,17 @@ class AutumnProvider:
         if wire.is_unmatched(request, result, outcome) and await self._account.read_again():
             outcome = self._judge(request, result)
         if isinstance(outcome, Accepted) and isinstance(result, Answer):
-            return Accepted(await self._left(result))
+            body = wire.parse(result.body) or {}
+            return replace(outcome, left=await self._left(body), parts=spendable.shown_parts(body, self._settings))
         return outcome
 
     def _judge(self, request: PushRequest, result: HttpResult) -> Outcome:
         return wire.outcome(request, result, self._clock.now_ms(), self._account.costs.of(request.feature))
 
-    async def _left(self, charged: Answer) -> Left | None:
+    async def _left(self, body: Mapping[str, object]) -> Left | None:
         """What the answer to a charge says is left. It is not told while the list of features cannot be read."""
-        body = wire.parse(charged.body)
-        balance = None if body is None else body.get("balance")
-        if body is None or not isinstance(balance, dict):
+        balance = body.get("balance")
+        if not isinstance(balance, dict):
             return None
         schema = await self._account.read_for_charge(str(balance.get("feature_id")))
         return spendable.left(body, self._settings, schema)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -18,7 +18,7 @@ from drawdown.providers.autumn.credits import Schema
 from drawdown.providers.autumn.deductions import number, whole
 from drawdown.providers.autumn.errors import Unreadable
 from drawdown.providers.autumn.settings import AutumnSettings
-from drawdown.providers.protocol import Drawn, Part
+from drawdown.providers.protocol import Drawn, Lasting, Part
 from drawdown.schema.units import SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
@@ -50,16 +50,22 @@ class Balance:
     begun: tuple[Begun, ...] | None
     """Of each part; None: it cannot be told."""
     parts: tuple[Part, ...]
-    """The parts that were granted once, without a plan."""
+    """The parts that were granted once."""
+    lasting: Lasting | None = None
 
 
 @dataclass(frozen=True)
 class AutumnCustomer:
-    """Balances by feature; `plans` that are active, main ones before add-ons."""
+    """Balances by feature; `plans` that are active, main ones before add-ons; `bought` ones were paid for once."""
 
     balances: Mapping[str, Balance]
     plans: tuple[str, ...]
     controls: Controls = field(default_factory=Controls)
+    bought: tuple[str, ...] = ()
+
+    @property
+    def all_plans(self) -> frozenset[str]:
+        return frozenset((*self.plans, *self.bought))
 
 
 def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
@@ -68,7 +74,7 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     if not isinstance(balances, dict):
         raise Unreadable("Autumn's answer has no balances")
     found = {name: read_balance(name, balance) for name, balance in balances.items()}
-    return AutumnCustomer(found, tuple(_plans(body)), read_controls(body))
+    return AutumnCustomer(found, tuple(_plans(body)), read_controls(body), tuple(_bought(body)))
 
 
 def read_balance(feature: str, found: object) -> Balance:
@@ -84,7 +90,8 @@ def read_balance(feature: str, found: object) -> Balance:
         overage=_said(found, feature, "overage_allowed"),
         max_purchase=number(found.get("max_purchase")),
         begun=_begun(found),
-        parts=tuple(_once(found, feature)),
+        parts=tuple(parts_of(found, feature)),
+        lasting=_lasting(found),
     )
 
 
@@ -104,14 +111,21 @@ def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
     raise Unreadable(f"Autumn's balance of {feature} has no number under {' or '.join(names)}")
 
 
-def _once(found: Mapping[str, object], feature: str) -> list[Part]:
-    """Such a part disappears from Autumn's answers once it is used up exactly (recorded)."""
+def parts_of(found: Mapping[str, object], feature: str) -> list[Part]:
+    """The parts of a balance that were granted once. Each disappears from Autumn's answers once it is used up exactly
+    (recorded)."""
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
     return [
-        Part(feature, part["id"], granted, part["expires_at"] if type(part.get("expires_at")) is int else None)
+        Part(
+            feature,
+            part["id"],
+            granted,
+            part["expires_at"] if type(part.get("expires_at")) is int else None,
+            None if part.get("plan_id") is None else str(part["plan_id"]),
+        )
         for part in parts
-        if isinstance(part.get("id"), str) and part.get("plan_id") is None and _reset_of(part)[0] is None
+        if isinstance(part.get("id"), str) and _reset_of(part)[0] is None
         if (granted := _granted(part)) > 0
     ]
 
@@ -128,6 +142,12 @@ def _plans(body: Mapping[str, object]) -> list[str]:
     active = [item for item in subscriptions if isinstance(item, dict) and str(item.get("status")) in ACTIVE]
     named = [(item.get("add_on") is True, item["plan_id"]) for item in active if isinstance(item.get("plan_id"), str)]
     return [plan for _add_on, plan in sorted(named, key=lambda pair: pair[0])]
+
+
+def _bought(body: Mapping[str, object]) -> list[str]:
+    bought = body.get("purchases")
+    named = [item.get("plan_id") for item in bought if isinstance(item, dict)] if isinstance(bought, list) else []
+    return [plan for plan in named if isinstance(plan, str)]
 
 
 def candidates(customer: AutumnCustomer, settings: AutumnSettings) -> list[Balance]:
@@ -153,8 +173,8 @@ def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
     for balance in candidates(customer, settings):
         used = whole(balance.usage)
         if balance.feature not in pooled and balance.begun is not None and used is not None:
-            found[balance.feature] = _drawn(used, balance.begun, balance.parts)
-    return found
+            found[balance.feature] = _drawn(used, balance.begun, balance.parts, balance.lasting)
+    return {name: replace(one, plans=customer.all_plans) for name, one in found.items()}
 
 
 def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], schema: Schema) -> Drawn | None:
@@ -169,15 +189,37 @@ def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], s
         quantity += balance.usage * cost
         begun += balance.begun
         parts += balance.parts
-    return _drawn(quantity, begun, parts)
+    # Of several balances nothing tells which was drawn on first: that depends on the feature.
+    lasting = customer.balances[system].lasting if system in customer.balances and not members else None
+    return _drawn(quantity, begun, parts, lasting)
 
 
-def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part]) -> Drawn:
+def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part], lasting: Lasting | None) -> Drawn:
     """The cycle of a balance is the newest of its parts'. A top-up beside a plan is a part that never begins anew; what
     was drawn from it before the plan's cycle cannot be told from what was drawn since."""
     newest = max((part.at_ms for part in begun), default=0)
     untouched = all(part.untouched for part in begun if part.at_ms != newest)
-    return Drawn(quantity, newest or None, untouched, tuple(parts))
+    return Drawn(quantity, newest or None, untouched, tuple(parts), lasting)
+
+
+def _lasting(found: Mapping[str, object]) -> Lasting | None:
+    """A charge empties the parts of a cycle before those granted once (recorded). Where a part that expires stands in
+    that order was not recorded."""
+    breakdown = found.get("breakdown")
+    parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
+    resets = [_reset_of(part) for part in parts]
+    cycles = {reset for reset in resets if reset[0] is not None}
+    endless = any(part.get("expires_at") is not None or part.get("unlimited") is True for part in parts)
+    if len(cycles) != 1 or endless:
+        return None
+    used = left = cycle_left = Decimal(0)
+    for part, reset in zip(parts, resets, strict=True):
+        usage, remaining = number(part.get("usage")), number(part.get("remaining", part.get("current_balance")))
+        if usage is None or remaining is None:
+            return None
+        used, left = (used + usage, left + remaining) if reset[0] is None else (used, left)
+        cycle_left += remaining if reset[0] is not None else 0
+    return Lasting(used, left, cycle_left, cycles.pop()[2])
 
 
 _UNKNOWN: Final = ("?", 0, 0)

@@ -41,10 +41,12 @@ NOTHING: Final = Taken(Decimal(0), {})
 
 @dataclass(frozen=True)
 class Units:
-    """Units that were charged. `exact`: they are the quantity that was asked, at a known cost."""
+    """Units that were charged. `exact`: they are the quantity that was asked, at a known cost. `cost`: credits for one
+    unit; None: no one credit system was drawn on."""
 
     quantity: Decimal
     exact: bool
+    cost: Decimal | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ def charged(taken: Taken, asked: Decimal | None, costs: Costs) -> Units | Untold
         return Units(taken.own, taken.own == asked)
     if any(not costs.get(system) for system in taken.credits):
         return Untold(f"Autumn took {_shown(taken)}, and no cost of this feature is known")
-    if asked is not None and _is_asked(taken, asked, costs):
-        return Units(asked, exact=True)
+    matched = None if asked is None else _matched(taken, asked, costs)
+    if asked is not None and matched is not None:
+        return Units(asked, exact=True, cost=matched if len(taken.credits) == 1 else None)
     if any(len(costs[system]) > 1 for system in taken.credits):
         return Untold(f"Autumn took {_shown(taken)}, which is the quantity that was asked at none of the known costs")
     units = taken.own + sum(value / costs[system][0] for system, value in taken.credits.items())
@@ -104,25 +107,28 @@ def charged(taken: Taken, asked: Decimal | None, costs: Costs) -> Units | Untold
     if asked is not None and (abs(quantity) > abs(asked) or quantity * asked < 0):
         # `overflow` never takes more than was asked (recorded), so this cost is not the one it was charged at.
         return Untold(f"Autumn took {_shown(taken)}, more than was asked at the known cost")
-    return Units(quantity, exact=False)
+    only = next(iter(taken.credits)) if len(taken.credits) == 1 else None
+    return Units(quantity, exact=False, cost=None if only is None else costs[only][0])
 
 
-def _is_asked(taken: Taken, asked: Decimal, costs: Costs) -> bool:
-    """Whether some known cost of each credit system makes the deductions what was asked."""
+def _matched(taken: Taken, asked: Decimal, costs: Costs) -> Decimal | None:
+    """The known cost that makes the deductions what was asked, in the last of the credit systems; None: none does."""
     if prod(len(costs[system]) for system in taken.credits) > MOST_WAYS:
-        return False
+        return None
     rests = {asked - taken.own}
     systems = list(taken.credits)
     for system in systems[:-1]:
         rests = {rest - taken.credits[system] / cost for rest in rests for cost in costs[system]}
     found = taken.credits[systems[-1]]
     size = abs(found) + abs(taken.own) * max(costs[systems[-1]])
-    return any(
-        # Half a unit at most: where digits run out, a quantity that differs is not taken for the one that was asked.
-        abs(found - rest * cost) <= min(_PRINTED * size, cost / 2)
+    # Half a unit at most: where digits run out, a quantity that differs is not taken for the one that was asked.
+    matching = (
+        cost
         for rest in rests
         for cost in costs[systems[-1]]
+        if abs(found - rest * cost) <= min(_PRINTED * size, cost / 2)
     )
+    return next(matching, None)
 
 
 def _shown(taken: Taken) -> str:

@@ -119,16 +119,17 @@ def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]], cos
     ours = events.get(request.key, ())
     if not ours:
         return Absent()
-    total = Decimal(0)
+    total, told = Decimal(0), set[Decimal | None]()
     for event in ours:
         found = event.units(costs)
         if isinstance(found, Untold):
             return CannotTell(f"Autumn has this push: {found.reason}")
         total += found.quantity
+        told.add(found.cost)
     quantity = whole(total)
     if quantity is None:
         return CannotTell(f"Autumn deducted {total} for this push, which is no whole number")
-    return Found(quantity)
+    return Found(quantity, told.pop() if len(told) == 1 else None)
 
 
 def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:

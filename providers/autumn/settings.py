@@ -40,6 +40,7 @@ NAMES: Final = frozenset(
 ID: Final = re.compile(r"[A-Za-z0-9_:-]{1,200}")
 """What Autumn takes as an id; anything else is answered 400 (recorded)."""
 _SECRET_KEY: Final = re.compile(r"am_sk_[A-Za-z0-9_-]{8,200}")
+_MODE: Final = re.compile(r"am_sk_(live|test)_")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 _PLAN: Final = re.compile(r"([A-Za-z0-9_:-]{1,200})=([0-9]{1,9})")
 
@@ -60,6 +61,12 @@ class AutumnSettings:
     topup_plan: str | None = None
     """The plan that is attached to take money, used for nothing else; and its prepaid feature, at a minor unit each."""
     topup_feature: str | None = None
+
+    @property
+    def mode(self) -> str:
+        """What its key is of: `am_sk_test_…` is the sandbox's, `am_sk_live_…` that of production."""
+        found = _MODE.match(self.secret_key or "")
+        return found[1] if found else ""
 
     def variable(self, setting: str) -> str:
         """The environment variable of a setting, for messages."""

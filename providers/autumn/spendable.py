@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from drawdown.providers.autumn.credits import Schema
-from drawdown.providers.autumn.customers import AutumnCustomer, Balance, candidates, read_balance
+from drawdown.providers.autumn.customers import AutumnCustomer, Balance, candidates, parts_of, read_balance
 from drawdown.providers.autumn.deductions import deducted
 from drawdown.providers.autumn.errors import Unreadable
 from drawdown.providers.autumn.settings import AutumnSettings
@@ -49,6 +49,7 @@ def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
         max_concurrent=_concurrency(customer, settings),
         refused=found.refused | reached,
         parts=_distinct(parts),
+        plans=customer.all_plans,
     )
 
 
@@ -163,6 +164,22 @@ def left(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -
         return None if feature in schema.systems else Left(None, charged)
     whole = settings.balance_feature == feature and feature not in schema.systems
     return Left(_micro(balance.remaining), charged, None if whole else feature)
+
+
+def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:
+    """The parts granted once that the answer to a charge shows. A part that the next charge uses up exactly is shown by
+    no read (recorded)."""
+    others = body.get("balances")
+    shown = [body.get("balance"), *(others.values() if isinstance(others, dict) else ())]
+    named = [(one, one.get("feature_id")) for one in shown if isinstance(one, dict)]
+    return _distinct(
+        [
+            part
+            for one, feature in named
+            if isinstance(feature, str) and feature != settings.concurrency_feature
+            for part in parts_of(one, feature)
+        ]
+    )
 
 
 def _micro(value: Decimal) -> int:

@@ -129,7 +129,7 @@ def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs 
     if isinstance(applied, Untold):
         return Queued(now_ms + CONFIRM_MS)
     if whole(applied.quantity) == request.quantity:
-        return Accepted()
+        return Accepted(cost=applied.cost)
     if applied.quantity == 0:
         return _uncharged(request, body)
     # The key is used up and a part was applied: the lookup finds how much, and the difference is billed again.

@@ -41,6 +41,7 @@ NEVER_MS: Final = next_window(253_402_300_000_000)
 """The last day of the year 9999: beyond any window, and still a date that can be printed."""
 
 _KEY: Final = re.compile(r"(sk|rk)_[A-Za-z0-9_]+")
+_MODE: Final = re.compile(r"(?:sk|rk)_(live|test)_")
 _WEBHOOK_SECRET: Final = re.compile(r"whsec_[\x21-\x2b\x2d-\x7e]+")
 _ACCOUNT: Final = re.compile(r"acct_[A-Za-z0-9]+")
 _VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}(\.[a-z]+)?")
@@ -113,6 +114,7 @@ def capabilities(settings: StripeSettings) -> Capabilities:
     streams = bool(settings.stream_url)
     return Capabilities(
         way="stream" if streams else "",
+        mode=_mode(settings.secret_key),
         names={feature: meter.event_name for feature, meter in settings.meters.items()},
         batch_size=MAX_STREAM_EVENTS if streams else 1,
         in_flight=16 if streams else 64,
@@ -141,6 +143,12 @@ def capabilities(settings: StripeSettings) -> Capabilities:
         balance_in_ledger=True,
         webhook_headers=("stripe-signature",),
     )
+
+
+def _mode(secret_key: str) -> str:
+    """What a key is of: `sk_test_…`, `rk_live_…`."""
+    found = _MODE.match(secret_key)
+    return found[1] if found else ""
 
 
 def _refused(name: str, wanted: str) -> UsageError:

@@ -21,10 +21,16 @@ batches = sa.Table(
     ms_column("taken_ms"),
     ms_column("withdrawn_ms", null=True),
     *said_columns(),
+    id_column("rows_hash", null=True),
+    sa.Column("row_labels", sa.Text),
+    sa.Column("rows_kept", sa.Text),
+    sa.Index("batches_by_rows", "rows_hash"),
     sa.Index("batches_by_name", "source", "name", unique=True, sqlite_where=_STANDS, postgresql_where=_STANDS),
     sa.Index("batches_by_taken", "taken_ms", "batch"),
+    sa.Index("batches_by_time", "to_ms", sqlite_where=_STANDS, postgresql_where=_STANDS),
     comment="Files of usage, each taken once, known by the hash of its content. Its sums are samples, whose ids "
-    "begin with it; `total`: their seconds or units.",
+    "begin with it; `total`: their seconds or units. `rows_hash`: of its rows in whatever "
+    "file; `rows_kept`: hashes of them.",
 )
 
 batch_refused_rows = sa.Table(
@@ -50,13 +56,16 @@ batch_files = sa.Table(
     sa.Column("said", sa.Text, nullable=False),
     ms_column("seen_ms"),
     sa.Column("readings", Big, nullable=False),
+    sa.Column("shared_rows", Big),
+    ms_column("accepted_ms", null=True),
     sa.CheckConstraint(
         "outcome IN ('taken', 'repeated', 'conflict', 'refused', 'reading', 'failed', 'gone')",
         name="batch_files_outcome",
     ),
     sa.Index("batch_files_by_seen", "seen_ms"),
     comment="Files as they came: one whose content was taken before, or that has another file's name, is said here. "
-    "One of a watched folder that is being read, failed or was refused has no batch; `readings` began and did not end.",
+    "One of a watched folder that is being read, failed or was refused has no batch; `readings` began and did not end. "
+    "One in conflict because `shared_rows` of its rows are in other batches is taken once a person accepted it.",
 )
 
 batch_sources = sa.Table(

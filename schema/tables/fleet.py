@@ -130,6 +130,20 @@ sa.Index(
     postgresql_where=sa.text("verdict IN ('short', 'over')"),
 )
 
+compared_marks = sa.Table(
+    "compared_marks",
+    metadata,
+    id_column("provider", key=True),
+    id_column("customer_id", key=True),
+    ms_column("compared_ms"),
+    sa.Column("open_days", Big, nullable=False),
+    ms_column("open_since_ms", null=True),
+    sa.Column("said", sa.Text, nullable=False),
+    ms_column("at_ms"),
+    comment="Up to when what was settled has been compared with a provider, by customer and (without one) as a whole; "
+    "how many days are open, and why.",
+)
+
 balance_marks = sa.Table(
     "balance_marks",
     metadata,
@@ -143,6 +157,13 @@ balance_marks = sa.Table(
     sa.Column("told_qty", Big, nullable=False, server_default="0"),
     ms_column("told_ms", null=True),
     sa.Column("scale", Big, nullable=False, server_default="1"),
+    sa.Column("accepted_qty", Big, nullable=True),  # this and the rest: what the next cycle is compared by
+    sa.Column("used_qty", Big, nullable=True),
+    sa.Column("left_qty", Big, nullable=True),
+    sa.Column("cycle_left_qty", Big, nullable=True),
+    ms_column("ends_ms", null=True),
+    # How much more that may be: the amounts of some charges are not known.
+    sa.Column("unsure_qty", Big, nullable=False, server_default="0"),
     comment="By how much a balance was drawn on in its present cycle beyond what was pushed, when last compared; and "
     "what of it a person was told and has not acknowledged (P5, R2). scale: quantities in one unit of the balance.",
 )
@@ -157,8 +178,9 @@ balance_parts = sa.Table(
     sa.Column("granted", sa.Text, nullable=False),
     ms_column("ends_ms", null=True),
     ms_column("seen_ms"),
+    id_column("plan", null=True),
     comment="Parts of customers' balances that were granted once, in units of the balance. A provider no longer "
-    "shows a part that is used up exactly. seen_ms: when a read first showed it as it is.",
+    "shows a part that is used up exactly, or whose plan ended. seen_ms: when a read first showed it as it is.",
 )
 
 ticks = sa.Table(

@@ -45,6 +45,7 @@ ledger_entries = sa.Table(
     *said_columns(),
     id_column("reservation", null=True),
     id_column("lot", null=True),
+    ms_column("rate_ms", null=True),
     sa.CheckConstraint("kind IN ('usage', 'grant', 'run', 'expiry', 'tier')", name="ledger_entries_kind"),
     sa.CheckConstraint(
         "CASE WHEN lot IS NULL THEN kind <> 'expiry' ELSE kind IN ('grant', 'expiry') END", name="ledger_entries_lot"
@@ -75,7 +76,8 @@ ledger_entries = sa.Table(
         postgresql_where=sa.text("kind = 'expiry' AND to_account <> 'breakage'"),
     ),
     comment="Each entry moves an amount from one account to another: two lines that sum to zero by construction. lot: "
-    "which lot it expires or takes back.",
+    "which lot it expires or takes back. ts: usage counts at the start of its window. rate_ms: from when on the rate "
+    "holds that usage was charged by (NULL: an older version charged it, and no row says).",
 )
 
 sa.Index(

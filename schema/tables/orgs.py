@@ -45,6 +45,7 @@ orgs = sa.Table(
     sa.Column("resume_above_micro", Big, nullable=True),
     ms_column("runs_out_ms", null=True),
     ms_column("read_by_ms", null=True),
+    sa.Column("refused", sa.Text, nullable=True),  # features that a limit of the provider refuses, as JSON
     ms_column("held_watermark_ms", null=True),
     sa.Column("floor_ms", Big, nullable=False, server_default="0"),
     ms_column("stopped_at_ms", null=True),

@@ -56,6 +56,8 @@ pushes = sa.Table(
     sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
     # How many attempts there were when its provider refused it later: their answers say what held before.
     sa.Column("refused_attempts", sa.Integer, nullable=True),
+    # Credits for one base unit, as the provider told them of this charge: the cost may change while it is under way.
+    sa.Column("credit_cost", sa.Text, nullable=True),
     sa.CheckConstraint(
         "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')",
         name="pushes_state",
@@ -75,6 +77,9 @@ sa.Index(
 # What the ledger here charges is charged in place, in the order in which it is due.
 _UNSENT = sa.text("state = 'due' AND first_attempt_ms IS NULL AND provider <> 'embedded'")
 sa.Index("pushes_unsent", pushes.c.provider, pushes.c.window_ms, sqlite_where=_UNSENT, postgresql_where=_UNSENT)
+
+_SHADOW = sa.text("state = 'shadow'")
+sa.Index("pushes_in_shadow", pushes.c.provider, pushes.c.window_ms, sqlite_where=_SHADOW, postgresql_where=_SHADOW)
 
 _FOR_PEOPLE = sa.text("state IN ('in_doubt', 'rejected')")
 sa.Index(

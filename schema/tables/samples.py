@@ -77,10 +77,13 @@ event_types = sa.Table(
     sa.Column("meter", Big, nullable=False),
     ms_column("first_seen_ms"),
     id_column("org_id", null=True),
+    id_column("key_name", null=True),
+    id_column("source", null=True),
     sa.UniqueConstraint("meter", name="event_types_meter"),
     sa.CheckConstraint("meter BETWEEN 16777217 AND 16787216", name="event_types_meters"),
     comment="Kinds of usage events; the meter stands where a sample of a sandbox has its memory size. org_id: "
-    "whose own key brought it. Append-only.",
+    "whose own key brought it; key_name: the key of no organisation that did; source: the one of "
+    "this key. Append-only.",
 )
 
 usage_events = sa.Table(

@@ -22,6 +22,7 @@ from drawdown.server.api.models import Error
 
 PATH: Final = "/openapi.json"
 MEANINGS: Final = {
+    207: "Some items were kept, and some were not",
     400: "Not a request that can be taken",
     401: "Not proven to come from whom it must",
     402: "Not enough credit",
@@ -61,6 +62,7 @@ REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
 """As FastAPI says it of a model, which it would read anew for each status of each route."""
 NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
+NO_OTHERS: Final[Mapping[int, type[BaseModel]]] = {}
 
 
 class _Operation(TypedDict, total=False):
@@ -80,10 +82,11 @@ def operation(
     query: type[BaseModel] | None = None,
     headers: Sequence[Mapping[str, object]] = (),
     empty: bool = False,
+    also: Mapping[int, type[BaseModel]] = NO_OTHERS,
 ) -> _Operation:
     """What FastAPI is told of a route: its answers, and the body, query, headers and proof that the route itself reads
     and checks. `bodies`: by their types, where there are several; `scope`: what an API key needs for it; `empty`: the
-    answer is 204."""
+    answer is 204; `also`: other statuses that have an answer of their own."""
     extra: dict[str, object] = {}
     if body == "any":
         content: dict[str, object] = {"application/json": {"schema": {"type": "object"}}}
@@ -111,6 +114,8 @@ def operation(
             "description": "Prometheus' text format",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         }
+    for status, model in also.items():
+        responses[status] = {"model": model, "description": MEANINGS[status]}
     responses["default"] = {"description": "Whatever else fails", "content": _ERROR}
     said: _Operation = {"responses": responses, "openapi_extra": extra, "response_model": None}
     return {**said, "status_code": 204} if empty else said

@@ -25,7 +25,7 @@ from drawdown.server.metrics.guard import guarding
 from drawdown.server.metrics.hooks import hooking
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.server.metrics.parity import comparing
-from drawdown.server.metrics.ticks import filing, ordering, ticking
+from drawdown.server.metrics.ticks import filing, ordering, ticking, uncompared
 from drawdown.server.metrics.topups import topping_up
 from drawdown.server.metrics.watch import watching
 from drawdown.worker.engine.shard import Shard
@@ -96,6 +96,7 @@ def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) ->
     yield from working(connection)
     yield from ordering(connection, now_ms)
     yield from filing(connection)
+    yield from uncompared(connection, now_ms)
     yield from reserving(connection, now_ms)
     yield from topping_up(connection, now_ms)
     yield from hooking(connection, now_ms)

@@ -17,6 +17,7 @@ from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.worker.views.backlog import orders_left
 from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.metrics import EndedTick, calls_cut, ended_ticks
+from drawdown.worker.views.uncompared import read_uncompared
 
 SHARD: Final = ("shard",)
 CUT_LATELY_MS: Final = 15 * MINUTE_MS
@@ -83,6 +84,17 @@ def filing(connection: sa.Connection) -> Iterator[Metric]:
         [((state,), n) for state, n in of],
         ["state"],
     )
+
+
+def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """What was settled at a provider and is not compared with it."""
+    found = read_uncompared(connection, now_ms)
+    days = [((one.provider,), one.open_days) for one in found]
+    yield gauge(
+        "uncompared_days", "Days of customers that were settled over a day ago and not compared.", days, ["provider"]
+    )
+    ages = [((one.provider,), seconds(now_ms - one.compared_ms)) for one in found if one.compared_ms is not None]
+    yield gauge("compared_age_seconds", "Since up to when a provider's totals were compared.", ages, ["provider"])
 
 
 def _in_use(newest_first: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:

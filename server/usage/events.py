@@ -21,9 +21,10 @@ from drawdown.events.envelope import Named, Unfit, UsageEvent
 from drawdown.server.api.described import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage import intake_models as models
-from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
+from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of
 from drawdown.worker.sources.events import floors
 from drawdown.worker.sources.events.store import Taken, names_of, take, times
+from drawdown.worker.sources.events.types import Bringer
 
 SCOPE: Final = "events:write"
 MOST_SAID: Final = 20
@@ -33,7 +34,6 @@ MOST_TURNS: Final = 10
 once were first, or as a floor was raised meanwhile."""
 Key: TypeAlias = tuple[str, str]
 """An event's name, and its organisation."""
-_WELL: Final = ("accepted", "duplicate", "pending")
 
 
 def _read(sent: Sent) -> Iterable[Given | Unfit]:
@@ -45,6 +45,7 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
     """A key that is bound to an organisation speaks for that alone."""
     org_id = sent.key.org_id
     own = org_id is not None
+    types_by = Bringer(org_id=org_id) if own else Bringer(key_name=sent.key.name, source=sent.key.source)
     timeless = [one.event for one in found if not one.has_time]
     # Keys are made for those alone: a batch whose events all have their times is what is taken most.
     asked = list(zip(found, _keys_of(found, own=own), strict=True)) if timeless else []
@@ -52,7 +53,7 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
     for _ in range(MOST_TURNS):
         turn = connection.begin_nested()
         dated = [_dated(one, known.get(key)) for one, key in asked] if timeless else [one.event for one in found]
-        taken = take(connection, dated, sent.now_ms, own=own, types_of=org_id)
+        taken = take(connection, dated, sent.now_ms, own=own, types_by=types_by)
         if not floors.hold(connection, [(one.org_id, one.occurred_ms) for one in dated], taken, sent.now_ms):
             turn.rollback()  # what the floor was raised past is told so
             continue
@@ -99,7 +100,8 @@ class Events:
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
         known = (400, 401, 403, 408, 413, 415, 429, 500, 503)
-        described = operation(models.TakenAnswer, *known, scope=SCOPE, bodies=models.EVENT_BODIES)
+        also = models.OTHER_ANSWERS
+        described = operation(models.TakenAnswer, *known, scope=SCOPE, bodies=models.EVENT_BODIES, also=also)
         router.add_api_route("/v1/events", self.take, methods=["POST"], **described)
         described = operation(None, *known, 422, scope=SCOPE, bodies=models.OPENMETER_BODIES, empty=True)
         router.add_api_route("/api/v1/events", self.take_as_openmeter, methods=["POST"], **described)
@@ -108,13 +110,12 @@ class Events:
     async def take(self, request: Request) -> JSONResponse:
         """Take usage events: one, or up to 1,000. Each is answered for itself, in order; whoever lost the answer sends
         the same again."""
-        found = await self._intake.take(request, EVENTS)
-        return JSONResponse({"results": [one.said() for one in found]})
+        return answer(await self._intake.take(request, EVENTS))
 
     async def take_as_openmeter(self, request: Request) -> Response:
         """Take CloudEvents as OpenMeter does: 204 where all are taken. Where some are not, the others are."""
         found = await self._intake.take(request, EVENTS)
-        wrong = [{"item": at, **one.said()} for at, one in enumerate(found) if one.status not in _WELL]
+        wrong = [{"item": at, **one.said()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
             message = f"{len(wrong)} of {len(found)} events were not taken: mend them; the others are in"
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})

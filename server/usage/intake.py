@@ -20,6 +20,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from drawdown.events.cloudevents import JSON, is_binary, type_of
 from drawdown.events.envelope import Named, Unfit
@@ -54,6 +55,8 @@ MOST_BATCHES_OF_A_KEY: Final = 16
 that take all they can leave room for a third, and a third for a fourth."""
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
 """By which items are counted: what is charged at once is invalid, and no mistake that anybody here could mend."""
+KEPT: Final = ("accepted", "duplicate", "pending")
+"""Of those that the server has."""
 KINDS: Final = ("events", "samples")
 ONCE: Final = ("content-type", "content-encoding")
 """Headers that say how a body is read."""
@@ -64,7 +67,7 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Result:
     """What became of an item. `code` and `message` say why it is not simply taken; `at`: where in it. `named`: what it
-    calls its source and itself, where it is invalid."""
+    calls its source and itself."""
 
     status: Status
     code: str | None = None
@@ -73,7 +76,7 @@ class Result:
     named: Named = (None, None)
 
     def said(self) -> dict[str, object]:
-        answer = {"status": self.status, "code": self.code, "message": self.message, "at": self.at}
+        answer = {"status": self.status, "id": self.named[1], "code": self.code, "message": self.message, "at": self.at}
         found = {name: value for name, value in answer.items() if value is not None}
         return {name: value if name == "status" else clean(value, MAX_ERROR_CHARS) for name, value in found.items()}
 
@@ -206,6 +209,19 @@ class Intake:
         return list(found)
 
 
+def answer(found: Sequence[Result]) -> JSONResponse:
+    """200 where the server has each item, 207 where it has some, 422 where it has none."""
+    body: dict[str, object] = {"results": [one.said() for one in found]}
+    kept = sum(one.status in KEPT for one in found)
+    if kept == len(found):
+        return JSONResponse(body)
+    if kept:
+        return JSONResponse(body, 207)
+    wrong = "the item was" if len(found) == 1 else f"none of the {len(found):,} items was"
+    message = f"{wrong} not kept: the results say why" if len(found) == 1 else f"{wrong} kept: the results say why"
+    return JSONResponse({"error": {"code": "bad_items", "message": message}, **body}, 422)
+
+
 def result_of(taken: Taken) -> Result:
     return Result(taken.status, taken.code, taken.message, "" if taken.status == "invalid" else None)
 
@@ -215,4 +231,4 @@ def _unfit(error: Unfit) -> Result:
 
 
 def _with_name(found: Result, named: Named) -> Result:
-    return replace(found, named=named) if found.status == "invalid" else found
+    return replace(found, named=named)

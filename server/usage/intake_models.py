@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from drawdown.events import cloudevents, reading
 from drawdown.events.envelope import MAX_QUANTITY
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
+from drawdown.server.api.models import ErrorBody
 
 Schema = Mapping[str, object]
 
@@ -18,24 +19,31 @@ Schema = Mapping[str, object]
 class ItemAnswer(BaseModel):
     """What became of one item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
     billed once what `code` names is mended. `conflict`: its id was kept with other content. `invalid`: it is not kept;
-    `at` says where it is wrong."""
+    `at` says where it is wrong. `id`: the item's own, where it has one that can be read."""
 
     status: Literal["accepted", "duplicate", "pending", "conflict", "invalid"]
+    id: str | None = None
     code: str | None = None
     message: str | None = None
     at: str | None = None
 
 
 class TakenAnswer(BaseModel):
-    """One result for each item, in their order."""
+    """One result for each item, in their order. 200: the server has each. 207: it has some. 422: it has none."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
                     "results": [
-                        {"status": "accepted"},
-                        {"status": "invalid", "code": "not_whole", "message": "…", "at": "data.quantity"},
+                        {"status": "accepted", "id": "render-1"},
+                        {
+                            "status": "invalid",
+                            "id": "render-2",
+                            "code": "not_whole",
+                            "message": "…",
+                            "at": "data.quantity",
+                        },
                     ]
                 }
             ]
@@ -43,6 +51,26 @@ class TakenAnswer(BaseModel):
     )
 
     results: list[ItemAnswer]
+
+
+class UntakenAnswer(TakenAnswer):
+    """Of a body of which nothing was kept."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {"code": "bad_items", "message": "the item was not kept: the results say why"},
+                    "results": [{"status": "invalid", "code": "not_whole", "message": "…", "at": "data.quantity"}],
+                }
+            ]
+        }
+    )
+
+    error: ErrorBody
+
+
+OTHER_ANSWERS: Final[Mapping[int, type[BaseModel]]] = {207: TakenAnswer, 422: UntakenAnswer}
 
 
 _ID: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
@@ -92,6 +120,11 @@ OWN: Final[Schema] = {
         **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),
         "quantity": _QUANTITY,
         "occurred_at": _MOMENT,
+        "recorded_at": {
+            **_MOMENT,
+            "description": "When it was recorded, of an event without occurred_at: one that is "
+            "recorded again is the same event",
+        },
         "properties": {"type": "object"},
     },
 }

@@ -19,7 +19,7 @@ from drawdown.events.envelope import Unfit, named_in
 from drawdown.events.reading import told
 from drawdown.server.api.described import operation
 from drawdown.server.usage import intake_models as models
-from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
+from drawdown.server.usage.intake import Intake, Result, Sent, Taker, answer, result_of
 from drawdown.worker.commands.host_samples import take_samples
 from drawdown.worker.sources.samples.given import sample_of
 from drawdown.worker.sources.samples.rows import Sample
@@ -57,12 +57,12 @@ class Samples:
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
         known = (400, 401, 403, 408, 413, 415, 429, 500, 503)
-        described = operation(models.TakenAnswer, *known, scope=SCOPE, bodies=models.SAMPLE_BODIES)
+        also = models.OTHER_ANSWERS
+        described = operation(models.TakenAnswer, *known, scope=SCOPE, bodies=models.SAMPLE_BODIES, also=also)
         router.add_api_route("/v1/samples", self.take, methods=["POST"], **described)
         return router
 
     async def take(self, request: Request) -> JSONResponse:
         """Take samples: one, or up to 1,000. Each is answered for itself, in order; whoever lost the answer sends the
         same again."""
-        found = await self._intake.take(request, SAMPLES)
-        return JSONResponse({"results": [one.said() for one in found]})
+        return answer(await self._intake.take(request, SAMPLES))

@@ -36,6 +36,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.tick import tick
+from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import PROJECT, environment
 
 LEASE_MS = 120_000
@@ -126,6 +127,10 @@ class Worker:
         scope = ReconcileScope(provider=self.provider, correct=True)
         found = runner.run(reconcile(self.state.context(), scope, self.by), self.state.world())
         return {**asdict(found), "exit_status": found.exit_status}
+
+    def verify(self) -> list[str]:
+        """The breaches that are found."""
+        return [str(one) for one in self.state.read(verify).breaches]
 
     def notice(self, headers: Mapping[str, str], body: str) -> dict[str, Any]:
         """A webhook, as a server would take it; `again` where it is to be delivered once more."""

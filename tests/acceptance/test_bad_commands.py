@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from drawdown.cli import main
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import read
+from tests import forked
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment, one_clear_line
 from tests.acceptance.tables import number
 from tests.whole import share
@@ -81,6 +82,7 @@ class Shop:
 
     url: str
     engine: sa.Engine
+    folder: Path
 
     def content(self) -> dict[str, list[tuple[object, ...]]]:
         tables = sa.inspect(self.engine).get_table_names()
@@ -92,11 +94,11 @@ class Shop:
 
 
 @pytest.fixture
-def shop(engine: sa.Engine, database_url: str) -> Shop:
+def shop(engine: sa.Engine, database_url: str, tmp_path: Path) -> Shop:
     fleet = Fleet(engine)
     fleet.assign("acme", "bolt", from_ms=1_704_067_200_000)
     fleet.tick(SystemClock().now_ms())
-    return Shop(database_url, engine)
+    return Shop(database_url, engine, tmp_path)
 
 
 def _run(arguments: Sequence[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -141,15 +143,12 @@ NO_LOG = ("2>/dev/full", "2>&1 >/dev/null | true", "2>&-")
 
 @on_sqlite
 @pytest.mark.parametrize("level", ["INFO", "CRITICAL"])
-def test_a_log_that_cannot_be_written_stops_no_tick(shop: Shop, tmp_path: Path, level: str) -> None:
+def test_a_log_that_cannot_be_written_stops_no_tick(shop: Shop, level: str) -> None:
     """cron's mail is full, the log collector died: usage is metered all the same."""
-    env = environment(shop.url, {"DRAWDOWN_LOG_LEVEL": level})
     for shell in share(NO_LOG[: 1 + (level == "INFO")], whole=NO_LOG):
         ticks = number(shop.url, "SELECT COUNT(*) FROM ticks WHERE exit_status = 0")
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", f'"$0" tick {shell}', SCRIPT], env=env, cwd=PROJECT, capture_output=True
-        )
-        assert done.returncode == 0, (shell, done.stderr[-500:])
+        status, err = _in_shell(shop, f"tick {shell}", DRAWDOWN_LOG_LEVEL=level)
+        assert status == 0, (shell, err[-500:])
         assert number(shop.url, "SELECT COUNT(*) FROM ticks WHERE exit_status = 0") == ticks + 1, shell
 
 
@@ -182,9 +181,12 @@ def test_a_file_that_is_printed_is_whole_or_fails(shop: Shop) -> None:
     assert status == 1 and "this file is not whole" in err and err.count("\n") == 1, err
 
 
-def _in_shell(shop: Shop, words: str) -> tuple[int, str]:
-    shell = ["bash", "-o", "pipefail", "-c", f'"$0" {words}', str(SCRIPT)]
-    done = subprocess.run(shell, env=environment(shop.url), cwd=PROJECT, capture_output=True)
+def _in_shell(shop: Shop, words: str, **env: str) -> tuple[int, str]:
+    """By a program that is read anew only where a stream of the interpreter's own is away from its beginning."""
+    is_own = ">&-" in words or "2>" in words
+    program = SCRIPT if is_own else forked.program(shop.folder) / "drawdown"
+    shell = ["bash", "-o", "pipefail", "-c", f'"$0" {words}', str(program)]
+    done = subprocess.run(shell, env=environment(shop.url, env), cwd=PROJECT, capture_output=True)
     return done.returncode, done.stderr.decode()
 
 

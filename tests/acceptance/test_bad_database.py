@@ -76,6 +76,7 @@ def same_environment_after() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.mark.both_databases
 def test_missing(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     url = sa.make_url(database_url)
     missing = url.set(database=f"{url.database}-none").render_as_string(hide_password=False)
@@ -83,6 +84,7 @@ def test_missing(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[s
     assert not Path(f"{url.database}-none").exists()
 
 
+@pytest.mark.both_databases
 def test_not_migrated(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     with fleet.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM alembic_version"))
@@ -114,6 +116,7 @@ def _each_connection(monkeypatch: pytest.MonkeyPatch, *statements: str) -> None:
     monkeypatch.setattr(app, "connect", made)
 
 
+@pytest.mark.both_databases
 def test_read_only(
     fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +164,7 @@ def _locked(url: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.both_databases
 def test_locked(
     fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +204,7 @@ def test_no_database_at_all(fleet: Fleet, database_url: str, capfd: pytest.Captu
         _refused(f"sqlite:///{name}", (*WRITING, *READING), capfd, 1, "no sound SQLite database")
 
 
+@pytest.mark.both_databases
 def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.Engine, database_url: str) -> None:
     engine.dispose()  # the tables are there, the default mapping and rates are not
     for command in (("feature", "list"), ("tick",), ("verify",)):
@@ -210,6 +215,7 @@ def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.En
     assert number(database_url, "SELECT COUNT(*) FROM mappings") == 6
 
 
+@pytest.mark.both_databases
 def test_a_mistyped_url_is_told_by_its_place_and_no_password(
     fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +233,7 @@ def test_a_mistyped_url_is_told_by_its_place_and_no_password(
     assert f"{Path('none.db').absolute()}: if another" in err and told in err
 
 
+@pytest.mark.both_databases
 def test_another_programs_database_is_left_as_it_is(database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     engine = connect(database_url)
     with engine.begin() as connection:

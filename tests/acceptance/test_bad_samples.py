@@ -88,6 +88,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
+@pytest.mark.both_databases
 def test_every_bad_kind_is_quarantined_with_its_reason_and_stops_nobody(fleet: Fleet, database_url: str) -> None:
     bad = _bad(fleet.engine)
     samples = [{**GOOD, "id": f"bad{number}", name: value} for number, (_, name, value) in enumerate(bad)]
@@ -141,6 +142,7 @@ ODD_ORGS = (
 )  # fmt: skip
 
 
+@pytest.mark.both_databases
 def test_odd_ids_are_ids_like_any_other(fleet: Fleet, database_url: str) -> None:
     _insert(fleet.engine, [{**GOOD, "id": f"'{org}:%s"[:200], "org_id": org} for org in ODD_ORGS])
     at = str(NOW)
@@ -173,6 +175,7 @@ def test_a_bad_odd_id_stops_alone(fleet: Fleet, database_url: str) -> None:
     assert drawdown(database_url, "org", "show", "--", evil).status == 0
 
 
+@pytest.mark.both_databases
 def test_an_absurd_price_stops_no_other_and_is_never_a_float(fleet: Fleet, database_url: str) -> None:
     rate = ("ledger", "rate", "compute_64gb", "--micro-credits", str(10**12), "--from", str(T0))
     must(database_url, *rate, at=str(T0))

@@ -78,6 +78,7 @@ def test_twice_in_a_second(usage: Usage, database_url: str) -> None:
     billed_exactly(database_url, usage.sums)
 
 
+@pytest.mark.both_databases
 def test_a_clock_set_back_an_hour(usage: Usage, database_url: str) -> None:
     fleet = usage.fleet
     fleet.clock.trusted = fleet.engine.dialect.name == "postgresql"  # its server's own clock stands elsewhere

@@ -23,10 +23,9 @@ def made(postgres_server: str, tmp_path: Path) -> Iterator[Databases]:
 
 
 BOTH = [(name, kind) for name in CASES for kind in KINDS]
-BY_TURNS = [(name, KINDS[number % 2]) for number, name in enumerate(CASES)]
 
 
-@pytest.mark.parametrize(("name", "kind"), share(BY_TURNS[::2], whole=BOTH))
+@pytest.mark.parametrize(("name", "kind"), share([("tick", "postgresql")], whole=BOTH))
 def test_the_benchmark_settles_all_and_gives_figures(name: str, kind: str, made: Databases) -> None:
     results = CASES[name](made, kind, SMALL)
     assert results

@@ -7,8 +7,10 @@ from pathlib import Path
 from tests.benchmarks.databases import Databases
 from tests.benchmarks.grown import Size
 from tests.benchmarks.growth import exponents, measure, table
+from tests.whole import at_length
 
 
+@at_length("make bench")
 def test_a_small_table_is_measured(postgres_server: str, tmp_path: Path) -> None:
     made = Databases(tmp_path, postgres_server)
     found = measure(made.new("postgresql"), Size(samples=9_000, orgs=50, new=500, runs=1))

@@ -128,7 +128,7 @@ def test_the_seeds_way_pushes_and_asks_for_one_after_the_other(tmp_path: Path) -
     made.dispose()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_leaves_no_process_behind(number: signal.Signals, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     with subprocess.Popen(

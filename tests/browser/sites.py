@@ -49,7 +49,7 @@ from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedReplay
 from drawdown.worker.replay.plan import ReplayScope
 from tests.browser import money
-from tests.fresh import name_anew
+from tests.fresh import named_anew
 from tests.server.ruled import rule
 from tests.world import T0, Fleet
 
@@ -78,8 +78,8 @@ class Site:
         self, path: Path, *, filled: bool = True, demo: bool = False, oidc: OidcSettings = NO_OIDC, http: Http = NOBODY
     ) -> None:
         self.oidc, self.http = oidc, http
+        path.write_bytes(named_anew(path.read_bytes()))
         self.engine = connect(f"sqlite:///{path}")
-        write(self.engine, name_anew)
         self.fleet = Fleet(self.engine)
         self._sessions = itertools.count()
         if filled:

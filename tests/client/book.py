@@ -54,7 +54,8 @@ class Book:
         before = self.kept.setdefault(key, item)
         if before is item:
             return {"status": "accepted"}
-        return {"status": "duplicate"} if before == item else {"status": "conflict", "code": "other_content"}
+        same = {**before, "recorded_at": None} == {**item, "recorded_at": None}
+        return {"status": "duplicate"} if same else {"status": "conflict", "code": "other_content"}
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         """As a side effect of respx."""

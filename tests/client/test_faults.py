@@ -138,11 +138,15 @@ def test_each_item_is_answered_for_itself(router: respx.MockRouter, caplog: pyte
     statuses = ("accepted", "invalid", "pending", "conflict", "duplicate")
     said = [{"status": one, "code": None if one in ("accepted", "duplicate") else f"c_{one}"} for one in statuses]
     router.post("/v1/events").mock(httpx.Response(200, json={"results": said}))
-    with client(on_result=lambda item, result: told.update({item.item_id: result})) as made:
+    with (
+        pytest.raises(Unsent, match="the server did not take 2 items: only the log has them"),
+        client(on_result=lambda item, result: told.update({item.item_id: result})) as made,
+    ):
         made.events.send(*(Event("page.render", 1, "acme", event_id=one) for one in statuses))
     assert {name: one.status for name, one in told.items()} == dict(zip(statuses, statuses, strict=True))
     assert {name for name, one in told.items() if one.is_kept} == {"accepted", "duplicate", "pending"}
-    assert "events invalid: invalid c_invalid" in caplog.text and "conflict c_conflict" in caplog.text
+    assert "not taken: events invalid: invalid c_invalid" in caplog.text and "conflict c_conflict" in caplog.text
+    assert '"event_id":"invalid","event_type":"page.render","org_id":"acme","quantity":1' in caplog.text
     assert "events of 'an organisation' are kept, and billed by nobody yet: c_pending" in caplog.text
 
 
@@ -359,6 +363,27 @@ def test_whoever_waits_ends_a_pause_and_whoever_closes_too(router: respx.MockRou
     is_away.clear()
     made.close(30)
     assert time.monotonic() - began < 20 and book.numbers == [1, 2]
+
+
+def test_wait_that_begins_during_a_call_ends_the_pause_after_it(router: respx.MockRouter) -> None:
+    """The pause was as long as if no program waited: the wish came before the pause, and was forgotten by it."""
+    slow: Any = type("Slow", (), {"uniform": lambda self, low, high: 60.0})()
+    book, is_asked = Book(), threading.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if is_asked.is_set():
+            return book.answer(request)
+        is_asked.set()
+        time.sleep(0.3)  # the program begins to wait meanwhile
+        return error(503)
+
+    router.post("/v1/events").side_effect = answer
+    made = Client(URL, KEY, Settings(batch_ms=0), world=World(jitter=slow))
+    made.record("page.render", 1, org="acme")
+    assert is_asked.wait(20)
+    made.flush(5)
+    assert book.numbers == [1]
+    made.close()
 
 
 @pytest.mark.parametrize("within_s", [0.0, 0.3])

@@ -40,6 +40,8 @@ def test_an_event_says_what_was_given_and_nothing_else() -> None:
     made = of_event(Event("page.render", 3, "acme"), "/web", 7, "id-1")
     said = {"source": "/web", "event_id": "id-1", "event_type": "page.render", "org_id": "acme", "quantity": 3}
     assert json.loads(made.body) == {**said, "occurred_at": 7} == made.said
+    named = of_event(Event("page.render", 3, "acme", event_id="id-1"), "/web", 7, "id-2")
+    assert named.said == {**said, "recorded_at": 7}, "recorded again, it has another time, and is the same"
     whole = Event("a", 1, "o", 5, "e", "s", "sub", "pro", "plan", {"k": "ü"})
     assert of_event(whole, "/web", 7, "id-1").said == {
         "source": "s", "event_id": "e", "event_type": "a", "org_id": "o", "quantity": 1, "occurred_at": 5,

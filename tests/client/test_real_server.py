@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import threading
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +47,8 @@ def test_what_is_sent_is_answered_kept_and_read_back(tmp_path: Path) -> None:
         client.record("page.render", 1, event_id="e4", at=AT_MS)
         client.record("page.render", 1, org="acme", event_id="e5", at=AT_MS + 10**12)
         client.samples.send({**SAMPLE, "id": "s1", "interval_s": 60}, {**SAMPLE, "id": "s2", "interval_s": -1})
-        client.flush(60)
+        with pytest.raises(Unsent, match="the server did not take 4 items"):
+            client.flush(60)
         rows = client.usage("acme", AT_MS, TO_MS)["rows"]
         assert ("render", 8) in [(row["feature"], row["used"]) for row in rows], rows
         assert ("compute_1gb", 60) in [(row["feature"], row["used"]) for row in rows], rows
@@ -57,6 +60,22 @@ def test_what_is_sent_is_answered_kept_and_read_back(tmp_path: Path) -> None:
         assert (found.value.status, found.value.code) == (404, "unknown_org")
     events = [("e1", "accepted"), ("e1", "duplicate"), ("e1", "conflict"), ("e2", "accepted"), ("e3", "pending")]
     assert told == [*events, ("e4", "invalid"), ("e5", "invalid"), ("s1", "accepted"), ("s2", "invalid")]
+
+
+def test_an_event_with_an_id_and_no_time_is_a_duplicate_the_second_time(tmp_path: Path) -> None:
+    told: list[str] = []
+    settings = Settings("/web", lambda _, result: told.append(result.status), spool=tmp_path / "web.spool")
+    with open_shop(database(tmp_path), tmp_path) as (url, key), Client(url, key, settings) as client:
+        for _ in range(2):
+            client.record("page.render", 3, org="acme", event_id="e1")
+            client.flush(60)
+            time.sleep(0.01)
+        client.record("page.render", 4, org="acme", event_id="e1")
+        with pytest.raises(Unsent) as rejected:
+            client.flush(60)
+    assert told == ["accepted", "duplicate", "conflict"]
+    dead = Path(str(rejected.value.dead_letter)).read_text().splitlines()
+    assert [json.loads(line)["item"]["quantity"] for line in dead] == [4]
 
 
 def test_the_same_for_event_loops(tmp_path: Path) -> None:

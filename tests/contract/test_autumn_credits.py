@@ -28,6 +28,7 @@ from drawdown.providers.protocol import (
     Found,
     LookupResult,
     Outcome,
+    Part,
     PushRequest,
     Queued,
     ReadFailed,
@@ -197,6 +198,24 @@ def test_a_charge_at_an_older_cost_is_read_at_that_cost() -> None:
     assert done(provider(listed(0.7), known=(OLD,)).lookup(charge())) == Found(1_000)
 
 
+def test_answer_and_event_tell_the_cost_of_their_charge() -> None:
+    for taken, cost in ((0.7, "0.0007"), (0.4, "0.0004")):
+        accepted = one(provider(took(taken), known=(OLD,)), charge())
+        assert isinstance(accepted, Accepted) and accepted.cost == Decimal(cost)
+        found = done(provider(listed(taken), known=(OLD,)).lookup(charge()))
+        assert isinstance(found, Found) and found.cost == Decimal(cost)
+    own = one(provider(took(1_000, of=FEATURE)), charge())
+    assert isinstance(own, Accepted) and own.cost is None, "no credits were drawn"
+
+
+def test_answer_shows_the_parts_that_no_read_may_show() -> None:
+    once = {"id": "top-up", "plan_id": None, "included_grant": 5, "reset": None, "expires_at": None}
+    plan = {"id": "cus_ent_1", "plan_id": "pro", "included_grant": 9, "reset": {"interval": "month"}}
+    shown = {"feature_id": "credits", "granted": 14, "remaining": 7, "usage": 7, "breakdown": [once, plan]}
+    accepted = one(provider(took(0.4, balance=shown)), charge())
+    assert isinstance(accepted, Accepted) and accepted.parts == (Part("credits", "top-up", Decimal(5)),)
+
+
 def test_with_several_costs_a_part_is_not_guessed() -> None:
     assert isinstance(one(provider(took(0.3), known=(OLD,)), charge()), Queued)
     found = done(provider(listed(0.3), known=(OLD,)).lookup(charge()))
@@ -320,7 +339,7 @@ def test_what_was_asked_is_found_through_binary_fractions(asked: int, size: int,
     told = sum((Decimal(repr(share * cost)) for share in shares), Decimal(0))
     known = (Decimal(repr(cost)),)
     assert charged(Taken(Decimal(0), {"credits": told}), Decimal(asked), {"credits": known}) == Units(
-        Decimal(asked), exact=True
+        Decimal(asked), exact=True, cost=known[0]
     )
     one_less = told - known[0]
     found = charged(Taken(Decimal(0), {"credits": one_less}), Decimal(asked), {"credits": known})
@@ -332,7 +351,7 @@ def test_a_unit_that_was_taken_in_part_is_not_taken_again() -> None:
     for credits, units in (("3", 469), ("-3", -469), ("0.0064", 1), ("0.0001", 1), ("2.9999999999999996", 469)):
         asked = Decimal(500 if units > 0 else -500)
         found = charged(Taken(Decimal(0), {"credits": Decimal(credits)}), asked, costs)
-        assert found == Units(Decimal(units), exact=False)
+        assert found == Units(Decimal(units), exact=False, cost=Decimal("0.0064"))
 
 
 def test_own_units_and_two_credit_systems_add_up() -> None:
@@ -347,7 +366,8 @@ def test_own_units_and_two_credit_systems_add_up() -> None:
 def test_where_digits_run_out_another_quantity_is_not_what_was_asked() -> None:
     asked, cost = Decimal(9 * 10**15), Decimal("0.0001")
     near = Taken(Decimal(0), {"credits": (asked - 1) * cost})
-    assert charged(near, asked, {"credits": (cost,)}) == Units(asked - 1, exact=False)
+    found = charged(near, asked, {"credits": (cost,)})
+    assert isinstance(found, Units) and (found.quantity, found.exact) == (asked - 1, False)
 
 
 # The idempotency key

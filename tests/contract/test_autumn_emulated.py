@@ -164,7 +164,9 @@ def test_a_new_cycle_grants_anew_and_what_was_drawn_begins_at_zero() -> None:
     world = World()
     assert world.push(push(130)) == Accepted()
     world.wait(31 * DAY_MS)
-    assert done(world.provider.customers(["cus_1"])) == {"cus_1": CustomerState(100_000_000, "starter", 3)}
+    assert done(world.provider.customers(["cus_1"])) == {
+        "cus_1": CustomerState(100_000_000, "starter", 3, plans=frozenset({"starter"}))
+    }
     drawn = done(world.provider.drawn("cus_1"))
     assert isinstance(drawn, dict) and drawn["compute"].quantity == 0
     assert drawn["compute"].since_ms is not None and WINDOW < drawn["compute"].since_ms < world.clock.at_ms

@@ -8,6 +8,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import pytest
+
 from drawdown.providers.http import Answer, Call
 from tests.emulators.autumn import SECRET_KEY, STALE_MS, AutumnEmulator
 from tests.emulators.autumn_numbers import ONE_OFF
@@ -87,6 +89,20 @@ def test_a_lost_balance_store_gives_back_what_was_not_synced_and_keeps_events_an
     assert [one["value"] for one in world.events()] == [-500, 100, 2000, 1000]
     assert world.track("b", 2000)[0] == 409
     assert {one.key for one in account.undrawn} == {"b", "c", "d"}
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("event_lost", ["a"]), ("queued_charged_no_event", []), ("", [])])
+def test_charge_without_event_that_the_store_loses_was_lost_if_answered(kind: str, lost: list[str]) -> None:
+    """A person makes up for it: its answer was a success, and neither an event nor the balance shows it."""
+    world = World()
+    account = world.autumn.account
+    world.strike(kind)
+    world.track("a", 1000)
+    world.strike("")
+    world.autumn.lose_balances(world.now_ms)
+    assert ([one.key for one in account.lost], account.eventless) == (lost, [])
+    assert [one.key for one in account.undrawn] == ([] if kind else ["a"])
+    assert world.usage() == 0
 
 
 def test_a_sync_interval_bounds_what_is_lost() -> None:

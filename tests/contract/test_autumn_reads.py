@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
 from drawdown.providers.autumn.customers import cycle_start_ms
 from drawdown.providers.autumn.spendable import MAX_MICRO
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.protocol import CustomerState, Drawn, NoCustomer, ReadFailed
+from drawdown.providers.protocol import CustomerState, Drawn, Lasting, NoCustomer, ReadFailed
 from drawdown.schema.units import DAY_MS
 from tests.contract.autumn_setup import NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
 
@@ -53,11 +54,13 @@ def test_a_customer_is_read_from_the_emulated_service() -> None:
     world = World()
     world.push(push(30))
     assert done(world.provider.customers(["cus_1", "nobody"])) == {
-        "cus_1": CustomerState(70_000_000, "starter", 3),
+        "cus_1": CustomerState(70_000_000, "starter", 3, plans=frozenset({"starter"})),
         "nobody": NoCustomer(),
     }
     world.push(push(90, key="more"))
-    assert done(world.provider.customers(["cus_1"])) == {"cus_1": CustomerState(0, "starter", 3)}
+    assert done(world.provider.customers(["cus_1"])) == {
+        "cus_1": CustomerState(0, "starter", 3, plans=frozenset({"starter"}))
+    }
 
 
 def test_the_older_shape_is_read_alike() -> None:
@@ -65,7 +68,9 @@ def test_the_older_shape_is_read_alike() -> None:
         "current_balance": 12.5, "granted_balance": 100, "usage": 87.5, "unlimited": False, "overage_allowed": False,
         "reset": {"interval": "month", "resets_at": NOW_MS},
     }  # fmt: skip
-    assert state(customer({"compute": older}, subscription("pro"))) == CustomerState(12_500_000, "pro", None)
+    assert state(customer({"compute": older}, subscription("pro"))) == CustomerState(
+        12_500_000, "pro", None, plans=frozenset({"pro"})
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,9 @@ def test_concurrency_is_the_highest_of_active_plans_or_what_was_granted(
     subscriptions: list[Body], plan: str | None, most: int
 ) -> None:
     body = customer({"compute": balance(), "concurrency": balance(1, granted=5)}, *subscriptions)
-    assert state(body, plans="free=2, pro=20") == CustomerState(93_000_000, plan, most)
+    found = state(body, plans="free=2, pro=20")
+    assert isinstance(found, CustomerState)
+    assert (found.balance_micro, found.plan, found.max_concurrent) == (93_000_000, plan, most)
 
 
 def test_concurrency_without_a_limit() -> None:
@@ -194,7 +201,9 @@ def test_what_was_drawn_is_told_from_the_start_of_the_cycle() -> None:
     world = World()
     world.push(push(30))
     began = WINDOW - 1_000
-    assert done(world.provider.drawn("cus_1")) == {"compute": Drawn(30, began)}
+    lasting = Lasting(Decimal(0), Decimal(0), Decimal(70), WINDOW - 1_000 + 30 * DAY_MS)
+    expected = Drawn(30, began, lasting=lasting, plans=frozenset({"starter"}))
+    assert done(world.provider.drawn("cus_1")) == {"compute": expected}
 
 
 def part(interval: str | None, resets_at: int | None = NOW_MS, **more: object) -> Body:
@@ -224,6 +233,33 @@ def part(interval: str | None, resets_at: int | None = NOW_MS, **more: object) -
 def test_a_cycle_that_cannot_be_told_leaves_the_feature_out(parts: list[Body], expected: Drawn | None) -> None:
     body = customer({"compute": balance(breakdown=parts), "concurrency": balance(breakdown=[part(None)])})
     assert done(stubbed(account(body)).drawn("cus_1")) == ({} if expected is None else {"compute": expected})
+
+
+def lasting_part(interval: str, usage: float, remaining: float, **more: object) -> Body:
+    return {**part(interval, None if interval == "one_off" else NOW_MS), "usage": usage, "remaining": remaining, **more}
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([lasting_part("day", 7, 3), lasting_part("one_off", 2, 8)], ("2", "8", "3")),
+        ([lasting_part("day", 7, 3), lasting_part("day", 1, 0.5)], ("0", "0", "3.5")),
+        # Whether a part that expires is drawn on before those of a cycle is untold, and so is the order of two cycles.
+        ([lasting_part("day", 7, 3), lasting_part("one_off", 2, 8, expires_at=NOW_MS)], None),
+        ([lasting_part("day", 7, 3), lasting_part("week", 1, 0)], None),
+        ([lasting_part("day", 7, 3), lasting_part("one_off", 2, 8, unlimited=True)], None),
+        ([lasting_part("day", 7, 3), {**part("one_off", None), "usage": 3}], None),
+        ([lasting_part("one_off", 2, 8)], None),
+    ],
+)
+def test_what_outlasts_a_cycle_is_told_where_the_order_is_known(
+    parts: list[Body], expected: tuple[str, str, str] | None
+) -> None:
+    found = done(stubbed(account(customer({"compute": balance(breakdown=parts)}))).drawn("cus_1"))
+    assert not isinstance(found, ReadFailed)
+    figures = None if expected is None else [Decimal(one) for one in expected]
+    lasting = None if figures is None else Lasting(figures[0], figures[1], figures[2], NOW_MS)
+    assert found["compute"].lasting == lasting
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,8 @@ def test_parts_granted_once_are_told_and_others_are_not() -> None:
     found = state(customer({"credits": balance(breakdown=parts)}))
     assert found.parts == (
         Part("credits", "once", Decimal(20)), Part("credits", "bought", Decimal(7)),
-        Part("credits", "ends", Decimal(5), NOW_MS), Part("credits", "free", Decimal(3)),
+        Part("credits", "ends", Decimal(5), NOW_MS), Part("credits", "plan", Decimal(10), plan="p"),
+        Part("credits", "free", Decimal(3)),
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from svix.webhooks import Webhook
 
 from drawdown.providers.autumn import svix
 from drawdown.providers.http import NoAnswer
@@ -15,6 +14,7 @@ from drawdown.schema.errors import UsageError
 from tests.contract.autumn_credits import CALLS, needs_recording
 from tests.contract.autumn_setup import NOW_MS, Stub, built, done, one, push, stubbed
 from tests.emulators.autumn import SECRET_KEY
+from tests.official import Webhook
 
 SECRETS = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_plJ3nmyCDGBKInavdOK15jsl7p0C1Zg5")
 FOREIGN = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"

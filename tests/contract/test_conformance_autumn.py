@@ -34,6 +34,7 @@ from drawdown.schema.clock import FixedClock
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.emulators.wire import Direct, FaultPlan
+from tests.whole import share
 from tests.world import T0
 
 SECRETS: Mapping[Secret, str] = {
@@ -140,6 +141,8 @@ class TestAutumn(ProviderConformance):
 
 
 class TestAutumnInCredits(ProviderConformance):
+    seeds = share(4, whole=ProviderConformance.seeds)
+
     def make_bench(self) -> Bench:
         return CreditBench()
 
@@ -158,7 +161,7 @@ SURVIVED = (
 """What a push has to survive by itself. A 200 that is lost later, or a key store that fails open, is reconcile's."""
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", share(range(6), whole=range(40)))
 def test_the_law_holds_with_faults_of_autumns_own(seed: int) -> None:
     suite = TestAutumn()
     suite.setup_method()

@@ -12,12 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.providers.autumn import wire
+from drawdown.providers.autumn import events, wire
 from drawdown.providers.autumn.deductions import Units
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
-from drawdown.schema.units import MINUTE_MS, OWN_MINUTES
 from drawdown.worker.batches import folders
 from drawdown.worker.batches.files import FoundFile
 from drawdown.worker.batches.readings import begin_reading as sound_begin_reading
@@ -33,6 +32,7 @@ from drawdown.worker.topup import claim as topup_claim
 from drawdown.worker.topup import fill as topup_fill
 from drawdown.worker.topup import settle as topup_settle
 from drawdown.worker.topup.topups import Topup
+from drawdown.worker.verdict import project
 from tests.sent import nothing_in_place
 
 ACCEPTED = "UPDATE pushes SET state = 'accepted' WHERE key = :key AND state = 'due'"
@@ -55,9 +55,8 @@ def _settled_apart() -> None:
     def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | None = None) -> Steps[int]:
         now = context.clock.now_ms()
         most = {"most_rate": in_place.MOST_RATE, "most_product": in_place.MOST_PRODUCT, "most_entry_micro": 10**15}
-        dated = {"own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS}
         due = {"provider": "embedded", "now_ms": now, "at_most": 2_000, "lo": 0, "hi": 255}
-        values = {**due, **dated, **most, "claim_owner": claim}
+        values = {**due, **most, "claim_owner": claim}
         yield Transaction("charge", partial(work, names=(*picks, "post_charges", "move_charges"), values=values))
         done: int = yield Transaction("settle", partial(work, names=(*picks, "settle_charges"), values=values))
         return done
@@ -141,7 +140,13 @@ def _blind_to_balances() -> None:
 
 def _asked_is_charged() -> None:
     """What was asked counts as what was charged, whatever a limit left of it."""
-    vars(wire)["charged"] = lambda taken, asked, _costs: Units(asked, exact=True)
+    for module in (wire, events):
+        vars(module)["charged"] = lambda taken, asked, _costs: Units(asked, exact=True)
+
+
+def _used_up_is_lost() -> None:
+    """Nobody remembers parts of balances: one that was used up exactly looks like a loss of what used it up."""
+    vars(push)["note_shown_parts"] = vars(project)["note_parts"] = lambda *_, **__: None
 
 
 PLANTED: dict[str, Callable[[], None]] = {
@@ -154,4 +159,5 @@ PLANTED: dict[str, Callable[[], None]] = {
     "noted first": _noted_first,
     "blind to balances": _blind_to_balances,
     "asked is charged": _asked_is_charged,
+    "used up is lost": _used_up_is_lost,
 }

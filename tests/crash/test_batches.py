@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.crash.batches import FOLD_AT, READ_AT, killed_in_turn
-from tests.whole import share
+from tests.whole import at_length
 
 
+@at_length("make crash")
 def test_killed_while_batches_are_taken_and_old_months_folded(tmp_path: Path) -> None:
-    rounds = share(1, whole=8)
+    rounds = 8
     kills = killed_in_turn(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", rounds)
     assert kills == 2 * rounds * len(READ_AT) + len(FOLD_AT)
 
 
-@pytest.mark.skipif(share(True, whole=False), reason="the half of a minute")
+@at_length("make mutants")
 def test_a_planted_bug_is_found(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/drawdown.db"
     with pytest.raises(AssertionError, match=r"windows with \(sealed, expected\)"):

@@ -24,10 +24,12 @@ from tests.crash.controller import STRIKES, Plan
 from tests.crash.siege import siege
 from tests.postgres_server import Server
 from tests.simulation.mutants_remote import Patches
-from tests.whole import share
+from tests.whole import at_length, share
 from tests.world import T0, Fleet
 
-KILLS = share(4, whole=8)
+KILLS = share(2, whole=8)
+MOST = share(600, whole=1500)
+"""Samples of a siege."""
 BATCH = in_place.AT_ONCE
 """The embedded ledger's; what is more than that is a second batch."""
 WINDOWS = BATCH + 400
@@ -36,15 +38,16 @@ SOME = 200
 AT = str(T0 + (WINDOWS + 2) * WINDOW_MS)
 
 
+@at_length("make crash")
 def test_killed_again_and_again_with_two_workers_on_sqlite(tmp_path: Path) -> None:
-    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=KILLS), seed=3, most=1500)
+    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=KILLS), seed=3, most=MOST)
     assert found.toll.short_of(KILLS, 0) is None
     assert found.toll.starts == 3 + KILLS
 
 
 def test_killed_again_and_again_while_the_server_is_killed_too(tmp_path: Path) -> None:
     with closing(Server(durable=True)) as server:
-        found = siege(tmp_path, server.url, Plan(kills=KILLS, strikes=3), seed=3, server=server, most=1500)
+        found = siege(tmp_path, server.url, Plan(kills=KILLS, strikes=3), seed=3, server=server, most=MOST)
         assert server.recoveries() == 3, "by its own log"
     assert found.toll.short_of(KILLS, 6) is None
     assert set(found.toll.strikes) == set(STRIKES)
@@ -66,12 +69,14 @@ def test_a_connection_lost_while_the_server_is_identified_is_said_as_such(postgr
         write(postgres, incarnation.read_incarnation)
 
 
+@at_length("make crash")
 @pytest.mark.parametrize("name", ["autumn", "stripe"])
 def test_killed_between_claim_and_send_and_settle_at_a_biller(name: str, tmp_path: Path) -> None:
     found = blockade(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", name, kills=KILLS, seed=3)
     assert found.toll.short_of(KILLS, 0) is None
 
 
+@at_length("make crash")
 def test_with_the_kill_taken_out_the_check_says_so(tmp_path: Path) -> None:
     """Orders are given and taken all the same."""
     plan = Plan(kills=4, no_kill=True)
@@ -84,14 +89,15 @@ def test_with_the_kill_taken_out_the_check_says_so(tmp_path: Path) -> None:
     assert any("passed " in log.read_text() for log in tmp_path.glob("*.log"))
 
 
-@pytest.mark.parametrize(
-    ("planted", "at"),
-    [
-        ("fresh key", ("end charge", "begin settle")),
-        ("settled first", ("begin charge",)),
-        ("settled apart", ("end charge", "begin settle")),
-    ],
+PLANTED = (
+    ("fresh key", ("end charge", "begin settle")),
+    ("settled first", ("begin charge",)),
+    ("settled apart", ("end charge", "begin settle")),
 )
+"""Each with the steps at which to kill. `make mutants` plants all."""
+
+
+@pytest.mark.parametrize(("planted", "at"), share(PLANTED[:1], whole=PLANTED))
 def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], tmp_path: Path) -> None:
     """What a retry charges again, and what is never sent."""
     url, plan = f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=4, at=at)
@@ -157,6 +163,7 @@ class Running:
         self.process.communicate()
 
 
+@pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_sigterm_in_the_middle_of_a_push_ends_soundly(fleet: Fleet, database_url: str, tmp_path: Path) -> None:
     fleet.engine.dispose()
     with Running(database_url, tmp_path, "begin charge=1.5") as running:

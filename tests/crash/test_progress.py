@@ -15,6 +15,7 @@ from tests.acceptance.tables import number, rows
 from tests.crash.billers import OPEN, WINDOW_MS, _biller, _charged, _served, _set_up, _settle
 from tests.crash.data import FROM_MS
 from tests.crash.nursery import Nursery
+from tests.whole import at_length
 
 ORGS, WINDOWS = 160, 12
 PUSHES = ORGS * WINDOWS
@@ -59,6 +60,7 @@ def under_fire(folder: Path, planted: str = "") -> list[int]:
     return found
 
 
+@at_length("make crash")
 def test_a_drain_that_is_killed_in_each_claim_goes_on(tmp_path: Path) -> None:
     found = under_fire(tmp_path)
     assert found[0] > 0, "what was answered before the kill was written down"
@@ -67,5 +69,6 @@ def test_a_drain_that_is_killed_in_each_claim_goes_on(tmp_path: Path) -> None:
     )
 
 
-def test_where_all_is_settled_at_the_end_nothing_goes_on(tmp_path: Path) -> None:
+@at_length("make mutants")
+def test_a_planted_bug_is_found_where_all_is_settled_at_the_end(tmp_path: Path) -> None:
     assert under_fire(tmp_path, planted="settled at the end")[0] == 0

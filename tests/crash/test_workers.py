@@ -8,11 +8,12 @@ from pathlib import Path
 from tests.crash.billers import BOTH, blockade
 from tests.crash.workers import Workers
 from tests.postgres_server import Server
-from tests.whole import share
+from tests.whole import at_length
 
-KILLS = share(1, whole=2)
+KILLS = 2
 
 
+@at_length("make cluster")
 def test_workers_that_are_killed_are_replaced_by_those_there_are(tmp_path: Path) -> None:
     """Each ends with 0 once told to; before that, the workers alone have come to the end of all there was."""
     with closing(Server(durable=True)) as server:

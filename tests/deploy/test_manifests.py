@@ -55,9 +55,12 @@ def pod_of(document: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-@pytest.mark.parametrize(("name", "document"), list(documents()))
-def test_each_manifest_keeps_to_the_schema(name: str, document: dict[str, Any]) -> None:
-    assert errors(document) == []
+def pods() -> list[tuple[str, dict[str, Any]]]:
+    return [(name, pod) for name, document in documents() if (pod := pod_of(document)) is not None]
+
+
+def test_each_manifest_keeps_to_the_schema() -> None:
+    assert {name: wrong for name, document in documents() if (wrong := errors(document))} == {}
 
 
 def test_the_schema_sees_what_is_wrong() -> None:
@@ -81,11 +84,10 @@ def test_the_schema_sees_what_is_wrong() -> None:
         assert errors(json.loads(text.replace(old, new))), new
 
 
-@pytest.mark.parametrize(("name", "document"), [one for one in documents() if pod_of(one[1]) is not None])
-def test_each_pod_is_confined_and_has_what_it_names(name: str, document: dict[str, Any]) -> None:
-    pod = pod_of(document)
-    assert pod is not None
+@pytest.mark.parametrize(("name", "pod"), pods())
+def test_each_pod_is_confined_and_has_what_it_names(name: str, pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
+    assert container["resources"]["limits"]["memory"]
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
     assert pod["automountServiceAccountToken"] is False
     own = container["securityContext"]
@@ -148,26 +150,19 @@ def test_an_upgrade_waits_for_those_who_end_and_for_no_pod_that_stays() -> None:
     assert set(ending.split(",")) == roles["CronJob"]
 
 
-@pytest.mark.parametrize("unit", [one for one in UNITS if one.suffix == ".service"], ids=lambda one: one.name)
-def test_each_service_is_bounded_in_memory_and_tasks(unit: Path) -> None:
-    text = unit.read_text(encoding="utf-8")
-    assert re.search(r"^MemoryMax=\d+[MG]$", text, re.MULTILINE)
-    assert re.search(r"^TasksMax=\d+$", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize(("name", "document"), [one for one in documents() if pod_of(one[1]) is not None])
-def test_each_pod_is_bounded_in_memory(name: str, document: dict[str, Any]) -> None:
-    pod = pod_of(document)
-    assert pod is not None
-    assert all(one["resources"]["limits"]["memory"] for one in pod["containers"])
+def test_each_service_is_bounded_in_memory_and_tasks() -> None:
+    for path in (one for one in UNITS if one.suffix == ".service"):
+        text = path.read_text(encoding="utf-8")
+        assert re.search(r"^MemoryMax=\d+[MG]$", text, re.MULTILINE), path.name
+        assert re.search(r"^TasksMax=\d+$", text, re.MULTILINE), path.name
 
 
 def test_no_probe_takes_the_gate_away_because_of_the_database() -> None:
     """It answers "in doubt" then, and that is what its callers need: /readyz would take the pod out of the Service."""
     probes = [
         probe["httpGet"]["path"]
-        for _, document in documents()
-        for container in (pod_of(document) or {}).get("containers", ())
+        for _, pod in pods()
+        for container in pod["containers"]
         for name, probe in container.items()
         if name.endswith("Probe") and "httpGet" in probe
     ]
@@ -250,11 +245,12 @@ def stub(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("status", "said"), [(0, 0), (75, 0), (1, 1), (2, 2), (137, 137)])
-def test_the_wrapper_says_0_for_75_and_nothing_else(stub: Path, status: int, said: int) -> None:
-    env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": str(status), "LONG": ""}
-    done = subprocess.run([WRAPPER, "tick", "--deadline", "240"], env=env, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout.strip()) == (said, "tick --deadline 240")
+def test_the_wrapper_says_0_for_75_and_nothing_else(stub: Path) -> None:
+    command = [str(WRAPPER), "tick", "--deadline", "240"]
+    for status, said in ((0, 0), (75, 0), (1, 1), (2, 2), (137, 137)):
+        env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": str(status), "LONG": ""}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stdout.strip()) == (said, "tick --deadline 240")
 
 
 def test_the_wrapper_passes_a_signal_on_and_waits(stub: Path) -> None:
@@ -267,12 +263,9 @@ def test_the_wrapper_passes_a_signal_on_and_waits(stub: Path) -> None:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    for name, document in documents():
-        pod = pod_of(document)
-        if pod is not None:
-            command = pod["containers"][0]["command"]
-            given = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in command[1:]]
-            yield name, given
+    for name, pod in pods():
+        command = pod["containers"][0]["command"]
+        yield name, [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in command[1:]]
     for path in UNITS:
         for line in re.findall(r"^ExecStart=(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
             yield path.name, shlex.split(line)[1:]
@@ -280,11 +273,10 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     yield "Dockerfile", json.loads(default)
 
 
-@pytest.mark.parametrize(("name", "arguments"), list(commands()))
-def test_each_command_exists_with_its_options(name: str, arguments: list[str]) -> None:
+def test_each_command_exists_with_its_options() -> None:
     group: Any = get_command(app)
-    command = group.commands[arguments[0]]
-    command.make_context(arguments[0], list(arguments[1:]))
+    for _, (name, *arguments) in commands():
+        group.commands[name].make_context(name, arguments)
 
 
 def unit(path: Path) -> configparser.ConfigParser:
@@ -402,11 +394,7 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
 
 def test_kubernetes_and_the_image_run_as_the_same_user() -> None:
     (user,) = [rest for word, rest in instructions() if word == "USER"]
-    for _, document in documents():
-        pod = pod_of(document)
-        if pod is not None:
-            context = pod["securityContext"]
-            assert (
-                f"{context['runAsUser']}:{context['runAsGroup']}" == user
-                and context["fsGroup"] == context["runAsGroup"]
-            )
+    for name, pod in pods():
+        context = pod["securityContext"]
+        assert f"{context['runAsUser']}:{context['runAsGroup']}" == user, name
+        assert context["fsGroup"] == context["runAsGroup"], name

@@ -64,7 +64,7 @@ NONSENSE = (
     (200, b'{"customer_id":null}'), (503, b"\xff\xfe\x00"),
 )  # fmt: skip
 FATES = {
-    "accepted_then_lost": "gone", "event_lost": "no event", "killed_before_event": "no event",
+    "accepted_then_lost": "gone", "event_lost": "no event but 200", "killed_before_event": "no event",
     "event_alone": "not drawn", "queued_charged_no_event": "no event",
 }  # fmt: skip
 WAITS = ("", "soon", "-5", "1e9", "99999999999999", "Fri, 31 Dec 1999 23:59:59 GMT", "0.001", "Wed, 32 Foo 2026")

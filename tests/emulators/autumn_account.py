@@ -70,6 +70,8 @@ class Account:
     """Answered 200 and gone afterwards."""
     eventless: list[Charge] = field(default_factory=list)
     """Deducted, and no event shows it."""
+    answered: set[str] = field(default_factory=set)
+    """Keys of those that were answered 200 all the same."""
     undrawn: list[Charge] = field(default_factory=list)
     """An event shows it, and the deduction is lost."""
     changed: dict[tuple[str, str], Number] = field(default_factory=dict)
@@ -249,7 +251,7 @@ class Account:
 
     def charge(self, track: Track, now_ms: int, *, fate: str = "") -> list[Json]:
         """Deduct and write the event; the deductions as they are told. `fate`: both are "gone" right afterwards, or
-        there is "no event", or it was "not drawn".
+        there is "no event" ("but 200": the caller answers with a success), or it was "not drawn".
 
         Errors: Insufficient; KeyError for an unknown customer."""
         customer = self.customer(track.customer, now_ms)
@@ -273,8 +275,10 @@ class Account:
             self.undrawn.append(made)
         else:
             self._apply(track, customer, draw, made, now_ms)
-        if fate == "no event":
+        if fate in ("no event", "no event but 200"):
             self.eventless.append(made)
+            if fate == "no event but 200" and made.key is not None:
+                self.answered.add(made.key)
         else:
             self.note(track, deductions, now_ms)
         return deductions
@@ -310,13 +314,16 @@ class Account:
         self.store.sync()
 
     def lose_balances(self, now_ms: int) -> None:
-        """Kill the balance store: what was charged since the last sync is given back; events and keys stay."""
+        """Kill the balance store: what was charged since the last sync is given back; events and keys stay. Of a charge
+        without an event nothing is left, then, but its answer."""
         for made in self.store.lose(now_ms):
             same = [
                 one for one in self.eventless if (one.key, one.ts, one.feature) == (made.key, made.ts, made.feature)
             ]
             if same:
                 self.eventless.remove(same[-1])
+                if made.key in self.answered:
+                    self.lost.append(made)
             else:
                 self.undrawn.append(made)
 

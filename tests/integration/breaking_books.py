@@ -31,7 +31,7 @@ BOOKS = {
     "a charge of another window": Broken(
         2,
         (f"UPDATE ledger_entries SET ts = ts + 300000 WHERE key = 'usage:acme:{NEXT}:{ONE}'",),
-        f"for revenue:{ONE} at {NEXT + 330_000}",
+        f"for revenue:{ONE} at {NEXT + 300_000}",
         NEXT,
         ONE,
     ),
@@ -73,7 +73,7 @@ BOOKS = {
         5,
         (
             "INSERT INTO ledger_entries SELECT 'mirror:' || key, kind, from_account, to_account, amount_micro, "
-            "feature, quantity, ts, at_ms, actor, reason, reservation, lot FROM ledger_entries "
+            "feature, quantity, ts, at_ms, actor, reason, reservation, lot, rate_ms FROM ledger_entries "
             f"WHERE key = 'usage:acme:{NEXT}:{ONE}'",
             *moved(f"usage:acme:{NEXT}:{ONE}", "wallet:acme", f"revenue:{ONE}"),
         ),

@@ -117,6 +117,7 @@ def test_a_transaction_that_is_undone_leaves_no_gap(fleet: Fleet) -> None:
     assert verified(fleet).breaches == []
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_what_was_done_before_there_was_a_chain_is_chained(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path

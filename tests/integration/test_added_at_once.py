@@ -129,6 +129,7 @@ def test_no_more_endpoints_come_at_once_than_there_may_be(fleet: Fleet, monkeypa
     assert fleet.rows("SELECT name FROM hook_endpoints") == [("app",)]
 
 
+@pytest.mark.both_databases
 def test_a_source_that_is_removed_as_a_tick_looks_has_nothing_due(fleet: Fleet, tmp_path: Path) -> None:
     """Also where another person has given its name to a folder by then."""
     question = Question("SELECT * FROM one WHERE at >= :from_ms AND at < :until_ms", "warehouse", DAY_MS, 0)

@@ -339,6 +339,7 @@ def test_lookup_again_is_promised_until_its_time_has_passed(lab: Lab) -> None:
     assert "looked up again by the next tick" in " ".join(text(lab.fleet).split())
 
 
+@pytest.mark.both_databases
 def test_queued_push_is_not_said_to_drain_by_itself(engine: sa.Engine) -> None:
     """R2: until the service can no longer apply it; then it is voided, or a person decides."""
     provider = FakeProvider(capabilities(duplicate_proves_delivery=False, lookup_lag_ms=MINUTE_MS))

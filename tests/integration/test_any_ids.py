@@ -58,6 +58,7 @@ def test_of_all_code_points_none_is_taken_that_the_database_refuses(fleet: Fleet
     assert not ids.is_clean_id("\x00") and not any(ids.is_clean_id(chr(point)) for point in SURROGATES)
 
 
+@pytest.mark.both_databases
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters() | st.sampled_from(EDGES), min_size=1, max_size=12), st.integers(0, 3))
 def test_an_event_of_any_ids_is_refused_or_billed_and_proven(fleet: Fleet, text: str, at: int) -> None:

@@ -29,6 +29,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 READ = "SELECT balance_micro, balance_read_ms FROM orgs WHERE org_id = 'acme'"
 
 
+@pytest.mark.both_databases
 def test_the_balance_that_was_read_stays_until_another_bills(engine: sa.Engine) -> None:
     fleet = Fleet(engine, extra={"fake": FakeProvider(capabilities())})
     fleet.assign("acme")

@@ -14,17 +14,21 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.examples import EXAMPLES
 from drawdown.providers.autumn import build
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import withdrawals
 from drawdown.worker.commands.flip_rules import FlipOptions, Wish
 from drawdown.worker.commands.flips import flip
+from drawdown.worker.commands.pushes import void
 from drawdown.worker.engine import runner
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.waiting import read_providers
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.emulators.wire import Direct
@@ -227,6 +231,7 @@ def test_claim_without_charge_is_voided_and_billed(engine: sa.Engine) -> None:
     house.is_exact()
 
 
+@pytest.mark.both_databases
 def test_clamped_charge_leaves_the_rest_owed_until_there_is_credit(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 1})
     house.autumn.account.control(
@@ -316,6 +321,71 @@ def test_cost_change_while_pushes_are_under_way_hides_no_loss(engine: sa.Engine)
     house.bill()
     assert house.drawn("acme") == Decimal("4.3")
     assert house.compare(correct=True).exit_status == 0
+
+
+def test_part_that_only_answers_showed_is_no_loss_once_used_up(engine: sa.Engine) -> None:
+    """Granted and used up between two reads: taken for a loss, its usage would be billed twice."""
+    house = House(engine, {"acme": 1})
+    house.use("acme", 60)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.account.grant("acme", "credits", Decimal("0.048"), house.fleet.clock.at_ms, interval=ONE_OFF)
+    for seconds in (2_440, 60, 60):
+        house.use("acme", seconds)
+        house.window += 1
+    house.bill()
+    house.autumn.account.grant("acme", "credits", 10, house.fleet.clock.at_ms, interval=ONE_OFF)
+    found = house.compare(correct=True)
+    assert (told(found), found.exit_status) == ([], 0)
+    house.bill()
+    house.is_exact()
+
+
+def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.Engine) -> None:
+    """Charges that were queued while the balance store was away have no answer that shows a balance. Nothing tells such
+    a part from a loss: a person is told."""
+    house = House(engine, {"acme": 1})
+    house.use("acme", 60)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.account.grant("acme", "credits", Decimal("0.048"), house.fleet.clock.at_ms, interval=ONE_OFF)
+    house.autumn.balance_store = "down"
+    for seconds in (2_440, 60, 60):
+        house.use("acme", seconds)
+        house.window += 1
+    house.bill()
+    house.autumn.balance_store = "up"
+    house.wait(2 * MINUTE_MS)
+    house.autumn.account.grant("acme", "credits", 10, house.fleet.clock.at_ms, interval=ONE_OFF)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -48_000, 0, 10**6)]
+    house.bill()
+    assert house.drawn("acme") == house.used["acme"]
+    assert told(house.compare(correct=True)) == []
+
+
+@pytest.mark.parametrize(("is_known", "apart", "unsure"), [(True, -50_000, 0), (False, -14_000, 396_000)])
+def test_difference_beside_charges_of_both_costs_is_told(
+    engine: sa.Engine, is_known: bool, apart: int, unsure: int
+) -> None:
+    """Each answer tells the cost of its charge. Without it, the least amount is told, and how much more it may be."""
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.bill()
+    house.compare(correct=True)
+    house.use("acme", 100, size=64)
+    house.bill()
+    house.autumn.account.features["credits"].credit_schema["compute_64gb"] = Decimal("0.01")
+    house.use("acme", 10, size=64)
+    house.bill()
+    assert house.drawn("acme") == Decimal("3.94")
+    house.autumn.account.add_to_balance("acme", "credits", Decimal("0.05"))
+    if not is_known:
+        write(engine, lambda c: c.execute(sa.text("UPDATE pushes SET credit_cost = NULL")))
+    found = house.compare(correct=True)
+    assert told(found) == [("acme", "credits", "short", apart, 0, 10**6)]
+    assert [line.unsure for line in found.differing] == [unsure]
+    assert ("up to 0.396 more" in str(found.differing[0].note)) is not is_known
+    assert house.fleet.rows("SELECT told_qty, unsure_qty FROM balance_marks") == [(apart, unsure)]
 
 
 @pytest.mark.parametrize("size", [1, 64])
@@ -411,3 +481,152 @@ def test_loss_is_sent_again_once_by_a_run_that_began_in_the_cycle_before(engine:
     assert told(house.compare(correct=True)) == []
     house.bill()
     house.is_exact()
+
+
+def month_with_used_topup(engine: sa.Engine, included: float = 10) -> House:
+    """A house whose only customer has a monthly part and a top-up that was drawn on, compared before the month ends."""
+    house = House(engine, {"acme": 0})
+    account = house.autumn.account
+    account.grant("acme", "credits", included, T0, interval="month")
+    account.grant("acme", "credits", 50, T0, interval=ONE_OFF, given="top-up")
+    house.wait(0)
+    for _ in range(3):
+        house.use("acme", 500, size=64)
+        house.bill()
+    house.wait(28 * DAY_MS)
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.sync()
+    return house
+
+
+def begin_next_month(house: House) -> None:
+    """Go on to a day of the next month, long after its begin."""
+    resets_at = house.autumn.account.customers["acme"].grants["credits"][0].resets_at
+    assert resets_at is not None
+    house.wait(resets_at + HOUR_MS - house.fleet.clock.at_ms)
+
+
+@pytest.mark.parametrize("used_before", [0, 200, 500])
+def test_loss_before_first_comparison_of_next_month_is_sent_again(engine: sa.Engine, used_before: int) -> None:
+    house = month_with_used_topup(engine, included=10 if used_before else 8)
+    if used_before:
+        house.use("acme", used_before, size=64)
+        house.bill()
+    begin_next_month(house)
+    house.use("acme", 300, size=64)
+    house.bill()
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+    house.is_exact()
+
+
+def test_topup_lost_at_the_end_of_a_month_is_sent_again_in_the_next(engine: sa.Engine) -> None:
+    house = month_with_used_topup(engine, included=5)
+    house.use("acme", 100, size=64)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    begin_next_month(house)
+    house.use("acme", 50, size=4)
+    house.bill()
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -640_000, 640_000, 10**6)]
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+    house.is_exact()
+
+
+def test_topup_bought_and_used_at_the_end_of_a_month_is_no_difference(engine: sa.Engine) -> None:
+    house = month_with_used_topup(engine, included=5)
+    account = house.autumn.account
+    account.set_remaining("acme", "credits", 1)
+    assert house.compare(correct=True).exit_status != 0, "a person set it: told once"
+    account.grant("acme", "credits", 30, house.fleet.clock.at_ms, interval=ONE_OFF, given="second")
+    house.use("acme", 1_000, size=64)
+    house.bill()
+    begin_next_month(house)
+    house.use("acme", 50, size=4)
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+
+
+def test_push_given_back_before_a_month_ended_leaves_the_next_uncompared(engine: sa.Engine) -> None:
+    """Whether it went back to the month or to the top-up is untold: a difference would be a guess."""
+    house = month_with_used_topup(engine)
+    house.use("acme", 500, size=64)
+    house.bill()
+    write(engine, lambda c: withdrawals.withdraw(c, ["s4"], house.fleet.by))
+    house.used["acme"] -= Decimal("3.2")
+    house.wait(HOUR_MS)
+    begin_next_month(house)
+    house.use("acme", 50, size=4)
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_used_up_or_ended_part_of_a_plan_is_no_loss(engine: sa.Engine, ends: bool) -> None:
+    """A part of a plan disappears as a top-up does; one that ended with its plan may have been drawn on or not."""
+    house = House(engine, {"acme": 100})
+    account = house.autumn.account
+    account.add_plan("starter", {"credits": (Decimal("3.2"), ONE_OFF)}, now_ms=T0)
+    account.attach("acme", "starter", T0)
+    grants = account.customers["acme"].grants["credits"]
+    grants.sort(key=lambda one: one.plan is None)
+    house.wait(0)
+    house.use("acme", 250, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    if ends:
+        account.customers["acme"].subscriptions.clear()
+        grants[:] = [one for one in grants if one.plan is None]
+        house.use("acme", 10, size=4)
+    else:
+        house.use("acme", 250, size=64)
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+    assert {one.plan for one in account.customers["acme"].grants["credits"]} == {None}
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+    house.bill()
+    house.is_exact()
+
+
+def test_loss_that_was_healed_is_voided_by_nobody(engine: sa.Engine) -> None:
+    """Void it as well, and its usage is billed twice."""
+    house = House(engine, {"acme": 100})
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    key = str(house.fleet.one("SELECT key FROM pushes WHERE feature = 'compute_4gb'"))
+    assert told(house.compare(correct=True))[0][4] == 40_000
+    with pytest.raises(Refused, match=f"{key} is not voided: .* since {key}:r1. drawdown push show {key}"):
+        write(engine, lambda c: void(c, [key], house.fleet.by, "their support", although_accepted=True))
+    house.bill()
+    house.is_exact()
+
+
+def test_worth_of_what_waits_is_by_the_costs_that_the_provider_tells(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 100})
+    house.autumn.account.features["credits"].credit_schema["compute_64gb"] = Decimal("0.01")  # the ledger has 0.0064
+    house.wait(0)
+    house.autumn.faults.rates = {"request_lost": 1.0}
+    house.use("acme", 500, size=64)
+    house.bill()
+    (waiting,) = read(engine, lambda c: read_providers(c, house.fleet.clock.at_ms))
+    assert (waiting.due + waiting.queued, waiting.price_micro, waiting.unpriced) == (1, 5_000_000, {})
+
+
+def test_example_of_a_rate_names_a_feature_whose_cost_is_not_told() -> None:
+    for example in EXAMPLES["provider rate"]:
+        assert example.split()[3] not in COSTS, "Drawdown refuses a rate of a feature whose cost the provider tells"

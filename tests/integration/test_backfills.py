@@ -182,6 +182,7 @@ def test_closing_again_with_the_same_hash_does_nothing(fleet: Fleet) -> None:
         shown(fleet)
 
 
+@pytest.mark.both_databases
 def test_where_an_answer_is_lost_the_same_again_counts_what_went_before(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -475,3 +476,17 @@ def test_what_waits_names_the_command_that_bills_it(fleet: Fleet, capfd: pytest.
     assert "`drawdown org assign globex --from 2026-01-01T00:00:00Z`" in told_
     assert "`drawdown feature map-event 'very strange' FEATURE --from 2026-01-01T00:00:00Z`" in told_
     assert "leaves" not in told_, "no wallet pays for it"
+
+
+def test_reverted_backfill_is_given_back_at_its_price(fleet: Fleet) -> None:
+    opened(fleet)
+    before = billed(fleet)
+    later = T0 + 2 * WINDOW_MS
+    staged(fleet, event("a", 7, occurred_ms=later), event("b", 4, occurred_ms=later))
+    closed(fleet)
+    fleet.tick_windows(2)
+    assert billed(fleet) == before + 11 * PRICE
+    fleet.rate("render", 1_000, from_ms=later)
+    reverted(fleet)
+    fleet.tick_windows(2)
+    assert billed(fleet) == before

@@ -243,6 +243,7 @@ def test_a_service_that_hangs_lies_or_answers_late_or_twice_charges_once(engine:
     assert read(engine, verify).breaches == []
 
 
+@pytest.mark.both_databases
 def test_terms_in_another_currency_are_for_charges_to_come(engine: sa.Engine) -> None:
     """The one in doubt is looked up in the currency it was begun in."""
     purses = Purses(engine)

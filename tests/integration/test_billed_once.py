@@ -123,6 +123,7 @@ def test_a_word_that_names_nothing_is_a_slip_unless_it_is_said_to_be_new(guarded
     guarded.write(lambda c: set_metric(c, "look", Change(counts="to.come"), guarded.fleet.by))
 
 
+@pytest.mark.both_databases
 def test_who_moves_from_the_seal_to_the_guard_within_a_window_was_not_billed_twice(guarded: Guarded) -> None:
     """Another type goes on to the feature; the type's own event, which nothing mapped any more, was taken back."""
     fleet = guarded.fleet

@@ -154,6 +154,7 @@ def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: in
         assert read(fleet.engine, tables) == before
 
 
+@pytest.mark.both_databases
 def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -> None:
     fleet = Fleet(engine, extra={"fake": (provider := FakeProvider(capabilities()))})
     fleet.assign("acme", provider="fake")
@@ -207,7 +208,7 @@ def test_a_page_that_looked_at_as_much_as_it_may_says_where_it_goes_on(
     ("words", "said"),
     [
         ("--state due --state queued", "--state: give one; 'open' is all that is not settled"),
-        ("--state gone", "state 'gone': there is open, due, queued, in_doubt, rejected, accepted"),
+        ("--state gone", "state 'gone': there is open, due, queued, in_doubt, rejected, awaiting_credit, accepted"),
         ("--why", "there is no open push that waits for this reason"),
         ("--after 1", "no page begins there"),
     ],

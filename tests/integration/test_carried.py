@@ -13,6 +13,7 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
 
+@pytest.mark.both_databases
 def test_what_is_carried_is_said_beside_what_is_sealed(engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     provider = FakeProvider(capabilities(unit=60))
     fleet = Fleet(engine, extra={"fake": provider})

@@ -125,6 +125,7 @@ def test_a_void_waits_for_a_charge_that_has_begun_and_then_sees_it(
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
 
 
+@pytest.mark.both_databases
 def test_a_lookup_that_found_nothing_reads_the_ledger_again_before_it_voids(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ feature that nothing may make, whichever comes first and whatever comes at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -18,6 +19,7 @@ from drawdown.worker.batches.take import TakenFile
 from drawdown.worker.commands import backfills, billed_once
 from drawdown.worker.commands.features import end_feature, map_event
 from drawdown.worker.commands.guard_terms import Change, set_metric
+from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.sources.events import store
 from drawdown.worker.views.features import unmapped_events
 from tests.integration.beside import beside
@@ -59,6 +61,7 @@ def refused(work: Callable[[], object]) -> str:
     return str(found.value)
 
 
+@pytest.mark.both_databases
 def test_an_event_of_what_is_charged_at_once_is_told_to_go_to_the_guard_and_is_not_kept(guarded: Guarded) -> None:
     price(guarded, "draw", counts=RENDER)
     fleet = guarded.fleet
@@ -136,8 +139,8 @@ def test_a_stopped_organisations_usage_waits_too_and_what_nobody_bills_does_not(
     price(guarded, micro=0)
     guarded.later(WINDOW_MS)
     told(fleet, at(guarded, "a", 3))
-    fleet.write(f"UPDATE orgs SET stopped_at_ms = {guarded.now}, stopped_reason = 'a test', held_watermark_ms = "
-                "(SELECT watermark_ms FROM buckets WHERE id = orgs.bucket) WHERE org_id = 'acme'")  # fmt: skip
+    stop = partial(stop_org, org_id="acme", reason="a test", now_ms=guarded.now, actor="test")
+    assert write(fleet.engine, stop)
     fleet.tick_windows(4)
     assert waits(guarded) == []
     assert "by 1 organisation waits" in refused(lambda: price(guarded))

@@ -122,6 +122,7 @@ def test_bills_that_drift_two_days_running_alert_and_it_is_kept(engine: sa.Engin
     assert last(engine) == {"vendors": LastCheck(at, 3, 1)}, "an older one replaces no newer one"
 
 
+@pytest.mark.both_databases
 def test_the_commands_keep_what_they_are_to_keep(
     guarded: Guarded, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

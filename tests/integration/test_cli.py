@@ -62,6 +62,7 @@ def shell(tmp_path: Path, database_url: str) -> Shell:
     return Shell(tmp_path, database_url)
 
 
+@pytest.mark.both_databases
 def test_a_first_hour(shell: Shell) -> None:
     shell.run("init")
     assert "up to date" in shell.run("init")

@@ -110,6 +110,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event withdraw", "given"): t("shop e-first e-frist", "e-first"),
     ("batch list", "source"): t("--source exprots", "exports"),
     ("batch list", "refused"): t("--refused b-fisrt", "b-first"),
+    ("batch accept", "batch"): t("b-wiat", "b-wait"),
     ("batch withdraw", "batch"): t("b-fisrt", "b-first"),
     ("source pause", "source"): t("exprots", "exports"),
     ("source remove", "source"): t("exprots", "exports"),
@@ -133,7 +134,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("push list", "provider"): t("--provider embeddedd", "embedded"),
     ("push list", "feature"): t("--feature compute_1gbb", "compute_1gb"),
     ("push show", "key"): t(f"{KEY}x", KEY),
-    ("push cancel", "keys"): t(f"{KEY}x", KEY),
+    ("push cancel", "keys"): t(f"{KEY}x --reason wrong", KEY),
     ("push resolve", "customer"): t(f"{ALL_IN_DOUBT} --customer acmee", "acme"),
     ("push resolve", "feature"): t(f"{ALL_IN_DOUBT} --feature compute_1gbb", "compute_1gb"),
     **{
@@ -149,7 +150,7 @@ IDS: dict[tuple[str, str], Typed] = {
         (f"provider {verb}", "name"): t(f"embeddedd {more}", "embedded")
         for verb, more in (
             ("check", ""), ("pause", ""), ("resume", ""), ("accept", ""), ("rate", "compute_1gb --micro 1"),
-            ("when-down", "--policy stop"), ("webhook", f"{FILE} --header A:b"),
+            ("when-down", "--policy stop"), ("bill-shadow", "--from 2026-01-01"), ("webhook", f"{FILE} --header A:b"),
         )
     },
     ("provider rate", "feature"): t("legacy2 compute_1gbb --micro 1", "legacy"),
@@ -390,6 +391,10 @@ def stock(engine: sa.Engine) -> None:
         "VALUES ('b-first', 'exports', 'u.csv', 'u.csv', 0, 0, 0, 0, 1, 'test', 'a test')"
     )
     fleet.write(
+        "INSERT INTO batch_files (source, name, batch, path, size_bytes, modified_ns, outcome, said, seen_ms, "
+        "readings, shared_rows) VALUES ('exports', 'v.csv', 'b-wait', 'v.csv', 1, 1, 'conflict', 'a test', 1, 1, 1)"
+    )
+    fleet.write(
         "INSERT INTO batch_sources (source, folder, at_ms, paused_ms, actor, reason) "
         "VALUES ('exports', '/', 1, 1, 'test', 'a test')"
     )
@@ -441,23 +446,22 @@ def shop(
     return Shop(engine)
 
 
-@pytest.mark.parametrize(("command", "name"), IDS, ids=str)
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_mistyped_id_is_refused_with_the_nearest_one_there_is(
-    shop: Shop, command: str, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    typed = IDS[command, name]
-    Path(FILE).write_text(typed.file or "{}")
-    before = shop.content()
-    status = run(["--at", str(T0 + 4 * WINDOW_MS), *command.split(), *typed.words])
-    said = capsys.readouterr()
-    told = said.out + said.err
-    assert f"did you mean {typed.near}?" in told, told
-    assert status == (1 if (command, name) == ("org assign", "file") else 2), told
+def test_a_mistyped_id_is_refused_with_the_nearest_one_there_is(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    before, wrong = shop.content(), []
+    for (command, name), typed in IDS.items():
+        Path(FILE).write_text(typed.file or "{}")
+        status = run(["--at", str(T0 + 4 * WINDOW_MS), *command.split(), *typed.words])
+        said = capsys.readouterr()
+        told = said.out + said.err
+        if f"did you mean {typed.near}?" not in told or status != (
+            1 if (command, name) == ("org assign", "file") else 2
+        ):
+            wrong.append(f"{command}, {name}: {status}: {told}")
+    assert wrong == []
     assert shop.content() == before
 
 
-@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.both_databases
 def test_the_nearest_is_found_among_many_and_before_any_tick(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     many = [{"org": f"customer-{n:05}", "bucket": n % 256} for n in range(3_000)]
     write(shop.engine, lambda c: c.execute(sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)"), many))
@@ -479,7 +483,6 @@ def test_the_nearest_is_found_among_many_and_before_any_tick(shop: Shop, capsys:
     assert run(["org", "assign", "newcomer-1"]) == 0
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         "org assign acmee --new",
@@ -502,7 +505,6 @@ def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixt
         capsys.readouterr()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_provider_that_is_gone_may_still_be_looked_for(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     write(
         shop.engine,

@@ -143,6 +143,7 @@ def test_made_up_names_lock_out_no_person_behind_the_same_address(door: Door) ->
         assert door.begin(stored, 7), f"sign-in {number} of many that succeed"
 
 
+@pytest.mark.both_databases
 def test_whoever_is_ended_or_reset_is_out_at_once(door: Door) -> None:
     stored = door.add()
     by = door.fleet.by

@@ -119,6 +119,7 @@ def test_who_recovers_a_copy_goes_on_with_that_one(original: Fleet, state: Witne
     assert "before a recovery" in str(use(original, state, 1).doubted)
 
 
+@pytest.mark.both_databases
 def test_what_was_remembered_before_places_were_told_apart_counts(
     original: Fleet, state: WitnessFile, put: Put, tmp_path: Path
 ) -> None:

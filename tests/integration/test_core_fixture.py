@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
@@ -25,6 +26,7 @@ def event_of(sent: dict[str, Any]) -> UsageEvent:
     return UsageEvent(**said, occurred_ms=ms_of(sent["occurred_at"]))
 
 
+@pytest.mark.both_databases
 def test_what_is_delivered_again_counts_once_and_the_summary_is_public(engine: sa.Engine) -> None:
     fleet, replay, wanted = Fleet(engine), FIXTURE["replay"], FIXTURE["ops_summary"]
     fleet.clock.at_ms = ms_of("2026-02-02T00:00:00Z")

@@ -369,6 +369,7 @@ def test_whole_units_that_a_void_left_too_much_of_are_given_back(engine: sa.Engi
     assert read(engine, verify).clean
 
 
+@pytest.mark.both_databases
 def test_whole_units_are_sent_and_the_rest_is_carried(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(unit=60, negatives=False))
     fleet = Fleet(engine, extra={"fake": provider})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -89,6 +90,17 @@ def test_it_is_billed_once_when_a_read_shows_some(fleet: Fleet) -> None:
 def test_a_customer_without_an_end_has_credit(fleet: Fleet) -> None:
     reads(fleet, LATER, CustomerState(None, None, None))
     fleet.tick(LATER + WINDOW_MS)
+    assert revisions(fleet) == BILLED
+
+
+def test_feature_that_the_provider_refuses_waits_although_there_is_credit(fleet: Fleet) -> None:
+    """Other features can draw on the balance; this one would be refused again under each new key."""
+    feature = str(fleet.one("SELECT feature FROM pushes"))
+    for number in range(1, 4):
+        reads(fleet, LATER + number * CREDIT_WAIT_MS, replace(SOME, refused=frozenset({feature, "other"})))
+    assert revisions(fleet) == WAITS
+    reads(fleet, LATER + 4 * CREDIT_WAIT_MS, replace(SOME, refused=frozenset({"other", f"{feature}_more"})))
+    fleet.tick(LATER + 5 * CREDIT_WAIT_MS)
     assert revisions(fleet) == BILLED
 
 
@@ -191,6 +203,7 @@ def test_after_a_flip_it_is_left_alone(fleet: Fleet) -> None:
     assert revisions(fleet) == WAITS
 
 
+@pytest.mark.both_databases
 def test_an_attempt_that_may_still_arrive_is_waited_for(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
     fleet.sample("acme", T0 + WINDOW_MS + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.demo.moments import Calendar
@@ -10,6 +11,7 @@ from tests.demo_life import Month
 from tests.world import T0, Fleet
 
 
+@pytest.mark.both_databases
 def test_a_month_without_a_rule_is_judged(engine: sa.Engine) -> None:
     Fleet(engine)
     month = Month(engine.url.render_as_string(hide_password=False), Calendar(T0))

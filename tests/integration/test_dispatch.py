@@ -215,6 +215,7 @@ def ticks_until(fleet: Fleet, count: int) -> int:
     return status_
 
 
+@pytest.mark.both_databases
 def test_an_acknowledgement_without_effect_becomes_a_problem(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     populate(fleet, 1, "liar", "honest")
     cells_of(fleet).during["honest"] = lambda: fleet.write(

@@ -26,7 +26,7 @@ from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.sources.events import types
 from drawdown.worker.sources.events.keys import sample_id_of
 from drawdown.worker.sources.events.store import Taken, sandbox_of, take
-from drawdown.worker.sources.events.types import meters
+from drawdown.worker.sources.events.types import Bringer, meters
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
 from tests.integration.plans import explained, plan_of, sequential
 from tests.integration.remote import Far
@@ -262,6 +262,7 @@ def test_the_largest_quantities_are_exact(fleet: Fleet) -> None:
     clean(fleet)
 
 
+@pytest.mark.both_databases
 def test_a_feature_ends_and_another_takes_its_place(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     told(fleet, event("a", 3))
@@ -359,7 +360,7 @@ def test_a_sample_of_a_host_has_no_meter(fleet: Fleet) -> None:
 
 def test_a_sample_that_has_an_events_id_stays_and_the_event_is_kept_aside(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
-    fleet.sample("acme", T0 + 1, 60, sample_id=sample_id_of("app", "a"))
+    fleet.sample("acme", T0 + 1, 60, sample_id=sample_id_of("app", "a"), cell="events")
     assert statuses(told(fleet, event("a", 3), event("b", 4))) == [("conflict", "other_content"), ("accepted", None)]
     assert fleet.rows("SELECT event_id FROM usage_events") == [("b",)]
     assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 1
@@ -419,27 +420,36 @@ def test_a_type_that_was_rolled_back_takes_no_number_away(postgres: sa.Engine) -
     assert write(fleet.engine, lambda c: meters(c, ["a", "c"], T0)) == {"a": MAX_MEMORY_MB + 3, "c": MAX_MEMORY_MB + 2}
 
 
-def test_keys_of_an_organisation_bring_no_more_types_than_they_may_also_at_once(
-    postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("bound", "by", "other"),
+    [
+        ("MAX_ORG_TYPES", Bringer(org_id="acme"), Bringer(org_id="globex")),
+        ("MAX_KEY_TYPES", Bringer(key_name="app"), Bringer(key_name="web")),
+        ("MAX_SOURCE_TYPES", Bringer(key_name="app", source="/app"), Bringer(key_name="web", source="/web")),
+    ],
+)
+def test_bringer_of_types_keeps_to_its_bound_also_at_once(
+    postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch, bound: str, by: Bringer, other: Bringer
 ) -> None:
     """Another one commits between the look at how many there are and the next number."""
     fleet = Fleet(postgres)
-    monkeypatch.setattr(types, "MAX_ORG_TYPES", 2)
-    write(fleet.engine, lambda c: meters(c, ["a"], T0, "acme"))
-    counted, others = types._brought, ["c"]
+    monkeypatch.setattr(types, bound, 2)
+    write(fleet.engine, lambda c: meters(c, ["a"], T0, by))
+    looked, others = types._has_room, ["c"]
 
-    def brought(connection: sa.Connection, org_id: str) -> int:
-        found = counted(connection, org_id)
+    def has_room(connection: sa.Connection, who: Bringer) -> bool:
+        found = looked(connection, who)
         if others:
-            other = others.pop()
+            name = others.pop()
             with ThreadPoolExecutor(1) as pool:
-                pool.submit(write, postgres, lambda c: meters(c, [other], T0, "acme")).result(10)
+                pool.submit(write, postgres, lambda c: meters(c, [name], T0, by)).result(10)
         return found
 
-    monkeypatch.setattr(types, "_brought", brought)
-    assert write(fleet.engine, lambda c: meters(c, ["b"], T0, "acme")) == {}
-    assert fleet.one("SELECT COUNT(*) FROM event_types WHERE org_id = 'acme'") == 2
-    assert write(fleet.engine, lambda c: meters(c, ["b"], T0, "globex")), "another organisation has its own"
+    monkeypatch.setattr(types, "_has_room", has_room)
+    assert write(fleet.engine, lambda c: meters(c, ["b"], T0, by)) == {}
+    assert fleet.one("SELECT COUNT(*) FROM event_types") == 2
+    assert write(fleet.engine, lambda c: meters(c, ["b"], T0, other)), "another one has its own"
+    assert write(fleet.engine, lambda c: meters(c, ["d"], T0)), "a person names what a key may not bring"
 
 
 def test_a_batch_is_a_few_statements(engine: sa.Engine) -> None:
@@ -518,7 +528,7 @@ def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine
         ("DELETE FROM usage_samples", "S4"),
         ("UPDATE event_types SET meter = 16777300", "append-only"),
         ("DELETE FROM event_types", "append-only"),
-        ("INSERT INTO event_types VALUES ('other', 16777217, 0, NULL)", "(?i)unique"),
+        ("INSERT INTO event_types VALUES ('other', 16777217, 0, NULL, NULL, NULL)", "(?i)unique"),
         ("INSERT INTO usage_events SELECT 'x', source, event_id, event_type, org_id, -1, ts, subject, project, "
          "plan_key, properties, ingested_ms FROM usage_events", "usage_events_quantity"),
     ],

@@ -9,11 +9,14 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import MAX_KEY_TYPES, MAX_MEMORY_MB, MAX_ORG_TYPES, WINDOW_MS
 from drawdown.worker.sources.events.keys import sample_id_of
 from drawdown.worker.views.events import MOST_LISTED, list_events
+from drawdown.worker.views.standing import Status
+from drawdown.worker.views.status import status
+from drawdown.worker.views.type_room import NEAR_TYPES, ShortOfTypes
 from tests.integration.telling_events import RENDER, clean, event, mapped, statuses, told
 from tests.world import T0, Fleet
 
@@ -89,6 +92,7 @@ def test_a_type_that_was_lost_with_history_is_mapped_from_the_next_window(shell:
     assert "mapped page.render to render from 2026-01-01T00:05:00Z on" in shell("feature map-event page.render render")
 
 
+@pytest.mark.both_databases
 def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell) -> None:
     answer = told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 11))[0]
     assert "`drawdown feature map-event page.render FEATURE --from 2026-01-01T00:00:00Z`" in str(answer.message)
@@ -185,6 +189,11 @@ def test_events_are_listed_by_pages_and_shown_whole(shell: Shell) -> None:
     shell.fleet.sample("acme", T0 + 1)
     seen: list[str] = []
     words = f"--from {T0}"
+    same = [shell.json(f"event list --org acme {words} --to {T0 + 100} --most 3")]
+    for _ in range(2):  # the same --from goes on
+        after = same[-1]["next_after"]
+        same.append(shell.json(f"event list --org acme {words} --to {T0 + 100} --most 3 --after {after}"))
+    assert len({row["event_id"] for page in same for row in page["events"]}) == 8
     for _ in range(9):
         page = shell.json(f"event list --org acme {words} --to {T0 + 100} --most 3")
         seen += [row["event_id"] for row in page["events"]]
@@ -245,3 +254,38 @@ def test_a_feature_ends_now_and_where_it_is_to_begin_again(shell: Shell) -> None
     assert "ends at 2026-01-01T00:10:00Z, for 1" in said and "ends at 2026-01-01T00:50:00Z, for 1" in said, said
     assert [one["end_ms"] for one in shell.json("feature list")["event_types"]] == [T0 + 2 * WINDOW_MS]
     assert "from 2026-01-01T00:05:00Z on; nothing was changed" not in shell("feature map-event page.render render")
+
+
+def _brought(fleet: Fleet, whose: str, above: int, count: int) -> None:
+    fleet.write(
+        f"INSERT INTO event_types (event_type, meter, first_seen_ms, {whose}) WITH RECURSIVE n (i) AS (SELECT 1 UNION "
+        f"ALL SELECT i + 1 FROM n WHERE i < {count}) SELECT 't' || ({above} + i), {MAX_MEMORY_MB + above} + i, 0, "
+        "'site' FROM n"
+    )
+
+
+def _status(fleet: Fleet) -> Status:
+    return read(fleet.engine, lambda c: status(c, fleet.clock.at_ms))
+
+
+@pytest.mark.parametrize("whose", ["key_name", "source", "org_id"])
+def test_bringer_of_too_many_types_is_named_by_status_and_doctor(shell: Shell, whose: str) -> None:
+    most = MAX_ORG_TYPES if whose == "org_id" else MAX_KEY_TYPES
+    shell.fleet.tick(T0 + 2 * WINDOW_MS)
+    _brought(shell.fleet, whose, 0, most - 1)
+    assert _status(shell.fleet).standing.short_of_types == []
+    assert "brought" not in shell("doctor", status=1)
+    _brought(shell.fleet, whose, most - 1, 1)
+    kind = {"key_name": "key", "source": "source", "org_id": "organisation"}[whose]
+    found = _status(shell.fleet)
+    assert found.standing.short_of_types == [ShortOfTypes(kind, "site", most)]
+    said = f"the {kind} site brought {most:,} event types"
+    assert (found.headline.verdict, said in found.headline.reason) == ("behind", True)
+    assert said in " ".join(shell("status", status=75).split())
+    assert said in " ".join(shell("doctor", status=1).split())
+
+
+def test_database_short_of_types_is_told_before_it_is_full(shell: Shell) -> None:
+    for at in range(9):
+        _brought(shell.fleet, "org_id", at * 1_000, 1_000)
+    assert ShortOfTypes("database", "", NEAR_TYPES) in _status(shell.fleet).standing.short_of_types

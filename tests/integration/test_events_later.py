@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.units import DAY_MS, WINDOW_MS
@@ -29,6 +30,7 @@ def charged(provider: FakeProvider) -> int:
     return sum(push.quantity for push in provider.charged.values())
 
 
+@pytest.mark.both_databases
 def test_a_replay_bills_what_is_owed_and_nothing_again(engine: sa.Engine) -> None:
     fleet, provider = at_another_provider(engine)
     for _ in range(2):

@@ -222,6 +222,7 @@ def test_the_sweep_expires_what_is_due_in_all_wallets(bank: Bank) -> None:
     assert bank.fleet.one("SELECT next_due_ms FROM ledger_accounts WHERE account_id = 'wallet:acme'") is None
 
 
+@pytest.mark.both_databases
 def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
     for feature, micro in (("tokens_in", 3), ("tokens_out", 15)):
         bank.write(
@@ -499,3 +500,25 @@ def test_a_run_that_is_over_is_shown_as_expired_before_anything_has_looked_at_it
     assert listed("expired") == [("brief", "expired", 0)]
     run, _ = read(bank.fleet.engine, lambda c: show_run(c, "brief", now, 9))
     assert (run.state, run.left_micro) == ("expired", 0)
+
+
+@pytest.mark.parametrize("unit", ["credits", "quantities"])
+def test_capped_run_costs_the_same_in_credits_and_in_quantities(bank: Bank, unit: str) -> None:
+    """What was written off stays written off, also once the run holds more."""
+    bank.write(lambda c: set_rate(c, "tokens", MICRO, 1, bank.fleet.by, from_ms=0))
+
+    def cost(amount: int) -> Cost:
+        return Cost(amount * MICRO) if unit == "credits" else Cost(quantities={"tokens": amount})
+
+    bank.accept("e-1", 60, overage="cap")
+    for number, amount in ((1, 50), (2, 30)):
+        part = partial(executions.draw, key="e-1", number=number, cost=cost(amount), by=bank.fleet.by)
+        bank.write(part)
+    bank.extend("e-1", to=90)
+    for repeated in (False, True):
+        done = bank.write(lambda c: executions.settle(c, "e-1", cost(85), bank.fleet.by))
+        assert (done.drawn.charged_micro, done.drawn.repeated) == ((0, True) if repeated else (5 * MICRO, False))
+    with pytest.raises(Denied, match="already"):
+        bank.write(lambda c: executions.settle(c, "e-1", cost(86), bank.fleet.by))
+    assert bank.purse == (35, 0)
+    assert not read(bank.fleet.engine, verify).breaches

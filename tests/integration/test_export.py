@@ -110,6 +110,7 @@ def test_ranges_side_by_side_have_each_row_once(billed: Fleet, kind: Kind) -> No
     assert [row for part in parts for row in part] == told(billed, kind)
 
 
+@pytest.mark.both_databases
 def test_it_is_read_in_parts_and_never_held_as_a_whole(billed: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     many = 30_000
     billed.write(

@@ -18,6 +18,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.server.metrics.metrics import render
+from drawdown.worker.catalog.balance_parts import note_shown_parts
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HaltRequest, Push, Transaction
 from drawdown.worker.engine.lines import AT_ONCE, READ_TRIES, NotBegun
@@ -114,7 +115,18 @@ def settled(
     engine: sa.Engine, found: Sequence[Claimed], ends: Sequence[Settlement], claim: str, ask: partial[None]
 ) -> None:
     """What became of a claim is written."""
-    what = partial(settle_claim, batch=found, settled=ends, claim=claim, now=T0, in_ledger=False, witness=None, ask=ask)
+    note = partial(note_shown_parts, provider="fake", shown={})
+    what = partial(
+        settle_claim,
+        batch=found,
+        settled=ends,
+        claim=claim,
+        now=T0,
+        in_ledger=False,
+        witness=None,
+        ask=ask,
+        note=note,
+    )
     write(engine, what)
 
 
@@ -244,6 +256,7 @@ class Slow(FakeProvider):
         return await super().push(batch)
 
 
+@pytest.mark.both_databases
 def test_a_backlog_at_one_provider_delays_no_other_and_no_halt(engine: sa.Engine) -> None:
     """It takes all the time there is; meanwhile one's credit is found gone, and one that nobody bills is halted."""
     clock = Moving(T0)

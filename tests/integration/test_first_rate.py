@@ -146,6 +146,7 @@ def test_use_before_the_first_sample_is_bounded_and_ends(fleet: Fleet) -> None:
     assert after(BEGUN_MS) == (0, 0), "silent for three intervals"
 
 
+@pytest.mark.both_databases
 def test_a_sample_takes_the_place_of_the_guess(fleet: Fleet) -> None:
     start(fleet, "globex", 1)
     box = str(fleet.one("SELECT sandbox_id FROM sandboxes"))

@@ -102,6 +102,7 @@ def shown(fleet: Fleet) -> dict[str, object]:
     )
 
 
+@pytest.mark.both_databases
 def test_everything_says_the_same_before_and_after_and_nothing_is_billed(fleet: Fleet) -> None:
     before = shown(fleet)
     assert before["verify"] == [] and before["drift"]

@@ -38,6 +38,7 @@ def told(fleet: Fleet, available: int, now: int = NOW) -> Forecast:
     return read(fleet.engine, lambda c: forecast_of(c, "acme", available, now))
 
 
+@pytest.mark.both_databases
 def test_seven_days_of_use_tell_the_moment(fleet: Fleet) -> None:
     for day in range(1, 8):
         used(fleet, TODAY - day * DAY_MS, 10 * MICRO)

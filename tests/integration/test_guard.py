@@ -424,6 +424,7 @@ def test_what_no_ledger_holds_is_refused_where_no_run_holds_it_either(guarded: G
     assert guarded.settle("k", 10**8).state == "settled"
 
 
+@pytest.mark.both_databases
 def test_what_makes_no_sense_is_refused(guarded: Guarded) -> None:
     guarded.limit("look", 5)
     for work in (

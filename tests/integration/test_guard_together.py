@@ -154,6 +154,7 @@ def test_a_planted_mistake_shows(
     assert not all(same(guarded, seed, right) for seed, right in wanted.items())
 
 
+@pytest.mark.both_databases
 def test_a_key_that_is_taken_meanwhile_has_each_asked_alone(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [Ask(f"n{number}", Wish("acme", "look", 1), guarded.fleet.by) for number in (1, 2)]
     monkeypatch.setattr(guard_keys, "read", lambda connection, keys: {})

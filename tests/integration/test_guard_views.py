@@ -123,6 +123,7 @@ def test_one_whose_end_has_come_is_approved_no_more(guarded: Guarded) -> None:
         guarded.decide(made.number, "approve")
 
 
+@pytest.mark.both_databases
 def test_an_override_ends_within_90_days_or_is_said_to_be_for_good(guarded: Guarded) -> None:
     guarded.override("look", 5, ends_ms=T0 + 90 * DAY_MS)
     guarded.override("look", 6, permanent=True)

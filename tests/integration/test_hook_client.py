@@ -229,6 +229,7 @@ def test_a_certificate_that_nobody_trusts_is_a_failure(tmp_path: Path) -> None:
     assert asyncio.run(run()) == HookAnswer(error="the certificate is not trusted")
 
 
+@pytest.mark.both_databases
 def test_from_the_fact_to_the_product_and_back(engine: sa.Engine) -> None:
     """The whole way: a halt, an outage of the product, the schedule, a delivery that the product verifies."""
     shop = Shop(engine)

@@ -54,6 +54,7 @@ def test_a_halt_and_its_end_are_told_once_each(shop: Shop) -> None:
     assert shop.events().count("organisation.halted") == 2, "another halt is another fact"
 
 
+@pytest.mark.both_databases
 def test_credit_that_runs_out_and_comes_back_is_told_by_the_level(shop: Shop) -> None:
     shop.endpoint()
     shop.write(lambda c: hooks.set_low(c, "", 5 * MICRO, shop.fleet.by))

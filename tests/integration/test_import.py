@@ -32,6 +32,7 @@ def test_a_sample_arrives_whole_and_the_database_finds_nothing_wrong(engine: sa.
     assert read(engine, lambda connection: tuple(connection.execute(query).one())) == (NOW, None)
 
 
+@pytest.mark.both_databases
 def test_bad_rows_are_reported_and_the_rest_goes_in(engine: sa.Engine, tmp_path: Path) -> None:
     bad = {
         3: (line(3, interval_s=-5), "interval_s", "interval_negative"),
@@ -42,8 +43,10 @@ def test_bad_rows_are_reported_and_the_rest_goes_in(engine: sa.Engine, tmp_path:
         8: (line(8, ts="soon"), "ts", "ts_unreadable"),
         9: (line(9, cell_id='"c"1'), "", "csv_syntax"),
         10: (line(10, sandbox_id="x" * 201), "sandbox_id", "bad_sandbox_id"),
+        11: (line(11, id="event:guessed"), "id", "reserved_id"),
+        12: (line(12, id="run:a:1", cell_id="runs"), "id", "reserved_id"),
     }
-    file = usage(tmp_path, line(2), *(text for text, _, _ in bad.values()), line(11, interval_s="32.0"))
+    file = usage(tmp_path, line(2), *(text for text, _, _ in bad.values()), line(13, interval_s="32.0"))
     rejects = tmp_path / "rejects.csv"
     report = import_samples(engine, [file], options(rejects=rejects, chunk_rows=3), NOW)
     assert counts(report) == (2, 0, len(bad), 0)
@@ -56,7 +59,7 @@ def test_bad_rows_are_reported_and_the_rest_goes_in(engine: sa.Engine, tmp_path:
         rows = list(csv.reader(written))
     assert rows[0] == ["file", "line", "column", "reason", "text"]
     assert rows[1:] == [[file, str(n), column, reason, text] for n, (text, column, reason) in bad.items()]
-    assert [row[0] for row in samples(engine)] == ["s11", "s2"]
+    assert [row[0] for row in samples(engine)] == ["s13", "s2"]
 
 
 def test_of_those_that_are_there_already_the_withdrawn_ones_are_counted(engine: sa.Engine, tmp_path: Path) -> None:

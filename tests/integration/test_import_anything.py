@@ -8,6 +8,7 @@ import json
 from itertools import count
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -41,6 +42,7 @@ def _jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, default=str) + "\n" for row in rows)
 
 
+@pytest.mark.both_databases
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(ROWS, min_size=1, max_size=12, unique_by=lambda row: row[0]), st.booleans())
 def test_any_valid_samples_come_out_as_they_went_in(

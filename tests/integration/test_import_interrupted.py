@@ -119,6 +119,7 @@ def test_a_damaged_file_keeps_what_came_before_and_can_be_imported_again(engine:
     assert counts(import_samples(engine, [str(file)], options(), NOW)) == (5000 - kept, kept, 0, 0)
 
 
+@pytest.mark.both_databases
 def test_nothing_is_imported_where_any_file_cannot_be(engine: sa.Engine, tmp_path: Path) -> None:
     good, empty, headless = usage(tmp_path, line(1)), tmp_path / "empty.csv", tmp_path / "headless.csv"
     empty.touch()

@@ -97,6 +97,7 @@ PRICES = [
 ]
 
 
+@pytest.mark.both_databases
 def test_a_price_in_sql_is_the_price(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     for number, (micro, per, quantity) in enumerate(PRICES):

@@ -79,6 +79,7 @@ def test_who_cannot_be_read_ends_the_round_for_nobody(engine: sa.Engine) -> None
     assert (provider.asked, done.failed) == (["org-1", "org-2", "org-3"], 1)
 
 
+@pytest.mark.both_databases
 def test_a_read_that_was_overtaken_by_one_that_failed_is_made_again_at_once(engine: sa.Engine) -> None:
     """What failed halts whom nobody could read for long, and is asked again in a minute: that is no answer."""
     provider = Prepaid(capabilities(), credit={org: few * 1_000 * A_SECOND for org, few in CREDIT.items()})

@@ -57,6 +57,7 @@ def test_what_has_no_rate_is_charged_once_it_has_one(fleet: Fleet) -> None:
     assert fleet.one("SELECT amount_micro FROM ledger_entries") == 35
 
 
+@pytest.mark.both_databases
 def test_the_rate_that_holds_anyway_changes_nothing(fleet: Fleet) -> None:
     def say(micro: int, from_ms: int | None) -> int:
         return write(fleet.engine, lambda c: credit.set_rate(c, "new", micro, 2, fleet.by, from_ms=from_ms))

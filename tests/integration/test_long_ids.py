@@ -75,6 +75,7 @@ def test_listing_holds_none_of_them(fleet: Fleet, how: list[str]) -> None:
         assert "00,003 bytes; 30 begin so)" in done.stdout
 
 
+@pytest.mark.both_databases
 def test_they_are_set_aside_together_and_taken_back(fleet: Fleet) -> None:
     (long,) = page(fleet, QuarantineFilter(reason="bad_id")).samples
     assert not any(one.new_id for one in write(fleet.engine, lambda c: samples.mend(c, QuarantineFilter(), fleet.by)))

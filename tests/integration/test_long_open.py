@@ -48,6 +48,7 @@ def status_line(fleet: Fleet) -> list[str]:
     return [text for what, text in other_lines(found.standing, fleet.clock.at_ms) if what == "open"]
 
 
+@pytest.mark.both_databases
 def test_without_one_there_is_nothing_to_tell(engine: sa.Engine) -> None:
     assert read(engine, oldest_open) is None
     assert age(engine) == [0.0]

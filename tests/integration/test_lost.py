@@ -485,6 +485,7 @@ def test_a_mapping_of_lost_history_is_given_again_knowingly(engine: sa.Engine) -
     assert write(engine, lambda c: end_feature(c, "compute_4gb", fleet.by, from_ms=T0, confirmed=True))
 
 
+@pytest.mark.both_databases
 def test_a_tick_that_lay_still_while_the_database_was_restored_seals_nothing(engine: sa.Engine) -> None:
     """What another worker of this machine wrote down meanwhile says so, once the tick has begun."""
     fleet, _ = restored(engine, {}, **ASKED)

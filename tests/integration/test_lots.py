@@ -414,6 +414,7 @@ def test_many_at_once_leave_nothing_that_is_not_booked(purse: Purse) -> None:
     assert purse.lot("m1").taken_micro == 1000, "the whole"
 
 
+@pytest.mark.both_databases
 def test_the_sweep_of_a_tick_expires_and_late_samples_reopen(purse: Purse) -> None:
     """All through the tick: samples, windows, a halt as credit is over, and its end as more begins."""
     fleet = purse.fleet
@@ -543,3 +544,18 @@ def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:
         at="2026-01-02T12:00",
     )
     assert other.status == 1 and "20 credits to acme" in other.err and "nothing was moved" in other.err
+
+
+def test_lot_that_has_not_begun_pays_no_debt_and_is_taken_back_whole(purse: Purse) -> None:
+    purse.give("now", 100)
+    purse.use(120)
+    purse.give("next", 500, begins_ms=T0 + 30 * DAY_MS)
+    view = read(purse.fleet.engine, lambda c: list_lots(c, "acme", purse.fleet.clock.at_ms))
+    assert view.owed_micro == 20
+    assert [(row.lot, row.used_micro, row.left_micro) for row in view.lots] == [
+        ("grant:now", 100, 0),
+        ("grant:next", 0, 500),
+    ]
+    assert purse.take_back("grant:next") == 500
+    assert purse.fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == -20
+    purse.sweep(T0 + 40 * DAY_MS)

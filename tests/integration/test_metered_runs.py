@@ -443,6 +443,7 @@ def _permit_unlooked(connection: sa.Connection, request: Request, now_ms: int) -
     return run_permission.Permit(request.org_id, request.amount_micro or 0, found)
 
 
+@pytest.mark.both_databases
 def test_nobody_looks_at_holds_where_there_is_no_room_without_them(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.accept(micro=60_000)
     lab.write(lambda c: executions.accept(c, "r", Request("acme", 10_000), lab.fleet.by))

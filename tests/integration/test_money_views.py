@@ -90,6 +90,7 @@ def test_low_is_what_is_available_however_much_is_reserved_of_it(fleet: Fleet) -
     assert paged(fleet, Chosen("low")) == ["e", "b"]
 
 
+@pytest.mark.both_databases
 def test_the_entries_of_all_pages_are_the_balance(fleet: Fleet) -> None:
     chance = random.Random(7)
     for number in range(9):

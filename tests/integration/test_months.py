@@ -279,6 +279,7 @@ def test_what_no_plan_can_give_is_refused(account: Account, situation: str) -> N
         account.write(lambda c: credit.set_plan_limit(c, "other", None, account.fleet.by, gives=vars(Gives(1))))
 
 
+@pytest.mark.both_databases
 def test_many_at_once_give_each_month_once(account: Account) -> None:
     """Six workers sweep, reserve, change the plan and buy as two months have gone by."""
     account.plan("team", 100, 0, 50)

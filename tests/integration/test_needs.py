@@ -115,6 +115,7 @@ def test_a_list_of_many_ends_and_says_so(fleet: Fleet) -> None:
     assert (len(listed), listed[-1].what) == (MOST_CALLS + 1, "and 5 more like these")
 
 
+@pytest.mark.both_databases
 def test_what_comes_within_a_day_and_what_is_asked_for_stands_behind_it(fleet: Fleet) -> None:
     now, out = fleet.clock.at_ms, 7
     for number in range(out):

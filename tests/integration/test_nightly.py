@@ -50,6 +50,7 @@ def test_where_one_needs_a_person_the_others_are_run_all_the_same(
     assert last == ["1 of drawdown verify --since-last", "1 of drawdown status"], "what is stopped needs a person still"
 
 
+@pytest.mark.both_databases
 def test_usage_that_nobody_bills_is_named(
     asked: Callable[..., int], engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
-from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import assignments
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands import assignments, credit, executions, guard, guard_check, guard_terms, pools
 from drawdown.worker.commands.flip_rules import Flip, FlipOptions, Wish
 from drawdown.worker.commands.flips import flip
+from drawdown.worker.commands.guard import Wish as UseWish
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.verify.verify import verify
@@ -60,6 +63,7 @@ def test_one_organisation_takes_its_wallet_along(fleet: Fleet) -> None:
     assert read(fleet.engine, verify).clean
 
 
+@pytest.mark.both_databases
 def test_a_wallet_changes_hands_in_time(fleet: Fleet) -> None:
     fleet.tick(T0)
     flipped(fleet, "xorg", "embedded", from_ms=T0)
@@ -90,3 +94,77 @@ def test_verify_names_both_where_it_is_so_already(fleet: Fleet) -> None:
         ("xorg", "it draws on the wallet of bob at embedded, as yorg does at fake in the same windows"),
         ("yorg", "it draws on the wallet of bob at fake, as xorg does at embedded in the same windows"),
     ]
+
+
+def owned(fleet: Fleet) -> None:
+    """A pool with credit, and a customer of xorg's with credit; a metric that costs."""
+    flipped(fleet, "xorg", "embedded", from_ms=T0)
+
+    def work(connection: sa.Connection) -> None:
+        pools.make(connection, "course", fleet.by)
+        for customer in ("course", "bob"):
+            credit.grant(connection, customer, 100, fleet.by, key=customer, plan=None)
+        guard_terms.set_metric(connection, "spark", guard_terms.Change(price_micro=5, phase=3), fleet.by)
+
+    write(fleet.engine, work)
+
+
+def balances(fleet: Fleet) -> list[tuple[object, ...]]:
+    rows = "SELECT account_id, balance_micro, held_micro FROM ledger_accounts WHERE balance_micro > 0 ORDER BY 1"
+    return fleet.rows(rows)
+
+
+@pytest.mark.parametrize("org", ["course", "bob"])
+def test_nobody_spends_a_wallet_by_its_name(fleet: Fleet, org: str) -> None:
+    """Neither a pool's nor another organisation's customer's: by metering, an execution, the guard or an assignment."""
+    owned(fleet)
+    had = balances(fleet)
+    fleet.sample(org, T0 + 1)
+    for windows in (2, 1):
+        fleet.tick(fleet.clock.at_ms + windows * WINDOW_MS, new_orgs=NewOrgs("embedded", T0))
+    assert fleet.rows("SELECT org_id FROM assignments") == [("xorg",)]
+    assert fleet.rows("SELECT org_id FROM pending_usage") == [(org,)], "its usage waits"
+    with pytest.raises(Denied, match="does not pay for runs of") as denied:
+        write(fleet.engine, lambda c: executions.accept(c, "r", Request(org, 5), fleet.by))
+    assert denied.value.code == "payer_not_allowed"
+    assert not read(fleet.engine, lambda c: executions.preview(c, Request(org, 5), fleet.clock.at_ms)).allowed
+    wish = UseWish(org, "spark", 1)
+    asked = read(fleet.engine, lambda c: guard_check.check(c, wish, fleet.clock.at_ms))
+    used = write(fleet.engine, lambda c: guard.consume(c, "use", wish, fleet.by))
+    assert (asked.decision, used.decision, used.charged_micro) == ("block", "block", 0)
+    with pytest.raises(Refused):
+        fleet.assign(org)
+    assert (balances(fleet), breaches_of(fleet)) == (had, [])
+
+
+def test_whom_the_owner_allowed_spends_its_wallet(fleet: Fleet) -> None:
+    owned(fleet)
+    write(fleet.engine, lambda c: pools.allow(c, "course", "xorg", fleet.by))
+    write(fleet.engine, lambda c: executions.accept(c, "r", Request("xorg", 5, payer="course"), fleet.by))
+    write(fleet.engine, lambda c: executions.accept(c, "own", Request("xorg", 7), fleet.by))
+    assert balances(fleet) == [("wallet:bob", 100, 7), ("wallet:course", 100, 5)]
+    assert breaches_of(fleet) == []
+
+
+def test_no_pool_takes_the_name_of_an_organisation(fleet: Fleet) -> None:
+    owned(fleet)
+    for name in ("xorg", "bob"):
+        with pytest.raises(Denied, match="is a customer"):
+            write(fleet.engine, lambda c, name=name: pools.make(c, name, fleet.by))  # type: ignore[misc]
+
+
+def test_wallet_spent_by_its_name_is_found(fleet: Fleet) -> None:
+    owned(fleet)
+    fleet.clock.at_ms += 3 * DAY_MS
+    write(fleet.engine, lambda c: executions.accept(c, "r", Request("xorg", 5), fleet.by))
+    assert breaches_of(fleet) == []
+    moved = "UPDATE ledger_accounts SET held_micro = {} WHERE account_id = 'wallet:{}'"
+    renamed = "UPDATE reservations SET org_id = '{0}', customer_id = '{0}'"
+    tamper(fleet, moved.format(0, "bob"), moved.format(5, "course"), renamed.format("course"))
+    assert any("who did not pay for course" in one for one in breaches_of(fleet))
+    tamper(fleet, "UPDATE assignments SET customer_id = 'course'")
+    assert any("as course, which is a pool" in one for one in breaches_of(fleet))
+
+
+def breaches_of(fleet: Fleet) -> list[str]:
+    return [one.text for one in read(fleet.engine, verify).breaches]

@@ -189,6 +189,7 @@ def test_halted_at_changes_only_when_the_verdict_does(fleet: Fleet, provider: Fa
     ]
 
 
+@pytest.mark.both_databases
 def test_the_operators_halt_and_override_win_until_they_end(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(-1, None, 5)
     until = T0 + 3 * WINDOW_MS

@@ -270,6 +270,7 @@ def test_the_database_keeps_what_was_ordered(fleet: Fleet) -> None:
         fleet.write("UPDATE orders SET said = 'other'")
 
 
+@pytest.mark.both_databases
 def test_a_tick_does_orders_after_all_else_and_says_what_it_left(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (fleet.tick_windows(1).orders_ended, fleet.tick_windows(1).orders_wait) == (0, False)
     order(fleet)

@@ -79,6 +79,7 @@ def dies_before(purses: Purses, name: str) -> None:
         effect = steps.send(runner.run(alone(effect), purses.world()))
 
 
+@pytest.mark.both_databases
 def test_with_another_card_top_ups_go_on_and_what_is_low_is_filled_by_the_same_tick(stopped: Purses) -> None:
     stopped.pay.cards.clear()
     number = order(stopped, ARM)

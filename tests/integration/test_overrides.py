@@ -63,6 +63,7 @@ def test_a_word_holds_at_once_though_the_provider_cannot_be_asked_and_ends_by_it
     assert read(fleet.engine, verify).breaches == []
 
 
+@pytest.mark.both_databases
 def test_a_word_that_is_cleared_makes_no_credit_of_what_is_known_to_be_gone(
     fleet: Fleet, provider: FakeProvider
 ) -> None:

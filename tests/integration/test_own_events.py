@@ -16,6 +16,7 @@ from drawdown.worker.commands import backfills
 from drawdown.worker.commands.events import withdraw_events
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.sources.events.store import Taken, take
+from drawdown.worker.sources.events.types import Bringer
 from drawdown.worker.views.events import show_event
 from tests.integration.telling_events import billed_by_units, clean, event, statuses, told
 from tests.integration.test_events import at_once
@@ -33,7 +34,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 def own(fleet: Fleet, *events: UsageEvent) -> list[tuple[str, str | None]]:
     """By a key of their organisation's."""
     now = fleet.clock.at_ms
-    return statuses(write(fleet.engine, lambda c: take(c, events, now, own=True, types_of=events[0].org_id)))
+    return statuses(write(fleet.engine, lambda c: take(c, events, now, own=True, types_by=Bringer(events[0].org_id))))
 
 
 def of(org: str, event_id: str = "a", quantity: int = 3, **more: Any) -> UsageEvent:
@@ -44,6 +45,7 @@ IN = ("accepted", None)
 GONE = ("invalid", "withdrawn")
 
 
+@pytest.mark.both_databases
 def test_each_organisation_is_billed_for_its_own_and_none_is_mistaken_for_another(fleet: Fleet) -> None:
     assert [own(fleet, of(org, quantity=number)) for org, number in (("acme", 3), ("globex", 4))] == [[IN], [IN]]
     engine, by = fleet.engine, fleet.by
@@ -139,7 +141,7 @@ def test_bound_and_unbound_keys_send_the_same_at_once_and_nothing_waits_crosswis
         others = [of("globex", f"{number}-{i}", i + 1) for i in range(120)]
 
         def work(connection: sa.Connection, batch: list[UsageEvent], *, own: bool) -> list[Taken]:
-            return take(connection, batch, T0 + 10, own=own, types_of=batch[0].org_id if own else None)
+            return take(connection, batch, T0 + 10, own=own, types_by=Bringer(batch[0].org_id if own else None))
 
         ways = [(events, True), (events[::-1], False), (others, True), (others[::-1], False)]
         found = at_once(fleet.engine, [partial(work, batch=batch, own=mine) for batch, mine in ways])

@@ -326,6 +326,7 @@ def totals_file(folder: Path, text: str) -> Path:
     return made
 
 
+@pytest.mark.both_databases
 def test_the_command_compares_a_file(database_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     must(migrated(database_url), "init", at=DAY)
     samples = tmp_path / "samples.csv"

@@ -174,6 +174,7 @@ def test_organisations_are_listed_page_by_page_in_each_order(fleet: Fleet, sort:
         assert set(whole[:2]) == {"org-1", "org-5"}
 
 
+@pytest.mark.both_databases
 def test_organisations_are_listed_under_each_state_that_they_are_in(fleet: Fleet) -> None:
     """By the same words in `status`, and once each in a whole list, by the gravest."""
     now = fleet.clock.at_ms

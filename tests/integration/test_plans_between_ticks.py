@@ -146,6 +146,7 @@ def _run(engine: sa.Engine, text: str) -> None:
     write(engine, lambda connection: connection.exec_driver_sql(given))
 
 
+@pytest.mark.both_databases
 def test_no_table_that_grows_is_read_from_end_to_end(seen: Seen) -> None:
     whole = {text: sequential(plan) & GROWING for text, plan in seen.plans.items()}
     assert {text: tables for text, tables in whole.items() if tables} == {}

@@ -388,6 +388,7 @@ def test_who_pays_is_never_said_before_what_was_accepted(course: Course) -> None
     assert refused(lambda: course.accept("more", 20, payer="wayne")) == "payer_not_allowed"
 
 
+@pytest.mark.both_databases
 def test_whose_wallet_a_pool_has_made_true_is_asked_about_again(engine: sa.Engine) -> None:
     """A run of a member is over as its allotment comes back. Whoever needs the pool ends both, and the next sweep tells
     of the member, who was halted for what the run had reserved."""

@@ -126,6 +126,7 @@ def test_a_report_is_held_to_the_shape_it_is_to_be_published_in(alone: None, cap
     assert "there is usage-summary" in capsys.readouterr().err
 
 
+@pytest.mark.both_databases
 def test_ids_of_the_database_are_found(fleet: Fleet, capsys: Said) -> None:
     fleet.assign("acme", "wayne enterprises", from_ms=T0)
     fleet.sample("globex", T0 + 1, sample_id="first-sample")

@@ -233,6 +233,7 @@ def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
     assert "nobody here" in said[1] and fleet.tick_windows(1).projected == 1
 
 
+@pytest.mark.both_databases
 def test_a_refusal_of_one_of_two_attempts_leaves_the_other_to_be_looked_up(engine: sa.Engine) -> None:
     """The first was charged, and its answer never came; the second was accepted, and is refused later."""
     fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True, "balance_in_ledger": True})

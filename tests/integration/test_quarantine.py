@@ -40,6 +40,7 @@ def quarantine(fleet: Fleet) -> None:
     fleet.tick(accept_clock=True)
 
 
+@pytest.mark.both_databases
 def test_a_prune_keeps_what_is_quarantined_until_somebody_dealt_with_it(fleet: Fleet) -> None:
     """A time in seconds lies below every floor: deleted with the old ones, it could never be mended."""
     quarantine(fleet)

@@ -412,6 +412,7 @@ def test_only_what_is_asked_for_is_compared(engine: sa.Engine) -> None:
     assert compare(fleet, from_ms=T0 + DAY_MS, to_ms=T0 + 2 * DAY_MS).compared == 2
     assert compare(fleet, provider="embedded").compared == 0
     fleet.clock.at_ms += 3 * DAY_MS
+    assert compare(fleet, recent=True).compared == 6, "no nightly run compared them before"
     assert compare(fleet, recent=True).compared == 0, "nothing was settled in the last two days"
     fleet.sample("bolt", T0 + 2, 5)
     settle(fleet)
@@ -427,6 +428,7 @@ def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
     assert runner.run(reconcile(context, ReconcileScope(), fleet.by), world).skipped["fake"] == "it has no key"
 
 
+@pytest.mark.both_databases
 def test_of_several_days_and_organisations_each_is_mended_by_itself(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(**TOTALS))
     fleet = Fleet(engine, extra={"fake": provider})

@@ -313,7 +313,8 @@ def test_what_was_pushed_in_its_first_cycle_only_is_compared_at_once(engine: sa.
     provider.drawn_says = {"acme": {FEATURE: Drawn(shown, T0 - DAY_MS, whole=False)}}
     found = compare(fleet, correct=True)
     assert [(one.ours, one.theirs) for one in found.differing] == ([(67, shown)] if apart else [])
-    assert fleet.rows("SELECT apart_qty, told_qty FROM balance_marks") == ([(apart, apart)] if apart else [(0, 0)])
+    marks = fleet.rows("SELECT apart_qty, told_qty FROM balance_marks")
+    assert marks == ([(apart, apart)] if apart else []), "a balance that agrees needs no mark"
     assert compare(fleet, correct=True).exit_status == 0
 
 
@@ -493,6 +494,7 @@ def test_a_day_that_is_short_beside_what_was_billed_by_hand_is_told_once(engine:
     clean(fleet)
 
 
+@pytest.mark.both_databases
 def test_what_a_person_voided_may_have_been_given_back_in_part(engine: sa.Engine) -> None:
     """Autumn gives back no more than was drawn, here with no event. The balance is not taken for exact after that."""
     fleet, provider = billed(engine, 40, 100, drawn=True, key_retention_ms=DAY_MS, duplicate_proves_delivery=False)

@@ -41,6 +41,7 @@ def far(engine: sa.Engine) -> Far:
     return Far(engine)
 
 
+@pytest.mark.both_databases
 def test_a_run_is_held_here_and_billed_there_once(far: Far) -> None:
     accepted = far.accept("e-1")
     assert (accepted.reservation.hold, accepted.reservation.customer_id) == ("local", "acme")
@@ -350,7 +351,7 @@ def test_a_key_belongs_to_one_run_wherever_its_hold_lies(far: Far) -> None:
 
 def test_a_sample_that_stands_in_the_way_stops_the_settlement_alone(far: Far) -> None:
     far.accept("e-1")
-    far.fleet.sample("acme", far.fleet.clock.at_ms, 7, 4096, sample_id="run:e-1:final:compute_4gb:0")
+    far.fleet.sample("acme", far.fleet.clock.at_ms, 7, 4096, sample_id="run:e-1:final:compute_4gb:0", cell="runs")
     assert far.denied(lambda: far.settle("e-1", 45)) == "other_content"
     assert far.fleet.one("SELECT state FROM reservations") == "held"
     assert far.settle("e-1", 0).drawn.charged_micro == 0

@@ -305,6 +305,7 @@ def test_what_is_not_taken_is_left_to_the_next_tick(fleet: Fleet, provider: Fake
     assert fleet.tick_windows(1).exit_status == 0
 
 
+@pytest.mark.both_databases
 def test_what_is_sealed_and_not_settled_is_told_apart_from_what_is_owed(fleet: Fleet, provider: FakeProvider) -> None:
     provider.answers[f"usage:acme:{T0}:compute_1gb:r1"] = RetryAt(fleet.clock.at_ms + MINUTE_MS, "busy")
     assert run(fleet, planned(fleet)).open_pushes == 1

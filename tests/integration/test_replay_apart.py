@@ -150,6 +150,7 @@ def test_a_local_time_that_is_there_twice_or_never_is_said_with_how_to_choose(
     assert (hint in said, said.count(TWICE)) == (taken is not None, int(taken is not None)), said
 
 
+@pytest.mark.both_databases
 def test_one_push_is_one_push(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     fleet.write(f"UPDATE orgs SET floor_ms = {T0 + DAY_MS} WHERE org_id = 'globex'")
     given = ("replay", "--all", "--from", str(T0), "--to", str(T0 + WINDOW_MS))

@@ -124,6 +124,7 @@ def ruled(engine: sa.Engine) -> Fleet:
     return fleet
 
 
+@pytest.mark.both_databases
 def test_events_are_found_by_when_they_came_in_and_none_is_left_out(
     ruled: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

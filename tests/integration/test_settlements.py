@@ -574,6 +574,7 @@ def test_a_batch_has_a_file_that_adds_up_and_no_spreadsheet_obeys(shop: Shop, mo
     assert [row["run"] for row in whole["rows"]] == ["+2", "next"], "JSON has texts as they are"
 
 
+@pytest.mark.both_databases
 def test_many_at_once_release_each_settlement_once(shop: Shop) -> None:
     """Batches, reversals, freezes and runs that end, of one supplier, all together: no deadlock, nothing twice."""
     shop.set("loop", Change(hold_ms=0, threshold_micro=0))

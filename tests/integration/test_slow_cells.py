@@ -104,6 +104,7 @@ def test_a_thread_of_the_server_remembers_a_dead_cell_from_read_to_read(engine: 
     assert len(fleet.cells.received) == 2, "its circuit is open for half a minute"
 
 
+@pytest.mark.both_databases
 def test_a_read_of_the_server_tells_cells_for_a_while_only(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Hanging, "answer", None)
     fleet = made(engine, "fake")

@@ -149,6 +149,7 @@ def test_a_correction_is_a_line_of_its_own_month(books: Books) -> None:
     assert moved(books.statement(FEB)) == {"usage": 3_500}
 
 
+@pytest.mark.both_databases
 def test_lots_begin_expire_and_are_taken_back_by_kind(books: Books) -> None:
     books.grant(1_000, kind="included", expires_ms=FEBRUARY + DAY_MS)
     books.grant(500, kind="bonus", begins_ms=FEBRUARY + HOUR_MS)

@@ -365,6 +365,7 @@ def test_samples_dated_later_than_now_are_counted(fleet: Fleet) -> None:
     )
 
 
+@pytest.mark.both_databases
 def test_a_tick_that_was_given_an_earlier_time_is_not_the_last_one(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

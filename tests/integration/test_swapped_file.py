@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerChanged, PushRefused
@@ -33,6 +34,7 @@ def test_a_process_that_goes_on_sees_the_backup_that_was_put_in_its_place(tmp_pa
     assert read(again, lambda c: c.execute(sa.text("SELECT org_id FROM orgs")).scalar_one()) == "globex"
 
 
+@pytest.mark.both_databases
 def test_a_notice_in_text_that_no_database_can_hold_is_no_error(engine: sa.Engine) -> None:
     Fleet(engine)
     notices: list[CustomerChanged | PushRefused] = [

@@ -66,6 +66,7 @@ def test_a_halt_reaches_the_cells(fleet: Fleet) -> None:
     assert fleet.tick_windows(1).halts_acknowledged == 0
 
 
+@pytest.mark.both_databases
 def test_a_bad_organisation_stops_only_itself(fleet: Fleet) -> None:
     fleet.assign("bad")
     fleet.tick_windows(1)

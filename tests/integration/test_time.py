@@ -83,6 +83,7 @@ def test_a_change_of_the_calendar_bills_each_second_once(engine: sa.Engine, name
     assert read(engine, verify).breaches == []
 
 
+@pytest.mark.both_databases
 def test_edges_of_a_window_to_the_millisecond(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     start = T0 + WINDOW_MS

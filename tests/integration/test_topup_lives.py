@@ -22,7 +22,7 @@ from tests.integration.topup_lives import lived
 from tests.whole import share
 
 EPISODES = 500
-LIVES = share(4, whole=200)
+LIVES = share(1, whole=200)
 FEW = 250
 
 
@@ -37,11 +37,10 @@ def test_nobody_is_charged_twice_and_what_was_paid_is_credited_once(seed: int) -
     assert len(life.purses.pay.taken) > EPISODES / 2
 
 
-@pytest.mark.parametrize("seed", range(100, 102))
-def test_the_look_up_alone_holds_where_the_service_forgets_ids_at_once(seed: int) -> None:
+def test_the_look_up_alone_holds_where_the_service_forgets_ids_at_once() -> None:
     """But for calls that are worked on late, which nobody could tell from lost ones."""
     assert (
-        lived(FEW, seed, keeps_ms=0, faults=("not_sent", "request_lost", "answer_lost", "seen_late", "raised")).breaches
+        lived(FEW, 100, keeps_ms=0, faults=("not_sent", "request_lost", "answer_lost", "seen_late", "raised")).breaches
         == []
     )
 
@@ -178,7 +177,7 @@ PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, An
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", share(["a_doubt_that_is_charged_again_blind"], whole=PLANTED))
 def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, text, more = PLANTED[name]
     plant(monkeypatch)

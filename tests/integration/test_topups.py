@@ -115,6 +115,7 @@ def test_what_can_be_applied_no_more_is_given_up_and_another_one_takes_its_place
     assert judged(purses) == []
 
 
+@pytest.mark.both_databases
 def test_declines_wait_and_the_third_in_a_row_stops_the_wallet(purses: Purses) -> None:
     purses.pay.cards["cus_acme"] = "declined"
     for after_ms, charged in (

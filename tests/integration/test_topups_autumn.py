@@ -79,6 +79,7 @@ def test_a_charge_in_doubt_waits_for_a_person_and_nothing_is_attached_meanwhile(
     assert (len(account.books.taken), account.books.doubles(), purses.credits()) == (1, [], 20)
 
 
+@pytest.mark.both_databases
 def test_who_is_topped_up_by_autumn_itself_is_charged_by_nobody_else(engine: sa.Engine) -> None:
     account = Account(engine)
     account.books.fills_itself["cus_acme"] = True

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 
 from drawdown.cli.nouns.doctor import _upkeep
 from drawdown.cli.nouns.doctor_settings import Finding
 from drawdown.schema.database import read, write
 from drawdown.worker.views.upkeep import upkeep
 from tests.integration.test_long_open import _State
-from tests.migration.test_upgrade import _config
+from tests.migration.past import Past
 
 
 def _findings(engine: sa.Engine) -> list[Finding]:
@@ -20,8 +19,7 @@ def _findings(engine: sa.Engine) -> list[Finding]:
 
 def test_a_new_database_has_the_settings_and_loses_them_with_its_migration(postgres: sa.Engine) -> None:
     assert [one.ok for one in _findings(postgres)] == [True]
-    with postgres.begin() as connection:
-        command.downgrade(_config(connection), "0070")
+    Past(postgres).down("0070")
     left = read(postgres, upkeep)
     assert left is not None
     assert sorted(left.statements) == ["pushes", "usage_samples"]

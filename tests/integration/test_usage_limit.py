@@ -82,6 +82,7 @@ def test_it_stays_halted_until_nothing_is_refused(fleet: Fleet, provider: Prepai
     assert read(fleet.engine, verify).breaches == []
 
 
+@pytest.mark.both_databases
 def test_the_operators_product_is_told_why(fleet: Fleet, provider: Prepaid) -> None:
     events = ("organisation.halted", "organisation.resumed")
     endpoint = {"name": "app", "url": "https://app.example/in", "events": events, "new": True}

@@ -86,6 +86,7 @@ def test_another_currency_is_another_line(guarded: Guarded) -> None:
     assert estimated(guarded) == {"eur": 5, "usd": 5}
 
 
+@pytest.mark.both_databases
 def test_a_metric_that_counts_a_feature_of_sizes_is_estimated_once(guarded: Guarded) -> None:
     """Until the feature ends: what is used later the seal bills no more."""
     fleet = guarded.fleet

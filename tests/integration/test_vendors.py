@@ -234,6 +234,7 @@ def test_several_features_of_a_line_are_added_before_they_are_rounded(fleet: Fle
     assert [line.estimated_micro for line in told(fleet) if line.vendor == "cloud"][:2] == [1, 0], "2/3 and 1/3"
 
 
+@pytest.mark.both_databases
 def test_what_was_charged_at_once_is_estimated_too(engine: sa.Engine) -> None:
     """Receipts of runs, by their quantities, and uses, whoever paid, or where nobody did; what was reserved alone is
     none."""

@@ -39,6 +39,7 @@ def fill(fleet: Fleet, count: int) -> None:
     )
 
 
+@pytest.mark.both_databases
 def test_many_samples_are_proven_without_coming_into_python(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fill(fleet, SAMPLES)

@@ -103,6 +103,7 @@ def test_what_was_done_with_a_time_that_was_given_is_told_from_what_was_done_the
         assert f'"grant:{key}"' in said and f'"grant:{other}"' not in said
 
 
+@pytest.mark.both_databases
 def test_a_list_by_ends_and_one_of_pushes_go_on_and_begin_where_they_say(shell: Shell) -> None:
     """By the place that a page names, whoever topped up since; and at no window that began before."""
     fleet = shell.fleet

@@ -57,6 +57,7 @@ from drawdown.worker.verify.verify import Verification, verify
 from tests.fake_payments import CAN, FakePayments
 from tests.fake_product import FakeProduct
 from tests.fake_provider import FakeProvider
+from tests.quick_sqlite import quicken
 from tests.world import T0, Copied, Fleet
 
 NEXT: Final = T0 + WINDOW_MS
@@ -128,6 +129,7 @@ def copy(original: Fleet, folder: Path) -> Copied:
     if url.get_backend_name() == "sqlite":
         made = url.set(database=f"{folder}/copy.db")
         shutil.copy(str(url.database), str(made.database))
+        engine = quicken(connect(made.render_as_string(hide_password=False)))
     else:
         made = url.set(database=f"{url.database}_{next(_copies)}")
         admin = sa.create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
@@ -135,7 +137,7 @@ def copy(original: Fleet, folder: Path) -> Copied:
             connection.execute(
                 sa.text(f'CREATE DATABASE "{made.database}" TEMPLATE "{url.database}" STRATEGY FILE_COPY')
             )
-    engine = connect(made.render_as_string(hide_password=False))
+        engine = connect(made.render_as_string(hide_password=False))
     return Copied(engine, FixedClock(original.clock.at_ms), extra=original.extra)
 
 

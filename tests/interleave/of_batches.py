@@ -19,6 +19,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.batches import folders, sources
 from drawdown.worker.batches.asking import Question
 from drawdown.worker.batches.files import FoundFile, found_file
+from drawdown.worker.batches.overlap import accept
 from drawdown.worker.batches.reading import Sums, add_up
 from drawdown.worker.batches.readings import begin_reading, end_reading, forget_gone
 from drawdown.worker.batches.take import TakenFile, meet_types, take
@@ -105,6 +106,13 @@ def _refused(stage: Stage, connection: sa.Connection) -> None:
     folders._note(connection, file=_file("bad.csv", "x"), taken=taken, now_ms=stage.clock.now_ms())
 
 
+def _accepts(stage: Stage, connection: sa.Connection) -> None:
+    take(connection, _sums("u.csv", LATE), SOURCE, stage.by)
+    longer = take(connection, _sums("longer.csv", f"{LATE}acme,{NOW - 7},1024,9\n"), SOURCE, stage.by)
+    with suppress(Refused):  # the other was withdrawn meanwhile, and this one is taken
+        accept(connection, longer.batch, stage.by)
+
+
 def _begins(stage: Stage, connection: sa.Connection) -> None:
     begin_reading(connection, SOURCE, _file("u.csv", LATE), stage.clock.now_ms())
 
@@ -180,6 +188,7 @@ BATCHES: Final = (
     plain("cli.nouns.batches:_take", _takes(LATE), _in_once),
     _withdraws(""),
     _withdraws(" a portion of it", at_most=2),
+    plain("cli.nouns.batches:accept_", _accepts),
     plain("note_file", _refused),
     plain("begin_reading", _begins),
     plain("end_reading", _fails),

@@ -12,6 +12,7 @@ from drawdown.schema.database import write
 from drawdown.worker.commands.events import withdraw_events
 from drawdown.worker.commands.features import map_event
 from drawdown.worker.sources.events.store import take
+from drawdown.worker.sources.events.types import Bringer
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, Stage
 
@@ -32,8 +33,8 @@ ANCIENT: Final = (_event("e-9", 9, OLD + 7), _event("e-1", 3))
 
 def _takes(batch: tuple[UsageEvent, ...], *, own: bool = False) -> Callable[[Stage, sa.Connection], object]:
     """`own`: by a key that is bound to their organisation."""
-    types_of = batch[0].org_id if own else None
-    return lambda _stage, connection: take(connection, batch, NOW, own=own, types_of=types_of)
+    types_by = Bringer(batch[0].org_id if own else None)
+    return lambda _stage, connection: take(connection, batch, NOW, own=own, types_by=types_by)
 
 
 def _after_a_batch(name: str, work: Callable[[Stage, sa.Connection], object]) -> Party:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.database import write
+from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.checks import proofs, spenders, vendor_drift
 from drawdown.worker.commands import (
@@ -259,6 +261,15 @@ def _doubted(stage: Stage) -> Act:
     )
 
 
+def _bills_shadow(stage: Stage, connection: sa.Connection) -> None:
+    """The windows of `fake` from the first on, as if they had been sealed in shadow until now."""
+    connection.exec_driver_sql(
+        f"UPDATE provider_states SET live_from_ms = {NOW - NOW % WINDOW_MS} WHERE provider = 'fake'"
+    )
+    with suppress(Refused):  # nothing of it is in shadow
+        providers.bill_shadow(connection, "fake", NOW - NOW % WINDOW_MS - DAY_MS, stage.by)
+
+
 PEOPLE: Final = (
     plain("cli.nouns.ledger:grant", lambda s, c: credit.grant(c, "acme", 7, s.by, key="paid", plan="free")),
     plain(
@@ -297,6 +308,7 @@ PEOPLE: Final = (
     Party("worker.commands.prune:in_portions folding", _foldable, _folded),
     plain("cli.nouns.providers:pause", lambda s, c: providers.pause(c, "other", s.by)),
     Party("cli.nouns.providers:resume", _paused),
+    plain("cli.nouns.providers:bill_shadow", _bills_shadow),
     Party("worker.commands.providers:accept", _changed),
     plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
     plain("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.by)),

@@ -119,6 +119,10 @@ def _reconciles(stage: Stage) -> Steps[Any]:
     return reconcile(stage.context(WITHOUT), ReconcileScope(provider="fake", correct=True), stage.by)
 
 
+def _compares_recent(stage: Stage) -> Steps[Any]:
+    return reconcile(stage.context(WITHOUT), ReconcileScope(provider="fake", recent=True), stage.by)
+
+
 def _compares(stage: Stage) -> Steps[Any]:
     """What one cell counted of the first day, which is taken to be over; another cannot be read."""
     day = T0 - T0 % DAY_MS
@@ -198,6 +202,7 @@ STEPS: Final = (
     step("reconcile_begins", _reconciles),
     step("reconcile_ours", _reconciles),
     step("reconcile_keep", _reconciles),
+    step("keep_marks", _compares_recent),
     step("reconcile_accepted", _reconciles),
     step("reconcile_accounted", _reconciles),
     step("reconcile_short", _reconciles),

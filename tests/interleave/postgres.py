@@ -45,6 +45,8 @@ DO $$ DECLARE one text; BEGIN
     FOR one IN SELECT step FROM kept.steps ORDER BY number LOOP EXECUTE one; END LOOP;
 END $$
 """
+NUMBER: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
+"""Of the next transaction that changes anything: a sequence that is put back takes one, too, when it is next used."""
 VACUUM_EVERY: Final = 25
 
 
@@ -58,7 +60,7 @@ class Postgres:
             sa.make_url(self.url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_size=1
         )
         self._do(*(f"ALTER SYSTEM SET {name} = {value}" for name, value in SETTINGS.items()), "SELECT pg_reload_conf()")
-        self._restored = 0
+        self._restored, self._number = 0, ""
 
     def _do(self, *statements: str) -> None:
         with self.admin.connect() as connection:
@@ -70,11 +72,18 @@ class Postgres:
         self._do(KEEP, "VACUUM ANALYZE")
 
     def restore(self) -> None:
-        """Undo what happened since."""
+        """Undo what happened since, if anything did."""
+        if self._next_number() == self._number:
+            return
         self._do(RESTORE)
         self._restored += 1
         if self._restored % VACUUM_EVERY == 0:
             self._do("VACUUM")
+        self._number = self._next_number()
+
+    def _next_number(self) -> str:
+        with self.admin.connect() as connection:
+            return str(connection.exec_driver_sql(NUMBER).scalar_one())
 
     def close(self) -> None:
         self.admin.dispose()

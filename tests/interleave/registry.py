@@ -92,6 +92,7 @@ APART: Final[dict[str, str]] = {
     "new_files": "reads once; what another one took meanwhile is found by `take_batch`",
     "topup_asked": "reads once; what is changed meanwhile is found by `topup_ordered`",
     "billed_by": "reads once, of a provider that cannot be used",
+    "compared_to": "reads one mark of a provider, which only moves forward",
     "known_costs": "reads once, before a provider is asked; what is learned meanwhile is found by `learn_costs`",
     "known_parts": "reads once, before balances are; what a read shows meanwhile counts from the next comparison on",
 }

@@ -37,14 +37,14 @@ def lost(explorer: Explorer) -> Iterator[Lost]:
     made.close()
 
 
-@pytest.mark.parametrize("name", share(SHARE[::5], whole=SHARE))
+@pytest.mark.parametrize("name", share(SHARE[:1], whole=SHARE))
 def test_what_is_said_is_true_and_the_same_again_is_safe(lost: Lost, name: str) -> None:
     assert [told for told in lost.party(name, commit_only=True) if told.wrong] == []
 
 
 def test_a_statement_without_an_answer_has_kept_nothing(lost: Lost) -> None:
-    seen = list(lost.party("cli.nouns.samples:withdraw"))
-    assert len([one for one in seen if one.at != COMMIT and "try again" in one.said]) > 10
+    seen = list(lost.party(share("cli.nouns.ledger:rate", whole="cli.nouns.samples:withdraw")))
+    assert len([one for one in seen if one.at != COMMIT and "try again" in one.said]) > share(2, whole=10)
     assert [one for one in seen if one.wrong] == []
 
 

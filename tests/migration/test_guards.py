@@ -59,6 +59,14 @@ REFUSED = {
         "decided once, and ends once",
     ),
     "an override is deleted": ("DELETE FROM guard_overrides", "ended, never deleted"),
+    **{
+        f"a host takes an id of {word}: at {cell}": (
+            f"{SAMPLE}) VALUES ('{word}:1', 'acme', 'b', {cell}, 1024, 60, {T0}, {T0})",
+            "begins with event:, run: or batch: is reserved",
+        )
+        for word in ("event", "run", "batch")
+        for cell in ("'cell-1'", "NULL")
+    },
     "a sample is changed": ("UPDATE usage_samples SET interval_s = 1", "S7"),
     "a sample above the floor is deleted": ("DELETE FROM usage_samples", "S4"),
     "a push's quantity is changed": ("UPDATE pushes SET sealed_qty = 1", "S3"),

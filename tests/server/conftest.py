@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from fastapi import routing
 
 from drawdown.schema.database import connect
 from tests import leftovers
@@ -17,12 +19,37 @@ from tests.patience import patience
 from tests.server.console_home import Home, close_servers
 from tests.server.filled import Filled
 from tests.server.house import House
+from tests.understood import misunderstood
 
 
 @pytest.fixture(scope="package", autouse=True)
 def patient() -> Iterator[None]:
-    with patience():
+    """Also, what FastAPI makes of an answer's type is made once for all servers: it is half of what a server costs."""
+    with patience(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "create_model_field", cache(routing.create_model_field))  # type: ignore[attr-defined]
         yield
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest reads which databases there are
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test here meets SQLite. One marked `both_databases` meets PostgreSQL, too: where locks or answers differ, and
+    where each page and each way in is shown to work there at all. That PostgreSQL understands what the others say,
+    `tests/understood.py` proves."""
+    chosen = [mark for mark in metafunc.definition.iter_markers("parametrize") if "database_url" in mark.args[0]]
+    if "database_url" in metafunc.fixturenames and not chosen and not _on_both(metafunc.definition):
+        metafunc.definition.add_marker(pytest.mark.parametrize("database_url", ["sqlite"], indirect=True))
+
+
+def _on_both(test: pytest.Item | pytest.Function) -> bool:
+    return test.get_closest_marker("both_databases") is not None
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: str, migrated_postgres: str) -> Iterator[str]:
+    """Where there is one anyway, it understands in the end all that this process said to SQLite."""
+    yield migrated_postgres
+    url = sa.make_url(postgres_server).set(database=migrated_postgres)
+    assert misunderstood(url.render_as_string(hide_password=False)) == []
 
 
 @pytest.fixture

@@ -59,18 +59,21 @@ class Sender:
 
     async def told(self, path: str, items: Any, kind: str = "application/json", **more: Any) -> list[tuple[str, ...]]:
         """Each item's status, and code where it has one."""
-        answer = await self.send(path, items, kind, **more)
-        assert answer.status_code == 200, answer.text
-        return said(answer)
+        return said(await self.send(path, items, kind, **more))
 
     async def get(self, path: str) -> httpx.Response:
         return await self.caller.get(path, authorization=f"Bearer {key_of(self.name)}")
 
 
 def said(answer: httpx.Response) -> list[tuple[str, ...]]:
+    """Each item's status, and code where it has one. The answer's own status says whether all of them are kept."""
     results = answer.json()["results"]
+    kept = [one["status"] in ("accepted", "duplicate", "pending") for one in results]
+    assert answer.status_code == (200 if all(kept) else 207 if any(kept) else 422), answer.text
+    assert ("error" in answer.json()) == (answer.status_code == 422), answer.text
     for one in results:
-        assert set(one) <= {"status", "code", "message", "at"}, one
+        assert set(one) <= {"status", "id", "code", "message", "at"}, one
+        assert ("id" in one) or one["status"] == "invalid", one
         assert (one["status"] in ("accepted", "duplicate")) or (one["code"] and one["message"]), one
         assert ("at" in one) == (one["status"] == "invalid"), one
     return [(one["status"], one["code"]) if "code" in one else (one["status"],) for one in results]

@@ -44,6 +44,7 @@ async def render(program: Program, key: str, org: str = "acme") -> None:
     assert (await program.post(f"/{key}/settle", {"actual": 6})).status_code == 200
 
 
+@pytest.mark.both_databases
 def test_a_wallet_and_its_lots_read_as_the_commands_say(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))

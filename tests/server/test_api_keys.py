@@ -216,6 +216,7 @@ def test_what_no_key_can_be_is_refused(lone: House) -> None:
     assert [name for name, _ in states(lone)] == ["app"]
 
 
+@pytest.mark.both_databases
 def test_the_database_itself_keeps_what_a_key_may(house: House) -> None:
     """What is refused changes nothing, so one database meets them all."""
     make_key(house, "app", org="acme", for_ms=DAY_MS)

@@ -211,7 +211,8 @@ def test_passwords_are_looked_at_a_few_at_once(home: Home) -> None:
 
 def test_whoever_is_not_signed_in_is_asked_to_and_a_foreign_cookie_is_none(home: Home) -> None:
     for session in (None, 8):
-        for answer in home.get("/console/", "/console/org?id=acme", "/console/orgs.csv", session=session):
+        pages = [f"{page.path}{page.example}" for page in PAGES]
+        for answer in home.get(*pages, "/console/orgs.csv", session=session):
             assert answer.status_code == 303 and answer.headers["location"].startswith(
                 "/console/sign-in?next=%2Fconsole"
             )
@@ -285,6 +286,7 @@ def test_each_answer_has_the_policy_and_is_kept_by_nobody_but_files_that_never_c
     assert len(gzip.compress(home.get(places[1])[0].content)) < 12_000, "our own style is small"
 
 
+@pytest.mark.both_databases
 def test_a_page_reads_only_and_only_for_so_long(engine: sa.Engine) -> None:
     postgresql = engine.dialect.name == "postgresql"
     slow = (

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
@@ -33,18 +33,16 @@ from drawdown.server.console.screens.money.acts import GRANT
 from drawdown.server.http import restores
 from drawdown.worker.commands import console_acts, console_sessions, console_users
 from tests.acceptance.inside import inside
-from tests.conftest import opened
 from tests.server.acts import EXAMPLES, money, oncall
 from tests.server.acts.example import Example
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, as_read, secret
-from tests.whole import WHOLE
 
 OWN: Final = ("console_acts", "console_sessions", "console_users")
 """What the console keeps for itself."""
 CASES: Final = [pytest.param(action, EXAMPLES[action.name], id=action.name) for action in ACTIONS]
-SHARE: Final = CASES if WHOLE else CASES[::10]
-"""Of what the frame does for each action alike, the suite tries some."""
 REASON: Final = "as they asked"
+ON_SQLITE: Final = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Where the command line does the same beside it, in a copy of the database's file."""
 
 
 def session_of(action: Action) -> int:
@@ -103,94 +101,6 @@ def home(home_engine: sa.Engine) -> Home:
     return Home(home_engine, copied=True)
 
 
-@pytest.mark.parametrize(("action", "example"), CASES)
-def test_an_action_from_its_form_to_its_end(home: Home, action: Action, example: Example) -> None:
-    example.prepare(home)
-    before = dump(home.engine)
-    (form,) = home.get(path_of(action), session=session_of(action))
-    assert form.status_code == 200 and "See what it would do" in form.text
-    page = look(home, action, example)
-    assert page.status_code == 200, page.text
-    assert dump(home.engine) == before, "a dry run changes nothing"
-    sent = hidden(page)
-    done = home.send(path_of(action), sent, session_of(action))
-    after = dump(home.engine)
-    assert after != before
-    if example.secret:
-        assert done.status_code == 200 and "shown this once" in done.text
-    again = home.send(path_of(action), sent, session_of(action))
-    assert again.status_code == 303 and dump(home.engine) == after, "sent twice, it is done once"
-    (said,) = home.get(again.headers["location"], session=session_of(action))
-    assert said.status_code == 200 and f"Done: {action.title}" in html.unescape(said.text)
-    assert "<p><bdi>:" not in said.text, "it says of what"
-    deeds = f"SELECT DISTINCT actor, via FROM operator_actions WHERE reason = '{REASON}'"
-    ended = f"SELECT ended_by, 'console' FROM reservations WHERE ended_reason = '{REASON}'"  # a run keeps it itself
-    (deed,) = home.fleet.rows(f"{deeds} UNION {ended}")
-    assert deed == (f"console:{'kim' if action.role == 'admin' else 'ann'}", "console")
-    other = ANN if action.role == "admin" else KIM
-    (foreign,) = home.get(again.headers["location"], session=other)
-    assert foreign.status_code == 404, "what a form did is told to its own person"
-
-
-@pytest.mark.parametrize(("action", "example"), SHARE)
-def test_whoever_may_not_may_not(home: Home, action: Action, example: Example) -> None:
-    example.prepare(home)
-    before = dump(home.engine)
-    lesser = ANN if action.role == "admin" else VIC
-    assert home.get(path_of(action), session=lesser)[0].status_code == 403
-    for step in ("look", "do"):
-        assert home.send(path_of(action), filled(example, step=step), lesser).status_code == 403
-        cross = {"sec-fetch-site": "cross-site"}
-        sent = filled(example, step=step)
-        assert home.send(path_of(action), sent, session_of(action), **cross).status_code == 403
-    assert dump(home.engine) == before
-
-
-@pytest.mark.parametrize(("action", "example"), CASES)
-def test_what_is_wrong_keeps_the_form(home: Home, action: Action, example: Example) -> None:
-    example.prepare(home)
-    before = dump(home.engine)
-    wrong = {**example.wrong, "reason": "x" * (MAX_REASON_CHARS + 1)}
-    for name, value in wrong.items():
-        answer = home.send(path_of(action), filled(example, step="look") | {name: value}, session_of(action))
-        assert answer.status_code in (400, 404, 409), (name, answer.status_code)
-        assert 'role="alert"' in answer.text and "Nothing is changed yet" in answer.text, name
-        if name != "reason":
-            assert REASON in answer.text, "what was filled in stays"
-    for field in action.fields:
-        if not field.optional:
-            answer = home.send(path_of(action), filled(example, step="look") | {field.name: ""}, session_of(action))
-            assert answer.status_code in (400, 404), field.name
-    assert dump(home.engine) == before
-
-
-@pytest.mark.parametrize(("action", "example"), CASES)
-def test_what_somebody_else_changed_meanwhile_is_looked_at_again(home: Home, action: Action, example: Example) -> None:
-    if example.meanwhile is None:
-        pytest.skip("nothing of it can change meanwhile")
-    example.prepare(home)
-    sent = hidden(look(home, action, example))
-    example.meanwhile(home)
-    before = dump(home.engine)
-    answer = home.send(path_of(action), sent, session_of(action))
-    assert answer.status_code == 409 and "changed since you looked" in answer.text, answer.text
-    assert dump(home.engine) == before
-    decided = home.send(path_of(action), hidden(answer), session_of(action))
-    assert decided.status_code in (200, 303), "whoever decides again may"
-
-
-@pytest.mark.parametrize(("action", "example"), SHARE)
-def test_a_session_that_ended_half_way_keeps_the_form(home: Home, action: Action, example: Example) -> None:
-    answer = home.send(path_of(action), filled(example, step="look"), None)
-    assert answer.status_code == 401
-    place = html.unescape(re.findall(r'name="next" value="([^"]*)"', answer.text)[0])
-    assert urlsplit(place).path == path_of(action)
-    kept = dict(parse_qsl(urlsplit(place).query))
-    assert kept == filled(example)
-    (form,) = home.get(place, session=session_of(action))
-    assert all(html.escape(line) in form.text for value in kept.values() for line in value.splitlines())
-
-
 PRIVATE: Final = ("hash", "actor", "ended_by", "via", "id", "arrival", "decided_by")
 
 
@@ -210,31 +120,118 @@ def facts(engine: sa.Engine) -> dict[str, list[str]]:
     return read(engine, work)
 
 
+def require_refusals(home: Home, action: Action, example: Example) -> None:
+    """Of whoever may not; and of what is wrong, which keeps the form."""
+    path, mine = path_of(action), session_of(action)
+    lesser = ANN if action.role == "admin" else VIC
+    assert home.get(path, session=lesser)[0].status_code == 403
+    for step in ("look", "do"):
+        assert home.send(path, filled(example, step=step), lesser).status_code == 403
+    for name, value in example.wrong.items():
+        answer = home.send(path, filled(example, step="look") | {name: value}, mine)
+        assert answer.status_code in (400, 404, 409), (name, answer.status_code)
+        assert 'role="alert"' in answer.text and "Nothing is changed yet" in answer.text, name
+        assert REASON in answer.text, "what was filled in stays"
+    for field in action.fields:
+        if not field.optional:
+            answer = home.send(path, filled(example, step="look") | {field.name: ""}, mine)
+            assert answer.status_code in (400, 404), field.name
+
+
+@ON_SQLITE
 @pytest.mark.parametrize(("action", "example"), CASES)
-def test_the_command_line_beside_it_does_the_same(
-    tmp_path: Path, home_sqlite: Path, action: Action, example: Example
-) -> None:
-    if example.secret:
-        pytest.skip("each makes a secret of its own")
-    file = tmp_path / "one.db"
-    file.write_bytes(home_sqlite.read_bytes())
-    engine = opened(f"sqlite:///{file}")
-    home = Home(engine, copied=True)
+def test_an_action_from_its_form_to_its_end(home: Home, tmp_path: Path, action: Action, example: Example) -> None:
     example.prepare(home)
+    before = dump(home.engine)
+    (form,) = home.get(path_of(action), session=session_of(action))
+    assert form.status_code == 200 and "See what it would do" in form.text
+    require_refusals(home, action, example)
     page = look(home, action, example)
-    command = html.unescape(re.findall(r"On the command line: <code><bdi[^>]*>(.*?)</bdi>", page.text, re.DOTALL)[0])
-    other = tmp_path / "two.db"
-    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(other)) as target:
+    assert page.status_code == 200, page.text
+    assert dump(home.engine) == before, "nothing that is refused changes anything, nor does a dry run"
+    other = copied(home, tmp_path / "two.db")
+    sent = hidden(page)
+    done = home.send(path_of(action), sent, session_of(action))
+    after = dump(home.engine)
+    assert after != before
+    if example.secret:
+        assert done.status_code == 200 and "shown this once" in done.text
+    again = home.send(path_of(action), sent, session_of(action))
+    assert again.status_code == 303 and dump(home.engine) == after, "sent twice, it is done once"
+    (said,) = home.get(again.headers["location"], session=session_of(action))
+    assert said.status_code == 200 and f"Done: {action.title}" in html.unescape(said.text)
+    assert "<p><bdi>:" not in said.text, "it says of what"
+    deeds = f"SELECT DISTINCT actor, via FROM operator_actions WHERE reason = '{REASON}'"
+    ended = f"SELECT ended_by, 'console' FROM reservations WHERE ended_reason = '{REASON}'"  # a run keeps it itself
+    (deed,) = home.fleet.rows(f"{deeds} UNION {ended}")
+    assert deed == (f"console:{'kim' if action.role == 'admin' else 'ann'}", "console")
+    foreign = home.get(again.headers["location"], session=ANN if action.role == "admin" else KIM)[0]
+    assert foreign.status_code == 404, "what a form did is told to its own person"
+    if not example.secret:  # each makes one of its own
+        require_the_same(home, page, other)
+
+
+def copied(home: Home, path: Path) -> str:
+    """The URL of a copy of its database."""
+    with closing(sqlite3.connect(str(home.engine.url.database))) as source, closing(sqlite3.connect(path)) as target:
         source.backup(target)
-    assert home.send(path_of(action), hidden(page), session_of(action)).status_code == 303
+    return f"sqlite:///{path}"
+
+
+def require_the_same(home: Home, page: httpx.Response, other: str) -> None:
+    """The command that a dry run shows does, at a copy from before, what the form did."""
+    command = html.unescape(re.findall(r"On the command line: <code><bdi[^>]*>(.*?)</bdi>", page.text, re.DOTALL)[0])
     at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
-    ended = inside(f"sqlite:///{other}", *shlex.split(command)[1:], at=at)
+    ended = inside(other, *shlex.split(command)[1:], at=at)
     assert ended.status == 0, ended
-    second = connect(f"sqlite:///{other}")
-    here, there = facts(engine), facts(second)
+    second = connect(other)
+    here, there = facts(home.engine), facts(second)
     assert {name: rows for name, rows in here.items() if rows != there[name]} == {}
-    engine.dispose()
     second.dispose()
+
+
+@pytest.mark.parametrize(
+    ("action", "example"), [case for case in CASES if cast(Example, case.values[1]).meanwhile is not None]
+)
+def test_what_somebody_else_changed_meanwhile_is_looked_at_again(home: Home, action: Action, example: Example) -> None:
+    assert example.meanwhile is not None
+    example.prepare(home)
+    sent = hidden(look(home, action, example))
+    example.meanwhile(home)
+    before = dump(home.engine)
+    answer = home.send(path_of(action), sent, session_of(action))
+    assert answer.status_code == 409 and "changed since you looked" in answer.text, answer.text
+    assert dump(home.engine) == before
+    decided = home.send(path_of(action), hidden(answer), session_of(action))
+    assert decided.status_code in (200, 303), "whoever decides again may"
+
+
+def test_a_form_of_a_foreign_page_is_looked_at_by_nobody(home: Home) -> None:
+    before = dump(home.engine)
+    for name, session in (("halt", ANN), ("key-make", KIM)):
+        for step in ("look", "do"):
+            cross, form = {"sec-fetch-site": "cross-site"}, filled(EXAMPLES[name], step=step)
+            assert home.send(f"/console/act/{name}", form, session, **cross).status_code == 403
+    assert dump(home.engine) == before
+
+
+def test_a_reason_that_is_too_long_keeps_the_form(home: Home) -> None:
+    answer = grant_of(home, "1", reason="x" * (MAX_REASON_CHARS + 1))
+    assert answer.status_code == 400 and 'role="alert"' in answer.text and "Nothing is changed yet" in answer.text
+
+
+@pytest.mark.parametrize("name", ["grant", "event-withdraw"])
+def test_a_session_that_ended_half_way_keeps_the_form(home: Home, name: str) -> None:
+    """One line, and several."""
+    path, wanted = f"/console/act/{name}", filled(EXAMPLES[name])
+    answer = home.send(path, wanted | {"step": "look"}, None)
+    assert answer.status_code == 401
+    place = html.unescape(re.findall(r'name="next" value="([^"]*)"', answer.text)[0])
+    assert urlsplit(place).path == path
+    kept = dict(parse_qsl(urlsplit(place).query))
+    assert kept == wanted
+    (form,) = home.get(place, session=KIM)
+    assert all(html.escape(line) in form.text for value in kept.values() for line in value.splitlines())
 
 
 def grant_of(home: Home, amount: str, session: int = ANN, **more: str) -> httpx.Response:
@@ -310,6 +307,7 @@ def test_a_form_counts_as_long_as_a_session_may(home: Home) -> None:
     assert home.send("/console/act/grant", sent, 8).status_code == 409
 
 
+@pytest.mark.both_databases
 def test_a_key_is_one_forms_and_is_forgotten_in_time(home: Home) -> None:
     sent = hidden(grant_of(home, "1"))
     assert home.send("/console/act/grant", sent).status_code == 303
@@ -336,6 +334,7 @@ SLOW: Final = {
 }
 
 
+@pytest.mark.both_databases
 def test_what_takes_too_long_is_ended_and_undone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = hidden(grant_of(home, "1"))
     before = dump(home.engine)
@@ -382,12 +381,8 @@ def test_where_the_answer_is_lost_it_says_what_to_do(
     assert again.status_code == 303 and "ddk_" not in lost.text
 
 
-def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(
-    tmp_path: Path, home_sqlite: Path
-) -> None:
-    file = tmp_path / "one.db"
-    file.write_bytes(home_sqlite.read_bytes())
-    home = Home(opened(f"sqlite:///{file}"), copied=True)
+@ON_SQLITE
+def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(home: Home) -> None:
     home.fleet.write("DELETE FROM sandboxes")
     for box in (("b1", "acme", "cell-2", "running"), ("b2", "acme", "cell-2", "running"),
                 ("b3", "acme", "cell-1", "running"), ("b4", "acme", "cell-3", "stopped"),
@@ -403,7 +398,7 @@ def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(
     assert read_[-3:] == [["Cell", "Sandboxes"], ["cell-2", "2"], ["cell-1", "1"]], "and no other cell"
     assert "the same" not in looked and '<a class="cancel" href="/console/org?id=acme&tab=halts">Cancel<' in looked
     at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
-    halt = (f"sqlite:///{file}", "org", "halt", "acme")
+    halt = (str(home.engine.url), "org", "halt", "acme")
     told = "cell-1 (1 run there), cell-2 (2 run there)"
     assert f"cells that would be told: {told}" in inside(*halt, "--dry-run", at=at).out
     assert json.loads(inside(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
@@ -437,6 +432,7 @@ def test_a_form_too_long_to_be_kept_is_said_to_be(home: Home) -> None:
     assert answer.status_code == 401 and "too long to be kept" in answer.text and len(answer.text) < 10_000
 
 
+@pytest.mark.both_databases
 def test_two_deeds_by_one_picture_are_done_one_after_the_other(home: Home) -> None:
     """On PostgreSQL the second waits for the first, and sees what that did; SQLite has one writer anyway."""
     person = console_users.Person("kim", "admin")

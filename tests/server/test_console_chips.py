@@ -16,6 +16,7 @@ from tests.browser.sites import HOSTILE
 from tests.server.console_home import KIM, Home
 from tests.server.filled import Filled
 
+pytestmark = pytest.mark.xdist_group("filled")
 CHIP: Final = re.compile(
     r'(?:<p class="muted more">|<div class="empty">\n.*\n<p>|data-head="Mended by">)<code>(.*?)</code>'
 )
@@ -34,8 +35,8 @@ ODD: Final = (
 
 
 @pytest.fixture
-def home(engine: sa.Engine) -> Home:
-    return Filled(engine)
+def home(filled_engine: sa.Engine) -> Home:
+    return Filled(filled_engine, copied=True)
 
 
 def places() -> list[str]:

@@ -218,6 +218,7 @@ def test_a_file_for_programs_has_what_that_for_spreadsheets_has_and_texts_as_the
     ]  # fmt: skip
 
 
+@pytest.mark.both_databases
 def test_every_page_with_lines_hands_out_both(home: Home) -> None:
     paths = [page.file_path(form) + page.example for page in PAGES if page.lines for form in ("csv", "jsonl")]
     answers = []

@@ -25,6 +25,7 @@ from tests.browser.sites import HOSTILE, NOW
 from tests.server.console_home import KIM, Home, secret
 from tests.server.filled import TURNED, Filled
 
+pytestmark = pytest.mark.xdist_group("filled")
 SELECT: Final = re.compile(r'<select id="(\w+)" name="\w+">(.*?)</select>', re.DOTALL)
 OPTION: Final = re.compile(r'<option(?: value="([^"]*)")?[^>]*>([^<]*)<')
 PAST: Final = "\U0010fffd"
@@ -61,8 +62,8 @@ ASKED: Final = re.compile(r'ask\.[\w.]+\("((?:after|before|behind|conflict|sampl
 
 
 @pytest.fixture
-def home(engine: sa.Engine) -> Home:
-    return Filled(engine)
+def home(filled_engine: sa.Engine) -> Home:
+    return Filled(filled_engine, copied=True)
 
 
 def text_of(home: Home, path: str, status: int = 200) -> str:

@@ -28,6 +28,7 @@ from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views import wallet_entries
 from drawdown.worker.views.wallet_entries import Chosen, EntryLine
 from tests.server.console_home import STORED, Home, says, secret
+from tests.server.lived import lived
 from tests.world import T0
 
 LATER: Final = 99
@@ -36,8 +37,7 @@ LATE: Final = T0 + 9 * DAY_MS + 13 * 60 * MINUTE_MS + 4 * MINUTE_MS + 17_500
 """When what came in late was booked: 13:04:17.5 of the tenth day."""
 
 
-@pytest.fixture
-def home(engine: sa.Engine) -> Home:
+def ten_days(engine: sa.Engine) -> Home:
     """Ten days of acme: a grant, usage of each day, a run; and samples of the second and the eighth day that were told
     on the tenth. All but the second day's are of the last seven days, as it is now."""
     made = Home(engine, my=MySettings(("s" * 32,)))
@@ -54,6 +54,11 @@ def home(engine: sa.Engine) -> Home:
     made.now = fleet.clock.at_ms = LATE + MINUTE_MS
     write(engine, lambda c: console_sessions.begin(c, "ann", STORED, secret(LATER), "192.0.2.7", made.now))
     return made
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    return lived(engine, ten_days)
 
 
 def page_of(home: Home, path: str) -> str:
@@ -94,6 +99,7 @@ def tile(text: str, name: str) -> str:
     return str(found)
 
 
+@pytest.mark.both_databases
 def test_tiles_command_line_and_files_are_the_same_sums_by_the_time_of_use(
     home: Home, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,8 @@ from drawdown.worker.views.accounts import account_of
 from drawdown.worker.views.vendors import DriftLine
 from tests.server.acts import money
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, says, secret
+from tests.server.lived import lived
+from tests.server.test_console_budget import MOST_STATEMENTS, statements
 from tests.world import T0
 
 AGAIN: Final = 99
@@ -44,8 +46,7 @@ COMPARED: Final = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def home(engine: sa.Engine) -> Home:
+def traded(engine: sa.Engine) -> Home:
     """Somebody who owes, a pool, a supplier's runs, a top-up in doubt, a hostile customer; what was compared."""
     made = Home(engine)
     money.owes(made)
@@ -63,6 +64,11 @@ def home(engine: sa.Engine) -> Home:
         made.fleet.write(COMPARED, {**values, "day": T0 - DAY_MS, "at": made.now})
     write(engine, lambda c: spenders.check(c, made.now))
     return made
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    return lived(engine, traded)
 
 
 def test_a_gift_is_no_purchase_by_default(home: Home) -> None:
@@ -346,21 +352,6 @@ def test_a_hostile_customer_is_text_everywhere(home: Home) -> None:
     assert line.startswith('"<b onclick=x>""&')
 
 
-def _statements(home: Home, path: str) -> int:
-    seen: list[str] = []
-
-    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        if not re.match(r"(BEGIN|SET|PRAGMA|COMMIT|ROLLBACK)", statement.lstrip()):
-            seen.append(statement)
-
-    sa.event.listen(home.engine, "before_cursor_execute", note)
-    try:
-        assert home.get(path)[0].status_code == 200
-    finally:
-        sa.event.remove(home.engine, "before_cursor_execute", note)
-    return len(seen)
-
-
 def fill_up(home: Home, many: int) -> None:
     """So many wallets, settlements, comparisons; and entries of acme."""
     rows = [{"n": n, "id": f"wallet:w{n:03}", "key": f"e{n:03}", "run": f"run-{n:03}"} for n in range(many)]
@@ -386,14 +377,13 @@ def fill_up(home: Home, many: int) -> None:
 
 
 def test_a_page_asks_as_much_of_many_as_of_few_and_twelve_at_most(home: Home) -> None:
-    home.get(*PATHS)  # what of a statement is asked once a process
-    few = [_statements(home, path) for path in PATHS]
+    few = statements(home, PATHS)
     fill_up(home, 60)
-    many = [_statements(home, path) for path in PATHS]
-    print(dict(zip(PATHS, many, strict=True)))
-    assert many == few and max(many) <= 12, (few, many)
+    many = statements(home, PATHS)
+    assert many == few and max(many.values()) <= MOST_STATEMENTS, (few, many)
 
 
+@pytest.mark.both_databases
 def test_lists_of_money_go_on_behind_their_last_row_and_end(home: Home) -> None:
     fill_up(home, 2 * wallets.MOST_ON_PAGE + 5)
     pages = {

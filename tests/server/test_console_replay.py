@@ -24,6 +24,7 @@ from drawdown.worker.replay.rehearse import rehearse
 from drawdown.worker.replay.replay import Replayed
 from tests.integration.test_replay import END, missed, planned, run
 from tests.server.console_home import ANN, KIM, VIC, Home
+from tests.server.lived import lived
 from tests.server.test_console_acts import dump, hidden
 from tests.world import T0, Fleet
 
@@ -63,7 +64,7 @@ def do(fleet: Fleet) -> None:
 
 @pytest.fixture
 def home(engine: sa.Engine) -> Lost:
-    return Lost(engine)
+    return lived(engine, Lost)
 
 
 def test_the_dry_run_is_that_of_the_command_and_leaves_nothing_behind(engine: sa.Engine) -> None:
@@ -92,6 +93,7 @@ def test_from_the_dry_run_to_the_result(home: Lost) -> None:
     assert home.fleet.rows(deeds) == [("console:ann", "they were lost", "console")]
 
 
+@pytest.mark.both_databases
 def test_two_people_at_once_place_one_order(home: Lost) -> None:
     first, second = hidden(home.look()), hidden(home.look(KIM))
     assert home.send(PATH, first).status_code == 303

@@ -91,6 +91,7 @@ def uses(house: House) -> list[tuple[object, ...]]:
     return [(*row[:4], bool(row[4]), *row[5:]) for row in rows]
 
 
+@pytest.mark.both_databases
 def test_what_fails_open_is_let_through_and_counted_once_the_database_is_back(house: House) -> None:
     outcomes = house.server._dark.uses
 

@@ -126,7 +126,7 @@ def test_each_shape_says_the_same_event(shop: House) -> None:
         for items, kind, more in (
             (event(), JSON, {}), ([event()], JSON, {}), ([event()], BATCH, {}), ([event(), event()], BATCH, {}),
             ({"quantity": 3}, JSON, binary), (event(), LINES, {}), (OWN, JSON, {}), ([OWN], JSON, {}),
-            (json.dumps(OWN).encode() + b"\n\n" + json.dumps(event()).encode(), LINES, {}),
+            (json.dumps(OWN).encode() + b"\n" + json.dumps(event()).encode(), LINES, {}),
             (event(), EVENT, {"packed": True}), ([event()], BATCH, {"packed": True}),
         ):  # fmt: skip
             told = await send.told(EVENTS, items, kind, **more)
@@ -161,6 +161,7 @@ BAD: Final[list[tuple[Any, str, str, str]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.both_databases
 def test_what_is_wrong_with_one_item_stops_no_other(shop: House) -> None:
     """Every bad item there is, each between two good ones, in one batch; as lines, too."""
     close(shop, T0 - DAY_MS)
@@ -307,6 +308,7 @@ def test_events_that_others_always_date_first_are_not_taken(shop: House, monkeyp
     assert shop.fleet.one("SELECT COUNT(*) FROM usage_events") == 0
 
 
+@pytest.mark.both_databases
 def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
     shop: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +341,7 @@ def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
     clean(shop)
 
 
+@pytest.mark.both_databases
 def test_what_many_send_at_once_is_taken_once(shop: House) -> None:
     """Eight send the same events at once, in different orders, each with one that is its own."""
     names = [f"e{number}" for number in range(60)]

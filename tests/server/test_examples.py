@@ -33,7 +33,7 @@ def test_each_request_that_is_shown_is_taken(lone: House) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
         sent = await Sender(caller).send(EVENTS, event(time="2026-01-01T00:00:01Z"))
-        assert sent.json()["results"] == [{"status": "accepted"}]
+        assert sent.json()["results"] == [{"status": "accepted", "id": "e1"}]
         await asyncio.to_thread(lone.fleet.tick, T0 + 3 * WINDOW_MS)
         lone.clock.at_ms = T0 + 50 * DAY_MS
         await program.accept("r-1", supplier="pixel")

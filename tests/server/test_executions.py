@@ -40,6 +40,7 @@ def with_program(house: House, work: Work, **more: Any) -> None:
     assert read(house.fleet.engine, verify).breaches == []
 
 
+@pytest.mark.both_databases
 def test_a_run_from_its_preview_to_its_end(house: House) -> None:
     async def work(program: Program) -> None:
         found = (await program.post("/preview", {"org": "acme", "estimate": 6})).json()
@@ -253,6 +254,7 @@ REFUSED: Final[list[Case]] = [
 ]
 
 
+@pytest.mark.both_databases
 def test_what_is_refused_has_its_code_and_moves_nothing(house: House) -> None:
     by, engine = house.fleet.by, house.fleet.engine
     house.fleet.assign("still", "poor")

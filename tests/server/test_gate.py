@@ -47,6 +47,7 @@ def test_an_open_gate_asks_nobody(house: House) -> None:
     assert (house.counts(), calls(house)) == (before, asked)
 
 
+@pytest.mark.both_databases
 def test_a_halted_one_heals_itself_with_one_call_in_ten_seconds_however_many_ask(house: House) -> None:
     house.customer("acme")
     house.fleet.tick(T0 + WINDOW_MS)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+import pytest
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
@@ -45,6 +46,7 @@ async def _post(program: Program, act: str, order: dict[str, object]) -> httpx.R
     return await program.caller.send("POST", f"/v1/guard/{act}", json.dumps(order).encode(), program.headers())
 
 
+@pytest.mark.both_databases
 def test_a_use_from_its_check_to_its_limit(house: House) -> None:
     async def work(send: Send) -> None:
         found = (await send("check", org="acme", metric="idea")).json()

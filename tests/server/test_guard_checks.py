@@ -76,6 +76,7 @@ def stated(house: House) -> Iterator[list[str]]:
     sa.event.remove(house.fleet.engine, "before_cursor_execute", note)
 
 
+@pytest.mark.both_databases
 def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> None:
     async def work(check: Check) -> None:
         with stated(house) as alone:
@@ -147,6 +148,7 @@ def test_a_key_that_is_over_and_names_no_organisation_is_told_that_it_is_over(ho
     with_checks(house, work)
 
 
+@pytest.mark.both_databases
 def test_a_check_waits_for_no_writer(house: House) -> None:
     """Neither for the file or row that another writes, nor for the threads of programs that wait for it."""
 

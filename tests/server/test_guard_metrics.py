@@ -100,6 +100,7 @@ def test_what_went_through_in_the_dark_and_what_waits_for_a_person(guarded: Guar
     assert value(later, 'guard_denied{enforced="true",metric="look"}') == 0, "of an hour"
 
 
+@pytest.mark.both_databases
 def test_what_is_rare_is_found_by_its_index(guarded: Guarded) -> None:
     guarded.limit("look", 1)
     plan = "EXPLAIN QUERY PLAN " if guarded.fleet.engine.dialect.name == "sqlite" else "EXPLAIN "

@@ -66,6 +66,7 @@ def test_where_nothing_is_blocked_none_is_open_and_it_is_said(house: House) -> N
     with_options(house, work)
 
 
+@pytest.mark.both_databases
 def test_where_credit_is_short_a_sponsor_pays_by_the_call_that_is_said(house: House) -> None:
     async def work(options: Options, program: Program) -> None:
         assert (await send(program, {"method": "POST", "path": "/v1/guard/consume", "body": {}},

@@ -75,6 +75,7 @@ def uses(metric: str, count: int) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("metric", "most"), [("look", 20), ("idea", 10)])
+@pytest.mark.both_databases
 def test_many_at_once_share_transactions_and_stop_at_the_last_unit(
     house: House, shared: list[int], metric: str, most: int
 ) -> None:
@@ -85,6 +86,7 @@ def test_many_at_once_share_transactions_and_stop_at_the_last_unit(
     assert sum(one.json()["repeated"] for one in again) == most
 
 
+@pytest.mark.both_databases
 def test_what_is_wrong_with_one_is_no_matter_to_the_others(house: House, shared: list[int]) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("consume", {"key": "idea-1", "metric": "idea", "amount": 2}),
@@ -116,6 +118,7 @@ def test_so_many_wait_and_whoever_comes_then_is_to_come_again(
     )
 
 
+@pytest.mark.both_databases
 def test_a_lost_answer_is_told_to_each_and_again_is_safe(
     house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ async def kept(caller: Caller) -> None:
         await asyncio.sleep(0.005)
 
 
+@pytest.mark.both_databases
 def test_what_is_invalid_is_counted_by_key_and_reason_with_the_name_of_one(
     shop: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ def test_the_problems_are_those_of_the_table(dialect: str) -> None:
     assert set(re.findall(r"THEN '(\w+)'", table)) <= set(PROBLEMS)
 
 
+@pytest.mark.both_databases
 def test_holds_that_leak_and_what_suppliers_wait_for_are_told(house: House) -> None:
     """Runs that are over and nobody let go, or that expired; settlements, less what was reversed and released."""
     engine, by = house.fleet.engine, house.fleet.by

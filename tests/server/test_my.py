@@ -214,6 +214,7 @@ def test_somebody_comes_in_by_a_link_sees_their_own_and_goes(home: Home) -> None
     assert told == [("my:ann", "acme", "my")]
 
 
+@pytest.mark.both_databases
 def test_a_link_lets_in_once_also_after_whoever_came_by_it_has_left(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
         token = home.link()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+import pytest
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
@@ -98,6 +99,7 @@ def test_an_override_from_its_asking_to_its_end(house: House) -> None:
     assert (said[1]["data"]["actor"], said[1]["data"]["reason"]) == ("ann", "as agreed")
 
 
+@pytest.mark.both_databases
 def test_what_is_asked_for_again_is_the_first_one(house: House) -> None:
     async def work(desk: Desk) -> None:
         answers = await asyncio.gather(*(desk.ask() for _ in range(6)))

@@ -40,6 +40,7 @@ def of(org: str, event_id: str = "req-1", quantity: int = 3, **more: Any) -> dic
     return event(event_id, quantity, subject=org, **more)
 
 
+@pytest.mark.both_databases
 def test_events_of_two_organisations_have_their_ids_each(street: House) -> None:
     async def work(caller: Caller) -> None:
         acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
@@ -124,6 +125,32 @@ def test_an_organisations_keys_bring_so_many_types_and_take_no_room_from_others(
     served(street, work)
     brought = street.fleet.rows("SELECT org_id, COUNT(*) FROM event_types GROUP BY 1 ORDER BY 1 NULLS FIRST")
     assert brought == [(None, 4), ("acme", 2), ("globex", 1)]
+
+
+@pytest.mark.both_databases
+def test_key_of_no_organisation_leaves_types_to_others(street: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key used up all event types for good, by quantity 0 of an organisation that does not exist."""
+    monkeypatch.setattr(types, "MAX_KEY_TYPES", 4)
+    monkeypatch.setattr(types, "MAX_SOURCE_TYPES", 3)
+    for name in ("site-1", "site-2"):
+        make_key(street, name, "events:write", source="/site")
+    full = ("invalid", "too_many_key_types")
+
+    def flood(source: str, name: str) -> list[dict[str, Any]]:
+        return [of("nowhere", f"{name}{at}", 0, type=f"{name}{at}", source=source) for at in range(6)]
+
+    async def work(caller: Caller) -> None:
+        operator, first, second = (Sender(caller, name) for name in ("operator", "site-1", "site-2"))
+        assert [one[0] for one in await operator.told(EVENTS, flood("/any", "o"))] == ["pending"] * 4 + ["invalid"] * 2
+        assert (await operator.told(EVENTS, flood("/other", "p")))[0] == full, "whichever source it names"
+        assert [one[0] for one in await first.told(EVENTS, flood("/site", "s"))] == ["pending"] * 3 + ["invalid"] * 3
+        assert await second.told(EVENTS, flood("/site", "t")) == [full] * 6, "a further key of the source has no more"
+        assert await Sender(caller, "acme").told(EVENTS, [of("acme", "a", type="theirs")]) == [OK]
+        assert (await operator.told(EVENTS, [of("acme", "k", type="o0")])) == [OK], "one that is known goes in"
+
+    served(street, work)
+    assert street.fleet.one("SELECT COUNT(*) FROM event_types") == 8
+    assert read(street.fleet.engine, verify).breaches == []
 
 
 class Guarded:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import sqlalchemy as sa
-from svix.webhooks import Webhook
 
 from drawdown.providers.http import Call, HttpResult
 from drawdown.schema.clock import SystemClock
@@ -25,6 +24,7 @@ from tests.acceptance.commands import PROJECT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import HANGS_S, home_autumn, serving_in_thread
 from tests.fresh import migrated
+from tests.official import Webhook
 from tests.server.house import SVIX
 from tests.server.test_process import serving
 

@@ -40,6 +40,7 @@ def fleet(house: House) -> House:
     return house
 
 
+@pytest.mark.both_databases
 def test_a_sample_is_taken_once_and_billed_with_its_window(fleet: House) -> None:
     fleet.clock.at_ms = T0 + WINDOW_MS + 10_000
 
@@ -114,6 +115,7 @@ BAD: Final[list[tuple[Any, str, str]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.both_databases
 def test_what_is_wrong_with_one_sample_stops_no_other(fleet: House) -> None:
     close(fleet, T0 - DAY_MS)
     items = [sample("0")]

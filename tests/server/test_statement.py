@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import pytest
+
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.api.account_models import StatementAnswer
 from tests.server.house import Caller, House, served
@@ -13,6 +15,7 @@ from tests.world import T0
 MONTH: Final = "/accounts/acme/statement?month=2026-01"
 
 
+@pytest.mark.both_databases
 def test_a_program_is_told_what_a_month_comes_to(house: House) -> None:
     give(house, "acme")
     make_key(house, "app")

@@ -60,6 +60,7 @@ def held(house: House, org: str = "acme") -> object:
     return house.fleet.one("SELECT held_micro FROM ledger_accounts WHERE account_id = :id", id=f"wallet:{org}")
 
 
+@pytest.mark.both_databases
 def test_many_at_once_are_held_in_few_transactions(house: House, shared: list[int]) -> None:
     give(house, "acme")
     write(house.fleet.engine, lambda c: set_rate(c, "tokens", 1_000, 1, house.fleet.by, from_ms=None))
@@ -89,6 +90,7 @@ def test_where_there_is_no_room_for_all_as_many_are_held_as_alone(house: House, 
     assert {refused(one) for one in answers if one.status_code != 200} == {(402, "no_credit")}
 
 
+@pytest.mark.both_databases
 def test_each_is_told_what_it_would_be_told_alone(house: House, shared: list[int]) -> None:
     """One bad request among good ones harms none of them; the same key twice is one run."""
     give(house, "acme")
@@ -182,6 +184,7 @@ def test_no_more_are_decided_together_than_the_bound(
     assert max(shared) == 4
 
 
+@pytest.mark.both_databases
 def test_a_lost_answer_is_told_to_each_and_again_is_safe(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit was done, and its answer lost."""
     give(house, "acme")

@@ -29,6 +29,7 @@ def value(text: str, name: str) -> float | None:
     return float(found[0].rpartition(" ")[2]) if found else None
 
 
+@pytest.mark.both_databases
 def test_what_is_measured_is_what_the_tables_hold(house: House) -> None:
     fleet = house.fleet
     house.customer("acme", 100)

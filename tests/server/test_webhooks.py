@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import structlog
@@ -18,6 +18,7 @@ from drawdown.worker.commands.webhooks import KEPT_MS, WebhookEvent, is_taken, s
 from drawdown.worker.verdict.asks import SECOND_READ_MS
 from tests.fresh import fresh
 from tests.server.house import FOREIGN, SVIX, Caller, House, served
+from tests.server.program import refused
 from tests.world import T0
 
 
@@ -28,15 +29,14 @@ def halt(house: House, org: str = "acme") -> None:
     assert house.halted(org)
 
 
-@pytest.mark.parametrize("secret", SVIX)
-def test_a_top_up_resumes_within_one_webhook(house: House, secret: str) -> None:
+def test_a_top_up_resumes_within_one_webhook_also_by_the_secret_before(house: House) -> None:
     halt(house)
     house.clock.at_ms += 7_000
     house.grant("acme", 100)
 
     async def work(caller: Caller) -> None:
         assert (await caller.get("/v1/gate/elsewhere")).status_code == 404
-        answer = await caller.hook("autumn", *house.autumn_hook("acme", secret=secret))
+        answer = await caller.hook("autumn", *house.autumn_hook("acme", secret=SVIX[1]))
         assert (answer.status_code, answer.json()) == (200, {"status": "done"})
         await caller.settled()
         assert (await caller.get("/v1/gate/acme")).json()["allowed"] is True
@@ -126,6 +126,7 @@ def test_an_event_that_failed_longer_ago_than_any_is_kept_counts_once() -> None:
     engine.dispose()
 
 
+@pytest.mark.both_databases
 def test_of_one_event_delivered_many_times_at_once_one_counts(house: House) -> None:
     house.customer("acme")
 
@@ -167,8 +168,7 @@ def test_stripes_events_are_known_by_the_id_in_their_body(house: House) -> None:
 UNSIGNED = [{"stripe-signature": "t=1,v1=x"}, {"webhook-id": "msg_2"}, {"svix-id": "msg_2"}]
 
 
-@pytest.mark.parametrize("added", UNSIGNED, ids=lambda one: next(iter(one)))
-def test_a_header_that_nobody_signed_makes_no_other_event(lone: House, added: dict[str, str]) -> None:
+def test_a_header_that_nobody_signed_makes_no_other_event(lone: House) -> None:
     """Of neither provider: what its signature covers names the event."""
     lone.customer("acme", 100)
     headers, body = lone.stripe.customer_webhook("customer.updated", "cus_1", lone.clock.at_ms)
@@ -178,8 +178,9 @@ def test_a_header_that_nobody_signed_makes_no_other_event(lone: House, added: di
         for name, body, headers in deliveries:
             assert (await caller.hook(name, body, headers)).json() != {"status": "repeated"}
             await caller.settled()
-            again = await caller.hook(name, body, {**added, **headers})
-            assert again.json() == {"status": "repeated"}, (name, again.text)
+            for added in UNSIGNED:
+                again = await caller.hook(name, body, {**added, **headers})
+                assert again.json() == {"status": "repeated"}, (name, added, again.text)
 
     served(lone, work)
 
@@ -225,6 +226,7 @@ def test_what_cannot_be_fetched_is_sent_again(house: House) -> None:
     assert house.fleet.rows("SELECT state, attempts FROM webhooks") == [("done", 3)]
 
 
+@pytest.mark.both_databases
 def test_a_database_that_is_away_answers_so_that_it_is_sent_again(house: House) -> None:
     halt(house)
 
@@ -238,28 +240,20 @@ def test_a_database_that_is_away_answers_so_that_it_is_sent_again(house: House) 
     served(house, work)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"secret": FOREIGN},
-        {"at_ms": T0 - 5 * MINUTE_MS - 1000},
-        {"at_ms": T0 + 5 * MINUTE_MS + 1000},
-        {"body": b"not json"},
-        {"body": b"[]"},
-        {"body": b'{"type": 1}'},
-        {"body": b'{"type": "billing.updated", "data": {"customer_id": 7}}'},
-        {"body": b'{"type": "billing.updated"}'},
-        {"body": b"[" * 100_000},
-        {"body": b""},
-    ],
-    ids=str,
-)
-def test_what_is_forged_stale_or_malformed_is_refused(lone: House, changes: dict[str, Any]) -> None:
+REFUSED: Final[tuple[dict[str, Any], ...]] = (
+    {"secret": FOREIGN}, {"at_ms": T0 - 5 * MINUTE_MS - 1000}, {"at_ms": T0 + 5 * MINUTE_MS + 1000},
+    {"body": b"not json"}, {"body": b"[]"}, {"body": b'{"type": 1}'}, {"body": b'{"type": "billing.updated"}'},
+    {"body": b'{"type": "billing.updated", "data": {"customer_id": 7}}'}, {"body": b"[" * 100_000}, {"body": b""},
+)  # fmt: skip
+
+
+def test_what_is_forged_stale_or_malformed_is_refused(lone: House) -> None:
     before = lone.counts()
 
     async def work(caller: Caller) -> None:
-        answer = await caller.hook("autumn", *lone.autumn_hook("acme", **changes))
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "webhook_refused"), answer.text
+        for changes in REFUSED:
+            answer = await caller.hook("autumn", *lone.autumn_hook("acme", **changes))
+            assert refused(answer) == (400, "webhook_refused"), (str(changes)[:99], answer.text)
 
     served(lone, work)
     assert lone.counts() == before

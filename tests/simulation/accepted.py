@@ -45,11 +45,12 @@ def undrawn(world: World, autumn: Autumn, provider: str, customer: str, balance:
 def hidden(world: World, autumn: Autumn, provider: str, customer: str, balance: str) -> int:
     """How much of what was lost over there nothing shows: as much as charges may have drawn less, that were made while
     their cost changed, as far as its provider told. Of credits that begin anew nothing tells what was drawn from other
-    parts before, so that what was lost by the first comparison stays unseen. No more in all than was lost."""
+    parts before, so that what was lost by the first comparison of a cycle stays unseen. No more in all than was
+    lost."""
     if autumn.pooled is None:
         return 0
     if autumn.pooled.shown(customer) is None:
-        return autumn.lost_of(customer, balance)
+        return world.unseen.get((provider, customer, balance), (0, 0))[1]
     doubt = 0
     for quantity, feature, began_ms, ended_ms in world.rows(_WHILE_IT_CHANGED, provider=provider, customer=customer):
         least, most = autumn.pooled.spans(feature, quantity, began_ms - CLOCKS_APART_MS, ended_ms + CLOCKS_APART_MS)
@@ -57,6 +58,18 @@ def hidden(world: World, autumn: Autumn, provider: str, customer: str, balance: 
     return min(doubt, autumn.lost_of(customer, balance))
 
 
+def note_compared(world: World) -> None:
+    """After a comparison: how much was lost of a balance by the first one of its cycle."""
+    marks = {(provider, customer, balance): since_ms for provider, customer, balance, since_ms in world.rows(_MARKS)}
+    for place in [one for one, (since_ms, _) in world.unseen.items() if marks.get(one) != since_ms]:
+        del world.unseen[place]
+    for place in sorted(marks.keys() - world.unseen.keys()):
+        remote = world.remote.get(place[0])
+        if isinstance(remote, Autumn) and remote.pooled is not None:
+            world.unseen[place] = marks[place], remote.lost_of(*place[1:])
+
+
+_MARKS = "SELECT provider, customer_id, feature, since_ms FROM balance_marks WHERE feature = 'credits'"
 _WHILE_IT_CHANGED = """
 SELECT p.sent_qty, p.feature, MIN(r.confirmed_ms), MAX(r.at_ms)
 FROM pushes p JOIN provider_rates r ON r.provider = p.provider AND r.feature = p.feature AND r.balance = 'credits'

@@ -23,6 +23,7 @@ from drawdown.worker.tick import tick
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.views.tick_report import Report
 from drawdown.worker.watch import Watched, watch
+from tests.simulation.accepted import note_compared
 from tests.simulation.actions import ACTIONS as DONE_BY_HOSTS
 from tests.simulation.actions import ORGS, flood
 from tests.simulation.gate import ask_gate
@@ -312,6 +313,8 @@ class Run:
         leaf.hold(answer, error)
         heard(leaf, effect, answer, error)
         self.ordering.heard(effect, answer)
+        if isinstance(effect, Transaction) and effect.name == "reconcile_drawn":
+            note_compared(self.world)
         if isinstance(effect, SendHalts):
             leaf.late_ms = self.world.cells.takes_ms(effect.halts, self.rng)
         if self.round is not None:

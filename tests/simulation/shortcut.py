@@ -60,7 +60,8 @@ class Connection(sa.Connection):
                 cursor.executemany(raw, parameters)
             rows = cursor.fetchall() if cursor.description else []
         except sqlite3.Error as error:
-            raise sa.exc.DBAPIError.instance(raw, parameters, error, sqlite3.Error, dialect=self.dialect) from error
+            self._cursor = None  # SQLAlchemy closes it, and lets the engine's listeners hide what the error quotes
+            self._handle_dbapi_exception(error, raw, parameters, cursor, None)  # type: ignore[arg-type]
         names = tuple(one[0] for one in cursor.description) if cursor.description else ()
         found = Answer(_shape(names), iter(rows))
         found.rowcount = cursor.rowcount

@@ -13,12 +13,12 @@ from urllib3.exceptions import ProtocolError
 
 from drawdown.worker.batches import folders, objects
 from drawdown.worker.batches.files import FoundFile, found_file
-from tests.simulation.lives import lives
+from tests.simulation.lives import lives, missing
 from tests.simulation.mutants_remote import Patches
 from tests.simulation.stored import simulated
 from tests.whole import share
 
-SEEDS = share((9, 20), whole=tuple(range(40)))
+SEEDS = share((9,), whole=tuple(range(40)))
 TICKS = 12
 HAPPENED: Final = frozenset(
     {"taken", "repeated", "store_slow_down", "store_body_cut", "store_object_changes", "store_listing_changes"}
@@ -27,13 +27,13 @@ HAPPENED: Final = frozenset(
 
 def test_each_object_is_billed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
-    for seed in lives(SEEDS, lambda: HAPPENED - seen.keys()):
+    for seed in lives(SEEDS, lambda: missing(HAPPENED, seen)):
         wrong, stored, faults = simulated(seed, TICKS, monkeypatch)
         assert wrong == [], seed
         seen.update(stored.outcomes)
         seen.update(faults)
         monkeypatch.undo()
-    assert seen.keys() >= HAPPENED
+    assert missing(HAPPENED, seen) == set()
 
 
 def _half_is_whole(patches: Patches) -> None:

@@ -14,24 +14,24 @@ import sqlalchemy as sa
 from drawdown.worker.batches import asking, sources, take
 from tests.simulation.asked import simulated
 from tests.simulation.kinds import KINDS
-from tests.simulation.lives import lives
+from tests.simulation.lives import lives, missing
 from tests.whole import share
 
-SEEDS = share((9, 15), whole=tuple(range(40)))
+SEEDS = share((9,), whole=tuple(range(40)))
 TICKS = 12
 HAPPENED: Final = frozenset({"taken", "repeated", "conflict", "warehouse_withdrawn", "warehouse_asked_again"})
 
 
 def test_each_unit_is_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
-    for seed in lives(SEEDS, lambda: HAPPENED - seen.keys()):
+    for seed in lives(SEEDS, lambda: missing(HAPPENED, seen)):
         wrong, asked = lived(seed, tmp_path, monkeypatch)
         assert wrong == [], seed
         assert asked.made is not None
         seen.update(asked.outcomes)
         seen.update(asked.made.faults.counts)
         monkeypatch.undo()
-    assert seen.keys() >= HAPPENED
+    assert missing(HAPPENED, seen) == set()
     kinds = [part for kind, parts in KINDS.items() if "warehouse" in kind for part in parts]
     assert share(True, whole=set(kinds) <= seen.keys())
 
@@ -68,12 +68,13 @@ def any_content_of_a_name(patch: pytest.MonkeyPatch) -> None:
     """Another content of a period is taken beside the first."""
     right = take._claim
 
-    def wrong(connection: Any, sums: Any, source: str, by: Any) -> Any:
+    def wrong(connection: Any, sums: Any, source: str, by: Any, seen: Any) -> Any:
         other = replace(sums.file, name=f"{sums.file.name}-{sums.batch}")
-        found = right(connection, replace(sums, file=other), source, by)
+        found = right(connection, replace(sums, file=other), source, by, seen)
         return replace(found, name=sums.file.name)
 
     patch.setattr(take, "_claim", wrong)
+    patch.setattr(take, "overlap", lambda *_: None)
 
 
 def passes_over_what_is_open(patch: pytest.MonkeyPatch) -> None:
@@ -86,14 +87,14 @@ LESS = "the warehouse says"
 PLANTED = {
     half_is_taken: (UNSAID, 0),
     as_it_came: (UNSAID, 0),
-    asked_once: (LESS, 0),
+    asked_once: (LESS, 14),
     any_content_of_a_name: (LESS, 3),
     passes_over_what_is_open: (LESS, 0),
 }
 """What is said of each, and a life that shows it."""
 
 
-@pytest.mark.parametrize("plant", share(list(PLANTED)[:2], whole=list(PLANTED)))
+@pytest.mark.parametrize("plant", share(list(PLANTED)[:1], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(plant: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text, seed = PLANTED[plant]
     found: list[str] = []

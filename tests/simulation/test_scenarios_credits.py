@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 
 import pytest
@@ -19,16 +19,18 @@ from drawdown.worker.tick import tick
 from tests.emulators.autumn import TRACK_FAULTS
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.emulators.wire import FaultPlan
+from tests.simulation.accepted import note_compared
 from tests.simulation.actions import insert
 from tests.simulation.billed import billed
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import check
 from tests.simulation.mutants_credits import BY_SCENARIO
+from tests.simulation.mutants_credits import CREDITS as MUTANTS
 from tests.simulation.mutants_remote import Patches
 from tests.simulation.operators import said
 from tests.simulation.oracle import Assignment, Rule, Sample
 from tests.simulation.people import settle_told
-from tests.simulation.pooled import CREDITS, GRAINS, Pooled
+from tests.simulation.pooled import CREDITS, GRAINS, MONTHLY, Pooled
 from tests.simulation.providers import AUTUMN
 from tests.simulation.remote import FEATURES, Autumn
 from tests.simulation.settled import settled
@@ -106,7 +108,7 @@ def ticks(world: World, number: int = 2) -> None:
 def planted_here(name: str) -> Iterator[None]:
     patches = Patches()
     with patches.kept():
-        BY_SCENARIO[name](patches)
+        (BY_SCENARIO | MUTANTS)[name](patches)
         yield
 
 
@@ -153,6 +155,32 @@ def test_loss_before_the_first_comparison_is_told_with_its_amount() -> None:
     assert (settle_told(world), world.breaches, settled(world)) == (None, [], [])
 
 
+@pytest.mark.parametrize("planted", [False, True])
+def test_loss_after_the_first_comparison_of_a_cycle_is_judged(planted: bool) -> None:
+    """Of credits that begin anew no sum of all parts tells, but the difference to the first comparison does."""
+    world, autumn = in_credits(HUGE)
+    autumn.emulator.account.grant("acme", CREDITS, MONTHLY, START, interval="month")
+    sent(world, autumn)
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    note_compared(world)
+    assert autumn.pooled is not None and autumn.pooled.shown("acme") is None
+    insert(world, [Sample("s3", "acme", world.time.now, 4096, 60, good=True)])
+    world.time.advance(2 * WINDOW_MS)
+    sealed(world)
+    sent(world, autumn)
+    autumn.emulator.lose_balances(world.time.now)
+    assert autumn.lost_of("acme", CREDITS) == 60 * 64 * GRAINS // 10_000
+    world.time.advance(2 * 60 * MINUTE_MS)
+    with planted_here("what a balance store lost is neither sent again nor told") if planted else nullcontext():
+        drive(world, start(world, "w", comparing(world)))
+    ticks(world)
+    wrong = [] if planted else settled(world)
+    wrong = wrong or list(billed(world, world.oracle.expected()))
+    assert (settle_told(world), world.breaches) == (None, [])
+    assert [breach.partition(":")[0] for breach in wrong] == ["billed"] * planted
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_what_was_used_up_to_the_last_digit_was_drawn(known: bool) -> None:
     """Autumn shows such a part no more, and it is the sum of the pushes that used it up, as a loss would be. `known`:
@@ -169,7 +197,7 @@ def test_what_was_used_up_to_the_last_digit_was_drawn(known: bool) -> None:
     drive(world, start(world, "w", comparing(world)))
     ticks(world, 1)
     assert autumn.drawn("acme", CREDITS) == BOTH * GRAINS // 10_000
-    assert (settle_told(world) is None) == known, "a part that nobody ever saw is told a person, who finds it"
+    assert settle_told(world) is None, "a read showed the part, or the answers to its charges did"
     assert (world.breaches, world.by_hand, settled(world)) == ([], {}, [])
 
 

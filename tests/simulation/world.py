@@ -163,6 +163,8 @@ class World:
     """The same, by window, for what the worker could not send."""
     told_of: dict[tuple[str, str, str], Fraction] = field(default_factory=dict)
     """How much was told of a balance in all, in its unit."""
+    unseen: dict[tuple[str, str, str], tuple[int, int]] = field(default_factory=dict)
+    """By provider, customer and balance: the cycle that is compared, and how much was lost by its first comparison."""
     resolved: set[str] = field(default_factory=set)
     """Keys that a person charged by hand."""
     cut_short: set[str] = field(default_factory=set)

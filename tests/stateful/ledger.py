@@ -67,6 +67,7 @@ class Ledger(RuleBasedStateMachine):
         self.fleet = Fleet(self.engine)
         self.prices = {"compute_1gb": [Price(0, 100, 1)], "compute_4gb": [Price(0, 400, 1)]}
         self.charged: dict[str, tuple[Usage, int]] = {}
+        self.first: dict[tuple[str, str, int], Price] = {}
         self.granted: dict[str, tuple[str, int]] = {}
         self.plans: dict[str, str] = {}
         self.limits = {"free": 2}
@@ -74,14 +75,25 @@ class Ledger(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.engine.dispose()
 
+    def rate_of(self, use: Usage) -> Price | None:
+        """That of the first charge of its wallet, feature and window; else the one in force; None: it has none."""
+        begun = [one for one in self.prices.get(use.feature, []) if one.start <= use.ts]
+        return self.first.get(
+            (use.customer_id, use.feature, use.ts), max(begun, key=lambda one: one.start, default=None)
+        )
+
     def price(self, use: Usage) -> int | None:
         """None: it has no rate, or costs more than an entry holds."""
-        begun = [one for one in self.prices.get(use.feature, []) if one.start <= use.ts]
-        if not begun:
-            return None
-        best = max(begun, key=lambda one: one.start)
-        amount = rounded(Fraction(use.quantity * best.micro, best.per))
-        return None if abs(amount) > TOO_LARGE else amount
+        rate = self.rate_of(use)
+        amount = None if rate is None else rounded(Fraction(use.quantity * rate.micro, rate.per))
+        return None if amount is None or abs(amount) > TOO_LARGE else amount
+
+    def keep(self, name: str, use: Usage, amount: int) -> None:
+        """It is charged; what comes later in its window goes by the same rate."""
+        rate = self.rate_of(use)
+        assert rate is not None
+        self.first.setdefault((use.customer_id, use.feature, use.ts), rate)
+        self.charged[name] = (replace(use, key=name), amount)
 
     @initialize(given=st.sampled_from([0, 500]), per=st.sampled_from([None, 2, 3]))
     def begin(self, given: int, per: int | None) -> None:
@@ -98,7 +110,7 @@ class Ledger(RuleBasedStateMachine):
         for use in batch:
             amount = self.price(use)
             if use.key not in self.charged and amount is not None:
-                self.charged[use.key] = (use, amount)
+                self.keep(use.key, use, amount)
         told: set[str] = set()
         for use, answer in zip(batch, answers, strict=True):
             if use.key not in self.charged:
@@ -177,7 +189,7 @@ class Ledger(RuleBasedStateMachine):
         if any(owner == customer for owner, _ in self.granted.values()) and name not in self.charged:
             amount = self.price(use)
             assert amount is not None
-            self.charged[name] = (replace(use, key=name), amount)
+            self.keep(name, use, amount)
 
     def standing(self, key: str) -> str:
         """What was given back may be drawn anew, as something of its own."""
@@ -224,6 +236,18 @@ class Ledger(RuleBasedStateMachine):
         lines = "SELECT account_id, SUM(amount_micro) FROM ledger_lines WHERE account_id LIKE 'wallet:%' "
         lines += "GROUP BY 1 HAVING SUM(amount_micro) <> 0"
         assert sorted(map(repr, kept)) == sorted(map(repr, self.fleet.rows(lines))), "a balance is not its lines"
+
+    @invariant()
+    def what_is_given_back_costs_what_was_charged(self) -> None:
+        """Of a window of which nothing is left, at a whole price, nothing is charged: whatever was set since."""
+        left: dict[tuple[str, str, int], tuple[int, int]] = {}
+        rows = "SELECT from_account, feature, ts, quantity, amount_micro FROM ledger_entries WHERE kind = 'usage'"
+        for account, feature, ts, quantity, amount in self.fleet.rows(rows):
+            spot = (str(account).removeprefix("wallet:"), str(feature), int(str(ts)))
+            if self.first[spot].per == 1:
+                before = left.get(spot, (0, 0))
+                left[spot] = (before[0] + int(str(quantity)), before[1] + int(str(amount)))
+        assert all(amount == 0 for quantity, amount in left.values() if quantity == 0), "given back at another price"
 
     @invariant()
     def each_key_is_there_once(self) -> None:

@@ -26,12 +26,12 @@ from tests.world import T0, Fleet
 
 
 def test_any_order_of_grants_charges_and_rates_keeps_the_books() -> None:
-    run_state_machine_as_test(Ledger, settings=scale(share(25, whole=100), 30))
+    run_state_machine_as_test(Ledger, settings=scale(share(8, whole=100), 30))
 
 
-def test_many_at_once_charge_each_key_once(engine: sa.Engine) -> None:
-    """Eight workers send the same keys of the same accounts, each in another order."""
-    fleet = Fleet(engine)
+def test_many_at_once_charge_each_key_once(postgres: sa.Engine) -> None:
+    """Eight workers send the same keys of the same accounts, each in another order. SQLite has them take turns."""
+    engine, fleet = postgres, Fleet(postgres)
     uses = [Usage(f"k{number}", f"c{number % 3}", "compute_1gb", number, T0) for number in range(60)]
 
     def work(worker: int) -> list[Charge]:
@@ -87,7 +87,7 @@ PLANTED: dict[str, tuple[object, str, Any, str]] = {
 """What is put in the place of what, and what the machine says of it."""
 
 
-@pytest.mark.parametrize("bug", PLANTED)
+@pytest.mark.parametrize("bug", share(list(PLANTED)[:1], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     module, name, wrong, said = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)

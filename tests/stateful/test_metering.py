@@ -16,7 +16,7 @@ from tests.whole import share
 
 @pytest.mark.parametrize("machine", [Metering, Shrunk])
 def test_any_order_of_acts_and_usage_pays_for_nothing_twice(machine: Any) -> None:
-    run_state_machine_as_test(machine, settings=scale(share(5, whole=200), 20))
+    run_state_machine_as_test(machine, settings=scale(share(2, whole=200), 20))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -67,11 +67,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
 """What is put in the place of what."""
 
 
-SLOW = frozenset({"a hold that shrinks by what it had shrunk by before"})
-"""Shown by few lives: not hunted every day."""
-
-
-@pytest.mark.parametrize("bug", share([one for one in PLANTED if one not in SLOW], whole=list(PLANTED)))
+@pytest.mark.parametrize("bug", share(list(PLANTED)[:1], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     module, name, wrong = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)

@@ -16,7 +16,7 @@ from tests.whole import share
 
 
 def test_any_order_of_allotting_and_using_keeps_each_credit() -> None:
-    run_state_machine_as_test(Pools, settings=scale(share(10, whole=100), 25))
+    run_state_machine_as_test(Pools, settings=scale(share(4, whole=100), 25))
 
 
 right = lots._expiry
@@ -54,7 +54,7 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("bug", [*CODE, *TEXTS])
+@pytest.mark.parametrize("bug", share(list(CODE)[:1], whole=[*CODE, *TEXTS]))
 def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     if bug in CODE:
         monkeypatch.setattr(*CODE[bug])

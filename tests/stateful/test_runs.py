@@ -17,7 +17,7 @@ from tests.whole import share
 
 
 def test_any_order_of_acts_keeps_wallets_and_runs() -> None:
-    run_state_machine_as_test(Runs, settings=scale(share(14, whole=400), 30))
+    run_state_machine_as_test(Runs, settings=scale(share(5, whole=400), 30))
 
 
 def _matures_nothing(connection: Any, customers: Any, now_ms: int) -> bool:
@@ -72,16 +72,11 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
         reservations, "_hold", lambda c, a, m, e, n, most: _hold(c, a, m, e, n, None)),
 }  # fmt: skip
 """What is put in the place of what."""
-SLOW = frozenset(
-    {"what was drawn is charged again at the end", "holds of a plan without an end",
-     "an overage that nobody asks about", "a repeated draw that is charged",
-     "what is over is not expired before a balance is believed", "a draw frees the whole hold",
-     "a settlement frees nothing", "an end that counts twice"}
-)  # fmt: skip
-"""Shown by few lives: not hunted every day."""
+OF_THE_DAY = "less is held than was reserved"
+"""Shown by the first lives; others are shown by few."""
 
 
-@pytest.mark.parametrize("bug", share([one for one in PLANTED if one not in SLOW], whole=list(PLANTED)))
+@pytest.mark.parametrize("bug", share([OF_THE_DAY], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     module, name, wrong = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)

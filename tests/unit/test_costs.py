@@ -10,7 +10,7 @@ import pytest
 
 from drawdown.providers.protocol import Drawn, Part
 from drawdown.schema.units import show_quantity
-from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate, own_cost
+from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate, as_text, own_cost
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.push.balances import Accounted, Level, levels
 from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, MOST_LOST, MOST_LOST_SUMS, lost_among
@@ -61,6 +61,15 @@ def test_charge_during_cost_change_has_least_and_most() -> None:
     assert pools.weight_between("credits", "a", holds - 1, holds) == (400, 600), "a process's clock may be ahead"
     assert pools.weight_between("credits", "a", holds, holds) == (600, 600)
     assert pools.changes(["a"]) == [{"feature": "a", "confirmed_ms": begins, "at_ms": holds}]
+
+
+def test_charge_of_told_cost_is_exact_during_cost_change() -> None:
+    pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])
+    between = [
+        pools.weight_between("credits", "a", 5 * HOUR, 6 * HOUR, cost) for cost in ("0.0004", "0.0006", "0.0005")
+    ]
+    assert between == [(400, 400), (600, 600), (400, 600)], "a cost that no reading of costs saw narrows nothing"
+    assert as_text(Decimal("0.00060")) == "0.0006" and as_text(Decimal("1E+2")) == "100" and as_text(None) is None
 
 
 def test_feature_that_leaves_the_credits_weighs_nothing_there_since() -> None:

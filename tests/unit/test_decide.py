@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
@@ -22,9 +23,19 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS, Breaker
 from drawdown.worker.engine.waiting import backoff_ms
-from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup, safe_retention_ms, settle
+from drawdown.worker.push.outcome import (
+    MOST_RETRY_MS,
+    Adopt,
+    Asked,
+    Settlement,
+    Void,
+    after_lookup,
+    safe_retention_ms,
+    settle,
+)
 from drawdown.worker.verdict.rules import Overrides, verdict
 
 NOW = 1_767_225_600_000
@@ -54,9 +65,26 @@ def test_each_outcome_has_one_meaning(outcome: Outcome, attempt: int, capabiliti
     assert settle(outcome, attempt, NOW, capabilities).state == state
 
 
+def test_cost_of_a_repeated_attempt_is_not_that_of_the_push() -> None:
+    """An earlier attempt may have been charged at another cost."""
+    told = Accepted(cost=Decimal("0.0004"))
+    assert settle(told, 1, NOW, CLAIMS).cost == settle(told, 2, NOW, CLAIMS, sent_before=False).cost == told.cost
+    assert settle(told, 2, NOW, CLAIMS).cost is None
+    found, later = Found(60, Decimal("0.0004")), NOW + 60_000
+    ends = [after_lookup(found, replace(ASKED, arrivals=arrivals), later, CLAIMS) for arrivals in (1, 2)]
+    assert [end.cost for end in ends if isinstance(end, Settlement)] == [found.cost, None]
+    part = after_lookup(replace(found, quantity=50), replace(ASKED, arrivals=2), later, CLAIMS)
+    assert part == Adopt(50, None)
+
+
 def test_what_waits_is_due_later_and_never_at_once() -> None:
     assert settle(RetryAt(NOW - 50, "later"), 1, NOW, LEDGER).due_at_ms > NOW
     assert settle(Unknown("cut"), 3, NOW, LEDGER).due_at_ms == NOW + backoff_ms(3)
+
+
+@pytest.mark.parametrize("outcome", [RetryAt(NOW + 400 * DAY_MS, "later"), Queued(NOW + 400 * DAY_MS)])
+def test_no_push_waits_longer_than_a_day_because_its_provider_says_so(outcome: Outcome) -> None:
+    assert settle(outcome, 1, NOW, CLAIMS).due_at_ms == NOW + MOST_RETRY_MS == NOW + DAY_MS
 
 
 def test_waiting_times_double_up_to_a_bound() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 from typing import Final
-
-import pytest
 
 from drawdown.worker.verify.findings import FINDINGS
 from drawdown.worker.verify.invariants import INVARIANTS as NAMED
@@ -33,10 +30,9 @@ def test_each_rule_that_is_cited_stands_in_the_rules_and_each_that_stands_there_
     assert set(re.findall(r"^### (\w+)$", RULES, re.M)) == cited()
 
 
-@pytest.mark.parametrize(("file", "name"), TESTS, ids=[name for _, name in TESTS])
-def test_what_holds_a_rule_is_there(file: str, name: str) -> None:
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+def test_what_holds_a_rule_is_there() -> None:
+    texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in dict(TESTS)}
+    assert [one for one in TESTS if f"def {one[1]}(" not in texts[one[0]]] == []
 
 
 def test_each_rule_says_what_it_prevents_and_what_holds_it() -> None:
@@ -71,6 +67,5 @@ def test_the_table_of_rooms_is_the_one_that_is_held() -> None:
     assert said == MAY_IMPORT
 
 
-@pytest.mark.parametrize("place", sorted(set(re.findall(r"`([a-z]+/[\w/.-]+)`", CONTRIBUTING))))
-def test_what_is_pointed_to_is_there(place: str) -> None:
-    assert (ROOT / place).exists()
+def test_what_is_pointed_to_is_there() -> None:
+    assert [one for one in re.findall(r"`([a-z]+/[\w/.-]+)`", CONTRIBUTING) if not (ROOT / one).exists()] == []

@@ -87,7 +87,7 @@ def test_what_is_wrong_with_one_item_is_said_of_it_alone(name: str) -> None:
         assert codes(array(b'[{"n": 1}, ' + item + b' , {"n": 2}]')) == [{"n": 1}, code, {"n": 2}]
         assert codes(array(b"[" + item + b"]")) == ([] if not item.strip() else [code])
     if b"\n" not in item and item.strip():
-        assert codes(lines(b'{"n": 1}\n' + item + b'\n\n{"n": 2}\n')) == [{"n": 1}, code, {"n": 2}]
+        assert codes(lines(b'{"n": 1}\n' + item + b'\n\n{"n": 2}\n')) == [{"n": 1}, code, "empty_line", {"n": 2}]
     if code == "not_json":
         with pytest.raises(Unreadable):
             one(item)

@@ -1,4 +1,4 @@
-"""Two thousand planted secrets and ids of all classes are found, however hidden; thousands of clean ones have none."""
+"""Planted secrets and ids of all classes are found, however hidden; reports that are clean have no finding."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from drawdown.events.privacy.scan import scan
 from tests.unit.planting import CLASSES, HIDINGS, clean_report
 from tests.whole import share
 
-PLANTED: Final = 2_000
-CLEAN: Final = share(2_000, whole=10_000)
+PLANTED: Final = share(400, whole=2_000)
+CLEAN: Final = share(300, whole=10_000)
 CLASS_NAMES: Final = sorted(CLASSES)
 
 
-def test_each_of_two_thousand_planted_ones_is_found_and_never_said() -> None:
+def test_each_planted_one_is_found_and_never_said() -> None:
     stream, missed, said = random.Random(13), [], []
     seen: set[tuple[str, str]] = set()
     for number in range(PLANTED):

@@ -179,6 +179,13 @@ def test_what_a_name_does_not_say_must_be_given() -> None:
         prefix_of("-", ImportOptions(id_from_line=True, id_prefix="a\nb"))
 
 
+@pytest.mark.parametrize("name", ["event.csv", "run.csv.gz", "batch.jsonl"])
+def test_prefix_of_reserved_ids_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="choose another"):
+        prefix_of(name, ImportOptions(id_from_line=True))
+    assert prefix_of(name, ImportOptions(id_from_line=True, id_prefix="events")) == "events"
+
+
 class _Slow(io.RawIOBase):
     """A pipe that gives one byte at a time."""
 

@@ -39,6 +39,8 @@ _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
 _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
 _IDS: Final = ("id", "event_id")
 """What is imported by its ids, and taken as a batch too, would be billed twice."""
+_LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
+"""Columns that tell two rows apart which are billed alike."""
 _INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
                               "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
 _LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
@@ -50,6 +52,7 @@ class Columns:
     def __init__(self, file: FoundFile, now_ms: int) -> None:
         self.file, self.now_ms, self.of_events = file, now_ms, False
         self.keys: frozenset[str] = frozenset()
+        self.labels: tuple[str, ...] = ()
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Have `understood` stand for the file. Errors: Refused, and DuckDB's own."""
@@ -76,6 +79,11 @@ class Columns:
         for name, value in self._constants(quantity).items():
             connection.execute(f"CREATE MACRO {name}() AS {value}")
         of_ids = "id_of_line" if of_lines else "id_by_header"
+        self.labels = tuple(name for name in _LABELS if name in types)
+        values = ", ".join(f"COALESCE(said_of({name}), '')" for name in self.labels) or "''"
+        connection.execute(
+            f"CREATE VIEW labelled_rows AS SELECT *, concat_ws(chr(31), {values}) AS labels FROM file_rows"
+        )
         connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb", id_column=of_ids))
 
     def with_ids(self, what: str, name: str) -> Refused:
@@ -100,14 +108,18 @@ class Columns:
     def _source(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
         """What reads the file, and the columns that its first line names."""
         path = text(self.file.opened)
+        if self.file.format != "parquet" and not self.file.size_bytes:
+            return self._nothing()
         if self.file.format == "parquet":
             return f"read_parquet({path}, {NAMES_SAY_NOTHING})", {}
         packed = text(self.file.packed or "none")
         line = connection.execute(
             f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
             f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, "
-            f"compression = {packed}) LIMIT 1"
+            f"compression = {packed}, parallel = false) LIMIT 1"  # by two threads, the first line could be another
         ).fetchone()
+        if line is None:
+            return self._nothing()
         names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
         read, type_ = ((*names, *_IDS), "JSON") if self.file.format == "jsonl" else (names, "VARCHAR")
         columns = "{" + ", ".join(f"{text(name)}: '{type_}'" for name in read) + "}"
@@ -120,13 +132,21 @@ class Columns:
         how = f"format = 'newline_delimited', maximum_object_size = {MAX_ROW_BYTES}, columns = {columns}"
         return f"read_json({path}, {NAMES_SAY_NOTHING}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
 
+    def _nothing(self) -> tuple[str, dict[str, str]]:
+        """Of a file without a line: the export of a time in which nothing was used."""
+        type_ = "JSON" if self.file.format == "jsonl" else "VARCHAR"
+        names = (*_SIZES, *_IDS) if self.file.format == "jsonl" else _SIZES
+        columns = ", ".join(f"CAST(NULL AS {type_}) AS {name}" for name in names)
+        return f"(SELECT {columns} WHERE false)", dict.fromkeys(_SIZES, "VARCHAR")
+
     def _names(self, line: str) -> list[str]:
         """The columns of a CSV's header; the keys that a line of JSON needs. Errors: Refused."""
         if self.file.format == "jsonl":
             with suppress(ValueError, RecursionError):
                 said = json.loads(line)
                 self.keys = frozenset(said) if isinstance(said, dict) else frozenset()
-                return list(_EVENTS if "event_type" in self.keys else _SIZES)
+                wanted = _EVENTS if "event_type" in self.keys else _SIZES
+                return [*wanted, *(name for name in _LABELS if name in self.keys)]
             raise Refused(f"{self.file.name}: its first line is no JSON")
         try:
             names = next(csv.reader([line]), [])

@@ -6,6 +6,9 @@ whose columns or syntax are not as they have to be is refused whole.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from drawdown.schema.text import clean
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches.columns import Columns
 from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, time_limit
-from drawdown.worker.batches.files import FoundFile, unchanged
+from drawdown.worker.batches.files import HASH_CHARS, FoundFile, unchanged
 from drawdown.worker.batches.spill import spill_folder
 from drawdown.worker.batches.unpack import unpacked
 
@@ -37,6 +40,11 @@ MAX_BATCH_SAMPLES: Final = 5_000_000
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
 """There nobody else writes meanwhile."""
 MAX_SAID_CHARS: Final = 120
+MAX_ROWS_COMPARED: Final = 200_000
+"""Rows of one file that are compared with earlier ones: of a larger file, about so many."""
+MAX_ROWS_KEPT: Final = 4_096
+"""Rows of one batch whose hashes are kept, for files that come later."""
+_HASHES: Final = 1 << 64
 AT_ONCE: Final = 5_000
 
 
@@ -52,12 +60,15 @@ class RefusedRow:
 
 Part = tuple[int, str, int, int | str, int]
 """Number, organisation, window, size or event type, seconds or units."""
+Shared = tuple[str, str, str, int, int]
+"""Earlier batch, organisation, size or event type, rows, seconds or units."""
 
 
 @dataclass(frozen=True)
 class Sums:
     """What a file comes to. `rows` are in the sums, `refused` are not; `samples`: of how many samples; `total`: what
-    these come to, seconds or units. The windows from `from_ms` to `to_ms`, the end of the last one."""
+    these come to, seconds or units. The windows from `from_ms` to `to_ms`, the end of the last one. `rows_hash`: of its
+    rows, in whatever order, told apart by the columns `labels`; `is_whole`: each of them is compared."""
 
     batch: str
     file: FoundFile
@@ -70,6 +81,9 @@ class Sums:
     to_ms: int | None
     first_refused: Sequence[RefusedRow]
     kinds: Sequence[int | str]
+    rows_hash: str | None
+    labels: str
+    is_whole: bool
     connection: duckdb.DuckDBPyConnection
     opened: ExitStack
 
@@ -83,6 +97,20 @@ class Sums:
         cursor.execute(SQL.text("parts", "duckdb"))
         while found := cursor.fetchmany(AT_ONCE):
             yield found
+
+    def kept_rows(self) -> str:
+        """Hashes of its rows, for `shared` of a later file."""
+        rows = self.connection.execute(SQL.text("kept_rows", "duckdb"), {"most": MAX_ROWS_KEPT}).fetchall()
+        return base64.b64encode(array("Q", [number for row in rows for number in row]).tobytes()).decode()
+
+    def shared(self, earlier: Sequence[tuple[str, str, str]]) -> list[Shared]:
+        """What earlier batches have of its rows, by their ids, labels and `kept_rows`."""
+        self.connection.execute(SQL.text("forget_earlier", "duckdb"))
+        for batch, labels, kept in earlier:
+            hashes = array("Q", base64.b64decode(kept)).tolist()
+            its = {"plain": hashes[::2], "whole": hashes[1::2], "labelled_alike": labels == self.labels}
+            self.connection.execute(SQL.text("earlier", "duckdb"), {"batch": batch, **its})
+        return list(self.connection.execute(SQL.text("shared", "duckdb")).fetchall())
 
 
 def add_up(file: FoundFile, now_ms: int, most: int = MAX_BATCH_SAMPLES, time_s: float = READING_TIME_S) -> Sums:
@@ -100,15 +128,19 @@ def add_up(file: FoundFile, now_ms: int, most: int = MAX_BATCH_SAMPLES, time_s: 
             reading = _Reading(unpacked(same, Path(spill), over), now_ms, spill, over)
             connection, facts, refused = reading.whole(most)
         opened.callback(connection.close)
-        rows, bad, first, last, samples, total = facts
+        rows, bad, first, last, samples, total, hash_sum, hash_xor = facts
         with explained(file, connection, over):
             kinds = [row[0] for row in connection.execute(SQL.text("part_kinds", "duckdb")).fetchall()]
         if strange := [kind for kind in kinds if isinstance(kind, str) and not is_clean_id(kind)]:
             raise Refused(f"{file.name}: no event type may be {clean(strange[0])[:MAX_SAID_CHARS]!r}")
         to_ms = None if last is None else int(last) + WINDOW_MS
         counts = (int(rows), int(bad), int(samples), int(total))
-        sums = partial(Sums, batch, file, reading.columns.of_events, *counts, first, to_ms, refused, kinds, connection)
-        return sums(opened.pop_all())
+        labels = ",".join(reading.columns.labels)
+        said = f"{reading.columns.of_events}:{labels}:{rows}:{hash_sum}:{hash_xor}"
+        rows_hash = hashlib.sha256(said.encode()).hexdigest()[:HASH_CHARS] if rows else None
+        known = (rows_hash, labels, rows <= MAX_ROWS_COMPARED)
+        sums = partial(Sums, batch, file, reading.columns.of_events, *counts, first, to_ms, refused, kinds, *known)
+        return sums(connection, opened.pop_all())
 
 
 class _Reading:
@@ -132,6 +164,9 @@ class _Reading:
                 if facts[4] > most:
                     raise Refused(f"{self.file.name}: comes to more than {most:,} samples: split it")
                 connection.execute(SQL.text("cut", "duckdb"))
+                largest = min(_HASHES - 1, _HASHES * MAX_ROWS_COMPARED // max(int(facts[0]), 1))
+                connection.execute(f"CREATE MACRO largest_hash() AS CAST({largest} AS UBIGINT)")
+                connection.execute(SQL.text("compared", "duckdb"))
                 refused = self._refused(unclean) if facts[1] else ()
             if refused and not facts[0]:
                 first = refused[0]

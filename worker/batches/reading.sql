@@ -41,8 +41,8 @@ CREATE VIEW understood AS
 SELECT {id_column} AS id_column, text_of(org_id) AS org_id, size_of(memory_mb) AS kind,
     quantity_of(interval_s) AS quantity, moment_of(ts) AS ts,
     said_of(org_id) AS said_org, said_of(memory_mb) AS said_kind, said_of(interval_s) AS said_quantity,
-    said_of(ts) AS said_ts
-FROM file_rows;
+    said_of(ts) AS said_ts, labels
+FROM labelled_rows;
 CREATE MACRO kind_fits(x) AS x BETWEEN 0 AND largest_size()
 
 -- name: events
@@ -50,8 +50,8 @@ CREATE VIEW understood AS
 SELECT {id_column} AS id_column, text_of(org_id) AS org_id, text_of(event_type) AS kind,
     quantity_of(quantity) AS quantity, moment_of(ts) AS ts,
     said_of(org_id) AS said_org, said_of(event_type) AS said_kind, said_of(quantity) AS said_quantity,
-    said_of(ts) AS said_ts
-FROM file_rows;
+    said_of(ts) AS said_ts, labels
+FROM labelled_rows;
 CREATE MACRO kind_fits(x) AS length(x) BETWEEN 1 AND longest_id()
 
 -- name: fits
@@ -64,9 +64,44 @@ length(org_id) BETWEEN 1 AND longest_id() AND kind_fits(kind) AND quantity BETWE
 CREATE TABLE groups AS
 SELECT CASE WHEN fits THEN org_id END AS org_id, CASE WHEN fits THEN ts - ts % window_ms() END AS window_ms,
     CASE WHEN fits THEN kind END AS kind, SUM(CASE WHEN fits THEN quantity END) AS quantity, COUNT(*) AS samples,
-    COUNT(id_column) AS with_ids
-FROM (SELECT id_column, org_id, kind, quantity, ts, COALESCE({fits}, false) AS fits FROM understood) r
+    COUNT(id_column) AS with_ids, SUM(row_hash) AS hash_sum, BIT_XOR(row_hash) AS hash_xor
+FROM (SELECT *, CASE WHEN fits THEN {row_hash} END AS row_hash
+    FROM (SELECT id_column, org_id, kind, quantity, ts, labels, COALESCE({fits}, false) AS fits FROM understood) f) r
 GROUP BY ALL
+
+-- name: plain_hash
+-- Of what is billed of a row, however its file is written. MD5: the same in each version of DuckDB.
+md5_number_lower(concat_ws(chr(31), org_id, kind, quantity, ts))
+
+-- name: row_hash
+-- The same with the labels by which rows that are billed alike are told apart.
+md5_number_lower(concat_ws(chr(31), org_id, kind, quantity, ts, labels))
+
+-- name: compared
+-- The rows by whose hashes a file is compared with others: those of the smallest hashes, each distinct one once.
+CREATE TABLE compared AS
+SELECT plain, {row_hash} AS whole, org_id, CAST(kind AS VARCHAR) AS kind, quantity, COUNT(*) AS times
+FROM (SELECT *, {plain_hash} AS plain FROM understood WHERE COALESCE({fits}, false)) r
+WHERE quantity > 0 AND plain <= largest_hash() AND org_id NOT IN (SELECT org_id FROM unclean)
+GROUP BY ALL;
+CREATE TABLE earlier (batch VARCHAR, labelled_alike BOOLEAN, plain UBIGINT, whole UBIGINT)
+
+-- name: kept_rows
+SELECT plain, whole FROM compared ORDER BY plain, whole LIMIT $most
+
+-- name: forget_earlier
+DELETE FROM earlier
+
+-- name: earlier
+INSERT INTO earlier
+SELECT $batch, $labelled_alike, unnest(CAST($plain AS UBIGINT[])), unnest(CAST($whole AS UBIGINT[]))
+
+-- name: shared
+-- Rows that an earlier batch has, too. Where both have the same labels, these say whether two rows are one.
+SELECT batch, org_id, kind, CAST(SUM(times) AS BIGINT) AS rows, CAST(SUM(times * quantity) AS HUGEINT) AS quantity
+FROM (SELECT DISTINCT e.batch, c.* FROM compared c JOIN earlier e ON e.plain = c.plain
+    AND (NOT e.labelled_alike OR e.whole = c.whole)) s
+GROUP BY ALL ORDER BY ALL
 
 -- name: with_ids
 SELECT COALESCE(SUM(with_ids), 0) FROM groups
@@ -91,7 +126,8 @@ UPDATE groups SET org_id = NULL WHERE org_id IN (SELECT org_id FROM unclean)
 SELECT COALESCE(SUM(samples) FILTER (org_id IS NOT NULL), 0), COALESCE(SUM(samples) FILTER (org_id IS NULL), 0),
     MIN(window_ms) FILTER (org_id IS NOT NULL), MAX(window_ms) FILTER (org_id IS NOT NULL),
     COALESCE(SUM((quantity + most_of_part() - 1) // most_of_part()) FILTER (org_id IS NOT NULL), 0),
-    COALESCE(SUM(quantity) FILTER (org_id IS NOT NULL), 0)
+    COALESCE(SUM(quantity) FILTER (org_id IS NOT NULL), 0), SUM(hash_sum) FILTER (org_id IS NOT NULL),
+    BIT_XOR(hash_xor) FILTER (org_id IS NOT NULL)
 FROM groups
 
 -- name: cut

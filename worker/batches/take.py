@@ -1,8 +1,9 @@
 """Taking a batch: the sums of a file become samples, in one transaction.
 
-Guarantee: a file's content is taken once, whatever it is called, by whomever, however often; the hash of it is the
-batch's key, taken in the same transaction as the usage. Another content under a name whose batch stands is a conflict,
-of which nothing is taken. A file is in whole, or not at all. The seal finds what went in by its arrival, as it does any
+Guarantee: the same rows are taken once, whatever their file is called or how it is written, by anybody, however often.
+The hash of the file is the batch's key, taken in the same transaction as the usage. Another content under a name whose
+batch stands is a conflict, of which nothing is taken; so is one that shares rows with another batch, until a person
+accepts it. A file is in whole, or not at all. The seal finds what went in by its arrival, as it does any
 sample (S2), so late batches, and batches of windows that others sealed, need nothing of their own.
 """
 
@@ -22,6 +23,7 @@ from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.worker.batches.asking import is_asked
 from drawdown.worker.batches.files import FoundFile, NotNow
+from drawdown.worker.batches.overlap import Overlap, is_accepted, overlap, same_rows
 from drawdown.worker.batches.reading import MAX_BATCH_SAMPLES, MAX_BATCH_SAMPLES_SQLITE, Part, Sums
 from drawdown.worker.sources.events import charged
 from drawdown.worker.sources.events.floors import NOT_YET_MS
@@ -35,7 +37,7 @@ SQL = queries(__file__)
 Outcome = Literal["taken", "repeated", "conflict", "refused"]
 BY_HAND: Final = ""
 """The source of a file that a person names."""
-AFTER_ALL: Final = "if its rows are to be billed after all, give them as other content (packed by gzip, a CSV is that)"
+AFTER_ALL: Final = "to bill its rows after all, give them as another file (a CSV packed by gzip) and accept that one"
 """What a person does about a batch that was withdrawn by mistake."""
 UNREAD: Final = ""
 """The batch of a file that could not be read."""
@@ -55,6 +57,8 @@ class TakenFile:
     said: str = ""
     withdrawn: bool = False
     """Of one that was repeated: nothing of it is billed, and a person may take it to be."""
+    shared_rows: int | None = None
+    """Of one in conflict: so many of its rows are in other batches, and a person may accept it."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
@@ -85,7 +89,8 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
     NotNow where its event types have no room, a floor was raised past it meanwhile, or what was read later than it was
     taken under its name. `by.now_ms`: before it was read.
     """
-    taken = _claim(connection, sums, source, by)
+    seen: set[str] = set()
+    taken = _claim(connection, sums, source, by, seen)
     if taken.outcome == "taken":
         if sums.of_events:
             _require_uncharged(connection, sums)
@@ -95,6 +100,7 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
         SQL.run(connection, "keep_refused_rows", {"batch": sums.batch, "refused_rows": rows})
         details = {"source": source, "name": taken.name, "rows": sums.rows, "refused": sums.refused}
         record(connection, "batch_take", sums.batch, details, by)
+        _require_no_other(connection, sums, seen)
     note(connection, sums.file, taken, by.now_ms)
     return taken
 
@@ -103,7 +109,18 @@ def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: i
     """Keep what became of a file, in place of what was said of the same before."""
     its = {"source": taken.source, "name": taken.name, "batch": taken.batch, "path": file.place}
     stood = {"size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
-    SQL.run(connection, "note", {**its, **stood, "outcome": taken.outcome, "said": taken.said, "seen_ms": now_ms})
+    SQL.run(
+        connection,
+        "note",
+        {
+            **its,
+            **stood,
+            "outcome": taken.outcome,
+            "said": taken.said,
+            "shared_rows": taken.shared_rows,
+            "seen_ms": now_ms,
+        },
+    )
     if taken.batch != UNREAD:
         SQL.run(connection, "forget_readings", its)
     if taken.outcome in ("taken", "repeated"):
@@ -111,18 +128,24 @@ def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: i
         SQL.run(connection, "settle_elsewhere", {**its, **stood, "seen_ms": now_ms})
 
 
-def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
-    """The batch's row is the claim: of two that take the same at once the second waits here, and sees the first."""
+def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set[str]) -> TakenFile:
+    """The batch's row is the claim: of two that take the same at once the second waits here, and sees the first.
+    `seen`: gains the batches that it was compared with."""
     name, file = sums.file.name, sums.file
-    its = {"batch": sums.batch, "source": source, "name": name, "path": file.place, "folder": file.folder}
-    values = {**its, "now_ms": by.now_ms}
-    SQL.run(connection, "hold_folder", values).all()
+    its = {"source": source, "name": name, "path": file.place, "folder": file.folder}
+    SQL.run(connection, "hold_folder", its).all()
+    batch = _known_as(connection, sums)
+    values = {**its, "batch": batch, "now_ms": by.now_ms}
     other = SQL.run(connection, "other_of_name", values).one_or_none()
-    if other is None:
+    if other is None and batch == sums.batch:
+        if (found := _overlap(connection, sums, seen)) is not None:
+            said = f"{found.said}. Bill all of it: `drawdown batch accept {batch}`; or move it away"
+            return TakenFile(source, name, batch, "conflict", said=said, shared_rows=found.rows)
         counts = {"row_count": sums.rows, "refused": sums.refused, "samples": sums.samples, "total": sums.total}
         span = {"from_ms": sums.from_ms, "to_ms": sums.to_ms, "taken_ms": by.now_ms}
         person = {"actor": by.actor, "reason": by.reason}
-        if SQL.run(connection, "claim", {**values, **counts, **span, **person}).rowcount:
+        kept = {"rows_hash": sums.rows_hash, "row_labels": sums.labels, "rows_kept": sums.kept_rows()}
+        if SQL.run(connection, "claim", {**values, **counts, **span, **person, **kept}).rowcount:
             return TakenFile(source, name, sums.batch, "taken", sums.rows, sums.refused)
     there = SQL.run(connection, "batch", values).one_or_none()
     if there is None:
@@ -133,11 +156,38 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenF
             raise NotNow(f"{name}: what it says by now was taken while this was read: try again")
         said = f"its name stands for the batch {other.batch}, with other content: withdraw that one"
         after = ", and a tick takes what is said by then" if is_asked(file.place) else " first, or give it another name"
-        return TakenFile(source, name, sums.batch, "conflict", said=said + after)
+        return TakenFile(source, name, batch, "conflict", said=said + after)
     said, withdrawn = f"taken before, as {there.name}", there.withdrawn_ms is not None
     if withdrawn:
         said += f"; it was withdrawn, and is never taken again: {AFTER_ALL}"
-    return TakenFile(source, name, sums.batch, "repeated", int(there.row_count), int(there.refused), said, withdrawn)
+    return TakenFile(source, name, batch, "repeated", int(there.row_count), int(there.refused), said, withdrawn)
+
+
+def _known_as(connection: sa.Connection, sums: Sums) -> str:
+    """The batch that a file is: of its own content, or one that stands and has the same rows."""
+    if SQL.run(connection, "batch", {"batch": sums.batch}).first() or is_accepted(connection, sums.batch):
+        return sums.batch
+    same = same_rows(connection, sums)
+    return sums.batch if same is None or same.is_withdrawn else same.batch
+
+
+def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
+    """Why a person has to accept a file before it is billed."""
+    if SQL.run(connection, "batch", {"batch": sums.batch}).first():
+        return None
+    found = overlap(connection, sums, seen)
+    if is_accepted(connection, sums.batch):
+        return None
+    same = same_rows(connection, sums)
+    if same is not None and same.is_withdrawn:
+        return Overlap(sums.rows, f"it has the rows of {same.name}, which was withdrawn")
+    return found
+
+
+def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> None:
+    """Nobody else took its rows meanwhile: who records what they do waits for one another. Errors: NotNow."""
+    if not is_accepted(connection, sums.batch) and overlap(connection, sums, seen) is not None:
+        raise NotNow(f"{sums.file.name}: some of its rows were taken this moment, in another file: try again")
 
 
 @contextmanager

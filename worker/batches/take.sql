@@ -25,9 +25,9 @@ WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FR
 -- name: claim
 -- Neither the content nor the name may be another batch's: whoever has either committed first.
 INSERT INTO batches (batch, source, name, path, row_count, refused, samples, total, from_ms, to_ms, taken_ms, actor,
-    reason)
+    reason, rows_hash, row_labels, rows_kept)
 VALUES (:batch, :source, :name, :path, :row_count, :refused, :samples, :total, :from_ms, :to_ms, :taken_ms, :actor,
-    :reason)
+    :reason, :rows_hash, :row_labels, :rows_kept)
 ON CONFLICT DO NOTHING
 
 -- name: batch
@@ -46,12 +46,13 @@ SELECT :batch, number, wrong_column, said
 FROM {rows :refused_rows (number bigint, wrong_column text, said text)} r WHERE 1 = 1
 
 -- name: note
-INSERT INTO batch_files (source, name, batch, path, size_bytes, modified_ns, outcome, said, seen_ms, readings)
-VALUES (:source, :name, :batch, :path, :size_bytes, :modified_ns, :outcome, :said, :seen_ms, 0)
+INSERT INTO batch_files (source, name, batch, path, size_bytes, modified_ns, outcome, said, seen_ms, readings,
+    shared_rows)
+VALUES (:source, :name, :batch, :path, :size_bytes, :modified_ns, :outcome, :said, :seen_ms, 0, :shared_rows)
 ON CONFLICT (source, name, batch, path) DO UPDATE SET size_bytes = excluded.size_bytes, modified_ns = excluded.modified_ns,
     outcome = CASE WHEN batch_files.outcome = 'taken' THEN 'taken' ELSE excluded.outcome END,
     said = CASE WHEN batch_files.outcome = 'taken' THEN batch_files.said ELSE excluded.said END,
-    seen_ms = excluded.seen_ms, readings = 0
+    seen_ms = excluded.seen_ms, readings = 0, shared_rows = excluded.shared_rows
 
 -- name: forget_readings
 -- Something became of the file: what its readings were before is past.

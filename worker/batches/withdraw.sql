@@ -29,9 +29,10 @@ SELECT COUNT(*) FROM withdrawals w WHERE w.sample_id > :first_id AND w.sample_id
 UPDATE batches SET withdrawn_ms = :now_ms WHERE batch = :batch
 
 -- name: look_again
--- The names under which it came are free. A file that was in conflict with it has, as it lies there, not been seen.
+-- The names under which it came are free, and so are its rows. A file that was in conflict, perhaps with it, has, as it
+-- lies there, not been seen.
 UPDATE batch_files SET modified_ns = -1
-WHERE outcome = 'conflict' AND name IN (SELECT name FROM batch_files WHERE batch = :batch)
+WHERE outcome = 'conflict' AND (shared_rows IS NOT NULL OR name IN (SELECT name FROM batch_files WHERE batch = :batch))
 
 -- name: windows_of_portion
 (SELECT s.org_id, {window} AS window_ms FROM {its_samples} AND s.ts >= COALESCE(o.floor_ms, 0)) w WHERE 1 = 1

@@ -100,16 +100,20 @@ class Pools:
             for cost in self._of.get(feature, ())[1:]
         ]
 
-    def weight(self, pool: str, feature: str, first: int, last: int) -> tuple[int, int]:
+    def weight(self, pool: str, feature: str, first: int, last: int, cost: str | None = None) -> tuple[int, int]:
         """The least and the most that one base unit drew on a balance, in its quantities. The charge saw the cost of
-        one of the changes `first` to `last` (0: what held before any change)."""
+        one of the changes `first` to `last` (0: what held before any change). `cost`: the credits for one base unit as
+        the provider told them of this charge."""
         costs = self._of.get(feature)
         if not costs:
             each = self.scale(pool) if pool == feature else 0
             return each, each
         # Another machine's clock may have settled it before it was sent.
         between = costs[min(first, last) : max(first, last) + 1]
-        seen = [self._each(pool, cost) for cost in between]
+        exact = None if cost is None else Decimal(cost)
+        # A cost that no read of all costs saw narrows nothing.
+        told = [one for one in between if exact is not None and not one.is_own and one.credits == exact] or between
+        seen = [self._each(pool, one) for one in told]
         return min(seen), max(seen)
 
     def _each(self, pool: str, cost: ToldCost) -> int:
@@ -117,11 +121,13 @@ class Pools:
             return 0
         return self.scale(pool) if cost.is_own else cost.micro * (self.scale(pool) // MICRO) // cost.per_quantity
 
-    def weight_between(self, pool: str, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
+    def weight_between(
+        self, pool: str, feature: str, from_ms: int, to_ms: int, cost: str | None = None
+    ) -> tuple[int, int]:
         """The same, of a charge that was made between two moments."""
         changes = self._of.get(feature, ())[1:]
-        first = sum(_holds(cost) <= from_ms for cost in changes)
-        return self.weight(pool, feature, first, sum(_begins(cost) <= to_ms for cost in changes))
+        first = sum(_holds(one) <= from_ms for one in changes)
+        return self.weight(pool, feature, first, sum(_begins(one) <= to_ms for one in changes), cost)
 
     def known(self) -> list[Cost]:
         """Every cost that was ever told."""
@@ -169,6 +175,11 @@ def pools_of(rows: Iterable[Any]) -> Pools:
         )
         for row in rows
     )
+
+
+def as_text(cost: Decimal | None) -> str | None:
+    """A cost as it is kept with a push."""
+    return None if cost is None else f"{cost.normalize():f}"
 
 
 def as_rate(credits: Decimal) -> tuple[int, int]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SQL = queries(__file__)
 
+MODE: Final = "mode"
+"""The one term that is learned: databases of before do not have it, and nor has a machine without a key."""
 UNSAID: Final = {"way": "v1"}
 """What holds where terms do not name it: Stripe's way before there was a choice."""
 
@@ -29,9 +31,12 @@ UNSAID: Final = {"way": "v1"}
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
     """Take the terms of providers that are met for the first time, or of which nothing was sealed yet; what had waited
     for that becomes dirty. Terms change what a seal makes of usage, so they are kept under its lock."""
-    if not _unmet(connection, declared):
+    if not _unmet(connection, declared) and not _to_learn(connection, declared):
         return
     lock_buckets(connection)
+    for name in _to_learn(connection, declared):
+        there = _stored(connection)[name]
+        _keep(connection, name, _text(declared[name]), there.live_from_ms, there.wire_since_ms)
     for name in _unmet(connection, declared):  # another worker may have met it while this one waited
         _keep(connection, name, _text(declared[name]), declared[name].live_from_ms, 0)
     make_windows_dirty(connection, SQL, "waiting_for_a_provider", {})
@@ -42,8 +47,26 @@ def _unmet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> l
     return [
         name
         for name, capabilities in declared.items()
-        if name not in stored or (stored[name].terms != _text(capabilities) and not _is_used(connection, name))
+        if name not in stored or (not is_same(stored[name].terms, capabilities) and not _is_used(connection, name))
     ]
+
+
+def _to_learn(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> list[str]:
+    """Providers of whose terms the mode alone is not known yet."""
+    stored = _stored(connection)
+    return [
+        name
+        for name, capabilities in declared.items()
+        if capabilities.mode
+        and name in stored
+        and MODE not in json.loads(stored[name].terms)
+        and is_same(stored[name].terms, capabilities)
+    ]
+
+
+def is_same(stored: str, capabilities: Capabilities) -> bool:
+    """Whether terms in force are those that a provider declares."""
+    return not differing(json.loads(stored), _terms(capabilities))
 
 
 def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> dict[str, str]:
@@ -51,7 +74,7 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
     was sealed and compared so far. Machines whose settings differ would fight over it."""
     found = {}
     for name, stored in _stored(connection).items():
-        if name in declared and stored.terms != _text(declared[name]):
+        if name in declared and not is_same(stored.terms, declared[name]):
             then, now = json.loads(stored.terms), _terms(declared[name])
             parts = [f"{part} was {was}, is {new}" for part, (was, new) in differing(then, now).items()]
             found[name] = (
@@ -62,8 +85,11 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
 
 
 def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """The terms that are not the same; one that is missing is None, or what went without saying."""
+    """The terms that are not the same; one that is missing is None, or what went without saying. A mode that only
+    one of both says is no difference."""
     parts = dict.fromkeys((*now, *then))
+    if MODE not in now or MODE not in then:
+        parts.pop(MODE, None)
     both = {part: (then.get(part, UNSAID.get(part)), now.get(part, UNSAID.get(part))) for part in parts}
     return {part: (was, new) for part, (was, new) in both.items() if was != new}
 
@@ -106,6 +132,7 @@ def _terms(capabilities: Capabilities) -> dict[str, object]:
         "balance_in_ledger": capabilities.balance_in_ledger,
         # Only where there are several: the terms of all others stay as databases have kept them.
         **({"way": capabilities.way} if capabilities.way else {}),
+        **({MODE: capabilities.mode} if capabilities.mode else {}),
     }
 
 

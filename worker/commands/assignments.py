@@ -21,6 +21,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.catalog.owners import Claim, other_owner
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.commands.orgs import register
 from drawdown.worker.seal.arrivals import seen_by_seals
@@ -223,14 +224,19 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
 
 
 def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:
-    """A customer is one organisation's at a time; and so is a wallet, whichever provider it is drawn on for."""
+    """A customer is one organisation's at a time; and so is a wallet, whichever provider it is drawn on for. No
+    organisation is billed as a pool."""
     provider, customer_id = biller.provider, biller.customer_id
     if provider in EXEMPT_PROVIDERS or not customer_id:
         return
-    values = {"providers": list(biller.one_wallet), "customer_id": customer_id, "org_id": org_id}
-    other = SQL.run(connection, "same_wallet", {**values, "start_ms": start, "end_ms": end}).one_or_none()
+    other = other_owner(connection, Claim(org_id, customer_id, start, end), biller.one_wallet)
     if other is None:
         return
+    if other.org_id is None:
+        raise Refused(
+            f"{customer_id} is a pool, and no organisation is billed as a pool: give {org_id} another customer "
+            f"(--customer), and allot to it with `drawdown pool allot {typed(customer_id)}`"
+        )
     if other.provider == provider:
         raise Refused(
             f"the customer {customer_id} at {provider} belongs to the organisation {other.org_id} in that time"

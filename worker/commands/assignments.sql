@@ -34,13 +34,6 @@ DELETE FROM assignments WHERE org_id = :org_id AND start_ms = :start_ms
 -- name: go_on
 UPDATE assignments SET end_ms = NULL WHERE org_id = :org_id AND start_ms = :start_ms
 
--- name: same_wallet
--- Another organisation with this customer, at a provider where that is the same wallet, in this time.
-SELECT org_id, provider FROM assignments WHERE provider IN :providers AND customer_id = :customer_id
-AND org_id <> :org_id AND (end_ms IS NULL OR end_ms > :start_ms)
-AND (CAST(:end_ms AS BIGINT) IS NULL OR start_ms < CAST(:end_ms AS BIGINT))
-ORDER BY start_ms LIMIT 1
-
 -- name: watermark
 SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = o.bucket
 WHERE o.org_id = :org_id

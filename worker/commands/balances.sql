@@ -9,5 +9,5 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: acknowledge
-UPDATE balance_marks SET told_qty = 0, told_ms = NULL
+UPDATE balance_marks SET told_qty = 0, told_ms = NULL, unsure_qty = 0
 WHERE provider = :provider AND customer_id = :customer_id AND feature = :feature

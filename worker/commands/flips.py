@@ -15,7 +15,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.protocol import CustomerRead, CustomerState, Part, ReadFailed
+from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
@@ -92,7 +92,7 @@ def _chunk(
             options=options,
             by=by,
             first=first,
-            parts=_parts(context, options.provider, there),
+            shown=_shown(context, options.provider, there),
         ),
         rollback=options.dry_run,
     )
@@ -204,14 +204,14 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
     return found
 
 
-def _parts(
+def _shown(
     context: Context, provider: str, there: Mapping[tuple[str, str], CustomerRead]
-) -> Mapping[str, Sequence[Part]]:
-    """The parts granted once that the preflight showed, by customer: the first pushes may use them up before any tick
-    reads the customer."""
+) -> Mapping[str, CustomerState]:
+    """What the preflight showed, by customer: the first pushes may use up parts granted once before any tick reads the
+    customer."""
     if provider not in context.capabilities or not context.capabilities[provider].costs:
         return {}
-    return {customer: state.parts for (_, customer), state in there.items() if isinstance(state, CustomerState)}
+    return {customer: state for (_, customer), state in there.items() if isinstance(state, CustomerState)}
 
 
 def _assign(
@@ -222,7 +222,7 @@ def _assign(
     options: FlipOptions,
     by: By,
     first: Callable[[sa.Connection], None] = _nothing,
-    parts: Mapping[str, Sequence[Part]],
+    shown: Mapping[str, CustomerState],
 ) -> list[Flip]:
     first(connection)
     start = start_of(options.from_ms, by)
@@ -231,8 +231,8 @@ def _assign(
     assigner = partial(_assign_one, connection, options=options, start=start, by=by, in_ledger=in_ledger, unseen=late)
     done = [flip if flip.already or flip.problem else assigner(flip) for flip in planned]
     moved = {flip.customer_id for flip in done if flip.start_ms is not None}
-    shown = {customer: some for customer, some in parts.items() if customer in moved}
-    note_parts(connection, options.provider, shown, by.now_ms)
+    read = {customer: state for customer, state in shown.items() if customer in moved}
+    note_parts(connection, options.provider, read, by.now_ms)
     return done
 
 

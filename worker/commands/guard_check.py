@@ -56,6 +56,8 @@ class Seen:
     pays: bool
     is_blocked: bool
     has_overs: bool
+    has_other_owner: bool
+    """The wallet may be somebody else's: `owners` says, for the time and the providers that count."""
     limits: list[list[Any]] | None
     overrides: list[list[Any]] | None
     counters: list[list[Any]] | None
@@ -142,7 +144,8 @@ def _paying(connection: sa.Connection, wish: Wish, known: Known, seen: Seen, now
     account, balance, held, overdraft, over, due_ms = seen.wallet
     is_sponsored = wish.payer is not None or known.metric.payer is not None
     is_due = due_ms is not None and due_ms <= now_ms
-    if account is None or is_sponsored or is_due or asker.is_halted or asker.stopped_at_ms is not None:
+    may_run = not (seen.has_other_owner or asker.is_halted or asker.stopped_at_ms is not None)
+    if account is None or is_sponsored or is_due or not may_run:
         return None
     here = asker.provider in (None, EMBEDDED, *EXEMPT_PROVIDERS) or asker.provider in wallets_at(connection)
     factor_ppm, unknown, most_hold, most_held, holds_halt = seen.terms

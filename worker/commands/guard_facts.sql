@@ -90,6 +90,10 @@ SELECT w.n, CAST({row}(
         OR (b.kind = 'action' AND b.name = w.metric))),
     EXISTS (SELECT 1 FROM guard_uses u WHERE u.org_id = w.org_id AND u.metric = w.metric AND u.state = 'held'
         AND u.expires_ms <= :now_ms),
+    EXISTS (SELECT 1 FROM pools p WHERE p.pool = w.customer_id)
+        OR EXISTS (SELECT 1 FROM assignments a WHERE a.provider IN (SELECT s.provider FROM provider_states s
+                UNION ALL SELECT 'embedded') AND a.customer_id = w.customer_id AND a.org_id <> w.org_id
+            AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)),
     {whole}((SELECT {listed}({row}(y.period, y.amount, y.phase, y."plan")) FROM ({limits}) y)),
     {whole}((SELECT {listed}({row}(y.number, y.reach, y.period, y.amount)) FROM ({overrides}) y)),
     {whole}((SELECT {listed}({row}(c.period, c.used, c.warned, c.uses)) FROM guard_counters c

@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import By, record
+from drawdown.schema.clock import utc
 from drawdown.schema.database import Transact
-from drawdown.schema.errors import DrawdownError, Refused
+from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.units import next_window
-from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, differing, paused
+from drawdown.schema.units import WINDOW_MS, next_window, window_of
+from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, differing, is_same, paused
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.void import void_many
 
@@ -27,7 +28,9 @@ UNCHANGED: Final = (
     "the terms of {} have not changed: the settings here are those in force. Where ticks say that theirs changed, one "
     "of theirs is not set here"
 )
-WIRE: Final = frozenset({"unit", "units", "names"})
+MAX_SHADOW_BILLED: Final = 20_000
+"""Pushes that one `bill_shadow` seals anew."""
+WIRE: Final = frozenset({"unit", "units", "names", "mode"})
 """Terms by which usage lies elsewhere over there, or is counted otherwise."""
 
 
@@ -82,7 +85,7 @@ def accept_some(
     lock_buckets(connection)
     require_whole(connection)
     stored = _stored(connection).get(provider)
-    if stored is None or stored.terms == _text(capabilities):
+    if stored is None or is_same(stored.terms, capabilities):
         raise Refused(UNCHANGED.format(provider))
     unsent = SQL.run(connection, "unsent_pushes", {"provider": provider, "at_most": CHUNK}).all()
     counts = SQL.run(connection, "count_open", {"provider": provider}).one()
@@ -142,6 +145,84 @@ def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: in
     if was is not None and was > now_ms:
         return max(declared or 0, next_window(now_ms), sealed_to)
     return declared if was is None else max(was, declared or 0)
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """A feature's usage that was sealed in shadow, in base units, and of how many organisations; from which window."""
+
+    feature: str
+    quantity: int
+    orgs: int
+    from_ms: int
+
+
+@dataclass(frozen=True)
+class CutOver:
+    """From when a provider is sent what is sealed (None: from the beginning); `since_ms`: the cut-over that its
+    settings name. `unbilled`: what was sealed in shadow in between, which this provider does not bill; `unsealed_s`:
+    seconds and units of samples in between that no seal has come to."""
+
+    live_from_ms: int | None
+    since_ms: int
+    unbilled: list[Shadow]
+    unsealed_s: int
+
+
+def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilities, now_ms: int) -> CutOver:
+    """What `accept` of these settings does now, or did."""
+    stored = _stored(connection).get(provider)
+    live = None if stored is None else stored.live_from_ms
+    if stored is not None and not is_same(stored.terms, capabilities):
+        live = _live_from(live, capabilities.live_from_ms, now_ms, _sealed_to(connection))
+    since = capabilities.live_from_ms or 0
+    if live is None or live <= since:
+        return CutOver(live, since, [], 0)
+    span = {"provider": provider, "from_ms": since, "until_ms": live}
+    shadow = [Shadow(**row._mapping) for row in SQL.run(connection, "shadow_between", span)]
+    return CutOver(live, since, shadow, int(SQL.run(connection, "unsealed_between", span).scalar_one()))
+
+
+def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) -> int:
+    """Bill what was sealed in shadow from a window on: the provider is live from there, and the next tick sends it.
+    Returns how many pushes are sealed anew.
+
+    Errors: Refused where the provider is not live, nothing is in shadow since then, or more than one may; UsageError
+    for a moment that begins no window.
+    """
+    if from_ms % WINDOW_MS:
+        raise UsageError(f"--from is the beginning of a window of five minutes, such as {utc(window_of(from_ms))}")
+    lock_buckets(connection)
+    require_whole(connection)
+    stored = _stored(connection).get(provider)
+    live = None if stored is None else stored.live_from_ms
+    if live is None or live > by.now_ms + WINDOW_MS:
+        when = "it was never in shadow" if live is None else "it is not live yet"
+        raise Refused(f"nothing in shadow can be billed at {provider}: {when}. See `drawdown provider list`")
+    values = {"provider": provider, "from_ms": from_ms, "at_most": MAX_SHADOW_BILLED + 1}
+    found = SQL.run(connection, "shadow_pushes", values).all()
+    if from_ms >= live or not found:
+        raise Refused(f"{provider} has nothing in shadow since {utc(from_ms)}: it is live from {utc(live)}")
+    if len(found) > MAX_SHADOW_BILLED:
+        raise Refused(
+            f"{provider} has over {MAX_SHADOW_BILLED:,} pushes in shadow since {utc(from_ms)}: name a later --from"
+        )
+    SQL.run(connection, "go_live_from", values)
+    void_many(
+        connection,
+        found,
+        by,
+        [f"never sent: sealed in shadow, and billed from {utc(from_ms)} on"] * len(found),
+        "operator",
+    )
+    record(
+        connection,
+        "provider_bill_shadow",
+        provider,
+        {"was_ms": live, "live_from_ms": from_ms, "pushes": len(found)},
+        by,
+    )
+    return len(found)
 
 
 def pause(connection: sa.Connection, provider: str, by: By) -> tuple[int, str] | None:

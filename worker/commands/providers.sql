@@ -16,6 +16,28 @@ FOR UPDATE
 
 -- name: held [sqlite]
 
+-- name: shadow_between
+-- What was sealed in shadow, and nothing sends.
+SELECT p.feature, CAST(SUM(p.sealed_qty) AS BIGINT) AS quantity, COUNT(DISTINCT p.org_id) AS orgs,
+    MIN(p.window_ms) AS from_ms
+FROM pushes p WHERE p.provider = :provider AND p.state = 'shadow' AND p.window_ms >= :from_ms AND p.window_ms < :until_ms
+GROUP BY p.feature ORDER BY p.feature
+
+-- name: unsealed_between
+-- Samples of organisations that the provider bills, in windows that no seal has come to.
+SELECT CAST(COALESCE(SUM(s.interval_s), 0) AS BIGINT) FROM assignments a
+JOIN orgs o ON o.org_id = a.org_id JOIN buckets b ON b.id = o.bucket
+JOIN usage_samples s ON s.org_id = a.org_id AND s.ts >= a.start_ms AND (a.end_ms IS NULL OR s.ts < a.end_ms)
+WHERE a.provider = :provider AND s.ts >= :from_ms AND s.ts < :until_ms AND s.problem IS NULL
+    AND s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms)
+
+-- name: shadow_pushes
+SELECT * FROM pushes WHERE provider = :provider AND state = 'shadow' AND window_ms >= :from_ms
+ORDER BY window_ms, org_id, feature, revision LIMIT :at_most {held}
+
+-- name: go_live_from
+UPDATE provider_states SET live_from_ms = :from_ms WHERE provider = :provider
+
 -- name: count_open
 SELECT COUNT(CASE WHEN state <> 'rejected' AND NOT ({unsent}) THEN 1 END) AS sent,
     COUNT(CASE WHEN {unsent} THEN 1 END) AS due FROM pushes WHERE {open}

@@ -11,8 +11,9 @@ from drawdown.ledger import wallet
 from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.text import typed
 from drawdown.worker.history.incarnation import require_whole
-from drawdown.worker.push.balances import own_up_to_lost
+from drawdown.worker.push.balances import own_up_to_lost, taken_back
 from drawdown.worker.push.rows import PushRow, change, find_pushes, require_push
 from drawdown.worker.push.void import REJECTED, ask_again, void_many
 from drawdown.worker.push.wallet_mirror import draw_if_ours
@@ -32,8 +33,9 @@ def void(
     """Declare that pushes never reached their provider; what they held is owed again under the next revision.
     `although_accepted`: one that its provider had accepted, and has lost since, may be among them.
 
-    Errors: UsageError without evidence; Refused, for all of them, where one is neither rejected nor in doubt, or lies
-    below the floor; HistoryDoubted while the database stands still: what it calls unsent may have been sent since (R1).
+    Errors: UsageError without evidence; Refused, for all of them, where one is neither rejected nor in doubt, lies
+    below the floor, or was taken back as lost already; HistoryDoubted while the database stands still: what it calls
+    unsent may have been sent since (R1).
     """
     if not evidence.strip():
         raise UsageError("a void needs evidence: what shows that the provider does not have this push? (--evidence)")
@@ -42,8 +44,14 @@ def void(
     with _all_or_none(keys):
         states = (*_PROVEN, "accepted") if although_accepted else _PROVEN
         chosen = _chosen(connection, keys, states, "only a push that is rejected or in doubt can be voided")
+        accepted = [push for push in chosen if push.state == "accepted"]
+        for key, adopted in sorted(taken_back(connection, accepted).items()):
+            raise Refused(
+                f"{key} is not voided: reconcile found its loss, and bills its usage again since {adopted}. "
+                f"{typed('drawdown', 'push', 'show', key)}"
+            )
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
-        own_up_to_lost(connection, [push for push in chosen if push.state == "accepted"])
+        own_up_to_lost(connection, accepted)
     return [push.key for push in chosen]
 
 

@@ -13,6 +13,7 @@ from drawdown.schema import ids
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.catalog.owners import Claim, Owner, other_owner
 from drawdown.worker.catalog.wallets import mirrored_at, wallets_at
 from drawdown.worker.commands import remote_runs
 from drawdown.worker.commands.run_request import Request
@@ -81,14 +82,19 @@ def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: i
 
 
 def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
-    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it. Whose balance
+    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it, unless that
+    belongs to somebody else. Whose balance
     its biller keeps has none here, nor has who is billed afterwards and was never given credit."""
     org_id, provider = asker.org_id, asker.provider
     billed = provider is not None and provider not in EXEMPT_PROVIDERS
     customer = asker.customer_id if billed and asker.customer_id else org_id
-    if provider is not None and billed and provider not in wallets_at(connection):
+    here = wallets_at(connection)
+    if provider is not None and billed and provider not in here:
         hold = remote_runs.hold_at(connection, org_id, now_ms, in_ledger=False)
         return Paying(customer, hold=hold, provider=provider)
+    other = other_owner(connection, Claim(org_id, customer, now_ms, now_ms + 1), here)
+    if other is not None:
+        raise _other_wallet(connection, org_id, customer, other)
     terms = plans.hold_terms(connection, customer)
     if terms is not None:
         return Paying(customer, terms)
@@ -98,6 +104,18 @@ def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
         hold = remote_runs.hold_at(connection, org_id, now_ms, in_ledger=True)
         return Paying(customer, hold=hold, provider=provider)
     raise _no_wallet(customer)
+
+
+def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, other: Owner) -> Denied:
+    """Whose it is, those to whom no names are told do not learn."""
+    whose = "a pool's" if other.org_id is None else f"that of {other.org_id}"
+    whose = whose if ids.tells_names(connection) else "somebody else's"
+    return Denied(
+        "payer_not_allowed",
+        f"the wallet {customer_id} is {whose}, and does not pay for runs of {org_id}: give it a customer of its own "
+        f"with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`",
+        "account",
+    )
 
 
 def _no_wallet(customer_id: str) -> Denied:

@@ -7,12 +7,14 @@ next seal computes the difference: a missing quantity is sent, a quantity charge
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
 from drawdown.schema.units import push_key
+from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.push.rows import PushRow, find_push
 from drawdown.worker.push.void import seal_again, void_one
 from drawdown.worker.push.wallet_mirror import draw_if_ours
@@ -30,11 +32,12 @@ class Other:
     quantity: int
 
 
-def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By) -> None:
-    """The provider has this push's key at another quantity. Ours is voided, theirs takes its place, under S1's lock."""
+def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By, cost: Decimal | None = None) -> None:
+    """The provider has this push's key at another quantity. Ours is voided, theirs takes its place, under S1's lock.
+    `cost`: the credits for one base unit, where the provider told."""
     evidence = f"the provider has {quantity:,} under this key, not {push.sent_qty:,}"
     void_one(connection, push, by, evidence, "adopted", answered=False)
-    _insert(connection, push, quantity, by, evidence, push.wire_key or push.key)
+    _insert(connection, push, quantity, by, evidence, push.wire_key or push.key, credit_cost=as_text(cost))
 
 
 def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By) -> None:
@@ -88,11 +91,13 @@ def adopt_excess(
     evidence: str,
     *,
     drawn: bool = False,
+    credit_cost: str | None = None,
 ) -> None:
     """The provider charged `quantity` more in this push's window than was pushed, under S1's lock. `drawn`: its balance
     says so alone, and none of its events does. Its customer is asked about: no read since may show that charge."""
     mark_for_projection(connection, [str(push.org_id)], by.now_ms)
-    _insert(connection, push, quantity, by, evidence, None, kind="drawn" if drawn else "excess")
+    kind = "drawn" if drawn else "excess"
+    _insert(connection, push, quantity, by, evidence, None, kind=kind, credit_cost=credit_cost)
 
 
 def _next_revision(connection: sa.Connection, push: PushRow) -> int:
@@ -110,6 +115,7 @@ def _insert(
     *,
     kind: str = "other",
     revision: int | None = None,
+    credit_cost: str | None = None,
 ) -> None:
     from drawdown.schema.tables.outbox import adoptions, pushes  # as above
 
@@ -119,7 +125,7 @@ def _insert(
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     connection.execute(adoptions.insert().values(**where, **person, kind=kind, evidence=evidence))
     whose = {"provider": push.provider, "customer_id": push.customer_id, "seal_id": push.seal_id}
-    sums = {"sealed_qty": quantity, "sent_qty": quantity}
+    sums = {"sealed_qty": quantity, "sent_qty": quantity, "credit_cost": credit_cost}
     times = dict.fromkeys(("sealed_at_ms", "due_at_ms", "settled_ms"), by.now_ms)
     connection.execute(
         pushes.insert().values(**where, **whose, **sums, **times, key=key, state="accepted", wire_key=wire_key)

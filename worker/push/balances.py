@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import partial
 from typing import Final
@@ -40,6 +40,24 @@ CustomerPool = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class Outlasting:
+    """`Lasting` in quantities of a balance; `used` includes parts that were used up and are gone."""
+
+    used: int
+    left: int
+    cycle_left: int
+    ends_ms: int
+
+    def used_at_end(self, charged: int) -> tuple[int, int] | None:
+        """How much parts granted once were drawn on by, at least and at most, as their cycle ended, after charges of
+        this sum. Parts granted meanwhile may have taken more than the known ones could. None: it cannot be told."""
+        if charged < 0:
+            return None
+        beyond = max(0, charged - self.cycle_left)
+        return self.used + min(beyond, max(0, self.left)), self.used + beyond
+
+
+@dataclass(frozen=True)
 class Level:
     """What a balance says was drawn from it since `since_ms` (None: since ever), in its own quantities. `expired`: what
     may have been drawn besides, from parts that were gone by then without having been used up for sure; `expired_ms`:
@@ -51,6 +69,7 @@ class Level:
     expired: int = 0
     expired_ms: int = 0
     is_gone: bool = False
+    lasting: Outlasting | None = None
 
 
 Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
@@ -95,7 +114,10 @@ class Accounted:
     apart: int | None = None
     """How far the balance was from `ours` when it was last compared in this cycle; None: it was not."""
     marked_ms: int = 0
-    """When that was."""
+    """When that was, or the last comparison of the cycle before."""
+    earlier: tuple[int, int] | None = None
+    """How much of what a balance shows was drawn before its cycle began, at least and at most, by its last comparison
+    in the cycle before; None: nothing tells."""
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
@@ -103,7 +125,9 @@ class Accounted:
         if self.apart is not None:
             beyond = drawn.quantity - self.ours - self.apart
             return beyond + self.hand_below, beyond + self.hand_above + expired
-        return (drawn.quantity - self.most, drawn.quantity - self.least + expired) if drawn.whole else None
+        least, most = self.earlier or (0, 0)
+        is_known = drawn.whole or self.earlier is not None
+        return (drawn.quantity - self.most - most, drawn.quantity - self.least - least + expired) if is_known else None
 
 
 def read_accounted(
@@ -114,11 +138,17 @@ def read_accounted(
     since = {pair: _since(balances.get(pair[0]), pair[1]) for pair in sorted(pairs)}
     wanted = [{"customer_id": pair[0], "feature": pair[1], "since_ms": since[pair]} for pair in since]
     marks: dict[CustomerPool, tuple[int, int]] = {}
+    before: dict[CustomerPool, _Before] = {}
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
-        scale = pools.scale(str(row.feature))
-        if scale % int(row.scale) == 0:  # a finer cost was told since; else the balance is another by now
-            apart = int(row.apart_qty) * (scale // int(row.scale))
-            marks[(str(row.customer_id), str(row.feature))] = apart, int(row.at_ms)
+        pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
+        if scale % int(row.scale):
+            continue  # the balance is another by now; else a finer cost was told since
+        finer = scale // int(row.scale)
+        if int(row.since_ms) == since[pair]:
+            marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
+        elif _level(balances, pair).lasting is not None:
+            sums = (int(row.used_qty) * finer, int(row.left_qty) * finer, int(row.cycle_left_qty) * finer)
+            before[pair] = _Before(int(row.at_ms), int(row.accepted_qty) * finer, Outlasting(*sums, int(row.ends_ms)))
     features = [
         {
             "customer_id": pair[0],
@@ -135,13 +165,64 @@ def read_accounted(
     values = {"provider": provider, "pairs": features, "changes": changes, "apart_ms": CLOCKS_APART_MS}
     for row in SQL.run(connection, "accounted", values):
         by_pair[(row.customer_id, row.pool)].append(row)
-    return {pair: _accounted(by_pair[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
+    found = {pair: _accounted(by_pair[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
+    disturbed = _disturbed(connection, provider, before, since, pools)
+    return found | {
+        pair: replace(found[pair], marked_ms=then.at_ms, earlier=then.used_at_end(found[pair]))
+        for pair, then in before.items()
+        if pair not in disturbed
+    }
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The last comparison of a balance in the cycle before: when it was, and what we called accepted by then."""
+
+    at_ms: int
+    accepted: int
+    lasting: Outlasting
+
+    def used_at_end(self, now: Accounted) -> tuple[int, int] | None:
+        """What was charged around the end counts once, before it or after it: the less that was after it, the more
+        before it may have been drawn from parts granted once."""
+        charged = now.accepted - self.accepted
+        least, most = (self.lasting.used_at_end(charged - of_cycle) for of_cycle in (now.least, now.most))
+        return None if least is None or most is None else (least[0], most[1])
+
+
+def _disturbed(
+    connection: sa.Connection,
+    provider: str,
+    before: Mapping[CustomerPool, _Before],
+    since: Mapping[CustomerPool, int],
+    pools: Pools,
+) -> set[CustomerPool]:
+    """Balances of which nothing tells how much was drawn between a comparison and the end of its cycle: beside plain
+    charges something was given back, billed by hand, voided or is open still, or a cost changed."""
+    moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
+    changed = {
+        pair
+        for pair, from_ms in moments.items()
+        if any(int(str(one["at_ms"])) >= from_ms for one in pools.changes(pools.features(pair[1])))
+    }
+    rows = [
+        {"customer_id": pair[0], "feature": feature, "pool": pair[1], "since_ms": since[pair], "mark_ms": from_ms}
+        for pair, from_ms in moments.items()
+        for feature in pools.features(pair[1])
+    ]
+    values = {"provider": provider, "pairs": rows, "apart_ms": CLOCKS_APART_MS}
+    found = SQL.run(connection, "disturbed", values) if rows else ()
+    return changed | {(str(row.customer_id), str(row.pool)) for row in found}
+
+
+def _level(balances: Balances, pair: CustomerPool) -> Level:
+    return drawn_of(balances, pair) or Level(0, None)
 
 
 def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, marked_ms: int) -> Accounted:
     if not rows:
         return Accounted(apart=apart, marked_ms=marked_ms)
-    costs = [pools.weight(pool, str(row.feature), int(row.first), int(row.last)) for row in rows]
+    costs = [pools.weight(pool, str(row.feature), int(row.first), int(row.last), row.credit_cost) for row in rows]
 
     def total(name: str) -> int:
         return sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True))
@@ -190,9 +271,9 @@ def read_unsure(
     }
     found = []
     for row in SQL.run(connection, "unsure", values):
-        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last))
+        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
         found.append(int(row.sent_qty) * (most if row.is_unsure else most - least))
-    return found
+    return [quantity for quantity in found if quantity]
 
 
 def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
@@ -231,6 +312,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
     for name, drawn in read.items():
         scale, shown = pools.scale(name), {part.name for part in drawn.parts}
         gone = [part for part in known if part.balance == name and part.name not in shown]
+        gone = [replace(part, ends_ms=now_ms) if _ended(part, drawn, now_ms) else part for part in gone]
         expired = [part for part in gone if part.ends_ms is not None and part.ends_ms <= now_ms + MAX_SKEW_MS]
         used_up = sum((part.granted for part in gone if part not in expired), Decimal(0))
         quantity = (Decimal(drawn.quantity) + used_up) * scale
@@ -245,8 +327,24 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
             int(sum((part.granted for part in expired), Decimal(0)) * scale),
             max((part.ends_ms or 0 for part in expired), default=0),
             pools.in_credits(name) and not drawn.quantity and drawn.since_ms is None and not shown,
+            _outlasting(drawn, gone, used_up, scale),
         )
     return found
+
+
+def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
+    """Whether a part is gone because its plan is."""
+    return part.plan is not None and part.plan not in drawn.plans and (part.ends_ms is None or part.ends_ms > now_ms)
+
+
+def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal, scale: int) -> Outlasting | None:
+    """Of a part that is gone before it ends, nothing tells whether it was drawn on before those of the cycle."""
+    lasting, since_ms = drawn.lasting, drawn.since_ms or 0
+    if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
+        return None
+    figures = (lasting.used + used_up, lasting.left, lasting.cycle_left)
+    used, left, cycle_left = (int((one * scale).to_integral_value(ROUND_HALF_EVEN)) for one in figures)
+    return Outlasting(used, left, cycle_left, lasting.ends_ms)
 
 
 def drawn_of(balances: Balances, pair: CustomerPool) -> Level | None:
@@ -299,7 +397,8 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a balance is from what was pushed; `told`: how much of it a person is told now."""
+    """How far a balance is from what was pushed; `told`: how much of it a person is told now. `unsure`: how much more
+    that may be."""
 
     pair: CustomerPool
     since_ms: int
@@ -307,6 +406,10 @@ class Mark:
     org_id: str
     told: int = 0
     scale: int = 1
+    unsure: int = 0
+    accepted: int = 0
+    """What we call accepted, in all cycles."""
+    lasting: Outlasting | None = None
 
 
 def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
@@ -321,11 +424,33 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
             "told_qty": mark.told,
             "told_ms": now_ms if mark.told else None,
             "scale": mark.scale,
+            "unsure_qty": mark.unsure,
+            **_kept(mark),
         }
         for mark in marks
     ]
     if rows:
         SQL.run(connection, "remember", {"marks": rows, "provider": provider, "at_ms": now_ms})
+
+
+def _kept(mark: Mark) -> dict[str, int | None]:
+    """What the first comparison of the next cycle goes by."""
+    one = mark.lasting
+    if one is None or max(map(abs, (mark.accepted, one.used, one.left, one.cycle_left))) > MAX_FIGURE:
+        return dict.fromkeys(("accepted_qty", "used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
+    return {
+        "accepted_qty": mark.accepted,
+        "used_qty": one.used,
+        "left_qty": one.left,
+        "cycle_left_qty": one.cycle_left,
+        "ends_ms": one.ends_ms,
+    }
+
+
+def taken_back(connection: sa.Connection, accepted: Sequence[Row]) -> dict[str, str]:
+    """Return pushes whose loss a comparison of balances has adopted: by key, that of the adoption."""
+    keys = [{"key": push.key} for push in accepted]
+    return {str(row.key): str(row.adopted) for row in SQL.run(connection, "taken_back", {"keys": keys})} if keys else {}
 
 
 def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
@@ -339,7 +464,7 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         settled_ms = int(push.settled_ms or push.sealed_at_ms)
         pair = str(push.customer_id), pools.of(str(push.feature))
         began_ms = int(push.first_attempt_ms or settled_ms)
-        least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms)
+        least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms, push.credit_cost)
         if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
             lost[(provider, pair)].append((push, most))
     sums = {of: sum(int(push.sent_qty) * cost for push, cost in some) for of, some in lost.items()}

@@ -1,10 +1,10 @@
 """Rejections that wait for credit: billed again once the provider shows that the customer has some.
 
 Guarantee: a push is voided only where its last answer proves that nothing was taken (P5) and a read after that answer
-shows credit. The next seal owes its usage under a new key, since Autumn keeps the key of a charge that took nothing
-(recorded). A push that is refused again and again waits longer each time. A push that a person has to settle is left
-alone. Each tick asks about the customers who wait: a halted organisation uses nothing, and Autumn sends no webhook of
-a grant (recorded).
+shows credit that its feature can draw on. The next seal owes its usage under a new key, since Autumn keeps the key of a
+charge that took nothing (recorded). A push that is refused again and again waits longer each time. A push that a person
+has to settle is left alone. Each tick asks about the customers who wait: a halted organisation uses nothing, and Autumn
+sends no webhook of a grant (recorded).
 """
 
 from __future__ import annotations

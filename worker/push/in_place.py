@@ -16,7 +16,6 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MINUTE_MS, OWN_MINUTES
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Remember, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
@@ -72,9 +71,8 @@ def charge_due(
     SQL.run(connection, "make_charges")
     plan(connection, "by_key", "by_turn")
     limits = {"now_ms": now, "at_most": AT_ONCE, "lo": shard.lo, "hi": shard.hi}
-    dated = {"own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS}
     most = {"most_rate": MOST_RATE, "most_product": MOST_PRODUCT, "most_entry_micro": MAX_ENTRY_MICRO}
-    picked = SQL.run(connection, "pick_charges", {"provider": EMBEDDED, **limits, **dated, **most}).rowcount
+    picked = SQL.run(connection, "pick_charges", {"provider": EMBEDDED, **limits, **most}).rowcount
     if not picked:
         return 0, None
     plan(connection, "end_by_turn")

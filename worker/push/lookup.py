@@ -20,6 +20,7 @@ from drawdown.providers.protocol import Absent, Capabilities, Found, LookupResul
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets, lock_charges
 from drawdown.schema.sql import queries
+from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.engine.asking import fetch_lookups
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LookUp, Steps, Transaction
@@ -194,7 +195,7 @@ def _replace(
     _note(connection, row, asked_ms, f"found {end.quantity}" if isinstance(end, Adopt) else "absent")
     adopted = _adopt_others(connection, sought, by)
     if isinstance(end, Adopt):
-        adopt_other(connection, _keep_wire_key(connection, row, capabilities), end.quantity, by)
+        adopt_other(connection, _keep_wire_key(connection, row, capabilities), end.quantity, by, end.cost)
         log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
         return Confirmed(adopted=adopted + 1)
     void_one(connection, row, by, end.evidence, "absent", answered=False)
@@ -251,6 +252,7 @@ def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str
         "lookup_answer": end.outcome,
         "first_sent_ms": end.first_sent_ms,
         "never_sent": int(end.never_sent),
+        "credit_cost": as_text(end.cost),
     }
     return SQL.run(connection, "settle_lookup", values).rowcount == 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 from drawdown.providers.protocol import (
@@ -43,8 +44,12 @@ class Settlement:
     """When its key may first have been sent, where nothing on record says so (R1): P2 counts from there."""
     never_sent: bool = False
     """Whether it is proven that the key never arrived: then P2 counts from the next attempt."""
+    cost: Decimal | None = None
+    """Credits for one base unit, by which it was charged, where the provider told."""
 
 
+MOST_RETRY_MS: Final = DAY_MS
+"""A provider that asks for a longer wait than this is tried again after it: no push waits for ever."""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
 """After a charge that took nothing for want of credit: from then on it is billed again once the provider shows some
 (`worker.push.credit_wait`). A rejection that a person has to settle is due at the moment it was written."""
@@ -65,17 +70,22 @@ def settle(
     `sent_before`: whether an earlier attempt may have reached the provider; by default any earlier one may have.
     """
     match outcome:
-        case Accepted():
-            return Settlement("accepted", now_ms, "accepted")
+        case Accepted(_, cost):
+            # An earlier attempt may have been charged at another cost: this answer tells of its own.
+            alone = not (attempt > 1 if sent_before is None else sent_before)
+            return Settlement("accepted", now_ms, "accepted", cost=cost if alone else None)
         case Duplicate():
             return _settle_duplicate(attempt > 1 if sent_before is None else sent_before, now_ms, capabilities)
         case Queued(confirm_at_ms):
             state = "queued" if capabilities.lookup else "in_doubt"
-            return Settlement(state, confirm_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
+            longest_ms = max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0, MOST_RETRY_MS)
+            due_at_ms = min(confirm_at_ms, now_ms + longest_ms)
+            return Settlement(state, due_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
         case NotBegun(at_ms, reason):
-            return Settlement("due", max(at_ms, now_ms), "retry", reason)
+            return Settlement("due", min(max(at_ms, now_ms), now_ms + MOST_RETRY_MS), "retry", reason)
         case RetryAt(at_ms, reason):
-            return Settlement("due", max(at_ms, now_ms + SECOND_MS), "retry", reason)
+            due_at_ms = min(max(at_ms, now_ms + SECOND_MS), now_ms + MOST_RETRY_MS)
+            return Settlement("due", due_at_ms, "retry", reason)
         case Rejected(reason) if sent_before and capabilities.lookup:
             # It may be refused for what an earlier attempt has done: that one is looked up, and not sent a third time.
             return Settlement("queued", _look_up_at(now_ms, capabilities), "rejected", reason)
@@ -152,6 +162,7 @@ class Adopt:
     """The provider has it at another quantity: that quantity is taken over, and the difference makes the rest (R1)."""
 
     quantity: int
+    cost: Decimal | None = None
 
 
 @dataclass(frozen=True)
@@ -166,15 +177,15 @@ def after_lookup(
 ) -> Settlement | Adopt | Void:
     """What a lookup means. Only what was never in doubt is sent again, and only while its key is remembered."""
     match found:
-        case Found(quantity) if quantity == asked.sent_qty:
-            return Settlement("accepted", now_ms, "found")
+        case Found(quantity, cost) if quantity == asked.sent_qty:
+            return Settlement("accepted", now_ms, "found", cost=cost if asked.arrivals == 1 else None)
         case Found(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case Found(0):
             until_ms = now_ms + CREDIT_WAIT_MS if asked.sent_qty > 0 else now_ms
             return Settlement("rejected", until_ms, "found", "the provider has it on record and charged nothing for it")
-        case Found(quantity):
-            return Adopt(quantity)
+        case Found(quantity, cost):
+            return Adopt(quantity, cost if asked.arrivals == 1 else None)
         case Absent():
             return _after_absent(asked, now_ms, capabilities)
         case CannotTell() if asked.sent_qty == 0:

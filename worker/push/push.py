@@ -8,8 +8,8 @@ wait for one spell of it and its last calls at most.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -18,10 +18,12 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.protocol import Capabilities, Outcome, RetryAt, Unknown
+from drawdown.providers.protocol import Accepted, Capabilities, Outcome, Part, RetryAt, Unknown
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, SECOND_MS
+from drawdown.worker.catalog.balance_parts import note_shown_parts
+from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction
 from drawdown.worker.engine.lines import NotBegun
@@ -174,6 +176,7 @@ def _send_all(
                 in_ledger=lane.capabilities.balance_in_ledger,
                 witness=context.witness,
                 ask=partial(ask_after_push, lane=lane, answers=of_orgs),
+                note=partial(note_shown_parts, provider=provider, shown=_shown_parts(portion, outcomes.values())),
             ),
         )
         done.note(settled)
@@ -201,6 +204,15 @@ def _settled(
         settle(outcome, sent.request.attempt, now, capabilities, sent_before=sent.sent_before)
         for sent, outcome in zip(batch, outcomes, strict=True)
     ]
+
+
+def _shown_parts(batch: Sequence[Claimed], outcomes: Iterable[Outcome]) -> dict[str, list[Part]]:
+    """The parts of balances that answers showed, each once, by customer."""
+    shown: dict[str, dict[tuple[str, str], Part]] = defaultdict(dict)
+    for sent, outcome in zip(batch, outcomes, strict=True):
+        for part in outcome.parts if isinstance(outcome, Accepted) else ():
+            shown[sent.request.customer_id][part.balance, part.name] = part
+    return {customer: list(parts.values()) for customer, parts in shown.items()}
 
 
 def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilities, now: int) -> None:
@@ -232,6 +244,7 @@ def _settle(
     in_ledger: bool,
     witness: Witness | None,
     ask: partial[None],
+    note: partial[None],
 ) -> None:
     # What was sent in a history that was lost is looked up: the same key may stand for another quantity here (R1).
     require_same(connection, witness)
@@ -246,6 +259,7 @@ def _settle(
             "due_at_ms": end.due_at_ms,
             "outcome": end.outcome,
             "error": end.error,
+            "credit_cost": as_text(end.cost),
             # Proven not to have arrived, and nothing before it may have: the key is not known there yet (P2).
             "unsent": int(end.outcome == "retry" and not sent.sent_before and sent.first),
         }
@@ -259,3 +273,4 @@ def _settle(
     if in_ledger:
         draw(connection, drawn, now)
     ask(connection, now_ms=now)
+    note(connection, now_ms=now)  # after organisations, as a read does

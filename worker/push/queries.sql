@@ -93,7 +93,7 @@ WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
 
 -- name: settlements
 {rows :settlements (window_ms bigint, org_id text, feature text, revision bigint, attempt bigint, state text,
-    due_at_ms bigint, outcome text, error text, unsent bigint)}
+    due_at_ms bigint, outcome text, error text, unsent bigint, credit_cost text)}
 
 -- name: settle
 -- An answer that proves acceptance is written even where the claim has passed on; any other only by its claimer. None
@@ -101,7 +101,7 @@ WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
 -- The state is asked for in a way the index on what is open does not serve: statistics of an hour when nothing was open
 -- would have each batch read a whole backlog by it, and not its own rows by their key.
 UPDATE pushes SET state = x.state, due_at_ms = x.due_at_ms, settled_ms = :now_ms, last_error = x.error,
-    first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END
+    first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END, credit_cost = x.credit_cost
 FROM {settlements} x
 WHERE {is_of_updated_push}
     AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim_owner
@@ -170,7 +170,7 @@ UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 -- What was found is written even where the claim has passed on; but, of what was refused later, only by its claimer: a
 -- look-up that began before says what held then.
 UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :last_error,
-    looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer,
+    looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer, credit_cost = CAST(:credit_cost AS TEXT),
     first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL
         ELSE COALESCE(first_attempt_ms, CAST(:first_sent_ms AS BIGINT)) END
 WHERE {this_push}
@@ -287,30 +287,34 @@ SELECT w.id FROM {rows :customers (id text)} w WHERE EXISTS (SELECT 1 FROM ledge
 
 -- name: make_charges [postgresql]
 CREATE TEMP TABLE charges_work (window_ms bigint, org_id text COLLATE "C", feature text COLLATE "C", revision bigint,
-    key text COLLATE "C", account_id text COLLATE "C", quantity bigint, ts bigint, amount_micro bigint) ON COMMIT DROP
+    key text COLLATE "C", account_id text COLLATE "C", quantity bigint, rate_ms bigint, amount_micro bigint) ON COMMIT DROP
 
 -- name: make_charges [sqlite]
 CREATE TEMP TABLE IF NOT EXISTS charges_work (window_ms bigint, org_id text, feature text, revision bigint, key text,
-    account_id text, quantity bigint, ts bigint, amount_micro bigint);
+    account_id text, quantity bigint, rate_ms bigint, amount_micro bigint);
 DELETE FROM charges_work
-
--- name: dated
--- The moment that a push is dated at: in SQL, `rows.dated`.
-p.window_ms + CASE WHEN p.revision < :own_minutes THEN p.revision ELSE :own_minutes END * :minute_ms + :minute_ms / 2
 
 -- name: price
 -- `Rate.price`: rounded half away from zero.
 (ABS(p.sent_qty) * r.micro_credits * 2 + r.per_quantity) / (2 * r.per_quantity)
 
+-- name: first_rate
+-- `wallet.charge` (S11): a revision costs what the first charge of its window did, whatever was set since.
+CASE WHEN p.revision > 0 THEN (SELECT COALESCE(e.rate_ms, (SELECT MAX(q.start_ms) FROM ledger_rates q
+        WHERE q.feature = e.feature AND q.start_ms <= e.ts AND q.at_ms <= e.at_ms))
+    FROM ledger_entries e WHERE e.from_account = 'wallet:' || p.customer_id AND e.ts >= p.window_ms
+        AND e.ts < p.window_ms + {window_length_ms} AND e.kind = 'usage' AND e.feature = p.feature
+    ORDER BY e.at_ms, e.key LIMIT 1) END
+
 -- name: pick_charges
--- Those that were never sent, at the rate in force when they are dated at. What is worked out stays within 64 bits, and
--- within what one entry may come to: CASE keeps the one from being asked before the other.
-INSERT INTO charges_work (window_ms, org_id, feature, revision, key, account_id, quantity, ts, amount_micro)
-SELECT p.window_ms, p.org_id, p.feature, p.revision, p.key, 'wallet:' || p.customer_id, p.sent_qty, {dated},
+-- Those that were never sent, at the rate of their window. What is worked out stays within 64 bits, and within what one
+-- entry may come to: CASE keeps the one from being asked before the other.
+INSERT INTO charges_work (window_ms, org_id, feature, revision, key, account_id, quantity, rate_ms, amount_micro)
+SELECT p.window_ms, p.org_id, p.feature, p.revision, p.key, 'wallet:' || p.customer_id, p.sent_qty, r.start_ms,
     CASE WHEN p.sent_qty < 0 THEN -1 ELSE 1 END * ({price})
 FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-JOIN ledger_rates r ON r.feature = p.feature AND r.start_ms = (SELECT MAX(q.start_ms) FROM ledger_rates q
-    WHERE q.feature = p.feature AND q.start_ms <= {dated})
+JOIN ledger_rates r ON r.feature = p.feature AND r.start_ms = COALESCE({first_rate}, (SELECT MAX(q.start_ms)
+    FROM ledger_rates q WHERE q.feature = p.feature AND q.start_ms <= p.window_ms))
 WHERE {may_be_sent} AND p.due_at_ms <= :now_ms AND p.attempts = 0 AND p.wire_key IS NULL
     AND CASE WHEN r.micro_credits <= :most_rate AND r.per_quantity <= :most_rate
             AND p.sent_qty BETWEEN -(:most_product / (2 * r.micro_credits + 1)) AND :most_product / (2 * r.micro_credits + 1)
@@ -336,8 +340,9 @@ SET LOCAL enable_seqscan TO DEFAULT
 INSERT INTO ledger_accounts (account_id) SELECT DISTINCT account_id FROM charges_work WHERE 1 = 1
 ORDER BY account_id ON CONFLICT (account_id) DO NOTHING;
 INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor,
-    reason)
-SELECT key, 'usage', account_id, 'revenue:' || feature, amount_micro, feature, quantity, ts, :now_ms, 'drawdown', 'usage'
+    reason, rate_ms)
+SELECT key, 'usage', account_id, 'revenue:' || feature, amount_micro, feature, quantity, window_ms, :now_ms, 'drawdown',
+    'usage', rate_ms
 FROM charges_work WHERE 1 = 1 ORDER BY key ON CONFLICT (key) DO NOTHING
 
 -- name: move_charges [postgresql]
@@ -353,7 +358,7 @@ SELECT COUNT(*) FROM (SELECT 1 FROM ledger_accounts WHERE account_id IN (SELECT 
 UPDATE ledger_accounts SET balance_micro = balance_micro - r.amount,
     next_due_ms = CASE WHEN r.first_ms < lots_over_ms OR (deferred_micro > 0 AND r.amount < 0) THEN 0
         ELSE next_due_ms END
-FROM (SELECT account_id, CAST(SUM(amount_micro) AS BIGINT) AS amount, MIN(ts) AS first_ms FROM charges_work
+FROM (SELECT account_id, CAST(SUM(amount_micro) AS BIGINT) AS amount, MIN(window_ms) AS first_ms FROM charges_work
     GROUP BY account_id) r
 WHERE ledger_accounts.account_id = r.account_id
 

@@ -145,7 +145,7 @@ def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) ->
             evidence = f"accepted, and charged nothing when it was looked up at {utc(by.now_ms)}"
             void_one(connection, row, by, evidence, "absent", answered=False)
         else:
-            adopt_other(connection, row, found.quantity, by)
+            adopt_other(connection, row, found.quantity, by, found.cost)
         short.corrected += less
         fell += less * drew(pools, row)[1]
     return fell

@@ -25,13 +25,14 @@ from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, show_quantity
+from drawdown.worker.catalog.balance_parts import known_parts
 from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.engine.waiting import visible_by
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS, visible_by
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
@@ -51,6 +52,7 @@ from drawdown.worker.push.balances import (
 )
 from drawdown.worker.push.rows import PushRow
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
+from drawdown.worker.reconcile.weighing import drew as drew_of
 
 SQL = queries(__file__)
 
@@ -79,8 +81,11 @@ MOST_SUMS: Final = 10_000
 """Sums of pushes that are tried, until a person is asked instead."""
 MOST_LOST_SUMS: Final = 50_000
 """The same for what a balance lacks: seals wait meanwhile."""
+MOST_CHARGES: Final = 5_000
+"""Pushes since the last comparison of which a part granted once may have been used up; of more a person is asked."""
 CHANCE: Final = 20
 """One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
+UNSURE: Final = "; it may be up to {} more: the amounts of some charges are not known"
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
 
 
@@ -181,7 +186,8 @@ def _of_pair(
     beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
-    mark = Mark(pair, since, drawn.quantity - ours.ours, ours.org_id, scale=scale)
+    apart = drawn.quantity - ours.ours
+    mark = Mark(pair, since, apart, ours.org_id, scale=scale, accepted=ours.accepted, lasting=drawn.lasting)
     if abs(mark.apart) > MAX_FIGURE:
         day_ms, theirs = since - since % DAY_MS, drawn.quantity
         line = Line(day_ms, ours.org_id, asked.provider, *pair, ours.ours, theirs, "over", balance=True, scale=scale)
@@ -198,35 +204,42 @@ def _of_pair(
     if apart == 0:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
-        unchanged = is_sure if ours.apart is not None else first
+        unchanged = drawn.lasting is None and (is_sure if ours.apart is not None else first)
         yield None, None if unchanged or pair in asked.standing else mark
         return
     customer, pool = pair
     org, day = ours.org_id, since - since % DAY_MS
-    verdict = "over" if apart > 0 else "short"
-    line = Line(
-        day, org, asked.provider, customer, pool, ours.ours, ours.ours + apart, verdict, balance=True, scale=scale
-    )
+    verdict, theirs = "over" if apart > 0 else "short", ours.ours + apart
+    unsure = most - apart if apart > 0 else apart - least
+    line = Line(day, org, asked.provider, customer, pool, ours.ours, theirs, verdict, balance=True, scale=scale)
+    line = replace(line, unsure=unsure)
     if not above(line, asked.scope.threshold):
         return
     if pair in asked.standing:
-        yield replace(line, note=BESIDE, standing=True), None
+        yield replace(line, note=_noted(BESIDE, line), standing=True), None
         return
     # A part that no read ever showed, used up by just these pushes, would look like their loss: none can be told from
-    # it before a comparison of the same credits agreed.
-    is_first = ours.apart is None and asked.pools.in_credits(pool)
+    # it before a comparison of the same credits agreed, and later none of what was charged without an answer.
+    is_first = ours.apart is None and ours.earlier is None and asked.pools.in_credits(pool)
     if apart < 0 and is_sure and not drawn.is_gone and not is_first:
-        newest = _newest(connection, asked, pair, max(since, ours.marked_ms - LOST_SPAN_MS))
+        # What parts granted once were drawn on by before the cycle began may be lost, too.
+        from_ms = ours.marked_ms - LOST_SPAN_MS
+        newest = _newest(connection, asked, pair, max(since, from_ms) if ours.earlier is None else from_ms)
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
             return  # the next run tells whether it was an old read
         lost = _lost(asked.pools, pool, newest, -apart, asked.by.now_ms)
-        if lost is not None:
+        if lost is not None and not _may_be_part(connection, asked, pair, ours.marked_ms, -apart):
             yield _of_lost(connection, asked, line, lost)
             return
     if apart < 0 or not is_sure:
-        yield replace(line, note=(LESS if apart < 0 else MORE) + ONCE), replace(mark, told=apart)
+        note = _noted(LESS if apart < 0 else MORE, line) + ONCE
+        yield replace(line, note=note), replace(mark, told=apart, unsure=min(unsure, MAX_FIGURE))
         return
     yield _of_more(connection, asked, line, mark)
+
+
+def _noted(note: str, line: Line) -> str:
+    return note + (UNSURE.format(show_quantity(line.unsure, line.scale)) if line.unsure else "")
 
 
 def _nearest(least: int, unsure: Sequence[int]) -> int:
@@ -252,13 +265,39 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
     return list(SQL.run(connection, "newest_charges", values))
 
 
+def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
+    """Whether what a balance lacks may be a part granted once that pushes used up exactly, and that no read and no
+    answer showed: each of them but the last was charged without an answer. Only of customers with such parts."""
+    customer, pool = pair
+    known = known_parts(connection, asked.provider, [customer]).get(customer, ())
+    if not any(part.balance == pool for part in known):
+        return False
+    values = {
+        "provider": asked.provider,
+        "customer_id": customer,
+        "features": list(asked.pools.features(pool)),
+        "since_ms": since_ms - CLOCKS_APART_MS,
+        "at_most": MOST_CHARGES + 1,
+    }
+    rows = SQL.run(connection, "charges_since", values).all()
+    drew = [int(row.sent_qty) * drew_of(asked.pools, row)[1] for row in rows]
+    answered = {0, *(one for row, one in zip(rows, drew, strict=True) if row.answered)}
+    sums = {0}
+    for one in (one for row, one in zip(rows, drew, strict=True) if not row.answered):
+        sums |= {before + one for before in sums if before + one <= amount}
+        if len(sums) > MOST_LOST_SUMS or len(rows) > MOST_CHARGES:
+            return True
+    return any(one > 0 and amount - one in answered for one in sums)
+
+
 def _lost(pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_ms: int) -> list[PushRow] | None:
     """The pushes that a balance does not show any more; None: nothing tells which, or a person topped it up.
 
     A store that goes back to its last write loses all that came after it, and any part of what was under way then."""
     drew: list[int] = []
     for row in newest:
-        then = pools.weight_between(pool, str(row.feature), int(row.first_attempt_ms), int(row.settled_ms))
+        began_ms, settled_ms = int(row.first_attempt_ms), int(row.settled_ms)
+        then = pools.weight_between(pool, str(row.feature), began_ms, settled_ms, row.credit_cost)
         if then != pools.weight_between(pool, str(row.feature), now_ms, now_ms) or not then[1]:
             break  # sent again it would draw another amount
         drew.append(int(row.sent_qty) * then[1])
@@ -321,7 +360,8 @@ def _of_lost(
     by = replace(asked.by, now_ms=asked.read_ms)
     for row in lost:
         evidence = f"its event stands, and the balance lacks what it and {len(lost) - 1:,} other pushes drew beside it"
-        adopt_excess(connection, row, -int(row.sent_qty), by, evidence, drawn=True)
+        lost_qty = -int(row.sent_qty)
+        adopt_excess(connection, row, lost_qty, by, evidence, drawn=True, credit_cost=row.credit_cost)
     return replace(line, corrected=line.ours - line.theirs), None
 
 

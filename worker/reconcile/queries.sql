@@ -17,18 +17,22 @@ CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {is_drawn} AND NOT (p.by_hand AN
     MAX(CASE WHEN p.state = 'accepted' THEN COALESCE(p.settled_ms, p.sealed_at_ms) ELSE 0 END) AS settled_ms
 
 -- name: ours
+-- From the customer's mark on, or from :since_ms where that is earlier; from :first_ms where it has none.
 SELECT p.window_ms - p.window_ms % 86400000 AS day_ms, p.org_id, p.customer_id, p.feature,
-    CASE WHEN p.window_ms >= :live_from_ms THEN 1 ELSE 0 END AS live, MIN(a.start_ms) AS begins_ms,
+    CASE WHEN p.window_ms >= :live_from_ms THEN 1 ELSE 0 END AS live,
+    MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) AS touched_ms, MIN(a.start_ms) AS begins_ms,
     MAX(COALESCE(a.end_ms, 9000000000000000)) AS ends_ms, MIN(COALESCE(p.first_attempt_ms, p.sealed_at_ms)) AS sent_ms,
     {sums}
 FROM pushes p JOIN assignments a ON a.org_id = p.org_id AND a.start_ms <= p.window_ms
     AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)
+LEFT JOIN compared_marks m ON m.provider = :provider AND m.customer_id = p.customer_id
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms
     AND (:org_id = '' OR p.org_id = :org_id) AND p.state NOT IN ('voided', 'carried')
     AND NOT EXISTS (SELECT 1 FROM folded_pushes f WHERE f.day_ms = p.window_ms - p.window_ms % 86400000
         AND f.org_id = p.org_id AND f.provider = p.provider AND f.customer_id = p.customer_id AND f.feature = p.feature)
 GROUP BY 1, 2, 3, 4, 5
-HAVING MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) >= :since_ms
+HAVING MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) >= MIN(CASE WHEN m.compared_ms IS NULL THEN :first_ms
+    WHEN m.compared_ms < :since_ms THEN m.compared_ms ELSE :since_ms END)
 ORDER BY 1, 2, 3, 4, 5
 
 -- name: folded
@@ -86,6 +90,15 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
         WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.kind = 'drawn'
             AND q.sent_qty = -p.sent_qty AND q.sealed_at_ms >= p.settled_ms)
 ORDER BY p.settled_ms DESC, p.window_ms DESC, p.feature, p.revision DESC LIMIT :at_most
+
+-- name: charges_since
+-- What was charged since a moment, and whether an answer of the provider proved it.
+SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost,
+    EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push} AND x.outcome = 'accepted') AS answered
+FROM pushes p
+WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
+    AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL AND NOT p.by_hand AND p.settled_ms >= :since_ms
+LIMIT :at_most
 
 -- name: last_push
 SELECT * FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature

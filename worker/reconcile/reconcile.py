@@ -1,9 +1,10 @@
 """Reconcile: accepted pushes beside the provider's reported charges, by organisation, feature and day (R2).
 
-Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled. Comparing changes
-nothing. A correction rests on the provider's own report: a push it does not have is voided, a charge it has beside our
-pushes is adopted. The next seal then owes, or gives back, the difference. A difference that cannot be pinned down is a
-note. Once time is up, no more is asked: what was not compared by then is said to be left, and corrects nothing.
+Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled. What was not
+compared is compared by a later run (`marks`). Comparing changes nothing. A correction rests on the provider's own
+report: a push it does not have is voided, a charge it has beside our pushes is adopted. The next seal then owes, or
+gives back, the difference. A difference that cannot be pinned down is a note. Once time is up, no more is asked: what
+was not compared by then is said to be left, and corrects nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from drawdown.worker.reconcile.absent import find_absent
 from drawdown.worker.reconcile.balances import compare_drawn
 from drawdown.worker.reconcile.events import read_totals
 from drawdown.worker.reconcile.lost_days import compare_lost
+from drawdown.worker.reconcile.marks import FIRST_LOOK_MS, OPEN_AFTER_MS, Settled, compared_to_ms, keep_marks
 from drawdown.worker.reconcile.over import compare_over
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 from drawdown.worker.reconcile.short import Short, ended_short
@@ -48,7 +50,8 @@ CHUNK: Final = 200
 SETTLING_MS: Final = 15 * MINUTE_MS
 """A window and the grace after it, and what a tick takes: what is older has been settled as a rule."""
 RECENT_MS: Final = 2 * DAY_MS
-"""Without a range, those days are compared of which something was settled so recently."""
+"""Without a range, those days are compared of which something was settled so recently, and all since the customer's
+mark (`marks`)."""
 
 
 def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconciled]:
@@ -110,6 +113,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     compared = {day.line for day in ready}
     done.waiting += len(waiting - compared)
     spans = sorted({day.span for day in ready})
+    reached: set[_Which] = set()
     untold: set[tuple[str, str]] = set()
     left_open: set[tuple[str, str]] = set()
     for at in range(0, len(spans), CHUNK):
@@ -120,13 +124,21 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         theirs = dict(zip(some, totals, strict=True))
         part_of = [day for day in ready if day.span in theirs]
         unread, differ = yield from _compare(context, provider, part_of, theirs, scope, by, done)
+        reached |= {day.line for day in part_of if not isinstance(theirs[day.span], ReadFailed)}
         untold |= unread
         left_open |= differ
+    before = None
+    if scope.recent and not scope.org_id:
+        before = yield Transaction("compared_to", partial(compared_to_ms, provider=provider), rollback=True)
+        days = [_settled(day, reached, waiting - compared) for day in same]
+        keep = partial(keep_marks, provider=provider, days=days, to_ms=until, now_ms=now)
+        yield Transaction("keep_marks", keep)
+        done.open_days += sum(1 for day in days if day.left and day.settled_ms < now - OPEN_AFTER_MS)
     if context.out_of_time():
         done.unfinished = True  # balances would be believed before events have told all
         return
     seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
-    since = now - RECENT_MS if scope.recent else 0
+    since = min(now - RECENT_MS, before or 0) if scope.recent else 0
     yield from compare_lost(provider, scope, seen, since, now, done, context.out_of_time)
     if context.capabilities[provider].drawn:
         # What events may yet show would be corrected twice, if balances were believed first.
@@ -145,6 +157,11 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         going_on = pairs((line.customer_id, line.feature) for line in waiting)
         seen_to = {pair: until if pair in going_on else FOREVER_MS for pair in told}
         yield from compare_drawn(context, provider, seen_to, standing, pools, scope, by, done)
+
+
+def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which]) -> Settled:
+    left = "" if day.line in reached else "not settled" if day.line in waiting else "not read"
+    return Settled(day.row.customer_id, int(day.row.day_ms), int(day.row.touched_ms), left)
 
 
 @dataclass(frozen=True)
@@ -188,6 +205,7 @@ def _ours(
         "to_ms": min(scope.to_ms, now, until),
         "org_id": scope.org_id,
         "since_ms": now - RECENT_MS if scope.recent else 0,
+        "first_ms": now - FIRST_LOOK_MS if scope.recent else 0,
         "live_from_ms": live,
     }
     found = []

@@ -53,6 +53,8 @@ class Line:
     """Quantities in one unit of the balance, for a credit system."""
     standing: bool = False
     """Whether a balance line is told beside lines of days that events leave open: each time, and with no mark."""
+    unsure: int = 0
+    """How much more the difference may be: the amounts of some charges are not known."""
 
 
 @dataclass
@@ -74,6 +76,8 @@ class Reconciled:
     unusable: list[str] = field(default_factory=list)
     """Of these, the ones that bill somebody: nothing was proven of them."""
 
+    open_days: int = 0
+    """Days of customers that were settled more than a day ago, and are not compared yet."""
     unfinished: bool = False
     """Whether time was up before all was compared: balances, which rest on all of it, were not."""
 

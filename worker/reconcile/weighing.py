@@ -29,7 +29,8 @@ def drew(pools: Pools, push: PushRow) -> tuple[int, int]:
     """The least and the most that a base unit of an accepted push drew."""
     settled_ms = int(push.settled_ms or push.sealed_at_ms)
     pool = pools.of(str(push.feature))
-    return pools.weight_between(pool, str(push.feature), int(push.first_attempt_ms or settled_ms), settled_ms)
+    began_ms = int(push.first_attempt_ms or settled_ms)
+    return pools.weight_between(pool, str(push.feature), began_ms, settled_ms, push.credit_cost)
 
 
 def _standing(

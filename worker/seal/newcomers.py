@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from drawdown.schema.locks import make_windows_dirty
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.sql import queries
+from drawdown.worker.catalog.owners import Claim, other_owners
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.seal.statements import Lock, SealRequest, Statements, lock_shard
 
@@ -49,14 +50,16 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
     assert new is not None
     # The watermark is the first moment nothing was sealed for; before the very first tick that would be all history.
     start = new.start_ms if new.start_ms is not None else (lock.watermark_ms or request.horizon_ms)
-    values = {"lo": shard.lo, "hi": shard.hi, "theirs": one_wallet_at(connection, new.provider), "start_ms": start}
-    unassigned = SQL.run(connection, "unassigned", values).scalars()
+    unassigned = [str(org) for org in SQL.run(connection, "unassigned", {"lo": shard.lo, "hi": shard.hi}).scalars()]
     # Where customers have ids of the provider's own, usage waits until one is given.
     own_ids = new.provider in request.providers and request.providers[new.provider].own_customer_ids
+    claims = [] if own_ids else [Claim(org, org, start) for org in unassigned]
+    taken = {claim.org_id for claim in other_owners(connection, claims, one_wallet_at(connection, new.provider))}
     said = {"actor": "drawdown", "reason": "--new-org-provider", "now_ms": request.now_ms}
     rows = [
         {"org_id": org, "start_ms": start, "provider": new.provider, "customer_id": "" if own_ids else org, **said}
         for org in unassigned
+        if org not in taken
     ]
     if rows:
         SQL.run(connection, "assign", rows)

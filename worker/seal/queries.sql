@@ -247,8 +247,6 @@ ON CONFLICT (org_id) DO UPDATE SET bucket = excluded.bucket
 -- name: unassigned
 SELECT org_id FROM orgs o WHERE bucket BETWEEN :lo AND :hi
     AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
-    AND NOT EXISTS (SELECT 1 FROM assignments c WHERE c.provider IN :theirs AND c.customer_id = o.org_id
-        AND (c.end_ms IS NULL OR c.end_ms > :start_ms))
 
 -- name: assign
 INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason)

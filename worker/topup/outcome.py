@@ -26,6 +26,7 @@ from drawdown.worker.engine.waiting import backoff_ms
 
 HOUR_MS: Final = 60 * MINUTE_MS
 LEAST_WAIT_MS: Final = 1_000
+MOST_WAIT_MS: Final = 24 * HOUR_MS
 """Before a charge that was not sent is tried again, whatever its service says."""
 PERSON_WAIT_MS: Final = HOUR_MS
 """Between look-ups of what a person has to decide: the service may show it otherwise by then."""
@@ -77,7 +78,9 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
     soon = now_ms + backoff_ms(lookups + 1)
     match result:
         case Paid(payment_id, amount, in_currency) if (amount, in_currency) == (money_minor, currency):
-            return End("credited", "paid", f"paid as {payment_id}", now_ms, payment_id)
+            return End(
+                "credited", "paid", f"paid as {payment_id}: {amount} {in_currency} (minor units)", now_ms, payment_id
+            )
         case Paid(payment_id, amount, in_currency):
             said = f"{payment_id} paid {amount} {in_currency}, and {money_minor} {currency} were asked for"
             return End("in_doubt", "other_content", said, now_ms + PERSON_WAIT_MS)
@@ -99,7 +102,8 @@ def of_not_sent(result: NotSent, lookups: int, now_ms: int, *, arrived: bool) ->
         return End("in_doubt", "not_sent", result.reason, now_ms + backoff_ms(lookups + 1))
     if result.retry_at_ms is None:
         return End("given_up", "not_sent", result.reason, now_ms, blocks=result.reason)
-    return End("due", "not_sent", result.reason, max(result.retry_at_ms, now_ms + LEAST_WAIT_MS))
+    wait_ms = min(max(result.retry_at_ms - now_ms, LEAST_WAIT_MS), MOST_WAIT_MS)
+    return End("due", "not_sent", result.reason, now_ms + wait_ms)
 
 
 def of_not_found(

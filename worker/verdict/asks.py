@@ -12,8 +12,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import Capabilities
 from drawdown.schema.sql import queries
-from drawdown.schema.units import SECOND_MS
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.worker.engine.shard import Shard
 
 SQL = queries(__file__)
 
@@ -25,6 +27,16 @@ last until time is up: others, who have more, would have no turn, and neither pu
 SECOND_READ_MS: Final = 5 * SECOND_MS
 """How long after the read began that a webhook called for, the provider is read once more: its first answer may be
 stale."""
+
+HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
+"""How old a halted organisation's last read is when a tick reads it again: it uses nothing, and a provider may send no
+message of a grant. A watch reads it sooner."""
+
+HALTED_READS_MS: Final = 10 * SECOND_MS
+"""How long the reads may take that a tick asks for by it, at the rate that a provider declares."""
+
+READS_A_S: Final = 200
+"""Where a provider declares no rate."""
 
 READ_TWICE: Final = 0
 """As `read_by_ms`: the next read is followed by a second one, by the clock of whoever makes the first."""
@@ -81,6 +93,27 @@ def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_m
     projection answers only those asks that came before its read."""
     orgs = [{"org_id": org_id} for org_id in sorted(set(org_ids))]
     SQL.run(connection, "mark_for_projection", {"now_ms": now_ms, "orgs": orgs})
+
+
+def mark_halted(
+    connection: sa.Connection, provider: str, capabilities: Capabilities, shard: Shard, now_ms: int
+) -> None:
+    """Have the provider asked about the halted whose last read is old, the oldest first. A person's halt and override
+    are no matter of credit. A wallet of the embedded ledger asks by itself when credit comes in."""
+    if capabilities.same_database or capabilities.balance_in_ledger:
+        return
+    a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
+    values = {
+        "provider": provider,
+        "now_ms": now_ms,
+        "read_ms": now_ms - HALTED_AGAIN_MS,
+        "lo": shard.lo,
+        "hi": shard.hi,
+        "at_most": max(int(a_second * HALTED_READS_MS / SECOND_MS), 1) * capabilities.reads_a_call,
+    }
+    halted = SQL.run(connection, "halted_unread", values).scalars().all()
+    if halted:
+        mark_for_projection(connection, halted, now_ms)
 
 
 def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:

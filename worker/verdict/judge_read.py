@@ -5,6 +5,7 @@ Guarantee: a state that cannot be read, or is none, changes no figure.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -75,6 +76,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
         balance_micro=state.balance_micro,
         balance_read_ms=at.read_ms,
         plan=state.plan,
+        refused=json.dumps(sorted(state.refused)) if state.refused else None,
         unseen_micro=hidden,
         unread_since_ms=None,
         resume_above_micro=_above(org, new, used),

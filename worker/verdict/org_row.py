@@ -78,6 +78,7 @@ class OrgState:
     watch_due_ms: int | None
     resume_above_micro: int | None
     read_by_ms: int | None
+    refused: str | None
 
 
 WRITTEN: Final = tuple(column.name for column in fields(OrgState))

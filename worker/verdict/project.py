@@ -16,7 +16,7 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.protocol import CustomerRead, CustomerState, Part, ReadFailed
+from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.driver_errors import UNSTORABLE
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
@@ -226,26 +226,26 @@ def _apply(
         done.note(org, change)
     write(connection, changes, now)
     if context.capabilities[provider].costs:
-        note_parts(connection, provider, _parts(current, asked, states, billed), now)
+        note_parts(connection, provider, _shown(current, asked, states, billed), now)
     if overtaken:
         mark_for_projection(connection, overtaken, now)
     _note_reads(connection, provider, [said(states, wanted.customer_id) for wanted in due])
     return done
 
 
-def _parts(
+def _shown(
     current: Sequence[Row],
     asked: Mapping[str, DueProjection],
     states: Mapping[str, CustomerRead],
     billed: Collection[tuple[str, str]],
-) -> dict[str, Sequence[Part]]:
-    """The parts granted once that reads showed, by customer."""
-    found: dict[str, Sequence[Part]] = {}
+) -> dict[str, CustomerState]:
+    """What reads of customers showed who are billed to these organisations."""
+    found: dict[str, CustomerState] = {}
     for org in current:
         customer = asked[org.org_id].customer_id
         state = said(states, customer)
         if isinstance(state, CustomerState) and (org.org_id, customer) in billed:
-            found[customer] = state.parts
+            found[customer] = state
     return found
 
 

@@ -52,6 +52,13 @@ SELECT 2 AS part, o.read_by_ms AS place, o.read_by_ms AS since_ms, {due_columns}
 {askable_at} AND o.read_by_ms <= :now_ms AND o.projection_due_ms IS NULL
 ORDER BY o.read_by_ms LIMIT :at_most
 
+-- name: halted_unread
+SELECT o.org_id FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.customer_id <> ''
+    AND {in_force_now}
+WHERE o.is_halted AND NOT o.operator_halt AND o.override_halted IS NULL AND o.projection_due_ms IS NULL
+    AND COALESCE(o.projection_read_ms, 0) <= :read_ms AND o.bucket BETWEEN :lo AND :hi
+ORDER BY COALESCE(o.projection_read_ms, 0) LIMIT :at_most
+
 -- name: put_off
 UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND projection_asks = :projection_asks
 
@@ -70,10 +77,11 @@ UPDATE orgs SET is_halted = x.is_halted, halted_at = x.halted_at, halt_reason = 
     max_concurrent_sandboxes = x.max_concurrent_sandboxes, projection_read_ms = x.projection_read_ms,
     projection_due_ms = x.projection_due_ms, balance_micro = x.balance_micro, balance_read_ms = x.balance_read_ms,
     "plan" = x."plan", unseen_micro = x.unseen_micro, unread_since_ms = x.unread_since_ms, watch_due_ms = x.watch_due_ms,
-    resume_above_micro = x.resume_above_micro, read_by_ms = x.read_by_ms
+    resume_above_micro = x.resume_above_micro, read_by_ms = x.read_by_ms, refused = x.refused
 FROM {rows :verdicts (org_id text, is_halted boolean, halted_at bigint, halt_reason text, max_concurrent_sandboxes integer,
     projection_read_ms bigint, projection_due_ms bigint, balance_micro bigint, balance_read_ms bigint, "plan" text,
-    unseen_micro bigint, unread_since_ms bigint, watch_due_ms bigint, resume_above_micro bigint, read_by_ms bigint)} x
+    unseen_micro bigint, unread_since_ms bigint, watch_due_ms bigint, resume_above_micro bigint, read_by_ms bigint,
+    refused text)} x
 WHERE orgs.org_id = x.org_id;
 {end_by_key}
 
@@ -83,7 +91,7 @@ UPDATE orgs SET is_halted = :is_halted, halted_at = :halted_at, halt_reason = :h
     max_concurrent_sandboxes = :max_concurrent_sandboxes, projection_read_ms = :projection_read_ms,
     projection_due_ms = :projection_due_ms, balance_micro = :balance_micro, balance_read_ms = :balance_read_ms,
     plan = :plan, unseen_micro = :unseen_micro, unread_since_ms = :unread_since_ms, watch_due_ms = :watch_due_ms,
-    resume_above_micro = :resume_above_micro, read_by_ms = :read_by_ms
+    resume_above_micro = :resume_above_micro, read_by_ms = :read_by_ms, refused = :refused
 WHERE org_id = :org_id
 
 -- name: note_verdict

@@ -24,6 +24,16 @@ SELECT 'never_due' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, 
 FROM reservations r LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || r.customer_id
 WHERE r.state = 'held' AND r.hold = 'wallet' AND (a.next_due_ms IS NULL OR a.next_due_ms > r.expires_ms)
 
+-- name: held_long
+-- No hold is for longer than 30 days from the moment it was made or grew; a day more is left for two clocks.
+SELECT 'held_long' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+FROM reservations r WHERE r.state = 'held' AND r.expires_ms > CAST(:now_ms AS BIGINT) + 31 * CAST(86400000 AS BIGINT)
+
+-- name: ended_unsaid
+-- Each end of a run says who ended it, and why.
+SELECT 'ended_unsaid' AS what, r.org_id, {no_window}, r.reservation, r.state, r.ended_ms
+FROM reservations r WHERE r.state <> 'held' AND (r.ended_by IS NULL OR r.ended_reason IS NULL)
+
 -- name: run_drawn
 -- What a run drew is what its entries sum to; without a wallet, what it used comes to.
 SELECT 'run_drawn' AS what, r.org_id, {no_window}, r.reservation, r.drawn_micro, COALESCE(q.lines, 0) AS lines

@@ -120,6 +120,8 @@ def _sums_of_samples(connection: sa.Connection, batch: str) -> Iterator[Line]:
 
 
 def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: int) -> Iterator[Line]:
+    if not path.stat().st_size:
+        return
     with _duckdb(path, spill) as duck:
         of_events = _open_rows(duck, path)
         duck.execute("CREATE TABLE meters (event_type VARCHAR, meter BIGINT)")

@@ -31,6 +31,13 @@ AND NOT EXISTS (
         WHEN 'override.requested' THEN o.at_ms = m.at_ms WHEN 'override.approved' THEN o.state IN ('in_force', 'ended')
         WHEN 'override.refused' THEN o.state = 'refused' WHEN 'override.ended' THEN o.state = 'ended' END)
 
+-- name: delivery_waits
+-- The longest wait of the schedule is ten hours; two days leave room for clocks.
+SELECT 'delivery_waits' AS what, m.org_id, {no_window}, d.message_id, d.endpoint, d.due_at_ms,
+    CAST(:now_ms AS BIGINT) AS moment_ms
+FROM hook_deliveries d JOIN hook_messages m ON m.message_id = d.message_id
+WHERE d.state = 'due' AND d.due_at_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
+
 -- name: undelivered
 -- What is said to have been delivered was sent; and nothing was given up before its schedule was over, but where its
 -- endpoint was ended.

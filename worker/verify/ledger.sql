@@ -48,8 +48,11 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
         OR {charged_otherwise} OR {booked_otherwise})))
 
 -- name: charged_otherwise
+-- Use counts at the start of its window, whatever its revision. Entries that say no rate are an older version's, which
+-- dated each revision into a minute of its own.
 (e.from_account <> 'wallet:' || p.customer_id OR e.to_account <> 'revenue:' || p.feature
-    OR e.feature <> p.feature OR e.quantity <> p.sent_qty OR {entry_window} <> p.window_ms)
+    OR e.feature <> p.feature OR e.quantity <> p.sent_qty OR {entry_window} <> p.window_ms
+    OR (e.rate_ms IS NOT NULL AND e.ts <> p.window_ms))
 
 -- name: booked_otherwise
 -- An entry is written after its push was sealed, and before it was settled: two machines' clocks do not differ by a day. One
@@ -240,15 +243,25 @@ EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.p
 
 -- name: priced
 -- Every charge again: the amount is what the quantity costs, half a micro-credit up or down, by a rate of the feature
--- that had begun by then. A rate may be set for a time that is over, so that which of them was known is not claimed;
--- but of runs, which go by what was known as they were accepted.
+-- that had begun by then: the one that the entry says, where it says one. A rate may be set for a time that is over, so
+-- that which of them was known is not claimed; but of runs, which go by what was known as they were accepted.
 SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
 FROM {proven_entries} e LEFT JOIN {owners} w ON w.account_id = e.from_account
 WHERE e.feature IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.kind <> 'run' OR r.at_ms <= e.ts)
+        AND (e.rate_ms IS NULL OR r.start_ms = e.rate_ms)
         AND (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
         AND 2 * r.per_quantity * {beyond_whole} <= {price_of_rest}
         AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1))
+
+-- name: repriced
+-- A window has one rate: what came late, or was given back, cost what the first charge of its wallet, feature and window
+-- did.
+SELECT 'repriced' AS what, w.org_id, q.window_ms, q.feature, q.from_account, q.first_ms, q.other_ms
+FROM (SELECT e.from_account, e.feature, e.ts AS window_ms, MIN(e.rate_ms) AS first_ms, MAX(e.rate_ms) AS other_ms
+    FROM {proven_entries} e WHERE e.kind = 'usage' AND e.rate_ms IS NOT NULL
+    GROUP BY e.from_account, e.feature, e.ts HAVING MIN(e.rate_ms) <> MAX(e.rate_ms)) q
+LEFT JOIN {owners} w ON w.account_id = q.from_account
 
 -- name: beyond_whole
 -- What the amount is beyond the price of the whole quantities. ABS(q) = n * per + rest: products stay small.

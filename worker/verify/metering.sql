@@ -47,17 +47,23 @@ SELECT 'sandbox_elsewhere' AS what, v.org_id, {no_window}, v.reservation, v.sand
 FROM {lives} v WHERE v.named_org_id <> v.org_id
 
 -- name: metered_beyond
+-- Of a run that began below the floor, of which samples may have been deleted, nothing is claimed.
 SELECT 'metered_beyond' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.most
-FROM (SELECT r.org_id, r.reservation, r.drawn_micro, COALESCE(SUM(p.most), 0) AS most
-    FROM reservations r LEFT JOIN (
+FROM (SELECT r.org_id, r.reservation, r.drawn_micro, r.accepted_ms, COALESCE(o.floor_ms, 0) AS floor_ms,
+        COALESCE(SUM(p.most), 0) AS most
+    FROM reservations r LEFT JOIN orgs o ON o.org_id = r.org_id LEFT JOIN (
         SELECT u.reservation, u.window_ms, u.memory_mb, MAX({price}) AS most FROM {used} u
         JOIN mappings m ON m.feature IS NOT NULL AND m.start_ms <= u.window_ms AND CASE WHEN m.kind = 'exact'
             THEN m.memory_mb = u.memory_mb ELSE COALESCE(m.memory_mb, u.memory_mb) >= u.memory_mb END
         JOIN ledger_rates l ON l.feature = m.feature AND l.start_ms <= u.window_ms
         GROUP BY u.reservation, u.window_ms, u.memory_mb
     ) p ON p.reservation = r.reservation
-    WHERE r.settled_by = 'metering' GROUP BY r.org_id, r.reservation, r.drawn_micro) q
-WHERE q.drawn_micro > q.most
+    WHERE r.settled_by = 'metering' GROUP BY r.org_id, r.reservation, r.drawn_micro, r.accepted_ms, o.floor_ms) q
+WHERE q.drawn_micro > q.most AND NOT {has_pruned}
+
+-- name: has_pruned
+-- Samples of the run may be gone: its organisation's floor lies above its first window.
+(q.floor_ms > q.accepted_ms - q.accepted_ms % {window_length_ms})
 
 -- name: used
 (SELECT v.reservation, s.ts - s.ts % {window_length_ms} AS window_ms, s.memory_mb, SUM(s.interval_s) AS seconds

@@ -95,10 +95,27 @@ SELECT 'payer_unallowed' AS what, r.org_id, {no_window}, r.reservation, r.custom
 FROM reservations r LEFT JOIN payers p
     ON p.payer = r.customer_id AND p.org_id = r.org_id AND p.number = r.payer_number
 WHERE CASE WHEN r.payer_number IS NULL
-    THEN r.customer_id <> r.org_id AND NOT EXISTS (SELECT 1 FROM assignments a
-        WHERE a.org_id = r.org_id AND a.customer_id = r.customer_id)
+    THEN {is_of_others} OR (r.customer_id <> r.org_id AND NOT EXISTS (SELECT 1 FROM assignments a
+        WHERE a.org_id = r.org_id AND a.customer_id = r.customer_id))
     ELSE p.number IS NULL OR NOT p.allowed OR p.since_ms > r.accepted_ms OR EXISTS (SELECT 1 FROM payers n
         WHERE n.payer = p.payer AND n.org_id = p.org_id AND n.number > p.number AND n.since_ms < r.accepted_ms) END
+
+-- name: is_of_others
+-- A pool, or a customer that another organisation was billed as here, had the wallet of a run by then: since a day, as two
+-- machines' clocks do not differ by that.
+(r.hold = 'wallet' AND (EXISTS (SELECT 1 FROM pools x WHERE x.pool = r.customer_id AND x.at_ms < r.accepted_ms - 86400000)
+    OR EXISTS (SELECT 1 FROM assignments a WHERE a.customer_id = r.customer_id AND a.org_id <> r.org_id
+        AND (a.provider = 'embedded' OR a.provider IN (SELECT s.provider FROM provider_states s
+            WHERE s.terms LIKE '%balance_in_ledger__ true%'))
+        AND a.at_ms < r.accepted_ms - 86400000 AND a.start_ms <= r.accepted_ms - 86400000
+        AND (a.end_ms IS NULL OR r.accepted_ms < a.end_ms))))
+
+-- name: pool_billed
+-- A pool allots its credit, and no organisation is billed as one.
+SELECT 'pool_billed' AS what, a.org_id, {no_window}, a.provider, a.customer_id, a.start_ms
+FROM assignments a JOIN pools p ON p.pool = a.customer_id
+WHERE a.provider = 'embedded' OR a.provider IN (SELECT s.provider FROM provider_states s
+    WHERE s.terms LIKE '%balance_in_ledger__ true%')
 
 -- name: payer_limit
 -- What runs hold and have cost under a limit is within it.

@@ -200,6 +200,20 @@ FROM attempts t JOIN attempts n ON n.window_ms = t.window_ms AND n.org_id = t.or
 JOIN pushes p ON {attempt_of_push}
 WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND t.attempts_then = 1 AND p.lookups = 0 AND NOT {by_person}
 
+-- name: unaccepted
+-- An answer that proves acceptance makes its push accepted in the same transaction. Only what a person took back since,
+-- or what was voided, is not.
+SELECT 'unaccepted' AS what, {push}, t.attempt, t.finished_ms
+FROM {proven_attempts} t JOIN pushes p ON {attempt_of_push}
+WHERE t.outcome = 'accepted' AND p.state NOT IN ('accepted', 'voided') AND t.attempt > COALESCE(p.refused_attempts, 0)
+
+-- name: push_waits
+-- No wait is longer than two days while a push is due, nor than 40 while its outcome is open (36, and what is left for
+-- look-ups).
+SELECT 'push_waits' AS what, {push}, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+FROM {proven_pushes} p WHERE p.state IN ('due', 'queued', 'in_doubt') AND p.due_at_ms > CAST(:now_ms AS BIGINT)
+    + CASE WHEN p.state = 'due' THEN 2 ELSE 40 END * CAST(86400000 AS BIGINT)
+
 -- name: no_evidence
 SELECT 'no_evidence' AS what, {push} FROM {proven_pushes} p {void}
 WHERE (p.state = 'voided' AND v.org_id IS NULL) OR TRIM(v.evidence) = ''

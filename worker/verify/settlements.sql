@@ -45,6 +45,13 @@ FROM (
 WHERE q.wanted IS NULL OR q.net_micro <> q.wanted OR q.share_ppm <> q.agreed_ppm OR q.threshold_micro <> q.agreed_micro
     OR q.takes_clawbacks <> q.agreed_clawbacks OR q.hold_until_ms <> q.settled_ms + q.hold_ms
 
+-- name: settled_otherwise
+-- The entry of what a run came to in the end was written as it was settled.
+SELECT 'settled_otherwise' AS what, r.org_id, {no_window}, s.reservation, s.settled_ms, e.at_ms
+FROM settlements s JOIN reservations r ON r.reservation = s.reservation JOIN ledger_entries e
+    ON e.reservation = s.reservation AND SUBSTR(e.key, 1, LENGTH(s.reservation) + 11) = 'run:' || s.reservation || ':final:'
+WHERE s.settled_ms <> e.at_ms
+
 -- name: over_reversed
 SELECT 'over_reversed' AS what, r.org_id, {no_window}, v.reservation, v.taken, COALESCE(s.net_micro, 0) AS net_micro
 FROM (SELECT reservation, SUM(amount_micro) AS taken FROM settlement_reversals GROUP BY reservation) v

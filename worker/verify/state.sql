@@ -129,12 +129,33 @@ pg_snapshot_xmax(pg_current_snapshot())::text::bigint
 -- name: newest [sqlite]
 COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'usage_samples'), 0) + 1
 
+-- name: swept_ahead
+-- A sweep goes up to the watermark, and began before now: a day is left for clocks.
+SELECT 'swept_ahead' AS what, o.org_id, {no_window}, b.id AS bucket, b.sweep_next_ms, b.sweep_began_ms, b.watermark_ms
+FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
+WHERE b.sweep_next_ms > b.watermark_ms OR b.sweep_began_ms > CAST(:now_ms AS BIGINT) + 86400000
+
+-- name: stopped_unsaid
+-- An organisation is stopped if the last action about that stopped it.
+SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'unstopped' ELSE 'stopped_unsaid' END AS what, o.org_id, {no_window},
+    o.stopped_at_ms, q.action, q.at_ms
+FROM orgs o LEFT JOIN (
+    SELECT a.target, a.action, a.at_ms, ROW_NUMBER() OVER (PARTITION BY a.target ORDER BY a.action_id DESC) AS back
+    FROM operator_actions a WHERE a.action IN ('org_stop', 'org_release')
+) q ON q.target = o.org_id AND q.back = 1
+WHERE (o.stopped_at_ms IS NOT NULL) <> (COALESCE(q.action, '') = 'org_stop')
+
 -- name: no_halt
 -- Invariant 7. Wherever a halted organisation has sandboxes, its cell was told or is to be told.
 SELECT DISTINCT 'no_halt' AS what, o.org_id, {no_window}, s.cell_id, o.halted_at
 FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
 LEFT JOIN halts h ON h.org_id = s.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at
 WHERE o.is_halted AND (h.org_id IS NULL OR (h.due_at_ms IS NULL AND h.acked_at_ms IS NULL))
+
+-- name: halt_waits
+-- A halt is tried again within a minute; a day is left for clocks.
+SELECT 'halt_waits' AS what, h.org_id, {no_window}, h.cell_id, h.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+FROM halts h WHERE h.due_at_ms > CAST(:now_ms AS BIGINT) + 86400000
 
 -- name: half_halted
 SELECT 'half_halted' AS what, o.org_id, {no_window}, o.is_halted, o.halted_at FROM orgs o
@@ -151,6 +172,11 @@ FROM halts h JOIN (
 JOIN projections j ON j.projection_id = q.projection_id
 WHERE h.acked_at_ms IS NOT NULL AND NOT j.is_halted AND NOT EXISTS (
     SELECT 1 FROM projections e WHERE e.org_id = h.org_id AND e.at_ms = h.halted_at AND e.is_halted)
+
+-- name: read_waits
+-- A customer that was asked about is read within minutes; two days leave room for clocks.
+SELECT 'read_waits' AS what, o.org_id, {no_window}, o.projection_due_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+FROM orgs o WHERE o.projection_due_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: back
 -- Invariant 8. An older read never overwrites a newer one.

@@ -57,6 +57,17 @@ WHERE p.day > p.max_day OR p.month > p.max_month
 (SELECT COUNT(*) FROM topups o WHERE o.customer_id = q.customer_id AND o.episode <= q.episode
     AND (o.state = 'shadow') = (q.state = 'shadow')
 
+-- name: paid_otherwise
+-- What the payment service was paid, in the words of its answer, is what was asked for. The entry has the same words.
+SELECT 'topup_paid' AS what, {owner}, {no_window}, p.topup, p.money_minor, p.currency, p.payment_id, e.reason AS booked
+FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
+CROSS JOIN (SELECT 'paid as %: % (minor units)' AS says) w
+WHERE p.state = 'credited' AND (
+    (p.evidence LIKE w.says AND p.evidence <> {said_paid}) OR (e.reason LIKE w.says AND e.reason <> {said_paid}))
+
+-- name: said_paid
+'paid as ' || p.payment_id || ': ' || CAST(p.money_minor AS TEXT) || ' ' || p.currency || ' (minor units)'
+
 -- name: calls
 -- Each call that may have taken money is on record, numbered from one; a shadow makes none.
 SELECT 'topup_calls' AS what, {owner}, {no_window}, p.topup, p.attempts, COALESCE(q.tries, 0) AS tries
@@ -64,6 +75,12 @@ FROM topups p LEFT JOIN (SELECT topup, COUNT(*) AS tries, MIN(attempt) AS lowest
     FROM topup_attempts GROUP BY topup) q ON q.topup = p.topup
 WHERE p.attempts <> COALESCE(q.tries, 0) OR (q.tries > 0 AND (q.lowest <> 1 OR q.highest <> q.tries))
     OR (p.state = 'shadow' AND p.attempts > 0)
+
+-- name: topup_waits
+-- No wait of an open top-up is longer than a day; a day more is left for clocks.
+SELECT 'topup_waits' AS what, {owner}, {no_window}, p.topup, p.state, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+FROM topups p WHERE p.state IN ('due', 'sending', 'in_doubt')
+    AND p.due_at_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: uncalled
 -- Nobody pays for what was never called, unless a person says so.

@@ -40,7 +40,8 @@ class EventRow:
 
 @dataclass(frozen=True)
 class EventPage:
-    """A page of events; `next_after`: the sample id after which, from `next_from_ms` on, the next one begins."""
+    """A page of events; `next_after`: the sample id after which the next one begins, of events used from `next_from_ms`
+    on."""
 
     events: list[EventRow]
     next_from_ms: int | None
@@ -50,13 +51,18 @@ class EventPage:
 def list_events(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, *, after: str = "", most: int = 100
 ) -> EventPage:
-    """An organisation's events dated in [from, to), the oldest first, the withdrawn ones among them. `after`: of those
-    dated `from_ms`, only what comes after this sample.
+    """An organisation's events dated in [from, to), the oldest first, the withdrawn ones among them. `after`: only
+    what comes after this sample.
 
-    Errors: UsageError for a page of more than MOST_LISTED.
+    Errors: UsageError for a page of more than MOST_LISTED, and for an `after` that is no event's sample.
     """
     if not 0 < most <= MOST_LISTED:
         raise UsageError(f"a page has 1 to {MOST_LISTED:,} events")
+    if after:
+        place = SQL.run(connection, "place", {"org_id": org_id, "sample_id": after}).scalar()
+        if place is None:
+            raise UsageError(f"invalid --after {after!r}: it is no sample of {org_id}. Take a page's `next_after`")
+        from_ms = max(from_ms, int(place))
     values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "after_sample_id": after, "at_most": most + 1}
     found = [EventRow(**row._mapping) for row in SQL.run(connection, "list", values)]
     page = found[:most]

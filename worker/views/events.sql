@@ -13,5 +13,8 @@ FROM usage_samples s JOIN usage_events e ON e.sample_id = s.id LEFT JOIN withdra
     AND (s.ts > :from_ms OR s.id > :after_sample_id)
 ORDER BY s.ts, s.id LIMIT :at_most
 
+-- name: place
+SELECT ts FROM usage_samples WHERE id = :sample_id AND org_id = :org_id
+
 -- name: show
 {event} WHERE s.id = :sample_id

@@ -16,6 +16,8 @@ from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, show_quantity
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
 from drawdown.worker.views.standing import Headline, Standing, how_much
+from drawdown.worker.views.type_room import NAME_ONE
+from drawdown.worker.views.uncompared import Uncompared
 from drawdown.worker.views.unresolved import AWAITING_CREDIT, counted
 from drawdown.worker.views.waiting import Waiting
 
@@ -171,6 +173,10 @@ def _unsettled(found: Standing) -> Headline | None:
         reason = f"{first.days:,} organisation-days {first.verdict} at {first.provider}, when last compared"
         since = datetime.fromtimestamp(first.since_ms // 1000, UTC).date()
         return Headline("behind", reason, f"drawdown reconcile --provider {first.provider} --from {since}")
+    for one in found.uncompared:
+        if one.open_days or one.is_late:
+            mend = f"drawdown reconcile --provider {quote(one.provider)} --correct --reason 'not compared'"
+            return Headline("behind", uncompared(one), mend)
     if found.pending:
         most = max(found.pending, key=lambda usage: (usage.seconds, usage.units))
         reason = f"{how_much(most)} of usage are billed by nobody yet ({most.reason})"
@@ -187,11 +193,21 @@ def _unsettled(found: Standing) -> Headline | None:
     if count := found.files.failing:
         reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders could not be read: each tick tries again"
         return Headline("behind", reason, "drawdown batch list says why")
+    if found.short_of_types:
+        return Headline("behind", str(found.short_of_types[0]), NAME_ONE)
     if found.last_tick is None:
         return Headline("behind", "there was no tick yet", "drawdown tick")
     if found.last_tick.left:
         return Headline("behind", f"the last tick left something: {found.last_tick.left}", NEXT_TICK)
     return None
+
+
+def uncompared(one: Uncompared) -> str:
+    """What is not compared with a provider, for people."""
+    if one.open_days:
+        days, since = counted(one.open_days, "day", "days"), utc(one.open_since_ms or 0)[:10]
+        return f"{days} of customers at {one.provider} are not compared since {since} ({one.said})"
+    return f"{one.provider} has not been compared since {utc(one.compared_ms or 0)}"
 
 
 def _unread(unread: UnreadOrgs) -> Headline:

@@ -103,7 +103,7 @@ def view_lots(
 ) -> LotsView:
     """The same by lots that were read, and those that a plan gives by now."""
     found = {customer_id: sorted((*kept, *given), key=lambda lot: lot.turn)}
-    allocation = lots.allocations(connection, found)[customer_id]
+    allocation = lots.allocations(connection, found, now_ms)[customer_id]
     rows, places = [], itertools.count(1)
     for lot in found[customer_id]:
         over, to_come = lot.is_over(now_ms), lot.begins_ms > now_ms

@@ -81,6 +81,8 @@ class OrgStatus:
     balance_micro: int | None
     balance_read_ms: int | None
     plan: str | None
+    refused: str | None
+    """Features that a limit of the provider refuses although the balance lasts."""
     unseen_micro: int | None
     unread_since_ms: int | None
     watch_due_ms: int | None

@@ -83,7 +83,7 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
     rows = SQL.run(connection, "allotments", {"pool": pool, "at_most": most + 1}).all()
     chosen = [row.lot for row in rows[:most]]
     theirs = lots.read_all(connection, sorted({row.customer_id for row in rows[:most]}))
-    allocations = lots.allocations(connection, theirs)
+    allocations = lots.allocations(connection, theirs, now_ms)
     found = {}
     for customer_id, those in theirs.items():
         for lot in those:

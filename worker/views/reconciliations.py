@@ -57,7 +57,7 @@ class ComparedAt:
 @dataclass(frozen=True)
 class Told:
     """By how much a balance was drawn on beyond what was pushed; nobody has acknowledged it. `feature`: the balance, of
-    which `scale` quantities make one unit."""
+    which `scale` quantities make one unit. `unsure_qty`: how much more it may be."""
 
     provider: str
     customer_id: str
@@ -66,6 +66,7 @@ class Told:
     told_qty: int
     told_ms: int | None
     scale: int = 1
+    unsure_qty: int = 0
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,6 @@ FROM moments m WHERE m.at_ms IS NOT NULL ORDER BY m.at_ms DESC
 
 -- name: told
 -- What a person was told of balances, and has not acknowledged.
-SELECT b.provider, b.customer_id, b.feature, b.org_id, b.told_qty, b.told_ms, b.scale
+SELECT b.provider, b.customer_id, b.feature, b.org_id, b.told_qty, b.told_ms, b.scale, b.unsure_qty
 FROM balance_marks b
 WHERE b.told_qty <> 0 ORDER BY b.told_ms DESC, b.customer_id, b.feature LIMIT :at_most

@@ -12,6 +12,9 @@ from drawdown.worker.views.backlog import Backlog, OrdersLeft
 from drawdown.worker.views.batches import FilesLeft
 from drawdown.worker.views.cluster import Cluster
 from drawdown.worker.views.long_open import LongOpen
+from drawdown.worker.views.shadows import InShadow
+from drawdown.worker.views.type_room import ShortOfTypes
+from drawdown.worker.views.uncompared import Uncompared
 from drawdown.worker.views.unresolved import Unresolved
 from drawdown.worker.views.waiting import Waiting
 
@@ -173,6 +176,10 @@ class Standing:
     unheeded: list[UnheededHalt]
     differing: list[Differing]
     balances: list[ToldBalance]
+    uncompared: list[Uncompared]
+    shadow: list[InShadow]
+    short_of_types: list[ShortOfTypes]
+    """Keys, sources and organisations that brought as many event types as they may."""
     stopped: list[StoppedOrg]
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None

@@ -66,7 +66,8 @@ ORDER BY more, feature, month, micro_credits, per_quantity
 
 -- name: fitting
 -- Of rates that come to an entry's amount, those on record when it was booked are asked first.
-ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND {is_priced}
+ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.rate_ms IS NULL OR r.start_ms = e.rate_ms)
+    AND {is_priced}
 
 -- name: is_priced
 -- Whether the entry's amount is what its quantity costs at the rate `r`, rounded to the nearest micro-credit, a half

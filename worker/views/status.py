@@ -26,6 +26,9 @@ from drawdown.worker.views.batches import FilesLeft, files_part
 from drawdown.worker.views.cluster import read_cluster
 from drawdown.worker.views.headline import judge
 from drawdown.worker.views.long_open import LongOpen, oldest_open
+from drawdown.worker.views.shadows import InShadow, shadow_part
+from drawdown.worker.views.type_room import ShortOfTypes, short_of_types_part
+from drawdown.worker.views.uncompared import uncompared_of, uncompared_part
 from drawdown.worker.views.unresolved import unresolved_of, unresolved_parts
 from drawdown.worker.views.waiting import read_providers
 
@@ -64,6 +67,9 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         last_tick=SQL.part("last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}),
         orders=orders_part(now_ms),
         files=files_part(),
+        uncompared=uncompared_part(now_ms),
+        shadow=shadow_part(now_ms),
+        short_of_types=short_of_types_part(),
         paused=terms.SQL.part("paused"),
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
@@ -86,6 +92,9 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
         unheeded=[_unheeded(Unheeded(**vars(row))) for row in read["unheeded"]],
         differing=[parts.Differing(**vars(row)) for row in read["differing"]],
+        uncompared=uncompared_of(read["uncompared"]),
+        shadow=[InShadow(**vars(row)) for row in read["shadow"]],
+        short_of_types=[ShortOfTypes(**vars(row)) for row in read["short_of_types"]],
         balances=[parts.ToldBalance(**vars(row)) for row in read["balances"]],
         stopped=[parts.StoppedOrg(**vars(row)) for row in read["stopped"]],
         halted_orgs=[parts.HaltedOrg(**vars(row)) for row in read["halted_orgs"]],

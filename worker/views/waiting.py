@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger.rates import RateCard, rate_card, rates_part
 from drawdown.schema.sql import queries, together
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.verdict.rates import Prices, Quantity
 
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
 TICKS_LOOKED_AT: Final = 1_000
@@ -26,8 +27,8 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Waiting:
-    """One provider's open pushes. Prices are micro-credits by the embedded ledger's rate card; what has none there is
-    in `unpriced` alone."""
+    """One provider's open pushes. Prices are micro-credits by the provider's own rates, or else by the embedded
+    ledger's rate card. What has no rate is in `unpriced` alone; so is all of it if several balances pay for it."""
 
     provider: str
     due: int = 0
@@ -81,6 +82,7 @@ class _Open:
     state: str
     feature: str
     rated_ms: int
+    there_ms: int
     pushes: int
     quantity: int
     tried: int
@@ -90,7 +92,8 @@ class _Open:
 
 
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
-    """Each provider where something waits, or that a person paused; the one with most of it first. One statement."""
+    """Each provider where something waits, or that a person paused; the one with most of it first. One statement, and
+    one more for the rates of providers that have some."""
     read = together(
         connection,
         rates=rates_part(),
@@ -107,7 +110,10 @@ def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     for row in read["errors"]:
         of_state = errors[row.provider].setdefault(RANKS[row.rank], [])
         of_state.append((str(row.error), int(row.pushes)))
-    found = {name: _in_all(name, some, errors[name], card) for name, some in waiting.items()}
+    prices = Prices(connection)
+    found = {
+        name: _in_all(name, some, errors[name], _worth(name, some, card, prices)) for name, some in waiting.items()
+    }
     for row in read["paused"]:
         before = found.get(row.provider, Waiting(row.provider))
         found[row.provider] = replace(
@@ -121,22 +127,34 @@ def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     return sorted(predicted, key=lambda provider: provider.order)
 
 
-def _in_all(name: str, some: Sequence[_Open], errors: Mapping[str, list[tuple[str, int]]], card: RateCard) -> Waiting:
+def _worth(name: str, some: Sequence[_Open], card: RateCard, prices: Prices) -> tuple[int, dict[str, int]]:
+    """The price of what waits at one provider, and the quantities that have none."""
+    if any(part.there_ms >= 0 for part in some):
+        worth = prices.worth(Quantity(name, part.feature, part.window_ms, int(part.quantity)) for part in some)
+        if len(worth.credits_micro) > 1:
+            return 0, worth.quantities
+        return sum(worth.credits_micro.values()), worth.unpriced
+    unpriced: dict[str, int] = defaultdict(int)
+    price_micro = 0
+    for part in some:
+        price = card.price(part.feature, part.rated_ms, int(part.quantity))
+        if price is None:
+            unpriced[part.feature] += int(part.quantity)
+        else:
+            price_micro += price
+    return price_micro, dict(unpriced)
+
+
+def _in_all(
+    name: str, some: Sequence[_Open], errors: Mapping[str, list[tuple[str, int]]], worth: tuple[int, dict[str, int]]
+) -> Waiting:
     """What waits at one provider, added up."""
     states: dict[str, int] = defaultdict(int)
     units: dict[str, int] = defaultdict(int)
-    unpriced: dict[str, int] = defaultdict(int)
-    price_micro = 0
     error = next((of_state[0] for of_state in errors.values()), None)
     for part in some:
-        quantity = int(part.quantity)
         states[part.state] += int(part.pushes)
-        units[part.feature] += quantity
-        price = card.price(part.feature, part.rated_ms, quantity)
-        if price is None:
-            unpriced[part.feature] += quantity
-        else:
-            price_micro += price
+        units[part.feature] += int(part.quantity)
     return Waiting(
         name,
         due=states["due"],
@@ -153,8 +171,8 @@ def _in_all(name: str, some: Sequence[_Open], errors: Mapping[str, list[tuple[st
         error_pushes=0 if error is None else error[1],
         tried=sum(int(part.tried) for part in some),
         units=dict(units),
-        price_micro=price_micro,
-        unpriced=dict(unpriced),
+        price_micro=worth[0],
+        unpriced=worth[1],
     )
 
 

@@ -1,13 +1,16 @@
 -- The waiting pushes of each provider.
 
 -- name: open
--- By the index on what is open. Of a feature's rates, the one in force at the window counts.
+-- By the index on what is open. Of a feature's rates, the one in force at the window counts: the ledger's, and the
+-- provider's own.
 SELECT p.provider, {open_state} AS state, p.feature, COALESCE((SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS rated_ms,
+    COALESCE((SELECT MAX(r.start_ms) FROM provider_rates r WHERE r.provider = p.provider
+        AND r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS there_ms,
     COUNT(*) AS pushes, SUM(p.sent_qty) AS quantity,
     COUNT(CASE WHEN p.attempts > 0 THEN 1 END) AS tried, MIN(p.sealed_at_ms) AS oldest_ms,
     MIN(p.window_ms) AS window_ms, {last_sent} AS last_sent_ms
-FROM pushes p WHERE p.state IN {open_states} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+FROM pushes p WHERE p.state IN {open_states} GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
 
 -- name: last_sent
 -- When a queued push was last sent, of the latest: what may still be applied counts from there.

@@ -1,28 +1,42 @@
 """The judge of the siege of Autumn: the service's own books beside the samples, in credits, to the last digit.
 
 Guarantee: of our tables only that is read which a person was told: amounts of balances, pushes in doubt, and rejected
-ones. A difference is explained if it is exactly that; anything else is silent (nothing was told) or unexplained.
+ones. A difference is explained if it is exactly that, and if what was told is what some of the service's own mishaps
+came to, each at the cost of its charge. Anything else is silent (nothing was told) or unexplained.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
+from typing import Final
 
 from tests.acceptance.tables import rows
-from tests.crash.autumn.books import Books
-from tests.crash.autumn.setting import CHANGED, NEW_COST, Setting, Struck
+from tests.crash.autumn.books import Books, Watched, drawn_of
+from tests.crash.autumn.setting import BY_HAND, CHANGED, NEW_COST, Setting, Struck
+from tests.emulators.autumn_losses import Charge
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
 
-TOLD = "SELECT customer_id, feature, told_qty, scale FROM balance_marks WHERE provider = 'autumn' AND told_qty <> 0"
+TOLD = """
+SELECT customer_id, feature, told_qty, scale, unsure_qty FROM balance_marks WHERE provider = 'autumn' AND told_qty <> 0
+"""
 OPEN = """
 SELECT state, customer_id, feature, COALESCE(wire_key, key), sent_qty FROM pushes
 WHERE state NOT IN ('accepted', 'voided')
 """
 Amounts = Mapping[str, Fraction]
 """Credits by customer."""
+MOST_SUMS: Final = 50_000
+"""Of a customer's mishaps: where they come to more different sums, what was told is not held against them."""
+PARTS: Final = 10**12
+"""To the credit."""
+NEWER: Final = Fraction(NEW_COST) - Fraction(CREDITS_PER_GB_SECOND) * 8
+"""By how much a unit of the changed feature costs more since."""
+Mishap = tuple[Fraction, Fraction]
+"""Credits that were drawn beyond what was billed, and how many units of the changed feature at its new cost."""
 
 
 @dataclass
@@ -37,6 +51,10 @@ class Verdict:
     """Pushes in doubt that were not charged."""
     waiting: dict[str, Fraction] = field(default_factory=dict)
     """Rejected pushes: they wait for credit."""
+    ranged: int = 0
+    """Customers of whom a person was told an amount, and by how much more it may be."""
+    unweighed: int = 0
+    """Customers of whom something was told, and whose mishaps are too many to weigh it against them."""
     silent: dict[str, Fraction] = field(default_factory=dict)
     unexplained: dict[str, str] = field(default_factory=dict)
     other_states: list[tuple[object, ...]] = field(default_factory=list)
@@ -60,12 +78,19 @@ def shown(amount: Fraction) -> str:
 
 
 def judge(
-    url: str, setting: Setting, autumn: Struck, beside: Amounts, undecided: frozenset[str] = frozenset()
+    url: str,
+    setting: Setting,
+    autumn: Struck,
+    beside: Amounts,
+    made_up: Amounts,
+    unsure: Amounts,
+    undecided: frozenset[str] = frozenset(),
 ) -> Verdict:
-    """Customer by customer. `beside`: what the last comparison told and did not remember. `undecided`: those that wait
-    for a person's decision are left out."""
+    """Customer by customer. `beside`: what the last comparison told and did not remember. `made_up`: what of that a
+    person put right by hand before. `unsure`: by how much more that may be, as was told with it. `undecided`: those
+    that wait for a person's decision are left out."""
     found = Verdict()
-    told = _told(url)
+    told, ranges = _told(url)
     doubted, waiting, others = _open(url, autumn)
     found.other_states = [one for one in others if one[0] not in undecided]
     used = setting.used()
@@ -77,11 +102,23 @@ def judge(
         apart = told.get(name, Fraction(0)) + beside.get(name, Fraction(0))
         missing = doubted.get(name, Fraction(0)) + waiting.get(name, Fraction(0))
         beyond = _beyond(autumn, name, units) - apart + missing
-        if not _is_zero(autumn, name, units, beyond):
+        claimed = apart + made_up.get(name, Fraction(0))
+        weighing = Weighing(_mishaps(autumn, name) if claimed or (beyond and CHANGED in units) else ())
+        found.unweighed += weighing.sums is None
+        is_weighed = weighing.explains(claimed, beyond)
+        may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
+        if not is_weighed and may_be and CHANGED in units:
+            found.ranged += 1
+            most = int(may_be / NEWER)
+            some = [number * NEWER for number in range(-most, most + 1)]
+            is_weighed = any(weighing.explains(claimed - one, beyond + one) for one in some)
+        if beyond and not (CHANGED in units and is_weighed):
             if apart or missing:
                 found.unexplained[name] = f"{shown(beyond)} beside told {shown(apart)} and open {shown(missing)}"
             else:
                 found.silent[name] = beyond
+        elif not is_weighed:
+            found.unexplained[name] = f"{shown(claimed)} was told, and no mishaps come to that"
         elif not apart and not missing:
             found.exact += 1
     found.told |= told
@@ -98,40 +135,88 @@ def cost_of(feature: str) -> Fraction:
 def _beyond(autumn: Struck, name: str, used: Mapping[str, int]) -> Fraction:
     """What the balance lacks beyond samples times cost; own units count at the feature's cost."""
     account = autumn.account
-    books = account.books
-    assert isinstance(books, Books)
-    drawn = Fraction(books.drawn.get((name, CREDITS), 0)) - Fraction(account.changed.get((name, CREDITS), 0))
+    drawn = Fraction(_books(autumn).drawn.get((name, CREDITS), 0)) - Fraction(account.changed.get((name, CREDITS), 0))
     for feature in used:
-        drawn += Fraction(books.drawn.get((name, feature), 0)) * cost_of(feature)
+        drawn += Fraction(_books(autumn).drawn.get((name, feature), 0)) * cost_of(feature)
     expected = sum((units * cost_of(feature) for feature, units in used.items()), Fraction(0))
-    return drawn - expected - _at_new_cost(books, name) * (Fraction(NEW_COST) - cost_of(CHANGED))
+    return drawn - expected - _books(autumn).at_cost.get((name, CHANGED, Fraction(NEW_COST)), Fraction(0)) * NEWER
 
 
-def _at_new_cost(books: Books, name: str) -> Fraction:
-    """Units of the changed feature that were charged after the change."""
-    return books.at_cost.get((name, CHANGED, Fraction(NEW_COST)), Fraction(0))
-
-
-def _is_zero(autumn: Struck, name: str, used: Mapping[str, int], beyond: Fraction) -> bool:
-    """Of the feature whose cost changed, a unit that is missing or doubled was one of the old cost or of the new."""
-    if beyond == 0 or CHANGED not in used:
-        return bool(beyond == 0)
+def _books(autumn: Struck) -> Books:
     books = autumn.account.books
     assert isinstance(books, Books)
-    units = beyond / (Fraction(NEW_COST) - cost_of(CHANGED))
-    lost = autumn.account.lost + autumn.account.undrawn + autumn.account.doubles
-    most = sum(
-        (abs(Fraction(one.value)) for one in lost if (one.customer, one.feature) == (name, CHANGED)), Fraction(0)
-    )
-    return bool(units.denominator == 1 and abs(units) <= most)
+    return books
 
 
-def _told(url: str) -> dict[str, Fraction]:
-    found: dict[str, Fraction] = defaultdict(Fraction)
-    for customer, feature, quantity, scale in rows(url, TOLD):
+def _mishaps(autumn: Struck, name: str) -> list[Mishap]:
+    """What the service lost, doubled or clamped inside a unit, and what a person changed and told nothing of."""
+    account = autumn.account
+    undone = account.store.undone_charges
+    ids = {id(one) for one in undone}
+    lost = [*undone, *(one for one in account.undrawn if id(one) not in ids), *account.lost]
+    found = [_mishap(one, -1) for one in lost if one.customer == name]
+    found += [_mishap(one, 1) for one in account.doubles if one.customer == name]
+    for one in _books(autumn).broken:
+        if one.customer == name:
+            value = Fraction(one.value)
+            whole = ceil(value) if value > 0 else -ceil(-value)
+            found.append(((value - whole) * cost_of(one.feature), Fraction(0)))
+    eventless = {id(one) for one in account.eventless}
+    assert isinstance(account, Watched)
+    for one, asked in account.limited:  # a person who decides about a push sees no part of it
+        if one.customer == name and id(one) in eventless:
+            found.append(((Fraction(one.value) - Fraction(asked)) * cost_of(one.feature), Fraction(0)))
+    if autumn.by_hand.get(name):
+        found.append((-autumn.by_hand[name] * Fraction(BY_HAND), Fraction(0)))
+    return found
+
+
+def _mishap(made: Charge, sign: int) -> Mishap:
+    own, credits = drawn_of(made.feature, made.parts)
+    units = Fraction(made.value) - own
+    is_newer = made.feature == CHANGED and units and credits / units == Fraction(NEW_COST)
+    return sign * (own * cost_of(made.feature) + credits), sign * units if is_newer else Fraction(0)
+
+
+class Weighing:
+    """A customer's mishaps, and what was told of them. `sums`: all that some of them come to; None: too many."""
+
+    def __init__(self, mishaps: Sequence[Mishap]) -> None:
+        self._most_units = sum((abs(units) for _, units in mishaps), Fraction(0))
+        self.sums: set[tuple[int, Fraction]] | None = {(0, Fraction(0))}
+        for credits, units in mishaps:
+            amount = _parts(credits)
+            assert self.sums is not None and amount is not None, f"{credits} has more digits than any charge"
+            self.sums |= {(before + amount, old + units) for before, old in self.sums}
+            if len(self.sums) > MOST_SUMS:
+                self.sums = None
+                return
+
+    def explains(self, claimed: Fraction, beyond: Fraction) -> bool:
+        """Whether some mishaps come to what was told. A unit of the changed feature that was lost or drawn twice was
+        one of the old cost or of the new: what is beyond that is of those at the new one."""
+        units = -beyond / NEWER
+        if self.sums is None:
+            return units.denominator == 1 and abs(units) <= self._most_units
+        amount = _parts(claimed)
+        return amount is not None and (amount, units) in self.sums
+
+
+def _parts(credits: Fraction) -> int | None:
+    """Credits in parts that each charge is a whole number of; None: they are none."""
+    found = credits * PARTS
+    return found.numerator if found.denominator == 1 else None
+
+
+def _told(url: str) -> tuple[dict[str, Fraction], dict[str, Fraction]]:
+    """What a person was told of balances, and by how much more that may be."""
+    found: dict[str, Fraction] = {}
+    unsure: dict[str, Fraction] = {}
+    for customer, feature, quantity, scale, more in rows(url, TOLD):
         assert feature == CREDITS, "balances are compared in credits"
-        found[str(customer)] += Fraction(int(str(quantity)), int(str(scale)))
-    return dict(found)
+        found[str(customer)] = Fraction(int(str(quantity)), int(str(scale)))
+        unsure[str(customer)] = Fraction(int(str(more)), int(str(scale)))
+    return found, unsure
 
 
 def _open(url: str, autumn: Struck) -> tuple[dict[str, Fraction], dict[str, Fraction], list[tuple[object, ...]]]:

@@ -17,22 +17,32 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
+from tests.crash.autumn.books import GIVEN_BACK, LIMITED, PARTED, SPLIT, USED_UP
 from tests.crash.autumn.judge import Amounts, shown
 from tests.crash.autumn.setting import KINDS
-from tests.crash.autumn.siege import Found, in_credits
+from tests.crash.autumn.siege import COST_CHANGED, DOUBLED, OUTAGE, OUTAGES, UNDONE, Found, in_credits
 from tests.postgres_server import Server
 
 LEAST_STRUCK: Final = 0.3
 """Of all calls."""
 ENOUGH: Final = 2_000
-"""Pushes in a siege in which each kind of fault has to strike."""
+"""Pushes in a siege in which each kind of fault has to strike, and each of these come about."""
+CAME_ABOUT: Final = (GIVEN_BACK, LIMITED, SPLIT, PARTED, USED_UP, UNDONE, DOUBLED)
+ENOUGH_KILLS: Final = 2 * len(OUTAGES)
+"""In a siege in which each part of the service is away once."""
 
 
 def short_of(found: Found, pushes: int, kills: int) -> str | None:
     """Why a siege shows less than was asked for; None where it does not."""
     missed = [kind for kind in KINDS if not found.struck[kind]]
+    missed += [what for what in CAME_ABOUT if not found.came_about[what]]
     if pushes >= ENOUGH and missed:
-        return f"never struck: {', '.join(missed)}"
+        return f"never came about: {', '.join(missed)}"
+    away = [which for which in OUTAGES if not found.struck[f"{OUTAGE}{which}"]]
+    if kills >= ENOUGH_KILLS and away:
+        return f"never away: {', '.join(away)}"
+    if kills and not found.struck[COST_CHANGED]:
+        return "no cost changed"
     if struck_share(found) < LEAST_STRUCK:
         return f"{struck_share(found):.0%} of the calls were struck"
     if found.pushes < pushes:
@@ -56,11 +66,13 @@ def report(seed: int, found: Found) -> str:
         f"{_counts(toll.steps)}; healed in {found.healed_s:.0f} s",
         f"  {found.calls:,} calls, {found.billing_calls:,} of them charges; {struck:,} struck "
         f"({struck_share(found):.0%}): {_counts(found.struck)}",
+        f"  of the charges: {_counts(found.came_about)}",
         f"  {found.sent_again:,} pushes sent again; then: {_counts(found.said)}",
         f"  a person was asked about pushes in doubt of {shown(found.doubted)} credits, and told each night of "
         f"{_amounts(found.beside)}",
         f"  in the end {verdict.exact:,} customers' balances are samples times cost to the last digit; told once: "
-        f"{_amounts(verdict.told)}; waiting for credit: {_amounts(verdict.waiting)}",
+        f"{_amounts(verdict.told)}; waiting for credit: {_amounts(verdict.waiting)}; "
+        f"told with a range: {verdict.ranged:,}; with too many mishaps to weigh: {verdict.unweighed:,}",
     ]
     return "\n".join(lines)
 

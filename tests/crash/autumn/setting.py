@@ -16,9 +16,8 @@ from typing import Final
 
 from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.worker.commands.features import DEFAULT_SIZES_GB
-from tests.crash.autumn.books import Books
+from tests.crash.autumn.books import Books, Watched
 from tests.emulators.autumn import LOSS_FAULTS, READ_FAULTS, SLOW_FAULTS, STALE_FAULTS, TRACK_FAULTS, AutumnEmulator
-from tests.emulators.autumn_account import Account
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
 from tests.emulators.wire import FaultPlan
 
@@ -148,11 +147,28 @@ class Struck(AutumnEmulator):
     """Autumn, and what is done to it in between its calls: it is served by a thread of its own."""
 
     orders: deque[Callable[[int], object]] = field(default_factory=deque)
+    by_hand: Counter[str] = field(default_factory=Counter)
+    """How often a person added BY_HAND to a customer's credits."""
+
+    @property
+    def came_about(self) -> Counter[str]:
+        """What charges came to."""
+        assert isinstance(self.account, Watched)
+        return self.account.came_about
+
+    in_peace: Counter[str] = field(default_factory=Counter)
+    """Calls by route before anything struck."""
+    loses: bool = False
+    """Whether the balance store is killed right after the next charge: then it has something to lose."""
 
     def handle(self, call: Call, now_ms: int) -> HttpResult:
         while self.orders:
             self.orders.popleft()(now_ms)
-        return super().handle(call, now_ms)
+        answer = super().handle(call, now_ms)
+        if self.loses and any(one.at_ms == now_ms for one in self.account.store.unwritten):
+            self.loses = False
+            self.lose_balances(now_ms)
+        return answer
 
     def top_up(self, customer: str, name: str, credits: Decimal | int) -> None:
         """By `balances.create`, as the host's own program would."""
@@ -172,7 +188,7 @@ class Struck(AutumnEmulator):
 def emulated(setting: Setting, seed: int, now_ms: int) -> Struck:
     """The account, with each customer's credit as its manner is."""
     made = Struck(
-        FaultPlan(seed, RATES), account=Account(books=Books()), lists_per_s=10**9, tracks_per_minute=10**9
+        FaultPlan(seed, RATES), account=Watched(books=Books()), lists_per_s=10**9, tracks_per_minute=10**9
     )  # its limits are a second's and a minute's, and here hours pass in no time
     account, used = made.account, setting.used()
     costs = {f"compute_{size}gb": size * CREDITS_PER_GB_SECOND for size in DEFAULT_SIZES_GB}

@@ -11,10 +11,10 @@ from tests.crash.autumn.siege import in_credits
 from tests.whole import WHOLE, share
 
 pytestmark = pytest.mark.skipif(
-    not WHOLE, reason="not green yet: of a loss while a cost changes, the least amount is told (decision 33)"
+    not WHOLE, reason="kills fall elsewhere each time: `make autumn` is not green at length"
 )
 
-PUSHES, KILLS = share((300, 2), whole=(2_000, 8))
+PUSHES, KILLS = share((100, 1), whole=(2_000, 8))
 
 
 def test_each_balance_is_samples_times_cost_or_a_person_was_told_the_amount(tmp_path: Path) -> None:
@@ -23,9 +23,9 @@ def test_each_balance_is_samples_times_cost_or_a_person_was_told_the_amount(tmp_
     assert found.pushes >= PUSHES and struck_share(found) > share(0.2, whole=LEAST_STRUCK)
 
 
-@pytest.mark.parametrize("planted", share(["blind to balances"], whole=["blind to balances", "asked is charged"]))
+@pytest.mark.parametrize("planted", ["blind to balances", "asked is charged", "used up is lost"])
 def test_a_planted_bug_is_silent_and_found(planted: str, tmp_path: Path) -> None:
-    """Nobody compares balances; and what was asked counts as what was charged."""
+    """Nobody compares balances; what was asked counts as what was charged; a part that was used up counts as lost."""
     url = f"sqlite:///{tmp_path}/drawdown.db"
     with pytest.raises(AssertionError, match=r"silent [1-9]|unexplained [1-9]"):
-        in_credits(tmp_path, url, pushes=share(150, whole=300), kills=1, seed=3, planted=planted)
+        in_credits(tmp_path, url, pushes=300, kills=1, seed=3, planted=planted)

@@ -9,13 +9,14 @@ import pytest
 
 from tests.crash.credit.topups import till
 from tests.postgres_server import Server
-from tests.whole import share
+from tests.whole import at_length
 
-KILLS = share(4, whole=6)
+KILLS = 6
 SEEDS = (3, 5, 7, 11)
 """Where the kills of one land is by chance: that all of them miss is not to be expected."""
 
 
+@at_length("make crash")
 def test_nobody_is_charged_twice_though_workers_and_the_server_are_killed(tmp_path: Path) -> None:
     with closing(Server(durable=True)) as server:
         found = till(tmp_path, server.url, kills=KILLS, seed=3, server=server, strikes=2)
@@ -23,12 +24,14 @@ def test_nobody_is_charged_twice_though_workers_and_the_server_are_killed(tmp_pa
     assert found.toll.kills >= KILLS and found.payments and found.struck.total()
 
 
+@at_length("make crash")
 def test_nobody_is_charged_twice_on_sqlite(tmp_path: Path) -> None:
     found = till(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", kills=KILLS, seed=4)
     assert found.toll.short_of(KILLS, 0) is None
     assert found.states["credited"] == found.payments
 
 
+@at_length("make mutants")
 @pytest.mark.parametrize(
     ("planted", "text"), [("fresh charge", "is no top-up"), ("paid by doubt", "credited and not paid")]
 )

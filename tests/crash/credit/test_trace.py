@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.crash.credit.trace import trace
+from tests.whole import at_length
 
 
+@at_length("make trace")
 def test_runs_of_killed_clients_are_charged_once_beside_the_metering(database_url: str, tmp_path: Path) -> None:
     found = trace(tmp_path, database_url, seed=2, every_s=0.2, most=300, most_s=240, strikes=12)
     assert found.toll.inside, "no kill landed inside a step"
@@ -19,6 +21,7 @@ def test_runs_of_killed_clients_are_charged_once_beside_the_metering(database_ur
 LIVES = 4
 
 
+@at_length("make mutants")
 @pytest.mark.parametrize(
     ("planted", "at", "text"),
     [

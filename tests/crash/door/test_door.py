@@ -15,6 +15,7 @@ from tests.crash.door.cutter import SURELY
 from tests.crash.door.siege import Asked, siege, stage
 from tests.crash.door.usage import As, seconds_of_lives, usage
 from tests.crash.nursery import Nursery
+from tests.whole import at_length
 
 BATCHES: Final = (3, 10, 25)
 SHARE: Final = Asked("gentd26", "events", 2, rows=120, batches=BATCHES, every_s=0.1, strikes=8, most_s=240)
@@ -26,6 +27,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
         yield made
 
 
+@at_length("make door")
 @pytest.mark.parametrize(
     ("database_url", "sent_as"), [("sqlite", "events"), ("postgresql", "samples")], indirect=["database_url"]
 )
@@ -37,6 +39,7 @@ def test_all_that_killed_clients_send_over_cut_connections_is_billed_once(
     assert found.told.statuses["duplicate"], "nothing came again"
 
 
+@at_length("make mutants")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("planted", "at", "text"),
@@ -61,6 +64,7 @@ def test_a_planted_bug_is_found(
         siege(nursery, tmp_path, database_url, asked)
 
 
+@at_length("make door")
 @pytest.mark.skipif(not openb.FILE.exists(), reason="needs the real usage data beside the project (../shared/data)")
 def test_what_is_sent_is_what_the_files_say() -> None:
     whole = usage("gentd26", 1)

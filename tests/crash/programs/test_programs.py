@@ -10,7 +10,7 @@ import pytest
 
 from tests.crash.programs.siege import Size, besieged
 from tests.postgres_server import Server
-from tests.whole import share
+from tests.whole import at_length
 
 SMALL: Final = Size(limit=10, uses=20, batches=8, fills=3)
 LIVES: Final = 4
@@ -24,6 +24,7 @@ PLANTED: Final = [
 """Each with the steps at which to kill, and a part of what is said of it."""
 
 
+@at_length("make crash")
 def test_all_is_exact_though_everybody_is_killed(tmp_path: Path) -> None:
     with closing(Server(durable=True)) as server:
         found = besieged(tmp_path, server.url, seed=1, size=SMALL, kills=8, every_s=0.05, strikes=1, server=server)
@@ -31,7 +32,8 @@ def test_all_is_exact_though_everybody_is_killed(tmp_path: Path) -> None:
     assert {"allow", "block"} <= found.decisions.keys() and found.events and found.reverted
 
 
-@pytest.mark.parametrize(("planted", "at", "text"), share(PLANTED[:1], whole=PLANTED))
+@at_length("make mutants")
+@pytest.mark.parametrize(("planted", "at", "text"), PLANTED)
 def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], text: str, tmp_path: Path) -> None:
     def live(seed: int) -> None:
         folder = tmp_path / str(seed)

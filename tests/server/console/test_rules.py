@@ -25,6 +25,7 @@ from drawdown.worker.views import proofs
 from drawdown.worker.views.audit import AuditFilter, Deed, list_deeds
 from tests.integration.verifying import tamper
 from tests.server.console_home import ANN, KIM, VIC, Home, says
+from tests.server.lived import lived
 from tests.server.ruled import SOURCE, key, rule
 from tests.server.test_console_budget import statements
 from tests.world import T0
@@ -39,12 +40,16 @@ PATHS: Final = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def home(engine: sa.Engine) -> Home:
+def ruled(engine: sa.Engine) -> Home:
     found = Home(engine)
     rule(found.fleet, hostile=HOSTILE)
     found.now = found.fleet.clock.at_ms
     return found
+
+
+@pytest.fixture
+def home(engine: sa.Engine) -> Home:
+    return lived(engine, ruled)
 
 
 def page(home: Home, path: str, session: int = ANN) -> str:
@@ -55,6 +60,7 @@ def page(home: Home, path: str, session: int = ANN) -> str:
     return html.unescape(re.sub(r"[|\s]*\|[|\s]*", "|", re.sub(r"<[^>]+>", "|", text)))
 
 
+@pytest.mark.both_databases
 def test_each_page_says_what_the_command_line_says(home: Home) -> None:
     limits = page(home, "/console/limits", KIM)
     assert (

@@ -9,35 +9,34 @@ import pytest
 
 from tests.simulation.backfilling.life import lived
 from tests.simulation.backfilling.planted import KIND, TICKS
-from tests.simulation.lives import lives
+from tests.simulation.lives import lives, missing
 from tests.simulation.planting import hunt
 from tests.whole import share
 
-SEEDS: Final = share(5, whole=200)
+SEEDS: Final = share(1, whole=200)
 """Lives in which all of it happens, taken together."""
-HAPPENED: Final = (
+HAPPENED: Final = frozenset((
     "backfill_opened", "backfill_open_refused", "backfill_shown", "backfill_closed", "backfill_closed_again",
     "backfill_close_refused", "backfill_close_of_reverted", "backfill_reverted", "backfill_revert_left",
     "backfill_mapped", "backfill_in_conflict", "backfill_died_before_commit", "staged_accepted", "staged_duplicate",
     "staged_conflict", "staged_invalid", "sent_new", "sent_duplicate", "sent_conflict", "sent_withdrawn", "new",
     "duplicate", "flip", "late_sample",
-)  # fmt: skip
+))  # fmt: skip
 
 
 def test_what_was_shown_is_billed_once() -> None:
     there = Counter[str]()
-    for seed in lives(range(SEEDS), lambda: set(HAPPENED) - (+there).keys()):
+    for seed in lives(range(SEEDS), lambda: missing(HAPPENED, +there)):
         life, wrong = lived(seed, TICKS)
         assert wrong == [], f"seed {seed}"
         there.update(life.world.faults.counts)
         there.update(life.clerk.books.statuses)
         there["flip"] += sum(len(found) > 1 for found in life.world.oracle.assignments.values())
         life.world.close()
-    never = set(HAPPENED) - (+there).keys()
-    assert never == set(), f"a life in which nothing happens proves nothing: {never} of {there}"
+    assert missing(HAPPENED, +there) == set()
 
 
-@pytest.mark.parametrize("name", share(list(KIND.planted)[::10], whole=list(KIND.planted)))
+@pytest.mark.parametrize("name", share(list(KIND.planted)[:1], whole=list(KIND.planted)))
 def test_a_planted_bug_is_seen(name: str) -> None:
     seen = hunt(KIND, name)
     assert seen.seed is not None, f"{name!r} was not seen"

@@ -9,14 +9,14 @@ import pytest
 
 from tests.simulation.commerce.life import Life, lived
 from tests.simulation.commerce.planted import PLANTED
-from tests.simulation.lives import lives
+from tests.simulation.lives import lives, missing
 from tests.simulation.mutants_remote import Patches
 from tests.whole import share
 
-SEEDS: Final = share(2, whole=25)
+SEEDS: Final = share(1, whole=25)
 """Lives in which all of it happens, taken together."""
 TICKS: Final = 25
-FIRST: Final = share((3,), whole=tuple(range(0, 8 * SEEDS, SEEDS)))
+FIRST: Final = share((1,), whole=tuple(range(0, 8 * SEEDS, SEEDS)))
 LOOKED: Final = 12
 """Lives in which a planted bug is looked for, at most."""
 BOOKED: Final = {
@@ -59,17 +59,16 @@ def booked(life: Life) -> dict[str, int]:
 @pytest.mark.parametrize("first", FIRST)
 def test_all_is_what_people_were_told_and_all_of_it_happens(first: int) -> None:
     there = Counter[str]()
-    for seed in lives(range(first, first + SEEDS), lambda: EXPECTED - (+there).keys()):
+    for seed in lives(range(first, first + SEEDS), lambda: missing(EXPECTED, +there)):
         life, wrong = lived(seed, TICKS)
         assert wrong == [], f"seed {seed}"
         there.update(booked(life))
         there.update(life.world.faults.counts)
         life.world.close()
-    never = EXPECTED - (+there).keys()
-    assert never == set(), f"a life in which nothing happens proves nothing: {never} of {there}"
+    assert missing(EXPECTED, +there) == set()
 
 
-@pytest.mark.parametrize("bug", PLANTED)
+@pytest.mark.parametrize("bug", share(list(PLANTED)[:1], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(bug: str) -> None:
     plant, text = PLANTED[bug]
     seen: list[str] = []

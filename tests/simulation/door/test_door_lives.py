@@ -9,11 +9,11 @@ import pytest
 
 from tests.simulation.door.life import lived
 from tests.simulation.door.planted import KIND
-from tests.simulation.lives import lives
+from tests.simulation.lives import lives, missing
 from tests.simulation.planting import hunt
 from tests.whole import share
 
-SEEDS: Final = share(4, whole=100)
+SEEDS: Final = share(1, whole=100)
 """Lives in which all of it happens, taken together."""
 SEEN: Final = frozenset(
     {
@@ -21,7 +21,7 @@ SEEN: Final = frozenset(
         "(401, 'unauthorized')", "(403, 'no_scope')", "started anew",
     }
 )  # fmt: skip
-SAID: Final = tuple(
+SAID: Final = frozenset(
     f"{kind} {said}"
     for kind in ("events", "samples")
     for said in ("accepted None", "pending unmapped", "pending unassigned", "duplicate None", "conflict other_content")
@@ -30,16 +30,15 @@ SAID: Final = tuple(
 
 def test_each_item_is_answered_and_billed_once() -> None:
     said, seen = Counter[str](), set[str]()
-    for seed in lives(range(SEEDS), lambda: SEEN - seen or set(SAID) - said.keys()):
+    for seed in lives(range(SEEDS), lambda: missing(SEEN | SAID, seen | {*+said})):
         life, wrong = lived(seed)
         assert wrong == [], f"seed {seed}"
         said.update(life.door.books.said)
         seen.update(life.door.seen)
-    assert seen >= SEEN, f"a life in which nothing happens proves nothing: {SEEN - seen}"
-    assert all(said[one] for one in SAID), said
+    assert missing(SEEN | SAID, seen | {*+said}) == set()
 
 
-@pytest.mark.parametrize("name", share(list(KIND.planted)[::10], whole=list(KIND.planted)))
+@pytest.mark.parametrize("name", share(list(KIND.planted)[:1], whole=list(KIND.planted)))
 def test_a_planted_bug_is_seen(name: str) -> None:
     seen = hunt(KIND, name)
     assert seen.seed is not None, f"{name!r} was not seen"

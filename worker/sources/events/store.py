@@ -21,10 +21,18 @@ from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.locks import lock_org
 from drawdown.schema.sql import prepared, queries
 from drawdown.schema.text import typed
-from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_EVENT_TYPES, MAX_ID_CHARS, MAX_ORG_TYPES, window_of
+from drawdown.schema.units import (
+    EXEMPT_PROVIDERS,
+    MAX_EVENT_TYPES,
+    MAX_ID_CHARS,
+    MAX_KEY_TYPES,
+    MAX_ORG_TYPES,
+    MAX_SOURCE_TYPES,
+    window_of,
+)
 from drawdown.worker.sources.events import charged, keys
 from drawdown.worker.sources.events.keys import PREFIX, Stored, content_of, is_same, keyed, sample_id_of
-from drawdown.worker.sources.events.types import is_full, meters
+from drawdown.worker.sources.events.types import PEOPLE, Bringer, is_full, meters
 from drawdown.worker.sources.samples import rows
 from drawdown.worker.sources.samples.store import keep_conflicts
 
@@ -62,6 +70,12 @@ _TOO_MANY: Final = Taken(
 _TOO_MANY_OWN: Final = Taken(
     "invalid", "too_many_org_types", f"keys of its organisation brought {MAX_ORG_TYPES} event types: send one of those"
 )
+_TOO_MANY_KEY: Final = Taken(
+    "invalid",
+    "too_many_key_types",
+    f"a key may bring {MAX_KEY_TYPES:,} event types, and keys of one source {MAX_SOURCE_TYPES:,}: send one that is "
+    "known, or name this one by `drawdown feature map-event`",
+)
 _OTHER: Final = Taken(
     "conflict", "other_content", "its source and id were taken before, with other content: that stays, and this one is "
     "kept aside; withdraw that one, and send this one with an id of its own",
@@ -87,10 +101,10 @@ def take(
     now_ms: int,
     *,
     own: bool = False,
-    types_of: str | None = None,
+    types_by: Bringer = PEOPLE,
 ) -> list[Taken]:
     """Take events, in one batch; an answer for each, in their order. `own`: whoever sends them speaks for their one
-    organisation alone, and claims no id among all. `types_of`: whose bound of event types holds (None: that of all).
+    organisation alone, and claims no id among all. `types_by`: whose bounds of event types hold.
 
     Below an organisation's floor an event is `invalid`, `too_late`, and not kept: above it keys hold for good. Where it
     is raised before the commit, the event is quarantined, as what hosts insert (S4), unless `keep_above_floor` or
@@ -98,11 +112,11 @@ def take(
     Errors: DatabaseBusy where a sample took an event's id at this moment.
     """
     with prepared(connection) if len(events) <= FEW else nullcontext():
-        return _take(connection, events, now_ms, own=own, types_of=types_of)
+        return _take(connection, events, now_ms, own=own, types_by=types_by)
 
 
 def _take(
-    connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, *, own: bool, types_of: str | None
+    connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, *, own: bool, types_by: Bringer
 ) -> list[Taken]:
     refused = [_untimely(event, now_ms) for event in events]
     names = names_of(events, own=own)
@@ -111,7 +125,7 @@ def _take(
     for at, name in enumerate(names):
         if refused[at] is None:
             firsts.setdefault(name, at)
-    found = _take_each(connection, [(asked[at], events[at]) for at in firsts.values()], now_ms, types_of)
+    found = _take_each(connection, [(asked[at], events[at]) for at in firsts.values()], now_ms, types_by)
     went_in = {(name, events[at].org_id) for name, at in firsts.items() if _went_in(found.get(name))}
     others = {
         (one["sample_id"], one["org_id"]): one for one in asked if (one["sample_id"], one["org_id"]) not in went_in
@@ -198,7 +212,7 @@ def _repeated(first: Taken, *, alike: bool) -> Taken:
     return first if alike else _REPEATED
 
 
-def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types_of: str | None) -> dict[str, Taken]:
+def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types_by: Bringer) -> dict[str, Taken]:
     """Insert events, of different names. The answers to those that went in, or have no place, by name."""
     if not batch:
         return {}
@@ -211,13 +225,19 @@ def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types
         if (answer := charged_at_once(event, at_once)) is not None:
             found.setdefault(key["sample_id"], answer)
     timely = [one for one in batch if one[0]["sample_id"] not in found]
-    known = meters(connection, {event.event_type for _, event in timely}, now_ms, types_of)
+    known = meters(connection, {event.event_type for _, event in timely}, now_ms, types_by)
     typed = [one for one in timely if one[1].event_type in known]
     if len(typed) < len(timely):
-        why = _TOO_MANY if types_of is None or is_full(connection) else _TOO_MANY_OWN
+        why = _why_no_type(types_by, full=is_full(connection))
         found |= {key["sample_id"]: why for key, event in timely if event.event_type not in known}
     new = _insert(connection, typed, known, now_ms)
     return found | _standing(connection, [(k["sample_id"], e) for k, e in typed if k["sample_id"] in new], known)
+
+
+def _why_no_type(by: Bringer, *, full: bool) -> Taken:
+    if full or by == PEOPLE:
+        return _TOO_MANY
+    return _TOO_MANY_KEY if by.org_id is None else _TOO_MANY_OWN
 
 
 def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int], now_ms: int) -> set[str]:

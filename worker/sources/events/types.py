@@ -7,31 +7,53 @@ another and fail no statement; the bounds hold among them all.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, MAX_ORG_TYPES
+from drawdown.schema.units import (
+    MAX_EVENT_TYPES,
+    MAX_KEY_TYPES,
+    MAX_MEMORY_MB,
+    MAX_METER,
+    MAX_ORG_TYPES,
+    MAX_SOURCE_TYPES,
+)
 
 SQL = queries(__file__)
 
 
+@dataclass(frozen=True)
+class Bringer:
+    """Who sends events, and so brings their types: a key of an organisation (`org_id`), or a key of none, by its name
+    and the source that it is bound to. What people name, and what files bring, is bounded by MAX_EVENT_TYPES alone."""
+
+    org_id: str | None = None
+    key_name: str | None = None
+    source: str | None = None
+
+
+PEOPLE: Final = Bringer()
+
+
 def meters(
-    connection: sa.Connection, event_types: Collection[str], now_ms: int, org_id: str | None = None
+    connection: sa.Connection, event_types: Collection[str], now_ms: int, by: Bringer = PEOPLE
 ) -> dict[str, int]:
-    """The meter of each type; one that is unknown is given the next. With an organisation, its own bound holds of those
-    that it brings. Those that MAX_EVENT_TYPES, or MAX_ORG_TYPES, leaves no room for are not among them."""
+    """The meter of each type; one that is unknown is given the next, within the bounds of whoever brings it. Those that
+    they, or MAX_EVENT_TYPES, leave no room for are not among them."""
     wanted = sorted(set(event_types))
     found = known(connection, wanted)
     for _ in range(MAX_EVENT_TYPES):  # of two that take one number the second takes another: each time one more is in
         unknown = [name for name in wanted if name not in found]
-        if not unknown or is_full(connection) or (org_id is not None and _brought(connection, org_id) >= MAX_ORG_TYPES):
+        if not unknown or is_full(connection) or (by != PEOPLE and not _has_room(connection, by)):
             break
-        if org_id is not None:
+        if by != PEOPLE:
             unknown = unknown[:1]  # one statement counts and takes the next number: whoever has it counted them all
         types = [{"event_type": name} for name in unknown]
-        bounds = {"below": MAX_MEMORY_MB, "most": MAX_METER, "most_own": MAX_ORG_TYPES}
-        SQL.run(connection, "meet", {"types": types, "first_seen_ms": now_ms, "org_id": org_id, **bounds})
+        values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, "most": MAX_METER}
+        SQL.run(connection, "meet", {**values, **_bounds(by)})
         found = known(connection, wanted)
     return found
 
@@ -46,9 +68,14 @@ def is_full(connection: sa.Connection) -> bool:
     return int(SQL.run(connection, "newest").scalar() or 0) >= MAX_METER
 
 
-def _brought(connection: sa.Connection, org_id: str) -> int:
-    """How many types keys of an organisation brought."""
-    return int(SQL.run(connection, "brought", {"org_id": org_id}).scalar_one())
+def _has_room(connection: sa.Connection, by: Bringer) -> bool:
+    """Whether each bound of whoever brings types leaves room for one more."""
+    return bool(SQL.run(connection, "has_room", _bounds(by)).scalar())
+
+
+def _bounds(by: Bringer) -> dict[str, object]:
+    most = {"most_org": MAX_ORG_TYPES, "most_key": MAX_KEY_TYPES, "most_source": MAX_SOURCE_TYPES}
+    return {"org_id": by.org_id, "key_name": by.key_name, "source": by.source, **most}
 
 
 def known(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:

@@ -6,18 +6,23 @@ SELECT event_type, meter FROM event_types WHERE event_type IN :event_types
 -- name: newest
 SELECT MAX(meter) FROM event_types
 
--- name: brought
-SELECT COUNT(*) FROM event_types WHERE org_id = :org_id
+-- name: room
+-- Of whoever brings types: a key of an organisation, or a key of none and the source that it is bound to.
+(CAST(:org_id AS TEXT) IS NULL OR (SELECT COUNT(*) FROM event_types WHERE org_id = :org_id) < :most_org)
+    AND (CAST(:key_name AS TEXT) IS NULL OR (SELECT COUNT(*) FROM event_types WHERE key_name = :key_name) < :most_key)
+    AND (CAST(:source AS TEXT) IS NULL OR (SELECT COUNT(*) FROM event_types WHERE source = :source) < :most_source)
+
+-- name: has_room
+SELECT 1 WHERE {room}
 
 -- name: meet
--- In the order of their meters, so that of two that meet types at once the second waits before it has any. None where an
--- organisation has brought as many as it may: what came in meanwhile took this number.
-INSERT INTO event_types (event_type, meter, first_seen_ms, org_id)
-SELECT event_type, meter, :first_seen_ms, :org_id FROM (
+-- In the order of their meters, so that of two that meet types at once the second waits before it has any. None where
+-- whoever brings them has brought as many as it may: what came in meanwhile took this number.
+INSERT INTO event_types (event_type, meter, first_seen_ms, org_id, key_name, source)
+SELECT event_type, meter, :first_seen_ms, :org_id, :key_name, :source FROM (
     SELECT event_type, COALESCE((SELECT MAX(meter) FROM event_types), :below)
         + ROW_NUMBER() OVER (ORDER BY event_type) AS meter
     FROM {rows :types (event_type text)} r
-) numbered WHERE meter <= :most
-    AND (CAST(:org_id AS TEXT) IS NULL OR (SELECT COUNT(*) FROM event_types WHERE org_id = :org_id) < :most_own)
+) numbered WHERE meter <= :most AND {room}
 ORDER BY meter
 ON CONFLICT DO NOTHING

@@ -16,6 +16,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.worker.sources.samples.jsonl import jsonl_records
 from drawdown.worker.sources.samples.lines import MAX_LINE_BYTES, STDIN, Lines, Record, is_blank, text_of, unzipped
+from drawdown.worker.sources.samples.made import RESERVED_IDS
 from drawdown.worker.sources.samples.rows import ImportOptions, RowReader, Sample
 from drawdown.worker.sources.samples.values import REASONS, BadRow
 
@@ -48,6 +49,8 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
         prefix = path.stem if path.suffix.lower() in _SUFFIXES else path.name
     if len(prefix) > MAX_PREFIX_CHARS or not is_clean_id(prefix):
         raise UsageError(f"--id-prefix {prefix!r}: use 1 to {MAX_PREFIX_CHARS} characters without control characters")
+    if f"{prefix}:" in RESERVED_IDS:
+        raise UsageError(f"--id-prefix {prefix}: ids of samples made here begin with it; choose another")
     return prefix
 
 

@@ -16,13 +16,19 @@ from drawdown.events.envelope import Unfit
 from drawdown.events.fields import moment_of
 from drawdown.events.reading import Item
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS
-from drawdown.worker.sources.samples.made import OF_BATCHES, OF_EVENTS, OF_RUNS
 from drawdown.worker.sources.samples.rows import FIELDS, Sample, meaning
-from drawdown.worker.sources.samples.values import BadRow, id_reader, read_cpu_count, read_interval_s, read_memory_mb
+from drawdown.worker.sources.samples.values import (
+    BadRow,
+    id_reader,
+    read_cpu_count,
+    read_interval_s,
+    read_memory_mb,
+    read_sample_id,
+)
 
 T = TypeVar("T")
 
-_READ_ID: Final = {name: id_reader(name) for name in FIELDS[:4]}
+_READ_ID: Final = {"id": read_sample_id, **{name: id_reader(name) for name in FIELDS[1:4]}}
 
 
 def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) -> Sample:
@@ -38,7 +44,7 @@ def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) 
     }
     try:
         return (
-            _free_id(given),
+            _id(given, "id"),
             _own(given, "org_id", org_id, "foreign_org"),
             _id(given, "sandbox_id"),
             _own(given, "cell_id", cell_id, "foreign_cell"),
@@ -63,16 +69,6 @@ def _id(item: Item, name: str) -> str:
     if not isinstance(found, str):
         raise Unfit(f"bad_{name}", f"{name} is a text", name)
     return _READ_ID[name](found)
-
-
-def _free_id(item: Item) -> str:
-    found = _id(item, "id")
-    if found.startswith((OF_EVENTS, OF_RUNS, OF_BATCHES)):
-        text = (
-            f"ids that begin with {OF_EVENTS}, {OF_RUNS} or {OF_BATCHES} are those of samples made here: choose another"
-        )
-        raise Unfit("reserved_id", text, "id")
-    return found
 
 
 def _own(item: Item, name: str, bound: str | None, code: str) -> str:

@@ -19,7 +19,9 @@ MAX_UNITS: Final = 10**11
 OF_EVENTS: Final = "event:"
 OF_RUNS: Final = "run:"
 OF_BATCHES: Final = "batch:"
-"""Begin the ids of samples that events, runs and batches have: no host gives a sample one of them."""
+RESERVED_IDS: Final = (OF_EVENTS, OF_RUNS, OF_BATCHES)
+"""Begin the ids of samples that events, runs and batches have: no host gives a sample one of them, and the database
+refuses it."""
 CELL: Final = "runs"
 """Stands where the cell of a sandbox stands."""
 

@@ -23,6 +23,7 @@ from drawdown.worker.sources.samples.values import (
     read_cpu_count,
     read_interval_s,
     read_memory_mb,
+    read_sample_id,
     time_reader,
 )
 
@@ -116,7 +117,7 @@ class RowReader:
         self._now_ms = now_ms
         self._prefix = prefix
         self.width = len(header)
-        self._id = id_reader("id")
+        self._id = read_sample_id
         self._org = _Remembered(id_reader("org_id"))
         self._sandbox = _Remembered(id_reader("sandbox_id"))
         self._cell = _Remembered(id_reader("cell_id"))

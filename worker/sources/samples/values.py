@@ -16,12 +16,15 @@ from zoneinfo import ZoneInfo
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_INTERVAL_S, MAX_MEMORY_MB
+from drawdown.worker.sources.samples.made import RESERVED_IDS
 
 MAX_CPU_COUNT: Final = 100_000
 _MAX_NUMBER_CHARS: Final = 100
 
 REASONS: Final = {
     "bad_id": "must have 1 to 200 characters and no control characters",
+    "reserved_id": f"begins with {', '.join(RESERVED_IDS[:-1])} or {RESERVED_IDS[-1]}, as ids of samples made here do: "
+    "choose another",
     "memory_missing": "is missing",
     "memory_not_a_number": "is not a number",
     "memory_fractional": "must be whole megabytes",
@@ -72,6 +75,16 @@ def id_reader(column: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+_READ_ID: Final = id_reader("id")
+
+
+def read_sample_id(text: str) -> str:
+    """Read the id of a sample that was observed. Raises BadRow `reserved_id`, too."""
+    if text.startswith(RESERVED_IDS):  # the database refuses it, and with it all that goes in together
+        raise BadRow("id", "reserved_id", text)
+    return _READ_ID(text)
 
 
 def _number(column: str, word: str, text: str) -> Decimal:

@@ -165,7 +165,7 @@ def _topups(found: list[Happened], customer: str) -> Table:
         )
         for one in found
     ]
-    heads = ("Begun, UTC", "State", "#Credits", "#Money, minor units", "#Calls", "Said last", "Top-up")
+    heads = ("Begun, UTC", "State", "#Credits", "#Money", "#Calls", "Said last", "Top-up")
     none = "It was never topped up by itself."
     return Table("Its last charges", heads, rows, none, cells.command("topup", "list", "--wallet", customer))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from drawdown.schema.currencies import show_money
 from drawdown.schema.units import parse_push_key
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, act
@@ -74,8 +75,8 @@ def resolve(topup: str, state: str) -> tuple[Link, ...]:
 
 
 def money(minor: int | None, currency: str | None) -> str:
-    """Minor units, as the payment service counts them."""
-    return figures.UNKNOWN if minor is None else f"{minor:,} {currency or ''}".strip()
+    """An amount of minor units, with the decimals of its currency."""
+    return figures.UNKNOWN if minor is None or currency is None else show_money(minor, currency)
 
 
 def of_entry(key: str, reservation: str | None = None, lot: str | None = None, customer_id: str = "") -> str:

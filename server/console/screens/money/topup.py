@@ -43,7 +43,7 @@ def _facts(one: TopupRow) -> list[tuple[Cell, Cell]]:
         (Cell("State"), state),
         (Cell("Wallet"), cells.wallet(one.customer_id)),
         (Cell("Credits"), Cell(figures.exact(one.credits_micro))),
-        (Cell("Money, in minor units"), Cell(cells.money(one.money_minor, one.currency))),
+        (Cell("Money"), Cell(cells.money(one.money_minor, one.currency))),
         (Cell("Payment service"), Cell(one.service, "id")),
         (Cell("Payment"), Cell(one.payment_id or figures.UNKNOWN, "id")),
         (Cell("Begun, UTC"), cells.time(one.at_ms)),

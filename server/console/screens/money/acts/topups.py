@@ -12,6 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
+from drawdown.schema.currencies import show_money
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField, evidence_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
@@ -114,7 +115,7 @@ def _one(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
         Fact("Wallet", found.customer_id),
         Fact("State", found.state.replace("_", " ")),
         Fact("Credits", figures.exact(found.credits_micro)),
-        Fact("Money, minor units", f"{found.money_minor:,} {found.currency}"),
+        Fact("Money", show_money(found.money_minor, found.currency)),
     ]
 
 

@@ -1,0 +1,130 @@
+"""A cut-over: what it does is printed with its time, and usage that nobody billed in between can be billed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Absent, Found, ReadFailed
+from drawdown.schema.clock import utc
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.commands import providers
+from drawdown.worker.commands.lost_pushes import require_lost
+from drawdown.worker.commands.providers import Shadow, accept, bill_shadow, cut_over
+from drawdown.worker.engine import runner
+from drawdown.worker.push.rows import find_pushes
+from drawdown.worker.views.status import status
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.reconciling import FEATURE, KEY, billed, charged, clean, settle
+from tests.world import T0, Fleet
+
+NEVER = 9_000_000_000_000_000 // WINDOW_MS * WINDOW_MS
+
+
+def in_shadow(engine: sa.Engine, windows: int = 6) -> tuple[Fleet, FakeProvider]:
+    """Windows are sealed in shadow, a minute each; then the settings name a cut-over two windows after the first."""
+    provider = FakeProvider(capabilities(live_from_ms=NEVER))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    for number in range(windows):
+        fleet.sample("acme", T0 + number * WINDOW_MS + 1)
+    fleet.tick(T0 + windows * WINDOW_MS)
+    provider.capabilities = replace(provider.capabilities, live_from_ms=T0 + 2 * WINDOW_MS)
+    return fleet, provider
+
+
+def test_accept_tells_what_stays_unbilled_and_it_can_be_billed(engine: sa.Engine) -> None:
+    fleet, provider = in_shadow(engine)
+    before = read(engine, lambda c: cut_over(c, "fake", provider.capabilities, fleet.clock.at_ms))
+    accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
+    after = read(engine, lambda c: cut_over(c, "fake", provider.capabilities, fleet.clock.at_ms))
+    assert before == after
+    assert after.live_from_ms is not None and after.live_from_ms > T0 + 5 * WINDOW_MS
+    assert after.since_ms == T0 + 2 * WINDOW_MS
+    sealed = int(str(fleet.one("SELECT COUNT(*) FROM pushes WHERE state = 'shadow'")))
+    assert after.unbilled == [Shadow(FEATURE, 60 * (sealed - 2), 1, T0 + 2 * WINDOW_MS)]
+    assert after.unsealed_s == 60 * (6 - sealed)
+    assert write(engine, lambda c: bill_shadow(c, "fake", T0 + 2 * WINDOW_MS, fleet.by)) == sealed - 2
+    fleet.tick_windows(2)
+    assert charged(provider) == 60 * 4, "the first two were billed by another system"
+    assert read(engine, lambda c: cut_over(c, "fake", provider.capabilities, fleet.clock.at_ms)).unbilled == []
+    clean(fleet)
+
+
+def test_shadow_is_shown_with_its_times(engine: sa.Engine) -> None:
+    fleet, provider = in_shadow(engine)
+    fleet.clock.at_ms += 1  # inside a window: on its edge a provider that is accepted is live at once
+    now = fleet.clock.at_ms
+    (found,) = read(engine, lambda c: status(c, now)).standing.shadow
+    assert str(found) == (
+        f"fake is in shadow since {utc(T0)}, until its cut-over is accepted: usage is sealed and compared, and not sent"
+    )
+    accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
+    (found,) = read(engine, lambda c: status(c, now)).standing.shadow
+    assert f"until {utc(found.live_from_ms)}: " in str(found)
+    assert read(engine, lambda c: status(c, found.live_from_ms)).standing.shadow == []
+
+
+def test_only_what_is_in_shadow_of_a_live_provider_is_billed(engine: sa.Engine) -> None:
+    fleet, provider = in_shadow(engine)
+    with pytest.raises(Refused, match="nothing in shadow can be billed at fake: it is not live yet"):
+        write(engine, lambda c: bill_shadow(c, "fake", T0, fleet.by))
+    accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
+    fleet.clock.at_ms += WINDOW_MS
+    with pytest.raises(UsageError, match="a window of five minutes"):
+        write(engine, lambda c: bill_shadow(c, "fake", T0 + 1, fleet.by))
+    with pytest.raises(Refused, match="has nothing in shadow since"):
+        write(engine, lambda c: bill_shadow(c, "fake", T0 + 99 * WINDOW_MS, fleet.by))
+
+
+def test_more_than_one_command_may_bill_is_refused(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, provider = in_shadow(engine)
+    accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
+    monkeypatch.setattr(providers, "MAX_SHADOW_BILLED", 1)
+    with pytest.raises(Refused, match="name a later --from"):
+        write(engine, lambda c: bill_shadow(c, "fake", T0, fleet.by))
+
+
+def ask(fleet: Fleet, provider: FakeProvider, later_ms: int = 0) -> None:
+    rows = list(read(fleet.engine, lambda c: find_pushes(c, [KEY])).values())
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    runner.run(require_lost(rows, {"fake": provider.capabilities}, fleet.clock.at_ms + later_ms), world)
+
+
+def test_a_push_that_its_provider_has_is_not_voided(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine)
+    with pytest.raises(Refused, match=r"was not voided: fake has it, and charged 60\. Its usage would be billed twice"):
+        ask(fleet, provider)
+    with pytest.raises(Refused, match="may not show it before"):
+        ask(fleet, provider, later_ms=-(10**7))
+    for answer, match in ((ReadFailed("503"), r"cannot be asked now \(503\)"), (Found(0), ""), (Absent(), "")):
+        provider.lookups[KEY] = answer
+        if match:
+            with pytest.raises(Refused, match=match):
+                ask(fleet, provider)
+        else:
+            ask(fleet, provider)
+
+
+def test_a_key_of_another_mode_waits_for_a_person(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities())
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1)
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    provider.capabilities = replace(provider.capabilities, mode="live")
+    assert fleet.tick_windows(1).problems == [], "its mode is learned"
+    provider.capabilities = replace(provider.capabilities, mode="test")
+    fleet.sample("acme", T0 + 3 * WINDOW_MS + 1)
+    problems = fleet.tick_windows(3).problems
+    assert any("mode was live, is test" in problem for problem in problems), problems
+    assert charged(provider) == 60
+    provider.capabilities = replace(provider.capabilities, mode="")
+    assert fleet.tick_windows(1).problems == [], "of a machine without a key nothing is known"
+    provider.capabilities = replace(provider.capabilities, mode="live")
+    settle(fleet)
+    assert charged(provider) == 120

@@ -1,0 +1,94 @@
+"""What was accepted stays open until it is compared: nights that are skipped, or whose totals cannot be read."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.server.metrics.ticks import uncompared as measured
+from drawdown.worker.reconcile.marks import FIRST_LOOK_MS
+from drawdown.worker.views.status import status
+from tests.integration.reconciling import KEY, billed, charged, compare, settle, told
+from tests.world import T0, Fleet
+
+
+def headline(fleet: Fleet) -> tuple[str, str, str]:
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).headline
+    return found.verdict, found.reason, found.next
+
+
+def tick(fleet: Fleet) -> None:
+    """So that no tick is missed."""
+    fleet.tick(fleet.clock.at_ms)
+
+
+@pytest.mark.parametrize("nights", [2, 3, 9, 34])
+def test_a_loss_is_found_however_many_nights_were_skipped(engine: sa.Engine, nights: int) -> None:
+    fleet, provider = billed(engine)
+    del provider.charged[KEY]
+    fleet.clock.at_ms += nights * DAY_MS
+    assert told(compare(fleet, recent=True, correct=True)) == [("short", 60, 0, 60)]
+    settle(fleet)
+    assert charged(provider) == 60
+
+
+def test_a_loss_is_found_though_nights_were_skipped_after_a_first_one(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine)
+    compare(fleet, recent=True, correct=True)
+    fleet.sample("acme", T0 + WINDOW_MS, 5)
+    settle(fleet)
+    for key in [key for key in provider.charged if key != KEY]:
+        del provider.charged[key]
+    fleet.clock.at_ms += 5 * DAY_MS
+    assert [line[3] for line in told(compare(fleet, recent=True, correct=True))] == [5]
+    settle(fleet)
+    assert charged(provider) == 65
+
+
+def test_totals_that_cannot_be_read_stay_open_until_they_are_compared(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine)
+    provider.totals_fail = True
+    for _ in range(4):
+        fleet.clock.at_ms += DAY_MS
+        found = compare(fleet, recent=True, correct=True)
+        assert (found.unread, found.open_days, found.exit_status) == (1, 1, 75)
+    tick(fleet)
+    verdict, reason, mend = headline(fleet)
+    assert verdict == "behind" and reason.startswith("1 day of customers at fake are not compared since ")
+    assert "not read" in reason and mend.startswith("drawdown reconcile --provider fake --correct")
+    days = next(one for one in read(engine, lambda c: list(measured(c, fleet.clock.at_ms))) if "days" in one.name)
+    assert [sample.value for sample in days.samples] == [1]
+    provider.totals_fail = False
+    del provider.charged[KEY]
+    assert told(compare(fleet, recent=True, correct=True)) == [("short", 60, 0, 60)]
+    settle(fleet)
+    assert charged(provider) == 60
+    compare(fleet, recent=True)
+    assert headline(fleet)[0] == "settled"
+
+
+def test_a_provider_that_no_run_compares_is_late(engine: sa.Engine) -> None:
+    fleet, _ = billed(engine)
+    compare(fleet, recent=True)
+    tick(fleet)
+    assert headline(fleet)[0] == "settled"
+    fleet.clock.at_ms += 3 * DAY_MS
+    tick(fleet)
+    verdict, reason, _ = headline(fleet)
+    assert verdict == "behind" and reason.startswith("fake has not been compared since ")
+    compare(fleet, recent=True)
+    assert headline(fleet)[0] == "settled"
+
+
+def test_who_was_never_compared_is_compared_as_far_back_as_a_first_look_goes(engine: sa.Engine) -> None:
+    fleet, _ = billed(engine)
+    fleet.clock.at_ms += FIRST_LOOK_MS + DAY_MS
+    assert compare(fleet, recent=True).compared == 0
+
+
+def test_an_organisation_alone_moves_no_mark(engine: sa.Engine) -> None:
+    fleet, _ = billed(engine)
+    compare(fleet, recent=True, org_id="acme")
+    assert fleet.rows("SELECT * FROM compared_marks") == []

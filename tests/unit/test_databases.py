@@ -1,0 +1,43 @@
+"""Test which databases a test runs on: SQLite by default, PostgreSQL as well where a test asks for it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tests import conftest
+
+
+def databases(*marks: pytest.MarkDecorator, fixture: str = "database_url") -> list[str]:
+    """Return the databases that conftest chooses for a test with these marks."""
+    chosen: list[str] = []
+    metafunc = SimpleNamespace(
+        fixturenames=[fixture],
+        definition=SimpleNamespace(iter_markers=lambda: iter([decorator.mark for decorator in marks])),
+        parametrize=lambda name, values, indirect: chosen.extend(values),
+    )
+    conftest.pytest_generate_tests(cast(Any, metafunc))
+    return chosen
+
+
+def test_unmarked_test_runs_on_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conftest, "WHOLE", False)
+    assert databases() == ["sqlite"]
+    assert databases(pytest.mark.data) == ["sqlite"]
+
+
+def test_marked_test_runs_on_both_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conftest, "WHOLE", False)
+    assert databases(pytest.mark.both_databases) == ["sqlite", "postgresql"]
+
+
+def test_whole_suite_runs_each_test_on_both_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conftest, "WHOLE", True)
+    assert databases() == ["sqlite", "postgresql"]
+
+
+def test_explicit_choice_and_test_without_database_stay_as_they_are() -> None:
+    assert databases(pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)) == []
+    assert databases(fixture="tmp_path") == []
