@@ -57,7 +57,7 @@ def _guards(dialect: str) -> Iterator[str]:
 
 def _first_rows(connection: sa.Connection) -> None:
     """Rows of which there is always exactly one, and the buckets."""
-    database_id = sa.literal_column(NAMED[connection.dialect.name])
+    database_id: sa.ColumnElement[str] = sa.literal_column(NAMED[connection.dialect.name])
     connection.execute(incarnation.insert().values(id=1, database_id=database_id, number=1))
     connection.execute(watch_state.insert().values(id=1))
     connection.execute(action_chain.insert().values(id=1, actions=0, hash=""))

@@ -60,56 +60,6 @@ def _append_only(table: str, event: str) -> Guard:
     return Guard(f"{table}_no_{event.lower()}", table, event, "1 = 1", f"{table} is append-only")
 
 
-def _append_only(table: str, event: str) -> Guard:
-    return Guard(f"{table}_no_{event.lower()}", table, event, "1 = 1", f"{table} is append-only")
-
-
-def _append_only(table: str, event: str) -> Guard:
-    return Guard(f"{table}_no_{event.lower()}", table, event, "1 = 1", f"{table} is append-only")
-
-
-APPEND_ONLY: Final = (
-    "adoptions", "event_types", "ledger_entries", "ledger_lots", "ledger_rates", "losses", "mappings",
-    "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids", "withdrawals",
-)  # fmt: skip
-"""Tables whose rows are neither changed nor deleted."""
-
-NEVER_TRUNCATED: Final = (
-    "adoptions", "api_keys", "assignments", "attempts", "backfill_events", "backfills", "balance_episodes",
-    "balance_levels", "batch_refused_rows", "batches", "buckets", "carries", "console_users", "dirty_windows",
-    "event_types", "folded_pushes", "guard_corrections", "guard_counters", "guard_denials", "guard_limits",
-    "guard_metrics", "guard_overrides", "guard_uses", "hook_deliveries", "hook_endpoints", "hook_messages",
-    "incarnation", "late_quarantine", "ledger_accounts", "ledger_entries", "ledger_lots", "ledger_rates",
-    "losses", "mappings", "operator_actions", "orders", "orgs", "payers", "payout_lines", "payouts",
-    "pending_usage", "plan_lots", "plan_stays", "plan_terms", "pools", "projections", "proofs",
-    "provider_rates", "pushes", "reservation_sandboxes", "reservations", "run_samples", "run_usage",
-    "sample_conflicts", "seals", "settlement_freezes", "settlement_reversals", "settlements", "supplier_terms",
-    "tier_holders", "tiers", "topup_attempts", "topups", "usage_events", "usage_samples", "vendor_bills",
-    "vendor_imports", "vendor_units", "voids", "withdrawals",
-)  # fmt: skip
-"""Tables that PostgreSQL must not truncate."""
-
-APPEND_ONLY: Final = (
-    "adoptions", "event_types", "ledger_entries", "ledger_lots", "ledger_rates", "losses", "mappings",
-    "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids", "withdrawals",
-)  # fmt: skip
-"""Tables whose rows are neither changed nor deleted."""
-
-NEVER_TRUNCATED: Final = (
-    "adoptions", "api_keys", "assignments", "attempts", "backfill_events", "backfills", "balance_episodes",
-    "balance_levels", "batch_refused_rows", "batches", "buckets", "carries", "console_users", "dirty_windows",
-    "event_types", "folded_pushes", "guard_corrections", "guard_counters", "guard_denials", "guard_limits",
-    "guard_metrics", "guard_overrides", "guard_uses", "hook_deliveries", "hook_endpoints", "hook_messages",
-    "incarnation", "late_quarantine", "ledger_accounts", "ledger_entries", "ledger_lots", "ledger_rates",
-    "losses", "mappings", "operator_actions", "orders", "orgs", "payers", "payout_lines", "payouts",
-    "pending_usage", "plan_lots", "plan_stays", "plan_terms", "pools", "projections", "proofs",
-    "provider_rates", "pushes", "reservation_sandboxes", "reservations", "run_samples", "run_usage",
-    "sample_conflicts", "seals", "settlement_freezes", "settlement_reversals", "settlements", "supplier_terms",
-    "tier_holders", "tiers", "topup_attempts", "topups", "usage_events", "usage_samples", "vendor_bills",
-    "vendor_imports", "vendor_units", "voids", "withdrawals",
-)  # fmt: skip
-"""Tables that PostgreSQL must not truncate."""
-
 APPEND_ONLY: Final = (
     "adoptions", "event_types", "ledger_entries", "ledger_lots", "ledger_rates", "losses", "mappings",
     "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids", "withdrawals",
