@@ -198,7 +198,8 @@ class App:
 
         for name, why in self.registry.broken.items():
             log.error("provider_broken", provider=name, reason=why)
-        dormant = {name for name, provider in self.registry.providers.items() if provider.dormant is not None}
+        named = self.registry.providers.items()
+        dormant = {name: provider.dormant for name, provider in named if provider.dormant is not None}
         made = Context(worker_name(), self.clock, self.registry.capabilities, dormant, self.registry.broken)
         for name, why in self.payments.broken.items():
             log.error("payment_service_broken", service=name, reason=why)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, MINUTE_MS, WINDOW_MS
@@ -98,7 +99,7 @@ def test_executions_that_are_accepted_together_go_by_it_too(guarded: Guarded) ->
     def asked(*keys: str) -> list[Asked]:
         return [Asked(key, Request("beta", MICRO), guarded.fleet.by.actor, "a test") for key in keys]
 
-    with pytest.raises(executions.NotTogether):
+    with pytest.raises(NotTogether):
         guarded.write(lambda c: executions.accept_together(c, asked("a", "b", "c"), guarded.now))
     guarded.write(lambda c: executions.accept_together(c, asked("a", "b"), guarded.now))
 
@@ -148,8 +149,14 @@ def test_many_samples_are_added_up_once_in_five_seconds_and_again_after_a_seal(
 
 def test_many_uses_of_one_transaction_ask_for_it_once(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     render(guarded, 2)
-    times, kept = [], unbilled._read
-    monkeypatch.setattr(unbilled, "_read", lambda *given: times.append(given) or kept(*given))
+    times: list[str] = []
+    kept = unbilled._read
+
+    def counted(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
+        times.append(customer_id)
+        return kept(connection, customer_id, now_ms)
+
+    monkeypatch.setattr(unbilled, "_read", counted)
     asks = [Ask(f"u{at}", Wish("beta", "idea", 1), guarded.fleet.by) for at in range(4)]
     answers = write(guarded.fleet.engine, lambda c: guard.take_all(c, asks))
     assert [one.decision for one in answers if isinstance(one, guard.Answer)] == ["allow", "allow", "allow", "block"]

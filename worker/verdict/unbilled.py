@@ -61,12 +61,12 @@ def unbilled_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> 
 
 def _kept(connection: sa.Connection) -> dict[tuple[str, int], int]:
     """What this transaction found."""
-    transaction, found = connection.info.get(_KEPT, (None, {}))
-    now: Any = connection.get_transaction()
-    if transaction is not now or now is None:
-        found = {}
-        connection.info[_KEPT] = (now, found)
-    return found
+    now = connection.get_transaction()
+    kept: tuple[object, dict[tuple[str, int], int]] = connection.info.get(_KEPT, (None, {}))
+    if kept[0] is not now or now is None:
+        kept = (now, {})
+        connection.info[_KEPT] = kept
+    return kept[1]
 
 
 def _read(connection: sa.Connection, customer_id: str, now_ms: int) -> int:

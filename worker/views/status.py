@@ -15,7 +15,7 @@ from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog import terms
 from drawdown.worker.cluster.install import there_part
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.unheeded import Unheeded, unheeded_part
+from drawdown.worker.halts.unheeded import Undelivered, Unheeded, undelivered_part, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
 from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
 from drawdown.worker.verdict import watch_state
@@ -74,6 +74,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
         unheeded=unheeded_part(Shard()),
+        undelivered=undelivered_part(Shard()),
         there=there_part(),
         buckets=buckets_part(),
         **unresolved_parts(),
@@ -90,6 +91,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         halts=parts.HaltsDue(**vars(read["halts"][0])),
         watch_ms=read["watch"][0].round_ms,
         unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
+        undelivered=[_undelivered(Undelivered(**vars(row))) for row in read["undelivered"]],
         unheeded=[_unheeded(Unheeded(**vars(row))) for row in read["unheeded"]],
         differing=[parts.Differing(**vars(row)) for row in read["differing"]],
         uncompared=uncompared_of(read["uncompared"]),
@@ -134,6 +136,10 @@ def sealed_to_ms(connection: sa.Connection) -> int:
 
 def _pending(row: Any) -> parts.PendingUsage:
     return parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
+
+
+def _undelivered(found: Undelivered) -> parts.UndeliveredHalts:
+    return parts.UndeliveredHalts(**vars(found), needs_person=found.needs_person, said=str(found))
 
 
 def _unheeded(halt: Unheeded) -> parts.UnheededHalt:
