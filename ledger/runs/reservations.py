@@ -19,6 +19,7 @@ from drawdown.ledger.accounts import read_wallets, wallet_account
 from drawdown.ledger.maturing import expire, mature
 from drawdown.ledger.runs import sandboxes
 from drawdown.ledger.runs.denied import Denied as Denied
+from drawdown.ledger.runs.own_keys import shown
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy
@@ -128,8 +129,8 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
     """A key that comes again with other content: in what it differs."""
     return Denied(
         "other_content",
-        f"the key {reservation} was used before, for a run with another {', another '.join(differs)}: nothing was "
-        f"held; `drawdown execution show {typed(reservation)}` shows it. For another run give a new one",
+        f"the key {shown(reservation)} was used before, for a run with another {', another '.join(differs)}: nothing "
+        f"was held; `drawdown execution show {typed(reservation)}` shows it. For another run give a new one",
     )
 
 

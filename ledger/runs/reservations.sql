@@ -17,6 +17,10 @@ VALUES (:reservation, :org_id, :customer_id, :project, :subject, :action, :estim
     :overage, :accepted_ms, :expires_ms, :fingerprint, :actor, :reason, :supplier, :settled_by, :payer_number, :hold)
 ON CONFLICT (reservation) DO NOTHING RETURNING reservation
 
+-- name: among
+-- Whether one of these is there.
+SELECT 1 FROM reservations WHERE reservation IN :names LIMIT 1
+
 -- name: read
 SELECT {columns} FROM reservations WHERE reservation = :reservation {held}
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger import accounts, maturing, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.rates import read_rate_card
-from drawdown.ledger.runs import draws, grouped, reservations, sandboxes
+from drawdown.ledger.runs import draws, grouped, own_keys, reservations, sandboxes
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import NO_SANDBOXES, Ask, Denied, Reservation, Room, State
@@ -102,8 +102,8 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
     where another one bills the organisation by the time that the run would be held.
     """
     run_request.require_key(key)
-    if key.startswith(USE) and not of_use:
-        raise UsageError(f"a key that begins with {USE} is that of a use: choose another one")
+    if not of_use:
+        _require_no_use(key)
     require_sane(request)
     before = reservations.read(connection, key)
     if before is not None:  # the first answer, whatever has become of the account since
@@ -126,6 +126,25 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
     return Accepted(made, repeated, *_left(connection, made, by.now_ms))
 
 
+def _require_no_use(key: str) -> None:
+    if key.startswith(USE):
+        raise UsageError(f"a key that begins with {USE} is that of a use: choose another one")
+
+
+def accept_asked(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
+    """The same for a program, by its organisation's own key or one among all: either finds what the other asked for
+    under the same key for the same organisation. Errors: as `accept`."""
+    run_request.require_key(asked.key)
+    _require_no_use(asked.key)
+    if not asked.own:
+        own_keys.require_open(asked.key)
+    name, other = asked.names
+    if reservations.read(connection, name) is None:
+        before = reservations.read(connection, other)
+        name = other if before is not None and before.org_id == asked.request.org_id else name
+    return accept(connection, name, asked.request, asked.by(now_ms))
+
+
 def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> list[Accepted]:
     """The same for several runs of one organisation, all of them new: all are held, or none is. It must be alone in its
     transaction.
@@ -141,9 +160,13 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
             raise NotTogether(f"{one.key} names sandboxes: it is asked for alone")
         if one.request.payer is not None:
             raise NotTogether("a payer's limit is asked for by each run alone")
+        if not one.own:
+            own_keys.require_open(one.key)
+    if reservations.SQL.run(connection, "among", {"names": [one.names[1] for one in asked]}).first() is not None:
+        raise NotTogether("a key was used before, by another kind of API key")
     permits = permit_together(connection, [one.request for one in asked], now_ms)
     asks = [
-        (_ask_of(one.key, one.request, found, now_ms), one.by(now_ms))
+        (_ask_of(one.names[0], one.request, found, now_ms), one.by(now_ms))
         for one, found in zip(asked, permits, strict=True)
     ]
     customer, most = permits[0].customer_id, permits[0].terms.most_held_micro
