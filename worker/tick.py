@@ -20,7 +20,7 @@ from drawdown.schema.sql import NOTHING, Values, queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
-from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
+from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Transaction
 from drawdown.worker.engine.shard import Shard
@@ -155,7 +155,7 @@ def _verdicts(context: Context, provider: str, more: bool = False) -> Steps[list
 def _begin(connection: sa.Connection, *, context: Context, witness: Witness | None) -> Report:
     now = context.clock.now_ms()
     server_now = database_now(connection, now)
-    previous = SQL.run(connection, "last_doubted_clock").scalar_one_or_none()
+    previous = last_doubted_clock(connection)
     incarnation = recognise(connection, witness, now)
     if not (context.clock.trusted or context.accept_clock or incarnation.doubted):
         doubt_the_clock(now, server_now, previous)

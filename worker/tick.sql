@@ -1,8 +1,5 @@
 -- One tick: its row, and the updates before anything is sealed.
 
--- name: last_doubted_clock
-SELECT started_ms FROM ticks WHERE NOT clock_trusted ORDER BY tick_id DESC LIMIT 1
-
 -- name: last_started
 SELECT started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1
 

@@ -79,6 +79,10 @@ def _push(state: str) -> Callable[[Fleet], None]:
 
 PLANTED: Final[Mapping[Why, Callable[[Fleet], None]]] = {
     "lost": lambda fleet: fleet.write(HISTORY),
+    "clock": lambda fleet: fleet.write(
+        "UPDATE ticks SET clock_trusted = FALSE, started_ms = started_ms + :ahead, finished_ms = finished_ms + :ahead",
+        {"ahead": 2 * DAY_MS},
+    ),
     "missed": _missed,
     "stopped": lambda fleet: fleet.write(f"UPDATE orgs SET stopped_at_ms = {T0}, stopped_reason = 'broken'"),
     "undelivered": _undelivered,
@@ -97,7 +101,7 @@ PLANTED: Final[Mapping[Why, Callable[[Fleet], None]]] = {
 
 
 def look(fleet: Fleet) -> tuple[Status, list[Call], list[Need]]:
-    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms))
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms, is_trusted=False))
     return found, list(calls(found.standing)), needs(found)
 
 
@@ -117,8 +121,9 @@ def test_a_person_is_never_called_over_an_empty_list(fleet: Fleet, why: Why) -> 
 
 
 def test_all_reasons_at_once_stand_in_the_order_of_the_headline(fleet: Fleet) -> None:
-    for plant in PLANTED.values():
-        plant(fleet)
+    for why, plant in PLANTED.items():
+        if why != "clock":  # its ticks are in the future, so that none is missed
+            plant(fleet)
     found, called, listed = look(fleet)
     assert [one.why for one in called] == ["lost", "unheeded", "missed", "stopped", "problem", "problem", "rejected",
                                            "balance"]  # fmt: skip

@@ -35,8 +35,9 @@ UNANSWERED: Final = {
 
 
 Why = Literal[
-    "lost", "undelivered", "unheeded", "missed", "stopped", "problem", "refused", "in_doubt", "rejected", "balance"
-]
+    "lost", "clock", "undelivered", "unheeded", "missed", "stopped", "problem", "refused", "in_doubt", "rejected",
+    "balance",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def calls(found: Standing) -> Iterator[Call]:
     """All that a person is needed for, the gravest first."""
     if found.doubted is not None:
         yield Call("lost", f"this database lost history: {found.doubted.doubted_reason}", "drawdown recover")
+    if found.clock is not None:
+        yield Call("clock", f"ticks refuse to run: {found.clock}", "drawdown doctor", command="drawdown doctor")
     for stuck in found.undelivered:
         if stuck.needs_person:
             show = f"drawdown cell list, then mend cell {stuck.cell_id}: ops/runbooks/cell-gone.md"
@@ -104,7 +107,7 @@ def _seen_by_tick(found: Standing) -> Iterator[Call]:
             seen = f"{problem} (seen by the tick of {utc(last.started_ms)})"
             show = "drawdown cell list" if problem.startswith("cell ") else "drawdown provider list"
             if (name := problem.partition(":")[0]) in names:
-                show = f"drawdown provider check {quote(name)}"
+                show = typed("drawdown", "provider", "check", name)
             yield Call("problem", seen, f"{show}; the next tick tells whether it still holds", command=show)
 
 
@@ -112,7 +115,7 @@ def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
     if provider.refused:
         name = provider.provider
         what = f"{counted(provider.refused, 'push', 'pushes')} at {name} are refused until you change it"
-        check = f"drawdown provider check {quote(name)}"
+        check = typed("drawdown", "provider", "check", name)
         yield Call(
             "refused", f"{what}: {provider.refusal}", f"{check}, which says what to set", command=check, about=name
         )

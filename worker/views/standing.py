@@ -198,6 +198,8 @@ class Standing:
     stopped: list[StoppedOrg]
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None
+    clock: str | None
+    """Why ticks refuse this machine's clock."""
     replays: list[OpenReplay]
     orders: OrdersLeft
     files: FilesLeft

@@ -30,7 +30,8 @@ PROVIDERS: Final = "/console/providers"
 ORDERS: Final = "/console/orders"
 ENDING: Final = "/console/orgs?within=24h"
 WORDS: Final[Mapping[Why, str]] = {
-    "lost": "lost", "undelivered": "halt late", "unheeded": "unheeded", "missed": "no tick", "stopped": "stopped",
+    "lost": "lost", "clock": "clock", "undelivered": "halt late", "unheeded": "unheeded",
+    "missed": "no tick", "stopped": "stopped",
     "problem": "problem", "refused": "refused",
     "in_doubt": "in doubt", "rejected": "rejected", "balance": "differs",
 }  # fmt: skip
