@@ -14,7 +14,7 @@ import pytest
 
 from drawdown.cli.main import global_options_first, run
 from drawdown.schema.database import connect
-from tests import forked
+from tests import inside
 from tests.fresh import migrated
 
 DRAWDOWN = Path(sys.executable).with_name("drawdown")
@@ -36,7 +36,7 @@ class Shell:
         self.said = ""
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        done = forked.run(arguments, env=self.environment, cwd=self.folder, timeout_s=120)
+        done = inside.run(arguments, env=self.environment, cwd=self.folder, timeout_s=120)
         out, err = done.stdout.decode(), done.stderr.decode()
         self.said += out + err
         assert done.returncode == status, f"{arguments}: {out}\n{err}"
