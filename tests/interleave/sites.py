@@ -23,7 +23,7 @@ def sites() -> dict[str, str]:
 
 def _in(path: Path) -> Iterator[tuple[str, str]]:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     for function, call in _calls(tree):
         where = f"{path.relative_to(ROOT)}:{call.lineno}"
         if isinstance(call.func, ast.Name) and call.func.id == "Transaction":
