@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Final, NoReturn
@@ -56,6 +56,26 @@ def number(value: object) -> Decimal | None:
         found = Decimal(value)
         return found if found.is_finite() else None
     return None
+
+
+def iso(at_ms: int) -> str:
+    """A moment as RFC 3339 in UTC, to the millisecond. Errors: OverflowError beyond the year 9999."""
+    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds")
+
+
+def moment_ms(value: object) -> int | None:
+    """A moment of RFC 3339 with its zone; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return None if moment is None or moment.tzinfo is None else (moment - _EPOCH) // timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        return None
+
+
+def whole(value: object) -> int | None:
+    """A whole number, of JSON or of a text; None for anything else."""
+    found = number(value)
+    return int(found) if found is not None and found == found.to_integral_value() else None
 
 
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
@@ -116,4 +136,5 @@ def _refused(constant: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_refused)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER: Final = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
