@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tests.sources import tree_of
+
 ROOT: Final = Path(__file__).parents[2]
 ROOMS: Final = ("schema", "ledger", "guard", "providers", "worker", "server", "cli")
 
