@@ -89,7 +89,7 @@ def test_a_first_hour(shell: Shell) -> None:
 def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database for whatever is refused: its URL."""
     url = f"sqlite:///{tmp_path_factory.mktemp('unchanged')}/drawdown.db"
-    assert run(["--database-url", url, "init"]) == 0
+    assert run(["--database-url", migrated(url), "init"]) == 0
     return url
 
 
