@@ -29,6 +29,7 @@ EPILOG = (
     f"Exit status: {'; '.join(f'{status} {meaning}' for status, meaning in MEANINGS.items())}."
 )
 BAD_USAGE = "bad_usage"
+NEGATIVE = "No such option: -"
 VALUED, BARE = ("--database-url", "--at"), ("--json",)
 SEARCH_AFTER: Final = 10_000
 """Objects more than were given up, before garbage is looked for."""
@@ -142,7 +143,10 @@ def run(arguments: list[str]) -> int:
     except typer.Abort:
         return fail(Fault("stopped", Exit.PERSON, "stopped"), as_json=as_json)
     except typer.TyperException as error:
-        fault = Fault(f"{error.format_message()} (`--help` shows how)", Exit.USAGE, BAD_USAGE)
+        said, hint = error.format_message(), "`--help` shows how"
+        if said.startswith(NEGATIVE) and said[len(NEGATIVE) :][:1].isdigit():
+            hint = f"a number below zero is written behind `--`: `-- {said.rpartition(' ')[2]}`"
+        fault = Fault(f"{said} ({hint})", Exit.USAGE, BAD_USAGE)
         return fail(fault, as_json=as_json)
     except (Stopped, KeyboardInterrupt):
         fault = Fault("stopped; whatever was not committed did not happen", Exit.LEFT, "stopped")
