@@ -7,6 +7,7 @@ holds one object. `--help` and `--version` import little more than Typer.
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from functools import cache
 from typing import Annotated, Final
@@ -29,7 +30,6 @@ EPILOG = (
     f"Exit status: {'; '.join(f'{status} {meaning}' for status, meaning in MEANINGS.items())}."
 )
 BAD_USAGE = "bad_usage"
-NEGATIVE = "No such option: -"
 VALUED, BARE = ("--database-url", "--at"), ("--json",)
 SEARCH_AFTER: Final = 10_000
 """Objects more than were given up, before garbage is looked for."""
@@ -130,6 +130,15 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status)
 
 
+def _shown(error: typer.TyperException) -> str:
+    """What is wrong with the words that were typed. A number below zero reads as an option."""
+    number = re.fullmatch(r"No such option: (-[0-9][0-9.]*)", error.format_message())
+    if number is None:
+        return f"{error.format_message()} (`--help` shows how)"
+    shown = f"`drawdown ... --reason TEXT -- NAME {number[1]}`"
+    return f"'{number[1]}' reads as an option. Put `--` before the arguments: {shown}"
+
+
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit status."""
     as_json = "--json" in arguments
@@ -143,10 +152,7 @@ def run(arguments: list[str]) -> int:
     except typer.Abort:
         return fail(Fault("stopped", Exit.PERSON, "stopped"), as_json=as_json)
     except typer.TyperException as error:
-        said, hint = error.format_message(), "`--help` shows how"
-        if said.startswith(NEGATIVE) and said[len(NEGATIVE) :][:1].isdigit():
-            hint = f"a number below zero is written behind `--`: `-- {said.rpartition(' ')[2]}`"
-        fault = Fault(f"{said} ({hint})", Exit.USAGE, BAD_USAGE)
+        fault = Fault(_shown(error), Exit.USAGE, BAD_USAGE)
         return fail(fault, as_json=as_json)
     except (Stopped, KeyboardInterrupt):
         fault = Fault("stopped; whatever was not committed did not happen", Exit.LEFT, "stopped")

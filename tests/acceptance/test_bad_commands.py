@@ -212,9 +212,3 @@ def test_what_is_not_there_is_not_made(tmp_path: Path) -> None:
     for command in (("status",), ("tick",), ("verify",), ("import", os.devnull, "--format", "csv")):
         one_clear_line(drawdown(f"sqlite:///{tmp_path}/none.db", *command), 1, 2)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_number_below_zero_that_is_taken_for_an_option_says_how_it_is_written() -> None:
-    done = drawdown("sqlite:///nowhere.db", "ledger", "grant", "acme", "-5")
-    assert "No such option: -5 (a number below zero is written behind `--`: `-- -5`)" in one_clear_line(done, 2)
-    assert "`--help` shows how" in one_clear_line(drawdown(None, "tick", "-x"), 2)
