@@ -1,7 +1,8 @@
 """/v1/executions: runs, by the functions of `drawdown execution`.
 
 Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key or
-number: whoever lost the answer sends the same again. Runs that are accepted at once may share one (`together`).
+number: whoever lost the answer sends the same again. Runs that are accepted at once may share one (`together`). A key
+that is bound to an organisation changes what it began (`makers`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.ledger.runs import reservations
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.units import in_credits
+from drawdown.server.api import makers
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
 from drawdown.server.api.programs import Programs, Said, clean_id
@@ -38,7 +41,11 @@ def _accept_all(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) 
 
 
 def _accept(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
-    return executions.accept(connection, asked.key, asked.request, asked.by(now_ms))
+    done = executions.accept(connection, asked.key, asked.request, asked.by(now_ms))
+    if done.repeated:
+        bound, maker = not asked.tells_names, done.reservation.actor
+        makers.require_repeatable(connection, asked.actor, bound=bound, maker=maker, what=asked.key)
+    return done
 
 
 WAY: Final = Way[Asked, Accepted](
@@ -170,23 +177,23 @@ def _key_of(key: str | None, given: list[str]) -> str:
 
 def _draw(connection: sa.Connection, order: models.DrawOrder, said: Said, *, key: str) -> Mapping[str, object]:
     cost, by = Cost(order.credits, order.use), said.by(order.reason)
-    return _charged(executions.draw(connection, _own(connection, key, said), order.number, cost, by))
+    return _charged(executions.draw(connection, _begun(connection, key, said), order.number, cost, by))
 
 
 def _extend(connection: sa.Connection, order: models.ExtendOrder, said: Said, *, key: str) -> Mapping[str, object]:
     by = said.by(order.reason)
-    done = executions.extend(connection, _own(connection, key, said), order.to, order.for_ms, by)
+    done = executions.extend(connection, _begun(connection, key, said), order.to, order.for_ms, by)
     return _with_wallet(done.reservation, done, repeated=done.repeated)
 
 
 def _settle(connection: sa.Connection, order: models.SettleOrder, said: Said, *, key: str) -> Mapping[str, object]:
     cost = None if order.actual is None and order.use is None else Cost(order.actual, order.use)
-    return _charged(executions.settle(connection, _own(connection, key, said), cost, said.by(order.reason)))
+    return _charged(executions.settle(connection, _begun(connection, key, said), cost, said.by(order.reason)))
 
 
 def _release(connection: sa.Connection, order: models.ReleaseOrder, said: Said, *, key: str) -> Mapping[str, object]:
     cost = None if order.incurred is None and order.use is None else Cost(order.incurred, order.use)
-    return _charged(executions.release(connection, _own(connection, key, said), cost, said.by(order.reason)))
+    return _charged(executions.release(connection, _begun(connection, key, said), cost, said.by(order.reason)))
 
 
 def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Mapping[str, object]:
@@ -214,6 +221,15 @@ def _own(connection: sa.Connection, key: str, said: Said) -> str:
     clean_id(key, "a run's key")
     if said.key.org_id is not None and org_of_run(connection, key) != said.key.org_id:
         raise ApiError(404, "unknown_run", f"{said.key.org_id} has no run of this key")
+    return key
+
+
+def _begun(connection: sa.Connection, key: str, said: Said) -> str:
+    """The same of a run that is to change. Errors: ApiError 422, 404, 403."""
+    _own(connection, key, said)
+    if said.key.org_id is not None:
+        found = reservations.read(connection, key)
+        makers.require_maker(said.key, "" if found is None else found.actor, "this run")
     return key
 
 

@@ -188,7 +188,7 @@ def test_uses_of_two_organisations_have_their_keys_each(street: House) -> None:
         assert [await one.use("req-1", amount) for one, amount in ((acme, 1), (globex, 2))] == [("allow", False)] * 2
         assert [await one.use("req-1", amount) for one, amount in ((acme, 1), (globex, 2))] == [("allow", True)] * 2
         assert [await one.use("req-1", 3) for one in (acme, globex)] == [conflict] * 2
-        assert await operator.use("req-1", 1, "acme") == ("allow", True), "the same use, whoever asks"
+        assert await operator.use("req-1", 1, "acme") == ("allow", False), "no tenant's key takes the operator's"
         assert await acme.use("before") == ("allow", True) and await globex.use("before") == ("allow", False)
         assert await operator.use("op-1", 1, "globex") == ("allow", False)
         assert await operator.use("op-1", 1, "acme") == conflict, "one key of the operator's is one use"
@@ -197,7 +197,7 @@ def test_uses_of_two_organisations_have_their_keys_each(street: House) -> None:
 
     served(street, work)
     used = street.fleet.rows("SELECT org_id, SUM(amount), SUM(charged_micro) FROM guard_uses GROUP BY 1 ORDER BY 1")
-    assert used == [("acme", 3, 3 * MICRO), ("globex", 4, 4 * MICRO)]
+    assert used == [("acme", 4, 4 * MICRO), ("globex", 4, 4 * MICRO)]
     assert read(street.fleet.engine, verify).breaches == []
 
 
