@@ -60,9 +60,9 @@ def test_bound_key_ends_only_the_run_that_it_began(shop: House) -> None:
         for path, order in ends("mine"):
             assert refused(await other.post(path, order)) == FOREIGN, path
         assert (await tenant.get("/executions/job")).json()["state"] == "held", "it may look"
-        assert (await product.post("/job/settle", {"actual": 5})).json()["charged"] == "5"
+        assert (await product.post("/job/settle", {"actual": 5})).json()["charged"] == 5
         assert (await tenant.post("/mine/extend", {"to": 7})).status_code == 200
-        assert (await product.post("/mine/settle", {"actual": 2})).json()["charged"] == "2"
+        assert (await product.post("/mine/settle", {"actual": 2})).json()["charged"] == 2
 
     served(shop, work)
     assert read(shop.fleet.engine, verify).breaches == []
