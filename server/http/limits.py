@@ -118,14 +118,13 @@ class Limits:
     async def _admitted(self, scope: Scope, caller: str, connection: Connected | None) -> ASGIApp:
         """What answers a request, in its turn."""
         path, now = scope["path"], self._clock.now_ms()
-        is_health = path in HEALTH_PATHS
-        if connection is not None and connection.for_health and not is_health:
+        if connection is not None and connection.for_health and path not in HEALTH_PATHS:
             return _FULL
         if len(scope["headers"]) > MOST_HEADERS:
             return _MANY_HEADERS
         if _is_ambiguous(scope):
             return _AMBIGUOUS
-        if not is_health and not self._buckets.take(caller, now):
+        if path != "/healthz" and not self._buckets.take(caller, now):
             self._refused["requests"] += 1
             await self._pause(connection, REFUSED_S)
             return _TOO_MANY
