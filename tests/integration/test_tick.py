@@ -104,6 +104,6 @@ def test_made_up_organisations_are_registered_by_few_statements(fleet: Fleet, mo
         return real(connection, name, *values, **slots)
 
     monkeypatch.setattr(newcomers.SQL, "run", counted)
-    fleet.tick_windows(1)
+    fleet.tick_windows(2)
     assert asked == [10, 10, 5]
     assert fleet.one("SELECT COUNT(*) FROM pending_usage WHERE reason = 'unknown_org'") == 25
