@@ -1,4 +1,4 @@
-# One image for every role: `serve` (the default), `run`, `worker`, `watch`, `tick` and `nightly` by way of drawdown-job, `init`.
+# One image for every role: `up` (the default), `serve`, `run`, `worker`, `watch`, `tick` and `nightly` by way of drawdown-job, `init`.
 # It needs a network only while it is built; at run time it talks to the database, the providers and the cells.
 FROM python:3.12.11-slim-bookworm AS build
 WORKDIR /src
@@ -36,8 +36,8 @@ VOLUME /var/lib/drawdown
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# For `serve`. Kubernetes has probes of its own; other roles are started with --no-healthcheck.
+# For `up` and `serve`. Kubernetes has probes of its own; other roles are started with --no-healthcheck.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=3)"]
 ENTRYPOINT ["drawdown"]
-CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]
+CMD ["up", "--host", "0.0.0.0", "--port", "8080"]

@@ -1,4 +1,4 @@
-"""`--processes N`: the shards of one command, each in a process of its own.
+"""`--processes N` and `drawdown up`: the parts of one command, each in a process of its own.
 
 Guarantee: each part ends with a result, also one whose process was killed. SIGTERM and SIGINT reach every part, and end
 it between two effects. No part outlives the command. Two parts never share a connection: what is opened, a part opens.
@@ -26,6 +26,7 @@ from drawdown.schema.errors import Exit
 from drawdown.schema.units import BUCKETS
 from drawdown.worker.engine.shard import Shard
 
+P = TypeVar("P")
 T = TypeVar("T")
 log = structlog.get_logger()
 
@@ -43,20 +44,20 @@ def shards(count: int) -> list[Shard]:
 
 
 @dataclass
-class _Part(Generic[T]):
-    shard: Shard
+class _Part(Generic[P, T]):
+    part: P
     process: ForkProcess
     answers: Connection
     result: T | Fault | None = None
 
     def take(self) -> None:
-        """What it made of its shard; where its process is gone without a word, that."""
+        """What it made of its part; where its process is gone without a word, that."""
         try:
             self.result = self.answers.recv()
         except EOFError:
             self.process.join()
             self.result = Fault(f"its process {_ended(self.process.exitcode or 0)}", Exit.LEFT, "process_died")
-            log.error("process_died", bucket_lo=self.shard.lo, bucket_hi=self.shard.hi, reason=self.result.text)
+            log.error("process_died", part=str(self.part), reason=self.result.text)
         self.answers.close()
 
     def tell(self) -> None:
@@ -65,17 +66,17 @@ class _Part(Generic[T]):
 
 
 def in_processes(
-    parts: Sequence[Shard],
-    work: Callable[[Shard, Stopping], T],
+    parts: Sequence[P],
+    work: Callable[[P, Stopping], T],
     *,
     together: bool = False,
     before: Stopping | None = None,
-) -> list[tuple[Shard, T | Fault]]:
-    """Do the work of each part in a process of its own; what became of each, in order. `together`: one that is gone
-    takes the others with it, which are told to end. `before`: what was told of a signal until now."""
-    begun: list[_Part[T]] = []
+) -> list[tuple[P, T | Fault]]:
+    """Do the work of each part in a process of its own; what became of each, in order. `together`: one that ends takes
+    the others with it, which are told to end. `before`: what was told of a signal until now."""
+    begun: list[_Part[P, T]] = []
     with _passed_on(begun) as told:
-        begun.extend(_begin(shard, work) for shard in parts)
+        begun.extend(_begin(part, work) for part in parts)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         if told or (before is not None and before.is_set()):
             for part in begun:
@@ -86,16 +87,16 @@ def in_processes(
                 assert isinstance(ready, Connection)
                 part = left.pop(ready)
                 part.take()
-                if together and isinstance(part.result, Fault):
+                if together:
                     for other in left.values():
                         other.tell()
     for part in begun:
         part.process.join()
-    return [(part.shard, part.result) for part in begun if part.result is not None]
+    return [(part.part, part.result) for part in begun if part.result is not None]
 
 
 @contextmanager
-def _passed_on(begun: list[_Part[T]]) -> Iterator[list[int]]:
+def _passed_on(begun: list[_Part[P, T]]) -> Iterator[list[int]]:
     """Signals are passed on to all parts that have begun, and kept for those that have not. One that comes while they
     begin waits until all have, unless another thread of the process takes it."""
     kept_for_others: list[int] = []
@@ -118,22 +119,22 @@ def _passed_on(begun: list[_Part[T]]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _begin(shard: Shard, work: Callable[[Shard, Stopping], T]) -> _Part[T]:
+def _begin(part: P, work: Callable[[P, Stopping], T]) -> _Part[P, T]:
     answers, answer = _FORK.Pipe(duplex=False)
-    process = _FORK.Process(target=_work, args=(answer, shard, work, os.getpid()))
+    process = _FORK.Process(target=_work, args=(answer, part, work, os.getpid()))
     process.start()
     answer.close()  # else the end of the part would not end it
-    return _Part(shard, process, answers)
+    return _Part(part, process, answers)
 
 
-def _work(answer: Connection, shard: Shard, work: Callable[[Shard, Stopping], object], parent: int) -> None:
+def _work(answer: Connection, part: P, work: Callable[[P, Stopping], object], parent: int) -> None:
     """In the part's own process."""
     stopping = Stopping(parent)
     stopping.on_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all; the command tells its parts by SIGTERM
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
-        result = work(shard, stopping)
+        result = work(part, stopping)
     except Exception as error:
         result = meaning_of(error)
     answer.send(result)

@@ -1,4 +1,4 @@
-"""`drawdown run`: a tick every five minutes, and a watch between them.
+"""`drawdown run` and `up`: a tick every five minutes, a watch between them, and what is done once a night.
 
 Guarantee: a late fire still happens, and several missed ones become one. Two ticks of this process never overlap (an
 overlap is logged and counted). SIGTERM ends between two effects: every push that was sent has its attempt on record.
@@ -6,15 +6,20 @@ overlap is logged and counted). SIGTERM ends between two effects: every push tha
 
 from __future__ import annotations
 
+import datetime as dt
+import logging
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from drawdown.cli.app import App
+from drawdown.cli.library_logs import forward
+from drawdown.cli.night import Night
 from drawdown.cli.stopping import Stopping
 from drawdown.cli.watch_loop import WatchLoop
 from drawdown.schema.errors import DrawdownError, Exit
@@ -43,6 +48,8 @@ class Options:
     """None: nobody is watched."""
     deadline_s: float | None = None
     """What a tick leaves after so many seconds, the next one does. None: by WITHIN."""
+    nightly_at: dt.time | None = None
+    """In UTC. None: somebody else runs `drawdown nightly`."""
 
     def deadline_ms(self) -> int:
         """How long a tick may take, in milliseconds."""
@@ -88,9 +95,15 @@ class _Loop:
         log.warning("tick_overlaps", count=self.overlaps, detail="the tick before still runs; it will be made up for")
 
 
+def at_night(at: dt.time) -> CronTrigger:
+    """Once a day, in UTC, which has no hour twice or left out."""
+    return CronTrigger(hour=at.hour, minute=at.minute, timezone=dt.UTC)
+
+
 def run(app: App, options: Options, stopping: Stopping) -> int:
     """Tick now and then every `every_s` seconds, until `stopping`; returns the last tick's exit status."""
     loop = _Loop(app, options, stopping)
+    forward("scheduler", "apscheduler", level=logging.ERROR)  # what it warns of, an overlap, is told below
     # Late fires count (a sleeping laptop), several become one, and a fire during a tick is skipped and reported.
     scheduler = BackgroundScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"
@@ -101,6 +114,8 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
         watch_loop = WatchLoop(app.apart(), options.shard, loop.stopping)
         scheduler.add_job(watch_loop.try_round, IntervalTrigger(seconds=options.watch_every_s), id="watch")
         scheduler.start()
+    if options.nightly_at is not None:
+        scheduler.add_job(Night(app.settings, stopping).run, at_night(options.nightly_at), id="nightly")
     loop.tick()
     scheduler.add_job(loop.tick, IntervalTrigger(seconds=options.every_s), id="tick")
     if not scheduler.running:

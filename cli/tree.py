@@ -40,6 +40,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "import": CommandModule("imports", "Import usage samples from a file"),
     },
     "Keep running": {
+        "up": CommandModule("up", "Ticks, watch, nightly and server: all of it, in one"),
         "tick": CommandModule("tick", "Settle everything once and exit: the cron form"),
         "run": CommandModule("tick", "Tick every five minutes, and watch between ticks"),
         "nightly": CommandModule("nightly", "Compare, prove, put right: all that is done once a night"),

@@ -27,6 +27,9 @@ class Capabilities:
     duplicate_proves_delivery: bool
     """Whether "this key was seen" proves that it was charged (rule P3)."""
 
+    success_proves_charge: bool = True
+    """Whether an answer of success proves the charge. False: each push is Queued, and settled by its look-up."""
+
     batch_size: int = 1
     """Pushes a call, at most."""
     in_flight: int = 1

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.careful import Careful
 from drawdown.providers.http import Http
+from drawdown.providers.kit.clients import clients_of, trouble
 from drawdown.providers.protocol import Capabilities, Provider, Setup
 from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
@@ -98,6 +99,11 @@ def _checked(name: str, built: object) -> Provider:
         raise ValueError("batch_size, in_flight, reads_a_call and units are 1 or more")
     if not capabilities.duplicate_proves_delivery and not capabilities.lookup:
         raise ValueError("a duplicate that proves nothing has to be looked up: declare lookup_lag_ms")
+    if not capabilities.success_proves_charge and not capabilities.lookup:
+        raise ValueError("a success that proves no charge has to be looked up: declare lookup_lag_ms")
     if capabilities.locks:
         raise ValueError("locks of a provider's own are not taken yet: holds of its customers' runs are kept here")
+    for client in clients_of(built):
+        if (why := trouble(client)) is not None:
+            raise ValueError(why)
     return built

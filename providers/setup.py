@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING, Any
 
 from drawdown.providers.http import Http
 from drawdown.schema.clock import Clock
+
+if TYPE_CHECKING:
+    import httpx2
+    import sqlalchemy as sa
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,11 @@ class Setup:
     clock: Clock
     http: Http
     engine: sa.Engine
+
+    def client(self, **options: Any) -> httpx2.AsyncClient:
+        """A client of httpx2 that sends by `http`. Options are those of `httpx2.AsyncClient`: base_url, headers, auth.
+        Send by `drawdown.providers.kit.clients.ask`, which says what is proven. Errors: UsageError."""
+        from drawdown.providers.kit.clients import client_on
+
+        client: httpx2.AsyncClient = client_on(self.http, **options)
+        return client

@@ -7,7 +7,6 @@ Guarantee: it ends between two effects where it is told to. A database that is a
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -19,6 +18,7 @@ from psycopg_pool import PoolTimeout
 
 from drawdown.cli.cluster.engine import QUICK, TICKS, connector, ticking, watching
 from drawdown.cli.cluster.jobs import QUICK_AT_ONCE, Jobs
+from drawdown.cli.library_logs import forward
 from drawdown.cli.stopping import LOOK_S
 from drawdown.schema.errors import Exit
 from drawdown.worker.cluster.membership import LIVES_S
@@ -42,7 +42,7 @@ die: Callable[[int], None] = os._exit
 
 def work(jobs: Jobs) -> None:
     """Work until it is to stop. Errors: `jobs.ended_by`, where it may work no longer."""
-    _pass_on_logs()
+    forward("engine", "procrastinate", "psycopg.pool", "asyncio")
     while not jobs.stopping.is_set():
         try:
             asyncio.run(_turn(jobs))
@@ -116,16 +116,3 @@ async def _beat(jobs: Jobs) -> None:
 async def _until_stopped(jobs: Jobs) -> None:
     while not jobs.stopping.is_set():
         await asyncio.sleep(LOOK_S)
-
-
-class _Told(logging.Handler):
-    """What the engine and its pool warn of, as an event like all others."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log.log(record.levelno, "engine", said=record.getMessage().partition("\n")[0], logger=record.name)
-
-
-def _pass_on_logs() -> None:
-    for name in ("procrastinate", "psycopg.pool", "asyncio"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [_Told(logging.WARNING)], False

@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns.doctor_settings import OF_SETTINGS, Finding, private
@@ -22,6 +23,7 @@ from drawdown.worker.commands.api_keys import EVENTS
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
 from drawdown.worker.engine.runner import ask
 from drawdown.worker.engine.stores import Databases
+from drawdown.worker.history.kept_volume import MOUNTS, is_on_unnamed_volume
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.rates import tells_costs
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
@@ -100,11 +102,23 @@ def _witness(app: App) -> Iterator[Finding]:
         above = next(parent for parent in (folder, *folder.parents) if parent.exists())
         yield Finding(os.access(above, os.W_OK), f"what this machine remembers is kept in {folder}", mend)
         yield from private(folder, "700")
+        yield from _kept(folder)
     except DrawdownError as error:
         yield Finding(False, f"what this machine remembers, in {folder}", str(error))
         return
     if doubted is not None:
         yield Finding(False, f"the database's history is in doubt: {doubted}", "`drawdown recover --dry-run`")
+
+
+def _kept(folder: Path) -> Iterator[Finding]:
+    """A container that is replaced forgets what is not on a named volume: a restore would go unnoticed."""
+    try:
+        mounts = Path(MOUNTS).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    if is_on_unnamed_volume(str(folder.absolute()), mounts):
+        mend = f"name one: `docker run -v drawdown-state:{folder} ...`, or docker-compose.yml"
+        yield Finding(False, f"{folder} is on a volume without a name, which a new container does not get", mend)
 
 
 def _folders(app: App) -> Iterator[Finding]:

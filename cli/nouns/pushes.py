@@ -24,6 +24,7 @@ from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.commands.doubted_pushes import DoubtFilter, Outcome
 from drawdown.worker.commands.lost_pushes import require_lost
 from drawdown.worker.engine.runner import run
+from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.views.push import PushColumns, explain_push
 from drawdown.worker.views.push_sums import PushSum, sum_pushes
@@ -242,6 +243,7 @@ def void(
     if although_accepted and not keys:
         raise UsageError("name each push that was accepted and has to be voided: no filter finds those")
     if although_accepted:
+        app.write(require_whole)  # a restored database is noticed before a provider is asked
         rows = list(app.read(lambda c: find_pushes(c, keys or ())).values())
         ready = app.context()
         known = {name: ready.capabilities[name] for name in ready.ready() if name in ready.capabilities}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import sys
 from dataclasses import replace
 from typing import Annotated
@@ -38,21 +39,29 @@ def serve_(
     """Take webhooks, answer the gate, admin and cron calls, show health and metrics, until SIGTERM."""
     from drawdown.server.app import Server
     from drawdown.server.http import listen  # a third of a second, which no other command should pay for
-    from drawdown.server.http.callers import proxies
 
     app: App = context.obj
     read(app.engine, require_ready)
-    proxies(app.settings.trusted_proxies)  # what is wrong there is said before anything is begun
     server = Server(services_of(app))
-    listening = listen.bind(host, port)
-    if not _is_loopback(host):
-        log.warning("reachable_by_others", host=host, detail="the gate and the metrics ask nobody for a proof")
-    shown_host = f"[{host}]" if ":" in host else host
-    url = f"http://{shown_host}:{listening.getsockname()[1]}"
+    listening, url = open_door(app, host, port)
     show(app, {"url": url}, [f"listening on {url}; SIGTERM or Ctrl-C ends it"])
     sys.stdout.flush()
     log.info("serving", url=url)
     listen.serve(server, listening, app.settings.trusted_proxies)
+
+
+def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
+    """A socket that listens, and its URL. Errors: UsageError where there is none to be had, or a proxy's address is
+    none."""
+    from drawdown.server.http import listen
+    from drawdown.server.http.callers import proxies
+
+    proxies(app.settings.trusted_proxies)  # what is wrong there is said before anything is begun
+    listening = listen.bind(host, port)
+    if not _is_loopback(host):
+        log.warning("reachable_by_others", host=host, detail="the gate and the metrics ask nobody for a proof")
+    shown_host = f"[{host}]" if ":" in host else host
+    return listening, f"http://{shown_host}:{listening.getsockname()[1]}"
 
 
 def services_of(app: App) -> Services:

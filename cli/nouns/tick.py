@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import re
 import sys
@@ -40,6 +41,9 @@ Processes = Annotated[
 NewOrgFrom = Annotated[str | None, typer.Option(help="...from this window on", show_default="what is not sealed yet")]
 
 
+Every = Annotated[int, typer.Option(help="Seconds between ticks", min=1, max=86_400)]
+
+
 def register(commands: typer.Typer) -> None:
     """Add the commands."""
     commands.command("tick")(tick_)
@@ -68,6 +72,14 @@ def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
     if app.ready().dialect.name == "sqlite":
         raise UsageError("--processes: SQLite has one writer at a time, two are slower at the ledger: use PostgreSQL")
     return shards(processes)
+
+
+def parse_nightly(text: str) -> dt.time:
+    """`HH:MM`. Errors: UsageError."""
+    found = re.fullmatch(r"([01][0-9]|2[0-3]):([0-5][0-9])", text)
+    if found is None:
+        raise UsageError(f"--nightly-at {text!r}: expected an hour and minute in UTC, such as 02:17")
+    return dt.time(int(found[1]), int(found[2]))
 
 
 def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | None:
@@ -152,7 +164,7 @@ def _tick_once(app: App, parts: Sequence[Shard], asked: _Asked) -> Report:
     report = summed(reports, app.read(lambda c: read_backlog(c, Shard(), reports[0].at_ms)))
     for part, fault in faults:
         told = report.failures if fault.status == Exit.LEFT else report.problems
-        told.append(f"buckets {part.lo} to {part.hi}: {fault.text}")
+        told.append(f"{part}: {fault.text}")
     return report
 
 
@@ -238,7 +250,7 @@ def run_(
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
     accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
-    every: Annotated[int, typer.Option(help="Seconds between ticks", min=1, max=86_400)] = 300,
+    every: Every = 300,
     deadline: Annotated[
         float | None,
         typer.Option(
@@ -246,8 +258,14 @@ def run_(
         ),
     ] = None,
     watch: Annotated[bool, typer.Option(help="Halt within seconds between ticks, too")] = True,
+    nightly_at: Annotated[
+        str | None, typer.Option(help="Run `drawdown nightly` then, in UTC: 02:17", show_default="not at all")
+    ] = None,
 ) -> None:
-    """Tick every five minutes, and watch between ticks, until told to end (SIGTERM, Ctrl-C)."""
+    """Tick every five minutes, and watch between ticks, until told to end (SIGTERM, Ctrl-C).
+
+    `drawdown up` serves as well.
+    """
     from drawdown.cli import scheduler  # here: cron's tick needs neither its engine nor the watch
     from drawdown.worker.watch import ROUND_MS
 
@@ -256,7 +274,8 @@ def run_(
         raise UsageError(f"--deadline {deadline:g}: a tick would hold up the next one, {every:,} s later (--every)")
     parts, appearing = parse_parts(app, shard, processes), new_orgs(app, new_org_provider, new_org_from)
     rounds_s = ROUND_MS // SECOND_MS if watch else None
-    options = scheduler.Options(parts[0], appearing, accept_clock, every, rounds_s, deadline)
+    night = None if nightly_at is None else parse_nightly(nightly_at)
+    options = scheduler.Options(parts[0], appearing, accept_clock, every, rounds_s, deadline, night)
     app.ready()
     stopping = Stopping()
     stopping.on_signals()  # before it says what ends it
@@ -280,7 +299,8 @@ def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options, 
     def one(part: Shard, stopping: Stopping) -> int:
         own = app.apart(len(parts))
         try:
-            return scheduler.run(own, replace(options, shard=part), stopping)
+            night = options.nightly_at if part is parts[0] else None  # one night is enough for all
+            return scheduler.run(own, replace(options, shard=part, nightly_at=night), stopping)
         finally:
             own.close()
 

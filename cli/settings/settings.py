@@ -114,6 +114,13 @@ class Settings(BaseSettings):
         """These where nothing has changed since, else others, with what was read last."""
         return self if self._files.texts is self._texts else self.with_files(self._files)
 
+    def environment(self) -> dict[str, str]:
+        """This process's, for another command of the same database."""
+        if "database_url" in self._texts:
+            return dict(os.environ)  # it names the file
+        others = {name: text for name, text in os.environ.items() if name != f"{PREFIX}DATABASE_URL{SUFFIX}"}
+        return {**others, f"{PREFIX}DATABASE_URL": self.database_url}
+
     @property
     def files(self) -> SecretFiles:
         return self._files

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from drawdown.providers.autumn import settings as autumn_settings
-from drawdown.providers.autumn import spendable, svix, wire
+from drawdown.providers.autumn import spendable, wire
 from drawdown.providers.autumn.account import AutumnAccount
 from drawdown.providers.autumn.check import CheckReport, feature_lines
 from drawdown.providers.autumn.customers import AutumnCustomer, candidates, drawn, read_customer
@@ -21,6 +21,7 @@ from drawdown.providers.autumn.errors import Unreadable
 from drawdown.providers.autumn.lookups import EventReader, failed
 from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, HttpResult
+from drawdown.providers.kit import webhooks
 from drawdown.providers.protocol import (
     Accepted,
     Capabilities,
@@ -83,7 +84,7 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         drawn=True,
         costs=True,
         max_quantity=wire.MAX_QUANTITY,
-        webhook_headers=svix.SIGNATURE_HEADERS,
+        webhook_headers=webhooks.SIGNATURE_HEADERS,
     )
 
 
@@ -178,11 +179,11 @@ class AutumnProvider:
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
         if not self._settings.webhook_secrets:
             raise WebhookRefused(f"{self._settings.variable('webhook_secrets')} is not set")
-        text = svix.verify(headers, body, self._settings.webhook_secrets, now_ms)
+        text = webhooks.verify(headers, body, self._settings.webhook_secrets, now_ms)
         told = wire.parse(text.encode())
         if told is None or not isinstance(told.get("type"), str):
             raise WebhookRefused("the webhook's body is no JSON object with a type")
-        return [CustomerChanged(svix.customer_of(told))] if told["type"] in CHANGES else []
+        return [CustomerChanged(_customer_of(told))] if told["type"] in CHANGES else []
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant is not None:
@@ -234,6 +235,17 @@ def _unreadable(route: str, answer: Answer) -> Unreadable:
         # No status: mending the setting mends it, so it is not the customer's or the push's.
         return Unreadable(trouble)
     return Unreadable(f"{route}: {said}", said.code, answer.status)
+
+
+def _customer_of(told: Mapping[str, object]) -> str:
+    """`data.customer_id`, or `data.customer.id` in the older kinds."""
+    data = told.get("data")
+    if isinstance(data, dict):
+        customer = data.get("customer")
+        for found in (data.get("customer_id"), customer.get("id") if isinstance(customer, dict) else None):
+            if isinstance(found, str) and found:
+                return found
+    raise WebhookRefused(f"the webhook {told['type']} names no customer")
 
 
 def build(setup: Setup) -> AutumnProvider:

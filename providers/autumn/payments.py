@@ -206,7 +206,7 @@ def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     if not isinstance(result, Answer):
         return InDoubt(clean(f"no answer: {result.reason}", MAX_CHARS))
     if result.status == 429:
-        wait_ms = wire.retry_after_ms(result, now_ms) or UNREAD_MS
+        wait_ms = wire.retry_after_ms(result.headers, now_ms) or UNREAD_MS
         return NotSent("HTTP 429: too many calls", now_ms + wait_ms)
     said = wire.read_said(result)
     if result.status in (401, 403) and wire.access_trouble(said) is not None:

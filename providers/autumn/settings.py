@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final
 from urllib.parse import urlsplit
 
-from drawdown.providers.autumn import svix
+from drawdown.providers.kit import webhooks
 from drawdown.providers.protocol import HOUR_MS, Setup
 from drawdown.schema.errors import UsageError
 
@@ -136,7 +136,7 @@ class _Given:
 
     def webhook_secrets(self) -> tuple[str, ...]:
         found = tuple(secret.strip() for secret in self.text("webhook_secrets").split(",") if secret.strip())
-        if not all(svix.is_secret(secret) for secret in found):
+        if not all(webhooks.is_secret(secret) for secret in found):
             raise self.wrong(
                 "webhook_secrets", "has to be a list of signing secrets (whsec_…) with commas between them"
             )

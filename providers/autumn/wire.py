@@ -9,22 +9,22 @@ like a key cut out.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC
-from decimal import Decimal, InvalidOperation
-from email.utils import parsedate_to_datetime
+from decimal import Decimal
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, NoReturn
+from typing import Final
 
 from drawdown.providers.autumn.deductions import Costs, Untold, charged, whole
 from drawdown.providers.autumn.deductions import deducted as deducted
 from drawdown.providers.autumn.deductions import number as number
 from drawdown.providers.autumn.settings import ID
 from drawdown.providers.http import Answer, HttpResult, NoAnswer, NotSent
+from drawdown.providers.kit.answers import backoff_ms as backoff_ms
+from drawdown.providers.kit.answers import json_object
+from drawdown.providers.kit.answers import retry_after_ms as retry_after_ms
 from drawdown.providers.protocol import Accepted, Duplicate, Outcome, PushRequest, Queued, Rejected, RetryAt, Unknown
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
@@ -40,9 +40,6 @@ CONFIRM_MS: Final = 45 * SECOND_MS
 """After a 202: it is worked off some 30 s later (recorded)."""
 REFUSED_MS: Final = 5 * MINUTE_MS
 """When to try again after Autumn refused the key or the version: a person has to mend it."""
-FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
-MIN_RETRY_MS: Final = SECOND_MS
-MAX_RETRY_MS: Final = 15 * MINUTE_MS
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){1,10}")
 """Every code that was recorded is words and underscores, beside a message."""
@@ -171,7 +168,7 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
     match answer.status:
         case 429:
             # Comes before the key is claimed (recorded): safe, whoever said it. It is plain text.
-            wait_ms = retry_after_ms(answer, now_ms) or backoff_ms(request.attempt)
+            wait_ms = retry_after_ms(answer.headers, now_ms) or backoff_ms(request.attempt)
             return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls", too_many=True)
         case 409 if said.code == "duplicate_idempotency_key":
             return Duplicate()
@@ -224,41 +221,5 @@ def _quoted(message: str) -> str:
     return _SECRETS.sub("…", readable)[:200]
 
 
-def retry_after_ms(answer: Answer, now_ms: int) -> int | None:
-    """How long to wait, as the answer says it (seconds, or a date), held within bounds; None: it does not say."""
-    text = answer.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
-        seconds = Decimal(text[:12])
-        return _clamped(int(seconds * SECOND_MS))
-    try:
-        moment = parsedate_to_datetime(text)
-        at_ms = int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * SECOND_MS)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return _clamped(at_ms - now_ms)
-
-
-def _clamped(wait_ms: int) -> int:
-    return max(MIN_RETRY_MS, min(wait_ms, MAX_RETRY_MS))
-
-
-def backoff_ms(attempt: int) -> int:
-    """Waiting time after an attempt (1 is the first): doubles up to a quarter of an hour."""
-    return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_RETRY_MS)
-
-
-@lru_cache(1)  # an answer to a charge is read twice: for what was charged, and for what is left
-def parse(body: bytes) -> Mapping[str, object] | None:
-    """A JSON object with exact numbers (int or Decimal); None for anything else."""
-    try:
-        found = _DECODER.decode(body.decode())
-    except (ValueError, RecursionError, InvalidOperation):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _refused(constant: str) -> NoReturn:
-    raise ValueError(constant)
-
-
-_DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_refused)
+parse: Final = lru_cache(1)(json_object)
+"""An answer to a charge is read twice: for what was charged, and for what is left."""

@@ -38,6 +38,7 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
         assert min(*counts, capabilities.unit, *capabilities.units.values()) >= 1
         proven = capabilities.duplicate_proves_delivery or capabilities.lookup
         assert proven, "a duplicate that proves nothing has to be looked up"
+        assert capabilities.success_proves_charge or capabilities.lookup, "a success that proves nothing, likewise"
         assert capabilities.key_retention_ms is None or capabilities.key_retention_ms >= HOUR_MS
         assert all(
             rate is None or rate > 0

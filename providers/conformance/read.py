@@ -24,7 +24,6 @@ from drawdown.providers.conformance.tools import Tools
 from drawdown.providers.protocol import (
     HOUR_MS,
     Absent,
-    Accepted,
     CannotTell,
     CustomerState,
     Found,
@@ -43,7 +42,7 @@ class ReadTests(Tools):
 
     def test_what_was_charged_is_found(self) -> None:
         request, never = self.request(123_457 * self.unit), self.request()
-        assert self.push(request) == Accepted()
+        assert self.charge(request)
         self.lag()
         assert self.look_up(request) == Found(request.quantity)
         assert self.look_up(never) == Absent()
@@ -61,7 +60,7 @@ class ReadTests(Tools):
 
     def test_totals_are_of_the_range_that_is_asked_for(self) -> None:
         first, second = self.request(), self.request()
-        assert self.push(first) == Accepted() and self.push(second) == Accepted()
+        assert self.charge(first) and self.charge(second)
         self.lag()
         assert second.ts < first.ts
         cases = ((second.ts, 0, 2), (second.ts + WINDOW_MS, 0, 1), (second.ts, first.ts, 1), (0, second.ts, 0))
@@ -75,7 +74,7 @@ class ReadTests(Tools):
             raise Unsupported("its balances do not say what was drawn")
         balance, cost = self.bench.cost(self.bench.feature) or (self.bench.feature, Decimal(1))
         for number, request in enumerate((self.request(), self.request(7 * self.unit)), 1):
-            assert self.push(request) == Accepted()
+            assert self.charge(request)
             self.lag()
             drawn = self.drawn(request.customer_id)
             assert not isinstance(drawn, ReadFailed)

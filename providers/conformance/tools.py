@@ -120,6 +120,15 @@ class Tools:
         self.clean(outcome)
         return outcome
 
+    def charge(self, request: PushRequest) -> bool:
+        """Push one, and see it charged: by its answer, or by its look-up where the answer declares to prove nothing."""
+        outcome = self.push(request)
+        if self.bench.provider.capabilities.success_proves_charge:
+            return outcome == Accepted()
+        assert isinstance(outcome, Queued), f"a success proves nothing here: {outcome}"
+        self.bench.advance(outcome.confirm_at_ms - self.now_ms)
+        return self.look_up(request) == Found(request.quantity)
+
     def clean(self, *said: object) -> None:
         """No secret in what is said or shown, and no reason without words."""
         for shown in (*said, self.bench.provider):

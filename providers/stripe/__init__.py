@@ -40,7 +40,7 @@ from drawdown.providers.stripe import check as stripe_check
 from drawdown.providers.stripe.meters import Meter, Meters
 from drawdown.providers.stripe.settings import AHEAD_MS, OLDEST_MS, capabilities, read_settings
 from drawdown.providers.stripe.stream import NoSession, Stream
-from drawdown.providers.stripe.wire import MAX_WAIT_MS, backoff_ms, meter_event, never_sent, outcome
+from drawdown.providers.stripe.wire import MAX_RETRY_MS, backoff_ms, meter_event, never_sent, outcome
 from drawdown.schema.database import read
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS, OWN_MINUTES, WINDOW_MS
@@ -67,7 +67,7 @@ class StripeProvider:
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         if self.dormant:
-            return [RetryAt(self._clock.now_ms() + MAX_WAIT_MS, self.dormant) for _ in batch]
+            return [RetryAt(self._clock.now_ms() + MAX_RETRY_MS, self.dormant) for _ in batch]
         why_not: list[Outcome | None] = [never_sent(self._settings, push) for push in batch]
         names = {self._event_name(push) for push, why in zip(batch, why_not, strict=True) if why is None}
         meters = {name: await self._meters.active(name) for name in sorted(names)}
@@ -110,7 +110,9 @@ class StripeProvider:
         if not meters:
             return Rejected(f"Stripe has no active meter with event name {self._event_name(push)}")
         if push.ts > now_ms + AHEAD_MS:
-            return RetryAt(min(push.ts - AHEAD_MS, now_ms + MAX_WAIT_MS), "it is dated further ahead than Stripe takes")
+            return RetryAt(
+                min(push.ts - AHEAD_MS, now_ms + MAX_RETRY_MS), "it is dated further ahead than Stripe takes"
+            )
         if push.ts < now_ms - OLDEST_MS:
             return Rejected("it is dated further back than Stripe takes")
         return None

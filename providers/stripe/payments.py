@@ -49,7 +49,7 @@ from drawdown.providers.stripe.intents import (
     unfit,
 )
 from drawdown.providers.stripe.settings import StripeSettings, read_settings
-from drawdown.providers.stripe.wire import MAX_WAIT_MS, clean, get, read_object
+from drawdown.providers.stripe.wire import MAX_RETRY_MS, clean, get, read_object
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 
@@ -84,7 +84,7 @@ class StripePayments:
 
     async def charge(self, request: Charge) -> ChargeResult:
         if self.dormant:
-            return NotSent(self.dormant, self._clock.now_ms() + MAX_WAIT_MS)
+            return NotSent(self.dormant, self._clock.now_ms() + MAX_RETRY_MS)
         wrong = unfit(request)
         if wrong:
             return NotSent(wrong, None)

@@ -22,7 +22,7 @@ from drawdown.providers.protocol import Accepted, Outcome, PushRequest, Rejected
 from drawdown.providers.stripe.settings import StripeSettings
 from drawdown.providers.stripe.wire import (
     KEY_WAIT_MS,
-    MIN_WAIT_MS,
+    MIN_RETRY_MS,
     StripeError,
     backoff_ms,
     clean,
@@ -94,7 +94,7 @@ class Stream:
                 continue
             now_ms = self._clock.now_ms()
             came |= {push.key: outcome(result, push, now_ms) for push in part}
-        later = RetryAt(self._clock.now_ms() + MIN_WAIT_MS, "not sent: too much of its batch was refused before it")
+        later = RetryAt(self._clock.now_ms() + MIN_RETRY_MS, "not sent: too much of its batch was refused before it")
         return [came.get(push.key, later) for push in batch]
 
     async def session(self) -> Session | NoSession:
@@ -200,7 +200,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
         return _taken(result)
     error = error_of(result)
     if _is_over(error):
-        return RetryAt(now_ms + MIN_WAIT_MS, f"the session of the stream is over: {described(result)}")
+        return RetryAt(now_ms + MIN_RETRY_MS, f"the session of the stream is over: {described(result)}")
     if result.status in (401, 403) or (result.status == 404 and error is not None):
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe has no stream for this session: {described(result)}")
     if result.status == 429:

@@ -6,19 +6,20 @@ refused before it did anything. Every other answer leaves the push unknown. No t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC
-from decimal import Decimal
-from email.utils import parsedate_to_datetime
 from hashlib import sha256
-from math import isfinite
 from typing import Final
 from urllib.parse import quote, unquote, urlencode
 
 from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.kit.answers import KEY_WAIT_MS as KEY_WAIT_MS
+from drawdown.providers.kit.answers import MAX_RETRY_MS as MAX_RETRY_MS
+from drawdown.providers.kit.answers import MIN_RETRY_MS as MIN_RETRY_MS
+from drawdown.providers.kit.answers import json_object as json_object
+from drawdown.providers.kit.answers import path_of as path_of
+from drawdown.providers.kit.answers import retry_after_ms
 from drawdown.providers.protocol import (
     Accepted,
     Duplicate,
@@ -30,13 +31,9 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.providers.stripe.settings import MAX_DIGITS, StripeSettings
-from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.schema.units import SECOND_MS
 
 METER_EVENTS: Final = "/v1/billing/meter_events"
-MIN_WAIT_MS: Final = SECOND_MS
-MAX_WAIT_MS: Final = 15 * MINUTE_MS
-KEY_WAIT_MS: Final = 5 * MINUTE_MS
-"""After a key was refused: a person has to mend it, and may take a while."""
 MAX_TEXT: Final = 200
 MAX_IDEMPOTENCY_CHARS: Final = 255
 DUPLICATE: Final = "An event already exists with identifier"
@@ -60,11 +57,6 @@ def get(settings: StripeSettings, path: str, params: Mapping[str, str] | None = 
     query = f"?{urlencode(params)}" if params else ""
     headers = common_headers(settings) | ({"Stripe-Context": context} if context else {})
     return Call("GET", f"{settings.url}{path}{query}", headers, timeout_s=READ_TIMEOUT_S)
-
-
-def path_of(*parts: str) -> str:
-    """A path whose parts may hold anything."""
-    return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
@@ -127,19 +119,6 @@ def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
     if abs(push.quantity // meter.unit) >= 10**MAX_DIGITS:
         return Rejected(f"{push.quantity // meter.unit} has more than the {MAX_DIGITS} digits that Stripe takes")
     return None
-
-
-def json_object(body: bytes) -> Mapping[str, object] | None:
-    """A JSON object, its numbers exact; None for anything else."""
-    try:
-        found = json.loads(body, parse_float=Decimal, parse_constant=_no_number)
-    except (ValueError, RecursionError, ArithmeticError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _no_number(text: str) -> object:
-    raise ValueError(f"{text} is no number")
 
 
 def error_of(answer: Answer) -> StripeError | None:
@@ -223,30 +202,17 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
 def wait_ms(headers: Mapping[str, str], attempt: int, now_ms: int) -> int:
     """How long to wait after "not now": what Retry-After says, else what stripe-should-retry hints at, else a growing
     time; always between a second and a quarter of an hour."""
-    asked = _retry_after_ms(headers.get("retry-after", ""), now_ms)
-    if asked is not None:
-        return min(max(asked, MIN_WAIT_MS), MAX_WAIT_MS)
+    asked_ms = retry_after_ms(headers, now_ms)
+    if asked_ms is not None:
+        return asked_ms
     hint = headers.get("stripe-should-retry", "").strip().lower()
     if hint == "false":
-        return MAX_WAIT_MS  # repeating at once would not help; giving up would lose the money
-    return MIN_WAIT_MS if hint == "true" and attempt <= 1 else backoff_ms(attempt)
+        return MAX_RETRY_MS  # repeating at once would not help; giving up would lose the money
+    return MIN_RETRY_MS if hint == "true" and attempt <= 1 else backoff_ms(attempt)
 
 
 def backoff_ms(attempt: int) -> int:
-    return min(SECOND_MS << min(max(attempt, 1), 16), MAX_WAIT_MS)
-
-
-def _retry_after_ms(text: str, now_ms: int) -> int | None:
-    """Seconds or a date; None for nothing and for nonsense."""
-    text = text.strip()
-    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", text):
-        seconds = float(text)
-        return int(seconds * 1000) if isfinite(seconds) else None
-    try:
-        date = parsedate_to_datetime(text[:100])
-        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000) - now_ms
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
+    return min(SECOND_MS << min(max(attempt, 1), 16), MAX_RETRY_MS)
 
 
 def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:

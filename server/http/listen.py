@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Final
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 KEEP_ALIVE_S: Final = 30
 SHUTDOWN_S: Final = 25
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 BACKLOG: Final = 512
 """Connections that the system holds until they are taken."""
 
@@ -40,24 +42,38 @@ def bind(host: str, port: int) -> socket.socket:
 
 class _Ending(uvicorn.Server):
     """Tells the worker's steps as soon as the process is told. `was_told`: before it heard signals itself; then it ends
-    as soon as it is up, in order."""
+    as soon as it is up, in order. `is_told`: whether something else than a signal ends it."""
 
-    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+    def __init__(self, config: uvicorn.Config, server: Server, is_told: Callable[[], bool]) -> None:
         super().__init__(config)
         self._drawdown = server
+        self._is_told = is_told
+        self.deaf = {number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
         self.was_told = False
 
     async def main_loop(self) -> None:
         self.should_exit = self.should_exit or self.was_told
         await super().main_loop()
 
+    async def on_tick(self, counter: int) -> bool:
+        ends = await super().on_tick(counter)
+        if not ends and self._is_told():
+            self._drawdown.step_threads.stopping.set()
+            return True
+        return ends
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig in self.deaf:
+            return  # whoever started this process has it ignore that
         self._drawdown.step_threads.stopping.set()
         super().handle_exit(sig, frame)
 
 
-def serve(server: Server, listening: socket.socket, trusted_proxies: str) -> None:
-    """Serve until told to end. `trusted_proxies`: addresses whose X-Forwarded-For is believed, separated by commas.
+def serve(
+    server: Server, listening: socket.socket, trusted_proxies: str, is_told: Callable[[], bool] = lambda: False
+) -> None:
+    """Serve until told to end, by a signal or `is_told`. `trusted_proxies`: addresses whose X-Forwarded-For is
+    believed, separated by commas.
 
     Errors: UsageError for an entry that is neither address nor network.
     """
@@ -78,13 +94,13 @@ def serve(server: Server, listening: socket.socket, trusted_proxies: str) -> Non
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
 
-    ending = _Ending(config, server)
+    ending = _Ending(config, server, is_told)
 
     def told(number: int, _frame: FrameType | None) -> None:
         log.info("stopped", signal=signal.Signals(number).name)
         ending.was_told = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in set(SIGNALS) - ending.deaf:
         signal.signal(number, told)  # uvicorn raises what it was sent again once it has ended: then it is ours
     _keep_what_is_loaded()
     with suppress(KeyboardInterrupt):

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.providers.http import Answer, Call
+from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.audit import By, record
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
@@ -26,7 +27,6 @@ from drawdown.worker.halts.cell_client import body_of, signature
 from drawdown.worker.watch import ROUND_MS, Watcher, watch
 from tests.acceptance.exhaustion_fleet import CLOCKS_OFF_S, Box, Lagging, Org, Plan, Result, planned, settle
 from tests.emulators.cell import HALT_PATH, CellEmulator
-from tests.emulators.wire import FaultPlan
 from tests.prepaid import Moving
 from tests.world import T0, Fleet
 

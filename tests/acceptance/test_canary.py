@@ -22,6 +22,7 @@ from joserfc.jwk import OctKey
 
 from drawdown.cli.settings.settings import Settings
 from drawdown.providers.http import Answer, Call, HttpResult
+from drawdown.providers.kit.emulator import Emulator
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.schema.typed.parsing import show_time
@@ -34,7 +35,6 @@ from tests.emulators.cell import CellEmulator
 from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import home_autumn, home_stripe, serving_in_thread
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import Emulator
 from tests.server.test_process import serving
 
 CANARY = "canary7f3a9c"

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.nouns.org_assign import read_flips
 from drawdown.providers import autumn, stripe
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import CustomerRead, CustomerState, Provider, ReadFailed, Setup
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
@@ -37,7 +38,6 @@ from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import drawdown, must, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import Direct, FaultPlan
 from tests.fake_provider import FakeProvider, capabilities
 from tests.whole import share
 from tests.world import T0, Fleet

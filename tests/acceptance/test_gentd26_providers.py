@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
@@ -32,7 +33,6 @@ from tests.acceptance.tables import difference, number, rows
 from tests.emulators.autumn import TRACK_FAULTS, AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import BILLING_FAULTS, StripeEmulator
-from tests.emulators.wire import FaultPlan
 from tests.fresh import migrated
 from tests.whole import WHOLE, share
 

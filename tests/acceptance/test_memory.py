@@ -23,6 +23,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers import autumn
+from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Setup
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
@@ -32,7 +33,6 @@ from tests.acceptance.commands import PROJECT, SCRIPT, environment
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Seen
 from tests.emulators.autumn import AutumnEmulator
-from tests.emulators.wire import Direct
 from tests.fresh import migrated
 from tests.server.test_memory import LIMIT_MB, peak_mb
 from tests.whole import share

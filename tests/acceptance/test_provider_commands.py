@@ -63,7 +63,8 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def test_usage_is_billed_at_both_checked_compared_and_proven(home: Home) -> None:
     states = {one["provider"]: one["state"] for one in home.run("provider", "list", "--json").json["providers"]}
-    assert states == {"autumn": "ready", "embedded": "ready", "stripe": "ready"}
+    ready = {name for name, state in states.items() if state == "ready"}
+    assert ready == {"autumn", "embedded", "stripe"} and set(states.values()) <= {"ready", "dormant"}
     start = str(WINDOW)
     home.run("org", "assign", "alice", "--provider", "autumn", "--from", start)
     home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", start)

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 from drawdown.providers.autumn import AutumnProvider, build
 from drawdown.providers.http import Answer, Call, Http, HttpResult
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import Outcome, PushRequest, Setup
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import WINDOW_MS
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
-from tests.emulators.wire import Direct, FaultPlan
 
 T = TypeVar("T")
 NOW_MS = 1_795_156_920_000

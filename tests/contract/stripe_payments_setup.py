@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from drawdown.providers.http import Call, HttpResult
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.payments.protocol import (
     Charge,
     ChargeResult,
@@ -26,7 +27,6 @@ from drawdown.schema.clock import FixedClock
 from tests.contract.stripe_setup import NOW_MS, Stub, said, setup
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.stripe_payments import CHARGE_FAULTS, LIST_FAULTS
-from tests.emulators.wire import Direct, FaultPlan
 
 CHARGE_ID = "topup:acme:7"
 MINUTE_MS = 60_000

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from drawdown.providers.http import Answer, Call, Http, HttpResult
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import Outcome, PushRequest, Setup
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.clock import Clock, FixedClock
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import Direct, FaultPlan
 
 NOW_MS = 1_790_000_100_000 // WINDOW_MS * WINDOW_MS + 2 * WINDOW_MS
 WINDOW = NOW_MS - 2 * WINDOW_MS

@@ -9,11 +9,11 @@ from typing import Any
 
 from drawdown.providers.autumn.wire import VERSION
 from drawdown.providers.http import Answer, Call
+from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Drawn
 from drawdown.schema.clock import FixedClock
 from tests.contract.autumn_setup import NOW_MS, done, made, push
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
-from tests.emulators.wire import Direct
 
 
 class World:

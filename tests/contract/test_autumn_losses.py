@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from drawdown.providers.http import Answer, Call
+from drawdown.providers.kit.emulator import FaultPlan
 from tests.emulators.autumn import SECRET_KEY, STALE_MS, AutumnEmulator
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.emulators.serve import home_autumn
-from tests.emulators.wire import FaultPlan
 
 NOW_MS = 1_795_156_920_000
 

@@ -23,6 +23,7 @@ from drawdown.providers.autumn.payments import (
 )
 from drawdown.providers.http import PUSH_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer
 from drawdown.providers.http import NotSent as NeverLeft
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.payments.protocol import (
     Charge,
     ChargeResult,
@@ -42,7 +43,6 @@ from drawdown.schema.clock import FixedClock
 from tests.contract.autumn_setup import NOW_MS, Stub, done, no, said
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_payments import ATTACH_FAULTS, Books
-from tests.emulators.wire import Direct, FaultPlan
 
 BACK = "https://app.test/credits"
 SETTINGS = {"secret_key": SECRET_KEY, "topup_plan": "topup", "topup_feature": "cents"}

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from drawdown.providers.http import Answer, Call, NoAnswer, NotSent
+from drawdown.providers.kit.emulator import FaultPlan
 from tests.acceptance.gentd26 import DATA
 from tests.emulators.autumn import LIVE_KEY, SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_numbers import Json
 from tests.emulators.autumn_state import balance
-from tests.emulators.wire import FaultPlan
 
 FILE = DATA / "autumn_wire.md"
 pytestmark = [

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from drawdown.providers.autumn import svix
 from drawdown.providers.http import NoAnswer
+from drawdown.providers.kit import webhooks
 from drawdown.providers.protocol import HOUR_MS, CustomerChanged, Notice, ReadFailed, RetryAt, WebhookRefused
 from drawdown.schema.errors import UsageError
 from tests.contract.autumn_credits import CALLS, needs_recording
@@ -117,14 +117,14 @@ def test_a_forged_webhook_is_refused() -> None:
 def test_a_body_is_hashed_once_a_secret_however_many_signatures_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has no secret sends a megabyte and as many signatures as fit: the event loop hashes meanwhile."""
     hashed: list[str] = []
-    expected = svix._expected
+    expected = webhooks._expected
 
     def counted(secret: str, message_id: str, sent_at: datetime, text: str) -> bytes:
         hashed.append(secret)
         return expected(secret, message_id, sent_at, text)
 
-    monkeypatch.setattr(svix, "_expected", counted)
-    forged = [signed(BODY, FOREIGN)["svix-signature"]] * (svix.MAX_SIGNATURES - 1)
+    monkeypatch.setattr(webhooks, "_expected", counted)
+    forged = [signed(BODY, FOREIGN)["svix-signature"]] * (webhooks.MAX_SIGNATURES - 1)
     genuine = signed(BODY, SECRETS[1])
     last = {"svix-signature": " ".join([*forged, genuine["svix-signature"]])}
     assert noticed(genuine | last, BODY) == [CustomerChanged("cus_1")]

@@ -18,6 +18,7 @@ from drawdown.providers.conformance import Bench, ProviderConformance, Unsupport
 from drawdown.providers.conformance.bench import Secret
 from drawdown.providers.http import Http
 from drawdown.providers.http.client import HttpClient
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import (
     Cost,
     CustomerRead,
@@ -33,7 +34,6 @@ from drawdown.providers.protocol import (
 from drawdown.schema.clock import FixedClock
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.serve import serving_in_thread
-from tests.emulators.wire import Direct, FaultPlan
 from tests.whole import share
 from tests.world import T0
 

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 
 from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported, Wire
 from drawdown.providers.conformance.bench import Secret
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import Cancelled, Provider, PushRequest, Setup
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import Direct, FaultPlan
 from tests.whole import share
 from tests.world import T0
 

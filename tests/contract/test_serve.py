@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.cell_client import CellClient
@@ -24,7 +25,6 @@ from drawdown.worker.halts.cell_settings import CellSettings
 from tests.emulators.cell import ROOT, CellEmulator
 from tests.emulators.serve import HANGS_S, Switched, home_stripe, serving, serving_in_thread
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import FaultPlan
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOW_MS = 1_790_000_000_000

@@ -15,6 +15,7 @@ import pytest
 import stripe
 
 from drawdown.providers.http.client import HttpClient
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import Accepted, CustomerChanged, Duplicate, RetryAt, Unknown
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.clock import SystemClock
@@ -22,7 +23,6 @@ from tests.contract.stripe_setup import World as ProviderWorld
 from tests.contract.stripe_setup import push, setup
 from tests.emulators.serve import serving, serving_in_thread
 from tests.emulators.stripe import BILLING_FAULTS, StripeEmulator
-from tests.emulators.wire import Direct, FaultPlan
 
 SECRET = "whsec_emulator"
 MINUTE_S = 60

@@ -10,6 +10,7 @@ import pytest
 import stripe
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Accepted, Outcome, PushRefused, Rejected, RetryAt, Unknown
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.providers.stripe.settings import AHEAD_MS, MAX_STREAM_EVENTS
@@ -22,7 +23,6 @@ from tests.contract.stripe_setup import NOW_MS, WINDOW, World, done, error, one,
 from tests.emulators.serve import serving_in_thread
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.stripe_stream import LASTS_MS
-from tests.emulators.wire import Direct
 
 URL = "https://stream.test"
 METERS = {"data": [{"id": "mtr_1", "event_name": "gb_seconds", "status": "active"}], "has_more": False}

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from drawdown.providers.http import Call, HttpResult
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import Accepted, Outcome, Rejected
 from drawdown.providers.stripe import build
 from drawdown.providers.stripe.meters import REMEMBERED_MS
@@ -14,7 +15,6 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import WINDOW_MS
 from tests.contract.stripe_setup import NOW_MS, World, done, one, push, setup
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import Direct, FaultPlan
 
 STREAM = "https://stripe.test"
 HOUR = NOW_MS - NOW_MS % 3_600_000 - 3_600_000

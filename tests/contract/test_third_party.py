@@ -163,7 +163,7 @@ def test_a_broken_provider_disables_only_itself(name: str, beside: Callable[...,
     found = beside(name, source)
     assert list(found.broken) == [name]
     assert found.broken[name].startswith(reason) and "\n" not in found.broken[name]
-    assert found.providers.keys() == {"autumn", "embedded", "stripe", "tally"}
+    assert found.providers.keys() >= {"autumn", "embedded", "stripe", "tally"}
 
 
 def test_one_that_ends_the_process_does_not(beside: Callable[..., registry.Registry]) -> None:

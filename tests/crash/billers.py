@@ -17,6 +17,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
@@ -35,7 +36,6 @@ from tests.crash.toll import Toll, sound
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import FaultPlan
 from tests.fresh import migrated
 
 STEPS = (

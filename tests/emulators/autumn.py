@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.kit.emulator import FaultPlan
 from tests.emulators import autumn_setup
 from tests.emulators.autumn_account import QUEUE_MS, WINDOW_MS, Account, Insufficient, Track
 from tests.emulators.autumn_call import Ask, Plain, Refused, answer_json, bad, duplicate, too_many, unavailable
@@ -31,7 +32,6 @@ from tests.emulators.autumn_numbers import Json, Units
 from tests.emulators.autumn_payments import ATTACH_FAULTS, Books
 from tests.emulators.autumn_state import balance
 from tests.emulators.autumn_totals import aggregate, check_filters
-from tests.emulators.wire import FaultPlan
 
 VERSIONS = frozenset({"2.0.0", "2.1.0", "2.2.0", "2.3.0"})
 SECRET_KEY = "am_sk_test_emulated0123456789"

@@ -16,7 +16,7 @@ from hashlib import sha256
 from urllib.parse import parse_qs, urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
-from tests.emulators.wire import FaultPlan
+from drawdown.providers.kit.emulator import FaultPlan
 
 CELL = "cell-1"
 ROOT = "root-secret-of-the-emulators"

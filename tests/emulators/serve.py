@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer
+from drawdown.providers.kit.emulator import Emulator
 from drawdown.schema.clock import Clock, SystemClock
 from tests.emulators.cell import CELL, ROOT, CellEmulator
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import Emulator
 
 if TYPE_CHECKING:
     from tests.emulators.autumn import AutumnEmulator

@@ -27,6 +27,7 @@ from hashlib import sha256
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer
+from drawdown.providers.kit.emulator import FaultPlan
 from tests.emulators import stripe_stream
 from tests.emulators.stripe_events import ADJUSTMENT_FAULTS, ADJUSTMENTS, Event, Events
 from tests.emulators.stripe_payments import CHARGE_FAULTS, INTENTS, LIST_FAULTS, Payments, garbled
@@ -63,7 +64,6 @@ from tests.emulators.stripe_shapes import (
     summary,
     thin,
 )
-from tests.emulators.wire import FaultPlan
 
 MAX_LAG_MS = 55 * 60_000
 BILLING_FAULTS = (

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 from drawdown.providers.http import Answer, HttpResult, NoAnswer, NotSent
+from drawdown.providers.kit.emulator import FaultPlan
 from tests.emulators.stripe_shapes import Refusal
-from tests.emulators.wire import FaultPlan
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

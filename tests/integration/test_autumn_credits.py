@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.examples import EXAMPLES
 from drawdown.providers.autumn import build
+from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
@@ -31,7 +32,6 @@ from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.waiting import read_providers
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_numbers import ONE_OFF
-from tests.emulators.wire import Direct
 from tests.world import T0, Fleet
 
 COSTS = {f"compute_{size}gb": Decimal(size) / 10_000 for size in (1, 2, 4, 8, 16, 32, 64)}

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine.effects import UsageAnswer, UsageRequest
 from drawdown.worker.halts import cell_usage
@@ -24,7 +25,6 @@ from drawdown.worker.halts.cell_urls import origin
 from drawdown.worker.halts.cell_usage import CellUsageClient, usage_signature
 from tests.emulators.cell import ROOT, CellEmulator
 from tests.emulators.serve import serving_in_thread
-from tests.emulators.wire import FaultPlan
 from tests.world import T0
 
 DAY = "2026-01-01"

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.providers import stripe
+from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Setup
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
@@ -17,7 +18,6 @@ from drawdown.worker.commands.flip_rules import Wish
 from drawdown.worker.orders.asked import AskedAccept, AskedAssign
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.test_flips import FEATURE, Billers, customer_of
-from tests.emulators.wire import Direct
 from tests.integration.test_orders import listed, order
 from tests.world import T0
 

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import accounts
+from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Cancelled, ReadFailed
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.audit import By
@@ -23,7 +24,6 @@ from tests.acceptance.commands import drawdown, one_clear_line
 from tests.contract.stripe_setup import setup
 from tests.emulators.serve import serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import Direct
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.providing import clean
 from tests.integration.reconciling import compare, told

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from drawdown.cli.app import App
 from drawdown.cli.main import run
 from drawdown.providers.autumn.payments import AutumnPayments, build
+from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.payments.registry import PaymentServices
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock
@@ -22,7 +23,6 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.topup.fill import fill
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_payments import ATTACH_FAULTS, Books
-from tests.emulators.wire import Direct, FaultPlan
 from tests.integration.topping import Purses
 from tests.world import T0, Cells
 

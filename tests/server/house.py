@@ -21,6 +21,7 @@ from drawdown.providers.autumn import build as build_autumn
 from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.http import Call, Http, HttpResult
+from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Provider, Setup
 from drawdown.providers.stripe import build as build_stripe
 from drawdown.schema.database import read
@@ -34,7 +35,6 @@ from drawdown.worker.engine.runner import NoWitness, World
 from drawdown.worker.engine.witness import WitnessStore
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import Direct
 from tests.official import Webhook
 from tests.server.exact import require_exact
 from tests.world import T0, Fleet

@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from drawdown.providers.kit.emulator import FaultPlan
 from tests.emulators.autumn import LOSS_FAULTS, READ_FAULTS, TRACK_FAULTS
 from tests.emulators.stripe import BILLING_FAULTS
-from tests.emulators.wire import FaultPlan
 
 CHANCE: Final = {
     # at any effect

@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 
 from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
@@ -18,7 +19,6 @@ from drawdown.worker.push.push import push
 from drawdown.worker.tick import tick
 from tests.emulators.autumn import TRACK_FAULTS
 from tests.emulators.autumn_numbers import ONE_OFF
-from tests.emulators.wire import FaultPlan
 from tests.simulation.accepted import note_compared
 from tests.simulation.actions import insert
 from tests.simulation.billed import billed

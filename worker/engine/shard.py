@@ -14,6 +14,9 @@ class Shard:
     lo: int = 0
     hi: int = BUCKETS - 1
 
+    def __str__(self) -> str:
+        return f"buckets {self.lo} to {self.hi}"
+
 
 @dataclass(frozen=True)
 class NewOrgs:

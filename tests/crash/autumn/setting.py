@@ -15,11 +15,11 @@ from decimal import Decimal
 from typing import Final
 
 from drawdown.providers.http import Answer, Call, HttpResult
+from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.worker.commands.features import DEFAULT_SIZES_GB
 from tests.crash.autumn.books import Books, Watched
 from tests.emulators.autumn import LOSS_FAULTS, READ_FAULTS, SLOW_FAULTS, STALE_FAULTS, TRACK_FAULTS, AutumnEmulator
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
-from tests.emulators.wire import FaultPlan
 
 AT_MS: Final = 1_733_702_400_000
 """2024-12-09T00:00:00Z."""

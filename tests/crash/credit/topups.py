@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
+from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
@@ -39,7 +40,6 @@ from tests.crash.toll import Toll, sound
 from tests.emulators.serve import serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.stripe_payments import CHARGE_FAULTS, LIST_FAULTS
-from tests.emulators.wire import FaultPlan
 from tests.fake_payments import CAN
 from tests.fresh import migrated
 from tests.integration.topping import TERMS

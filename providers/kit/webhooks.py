@@ -93,14 +93,3 @@ def _offered(header: str) -> list[bytes]:
 def _expected(secret: str, message_id: str, sent_at: datetime, text: str) -> bytes:
     signature = Webhook(secret).sign(message_id, sent_at, text)
     return base64.b64decode(signature.removeprefix(f"{VERSION},"))
-
-
-def customer_of(told: Mapping[str, object]) -> str:
-    """`data.customer_id`, or `data.customer.id` in the older kinds."""
-    data = told.get("data")
-    if isinstance(data, dict):
-        customer = data.get("customer")
-        for found in (data.get("customer_id"), customer.get("id") if isinstance(customer, dict) else None):
-            if isinstance(found, str) and found:
-                return found
-    raise WebhookRefused(f"the webhook {told['type']} names no customer")

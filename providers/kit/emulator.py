@@ -1,7 +1,7 @@
-"""What an emulator is: a state machine that is handed a call and says what comes back.
+"""The base of an emulator: a state machine that takes a call and returns its result.
 
-Guarantee: an emulator does no I/O and reads no clock; what happens to a call is decided by the call, the state, the
-time it is given and the seeded fault plan. Served over HTTP (`serve.py`), `NoAnswer` cuts the connection.
+Guarantee: an emulator does no I/O and reads no clock. The call, the state, the time it is given and the seeded fault
+plan decide what happens. If you serve it over HTTP, cut the connection for `NoAnswer`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FaultPlan:
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.rng = random.Random(self.seed)
+        self.rng = random.Random(self.seed)  # noqa: S311 - a fault that strikes again from its seed
 
     def draw(self, *kinds: str) -> str | None:
         """At most one of these kinds, each by its own chance."""

@@ -1,0 +1,97 @@
+"""`drawdown up`: ticks, watch, nightly and server, started and ended as one.
+
+Guarantee: no tick holds up an answer: the server is a process of its own. Where one part ends, so does the other, and
+the command with it: what keeps it running then starts both again.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Final
+
+import structlog
+import typer
+
+from drawdown.cli.app import App
+from drawdown.cli.nouns.serve import open_door, services_of
+from drawdown.cli.nouns.tick import Every, NewOrgFrom, NewOrgProvider, new_orgs, parse_nightly
+from drawdown.cli.processes import in_processes
+from drawdown.cli.rendering import show
+from drawdown.cli.stopping import Stopping
+from drawdown.cli.streams import Fault
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.errors import Exit, UsageError, worst
+from drawdown.schema.units import SECOND_MS
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.watch import ROUND_MS
+
+log = structlog.get_logger()
+
+SERVER: Final = "server"
+WORKER: Final = "ticks, watch and nightly"
+NIGHTLY_AT: Final = "02:17"
+"""In UTC, which has no hour twice, or left out."""
+
+
+def register(commands: typer.Typer) -> None:
+    """Add the command."""
+    commands.command("up")(up_)
+
+
+def up_(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="The address to listen on; without it, this machine alone")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one")] = 8080,
+    every: Every = 300,
+    nightly_at: Annotated[
+        str, typer.Option(help="When `drawdown nightly` is run, in UTC; off: not at all")
+    ] = NIGHTLY_AT,
+    new_org_provider: NewOrgProvider = None,
+    new_org_from: NewOrgFrom = None,
+    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
+) -> None:
+    """Do all of it until SIGTERM or Ctrl-C: tick, watch, serve, and run `drawdown nightly` once a night.
+
+    `drawdown run`, `watch`, `nightly` and `serve` do the same apart.
+    """
+    from drawdown.cli import scheduler
+    from drawdown.server.app import Server  # before there are two processes: they share what is loaded
+    from drawdown.server.http import listen
+
+    app: App = context.obj
+    if isinstance(app.clock, FixedClock):
+        raise UsageError("--at stands still: ticks, watch and server go by the clock")
+    appearing = new_orgs(app, new_org_provider, new_org_from)
+    night = None if nightly_at == "off" else parse_nightly(nightly_at)
+    app.ready()
+    options = scheduler.Options(Shard(), appearing, accept_clock, every, ROUND_MS // SECOND_MS, nightly_at=night)
+    listening, url = open_door(app, host, port)
+    stopping = Stopping()
+    stopping.on_signals()  # before it says what ends it
+    when = "no nightly" if night is None else f"nightly at {night:%H:%M} UTC"
+    told = (
+        f"listening on {url}; a tick now and every {every:,} s, a watch round every {options.watch_every_s} s between"
+    )
+    show(
+        app,
+        {"url": url, "tick_every_s": every, "watch_every_s": options.watch_every_s,
+         "nightly_at": None if night is None else f"{night:%H:%M}"},
+        [f"{told} them; {when}; SIGTERM or Ctrl-C ends it"],
+    )  # fmt: skip
+    sys.stdout.flush()
+    log.info("serving", url=url)
+
+    def one(part: str, ending: Stopping) -> int:
+        own = app.apart()
+        try:
+            if part == WORKER:
+                listening.close()
+                return scheduler.run(own, options, ending)
+            listen.serve(Server(services_of(own)), listening, own.settings.trusted_proxies, ending.is_set)
+            return Exit.SETTLED
+        finally:
+            own.close()
+
+    app.close()  # a connection is never shared with a process that is made of this one
+    ended = in_processes((WORKER, SERVER), one, together=True, before=stopping)
+    raise typer.Exit(worst(result.status if isinstance(result, Fault) else result for _, result in ended))

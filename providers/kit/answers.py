@@ -1,0 +1,140 @@
+"""What the answers of any service prove, as far as HTTP alone can tell.
+
+Guarantee: pure. "Not applied" is concluded only from `NotSent` and from 429, which comes before anything is done.
+Numbers stay exact: a fraction is a Decimal, and NaN is not JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from typing import Final, NoReturn
+from urllib.parse import quote
+
+from drawdown.providers.http import Answer, HttpResult, NoAnswer, NotSent
+from drawdown.providers.protocol import Outcome, ReadFailed, RetryAt, Unknown
+from drawdown.schema.text import clean
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+
+FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
+MIN_RETRY_MS: Final = SECOND_MS
+MAX_RETRY_MS: Final = 15 * MINUTE_MS
+KEY_WAIT_MS: Final = 5 * MINUTE_MS
+"""After a service refused the key: a person has to replace it, and may take a while."""
+MAX_QUOTED_CHARS: Final = 200
+"""Of a message of the service, in a reason of ours."""
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The headers of a call with a bearer key and a JSON body."""
+    return {"authorization": f"Bearer {key}", "content-type": "application/json"}
+
+
+def path_of(*parts: str) -> str:
+    """A path whose parts may hold anything."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def json_object(body: bytes) -> Mapping[str, object] | None:
+    """A JSON object with exact numbers (int or Decimal); None for anything else."""
+    try:
+        found = _DECODER.decode(body.decode())
+    except (ValueError, RecursionError, InvalidOperation):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def number(value: object) -> Decimal | None:
+    """An exact number: of JSON, or of a text such as "12.50". None for anything else."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return Decimal(value)
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        found = Decimal(value)
+        return found if found.is_finite() else None
+    return None
+
+
+def iso(at_ms: int) -> str:
+    """A moment as RFC 3339 in UTC, to the millisecond. Errors: OverflowError beyond the year 9999."""
+    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds")
+
+
+def moment_ms(value: object) -> int | None:
+    """A moment of RFC 3339 with its zone; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return None if moment is None or moment.tzinfo is None else (moment - _EPOCH) // timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        return None
+
+
+def whole(value: object) -> int | None:
+    """A whole number, of JSON or of a text; None for anything else."""
+    found = number(value)
+    return int(found) if found is not None and found == found.to_integral_value() else None
+
+
+def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
+    """How long to wait by Retry-After (seconds, or a date), within bounds; None: it does not say."""
+    text = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return _clamped(int(Decimal(text[:12]) * SECOND_MS))
+    try:
+        moment = parsedate_to_datetime(text[:100])
+        at_ms = int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * SECOND_MS)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return _clamped(at_ms - now_ms)
+
+
+def _clamped(wait_ms: int) -> int:
+    return max(MIN_RETRY_MS, min(wait_ms, MAX_RETRY_MS))
+
+
+def backoff_ms(attempt: int) -> int:
+    """Waiting time after an attempt (1 is the first): doubles up to a quarter of an hour."""
+    return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_RETRY_MS)
+
+
+def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | Answer:
+    """The outcome of a push where every service means the same; else the answer, for you to judge."""
+    match result:
+        case NotSent(reason):
+            return RetryAt(now_ms + backoff_ms(attempt), f"not sent: {reason}")
+        case NoAnswer(reason):
+            return Unknown(f"no answer: {reason}")
+        case Answer(status=429):
+            wait_ms = retry_after_ms(result.headers, now_ms) or backoff_ms(attempt)
+            return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls", too_many=True)
+    return result
+
+
+def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
+    """The object that a reading call returned with status 200."""
+    if not isinstance(result, Answer):
+        return ReadFailed(result.reason)
+    if result.status != 200:
+        return ReadFailed(f"HTTP {result.status}", too_many=result.status == 429)
+    found = json_object(result.body)
+    return ReadFailed("HTTP 200, but no JSON object") if found is None else found
+
+
+def quoted(message: object, *secrets: str | None) -> str:
+    """A message of the service as one short line without these secrets, for a reason of ours."""
+    text = str(message)
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "…")
+    return clean(text, MAX_QUOTED_CHARS)
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_refused)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NUMBER: Final = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")

@@ -1,0 +1,225 @@
+"""httpx and httpx2 for providers: a client on Drawdown's engine, and Drawdown's `Http` over a client of your own.
+
+Guarantee: "not sent" needs two proofs: the client's `trace` never began to send the request's headers, and the error is
+one of connecting. The name of an exception alone proves neither. A mocked transport emits no trace, so a mocked
+`ReadTimeout` stays unknown. A client that sends one request twice is stopped before the second.
+
+Neither library is imported here. Each function works on the one that you hand it, or that made your client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import ModuleType
+from typing import Any, Final
+
+from drawdown.providers.http import MAX_ANSWER_BYTES, TIMEOUT_S, Answer, Call, Http, HttpResult, NoAnswer, NotSent
+from drawdown.schema.errors import UsageError
+
+LIBRARIES: Final = ("httpx2", "httpx")
+NOT_INSTALLED: Final = "setup.client() needs httpx2. Run: pip install 'drawdown[plugin]'"
+SENDS_AGAIN: Final = "its httpx client sends a request again by itself"
+
+_SENT: Final = "send_request_headers.started"
+_UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
+"""Errors that can come before anything is sent. Each can come after, too: of a retry, or of a redirect."""
+_AFTER_SENDING: Final = ("ReadTimeout", "ReadError", "RemoteProtocolError", "ConnectError", "ConnectTimeout")
+"""What a cut connection looks like by turns, for the suite: a retry that was refused ends in a `ConnectError`."""
+_OURS: Final = frozenset({"host", "content-length", "connection", "transfer-encoding", "expect", "upgrade"})
+
+
+class _SendsAgainError(Exception):
+    """Stops a client that would send the same request twice."""
+
+
+class _Trace:
+    """Counts how often a client began to send a request. CONNECT goes to a proxy, and carries nothing of it."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        if not event.endswith(_SENT) or getattr(info.get("request"), "method", b"") in (b"CONNECT", "CONNECT"):
+            return
+        self.begun += 1
+        if self.begun > 1:
+            raise _SendsAgainError
+
+
+async def ask(
+    client: Any,
+    method: str,
+    url: str,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    most_bytes: int = MAX_ANSWER_BYTES,
+    **options: Any,
+) -> HttpResult:
+    """Send one request by an `AsyncClient` of httpx or httpx2, and say what is proven. `options` are those of
+    `client.build_request`: json, content, params, headers. Never raises for what the network or the service does."""
+    library = _library_of(client)
+    try:
+        request = client.build_request(method, url, timeout=timeout_s, **options)
+    except (ValueError, TypeError, library.InvalidURL):
+        return NotSent("not a request that can be sent")
+    trace = _Trace()
+    request.extensions = {**request.extensions, "trace": trace}
+    try:
+        async with asyncio.timeout(timeout_s):
+            response = await client.send(request, stream=True, follow_redirects=False)
+            try:
+                body = await _whole(response, most_bytes)
+            finally:
+                await response.aclose()
+    except Exception as error:  # a transport, an auth flow or an event hook may raise anything
+        return _failure(library, error, trace)
+    if trace.begun > 1:
+        return NoAnswer(SENDS_AGAIN)
+    if body is None:
+        return NoAnswer(f"an answer of over {most_bytes} bytes")
+    return Answer(response.status_code, {name.lower(): text for name, text in response.headers.items()}, body)
+
+
+async def _whole(response: Any, most_bytes: int) -> bytes | None:
+    """None: it is longer."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > most_bytes:
+            return None
+    return bytes(body)
+
+
+def _failure(library: ModuleType, error: Exception, trace: _Trace) -> NotSent | NoAnswer:
+    if trace.begun > 1:
+        return NoAnswer(SENDS_AGAIN)
+    kind = type(error).__name__  # its text may hold the URL, and a key in it
+    unconnected = isinstance(error, tuple(getattr(library, name) for name in _UNCONNECTED))
+    if unconnected and not trace.begun:
+        return NotSent(f"no connection ({kind})")
+    return NoAnswer(f"no whole answer ({kind})")
+
+
+class OwnClient:
+    """An `Http` over clients that you make: `OwnClient(lambda: httpx.AsyncClient(http2=True))`. Each event loop gets a
+    client of its own, since a tick ends its loop and the connections of a client end with it."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        """Errors: UsageError for a client that follows redirects or sends again by itself."""
+        self._make = make
+        self._client: Any = make()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        if (why := trouble(self._client)) is not None:
+            raise UsageError(why)
+
+    @property
+    def client(self) -> Any:
+        """The client of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop not in (None, loop):
+            self._client = self._make()
+        self._loop = loop
+        return self._client
+
+    async def send(self, call: Call) -> HttpResult:
+        return await ask(
+            self.client,
+            call.method,
+            call.url,
+            timeout_s=call.timeout_s,
+            most_bytes=call.most_bytes,
+            headers=dict(call.headers),
+            content=call.body or None,
+        )
+
+    async def close(self) -> None:
+        """Give connections back; a later call opens new ones."""
+        client, self._client = self._client, None
+        if client is not None and self._loop in (None, asyncio.get_running_loop()):
+            await client.aclose()
+
+
+class EngineTransport:
+    """A transport for an `AsyncClient` of either library that sends by an `Http`: Drawdown's engine, or the suite's
+    `Wire`. `varied`: calls without an answer raise other errors by turns, for the suite."""
+
+    def __init__(self, http: Http, library: ModuleType, *, varied: bool = False) -> None:
+        self._http, self._library = http, library
+        self._errors = itertools.cycle(_AFTER_SENDING if varied else ("ReadError",))
+
+    async def handle_async_request(self, request: Any) -> Any:
+        headers = {name: text for name, text in request.headers.items() if name.lower() not in _OURS}
+        headers["accept-encoding"] = "gzip"  # the engine unpacks it, and nothing else
+        limits = [limit for limit in request.extensions.get("timeout", {}).values() if limit is not None]
+        body = await request.aread()
+        call = Call(request.method, str(request.url), headers, body, timeout_s=max(limits, default=TIMEOUT_S))
+        result = await self._http.send(call)
+        if isinstance(result, NotSent):
+            raise self._library.ConnectError(result.reason, request=request)
+        if (trace := request.extensions.get("trace")) is not None:
+            said = trace(f"http11.{_SENT}", {"request": request})
+            if isinstance(said, Awaitable):
+                await said
+        if isinstance(result, NoAnswer):
+            raise getattr(self._library, next(self._errors))(result.reason, request=request)
+        told = {name: text for name, text in result.headers.items() if name not in ("content-encoding", *_OURS)}
+        return self._library.Response(result.status, headers=told, content=result.body, request=request)
+
+    async def aclose(self) -> None:
+        """The connections are the engine's, which outlives the client."""
+
+    async def __aenter__(self) -> EngineTransport:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def client_on(http: Http, library: ModuleType | None = None, **options: Any) -> Any:
+    """An `AsyncClient` on an `Http`, by default of httpx2. It follows no redirect, keeps no cookie, and reads no
+    settings of the environment. Errors: UsageError for options that send again, or if httpx2 is not installed."""
+    if library is None:
+        try:
+            import httpx2 as library
+        except ImportError:
+            raise UsageError(NOT_INSTALLED) from None
+    assert library is not None
+    chosen = {"trust_env": False, "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=[])), **options}
+    client = library.AsyncClient(transport=EngineTransport(http, library), **chosen)
+    if (why := trouble(client)) is not None:
+        raise UsageError(why)
+    return client
+
+
+def trouble(client: Any) -> str | None:
+    """Why a client must not bill; None: it sends each request once, as far as it shows."""
+    if getattr(client, "follow_redirects", False):
+        return "its httpx client follows redirects, and a push must be sent once. Pass follow_redirects=False"
+    transports = [getattr(client, "_transport", None), *(getattr(client, "_mounts", None) or {}).values()]
+    for transport in transports:
+        retries = getattr(getattr(transport, "_pool", None), "_retries", 0)
+        named = any("retry" in kind.__name__.lower() for kind in type(transport).__mro__)
+        if named or (isinstance(retries, int) and retries > 0):
+            what = type(transport).__name__ if named else f"retries={retries}"
+            return f"{SENDS_AGAIN} ({what}), and a push must be sent once. Remove it: Drawdown retries"
+    return None
+
+
+def clients_of(provider: object) -> Iterable[Any]:
+    """The httpx clients that an object holds in its attributes."""
+    for held in vars(provider).values() if hasattr(provider, "__dict__") else ():
+        if any(kind.__module__.partition(".")[0] in LIBRARIES for kind in type(held).__mro__) and hasattr(held, "send"):
+            yield held
+
+
+def _library_of(client: Any) -> ModuleType:
+    """httpx or httpx2: whichever made this client. Errors: TypeError."""
+    for kind in type(client).__mro__:
+        name = kind.__module__.partition(".")[0]
+        if name in LIBRARIES:
+            return sys.modules[name]
+    raise TypeError(f"{type(client).__name__} is not an AsyncClient of httpx or httpx2")

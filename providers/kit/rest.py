@@ -1,0 +1,107 @@
+"""A JSON API under one key, as a provider calls it.
+
+Guarantee: "it does not exist" and "the key is refused" are concluded only from the service's own words: a gateway in
+between says 404 and 401, too. What is read to judge a push is kept for KEPT_MS at most.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final, TypeAlias
+from urllib.parse import urlencode
+
+from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, Http, HttpResult
+from drawdown.providers.kit.answers import (
+    KEY_WAIT_MS,
+    backoff_ms,
+    bearer,
+    json_object,
+    path_of,
+    quoted,
+    read_object,
+    shared_outcome,
+)
+from drawdown.providers.protocol import Absent, Outcome, ReadFailed, RetryAt
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import MINUTE_MS
+
+KEPT_MS: Final = MINUTE_MS
+"""For how long a meter or a customer that was read is taken for the present one."""
+MAX_KEPT: Final = 10_000
+"""Objects that are kept. Beyond, all are read anew."""
+
+ErrorOf: TypeAlias = Callable[[int, Mapping[str, object]], str | None]
+Found: TypeAlias = Mapping[str, object] | Absent | ReadFailed
+
+
+class Rest:
+    """`error_of` returns what an error says in the service's own words, by its status; None: it is somebody else's."""
+
+    def __init__(self, http: Http, clock: Clock, url: str, key: str | None, error_of: ErrorOf) -> None:
+        self._http, self._clock, self._url, self._key, self._error_of = http, clock, url, key, error_of
+        self._kept: dict[str, tuple[int, Mapping[str, object]]] = {}
+
+    async def get(self, *path: str, **query: str) -> Found:
+        """One object. Absent: the service says that it does not exist."""
+        return self._read(await self._http.send(self._call(path, query)))
+
+    async def kept(self, *path: str, **query: str) -> Found:
+        """The same, or what was read within the last minute."""
+        call, now_ms = self._call(path, query), self._clock.now_ms()
+        read_ms, found = self._kept.get(call.url, (0, None))
+        if found is not None and now_ms - read_ms < KEPT_MS:
+            return found
+        told = self._read(await self._http.send(call))
+        self._kept.pop(call.url, None)
+        if isinstance(told, Mapping):
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[call.url] = (now_ms, told)
+        return told
+
+    async def array(self, *path: str, **query: str) -> list[Mapping[str, object]] | ReadFailed:
+        """The objects of a JSON array, for a service that answers one."""
+        result = await self._http.send(self._call(path, query))
+        if isinstance(result, Answer) and result.status == 200 and result.body.lstrip()[:1] == b"[":
+            result = replace(result, body=b'{"items":' + result.body + b"}")
+        found = self._read(result)
+        items = found.get("items") if isinstance(found, Mapping) else None
+        if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+            return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200, but no list of objects")
+        return items
+
+    async def post(self, path: str, body: object, attempt: int) -> Outcome | Answer:
+        """Send a push. An outcome where HTTP, or a refused key, proves one; else the answer, for you to judge."""
+        call = Call(
+            "POST",
+            self._url + path,
+            bearer(self._key or ""),
+            json.dumps(body).encode(),
+            most_bytes=PUSH_ANSWER_BYTES,
+        )
+        now_ms = self._clock.now_ms()
+        answer = shared_outcome(await self._http.send(call), attempt, now_ms)
+        if isinstance(answer, Answer) and answer.status in (401, 403) and (said := self.said(answer)) is not None:
+            return RetryAt(now_ms + KEY_WAIT_MS, f"the key is refused: {said}")
+        return answer
+
+    def later(self, failed: ReadFailed, attempt: int, what: str) -> RetryAt:
+        """A push that is not sent yet, because what it needs cannot be read."""
+        at_ms = self._clock.now_ms() + backoff_ms(attempt)
+        return RetryAt(at_ms, f"{what} cannot be read: {failed.reason}", too_many=failed.too_many)
+
+    def said(self, answer: Answer) -> str | None:
+        """An error in the service's own words, in one line without the key; None: it is not the service's."""
+        said = self._error_of(answer.status, json_object(answer.body) or {})
+        return None if said is None else quoted(f"HTTP {answer.status} {said}", self._key)
+
+    def _call(self, path: tuple[str, ...], query: Mapping[str, str]) -> Call:
+        asked = f"?{urlencode(query)}" if query else ""
+        return Call("GET", self._url + path_of(*path) + asked, bearer(self._key or ""), timeout_s=READ_TIMEOUT_S)
+
+    def _read(self, result: HttpResult) -> Found:
+        if isinstance(result, Answer) and result.status >= 400 and (said := self.said(result)) is not None:
+            return Absent() if result.status == 404 else ReadFailed(said, too_many=result.status == 429)
+        return read_object(result)

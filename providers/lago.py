@@ -1,0 +1,286 @@
+"""Lago as a billing provider: one event for each push, the balance of the customer's wallets.
+
+Guarantee: the push's key is the event's `transaction_id`, which Lago takes once for good. Drawdown's customer is the
+subscription's `external_id`, so the same key always goes to the same subscription. Sources: docs.getlago.com and the
+source of lago-api; nothing here was tried against a Lago server.
+
+What Lago's answers prove:
+- 200 with our `transaction_id`: the event is stored. Lago bills it only if the metric and an active subscription
+  exist, so both are read before the push.
+- 422 `value_already_exist`: the event was stored before. It stays, so a duplicate proves delivery.
+- With Lago's ClickHouse store a repeat answers 200, and Lago counts it once by `transaction_id` and time.
+- An event in a period whose invoice is final is stored and not billed. Set a grace period at Lago.
+- Negative sums are documented nowhere, so they are carried. Lago's HMAC signature has no time, so no webhook is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Final
+
+from drawdown.providers.http import Answer
+from drawdown.providers.kit.answers import iso, json_object, moment_ms, number, whole
+from drawdown.providers.kit.rest import Rest
+from drawdown.providers.kit.settings import given
+from drawdown.providers.protocol import (
+    Absent,
+    Accepted,
+    CannotTell,
+    Capabilities,
+    CustomerRead,
+    CustomerState,
+    Drawn,
+    Duplicate,
+    Found,
+    LookupResult,
+    NoCustomer,
+    Notice,
+    Outcome,
+    PushRequest,
+    ReadFailed,
+    Rejected,
+    Setup,
+    Totals,
+    Unknown,
+    WebhookRefused,
+)
+from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
+
+URL: Final = "https://api.getlago.com"
+NAMES: Final = frozenset({"api_key", "url"})
+MAX_QUANTITY: Final = 10**15
+LOOKUP_LAG_MS: Final = MINUTE_MS
+"""With the ClickHouse store an event is read through a queue."""
+BALANCE_LAG_MS: Final = 5 * MINUTE_MS
+"""How often Lago takes present usage off a wallet's ongoing balance."""
+PAGE: Final = 100
+MAX_PAGES: Final = 100
+"""Of the events of one subscription, for its totals."""
+MAX_WALLETS: Final = PAGE
+"""Wallets of one customer. More cannot be added up from one page."""
+
+
+def error_of(status: int, body: Mapping[str, object]) -> str | None:
+    """`{"status": 404, "error": "Not Found", "code": "event_not_found"}`"""
+    error = body.get("error")
+    if body.get("status") != status or isinstance(body.get("status"), bool) or not isinstance(error, str):
+        return None
+    code, details = body.get("code"), body.get("error_details")
+    said = f"{error} {code}" if isinstance(code, str) else error
+    return f"{said}: {details}" if isinstance(details, Mapping) else said
+
+
+class Lago:
+    """One organisation at Lago."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Errors: UsageError."""
+        settings = given(setup, NAMES)
+        key = settings.key("api_key")
+        self.name, self._clock = setup.name, setup.clock
+        self.dormant = None if key else f"{settings.variable('api_key')} is not set"
+        self.capabilities = Capabilities(
+            key_retention_ms=None,
+            duplicate_proves_delivery=True,
+            in_flight=16,
+            negatives=False,
+            max_quantity=MAX_QUANTITY,
+            lookup_lag_ms=LOOKUP_LAG_MS,
+            totals_lag_ms=LOOKUP_LAG_MS,
+            balance_lag_ms=BALANCE_LAG_MS,
+            own_customer_ids=True,
+        )
+        self._api = Rest(setup.http, setup.clock, settings.origin(URL), key, error_of)
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        return [await self._push(push) for push in batch]
+
+    async def _push(self, push: PushRequest) -> Outcome:
+        if self.dormant:
+            return self._api.later(ReadFailed(self.dormant), push.attempt, "Lago")
+        field = await self._field(push.feature)
+        if isinstance(field, ReadFailed):
+            return self._api.later(field, push.attempt, f"the metric {push.feature}")
+        if isinstance(field, CannotTell):
+            return Rejected(f"not sent: {field.reason}")
+        why = await self._unbilled(push)
+        if why is not None:
+            return why
+        event = {
+            "transaction_id": push.key,
+            "external_subscription_id": push.customer_id,
+            "code": push.feature,
+            "timestamp": f"{push.ts // SECOND_MS}.{push.ts % SECOND_MS:03}",
+            "properties": {field: str(push.quantity)},
+        }
+        answer = await self._api.post("/api/v1/events", {"event": event}, push.attempt)
+        return self._judged(answer, push) if isinstance(answer, Answer) else answer
+
+    def _judged(self, answer: Answer, push: PushRequest) -> Outcome:
+        body = json_object(answer.body) or {}
+        event = body.get("event")
+        if answer.status == 200 and isinstance(event, Mapping) and event.get("transaction_id") == push.key:
+            return Accepted()
+        said = self._api.said(answer)
+        if answer.status == 422 and said is not None:
+            details = body.get("error_details")
+            if isinstance(details, Mapping) and details.get("transaction_id") == ["value_already_exist"]:
+                return Duplicate()
+            return Rejected(f"Lago refused the event: {said}")
+        return Unknown(said or f"HTTP {answer.status}, and nothing proven")
+
+    async def _unbilled(self, push: PushRequest) -> Outcome | None:
+        """Why Lago would store the event and never bill it; None: the subscription is there and active."""
+        found = await self._api.kept("api", "v1", "subscriptions", push.customer_id)
+        if isinstance(found, Absent):
+            return Rejected(f"not sent: Lago has no active subscription {push.customer_id}. Create it at Lago")
+        subscription = found if isinstance(found, ReadFailed) else _part(found, "subscription", push.customer_id)
+        if isinstance(subscription, ReadFailed):
+            return self._api.later(subscription, push.attempt, f"the subscription {push.customer_id}")
+        started_ms = moment_ms(subscription.get("started_at"))
+        if subscription.get("status") != "active" or started_ms is None:
+            return Rejected(f"not sent: the subscription {push.customer_id} is not active at Lago. Activate it")
+        if push.ts < started_ms:
+            return Rejected(f"not sent: the usage is older than the subscription {push.customer_id}, and Lago skips it")
+        return None
+
+    async def _field(self, feature: str) -> str | ReadFailed | CannotTell:
+        """The property that a metric sums. CannotTell: why it must not be used."""
+        found = await self._api.kept("api", "v1", "billable_metrics", feature)
+        if isinstance(found, ReadFailed):
+            return found
+        if isinstance(found, Absent):
+            return CannotTell(f"Lago has no billable metric {feature}. Create it with the aggregation sum")
+        metric = found.get("billable_metric")
+        if not isinstance(metric, Mapping) or metric.get("code") != feature:
+            return ReadFailed("HTTP 200, but not the metric")
+        field = metric.get("field_name")
+        if metric.get("aggregation_type") != "sum_agg" or not isinstance(field, str) or not field:
+            return CannotTell(f"the billable metric {feature} does not sum a property. Use the aggregation sum")
+        if metric.get("expression") or metric.get("rounding_function"):
+            return CannotTell(f"the billable metric {feature} has an expression or rounds. Remove it")
+        return field
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        return {customer_id: await self._customer(customer_id) for customer_id in customer_ids}
+
+    async def _customer(self, customer_id: str) -> CustomerRead:
+        """A customer without a wallet pays by invoice, and is never halted."""
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        found = await self._api.get("api", "v1", "subscriptions", customer_id)
+        if not isinstance(found, Mapping):
+            return NoCustomer() if isinstance(found, Absent) else found
+        subscription = _part(found, "subscription", customer_id)
+        if isinstance(subscription, ReadFailed):
+            return subscription
+        owner, plan = subscription.get("external_customer_id"), subscription.get("plan_code")
+        if not isinstance(owner, str) or not isinstance(plan, str | None):
+            return ReadFailed("the subscription does not name its customer")
+        told = await self._api.get("api", "v1", "wallets", external_customer_id=owner, per_page=str(PAGE))
+        wallets = told.get("wallets") if isinstance(told, Mapping) else None
+        if not isinstance(wallets, list):
+            return told if isinstance(told, ReadFailed) else ReadFailed("HTTP 200, but no wallets")
+        if len(wallets) >= MAX_WALLETS:
+            return ReadFailed(f"the customer has {len(wallets)} wallets or more")
+        balances: list[Decimal] = []
+        for wallet in wallets:
+            if not isinstance(wallet, Mapping) or wallet.get("status") not in ("active", "terminated"):
+                return ReadFailed("a wallet without a status")
+            credits = number(wallet.get("credits_ongoing_balance"))
+            if credits is None:
+                return ReadFailed("a wallet without credits_ongoing_balance")
+            balances += [credits] if wallet["status"] == "active" else []
+        return CustomerState(int(sum(balances) * MICRO) if balances else None, plan, None)
+
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        found = await self._api.get("api", "v1", "events", request.key)
+        if not isinstance(found, Mapping):
+            return found
+        event = found.get("event")
+        if not isinstance(event, Mapping) or event.get("transaction_id") != request.key:
+            return ReadFailed("HTTP 200, but not the event")
+        if (event.get("code"), event.get("external_subscription_id")) != (request.feature, request.customer_id):
+            return CannotTell("Lago has an event of this key for another metric or subscription")
+        field = await self._field(request.feature)
+        if not isinstance(field, str):
+            return field
+        quantity = _quantity(event, field)
+        return ReadFailed("the event has no whole quantity") if quantity is None else Found(quantity)
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
+        """Of each metric that sums a property. Lago's range has both ends, so its last moment is taken out here."""
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        asked = {"external_subscription_id": customer_id, "timestamp_from": iso(from_ms), "timestamp_to": iso(to_ms)}
+        totals: dict[str, int] = {}
+        for page in range(1, MAX_PAGES + 1):
+            found = await self._api.get("api", "v1", "events", **asked, page=str(page), per_page=str(PAGE))
+            if not isinstance(found, Mapping):
+                return found if isinstance(found, ReadFailed) else ReadFailed("Lago lists no events")
+            events, meta = found.get("events"), found.get("meta")
+            if not isinstance(events, list) or not isinstance(meta, Mapping) or "next_page" not in meta:
+                return ReadFailed("HTTP 200, but no page of events")
+            for event in events:
+                why = await self._add(totals, event, from_ms, to_ms)
+                if why is not None:
+                    return why
+            if meta["next_page"] is None:
+                return totals
+        return ReadFailed(f"more than {PAGE * MAX_PAGES} events in one range")
+
+    async def _add(self, totals: dict[str, int], event: object, from_ms: int, to_ms: int) -> ReadFailed | None:
+        if not isinstance(event, Mapping):
+            return ReadFailed("an event that is not an object")
+        code, at_ms = event.get("code"), moment_ms(event.get("timestamp"))
+        if not isinstance(code, str) or at_ms is None:
+            return ReadFailed("an event without a code or a time")
+        field = await self._field(code)
+        if isinstance(field, ReadFailed):
+            return field
+        if isinstance(field, CannotTell) or not from_ms <= at_ms < to_ms:
+            return None  # not a metric that Drawdown could have used
+        quantity = _quantity(event, field)
+        if quantity is None:
+            return ReadFailed(f"{code}: an event without a whole quantity")
+        totals[code] = totals.get(code, 0) + quantity
+        return None
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
+        return {}
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
+        raise WebhookRefused("Lago's signature has no time, so a copy would be taken: no webhook of Lago is taken")
+
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+        if self.dormant:
+            return [f"{self.dormant}: nothing is sent to Lago"]
+        fields = {feature: await self._field(feature) for feature in features}
+        lines = [f"{feature}: {field.reason}" for feature, field in fields.items() if not isinstance(field, str)]
+        for customer_id in customer_ids:
+            found = await self._customer(customer_id)
+            if isinstance(found, NoCustomer):
+                lines.append(f"{customer_id}: Lago has no active subscription with this external_id")
+            elif isinstance(found, ReadFailed):
+                lines.append(f"{customer_id}: {found.reason}")
+        return lines
+
+
+def _part(found: Mapping[str, object], name: str, wanted: str) -> Mapping[str, object] | ReadFailed:
+    part = found.get(name)
+    if isinstance(part, Mapping) and part.get("external_id") == wanted:
+        return part
+    return ReadFailed(f"HTTP 200, but not the {name}")
+
+
+def _quantity(event: Mapping[str, object], field: str) -> int | None:
+    properties = event.get("properties")
+    return whole(properties.get(field)) if isinstance(properties, Mapping) else None
+
+
+def build(setup: Setup) -> Lago:
+    """The entry point."""
+    return Lago(setup)

@@ -1,0 +1,287 @@
+"""OpenMeter as a billing provider: one CloudEvent for each push, the balance of an entitlement.
+
+Guarantee: the push's key is the event's `id` under the source `drawdown`. A 204 proves only that the event is in
+OpenMeter's queue, so each push is Queued and settled by its look-up. Sources: openmeter.io/docs, its OpenAPI
+description and the source of openmeterio/openmeter; nothing here was tried against OpenMeter itself.
+
+What OpenMeter's answers prove:
+- 204: the event was handed to the queue. A new event and a repeat are answered alike.
+- OpenMeter drops repeats by source and id only if deduplication is on, and a server of your own has it off. So
+  DEDUPE_H must say for how many hours yours remembers an event; without it the provider is dormant.
+- An event that no meter can read is stored with `validationErrors` and counts nothing. The meter and the customer
+  are read before the push.
+- A meter's sum has floating point on the wire. Negative sums are documented nowhere, so they are carried.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from drawdown.providers.http import Answer
+from drawdown.providers.kit import webhooks
+from drawdown.providers.kit.answers import iso, json_object, number, whole
+from drawdown.providers.kit.rest import Rest
+from drawdown.providers.kit.settings import given
+from drawdown.providers.protocol import (
+    HOUR_MS,
+    Absent,
+    CannotTell,
+    Capabilities,
+    CustomerChanged,
+    CustomerRead,
+    CustomerState,
+    Drawn,
+    Found,
+    LookupResult,
+    NoCustomer,
+    Notice,
+    Outcome,
+    PushRequest,
+    Queued,
+    ReadFailed,
+    Rejected,
+    Setup,
+    Totals,
+    Unknown,
+)
+from drawdown.schema.units import MICRO, MINUTE_MS
+
+URL: Final = "https://openmeter.cloud"
+NAMES: Final = frozenset({"api_key", "url", "dedupe_h", "balance_feature", "webhook_secrets"})
+SOURCE: Final = "drawdown"
+MAX_QUANTITY: Final = 2**53 - 1
+MAX_DEDUPE_H: Final = 10_000
+PAGE: Final = 100
+MAX_PAGES: Final = 100
+"""Of meters, for totals."""
+CONFIRM_MS: Final = MINUTE_MS
+"""After a 204: the sink worker has written the event by then."""
+CHANGES: Final = frozenset({"entitlements.balance.threshold", "entitlements.reset"})
+
+
+def error_of(status: int, body: Mapping[str, object]) -> str | None:
+    """A problem of RFC 7807: `{"type": "about:blank", "title": "Not Found", "status": 404, "detail": "…"}`"""
+    title, detail = body.get("title"), body.get("detail")
+    own = type(body.get("status")) is int and body["status"] == status
+    return f"{title}: {detail}" if own and isinstance(title, str) and isinstance(detail, str) else None
+
+
+class OpenMeter:
+    """One namespace at OpenMeter. Drawdown's customer is the customer's key, which must be one of its subjects."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Errors: UsageError."""
+        settings = given(setup, NAMES)
+        key, hours = settings.key("api_key"), whole(settings.text("dedupe_h"))
+        if settings.text("dedupe_h") and (hours is None or not 1 <= hours <= MAX_DEDUPE_H):
+            raise settings.wrong("dedupe_h", f"must be hours from 1 to {MAX_DEDUPE_H:,}")
+        unset = [name for name, value in (("api_key", key), ("dedupe_h", hours)) if value is None]
+        self.name, self._clock = setup.name, setup.clock
+        self.dormant = f"{settings.variable(unset[0])} is not set" if unset else None
+        self.capabilities = Capabilities(
+            key_retention_ms=(hours or 1) * HOUR_MS,
+            duplicate_proves_delivery=False,
+            success_proves_charge=False,
+            in_flight=16,
+            negatives=False,
+            max_quantity=MAX_QUANTITY,
+            lookup_lag_ms=CONFIRM_MS,
+            totals_lag_ms=CONFIRM_MS,
+            balance_lag_ms=CONFIRM_MS,
+            webhook_headers=webhooks.SIGNATURE_HEADERS,
+        )
+        self._balance = settings.text("balance_feature") or None
+        self._secrets = settings.list("webhook_secrets")
+        if not all(webhooks.is_secret(secret) for secret in self._secrets):
+            raise settings.wrong("webhook_secrets", "must be signing secrets (whsec_…) with commas between them")
+        self._api = Rest(setup.http, setup.clock, settings.origin(URL), key, error_of)
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        return [await self._push(push) for push in batch]
+
+    async def _push(self, push: PushRequest) -> Outcome:
+        if self.dormant:
+            return self._api.later(ReadFailed(self.dormant), push.attempt, "OpenMeter")
+        meter = await self._meter(push.feature)
+        if isinstance(meter, ReadFailed):
+            return self._api.later(meter, push.attempt, f"the meter {push.feature}")
+        if isinstance(meter, CannotTell):
+            return Rejected(f"not sent: {meter.reason}")
+        customer = await self._customer(push.customer_id, kept=True)
+        if isinstance(customer, ReadFailed):
+            return self._api.later(customer, push.attempt, f"the customer {push.customer_id}")
+        if isinstance(customer, NoCustomer):
+            return Rejected(f"not sent: OpenMeter has no customer of the subject {push.customer_id}. Create it")
+        kind, field = meter
+        event = {
+            "specversion": "1.0",
+            "id": push.key,
+            "source": SOURCE,
+            "type": kind,
+            "subject": push.customer_id,
+            "time": iso(push.ts),
+            "data": {field: str(push.quantity)},
+        }
+        answer = await self._api.post("/api/v1/events", event, push.attempt)
+        if not isinstance(answer, Answer):
+            return answer
+        if answer.status == 204:
+            return Queued(self._clock.now_ms() + CONFIRM_MS)
+        said = self._api.said(answer)
+        if answer.status == 400 and said is not None:
+            return Rejected(f"OpenMeter refused the event: {said}")
+        return Unknown(said or f"HTTP {answer.status}, and nothing proven")
+
+    async def _meter(self, feature: str) -> tuple[str, str] | ReadFailed | CannotTell:
+        """Event type and property of a meter. CannotTell: why it must not be used."""
+        found = await self._api.kept("api", "v1", "meters", feature)
+        if isinstance(found, ReadFailed):
+            return found
+        if isinstance(found, Absent):
+            return CannotTell(f"OpenMeter has no meter {feature}. Create it with the aggregation SUM")
+        if found.get("slug") != feature:
+            return ReadFailed("HTTP 200, but not the meter")
+        return _summed(found) or CannotTell(
+            f"the meter {feature} does not sum one property ($.name). Create one that does"
+        )
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        return {customer_id: await self._state(customer_id) for customer_id in customer_ids}
+
+    async def _state(self, customer_id: str) -> CustomerRead:
+        """Without BALANCE_FEATURE customers pay by invoice, and are never halted."""
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        known = await self._customer(customer_id)
+        if self._balance is None or not isinstance(known, CustomerState):
+            return known
+        path = ("api", "v1", "customers", customer_id, "entitlements", self._balance, "value")
+        value = await self._api.get(*path)
+        if isinstance(value, Absent):
+            return CustomerState(0, None, None)  # without the entitlement there is nothing to spend
+        if isinstance(value, ReadFailed):
+            return value
+        access, balance, overage = value.get("hasAccess"), number(value.get("balance")), number(value.get("overage", 0))
+        if not isinstance(access, bool) or balance is None or overage is None:
+            return ReadFailed("HTTP 200, but not the value of a metered entitlement")
+        micro = int((balance - overage) * MICRO)
+        return CustomerState(micro if access else min(micro, 0), None, None)
+
+    async def _customer(self, customer_id: str, *, kept: bool = False) -> CustomerRead:
+        """Whether usage of this subject is a customer's: the balance is not read here."""
+        read = self._api.kept if kept else self._api.get
+        found = await read("api", "v1", "customers", customer_id)
+        if not isinstance(found, Mapping):
+            return NoCustomer() if isinstance(found, Absent) else found
+        attribution = found.get("usageAttribution")
+        subjects = attribution.get("subjectKeys") if isinstance(attribution, Mapping) else None
+        if not isinstance(found.get("key"), str | None) or not isinstance(subjects, list):
+            return ReadFailed("HTTP 200, but not the customer")
+        return CustomerState(None, None, None) if customer_id in subjects else NoCustomer()
+
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        meter = await self._meter(request.feature)
+        if not isinstance(meter, tuple):
+            return meter
+        found = await self._api.get("api", "v2", "events", filter=json.dumps(_filter(request)))
+        items = found.get("items") if isinstance(found, Mapping) else None
+        if not isinstance(items, list):
+            return found if isinstance(found, ReadFailed) else ReadFailed("OpenMeter lists no events")
+        if not items:
+            return Absent()
+        if len(items) > 1:
+            return CannotTell(f"OpenMeter has {len(items)} events of this id: is deduplication on?")
+        return _judged(items[0], request, *meter)
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
+        """Of every meter that sums one property."""
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        if from_ms % MINUTE_MS or to_ms % MINUTE_MS:
+            return ReadFailed("OpenMeter sums up whole minutes only")
+        totals: dict[str, int] = {}
+        for page in range(1, MAX_PAGES + 1):
+            meters = await self._api.array("api", "v1", "meters", page=str(page), pageSize=str(PAGE))
+            if isinstance(meters, ReadFailed):
+                return meters
+            if page == 1 and not meters:
+                return ReadFailed("OpenMeter lists no meters, and something was billed by one")
+            for slug in [str(meter.get("slug")) for meter in meters if _summed(meter) is not None]:
+                asked = {"subject": customer_id, "from": iso(from_ms), "to": iso(to_ms)}
+                total = _total(await self._api.get("api", "v1", "meters", slug, "query", **asked))
+                if isinstance(total, ReadFailed):
+                    return ReadFailed(f"{slug}: {total.reason}", too_many=total.too_many)
+                totals |= {slug: total} if total else {}
+            if len(meters) < PAGE:
+                return totals
+        return ReadFailed(f"more than {PAGE * MAX_PAGES} meters")
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
+        return {}
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
+        told = json_object(webhooks.verify(headers, body, self._secrets, now_ms).encode()) or {}
+        match told:
+            case {"type": str(kind), "data": {"subject": {"key": str(who)}}} if kind in CHANGES and who:
+                return [CustomerChanged(who)]
+        return []
+
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+        if self.dormant:
+            return [f"{self.dormant}: nothing is sent to OpenMeter"]
+        meters = {feature: await self._meter(feature) for feature in features}
+        lines = [f"{feature}: {meter.reason}" for feature, meter in meters.items() if not isinstance(meter, tuple)]
+        for customer_id in customer_ids:
+            found = await self._state(customer_id)
+            if isinstance(found, NoCustomer):
+                lines.append(f"{customer_id}: OpenMeter has no customer with this subject key")
+            elif isinstance(found, ReadFailed):
+                lines.append(f"{customer_id}: {found.reason}")
+        return lines
+
+
+def _summed(meter: Mapping[str, object]) -> tuple[str, str] | None:
+    """Event type and property of a meter that sums one property."""
+    match meter:
+        case {"slug": str(), "eventType": str(kind), "aggregation": "SUM", "valueProperty": str(path)}:
+            field = path.removeprefix("$.")
+            return (kind, field) if field.replace("_", "").isalnum() and not meter.get("deletedAt") else None
+    return None
+
+
+def _filter(request: PushRequest) -> Mapping[str, object]:
+    return {"id": {"$eq": request.key}, "source": {"$eq": SOURCE}}
+
+
+def _judged(item: object, request: PushRequest, kind: str, field: str) -> LookupResult:
+    """What the event of a push counts."""
+    if not isinstance(item, Mapping) or not isinstance(event := item.get("event"), Mapping):
+        return ReadFailed("an item that is not an event")
+    if (event.get("id"), event.get("source")) != (request.key, SOURCE):
+        return ReadFailed("OpenMeter listed another event than was asked for")
+    if (event.get("type"), event.get("subject")) != (kind, request.customer_id):
+        return CannotTell("OpenMeter has an event of this id for another meter or customer")
+    if item.get("validationError") or item.get("validationErrors"):
+        return CannotTell("OpenMeter stored the event and cannot count it: see its validation errors")
+    data = event.get("data")
+    quantity = whole(data.get(field)) if isinstance(data, Mapping) else None
+    return ReadFailed("the event has no whole quantity") if quantity is None else Found(quantity)
+
+
+def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFailed:
+    """The one sum of a meter's query without windows; no row is a sum of zero."""
+    rows = found.get("data") if isinstance(found, Mapping) else None
+    if not isinstance(rows, list):
+        return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200, but no sum")
+    values = [whole(row.get("value")) if isinstance(row, Mapping) else None for row in rows]
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else ReadFailed("a sum that is not a whole number")
+
+
+def build(setup: Setup) -> OpenMeter:
+    """The entry point."""
+    return OpenMeter(setup)

@@ -1,0 +1,299 @@
+"""Polar as a billing provider: one event for each push, the balance of a customer meter.
+
+Guarantee: the push's key is the event's `external_id`, which Polar takes once for good. Sources: polar.sh/docs and the
+source of polarsource/polar; nothing here was tried against Polar itself.
+
+What Polar's answers prove:
+- 200 `{"inserted": 1, "duplicates": 0}`: the event is stored, in one transaction. Polar counts it only if a meter's
+  filter matches and the customer exists, so both are read before the push.
+- 200 `{"inserted": 0, "duplicates": 1}`: an event of this `external_id` is stored. It proves delivery.
+- The list of events does not promise `external_id`, so the key is in `metadata`, too, and is looked up there.
+- A customer meter trails its events by a job. Negative sums are documented nowhere, so they are carried.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from drawdown.providers.http import Answer
+from drawdown.providers.kit import webhooks
+from drawdown.providers.kit.answers import iso, json_object, moment_ms, number, whole
+from drawdown.providers.kit.rest import Found as Read
+from drawdown.providers.kit.rest import Rest
+from drawdown.providers.kit.settings import given
+from drawdown.providers.protocol import (
+    Absent,
+    Accepted,
+    CannotTell,
+    Capabilities,
+    CustomerChanged,
+    CustomerRead,
+    CustomerState,
+    Drawn,
+    Duplicate,
+    Found,
+    LookupResult,
+    NoCustomer,
+    Notice,
+    Outcome,
+    PushRequest,
+    ReadFailed,
+    Rejected,
+    RetryAt,
+    Setup,
+    Totals,
+    Unknown,
+)
+from drawdown.schema.units import MICRO, MINUTE_MS
+
+URL: Final = "https://api.polar.sh"
+NAMES: Final = frozenset({"access_token", "url", "balance_meter", "webhook_secrets"})
+MAX_QUANTITY: Final = 2**53 - 1
+"""Metadata is summed as floating point in Polar's analytics store."""
+MAX_KEY_CHARS: Final = 500
+"""Of a text in metadata."""
+KEY: Final = "drawdown_key"
+LOOKUP_LAG_MS: Final = MINUTE_MS
+BALANCE_LAG_MS: Final = MINUTE_MS
+PAGE: Final = 100
+MAX_PAGES: Final = 100
+"""Of meters, or of the events of one customer for its totals."""
+
+
+def error_of(status: int, body: Mapping[str, object]) -> str | None:
+    """`{"error": "ResourceNotFound", "detail": "Not found"}`; of a token `{"error": …, "error_description": …}`"""
+    error, told = body.get("error"), body.get("detail", body.get("error_description"))
+    return f"{error}: {told}" if isinstance(error, str) and told is not None else None
+
+
+class Polar:
+    """One organisation at Polar. Drawdown's customer is the customer's external id."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Errors: UsageError."""
+        settings = given(setup, NAMES)
+        token = settings.key("access_token")
+        self.name, self._clock = setup.name, setup.clock
+        self.dormant = None if token else f"{settings.variable('access_token')} is not set"
+        self.capabilities = Capabilities(
+            key_retention_ms=None,
+            duplicate_proves_delivery=True,
+            in_flight=8,
+            negatives=False,
+            max_quantity=MAX_QUANTITY,
+            max_key_chars=MAX_KEY_CHARS,
+            lookup_lag_ms=LOOKUP_LAG_MS,
+            totals_lag_ms=LOOKUP_LAG_MS,
+            balance_lag_ms=BALANCE_LAG_MS,
+            webhook_headers=webhooks.SIGNATURE_HEADERS,
+        )
+        self._meter = settings.text("balance_meter") or None
+        # Polar signs with its secret as it is, and the scheme's keys are Base64.
+        self._secrets = [base64.b64encode(one.encode()).decode() for one in settings.list("webhook_secrets")]
+        self._api = Rest(setup.http, setup.clock, settings.origin(URL), token, error_of)
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        return [await self._push(push) for push in batch]
+
+    async def _push(self, push: PushRequest) -> Outcome:
+        if self.dormant:
+            return self._api.later(ReadFailed(self.dormant), push.attempt, "Polar")
+        if push.ts > self._clock.now_ms():
+            return RetryAt(
+                min(push.ts + MINUTE_MS, self._clock.now_ms() + 15 * MINUTE_MS), "Polar takes no future time"
+            )
+        field = await self._property(push.feature)
+        if isinstance(field, ReadFailed):
+            return self._api.later(field, push.attempt, f"the meter of {push.feature}")
+        if isinstance(field, CannotTell):
+            return Rejected(f"not sent: {field.reason}")
+        customer = await self._api.kept("v1", "customers", "external", push.customer_id)
+        if isinstance(customer, ReadFailed):
+            return self._api.later(customer, push.attempt, f"the customer {push.customer_id}")
+        if isinstance(customer, Absent):
+            return Rejected(f"not sent: Polar has no customer with external id {push.customer_id}. Create it at Polar")
+        event = {
+            "name": push.feature,
+            "external_customer_id": push.customer_id,
+            "external_id": push.key,
+            "timestamp": iso(push.ts),
+            "metadata": {field: push.quantity, KEY: push.key},
+        }
+        answer = await self._api.post("/v1/events/ingest", {"events": [event]}, push.attempt)
+        return self._judged(answer) if isinstance(answer, Answer) else answer
+
+    def _judged(self, answer: Answer) -> Outcome:
+        body = json_object(answer.body) or {}
+        counts = (body.get("inserted"), body.get("duplicates"))
+        if answer.status == 200 and all(type(count) is int for count in counts):
+            if counts == (1, 0):
+                return Accepted()
+            if counts == (0, 1):
+                return Duplicate()
+        said = self._api.said(answer)
+        if answer.status == 422 and said is not None:
+            return Rejected(f"Polar refused the event: {said}")
+        return Unknown(said or f"HTTP {answer.status}, and nothing proven")
+
+    async def _property(self, feature: str) -> str | ReadFailed | CannotTell:
+        """The property of metadata that a feature's meter sums. CannotTell: why it must not be used."""
+        found = await self._meters()
+        if isinstance(found, ReadFailed):
+            return found
+        fields = {field for name, field in found if name == feature}
+        if len(fields) == 1:
+            return fields.pop()
+        how = "a meter with the filter name = it, which sums a property of metadata"
+        return CannotTell(f"Polar has {len(fields) or 'no'} meters of {feature}. Create {how}")
+
+    async def _meters(self) -> list[tuple[str, str]] | ReadFailed:
+        """Name and summed property of each meter that counts the events of one name."""
+        found: list[tuple[str, str]] = []
+        for page in range(1, MAX_PAGES + 1):
+            told = await self._api.kept("v1", "meters", "", is_archived="false", page=str(page), limit=str(PAGE))
+            items = _items(told)
+            if isinstance(items, ReadFailed):
+                return items
+            found += [known for item in items if (known := _summed(item)) is not None]
+            if len(items) < PAGE:
+                return found
+        return ReadFailed(f"more than {PAGE * MAX_PAGES} meters")
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        return {customer_id: await self._customer(customer_id) for customer_id in customer_ids}
+
+    async def _customer(self, customer_id: str) -> CustomerRead:
+        """Without BALANCE_METER customers pay by invoice, and are never halted."""
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        found = await self._api.get("v1", "customers", "external", customer_id, "state")
+        if not isinstance(found, Mapping):
+            return NoCustomer() if isinstance(found, Absent) else found
+        subscriptions, meters = found.get("active_subscriptions"), found.get("active_meters")
+        if (
+            found.get("external_id") != customer_id
+            or not isinstance(subscriptions, list)
+            or not isinstance(meters, list)
+        ):
+            return ReadFailed("HTTP 200, but not the customer's state")
+        plans = [one.get("product_id") if isinstance(one, Mapping) else None for one in subscriptions]
+        named = frozenset(plan for plan in plans if isinstance(plan, str))
+        if len(named) != len(set(map(str, plans))):
+            return ReadFailed("a subscription without a product")
+        plan = min(named, default=None)
+        if self._meter is None:
+            return CustomerState(None, plan, None, plans=named)
+        mine = [one for one in meters if isinstance(one, Mapping) and one.get("meter_id") == self._meter]
+        balances = [number(one.get("balance")) for one in mine]
+        if len(mine) > 1 or None in balances or any(not isinstance(one, Mapping) for one in meters):
+            return ReadFailed("the balance meter has no balance")
+        balance = balances[0] if balances else number(0)
+        assert balance is not None
+        return CustomerState(int(balance * MICRO), plan, None, plans=named)
+
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        field = await self._property(request.feature)
+        if not isinstance(field, str):
+            return field
+        query = {"external_customer_id": request.customer_id, "name": request.feature, f"metadata[{KEY}]": request.key}
+        items = _items(await self._api.get("v1", "events", "", **query, limit=str(PAGE)))
+        if isinstance(items, ReadFailed):
+            return items
+        events = [(_key_of(item), _quantity(item, field)) for item in items]
+        if any(key != request.key for key, _ in events):
+            return ReadFailed("Polar listed another event than was asked for")
+        if len(events) > 1:
+            return CannotTell(f"Polar has {len(events)} events of this key")
+        if not events:
+            return Absent()
+        quantity = events[0][1]
+        return ReadFailed("the event has no whole quantity") if quantity is None else Found(quantity)
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
+        """Added up from the events: Polar's own sums are of whole hours. Its range leaves out both ends."""
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        meters = await self._meters()
+        if isinstance(meters, ReadFailed):
+            return meters
+        fields = dict(meters)
+        asked = {"external_customer_id": customer_id, "source": "user", "limit": str(PAGE)}
+        asked |= {"start_timestamp": iso(from_ms - 1), "end_timestamp": iso(to_ms), "sorting": "timestamp"}
+        totals: dict[str, int] = {}
+        for page in range(1, MAX_PAGES + 1):
+            items = _items(await self._api.get("v1", "events", "", **asked, page=str(page)))
+            if isinstance(items, ReadFailed):
+                return items
+            for item in items:
+                name, at_ms = item.get("name"), moment_ms(item.get("timestamp"))
+                if not isinstance(name, str) or at_ms is None:
+                    return ReadFailed("an event without a name or a time")
+                if name in fields and from_ms <= at_ms < to_ms:
+                    quantity = _quantity(item, fields[name])
+                    if quantity is None:
+                        return ReadFailed(f"{name}: an event without a whole quantity")
+                    totals[name] = totals.get(name, 0) + quantity
+            if len(items) < PAGE:
+                return totals
+        return ReadFailed(f"more than {PAGE * MAX_PAGES} events in one range")
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
+        return {}
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
+        told = json_object(webhooks.verify(headers, body, self._secrets, now_ms).encode()) or {}
+        data = told.get("data")
+        who = data.get("external_id") if isinstance(data, Mapping) else None
+        changed = told.get("type") == "customer.state_changed" and isinstance(who, str) and who
+        return [CustomerChanged(str(who))] if changed else []
+
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+        if self.dormant:
+            return [f"{self.dormant}: nothing is sent to Polar"]
+        fields = {feature: await self._property(feature) for feature in features}
+        lines = [f"{feature}: {field.reason}" for feature, field in fields.items() if not isinstance(field, str)]
+        for customer_id in customer_ids:
+            found = await self._customer(customer_id)
+            if isinstance(found, NoCustomer):
+                lines.append(f"{customer_id}: Polar has no customer with this external id")
+            elif isinstance(found, ReadFailed):
+                lines.append(f"{customer_id}: {found.reason}")
+        return lines
+
+
+def _items(found: Read) -> list[Mapping[str, object]] | ReadFailed:
+    """The items of one page."""
+    items = found.get("items") if isinstance(found, Mapping) else None
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+        return found if isinstance(found, ReadFailed) else ReadFailed("Polar lists no items")
+    return items
+
+
+def _summed(meter: Mapping[str, object]) -> tuple[str, str] | None:
+    """The event name and the property of a meter that counts events by name alone, and sums."""
+    match meter:
+        case {
+            "filter": {"clauses": [{"property": "name", "operator": "eq", "value": str(name)}]},
+            "aggregation": {"func": "sum", "property": str(field)},
+        } if not meter.get("archived_at"):
+            return name, field
+    return None
+
+
+def _key_of(event: Mapping[str, object]) -> object:
+    metadata = event.get("metadata")
+    return metadata.get(KEY) if isinstance(metadata, Mapping) else None
+
+
+def _quantity(event: Mapping[str, object], field: str) -> int | None:
+    metadata = event.get("metadata")
+    return whole(metadata.get(field)) if isinstance(metadata, Mapping) else None
+
+
+def build(setup: Setup) -> Polar:
+    """The entry point."""
+    return Polar(setup)

@@ -1,0 +1,238 @@
+"""What OpenMeter, Lago and Polar do beyond the suite: balances, meters that must not be used, pages, settings."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from drawdown.providers import lago, openmeter, polar
+from drawdown.providers.protocol import (
+    Absent,
+    CannotTell,
+    CustomerState,
+    Duplicate,
+    Found,
+    NoCustomer,
+    Outcome,
+    PushRequest,
+    Queued,
+    ReadFailed,
+    Rejected,
+    RetryAt,
+)
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
+from tests.contract.test_conformance_kit import KitBench, LagoBench, OpenMeterBench, PolarBench
+from tests.world import T0
+
+ROOT = Path(__file__).resolve().parents[2]
+PUSH = PushRequest("usage:acme:1:compute", "c-1", "compute", 300, T0 - 2 * WINDOW_MS, 1)
+
+
+def pushed(bench: KitBench, push: PushRequest = PUSH) -> Outcome:
+    bench.advance(2 * MINUTE_MS)  # nothing that was read before is kept
+    (outcome,) = asyncio.run(bench.provider.push([push]))
+    return outcome
+
+
+def state(bench: KitBench, customer_id: str = "c-1") -> object:
+    return asyncio.run(bench.provider.customers([customer_id]))[customer_id]
+
+
+def looked_up(bench: KitBench, push: PushRequest = PUSH) -> object:
+    return asyncio.run(bench.provider.lookup(push))
+
+
+def totals(bench: KitBench, from_ms: int, to_ms: int) -> object:
+    return asyncio.run(bench.provider.totals("c-1", from_ms, to_ms))
+
+
+# Lago.
+
+
+def test_lago_balance_is_the_sum_of_active_wallets() -> None:
+    bench = LagoBench()
+    assert state(bench) == CustomerState(12_500_000, "startup", None)
+    bench.service.add_wallet("cust_of_c-1", "-2.25")
+    bench.service.add_wallet("cust_of_c-1", "99", status="terminated")
+    assert state(bench) == CustomerState(10_250_000, "startup", None)
+    bench.service.wallets["cust_of_c-1"] = [{"status": "active", "credits_ongoing_balance": "NaN"}]
+    assert isinstance(state(bench), ReadFailed)
+
+
+def test_lago_customer_without_a_wallet_is_never_halted() -> None:
+    bench = LagoBench()
+    bench.service.wallets.clear()
+    assert state(bench) == CustomerState(None, "startup", None)
+    assert state(bench, "c-ended") == NoCustomer()
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [{"aggregation_type": "count_agg"}, {"field_name": None}, {"expression": "a + b"}, {"rounding_function": "ceil"}],
+)
+def test_lago_metric_that_would_count_otherwise_gets_nothing(metric: dict[str, object]) -> None:
+    bench = LagoBench()
+    bench.service.add_metric("compute", **metric)
+    assert isinstance(pushed(bench), Rejected) and not bench.service.events
+
+
+def test_lago_usage_before_the_subscription_is_not_sent() -> None:
+    bench = LagoBench()
+    bench.service.add_subscription("c-1", T0)
+    outcome = pushed(bench)
+    assert isinstance(outcome, Rejected) and "older than the subscription" in outcome.reason
+    assert not bench.service.events
+
+
+def test_lago_repeat_is_a_duplicate_and_a_key_of_another_metric_is_told() -> None:
+    bench = LagoBench()
+    bench.service.add_metric("other")
+    pushed(bench)
+    assert pushed(bench) == Duplicate()
+    assert looked_up(bench) == Found(300)
+    assert isinstance(looked_up(bench, replace(PUSH, feature="other")), CannotTell)
+
+
+def test_lago_totals_go_through_all_pages_and_leave_out_the_end() -> None:
+    bench = LagoBench()
+    bench.service.add_metric("foreign", aggregation_type="max_agg")
+    start = T0 - 2 * DAY_MS
+    for number in range(250):
+        pushed(bench, replace(PUSH, key=f"k{number}", ts=start + number * SECOND_MS, quantity=number))
+    bench.service.events["c-1", "x"] = replace(bench.service.events["c-1", "k0"], transaction_id="x", code="foreign")
+    assert totals(bench, start, start + DAY_MS) == {"compute": sum(range(250))}
+    assert totals(bench, start, start + 249 * SECOND_MS) == {"compute": sum(range(249))}
+
+
+# Polar.
+
+
+def test_polar_repeat_is_a_duplicate() -> None:
+    bench = PolarBench()
+    pushed(bench)
+    assert pushed(bench) == Duplicate() and looked_up(bench) == Found(300)
+
+
+@pytest.mark.parametrize(
+    "meter",
+    [
+        {"aggregation": {"func": "count"}},
+        {"archived_at": "2026-01-01T00:00:00Z"},
+        {"filter": {"conjunction": "and", "clauses": []}},
+    ],
+)
+def test_polar_meter_that_would_count_otherwise_gets_nothing(meter: dict[str, object]) -> None:
+    bench = PolarBench()
+    bench.service.meters.clear()
+    bench.service.add_meter("compute", **meter)
+    assert isinstance(pushed(bench), Rejected) and not bench.service.events
+
+
+def test_polar_two_meters_of_different_properties_get_nothing() -> None:
+    bench = PolarBench()
+    bench.service.add_meter("compute", aggregation={"func": "sum", "property": "other"})
+    outcome = pushed(bench)
+    assert isinstance(outcome, Rejected) and "2 meters" in outcome.reason
+
+
+def test_polar_balance_is_the_meters_and_nothing_without_it() -> None:
+    bench = PolarBench()
+    bench.service.customers["c-1"] = {"credits": {"compute": 100}}
+    pushed(bench)
+    assert state(bench) == CustomerState(-200 * MICRO, "prod_1", None, plans=frozenset({"prod_1"}))
+    bench.service.customers["c-1"] = {"credits": {}}
+    assert state(bench) == CustomerState(0, "prod_1", None, plans=frozenset({"prod_1"}))
+    bench.meter = ""
+    bench.provider = bench._with_key("kit_key_canary_0123456789")
+    assert state(bench) == CustomerState(None, "prod_1", None, plans=frozenset({"prod_1"}))
+
+
+def test_polar_totals_go_through_all_pages_and_leave_out_the_end() -> None:
+    bench = PolarBench()
+    start = T0 - 2 * DAY_MS
+    for number in range(250):
+        pushed(bench, replace(PUSH, key=f"k{number}", ts=start + number * SECOND_MS, quantity=number))
+    assert totals(bench, start, start + DAY_MS) == {"compute": sum(range(250))}
+    assert totals(bench, start, start + 249 * SECOND_MS) == {"compute": sum(range(249))}
+
+
+def test_polar_usage_ahead_of_its_clock_waits() -> None:
+    bench = PolarBench()
+    outcome = pushed(bench, replace(PUSH, ts=T0 + DAY_MS))
+    assert isinstance(outcome, RetryAt) and outcome.at_ms <= bench.clock.now_ms() + 15 * MINUTE_MS
+
+
+# OpenMeter.
+
+
+def test_openmeter_success_is_queued_until_it_is_found() -> None:
+    bench = OpenMeterBench()
+    outcome = pushed(bench)
+    assert outcome == Queued(bench.clock.now_ms() + openmeter.CONFIRM_MS)
+    assert looked_up(bench) == Found(300) and looked_up(bench, replace(PUSH, key="never")) == Absent()
+
+
+def test_openmeter_event_that_counts_nothing_or_twice_is_left_to_a_person() -> None:
+    bench = OpenMeterBench()
+    pushed(bench)
+    bench.service.events.append(bench.service.events[0])  # a server without deduplication
+    assert isinstance(looked_up(bench), CannotTell)
+    del bench.service.events[1]
+    bench.service.events[0]["subject"] = "c-9"
+    assert isinstance(looked_up(bench), CannotTell)
+
+
+def test_openmeter_balance_counts_overage_and_access() -> None:
+    bench = OpenMeterBench()
+    bench.service.grants["c-1", "compute"] = 1_000
+    pushed(bench)
+    assert state(bench) == CustomerState(700 * MICRO, None, None)
+    pushed(bench, replace(PUSH, key="more", quantity=900))
+    assert state(bench) == CustomerState(-200 * MICRO, None, None)
+    bench.service.grants.clear()
+    assert state(bench) == CustomerState(0, None, None), "without the entitlement there is nothing to spend"
+    assert state(bench, "c-other") == NoCustomer(), "usage of this subject is not the customer's"
+
+
+@pytest.mark.parametrize("meter", [{"aggregation": "MAX"}, {"valueProperty": None}, {"valueProperty": "$.a[0].b"}])
+def test_openmeter_meter_that_would_count_otherwise_gets_nothing(meter: dict[str, object]) -> None:
+    bench = OpenMeterBench()
+    bench.service.add_meter("compute", **meter)
+    assert isinstance(pushed(bench), Rejected) and not bench.service.events
+
+
+def test_openmeter_sleeps_until_its_deduplication_is_known() -> None:
+    bench = OpenMeterBench()
+    provider = openmeter.build(bench._setup("openmeter", {"api_key": "openmeter_key"}))
+    assert provider.dormant == "DRAWDOWN_OPENMETER_DEDUPE_H is not set"
+    for hours in ("0", "soon", "1.5", "99999"):
+        with pytest.raises(UsageError, match="DRAWDOWN_OPENMETER_DEDUPE_H"):
+            openmeter.build(bench._setup("openmeter", {"api_key": "openmeter_key", "dedupe_h": hours}))
+
+
+# All.
+
+
+@pytest.mark.parametrize("module", [lago, polar, openmeter], ids=["lago", "polar", "openmeter"])
+def test_a_provider_on_the_kit_is_short_and_names_a_wrong_setting(module: object) -> None:
+    name = str(module.__name__).rpartition(".")[2]  # type: ignore[attr-defined]
+    assert (ROOT / "providers" / f"{name}.py").read_text(encoding="utf-8").count("\n") <= 300
+    bench = LagoBench()
+    for wrong in ({"sekret": "x"}, {"url": "https://user@host/"}, {"url": "ftp://host"}):
+        with pytest.raises(UsageError, match=f"DRAWDOWN_{name.upper()}_{next(iter(wrong)).upper()}"):
+            module.build(bench._setup(name, wrong))  # type: ignore[attr-defined]
+
+
+def test_each_entry_point_names_a_builder() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = project["entry-points"]["drawdown.providers"]
+    assert {"autumn", "embedded", "lago", "openmeter", "polar", "stripe"} == set(named)
+    for place in named.values():
+        module, _, builder = place.partition(":")
+        assert callable(getattr(importlib.import_module(module), builder))
