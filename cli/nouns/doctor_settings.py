@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 
 from drawdown.cli.app import App
 from drawdown.cli.settings.settings import PREFIX, Settings
+from drawdown.providers.http.outgoing import CERT_FILE, NO_PROXY, PROXY
 from drawdown.schema.text import nearest, typed
 from drawdown.server.http.callers import EVERYBODY
 from drawdown.worker.engine.stores import Databases
@@ -17,6 +19,8 @@ from drawdown.worker.views.cells import cells_without_url, knows_sandboxes, list
 from drawdown.worker.views.hooks import list_endpoints
 
 MIN_SECRET_CHARS: Final = 16
+PROXY_WITHIN_S: Final = 5.0
+"""How long a proxy is waited for."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,32 @@ def _server(app: App) -> Iterator[Finding]:
             yield Finding(True, what, off=True)
 
 
+def _ways_out(app: App) -> Iterator[Finding]:
+    """Whom calls trust, by which certificate they are known, and through which proxy they leave."""
+    settings = app.settings
+    system = settings.outgoing().system_file
+    whom = f"the authorities of {system} ({CERT_FILE})" if system else "the system's authorities"
+    own = f", and those of {settings.ca_file} (DRAWDOWN_CA_FILE)" if settings.ca_file else ""
+    yield Finding(True, f"calls trust {whom}{own}")
+    for kind, called in (("cell", "cells"), ("provider", "providers")):
+        certificate = settings.outgoing(kind).certificate
+        if certificate is not None:
+            yield Finding(True, f"{called} know Drawdown by {certificate.file} ({certificate.setting})")
+            yield from private(Path(certificate.key or certificate.file), "600")
+    out = settings.outgoing()
+    if out.proxy is None:
+        return
+    also = "cells, " if settings.cell_proxy else ""
+    but = f", but for {', '.join(out.exceptions)} ({NO_PROXY})" if out.exceptions else ""
+    what = f"{also}providers, sign-in and webhooks are called through {out.proxy} ({PROXY}){but}"
+    try:
+        socket.create_connection((out.proxy.host, out.proxy.port), PROXY_WITHIN_S).close()
+    except OSError as error:
+        yield Finding(False, f"{what}: {error.strerror or error}", f"set {PROXY} to a proxy that listens, or unset it")
+    else:
+        yield Finding(True, what)
+
+
 def _proxies(trusted: str) -> Finding:
     """By which address the server's limits and sign-ins know a caller."""
     entries = [entry.strip() for entry in trusted.split(",") if entry.strip()]
@@ -158,6 +188,7 @@ OF_SETTINGS: Final[tuple[Callable[[App], Iterator[Finding]], ...]] = (
     _cells,
     _hooks,
     _secrets,
+    _ways_out,
     _server,
     _files,
     _unread,

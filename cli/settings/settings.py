@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from drawdown.cli.settings import cells as cell_settings
 from drawdown.cli.settings.secret_files import SUFFIX, Check, SecretFiles
-from drawdown.providers.http.outgoing import PROXY, Certificate, Outgoing, environment
+from drawdown.providers.http.outgoing import CERT_FILE, PROXY, Certificate, Outgoing, environment
 from drawdown.schema.errors import UsageError
 from drawdown.server.settings import MySettings, OidcSettings, ServerSettings, UnknownOrg
 from drawdown.server.tokens.jwts import LEAST_SECRET_BYTES
@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         proxy, exceptions = environment(os.environ)
         if kind == "cell" and not self.cell_proxy:
             proxy = None
-        return Outgoing(self.ca_file, self._certificate(kind), proxy, exceptions)
+        return Outgoing(self.ca_file, self._certificate(kind), proxy, exceptions, os.environ.get(CERT_FILE, ""))
 
     def _certificate(self, kind: str) -> Certificate | None:
         """Errors: UsageError for a key without a certificate."""

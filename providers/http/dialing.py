@@ -35,7 +35,7 @@ NEXT_ADDRESS_S: Final = 0.25
 
 MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
 """Of what a proxy answers to CONNECT."""
-NOT_TRUSTED: Final = f"the certificate is not trusted: name its authority in {CA_FILE} if you trust it"
+NOT_TRUSTED: Final = f"the certificate is not trusted (name its authority in {CA_FILE})"
 NO_ADDRESS: Final = f"the host has no address: set {PROXY} if only a proxy reaches it"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 

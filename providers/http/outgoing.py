@@ -53,22 +53,26 @@ class ProxyUrl:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """How one kind of calls leaves. `exceptions`: hosts that are called without the proxy."""
+    """How one kind of calls leaves. `exceptions`: hosts that are called without the proxy. `system_file`: that of the
+    system's authorities, where it is named (`SSL_CERT_FILE`)."""
 
     ca_file: str = ""
     certificate: Certificate | None = None
     proxy: ProxyUrl | None = None
     exceptions: tuple[str, ...] = ()
+    system_file: str = ""
 
     def tls(self) -> ssl.SSLContext:
         """Errors: UsageError by the name of the setting."""
-        return _tls(self.ca_file, self.certificate, self._stands())
+        return _tls(self.system_file, self.ca_file, self.certificate, self._stands())
 
     def _stands(self) -> tuple[object, ...]:
-        """Which files are named, and when each was written: what was rotated is read again."""
-        system = [os.environ.get(CERT_FILE, ""), os.environ.get(CERT_DIR, "")]
+        """Which files are read, and when each was written: what was rotated is read again."""
+        import ssl
+
+        system = ssl.get_default_verify_paths()
         own = [self.ca_file, *((self.certificate.file, self.certificate.key) if self.certificate else ())]
-        return tuple((path, _written(path)) for path in (*system, *own) if path)
+        return tuple((path, _written(path)) for path in (system.cafile, system.capath, *own) if path)
 
     def require(self) -> None:
         """Insist that files that were named can be used; those of the system are read by the first call. Errors:
@@ -77,9 +81,9 @@ class Outgoing:
             import ssl
 
             _own(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self.ca_file, self.certificate)
-        path = os.environ.get(CERT_FILE)
-        if path and not os.access(path, os.R_OK):
-            raise UsageError(f"{CERT_FILE}: {path} cannot be read. Name a file of certificates in PEM, or unset it")
+        if self.system_file and not os.access(self.system_file, os.R_OK):
+            why = f"{self.system_file} cannot be read. Name a file of certificates in PEM, or unset it"
+            raise UsageError(f"{CERT_FILE}: {why}")
 
     def proxy_for(self, host: str, port: int) -> ProxyUrl | None:
         """The proxy that leads there; None: a connection of its own does."""
@@ -94,14 +98,15 @@ def _written(path: str) -> int:
 
 
 @lru_cache(16)
-def _tls(ca_file: str, certificate: Certificate | None, _stands: tuple[object, ...]) -> ssl.SSLContext:
+def _tls(
+    system_file: str, ca_file: str, certificate: Certificate | None, _stands: tuple[object, ...]
+) -> ssl.SSLContext:
     import ssl  # 20 ms, which a command that calls nobody should not pay for
 
     context = ssl.create_default_context()
-    own = os.environ.get(CERT_FILE)
-    if own:
-        _load(context, own, CERT_FILE)
-    elif not os.environ.get(CERT_DIR) and not _has_authorities(context):
+    if system_file:
+        _load(context, system_file, CERT_FILE)
+    elif not _has_authorities(context):
         import certifi
 
         context.load_verify_locations(cafile=certifi.where())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
@@ -19,7 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from drawdown.cli.app import App
 from drawdown.cli.late_calls import client_of
+from drawdown.cli.nouns import doctor_settings
 from drawdown.cli.settings import settings as all_settings
 from drawdown.cli.settings.settings import Settings
 from drawdown.providers.autumn import build
@@ -28,7 +31,7 @@ from drawdown.providers.http.client import HttpClient
 from drawdown.providers.http.dialing import MAX_PROXY_HEAD_BYTES, NO_ADDRESS, NOT_TRUSTED, Dialer
 from drawdown.providers.http.outgoing import Outgoing, exceptions, proxy_url
 from drawdown.providers.setup import Setup
-from drawdown.schema.clock import FixedClock
+from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.schema.errors import UsageError
 from drawdown.server.services import Services
 from drawdown.server.tokens.elsewhere import Elsewhere, Trouble
@@ -347,6 +350,25 @@ def test_nonsense_is_one_line_with_the_settings_name(
         given(**said[request.node.callspec.id])
     text = str(error.value)
     assert text.startswith(f"{setting}: ") and why in text and "\n" not in text and CANARY not in text
+
+
+def test_doctor_shows_each_way_out(company: Company, given: Callable[..., Settings]) -> None:
+    def said() -> list[tuple[bool, str]]:
+        app = App(settings=all_settings.load("sqlite://"), clock=SystemClock())
+        return [(one.ok, one.what) for one in doctor_settings._ways_out(app)]
+
+    given()
+    assert said() == [(True, "calls trust the system's authorities")]
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        url = f"http://user:{CANARY}@127.0.0.1:{proxy.getsockname()[1]}"
+        proof = {"DRAWDOWN_PROVIDER_CERT_FILE": company.client[0], "DRAWDOWN_PROVIDER_KEY_FILE": company.client[1]}
+        given(DRAWDOWN_CA_FILE=company.ca, HTTPS_PROXY=url, NO_PROXY="corp.test", **proof)
+        text = str(said())
+        assert all(ok for ok, what in said() if "open to everybody" not in what) and CANARY not in text
+        for name in ("DRAWDOWN_CA_FILE", "HTTPS_PROXY", "NO_PROXY", "DRAWDOWN_PROVIDER_CERT_FILE"):
+            assert name in text
+    (wrong,) = [what for ok, what in said() if not ok and "HTTPS_PROXY" in what]
+    assert "refused" in wrong and CANARY not in wrong
 
 
 def test_exceptions_are_names_addresses_and_networks() -> None:

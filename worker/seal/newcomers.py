@@ -40,8 +40,9 @@ def register_unknown_orgs_by_arrival(connection: sa.Connection, request: SealReq
 
 
 def _give_buckets(connection: sa.Connection, request: SealRequest, strangers: Sequence[str]) -> None:
-    placed = ({"org_id": org, "bucket": bucket_of(org)} for org in dict.fromkeys(strangers))
-    mine = [one for one in placed if request.shard.lo <= int(one["bucket"]) <= request.shard.hi]
+    placed = ((org, bucket_of(org)) for org in dict.fromkeys(strangers))
+    shard = request.shard
+    mine = [{"org_id": org, "bucket": bucket} for org, bucket in placed if shard.lo <= bucket <= shard.hi]
     for at in range(0, len(mine), AT_ONCE):
         SQL.run(connection, "give_bucket", {"strangers": mine[at : at + AT_ONCE]})
 
