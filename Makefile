@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Compiled once, wherever Python was told otherwise: tests start thousands of commands.
 export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
 .PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants coverage mutation interleave crash cluster autumn trace door topups exhaustion \
-	bench conformance browser screenshots docs emulators lock sbom release clean
+	bench conformance browser screenshots docs docs-site emulators lock sbom release release-tools clean
 
 # The product alone: tests need much more.
 demo: $(BIN)/python
@@ -63,14 +64,14 @@ mutants: install
 
 # Lines and branches of the program that tests run, by package: make coverage TESTS=tests/unit
 coverage: install
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[coverage]'
+	@$(PIP) --group coverage
 	@rm -rf build/coverage && mkdir -p build/coverage
 	@MAKEFLAGS= $(BIN)/coverage run -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(TESTS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report && $(BIN)/coverage html --quiet
 
 # One change of the code after another, each of which a test has to notice, in a copy of this tree: make mutation MODULE=decide
 mutation: install
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutation]'
+	@$(PIP) --group mutation
 	@$(BIN)/python -m tests.mutation $(MODULE)
 
 # Every ordered pair of transactions on a real PostgreSQL, the first held after each of its statements: make interleave JOBS=2
@@ -128,6 +129,12 @@ exhaustion: install
 docs: install
 	$(BIN)/python -m tests.settings_table
 
+# The documentation as a site in build/site; a dead link is an error.
+docs-site: install
+	@$(PIP) --group docs
+	$(BIN)/python .ci/site.py build/site-src
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file build/site-src/mkdocs.yml --site-dir ../site
+
 bench: install
 	$(BIN)/python -m tests.benchmarks.run
 
@@ -154,24 +161,31 @@ $(BIN)/python:
 		{ echo "This Python cannot make virtual environments; install its venv package (Debian: python3-venv)" >&2; \
 		  rm -rf $(VENV); exit 1; }
 
+# Dependency groups need pip 25.1; the demo does not.
 install: $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --editable './client[test]'
+	@$(PIP) 'pip>=25.1'
+	@$(PIP) --group test --group client/pyproject.toml:test --editable . --editable ./client
 
 # What the image installs: exact versions with their hashes. Kept as they are unless told: make lock UPGRADE=1
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
-lock: release
+lock: release-tools
 	$(LOCK) --extra oidc --extra cluster --extra columnar --extra s3 pyproject.toml --output-file ops/deploy/requirements.lock
 	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) - --output-file ops/deploy/build.lock
 
 # What is in the image, as CycloneDX: build/sbom.json
-sbom: release
+sbom: release-tools
 	mkdir -p build
 	$(BIN)/cyclonedx-py requirements ops/deploy/requirements.lock --pyproject pyproject.toml --output-file build/sbom.json
 
-release: install
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]'
+release-tools: install
+	@$(PIP) --group release
+
+# A release of the version in pyproject.toml: builds, checks, lists what is in it, writes the changelog's part, tags. It uploads
+# nothing: docs/release.md.
+release: release-tools
+	@$(BIN)/python .ci/release.py $(if $(DRY_RUN),--dry-run)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis drawdown-demo.db*

@@ -120,7 +120,8 @@ def _installed(folder: Path, beside: Path) -> Tree | None:
     python = environment / "bin" / "python"
     for command in (
         [sys.executable, "-m", "venv", str(environment)],
-        [str(python), "-m", "pip", "install", "--quiet", "--editable", f"{folder}[test]"],
+        [str(python), "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1"],
+        [str(python), "-m", "pip", "install", "--quiet", *_with_tests(folder)],
         [str(python), "-c", "import drawdown.worker.tick, tests.benchmarks"],
     ):
         done = whole(command, folder, {**os.environ, "TMPDIR": str(beside)})
@@ -130,6 +131,14 @@ def _installed(folder: Path, beside: Path) -> Tree | None:
     return Tree(
         "before", folder, python, (folder,), f"installed from its own files in {time.perf_counter() - began:.0f} s"
     )
+
+
+def _with_tests(folder: Path) -> list[str]:
+    """The tests' tools are a dependency group now, and were an extra."""
+    project = folder / "pyproject.toml"
+    if "[dependency-groups]" not in project.read_text(encoding="utf-8"):
+        return ["--editable", f"{folder}[test]"]
+    return ["--group", f"{project}:test", "--editable", str(folder)]
 
 
 def borrowed(folder: Path, beside: Path) -> Tree:

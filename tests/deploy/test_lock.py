@@ -66,7 +66,8 @@ IN_IMAGE = ("oidc", "cluster", "columnar", "s3")
 
 def test_nothing_of_the_tests_or_of_the_release_is_in_the_image() -> None:
     extras = asked()["project"]["optional-dependencies"]
-    names = {canonicalize_name(Requirement(one).name) for those in extras.values() for one in those}
+    groups = [*extras.values(), *asked()["dependency-groups"].values()]
+    names = {canonicalize_name(Requirement(one).name) for those in groups for one in those}
     wanted = {
         canonicalize_name(Requirement(one).name)
         for one in (*asked()["project"]["dependencies"], *(one for extra in IN_IMAGE for one in extras[extra]))
@@ -88,10 +89,8 @@ def test_the_image_installs_by_hash_alone() -> None:
     ("target", "tool", "words"), [("lock", "uv", "--generate-hashes"), ("sbom", "cyclonedx-bom", "requirements.lock")]
 )
 def test_a_target_makes_it_by_a_bounded_tool(target: str, tool: str, words: str) -> None:
-    assert re.search(rf"^{target}: release$", MAKEFILE, re.MULTILINE) and words in MAKEFILE
+    assert re.search(rf"^{target}: release-tools$", MAKEFILE, re.MULTILINE) and words in MAKEFILE
     (found,) = [
-        one
-        for one in map(Requirement, asked()["project"]["optional-dependencies"]["release"])
-        if canonicalize_name(one.name) == tool
+        one for one in map(Requirement, asked()["dependency-groups"]["release"]) if canonicalize_name(one.name) == tool
     ]
     assert {each.operator for each in found.specifier} == {">=", "<"}

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from tests.acceptance.commands import PROJECT
 
-PACKAGES = [one.parent for one in PROJECT.glob("*/__init__.py") if one.parent.name != "tests"]
+PACKAGES = [one.parent for one in PROJECT.glob("*/__init__.py") if one.parent.name not in ("tests", "drawdown")]
 LINES = """
 import sys
 sys.path[:0] = sys.argv[1:3]

@@ -1,0 +1,91 @@
+"""Make a release of the version in pyproject.toml: build, check, list, tag. It uploads nothing.
+
+    make release DRY_RUN=1     # all of it but the tag
+    make release
+
+Guarantee: a tag is made last, only of a clean tree, only once, and only if CHANGELOG.md has a part of this version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+class Refused(Exception):
+    """Why there is no release. The message ends with what to do."""
+
+
+def version_of(root: Path) -> str:
+    return str(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+def changes_of(root: Path, version: str) -> str:
+    """The changelog's part of a version. Errors: Refused."""
+    parts = re.split(r"^## ", (root / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    for part in parts:
+        head, _, body = part.partition("\n")
+        if re.match(rf"\[?{re.escape(version)}\]?(\s|$)", head) and body.strip():
+            return body.strip() + "\n"
+    raise Refused(f"CHANGELOG.md has no part of {version}. Write one under '## {version}'")
+
+
+def require_releasable(root: Path, version: str) -> str:
+    """The tag to make. Errors: Refused."""
+    if _git(root, "status", "--porcelain"):
+        raise Refused("the tree has changes that are not committed. Commit them")
+    tag = f"v{version}"
+    if _git(root, "tag", "--list", tag):
+        raise Refused(f"the tag {tag} is there already. Set another version in pyproject.toml")
+    return tag
+
+
+def release(root: Path, *, dry_run: bool) -> str:
+    """Build into dist/, check, and tag. Errors: Refused, subprocess.CalledProcessError."""
+    version = version_of(root)
+    changes, tag = changes_of(root, version), require_releasable(root, version)
+    dist = root / "dist"
+    for old in dist.glob("*"):
+        old.unlink()
+    _run(root, "-m", "build", "--no-isolation", "--outdir", str(dist))
+    built = sorted(dist.glob(f"drawdown-{version}*"))
+    if [path.suffix for path in built] != [".whl", ".gz"]:
+        raise Refused(f"{[path.name for path in built]} were built, not a wheel and a source distribution")
+    _run(root, "-m", "twine", "check", "--strict", *map(str, built))
+    lock = root / "ops" / "deploy" / "requirements.lock"
+    sbom = ["--pyproject", str(root / "pyproject.toml"), "--output-file", str(dist / "sbom.json")]
+    _run(root, "-m", "cyclonedx_py", "requirements", str(lock), *sbom)
+    (dist / "CHANGES.md").write_text(changes, encoding="utf-8")
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in sorted(dist.iterdir())]
+    (dist / "SHA256SUMS").write_text("\n".join([*sums, ""]), encoding="utf-8")
+    if dry_run:
+        return f"{version} is built and checked in dist/; not tagged, not uploaded"
+    _git(root, "tag", "--annotate", tag, "--file", str(dist / "CHANGES.md"), "--cleanup=whitespace")
+    return f"{version} is built and checked in dist/, and tagged {tag}; nothing was uploaded"
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _run(root: Path, *words: str) -> None:
+    subprocess.run([sys.executable, *words], cwd=root, check=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="do all of it but the tag")
+    try:
+        print(release(ROOT, dry_run=parser.parse_args().dry_run))
+    except Refused as refused:
+        sys.exit(f"no release: {refused}")
+    except subprocess.CalledProcessError as failed:
+        sys.exit(f"no release: {failed.cmd[:4]} ended with {failed.returncode}. Repair it and run make release again")
