@@ -87,7 +87,9 @@ class App:
 
     def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
         """Do it in one transaction. A database that was restored is noticed before, and not only by its next tick: what
-        may not be done on lost history is refused at once (R1)."""
+        may not be done on lost history is refused at once (R1). So is what would be dated by a clock that ticks refuse
+        (S9); a time that is given with --at is believed."""
+        from drawdown.worker.engine.clock_check import require_clock
         from drawdown.worker.history.incarnation import recognise
 
         engine = self.ready()
@@ -95,9 +97,18 @@ class App:
 
         def noticed(connection: sa.Connection) -> T:
             recognise(connection, witness, self.clock.now_ms())
+            if not self.clock.trusted:
+                require_clock(connection, self.clock.now_ms())
             return work(connection)
 
         return write(engine, noticed, rollback=rollback)
+
+    def require_clock(self) -> None:
+        """The same for what is dated in several transactions. Errors: ClockDoubted."""
+        from drawdown.worker.engine.clock_check import require_clock
+
+        if not self.clock.trusted:
+            self.read(lambda connection: require_clock(connection, self.clock.now_ms()))
 
     def doubt(self) -> str | None:
         """Why the database may have lost history, by itself or by what this machine remembers; nothing is written."""
@@ -202,7 +213,8 @@ class App:
 
         for name, why in self.registry.broken.items():
             log.error("provider_broken", provider=name, reason=why)
-        dormant = {name for name, provider in self.registry.providers.items() if provider.dormant is not None}
+        named = self.registry.providers.items()
+        dormant = {name: provider.dormant for name, provider in named if provider.dormant is not None}
         made = Context(worker_name(), self.clock, self.registry.capabilities, dormant, self.registry.broken)
         for name, why in self.payments.broken.items():
             log.error("payment_service_broken", service=name, reason=why)

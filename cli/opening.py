@@ -48,18 +48,39 @@ def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _cleaned,
+        structlog.processors.format_exc_info,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _cleaned,
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(max(number, at_least)),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Stderr())),
         cache_logger_on_first_use=False,
     )
+    _join_libraries(shared, renderer, max(number, at_least, logging.WARNING))
+
+
+class _Libraries(logging.StreamHandler[TextIO]):
+    """What libraries log by the standard library, in the format of all other lines."""
+
+
+def _join_libraries(shared: list[structlog.typing.Processor], renderer: structlog.typing.Processor, level: int) -> None:
+    """Have every library's warnings and errors be events: `event` is the first line, `logger` the library's name."""
+    handler = _Libraries(cast(TextIO, Stderr()))
+    handler.setLevel(level)
+    chain = [_first_line, structlog.stdlib.add_logger_name, *shared]
+    last = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=last, foreign_pre_chain=chain))
+    root = logging.getLogger()
+    root.handlers = [*(one for one in root.handlers if not isinstance(one, _Libraries)), handler]
+
+
+def _first_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What follows may hold a statement, or others' values."""
+    return {**event, "event": str(event["event"]).partition("\n")[0]}
 
 
 def _cleaned(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

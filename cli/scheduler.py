@@ -18,7 +18,6 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from drawdown.cli.app import App
-from drawdown.cli.library_logs import forward
 from drawdown.cli.night import Night
 from drawdown.cli.stopping import Stopping
 from drawdown.cli.watch_loop import WatchLoop
@@ -103,7 +102,7 @@ def at_night(at: dt.time) -> CronTrigger:
 def run(app: App, options: Options, stopping: Stopping) -> int:
     """Tick now and then every `every_s` seconds, until `stopping`; returns the last tick's exit status."""
     loop = _Loop(app, options, stopping)
-    forward("scheduler", "apscheduler", level=logging.ERROR)  # what it warns of, an overlap, is told below
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # what it warns of, an overlap, is told below
     # Late fires count (a sleeping laptop), several become one, and a fire during a tick is skipped and reported.
     scheduler = BackgroundScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"

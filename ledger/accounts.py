@@ -22,7 +22,8 @@ WALLET: Final = "wallet:"
 @dataclass(frozen=True)
 class Wallet:
     """A customer's wallet: what is left in micro-credits, what of it runs have reserved, what of it is left of lots
-    that are over, the plan, and how many sandboxes at once plan and tiers allow."""
+    that are over, the plan, and how many sandboxes at once plan and tiers allow. `unbilled_micro`: what was used and
+    is not charged yet, where that was asked for."""
 
     balance_micro: int
     plan: str | None
@@ -30,6 +31,7 @@ class Wallet:
     held_micro: int = 0
     overdraft_micro: int = 0
     over_micro: int = 0
+    unbilled_micro: int = 0
 
     @property
     def lapsed_micro(self) -> int:
@@ -43,8 +45,8 @@ class Wallet:
 
     @property
     def available_micro(self) -> int:
-        """What may still be reserved. In SQL: `available_micro` of `words.sql`."""
-        return self.payable_micro - self.held_micro + self.overdraft_micro
+        """What may still be reserved. In SQL, but for what is not charged yet: `available_micro` of `words.sql`."""
+        return self.payable_micro - self.held_micro + self.overdraft_micro - self.unbilled_micro
 
 
 def wallet_account(customer_id: str) -> str:

@@ -182,9 +182,9 @@ def outcome(found: Outcome) -> Outcome:
             return Accepted(left, _cost_or_none(cost), _parts(parts) if len(parts) <= MAX_PARTS else ())
         case Queued(at_ms) if not _is_moment(at_ms):
             return Unknown(f"queued, to be confirmed at {_shown(at_ms)}, which is no time")
-        case RetryAt(at_ms, reason, too_many):
+        case RetryAt(at_ms, reason, too_many, by_person):
             # It is proven not to have been applied, whatever time it names: a nonsensical one is no time to wait for.
-            return RetryAt(at_ms if _is_moment(at_ms) else 0, _reason(reason), too_many is True)
+            return RetryAt(at_ms if _is_moment(at_ms) else 0, _reason(reason), too_many is True, by_person is True)
         case Rejected(reason, until_credit):
             return Rejected(_reason(reason), until_credit is True)
         case Unknown(reason):

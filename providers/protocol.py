@@ -158,11 +158,13 @@ class Queued:
 @dataclass(frozen=True)
 class RetryAt:
     """Proven not applied; send the same bytes again at `at_ms`. `too_many`: it was refused for too many calls, so that
-    the customer's other pushes had better wait until then, too."""
+    the customer's other pushes had better wait until then, too. `by_person`: it is refused until a person changes a
+    setting, here or over there, such as a key: status asks for one at once."""
 
     at_ms: int
     reason: str
     too_many: bool = False
+    by_person: bool = False
 
 
 @dataclass(frozen=True)

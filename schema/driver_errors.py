@@ -10,7 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, LockHeld
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, LockHeld, StorageFull
 
 CONFLICT_TRIES: Final = 5
 
@@ -19,6 +19,10 @@ _CONFLICTS: Final = frozenset({"40001", "40P01"})
 
 
 LOCK_NOT_AVAILABLE: Final = "55P03"
+
+
+DISK_FULL: Final = "53100"
+FULL: Final = "the database's disk is full: free some space, then try again; nothing uncommitted was kept"
 
 
 ANOTHER: Final = "if another one is meant, set DRAWDOWN_DATABASE_URL"
@@ -50,6 +54,8 @@ def explain(error: Exception) -> DrawdownError | None:
     if isinstance(original, sqlite3.Error):
         return _explain_sqlite(text)
     state = getattr(original, "sqlstate", None)
+    if state == DISK_FULL:
+        return StorageFull(f"{FULL} ({text})")
     if state in NOT_READY:
         return DatabaseNotReady(NOT_READY[state])
     if state is None and "does not exist" in text and "database" in text:
@@ -81,6 +87,8 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
         return DatabaseNotReady("the database file cannot be opened: check the path and its permissions")
     if "not a database" in text or "malformed" in text:
         return DatabaseNotReady(f"the file is no sound SQLite database: {ANOTHER}, else restore it from a backup")
+    if "is full" in text:
+        return StorageFull(f"{FULL} ({text})")
     if "disk" in text:
         return DatabaseBusy(f"the database cannot be written: {text}")
     return None

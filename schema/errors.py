@@ -88,6 +88,13 @@ class DatabaseBusy(DrawdownError):
     code = "database"
 
 
+class StorageFull(DatabaseBusy):
+    """A disk is full. Nothing uncommitted was kept, and no later try helps before a person frees some space."""
+
+    exit_status = Exit.PERSON
+    code = "storage_full"
+
+
 class LockHeld(DatabaseBusy):
     """Somebody else holds a lock for longer than was waited for it. Nothing of the transaction was kept."""
 

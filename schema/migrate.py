@@ -57,6 +57,11 @@ class Version:
     def ready(self) -> bool:
         return self.current == self.head
 
+    @property
+    def is_unreleased(self) -> bool:
+        """Whether a version before the first release made it."""
+        return self.current is not None and self.current < REVISIONS[0]
+
 
 def version(connection: sa.Connection) -> Version:
     """The schema version of a database, and the one this program wants."""
@@ -73,6 +78,11 @@ def require_ready(connection: sa.Connection) -> None:
         return
     if found.current is None:
         raise DatabaseNotReady(f"the database has no Drawdown tables: {ANOTHER}, else run `drawdown init`")
+    if found.is_unreleased:
+        raise DatabaseNotReady(
+            f"the database has schema {found.current}, of a version before the first release: no upgrade exists. "
+            "Keep it with the program that made it, and run `drawdown init` on a new database"
+        )
     if not found.supported:
         raise DatabaseNotReady(
             f"the database has schema {found.current}, newer than this program's {found.head}: upgrade Drawdown"
@@ -102,18 +112,8 @@ def upgrade(engine: sa.Engine) -> Version:
         if not before.supported:
             require_ready(connection)
         if not before.ready:
-            migrate_to(connection, REVISIONS[-1])
-            if before.current is None:
-                from drawdown.schema.tables.orgs import buckets  # here, as alembic below
-
-                connection.execute(
-                    buckets.insert(),
-                    [
-                        {"id": n, "watermark_ms": 0, "cursor": 0, "sweep_began_ms": 0, "sweep_next_ms": 0}
-                        for n in range(BUCKETS)
-                    ],
-                )
-        if connection.dialect.name == "postgresql":  # of any version: those before had functions that are not pinned
+            _bring_up_to_date(connection, new=before.current is None)
+        if connection.dialect.name == "postgresql":
             connection.execute(sa.text(_PIN_FUNCTIONS.replace(":", "\\:")))
     return before
 
@@ -136,15 +136,21 @@ def _create_private(file: Path) -> None:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
-def migrate_to(connection: sa.Connection, revision: str) -> None:
-    """Run the migrations up to one."""
+def _bring_up_to_date(connection: sa.Connection, *, new: bool) -> None:
+    """A new database has the newest schema at once; of another, each migration changes what it has."""
     from alembic import command  # here: one command of all needs it, and it takes a tenth of any command's start
     from alembic.config import Config
+
+    from drawdown.schema.create import create_schema
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, revision)
+    if new:
+        create_schema(connection)
+        command.stamp(config, REVISIONS[-1])
+    else:
+        command.upgrade(config, REVISIONS[-1])
 
 
 def bucket_of(org_id: str) -> int:

@@ -184,6 +184,17 @@ CASE WHEN over_micro = 0 OR balance_micro - held_micro >= over_micro THEN balanc
     WHEN balance_micro >= held_micro AND balance_micro >= over_micro THEN 0
     WHEN held_micro > over_micro THEN balance_micro - held_micro ELSE balance_micro - over_micro END + overdraft_micro
 
+-- name: may_have_used
+-- Whether there may be usage of an organisation (`o`, in its bucket `b`, billed by `a`) that is not charged yet.
+(EXISTS (SELECT 1 FROM usage_samples s WHERE {is_unsealed})
+    OR EXISTS (SELECT 1 FROM dirty_windows d WHERE d.org_id = o.org_id) OR {has_open})
+
+-- name: is_unsealed
+s.org_id = o.org_id AND s.ts >= o.floor_ms AND s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms, 0)
+
+-- name: has_open
+EXISTS (SELECT 1 FROM pushes q WHERE q.provider = a.provider AND q.state IN {open_states} AND q.org_id = o.org_id)
+
 -- name: low_level
 -- At which balance the organisation `o` is low: by its own level, also where that is none, or by everybody's.
 (SELECT l.low_micro FROM balance_levels l WHERE l.org_id IN (o.org_id, '') ORDER BY l.org_id DESC LIMIT 1)

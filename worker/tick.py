@@ -20,13 +20,13 @@ from drawdown.schema.sql import NOTHING, Values, queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
-from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
+from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.halts.dispatch import dispatch
-from drawdown.worker.halts.unheeded import problems, unheeded, untold
+from drawdown.worker.halts.unheeded import NAMED, problems, undelivered, unheeded, untold
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.push.credit_wait import bill_again
@@ -155,7 +155,7 @@ def _verdicts(context: Context, provider: str, more: bool = False) -> Steps[list
 def _begin(connection: sa.Connection, *, context: Context, witness: Witness | None) -> Report:
     now = context.clock.now_ms()
     server_now = database_now(connection, now)
-    previous = SQL.run(connection, "last_doubted_clock").scalar_one_or_none()
+    previous = last_doubted_clock(connection)
     incarnation = recognise(connection, witness, now)
     if not (context.clock.trusted or context.accept_clock or incarnation.doubted):
         doubt_the_clock(now, server_now, previous)
@@ -193,6 +193,11 @@ def _recognise(connection: sa.Connection, *, context: Context, witness: Witness 
 def _unusable(connection: sa.Connection, context: Context) -> list[str]:
     """Providers that bill somebody and cannot be used until a person mends it."""
     reasons = {**context.broken, **context.changed}
+    reasons |= {
+        name: f"{why}: nothing is sent to it"
+        for name, why in context.dormant.items()
+        if name not in reasons and _any(connection, "usage_waits", {"provider": name})
+    }
     missing = set(stored_terms(connection)) - set(context.capabilities) - set(reasons)
     reasons |= dict.fromkeys(missing, "its package is not installed here")
     return [
@@ -295,7 +300,9 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
 
 def _end(connection: sa.Connection, *, context: Context, report: Report) -> Report:
     left = read_backlog(connection, context.shard, report.at_ms)
-    needed = [*report.problems, *problems(unheeded(connection, context.shard)), *untold(connection, context.shard)]
+    stuck = [str(one) for one in undelivered(connection, context.shard) if one.needs_person]
+    needed = [*report.problems, *stuck[:NAMED], *problems(unheeded(connection, context.shard))]
+    needed += untold(connection, context.shard)
     wait = report.orders_wait and _any(connection, "orders_wait")
     # A new one: where this conflicts, it is run again.
     report = replace(report, left=left, problems=needed, orders_wait=wait)

@@ -1,8 +1,5 @@
 -- One tick: its row, and the updates before anything is sealed.
 
--- name: last_doubted_clock
-SELECT started_ms FROM ticks WHERE NOT clock_trusted ORDER BY tick_id DESC LIMIT 1
-
 -- name: last_started
 SELECT started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1
 
@@ -12,6 +9,15 @@ VALUES (:worker, :lo, :hi, :started_ms, :clock_trusted) RETURNING tick_id
 
 -- name: is_assigned
 SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1
+
+-- name: usage_waits
+-- Pushes, by the index on what is open; or usage that is not sealed for want of a provider's terms.
+SELECT 1 FROM pushes WHERE provider = :provider AND state IN {open_states} AND state = 'due'
+UNION ALL
+SELECT 1 FROM pending_usage p WHERE p.reason = 'no_provider' AND p.seconds <> 0 AND EXISTS (SELECT 1 FROM assignments a
+    WHERE a.org_id = p.org_id AND a.provider = :provider AND a.start_ms <= p.window_ms
+        AND (a.end_ms IS NULL OR p.window_ms < a.end_ms))
+LIMIT 1
 
 -- name: bring_providers_up_to_date
 UPDATE orgs SET billing_provider = a.provider,

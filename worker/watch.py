@@ -90,6 +90,8 @@ class Looked:
 class Watcher:
     """What a watch remembers to be quick, and could do without."""
 
+    once: bool = False
+    """One round and no other: it makes nobody believe that a watch goes round, or miss one that does not."""
     seen: Seen | None = None
     """The arrivals that were looked at; None: begin where the seal has come to."""
     costs_due_ms: int = 0
@@ -176,7 +178,8 @@ def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witn
         halted = SQL.run(connection, "halted", values).scalars().all()
         mark_for_projection(connection, [*wanted, *halted], now)
         done.asked += len(wanted) + len(halted)
-    note_round(connection, now)  # last: one row, for which other shards' watches wait
+    if not watcher.once:
+        note_round(connection, now)  # last: one row, for which other shards' watches wait
     return done
 
 

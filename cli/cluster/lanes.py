@@ -18,7 +18,6 @@ from psycopg_pool import PoolTimeout
 
 from drawdown.cli.cluster.engine import QUICK, TICKS, connector, ticking, watching
 from drawdown.cli.cluster.jobs import QUICK_AT_ONCE, Jobs
-from drawdown.cli.library_logs import forward
 from drawdown.cli.stopping import LOOK_S
 from drawdown.schema.errors import Exit
 from drawdown.worker.cluster.membership import LIVES_S
@@ -42,7 +41,6 @@ die: Callable[[int], None] = os._exit
 
 def work(jobs: Jobs) -> None:
     """Work until it is to stop. Errors: `jobs.ended_by`, where it may work no longer."""
-    forward("engine", "procrastinate", "psycopg.pool", "asyncio")
     while not jobs.stopping.is_set():
         try:
             asyncio.run(_turn(jobs))

@@ -1,4 +1,5 @@
-"""The possible faults of a set-up, and how to mend them. Guarantee: changes nothing."""
+"""The possible faults of a set-up, and how to mend them. Guarantee: changes no value: a row of the
+database is written as it is, and a file of the state folder made and removed, as nothing less tells of a full disk."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from drawdown.cli.app import App
 from drawdown.cli.nouns.doctor_settings import OF_SETTINGS, Finding, private
 from drawdown.cli.nouns.sealing import sealed_to
 from drawdown.providers.protocol import Provider
-from drawdown.schema.database import read, sqlite_file
+from drawdown.schema.database import read, sqlite_file, write
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.typed.parsing import lasting, show_time
@@ -26,7 +27,7 @@ from drawdown.worker.engine.stores import Databases
 from drawdown.worker.history.kept_volume import MOUNTS, is_on_unnamed_volume
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.rates import tells_costs
-from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
+from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms, touch
 from drawdown.worker.views.api_keys import list_keys
 from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.features import mapped_features, unestimated_features, unrated_features
@@ -55,6 +56,7 @@ def examine(app: App) -> list[Finding]:
     found = [Finding(True, f"the database has this program's schema ({app.engine.dialect.name})")]
     checks: tuple[Callable[[App], Iterator[Finding]], ...] = (
         _sqlite,
+        _written,
         _witness,
         _clock,
         _open_for_long,
@@ -85,22 +87,27 @@ def _sqlite(app: App) -> Iterator[Finding]:
     )
     file = sqlite_file(app.engine)
     if file is not None:
-        try:
-            app.write(lambda _: None, rollback=True)
-            yield Finding(True, f"{file} can be written")
-            yield from private(file, "600")
-        except DrawdownError as error:
-            yield Finding(False, f"{file}", str(error))
+        yield from private(file, "600")
+
+
+def _written(app: App) -> Iterator[Finding]:
+    """A row is written as it is, and committed: a full disk shows by nothing less."""
+    file = sqlite_file(app.engine)
+    what = "the database" if file is None else str(file)
+    try:
+        write(app.engine, touch)
+        yield Finding(True, f"{what} can be written")
+    except DrawdownError as error:
+        yield Finding(False, f"{what} cannot be written", str(error))
 
 
 def _witness(app: App) -> Iterator[Finding]:
     folder = app.settings.state_folder()
-    mend = "set DRAWDOWN_STATE_DIR to a folder of this machine that outlives the process"
     try:
         WitnessFile(folder).recall(app.engine)
         doubted = app.doubt()
-        above = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        yield Finding(os.access(above, os.W_OK), f"what this machine remembers is kept in {folder}", mend)
+        WitnessFile(folder).try_to_write()
+        yield Finding(True, f"what this machine remembers is kept in {folder}")
         yield from private(folder, "700")
         yield from _kept(folder)
     except DrawdownError as error:

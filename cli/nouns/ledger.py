@@ -157,6 +157,7 @@ def _show_one(app: App, customer: str, most: int) -> None:
     ]  # fmt: skip
     title = f"{customer}: {show_credits(account.available_micro)} credits available, "
     title += f"{show_credits(account.reserved_micro)} reserved, "
+    title += f"{show_credits(account.unbilled_micro)} used and not charged yet, " if account.unbilled_micro else ""
     title += f"{show_credits(account.over_micro)} over, " if account.over_micro else ""
     title += f"plan {account.plan or '-'}"
     title += "".join(f", tier {_tier(one)}" for one in held if one.ended_ms is None)

@@ -93,6 +93,7 @@ def assign(
         return _order(app, wishes, AskedAssign("", provider or "", customer, start, allow_halt), by, dry_run=dry_run)
     where, note = _biller(app, provider, wishes, new=new)
     options = flip_rules.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
+    app.require_clock()
     done = run(flips.flip(app.context(), wishes, options, by), app.world())
     note += [str(one) for one in app.read(lambda c: in_shadow(c, by.now_ms)) if one.provider == where]
     show(app, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, options)])

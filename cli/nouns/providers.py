@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -12,7 +13,7 @@ from drawdown.cli.nouns import provider_estimates
 from drawdown.cli.nouns.orders import ORDERED
 from drawdown.cli.options import Actor, DryRun, Later, ProviderName, Reason, Undo, only_with
 from drawdown.cli.rendering import show, table
-from drawdown.providers.protocol import ReadFailed
+from drawdown.providers.protocol import Provider, ReadFailed
 from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
@@ -24,7 +25,7 @@ from drawdown.worker.orders.asked import AskedAccept
 from drawdown.worker.orders.orders import place
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.views.features import mapped_features
-from drawdown.worker.views.providers import ProviderLine, customers_at, provider_lines
+from drawdown.worker.views.providers import ProviderLine, customers_at, features_used, provider_lines
 from drawdown.worker.views.shadows import FOR_GOOD_MS, in_shadow
 
 commands = typer.Typer()
@@ -76,7 +77,9 @@ def _stands(
 def check(
     context: typer.Context,
     name: ProviderName,
-    feature: Annotated[list[str] | None, typer.Option(help="Only these features", show_default="all mapped")] = None,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="Only these features, of each customer", show_default="what each uses")
+    ] = None,
     customer: Annotated[
         list[str] | None, typer.Option(help="Only these customers", show_default="the assigned ones")
     ] = None,
@@ -90,15 +93,29 @@ def check(
         only_with(context, "--customer", "name", "feature")
     provider = app.registry.providers[name]
     now = app.clock.now_ms()
-    features = feature or app.read(mapped_features)
     customers = customer or app.read(lambda c: customers_at(c, name, now, most))
-    found = (
-        [provider.dormant] if provider.dormant else list(ask(lambda: provider.check(features, customers), app.world()))
+    by_use = (
+        {tuple(feature): list(customers)} if feature else app.read(lambda c: features_used(c, name, customers, now))
     )
+    features = feature or sorted({one for used in by_use for one in used}) or app.read(mapped_features)
+    found = [provider.dormant] if provider.dormant else _checked(app, provider, features, by_use)
     done = {"provider": name, "problems": found, "features": features, "customers": len(customers)}
     good = f"{name}: well ({len(features)} features, {len(customers)} customers looked at)"
     show(app, done, [f"{name}: {line}" for line in found] or [good])
     raise typer.Exit(Exit.PERSON if found else Exit.SETTLED)
+
+
+def _checked(
+    app: App, provider: Provider, features: Sequence[str], by_use: Mapping[tuple[str, ...], Sequence[str]]
+) -> list[str]:
+    """What is wrong with features, and with customers for the features that each uses; each said once."""
+    asked = [(list(features), list[str]()), *((list(used), list(some)) for used, some in by_use.items())]
+    if len(asked) == 2 and asked[1][0] == asked[0][0]:
+        del asked[0]
+    said: dict[str, None] = {}
+    for some, customers in asked:
+        said |= dict.fromkeys(ask(partial(provider.check, some, customers), app.world()))
+    return list(said)
 
 
 @commands.command()

@@ -90,8 +90,11 @@ def reconcile_(
     )
     if org:
         app.read(lambda c: require_org(c, org))
+    if correct:
+        app.require_clock()
     found = compare(app, scope, app.by(actor, reason))
-    show(app, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
+    done = {**asdict(found), "exit_status": found.exit_status}
+    show(app, {"reconcile": {**done, "shadow_threshold": shadow_threshold}}, _lines(found, threshold, shadow_threshold))
     raise typer.Exit(found.exit_status)
 
 
@@ -155,8 +158,11 @@ def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int 
     return start, end
 
 
-def _lines(found: Reconciled) -> list[str | Table]:
+def _lines(found: Reconciled, threshold: float, shadow_threshold: float) -> list[str | Table]:
     text = f"{found.compared:,} compared (organisation, feature, day), {len(found.differing):,} differ"
+    if found.forgiven:
+        allowed = f"{shadow_threshold:g} % in shadow" + (f", {threshold:g} % else" if threshold else "")
+        text += f" by more than {allowed}; {found.forgiven:,} by less (--shadow-threshold 0 lists them)"
     if found.waiting:
         text += f"; {found.waiting:,} wait: unsettled, or fresher than the provider's lag"
     if found.covered:

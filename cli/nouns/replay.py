@@ -80,6 +80,8 @@ def replay_(
         order_id = app.write(lambda c: place(c, AskedReplay(scope, start, end), app.by(actor, reason)))
         show(app, {"order": order_id, "range": ranged}, [ORDERED.format(order_id)])
         return
+    if not dry_run:
+        app.require_clock()
     found = _run(app, made, dry_run, app.by(actor, reason))
     shown = {"replay": _plain(found), "range": ranged, "dry_run": dry_run}
     show(app, {**shown, "exit_status": found.exit_status}, lines_of(found))

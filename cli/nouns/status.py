@@ -31,6 +31,8 @@ from drawdown.worker.views.status import org_status, status
 if TYPE_CHECKING:
     from drawdown.worker.views.org_standing import OrgStatus
 
+MOST_CELLS: Final = 5
+"""Cells and reasons of halts that are due, that are shown."""
 VERDICTS: Final = {
     "settled": ("ALL SETTLED", Exit.SETTLED),
     "behind": ("BEHIND", Exit.LEFT),
@@ -57,7 +59,7 @@ def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(he
         show(app, {**asdict(found), "exit_status": ends}, _split(org_lines(found, now)))
         raise typer.Exit(ends)
     witness = WitnessFile(app.settings.state_folder()).recall(app.ready())
-    whole = app.read(lambda c: status(c, now, witness))
+    whole = app.read(lambda c: status(c, now, witness, is_trusted=app.clock.trusted))
     ends = VERDICTS[whole.headline.verdict][1]
     show(app, {**as_object(whole), "exit_status": ends}, _split(status_lines(whole)))
     raise typer.Exit(ends)
@@ -135,9 +137,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         oldest = min(org.stopped_at_ms for org in found.stopped)
         names = ", ".join(org.org_id for org in found.stopped[:3])
         lines.append(("stopped", f"{left.stopped_orgs:,} organisations ({names}), {since(oldest, now)}"))
-    if found.halts.since_ms is not None:
-        text = f"{found.halts.due:,} due at cells, the oldest {since(found.halts.since_ms, now)}"
-        lines.append(("halts", text + (f": {found.halts.error}" if found.halts.error else "")))
+    lines += [("halts" if not number else "", one.said) for number, one in enumerate(found.undelivered[:MOST_CELLS])]
     lines += [("unheeded" if not number else "", halt.said) for number, halt in enumerate(found.unheeded[:3])]
     if left.projections_due:
         lines.append(("reading", f"{left.projections_due:,} organisations to ask their providers about"))

@@ -17,6 +17,7 @@ from drawdown.cli.stopping import Stopping
 from drawdown.cli.watch_loop import WatchLoop
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Exit, UsageError
+from drawdown.worker.watch import Watcher
 
 log = structlog.get_logger()
 
@@ -43,7 +44,7 @@ def watch_(
     if isinstance(app.clock, FixedClock) and not once:
         raise UsageError("--at stands still: give --once with it")
     stopping = Stopping()
-    watch_loop = WatchLoop(app, parse_shard(shard), stopping)
+    watch_loop = WatchLoop(app, parse_shard(shard), stopping, Watcher(once=once))
     if once:
         done = watch_loop.round()
         text = f"{done.looked:,} looked at, {done.read:,} read; {done.halted:,} halted, {done.resumed:,} resumed"

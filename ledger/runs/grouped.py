@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.runs import reservations
-from drawdown.ledger.runs.reservations import NO_END_MICRO, Ask, Reservation
+from drawdown.ledger.runs.reservations import Ask, Reservation, Room
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
@@ -28,10 +28,10 @@ class NotTogether(Refused):
 
 
 def reserve_all(
-    connection: sa.Connection, asked: Sequence[tuple[Ask, By]], now_ms: int, most_held_micro: int | None
+    connection: sa.Connection, asked: Sequence[tuple[Ask, By]], now_ms: int, room: Room
 ) -> list[Reservation]:
-    """Hold what several runs of one wallet may cost, where all of its runs may hold `most_held_micro`; the new
-    reservations, in the order of the asks.
+    """Hold what several runs of one wallet may cost, where there is so much `room`; the new reservations, in the order
+    of the asks.
 
     Errors: NotTogether.
     """
@@ -44,7 +44,7 @@ def reserve_all(
         "amount_micro": sum(ask.amount_micro for ask, _ in asked),
         "expires_ms": min(ask.expires_ms for ask, _ in asked),
         "now_ms": now_ms,
-        "most_held_micro": NO_END_MICRO if most_held_micro is None else most_held_micro,
+        **room.values(),
     }
     if reservations.SQL.run(connection, "hold", values).first() is None:
         raise NotTogether(f"{customer_id} has no room for all of them, or something is due in its wallet")

@@ -19,6 +19,7 @@ from drawdown.ledger.accounts import read_wallets, wallet_account
 from drawdown.ledger.maturing import expire, mature
 from drawdown.ledger.runs import sandboxes
 from drawdown.ledger.runs.denied import Denied as Denied
+from drawdown.ledger.runs.own_keys import shown
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy
@@ -42,6 +43,19 @@ MATURE_TRIES: Final = 3
 """Of a wallet in one transaction: what becomes due in between is an hour away, unless clocks differ by that."""
 MOST_HOLDERS_SAID: Final = 3
 """Of those who hold a wallet's credit, in a refusal."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What bounds a hold beside the wallet: how much all of its runs may hold (None: whatever there is), and what it is
+    to pay for first, since that was used and is not charged yet."""
+
+    most_held_micro: int | None = None
+    unbilled_micro: int = 0
+
+    def values(self) -> dict[str, object]:
+        most = NO_END_MICRO if self.most_held_micro is None else self.most_held_micro
+        return {"most_held_micro": most, "unbilled_micro": self.unbilled_micro}
 
 
 @dataclass(frozen=True)
@@ -115,18 +129,22 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
     """A key that comes again with other content: in what it differs."""
     return Denied(
         "other_content",
-        f"the key {reservation} was used before, for a run with another {', another '.join(differs)}: nothing was "
-        f"held; `drawdown execution show {typed(reservation)}` shows it. For another run give a new one",
+        f"the key {shown(reservation)} was used before, for a run with another {', another '.join(differs)}: nothing "
+        f"was held; `drawdown execution show {typed(reservation)}` shows it. For another run give a new one",
     )
 
 
-def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "") -> Denied:
-    """A wallet without room, and who else than `own` holds its credit until when."""
+def no_credit(
+    connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "", unbilled_micro: int = 0
+) -> Denied:
+    """A wallet without room, what of it was used and is not charged yet, and who else than `own` holds its credit until
+    when."""
     values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
-    available = read_wallets(connection, [customer_id])[customer_id].available_micro
+    available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
+    used = f" (usage of {as_credits(unbilled_micro)} is not charged yet)" if unbilled_micro else ""
     held = [f"{row.reservation} holds {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
-    text = f"{customer_id} has {as_credits(available)} credits available, and the run asks for "
+    text = f"{customer_id} has {as_credits(available)} credits available{used}, and the run asks for "
     text += f"{as_credits(wanted_micro)}: `drawdown ledger grant {typed(customer_id, 'CREDITS')}`" + (
         ", or end a run" if held else ""
     )
@@ -171,10 +189,11 @@ def reserve(
     ask: Ask,
     by: By,
     most_held_micro: int | None = None,
-    make_room: Callable[[], None] = lambda: None,
+    make_room: Callable[[], int] = lambda: 0,
 ) -> tuple[Reservation, bool]:
     """Hold what a run may cost, where all of a wallet's runs may hold `most_held_micro`; the reservation, and whether
-    it was there before. `make_room` is called before the wallet is locked for a new one.
+    it was there before. `make_room` is called before the wallet is locked for a new one, and says what the wallet is to
+    pay for first.
 
     Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, or `no_credit` where
     there is no room, `too_many_runs` where there are too many to look at.
@@ -184,9 +203,9 @@ def reserve(
         return found, True
     if ask.sandboxes != NO_SANDBOXES:
         sandboxes.take(connection, ask.reservation, ask.org_id, ask.customer_id, json.loads(ask.sandboxes), by.now_ms)
-    make_room()
-    if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, most_held_micro):
-        raise _no_room(connection, found, ask.amount_micro, most_held_micro)
+    room = Room(most_held_micro, make_room())
+    if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, room):
+        raise _no_room(connection, found, ask.amount_micro, room)
     if ask.settled_by == "metering":
         sandboxes.require_few(connection, ask.customer_id, by.now_ms, with_new=True)
     return found, False
@@ -228,7 +247,7 @@ def grow(
     amount_micro: int,
     expires_ms: int,
     now_ms: int,
-    most_held_micro: int | None = None,
+    room: Room = Room(),
 ) -> Reservation:
     """Have a held reservation be for `amount_micro` and until `expires_ms` at least; it never shrinks.
 
@@ -240,21 +259,21 @@ def grow(
         expires_ms=max(found.expires_ms, expires_ms),
     )
     more = grown.left_micro - found.left_micro
-    if more and not _hold(connection, found.customer_id, more, grown.expires_ms, now_ms, most_held_micro):
-        raise _no_room(connection, found, more, most_held_micro)
+    if more and not _hold(connection, found.customer_id, more, grown.expires_ms, now_ms, room):
+        raise _no_room(connection, found, more, room)
     SQL.run(connection, "grow", vars(grown))
     return grown
 
 
-def _no_room(connection: sa.Connection, found: Reservation, wanted_micro: int, most_held_micro: int | None) -> Denied:
-    customer_id = found.customer_id
+def _no_room(connection: sa.Connection, found: Reservation, wanted_micro: int, room: Room) -> Denied:
+    customer_id, most_held_micro = found.customer_id, room.most_held_micro
     held_micro = read_wallets(connection, [customer_id])[customer_id].held_micro
     capped = most_held_micro is not None and held_micro + wanted_micro > most_held_micro
     if found.payer_number is not None:
         return no_room_of_payer(customer_id, wanted_micro, capped=capped)
     if most_held_micro is not None and capped:
         return too_much_held(customer_id, held_micro, wanted_micro, most_held_micro)
-    return no_credit(connection, customer_id, wanted_micro, found.reservation)
+    return no_credit(connection, customer_id, wanted_micro, found.reservation, room.unbilled_micro)
 
 
 def _hold(
@@ -263,7 +282,7 @@ def _hold(
     amount_micro: int,
     expires_ms: int,
     now_ms: int,
-    most_held_micro: int | None,
+    room: Room,
 ) -> bool:
     """Where what is due keeps the statement from holding anything, it may hold the wallet's lock all the same (somebody
     made it due in that moment), and maturing takes that of a pool before it. Who allots out of the pool meanwhile may
@@ -273,7 +292,7 @@ def _hold(
         "amount_micro": amount_micro,
         "expires_ms": expires_ms,
         "now_ms": now_ms,
-        "most_held_micro": NO_END_MICRO if most_held_micro is None else most_held_micro,
+        **room.values(),
     }
     for _ in range(MATURE_TRIES):
         if SQL.run(connection, "hold", values).first() is not None:

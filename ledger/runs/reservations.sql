@@ -17,6 +17,10 @@ VALUES (:reservation, :org_id, :customer_id, :project, :subject, :action, :estim
     :overage, :accepted_ms, :expires_ms, :fingerprint, :actor, :reason, :supplier, :settled_by, :payer_number, :hold)
 ON CONFLICT (reservation) DO NOTHING RETURNING reservation
 
+-- name: among
+-- Whether one of these is there.
+SELECT 1 FROM reservations WHERE reservation IN :names LIMIT 1
+
 -- name: read
 SELECT {columns} FROM reservations WHERE reservation = :reservation {held}
 
@@ -24,7 +28,7 @@ SELECT {columns} FROM reservations WHERE reservation = :reservation {held}
 -- Only where there is room, and nothing that is due by time would change what room there is.
 UPDATE ledger_accounts SET held_micro = held_micro + :amount_micro,
     next_due_ms = CASE WHEN next_due_ms < :expires_ms THEN next_due_ms ELSE :expires_ms END
-WHERE account_id = :account_id AND {available_micro} >= :amount_micro
+WHERE account_id = :account_id AND {available_micro} - :unbilled_micro >= :amount_micro
     AND (next_due_ms IS NULL OR next_due_ms > :now_ms) AND held_micro + :amount_micro <= :most_held_micro
 RETURNING balance_micro
 

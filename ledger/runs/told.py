@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.ledger.runs.own_keys import shown
 from drawdown.schema.messages import RESERVATION_EXPIRED, Message, amount, tell
 
 
@@ -17,7 +18,7 @@ def tell_expired(connection: sa.Connection, expired: Sequence[sa.Row[Any]], now_
 
 def _of_reservation(row: sa.Row[Any], now_ms: int) -> Message:
     data = {
-        "reservation": row.reservation,
+        "reservation": shown(row.reservation),
         "project": row.project,
         "subject": row.subject,
         "action": row.action,

@@ -109,7 +109,7 @@ class AutumnProvider:
         if refused is not None:
             return refused
         if self.dormant is not None:
-            return RetryAt(self._clock.now_ms() + wire.REFUSED_MS, f"not sent: {self.dormant}")
+            return RetryAt(self._clock.now_ms() + wire.REFUSED_MS, f"not sent: {self.dormant}", by_person=True)
         result = await self._send("track", wire.track(request), wire.header_key(request.key))
         outcome = self._judge(request, result)
         if wire.is_unmatched(request, result, outcome) and await self._account.read_again():

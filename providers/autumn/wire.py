@@ -182,7 +182,7 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
     mendable = access_trouble(said)
     if mendable is not None:
         # Whoever mends the setting mends every push: rejecting them for good would leave work for each.
-        return RetryAt(now_ms + REFUSED_MS, mendable)
+        return RetryAt(now_ms + REFUSED_MS, mendable, by_person=True)
     if said.status == 400 and "in the future" in said.message:
         return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind ours: {said}")
     if said.code == "customer_not_found":

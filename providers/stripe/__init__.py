@@ -67,7 +67,7 @@ class StripeProvider:
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         if self.dormant:
-            return [RetryAt(self._clock.now_ms() + MAX_RETRY_MS, self.dormant) for _ in batch]
+            return [RetryAt(self._clock.now_ms() + MAX_RETRY_MS, self.dormant, by_person=True) for _ in batch]
         why_not: list[Outcome | None] = [never_sent(self._settings, push) for push in batch]
         names = {self._event_name(push) for push, why in zip(batch, why_not, strict=True) if why is None}
         meters = {name: await self._meters.active(name) for name in sorted(names)}

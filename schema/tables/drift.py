@@ -44,6 +44,9 @@ vendor_units = sa.Table(
     sa.Column("currency", sa.Text, nullable=False),
     ms_column("at_ms"),
     *said_columns(),
+    sa.CheckConstraint(
+        "units >= 0 AND money_micro >= 0 AND per_quantity > 0 AND start_ms % 86400000 = 0", name="vendor_units_sane"
+    ),
     comment="What per_quantity base units of a feature take of a vendor's service, in its units, and cost there, in "
     "millionths of the currency; from a day on. Append-only.",
 )
@@ -69,6 +72,7 @@ vendor_bills = sa.Table(
     id_column("currency", key=True),
     sa.Column("billed_micro", Big, nullable=False),
     sa.Column("is_final", sa.Boolean, nullable=False),
+    sa.CheckConstraint("day_ms % 86400000 = 0", name="vendor_bills_on_a_day"),
     comment="What a vendor billed for a day, in millionths of the currency. Of one vendor's day the latest "
     "import holds, whole. Append-only.",
 )

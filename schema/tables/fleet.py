@@ -38,10 +38,10 @@ halts = sa.Table(
     ms_column("halted_at", key=True),
     ms_column("due_at_ms", null=True),
     ms_column("acked_at_ms", null=True),
-    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("claim_owner", sa.Text, nullable=True),
     sa.Column("last_error", sa.Text, nullable=True),
-    sa.Column("unheeded", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("unheeded", sa.Integer, nullable=False, server_default=sa.text("0")),
     ms_column("unheeded_since_ms", null=True),
     sa.CheckConstraint("due_at_ms IS NOT NULL OR acked_at_ms IS NOT NULL", name="halts_due_or_acked"),
     comment="A halt owed to a cell, until the cell acknowledged it. due_at_ms NULL: acknowledged. unheeded: how often "
@@ -98,7 +98,7 @@ provider_states = sa.Table(
     id_column("provider", key=True),
     sa.Column("terms", sa.Text, nullable=True),
     ms_column("live_from_ms", null=True),
-    sa.Column("wire_since_ms", Big, nullable=False, server_default="0"),
+    sa.Column("wire_since_ms", Big, nullable=False, server_default=sa.text("0")),
     ms_column("paused_ms", null=True),
     sa.Column("paused_reason", sa.Text, nullable=True),
     ms_column("costs_read_ms", null=True),  # when it was last asked what units cost in credits
@@ -154,16 +154,16 @@ balance_marks = sa.Table(
     sa.Column("apart_qty", Big, nullable=False),
     ms_column("at_ms"),
     id_column("org_id"),
-    sa.Column("told_qty", Big, nullable=False, server_default="0"),
+    sa.Column("told_qty", Big, nullable=False, server_default=sa.text("0")),
     ms_column("told_ms", null=True),
-    sa.Column("scale", Big, nullable=False, server_default="1"),
+    sa.Column("scale", Big, nullable=False, server_default=sa.text("1")),
     sa.Column("accepted_qty", Big, nullable=True),  # this and the rest: what the next cycle is compared by
     sa.Column("used_qty", Big, nullable=True),
     sa.Column("left_qty", Big, nullable=True),
     sa.Column("cycle_left_qty", Big, nullable=True),
     ms_column("ends_ms", null=True),
     # How much more that may be: the amounts of some charges are not known.
-    sa.Column("unsure_qty", Big, nullable=False, server_default="0"),
+    sa.Column("unsure_qty", Big, nullable=False, server_default=sa.text("0")),
     comment="By how much a balance was drawn on in its present cycle beyond what was pushed, when last compared; and "
     "what of it a person was told and has not acknowledged (P5, R2). scale: quantities in one unit of the balance.",
 )
@@ -231,7 +231,7 @@ incarnation = sa.Table(
     sa.Column("number", sa.Integer, nullable=False),
     id_column("system_id", null=True),
     sa.Column("timeline", sa.Text, nullable=True),
-    sa.Column("sends", Big, nullable=False, server_default="0"),
+    sa.Column("sends", Big, nullable=False, server_default=sa.text("0")),
     ms_column("doubted_ms", null=True),
     sa.Column("doubted_reason", sa.Text, nullable=True),
     sa.Column("doubted_after_tick", Big, nullable=True),  # the last one on record then
@@ -261,13 +261,14 @@ replays = sa.Table(
     ms_column("from_ms"),
     ms_column("to_ms"),
     ms_column("next_ms"),
-    sa.Column("pushes", Big, nullable=False, server_default="0"),
+    sa.Column("pushes", Big, nullable=False, server_default=sa.text("0")),
     sa.Column("worker", sa.Text, nullable=False),
     ms_column("started_ms"),
     ms_column("lease_ms"),
     ms_column("finished_ms", null=True),
     *said_columns(),
     sa.Column("order_id", Big, nullable=True),
+    sqlite_autoincrement=True,
     comment="Replays: how far each has come, and until when its process may be taken to be at work.",
 )
 sa.Index(

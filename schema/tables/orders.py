@@ -16,7 +16,7 @@ orders = sa.Table(
     ms_column("ended_ms", null=True),
     sa.Column("worker", sa.Text, nullable=True),
     ms_column("lease_ms", null=True),
-    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("said", sa.Text, nullable=False, server_default=""),
     sa.Column("via", sa.Text, nullable=False),
     *said_columns(),

@@ -10,7 +10,7 @@ buckets = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     ms_column("watermark_ms"),
     sa.Column("cursor", Big, nullable=False),
-    sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("epoch", sa.Integer, nullable=False, server_default=sa.text("0")),
     # PostgreSQL: transactions before the cursor that were open when it was read. SQLite has one writer at a time.
     sa.Column("in_flight", sa.ARRAY(Big).with_variant(sa.Text(), "sqlite"), nullable=False),
     ms_column("sweep_began_ms"),
@@ -31,7 +31,7 @@ orgs = sa.Table(
     sa.Column("halt_reason", sa.Text, nullable=True),
     ms_column("projection_read_ms", null=True),
     ms_column("projection_due_ms", null=True),
-    sa.Column("projection_asks", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("projection_asks", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("operator_halt", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("override_halted", sa.Boolean, nullable=True),
     sa.Column("override_max_concurrent", sa.Integer, nullable=True),
@@ -47,7 +47,7 @@ orgs = sa.Table(
     ms_column("read_by_ms", null=True),
     sa.Column("refused", sa.Text, nullable=True),  # features that a limit of the provider refuses, as JSON
     ms_column("held_watermark_ms", null=True),
-    sa.Column("floor_ms", Big, nullable=False, server_default="0"),
+    sa.Column("floor_ms", Big, nullable=False, server_default=sa.text("0")),
     ms_column("stopped_at_ms", null=True),
     sa.Column("stopped_reason", sa.Text, nullable=True),
     sa.CheckConstraint("bucket BETWEEN 0 AND 255", name="orgs_bucket_range"),
@@ -126,6 +126,10 @@ mappings = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint("kind IN ('exact', 'up_to')", name="mappings_kind"),
+    *(
+        sa.CheckConstraint(check, name="mappings_feature_name").ddl_if(dialect=dialect)
+        for dialect, check in (("postgresql", "feature !~ '[^a-z0-9_]'"), ("sqlite", "feature NOT GLOB '*[^a-z0-9_]*'"))
+    ),
     sa.CheckConstraint("unit IN ('s', 'mb_s', 'units')", name="mappings_unit"),
     sa.CheckConstraint(
         "(unit = 'units') = COALESCE(memory_mb > 16777216, 1 = 0) AND (unit <> 'units' OR kind = 'exact')",

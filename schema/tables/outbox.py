@@ -2,13 +2,23 @@
 
 import sqlalchemy as sa
 
-from drawdown.schema.tables.columns import Big, Serial, id_column, metadata, ms_column, push_reference, said_columns
+from drawdown.schema.tables.columns import (
+    OFTEN_VACUUMED,
+    Big,
+    Serial,
+    id_column,
+    metadata,
+    ms_column,
+    push_reference,
+    said_columns,
+)
 
 dirty_windows = sa.Table(
     "dirty_windows",
     metadata,
     id_column("org_id", key=True),
     ms_column("window_ms", key=True),
+    sqlite_with_rowid=False,
     comment="Windows below the watermark whose difference must be computed again: late, mended, voided, withdrawn.",
 )
 
@@ -26,6 +36,7 @@ pending_usage = sa.Table(
         name="pending_usage_reason",
     ),
     sa.Index("pending_usage_by_org", "org_id", "window_ms"),
+    sqlite_with_rowid=False,
     comment="Used but not sealable yet, with the reason (S6). What mends it makes the window dirty.",
 )
 
@@ -43,12 +54,12 @@ pushes = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     ms_column("due_at_ms"),
     sa.Column("claim_owner", sa.Text, nullable=True),
-    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
     ms_column("first_attempt_ms", null=True),
     ms_column("settled_ms", null=True),
     sa.Column("last_error", sa.Text, nullable=True),
     id_column("wire_key", null=True),
-    sa.Column("lookups", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lookups", sa.Integer, nullable=False, server_default=sa.text("0")),
     # When its provider was last asked, and what it said: found, absent, cannot_tell, not_read.
     ms_column("looked_up_ms", null=True),
     sa.Column("lookup_answer", sa.Text, nullable=True),
@@ -64,6 +75,8 @@ pushes = sa.Table(
     ),
     # SQLite turns an overflowing product into a float; cut back to an integer it lands outside these bounds (S8).
     sa.CheckConstraint("sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"),
+    sqlite_with_rowid=False,
+    **OFTEN_VACUUMED,
     comment="The outbox: one immutable quantity a row (S3). Only its delivery state changes.",
 )
 sa.Index(
@@ -112,6 +125,7 @@ attempts = sa.Table(
     sa.Column("detail", sa.Text, nullable=True),
     sa.Column("attempts_then", sa.Integer, nullable=True),  # how many there were when the answer was written
     sa.Index("attempts_by_start", "started_ms"),
+    sqlite_with_rowid=False,
     comment="Each send, committed before a byte leaves (P1). No outcome means: the answer was never seen.",
 )
 

@@ -11,7 +11,7 @@ provider_rates = sa.Table(
     id_column("feature", key=True),
     ms_column("start_ms", key=True),
     sa.Column("micro", Big, nullable=False),
-    sa.Column("per_quantity", Big, nullable=False, server_default="1"),
+    sa.Column("per_quantity", Big, nullable=False, server_default=sa.text("1")),
     ms_column("at_ms"),
     *said_columns(),
     id_column("balance", null=True),  # the credit system that it draws on, as the provider tells; NULL: an operator's
@@ -36,7 +36,7 @@ watch_state = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     ms_column("round_ms", null=True),
-    sa.Column("rounds", Big, nullable=False, server_default="0"),
+    sa.Column("rounds", Big, nullable=False, server_default=sa.text("0")),
     sa.CheckConstraint("id = 1", name="watch_state_one_row"),
     comment="One row: when a watch last went round, and how often. While one does, ticks keep its figures too.",
 )

@@ -1,5 +1,5 @@
-"""Every table, as SQLAlchemy Core sees it, in one file for each part of the house. The migrations create them, with
-the triggers that carry the rules. A test holds the two equal."""
+"""Every table, as SQLAlchemy Core sees it, in one file for each part of the house. `schema.create` makes them, with
+the triggers that carry the rules."""
 
 from drawdown.schema.tables.backfills import backfill_events, backfills
 from drawdown.schema.tables.batches import batch_files, batch_refused_rows, batch_sources, batches

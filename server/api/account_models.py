@@ -38,7 +38,8 @@ class ForecastAnswer(BaseModel):
 
 class AccountAnswer(BaseModel):
     """What an organisation's wallet has, and who else pays for its runs. `available`: what may still be reserved.
-    `over`: left of lots that are over, and on its way out of the balance, which is available, reserved and over.
+    `unbilled`: used, and charged by the next ticks. `over`: left of lots that are over, and on its way out of the
+    balance, which is available, reserved, unbilled and over.
     `included` to `refund`: what is left of lots of each kind. `owed`: used, and paid for by no lot. `hold`: of what its
     runs cost, what suppliers wait for; it was charged, and is in nothing else here."""
 
@@ -49,6 +50,8 @@ class AccountAnswer(BaseModel):
     available_micro: int
     reserved: float
     reserved_micro: int
+    unbilled: float
+    unbilled_micro: int
     over: float
     over_micro: int
     balance: float

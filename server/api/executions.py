@@ -20,11 +20,12 @@ from starlette.responses import JSONResponse
 
 from drawdown.ledger.runs import reservations
 from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.own_keys import own_name, shown
 from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.units import in_credits
-from drawdown.server.api import makers
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
+from drawdown.server.api.makers import require_maker
 from drawdown.server.api.programs import Programs, Said, clean_id
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
@@ -41,11 +42,7 @@ def _accept_all(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) 
 
 
 def _accept(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
-    done = executions.accept(connection, asked.key, asked.request, asked.by(now_ms))
-    if done.repeated:
-        bound, maker = not asked.tells_names, done.reservation.actor
-        makers.require_repeatable(connection, asked.actor, bound=bound, maker=maker, what=asked.key)
-    return done
+    return executions.accept_asked(connection, asked, now_ms)
 
 
 WAY: Final = Way[Asked, Accepted](
@@ -109,9 +106,10 @@ class Executions:
 
         async def accept(order: models.AcceptOrder, said: Said) -> Mapping[str, object]:
             key, run = _key_of(order.key, given), _request(order, said)
-            asked = Asked(key, run, said.key.actor, order.reason, tells_names=said.key.org_id is None)
+            own = said.key.org_id is not None
+            asked = Asked(key, run, said.key.actor, order.reason, tells_names=not own, own=own)
             done = await self._accepting.ask(asked)
-            return _with_wallet(done.reservation, done, repeated=done.repeated)
+            return _with_wallet(done.reservation, done, said, key, repeated=done.repeated)
 
         return await self._programs.act_by(request, "executions:write", models.AcceptOrder, accept)
 
@@ -177,23 +175,27 @@ def _key_of(key: str | None, given: list[str]) -> str:
 
 def _draw(connection: sa.Connection, order: models.DrawOrder, said: Said, *, key: str) -> Mapping[str, object]:
     cost, by = Cost(order.credits, order.use), said.by(order.reason)
-    return _charged(executions.draw(connection, _begun(connection, key, said), order.number, cost, by))
+    return _charged(executions.draw(connection, _begun(connection, key, said), order.number, cost, by), said, key)
 
 
 def _extend(connection: sa.Connection, order: models.ExtendOrder, said: Said, *, key: str) -> Mapping[str, object]:
     by = said.by(order.reason)
     done = executions.extend(connection, _begun(connection, key, said), order.to, order.for_ms, by)
-    return _with_wallet(done.reservation, done, repeated=done.repeated)
+    return _with_wallet(done.reservation, done, said, key, repeated=done.repeated)
 
 
 def _settle(connection: sa.Connection, order: models.SettleOrder, said: Said, *, key: str) -> Mapping[str, object]:
     cost = None if order.actual is None and order.use is None else Cost(order.actual, order.use)
-    return _charged(executions.settle(connection, _begun(connection, key, said), cost, said.by(order.reason)))
+    return _charged(
+        executions.settle(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
+    )
 
 
 def _release(connection: sa.Connection, order: models.ReleaseOrder, said: Said, *, key: str) -> Mapping[str, object]:
     cost = None if order.incurred is None and order.use is None else Cost(order.incurred, order.use)
-    return _charged(executions.release(connection, _begun(connection, key, said), cost, said.by(order.reason)))
+    return _charged(
+        executions.release(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
+    )
 
 
 def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Mapping[str, object]:
@@ -206,41 +208,46 @@ def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Map
         action=query.action or "",
     )
     found = list_runs(connection, chosen, said.now_ms, query.after, query.most)
-    return {"runs": list(map(_run, found.runs)), "next": found.next_after, "is_cut": found.is_cut}
+    return {"runs": [_run(one, said) for one in found.runs], "next": found.next_after, "is_cut": found.is_cut}
 
 
 def _show(connection: sa.Connection, query: models.MostQuery, said: Said, *, key: str) -> Mapping[str, object]:
     run, entries = show_run(connection, _own(connection, key, said), said.now_ms, query.most)
     drawn = [{**vars(entry), "amount": in_credits(entry.amount_micro)} for entry in entries]
-    return {**_run(run), "entries": drawn}
+    return {**_run(run, said), "key": key, "entries": drawn}
 
 
 def _own(connection: sa.Connection, key: str, said: Said) -> str:
-    """A run's key, as it stands in a path. To a key that is bound to an organisation, another's run is none: not even
-    its nearest is named. Errors: ApiError 422, 404."""
+    """What a run is kept as, by its key as it stands in a path. A key that is bound to an organisation names its own
+    runs: another's is none, not even its nearest is named. Errors: ApiError 422, 404."""
     clean_id(key, "a run's key")
-    if said.key.org_id is not None and org_of_run(connection, key) != said.key.org_id:
-        raise ApiError(404, "unknown_run", f"{said.key.org_id} has no run of this key")
-    return key
+    org = said.key.org_id
+    if org is None:
+        return key
+    for name in (own_name(org, key), key):
+        if org_of_run(connection, name) == org:
+            return name
+    raise ApiError(404, "unknown_run", f"{org} has no run of this key")
 
 
 def _begun(connection: sa.Connection, key: str, said: Said) -> str:
     """The same of a run that is to change. Errors: ApiError 422, 404, 403."""
-    _own(connection, key, said)
+    name = _own(connection, key, said)
     if said.key.org_id is not None:
-        found = reservations.read(connection, key)
-        makers.require_maker(said.key, "" if found is None else found.actor, "this run")
-    return key
+        found = reservations.read(connection, name)
+        require_maker(said.key, "" if found is None else found.actor, "this run")
+    return name
 
 
-def _run(run: Reservation) -> dict[str, object]:
+def _run(run: Reservation, said: Said) -> dict[str, object]:
+    """Its key as whoever asks would give it: one that is an organisation's own is its whole name to others."""
     kept = {name: value for name, value in vars(run).items() if name not in ("reservation", "fingerprint", "estimate")}
     del kept["amount_micro"], kept["payer_number"]
     use = None if run.estimate is None else json.loads(run.estimate)
     amounts = {"reserved": run.amount_micro, "drawn": run.drawn_micro, "held": run.left_micro}
     sponsored = run.payer_number is not None
     return {
-        "key": run.reservation,
+        "key": run.reservation if said.key.org_id is None else shown(run.reservation),
         **kept,
         "sponsored": sponsored,
         "sandboxes": run.named,
@@ -249,18 +256,20 @@ def _run(run: Reservation) -> dict[str, object]:
     }
 
 
-def _with_wallet(run: Reservation, done: executions.Accepted | executions.Settled, **more: object) -> dict[str, object]:
+def _with_wallet(
+    run: Reservation, done: executions.Accepted | executions.Settled, said: Said, key: str, **more: object
+) -> dict[str, object]:
     """What a sponsor has is not for those to know whom it pays for."""
     wallet = None if run.payer_number is not None else done.wallet
     available, balance = (None, None) if wallet is None else (wallet.available_micro, wallet.balance_micro)
     amounts = _both({"available": available, "balance": balance})
-    return {**_run(run), **amounts, "balance_read_ms": done.balance_read_ms, **more}
+    return {**_run(run, said), "key": key, **amounts, "balance_read_ms": done.balance_read_ms, **more}
 
 
-def _charged(done: executions.Settled) -> dict[str, object]:
+def _charged(done: executions.Settled, said: Said, key: str) -> dict[str, object]:
     drawn = done.drawn
     amounts = _both({"charged": drawn.charged_micro, "written_off": drawn.written_off_micro})
-    return _with_wallet(drawn.reservation, done, **amounts, repeated=drawn.repeated)
+    return _with_wallet(drawn.reservation, done, said, key, **amounts, repeated=drawn.repeated)
 
 
 def _both(amounts: Mapping[str, int | None]) -> dict[str, object]:

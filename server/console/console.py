@@ -129,7 +129,7 @@ class Console:
     def context(self) -> Context:
         """What a dry run of a step is given: the providers there are, none of which it asks."""
         providers, broken = self.services.providers, self.services.broken
-        dormant = {name for name, one in providers.items() if one.dormant is not None}
+        dormant = {name: one.dormant for name, one in providers.items() if one.dormant is not None}
         return Context(
             "console", self.services.clock, {name: one.capabilities for name, one in providers.items()}, dormant, broken
         )

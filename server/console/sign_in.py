@@ -1,8 +1,8 @@
 """Signing in and out, and the link by which a person sets a password.
 
 Guarantee: nobody learns from an answer, or from how long it takes, whether a name is somebody's. A password is looked
-at in threads of its own, a few at once, since each look takes a quarter of a second and 32 MB. Where somebody goes on
-after signing in lies in the console.
+at in threads of its own, a few at once, since each look takes time and 19 MiB (of an older hash: 32). Where somebody
+goes on after signing in lies in the console.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from drawdown.worker.commands.console_sessions import TooManyFailures
 from drawdown.worker.commands.console_users import Person
 
 HASHES_AT_ONCE: Final = 2
-"""Passwords that are looked at together: 32 MB each."""
+"""Passwords that are looked at together: 19 MiB each, 32 of an older hash."""
 MOST_HASHES: Final = 20
 """Under way or waiting; whoever comes after them is told to try again."""
 WRONG: Final = "no person of this name has this password here"
@@ -104,13 +104,16 @@ class SignIn:
             return again(429, str(error))
         if not await self._hash(lambda: console_users.is_password(password, stored)) or stored is None:
             return again(401, WRONG)
+        anew = await self._hash(lambda: console_users.rehashed(password, stored))
         session = secrets.token_urlsafe(32)
-        person = await self._begin(name, stored, session, address)
+        person = await self._begin(name, stored, session, address, anew)
         return again(401, WRONG) if person is None else _in(inside(form.get("next")), session)
 
-    async def _begin(self, name: str, stored: str, session: str, address: str) -> Person | None:
+    async def _begin(self, name: str, stored: str, session: str, address: str, anew: str) -> Person | None:
         now_ms = self._console.now_ms()
-        return await self._threads.write(lambda c: console_sessions.begin(c, name, stored, session, address, now_ms))
+        return await self._threads.write(
+            lambda c: console_sessions.begin(c, name, stored, session, address, now_ms, anew)
+        )
 
     async def _sign_out(self, request: Request) -> Response:
         return await self._console.answered(request, lambda: self._signed_out(request))
@@ -143,7 +146,7 @@ class SignIn:
         if password != form.get("again", ""):
             return await self._link_shown(token, "the two passwords differ", 400)
         try:
-            stored = await self._hash(lambda: console_users.hash_password(password, secrets.token_bytes(16)))
+            stored = await self._hash(lambda: console_users.hash_password(password))
         except UsageError as error:
             return await self._link_shown(token, str(error), 400)
         address, now_ms = caller_of(request.client and request.client.host), self._console.now_ms()

@@ -181,3 +181,10 @@ def test_every_link_of_the_pages_leads_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), (page.name, link)
     assert Path(DEPLOY / "UPGRADE.md").is_file()
+
+
+def test_pushes_that_wait_for_a_lookup_page_nobody_and_have_an_alert_of_their_own() -> None:
+    """A look-up waits for its provider's lag, a day at Stripe: nobody can do anything before."""
+    rules = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"][0]["rules"]
+    queued = [rule for rule in rules if re.search(r'state=~?"[^"]*queued', rule["expr"])]
+    assert [(rule["alert"], rule["labels"]["severity"]) for rule in queued] == [("DrawdownLookupsWait", "ticket")]

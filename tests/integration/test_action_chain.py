@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.schema import audit_chain
 from drawdown.schema.audit import By, record, record_many
-from drawdown.schema.database import connect, write
-from drawdown.schema.migrate import migrate_to, upgrade
-from tests.conftest import _new_database
+from drawdown.schema.database import write
 from tests.integration.verifying import tamper, verified
-from tests.world import T0, Copied, Fleet
+from tests.world import T0, Fleet
 
 PUT_IN = (
     "INSERT INTO operator_actions (action_id, at_ms, action, target, details, actor, reason, hash) "
@@ -115,33 +112,6 @@ def test_a_transaction_that_is_undone_leaves_no_gap(fleet: Fleet) -> None:
     )
     do(fleet, "after")
     assert verified(fleet).breaches == []
-
-
-@pytest.mark.both_databases
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_what_was_done_before_there_was_a_chain_is_chained(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    if kind == "sqlite":
-        engine = connect(f"sqlite:///{tmp_path}/old.db")
-    else:
-        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "chain_upgrade"))
-    with engine.begin() as connection:
-        migrate_to(connection, "0013")
-        for number in range(3):
-            connection.execute(
-                sa.text(
-                    "INSERT INTO operator_actions (at_ms, action, target, details, actor, reason) "
-                    f"VALUES ({number}, 'org_halt', 'acme', '{{}}', 'Zoë', 'r')"
-                )
-            )
-    upgrade(engine)
-    fleet = Copied(engine)
-    do(fleet, "acme")
-    assert verified(fleet).breaches == []
-    tamper(fleet, "UPDATE operator_actions SET actor = 'Bob' WHERE at_ms = 1")
-    assert not verified(fleet).clean
-    engine.dispose()
 
 
 def test_a_page_that_ends_with_the_largest_number_is_the_last(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

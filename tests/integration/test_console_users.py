@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 import sqlalchemy as sa
+from argon2 import PasswordHasher
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.cli.main import run
@@ -41,7 +43,7 @@ class Door:
     def add(self, name: str = "ann", role: str = "operator", number: int = 1, **more: Any) -> str:
         """A person with a password; what is stored of it."""
         self.do(lambda c: console_users.add(c, name, role, secret(number), self.fleet.by, **more))
-        stored = console_users.hash_password(PASSWORD, bytes(16))
+        stored = console_users.hash_password(PASSWORD)
         assert self.do(lambda c: console_users.set_password(c, secret(number), stored, T0)) is not None
         return stored
 
@@ -64,7 +66,7 @@ def door(engine: sa.Engine) -> Door:
 def test_a_link_sets_a_password_once_and_within_its_day(door: Door) -> None:
     until = door.do(lambda c: console_users.add(c, "ann", "viewer", secret(1), door.fleet.by))
     assert until == T0 + console_users.LINK_MS
-    stored = console_users.hash_password(PASSWORD, bytes(16))
+    stored = console_users.hash_password(PASSWORD)
     assert door.do(lambda c: console_users.set_password(c, secret(2), stored, T0)) is None, "another link"
     assert door.do(lambda c: console_users.set_password(c, secret(1), stored, until)) is None, "it ran out"
     assert door.do(lambda c: console_users.set_password(c, secret(1), stored, until - 1)) == Person("ann", "viewer")
@@ -74,15 +76,35 @@ def test_a_link_sets_a_password_once_and_within_its_day(door: Door) -> None:
 
 
 def test_a_password_is_known_again_and_no_other_is(door: Door) -> None:
-    stored = console_users.hash_password(PASSWORD, b"0123456789abcdef")
+    stored = console_users.hash_password(PASSWORD)
     assert console_users.is_password(PASSWORD, stored)
     for other in (PASSWORD.upper(), PASSWORD + " ", "", "x" * 10_000, "\ud800"):
         assert not console_users.is_password(other, stored)
     assert not console_users.is_password("", None)
-    assert console_users.hash_password(PASSWORD, bytes(16)) != stored, "another salt"
+    assert console_users.hash_password(PASSWORD) != stored, "another salt"
     for wrong in ("x" * 11, "x" * 201):
         with pytest.raises(UsageError, match="12 to 200"):
-            console_users.hash_password(wrong, bytes(16))
+            console_users.hash_password(wrong)
+
+
+def test_an_older_hash_is_verified_and_replaced_at_sign_in(door: Door) -> None:
+    """As `salt:scrypt`, which was stored before: made here as it was made then."""
+    salt = b"0123456789abcdef"
+    made = hashlib.scrypt(PASSWORD.encode(), salt=salt, n=2**15, r=8, p=3, maxmem=64 * 1024 * 1024).hex()
+    older = f"{salt.hex()}:{made}"
+    assert console_users.is_password(PASSWORD, older) and not console_users.is_password(PASSWORD + "x", older)
+    anew = console_users.rehashed(PASSWORD, older)
+    assert anew.startswith("$argon2id$v=19$") and console_users.is_password(PASSWORD, anew)
+    assert console_users.rehashed(PASSWORD, anew) == anew, "the present cost is kept"
+    cheaper = PasswordHasher(time_cost=1, memory_cost=8_192, parallelism=1).hash(PASSWORD)
+    assert console_users.is_password(PASSWORD, cheaper) and console_users.rehashed(PASSWORD, cheaper) != cheaper
+    door.do(lambda c: console_users.add(c, "ann", "viewer", secret(1), door.fleet.by))
+    door.do(lambda c: console_users.set_password(c, secret(1), older, T0))
+    begin = console_sessions.begin
+    assert door.do(lambda c: begin(c, "ann", older, secret(7), HOME, T0, anew)) == Person("ann", "viewer")
+    assert door.fleet.rows("SELECT password FROM console_users") == [(anew,)]
+    assert door.do(lambda c: begin(c, "ann", older, secret(8), HOME, T0, anew)) is None, "it is another by now"
+    assert not any(console_users.is_password(PASSWORD, wrong) for wrong in ("", "x", "00:ff", "$argon2id$v=19$"))
 
 
 def test_a_session_ends_by_itself_idle_or_old(door: Door) -> None:

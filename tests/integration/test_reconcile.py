@@ -395,6 +395,7 @@ def test_in_shadow_both_are_compared_and_nothing_is_ever_corrected(
     expected = [("shadow", 60, theirs, 0)] if is_told else []
     assert (told(found), found.exit_status) == (expected, 1 if is_told else 0)
     assert everything(fleet) == before and provider.seen == []
+    assert found.forgiven == (0 if is_told or theirs == 60 else 1), "what is forgiven is counted"
     assert fleet.one("SELECT verdict FROM reconciliations") == "shadow"
 
 

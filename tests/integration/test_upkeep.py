@@ -10,16 +10,19 @@ from drawdown.cli.nouns.doctor_settings import Finding
 from drawdown.schema.database import read, write
 from drawdown.worker.views.upkeep import upkeep
 from tests.integration.test_long_open import _State
-from tests.migration.past import Past
 
 
 def _findings(engine: sa.Engine) -> list[Finding]:
     return list(_upkeep(_State(engine)))  # type: ignore[arg-type]
 
 
-def test_a_new_database_has_the_settings_and_loses_them_with_its_migration(postgres: sa.Engine) -> None:
+def test_a_database_that_lost_the_settings_of_its_tables_is_named(postgres: sa.Engine) -> None:
     assert [one.ok for one in _findings(postgres)] == [True]
-    Past(postgres).down("0070")
+    for table in ("usage_samples", "pushes"):
+        _run(
+            postgres,
+            f"ALTER TABLE {table} RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_insert_scale_factor)",
+        )
     left = read(postgres, upkeep)
     assert left is not None
     assert sorted(left.statements) == ["pushes", "usage_samples"]

@@ -31,7 +31,7 @@ OURS: Final = {"sec-fetch-site": "same-origin"}
 LIVED: Final = 3
 """Windows that have passed in a home."""
 PASSWORD: Final = "correct horse battery"
-STORED: Final = console_users.hash_password(PASSWORD, bytes(16))
+STORED: Final = console_users.hash_password(PASSWORD)
 
 
 _kept: Final[list[Server]] = []

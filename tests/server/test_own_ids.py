@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from drawdown.ledger.runs import own_keys
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
 from drawdown.worker.commands import guard, guard_keys, guard_terms
@@ -32,7 +33,7 @@ def street(house: House) -> House:
     for org in ("acme", "globex"):
         give(house, org)
         make_key(house, org, "events:write", "guard", "executions:write", "executions:read", org=org)
-    make_key(house, "operator", "events:write", "guard", "executions:write")
+    make_key(house, "operator", "events:write", "guard", "executions:write", "executions:read")
     return house
 
 
@@ -218,6 +219,44 @@ def test_what_is_held_is_ended_by_its_own_key_or_by_its_name(street: House) -> N
         assert (await operator.ask("release", name)).json()["state"] == "released"
         assert await acme.use("k" * 194) == ("allow", False) and await acme.use("k" * 194) == ("allow", True)
         assert await acme.use("k" * 193 + "j") == ("allow", False)
+
+    served(street, work)
+    assert read(street.fleet.engine, verify).breaches == []
+
+
+def test_runs_of_two_organisations_have_one_key_and_none_meets_the_others(street: House) -> None:
+    async def work(caller: Caller) -> None:
+        acme, globex = (Program(caller, key_of(name)) for name in ("acme", "globex"))
+        operator = Program(caller, key_of("operator"))
+        mine = {"key": "1", "org": "acme", "estimate": 4, "project": "secret-acme"}
+        first = await acme.post("", mine)
+        assert (first.status_code, first.json()["key"]) == (200, "1")
+        other = await globex.post("", {"key": "1", "org": "globex", "estimate": 3})
+        assert (other.status_code, other.json()["repeated"]) == (200, False) and "acme" not in other.text
+        assert (await acme.post("", mine)).json()["repeated"] is True
+        changed = await acme.post("", {**mine, "estimate": 5})
+        assert refused(changed) == (409, "other_content") and "the key 1 was used before" in changed.text
+        ended = await globex.post("/1/settle", {"actual": 1})
+        assert ended.status_code == 200, ended.text
+        assert ended.json()["state"] == "settled"
+        assert (await acme.get("/executions/1")).json()["state"] == "held"
+        assert [run["key"] for run in (await acme.get("/executions")).json()["runs"]] == ["1"]
+        # Who is bound to none meets a run by its organisation and key, and names it by all of its name.
+        assert (await operator.post("", mine)).json()["repeated"] is True
+        names = [run["key"] for run in (await operator.get("/executions")).json()["runs"]]
+        name = own_keys.own_name("acme", "1")
+        assert set(names) == {name, own_keys.own_name("globex", "1")}
+        assert refused(await operator.get("/executions/1")) == (404, "unknown_run")
+        assert (await operator.post(f"/{name}/release", {})).json()["state"] == "released"
+        taken = await operator.post("", {"key": "own:x", "org": "acme", "estimate": 1})
+        assert refused(taken) == (422, "bad_value")
+        # What is among all keys is found by its organisation's own key, too, and by no other's.
+        assert (await operator.post("", {"key": "2", "org": "acme", "estimate": 1})).json()["key"] == "2"
+        assert (await acme.post("", {"key": "2", "org": "acme", "estimate": 1})).json()["repeated"] is True
+        assert (await globex.post("", {"key": "2", "org": "globex", "estimate": 1})).json()["repeated"] is False
+        long = "k" * 200
+        assert (await acme.post("", {"key": long, "org": "acme", "estimate": 1})).json()["key"] == long
+        assert (await acme.post(f"/{long}/settle", {"actual": 1})).json()["key"] == long
 
     served(street, work)
     assert read(street.fleet.engine, verify).breaches == []

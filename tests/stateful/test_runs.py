@@ -9,7 +9,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from drawdown.ledger.runs import draws, reservations
-from drawdown.ledger.runs.reservations import Denied, Reservation
+from drawdown.ledger.runs.reservations import Denied, Reservation, Room
 from drawdown.worker.commands import executions
 from tests.stateful.runs import Runs
 from tests.stateful.scale import scale, until_red
@@ -69,7 +69,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "a key that is taken for any run": (executions, "fingerprint", lambda request: "the same"),
     "a hold that is over and goes on": (reservations, "expire_one", lambda c, found, now: found),
     "holds of a plan without an end": (
-        reservations, "_hold", lambda c, a, m, e, n, most: _hold(c, a, m, e, n, None)),
+        reservations, "_hold", lambda c, a, m, e, n, room: _hold(c, a, m, e, n, Room())),
 }  # fmt: skip
 """What is put in the place of what."""
 OF_THE_DAY = "less is held than was reserved"

@@ -122,12 +122,6 @@ def found(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
     }
 
 
-def is_bound(connection: sa.Connection, actor: str) -> bool:
-    """Whether an actor is a key that is bound to an organisation: for good, since what a key may never changes."""
-    kind, _, name = actor.partition(":")
-    return kind == ACTOR and SQL.run(connection, "is_bound", {"name": name}).first() is not None
-
-
 def note_use(connection: sa.Connection, key: str, now_ms: int) -> None:
     """Keep that a key is used now, unless that was kept within the minute. Two that say it at once write it once."""
     values = {"key_sha256": hash_of(key), "now_ms": now_ms, "since_ms": now_ms - USED_EVERY_MS}

@@ -20,9 +20,6 @@ ON CONFLICT DO NOTHING RETURNING name
 -- seen by a statement that waited for it: the next one sees it.
 SELECT key_sha256 FROM api_keys WHERE name = :name ORDER BY key_sha256 {for_update}
 
--- name: is_bound
-SELECT 1 FROM api_keys WHERE name = :name AND org_id IS NOT NULL LIMIT 1
-
 -- name: going
 SELECT key_sha256, scopes, org_id, cell_id, source, created_ms, expires_ms, ended_ms FROM api_keys
 WHERE name = :name AND rotated_ms IS NULL

@@ -62,12 +62,15 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
 
 
 def begin(
-    connection: sa.Connection, name: str, password: str, session: str, address: str, now_ms: int
+    connection: sa.Connection, name: str, password: str, session: str, address: str, now_ms: int, anew: str = ""
 ) -> Person | None:
-    """Begin a session of a person whose stored password was seen to be this one. None where it is another by now."""
+    """Begin a session of a person whose stored password was seen to be this one. None where it is another by now.
+    `anew`: a hash of the same password at the present cost, which takes its place."""
     row = SQL.run(connection, "person", {"name": name, "password": password}).one_or_none()
     if row is None:
         return None
+    if anew not in ("", password):
+        SQL.run(connection, "rehash", {"name": name, "password": password, "anew": anew})
     person = Person(row.name, row.role, row.grant_limit_micro)
     SQL.run(connection, "forgive", {"name": name, "address": clean(address, MAX_ID_CHARS)})
     _begin(connection, person, session, address, now_ms)

@@ -14,6 +14,9 @@ DELETE FROM console_failures WHERE since_ms <= :since_ms
 INSERT INTO console_failures (name, address, since_ms, failures) VALUES (:name, :address, :now_ms, 1)
 ON CONFLICT (name, address) DO UPDATE SET failures = console_failures.failures + 1 RETURNING failures
 
+-- name: rehash
+UPDATE console_users SET password = :anew WHERE name = :name AND password = :password
+
 -- name: forgive
 DELETE FROM console_failures WHERE address = :address AND name = :name
 

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from drawdown.ledger import accounts, maturing, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.rates import read_rate_card
-from drawdown.ledger.runs import draws, grouped, reservations, sandboxes
+from drawdown.ledger.runs import draws, grouped, own_keys, reservations, sandboxes
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.reservations import NO_SANDBOXES, Ask, Denied, Reservation, State
+from drawdown.ledger.runs.reservations import NO_SANDBOXES, Ask, Denied, Reservation, Room, State
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
@@ -36,10 +36,12 @@ from drawdown.worker.commands.run_permission import (
     permit,
     permit_together,
     require_room,
+    with_unbilled,
 )
 from drawdown.worker.commands.run_request import USE, Request, fingerprint, require_life, require_sane
 from drawdown.worker.commands.run_results import Accepted, Asked, Preview, Settled
 from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.unbilled import unbilled_micro
 
 SQL = queries(__file__)
 
@@ -100,8 +102,8 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
     where another one bills the organisation by the time that the run would be held.
     """
     run_request.require_key(key)
-    if key.startswith(USE) and not of_use:
-        raise UsageError(f"a key that begins with {USE} is that of a use: choose another one")
+    if not of_use:
+        _require_no_use(key)
     require_sane(request)
     before = reservations.read(connection, key)
     if before is not None:  # the first answer, whatever has become of the account since
@@ -124,6 +126,25 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
     return Accepted(made, repeated, *_left(connection, made, by.now_ms))
 
 
+def _require_no_use(key: str) -> None:
+    if key.startswith(USE):
+        raise UsageError(f"a key that begins with {USE} is that of a use: choose another one")
+
+
+def accept_asked(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
+    """The same for a program, by its organisation's own key or one among all. By its own it finds a run among all under
+    the same key for its organisation, and not the other way: whoever began a run may end it. Errors: as `accept`."""
+    run_request.require_key(asked.key)
+    _require_no_use(asked.key)
+    if not asked.own:
+        own_keys.require_open(asked.key)
+    name, other = asked.names
+    if asked.own and reservations.read(connection, name) is None:
+        before = reservations.read(connection, other)
+        name = other if before is not None and before.org_id == asked.request.org_id else name
+    return accept(connection, name, asked.request, asked.by(now_ms))
+
+
 def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> list[Accepted]:
     """The same for several runs of one organisation, all of them new: all are held, or none is. It must be alone in its
     transaction.
@@ -139,13 +160,17 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
             raise NotTogether(f"{one.key} names sandboxes: it is asked for alone")
         if one.request.payer is not None:
             raise NotTogether("a payer's limit is asked for by each run alone")
+        if not one.own:
+            own_keys.require_open(one.key)
+    if reservations.SQL.run(connection, "among", {"names": [one.names[1] for one in asked]}).first() is not None:
+        raise NotTogether("a key was used before, by another kind of API key")
     permits = permit_together(connection, [one.request for one in asked], now_ms)
     asks = [
-        (_ask_of(one.key, one.request, found, now_ms), one.by(now_ms))
+        (_ask_of(one.names[0], one.request, found, now_ms), one.by(now_ms))
         for one, found in zip(asked, permits, strict=True)
     ]
     customer, most = permits[0].customer_id, permits[0].terms.most_held_micro
-    made = grouped.reserve_all(connection, asks, now_ms, most)
+    made = grouped.reserve_all(connection, asks, now_ms, Room(most, unbilled_micro(connection, customer, now_ms)))
     wallet = _moved(connection, customer, now_ms)
     return [Accepted(one, False, wallet) for one in made]
 
@@ -194,10 +219,11 @@ def extend(
     require_life(for_ms)
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
         raise UsageError("a run holds more than nothing, and at most a thousand million credits")
+    unbilled = 0
     before = None if to_micro is None else reservations.read(connection, key)
     if before is not None and to_micro is not None and before.hold == "wallet":
         most = _terms(connection, before).most_held_micro
-        make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
+        unbilled = make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
     found = _held(connection, key, by.now_ms, of_use=of_use)
     if found.state != "held":
         raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")
@@ -208,7 +234,8 @@ def extend(
     terms = _terms(connection, found)
     if terms.most_hold_micro is not None and to_micro > max(terms.most_hold_micro, found.amount_micro):
         raise above_cap(to_micro, terms.most_hold_micro)
-    grown = reservations.grow(connection, found, to_micro, until_ms, by.now_ms, terms.most_held_micro)
+    room = Room(terms.most_held_micro, unbilled)
+    grown = reservations.grow(connection, found, to_micro, until_ms, by.now_ms, room)
     if grown.amount_micro > found.amount_micro:
         payers.require_within(connection, grown, by.now_ms)
     return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
@@ -264,15 +291,16 @@ def _terms(connection: sa.Connection, run: Reservation) -> plans.HoldTerms:
     return plans.hold_terms(connection, run.customer_id) or plans.PLAIN
 
 
-def _wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
-    return accounts.read_wallets(connection, [customer_id])[customer_id]
+def _wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
+    found = accounts.read_wallets(connection, [customer_id])[customer_id]
+    return with_unbilled(connection, customer_id, found, now_ms)
 
 
 def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro: int = 0) -> accounts.Wallet:
     """The wallet after it moved, once all that is due in it is true, and so much of it is held no longer. Whom that may
     halt, let go on, or leave with little is asked about again: also who had nothing before, for a halt may be under way
     that nobody sees yet."""
-    found = maturing.look_ahead(connection, customer_id, now_ms)
+    found = with_unbilled(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
     values = {"customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
     if found.available_micro <= freed_micro or SQL.run(connection, "verdict_may_change", values).first() is not None:
         mark_for_projection(connection, orgs_of(connection, [customer_id]), now_ms)
@@ -286,7 +314,8 @@ def _left(
     `moved`, whoever that may concern is asked about again."""
     if found.hold == "wallet":
         customer = found.customer_id
-        return _moved(connection, customer, now_ms, freed_micro) if moved else _wallet(connection, customer), None
+        wallet = _moved(connection, customer, now_ms, freed_micro) if moved else _wallet(connection, customer, now_ms)
+        return wallet, None
     if moved:
         elsewhere = remote_runs.moved(connection, found.org_id, now_ms, freed_micro)
     else:

@@ -20,6 +20,7 @@ from drawdown.guard.decide import IN_DOUBT, Verdict, beyond, decide, in_force
 from drawdown.guard.periods import PERIODS, start_of
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.grouped import NotTogether
+from drawdown.ledger.runs.own_keys import require_open, shown
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
@@ -29,7 +30,7 @@ from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
 from drawdown.worker.commands.guard_check import check, check_all, check_by_keys
 from drawdown.worker.commands.guard_counts import Counters, Denials, State, Use
 from drawdown.worker.commands.guard_facts import Known, Wish, know, require_sane, run_of
-from drawdown.worker.commands.guard_keys import OWN, own_name, require_key, shown
+from drawdown.worker.commands.guard_keys import own_name, require_key
 from drawdown.worker.commands.run_request import USE
 
 __all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
@@ -159,8 +160,8 @@ def _answered(book: _Book, ask: Ask) -> Answer | DrawdownError:
 
 
 def _decide(book: _Book, ask: Ask) -> Answer:
-    if not ask.own and ask.key.startswith(OWN):
-        raise UsageError(f"a key that begins with {OWN} is an organisation's own: choose another one")
+    if not ask.own:
+        require_open(ask.key)
     wish, known, before = ask.wish, book.known, book.counters
     if ask.dark and not known.metric.fails_open:
         text = f"{wish.metric} is not let through while nobody can be asked (`guard set {wish.metric} --fail open`)"

@@ -30,7 +30,7 @@ from drawdown.worker.commands.guard_counts import Counters
 from drawdown.worker.commands.guard_facts import SQL, Known, Wish, halted_by, know, limits_of, require_sane, run_of
 from drawdown.worker.commands.guard_terms import Metric
 from drawdown.worker.commands.run_payer import Asker
-from drawdown.worker.commands.run_permission import without_freed
+from drawdown.worker.commands.run_permission import with_unbilled, without_freed
 from drawdown.worker.commands.run_request import require_sane as require_sane_run
 
 Paying: TypeAlias = tuple[str | None, Costs]
@@ -58,6 +58,8 @@ class Seen:
     has_overs: bool
     has_other_owner: bool
     """The wallet may be somebody else's: `owners` says, for the time and the providers that count."""
+    has_used: bool
+    """There may be usage that the wallet is still to be charged for."""
     limits: list[list[Any]] | None
     overrides: list[list[Any]] | None
     counters: list[list[Any]] | None
@@ -155,6 +157,8 @@ def _paying(connection: sa.Connection, wish: Wish, known: Known, seen: Seen, now
         return None
     require_sane_run(run_of(wish, known.metric, price))
     found = Wallet(balance, seen.plan, None, held, overdraft, over)
+    if seen.has_used:
+        found = with_unbilled(connection, known.customer_id, found, now_ms)
     wallet, wanted = without_freed(connection, known.customer_id, found, now_ms), terms.held_for(price)
     if terms.most_held_micro is not None and wallet.held_micro + wanted > terms.most_held_micro:
         return None

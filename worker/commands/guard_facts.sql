@@ -94,6 +94,9 @@ SELECT w.n, CAST({row}(
         OR EXISTS (SELECT 1 FROM assignments a WHERE a.provider IN (SELECT s.provider FROM provider_states s
                 UNION ALL SELECT 'embedded') AND a.customer_id = w.customer_id AND a.org_id <> w.org_id
             AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)),
+    EXISTS (SELECT 1 FROM assignments a JOIN orgs o ON o.org_id = a.org_id LEFT JOIN buckets b ON b.id = o.bucket
+        WHERE a.customer_id = w.customer_id AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+            AND {may_have_used}),
     {whole}((SELECT {listed}({row}(y.period, y.amount, y.phase, y."plan")) FROM ({limits}) y)),
     {whole}((SELECT {listed}({row}(y.number, y.reach, y.period, y.amount)) FROM ({overrides}) y)),
     {whole}((SELECT {listed}({row}(c.period, c.used, c.warned, c.uses)) FROM guard_counters c

@@ -17,6 +17,7 @@ from drawdown.guard.periods import PERIODS
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import reservations
 from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.own_keys import shown
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema import ids
 from drawdown.schema.audit import By
@@ -27,7 +28,7 @@ from drawdown.worker.commands.guard import Ask, Charged, attempt, refuse, take
 from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
 from drawdown.worker.commands.guard_counts import Counters, State, Use
 from drawdown.worker.commands.guard_facts import Known, Wish, know
-from drawdown.worker.commands.guard_keys import require_key, shown
+from drawdown.worker.commands.guard_keys import require_key
 from drawdown.worker.commands.guard_terms import MAX_UNITS
 from drawdown.worker.commands.run_request import require_life
 

@@ -9,13 +9,11 @@ metrics at the same moment both may go in.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.ledger.runs import own_keys
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_ID_CHARS
@@ -23,24 +21,10 @@ from drawdown.worker.commands import guard_counts
 from drawdown.worker.commands.guard_counts import Use
 from drawdown.worker.commands.run_request import USE
 
-OWN: Final = "own:"
-"""Begins the names of uses whose keys are an organisation's own."""
-_OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")
-
 
 def own_name(org_id: str, key: str) -> str:
-    """What an organisation's own key is kept as: no other organisation's, whatever both are called."""
-    whole = f"{OWN}{hashlib.sha256(org_id.encode()).hexdigest()[:20]}:{key}"
-    return (
-        whole
-        if len(USE + whole) <= MAX_ID_CHARS
-        else f"{whole[:100]}…{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
-    )
-
-
-def shown(name: str) -> str:
-    """A key as whoever uses it gave it."""
-    return _OWN.sub("", name, count=1)
+    """What an organisation's own key of a use is kept as."""
+    return own_keys.own_name(org_id, key, USE)
 
 
 def require_key(key: str) -> None:

@@ -27,6 +27,7 @@ from drawdown.worker.commands.run_payer import Asker, Paying, own_wallet, read_a
 from drawdown.worker.commands.run_request import Request, bad_estimate
 from drawdown.worker.verdict.metered import freed_by_now, shrink_of
 from drawdown.worker.verdict.rates import rate_card_of
+from drawdown.worker.verdict.unbilled import unbilled_micro
 
 SQL = queries(__file__)
 
@@ -97,12 +98,20 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
     if most is not None and capped:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:
-        raise reservations.no_credit(connection, found.customer_id, found.amount_micro)
+        unbilled = wallet.unbilled_micro
+        raise reservations.no_credit(connection, found.customer_id, found.amount_micro, unbilled_micro=unbilled)
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
-    """A wallet as it is once all is true that is due in it, and holds are no larger than metering has left them."""
-    return without_freed(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
+    """A wallet as it is once all is true that is due in it, holds are no larger than metering has left them, and what
+    was used is charged."""
+    found = without_freed(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
+    return with_unbilled(connection, customer_id, found, now_ms)
+
+
+def with_unbilled(connection: sa.Connection, customer_id: str, found: accounts.Wallet, now_ms: int) -> accounts.Wallet:
+    """A wallet with what it is still to be charged for."""
+    return replace(found, unbilled_micro=unbilled_micro(connection, customer_id, now_ms))
 
 
 def without_freed(connection: sa.Connection, customer_id: str, found: accounts.Wallet, now_ms: int) -> accounts.Wallet:
@@ -119,10 +128,11 @@ def make_room(
     most_held_micro: int | None,
     now_ms: int,
     growing: Reservation | None = None,
-) -> None:
+) -> int:
     """Where there seems to be no room, what metering has drawn of holds since they were looked at is no longer held.
-    Nobody looks where there would be none without any hold. `growing`: the run that is to hold so much in all."""
-    found = maturing.look_ahead(connection, customer_id, now_ms)
+    Nobody looks where there would be none without any hold. `growing`: the run that is to hold so much in all. Returns
+    what the wallet is to pay for first."""
+    found = with_unbilled(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
     least = wanted_micro
     if growing is not None:  # what of it metering has drawn by now is not known yet
         kept = max(growing.amount_micro, growing.drawn_micro)
@@ -132,6 +142,7 @@ def make_room(
     above = found.held_micro + wanted_micro > most
     if found.held_micro and may and (above or found.available_micro < wanted_micro):
         shrink_of(connection, [customer_id], now_ms, growing.reservation if growing else "")
+    return found.unbilled_micro
 
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from drawdown.ledger import accounts
 from drawdown.ledger.runs.draws import Drawn
+from drawdown.ledger.runs.own_keys import own_name
 from drawdown.ledger.runs.reservations import Hold, Reservation
 from drawdown.schema.audit import By
 from drawdown.worker.commands.run_request import Request
@@ -31,13 +32,20 @@ class Preview:
 @dataclass(frozen=True)
 class Asked:
     """A run that is asked for by a program, and by whom. `tells_names`: whoever asks may learn names of any
-    organisation."""
+    organisation. `own`: by an API key that is bound to its organisation, whose keys of runs are its own."""
 
     key: str
     request: Request
     actor: str
     reason: str
     tells_names: bool = True
+    own: bool = False
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the run is kept as, and what it is kept as where the other kind of API key asked for it before."""
+        mine = own_name(self.request.org_id, self.key)
+        return (mine, self.key) if self.own else (self.key, mine)
 
     def by(self, now_ms: int) -> By:
         return By(now_ms, self.actor, self.reason, "http")

@@ -22,12 +22,35 @@ def database_now(connection: sa.Connection, now: int) -> int:
     return int(SQL.run(connection, "database_now").scalar_one())
 
 
+def require_clock(connection: sa.Connection, now: int) -> None:
+    """For a command that dates something. Errors: ClockDoubted where this machine's clock differs from the database's,
+    or is behind the last tick: what was done would be dated before what it changes."""
+    server_now = database_now(connection, now)
+    if abs(now - server_now) > MAX_SKEW_MS:
+        raise ClockDoubted(f"{_apart(now, server_now)}: set them right (NTP); nothing was changed")
+    previous = last_doubted_clock(connection)
+    if previous is not None and now < previous - MAX_SKEW_MS:
+        raise ClockDoubted(
+            f"this machine's clock is {(previous - now) / SECOND_MS:,.0f} s behind the last tick: set it right (NTP), "
+            "or give --at with the time it is; nothing was changed"
+        )
+
+
+def last_doubted_clock(connection: sa.Connection) -> int | None:
+    """When the last tick began that nobody vouched for."""
+    found: int | None = SQL.run(connection, "last_doubted_clock").scalar_one_or_none()
+    return found
+
+
+def _apart(now: int, server_now: int) -> str:
+    return f"this machine's clock and the database's differ by {abs(now - server_now) / SECOND_MS:.0f} s"
+
+
 def doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
     """Errors: ClockDoubted, for a person to tell which clock is right."""
     if abs(now - server_now) > MAX_SKEW_MS:
         raise ClockDoubted(
-            f"this machine's clock and the database's differ by {abs(now - server_now) / 1000:.0f} s: "
-            "set them right (NTP), or run `drawdown tick --accept-clock` once"
+            f"{_apart(now, server_now)}: set them right (NTP), or run `drawdown tick --accept-clock` once"
         )
     if previous is not None and abs(now - previous) > MAX_JUMP_MS:
         side = "ago" if now > previous else "in the future"

@@ -30,7 +30,7 @@ class Context:
     worker: str
     clock: Clock
     capabilities: Mapping[str, Capabilities]
-    dormant: Collection[str] = ()
+    dormant: Mapping[str, str] = field(default_factory=dict)
     """Providers that cannot be called yet."""
     broken: Mapping[str, str] = field(default_factory=dict)
     """Providers that cannot be used at all, and why."""

@@ -21,6 +21,7 @@ from drawdown.worker.engine.effects import ANSWERED, HaltRequest
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import parse
 from drawdown.worker.halts.guarded_calls import Target, late
+from drawdown.worker.halts.reasons import NOT_ALLOWED, UNSIGNED
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
@@ -78,10 +79,10 @@ class CellClient:
 
     async def _one(self, line: _Line | None, halt: HaltRequest) -> str | None:
         if line is None:
-            return f"the URL of cell {halt.cell_id} is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
+            return f"the URL of cell {halt.cell_id} {NOT_ALLOWED}"
         secrets = self._settings.secrets_of(halt.cell_id)
         if not secrets:
-            return "no secret to sign with: set DRAWDOWN_CELL_SECRET"
+            return UNSIGNED
         async with self._slot(halt.cell_id), self._slot(None):
             return await self._tell(*line, halt, secrets)
 

@@ -23,6 +23,7 @@ from drawdown.worker.halts.cell_client import TOO_LONG
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import parse
 from drawdown.worker.halts.guarded_calls import Target, late
+from drawdown.worker.halts.reasons import UNSIGNED
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
@@ -56,7 +57,7 @@ class CellUsageClient:
             return UsageAnswer(error=f"the URL of cell {request.cell_id} is not allowed (DRAWDOWN_CELL_ORIGINS)")
         secrets = self._settings.secrets_of(request.cell_id)
         if not secrets:
-            return UsageAnswer(error="no secret to sign with: set DRAWDOWN_CELL_SECRET")
+            return UsageAnswer(error=UNSIGNED)
         target = Target(url, self._settings, USAGE_PATH)
         http = target.client(self._lookup, self._settings.outgoing, 1, USAGE_TIMEOUT_S)
         try:

@@ -20,6 +20,7 @@ from drawdown.providers.http.names import Lookup
 from drawdown.providers.http.outgoing import Outgoing
 from drawdown.worker.halts.cell_urls import CellUrl
 from drawdown.worker.halts.judging import Judge
+from drawdown.worker.halts.reasons import NOT_CALLED
 
 TOO_LONG: Final = "the answer is too long"
 
@@ -53,7 +54,7 @@ class Target:
     def failure(self, result: NotSent | NoAnswer, allows: str, too_long: str = TOO_LONG) -> str:
         """What went wrong. `allows`: the setting that would allow an address."""
         if self.refused is not None and isinstance(result, NotSent):
-            return f"{self.refused}: not called unless {allows} allows it"
+            return f"{self.refused}: {NOT_CALLED} {allows} allows it"
         return too_long if result.reason == CUT_OFF or result.reason.startswith(TOO_MUCH) else result.reason
 
 

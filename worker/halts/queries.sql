@@ -80,6 +80,15 @@ WHERE unheeded > 0 AND unheeded >= :escalate_after AND {runs_on}
         AND o.bucket BETWEEN :lo AND :hi)
 ORDER BY unheeded_since_ms, cell_id, org_id
 
+-- name: undelivered
+-- Halts in force that cells with a URL have not taken, by cell and by what went wrong.
+SELECT h.cell_id, h.last_error AS error, COUNT(*) AS halts, MIN(h.halted_at) AS since_ms, MIN(h.org_id) AS org_id
+FROM halts h WHERE h.due_at_ms IS NOT NULL
+    AND EXISTS (SELECT 1 FROM cells c WHERE c.cell_id = h.cell_id)
+    AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = h.org_id AND o.is_halted AND o.halted_at = h.halted_at
+        AND o.bucket BETWEEN :lo AND :hi)
+GROUP BY h.cell_id, h.last_error ORDER BY MIN(h.halted_at), h.cell_id, h.last_error
+
 -- name: untold
 -- Cells without a URL that are owed halts in force, all providers' alike.
 SELECT cell_id, COUNT(*) AS halts FROM halts WHERE due_at_ms IS NOT NULL

@@ -1,4 +1,5 @@
-"""Halts that a person is needed for: a cell acknowledges them and does not obey, or has no URL to tell it.
+"""Halts that a person is needed for: a cell acknowledges them and does not obey, has no URL to tell it, or cannot be
+told until a setting is changed.
 
 Guarantee: reads only. Only halts in force are named, and of those that are not obeyed only where sandboxes run this
 moment, so that a sandbox stopped by any other hand is no problem any more.
@@ -8,19 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.clock import utc
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.text import typed
-from drawdown.schema.units import SECOND_MS
+from drawdown.worker.engine.effects import ANSWERED
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.halts.reasons import NOT_ALLOWED, NOT_CALLED, UNSIGNED
 
 ESCALATE_AFTER: Final = 3
 """So many acknowledgements, each with a minute to stop what runs, and a person is needed."""
 NAMED: Final = 10
+MENDED_BY_PEOPLE: Final = (
+    NOT_ALLOWED, UNSIGNED, NOT_CALLED, *(f"{ANSWERED} {status}" for status in (401, 403, 404, 405, 410)),
+)  # fmt: skip
+"""Why a halt is not delivered until a setting is changed: the cell is none that may be called, or refuses the call."""
 SQL = queries(__file__)
 
 
@@ -34,7 +40,7 @@ class Unheeded:
     since_ms: int
 
     def __str__(self) -> str:
-        since = datetime.fromtimestamp(self.since_ms // SECOND_MS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        since = utc(self.since_ms)
         return (
             f"cell {self.cell_id} acknowledged the halt of {self.org_id} {self.times} times since {since}, "
             "and its sandboxes still run"
@@ -50,6 +56,39 @@ def unheeded(connection: sa.Connection, shard: Shard) -> list[Unheeded]:
 def unheeded_part(shard: Shard) -> Part:
     """The same, for whoever reads more in one statement: fields of `Unheeded`."""
     return SQL.part("unheeded", {"lo": shard.lo, "hi": shard.hi, "escalate_after": ESCALATE_AFTER})
+
+
+@dataclass(frozen=True)
+class Undelivered:
+    """Halts that a cell has not taken, for one reason (None: not tried yet): how many, since when, the first
+    organisation of them by its id."""
+
+    cell_id: str
+    error: str | None
+    halts: int
+    since_ms: int
+    org_id: str
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether no later try delivers them: a setting is missing or wrong, here or at the cell."""
+        return self.error is not None and any(cause in self.error for cause in MENDED_BY_PEOPLE)
+
+    def __str__(self) -> str:
+        halts = f"{self.halts:,} halt{'s' if self.halts > 1 else ''}"
+        why = self.error or "not tried yet"
+        return f"{halts} (of {self.org_id}) not delivered to cell {self.cell_id} since {utc(self.since_ms)}: {why}"
+
+
+def undelivered(connection: sa.Connection, shard: Shard) -> list[Undelivered]:
+    """By cell and reason, the oldest first."""
+    part = undelivered_part(shard)
+    return [Undelivered(**row._mapping) for row in SQL.run(connection, part.name, part.values)]
+
+
+def undelivered_part(shard: Shard) -> Part:
+    """The same, for whoever reads more in one statement: fields of `Undelivered`."""
+    return SQL.part("undelivered", {"lo": shard.lo, "hi": shard.hi})
 
 
 def untold(connection: sa.Connection, shard: Shard) -> list[str]:

@@ -6,6 +6,7 @@ machine share one file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Final, TextIO, TypeAlias
 import sqlalchemy as sa
 
 from drawdown.schema.database import read
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import StorageFull, UsageError
 from drawdown.schema.sql import queries
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import server_of, worker_of_tick
@@ -29,6 +30,12 @@ ELSEWHERE: Final = (
     "set DRAWDOWN_STATE_DIR to a folder of this machine that outlives the process and is not restored with the database"
 )
 
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+UNSENT: Final = (
+    "nothing is sent until this machine can remember it. Keep the folder: it tells of a database that was restored"
+)
+PROBE: Final = "x" * 4_096
 
 Kept: TypeAlias = str | int | Mapping[str, str | int]
 """What such a file may hold in one place."""
@@ -93,7 +100,26 @@ class WitnessFile:
                     os.fsync(out.fileno())
                 new.replace(file)
         except OSError as error:
+            if error.errno in FULL:
+                raise StorageFull(f"the disk of {self._folder} is full: free some space; {UNSENT}") from error
             raise UsageError(f"{file} cannot be written ({error.strerror}): {ELSEWHERE}") from error
+
+    def try_to_write(self) -> None:
+        """Write a file beside what is remembered, and take it away again. Errors: as `remember`."""
+        probe = self._folder / f".drawdown-doctor-{os.getpid()}"
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                with _private(probe) as out:
+                    out.write(PROBE)
+                    out.flush()
+                    os.fsync(out.fileno())
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno in FULL:
+                raise StorageFull(f"the disk of {self._folder} is full: free some space; {UNSENT}") from error
+            raise UsageError(f"{self._folder} cannot be written ({error.strerror}): {ELSEWHERE}") from error
 
     def _file(self, database_id: str) -> Path:
         return self._folder / f"drawdown-{database_id}.json"

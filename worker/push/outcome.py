@@ -27,6 +27,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.lines import NotBegun
 from drawdown.worker.engine.waiting import FIRST_BACKOFF_MS, backoff_ms
@@ -83,9 +84,9 @@ def settle(
             return Settlement(state, due_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
         case NotBegun(at_ms, reason):
             return Settlement("due", min(max(at_ms, now_ms), now_ms + MOST_RETRY_MS), "retry", reason)
-        case RetryAt(at_ms, reason):
+        case RetryAt(at_ms, reason, _, by_person):
             due_at_ms = min(max(at_ms, now_ms + SECOND_MS), now_ms + MOST_RETRY_MS)
-            return Settlement("due", due_at_ms, "retry", reason)
+            return Settlement("due", due_at_ms, "retry", f"{NEEDS_YOU}{reason}" if by_person else reason)
         case Rejected(reason) if sent_before and capabilities.lookup:
             # It may be refused for what an earlier attempt has done: that one is looked up, and not sent a third time.
             return Settlement("queued", _look_up_at(now_ms, capabilities), "rejected", reason)

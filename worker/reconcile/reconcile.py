@@ -241,6 +241,7 @@ def _compare(
     differing = [
         line for line in lines if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold)
     ]
+    done.forgiven += sum(line.ours != line.theirs for line in lines) - len(differing)
     if scope.correct:
         hidden = [line for line in lines if line.verdict == "equal" and line.by_hand]
         differing = yield from _corrected(context, provider, differing, hidden, settled_by, by)

@@ -70,6 +70,8 @@ class Reconciled:
     """Why something could not be read, the first few."""
     covered: int = 0
     """Lines of which events show less, and the customer's balance shows that it was charged: nothing is to be done."""
+    forgiven: int = 0
+    """Lines that differ by less than may be without a word: in shadow mode 15 %, unless told otherwise."""
     differing: list[Line] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Providers that cannot be compared, with the reason."""

@@ -195,7 +195,7 @@ def _apply(
     now = context.clock.now_ms()  # here, not before: by when this is written an override may have ended
     asked = {wanted.org_id: wanted for wanted in due}
     current = lock_rows(connection, asked)
-    watched = is_watched(connection, now)
+    watched = context.hurried or is_watched(connection, now)
     estimated = current if watched else _spent_or_refused(connection, provider, current)
     used = _used(connection, context, provider, estimated, read_ms=read_ms, now=now)
     held = read_held(connection, provider, sorted(asked), now)

@@ -146,6 +146,9 @@ SELECT plan, policy FROM provider_when_down WHERE provider = :provider
 -- name: rounds
 SELECT round_ms, rounds FROM watch_state
 
+-- name: touch
+UPDATE watch_state SET rounds = rounds
+
 -- name: note_round
 UPDATE watch_state SET round_ms = :now_ms, rounds = rounds + 1
 

@@ -87,6 +87,11 @@ def note_round(connection: sa.Connection, now_ms: int) -> None:
     SQL.run(connection, "note_round", {"now_ms": now_ms})
 
 
+def touch(connection: sa.Connection) -> None:
+    """Write the row as it is: whether the database can be written."""
+    SQL.run(connection, "touch")
+
+
 def note_reads(connection: sa.Connection, provider: str, counts: Mapping[str, int]) -> None:
     """Count customers read, by outcome. To be the last thing that a transaction does: other workers wait for it."""
     rows = [{"provider": provider, "outcome": outcome, "reads": counts[outcome]} for outcome in sorted(counts)]

@@ -1,9 +1,10 @@
 """An account: a wallet in its parts, as people and programs read it. Reads only.
 
 Guarantee: what is due in the wallet by now counts as done, as it does for whoever reserves: a hold that is over is
-free, a month that began is given. What is left of the lots, less what no lot paid for, is the balance; available and
-reserved are the balance, too, with what is over: what is left of lots that are over and not booked yet is in the
-balance, and in no lot. A tier that falls due is in the balance sooner than in the lots.
+free, a month that began is given; and what was used and is not charged yet is not available. What is left of the
+lots, less what no lot paid for, is the balance; available, reserved and unbilled are the balance, too, with what is
+over: what is left of lots that are over and not booked yet is in the balance, and in no lot. A tier that falls due is
+in the balance sooner than in the lots.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from drawdown.schema import ids
 from drawdown.schema.sql import queries, together
 from drawdown.schema.units import EXEMPT_PROVIDERS, in_credits
 from drawdown.worker.catalog.wallets import billers_part, terms_part, with_wallets
+from drawdown.worker.verdict.unbilled import unbilled_micro
 from drawdown.worker.views.ledger import view_lots
 
 SQL = queries(__file__)
@@ -26,14 +28,16 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Account:
-    """A customer's wallet, in micro-credits. `over`: left of lots that are over, and reserved by no run: it is on its
-    way out of the balance. `included` to `refund`: what is left of lots of each kind. `owed`: used, and paid for by no
-    lot. `hold`: of what its runs cost, what suppliers wait for; it was charged, and is in nothing else here."""
+    """A customer's wallet, in micro-credits. `unbilled`: used, and not charged yet. `over`: left of lots that are
+    over, and reserved by no run: it is on its way out of the balance. `included` to `refund`: what is left of lots of
+    each kind. `owed`: used, and paid for by no lot. `hold`: of what its runs cost, what suppliers wait for; it was
+    charged, and is in nothing else here."""
 
     customer_id: str
     plan: str | None
     available_micro: int
     reserved_micro: int
+    unbilled_micro: int
     over_micro: int
     balance_micro: int
     included_micro: int
@@ -61,11 +65,13 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
     kept = lots.lots_of([customer_id], [vars(row) for row in read["lots"]])[customer_id]
     in_lots = view_lots(connection, kept, given, customer_id, now_ms)
     kinds = {f"{kind}_micro": micro for kind, micro in in_lots.left_by_kind().items()}
+    unbilled = unbilled_micro(connection, customer_id, now_ms)
     return Account(
         customer_id=customer_id,
         plan=found.plan,
-        available_micro=found.available_micro,
+        available_micro=found.available_micro - unbilled,
         reserved_micro=found.held_micro,
+        unbilled_micro=unbilled,
         over_micro=found.lapsed_micro,
         balance_micro=found.balance_micro,
         owed_micro=in_lots.owed_micro - in_lots.back_micro,

@@ -11,6 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import unheeded_part
@@ -30,6 +31,8 @@ class Backlog:
     rejected: int = 0
     awaiting_credit: int = 0
     """Rejected for want of credit, and billed again once the provider shows credit: customers' debts."""
+    refused: int = 0
+    """Of those that are due: refused until a person changes a setting, such as a key."""
     dirty_windows: int = 0
     halts_due: int = 0
     halts_unheeded: int = 0
@@ -44,7 +47,7 @@ class Backlog:
 
     @property
     def needs_person(self) -> bool:
-        return bool(self.in_doubt or self.rejected or self.stopped_orgs or self.halts_unheeded)
+        return bool(self.in_doubt or self.rejected or self.refused or self.stopped_orgs or self.halts_unheeded)
 
     @property
     def waits_for_tick(self) -> bool:
@@ -60,7 +63,7 @@ class OrdersLeft:
     failed: int
 
 
-COUNTS: Final = ("dirty_windows", "halts_due", "projections_due", "stopped_orgs", "dated_ahead")
+COUNTS: Final = ("refused", "dirty_windows", "halts_due", "projections_due", "stopped_orgs", "dated_ahead")
 
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
@@ -81,7 +84,8 @@ def orders_left(connection: sa.Connection, now_ms: int) -> OrdersLeft:
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
     """Count what is left in a shard (a whole database with the default one), in one statement."""
-    values = {"lo": shard.lo, "hi": shard.hi, "now_ms": now_ms, "ahead_ms": now_ms + FUTURE_SLACK_MS}
+    values: dict[str, object] = {"lo": shard.lo, "hi": shard.hi, "now_ms": now_ms, "ahead_ms": now_ms + FUTURE_SLACK_MS}
+    values["needs_you"] = f"{NEEDS_YOU}%"
     found = together(
         connection,
         states=SQL.part("open_pushes", values),

@@ -13,6 +13,10 @@ EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NU
 SELECT {open_state} AS state, COUNT(*) AS pushes FROM pushes left_over WHERE state IN {open_states} AND {in_shard}
 GROUP BY 1
 
+-- name: refused
+-- Due, and refused until a person changes a setting.
+SELECT COUNT(*) AS left_over FROM pushes left_over WHERE state IN {open_states} AND last_error LIKE :needs_you AND {in_shard}
+
 -- name: pending_seconds
 -- Of 0 s there is nothing to wait for.
 SELECT reason, {seconds_and_units} FROM pending_usage left_over WHERE seconds <> 0 AND {in_shard} GROUP BY reason

@@ -21,6 +21,10 @@ from drawdown.worker.views.uncompared import Uncompared
 from drawdown.worker.views.unresolved import AWAITING_CREDIT, counted
 from drawdown.worker.views.waiting import Waiting
 
+HALTS_LATE_MS: Final = 10 * MINUTE_MS
+"""From then on a halt that no cell took is looked into, whatever it waits for."""
+STUCK_MS: Final = 60 * MINUTE_MS
+"""Pushes that fail for so long, while others settle, do not drain by themselves."""
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
 """Three ticks that did not happen: nobody calls them any more."""
 NEXT_TICK: Final = "nothing: the next tick tries again"
@@ -30,7 +34,10 @@ UNANSWERED: Final = {
 }
 
 
-Why = Literal["lost", "missed", "stopped", "unheeded", "problem", "in_doubt", "rejected", "balance"]
+Why = Literal[
+    "lost", "clock", "undelivered", "unheeded", "missed", "stopped", "problem", "refused", "in_doubt", "rejected",
+    "balance",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,15 @@ def calls(found: Standing) -> Iterator[Call]:
     """All that a person is needed for, the gravest first."""
     if found.doubted is not None:
         yield Call("lost", f"this database lost history: {found.doubted.doubted_reason}", "drawdown recover")
+    if found.clock is not None:
+        yield Call("clock", f"ticks refuse to run: {found.clock}", "drawdown doctor", command="drawdown doctor")
+    for stuck in found.undelivered:
+        if stuck.needs_person:
+            show = f"drawdown cell list, then mend cell {stuck.cell_id}: ops/runbooks/cell-gone.md"
+            yield Call("undelivered", stuck.said, show, command="drawdown cell list", about=stuck.org_id)
+    for halt in found.unheeded:
+        then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
+        yield Call("unheeded", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
     if minutes := missed_minutes(found):
         reason = f"no tick for {minutes:,} min: is the cron running?"
         yield Call("missed", reason, "drawdown tick, then mend what calls it", command="drawdown tick")
@@ -67,9 +83,6 @@ def calls(found: Standing) -> Iterator[Call]:
         reason = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {org.org_id}: {org.stopped_reason}"
         show, what = f"drawdown org show {typed(org.org_id)}", org.stopped_reason or "sealed no more"
         yield Call("stopped", reason, show, what, about=org.org_id)
-    for halt in found.unheeded:
-        then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
-        yield Call("unheeded", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
     yield from _seen_by_tick(found)
     for provider in found.providers:
         yield from _at_provider(provider, found)
@@ -83,19 +96,29 @@ def calls(found: Standing) -> Iterator[Call]:
 
 
 def _seen_by_tick(found: Standing) -> Iterator[Call]:
-    """Problems of the last tick, but for halts that are not heeded still."""
+    """Problems of the last tick, but for halts that are not heeded, or not delivered, still."""
     last = found.last_tick
     if last is None:
         return
-    known = {halt.said for halt in found.unheeded}
+    known = {halt.said for halt in found.unheeded} | {halt.said for halt in found.undelivered}
+    names = {one.provider for one in found.providers}
     for problem in last.problems:
         if problem not in known:
             seen = f"{problem} (seen by the tick of {utc(last.started_ms)})"
             show = "drawdown cell list" if problem.startswith("cell ") else "drawdown provider list"
+            if (name := problem.partition(":")[0]) in names:
+                show = typed("drawdown", "provider", "check", name)
             yield Call("problem", seen, f"{show}; the next tick tells whether it still holds", command=show)
 
 
 def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
+    if provider.refused:
+        name = provider.provider
+        what = f"{counted(provider.refused, 'push', 'pushes')} at {name} are refused until you change it"
+        check = typed("drawdown", "provider", "check", name)
+        yield Call(
+            "refused", f"{what}: {provider.refusal}", f"{check}, which says what to set", command=check, about=name
+        )
     counts: tuple[tuple[Why, int], ...] = (("in_doubt", provider.in_doubt), ("rejected", provider.rejected))
     for state, pushes in counts:
         if pushes:
@@ -126,7 +149,23 @@ def unwatched_minutes(found: Standing) -> int:
 
 
 def _behind(found: Standing) -> Headline | None:
-    return _waits_at_provider(found) or _waits_for_tick(found) or _unwatched(found) or _unsettled(found)
+    return (
+        _halts_due(found)
+        or _waits_at_provider(found)
+        or _waits_for_tick(found)
+        or _unwatched(found)
+        or _unsettled(found)
+    )
+
+
+def _halts_due(found: Standing) -> Headline | None:
+    """Halts first: while they are due, sandboxes run that have no credit."""
+    for one in found.undelivered:
+        late = found.at_ms - one.since_ms > HALTS_LATE_MS
+        mend = "drawdown cell list: stop them on its hosts, or mend the cell (ops/runbooks/cell-gone.md)"
+        until = f"nothing until {utc(one.since_ms + HALTS_LATE_MS)}: watch and ticks try again; then drawdown cell list"
+        return Headline("behind", one.said, mend if late else until)
+    return None
 
 
 def _waits_at_provider(found: Standing) -> Headline | None:
@@ -144,10 +183,7 @@ def _waits_at_provider(found: Standing) -> Headline | None:
 
 
 def _waits_for_tick(found: Standing) -> Headline | None:
-    for count, words in (
-        (found.left.halts_due, "halts are due at cells"),
-        (found.left.dirty_windows, "windows are to be sealed again"),
-    ):
+    for count, words in ((found.left.dirty_windows, "windows are to be sealed again"),):
         if count:
             return Headline("behind", f"{count:,} {words}", NEXT_TICK)
     if found.unread:
@@ -231,10 +267,21 @@ PENDING: Final = {
 
 
 def _mend(provider: Waiting, now_ms: int) -> str:
+    stuck = provider.waiting_since_ms is not None and now_ms - provider.waiting_since_ms > STUCK_MS
+    failing = provider.due and "waiting" in provider.errors and provider.tried > 0
+    if stuck and failing and provider.drained_ms is not None:
+        show = typed("drawdown", "push", "list", "--state", "due", "--provider", provider.provider)
+        return f"{show}: these fail while others settle; ticks send them again at {_again(provider, now_ms)}"
     if provider.queued and (provider.drained_ms is not None or not provider.due):
         by_ms = provider.looked_up_by_ms
         until = f" until {utc(by_ms)}" if by_ms is not None and by_ms > now_ms else ""
         return f"nothing: ticks look up what may have arrived{until}; what they cannot prove is left to you"
     if provider.drained_ms is not None:
-        return "nothing: it drains by itself"
-    return f"drawdown provider check {provider.provider}; ticks {MENDED[provider.queued > 0]} once it answers"
+        return f"nothing: it drains by itself, by about {utc(provider.drained_ms)}"
+    check = f"drawdown provider check {provider.provider}"
+    return f"{check}; ticks {MENDED[provider.queued > 0]} once it answers, next at {_again(provider, now_ms)}"
+
+
+def _again(provider: Waiting, now_ms: int) -> str:
+    """When ticks send pushes again."""
+    return utc(max(provider.retry_ms or now_ms, now_ms))

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.verdict.effective_balance import Asked, Used, since_read
 from drawdown.worker.verdict.rules import end_ms
-from drawdown.worker.views.used_now import read_used_now
+from drawdown.worker.verdict.used_now import read_used_now
 
 
 class Billed(Asked, Protocol):

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from drawdown.ledger import maturing
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.verdict.unbilled import unbilled_micro
 from drawdown.worker.views.accounts import PaidFrom, paid_from
 
 SQL = queries(__file__)
@@ -121,7 +122,8 @@ def org_of(connection: sa.Connection, org_id: str) -> Org | None:
 def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standing:
     """As it is once all that is due by now is done."""
     found = maturing.look_ahead(connection, customer_id, now_ms)
-    return Standing(found.available_micro, found.held_micro, found.balance_micro)
+    unbilled = unbilled_micro(connection, customer_id, now_ms)
+    return Standing(found.available_micro - unbilled, found.held_micro, found.balance_micro)
 
 
 def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[Asked]:

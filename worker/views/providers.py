@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -25,6 +26,8 @@ WELL: Final = "read"
 
 MOST_SENDS: Final = 5_000
 """Of the latest, those that calls, errors and times are of."""
+USED_MS: Final = 7 * DAY_MS
+"""A feature that was billed to a customer since then is one that it uses."""
 SENDS_MS: Final = DAY_MS
 """None that is older counts."""
 
@@ -130,6 +133,20 @@ def customers_at(connection: sa.Connection, provider: str, now_ms: int, most: in
     """Customers that are billed there, or will be."""
     values = {"provider": provider, "now_ms": now_ms, "at_most": most}
     return list(SQL.run(connection, "customers", values).scalars())
+
+
+def features_used(
+    connection: sa.Connection, provider: str, customers: Sequence[str], now_ms: int
+) -> dict[tuple[str, ...], list[str]]:
+    """The customers by the features that were billed to them there of late; of those without any, none."""
+    values = {"provider": provider, "customers": list(customers), "since_ms": now_ms - USED_MS}
+    used: dict[str, list[str]] = {customer: [] for customer in customers}
+    for row in SQL.run(connection, "features_used", values):
+        used[row.customer_id].append(row.feature)
+    found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for customer, features in used.items():
+        found[tuple(features)].append(customer)
+    return found
 
 
 def providers_in_use(connection: sa.Connection) -> list[str]:

@@ -46,5 +46,10 @@ FROM provider_reads GROUP BY provider ORDER BY provider
 SELECT customer_id FROM assignments WHERE provider = :provider AND customer_id <> ''
     AND (end_ms IS NULL OR :now_ms < end_ms) ORDER BY 1 LIMIT :at_most
 
+-- name: features_used
+-- Of these customers, of late.
+SELECT DISTINCT customer_id, feature FROM pushes WHERE window_ms >= :since_ms AND provider = :provider
+    AND customer_id IN :customers ORDER BY 1, 2
+
 -- name: in_use
 SELECT DISTINCT provider FROM assignments WHERE end_ms IS NULL AND provider NOT IN {unbilled} ORDER BY 1

@@ -55,6 +55,20 @@ class HaltsDue:
 
 
 @dataclass(frozen=True)
+class UndeliveredHalts:
+    """Those of one cell and reason (None: not tried yet); `said` in words. `needs_person`: no later try delivers them
+    until a setting is changed."""
+
+    cell_id: str
+    error: str | None
+    halts: int
+    since_ms: int
+    org_id: str
+    needs_person: bool
+    said: str
+
+
+@dataclass(frozen=True)
 class UnheededHalt:
     """A halt that a cell acknowledged and did not obey; `said` in words."""
 
@@ -170,6 +184,7 @@ class Standing:
     paused: dict[str, Pause]
     pending: list[PendingUsage]
     halts: HaltsDue
+    undelivered: list[UndeliveredHalts]
     watch_ms: int | None
     """When a watch last went round; None: never."""
     unread: list[UnreadOrgs]
@@ -183,6 +198,8 @@ class Standing:
     stopped: list[StoppedOrg]
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None
+    clock: str | None
+    """Why ticks refuse this machine's clock."""
     replays: list[OpenReplay]
     orders: OrdersLeft
     files: FilesLeft

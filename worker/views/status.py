@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
-from drawdown.schema.errors import Exit
+from drawdown.schema.errors import ClockDoubted, Exit
 from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog import terms
 from drawdown.worker.cluster.install import there_part
+from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.unheeded import Unheeded, unheeded_part
+from drawdown.worker.halts.unheeded import Undelivered, Unheeded, undelivered_part, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
 from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
 from drawdown.worker.verdict import watch_state
@@ -56,10 +57,13 @@ NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
 """Of an organisation's row: what only the seal uses, for how far it is sealed says both; and what lists alone go by."""
 
 
-def status(connection: sa.Connection, now_ms: int, witness: Witness | None = None) -> parts.Status:
+def status(
+    connection: sa.Connection, now_ms: int, witness: Witness | None = None, *, is_trusted: bool = True
+) -> parts.Status:
     """What is behind, why, since when, how much it is worth, and when it will be drained; the headline sums it up.
 
-    `witness`: what this machine remembers of the database, so that a loss shows before the next tick writes it down."""
+    `witness`: what this machine remembers of the database, so that a loss shows before the next tick writes it down.
+    `is_trusted`: `now_ms` was given by a person; this machine's clock is compared, as ticks compare it."""
     read = together(
         connection,
         **{name: SQL.part(name) for name in WHOLE},
@@ -74,6 +78,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
         unheeded=unheeded_part(Shard()),
+        undelivered=undelivered_part(Shard()),
         there=there_part(),
         buckets=buckets_part(),
         **unresolved_parts(),
@@ -90,6 +95,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         halts=parts.HaltsDue(**vars(read["halts"][0])),
         watch_ms=read["watch"][0].round_ms,
         unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
+        undelivered=[_undelivered(Undelivered(**vars(row))) for row in read["undelivered"]],
         unheeded=[_unheeded(Unheeded(**vars(row))) for row in read["unheeded"]],
         differing=[parts.Differing(**vars(row)) for row in read["differing"]],
         uncompared=uncompared_of(read["uncompared"]),
@@ -99,6 +105,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         stopped=[parts.StoppedOrg(**vars(row)) for row in read["stopped"]],
         halted_orgs=[parts.HaltedOrg(**vars(row)) for row in read["halted_orgs"]],
         doubted=_doubt(connection, read["doubted"], now_ms, witness),
+        clock=None if is_trusted else _clock_doubt(connection, now_ms),
         replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
         orders=OrdersLeft(**vars(read["orders"][0])),
         files=FilesLeft(**vars(read["files"][0])),
@@ -136,6 +143,10 @@ def _pending(row: Any) -> parts.PendingUsage:
     return parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
 
 
+def _undelivered(found: Undelivered) -> parts.UndeliveredHalts:
+    return parts.UndeliveredHalts(**vars(found), needs_person=found.needs_person, said=str(found))
+
+
 def _unheeded(halt: Unheeded) -> parts.UnheededHalt:
     return parts.UnheededHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
 
@@ -147,6 +158,14 @@ def _doubt(
         return parts.Doubt(**vars(row))
     why = difference(connection, read_incarnation(connection), witness)
     return None if why is None else parts.Doubt(now_ms, why)
+
+
+def _clock_doubt(connection: sa.Connection, now_ms: int) -> str | None:
+    try:
+        doubt_the_clock(now_ms, database_now(connection, now_ms), last_doubted_clock(connection))
+    except ClockDoubted as error:
+        return str(error)
+    return None
 
 
 def _open_for_long(connection: sa.Connection) -> LongOpen | None:

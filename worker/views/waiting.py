@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.rates import RateCard, rate_card, rates_part
 from drawdown.schema.sql import queries, together
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.rates import Prices, Quantity
 
@@ -48,6 +49,12 @@ class Waiting:
     other_errors: dict[str, int] = field(default_factory=dict)
     """How many others there are of that state, where there are any."""
     error_pushes: int = 0
+    refused: int = 0
+    """Of those that are due: refused until a person changes a setting."""
+    refusal: str | None = None
+    """Why, of the most of those."""
+    retry_ms: int | None = None
+    """When the first of those that are due is sent again."""
     tried: int = 0
     """Of the open ones, how many were ever sent, or tried to be."""
     units: dict[str, int] = field(default_factory=dict)
@@ -89,6 +96,7 @@ class _Open:
     oldest_ms: int
     window_ms: int
     last_sent_ms: int | None
+    due_ms: int
 
 
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
@@ -107,13 +115,20 @@ def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     for row in read["open"]:
         waiting[row.provider].append(_Open(**vars(row)))
     errors: dict[str, dict[str, list[tuple[str, int]]]] = defaultdict(dict)
+    refusals: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for row in read["errors"]:
         of_state = errors[row.provider].setdefault(RANKS[row.rank], [])
-        of_state.append((str(row.error), int(row.pushes)))
+        of_state.append((str(row.error).removeprefix(NEEDS_YOU), int(row.pushes)))
+        refused = str(row.error).startswith(NEEDS_YOU)
+        if refused and RANKS[row.rank] == "waiting":
+            refusals[row.provider].append((str(row.error).removeprefix(NEEDS_YOU), int(row.pushes)))
     prices = Prices(connection)
     found = {
         name: _in_all(name, some, errors[name], _worth(name, some, card, prices)) for name, some in waiting.items()
     }
+    for name, some in refusals.items():
+        if name in found:
+            found[name] = replace(found[name], refused=sum(pushes for _, pushes in some), refusal=some[0][0])
     for row in read["paused"]:
         before = found.get(row.provider, Waiting(row.provider))
         found[row.provider] = replace(
@@ -170,6 +185,7 @@ def _in_all(
         other_errors={state: len(of_state) - 1 for state, of_state in errors.items() if len(of_state) > 1},
         error_pushes=0 if error is None else error[1],
         tried=sum(int(part.tried) for part in some),
+        retry_ms=min((int(part.due_ms) for part in some if part.state == "due"), default=None),
         units=dict(units),
         price_micro=worth[0],
         unpriced=worth[1],

@@ -9,7 +9,7 @@ SELECT p.provider, {open_state} AS state, p.feature, COALESCE((SELECT MAX(r.star
         AND r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS there_ms,
     COUNT(*) AS pushes, SUM(p.sent_qty) AS quantity,
     COUNT(CASE WHEN p.attempts > 0 THEN 1 END) AS tried, MIN(p.sealed_at_ms) AS oldest_ms,
-    MIN(p.window_ms) AS window_ms, {last_sent} AS last_sent_ms
+    MIN(p.window_ms) AS window_ms, {last_sent} AS last_sent_ms, MIN(p.due_at_ms) AS due_ms
 FROM pushes p WHERE p.state IN {open_states} GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
 
 -- name: last_sent

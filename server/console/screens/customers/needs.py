@@ -30,10 +30,12 @@ PROVIDERS: Final = "/console/providers"
 ORDERS: Final = "/console/orders"
 ENDING: Final = "/console/orgs?within=24h"
 WORDS: Final[Mapping[Why, str]] = {
-    "lost": "lost", "missed": "no tick", "stopped": "stopped", "unheeded": "unheeded", "problem": "problem",
+    "lost": "lost", "clock": "clock", "undelivered": "halt late", "unheeded": "unheeded",
+    "missed": "no tick", "stopped": "stopped",
+    "problem": "problem", "refused": "refused",
     "in_doubt": "in doubt", "rejected": "rejected", "balance": "differs",
 }  # fmt: skip
-OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "unheeded", "balance")
+OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "unheeded", "balance")
 MOST_ENDING: Final = 5
 """Organisations that run out within a day and have a row of their own; the list has them all."""
 MOST_REASONS: Final = 3
@@ -171,9 +173,9 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
         )
         for name, pause in standing.paused.items()
     ]
-    if standing.halts.due:
-        what = f"{standing.halts.due:,} halts wait for their cells: {standing.halts.error or 'not tried yet'}"
-        found.append(Need("warn", "due", what, "drawdown tick", href="/console/halts"))
+    waiting = [one for one in standing.undelivered if not one.needs_person]
+    if waiting:
+        found.append(Need("warn", "due", waiting[0].said, "drawdown cell list", href="/console/halts"))
     found += [
         Need(
             "warn",

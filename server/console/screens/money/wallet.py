@@ -132,6 +132,8 @@ def tiles(account: Account) -> list[Tile]:
     over = f"{figures.credits(account.over_micro)} of it is over" if account.over_micro else "by runs that go on"
     tone = "bad" if account.available_micro < 0 or account.owed_micro > 0 else ""
     can = "overdrawn" if account.available_micro < 0 else "to be used now"
+    if account.unbilled_micro:
+        can = f"{figures.credits(account.unbilled_micro)} used, not charged yet"
     return [
         Tile("Available", figures.credits(account.available_micro), can, tone),
         Tile("Reserved", figures.credits(account.reserved_micro), over),

@@ -1,0 +1,39 @@
+"""Keys that are an organisation's own: two organisations use the same one, and neither meets the other's.
+
+Guarantee: what such a key is kept as begins with OWN, is no other organisation's, whatever both are called, and no
+longer than an id. A key that is not bound to an organisation cannot begin so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import MAX_ID_CHARS
+
+OWN: Final = "own:"
+"""Begins the names of uses and runs whose keys are an organisation's own."""
+_OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")
+
+
+def own_name(org_id: str, key: str, before: str = "") -> str:
+    """What an organisation's own key is kept as; behind `before`, it is an id still."""
+    whole = f"{OWN}{hashlib.sha256(org_id.encode()).hexdigest()[:20]}:{key}"
+    return (
+        whole
+        if len(before + whole) <= MAX_ID_CHARS
+        else f"{whole[:100]}…{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
+    )
+
+
+def shown(name: str) -> str:
+    """A key as whoever uses it gave it."""
+    return _OWN.sub("", name, count=1)
+
+
+def require_open(key: str) -> None:
+    """Errors: UsageError for a key of somebody who is bound to no organisation that looks like an own one."""
+    if key.startswith(OWN):
+        raise UsageError(f"a key that begins with {OWN} is an organisation's own: choose another one")

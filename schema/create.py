@@ -1,0 +1,66 @@
+"""A new database: the tables, the guards, and what each database has in its own way.
+
+Guarantee: it is the schema of this program, whole. An older database becomes the same by `schema/migrations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.guards import GUARDS, NEVER_TRUNCATED, never_truncated, statements
+from drawdown.schema.tables.fleet import action_chain, incarnation
+from drawdown.schema.tables.orgs import buckets
+from drawdown.schema.tables.samples import usage_samples
+from drawdown.schema.tables.watch import watch_state
+from drawdown.schema.tables.whole import metadata
+from drawdown.schema.units import BUCKETS
+
+NAMED: Final = {"postgresql": "replace(gen_random_uuid()::text, '-', '')", "sqlite": "lower(hex(randomblob(16)))"}
+"""A database names itself once. A copy of it has the same name: a machine remembers the history of a name (R1)."""
+
+
+def create_schema(connection: sa.Connection) -> None:
+    """Create all in a database without tables."""
+    dialect = connection.dialect.name
+    by_hand = (Path(__file__).parent / f"by_hand.{dialect}.sql").read_text(encoding="utf-8")
+    metadata.create_all(connection, [table for table in metadata.sorted_tables if table is not usage_samples])
+    for statement in (*_blocks(by_hand), *_guards(dialect)):
+        run(connection, statement)
+    if dialect == "postgresql":
+        comment = sa.schema.SetTableComment(usage_samples)
+        connection.execute(comment)
+    _first_rows(connection)
+
+
+def run(connection: sa.Connection, statement: str) -> None:
+    """Run a statement without values: each colon is its own."""
+    connection.execute(sa.text(statement.replace(":", "\\:")))
+
+
+def _blocks(script: str) -> Iterator[str]:
+    """Its statements: an empty line separates them."""
+    for block in script.split("\n\n"):
+        if any(line and not line.startswith("--") for line in block.splitlines()):
+            yield block.strip().removesuffix(";")
+
+
+def _guards(dialect: str) -> Iterator[str]:
+    for guard in GUARDS:
+        yield from statements(guard, dialect)
+    if dialect == "postgresql":
+        yield from map(never_truncated, NEVER_TRUNCATED)
+
+
+def _first_rows(connection: sa.Connection) -> None:
+    """Rows of which there is always exactly one, and the buckets."""
+    database_id: sa.ColumnElement[str] = sa.literal_column(NAMED[connection.dialect.name])
+    connection.execute(incarnation.insert().values(id=1, database_id=database_id, number=1))
+    connection.execute(watch_state.insert().values(id=1))
+    connection.execute(action_chain.insert().values(id=1, actions=0, hash=""))
+    in_flight: list[int] | str = [] if connection.dialect.name == "postgresql" else ""
+    zero = {"in_flight": in_flight, "watermark_ms": 0, "cursor": 0, "sweep_began_ms": 0, "sweep_next_ms": 0}
+    connection.execute(buckets.insert(), [{"id": number, **zero} for number in range(BUCKETS)])

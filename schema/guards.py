@@ -1,0 +1,758 @@
+"""Rules that the database keeps by triggers, whoever writes to it: declared once for both databases.
+
+Guarantee: a guard refuses a statement, with a message that names the rule. Its table is never truncated on PostgreSQL.
+What differs between the databases is in `by_hand.postgresql.sql` and `by_hand.sqlite.sql`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Refuses `event` on `table` while `when` holds.
+
+    `when` is SQL over NEW and OLD; `<>?` is a comparison in which NULL is a value. `only_if` is a part of it without a
+    subquery: PostgreSQL calls no function for the rows that it excludes.
+    """
+
+    name: str
+    table: str
+    event: str
+    when: str
+    message: str
+    only_if: str = ""
+
+
+def statements(guard: Guard, dialect: str) -> Iterator[str]:
+    """The SQL that creates a guard."""
+    is_postgresql = dialect == "postgresql"
+    when = guard.when.replace("<>?", "IS DISTINCT FROM" if is_postgresql else "IS NOT")
+    message = guard.message.replace("'", "''")
+    head = f"CREATE TRIGGER {guard.name} BEFORE {guard.event} ON {guard.table} FOR EACH ROW"
+    if not is_postgresql:
+        yield f"{head} WHEN {when} BEGIN SELECT RAISE(ABORT, '{message}'); END"
+        return
+    # PostgreSQL checks a condition without a subquery itself, and calls no function for the rows that it passes.
+    native = when if "SELECT" not in when else ""
+    condition = native or guard.only_if
+    back = "OLD" if guard.event == "DELETE" else "NEW"
+    yield (
+        f"CREATE FUNCTION {guard.name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF ({'true' if native else when}) THEN RAISE EXCEPTION '{message}' USING ERRCODE = 'check_violation'; "
+        f"END IF; RETURN {back}; END $$"
+    )
+    yield f"{head} {f'WHEN ({condition})' if condition else ''} EXECUTE FUNCTION {guard.name}()"
+
+
+def never_truncated(table: str) -> str:
+    """The SQL that keeps PostgreSQL from truncating a table. SQLite has no such statement."""
+    return (
+        f"CREATE TRIGGER {table}_never_truncated BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
+        "EXECUTE FUNCTION never_truncated()"
+    )
+
+
+def _append_only(table: str, event: str) -> Guard:
+    return Guard(f"{table}_no_{event.lower()}", table, event, "1 = 1", f"{table} is append-only")
+
+
+APPEND_ONLY: Final = (
+    "adoptions", "event_types", "ledger_entries", "ledger_lots", "ledger_rates", "losses", "mappings",
+    "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids", "withdrawals",
+)  # fmt: skip
+"""Tables whose rows are neither changed nor deleted."""
+
+NEVER_TRUNCATED: Final = (
+    "adoptions", "api_keys", "assignments", "attempts", "backfill_events", "backfills", "balance_episodes",
+    "balance_levels", "batch_refused_rows", "batches", "buckets", "carries", "console_users", "dirty_windows",
+    "event_types", "folded_pushes", "guard_corrections", "guard_counters", "guard_denials", "guard_limits",
+    "guard_metrics", "guard_overrides", "guard_uses", "hook_deliveries", "hook_endpoints", "hook_messages",
+    "incarnation", "late_quarantine", "ledger_accounts", "ledger_entries", "ledger_lots", "ledger_rates",
+    "losses", "mappings", "operator_actions", "orders", "orgs", "payers", "payout_lines", "payouts",
+    "pending_usage", "plan_lots", "plan_stays", "plan_terms", "pools", "projections", "proofs",
+    "provider_rates", "pushes", "reservation_sandboxes", "reservations", "run_samples", "run_usage",
+    "sample_conflicts", "seals", "settlement_freezes", "settlement_reversals", "settlements", "supplier_terms",
+    "tier_holders", "tiers", "topup_attempts", "topups", "usage_events", "usage_samples", "vendor_bills",
+    "vendor_imports", "vendor_units", "voids", "withdrawals",
+)  # fmt: skip
+"""Tables that PostgreSQL must not truncate."""
+
+GUARDS: Final = (
+    *(_append_only(table, event) for table in APPEND_ONLY for event in ("UPDATE", "DELETE")),
+    Guard(
+        "samples_immutable", "usage_samples", "UPDATE",
+        "1 = 1",
+        "S7: samples never change; withdraw the sample",
+    ),
+    Guard(
+        "attempts_frozen", "attempts", "UPDATE",
+        "NEW.started_ms <>? OLD.started_ms OR NEW.sent_qty <>? OLD.sent_qty OR NEW.owner <>? OLD.owner",
+        "P1: what was attempted never changes",
+    ),
+    Guard(
+        "buckets_forward", "buckets", "UPDATE",
+        "NEW.epoch < OLD.epoch OR (NEW.epoch = OLD.epoch AND (NEW.watermark_ms < OLD.watermark_ms OR "
+        "NEW.cursor < OLD.cursor))",
+        "Invariant 4: watermark and cursor never move back within an epoch",
+    ),
+    Guard(
+        "buckets_kept", "buckets", "DELETE",
+        "1 = 1",
+        "S1: the buckets are the seal's locks",
+    ),
+    Guard(
+        "orgs_watermark_forward", "orgs", "UPDATE OF held_watermark_ms",
+        "NEW.held_watermark_ms <>? OLD.held_watermark_ms AND EXISTS (SELECT 1 FROM assignments a WHERE "
+        "a.org_id = NEW.org_id) AND COALESCE(NEW.held_watermark_ms, (SELECT watermark_ms FROM buckets "
+        "WHERE id = NEW.bucket)) < COALESCE(OLD.held_watermark_ms, (SELECT watermark_ms FROM buckets "
+        "WHERE id = OLD.bucket))",
+        "Invariant 4: a watermark never moves back",
+    ),
+    Guard(
+        "orgs_floor_forward", "orgs", "UPDATE OF floor_ms",
+        "NEW.floor_ms < OLD.floor_ms OR (NEW.floor_ms > OLD.floor_ms AND (EXISTS (SELECT 1 FROM "
+        "pending_usage p WHERE p.org_id = NEW.org_id AND p.window_ms < NEW.floor_ms) OR EXISTS (SELECT 1 "
+        "FROM dirty_windows d WHERE d.org_id = NEW.org_id AND d.window_ms < NEW.floor_ms) OR NEW.floor_ms"
+        " > COALESCE(NEW.held_watermark_ms, (SELECT watermark_ms FROM buckets WHERE id = NEW.bucket))))",
+        "S4: a floor never moves back, past the watermark, or past pending usage",
+    ),
+    Guard(
+        "orgs_kept", "orgs", "DELETE",
+        "1 = 1",
+        "An organisation is never deleted; its usage refers to it",
+    ),
+    Guard(
+        "orgs_bucket_fixed", "orgs", "UPDATE OF bucket",
+        "OLD.bucket IS NOT NULL AND NEW.bucket <>? OLD.bucket",
+        "S1: an organisation's bucket is fixed",
+    ),
+    Guard(
+        "assignments_forward", "assignments", "INSERT",
+        "NEW.start_ms < (SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b "
+        "ON b.id = o.bucket WHERE o.org_id = NEW.org_id) AND NEW.start_ms >= COALESCE((SELECT "
+        "MIN(start_ms) FROM assignments a WHERE a.org_id = NEW.org_id), NEW.start_ms + 1)",
+        "P4: an assignment starts at or after the watermark",
+    ),
+    Guard(
+        "assignments_one_customer", "assignments", "INSERT",
+        "NEW.provider NOT IN ('legacy', 'none') AND NEW.customer_id <> '' AND EXISTS (SELECT 1 FROM "
+        "assignments a WHERE a.provider = NEW.provider AND a.customer_id = NEW.customer_id AND a.org_id "
+        "<> NEW.org_id AND (a.end_ms IS NULL OR a.end_ms > NEW.start_ms) AND (NEW.end_ms IS NULL OR "
+        "a.start_ms < NEW.end_ms))",
+        "P4: a customer belongs to one organisation at a time",
+    ),
+    Guard(
+        "assignments_kept", "assignments", "DELETE",
+        "COALESCE(OLD.start_ms < (SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN "
+        "buckets b ON b.id = o.bucket WHERE o.org_id = OLD.org_id), 1 = 0)",
+        "P4: an assignment is cancelled only while nothing is sealed for it",
+    ),
+    Guard(
+        "assignments_append_only", "assignments", "UPDATE",
+        "NEW.org_id <>? OLD.org_id OR NEW.start_ms <>? OLD.start_ms OR NEW.provider <>? OLD.provider OR "
+        "(NEW.customer_id <>? OLD.customer_id AND OLD.customer_id <> '') OR (NEW.end_ms <>? OLD.end_ms "
+        "AND (COALESCE(OLD.end_ms < (SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o "
+        "JOIN buckets b ON b.id = o.bucket WHERE o.org_id = OLD.org_id), 1 = 0) OR COALESCE(NEW.end_ms < "
+        "(SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = "
+        "o.bucket WHERE o.org_id = OLD.org_id), 1 = 0)))",
+        "P4: an assignment is ended once and never rewritten",
+    ),
+    Guard(
+        "withdrawals_match", "withdrawals", "INSERT",
+        "NOT EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = NEW.sample_id AND s.org_id = NEW.org_id "
+        "AND s.ts = NEW.ts AND s.memory_mb = NEW.memory_mb AND s.interval_s = NEW.interval_s AND "
+        "s.problem IS NULL)",
+        "S7: a withdrawal repeats its sample's content exactly",
+    ),
+    Guard(
+        "pushes_frozen", "pushes", "UPDATE",
+        "NEW.window_ms <>? OLD.window_ms OR NEW.org_id <>? OLD.org_id OR NEW.feature <>? OLD.feature OR "
+        "NEW.revision <>? OLD.revision OR NEW.provider <>? OLD.provider OR NEW.customer_id <>? "
+        "OLD.customer_id OR NEW.sealed_qty <>? OLD.sealed_qty OR NEW.sent_qty <>? OLD.sent_qty OR NEW.key"
+        " <>? OLD.key OR NEW.sealed_at_ms <>? OLD.sealed_at_ms OR NEW.seal_id <>? OLD.seal_id OR "
+        "(OLD.wire_key IS NOT NULL AND NEW.wire_key <>? OLD.wire_key)",
+        "S3: a push never changes; void it",
+    ),
+    Guard(
+        "pushes_void_has_evidence", "pushes", "UPDATE",
+        "NEW.state = 'voided' AND NOT EXISTS (SELECT 1 FROM voids v WHERE v.window_ms = NEW.window_ms AND"
+        " v.org_id = NEW.org_id AND v.feature = NEW.feature AND v.revision = NEW.revision)",
+        "P5: a push is voided only with evidence in voids",
+        only_if="NEW.state = 'voided'",
+    ),
+    Guard(
+        "pushes_final", "pushes", "UPDATE",
+        "(OLD.state IN ('voided', 'carried', 'shadow') AND NEW.state NOT IN (OLD.state, 'voided')) OR "
+        "(OLD.state = 'accepted' AND NEW.state NOT IN ('accepted', 'rejected', 'voided', 'in_doubt')) OR "
+        "(OLD.state = 'in_doubt' AND NEW.state IN ('due', 'queued'))",
+        "P5, P2: a settled push is not opened again, one in doubt is not sent again",
+    ),
+    Guard(
+        "incarnation_forward", "incarnation", "UPDATE",
+        "NEW.database_id <>? OLD.database_id OR NEW.number < OLD.number OR NEW.sends < OLD.sends",
+        "R1: a database keeps its name, and its count of sends never goes back",
+    ),
+    Guard(
+        "incarnation_kept", "incarnation", "DELETE",
+        "1 = 1",
+        "R1: a database keeps its name",
+    ),
+    Guard(
+        "provider_rates_no_update", "provider_rates", "UPDATE",
+        "1 = 1",
+        "rates are append-only",
+    ),
+    Guard(
+        "provider_rates_no_delete", "provider_rates", "DELETE",
+        "1 = 1",
+        "rates are append-only",
+    ),
+    Guard(
+        "action_chain_forward", "action_chain", "UPDATE",
+        "NEW.actions < OLD.actions",
+        "the record of actions never becomes shorter",
+    ),
+    Guard(
+        "action_chain_kept", "action_chain", "DELETE",
+        "1 = 1",
+        "the record of actions is kept",
+    ),
+    Guard(
+        "ledger_accounts_kept", "ledger_accounts", "DELETE",
+        "1 = 1",
+        "A ledger account is never deleted",
+    ),
+    Guard(
+        "reservations_kept", "reservations", "DELETE",
+        "1 = 1",
+        "A reservation is never deleted",
+    ),
+    Guard(
+        "reservations_frozen", "reservations", "UPDATE",
+        "NEW.reservation <>? OLD.reservation OR NEW.org_id <>? OLD.org_id OR NEW.customer_id <>? "
+        "OLD.customer_id OR NEW.project <>? OLD.project OR NEW.subject <>? OLD.subject OR NEW.action <>? "
+        "OLD.action OR NEW.estimate <>? OLD.estimate OR NEW.overage <>? OLD.overage OR NEW.accepted_ms "
+        "<>? OLD.accepted_ms OR NEW.fingerprint <>? OLD.fingerprint OR NEW.actor <>? OLD.actor OR "
+        "NEW.reason <>? OLD.reason",
+        "What was accepted never changes",
+    ),
+    Guard(
+        "reservations_forward", "reservations", "UPDATE",
+        "NEW.amount_micro < OLD.amount_micro OR (NEW.state <> OLD.state AND NOT (OLD.state = 'held' OR "
+        "(OLD.state = 'expired' AND NEW.state = 'settled')))",
+        "A reservation only grows, ends once, and is settled late only after it expired",
+    ),
+    Guard(
+        "reservations_supplier_frozen", "reservations", "UPDATE",
+        "NEW.supplier <>? OLD.supplier",
+        "What was accepted never changes: a run keeps its supplier",
+    ),
+    Guard(
+        "reservations_settled_by_frozen", "reservations", "UPDATE",
+        "NEW.settled_by <>? OLD.settled_by",
+        "What was accepted never changes: a run keeps who charges for it",
+    ),
+    Guard(
+        "reservations_metered_forward", "reservations", "UPDATE",
+        "NEW.settled_by = 'metering' AND NEW.drawn_micro < OLD.drawn_micro",
+        "What metering has drawn of a hold is never less",
+    ),
+    Guard(
+        "reservations_payer_frozen", "reservations", "UPDATE",
+        "NEW.payer_number <>? OLD.payer_number",
+        "What was accepted never changes: a run keeps its payer",
+    ),
+    Guard(
+        "reservations_hold_frozen", "reservations", "UPDATE",
+        "NEW.hold <>? OLD.hold",
+        "What was accepted never changes: a hold stays where it lies",
+    ),
+    Guard(
+        "supplier_terms_no_update", "supplier_terms", "UPDATE",
+        "1 = 1",
+        "Terms of suppliers are append-only: new ones are a revision",
+    ),
+    Guard(
+        "supplier_terms_no_delete", "supplier_terms", "DELETE",
+        "1 = 1",
+        "Terms of suppliers are append-only: new ones are a revision",
+    ),
+    Guard(
+        "settlements_no_update", "settlements", "UPDATE",
+        "1 = 1",
+        "Settlements are append-only: what changed since is a reversal",
+    ),
+    Guard(
+        "settlements_no_delete", "settlements", "DELETE",
+        "1 = 1",
+        "Settlements are append-only: what changed since is a reversal",
+    ),
+    Guard(
+        "settlement_reversals_no_update", "settlement_reversals", "UPDATE",
+        "1 = 1",
+        "Reversals are append-only",
+    ),
+    Guard(
+        "settlement_reversals_no_delete", "settlement_reversals", "DELETE",
+        "1 = 1",
+        "Reversals are append-only",
+    ),
+    Guard(
+        "payouts_no_update", "payouts", "UPDATE",
+        "1 = 1",
+        "Batches are append-only",
+    ),
+    Guard(
+        "payouts_no_delete", "payouts", "DELETE",
+        "1 = 1",
+        "Batches are append-only",
+    ),
+    Guard(
+        "payout_lines_no_update", "payout_lines", "UPDATE",
+        "1 = 1",
+        "Lines of batches are append-only",
+    ),
+    Guard(
+        "payout_lines_no_delete", "payout_lines", "DELETE",
+        "1 = 1",
+        "Lines of batches are append-only",
+    ),
+    Guard(
+        "settlement_freezes_kept", "settlement_freezes", "DELETE",
+        "1 = 1",
+        "A freeze is never deleted",
+    ),
+    Guard(
+        "settlement_freezes_end_once", "settlement_freezes", "UPDATE",
+        "OLD.ended_ms IS NOT NULL OR NEW.freeze_id <>? OLD.freeze_id OR NEW.supplier <>? OLD.supplier OR "
+        "NEW.reservation <>? OLD.reservation OR NEW.from_ms <>? OLD.from_ms OR NEW.actor <>? OLD.actor OR"
+        " NEW.reason <>? OLD.reason",
+        "A freeze never changes: it ends, once",
+    ),
+    Guard(
+        "topup_terms_kept", "topup_terms", "DELETE",
+        "1 = 1",
+        "Terms of top-ups are stopped, never deleted",
+    ),
+    Guard(
+        "topups_kept", "topups", "DELETE",
+        "1 = 1",
+        "A top-up is never deleted",
+    ),
+    Guard(
+        "topups_frozen", "topups", "UPDATE",
+        "NEW.topup <>? OLD.topup OR NEW.customer_id <>? OLD.customer_id OR NEW.episode <>? OLD.episode OR"
+        " NEW.credits_micro <>? OLD.credits_micro OR NEW.money_minor <>? OLD.money_minor OR "
+        "NEW.price_minor <>? OLD.price_minor OR NEW.currency <>? OLD.currency OR NEW.service <>? "
+        "OLD.service OR NEW.service_customer <>? OLD.service_customer OR NEW.max_day <>? OLD.max_day OR "
+        "NEW.max_month <>? OLD.max_month OR NEW.at_ms <>? OLD.at_ms OR NEW.begun_ms <>? OLD.begun_ms",
+        "What a top-up charges never changes",
+    ),
+    Guard(
+        "topups_forward", "topups", "UPDATE",
+        "NEW.attempts < OLD.attempts OR (NEW.state <> OLD.state AND (OLD.state IN ('credited', 'shadow') "
+        "OR (OLD.state IN ('declined', 'needs_customer', 'given_up') AND NEW.state <> 'credited'))) OR "
+        "(NEW.state <> OLD.state AND NEW.state = 'shadow') OR (OLD.state = 'credited' AND NEW.payment_id "
+        "<>? OLD.payment_id)",
+        "A top-up that ended stays so, unless it proves to be paid; it is credited once",
+    ),
+    Guard(
+        "topup_attempts_kept", "topup_attempts", "DELETE",
+        "1 = 1",
+        "A call that may take money is never forgotten",
+    ),
+    Guard(
+        "topup_attempts_frozen", "topup_attempts", "UPDATE",
+        "OLD.outcome IS NOT NULL OR NEW.topup <>? OLD.topup OR NEW.attempt <>? OLD.attempt OR "
+        "NEW.started_ms <>? OLD.started_ms OR NEW.owner <>? OLD.owner",
+        "A call that may take money is answered once",
+    ),
+    Guard(
+        "api_keys_kept", "api_keys", "DELETE",
+        "1 = 1",
+        "An API key is never deleted: it is ended",
+    ),
+    Guard(
+        "api_keys_forward", "api_keys", "UPDATE",
+        "(OLD.rotated_ms IS NOT NULL AND NEW.rotated_ms <>? OLD.rotated_ms) OR (OLD.ended_ms IS NOT NULL "
+        "AND NEW.ended_ms <>? OLD.ended_ms) OR (OLD.expires_ms IS NOT NULL AND (NEW.expires_ms IS NULL OR"
+        " NEW.expires_ms > OLD.expires_ms))",
+        "An API key is rotated once, ends once, and never lives longer than was said",
+    ),
+    Guard(
+        "api_keys_frozen", "api_keys", "UPDATE",
+        "NEW.key_sha256 <>? OLD.key_sha256 OR NEW.name <>? OLD.name OR NEW.scopes <>? OLD.scopes OR "
+        "NEW.org_id <>? OLD.org_id OR NEW.created_ms <>? OLD.created_ms OR NEW.actor <>? OLD.actor OR "
+        "NEW.reason <>? OLD.reason OR NEW.cell_id <>? OLD.cell_id OR NEW.source <>? OLD.source",
+        "What an API key may never changes: make another one",
+    ),
+    Guard(
+        "hook_endpoints_kept", "hook_endpoints", "DELETE",
+        "1 = 1",
+        "An endpoint is never deleted: it is ended",
+    ),
+    Guard(
+        "hook_endpoints_forward", "hook_endpoints", "UPDATE",
+        "NEW.name <>? OLD.name OR NEW.created_ms <>? OLD.created_ms OR NEW.generation < OLD.generation OR"
+        " OLD.ended_ms IS NOT NULL",
+        "An endpoint ends once, and its secrets never come again",
+    ),
+    Guard(
+        "hook_messages_no_update", "hook_messages", "UPDATE",
+        "1 = 1",
+        "Messages are append-only",
+    ),
+    Guard(
+        "hook_messages_no_delete", "hook_messages", "DELETE",
+        "1 = 1",
+        "Messages are append-only",
+    ),
+    Guard(
+        "hook_deliveries_kept", "hook_deliveries", "DELETE",
+        "1 = 1",
+        "A delivery is never forgotten",
+    ),
+    Guard(
+        "hook_deliveries_forward", "hook_deliveries", "UPDATE",
+        "NEW.message_id <>? OLD.message_id OR NEW.endpoint <>? OLD.endpoint OR NEW.attempts < "
+        "OLD.attempts OR NEW.replays < OLD.replays OR (OLD.state <> 'due' AND NEW.replays = OLD.replays)",
+        "A delivery that ended is due again by a replay alone",
+    ),
+    Guard(
+        "balance_levels_kept", "balance_levels", "DELETE",
+        "1 = 1",
+        "A level is set to none, never deleted",
+    ),
+    Guard(
+        "balance_episodes_kept", "balance_episodes", "DELETE",
+        "1 = 1",
+        "An episode is never deleted",
+    ),
+    Guard(
+        "balance_episodes_end_once", "balance_episodes", "UPDATE",
+        "NEW.org_id <>? OLD.org_id OR NEW.level <>? OLD.level OR NEW.episode <>? OLD.episode OR "
+        "NEW.begun_ms <>? OLD.begun_ms OR OLD.ended_ms IS NOT NULL",
+        "An episode never changes: it ends, once",
+    ),
+    Guard(
+        "plan_terms_no_update", "plan_terms", "UPDATE",
+        "1 = 1",
+        "What plans give is append-only: what begins later goes by new terms",
+    ),
+    Guard(
+        "plan_terms_no_delete", "plan_terms", "DELETE",
+        "1 = 1",
+        "What plans give is append-only: what begins later goes by new terms",
+    ),
+    Guard(
+        "plan_stays_no_update", "plan_stays", "UPDATE",
+        "1 = 1",
+        "Who is on which plan is append-only: the next one ends it",
+    ),
+    Guard(
+        "plan_stays_no_delete", "plan_stays", "DELETE",
+        "1 = 1",
+        "Who is on which plan is append-only: the next one ends it",
+    ),
+    Guard(
+        "tiers_kept", "tiers", "DELETE",
+        "1 = 1",
+        "A tier is never deleted",
+    ),
+    Guard(
+        "tier_holders_kept", "tier_holders", "DELETE",
+        "1 = 1",
+        "Who bought a tier is never forgotten",
+    ),
+    Guard(
+        "tier_holders_forward", "tier_holders", "UPDATE",
+        "NEW.customer_id <>? OLD.customer_id OR NEW.tier <>? OLD.tier OR NEW.paid_to_ms < OLD.paid_to_ms",
+        "What is paid for of a tier is never less",
+    ),
+    Guard(
+        "reservation_sandboxes_kept", "reservation_sandboxes", "DELETE",
+        "1 = 1",
+        "A run keeps its sandboxes",
+    ),
+    Guard(
+        "reservation_sandboxes_frozen", "reservation_sandboxes", "UPDATE",
+        "NEW.reservation <>? OLD.reservation OR NEW.sandbox_id <>? OLD.sandbox_id OR NEW.org_id <>? "
+        "OLD.org_id OR (NEW.is_open AND NOT OLD.is_open)",
+        "A run keeps its sandboxes: they are free again once, as it ends",
+    ),
+    Guard(
+        "pools_no_update", "pools", "UPDATE",
+        "1 = 1",
+        "Pools are append-only",
+    ),
+    Guard(
+        "pools_no_delete", "pools", "DELETE",
+        "1 = 1",
+        "Pools are append-only",
+    ),
+    Guard(
+        "payers_no_update", "payers", "UPDATE",
+        "1 = 1",
+        "Who may charge whom is append-only: the next row ends it",
+    ),
+    Guard(
+        "payers_no_delete", "payers", "DELETE",
+        "1 = 1",
+        "Who may charge whom is append-only: the next row ends it",
+    ),
+    Guard(
+        "run_usage_no_update", "run_usage", "UPDATE",
+        "1 = 1",
+        "What a run used is append-only",
+    ),
+    Guard(
+        "run_usage_no_delete", "run_usage", "DELETE",
+        "1 = 1",
+        "What a run used is append-only",
+    ),
+    Guard(
+        "run_samples_no_update", "run_samples", "UPDATE",
+        "1 = 1",
+        "What a run used is append-only",
+    ),
+    Guard(
+        "run_samples_no_delete", "run_samples", "DELETE",
+        "1 = 1",
+        "What a run used is append-only",
+    ),
+    Guard(
+        "events_immutable", "usage_events", "UPDATE",
+        "1 = 1",
+        "S7: events never change; withdraw the event",
+    ),
+    Guard(
+        "events_with_samples", "usage_events", "DELETE",
+        "EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = OLD.sample_id)",
+        "S4: an event is deleted with its sample alone",
+    ),
+    Guard(
+        "guard_metrics_no_update", "guard_metrics", "UPDATE",
+        "1 = 1",
+        "A metric's terms are append-only: the next number counts",
+    ),
+    Guard(
+        "guard_metrics_no_delete", "guard_metrics", "DELETE",
+        "1 = 1",
+        "A metric's terms are append-only: the next number counts",
+    ),
+    Guard(
+        "guard_limits_no_update", "guard_limits", "UPDATE",
+        "1 = 1",
+        "Limits are append-only: the next number counts",
+    ),
+    Guard(
+        "guard_limits_no_delete", "guard_limits", "DELETE",
+        "1 = 1",
+        "Limits are append-only: the next number counts",
+    ),
+    Guard(
+        "guard_corrections_no_update", "guard_corrections", "UPDATE",
+        "1 = 1",
+        "Corrections are append-only",
+    ),
+    Guard(
+        "guard_corrections_no_delete", "guard_corrections", "DELETE",
+        "1 = 1",
+        "Corrections are append-only",
+    ),
+    Guard(
+        "guard_uses_kept", "guard_uses", "DELETE",
+        "1 = 1",
+        "What was used is never deleted",
+    ),
+    Guard(
+        "guard_uses_frozen", "guard_uses", "UPDATE",
+        "NEW.use_key <>? OLD.use_key OR NEW.org_id <>? OLD.org_id OR NEW.metric <>? OLD.metric OR "
+        "NEW.number <>? OLD.number OR NEW.month_ms <>? OLD.month_ms OR NEW.metric_number <>? "
+        "OLD.metric_number OR NEW.asked <>? OLD.asked OR NEW.decision <>? OLD.decision OR NEW.would <>? "
+        "OLD.would OR NEW.rule <>? OLD.rule OR NEW.enforced <>? OLD.enforced OR NEW.limit_period <>? "
+        "OLD.limit_period OR NEW.limit_amount <>? OLD.limit_amount OR NEW.fingerprint <>? OLD.fingerprint"
+        " OR NEW.at_ms <>? OLD.at_ms OR NEW.actor <>? OLD.actor OR NEW.reason <>? OLD.reason",
+        "What was used never changes but by its end",
+    ),
+    Guard(
+        "guard_uses_end_once", "guard_uses", "UPDATE",
+        "OLD.state IN ('used', 'settled', 'released') OR (OLD.state = 'expired' AND NEW.state <> 'settled')",
+        "A use ends once",
+    ),
+    Guard(
+        "guard_overrides_kept", "guard_overrides", "DELETE",
+        "1 = 1",
+        "An override is ended, never deleted",
+    ),
+    Guard(
+        "guard_overrides_frozen", "guard_overrides", "UPDATE",
+        "NEW.number <>? OLD.number OR NEW.metric <>? OLD.metric OR NEW.reach <>? OLD.reach OR NEW.target "
+        "<>? OLD.target OR NEW.period <>? OLD.period OR NEW.amount <>? OLD.amount OR NEW.ends_ms <>? "
+        "OLD.ends_ms OR NEW.at_ms <>? OLD.at_ms OR NEW.actor <>? OLD.actor OR NEW.reason <>? OLD.reason",
+        "What an override allows never changes: make another one",
+    ),
+    Guard(
+        "guard_overrides_forward", "guard_overrides", "UPDATE",
+        "OLD.state IN ('refused', 'ended') OR (OLD.state = 'in_force' AND NEW.state <> 'ended')",
+        "An override is decided once, and ends once",
+    ),
+    Guard(
+        "guard_counters_kept", "guard_counters", "DELETE",
+        "1 = 1",
+        "A counter is never deleted",
+    ),
+    Guard(
+        "guard_denials_kept", "guard_denials", "DELETE",
+        "1 = 1",
+        "What was refused is never deleted, but added up",
+    ),
+    Guard(
+        "vendor_units_no_update", "vendor_units", "UPDATE",
+        "1 = 1",
+        "What vendors cost and billed is append-only",
+    ),
+    Guard(
+        "vendor_units_no_delete", "vendor_units", "DELETE",
+        "1 = 1",
+        "What vendors cost and billed is append-only",
+    ),
+    Guard(
+        "vendor_imports_no_update", "vendor_imports", "UPDATE",
+        "1 = 1",
+        "What vendors cost and billed is append-only",
+    ),
+    Guard(
+        "vendor_imports_no_delete", "vendor_imports", "DELETE",
+        "1 = 1",
+        "What vendors cost and billed is append-only",
+    ),
+    Guard(
+        "vendor_bills_no_update", "vendor_bills", "UPDATE",
+        "1 = 1",
+        "What vendors cost and billed is append-only",
+    ),
+    Guard(
+        "vendor_bills_no_delete", "vendor_bills", "DELETE",
+        "1 = 1",
+        "What vendors cost and billed is append-only",
+    ),
+    Guard(
+        "backfills_no_delete", "backfills", "DELETE",
+        "1 = 1",
+        "A backfill stays on record",
+    ),
+    Guard(
+        "backfills_forward", "backfills", "UPDATE",
+        "NEW.backfill <> OLD.backfill OR NEW.org_id <> OLD.org_id OR NEW.from_ms <> OLD.from_ms OR "
+        "NEW.to_ms <> OLD.to_ms OR OLD.state = 'reverted' OR NEW.state = 'open' OR (OLD.state = 'closed' "
+        "AND NEW.diff_hash <>? OLD.diff_hash)",
+        "A backfill is closed or reverted once, as what it is",
+    ),
+    Guard(
+        "backfill_events_staged", "backfill_events", "INSERT",
+        "NOT EXISTS (SELECT 1 FROM backfills b WHERE b.backfill = NEW.backfill AND b.state = 'open')",
+        "Events are staged while their backfill is open",
+    ),
+    Guard(
+        "backfill_events_kept", "backfill_events", "DELETE",
+        "NOT EXISTS (SELECT 1 FROM backfills b WHERE b.backfill = OLD.backfill AND b.state = 'open')",
+        "What went in by a backfill stays on record",
+    ),
+    Guard(
+        "backfill_events_frozen", "backfill_events", "UPDATE",
+        "1 = 1",
+        "S7: events never change; stage another",
+    ),
+    Guard(
+        "console_users_no_delete", "console_users", "DELETE",
+        "1 = 1",
+        "A person of the console stays on record",
+    ),
+    Guard(
+        "console_users_forward", "console_users", "UPDATE",
+        "NEW.name <> OLD.name OR NEW.created_ms <> OLD.created_ms OR OLD.ended_ms IS NOT NULL",
+        "A person of the console is ended once, and a name stays one person's",
+    ),
+    Guard(
+        "console_sessions_frozen", "console_sessions", "UPDATE",
+        "NEW.session_sha256 <> OLD.session_sha256 OR NEW.name <> OLD.name OR NEW.began_ms <> OLD.began_ms"
+        " OR NEW.seen_ms < OLD.seen_ms",
+        "A session stays one person's, and never begins anew",
+    ),
+    Guard(
+        "my_sessions_frozen", "my_sessions", "UPDATE",
+        "NEW.session_sha256 <> OLD.session_sha256 OR NEW.link_sha256 <> OLD.link_sha256 OR NEW.org_id <> "
+        "OLD.org_id OR NEW.person <>? OLD.person OR NEW.began_ms <> OLD.began_ms OR OLD.ended_ms IS NOT "
+        "NULL",
+        "A session stays one organisation's, and ends once",
+    ),
+    Guard(
+        "proofs_no_update", "proofs", "UPDATE",
+        "1 = 1",
+        "A run of verify stays on record as it was",
+    ),
+    Guard(
+        "proofs_no_delete", "proofs", "DELETE",
+        "1 = 1",
+        "A run of verify stays on record as it was",
+    ),
+    Guard(
+        "orders_no_delete", "orders", "DELETE",
+        "1 = 1",
+        "An order stays on record",
+    ),
+    Guard(
+        "orders_forward", "orders", "UPDATE",
+        "NEW.order_id <> OLD.order_id OR NEW.kind <> OLD.kind OR NEW.asked <> OLD.asked OR NEW.at_ms <> "
+        "OLD.at_ms OR NEW.via <> OLD.via OR NEW.actor <> OLD.actor OR NEW.reason <> OLD.reason OR "
+        "OLD.state IN ('done', 'failed', 'cancelled') OR (OLD.state = 'under_way' AND NEW.state = "
+        "'cancelled')",
+        "An order ends once, as what it is, and is cancelled only while it waits",
+    ),
+    Guard(
+        "batches_no_delete", "batches", "DELETE",
+        "1 = 1",
+        "A batch stays on record",
+    ),
+    Guard(
+        "batches_forward", "batches", "UPDATE",
+        "OLD.withdrawn_ms IS NOT NULL OR NEW.batch <> OLD.batch OR NEW.source <> OLD.source OR NEW.name "
+        "<> OLD.name OR NEW.samples <> OLD.samples OR NEW.total <> OLD.total OR NEW.from_ms <>? "
+        "OLD.from_ms OR NEW.to_ms <>? OLD.to_ms OR NEW.row_count <> OLD.row_count OR NEW.refused <> "
+        "OLD.refused OR NEW.taken_ms <> OLD.taken_ms OR NEW.path <> OLD.path",
+        "S7: a batch never changes, and is withdrawn once",
+    ),
+    Guard(
+        "batches_rows_frozen", "batches", "UPDATE",
+        "NEW.rows_hash <>? OLD.rows_hash OR NEW.row_labels <>? OLD.row_labels OR NEW.rows_kept <>? "
+        "OLD.rows_kept",
+        "S7: the rows of a batch never change",
+    ),
+    Guard(
+        "batch_refused_rows_frozen", "batch_refused_rows", "UPDATE",
+        "1 = 1",
+        "What a file said never changes",
+    ),
+    Guard(
+        "batch_refused_rows_no_delete", "batch_refused_rows", "DELETE",
+        "1 = 1",
+        "What was refused stays on record",
+    ),
+    Guard(
+        "folded_pushes_kept", "folded_pushes", "DELETE",
+        "1 = 1",
+        "S3: what was folded stays on record",
+    ),
+    Guard(
+        "folded_pushes_forward", "folded_pushes", "UPDATE",
+        "NEW.day_ms <> OLD.day_ms OR NEW.org_id <> OLD.org_id OR NEW.provider <> OLD.provider OR "
+        "NEW.customer_id <> OLD.customer_id OR NEW.feature <> OLD.feature OR NEW.state <> OLD.state OR "
+        "NEW.pushes <= OLD.pushes OR NEW.attempts < OLD.attempts",
+        "S3: what was folded is added to, and never changed",
+    ),
+)  # fmt: skip

@@ -1,0 +1,128 @@
+"""A wrong clock and a full disk: commands refuse what they would date wrong, doctor tries to write, status says it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run
+from drawdown.cli.nouns import doctor
+from drawdown.schema.clock import SystemClock
+from drawdown.schema.driver_errors import explain
+from drawdown.schema.errors import Exit, StorageFull
+from drawdown.schema.units import MINUTE_MS
+from tests.world import Fleet
+
+GRANT = ("ledger", "grant", "acme", "5", "--key", "first", "--new")
+DATED = (
+    GRANT,
+    ("org", "assign", "acme", "--provider", "embedded"),
+    ("org", "halt", "acme", "--reason", "abuse"),
+    ("ledger", "rate", "compute_1gb", "--micro-credits", "5"),
+)
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fleet:
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
+    monkeypatch.setenv("DRAWDOWN_STATE_DIR", str(tmp_path / "state"))
+    made = Fleet(engine)
+    made.clock.at_ms = SystemClock().now_ms()
+    made.assign("acme")
+    return made
+
+
+def behind(monkeypatch: pytest.MonkeyPatch, ms: int) -> None:
+    kept = SystemClock.now_ms
+    monkeypatch.setattr(SystemClock, "now_ms", lambda clock: kept(clock) - ms)
+
+
+def ticked(fleet: Fleet) -> None:
+    fleet.tick()
+    fleet.write("UPDATE ticks SET clock_trusted = FALSE")
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("command", DATED, ids=lambda words: " ".join(words[:2]))
+def test_command_with_a_clock_that_was_set_back_is_refused(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    ticked(fleet)
+    behind(monkeypatch, 10 * MINUTE_MS)
+    assert run(["--json", *command]) == Exit.PERSON
+    said = json.loads(capsys.readouterr().out)
+    assert said["code"] == "clock_doubted" and "nothing was changed" in said["error"]
+    assert fleet.one("SELECT COUNT(*) FROM ledger_lots") == 0
+
+
+@pytest.mark.both_databases
+def test_command_within_the_allowance_or_with_a_given_time_is_done(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticked(fleet)
+    behind(monkeypatch, 5_000)
+    assert run(["--json", *GRANT]) == 0
+    behind(monkeypatch, 10 * MINUTE_MS)
+    assert run(["--json", "--at", "1m", "ledger", "grant", "acme", "5", "--key", "second"]) == 0
+
+
+def test_status_says_that_ticks_refuse_the_clock(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticked(fleet)
+    behind(monkeypatch, 26 * 60 * MINUTE_MS)
+    assert run(["--json", "tick"]) == Exit.PERSON
+    capsys.readouterr()
+    assert run(["--json", "status"]) == Exit.PERSON
+    said = json.loads(capsys.readouterr().out)
+    assert said["reason"].startswith("ticks refuse to run: the last tick was 1.1 days in the future")
+
+
+def full(*_: object) -> None:
+    raise sa.exc.OperationalError("UPDATE", {}, sqlite3.OperationalError("database or disk is full"))
+
+
+def test_full_disk_of_the_database_has_its_own_error_and_doctor_meets_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(sa.exc.OperationalError) as raised:
+        full()
+    found = explain(raised.value)
+    assert isinstance(found, StorageFull) and found.exit_status == Exit.PERSON and "free some space" in str(found)
+    monkeypatch.setattr(doctor, "touch", full)
+    assert run(["doctor"]) == Exit.PERSON
+    said = " ".join(capsys.readouterr().out.split())
+    assert "up.db cannot be written" in said or "cannot be written" in said
+    assert "free some space" in said
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "DRAWDOWN_STATE_DIR")])
+def test_state_folder_that_cannot_be_written_is_met_by_doctor_and_a_full_one_keeps_its_witness(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, said: str
+) -> None:
+    def fails(_number: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("drawdown.worker.history.witness.os.fsync", fails)
+    assert run(["doctor"]) == Exit.PERSON
+    assert said in " ".join(capsys.readouterr().out.split())
+    ends = run(["--json", "tick"])
+    told = json.loads(capsys.readouterr().out)
+    if number == errno.ENOSPC:
+        assert (ends, told["code"]) == (Exit.PERSON, "storage_full")
+        assert "Keep the folder" in told["error"] and "DRAWDOWN_STATE_DIR" not in told["error"]
+    else:
+        assert ends == Exit.USAGE
+
+
+def test_doctor_leaves_no_file_behind(fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = fleet.rows("SELECT * FROM watch_state")
+    run(["doctor"])
+    assert list((tmp_path / "state").iterdir()) == []
+    assert fleet.rows("SELECT * FROM watch_state") == before

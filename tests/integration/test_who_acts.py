@@ -1,0 +1,152 @@
+"""Status says who acts by the reason: a person where no later try helps, with names and a command; else until when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run
+from drawdown.cli.nouns.status import status_lines
+from drawdown.providers.protocol import RetryAt
+from drawdown.schema.database import read
+from drawdown.schema.text import NEEDS_YOU
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.worker.halts.reasons import NOT_ALLOWED, UNSIGNED
+from drawdown.worker.verdict.watch_state import rounds_of
+from drawdown.worker.views.headline import HALTS_LATE_MS
+from drawdown.worker.views.status import status
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    return FakeProvider(capabilities())
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: FakeProvider) -> Fleet:
+    made = Fleet(engine, extra={"fake": provider})
+    made.assign("acme", "globex", provider="fake", from_ms=T0)
+    for org in ("acme", "globex"):
+        made.sample(org, T0 + 1, 60)
+    return made
+
+
+def headline(fleet: Fleet) -> Any:
+    return read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).headline
+
+
+def halted(fleet: Fleet, error: str | None, org: str = "acme", cell: str = "cell-1") -> None:
+    now = fleet.clock.at_ms
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES (:c, 'http://127.0.0.1:1')", {"c": cell})
+    fleet.write(
+        "UPDATE orgs SET is_halted = TRUE, halt_reason = 'spent', halted_at = :now WHERE org_id = :o",
+        {"now": now, "o": org},
+    )
+    fleet.write(
+        "INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms, last_error, attempts) "
+        "VALUES (:o, :c, :now, :now, :e, 1)",
+        {"o": org, "c": cell, "now": now, "e": error},
+    )
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize(
+    "error", [f"the URL of cell cell-1 {NOT_ALLOWED}", UNSIGNED, "the cell answered 401", "the cell answered 404"]
+)
+def test_halt_that_no_retry_delivers_needs_a_person_at_once(fleet: Fleet, error: str) -> None:
+    fleet.tick_windows(2)
+    halted(fleet, error)
+    found = headline(fleet)
+    assert found.verdict == "person_needed"
+    assert (
+        found.reason.startswith("1 halt (of acme) not delivered to cell cell-1 since 2026-") and error in found.reason
+    )
+    assert found.next.startswith("drawdown cell list, then mend cell cell-1")
+    report = fleet.tick()
+    assert report.exit_status == 1 or report.halts_acknowledged, "the tick asks for a person, too"
+
+
+def test_halt_of_a_cell_that_is_away_says_until_when_it_is_retried(fleet: Fleet) -> None:
+    fleet.tick_windows(2)
+    halted(fleet, "the cell answered 503")
+    fleet.clock.at_ms += MINUTE_MS
+    found = headline(fleet)
+    assert found.verdict == "behind" and "not delivered to cell cell-1" in found.reason
+    assert found.next == "nothing until 2026-01-01T00:20:00Z: watch and ticks try again; then drawdown cell list"
+    fleet.clock.at_ms += HALTS_LATE_MS
+    assert headline(fleet).next.startswith("drawdown cell list: stop them on its hosts")
+
+
+def test_halt_comes_before_a_backlog_however_large(fleet: Fleet, provider: FakeProvider) -> None:
+    for org in ("acme", "globex"):
+        provider.answers[f"usage:{org}:{T0}:compute_1gb"] = RetryAt(T0 + 9 * WINDOW_MS, "HTTP 503")
+    fleet.tick_windows(2)
+    halted(fleet, "the cell answered 503")
+    assert "cell-1" in headline(fleet).reason
+
+
+def test_key_that_is_refused_needs_a_person_although_others_settle(fleet: Fleet, provider: FakeProvider) -> None:
+    refused = RetryAt(T0 + 9 * WINDOW_MS, "the key is refused (HTTP 401)", by_person=True)
+    provider.answers[f"usage:acme:{T0}:compute_1gb"] = refused
+    report = fleet.tick_windows(2)
+    assert (report.exit_status, report.left.refused) == (1, 1)
+    found = headline(fleet)
+    assert (found.verdict, found.reason) == (
+        "person_needed", "1 push at fake are refused until you change it: the key is refused (HTTP 401)",
+    )  # fmt: skip
+    assert found.next == "drawdown provider check fake, which says what to set"
+    assert fleet.one("SELECT last_error FROM pushes WHERE state = 'due'") == f"{NEEDS_YOU}the key is refused (HTTP 401)"
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_provider_without_a_key_needs_a_person_once_usage_waits(
+    fleet: Fleet, provider: FakeProvider, is_sealed: bool
+) -> None:
+    lost = {"fake": "FAKE_KEY is not set"}
+    provider.answers[f"usage:acme:{T0}:compute_1gb"] = RetryAt(T0 + 9 * WINDOW_MS, "HTTP 503")
+    fleet.tick(T0 + 2 * WINDOW_MS, dormant={} if is_sealed else lost)
+    report = fleet.tick(T0 + 3 * WINDOW_MS, dormant=lost)
+    assert (report.exit_status, report.problems) == (1, ["fake: FAKE_KEY is not set: nothing is sent to it"])
+    found = headline(fleet)
+    assert found.verdict == "person_needed" and "FAKE_KEY is not set" in found.reason
+
+
+def test_wait_says_until_when(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.answers[f"usage:acme:{T0}:compute_1gb"] = RetryAt(T0 + 9 * WINDOW_MS, "HTTP 503")
+    fleet.tick_windows(2)
+    assert headline(fleet).next.startswith("nothing: it drains by itself, by about 2026-01-01T00:1")
+    fleet.clock.at_ms += 20 * MINUTE_MS
+    fleet.write("UPDATE ticks SET started_ms = :now, finished_ms = :now", {"now": fleet.clock.at_ms})
+    fleet.write("""UPDATE ticks SET report = '{"accepted_at": {"fake": 0}}'""")
+    assert headline(fleet).next == (
+        "drawdown provider check fake; ticks send them once it answers, next at 2026-01-01T00:45:00Z"
+    )
+
+
+def test_pushes_that_fail_for_an_hour_while_others_settle_do_not_drain(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.answers[f"usage:acme:{T0}:compute_1gb"] = RetryAt(T0 + 30 * WINDOW_MS, "HTTP 500")
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += 61 * MINUTE_MS
+    fleet.sample("globex", fleet.clock.at_ms - 3 * WINDOW_MS, 60)
+    fleet.tick()
+    assert headline(fleet).next.startswith("drawdown push list --state due --provider fake: these fail while others")
+
+
+def test_one_round_makes_no_house_with_a_watch(
+    fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
+    fleet.tick_windows(2)
+    assert run(["watch", "--once"]) == 0
+    assert read(fleet.engine, rounds_of).last_ms is None
+    fleet.clock.at_ms += 10 * MINUTE_MS
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms))
+    assert (found.headline.verdict, [line for line in status_lines(found) if line.startswith("watch")]) == (
+        "settled",
+        [],
+    )
