@@ -144,7 +144,7 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
     if not (new or is_known(connection, kind, given)):
         if not tells_names(connection):
             raise UnknownId(f"there is no {kind.noun} {_said(given)} that you may see", kind.noun)
-        raise unknown(kind, given, _around(connection, kind, given), may_be_new=new is not None)
+        raise unknown(kind, given, _near(connection, kind, given), may_be_new=new is not None)
 
 
 def tell_no_names(connection: sa.Connection) -> None:
@@ -154,13 +154,18 @@ def tell_no_names(connection: sa.Connection) -> None:
 
 def tell_few_names(connection: sa.Connection, may: Callable[[], bool]) -> None:
     """For as long as this connection is used: the nearest is searched for only as often as `may` says."""
-    connection.execution_options(tells_names=may)
+    connection.execution_options(may_search=may)
 
 
 def tells_names(connection: sa.Connection) -> bool:
-    """Whether who asks may learn names of any organisation, at this moment."""
-    said = connection.get_execution_options().get("tells_names", True)
-    return bool(said() if callable(said) else said)
+    """Whether who asks may learn names of any organisation."""
+    return bool(connection.get_execution_options().get("tells_names", True))
+
+
+def _near(connection: sa.Connection, kind: Kind, given: str) -> Iterable[str]:
+    """What the nearest is among; nothing where it is not searched for now."""
+    may: Callable[[], bool] | None = connection.get_execution_options().get("may_search")
+    return _around(connection, kind, given) if may is None or may() else ()
 
 
 def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bool) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger.runs.own_keys import own_name
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MICRO
@@ -62,7 +63,8 @@ def test_bound_key_ends_only_the_run_that_it_began(shop: House) -> None:
         assert (await tenant.get("/executions/job")).json()["state"] == "held", "it may look"
         assert (await product.post("/job/settle", {"actual": 5})).json()["charged"] == 5
         assert (await tenant.post("/mine/extend", {"to": 7})).status_code == 200
-        assert (await product.post("/mine/settle", {"actual": 2})).json()["charged"] == 2
+        whole = own_name("acme", "mine")
+        assert (await product.post(f"/{whole}/settle", {"actual": 2})).json()["charged"] == 2
 
     served(shop, work)
     assert read(shop.fleet.engine, verify).breaches == []

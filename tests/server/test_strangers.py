@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from drawdown.schema import ids
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
+from drawdown.schema.migrate import require_ready
 from drawdown.server.api import health, strange_keys
 from drawdown.server.http import limits, strangers
 from drawdown.server.http.limits import Limits
@@ -151,7 +152,7 @@ def test_made_up_keys_share_look_ups_of_their_own(house: House, monkeypatch: pyt
             return (await caller.send("POST", "/v1/guard/check", body, headers)).status_code
 
         assert await check(key) == 200
-        monkeypatch.setattr(strange_keys.api_keys, "find_all", counted)
+        monkeypatch.setattr(api_keys, "find_all", counted)
         flood = [asyncio.create_task(check(key_of(f"made-up-{number}"))) for number in range(200)]
         await asyncio.sleep(0)
         assert await check(key) == 200
@@ -214,7 +215,7 @@ def test_gate_is_answered_while_all_other_threads_wait(house: House) -> None:
 
 def test_readiness_is_looked_at_once_for_all_who_ask(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[None] = []
-    real = health.require_ready
+    real = require_ready
 
     def counted(connection: sa.Connection) -> Any:
         looks.append(None)
