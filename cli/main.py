@@ -7,6 +7,7 @@ holds one object. `--help` and `--version` import little more than Typer.
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from functools import cache
 from typing import Annotated, Final
@@ -129,6 +130,15 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status)
 
 
+def _shown(error: typer.TyperException) -> str:
+    """What is wrong with the words that were typed. A number below zero reads as an option."""
+    number = re.fullmatch(r"No such option: (-[0-9][0-9.]*)", error.format_message())
+    if number is None:
+        return f"{error.format_message()} (`--help` shows how)"
+    shown = f"`drawdown ... --reason TEXT -- NAME {number[1]}`"
+    return f"'{number[1]}' reads as an option. Put `--` before the arguments: {shown}"
+
+
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit status."""
     as_json = "--json" in arguments
@@ -142,7 +152,7 @@ def run(arguments: list[str]) -> int:
     except typer.Abort:
         return fail(Fault("stopped", Exit.PERSON, "stopped"), as_json=as_json)
     except typer.TyperException as error:
-        fault = Fault(f"{error.format_message()} (`--help` shows how)", Exit.USAGE, BAD_USAGE)
+        fault = Fault(_shown(error), Exit.USAGE, BAD_USAGE)
         return fail(fault, as_json=as_json)
     except (Stopped, KeyboardInterrupt):
         fault = Fault("stopped; whatever was not committed did not happen", Exit.LEFT, "stopped")

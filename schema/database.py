@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -62,12 +63,19 @@ def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
     Errors: UsageError for any other kind of URL.
     """
     try:
-        engine = _engine(sa.make_url(url))
+        engine = _engine(url_of(url))
         if latest is not None and engine.dialect.name == "postgresql":
             sa.event.listen(engine, "do_connect", lambda *given: given[-1].update(_login(latest())))
         return engine
     except (sa.exc.ArgumentError, ValueError) as error:
         raise UsageError(f"{NAMED_BY} is no URL; use {FORMS}") from error
+
+
+def url_of(text: str) -> sa.URL:
+    """A URL as SQLAlchemy has it. `postgres://` is what several hosts call postgresql://. Errors: sa.exc.ArgumentError,
+    ValueError."""
+    found = sa.make_url(text)
+    return found.set(drivername="postgresql") if found.drivername == "postgres" else found
 
 
 def _engine(parsed: sa.URL) -> sa.Engine:
@@ -165,6 +173,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
     if not memory:
         _follow_the_file(engine, Path(str(url.database)))
+        _read_a_copy(engine, Path(str(url.database)))
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
@@ -172,6 +181,19 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _read_a_copy(engine: sa.Engine, file: Path) -> None:
+    """A copy that this user can change neither itself nor beside it is read as it is: with its log, which a database in
+    use has, SQLite would have to write beside it first."""
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _as_it_is(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> None:
+        whole = file.resolve()
+        beside = any(whole.with_name(whole.name + end).exists() for end in ("-wal", "-shm"))
+        if whole.exists() and not beside and not os.access(whole, os.W_OK) and not os.access(whole.parent, os.W_OK):
+            arguments[0] = f"file:{quote(str(whole))}?immutable=1"
+            named["uri"] = True
 
 
 def _follow_the_file(engine: sa.Engine, file: Path) -> None:

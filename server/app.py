@@ -14,8 +14,8 @@ from typing import Final
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from drawdown.server.api import admin, health, models, webhooks
 from drawdown.server.api.accounts import Accounts
@@ -52,6 +52,11 @@ METRICS_KEPT_MS: Final = 5_000
 """However often it is asked, the database is read no oftener than this."""
 RENEWED_EVERY_S: Final = 5.0
 """How long this process may go on with what a file of settings held before."""
+
+
+async def _to_the_console(_request: Request) -> Response:
+    """Who opens the address in a browser looks for the console."""
+    return RedirectResponse("/console/", 303)
 
 
 class Server:
@@ -117,6 +122,7 @@ class Server:
         serve_docs(made)
         if self._console is not None:
             made.router.routes.extend(self._console.routes())
+            made.router.routes.append(Route("/", _to_the_console, methods=["GET"]))
         return made
 
     async def renewing(self) -> None:

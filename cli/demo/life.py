@@ -5,7 +5,7 @@ Guarantee: the same moment and seed give the same month.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +36,17 @@ LATE: Final = (("acme", 18, 3), ("cyberdyne", 23, 2), ("vandelay", 28, 4))
 """Whose host was cut off: told on this day, so many days late."""
 
 
-def live(folder: Path, file: Path, behind: Clock, out: Console, err: Console, days: int = DAYS) -> Stage:
-    """Make a database with the month (or its last `days`) up to now; `behind` is the clock that goes on afterwards."""
+def live(
+    folder: Path,
+    file: Path,
+    behind: Clock,
+    out: Console,
+    err: Console,
+    days: int = DAYS,
+    told: Callable[[int, int, int], None] = lambda _day, _days, _at_ms: None,
+) -> Stage:
+    """Make a database with the month (or its last `days`) up to now; `behind` is the clock that goes on afterwards.
+    `told` is called with each day, their number and the moment."""
     calendar = Calendar(window_of(behind.now_ms()), days)
     stage = set_up(folder, file, behind, out, err)
     try:
@@ -47,7 +56,7 @@ def live(folder: Path, file: Path, behind: Clock, out: Console, err: Console, da
         upgrade(stage.app.engine)
         by = By(calendar.start_ms, "the demo", "a month of life, made up", "cli")
         stage.app.write(lambda connection: open_business(stage, connection, by))
-        turn(stage, calendar)
+        turn(stage, calendar, told)
         prove(stage)
     except BaseException:
         stage.close()
@@ -76,13 +85,17 @@ def hire(stage: Stage, calendar: Calendar) -> None:
     stage.app.card = DemoCard(stage.app.real_card(), stage.clock, silent=frozenset({"topup:globex:2"}))
 
 
-def turn(stage: Stage, calendar: Calendar) -> None:
+def turn(stage: Stage, calendar: Calendar, told: Callable[[int, int, int], None]) -> None:
     """Every span between two ticks: its acts, its samples, then the tick."""
     acts = story(stage, calendar)
     stage.often_from_ms = calendar.often_from_ms
     before, done = calendar.start_ms, 0
+    days, shown = -(-(calendar.now_ms - calendar.start_ms) // DAY_MS), 0
     for now in calendar.ticks():
         stage.clock.turn(now)
+        day = min((now - calendar.start_ms) // DAY_MS + 1, days)
+        if day != shown:
+            told(shown := day, days, now)
         upto = next((number for number, act in enumerate(acts[done:], done) if act.at_ms > now), len(acts))
         if upto > done:
             part = acts[done:upto]

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from drawdown.cli.nouns.serve import services_of
 from drawdown.cli.rendering import show
 from drawdown.cli.stopping import Stopping
 from drawdown.schema.errors import DrawdownError, Exit
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.app import Server
 from drawdown.server.http import listen
@@ -57,20 +58,34 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
     """
     with listen.bind(HOST, port) as listening, _folder() as folder, _as_ctrl_c():
         root = f"http://{HOST}:{listening.getsockname()[1]}"
+        where = file or folder / "demo.db"
         if sys.stderr.isatty():
-            app.err.print("making a month of life, some ten seconds …")
-        with _making(file):
-            stage = live(folder, file or folder / "demo.db", app.clock, app.out, app.err)
+            app.err.print(f"making a month of life in {where}: half a minute, on a busy machine more", highlight=False)
+        with _making(file), _told(app) as told:
+            stage = live(folder, where, app.clock, app.out, app.err, told=told)
         with suppress(KeyboardInterrupt), closing(stage), _going_on(stage):
             url = let_in(stage.app, root)
             server = Server(services_of(stage.app))
-            show(app, {"url": url}, [url])
+            show(app, {"url": url, "database": str(where)}, [url])
             sys.stdout.flush()
             if sys.stderr.isatty():
-                app.err.print(f"Ctrl-C ends it; {'all of it is gone then' if file is None else f'{file} stays'}")
+                kept = "stays" if file is not None else "is gone then; --file keeps one"
+                app.err.print(f"Ctrl-C ends it; the database {where} {kept}", highlight=False)
             if browser:
                 _open(url)
             listen.serve(server, listening, "")
+
+
+@contextmanager
+def _told(app: App) -> Iterator[Callable[[int, int, int], None]]:
+    """Show a person which day of the month is made."""
+    if not sys.stderr.isatty():
+        yield lambda _day, _days, _at_ms: None
+        return
+    with app.err.status("opening the business") as status:
+        yield lambda day, days, at_ms: status.update(
+            f"day {day} of {days} ({show_time(at_ms)[:10]}): samples, ticks, outages"
+        )
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def nightly_(context: typer.Context) -> None:
     ended = [(line, *_run(context, line)) for line in _lines(app)]
     status = worst(status for _, status, _ in ended)
     told = [{"command": line, "exit_status": status, "said": said} for line, status, said in ended]
-    last = [f"{status} of drawdown {line}: {MEANINGS[Exit(status)]}" for line, status, _ in ended if status]
+    last = [f"{MEANINGS[Exit(status)]}: drawdown {line} (exit status {status})" for line, status, _ in ended if status]
     show(app, {"nightly": told, "exit_status": status}, last or [f"all {len(ended)}: {MEANINGS[Exit.SETTLED]}"])
     raise typer.Exit(status)
 

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from drawdown.cli.settings import cells as cell_settings
 from drawdown.cli.settings.secret_files import SUFFIX, Check, SecretFiles
 from drawdown.providers.http.outgoing import CERT_FILE, PROXY, Certificate, Outgoing, environment
+from drawdown.schema.database import url_of
 from drawdown.schema.errors import UsageError
 from drawdown.server.settings import MySettings, OidcSettings, ServerSettings, UnknownOrg
 from drawdown.server.tokens.jwts import LEAST_SECRET_BYTES
@@ -38,7 +39,7 @@ class Settings(BaseSettings):
     """Each is also an environment variable: DRAWDOWN_ and its name in capitals; with _FILE after it, for a secret, the
     path of a file that holds it."""
 
-    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore", env_ignore_empty=True)
 
     database_url: str = "sqlite:///drawdown.db"
     """The database: sqlite:///FILE or postgresql://USER@HOST/NAME"""
@@ -329,10 +330,10 @@ def _typed(name: str, text: str) -> SecretStr | str:
 def _one_database(text: str, was: str | None) -> None:
     """Errors: UsageError for what is no URL, or another database's: a process stays with its own."""
     try:
-        url = sa.make_url(text).set(username="", password="")
+        url = url_of(text).set(username="", password="")
     except (sa.exc.ArgumentError, ValueError):
         raise UsageError("what it holds is no URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
-    if was is not None and url != sa.make_url(was).set(username="", password=""):
+    if was is not None and url != url_of(was).set(username="", password=""):
         raise UsageError("it names another database, which is used from the next start on")
 
 

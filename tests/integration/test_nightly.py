@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.cli.nouns import nightly
+from drawdown.schema.errors import MEANINGS, Exit
 from tests.world import T0, Copied, Fleet
 
 ORG = "acme"
@@ -46,8 +47,9 @@ def test_where_one_needs_a_person_the_others_are_run_all_the_same(
     assert asked() == 1
     said = capsys.readouterr()
     assert headings(said.out) == [*nightly.LINES]
-    last = [line.partition(":")[0] for line in said.out.splitlines()[-2:]]
-    assert last == ["1 of drawdown verify --since-last", "1 of drawdown status"], "what is stopped needs a person still"
+    last = said.out.splitlines()[-2:]
+    needed = f"{MEANINGS[Exit.PERSON]}: drawdown"
+    assert last == [f"{needed} {one} (exit status 1)" for one in ("verify --since-last", "status")], "still stopped"
 
 
 @pytest.mark.both_databases
@@ -61,7 +63,7 @@ def test_usage_that_nobody_bills_is_named(
     assert asked() == 75
     said = capsys.readouterr().out
     assert "60 s of usage are billed by nobody yet (unknown_org)" in said
-    assert said.splitlines()[-1].startswith("75 of drawdown status")
+    assert said.splitlines()[-1].endswith(": drawdown status (exit status 75)")
 
 
 def test_one_that_cannot_be_run_is_told_and_stops_no_other(

@@ -75,6 +75,12 @@ def test_where_it_is_reached_has_to_be_an_origin_that_is_safe(url: str) -> None:
     assert door.require_url("http://127.0.0.1:8080") and door.require_url(URL)
 
 
+def test_root_leads_to_the_console(home: Home) -> None:
+    """It was a 404 in JSON for who opened the address that `serve` prints."""
+    (answer,) = home.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console/")
+
+
 def test_somebody_signs_in_goes_on_and_signs_out(home: Home) -> None:
     wrong = home.post("/console/sign-in", {"name": "ann", "password": "no" + PASSWORD, "next": "/console/orgs"})
     assert (wrong.status_code, 'value="ann"' in wrong.text, 'value="/console/orgs"' in wrong.text) == (401, True, True)

@@ -143,7 +143,7 @@ from types import SimpleNamespace as Named
 from drawdown.cli.demo import serve
 stage = Named(app=None, close=lambda: print("cleared away"))
 for name, instead in (
-    ("live", lambda *_: stage), ("let_in", lambda *_: "URL"), ("_going_on", lambda _: nullcontext()),
+    ("live", lambda *_, **__: stage), ("let_in", lambda *_: "URL"), ("_going_on", lambda _: nullcontext()),
     ("services_of", lambda _: None), ("Server", lambda _: None),
     ("show", lambda *_: os.kill(os.getpid(), signal.SIGTERM)),
 ):

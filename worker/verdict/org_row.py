@@ -96,7 +96,8 @@ class Change:
 
     @property
     def reason(self) -> str | None:
-        return None if self.history is None else str(self.history["reason"])
+        reason = None if self.history is None else self.history["reason"]
+        return None if reason is None else str(reason)
 
 
 @dataclass(frozen=True)
