@@ -134,8 +134,10 @@ def _ways_out(app: App) -> Iterator[Finding]:
     whom = f"the authorities of {system} ({CERT_FILE})" if system else "the system's authorities"
     own = f", and those of {settings.ca_file} (DRAWDOWN_CA_FILE)" if settings.ca_file else ""
     yield Finding(True, f"calls trust {whom}{own}")
-    for kind, called in (("cell", "cells"), ("provider", "providers")):
-        certificate = settings.outgoing(kind).certificate
+    for certificate, called in (
+        (settings.outgoing("cell").certificate, "cells"),
+        (settings.outgoing("provider").certificate, "providers"),
+    ):
         if certificate is not None:
             yield Finding(True, f"{called} know Drawdown by {certificate.file} ({certificate.setting})")
             yield from private(Path(certificate.key or certificate.file), "600")
