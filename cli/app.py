@@ -63,7 +63,9 @@ class App:
         """The same invocation with connections and providers of its own, of the database and of the services; one of
         so many `processes`."""
         count = self.processes if processes is None else processes
-        return replace(self, http=None, processes=count, _engine=None, _registry=None, _payments=None)
+        return replace(
+            self, http=LateHttp(self.settings.outgoing()), processes=count, _engine=None, _registry=None, _payments=None
+        )
 
     def close(self) -> None:
         """End with its connections closed: SQLite then puts its log into the file, and nobody keeps a lock."""

@@ -40,7 +40,7 @@ def run(
     arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: bytes | None = None, timeout_s: float
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `drawdown ARGUMENTS` to its end. Errors: subprocess.TimeoutExpired, after which it is gone."""
-    if _needs_a_fresh_one(env):
+    if differs(env, ONLY_FRESH):
         return _fresh(arguments, env=env, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _given(stdin) as given:
         asked = [list(arguments), dict(env), str(cwd)]
@@ -51,8 +51,9 @@ def run(
         return subprocess.CompletedProcess(list(arguments), status, _all(out), _all(err))
 
 
-def _needs_a_fresh_one(env: Mapping[str, str]) -> bool:
-    names = {name for name in env.keys() | os.environ.keys() if name.startswith(ONLY_FRESH)}
+def differs(env: Mapping[str, str], beginnings: tuple[str, ...]) -> bool:
+    """Whether it has other values than this process of what begins with these."""
+    names = {name for name in env.keys() | os.environ.keys() if name.startswith(beginnings)}
     return any(env.get(name) != os.environ.get(name) for name in names)
 
 
@@ -60,7 +61,7 @@ class Started:
     """A command that goes on; what `subprocess.Popen` tells of a process, this tells of it."""
 
     def __init__(self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, err: IO[Any]) -> None:
-        assert not _needs_a_fresh_one(env)
+        assert not differs(env, ONLY_FRESH)
         read, written = os.pipe()
         with Path(os.devnull).open("rb") as nothing:
             asked = [list(arguments), dict(env), str(cwd)]

@@ -1,4 +1,4 @@
-"""Databases of SQLite. Guarantee: each is empty and migrated, a copy of one that was migrated once in this process."""
+"""Databases of SQLite. Guarantee: each is empty and migrated, a copy of `tests/template.py`."""
 
 from __future__ import annotations
 
@@ -11,36 +11,20 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from drawdown.schema.database import connect
-from drawdown.schema.migrate import upgrade
+from tests import template
 from tests.quick_sqlite import quicken
 from tests.simulation.shortcut import shorten
-
-
-@cache
-def _migrated() -> sa.Engine:
-    made = connect("sqlite://")
-    upgrade(made)
-    return made
-
-
-@cache
-def _content() -> bytes:
-    source = _migrated().raw_connection()
-    content: bytes = source.driver_connection.serialize()  # type: ignore[union-attr]
-    source.close()
-    return content
 
 
 def fresh(path: Path | None = None) -> sa.Engine:
     """A database of its own, in this file or in memory. One in memory does a transaction after the other, and takes the
     simulation's short cut."""
     if path is not None:
-        path.write_bytes(named_anew(_content()))
+        path.write_bytes(named_anew(template.content()))
         return quicken(connect(f"sqlite:///{path}"))
     made = connect("sqlite://")
-    source, target = _migrated().raw_connection(), made.raw_connection()
-    source.driver_connection.backup(target.driver_connection)  # type: ignore[union-attr]
-    source.close()
+    target = made.raw_connection()
+    restore(template.content(), target.driver_connection)  # type: ignore[arg-type]
     target.close()
     shorten(made)
     return made

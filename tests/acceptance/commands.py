@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests import forked
+from tests import forked, inside
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.executable).parent / "drawdown"
@@ -50,11 +50,13 @@ def drawdown(
     stdin: bytes | None = None,
     cwd: Path = PROJECT,
     timeout_s: float = 300,
+    process: bool = False,
 ) -> Ended:
-    """Run `drawdown ARGUMENTS` to its end, in a process of its own (`tests.forked`)."""
+    """Run `drawdown ARGUMENTS` to its end, in this process or in a process of its own."""
     when = [] if at is None else ["--at", at]
     given = [*when, *arguments]
-    done = forked.run(given, env=environment(url, env), cwd=cwd, stdin=stdin, timeout_s=timeout_s)
+    run = forked.run if process else inside.run
+    done = run(given, env=environment(url, env), cwd=cwd, stdin=stdin, timeout_s=timeout_s)
     return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import GRACE_MS, WINDOW_MS
-from tests.acceptance.commands import PROJECT, Ended
-from tests.acceptance.inside import inside
+from tests.acceptance.commands import PROJECT, Ended, drawdown
 from tests.acceptance.tables import rows
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.cell import CellEmulator
@@ -70,7 +69,7 @@ class Home:
     samples: int = 0
 
     def run(self, *arguments: str, status: int | None = 0) -> Ended:
-        found = inside(self.url, *arguments, at=show_time(self.clock.at_ms), env=self.env)
+        found = drawdown(self.url, *arguments, at=show_time(self.clock.at_ms), env=self.env)
         assert status is None or found.status == status, (arguments, found)
         assert "Traceback" not in found.err
         return found

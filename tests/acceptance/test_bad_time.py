@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.nouns.tick import parse_shard
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
-from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment, must, one_clear_line
+from tests import forked
+from tests.acceptance.commands import PROJECT, drawdown, environment, must, one_clear_line
 from tests.acceptance.gentd26 import Sums
 from tests.acceptance.tables import billed_exactly, number
 from tests.whole import share
@@ -45,23 +45,16 @@ def usage(engine: sa.Engine) -> Usage:
 
 
 @pytest.mark.parametrize("database_url", share(["postgresql"], whole=["sqlite", "postgresql"]), indirect=True)
-def test_three_workers_at_once(usage: Usage, database_url: str) -> None:
+def test_three_workers_at_once(usage: Usage, database_url: str, tmp_path: Path) -> None:
     usage.add(300, T0, T0 + HOUR_MS)
     at = str(T0 + 2 * HOUR_MS)
     usage.fleet.engine.dispose()
-    both = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, "tick", "--at", at],
-            env=environment(database_url),
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for _ in range(3)
-    ]
-    for process in both:
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode in (0, 75), said.decode()
+    with (tmp_path / "err").open("w+b") as err:
+        command = ["tick", "--at", at]
+        all_three = [forked.Started(command, env=environment(database_url), cwd=PROJECT, err=err) for _ in range(3)]
+        for process in all_three:
+            said = process.stdout.read()
+            assert process.wait(120) in (0, 75), said + (tmp_path / "err").read_text()
     must(database_url, "tick", at=at)
     billed_exactly(database_url, usage.sums)
     assert number(database_url, "SELECT MAX(revision) FROM pushes") == 0

@@ -110,7 +110,7 @@ def rush(
     begin(engine, limit, price_micro)
     engine.dispose()
     share = [(url, seed, number, decisions // clients) for number in range(clients)]
-    with multiprocessing.get_context("spawn").Pool(clients) as pool:
+    with multiprocessing.get_context("fork").Pool(clients) as pool:
         said = sum(pool.starmap(client, share), Counter[str]())
     use_up(Client(engine, seed, clients), T0)
     wrong = judge(engine, limit)

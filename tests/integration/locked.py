@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from drawdown import worker
 from drawdown.schema.sql import _pieces
+from tests.sources import tree_of
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LAYERS: Final = ("ledger", "providers", "worker", "server", "cli")
@@ -73,7 +74,7 @@ def writers() -> dict[str, set[str]]:
                 found.setdefault(f"{path.parent.name}.{path.stem}.{name}", set()).update(tables)
     files = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
     for path in (*files, ROOT / "schema" / "locks.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             tables = _written_in(node)
             if tables:
                 found[f"{path.parent.name}.{path.stem}.{_name(node)}"] = tables

@@ -14,6 +14,7 @@ from drawdown.cli.main import run
 from drawdown.cli.nouns.status_providers import WIDTH
 from drawdown.schema.clock import utc
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from tests.fresh import fresh
 from tests.integration.test_events_cli import Shell, begun
 from tests.world import T0
 
@@ -93,7 +94,7 @@ def test_doctor_says_at_once_that_a_backup_was_restored(tmp_path: Path, capsys: 
         run(["--database-url", f"sqlite:///{file}", *words.split()])
         return capsys.readouterr().out
 
-    does("init")
+    fresh(file).dispose()
     does("tick")
     shutil.copy(file, backup)
     does("tick")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import pytest
 
 from drawdown.cli.main import global_options_first, run
 from drawdown.schema.database import connect
-from tests import forked
+from tests import forked, inside
 from tests.fresh import migrated
 
-DRAWDOWN = Path(sys.executable).with_name("drawdown")
 HEADER = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n"
 SECRET = "canary-0123456789-canary"
 
@@ -36,7 +34,7 @@ class Shell:
         self.said = ""
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        done = forked.run(arguments, env=self.environment, cwd=self.folder, timeout_s=120)
+        done = inside.run(arguments, env=self.environment, cwd=self.folder, timeout_s=120)
         out, err = done.stdout.decode(), done.stderr.decode()
         self.said += out + err
         assert done.returncode == status, f"{arguments}: {out}\n{err}"
@@ -91,7 +89,7 @@ def test_a_first_hour(shell: Shell) -> None:
 def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database for whatever is refused: its URL."""
     url = f"sqlite:///{tmp_path_factory.mktemp('unchanged')}/drawdown.db"
-    assert run(["--database-url", url, "init"]) == 0
+    assert run(["--database-url", migrated(url), "init"]) == 0
     return url
 
 
@@ -299,14 +297,11 @@ def test_a_quiet_tick_says_nothing_where_all_is_settled_and_all_where_it_is_not(
 )
 def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell, command: list[str], says: str) -> None:
     shell.begin()
-    with subprocess.Popen(
-        [str(DRAWDOWN), *command], cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    ) as going:  # fmt: skip
-        assert going.stdout is not None
-        first = going.stdout.readline()
-        going.terminate()
-        assert going.wait(300) == 0
+    with Path(os.devnull).open("wb") as nothing:
+        going = forked.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
+    first = going.stdout.readline()
+    going.send_signal(signal.SIGTERM)
+    assert going.wait(300) == 0
     assert first.startswith(says) and first.endswith("SIGTERM or Ctrl-C ends it\n")
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.database import connect
-from drawdown.schema.migrate import upgrade
 from tests.integration.corrupting import columns_of, corruptions, drop_guards
-from tests.integration.verifying import busy
+from tests.integration.verifying import copy, lived
 from tests.whole import share
 from tests.world import Fleet
 
@@ -86,9 +84,7 @@ def reason_of(column: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    engine = connect(f"sqlite:///{tmp_path_factory.mktemp('corrupt')}/busy.db")
-    upgrade(engine)
-    return busy(engine)
+    return copy(lived(), tmp_path_factory.mktemp("corrupt"))
 
 
 def test_a_changed_value_is_found_unless_it_is_harmless(broken: Fleet) -> None:

@@ -11,6 +11,7 @@ import pytest
 from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.main import global_options_first, run
 from drawdown.schema.errors import Exit
+from tests.fresh import fresh
 
 NEEDS_NONE = ("demo", "init", "doctor")
 """What makes its database, or says what is wrong with it."""
@@ -82,8 +83,7 @@ def test_a_command_that_is_interrupted(
 ) -> None:
     """Ctrl-C: the status of a scheduler's next try, as all statuses one of those that are explained."""
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", "sqlite:///there.db")
-    assert run(["init"]) == Exit.SETTLED
-    capfd.readouterr()
+    fresh(Path("there.db")).dispose()
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -530,7 +530,7 @@ def test_times_that_are_counted_from_now_may_be_repeated(tmp_path: Path, times: 
 
 
 def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/lots.db"
+    url = migrated(f"sqlite:///{tmp_path}/lots.db")
     for words in ("init", "pool make course", "ledger grant course 50", "ledger grant acme 5 --new"):
         run(url, *words.split())
     allot = ["pool", "allot", "course", "acme", "20", "--expires", "+30d", "--key", "spring-acme"]

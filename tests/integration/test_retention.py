@@ -27,8 +27,7 @@ from drawdown.worker.replay.replay import replay
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.verify.questions import METERING
 from drawdown.worker.verify.verify import verify
-from tests.fresh import fresh
-from tests.integration.verifying import ONE, busy, tamper
+from tests.integration.verifying import ONE, copy, lived, tamper
 from tests.whole import share
 from tests.world import T0
 
@@ -43,7 +42,7 @@ class Life:
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.chance = random.Random(seed)
-        self.fleet = busy(fresh(folder / "life.db"))
+        self.fleet = copy(lived(), folder)
         self.number = 0
         self.done: list[str] = []
 

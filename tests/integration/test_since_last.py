@@ -14,8 +14,7 @@ import sqlalchemy as sa
 from drawdown.cli.main import run as drawdown
 from drawdown.cli.nouns import database
 from drawdown.schema.audit import By
-from drawdown.schema.database import connect, read, write
-from drawdown.schema.migrate import upgrade
+from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.checks import proofs as kept_runs
 from drawdown.worker.checks.proofs import WHOLE_EACH_MS, keep, to_continue
@@ -27,7 +26,7 @@ from drawdown.worker.views import proofs
 from tests.integration.breaking import BROKEN as TABLES
 from tests.integration.breaking_books import BOOKS
 from tests.integration.breaking_events import EVENTS
-from tests.integration.verifying import ONE, busy, tamper
+from tests.integration.verifying import ONE, copy, lived, tamper
 from tests.simulation.mutants_remote import Patches
 from tests.whole import share
 from tests.world import T0, Fleet
@@ -193,9 +192,7 @@ def test_arrivals_that_are_counted_anew_leave_nothing_to_continue(fleet: Fleet) 
 
 @pytest.fixture(scope="module")
 def broken_in_all_ways(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    engine = connect(f"sqlite:///{tmp_path_factory.mktemp('since')}/busy.db")
-    upgrade(engine)
-    return busy(engine)
+    return copy(lived(), tmp_path_factory.mktemp("since"))
 
 
 def test_from_its_point_on_a_run_finds_what_a_whole_one_does(broken_in_all_ways: Fleet) -> None:

@@ -22,7 +22,7 @@ from drawdown.worker.replay.plan import ReplayScope as Range
 from drawdown.worker.replay.plan import plan
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.verify.verify import verify
-from tests.acceptance.inside import inside
+from tests.acceptance.commands import drawdown
 from tests.fake_provider import FakeProvider
 from tests.whole import share
 from tests.world import T0, Fleet
@@ -180,7 +180,7 @@ def test_an_hour_that_is_there_twice_or_never_is_said_with_the_one_taken(
     options = ("acme", "--from", begin, "--to", end, "--zone", "Europe/Berlin")
     day = begin[:10]
     for more in (("--dry-run",), ()):
-        done = inside(database_url, "replay", *options, *more, at="2025-12-01")
+        done = drawdown(database_url, "replay", *options, *more, at="2025-12-01")
         lines = done.out.splitlines()
         assert done.status == 0, done
         assert lines[0] == f"range    {day}T{range_[0]}:00Z to {day}T{range_[1]}:00Z (UTC)"

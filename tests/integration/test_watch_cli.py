@@ -1,17 +1,18 @@
-"""The watch's commands, in processes of their own."""
+"""The commands of the watch."""
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.fresh import migrated
-from tests.integration.test_cli import DRAWDOWN, Shell
+from tests.integration.test_cli import Shell
 
 
 @pytest.fixture
@@ -69,9 +70,8 @@ def test_rates_and_policies_are_kept(shell: Shell) -> None:
 
 @pytest.mark.parametrize("command", [("watch", "--every", "1"), ("run", "--every", "3600")])
 def test_it_goes_round_until_it_is_told_to_end(shell: Shell, command: tuple[str, ...]) -> None:
-    process = subprocess.Popen(
-        [str(DRAWDOWN), *command], cwd=shell.folder, env=shell.environment, stderr=subprocess.DEVNULL
-    )
+    with Path(os.devnull).open("wb") as nothing:
+        process = forked.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
     try:
         for _ in range(600):
             if credit_read(shell):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -54,9 +53,11 @@ from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verify.verify import Verification, verify
+from tests import compiled, leftovers
 from tests.fake_payments import CAN, FakePayments
 from tests.fake_product import FakeProduct
 from tests.fake_provider import FakeProvider
+from tests.fresh import fresh
 from tests.quick_sqlite import quicken
 from tests.world import T0, Copied, Fleet
 
@@ -119,25 +120,23 @@ def busy(engine: sa.Engine) -> Fleet:
     return fleet
 
 
-_copies = itertools.count()
+@cache
+def lived() -> Fleet:
+    """The busy database on SQLite, lived once in this process, to copy. Nothing may write to it."""
+    return busy(fresh(leftovers.folder("dd-busy-") / "busy.db"))
 
 
 def copy(original: Fleet, folder: Path) -> Copied:
-    """The same database again, to be broken. Nothing may be connected to the original."""
+    """The same database of SQLite again, to be broken. Nothing may be connected to the original."""
     original.engine.dispose()
-    url = original.engine.url
-    if url.get_backend_name() == "sqlite":
-        made = url.set(database=f"{folder}/copy.db")
-        shutil.copy(str(url.database), str(made.database))
-        engine = quicken(connect(made.render_as_string(hide_password=False)))
-    else:
-        made = url.set(database=f"{url.database}_{next(_copies)}")
-        admin = sa.create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with admin.connect() as connection:
-            connection.execute(
-                sa.text(f'CREATE DATABASE "{made.database}" TEMPLATE "{url.database}" STRATEGY FILE_COPY')
-            )
-        engine = connect(made.render_as_string(hide_password=False))
+    file = folder / "copy.db"
+    shutil.copy(str(original.engine.url.database), file)
+    return copied(original, quicken(connect(f"sqlite:///{file}")))
+
+
+def copied(original: Fleet, engine: sa.Engine) -> Copied:
+    """The fleet of a copy of its database."""
+    compiled.share(engine)
     return Copied(engine, FixedClock(original.clock.at_ms), extra=original.extra)
 
 
@@ -424,18 +423,19 @@ def _reject_and_void(fleet: Fleet) -> None:
 
 def tamper(fleet: Fleet, *statements: str) -> None:
     """Change the database as somebody would who first switches its guards off."""
+    write(fleet.engine, lambda connection: tamper_by(connection, *statements))
 
-    def work(connection: sa.Connection) -> None:
-        if connection.dialect.name == "postgresql":
-            connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
-        else:
-            for name in connection.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars():
-                connection.execute(sa.text(f"DROP TRIGGER {name}"))
-        for statement in statements:
-            done = connection.execute(sa.text(statement.replace(":", "\\:")))
-            assert done.rowcount != 0, f"changed nothing: {statement}"
 
-    write(fleet.engine, work)
+def tamper_by(connection: sa.Connection, *statements: str) -> None:
+    """The same within a transaction."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    else:
+        for name in connection.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars():
+            connection.execute(sa.text(f"DROP TRIGGER {name}"))
+    for statement in statements:
+        done = connection.execute(sa.text(statement.replace(":", "\\:")))
+        assert done.rowcount != 0, f"changed nothing: {statement}"
 
 
 def verified(fleet: Fleet, *orgs: str) -> Verification:

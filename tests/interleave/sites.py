@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tests.sources import tree_of
+
 ROOT: Final = Path(__file__).parents[2]
 ROOMS: Final = ("schema", "ledger", "guard", "providers", "worker", "server", "cli")
 
@@ -23,7 +25,7 @@ def sites() -> dict[str, str]:
 
 def _in(path: Path) -> Iterator[tuple[str, str]]:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     for function, call in _calls(tree):
         where = f"{path.relative_to(ROOT)}:{call.lineno}"
         if isinstance(call.func, ast.Name) and call.func.id == "Transaction":

@@ -32,6 +32,7 @@ from drawdown.server.console.acting.action import MAX_NUMBER, MAX_REASON_CHARS, 
 from drawdown.server.console.pages import ACTIONS
 from drawdown.server.console.screens.money.acts import GRANT
 from drawdown.server.http import restores
+<<<<<<< HEAD
 from drawdown.worker.commands import (
     backfills,
     console_acts,
@@ -44,6 +45,10 @@ from drawdown.worker.commands import (
 )
 from drawdown.worker.commands.guard_overrides import Terms
 from tests.acceptance.inside import inside
+=======
+from drawdown.worker.commands import console_acts, console_sessions, console_users
+from tests.acceptance.commands import drawdown
+>>>>>>> main
 from tests.server.acts import EXAMPLES, money, oncall
 from tests.server.acts.example import Example
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, as_read, secret
@@ -194,7 +199,7 @@ def require_the_same(home: Home, page: httpx.Response, other: str) -> None:
     """The command that a dry run shows does, at a copy from before, what the form did."""
     command = html.unescape(re.findall(r"On the command line: <code><bdi[^>]*>(.*?)</bdi>", page.text, re.DOTALL)[0])
     at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
-    ended = inside(other, *shlex.split(command)[1:], at=at)
+    ended = drawdown(other, *shlex.split(command)[1:], at=at)
     assert ended.status == 0, ended
     second = connect(other)
     here, there = facts(home.engine), facts(second)
@@ -489,8 +494,8 @@ def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(
     at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
     halt = (str(home.engine.url), "org", "halt", "acme")
     told = "cell-1 (1 run there), cell-2 (2 run there)"
-    assert f"cells that would be told: {told}" in inside(*halt, "--dry-run", at=at).out
-    assert json.loads(inside(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
+    assert f"cells that would be told: {told}" in drawdown(*halt, "--dry-run", at=at).out
+    assert json.loads(drawdown(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
 
 
 def test_a_number_of_a_form_has_a_bound() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Final
+
+from tests.sources import tree_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("schema", "events", "ledger", "guard", "providers", "worker", "server", "cli")
@@ -40,11 +43,12 @@ def value_of(name: str) -> int | float:
     return value
 
 
+@cache
 def constants() -> set[str]:
     """Each number at the top of a module whose name looks like a bound."""
     found = set()
     for file in (file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        for node in tree_of(file).body:
             targets = node.targets if isinstance(node, ast.Assign) else []
             for target in [node.target] if isinstance(node, ast.AnnAssign) else targets:
                 if isinstance(target, ast.Name) and target.id.isupper() and BOUND.search(target.id):

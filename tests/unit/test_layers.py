@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources import text_of, tree_of
+
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
@@ -29,8 +31,7 @@ class Module:
 
 @pytest.fixture(scope="module")
 def modules() -> list[Module]:
-    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
-    return [Module(place, text, ast.parse(text)) for place, text in texts.items()]
+    return [Module(path.relative_to(ROOT).as_posix(), text_of(path), tree_of(path)) for path in FILES]
 
 
 def imported(tree: ast.Module) -> set[str]:

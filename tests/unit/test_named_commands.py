@@ -18,6 +18,7 @@ from drawdown.cli.tree import walk
 from drawdown.schema import ids
 from drawdown.schema.ids import Kind
 from drawdown.schema.text import typed
+from tests.sources import tree_of
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema")
@@ -35,7 +36,7 @@ def texts() -> list[tuple[str, str]]:
     for layer in LAYERS:
         for path in sorted((ROOT / layer).rglob("*.py")):
             if "migrations" not in path.parts:
-                found += [(str(path.relative_to(ROOT)), text) for text in _texts(ast.parse(path.read_text()))]
+                found += [(str(path.relative_to(ROOT)), text) for text in _texts(tree_of(path))]
     return found
 
 

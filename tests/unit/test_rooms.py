@@ -8,6 +8,8 @@ from typing import Final
 
 import pytest
 
+from tests.sources import tree_of
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 WORKER: Final = ROOT / "worker"
 ROOMS: Final = sorted(path.name for path in WORKER.iterdir() if (path / "__init__.py").exists())
@@ -76,7 +78,7 @@ def room_of(path: Path) -> str:
 def imports(path: Path) -> set[str]:
     """The modules a file imports, dotted, without `drawdown.`."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drawdown."):
             found |= {f"{node.module}.{alias.name}".removeprefix("drawdown.") for alias in node.names}
         elif isinstance(node, ast.Import):
