@@ -32,7 +32,6 @@ from drawdown.server.console.acting.action import MAX_NUMBER, MAX_REASON_CHARS, 
 from drawdown.server.console.pages import ACTIONS
 from drawdown.server.console.screens.money.acts import GRANT
 from drawdown.server.http import restores
-<<<<<<< HEAD
 from drawdown.worker.commands import (
     backfills,
     console_acts,
@@ -44,11 +43,7 @@ from drawdown.worker.commands import (
     guard_terms,
 )
 from drawdown.worker.commands.guard_overrides import Terms
-from tests.acceptance.inside import inside
-=======
-from drawdown.worker.commands import console_acts, console_sessions, console_users
 from tests.acceptance.commands import drawdown
->>>>>>> main
 from tests.server.acts import EXAMPLES, money, oncall
 from tests.server.acts.example import Example
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, as_read, secret
