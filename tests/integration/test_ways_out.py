@@ -39,8 +39,7 @@ from drawdown.worker.engine.effects import HaltRequest, HookRequest
 from drawdown.worker.halts.cell_client import CellClient
 from drawdown.worker.hooks.client import HookClient
 from tests.contract import sockets
-from tests.contract.test_conformance_autumn import SECRET_KEY
-from tests.emulators.autumn import AutumnEmulator
+from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.serve import serving
 from tests.world import T0
 
