@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from drawdown.events.envelope import MAX_QUANTITY, Unfit
+from drawdown.events.moments import from_iso
 from drawdown.events.reading import MAX_DEPTH, Item
 
 MOST_VALUES: Final = 100
@@ -24,7 +25,7 @@ _MS: Final = timedelta(milliseconds=1)
 _TIME: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,]([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:?[0-9]{2})?"
 )
-_NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
+_NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _LAST_MOMENT: Final = 10**15
 _FINEST: Final = 100
@@ -68,14 +69,10 @@ def _of_iso(text: str, at: str) -> int:
     day, clock, part, offset = found.groups()
     if offset is None:
         raise Unfit("bad_time", f"{at} names no offset: end it with Z, or as +01:00", at)
-    leap = clock.endswith(":60")  # a leap second is the last moment that clocks without one can show
     try:
-        whole = datetime.fromisoformat(f"{day}T{clock[:6]}59{offset}" if leap else f"{day}T{clock}{offset}".upper())
-        since = whole - _EPOCH
+        return (from_iso(f"{day}T{clock}.{((part or '') + '000')[:3]}{offset}") - _EPOCH) // _MS
     except (ValueError, OverflowError):
         raise Unfit("bad_time", f"{at} is no moment that there is", at) from None
-    ms = 999 if leap else int(((part or "") + "000")[:3])
-    return since // _MS + ms
 
 
 def quantity_of(value: object, at: str) -> int:

@@ -40,9 +40,10 @@ from drawdown.providers.stripe import check as stripe_check
 from drawdown.providers.stripe.meters import Meter, Meters
 from drawdown.providers.stripe.settings import AHEAD_MS, OLDEST_MS, capabilities, read_settings
 from drawdown.providers.stripe.stream import NoSession, Stream
-from drawdown.providers.stripe.wire import MAX_RETRY_MS, backoff_ms, meter_event, never_sent, outcome
+from drawdown.providers.stripe.wire import MAX_RETRY_MS, backoff_ms, get, meter_event, never_sent, outcome, path_of
 from drawdown.schema.database import read
 from drawdown.schema.sql import queries
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS, OWN_MINUTES, WINDOW_MS
 
 SQL = queries(__file__)
@@ -151,6 +152,17 @@ class StripeProvider:
         found = await self._meters.all()
         if isinstance(found, ReadFailed):
             return found
+        totals = await self._totals(found, customer_id, from_ms, to_ms)
+        if not totals or (isinstance(totals, ReadFailed) and not totals.too_many):
+            # A customer that was deleted takes events, and none counts: what is sent again would be as lost.
+            answer = await self._http.send(get(self._settings, path_of("v1", "customers", customer_id)))
+            if (why := stripe_check.gone(answer)) is not None:
+                return ReadFailed(f"{NEEDS_YOU}{why}")
+        return totals
+
+    async def _totals(
+        self, found: Sequence[Meter], customer_id: str, from_ms: int, to_ms: int
+    ) -> dict[str, int] | ReadFailed:
         totals: dict[str, int] = {}
         for feature, meters in self._by_feature(found).items():
             units = await self._meters.summed(meters, customer_id, from_ms, to_ms)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from drawdown.providers.http import Answer, Http
+from drawdown.providers.http import Answer, Http, HttpResult
 from drawdown.providers.protocol import ReadFailed
 from drawdown.providers.stripe.meters import CUSTOMER_KEY, VALUE_KEY, Meter, Meters
 from drawdown.providers.stripe.settings import StripeSettings
@@ -111,19 +111,26 @@ def _shape(meter: Meter) -> list[str]:
     return lines
 
 
+def gone(answer: HttpResult) -> str | None:
+    """Why Stripe bills a customer nothing, by what it answers of it; None where it may, or did not say."""
+    if not isinstance(answer, Answer):
+        return None
+    if answer.status == 404:
+        return "Stripe has no such customer; assign the organisation to one it has"
+    if answer.status == 200 and (json_object(answer.body) or {}).get("deleted") is True:
+        return "this customer was deleted at Stripe; assign the organisation to another"
+    return None
+
+
 async def _customers(settings: StripeSettings, http: Http, customer_ids: Sequence[str]) -> list[str]:
     lines: list[str] = []
     unread: Counter[str] = Counter()
     for customer_id in customer_ids:
         answer = await http.send(get(settings, path_of("v1", "customers", customer_id)))
-        if not isinstance(answer, Answer):
+        if (why := gone(answer)) is not None:
+            lines.append(f"{clean(customer_id)}: {why}")
+        elif not isinstance(answer, Answer):
             unread[clean(answer.reason)] += 1
-        elif answer.status == 404:
-            lines.append(f"{clean(customer_id)}: Stripe has no such customer; assign the organisation to one it has")
         elif answer.status != 200:
             unread[described(answer).split(" (req_")[0]] += 1
-        elif (json_object(answer.body) or {}).get("deleted") is True:
-            lines.append(
-                f"{clean(customer_id)}: this customer was deleted at Stripe; assign the organisation to another"
-            )
     return lines + [f"{count} customers could not be read: {why}" for why, count in sorted(unread.items())]

@@ -12,6 +12,7 @@ from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from tests.contract.stripe_setup import (
     NOW_MS,
@@ -214,6 +215,18 @@ def test_totals_are_base_units_by_feature_of_a_range() -> None:
     assert done(world.provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {"compute": 5120, "compute_4gb": 7}
     assert done(world.provider.totals("cus_1", WINDOW, WINDOW + MINUTE_MS)) == {"compute": 4096, "compute_4gb": 7}
     assert done(world.provider.totals("cus_1", WINDOW - WINDOW_MS, WINDOW)) == {}
+
+
+@pytest.mark.parametrize(
+    ("customer", "said"), [("cus_1", "was deleted at Stripe"), ("cus_9", "Stripe has no such customer")]
+)
+def test_totals_of_a_customer_that_is_gone_are_no_zero(customer: str, said: str) -> None:
+    """Stripe takes its events, and counts none: a zero would have the whole day sent again, each night."""
+    world = World()
+    assert done(world.provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {}
+    world.stripe.customers["cus_1"] = True
+    found = done(world.provider.totals(customer, WINDOW, WINDOW + WINDOW_MS))
+    assert isinstance(found, ReadFailed) and found.reason.startswith(NEEDS_YOU) and said in found.reason
 
 
 def test_totals_of_parts_of_minutes_are_not_guessed() -> None:

@@ -34,6 +34,7 @@ KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted([*(DEPLOY / "systemd").glob("*.service"), *(DEPLOY / "systemd").glob("*.timer")])
 SCHEMA = json.loads(Path(__file__).with_name("kubernetes.schema.json").read_text(encoding="utf-8"))
 WRAPPER = DEPLOY / "drawdown-job"
+WITH_SETTINGS = DEPLOY / "drawdown-with-settings"
 
 
 def documents(*paths: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -319,16 +320,39 @@ def block(kind: str, naming: str) -> list[str]:
 
 
 def test_each_line_of_the_crontab_is_a_setting_or_a_command_as_the_unit_has_it() -> None:
-    lines = [line for line in block("crontab", "drawdown tick") if not line.startswith("#")]
+    lines = [line for line in block("crontab", f"{WITH_SETTINGS.name} tick") if not line.startswith("#")]
     settings = dict(line.split("=", 1) for line in lines if re.match("[A-Z_]+=", line))
-    known = {f"DRAWDOWN_{name.upper()}" for name in Settings.model_fields}
-    assert settings.keys() <= known | {"PATH", "MAILTO"} and settings["PATH"].startswith("/opt/drawdown/bin:")
+    assert settings.keys() == {"PATH", "MAILTO"}, "cron mails what stands here"
+    assert settings["PATH"].startswith("/opt/drawdown/bin:/usr/local/bin:")
     jobs = [line.split(maxsplit=5) for line in lines[len(settings) :]]
     assert all(re.fullmatch(r"[\d*/]+", part) for job in jobs for part in job[:5])
-    assert [fault(shlex.split(job[5])[1:]) for job in jobs if job[5].startswith("drawdown ")] == [None] * len(jobs)
+    own = [job[5] for job in jobs if job[5].startswith(f"{WITH_SETTINGS.name} ")]
+    assert [fault(shlex.split(line)[1:]) for line in own] == [None] * len(jobs)
+    assert 3 < int(jobs[1][1]) < 24, "clocks are put forward until 3 at night: what lies there is left out"
     tick = unit(DEPLOY / "systemd" / "drawdown-tick.service")["Service"]
-    assert tick["Environment"] == f"DRAWDOWN_STATE_DIR={settings['DRAWDOWN_STATE_DIR']}"
+    given = dict(line.split("=", 1) for line in block("sh", WITH_SETTINGS.name) if line.startswith("DRAWDOWN_"))
+    assert given.keys() <= {f"DRAWDOWN_{name.upper()}" for name in Settings.model_fields}
+    assert tick["Environment"] == f"DRAWDOWN_STATE_DIR={given['DRAWDOWN_STATE_DIR']}"
     assert set(shlex.split(tick["ExecStart"])[1:]) <= set(shlex.split(jobs[0][5]))
+
+
+def test_a_command_is_given_the_settings_of_a_file_word_for_word(tmp_path: Path) -> None:
+    """A URL has characters that a shell would take for its own."""
+    (tmp_path / "drawdown").write_text('#!/bin/sh\necho "$DRAWDOWN_DATABASE_URL|$DRAWDOWN_MY_CONTACT|$1 $2"\n')
+    (tmp_path / "drawdown").chmod(0o755)
+    file, url = tmp_path / "settings", "postgresql://u:p$HOME&`id`;'@db/x?sslmode=require"
+    file.write_text(f'# ours\n\nDRAWDOWN_DATABASE_URL={url}\nDRAWDOWN_MY_CONTACT="a b"')
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DRAWDOWN_SETTINGS": str(file)}
+
+    def ended(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(WITH_SETTINGS), *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+
+    assert ended("tick", "--quiet").stdout == f"{url}|a b|tick --quiet\n"
+    file.write_text("export X\n")
+    assert (ended("tick").returncode, "a line is no NAME=value" in ended("tick").stderr) == (2, True)
+    file.unlink()
+    assert (ended("tick").returncode, "cannot read" in ended("tick").stderr) == (2, True)
 
 
 def test_the_commands_for_systemd_take_all_units_to_where_they_are_looked_for() -> None:

@@ -96,6 +96,11 @@ PLANTED: Final[Mapping[Why, Callable[[Fleet], None]]] = {
     "problem": _problem,
     "in_doubt": _push("in_doubt"),
     "rejected": _push("rejected"),
+    "gone": lambda fleet: fleet.write(
+        "INSERT INTO compared_marks (provider, customer_id, compared_ms, open_days, open_since_ms, said, at_ms) "
+        "VALUES ('fake', 'cus_1', 1, 2, 1, :said, 1)",
+        {"said": f"{NEEDS_YOU}it was deleted"},
+    ),
     "balance": _balance,
 }
 
@@ -126,7 +131,7 @@ def test_all_reasons_at_once_stand_in_the_order_of_the_headline(fleet: Fleet) ->
             plant(fleet)
     found, called, listed = look(fleet)
     assert [one.why for one in called] == ["lost", "unheeded", "missed", "stopped", "problem", "problem", "rejected",
-                                           "balance"]  # fmt: skip
+                                           "gone", "balance"]  # fmt: skip
     assert [one.what for one in listed[: len(called)]] == [one.what or one.reason for one in called]
     assert found.headline.reason == called[0].reason
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.database import read
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.metrics.ticks import uncompared as measured
 from drawdown.worker.reconcile.marks import FIRST_LOOK_MS
 from drawdown.worker.views.status import status
-from tests.integration.reconciling import KEY, billed, charged, compare, settle, told
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.reconciling import KEY, TOTALS, billed, charged, compare, settle, told
 from tests.world import T0, Fleet
 
 
@@ -92,3 +95,26 @@ def test_an_organisation_alone_moves_no_mark(engine: sa.Engine) -> None:
     fleet, _ = billed(engine)
     compare(fleet, recent=True, org_id="acme")
     assert fleet.rows("SELECT * FROM compared_marks") == []
+
+
+class Deleting(FakeProvider):
+    """Takes pushes of a customer that was deleted, and counts none of them."""
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
+        return ReadFailed(f"{NEEDS_YOU}this customer was deleted over there")
+
+
+@pytest.mark.both_databases
+def test_customer_that_was_deleted_is_told_to_a_person_and_nothing_is_sent_again(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, provider=Deleting(capabilities(**TOTALS)))
+    sent = len(provider.seen)
+    for _ in range(4):
+        fleet.clock.at_ms += DAY_MS
+        compare(fleet, recent=True, correct=True)
+        tick(fleet)
+    assert len(provider.seen) == sent
+    assert headline(fleet) == (
+        "person_needed",
+        "1 day of usage of 1 customer at fake are billed to nobody: acme: this customer was deleted over there",
+        "drawdown provider check fake, then drawdown org assign",
+    )

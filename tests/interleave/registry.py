@@ -77,7 +77,7 @@ APART: Final[dict[str, str]] = {
         f"cli.demo.{site}": "on a database of its own"
         for site in ("console:let_in", "life:live", "life:prove", "life:turn", "stage:stopped", "stage:host_writes")
     },
-    "cli.nouns.doctor:_sqlite": "rolled back, and on SQLite alone",
+    "cli.nouns.doctor:_written": "writes the one row of the watch as it is, as each round does: no value changes",
     "probe": "a seal that is rolled back: `seal` holds its locks longer",
     "orgs_of_bucket": "the first statements of `seal newcomers`, after a seal that failed",
     "replay_open": "reads once, after a replay or its dry run",

@@ -319,7 +319,9 @@ class Autumn:
         account = self.emulator.account
         known = account.customers.get(customer)
         grants = known.grants.get(feature, []) if known is not None else []
-        return int(sum(one.granted - one.balance for one in grants) + account.changed.get((customer, feature), 0))
+        spent = [one for one in known.spent if one.feature.name == feature] if known is not None else []
+        used = sum(one.granted - one.balance for one in (*grants, *spent))
+        return int(used + account.changed.get((customer, feature), 0))
 
     def given_back_again(self) -> Billed:
         """What was given back more than once, by customer and feature: neither events nor balances can show it."""

@@ -21,6 +21,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.run_request import Request
+from drawdown.worker.verdict.unbilled import unbilled_micro
 from tests.simulation.actions import ORGS, Action
 from tests.simulation.oracle import Run
 from tests.simulation.world import World
@@ -71,7 +72,7 @@ def _start(world: World, *, key: str, request: Request, customer: str) -> str:
     now, org = world.time.now, request.org_id
     if not world.rows("SELECT 1 FROM assignments WHERE org_id = :org", org=org):
         return f"{org} is not known any more"
-    room = _room(world, customer)
+    room = _room(world, customer) - _unbilled(world, customer)
     if request.amount_micro == ALL:
         request = replace(request, amount_micro=max(room, ALL))
     known = world.rows("SELECT is_halted OR stopped_at_ms IS NOT NULL FROM orgs WHERE org_id = :o", o=org)
@@ -136,7 +137,9 @@ def _extend(world: World, *, key: str, to: int, for_ms: int) -> str:
         return f"{key} is not known any more"
     until = max(run.expires_ms, world.time.now + for_ms)
     grown = replace(run, amount=max(run.amount, to), expires_ms=until)
-    allowed = run.state == "held" and (grown.left == run.left or grown.left - run.left <= _room(world, run.customer))
+    allowed = run.state == "held" and (
+        grown.left == run.left or grown.left - run.left <= _room(world, run.customer) - _unbilled(world, run.customer)
+    )
     answer = _call(world, lambda c: executions.extend(c, key, to or None, for_ms, _by(world)))
     if isinstance(answer, Denied) == allowed:
         world.breaches.append(f"run: {key}, {run.state}, is to grow to {to}: {_said(answer)}")
@@ -221,6 +224,11 @@ def _room(world: World, customer: str) -> int:
     ((balance,),) = world.rows(lines, id=f"wallet:{customer}")
     theirs = [_now_known(world, run) for run in list(world.oracle.runs.values()) if run.customer == customer]
     return int(balance) - sum(run.left for run in theirs)
+
+
+def _unbilled(world: World, customer: str) -> int:
+    """What it used and is not charged yet. `tests/integration/test_unbilled.py` judges this figure itself."""
+    return int(world.write(lambda c: unbilled_micro(c, customer, world.time.now)))
 
 
 def runs(world: World) -> Iterator[str]:

@@ -6,7 +6,9 @@ Guarantee: a file of other columns or types is refused, with the name of the col
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +45,7 @@ _LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
 """Columns that tell two rows apart which are billed alike."""
 _INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
                               "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
+_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
 
 
@@ -112,6 +115,7 @@ class Columns:
             return self._nothing()
         if self.file.format == "parquet":
             return f"read_parquet({path}, {NAMES_SAY_NOTHING})", {}
+        self._require_utf8()
         packed = text(self.file.packed or "none")
         line = connection.execute(
             f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
@@ -131,6 +135,17 @@ class Columns:
             return f"read_csv({path}, {NAMES_SAY_NOTHING}, {how})", dict.fromkeys(names, "VARCHAR")
         how = f"format = 'newline_delimited', maximum_object_size = {MAX_ROW_BYTES}, columns = {columns}"
         return f"read_json({path}, {NAMES_SAY_NOTHING}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
+
+    def _require_utf8(self) -> None:
+        """By its first bytes. Errors: Refused; else DuckDB would say that of a line."""
+        if self.file.packed not in (None, "gzip"):
+            return
+        with suppress(OSError, EOFError, zlib.error):
+            opened = gzip.open if self.file.packed else open
+            with opened(self.file.opened, "rb") as content:
+                start = content.read(4)
+            if start.startswith((b"\xff\xfe", b"\xfe\xff")) or start[:1] == b"\0" or start[1:2] == b"\0":
+                raise Refused(f"{self.file.name}: it is UTF-16: save it as UTF-8")
 
     def _nothing(self) -> tuple[str, dict[str, str]]:
         """Of a file without a line: the export of a time in which nothing was used."""
@@ -152,6 +167,9 @@ class Columns:
             names = next(csv.reader([line]), [])
         except csv.Error as error:  # a field beyond all measure
             raise Refused(f"{self.file.name}: its header cannot be read: {error}") from error
+        if len(names) == 1 and (found := [one for one in _SEPARATORS if one in names[0]]):
+            said = _SEPARATORS[found[0]]
+            raise Refused(f"{self.file.name}: its columns are separated by {said}: separate them by commas")
         if len(set(names)) < len(names):
             raise Refused(f"{self.file.name}: its header names a column twice")
         return names

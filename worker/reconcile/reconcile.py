@@ -20,6 +20,7 @@ import structlog
 from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
 from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.catalog.mapping import FOREVER_MS
@@ -114,6 +115,8 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     done.waiting += len(waiting - compared)
     spans = sorted({day.span for day in ready})
     reached: set[_Which] = set()
+    refused: dict[_Which, str] = {}
+    """Why no later run reads them until a person acts."""
     untold: set[tuple[str, str]] = set()
     left_open: set[tuple[str, str]] = set()
     for at in range(0, len(spans), CHUNK):
@@ -125,12 +128,16 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         part_of = [day for day in ready if day.span in theirs]
         unread, differ = yield from _compare(context, provider, part_of, theirs, scope, by, done)
         reached |= {day.line for day in part_of if not isinstance(theirs[day.span], ReadFailed)}
+        for day in part_of:
+            read = theirs[day.span]
+            if isinstance(read, ReadFailed) and read.reason.startswith(NEEDS_YOU):
+                refused[day.line] = read.reason
         untold |= unread
         left_open |= differ
     before = None
     if scope.recent and not scope.org_id:
         before = yield Transaction("compared_to", partial(compared_to_ms, provider=provider), rollback=True)
-        days = [_settled(day, reached, waiting - compared) for day in same]
+        days = [_settled(day, reached, waiting - compared, refused) for day in same]
         keep = partial(keep_marks, provider=provider, days=days, to_ms=until, now_ms=now)
         yield Transaction("keep_marks", keep)
         done.open_days += sum(1 for day in days if day.left and day.settled_ms < now - OPEN_AFTER_MS)
@@ -159,8 +166,8 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         yield from compare_drawn(context, provider, seen_to, standing, pools, scope, by, done)
 
 
-def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which]) -> Settled:
-    left = "" if day.line in reached else "not settled" if day.line in waiting else "not read"
+def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which], refused: Mapping[_Which, str]) -> Settled:
+    left = "" if day.line in reached else "not settled" if day.line in waiting else refused.get(day.line, "not read")
     return Settled(day.row.customer_id, int(day.row.day_ms), int(day.row.touched_ms), left)
 
 

@@ -36,7 +36,7 @@ UNANSWERED: Final = {
 
 Why = Literal[
     "lost", "clock", "undelivered", "unheeded", "missed", "stopped", "problem", "refused", "in_doubt", "rejected",
-    "balance",
+    "gone", "balance",
 ]  # fmt: skip
 
 
@@ -86,6 +86,13 @@ def calls(found: Standing) -> Iterator[Call]:
     yield from _seen_by_tick(found)
     for provider in found.providers:
         yield from _at_provider(provider, found)
+    for one in found.uncompared:
+        if one.for_person:
+            customers = counted(one.for_person, "customer", "customers")
+            days = counted(one.open_days, "day", "days")
+            reason = f"{days} of usage of {customers} at {one.provider} are billed to nobody: {one.said_to_person}"
+            check = typed("drawdown", "provider", "check", one.provider)
+            yield Call("gone", reason, f"{check}, then drawdown org assign", command=check, about=one.provider)
     for balance in found.balances:
         reason = (
             f"the balance of {balance.customer_id} at {balance.provider} differs from what was pushed by "

@@ -8,6 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
@@ -27,11 +28,14 @@ class Uncompared:
     open_since_ms: int | None
     said: str
     is_late: bool
+    for_person: int = 0
+    """Customers that no later run compares until a person acts, and why of one of them: they were deleted there."""
+    said_to_person: str = ""
 
 
 def uncompared_part(now_ms: int) -> Part:
     """One row for each provider that was ever compared."""
-    return SQL.part("uncompared", {"late_ms": now_ms - LATE_AFTER_MS})
+    return SQL.part("uncompared", {"late_ms": now_ms - LATE_AFTER_MS, "needs_you": f"{NEEDS_YOU}%"})
 
 
 def uncompared_of(rows: list[object]) -> list[Uncompared]:
@@ -39,7 +43,9 @@ def uncompared_of(rows: list[object]) -> list[Uncompared]:
     found = []
     for row in rows:
         its = vars(row)
-        found.append(Uncompared(**{**its, "open_days": int(its["open_days"]), "is_late": bool(its["is_late"])}))
+        counts = {"open_days": int(its["open_days"]), "for_person": int(its["for_person"])}
+        said = its["said_to_person"].replace(NEEDS_YOU, "", 1)
+        found.append(Uncompared(**{**its, **counts, "said_to_person": said, "is_late": bool(its["is_late"])}))
     return found
 
 

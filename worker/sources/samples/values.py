@@ -13,6 +13,7 @@ from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from drawdown.events.moments import from_iso
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_INTERVAL_S, MAX_MEMORY_MB
@@ -158,7 +159,7 @@ def time_reader(style: str, zone: str) -> Callable[[str], int]:
         return _counted(1000 if style == "s" else 1)
     place = _zone(zone)
     if style == "iso":
-        return _dated(_from_iso, place)
+        return _dated(from_iso, place)
     if "%" not in style:
         raise UsageError(f"--time-format {style}: use iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'")
     try:
@@ -190,12 +191,6 @@ def _counted(factor: int) -> Callable[[str], int]:
         return int(_EXACT.multiply(number, Decimal(factor)).to_integral_value(ROUND_FLOOR))
 
     return read
-
-
-def _from_iso(text: str) -> datetime:
-    if text[4:5] != "-":  # "20241115" would do, and so would some counts of milliseconds
-        raise ValueError("not an extended ISO date")
-    return datetime.fromisoformat(text)
 
 
 def _dated(parse: Callable[[str], datetime], zone: tzinfo) -> Callable[[str], int]:

@@ -33,7 +33,7 @@ WORDS: Final[Mapping[Why, str]] = {
     "lost": "lost", "clock": "clock", "undelivered": "halt late", "unheeded": "unheeded",
     "missed": "no tick", "stopped": "stopped",
     "problem": "problem", "refused": "refused",
-    "in_doubt": "in doubt", "rejected": "rejected", "balance": "differs",
+    "in_doubt": "in doubt", "rejected": "rejected", "gone": "deleted", "balance": "differs",
 }  # fmt: skip
 OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "unheeded", "balance")
 MOST_ENDING: Final = 5
