@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants coverage mutation interleave crash cluster autumn trace door topups exhaustion \
+.PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants counts style coverage mutation interleave crash cluster autumn trace door topups exhaustion \
 	bench conformance browser screenshots docs docs-site emulators lock sbom release release-tools clean
 
 # The product alone: tests need much more.
@@ -61,6 +61,14 @@ mutants: install
 	$(BIN)/python -m tests.simulation.planting
 	DRAWDOWN_TEST_WHOLE=1 MAKEFLAGS= $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -k planted tests \
 		--ignore tests/simulation/guarding --ignore tests/simulation/backfilling --ignore tests/simulation/door
+
+# How the project's English reads, as counts for each 1,000 words.
+style: install
+	@$(BIN)/python -m tests.style
+
+# How large each room is: files, lines, files with one importer, pieces of SQL, imports from room to room.
+counts: install
+	@$(BIN)/python -m tests.counts
 
 # Lines and branches of the program that tests run, by package: make coverage TESTS=tests/unit
 coverage: install

@@ -22,12 +22,12 @@ from itertools import islice
 from typing import Any, Final, cast
 from urllib.parse import quote
 
-import httpx
 from tenacity import RetryCallState
 from tenacity.wait import wait_base
 
 from drawdown_client.clock import World
 from drawdown_client.errors import Refused, Unreachable
+from drawdown_client.http import httpx
 from drawdown_client.items import Item, Kind, Result, Status
 from drawdown_client.settings import (
     FIRST_PAUSE_S,

@@ -11,13 +11,13 @@ import ssl
 from functools import cache
 from typing import Final, cast
 
-import httpx
 from tenacity import AsyncRetrying, Retrying, retry_if_exception_type
 
 from drawdown_client import calls
 from drawdown_client.calls import Answer, Backoff, Call, Left, Received
 from drawdown_client.clock import World
 from drawdown_client.errors import ClientError, Unreachable
+from drawdown_client.http import httpx
 from drawdown_client.settings import Settings
 
 _AGAIN: Final = retry_if_exception_type(Unreachable)

@@ -1,0 +1,81 @@
+"""`python -m tests.counts`: how large the house is, by room; what its size is judged by.
+
+Files, lines of Python and SQL, files that one other file alone imports, pieces of SQL with their slots, and the arrows
+between rooms (how many imports lead from one room into another).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+ROOMS: Final = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema", "client", "tests")
+SLOT: Final = re.compile(r"\{[a-z_]+(?: [^}]*)?\}")
+PIECE: Final = re.compile(r"^-- name: ", re.MULTILINE)
+
+
+def files(room: str, kind: str) -> list[Path]:
+    """The files of a room, without what is generated or compiled."""
+    return sorted(path for path in (ROOT / room).rglob(f"*.{kind}") if "__pycache__" not in path.parts)
+
+
+def lines(paths: list[Path]) -> int:
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("drawdown", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The names that a file imports from the program: a module, or something in one."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drawdown"):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("drawdown"))
+
+
+def report() -> Iterator[str]:
+    """The counts, a line each."""
+    program = {module_of(path): path for room in ROOMS[:-2] for path in files(room, "py")}
+    importers: dict[str, set[str]] = defaultdict(set)
+    arrows: Counter[tuple[str, str]] = Counter()
+    for name, path in program.items():
+        for found in {one for one in imports(path) if one in program} - {name}:
+            importers[found].add(name)
+            arrows[name.split(".")[1], found.split(".")[1]] += name.split(".")[1] != found.split(".")[1]
+    single = {name for name, by in importers.items() if len(by) == 1}
+    yield f"{'room':10} {'files':>6} {'Python':>8} {'SQL':>7} {'one importer':>13} {'pieces':>7} {'slots':>6}"
+    totals: Counter[str] = Counter()
+    for room in ROOMS:
+        python, sql = files(room, "py"), files(room, "sql")
+        text = "\n".join(path.read_text(encoding="utf-8") for path in sql)
+        row = {
+            "files": len(python), "python": lines(python), "sql": lines(sql),
+            "single": sum(name.split(".")[1] == room for name in single),
+            "pieces": len(PIECE.findall(text)), "slots": len(SLOT.findall(text)),
+        }  # fmt: skip
+        if room not in ("client", "tests"):
+            totals.update(row)
+        yield _row(room, row)
+    yield _row("program", totals)
+    yield "imports from one room into another:"
+    for (there, here), count in sorted(arrows.items()):
+        if count:
+            yield f"  {there} -> {here}: {count:,}"
+
+
+def _row(name: str, row: dict[str, int] | Counter[str]) -> str:
+    one = [f"{row[key]:,}" for key in ("files", "python", "sql", "single", "pieces", "slots")]
+    return f"{name:10} {one[0]:>6} {one[1]:>8} {one[2]:>7} {one[3]:>13} {one[4]:>7} {one[5]:>6}"
+
+
+if __name__ == "__main__":
+    print(*report(), sep="\n")
