@@ -1232,3 +1232,15 @@ def test_a_planted_bug_is_seen(fleet: Fleet, tmp_path: Path, monkeypatch: pytest
     except (Refused, UnknownId, sa.exc.DBAPIError):
         seen = True
     assert seen == (name != "nothing")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_the_proof_reads_times_as_the_taking_does(fleet: Fleet, tmp_path: Path, ending: str) -> None:
+    """A leap second is the moment before the next one, and no day has a 24th hour."""
+    times = ("2026-01-01T00:00:60Z", "2026-01-01T00:00:60.5Z", "2026-01-01 01:00:59z", "2025-12-31T24:00:00Z")
+    rows = [{**row(seconds=2**place), "ts": one} for place, one in enumerate(times)]
+    done = taken(fleet, written(tmp_path / f"u.{ending}", rows))
+    assert (done.rows, done.refused) == (3, 1)
+    fleet.tick_windows(20)
+    assert sum(sealed(fleet).values()) == 1 + 2 + 4
+    clean(fleet, 1)
