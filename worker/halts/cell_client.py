@@ -17,11 +17,11 @@ from drawdown.providers.http import Answer, Call
 from drawdown.providers.http.client import HttpClient
 from drawdown.providers.http.names import Lookup, system_lookup
 from drawdown.schema.clock import Clock
-from drawdown.worker.engine.effects import ANSWERED, HaltRequest
+from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import parse
 from drawdown.worker.halts.guarded_calls import Target, late
-from drawdown.worker.halts.reasons import NOT_ALLOWED, UNSIGNED
+from drawdown.worker.halts.reasons import ANSWERED, NOT_ALLOWED, UNSIGNED
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0

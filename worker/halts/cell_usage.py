@@ -18,12 +18,12 @@ from drawdown.providers.http import Answer, Call
 from drawdown.providers.http.client import HttpClient
 from drawdown.providers.http.names import Lookup, system_lookup
 from drawdown.schema.clock import Clock
-from drawdown.worker.engine.effects import ANSWERED, UsageAnswer, UsageRequest
+from drawdown.worker.engine.effects import UsageAnswer, UsageRequest
 from drawdown.worker.halts.cell_client import TOO_LONG
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import parse
 from drawdown.worker.halts.guarded_calls import Target, late
-from drawdown.worker.halts.reasons import UNSIGNED
+from drawdown.worker.halts.reasons import ANSWERED, UNSIGNED
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
