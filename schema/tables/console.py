@@ -27,7 +27,8 @@ console_users = sa.Table(
     ),
     sa.Index("console_users_by_link", "link_sha256", unique=True, sqlite_where=_LINKED, postgresql_where=_LINKED),
     comment="People of the console. password: its hash, by Argon2id (older ones by scrypt); link: the hash of the "
-    "one-time link by which a password is set. grant_limit_micro: what a person may grant at once. A name is one person's for good.",
+    "one-time link by which a password is set. grant_limit_micro: what a person may grant at once. A name is one "
+    "person's for good.",
 )
 
 console_sessions = sa.Table(
