@@ -48,18 +48,24 @@ class App:
     json: bool = False
     out: Console = field(default_factory=lambda: Console(soft_wrap=True, emoji=False))
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, emoji=False))
-    http: Http = field(default_factory=LateHttp)
+    http: Http = None  # type: ignore[assignment]  # by the settings, below
     processes: int = 1
     """How many of this command share its work, and what providers allow."""
     _engine: sa.Engine | None = None
     _registry: Registry | None = None
     _payments: PaymentServices | None = None
 
+    def __post_init__(self) -> None:
+        if self.http is None:
+            self.http = LateHttp(self.settings.outgoing())
+
     def apart(self, processes: int | None = None) -> Self:
         """The same invocation with connections and providers of its own, of the database and of the services; one of
         so many `processes`."""
         count = self.processes if processes is None else processes
-        return replace(self, http=LateHttp(), processes=count, _engine=None, _registry=None, _payments=None)
+        return replace(
+            self, http=LateHttp(self.settings.outgoing()), processes=count, _engine=None, _registry=None, _payments=None
+        )
 
     def close(self) -> None:
         """End with its connections closed: SQLite then puts its log into the file, and nobody keeps a lock."""

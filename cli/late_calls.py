@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from drawdown.providers.http import Call, Http, HttpResult
+    from drawdown.providers.http.client import HttpClient
+    from drawdown.providers.http.outgoing import Outgoing
     from drawdown.schema.clock import Clock
     from drawdown.worker.engine.effects import (
         CellReader,
@@ -27,14 +29,23 @@ if TYPE_CHECKING:
     from drawdown.worker.hooks.hook_settings import HookSettings
 
 
+def client_of(outgoing: Outgoing | None) -> HttpClient:
+    """What calls, and how its calls leave."""
+    from drawdown.providers.http.client import HttpClient
+    from drawdown.providers.http.dialing import Dialer
+
+    return HttpClient(dialer=Dialer(outgoing=outgoing))
+
+
 class LateHttp:
-    """Calls of providers."""
+    """Calls of providers, of issuers that people sign in at, and others."""
+
+    def __init__(self, outgoing: Outgoing | None = None) -> None:
+        self._outgoing = outgoing
 
     @cached_property
     def _client(self) -> Http:
-        from drawdown.providers.http.client import HttpClient
-
-        return HttpClient()
+        return client_of(self._outgoing)
 
     async def send(self, call: Call) -> HttpResult:
         return await self._client.send(call)

@@ -3,13 +3,13 @@
 Guarantee: an id that names nothing changes nothing and finds nothing in silence. The search for the nearest reads a
 bounded number of rows, for a table of any size: those around the place where the id would stand, and of SCANNED others
 those that share a half with it. What it compares has a bound, too (`text.nearest`). Who may see one organisation alone
-(`tell_no_names`) costs no search, and is told no name.
+(`tell_no_names`) costs no search, and is told no name; so is a server's caller beyond its budget (`tell_few_names`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -144,7 +144,7 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
     if not (new or is_known(connection, kind, given)):
         if not tells_names(connection):
             raise UnknownId(f"there is no {kind.noun} {_said(given)} that you may see", kind.noun)
-        raise unknown(kind, given, _around(connection, kind, given), may_be_new=new is not None)
+        raise unknown(kind, given, _near(connection, kind, given), may_be_new=new is not None)
 
 
 def tell_no_names(connection: sa.Connection) -> None:
@@ -152,9 +152,20 @@ def tell_no_names(connection: sa.Connection) -> None:
     connection.execution_options(tells_names=False)
 
 
+def tell_few_names(connection: sa.Connection, may: Callable[[], bool]) -> None:
+    """For as long as this connection is used: the nearest is searched for only as often as `may` says."""
+    connection.execution_options(may_search=may)
+
+
 def tells_names(connection: sa.Connection) -> bool:
     """Whether who asks may learn names of any organisation."""
     return bool(connection.get_execution_options().get("tells_names", True))
+
+
+def _near(connection: sa.Connection, kind: Kind, given: str) -> Iterable[str]:
+    """What the nearest is among; nothing where it is not searched for now."""
+    may: Callable[[], bool] | None = connection.get_execution_options().get("may_search")
+    return _around(connection, kind, given) if may is None or may() else ()
 
 
 def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bool) -> None:

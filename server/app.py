@@ -71,7 +71,8 @@ class Server:
         self._gate = Gate(services, self.threads, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
-        self._dark = Dark(services, self._programs.threads, self._programs.reading)
+        self._dark = Dark(services, self._programs.threads, self._programs.reading, self._programs.find)
+        self._readiness = health.Readiness(services)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
         self._guard = Guard(self._programs, self._dark)
         self._metrics: tuple[int, bytes] | None = None
@@ -81,7 +82,8 @@ class Server:
         self._of_programs: list[BaseRoute] = []
         self.routes = self._app()
         straight = Straight(self.routes, self._of_programs, errors.HANDLERS)
-        self.app = Limits(PathsAsSent(straight), services.clock, services.settings.requests_per_s, self.refused)
+        per_s, is_known = services.settings.requests_per_s, self._programs.is_known
+        self.app = Limits(PathsAsSent(straight), services.clock, per_s, self.refused, is_known)
 
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
@@ -89,6 +91,8 @@ class Server:
         self._dark.close()
         self._intake.close()
         self._programs.close()
+        self._gate.close()
+        self._readiness.close()
         self.threads.close()
         if self._console is not None:
             self._console.close()
@@ -195,7 +199,7 @@ class Server:
 
     async def readyz(self) -> JSONResponse:
         """Whether the database can be reached, has this program's schema, and its history is not in doubt."""
-        await health.require_readiness(self.threads, self.services.restores)
+        await self._readiness.require()
         return JSONResponse({"status": "ok"})
 
     async def metrics(self) -> Response:

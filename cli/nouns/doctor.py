@@ -20,6 +20,7 @@ from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.batches.objects import is_prefix, require_listed
 from drawdown.worker.batches.sources import BatchSource, list_sources
+from drawdown.worker.commands.api_keys import EVENTS
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
 from drawdown.worker.engine.runner import ask
 from drawdown.worker.engine.stores import Databases
@@ -27,6 +28,7 @@ from drawdown.worker.history.kept_volume import MOUNTS, is_on_unnamed_volume
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.rates import tells_costs
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms, touch
+from drawdown.worker.views.api_keys import list_keys
 from drawdown.worker.views.batches import files_left
 from drawdown.worker.views.features import mapped_features, unestimated_features, unrated_features
 from drawdown.worker.views.long_open import oldest_open
@@ -40,7 +42,9 @@ from drawdown.worker.views.upkeep import upkeep
 
 MIN_SQLITE = (3, 39, 0)
 FEW = 3
-"""Features, or organisations, that a line names."""
+"""Features, organisations or keys that a line names."""
+MOST_KEYS = 10_000
+"""That are looked at."""
 
 
 def examine(app: App) -> list[Finding]:
@@ -65,6 +69,7 @@ def examine(app: App) -> list[Finding]:
         _mapping,
         _event_types,
         _providers,
+        _keys,
         *OF_SETTINGS,
         _folders,
     )
@@ -249,6 +254,18 @@ def _proofs(app: App) -> Iterator[Finding]:
     mend = "run `drawdown verify`; `drawdown verify --since-last`, nightly, looks at all of it once a week"
     what = f"all invariants held last at {show_time(last)}, when all of it was looked at"
     yield Finding(app.clock.now_ms() - last <= WHOLE_LATE_MS, what, mend)
+
+
+def _keys(app: App) -> Iterator[Finding]:
+    """Keys of one organisation that send events of every source: they can use the ids of the product's own events."""
+    now = app.clock.now_ms()
+    taken = [key for key in app.read(lambda c: list_keys(c, now, MOST_KEYS)) if key.state in ("good", "rotated")]
+    any_source = (key.name for key in taken if key.org_id and not key.source and EVENTS in key.scopes)
+    found = list(dict.fromkeys(any_source))
+    if found:
+        more = f" and {len(found) - FEW:,} more" if len(found) > FEW else ""
+        what = f"keys of one organisation that send events of every source: {', '.join(found[:FEW])}{more}"
+        yield Finding(True, f"{what}; if a tenant holds one, make it another with --source", off=True)
 
 
 def _mapping(app: App) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import App, new_api_key
@@ -37,6 +38,9 @@ def create(
     source: Annotated[
         str | None, typer.Option(help="It may send events of this source alone", show_default="any")
     ] = None,
+    any_source: Annotated[
+        bool, typer.Option("--any-source", help="Let a key of one organisation send events of every source")
+    ] = False,
     for_: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="How long it lives: 90d", show_default="no end")
     ] = None,
@@ -49,8 +53,14 @@ def create(
     app: App = context.obj
     by, key, for_ms = app.by(actor, reason), new_api_key(), None if for_ is None else parse_length(for_, "--for")
     bound = {"org_id": org, "cell_id": cell, "source": source}
+
+    def make(connection: sa.Connection) -> int | None:
+        return api_keys.create(
+            connection, key, name, scope, by, **bound, for_ms=for_ms, new=new, any_source=any_source
+        )  # fmt: skip
+
     try:
-        expires = app.write(lambda c: api_keys.create(c, key, name, scope, by, **bound, for_ms=for_ms, new=new))
+        expires = app.write(make)
     except AnswerLost as error:
         raise _lost(error, name) from error
     result = {"name": name, "key": key, "scopes": sorted(set(scope)), **bound, "expires_ms": expires}

@@ -13,9 +13,9 @@ import structlog
 import typer
 
 from drawdown.cli.app import App
+from drawdown.cli.late_calls import client_of
 from drawdown.cli.rendering import show
 from drawdown.providers.http import Http
-from drawdown.providers.http.client import HttpClient
 from drawdown.providers.payments.protocol import PaymentService
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import require_ready
@@ -66,7 +66,7 @@ def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
 
 def services_of(app: App) -> Services:
     """What the server is given. Each of its threads gets connections and providers of its own."""
-    asking = _with_own(app, HttpClient())
+    asking = _with_own(app, client_of(app.settings.outgoing()))
     unasked = _with_own(app, NobodyThere())
 
     def renew(services: Services) -> None:
@@ -87,7 +87,7 @@ def services_of(app: App) -> Services:
         unasked=unasked.registry.providers,
         broken=asking.registry.broken,
         http=asking.http,
-        thread_kit=lambda: _thread_kit(_with_own(asking, HttpClient())),
+        thread_kit=lambda: _thread_kit(_with_own(asking, client_of(asking.settings.outgoing()))),
         renew=renew,
         payments=payments,
         console_engine=_console_engine(app),

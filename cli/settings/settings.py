@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 import sqlalchemy as sa
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError
@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from drawdown.cli.settings import cells as cell_settings
 from drawdown.cli.settings.secret_files import SUFFIX, Check, SecretFiles
+from drawdown.providers.http.outgoing import CERT_FILE, PROXY, Certificate, Outgoing, environment
 from drawdown.schema.database import url_of
 from drawdown.schema.errors import UsageError
 from drawdown.server.settings import MySettings, OidcSettings, ServerSettings, UnknownOrg
@@ -26,6 +27,9 @@ from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.hooks.hook_settings import HookSettings
 
 PREFIX: Final = "DRAWDOWN_"
+PROXIES: Final = (PROXY, PROXY.lower())
+KindOfCalls = Literal["provider", "cell", "hook"]
+KINDS_OF_CALLS: Final[tuple[KindOfCalls, ...]] = ("provider", "cell", "hook")
 OBJECT_STORE: Final = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION",
                        "ENDPOINT_URL_S3", "ENDPOINT_URL")  # fmt: skip
 _QUERIED: Final = re.compile(r"query_([a-z0-9_]+)_url")
@@ -53,6 +57,18 @@ class Settings(BaseSettings):
     """Each endpoint's own secret is made from it, and signs its webhooks; two while it is rotated: new,old"""
     hook_networks: str = ""
     """Networks besides the public internet in which your product may be called: 10.0.0.0/8,fd12:3456::/32"""
+    ca_file: str = ""
+    """A file (PEM) of authorities that calls trust besides the system's: /etc/ssl/company.pem"""
+    cell_cert_file: str = ""
+    """A file (PEM) with the client certificate by which cells know Drawdown."""
+    cell_key_file: str = ""
+    """The file (PEM) with its key; by default it is in the certificate's file."""
+    cell_proxy: bool = False
+    """1: cells are called through HTTPS_PROXY, too; without it, never."""
+    provider_cert_file: str = ""
+    """A file (PEM) with the client certificate by which providers know Drawdown."""
+    provider_key_file: str = ""
+    """The file (PEM) with its key; by default it is in the certificate's file."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     state_dir: str = ""
@@ -131,7 +147,11 @@ class Settings(BaseSettings):
         own = [value.get_secret_value() for value in vars(self).values() if isinstance(value, SecretStr)]
         theirs = [text for name, text in self.of_providers().items() if name.endswith(("_key", "_secret", "_token"))]
         stores = (self.objects().secret, self.objects().token)
-        urls = (self.latest_database_url(), *self.databases().urls.values())
+        urls = (
+            self.latest_database_url(),
+            *self.databases().urls.values(),
+            *filter(None, map(os.environ.get, PROXIES)),
+        )
         passwords = [_password(url) for url in urls]
         items = [item.strip() for text in (*own, *theirs, *stores, *passwords) for item in re.split("[,;]", text)]
         alone = [item.partition("=")[2] or item for item in items]  # of cell-1=SECRET, what is secret
@@ -195,7 +215,33 @@ class Settings(BaseSettings):
             cell_settings.roots(self.cell_secret.get_secret_value()),
             cell_settings.secrets(self.cell_secrets.get_secret_value()),
             cell_settings.networks(self.cell_networks),
+            self.outgoing("cell"),
         )
+
+    def outgoing(self, kind: KindOfCalls = "provider") -> Outgoing:
+        """How calls of a kind leave: of providers, with sign-in by OpenID Connect; of cells; of webhooks. Errors:
+        UsageError."""
+        proxy, exceptions = environment(os.environ)
+        if kind == "cell" and not self.cell_proxy:
+            proxy = None
+        return Outgoing(self.ca_file, self._certificate(kind), proxy, exceptions, os.environ.get(CERT_FILE, ""))
+
+    def _certificate(self, kind: str) -> Certificate | None:
+        """Errors: UsageError for a key without a certificate."""
+        if kind == "hook":
+            return None
+        name = f"{PREFIX}{kind.upper()}"
+        cell = kind == "cell"
+        file = self.cell_cert_file if cell else self.provider_cert_file
+        key = self.cell_key_file if cell else self.provider_key_file
+        if key and not file:
+            raise UsageError(f"{name}_KEY_FILE: this is a key without its certificate. Set {name}_CERT_FILE, too")
+        return Certificate(f"{name}_CERT_FILE", file, f"{name}_KEY_FILE", key) if file else None
+
+    def require_ways_out(self) -> None:
+        """Insist that files and proxies of calls make sense, before anything is sent. Errors: UsageError."""
+        for kind in KINDS_OF_CALLS:
+            self.outgoing(kind).require()
 
     def objects(self) -> ObjectStore:
         """By the names that programs of object stores have for them."""
@@ -219,6 +265,7 @@ class Settings(BaseSettings):
             cell_settings.origins(self.hook_origins, "DRAWDOWN_HOOK_ORIGINS"),
             cell_settings.roots(self.hook_secret.get_secret_value(), "DRAWDOWN_HOOK_SECRET"),
             cell_settings.networks(self.hook_networks, "DRAWDOWN_HOOK_NETWORKS"),
+            self.outgoing("hook"),
         )
 
 
@@ -252,6 +299,7 @@ def load(database_url: str | None = None) -> Settings:
         raise UsageError("; ".join(wrong)) from error
     if database_url is not None:
         found.database_url = database_url
+    found.require_ways_out()
     return found
 
 
@@ -260,7 +308,7 @@ def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
     found = {}
     for variable, path in given.items():
         name = variable.removesuffix(SUFFIX.lower())
-        if name == variable or not name:
+        if name == variable or not name or variable in Settings.model_fields:
             continue
         shown = f"{PREFIX}{name.upper()}"
         if name in given:

@@ -2,7 +2,7 @@
 
 Guarantee: `NotSent` has one proof: no connection was there to write the request to. From the moment that it is handed
 to one (`Connection.ask`), every failure is `NoAnswer`. Nothing is sent twice, followed or remembered: no retries, no
-redirects, no cookies, no proxy.
+redirects, no cookies. A proxy connects where the dialer says so; it sees no byte of a request.
 
 Not by a client of others: ops/decisions/0022 says which situations each of them tells wrongly, or lets cost others.
 Each was tried on a socket (tests/contract/test_http_client.py).
@@ -13,19 +13,20 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.http.connection import TOO_MUCH, Connection, Unusable
+from drawdown.providers.http.connection import BROKE, NO_ANSWER, TOO_MUCH, Connection, Unusable
 from drawdown.providers.http.dialing import CONNECT_TIMEOUT_S, Dialer, NoConnection, Origin
 
 MAX_CONNECTIONS: Final = 512
 KEEP_ALIVE_S: Final = 4.0
 """Less than the five seconds after which common servers close: what is sent into a closing connection is unknown."""
+UNPROVEN: Final = " (if it asks for a client certificate: DRAWDOWN_CELL_CERT_FILE or DRAWDOWN_PROVIDER_CERT_FILE)"
 URLS_KEPT: Final = 256
 """Whose parts are not worked out again."""
 
@@ -42,8 +43,11 @@ class _Lines:
 
     loop: asyncio.AbstractEventLoop
     slots: asyncio.Semaphore
+    most: int
     free: dict[Origin, deque[Connection]] = field(default_factory=dict)
     used: set[Connection] = field(default_factory=set)
+    idle: OrderedDict[Connection, Origin] = field(default_factory=OrderedDict)
+    """All that are free: first the one that was used longest ago."""
 
     def take(self, origin: Origin) -> Connection | None:
         """The connection used last of those that may still be used; it is in use from now on."""
@@ -52,9 +56,10 @@ class _Lines:
             return None
         oldest = self.loop.time() - KEEP_ALIVE_S
         while free and free[0].idle_since < oldest:
-            free.popleft().abort()
+            self._end(free.popleft())
         while free:
             connection = free.pop()
+            self.idle.pop(connection, None)
             if connection.is_open:
                 self.used.add(connection)
                 return connection
@@ -67,6 +72,22 @@ class _Lines:
         if connection.done_with():
             connection.idle_since = self.loop.time()
             self.free.setdefault(origin, deque()).append(connection)
+            self.idle[connection] = origin
+            self.make_room()
+
+    def make_room(self, more: int = 0) -> None:
+        """There are never more connections than may be in use: idle ones go first, whomever they lead to."""
+        while self.idle and len(self.idle) + len(self.used) + more > self.most:
+            connection, origin = next(iter(self.idle.items()))
+            free = self.free[origin]
+            free.remove(connection)
+            if not free:
+                del self.free[origin]
+            self._end(connection)
+
+    def _end(self, connection: Connection) -> None:
+        self.idle.pop(connection, None)
+        connection.abort()
 
     def close(self) -> None:
         """Close all of them."""
@@ -108,7 +129,11 @@ class HttpClient:
         try:
             if not connection.is_open:  # closed as soon as it was made
                 return NotSent("no connection")
-            return await _exchanged(lines.loop, connection, request, call, ends_at)
+            is_new = not connection.idle_since
+            result = await _exchanged(lines.loop, connection, request, call, ends_at)
+            if is_new and origin.tls and isinstance(result, NoAnswer) and not self._dialer.is_proven:
+                return _perhaps_unproven(result)
+            return result
         finally:
             lines.give_back(origin, connection)
 
@@ -130,6 +155,7 @@ class HttpClient:
     async def _connected(self, lines: _Lines, origin: Origin) -> Connection:
         """A new connection. Errors: NoConnection, TimeoutError."""
         made = Connection(lines.loop, self._held, origin.text)
+        lines.make_room(1)
         lines.used.add(made)
         try:
             await self._dialer.connect(lines.loop, origin, made)
@@ -150,7 +176,7 @@ class HttpClient:
     def _here(self) -> _Lines:
         here = asyncio.get_running_loop()
         if self._lines is None or self._lines.loop is not here:
-            self._lines = _Lines(here, asyncio.Semaphore(self._connections))
+            self._lines = _Lines(here, asyncio.Semaphore(self._connections), self._connections)
         return self._lines
 
 
@@ -168,6 +194,11 @@ async def _exchanged(
         return NoAnswer(str(error))
     finally:
         late.cancel()
+
+
+def _perhaps_unproven(result: NoAnswer) -> NoAnswer:
+    """Since TLS 1.3 a service that asks for a client certificate closes the connection after the handshake."""
+    return NoAnswer(f"{result.reason}{UNPROVEN}") if result.reason in (NO_ANSWER, BROKE) else result
 
 
 def _expire(answer: asyncio.Future[None], why: str) -> None:

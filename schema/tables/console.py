@@ -26,8 +26,9 @@ console_users = sa.Table(
         "ended_ms IS NULL OR (password IS NULL AND link_sha256 IS NULL)", name="console_users_ended_have_no_way_in"
     ),
     sa.Index("console_users_by_link", "link_sha256", unique=True, sqlite_where=_LINKED, postgresql_where=_LINKED),
-    comment="People of the console. password: scrypt, its cost and salt before it; link: the hash of the one-time link "
-    "by which a password is set. grant_limit_micro: what a person may grant at once. A name is one person's for good.",
+    comment="People of the console. password: its hash, by Argon2id (older ones by scrypt); link: the hash of the "
+    "one-time link by which a password is set. grant_limit_micro: what a person may grant at once. A name is one "
+    "person's for good.",
 )
 
 console_sessions = sa.Table(

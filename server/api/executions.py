@@ -1,7 +1,8 @@
 """/v1/executions: runs, by the functions of `drawdown execution`.
 
 Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key or
-number: whoever lost the answer sends the same again. Runs that are accepted at once may share one (`together`).
+number: whoever lost the answer sends the same again. Runs that are accepted at once may share one (`together`). A key
+that is bound to an organisation changes what it began (`makers`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.ledger.runs import reservations
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.own_keys import own_name, shown
 from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.units import in_credits
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
+from drawdown.server.api.makers import require_maker
 from drawdown.server.api.programs import Programs, Said, clean_id
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
@@ -172,23 +175,27 @@ def _key_of(key: str | None, given: list[str]) -> str:
 
 def _draw(connection: sa.Connection, order: models.DrawOrder, said: Said, *, key: str) -> Mapping[str, object]:
     cost, by = Cost(order.credits, order.use), said.by(order.reason)
-    return _charged(executions.draw(connection, _own(connection, key, said), order.number, cost, by), said, key)
+    return _charged(executions.draw(connection, _begun(connection, key, said), order.number, cost, by), said, key)
 
 
 def _extend(connection: sa.Connection, order: models.ExtendOrder, said: Said, *, key: str) -> Mapping[str, object]:
     by = said.by(order.reason)
-    done = executions.extend(connection, _own(connection, key, said), order.to, order.for_ms, by)
+    done = executions.extend(connection, _begun(connection, key, said), order.to, order.for_ms, by)
     return _with_wallet(done.reservation, done, said, key, repeated=done.repeated)
 
 
 def _settle(connection: sa.Connection, order: models.SettleOrder, said: Said, *, key: str) -> Mapping[str, object]:
     cost = None if order.actual is None and order.use is None else Cost(order.actual, order.use)
-    return _charged(executions.settle(connection, _own(connection, key, said), cost, said.by(order.reason)), said, key)
+    return _charged(
+        executions.settle(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
+    )
 
 
 def _release(connection: sa.Connection, order: models.ReleaseOrder, said: Said, *, key: str) -> Mapping[str, object]:
     cost = None if order.incurred is None and order.use is None else Cost(order.incurred, order.use)
-    return _charged(executions.release(connection, _own(connection, key, said), cost, said.by(order.reason)), said, key)
+    return _charged(
+        executions.release(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
+    )
 
 
 def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Mapping[str, object]:
@@ -221,6 +228,15 @@ def _own(connection: sa.Connection, key: str, said: Said) -> str:
         if org_of_run(connection, name) == org:
             return name
     raise ApiError(404, "unknown_run", f"{org} has no run of this key")
+
+
+def _begun(connection: sa.Connection, key: str, said: Said) -> str:
+    """The same of a run that is to change. Errors: ApiError 422, 404, 403."""
+    name = _own(connection, key, said)
+    if said.key.org_id is not None:
+        found = reservations.read(connection, name)
+        require_maker(said.key, "" if found is None else found.actor, "this run")
+    return name
 
 
 def _run(run: Reservation, said: Said) -> dict[str, object]:

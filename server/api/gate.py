@@ -19,8 +19,9 @@ import structlog
 from drawdown.guard.decide import Facts, decide
 from drawdown.schema.ids import is_clean_id
 from drawdown.server.http.errors import ApiError
-from drawdown.server.http.limits import TokenBuckets, told
+from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
+from drawdown.server.http.token_buckets import TokenBuckets
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.commands.guard_answers import options_of
@@ -30,6 +31,8 @@ log = structlog.get_logger()
 
 FRESH_WITHIN_S: Final = 1.0
 READ_WITHIN_S: Final = 2.0
+READS_AT_ONCE: Final = 2
+"""On threads of the gate's own: no other route delays an answer."""
 LIMIT_ZERO: Final = "limit_zero"
 """Why it is closed where a limit decides: hosts count what runs, so that only a limit of none is passed here."""
 MOST_REMEMBERED: Final = 10_000
@@ -43,10 +46,14 @@ class Gate:
     def __init__(self, services: Services, threads: Threads, step_threads: StepThreads) -> None:
         self._services = services
         self._threads = threads
+        self._reading = Threads(services.engine, services.restores, READS_AT_ONCE, "gate")
         self._step_threads = step_threads
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked: OrderedDict[str, int] = OrderedDict()
         self._rate = TokenBuckets(ASKS_PER_S)
+
+    def close(self) -> None:
+        self._reading.close()
 
     async def answer(self, org_id: str) -> dict[str, object]:
         """What to answer. Errors: ApiError 404 for an unknown organisation, where that is what is wanted."""
@@ -65,7 +72,7 @@ class Gate:
     async def _read(self, org_id: str) -> Gated | None:
         if not is_clean_id(org_id):
             return None
-        reading = self._threads.read(lambda connection: read_gated(connection, org_id))
+        reading = self._reading.read(lambda connection: read_gated(connection, org_id))
         return await asyncio.wait_for(reading, READ_WITHIN_S)
 
     def _would_ask(self, found: Gated) -> bool:

@@ -12,24 +12,39 @@ from drawdown.schema.database import read
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.server.http.errors import ApiError
-from drawdown.server.http.restores import Restores
 from drawdown.server.http.threads import Threads
+from drawdown.server.services import Services
 
 WITHIN_S: Final = 5.0
+AT_ONCE: Final = 1
+"""Looks at the database, on a thread of its own."""
 
 
-async def require_readiness(threads: Threads, restores: Restores) -> None:
-    """Errors: ApiError 503, with the reason."""
+class Readiness:
+    """Of one process. Whoever asks while it is looked is answered by that look."""
 
-    def doubt(engine: sa.Engine) -> str | None:
+    def __init__(self, services: Services) -> None:
+        self._restores = services.restores
+        self._threads = Threads(services.engine, services.restores, AT_ONCE, "health")
+        self._looking: asyncio.Task[str | None] | None = None
+
+    def close(self) -> None:
+        self._threads.close()
+
+    async def require(self) -> None:
+        """Errors: ApiError 503, with the reason."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._threads.run(self._doubt))
+        try:
+            doubted = await asyncio.wait_for(asyncio.shield(self._looking), WITHIN_S)
+        except DrawdownError:
+            text = "the database cannot be used, or is not of this program's version"
+            raise ApiError(503, "database", text) from None
+        except Exception:
+            raise ApiError(503, "database", "the database does not answer") from None
+        if doubted is not None:
+            raise ApiError(503, "history_doubted", "the database's history is in doubt: `drawdown recover`")
+
+    def _doubt(self, engine: sa.Engine) -> str | None:
         read(engine, require_ready)
-        return restores.doubt(engine)
-
-    try:
-        doubted = await asyncio.wait_for(threads.run(doubt), WITHIN_S)
-    except DrawdownError:
-        raise ApiError(503, "database", "the database cannot be used, or is not of this program's version") from None
-    except Exception:
-        raise ApiError(503, "database", "the database does not answer") from None
-    if doubted is not None:
-        raise ApiError(503, "history_doubted", "the database's history is in doubt: `drawdown recover`")
+        return self._restores.doubt(engine)

@@ -2,10 +2,11 @@
 answered in one transaction.
 
 Guarantee: nothing of a body is read before the key was found, now or (by a check of the guard) a short while ago, and
-has the scope; nothing is done or answered by a key that is over. A key that is bound to an organisation names no other,
-and learns nothing of another's runs. Programs have threads of their own: none of them keeps the gate, a
-webhook or a signed order waiting. An answer other than the one that was asked for has a code, and where the permission
-order refused, its step.
+has the scope; nothing is done or answered by a key that is over. Keys that were never found here are looked up on a
+thread of their own: whoever makes keys up delays no program. A key that is bound to an organisation names no other, and
+learns nothing of another's runs. Programs have threads of their own: none of them keeps the gate, a webhook or a signed
+order waiting. An answer other than the one that was asked for has a code, and where the permission order refused, its
+step.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ import structlog
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, UnknownId, UsageError
-from drawdown.schema.ids import is_clean, is_clean_id, tell_no_names
+from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
 from drawdown.schema.units import in_credits
+from drawdown.server.api.strange_keys import FINDING, STRANGERS_AT_ONCE, KnownKeys, NamesBudget
 from drawdown.server.api.together import Together, Way
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import SOON, ApiError, bad_value, of_drawdown, unauthorized
-from drawdown.server.http.limits import TokenBuckets, told
+from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
+from drawdown.server.http.token_buckets import TokenBuckets
 from drawdown.server.services import Services
 from drawdown.worker.commands import api_keys
 from drawdown.worker.commands.api_keys import ApiKey
@@ -57,13 +61,13 @@ STATUSES: Final[Mapping[str, int]] = {
 CODES: Final = (
     "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_items", "bad_request", "bad_value",
     "balance_unknown", "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database",
-    "ended", "fails_closed", "foreign_org", "halted", "metered", "metering_alone", "needs_quantities", "needs_wallet",
-    "no_credit", "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json", "not_metered",
-    "of_a_use", "other_content", "other_key", "other_org", "other_unit", "payer_limit", "payer_not_allowed",
-    "sandbox_taken", "stopped", "too_large", "too_many_asked", "too_many_requests", "too_many_runs",
-    "too_many_sandboxes", "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature",
-    "unknown_metric", "unknown_org", "unknown_payer", "unknown_project", "unknown_run", "unknown_settlement",
-    "unknown_subject", "unknown_supplier", "unknown_use", "unsaid_settlement",
+    "ended", "fails_closed", "foreign_key", "foreign_org", "halted", "metered", "metering_alone", "needs_quantities",
+    "needs_wallet", "no_credit", "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json",
+    "not_metered", "of_a_use", "other_content", "other_key", "other_org", "other_unit", "payer_limit",
+    "payer_not_allowed", "sandbox_taken", "stopped", "too_large", "too_many_asked", "too_many_requests",
+    "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow", "unauthorized", "unknown_action",
+    "unknown_feature", "unknown_metric", "unknown_org", "unknown_payer", "unknown_project", "unknown_run",
+    "unknown_settlement", "unknown_subject", "unknown_supplier", "unknown_use", "unsaid_settlement",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_run", "unknown_settlement", "unknown_use")
@@ -107,16 +111,28 @@ class Programs:
         self.threads = Threads(services.engine, services.restores, AT_ONCE, "programs")
         self.reading = Threads(services.engine, services.restores, READS_AT_ONCE, "reads")
         self._rates = TokenBuckets(REQUESTS_PER_S)
+        self.names = NamesBudget(services.clock)
+        self.known = KnownKeys()
+        self._strangers = Threads(services.engine, services.restores, STRANGERS_AT_ONCE, "strangers")
+        self._finding = Together(self._strangers, services.clock, FINDING, self.names)
         self.noting: asyncio.Task[None] | None = None
         self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))
 
     def close(self) -> None:
         self.threads.close()
         self.reading.close()
+        self._strangers.close()
 
     def together(self, way: Way[A, R]) -> Together[A, R]:
         """What many ask for at once, in transactions that they share."""
-        return Together(self.reading if way.reads else self.threads, self._services.clock, way)
+        return Together(self.reading if way.reads else self.threads, self._services.clock, way, self.names)
+
+    def is_known(self, scope: Scope) -> bool:
+        """Whether a request has a key that was found a short while ago, and so waits for no stranger."""
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        now_ms, text = self._services.clock.now_ms(), token.strip().decode("latin-1")
+        return scheme.lower() == b"bearer" and self.known.has(api_keys.hash_of(text), now_ms)
 
     async def act(
         self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
@@ -188,13 +204,26 @@ class Programs:
             raise unauthorized()
         if key.org_id is not None:
             tell_no_names(connection)
+        else:
+            tell_few_names(connection, self.names)
         return said
 
     def _now(self, key: ApiKey) -> Said:
         return Said(key, self._services.clock.now_ms())
 
     async def _find(self, offered: str, now_ms: int) -> ApiKey | None:
-        return await soon(self.reading.read(lambda connection: api_keys.find(connection, offered, now_ms)))
+        return await soon(self.find(api_keys.hash_of(offered), now_ms))
+
+    async def find(self, proof: str, now_ms: int) -> ApiKey | None:
+        """Whose key this is, by its hash. Look-ups of keys that were never found here wait for each other alone, and
+        share a statement."""
+        if self.known.has(proof, now_ms):
+            read = self.reading.read(lambda connection: api_keys.find_all(connection, [proof], now_ms))
+            found = (await read).get(proof)
+        else:
+            found = await self._finding.ask(proof)
+        self.known.note(proof, now_ms if found is not None else None)
+        return found
 
     async def _proven(self, request: Request, scope: str, find: Find | None = None) -> ApiKey:
         """The key of a request. Errors: ApiError 401, 403, 429."""

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.clock import Clock
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
-from drawdown.schema.ids import tell_no_names
+from drawdown.schema.ids import tell_few_names, tell_no_names
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
@@ -80,8 +80,10 @@ class Way(Generic[A, R]):
 class Together(Generic[A, R]):
     """One lane a row, while anybody asks for it. Of one event loop."""
 
-    def __init__(self, threads: Threads, clock: Clock, way: Way[A, R]) -> None:
+    def __init__(self, threads: Threads, clock: Clock, way: Way[A, R], names: Callable[[], bool]) -> None:
+        """`names`: whether a mistyped id may be searched for at this moment."""
         self._clock = clock
+        self._names = names
         self._way = way
         self._threads = threads
         self._stuck: set[asyncio.Task[None]] = set()
@@ -163,7 +165,9 @@ class Together(Generic[A, R]):
         return self._way.all_(connection, asked, self._clock.now_ms())
 
     def _one(self, connection: sa.Connection, asked: A) -> R:
-        if not self._way.tells_names(asked):
+        if self._way.tells_names(asked):
+            tell_few_names(connection, self._names)
+        else:
             tell_no_names(connection)
         return self._way.alone(connection, asked, self._clock.now_ms())
 

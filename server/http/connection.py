@@ -1,51 +1,60 @@
 """Connections: how many there may be, and for how long each may keep its slot without using it.
 
-Guarantee: no address holds more than its share of the slots, and some are kept for health alone, so that a caller that
-takes all others cannot make the process look dead. A connection ends when the head of a request, the rest of one that
-is answered, or a reader of the answer does not come in time. A refusal here has the one shape of errors, too.
+Guarantee: no address holds more than its share of the slots. A connection that waits for a head keeps nobody out: where
+all slots are taken, one of the caller with the most such connections is closed for the newcomer. Where all of them have
+a request under way, some more are kept for health alone. A connection ends when the head of a request, the rest of one
+that is answered, or a reader of the answer does not come in time. uvicorn's protocol is met by asyncio's interfaces
+alone: it is fed in pieces, writes to a transport of ours, and its requests say in ASGI's state whose they are.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
 
-import h11
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import ApiError, error_answer
-from drawdown.server.http.heads import Heads
-from drawdown.server.http.limits import HEADERS
+from drawdown.server.http.limits import CONNECTION, HEADERS
 
 MAX_CONNECTIONS: Final = 512
 MAX_OF_AN_ADDRESS: Final = 128
 """Trusted proxies excepted: behind one are many."""
 HEALTH_SLOTS: Final = 32
-"""Beside MAX_CONNECTIONS: on these, only HEALTH_PATHS are answered, once, and who comes sends the first away."""
-HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})
+"""Beside MAX_CONNECTIONS: on these, only health is answered, once, and who comes sends the first away."""
 PATIENCE_S: Final = 15.0
 """For the head of a request, and for the rest of one that is answered."""
 HEALTH_PATIENCE_S: Final = 2.0
 """The same on the slots kept for health."""
 WRITE_PATIENCE_S: Final = 15.0
 """For whoever does not read what was answered."""
+SWEEP_S: Final = 0.5
+"""How often it is looked whose patience is over."""
+MAX_HEAD_BYTES: Final = 16 * 1024
+"""A request's first line and headers, up to the empty line; the same of trailers. At least so many are taken."""
+PIECE_BYTES: Final = 4 * 1024
+"""A head is measured after each: one that has so much more is taken by no chance."""
 
 FULL: Final = ApiError(503, "too_many_connections", "too many connections; try again", headers={"Retry-After": "1"})
-NO_HTTP: Final = ApiError(400, "bad_request", "this is no HTTP/1.1 request that can be read")
 
 
 @dataclass(eq=False)
 class ConnectionSlot:
-    """What a connection holds. `close` ends it, whatever it is doing."""
+    """What a connection holds. `close` ends it, whatever it is doing; `check` does where its patience is over."""
 
     caller: str
+    of_proxy: bool
     for_health: bool
     close: Callable[[], None]
+    check: Callable[[float], None]
+    is_held: bool = field(default=True)
 
 
 class ConnectionSlots:
@@ -55,161 +64,284 @@ class ConnectionSlots:
         self._is_proxy = is_proxy
         self._refused = refused
         self._taken: Counter[str] = Counter()
+        self._all: dict[ConnectionSlot, None] = {}
         self._for_health: dict[ConnectionSlot, None] = {}
+        self._idle: dict[str, OrderedDict[ConnectionSlot, None]] = {}
+        """Of each caller, those that wait for a head: first the one that waits longest."""
+        self._sweeping: asyncio.TimerHandle | None = None
 
     @property
     def count(self) -> int:
-        return self._taken.total()
+        return len(self._all)
 
-    def take(self, address: str | None, close: Callable[[], None]) -> ConnectionSlot | None:
-        """A slot for a connection from this address; None: it has its share already. Where all are taken, one of those
-        for health, of which whoever has been there longest is sent away."""
-        caller = caller_of(address)
-        if not self._is_proxy(address) and self._taken[caller] >= MAX_OF_AN_ADDRESS:
+    def take(
+        self, address: str | None, close: Callable[[], None], check: Callable[[float], None] = lambda _now: None
+    ) -> ConnectionSlot | None:
+        """A slot for a connection from this address; None: it has its share already. Where all are taken, one that is
+        idle is closed for it; else it gets one of those for health, of which whoever has been there longest is sent
+        away."""
+        caller, of_proxy = caller_of(address), self._is_proxy(address)
+        if not of_proxy and self._taken[caller] >= MAX_OF_AN_ADDRESS:
             self._refused["connections"] += 1
             return None
-        made = ConnectionSlot(caller, self.count - len(self._for_health) >= MAX_CONNECTIONS, close)
+        is_full = self.count - len(self._for_health) >= MAX_CONNECTIONS
+        if is_full and (victim := self._longest_idle()) is not None:
+            self._refused["connections"] += 1
+            self.give_back(victim)
+            victim.close()
+            is_full = False
+        made = ConnectionSlot(caller, of_proxy, is_full, close, check)
         if made.for_health:
             if len(self._for_health) >= HEALTH_SLOTS:
                 self._refused["connections"] += 1
-                next(iter(self._for_health)).close()
+                first = next(iter(self._for_health))
+                self.give_back(first)
+                first.close()
             self._for_health[made] = None
+        self._all[made] = None
         self._taken[caller] += 1
+        self.wait(made)
+        self._sweep_later()
         return made
 
+    def wait(self, slot: ConnectionSlot) -> None:
+        """It has no request under way, or one that waits for nothing but its turn."""
+        if slot.is_held and not slot.of_proxy and not slot.for_health:
+            self._idle.setdefault(slot.caller, OrderedDict())[slot] = None
+
+    def work(self, slot: ConnectionSlot) -> None:
+        """It has a request under way."""
+        of_caller = self._idle.get(slot.caller)
+        if of_caller is not None:
+            of_caller.pop(slot, None)
+            if not of_caller:
+                del self._idle[slot.caller]
+
     def give_back(self, slot: ConnectionSlot) -> None:
+        if not slot.is_held:
+            return
+        slot.is_held = False
+        self.work(slot)
+        del self._all[slot]
         self._for_health.pop(slot, None)
         self._taken[slot.caller] -= 1
         if not self._taken[slot.caller]:
             del self._taken[slot.caller]
 
+    def _longest_idle(self) -> ConnectionSlot | None:
+        """Of the caller with the most idle connections."""
+        most = max(self._idle.values(), key=len, default=None)
+        return None if most is None else next(iter(most))
 
-def protocol(slots: ConnectionSlots) -> type[Patient]:
+    def _sweep_later(self) -> None:
+        if self._sweeping is None and self._all:
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        now = asyncio.get_running_loop().time()
+        for slot in list(self._all):
+            slot.check(now)
+        self._sweep_later()
+
+
+def protocol(slots: ConnectionSlots) -> type[Connection]:
     """The connections that share these slots, as uvicorn wants it: a class."""
-    return type("Connection", (Patient,), {"slots": slots})
+    return type("SharedConnection", (Connection,), {"slots": slots})
 
 
-class Patient(H11Protocol):
-    """uvicorn's connection, with an end to everything that it waits for. While an application reads a body or works,
-    it has limits of its own."""
+class Connection(asyncio.Protocol):
+    """One connection around uvicorn's own. While an application reads a body or works, it has limits of its own."""
 
     slots: ConnectionSlots
-    _slot: ConnectionSlot | None = None
-    _awaited: object = None
-    _timer: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
-        super().connection_made(transport)
-        self.conn._receive_buffer = Heads()
-        self._slot = self.slots.take(self.client[0] if self.client else None, transport.abort)
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._loop = _loop or asyncio.get_running_loop()
+        self._inner = H11Protocol(config, server_state, {**app_state, CONNECTION: self}, self._loop)
+        self._slot: ConnectionSlot | None = None
+        self._line: Line | None = None
+        self._held = b""
+        self._under_way = 0
+        self._since: float | None = None
+        """Since when a head, or the rest of a request, is waited for."""
+        self._unread_since: float | None = None
+
+    @property
+    def for_health(self) -> bool:
+        """Whether it answers health alone, once."""
+        return self._slot is not None and self._slot.for_health
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._line = Line(cast(asyncio.Transport, transport), self)
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, (tuple, list)) and peer else None
+        self._since = self._loop.time()
+        self._slot = self.slots.take(address, self._line.abort, self._check)
         if self._slot is None:
-            self._refuse(FULL)
+            self._line.write(_refusal(FULL))
+            self._line.close()
+            self._loop.call_later(WRITE_PATIENCE_S, self._line.abort)
             return
-        if self._slot.for_health:
-            self.app = _health_alone(self.app)
-        self._watch()
+        self._inner.connection_made(self._line)
 
     def data_received(self, data: bytes) -> None:
         if self._slot is None:
             return
-        super().data_received(data)
-        self._watch()
+        if self._held:
+            self._held += data
+        else:
+            self._feed(data)
+
+    def eof_received(self) -> None:
+        if self._slot is not None:
+            self._inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        self._read_at_last()
         if self._slot is not None:
             self.slots.give_back(self._slot)
-        super().connection_lost(exc)
-
-    # Whoever sends nothing.
-
-    def _watch(self) -> None:
-        """One time for each thing that is awaited: more of it does not prolong it."""
-        awaited = self._awaits()
-        if awaited is not self._awaited:
-            self._disarm()
-        if awaited is not None and self._timer is None:
-            patience = HEALTH_PATIENCE_S if self._slot is not None and self._slot.for_health else PATIENCE_S
-            self._awaited, self._timer = awaited, self.loop.call_later(patience, self._give_up)
-
-    def _awaits(self) -> object:
-        theirs = self.conn.their_state
-        rest = theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE
-        return theirs if theirs is h11.IDLE or rest else None
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._awaited = self._timer = None
-
-    def _give_up(self) -> None:
-        awaited = self._awaited
-        self._disarm()
-        if self._awaits() is awaited and not self.transport.is_closing():
-            self._close()
-
-    # Whoever reads nothing.
+            self._inner.connection_lost(exc)
+        self._held = b""
 
     def pause_writing(self) -> None:
-        super().pause_writing()
-        self._must_read()
+        self._unread_since = self._loop.time()
+        self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
-        self._read_at_last()
+        self._unread_since = None
+        self._inner.resume_writing()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.transport.is_closing():
-            self._must_read()
+    # What a request says, by ASGI's state.
 
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self._must_read()
+    def begin(self) -> None:
+        """A request is under way: its head was read."""
+        self._under_way += 1
+        self._since = None
+        if self._slot is not None:
+            self.slots.work(self._slot)
 
-    def _close(self) -> None:
+    def rest(self) -> None:
+        """It waits for its turn: it may be closed for whoever comes."""
+        if self._slot is not None:
+            self.slots.wait(self._slot)
+
+    def end(self) -> None:
+        """It was answered, or given up."""
+        self._under_way -= 1
+        if not self._under_way and self._slot is not None:
+            self.slots.wait(self._slot)
+
+    # What uvicorn's protocol does with its transport.
+
+    def resumed(self) -> None:
+        """Go on with what was held while it read nothing."""
+        if self._line is None or self._line.is_paused:
+            return
+        if self._held:
+            held, self._held = self._held, b""
+            self._feed(held)
+        if not self._line.is_paused:
+            self._line.resume_under()
+
+    def closed(self) -> None:
         """A transport that is closed still waits until the last byte was taken."""
-        self.transport.close()
-        self._must_read()
+        self._unread_since = self._unread_since or self._loop.time()
 
-    def _must_read(self) -> None:
-        if self._unread is None:
-            self._unread = self.loop.call_later(WRITE_PATIENCE_S, self.transport.abort)
+    def _feed(self, data: bytes) -> None:
+        assert self._line is not None
+        if self._since is None and not self._under_way:
+            self._since = self._loop.time()
+        for at in range(0, len(data), PIECE_BYTES):
+            if self._line.is_paused:
+                self._held = data[at:]
+                return
+            try:
+                self._inner.data_received(data[at : at + PIECE_BYTES])
+            except Exception:  # it cannot refuse nonsense behind an answer that has begun
+                self._line.abort()
+            if self._line.is_closing():
+                return
 
-    def _read_at_last(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-        self._unread = None
-
-    # What is refused before there is a request.
-
-    def send_400_response(self, msg: str) -> None:
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._refuse(NO_HTTP)
-        else:  # an answer is on its way already, and its connection cannot be used again
-            self._close()
-
-    def _refuse(self, error: ApiError) -> None:
-        answer = error_answer(error)
-        head = [*answer.raw_headers, *HEADERS, (b"connection", b"close")]
-        lines = b"".join(b"%s: %s\r\n" % (name, value) for name, value in head)
-        reason = b"Bad Request" if error.status == 400 else b"Service Unavailable"
-        self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (error.status, reason, lines, bytes(answer.body)))
-        self._close()
+    def _check(self, now: float) -> None:
+        assert self._line is not None and self._slot is not None
+        if self._unread_since is not None and now - self._unread_since > WRITE_PATIENCE_S:
+            self._line.abort()
+        patience = HEALTH_PATIENCE_S if self._slot.for_health else PATIENCE_S
+        is_late = self._since is not None and now - self._since > patience
+        if is_late and not self._under_way and not self._line.is_closing():
+            self._line.close()
 
 
-def _health_alone(app: ASGIApp) -> ASGIApp:
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        well = scope["path"] in HEALTH_PATHS
-        more = [(b"connection", b"close"), *(() if well else HEADERS)]
+class Line(asyncio.Transport):
+    """What uvicorn's protocol writes to: the connection's own transport, which stays paused while bytes are held."""
 
-        async def ending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *more]
-            await send(message)
+    def __init__(self, under: asyncio.Transport, owner: Connection) -> None:
+        super().__init__()
+        self._under, self._owner = under, owner
+        self.is_paused = False
 
-        await (app if well else error_answer(FULL))(scope, receive, ending)
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._under.get_extra_info(name, default)
 
-    return answer
+    def is_closing(self) -> bool:
+        return self._under.is_closing()
+
+    def close(self) -> None:
+        self._owner.closed()
+        self._under.close()
+
+    def abort(self) -> None:
+        self._under.abort()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._under.write(data)
+
+    def writelines(self, list_of_data: Any) -> None:
+        self._under.writelines(list_of_data)
+
+    def can_write_eof(self) -> bool:
+        return self._under.can_write_eof()
+
+    def write_eof(self) -> None:
+        self._under.write_eof()
+
+    def is_reading(self) -> bool:
+        return not self.is_paused
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+        if not self._under.is_closing():
+            self._under.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Not at once: whoever resumes is in the midst of its work."""
+        if self.is_paused:
+            self.is_paused = False
+            asyncio.get_running_loop().call_soon(self._owner.resumed)
+
+    def resume_under(self) -> None:
+        if not self._under.is_closing():
+            with suppress(RuntimeError):  # it was not paused
+                self._under.resume_reading()
+
+    def get_write_buffer_size(self) -> int:
+        return self._under.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._under.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._under.set_write_buffer_limits(high, low)
+
+
+def _refusal(error: ApiError) -> bytes:
+    """The whole answer, before there is a request."""
+    answer = error_answer(error)
+    head = [*answer.raw_headers, *HEADERS, (b"connection", b"close")]
+    lines = b"".join(b"%s: %s\r\n" % (name, value) for name, value in head)
+    return b"HTTP/1.1 %d Service Unavailable\r\n%s\r\n%s" % (error.status, lines, bytes(answer.body))

@@ -1,27 +1,37 @@
 """The layers around every route: a limit a caller (of IPv6, a /64), headers on every answer, one meaning of where a
 request ends, and an answer to every failure.
 
-Guarantee: no exception leaves it. The log has a failure's kind and place, never its message.
+Guarantee: no exception leaves it. The log has a failure's kind and place, never its message. Callers who prove nothing
+have a budget (`strangers`): beyond it their requests wait, one after another, and nobody else does.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from traceback import extract_tb
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from drawdown.schema.clock import Clock
-from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import ApiError, error_answer
+from drawdown.server.http.strangers import HEALTH_PATHS, LONGEST_TURN_S, Strangers, is_open
+from drawdown.server.http.token_buckets import TokenBuckets
 
 log = structlog.get_logger()
 
-MOST_CALLERS: Final = 10_000
+CONNECTION: Final = "drawdown.connection"
+"""Under which a connection stands in the state of its requests' scopes."""
+MOST_HEADERS: Final = 100
+"""Of one request: an empty header costs as much time as any other."""
+REFUSED_S: Final = 0.5
+"""How long an answer waits that says no more than that too much was asked for."""
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -32,71 +42,66 @@ HEADERS: Final = (
 )
 
 
-class TokenBuckets:
-    """A bucket of tokens for each caller; of the callers, those seen last are remembered."""
+class Connected(Protocol):
+    """The connection of a request: see connection.py."""
 
-    def __init__(self, per_s: int, most_callers: int = MOST_CALLERS) -> None:
-        self._per_ms = per_s  # thousandths of a token a millisecond
-        self._full = 2 * per_s * SECOND_MS
-        self._most = most_callers
-        self._left: OrderedDict[str, tuple[int, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._left)
-
-    def has(self, caller: str, now_ms: int, amount: int = 1) -> bool:
-        """Whether this caller has so many tokens now, which stay in the bucket."""
-        return self._now(caller, now_ms) >= amount * SECOND_MS
-
-    def take(self, caller: str, now_ms: int, amount: int = 1) -> bool:
-        """Whether this caller may ask now."""
-        left = self._now(caller, now_ms)
-        allowed = left >= amount * SECOND_MS
-        self._left.pop(caller, None)
-        self._left[caller] = (left - amount * SECOND_MS if allowed else left, now_ms)
-        if len(self._left) > self._most:
-            self._left.popitem(last=False)
-        return allowed
-
-    def _now(self, caller: str, now_ms: int) -> int:
-        left, at_ms = self._left.get(caller, (self._full, now_ms))
-        return min(self._full, left + max(now_ms - at_ms, 0) * self._per_ms)
+    @property
+    def for_health(self) -> bool: ...
+    def begin(self) -> None: ...
+    def rest(self) -> None: ...
+    def end(self) -> None: ...
 
 
 class Limits:
-    """The outermost ASGI application."""
+    """The outermost ASGI application. `is_known`: whether a request has a proof that was found a short while ago."""
 
-    def __init__(self, app: ASGIApp, clock: Clock, requests_per_s: int, refused: Counter[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        clock: Clock,
+        requests_per_s: int,
+        refused: Counter[str],
+        is_known: Callable[[Scope], bool] = lambda _scope: False,
+    ) -> None:
         self._app = app
         self._refused = refused
         self._clock = clock
+        self._is_known = is_known
         self._buckets = TokenBuckets(requests_per_s)
+        self._strangers = Strangers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            connection: Connected | None = scope.get("state", {}).get(CONNECTION)
+            if connection is None:
+                await self._http(scope, receive, send, None)
+                return
+            connection.begin()
+            try:
+                await self._http(scope, receive, send, connection)
+            finally:
+                connection.end()
         else:
             await send({"type": "websocket.close", "code": 1008})
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, receive: Receive, send: Send, connection: Connected | None) -> None:
         status = 0
+        is_last = connection is not None and connection.for_health
 
         async def framed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 said = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(one for one in HEADERS if one[0] not in said)]
+                own = (*HEADERS, *(((b"connection", b"close"),) if is_last else ()))
+                message["headers"] = [*message["headers"], *(one for one in own if one[0] not in said)]
             await send(message)
 
         client = scope.get("client")
-        app = self._app if self._may(scope["path"], caller_of(client and client[0])) else _TOO_MANY
-        if app is _TOO_MANY:
-            self._refused["requests"] += 1
-        elif _is_ambiguous(scope):
-            app = _AMBIGUOUS
+        caller = caller_of(client and client[0])
+        app = await self._admitted(scope, caller, connection)
         try:
             await app(scope, receive, framed)
         except Exception as error:
@@ -105,12 +110,63 @@ class Limits:
                 await error_answer(ApiError(500, "failed", "something failed here; it was written down"))(
                     scope, receive, framed
                 )
+        if status == HTTPStatus.UNAUTHORIZED and not _has_own_limits(scope["path"]):
+            self._strangers.failed(caller, self._clock.now_ms())
         route = scope.get("route")
         log.debug("request", method=scope["method"], route=getattr(route, "path", None), status=status)
 
-    def _may(self, path: str, caller: str) -> bool:
-        """Whether the process lives may always be asked."""
-        return path == "/healthz" or self._buckets.take(caller, self._clock.now_ms())
+    async def _admitted(self, scope: Scope, caller: str, connection: Connected | None) -> ASGIApp:
+        """What answers a request, in its turn."""
+        path, now = scope["path"], self._clock.now_ms()
+        if connection is not None and connection.for_health and path not in HEALTH_PATHS:
+            return _FULL
+        if len(scope["headers"]) > MOST_HEADERS:
+            return _MANY_HEADERS
+        if _is_ambiguous(scope):
+            return _AMBIGUOUS
+        if path != "/healthz" and not self._buckets.take(caller, now):
+            self._refused["requests"] += 1
+            await self._pause(connection, REFUSED_S)
+            return _TOO_MANY
+        if not self._must_wait(scope, caller, now):
+            return self._app
+        wait_s = self._strangers.turn(asyncio.get_running_loop().time())
+        await self._pause(connection, LONGEST_TURN_S if wait_s is None else wait_s)
+        if wait_s is not None or path == "/healthz":  # whether the process lives may always be asked
+            return self._app
+        self._refused["strangers"] += 1
+        return _TOO_MANY
+
+    def _must_wait(self, scope: Scope, caller: str, now_ms: int) -> bool:
+        """Whether it comes from somebody who proved nothing, and asked for a lot."""
+        path = scope["path"]
+        if is_open(path):
+            return not self._strangers.may_ask(caller, now_ms)
+        if _has_own_limits(path) or not self._strangers.is_suspect(caller, now_ms):
+            return False
+        return not self._is_known(scope)
+
+    async def _pause(self, connection: Connected | None, wait_s: float) -> None:
+        """While it waits, its slot is the first that is taken for whoever comes."""
+        if connection is not None:
+            connection.rest()
+        await asyncio.sleep(wait_s)
+
+
+def _has_own_limits(path: str) -> bool:
+    """The gate has threads of its own and asks for no proof; webhooks are proven without the database; people sign in
+    within limits of their own."""
+    return path.startswith(("/v1/gate/", "/webhooks/", "/console", "/my"))
+
+
+_FULL: Final = error_answer(
+    ApiError(503, "too_many_connections", "too many connections; try again", headers={"Retry-After": "1"})
+)
+
+
+_MANY_HEADERS: Final = error_answer(
+    ApiError(431, "too_many_headers", f"a request has {MOST_HEADERS} headers at most", headers={"Connection": "close"})
+)
 
 
 _TOO_MANY: Final = error_answer(

@@ -20,8 +20,7 @@ import uvicorn
 from drawdown.schema.errors import UsageError
 from drawdown.server.app import Server
 from drawdown.server.http.callers import proxies
-from drawdown.server.http.connection import ConnectionSlots, protocol
-from drawdown.server.http.heads import MAX_HEAD_BYTES
+from drawdown.server.http.connection import MAX_HEAD_BYTES, ConnectionSlots, protocol
 
 log = structlog.get_logger()
 

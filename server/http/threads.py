@@ -17,7 +17,7 @@ from drawdown.server.http.restores import Restores
 
 T = TypeVar("T")
 
-AT_ONCE: Final = 6
+AT_ONCE: Final = 4
 """With the steps' threads, fewer than the engine has connections."""
 
 

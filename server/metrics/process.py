@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricF
 
 from drawdown.worker.views.guard_figures import MOST_NAMES, OTHER
 
-REFUSED: Final = ("batches", "bodies", "connections", "items", "keys", "requests")
+REFUSED: Final = ("batches", "bodies", "connections", "items", "keys", "requests", "strangers")
 CALLS: Final = ("check", "consume", "reserve", "settle", "release", "extend")
 DECIDING: Final = ("check", "consume", "reserve", "extend")
 LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Final
 
 from drawdown.server.http.errors import SOON, ApiError
-from drawdown.server.http.limits import TokenBuckets
+from drawdown.server.http.token_buckets import TokenBuckets
 
 KEY_ITEMS_PER_S: Final = 50_000
 """Of one key, by one process, on the average; twice as many at once."""

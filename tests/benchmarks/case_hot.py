@@ -99,7 +99,7 @@ def _shared(engine: sa.Engine, in_flight: int, each: int, numbers: itertools.cou
     threads = Threads(engine, Restores(NoWitness(), FixedClock(NOW)), AT_ONCE, "bench")
 
     async def whole() -> None:
-        together = Together(threads, FixedClock(NOW), WAY)
+        together = Together(threads, FixedClock(NOW), WAY, lambda: True)
 
         async def client() -> None:
             for _ in range(each):

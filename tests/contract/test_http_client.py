@@ -16,7 +16,9 @@ import uvloop
 from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.http.client import HttpClient
 from drawdown.providers.http.connection import CUT_OFF, MAX_HEAD_BYTES, Connection
-from drawdown.providers.http.dialing import Dialer, Origin, trusted_tls
+from drawdown.providers.http.dialing import NO_ADDRESS, NOT_TRUSTED, Dialer, Origin
+from drawdown.providers.http.outgoing import Outgoing
+from drawdown.schema.errors import UsageError
 from tests.contract import sockets
 from tests.contract.sockets import CHUNKED, Manner, Peer, answering, body_of, over_and_over, serving
 
@@ -73,7 +75,7 @@ def test_a_port_that_refuses_was_not_sent_to(run: Run[HttpResult]) -> None:
 
 
 def test_a_host_without_address_was_not_sent_to(run: Run[HttpResult]) -> None:
-    assert run(once(HttpClient(), call("http://nosuch.invalid/v1/track"))) == NotSent("the host has no address")
+    assert run(once(HttpClient(), call("http://nosuch.invalid/v1/track"))) == NotSent(NO_ADDRESS)
 
 
 def test_a_certificate_that_nobody_trusts_ends_it_before_anything_is_sent(run: Run[Any], tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_a_certificate_that_nobody_trusts_ends_it_before_anything_is_sent(run: R
         async with serving(sockets.polite, sockets.own_tls(tmp_path)[0]) as seen:
             return await once(HttpClient(), call(seen.url)), len(seen.requests)
 
-    assert run(work()) == (NotSent("the certificate is not trusted"), 0)
+    assert run(work()) == (NotSent(NOT_TRUSTED), 0)
 
 
 def test_a_certificate_for_another_host_is_not_trusted(run: Run[Any], tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_a_certificate_for_another_host_is_not_trusted(run: Run[Any], tmp_path: 
         tls, ca_file = sockets.own_tls(tmp_path)
         async with serving(sockets.polite, tls) as seen:
             return await once(
-                HttpClient(dialer=Dialer(tls=trusted_tls(ca_file))), call(seen.url.replace("127.0.0.1", "127.0.0.2"))
+                HttpClient(dialer=Dialer(outgoing=Outgoing(ca_file))), call(seen.url.replace("127.0.0.1", "127.0.0.2"))
             )
 
     # Whether or not that address leads here, nothing is sent to it.
@@ -100,15 +102,15 @@ def test_a_ca_file_makes_it_trusted(run: Run[Any], tmp_path: Path) -> None:
     async def work() -> HttpResult:
         tls, ca_file = sockets.own_tls(tmp_path)
         async with serving(sockets.polite, tls) as seen:
-            return await once(HttpClient(dialer=Dialer(tls=trusted_tls(ca_file))), call(seen.url))
+            return await once(HttpClient(dialer=Dialer(outgoing=Outgoing(ca_file))), call(seen.url))
 
     result = run(work())
     assert isinstance(result, Answer) and result.body == b"ok"
 
 
 def test_a_ca_file_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(OSError):
-        trusted_tls(str(tmp_path / "none.pem"))
+    with pytest.raises(UsageError, match="DRAWDOWN_CA_FILE"):
+        Outgoing(str(tmp_path / "none.pem")).tls()
 
 
 @pytest.mark.parametrize("manner", [sockets.plaintext, sockets.close_at_once, sockets.reset_at_once])

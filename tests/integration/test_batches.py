@@ -521,6 +521,60 @@ def test_a_stream_of_zstd_is_read_to_its_end_or_refused(
     clean(fleet, 1)
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_gzip_that_unpacks_to_too_much_is_refused_once(
+    fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """A small file unpacked to gigabytes, at each tick anew."""
+    plain = written(watched / "u.csv", [row(at=at, seconds=1) for at in range(20_000)])
+    text = plain.read_bytes()
+    plain.unlink()
+    size = len(text) // parts
+    packed = b"".join(gzip.compress(text[at : at + size]) for at in range(0, len(text), size))
+    path = watched / "u.csv.gz"
+    path.write_bytes(packed)
+    os.utime(path, ns=(T0 * 10**6, T0 * 10**6))
+    read_: list[str] = []
+    real = duck.shut_in
+
+    def noting(file: files.FoundFile, *given: Any, **more: Any) -> Any:
+        read_.append(file.name)
+        return real(file, *given, **more)
+
+    monkeypatch.setattr(reading, "shut_in", noting)
+    with monkeypatch.context() as patch:
+        patch.setattr(unpack, "MAX_UNPACKED_BYTES", len(text) - 1)
+        patch.setattr(unpack, "_CHUNK_BYTES", 1_000)
+        (said,) = fleet.tick_windows(1).problems
+        assert "unpacked, it has more than" in said and outcomes(fleet) == {"u.csv.gz": "refused"}
+        assert fleet.tick_windows(1).problems == [] and read_ == [], "DuckDB never unpacked it"
+        patch.setattr(unpack, "MAX_UNPACKED_BYTES", len(text))
+        assert taken(fleet, path).rows == 20_000
+    assert read_ == ["u.csv.gz"]
+
+
+def test_file_whose_time_is_up_is_left_to_a_person(
+    fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took each tick as long as a reading may take."""
+    laid(watched / "a.csv", ROWS)
+
+    def slow(file: files.FoundFile, *_given: Any) -> reading.Sums:
+        raise files.TimeUp(f"{file.name}: its time was up before it was read: split it")
+
+    monkeypatch.setattr(folders, "add_up", slow)
+    short = fleet.clock.at_ms + WINDOW_MS + 30_000
+    fleet.clock.at_ms += WINDOW_MS
+    for _ in range(readings.MAX_READINGS):  # what had little time is tried again
+        assert fleet.tick(deadline_ms=short).failures
+    for _ in range(readings.MAX_READINGS):
+        assert fleet.tick_windows(1).failures
+    assert outcomes(fleet) == {"a.csv": "failed"}
+    (said,) = fleet.tick_windows(1).problems
+    assert "gave it up" in said and outcomes(fleet) == {"a.csv": "refused"}
+    assert fleet.tick_windows(1).failures == []
+
+
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     monkeypatch.setattr(files, "MAX_BATCH_BYTES", path.stat().st_size - 1)
@@ -840,7 +894,7 @@ def test_a_file_that_ends_its_ticks_is_left_to_a_person_after_the_third(
         fleet.tick(fleet.clock.at_ms + MINUTE_MS)
         assert outcomes(fleet) == {"a.csv": "reading", "b.csv": "taken"}
     reports = [fleet.tick_windows(1) for _ in range(2)]
-    assert [["3 ticks ended" in one for one in report.problems] for report in reports] == [[True], []]
+    assert [["3 ticks ended, or gave it up" in one for one in report.problems] for report in reports] == [[True], []]
     assert outcomes(fleet)["a.csv"] == "refused"
     assert taken(fleet, path).outcome == "taken"
 
@@ -1178,3 +1232,15 @@ def test_a_planted_bug_is_seen(fleet: Fleet, tmp_path: Path, monkeypatch: pytest
     except (Refused, UnknownId, sa.exc.DBAPIError):
         seen = True
     assert seen == (name != "nothing")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_the_proof_reads_times_as_the_taking_does(fleet: Fleet, tmp_path: Path, ending: str) -> None:
+    """A leap second is the moment before the next one, and no day has a 24th hour."""
+    times = ("2026-01-01T00:00:60Z", "2026-01-01T00:00:60.5Z", "2026-01-01 01:00:59z", "2025-12-31T24:00:00Z")
+    rows = [{**row(seconds=2**place), "ts": one} for place, one in enumerate(times)]
+    done = taken(fleet, written(tmp_path / f"u.{ending}", rows))
+    assert (done.rows, done.refused) == (3, 1)
+    fleet.tick_windows(20)
+    assert sum(sealed(fleet).values()) == 1 + 2 + 4
+    clean(fleet, 1)

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from drawdown.cli.nouns.demo_cell import DemoCell
+from drawdown.providers.http.dialing import NOT_TRUSTED
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts import cell_client
@@ -212,5 +213,5 @@ def test_tls_is_spoken_to_the_name_at_the_address_that_was_checked(tmp_path: Pat
             assert seen.requests == []
             return answer
 
-    assert asyncio.run(run()) == "the certificate is not trusted"
+    assert asyncio.run(run()) == NOT_TRUSTED
     assert names == ["cell.example"]

@@ -170,6 +170,36 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
 
 
+def test_doctor_refuses_secrets_that_can_be_guessed_and_a_proxy_that_is_everybody(shell: Shell) -> None:
+    """One character was taken for the console's proxy, for hooks and for cells that nobody set up yet."""
+    shell.begin()
+
+    def wrong() -> str:
+        return " ".join(
+            one["what"] + one["mend"] for one in shell.json("doctor", status=1)["findings"] if not one["ok"]
+        )
+
+    names = ("CELL_SECRET", "CELL_SECRETS", "HOOK_SECRET", "ADMIN_SECRETS", "CRON_SECRET", "CONSOLE_PROXY_SECRET")
+    for name in names:
+        said = {"DRAWDOWN_" + name: f"cell-1={'x' * 15}" if name == "CELL_SECRETS" else "x" * 15}
+        shell.environment |= said
+        assert f"set DRAWDOWN_{name}, 16 characters or more" in wrong(), name
+        shell.environment |= {key: f"{text}y" for key, text in said.items()}
+        assert f"set DRAWDOWN_{name}, " not in wrong(), name
+    shell.environment["DRAWDOWN_TRUSTED_PROXIES"] = "10.0.0.7,*"
+    assert "DRAWDOWN_TRUSTED_PROXIES believes every caller" in wrong()
+    shell.environment["DRAWDOWN_TRUSTED_PROXIES"] = "10.0.0.7"
+    assert "TRUSTED_PROXIES" not in wrong()
+
+
+def test_doctor_names_keys_of_one_organisation_that_send_any_source(shell: Shell) -> None:
+    shell.begin()
+    create = ("key", "create", "tenant", "--scope", "events:write", "--org", "acme", "--new")
+    assert "--any-source" in shell.run(*create, status=2)
+    shell.run(*create, "--any-source")
+    assert any("every source: tenant" in one["what"] for one in shell.json("doctor", status=1)["findings"])
+
+
 def test_doctor_says_that_halts_reach_no_cell_while_no_sandbox_is_known(shell: Shell) -> None:
     def off() -> list[str]:
         return [one["what"] for one in shell.json("doctor", status=1)["findings"] if one["off"]]

@@ -78,7 +78,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("replay", "provider"): t(f"--provider embeddedd {RANGE}", "embedded"),
     ("tick", "new_org_provider"): t("--new-org-provider embeddedd", "embedded"),
     **{
-        (name, "new_org_provider"): t("--new-org-provider embeddedd", "embedded") for name in ("run", "worker")
+        (name, "new_org_provider"): t("--new-org-provider embeddedd", "embedded") for name in ("run", "up", "worker")
     },
     ("org list", "provider"): t("--provider embeddedd", "embedded"),
     ("org list", "plan"): t("--plan tema", "team"),
@@ -308,7 +308,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
     which kept runs_out_within older_than later cluster shards deep folder force
-    since_last all_in_doubt at_most"""
+    since_last all_in_doubt at_most any_source nightly_at"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),

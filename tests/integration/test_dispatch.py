@@ -15,9 +15,10 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.orgs import halt as halt_org
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import ANSWERED, HaltRequest, SendHalts, Steps
+from drawdown.worker.engine.effects import HaltRequest, SendHalts, Steps
 from drawdown.worker.halts import dispatch as dispatching
 from drawdown.worker.halts.dispatch import EMPTY_FOR_MS, Dispatched, dispatch
+from drawdown.worker.halts.reasons import ANSWERED
 from drawdown.worker.halts.unheeded import ESCALATE_AFTER
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.status import status

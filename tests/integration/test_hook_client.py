@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from standardwebhooks import Webhook
 
+from drawdown.providers.http.dialing import NOT_TRUSTED
 from drawdown.providers.http.names import system_lookup
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.commands import hooks
@@ -226,7 +227,7 @@ def test_a_certificate_that_nobody_trusts_is_a_failure(tmp_path: Path) -> None:
             assert seen.requests == []
             return answer
 
-    assert asyncio.run(run()) == HookAnswer(error="the certificate is not trusted")
+    assert asyncio.run(run()) == HookAnswer(error=NOT_TRUSTED)
 
 
 @pytest.mark.both_databases

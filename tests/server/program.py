@@ -8,6 +8,7 @@ import json
 from typing import Any, Final
 
 import httpx
+import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
@@ -36,7 +37,11 @@ def make_key(
     key, by = key_of(name), house.fleet.by
     wanted = scopes or RUNS
     bound = {"org_id": org, "cell_id": cell_id, "source": source}
-    write(house.fleet.engine, lambda c: api_keys.create(c, key, name, wanted, by, **bound, for_ms=for_ms, new=True))
+
+    def make(connection: sa.Connection) -> None:
+        api_keys.create(connection, key, name, wanted, by, **bound, for_ms=for_ms, new=True, any_source=True)
+
+    write(house.fleet.engine, make)
     return key
 
 

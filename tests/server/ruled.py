@@ -80,7 +80,12 @@ def events(fleet: Fleet, org: str, hostile: str) -> None:
 def keys(fleet: Fleet, org: str, hostile: str) -> None:
     """One that goes on and was used, one that ends soon, one that was rotated, one that was ended."""
     by, engine = fleet.by, fleet.engine
-    write(engine, lambda c: api_keys.create(c, key(1), "shop", ["events:write"], by, org_id=org))
+    write(
+        engine,
+        lambda c: api_keys.create(
+            c, key(1), "shop", ["events:write"], by, org_id=org, source=None if org is None else "/shop"
+        ),
+    )
     write(engine, lambda c: api_keys.note_use(c, key(1), by.now_ms))
     write(engine, lambda c: api_keys.create(c, key(2), hostile, ["guard", "ledger:read"], by, for_ms=DAY_MS))
     gone = replace(by, actor="console:tom")

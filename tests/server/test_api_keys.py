@@ -149,7 +149,8 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
         assert [run["key"] for run in (await bound.get("/executions")).json()["runs"]] == ["ours"]
         for label in ("theirs-project", "their-project", "nobodys"):
             assert (await bound.get(f"/executions?project={label}")).json()["runs"] == [], "no label is guessed"
-        assert (await bound.post("/ours/settle", {"actual": 1})).json()["drawn"] == 1
+        assert refused(await bound.post("/ours/settle", {"actual": 1})) == (403, "foreign_key"), "another key began it"
+        assert (await anybody.post("/ours/settle", {"actual": 1})).json()["drawn"] == 1
         assert (await bound.get("/accounts/acme")).json()["balance"] == 99
         nearest = await anybody.post("/their/settle", {"actual": 1})
         assert "did you mean theirs?" in nearest.text, "who may see all is told the nearest"

@@ -26,16 +26,28 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.tables.whole import metadata
+from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.console.acting import acting, dry_run
 from drawdown.server.console.acting.action import MAX_NUMBER, MAX_REASON_CHARS, Action, Doing, Size, WrongField
 from drawdown.server.console.pages import ACTIONS
 from drawdown.server.console.screens.money.acts import GRANT
 from drawdown.server.http import restores
-from drawdown.worker.commands import console_acts, console_sessions, console_users
+from drawdown.worker.commands import (
+    backfills,
+    console_acts,
+    console_sessions,
+    console_users,
+    credit,
+    features,
+    guard_overrides,
+    guard_terms,
+)
+from drawdown.worker.commands.guard_overrides import Terms
 from tests.acceptance.commands import drawdown
 from tests.server.acts import EXAMPLES, money, oncall
 from tests.server.acts.example import Example
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, as_read, secret
+from tests.world import T0
 
 OWN: Final = ("console_acts", "console_sessions", "console_users")
 """What the console keeps for itself."""
@@ -278,6 +290,83 @@ def test_an_operator_gives_no_more_at_once_than_they_may(home: Home) -> None:
     assert grant_of(home, "5000", KIM).status_code == 200, "an admin may"
     write(home.engine, lambda c: console_users.set_role(c, "ann", "operator", home.fleet.by, grant_limit_micro=None))
     assert grant_of(home, "0.01").status_code == 403, "whom no limit was given gives nothing"
+
+
+def _events_at_five(home: Home) -> None:
+    """Two events that come to 30 credits, billed by the ledger."""
+    EXAMPLES["event-withdraw"].prepare(home)
+
+
+def _rejected_push(home: Home) -> None:
+    EXAMPLES["push-void"].prepare(home)
+
+
+def _priced_metric(home: Home) -> None:
+    change = guard_terms.Change(phase=1, price_micro=MICRO)
+    write(home.engine, lambda c: guard_terms.set_metric(c, "look", change, home.fleet.by))
+
+
+def _asked_override(home: Home) -> None:
+    _priced_metric(home)
+    terms = Terms("look", "org", "acme", "month", 50, home.now + DAY_MS)
+    write(home.engine, lambda c: guard_overrides.add(c, terms, home.fleet.by, asked=True))
+
+
+PUSH: Final = {"keys": oncall.KEY, "evidence": "a ticket"}
+MAKE: Final = {"metric": "look", "reach": "org", "id": "acme", "per": "day", "lasts": "until", "expires": "+7d"}
+OVERRIDE: Final = {"id": "acme", "max_concurrent": "3", "until": "+30d"}
+ASSIGN: Final = {"id": "initech", "halts": "no", "new": "no"}
+SIZED: Final = {
+    "events withdrawn": ("event-withdraw", {"source": "shop", "id": "o-1\no-2"}, 30 * MICRO, _events_at_five),
+    "one event": ("event-withdraw", {"source": "shop", "id": "o-1"}, 15 * MICRO, _events_at_five),
+    "a push voided": ("push-void", {**PUSH, "although": "no"}, 6_000, _rejected_push),
+    "a push resolved": ("push-resolve", {**PUSH, "outcome": "absent"}, 6_000, _rejected_push),
+    "an override approved": ("override-approve", {"number": "1"}, 50 * MICRO, _asked_override),
+    "an override made": ("override-make", {**MAKE, "amount": "70"}, 70 * MICRO, _priced_metric),
+    "an override without an end": ("override-make", {**MAKE, "amount": "none"}, None, _priced_metric),
+    "an override of many": ("override-make", {**MAKE, "reach": "pattern", "id": "ac*", "amount": "1"}, None,
+                            _priced_metric),
+    "a run given up": ("run-release", {"run": "run-1", "incurred": ""}, MICRO, EXAMPLES["run-release"].prepare),
+    "a run at half its hold": ("run-release", {"run": "run-1", "incurred": "0.5"}, MICRO // 2,
+                               EXAMPLES["run-release"].prepare),
+    "never halted": ("org-override", {**OVERRIDE, "never_halt": "yes"}, None, lambda _home: None),
+    "halted as before": ("org-override", {**OVERRIDE, "never_halt": "no"}, 0, lambda _home: None),
+    "billed by nobody": ("assign", {**ASSIGN, "provider": "none"}, None, EXAMPLES["assign"].prepare),
+    "billed here": ("assign", {**ASSIGN, "provider": "embedded"}, 0, EXAMPLES["assign"].prepare),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "values", "micro", "prepare"), SIZED.values(), ids=SIZED)
+def test_act_that_gives_credit_has_its_size(
+    home: Home, name: str, values: dict[str, str], micro: int | None, prepare: Callable[[Home], object]
+) -> None:
+    """`micro` None: nothing bounds it, and an admin alone may. An operator needs just that limit, and no less."""
+    prepare(home)
+
+    def looked(limit: int | None, session: int = ANN) -> int:
+        by = home.fleet.by
+        write(home.engine, lambda c: console_users.set_role(c, "ann", "operator", by, grant_limit_micro=limit))
+        return home.send(f"/console/act/{name}", {**values, "reason": REASON, "step": "look"}, session).status_code
+
+    assert looked(None, KIM) == 200
+    if micro is None:
+        assert looked(10**15) == 403
+        return
+    assert looked(micro) == 200
+    assert (looked(micro - 1) if micro else 403) == 403
+
+
+def test_backfill_that_is_reverted_has_the_size_of_its_events(home: Home) -> None:
+    EXAMPLES["backfill-revert"].prepare(home)
+    by = home.fleet.by
+    write(home.engine, lambda c: features.map_event(c, "page.render", "renders", by, new=True))
+    write(home.engine, lambda c: credit.set_rate(c, "renders", MICRO, 1, by, from_ms=T0, new=True))
+    shown = read(home.engine, lambda c: backfills.diff(c, "june"))
+    write(home.engine, lambda c: backfills.close(c, "june", shown.hash, by))
+    home.fleet.tick_windows(1)
+    action = next(one for one in ACTIONS if one.name == "backfill-revert")
+    doing = Doing(console_users.Person("ann", "operator"), by, {"backfill": "june"})
+    assert read(home.engine, lambda c: action.size(c, doing)) == Size(micro=3 * MICRO)
 
 
 def test_a_large_amount_is_typed_before_it_is_given(home: Home) -> None:

@@ -189,7 +189,7 @@ def test_uses_of_two_organisations_have_their_keys_each(street: House) -> None:
         assert [await one.use("req-1", amount) for one, amount in ((acme, 1), (globex, 2))] == [("allow", False)] * 2
         assert [await one.use("req-1", amount) for one, amount in ((acme, 1), (globex, 2))] == [("allow", True)] * 2
         assert [await one.use("req-1", 3) for one in (acme, globex)] == [conflict] * 2
-        assert await operator.use("req-1", 1, "acme") == ("allow", True), "the same use, whoever asks"
+        assert await operator.use("req-1", 1, "acme") == ("allow", False), "no tenant's key takes the operator's"
         assert await acme.use("before") == ("allow", True) and await globex.use("before") == ("allow", False)
         assert await operator.use("op-1", 1, "globex") == ("allow", False)
         assert await operator.use("op-1", 1, "acme") == conflict, "one key of the operator's is one use"
@@ -198,7 +198,7 @@ def test_uses_of_two_organisations_have_their_keys_each(street: House) -> None:
 
     served(street, work)
     used = street.fleet.rows("SELECT org_id, SUM(amount), SUM(charged_micro) FROM guard_uses GROUP BY 1 ORDER BY 1")
-    assert used == [("acme", 3, 3 * MICRO), ("globex", 4, 4 * MICRO)]
+    assert used == [("acme", 4, 4 * MICRO), ("globex", 4, 4 * MICRO)]
     assert read(street.fleet.engine, verify).breaches == []
 
 
@@ -241,12 +241,12 @@ def test_runs_of_two_organisations_have_one_key_and_none_meets_the_others(street
         assert ended.json()["state"] == "settled"
         assert (await acme.get("/executions/1")).json()["state"] == "held"
         assert [run["key"] for run in (await acme.get("/executions")).json()["runs"]] == ["1"]
-        # Who is bound to none meets a run by its organisation and key, and names it by all of its name.
-        assert (await operator.post("", mine)).json()["repeated"] is True
+        # Who is bound to none takes no run of a bound key for its own, and names it by all of its name.
+        assert refused(await operator.get("/executions/1")) == (404, "unknown_run")
+        assert (await operator.post("", mine)).json()["repeated"] is False
         names = [run["key"] for run in (await operator.get("/executions")).json()["runs"]]
         name = own_keys.own_name("acme", "1")
-        assert set(names) == {name, own_keys.own_name("globex", "1")}
-        assert refused(await operator.get("/executions/1")) == (404, "unknown_run")
+        assert set(names) == {"1", name, own_keys.own_name("globex", "1")}
         assert (await operator.post(f"/{name}/release", {})).json()["state"] == "released"
         taken = await operator.post("", {"key": "own:x", "org": "acme", "estimate": 1})
         assert refused(taken) == (422, "bad_value")

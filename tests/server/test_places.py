@@ -22,12 +22,16 @@ from drawdown.server.http.connection import ConnectionSlots, protocol
 from drawdown.server.http.limits import Limits
 from tests.world import T0
 
+GATE = b"GET /gate HTTP/1.1\r\nHost: a\r\n\r\n"
+NEVER = b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n"
 LARGE = b"x" * 5_000_000
 Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def routes(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-    """Answers each path with itself, and one of them with much."""
+    """Answers each path with itself, and one of them with much; one is never answered."""
+    if scope["path"] == "/never":
+        await asyncio.sleep(3_600)
     body = LARGE if scope["path"] == "/large" else scope["path"].encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -41,27 +45,37 @@ class Listening:
         self.address, self.slots, self.refused = address, slots, refused
         self.held: list[Opened] = []
 
-    async def open(self, sent: bytes = b"") -> Opened:
-        found = await asyncio.open_connection(*self.address, limit=64)
+    async def open(self, sent: bytes = b"", address: str = "127.0.0.1") -> Opened:
+        found = await asyncio.open_connection(*self.address, limit=64, local_addr=(address, 0))
         found[1].write(sent)
         return found
 
-    async def hold(self, count: int) -> list[Opened]:
-        """Connections whose head never ends, each in its place."""
+    async def hold(self, count: int, sent: bytes = b"GET / HTTP/1.1\r\n", address: str = "127.0.0.1") -> list[Opened]:
+        """Connections whose head never ends, or that are never answered, each in its place."""
         before = self.slots.count
-        made = [await self.open(b"GET / HTTP/1.1\r\n") for _ in range(count)]
+        made = [await self.open(sent, address) for _ in range(count)]
         self.held += made  # or they would be closed as soon as nobody knows of them
         while self.slots.count < before + count:
             await asyncio.sleep(0.01)
         return made
 
-    async def get(self, path: str) -> tuple[int, bytes]:
+    async def get(self, path: str, address: str = "127.0.0.1") -> tuple[int, bytes]:
         """Status and body."""
-        reader, writer = await self.open(b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path.encode())
+        reader, writer = await self.open(
+            b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path.encode(), address
+        )
         try:
             return status_and_body(await asyncio.wait_for(reader.read(), 30))
         finally:
             writer.transport.abort()
+
+
+async def one_answer(reader: asyncio.StreamReader) -> int:
+    """The status of an answer on a connection that goes on."""
+    raw = b""
+    while not raw.endswith(b"/gate"):
+        raw += await reader.read(1_000)
+    return int(raw.split(b" ")[1])
 
 
 def status_and_body(raw: bytes) -> tuple[int, bytes]:
@@ -100,6 +114,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 8)
     monkeypatch.setattr(connection, "MAX_OF_AN_ADDRESS", 5)
     monkeypatch.setattr(connection, "HEALTH_SLOTS", 2)
+    monkeypatch.setattr(connection, "SWEEP_S", 0.02)
 
 
 @pytest.mark.usefixtures("few")
@@ -120,7 +135,8 @@ def test_an_address_has_its_share_and_no_more() -> None:
 @pytest.mark.usefixtures("few")
 def test_where_all_places_are_taken_health_is_answered_and_nothing_else() -> None:
     async def work(here: Listening) -> None:
-        await here.hold(8)
+        await here.hold(8, NEVER)
+        await asyncio.sleep(0.1)
         assert await here.get("/healthz") == (200, b"/healthz")
         assert await here.get("/readyz") == (200, b"/readyz")
         assert (await here.get("/a"))[0] == 503
@@ -133,9 +149,35 @@ def test_where_all_places_are_taken_health_is_answered_and_nothing_else() -> Non
     run(work, trusted="127.0.0.0/8")
 
 
+@pytest.mark.usefixtures("few")
+def test_connections_that_ask_nothing_keep_nobody_out() -> None:
+    """512 half-sent heads of four addresses had every gate answered by 503."""
+
+    async def work(here: Listening) -> None:
+        floods = [f"127.0.0.{number}" for number in (2, 3, 4)]
+        for address in floods:
+            await here.hold(2, address=address)
+        quiet = (await here.hold(1, GATE, address="127.0.0.5"))[0]
+        assert await one_answer(quiet[0]) == 200
+        await here.hold(1, address="127.0.0.2")
+        assert here.slots.count == 8, "all are taken"
+        for _ in range(20):
+            assert await here.get("/gate", "127.0.0.6") == (200, b"/gate")
+            async with asyncio.timeout(5):
+                while here.slots.count >= 8:  # one of theirs went for it
+                    await asyncio.sleep(0.01)
+            await here.hold(8 - here.slots.count, address="127.0.0.2" if here.slots.count % 2 else "127.0.0.3")
+        quiet[1].write(GATE)
+        assert await one_answer(quiet[0]) == 200, "who holds few is not closed for them"
+        assert here.refused["connections"] >= 20
+
+    run(work)
+
+
 def test_heads_without_end_leave_the_places_of_health_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 0)
     monkeypatch.setattr(connection, "HEALTH_PATIENCE_S", 0.05)
+    monkeypatch.setattr(connection, "SWEEP_S", 0.02)
 
     async def work(here: Listening) -> None:
         held = await here.hold(3)
@@ -147,6 +189,7 @@ def test_heads_without_end_leave_the_places_of_health_soon(monkeypatch: pytest.M
 
 def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "WRITE_PATIENCE_S", 0.05)
+    monkeypatch.setattr(connection, "SWEEP_S", 0.02)
 
     async def work(here: Listening) -> None:
         for close in (b"", b"Connection: close\r\n"):  # answered while it is paused, and closed before it was read
@@ -163,12 +206,13 @@ def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     run(work)
 
 
-def test_what_is_no_http_is_told_so_in_the_one_shape() -> None:
+def test_what_is_no_http_is_refused_and_closed() -> None:
     async def work(here: Listening) -> None:
         for sent in (b"\x16\x03\x01 no http\r\n\r\n", b"GET / HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * 70_000),
                      b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"):  # fmt: skip
             reader, writer = await here.open(sent)
-            assert status_and_body(await reader.read())[0] == 400
+            raw = await reader.read()
+            assert raw.startswith(b"HTTP/1.1 400") and b"connection: close" in raw.lower()
             writer.close()
 
     run(work)

@@ -32,7 +32,8 @@ from drawdown.providers.protocol import (
     WebhookRefused,
 )
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.engine.effects import ANSWERED, HaltRequest
+from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.halts.reasons import ANSWERED
 
 MEMORY: Final = "memory"
 WHOLE: Final = "whole"

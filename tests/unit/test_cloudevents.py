@@ -111,8 +111,7 @@ NO_QUANTITY: Final[list[tuple[str, str]]] = [
     ("1e999999", "bad_quantity"), (str(MAX_QUANTITY + 1), "bad_quantity"), ('"' + "9" * 40 + '"', "bad_quantity"),
     ("true", "wrong_type"), ("false", "wrong_type"), ("[3]", "wrong_type"), ('{"n": 3}', "wrong_type"),
     ('""', "wrong_type"), ('"three"', "wrong_type"), ('"٣"', "wrong_type"), ('" 3"', "wrong_type"),
-    ('"e3"', "wrong_type"), ('"1.5e0"', "not_whole"), ('"1e9999"', "wrong_type"),
-    ('"' + "9" * 41 + '"', "wrong_type"), ("null", "missing"), ("NaN", "not_json"),
+    ('"1e3"', "wrong_type"), ('"' + "9" * 41 + '"', "wrong_type"), ("null", "missing"), ("NaN", "not_json"),
     ('"NaN"', "wrong_type"), ("Infinity", "not_json"), ("0x3", "not_json"), ("03", "not_json"),
 ]  # fmt: skip
 

@@ -35,7 +35,7 @@ TIMES: Final = {
     "2026-02-30T12:00:00Z": None,
     "noon": None,
 }
-NUMBERS: Final = {"60": 60, "60.0": 60, "6E+01": 60, "6e1": 60, "600e-1": 60, "6.05e1": None, "1e99": None, "x": None}
+NUMBERS: Final = {"60": 60, "60.0": 60, "60.5": None, "1e99": None, "x": None, "": None}
 
 
 def of_event(text: str) -> int | None:

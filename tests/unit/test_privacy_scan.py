@@ -202,13 +202,14 @@ def test_what_cannot_be_read_is_refused_and_not_repeated(content: bytes, code: s
     assert refused.value.code == code and "plain" not in str(refused.value)
 
 
-def test_what_is_too_deep_too_long_or_too_much_is_told() -> None:
+def test_what_is_too_deep_too_long_or_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaves, "MAX_LEAVES", 1_000)  # of 200,000 each look takes a second
     deep: object = "cus_9"
     for _ in range(leaves.MAX_DEPTH + 1):
         deep = [deep]
     assert {one.rule for one in scan.scan(deep).findings} == {"too_deep"}
     assert scan.scan(["a " * readings.MAX_TEXT_CHARS]).findings == (Finding("$[0]", "long_text"),)
-    for many in ([1] * (leaves.MAX_LEAVES + 1), [[1] * (leaves.MAX_LEAVES // 2)] * 3):
+    for many in ([1] * leaves.MAX_LEAVES, [[1] * (leaves.MAX_LEAVES // 2)] * 3):
         assert [one.rule for one in scan.scan(many).findings] == ["too_large"]
     assert scan.scan([1] * (leaves.MAX_LEAVES - 1)).findings == ()
     assert scan.scan({"a": "[" * 9_000}).findings == (Finding("$.a", "too_deep"),)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import clean
-from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable
+from drawdown.worker.batches.files import FoundFile, NotNow, TimeUp, Unreadable
 
 if TYPE_CHECKING:
     import duckdb
@@ -84,7 +84,7 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
     try:
         yield
     except duckdb.InterruptException as error:
-        raise NotNow(f"{file.name}: its time was up before it was read: split it") from error
+        raise TimeUp(f"{file.name}: its time was up before it was read: split it") from error
     except duckdb.Error as error:
         said = clean(_about_the_file(error).replace(file.opened, file.name).replace(str(file.path), file.name))
         kind = Refused if _of_content(error) else NotNow

@@ -34,6 +34,10 @@ class NotNow(Refused):
     """The machine or the moment keeps a file out, not its content: the same may be taken later. Nothing was taken."""
 
 
+class TimeUp(NotNow):
+    """Reading took longer than it may: a tick that tries again takes as long again."""
+
+
 class Unreadable(UsageError):
     """This machine does not reach the file, or lacks what reads it; nothing is said of its content."""
 
@@ -181,7 +185,7 @@ def _hash(file: FoundFile, number: int, over: Event | None) -> str:
             digest.update(chunk)
             at += len(chunk)
             if over is not None and over.is_set():
-                raise NotNow(f"{file.name}: its time was up before it was read: split it")
+                raise TimeUp(f"{file.name}: its time was up before it was read: split it")
     except OSError as error:
         raise changed(file, str(error.strerror)) from error
     return digest.hexdigest()[:HASH_CHARS]

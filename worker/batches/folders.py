@@ -26,7 +26,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.batches.asking import brought, is_asked, reach
 from drawdown.worker.batches.done import BatchesDone
 from drawdown.worker.batches.duck import READING_TIME_S
-from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, format_of, found_file
+from drawdown.worker.batches.files import FoundFile, NotNow, TimeUp, Unreadable, format_of, found_file
 from drawdown.worker.batches.objects import MAX_PAGES, OBJECTS_A_PAGE, Page, is_prefix, page_of
 from drawdown.worker.batches.reading import Sums, add_up
 from drawdown.worker.batches.readings import MAX_READINGS, begin_reading, end_reading, forget_gone, new_files
@@ -45,6 +45,8 @@ MAX_LISTED_FILES: Final = 10_000
 QUIET_MS: Final = MINUTE_MS
 LEAST_READING_MS: Final = 10 * SECOND_MS
 """A tick with less time left begins no file."""
+FULL_READING_S: Final = 60
+"""If a file is not read in so much time, the reading counts (`MAX_READINGS`): the next tick has no more for it."""
 
 
 def take_watched(context: Context) -> Steps[BatchesDone]:
@@ -91,7 +93,7 @@ def _begin(context: Context, source: str, file: FoundFile, most: int, done: Batc
         mend = "`drawdown batch take` it by hand, or move it away"
         if is_asked(file.place):
             mend = "have `drawdown source add --from` ask for it again, or pass over it"
-        said = f"{MAX_READINGS} ticks ended while they read it: {mend}"
+        said = f"{MAX_READINGS} ticks ended, or gave it up, while they read it: {mend}"
         yield from _became(context, source, file, TakenFile(source, file.name, UNREAD, "refused", said=said), done)
     else:
         yield from _take(context, source, file, most, done)
@@ -112,7 +114,8 @@ def _take(context: Context, source: str, file: FoundFile, most: int, done: Batch
         said = str(error) if isinstance(error, DrawdownError) else f"{file.name}: {error}"
         done.failures.append(f"{source}: {said}")
         log.info("batch", source=source, name=file.name, outcome="failed", said=said)
-        end = partial(end_reading, source=source, file=file, said=said, now_ms=by.now_ms)
+        took_long = isinstance(error, TimeUp) and time_s >= FULL_READING_S
+        end = partial(end_reading, source=source, file=file, said=said, now_ms=by.now_ms, counts=took_long)
         yield Transaction("end_reading", end)
         return
     except (Refused, UsageError) as error:

@@ -2,15 +2,12 @@
 
 -- name: readers
 -- A value by the type it has in the file. What is no whole number of 64 bits is NULL, and so is a time that is none. Of
--- text, a fraction of zeros is whole, and an exponent is read. A time is what `events.moments` takes for one.
+-- text, a fraction of zeros is whole; no exponent is read. A time is what `events.moments` takes for one.
 CREATE MACRO whole_of_integer(x) AS TRY_CAST(x AS BIGINT);
 CREATE MACRO whole_of_number(x) AS
     CASE WHEN isfinite(CAST(x AS DOUBLE)) AND x = floor(x) THEN TRY_CAST(x AS BIGINT) END;
 CREATE MACRO whole_of_text(x) AS
-    CASE WHEN regexp_full_match(x, ' *[0-9]{1,18}([.]0*)? *') THEN TRY_CAST(split_part(trim(x), '.', 1) AS BIGINT)
-        WHEN regexp_full_match(x, ' *[0-9]{1,18}([.][0-9]{0,18})?[eE][+-]?[0-9]{1,2} *')
-            AND TRY_CAST(trim(x) AS DECIMAL(38, 18)) = floor(TRY_CAST(trim(x) AS DECIMAL(38, 18)))
-            THEN TRY_CAST(TRY_CAST(trim(x) AS DECIMAL(38, 18)) AS BIGINT) END;
+    CASE WHEN regexp_full_match(x, ' *[0-9]{1,18}([.]0*)? *') THEN TRY_CAST(split_part(trim(x), '.', 1) AS BIGINT) END;
 CREATE MACRO moment_of_text(x) AS CASE WHEN regexp_full_match(x, ' *[0-9]{1,18} *') THEN TRY_CAST(trim(x) AS BIGINT)
     WHEN regexp_matches(x, '[Tt ]24($|[:Zz+-])') THEN NULL
     WHEN regexp_matches(x, '[Tt ][0-9][0-9]:[0-9][0-9]:60([.,][0-9]+)?($|[Zz+-])')

@@ -1,7 +1,8 @@
 """What is known of a watched folder's files before they are read.
 
-Guarantee: a file that ends the process that reads it is read MAX_READINGS times, and then no more. One that could not
-be read for another reason is tried again for ever, after all others. A file that no longer lies there needs nobody.
+Guarantee: a file that ends the process that reads it is read MAX_READINGS times, and then no more; so is one whose
+reading takes too long. One that could not be read for another reason is tried again for ever, after all others. A file
+that no longer lies there needs nobody.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_m
     return None if found is None else int(found)
 
 
-def end_reading(connection: sa.Connection, source: str, file: FoundFile, said: str, now_ms: int) -> None:
-    """Note why a file could not be read. Of one of which something became, `take` and `note` say so."""
-    SQL.run(connection, "end", {**_its(source, file), "said": said, "now_ms": now_ms})
+def end_reading(
+    connection: sa.Connection, source: str, file: FoundFile, said: str, now_ms: int, *, counts: bool = False
+) -> None:
+    """Note why a file could not be read. Of one of which something became, `take` and `note` say so. `counts`: this
+    reading is one of the MAX_READINGS."""
+    SQL.run(connection, "end", {**_its(source, file), "said": said, "now_ms": now_ms, "counts": counts})
 
 
 def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]) -> list[tuple[bool, FoundFile]]:

@@ -15,7 +15,8 @@ WHERE NOT (batch_files.outcome = 'reading' AND batch_files.seen_ms > :now_ms - :
 RETURNING readings
 
 -- name: end
-UPDATE batch_files SET outcome = 'failed', said = :said, seen_ms = :now_ms, readings = 0
+UPDATE batch_files SET outcome = 'failed', said = :said, seen_ms = :now_ms,
+    readings = CASE WHEN :counts THEN readings ELSE 0 END
 WHERE source = :source AND name = :name AND batch = '' AND path = :path AND outcome = 'reading'
 
 -- name: unseen

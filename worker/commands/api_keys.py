@@ -31,8 +31,11 @@ SCOPES: Final = (
     "usage:read",
 )  # fmt: skip
 """All there are. Each route asks for one."""
+EVENTS: Final = "events:write"
 PREFIX: Final = "ddk_"
 """Of each key: scanners of sources find one that was left there."""
+ACTOR: Final = "key"
+"""Begins the actor of what is done by a key; its name follows."""
 KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 """What a key looks like: what does not is no key, and costs no read."""
 OVERLAP_MS: Final = DAY_MS
@@ -65,7 +68,7 @@ class ApiKey:
     @property
     def actor(self) -> str:
         """Who does what is done by it."""
-        return f"key:{self.name}"
+        return f"{ACTOR}:{self.name}"
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,10 @@ def create(
     source: str | None = None,
     for_ms: int | None = None,
     new: bool = False,
+    any_source: bool = False,
 ) -> int | None:
-    """Let a program in by `key`; until when, None without an end.
+    """Let a program in by `key`; until when, None without an end. `any_source`: a key of one organisation may send
+    events of every source, and so take the ids of other producers' events of that organisation.
 
     Errors: UsageError; UnknownId for a scope there is not and, unless `new`, for an organisation or a cell of which
     nothing is known; Refused for a name that is taken.
@@ -155,6 +160,11 @@ def create(
         ids.require(connection, ids.CELL, cell_id, new=new)
     if source is not None and not is_clean_id(source):
         raise UsageError("a source has 1 to 200 characters, none of them control characters")
+    if org_id is not None and source is None and EVENTS in scopes and not any_source:
+        raise UsageError(
+            f"a key of one organisation with the scope {EVENTS} needs --source: without it, it can use the ids of your "
+            "own events, which are not billed then. Name its source, or pass --any-source if you trust its holder"
+        )
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
     made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source)

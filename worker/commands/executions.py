@@ -132,14 +132,14 @@ def _require_no_use(key: str) -> None:
 
 
 def accept_asked(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
-    """The same for a program, by its organisation's own key or one among all: either finds what the other asked for
-    under the same key for the same organisation. Errors: as `accept`."""
+    """The same for a program, by its organisation's own key or one among all. By its own it finds a run among all under
+    the same key for its organisation, and not the other way: whoever began a run may end it. Errors: as `accept`."""
     run_request.require_key(asked.key)
     _require_no_use(asked.key)
     if not asked.own:
         own_keys.require_open(asked.key)
     name, other = asked.names
-    if reservations.read(connection, name) is None:
+    if asked.own and reservations.read(connection, name) is None:
         before = reservations.read(connection, other)
         name = other if before is not None and before.org_id == asked.request.org_id else name
     return accept(connection, name, asked.request, asked.by(now_ms))

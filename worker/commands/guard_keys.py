@@ -2,8 +2,9 @@
 
 Guarantee: an API key that is bound to an organisation has use keys of its organisation's own: what others use is no
 matter to it, and what it uses takes no key of theirs. A key that is bound to none takes use keys among all
-organisations. Either finds what the other used under the same key for the same organisation: it is one use, whatever
-comes at once, of one metric, whose counter is locked. Of two metrics at the same moment both may go in.
+organisations, and no bound key takes one of these. A bound key finds what a key that is bound to none used under the
+same key for its organisation: it is one use, whatever comes at once, of one metric, whose counter is locked. Of two
+metrics at the same moment both may go in.
 """
 
 from __future__ import annotations
@@ -42,15 +43,14 @@ def read(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str
 def before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) -> Use | None:
     """What was used under a key before, to whom an API key that is bound to the organisation (`own`), or to none, gives
     it; None where there is nothing."""
-    mine, all_ = uses.get(own_name(org_id, key)), uses.get(key)
-    if own:
-        return mine or (all_ if all_ is not None and all_.org_id == org_id else None)
-    return all_ or mine
+    all_ = uses.get(key)
+    if not own:
+        return all_
+    return uses.get(own_name(org_id, key)) or (all_ if all_ is not None and all_.org_id == org_id else None)
 
 
-def name_of(connection: sa.Connection, org_id: str, key: str) -> str | None:
-    """What a key that is an organisation's own names; None where that is nothing of the organisation's.
+def use_of(connection: sa.Connection, org_id: str, key: str) -> Use | None:
+    """The use that a key of an organisation's own names; None where that is nothing of the organisation's.
     Errors: UsageError."""
     require_key(key)
-    found = before(read(connection, [(org_id, key)]), org_id, key, own=True)
-    return None if found is None else found.use_key
+    return before(read(connection, [(org_id, key)]), org_id, key, own=True)

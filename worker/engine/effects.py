@@ -182,10 +182,6 @@ class UsageAnswer:
     error: str | None = None
 
 
-ANSWERED: Final = "the cell answered"
-"""How the error begins of a cell that is there and said no."""
-
-
 class HaltSender(Protocol):
     """What tells cells."""
 

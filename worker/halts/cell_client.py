@@ -10,20 +10,18 @@ import asyncio
 import hashlib
 import hmac
 import json
-import ssl
 from collections.abc import Sequence
 from typing import Final
 
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.dialing import trusted_tls
 from drawdown.providers.http.names import Lookup, system_lookup
 from drawdown.schema.clock import Clock
-from drawdown.worker.engine.effects import ANSWERED, HaltRequest
+from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import parse
 from drawdown.worker.halts.guarded_calls import Target, late
-from drawdown.worker.halts.reasons import NOT_ALLOWED, UNSIGNED
+from drawdown.worker.halts.reasons import ANSWERED, NOT_ALLOWED, UNSIGNED
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
@@ -55,20 +53,17 @@ class CellClient:
         self._settings = settings
         self._clock = clock
         self._lookup = lookup
-        self._tls: ssl.SSLContext | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: dict[str | None, asyncio.Semaphore] = {}
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         """One answer each, in order: None where the cell acknowledged, else what went wrong."""
-        if self._tls is None:
-            self._tls = trusted_tls()
         lines: dict[str, _Line] = {}
         for text in {halt.url for halt in halts}:
             url = parse(text)
             if url is not None and url.origin in self._settings.allowed:
                 target = Target(url, self._settings, HALT_PATH)
-                lines[text] = target, target.client(self._lookup, self._tls, AT_ONCE_PER_CELL, TIMEOUT_S)
+                lines[text] = target, target.client(self._lookup, self._settings.outgoing, AT_ONCE_PER_CELL, TIMEOUT_S)
         try:
             return list(await asyncio.gather(*(self._one(lines.get(halt.url), halt) for halt in halts)))
         finally:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from drawdown.providers.http.names import Lookup, system_lookup
+from drawdown.providers.http.outgoing import Outgoing
 from drawdown.worker.halts.addresses import Network
 from drawdown.worker.halts.cell_urls import CellUrl
 from drawdown.worker.halts.judging import address_refused, why_not
@@ -27,6 +28,8 @@ class CellSettings:
     roots: tuple[str, ...] = ()
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     networks: tuple[Network, ...] = ()
+    outgoing: Outgoing = field(default_factory=Outgoing)
+    """How calls leave: whom they trust, and through which proxy."""
 
     def __repr__(self) -> str:
         return f"CellSettings(allowed={sorted(self.allowed)}, networks={[str(one) for one in self.networks]})"

@@ -10,22 +10,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ssl
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlencode
 
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.dialing import trusted_tls
 from drawdown.providers.http.names import Lookup, system_lookup
 from drawdown.schema.clock import Clock
-from drawdown.worker.engine.effects import ANSWERED, UsageAnswer, UsageRequest
+from drawdown.worker.engine.effects import UsageAnswer, UsageRequest
 from drawdown.worker.halts.cell_client import TOO_LONG
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.halts.cell_urls import parse
 from drawdown.worker.halts.guarded_calls import Target, late
-from drawdown.worker.halts.reasons import UNSIGNED
+from drawdown.worker.halts.reasons import ANSWERED, UNSIGNED
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
@@ -51,9 +49,9 @@ class CellUsageClient:
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
         """One answer each, in order."""
-        return list(await asyncio.gather(*(self._one(request, trusted_tls()) for request in requests)))
+        return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
-    async def _one(self, request: UsageRequest, tls: ssl.SSLContext) -> UsageAnswer:
+    async def _one(self, request: UsageRequest) -> UsageAnswer:
         url = parse(request.url)
         if url is None or url.origin not in self._settings.allowed:
             return UsageAnswer(error=f"the URL of cell {request.cell_id} is not allowed (DRAWDOWN_CELL_ORIGINS)")
@@ -61,7 +59,7 @@ class CellUsageClient:
         if not secrets:
             return UsageAnswer(error=UNSIGNED)
         target = Target(url, self._settings, USAGE_PATH)
-        http = target.client(self._lookup, tls, 1, USAGE_TIMEOUT_S)
+        http = target.client(self._lookup, self._settings.outgoing, 1, USAGE_TIMEOUT_S)
         try:
             async with asyncio.timeout(USAGE_TIMEOUT_S):
                 return await self._asked(target, http, request, secrets)

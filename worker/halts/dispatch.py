@@ -23,8 +23,9 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import ANSWERED, HaltRequest, Over, SendHalts, Steps, Together, Transaction
+from drawdown.worker.engine.effects import HaltRequest, Over, SendHalts, Steps, Together, Transaction
 from drawdown.worker.engine.waiting import backoff_ms
+from drawdown.worker.halts.reasons import ANSWERED
 from drawdown.worker.halts.unheeded import ESCALATE_AFTER
 
 log = structlog.get_logger()

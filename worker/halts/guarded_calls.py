@@ -1,14 +1,14 @@
 """Calls to URLs that people registered: cells, and the operator's product.
 
 Guarantee: a connection is made only to an address that was judged when the connection was made: an earlier answer of
-DNS does not count. Redirects, proxies and cookies are not followed or kept. An answer that is too long, never ends or
+DNS does not count. Through a proxy that the operator set, the proxy finds the address, and the origin alone is judged.
+Redirects and cookies are not followed or kept. An answer that is too long, never ends or
 is no HTTP is an error in our words: those of a library may hold headers.
 """
 
 from __future__ import annotations
 
 import socket
-import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from drawdown.providers.http.client import HttpClient
 from drawdown.providers.http.connection import CUT_OFF, TOO_MUCH
 from drawdown.providers.http.dialing import Dialer
 from drawdown.providers.http.names import Lookup
+from drawdown.providers.http.outgoing import Outgoing
 from drawdown.worker.halts.cell_urls import CellUrl
 from drawdown.worker.halts.judging import Judge
 from drawdown.worker.halts.reasons import NOT_CALLED
@@ -45,9 +46,9 @@ class Target:
             raise OSError(self.refused)
         return socket.socket(*found[:3])
 
-    def client(self, lookup: Lookup, tls: ssl.SSLContext, at_once: int, within_s: float) -> HttpClient:
+    def client(self, lookup: Lookup, outgoing: Outgoing, at_once: int, within_s: float) -> HttpClient:
         """Connections for this target, so many at once."""
-        dialer = Dialer(tls=tls, lookup=lookup, socket_to=self.socket_to, names_kept_s=0)
+        dialer = Dialer(outgoing=outgoing, lookup=lookup, socket_to=self.socket_to, names_kept_s=0)
         return HttpClient(connections=at_once, connect_timeout_s=within_s, dialer=dialer)
 
     def failure(self, result: NotSent | NoAnswer, allows: str, too_long: str = TOO_LONG) -> str:

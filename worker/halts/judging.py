@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Protocol
 
 from drawdown.providers.http.names import Lookup
+from drawdown.providers.http.outgoing import Outgoing
 from drawdown.worker.halts.addresses import Network, refusal
 from drawdown.worker.halts.cell_urls import CellUrl, parse
 
@@ -20,6 +21,8 @@ class Judge(Protocol):
     def allowed(self) -> frozenset[str]: ...
     @property
     def networks(self) -> tuple[Network, ...]: ...
+    @property
+    def outgoing(self) -> Outgoing: ...
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
         """Why a connection for this URL is not made to this address; None where it may be."""
@@ -37,6 +40,8 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
     found = parse(url)
     if found is None or found.origin not in judge.allowed:
         return f"add its origin to {settings}_ORIGINS"
+    if found.origin.startswith("https:") and judge.outgoing.proxy_for(found.host, found.port) is not None:
+        return None  # the proxy finds the address
     try:
         hosts = [where[0] for *_, where in lookup(found.host, found.port)]
     except OSError:

@@ -16,9 +16,8 @@ import sqlalchemy as sa
 from drawdown.schema.clock import utc
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.text import typed
-from drawdown.worker.engine.effects import ANSWERED
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.reasons import NOT_ALLOWED, NOT_CALLED, UNSIGNED
+from drawdown.worker.halts.reasons import ANSWERED, NOT_ALLOWED, NOT_CALLED, UNSIGNED
 
 ESCALATE_AFTER: Final = 3
 """So many acknowledgements, each with a minute to stop what runs, and a person is needed."""

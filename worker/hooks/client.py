@@ -8,13 +8,11 @@ the message, and nothing else does.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Sequence
 from typing import Final
 
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.dialing import trusted_tls
 from drawdown.providers.http.names import Lookup, system_lookup
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import SECOND_MS
@@ -37,18 +35,15 @@ class HookClient:
         self._settings = settings
         self._clock = clock
         self._lookup = lookup
-        self._tls: ssl.SSLContext | None = None
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
         """One answer each, in order, within CALL_MS. Whoever calls gives no more at once than may be under way."""
-        if self._tls is None:
-            self._tls = trusted_tls()
         lines: dict[str, tuple[Target, HttpClient]] = {}
         for text in {message.url for message in messages}:
             url = parse(text)
             if url is not None and url.origin in self._settings.allowed:
                 target = Target(url, self._settings)
-                lines[text] = target, target.client(self._lookup, self._tls, AT_ONCE, CALL_MS / SECOND_MS)
+                lines[text] = target, target.client(self._lookup, self._settings.outgoing, AT_ONCE, CALL_MS / SECOND_MS)
         try:
             return list(await asyncio.gather(*(self._one(lines.get(message.url), message) for message in messages)))
         finally:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from drawdown.providers.http.names import Lookup, system_lookup
+from drawdown.providers.http.outgoing import Outgoing
 from drawdown.worker.halts.addresses import Network
 from drawdown.worker.halts.cell_urls import CellUrl
 from drawdown.worker.halts.judging import address_refused, why_not
@@ -20,6 +21,8 @@ class HookSettings:
     allowed: frozenset[str] = frozenset()
     roots: tuple[str, ...] = field(default=(), repr=False)
     networks: tuple[Network, ...] = ()
+    outgoing: Outgoing = field(default_factory=Outgoing)
+    """How calls leave: whom they trust, and through which proxy."""
 
     @property
     def origins(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ Guarantee: each gets a row and a bucket before its usage is sealed or becomes pe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -17,6 +18,9 @@ from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.seal.statements import Lock, SealRequest, Statements, lock_shard
 
 SQL = queries(__file__)
+
+AT_ONCE: Final = 20_000
+"""Organisations that one statement gives their rows."""
 
 
 def register_unknown_orgs(run: Statements, request: SealRequest, lock: Lock) -> int:
@@ -36,13 +40,11 @@ def register_unknown_orgs_by_arrival(connection: sa.Connection, request: SealReq
 
 
 def _give_buckets(connection: sa.Connection, request: SealRequest, strangers: Sequence[str]) -> None:
-    mine = [
-        {"org_id": org, "bucket": bucket_of(org)}
-        for org in strangers
-        if request.shard.lo <= bucket_of(org) <= request.shard.hi
-    ]
-    if mine:
-        SQL.run(connection, "give_bucket", mine)
+    placed = ((org, bucket_of(org)) for org in dict.fromkeys(strangers))
+    shard = request.shard
+    mine = [{"org_id": org, "bucket": bucket} for org, bucket in placed if shard.lo <= bucket <= shard.hi]
+    for at in range(0, len(mine), AT_ONCE):
+        SQL.run(connection, "give_bucket", {"strangers": mine[at : at + AT_ONCE]})
 
 
 def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> int:

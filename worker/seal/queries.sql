@@ -241,7 +241,9 @@ WHERE id BETWEEN :lo AND :hi
 UPDATE buckets SET sweep_next_ms = :next_ms, sweep_began_ms = :began_ms WHERE id BETWEEN :lo AND :hi
 
 -- name: give_bucket
-INSERT INTO orgs (org_id, bucket, registered) VALUES (:org_id, :bucket, false)
+-- In one statement: a host may name any number of organisations that are none.
+INSERT INTO orgs (org_id, bucket, registered)
+SELECT r.org_id, r.bucket, false FROM {rows :strangers (org_id text, bucket bigint)} r WHERE 1 = 1 ORDER BY r.org_id
 ON CONFLICT (org_id) DO UPDATE SET bucket = excluded.bucket
 
 -- name: unassigned

@@ -6,7 +6,7 @@ SELECT org_id, ts - ts % 300000 AS window_ms, kind, SUM(quantity) AS quantity FR
     SELECT org_id, kind, quantity, ts
     FROM (
         SELECT org_id, {kind} AS kind, whole(said_quantity) AS quantity, COALESCE(whole(said_ts),
-            CASE WHEN said_ts LIKE '____-%' THEN epoch_ms(TRY_CAST(said_ts AS TIMESTAMPTZ)) END) AS ts
+            CASE WHEN said_ts LIKE '____-%' THEN moment(said_ts) END) AS ts
         FROM as_text
     ) r
     WHERE length(org_id) BETWEEN 1 AND 200 AND {kind_is_one} AND quantity >= 0 AND quantity <= most()
@@ -20,6 +20,11 @@ INSERT INTO meters VALUES ($event_type, $meter)
 -- By its letters: no type rounds a fraction away. 18 digits at most, and nothing but zeros behind a point.
 CREATE MACRO whole(x) AS
     CASE WHEN x SIMILAR TO ' *[0-9]{1,18}(|[.]0*) *' THEN CAST(regexp_extract(x, '[0-9]+') AS BIGINT) END;
+-- No day has a 24th hour. A leap second is the last moment before the next one.
+CREATE MACRO moment(x) AS CASE WHEN x SIMILAR TO '.*[Tt ]24([^0-9].*|)' THEN NULL
+    WHEN x SIMILAR TO '.*[0-9][0-9][^0-9]60([.,][0-9]+|)([Zz+-].*|)' THEN epoch_ms(TRY_CAST(
+        regexp_replace(x, '([0-9][0-9][^0-9])60([.,][0-9]+)?($|[Zz+-])', '\159.999\3') AS TIMESTAMPTZ))
+    ELSE epoch_ms(TRY_CAST(regexp_replace(x, 'z *$', 'Z') AS TIMESTAMPTZ)) END;
 -- As text; a number of floating point as the number that it is, not as the shortest that reads back to it.
 CREATE MACRO said(x) AS CASE WHEN typeof(x) IN ('FLOAT', 'DOUBLE') THEN CAST(TRY_CAST(x AS DOUBLE) + 0 AS VARCHAR)
     ELSE CAST(x AS VARCHAR) END;

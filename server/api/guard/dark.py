@@ -26,7 +26,7 @@ from drawdown.guard.decide import decide
 from drawdown.schema import database
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.server.api.programs import soon
+from drawdown.server.api.programs import Find, soon
 from drawdown.server.http.errors import SOON, ApiError, unauthorized
 from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
@@ -90,8 +90,9 @@ class Memory(Generic[T]):
 class Dark:
     """Of one process. `uses` counts what became of those that were let through."""
 
-    def __init__(self, services: Services, threads: Threads, reading: Threads) -> None:
+    def __init__(self, services: Services, threads: Threads, reading: Threads, find: Find) -> None:
         self._services = services
+        self._look_up = find
         self._threads = threads
         self._reading = reading
         self._keys: Memory[ApiKey] = Memory()
@@ -127,12 +128,9 @@ class Dark:
 
     async def _find(self, proof: str, now_ms: int) -> ApiKey | None:
         remembered = self._keys.get(proof, now_ms) is not None
-
-        def find(connection: sa.Connection) -> ApiKey | None:
-            return api_keys.find_all(connection, [proof], now_ms).get(proof)
-
+        look_up = partial(self._look_up, proof, now_ms)
         try:
-            found = await self._asked(lambda: self._reading.read(find), quick=remembered, ends=False, notes=False)
+            found = await self._asked(look_up, quick=remembered, ends=False, notes=False)
         except AWAY:
             if not remembered:
                 raise

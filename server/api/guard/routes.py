@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse
 
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import in_credits
+from drawdown.server.api import makers
 from drawdown.server.api.described import operation
 from drawdown.server.api.gate import iso
 from drawdown.server.api.guard import models, overrides
@@ -228,17 +229,20 @@ def _ask(order: models.ConsumeOrder, said: Said, for_ms: int | None, state: Stat
     org = said.require_org(order.org)
     wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
     own = said.key.org_id is not None
-    return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=order.let_through)
+    dark = order.let_through and not own  # a tenant's word passes no limit: it is decided like any other
+    return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=dark)
 
 
 def _own(connection: sa.Connection, key: str, said: Said) -> str:
-    """A use's name. To a key that is bound to an organisation, another's use is none. Errors: ApiError 404."""
+    """The name of a use that is to change. To a key that is bound to an organisation, another's use is none. Errors:
+    ApiError 404, 403."""
     if said.key.org_id is None:
         return key
-    name = guard_keys.name_of(connection, said.key.org_id, key)
-    if name is None:
+    use = guard_keys.use_of(connection, said.key.org_id, key)
+    if use is None:
         raise ApiError(404, "unknown_use", f"{said.key.org_id} has no use of this key")
-    return name
+    makers.require_maker(said.key, use.actor, "this use")
+    return use.use_key
 
 
 def shown(found: Answer) -> dict[str, object]:

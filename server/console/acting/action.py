@@ -23,6 +23,7 @@ from drawdown.schema.typed.parsing import parse_credits, parse_time
 from drawdown.server.console.frame.parts import Table
 from drawdown.worker.commands.console_users import Person
 from drawdown.worker.engine.context import Context
+from drawdown.worker.verdict.rates import CREDITS, Worth
 
 MAX_REASON_CHARS: Final = 500
 MAX_EVIDENCE_CHARS: Final = 500
@@ -68,11 +69,20 @@ class Fact:
 
 @dataclass(frozen=True)
 class Size:
-    """How much an action does: to how many, and how much credit it gives, or takes, in micro-credits."""
+    """How much an action does: to how many, and how much credit it gives, or takes, in micro-credits. `micro` also
+    counts usage whose charge it corrects or waives. `unbounded`: how much it gives is not known; for an admin alone."""
 
     rows: int = 1
     micro: int = 0
     taken_micro: int = 0
+    unbounded: bool = False
+
+
+def size_of(worth: Worth, rows: int = 1) -> Size:
+    """The size of an action that corrects usage. Usage without a rate, or paid from a balance whose unit is no credit,
+    has no size."""
+    foreign = any(balance != CREDITS for balance in worth.credits_micro)
+    return Size(rows=rows, micro=worth.credits_micro.get(CREDITS, 0), unbounded=bool(worth.unpriced) or foreign)
 
 
 ONE: Final = Size()

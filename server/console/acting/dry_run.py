@@ -110,6 +110,9 @@ def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
     size = action.size(connection, doing)
     person = doing.person
     most = None if person.role == "admin" else person.grant_limit_micro or 0
+    if most is not None and size.unbounded:
+        why = f"{action.title}: nothing bounds the credits that this gives"
+        raise ApiError(403, "grant_limit", f"{why}, so that {person.name} may not do it: an admin may")
     if most is not None and size.micro > most:
         why = f"{person.name} may give {as_credits(most)} credits at once, and this is {as_credits(size.micro)}"
         raise ApiError(403, "grant_limit", f"{why}: an admin may do it, or raise the limit")

@@ -186,7 +186,7 @@ EXAMPLES: Final = {
     "provider-pause": Example({"provider": "embedded"}, {"provider": "embeded"}, _pause),
     "provider-resume": Example({"provider": "embedded"}, {"provider": "none"}, _paused_anew, _pause),
     "org-override": Example(
-        {"id": "acme", "never_halt": "yes", "max_concurrent": "3", "until": "+30d"},
+        {"id": "acme", "never_halt": "no", "max_concurrent": "3", "until": "+30d"},
         {"id": "acmee", "never_halt": "x", "max_concurrent": "99999999999", "until": "2020-01-01"},
         _somebody_overrides,
     ),

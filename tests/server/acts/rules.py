@@ -8,8 +8,8 @@ from typing import Final
 from drawdown.events.envelope import UsageEvent
 from drawdown.guard.periods import Period
 from drawdown.schema.database import write
-from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import api_keys, console_users, events, features, guard_overrides, guard_terms
+from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.worker.commands import api_keys, console_users, credit, events, features, guard_overrides, guard_terms
 from drawdown.worker.commands.guard_overrides import Terms
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.sources.events.store import take
@@ -43,6 +43,7 @@ def _in_force(home: Home) -> None:
 
 def _event(home: Home) -> None:
     write(home.engine, lambda c: features.map_event(c, "order", "orders", home.fleet.by, new=True))
+    write(home.engine, lambda c: credit.set_rate(c, "orders", 5 * MICRO, 1, home.fleet.by, from_ms=0, new=True))
     sent = [UsageEvent("shop", name, "order", "acme", 3, home.now) for name in ("o-1", "o-2")]
     write(home.engine, lambda c: take(c, sent, home.now))
 
@@ -68,7 +69,7 @@ def _promoted(home: Home) -> None:
 
 
 MADE: Final = {
-    "metric": "look", "amount": "70", "reach": "pattern", "id": "ac*", "per": "day", "lasts": "until", "expires": "+7d"
+    "metric": "look", "amount": "70", "reach": "org", "id": "acme", "per": "day", "lasts": "until", "expires": "+7d"
 }  # fmt: skip
 EXAMPLES: Final = {
     "override-approve": Example({"number": "1"}, {"number": "9"}, partial(_override, asked=False), prepare=_asked),
@@ -101,7 +102,7 @@ EXAMPLES: Final = {
         prepare=_event,
     ),
     "key-make": Example(
-        {"name": "shop", "scopes": "guard\nevents:write", "org": "acme", "for": "90d"},
+        {"name": "shop", "scopes": "guard\nevents:write", "org": "acme", "source": "/shop", "for": "90d"},
         {"name": "\x00", "scopes": "all", "org": "acmee", "cell": "cell-9", "for": "soon"},
         secret=True,
     ),

@@ -80,7 +80,7 @@ def test_each_page_says_what_the_command_line_says(home: Home) -> None:
     assert f"|{HOSTILE}|missing|events|7|" in events
     assert "|bad-sample|" in page(home, "/console/events?why=interval_negative")
     keys = page(home, "/console/keys", KIM)
-    assert "|shop|Rotate|End|events:write|acme|good|" in keys and "|ends in 1 d|" in keys
+    assert "|shop|Rotate|End|events:write|acme|source /shop|good|" in keys and "|ends in 1 d|" in keys
     assert "|old|Rotate|End|guard|any|good|" in keys
     assert "|console:tom, ended|" in keys and "|test, ended|" not in keys, "a key does not end with who made it"
     assert "ddk_" not in keys.replace("ddk_…", "") and key(1) not in keys

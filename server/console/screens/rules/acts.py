@@ -7,11 +7,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
+from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField, size_of
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules import acts_keys, acts_limits, acts_people
 from drawdown.worker.commands.events import withdraw_events
 from drawdown.worker.views.events import show_event
+from drawdown.worker.views.worth import worth_of_events
 
 MOST_FACTS: Final = 20
 """Events that a dry run names, of those it would withdraw."""
@@ -46,6 +47,11 @@ def _command(doing: Doing) -> list[str]:
     return [*found, *([] if org is None else ["--org", org])]
 
 
+def _size(connection: sa.Connection, doing: Doing) -> Size:
+    found = _ids(doing)
+    return size_of(worth_of_events(connection, doing.text("source"), found, doing.maybe("org")), len(found))
+
+
 def _go_on(doing: Doing) -> str:
     return url("/console/event", source=doing.text("source"), id=_ids(doing)[0], org=doing.text("org"))
 
@@ -63,6 +69,6 @@ WITHDRAW: Final = Action(
     _command,
     _go_on,
     "An event that is withdrawn counts no more, for good. What is right is a new event, with an id of its own.",
-    size=lambda _connection, doing: Size(rows=len(_ids(doing))),
+    size=_size,
 )
 ACTIONS: Final = (*acts_limits.ACTIONS, WITHDRAW, *acts_keys.ACTIONS, *acts_people.ACTIONS)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.guard.decide import Reach
 from drawdown.guard.periods import PERIODS, Period
 from drawdown.schema.typed.parsing import show_time
-from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, WrongField
+from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.commands import guard_overrides, guard_terms
@@ -91,6 +91,21 @@ def _to_limits(doing: Doing) -> str:
     return url("/console/limits", metric=doing.text("metric"))
 
 
+def _size(connection: sa.Connection, terms: OverrideRow | Terms) -> Size:
+    """What may be used by it in one period, at the metric's price."""
+    if terms.amount is None or terms.reach != "org":
+        return Size(unbounded=True)
+    return Size(micro=guard_terms.find(connection, terms.metric).price.of(terms.amount))
+
+
+def _decided_size(word: Word, connection: sa.Connection, doing: Doing) -> Size:
+    return _size(connection, guard_overrides.show(connection, _number(doing))) if word == "approve" else Size()
+
+
+def _made_size(connection: sa.Connection, doing: Doing) -> Size:
+    return _size(connection, _terms(doing))
+
+
 def _deciding(word: Word, title: str, said: str) -> Action:
     return Action(
         f"override-{word}",
@@ -101,6 +116,7 @@ def _deciding(word: Word, title: str, said: str) -> Action:
         lambda doing: ["override", word, str(_number(doing))],
         _to_limits,
         said,
+        size=partial(_decided_size, word),
     )
 
 
@@ -157,6 +173,7 @@ MAKE: Final = Action(
     _make_command,
     _to_limits,
     "It stands in place of what the plan allows, from now on: an organisation's own first, then a pattern's, a plan's.",
+    size=_made_size,
 )
 
 

@@ -8,12 +8,13 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused
-from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field
+from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, size_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.commands import backfills
 from drawdown.worker.commands.withdrawals import judge_backfill
 from drawdown.worker.views.backfills import show_backfill
+from drawdown.worker.views.worth import worth_of_backfill
 
 MOST_REVERTED: Final = 5_000
 """Events that one form takes back, in one transaction; more by the command line, which goes portion by portion."""
@@ -66,5 +67,6 @@ REVERT: Final = Action(
     lambda doing: ["backfill", "revert", doing.text("backfill")],
     lambda doing: url("/console/backfill", key=doing.text("backfill")),
     "All that went in by it is withdrawn, for good. What was never closed is forgotten.",
+    size=lambda connection, doing: size_of(worth_of_backfill(connection, doing.text("backfill"))),
 )
 ACTIONS: Final = (CLOSE, REVERT)

@@ -11,7 +11,7 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
-from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, WrongField
+from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.commands import cells, executions, orgs
@@ -50,6 +50,18 @@ def _most(doing: Doing) -> int | None:
     if found is not None and found > MAX_CONCURRENT:
         raise WrongField("max_concurrent", f"{MAX_CONCURRENT:,} at most")
     return found
+
+
+def _override_size(_connection: sa.Connection, doing: Doing) -> Size:
+    """An organisation that is never halted uses what it has no credit for."""
+    return Size(unbounded=doing.values["never_halt"] == "yes")
+
+
+def _release_size(connection: sa.Connection, doing: Doing) -> Size:
+    """What the run may have cost beyond what is charged for it."""
+    run, _ = show_run(connection, doing.text("run"), doing.by.now_ms, 1)
+    more = (doing.credits("incurred") or run.drawn_micro) - run.drawn_micro
+    return Size(micro=max(run.left_micro - max(more, 0), 0))
 
 
 def _override_command(doing: Doing) -> list[str]:
@@ -125,6 +137,7 @@ OVERRIDE: Final = Action(
     _override_command,
     lambda doing: url("/console/org", id=doing.text("id"), tab="halts"),
     "Your word wins over the provider's at once. What is left empty stays as it was said before.",
+    size=_override_size,
 )
 END_OVERRIDE: Final = Action(
     "org-override-end",
@@ -154,6 +167,7 @@ RELEASE: Final = Action(
     _release_command,
     lambda doing: url("/console/run", key=doing.text("run")),
     "Its hold is free again; what it drew or incurred is charged.",
+    size=_release_size,
 )
 SET_CELL: Final = Action(
     "cell-set",

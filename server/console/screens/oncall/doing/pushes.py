@@ -8,11 +8,23 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused
-from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Look, Size, WrongField, evidence_of
+from drawdown.server.console.acting.action import (
+    Action,
+    Doing,
+    Done,
+    Fact,
+    Field,
+    Look,
+    Size,
+    WrongField,
+    evidence_of,
+    size_of,
+)
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.commands import pushes
 from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.push.rows import find_pushes
+from drawdown.worker.views.worth import worth_of_pushes
 
 RETRIED: Final = ("due", "rejected")
 PROVEN: Final = ("in_doubt", "rejected")
@@ -65,6 +77,12 @@ def _standing(states: Sequence[str]) -> Look:
         return [Fact(key, there[key].state.replace("_", " ")) for key in sorted(there)]
 
     return look
+
+
+def _worth(connection: sa.Connection, doing: Doing) -> Size:
+    """Of a word on what became of them: whoever says it charges them again, or lets them go."""
+    keys = _find(connection, doing, PROVEN)
+    return size_of(worth_of_pushes(connection, keys), len(keys))
 
 
 def _sized(states: Sequence[str]) -> Callable[[sa.Connection, Doing], Size]:
@@ -134,7 +152,7 @@ RESOLVE: Final = Action(
     ],
     _place,
     "A push in doubt was sent, and nobody knows what became of it. Look in the provider's console first.",
-    size=_sized(PROVEN),
+    size=_worth,
 )  # fmt: skip
 VOID: Final = Action(
     "push-void",
@@ -158,6 +176,6 @@ VOID: Final = Action(
     ],
     _place,
     "For what never reached its provider, or was lost or given back there: it is owed again, under its next revision.",
-    size=_sized(PROVEN),
+    size=_worth,
 )  # fmt: skip
 ACTIONS: Final = (RETRY, RESOLVE, VOID)

@@ -77,6 +77,11 @@ def _assign(connection: sa.Connection, doing: Doing) -> Done:
     return Done(f"{len(done):,} assigned to {provider}; {mended:,} s that waited are sealed by the next tick")
 
 
+def _assign_size(_connection: sa.Connection, doing: Doing) -> Size:
+    """What nobody here bills is used for nothing."""
+    return Size(rows=len(_orgs(doing)), unbounded=doing.values["provider"] in EXEMPT_PROVIDERS)
+
+
 def _assign_command(doing: Doing) -> list[str]:
     customer = doing.maybe("customer")
     found = ["org", "assign", *_orgs(doing), "--provider", doing.values["provider"], *_from_option(doing)]
@@ -215,7 +220,7 @@ ASSIGN: Final = Action(
     _assign_command,
     lambda doing: url("/console/org", id=_orgs(doing)[0], tab="assignment") if len(_orgs(doing)) == 1 else PENDING,
     "What was used before the start is not billed; a first assignment may reach back.",
-    size=lambda _connection, doing: Size(rows=len(_orgs(doing))),
+    size=_assign_size,
 )
 MAP: Final = Action(
     "feature-map",
@@ -265,6 +270,7 @@ DISMISS: Final = Action(
     lambda doing: ["sample", "dismiss", *_sample_options(doing)],
     lambda _doing: PENDING,
     "They are never billed, and no longer counted as quarantined.",
+    role="admin",
     size=_many,
 )
 ACTIONS: Final = (ASSIGN, MAP, MAP_EVENT, MEND, DISMISS)

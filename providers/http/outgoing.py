@@ -1,0 +1,222 @@
+"""The way of calls out of a network: whom they trust, by which certificate they are known, and through which proxy.
+
+Guarantee: what makes no sense is refused by the name of its setting, before anything is sent. No password of a proxy
+prints. The system's authorities are trusted as OpenSSL finds them (`SSL_CERT_FILE`, `SSL_CERT_DIR`), those of certifi
+where the system has none, and a company's own beside them.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from drawdown.schema.errors import UsageError
+
+if TYPE_CHECKING:
+    import ssl
+
+CA_FILE: Final = "DRAWDOWN_CA_FILE"
+CERT_FILE, CERT_DIR = "SSL_CERT_FILE", "SSL_CERT_DIR"
+PROXY, NO_PROXY = "HTTPS_PROXY", "NO_PROXY"
+MOST_EXCEPTIONS: Final = 1_000
+"""Entries of NO_PROXY."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """By which calls are known to whom they call: files in PEM. `key` "": it is in the certificate's file."""
+
+    setting: str
+    file: str = ""
+    key_setting: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class ProxyUrl:
+    """An HTTP proxy that connects (CONNECT). `authorization`: what its user and password come to."""
+
+    host: str
+    port: int
+    authorization: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """How one kind of calls leaves. `exceptions`: hosts that are called without the proxy. `system_file`: that of the
+    system's authorities, where it is named (`SSL_CERT_FILE`)."""
+
+    ca_file: str = ""
+    certificate: Certificate | None = None
+    proxy: ProxyUrl | None = None
+    exceptions: tuple[str, ...] = ()
+    system_file: str = ""
+
+    def tls(self) -> ssl.SSLContext:
+        """Errors: UsageError by the name of the setting."""
+        return _tls(self.system_file, self.ca_file, self.certificate, self._stands())
+
+    def _stands(self) -> tuple[object, ...]:
+        """Which files are read, and when each was written: what was rotated is read again."""
+        import ssl
+
+        system = ssl.get_default_verify_paths()
+        own = [self.ca_file, *((self.certificate.file, self.certificate.key) if self.certificate else ())]
+        return tuple((path, _written(path)) for path in (system.cafile, system.capath, *own) if path)
+
+    def require(self) -> None:
+        """Insist that files that were named can be used; those of the system are read by the first call. Errors:
+        UsageError by the name of the setting."""
+        if self.ca_file or (self.certificate is not None and self.certificate.file):
+            import ssl
+
+            _own(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self.ca_file, self.certificate)
+        if self.system_file and not os.access(self.system_file, os.R_OK):
+            why = f"{self.system_file} cannot be read. Name a file of certificates in PEM, or unset it"
+            raise UsageError(f"{CERT_FILE}: {why}")
+
+    def proxy_for(self, host: str, port: int) -> ProxyUrl | None:
+        """The proxy that leads there; None: a connection of its own does."""
+        return None if self.proxy is None or _is_excepted(self.exceptions, host, port) else self.proxy
+
+
+def _written(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(16)
+def _tls(
+    system_file: str, ca_file: str, certificate: Certificate | None, _stands: tuple[object, ...]
+) -> ssl.SSLContext:
+    import ssl  # 20 ms, which a command that calls nobody should not pay for
+
+    context = ssl.create_default_context()
+    if system_file:
+        _load(context, system_file, CERT_FILE)
+    elif not _has_authorities(context):
+        import certifi
+
+        context.load_verify_locations(cafile=certifi.where())
+    _own(context, ca_file, certificate)
+    return context
+
+
+def _own(context: ssl.SSLContext, ca_file: str, certificate: Certificate | None) -> None:
+    if ca_file:
+        _load(context, ca_file, CA_FILE)
+    if certificate is not None and certificate.file:
+        _prove(context, certificate)
+
+
+def _has_authorities(context: ssl.SSLContext) -> bool:
+    """Whether the system has any: in a file, or in a folder that is read when one is needed."""
+    import ssl
+
+    folder = ssl.get_default_verify_paths().capath
+    try:
+        return context.cert_store_stats()["x509_ca"] > 0 or bool(folder and any(Path(folder).iterdir()))
+    except OSError:
+        return False
+
+
+def _load(context: ssl.SSLContext, path: str, setting: str) -> None:
+    import ssl
+
+    try:
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise UsageError(f"{setting}: {path} holds no certificate. Name a file of certificates in PEM") from None
+    except OSError as error:
+        raise UsageError(f"{setting}: {path} cannot be read: {error.strerror or error}") from None
+
+
+def _prove(context: ssl.SSLContext, certificate: Certificate) -> None:
+    import ssl
+
+    key = certificate.key or certificate.file
+    for setting, path in ((certificate.setting, certificate.file), (certificate.key_setting, key)):
+        try:
+            with Path(path).open("rb"):
+                pass
+        except OSError as error:
+            raise UsageError(f"{setting}: {path} cannot be read: {error.strerror or error}") from None
+    try:
+        # A key with a passphrase would have OpenSSL ask the terminal for it.
+        context.load_cert_chain(certificate.file, certificate.key or None, password=lambda: "")
+    except (ssl.SSLError, ValueError):
+        names = f"{certificate.setting} and {certificate.key_setting}"
+        why = f"{certificate.file} and {key} are no certificate and its key"
+        raise UsageError(f"{names}: {why}. Name a certificate in PEM, and its own key without a passphrase") from None
+
+
+def proxy_url(text: str, setting: str = PROXY) -> ProxyUrl | None:
+    """`http://user:password@proxy.internal:3128`; None for nothing. Errors: UsageError, which quotes no password."""
+    text = text.strip()
+    if not text:
+        return None
+    wrong = UsageError(f"{setting}: this is no proxy. Set http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT")
+    try:
+        found = urlsplit(text if "://" in text else f"http://{text}")
+        port = found.port or 80
+    except ValueError:
+        raise wrong from None
+    if found.scheme != "http" or not found.hostname or found.path not in ("", "/") or found.query or found.fragment:
+        raise wrong
+    authorization = ""
+    if found.username is not None:
+        user = f"{unquote(found.username)}:{unquote(found.password or '')}"
+        authorization = "Basic " + base64.b64encode(user.encode()).decode()
+    return ProxyUrl(found.hostname, port, authorization)
+
+
+def exceptions(text: str) -> tuple[str, ...]:
+    """Entries of NO_PROXY. Errors: UsageError for more than any list has."""
+    found = tuple(entry.strip().lower() for entry in text.split(",") if entry.strip())
+    if len(found) > MOST_EXCEPTIONS:
+        raise UsageError(f"{NO_PROXY}: it has more than {MOST_EXCEPTIONS:,} entries")
+    return found
+
+
+def environment(given: Mapping[str, str]) -> tuple[ProxyUrl | None, tuple[str, ...]]:
+    """The proxy and its exceptions, by the names that other programs have for them; the small ones first, as curl has
+    it. Errors: UsageError."""
+
+    def one(name: str) -> str:
+        return given.get(name.lower()) or given.get(name, "")
+
+    return proxy_url(one(PROXY)), exceptions(one(NO_PROXY))
+
+
+def _is_excepted(entries: tuple[str, ...], host: str, port: int) -> bool:
+    """By name (`corp.example`, `.corp.example`: it and all below), address, network, or `*`; perhaps with a port."""
+    name = host.lower().rstrip(".").strip("[]")
+    return any(_matches(entry, name, port) for entry in entries)
+
+
+def _matches(entry: str, name: str, port: int) -> bool:
+    bare, colon, number = entry.rpartition(":")
+    if colon and number.isdigit() and (":" not in bare or bare.endswith("]")):
+        return int(number) == port and _matches(bare, name, port)
+    host = entry.strip("[]").lstrip(".")
+    return entry == "*" or name == host or name.endswith(f".{host}") or _is_within(entry.strip("[]"), name)
+
+
+def _is_within(entry: str, name: str) -> bool:
+    """Of addresses."""
+    try:
+        return ip_address(name) in ip_network(entry, strict=False)
+    except ValueError:
+        return False
