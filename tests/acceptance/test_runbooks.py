@@ -123,7 +123,7 @@ def test_a_provider_is_down_for_36_days(home: Home) -> None:
     values = {"PROVIDER": "stripe", "INVOICE_ITEM": "ii_1", "ORG": "bob", "COUNT": "1"}
     home.follow("provider-down-36-days", "Let it", values)
     assert rows(home.url, "SELECT window_ms FROM pushes WHERE state = 'rejected'") == [(T0,)]
-    home.follow("provider-down-36-days", "Bill by hand", values)
+    home.follow("provider-down-36-days", "Bill old usage by hand", values)
     assert home.stripe.charged("cus_bob", FEATURE) == 7, "the other 60 stand on the invoice"
     home.clock.at_ms += DAY_MS
     home.run("reconcile", "--provider", "stripe", "--from", show_time(T0), "--correct", "--reason", "nightly")
@@ -142,7 +142,7 @@ def test_pushes_are_rejected(home: Home) -> None:
     }  # fmt: skip
     home.follow("pushes-rejected", "See why", values)
     home.autumn.account.features[FEATURE] = gone
-    home.follow("pushes-rejected", "Mend it", values)
+    home.follow("pushes-rejected", "Fix the cause, and send again", values)
     assert home.at_autumn() == 60 and rows(home.url, "SELECT state, revision FROM pushes ORDER BY revision") == [
         ("voided", 0), ("accepted", 1)
     ]  # fmt: skip
@@ -255,7 +255,7 @@ def test_a_tick_is_missing(home: Home) -> None:
     home.use("alice", 61)
     assert "no tick for" in home.follow("tick-missing", "See why", {})
     home.clock.at_ms += 2 * WINDOW_MS
-    home.follow("tick-missing", "Once it is mended", {})
+    home.follow("tick-missing", "Once it is fixed", {})
     assert home.at_autumn() == 121
     home.clean()
 
@@ -268,7 +268,7 @@ def test_a_cell_is_gone(home: Home) -> None:
     broke(home)
     home.tick(75)
     home.clock.at_ms += HOUR_MS
-    home.follow("cell-gone", "See", {})
+    home.follow("cell-gone", "Find the cell and its organisations", {})
     home.clock.at_ms += HOUR_MS
     home.follow("cell-gone", "It was moved", {"CELL": "cell-1", "URL": moved})
     assert home.cell.acknowledged["erin"] >= 1
@@ -280,7 +280,7 @@ def test_the_watch_stopped(home: Home) -> None:
     home.tick()
     home.follow("watch-stopped", "See why", {})
     assert "a watch" in home.run("doctor", status=None).out
-    assert "nobody watched" not in home.follow("watch-stopped", "Go on", {})
+    assert "nobody watched" not in home.follow("watch-stopped", "Restart the watch", {})
     home.clock.at_ms += 2 * DAY_MS
     assert "nobody watched" not in home.run("status", status=1).out, "whoever gave it up is not reminded for ever"
 
@@ -315,7 +315,7 @@ def test_a_halted_customer_paid(home: Home) -> None:
     home.tick()
     assert halted(home) == ["dave"]
     values = {"ORG": "dave", "TOMORROW": show_time(home.clock.at_ms + DAY_MS)}
-    home.follow("halted-customer-paid", "It must run", values)
+    home.follow("halted-customer-paid", "It must run at once, regardless of the balance", values)
     assert halted(home) == []
     home.clean()
 
@@ -356,12 +356,12 @@ def test_holds_leak(home: Home) -> None:
         "ORG": "alice", "CUSTOMER": "alice", "RUN": "crashed", "OTHER_RUN": "idle", "EXPIRED_RUN": "old", "AMOUNT": "3",
     }  # fmt: skip
     assert number(home.url, "SELECT held_micro FROM ledger_accounts WHERE account_id = 'wallet:alice'") == 20_000_000
-    assert "16.00 reserved" in home.follow("holds-that-leak", "See who", values)
-    home.follow("holds-that-leak", "A run is", values)
-    assert "old" in home.follow("holds-that-leak", "Runs expired", {**values, "AMOUNT": "2"})
+    assert "16.00 reserved" in home.follow("holds-that-leak", "Find the reservations", values)
+    home.follow("holds-that-leak", "An execution is finished", values)
+    assert "old" in home.follow("holds-that-leak", "Expired executions have a cost", {**values, "AMOUNT": "2"})
     home.run("execution", "accept", "older", "--org", "alice", "--estimate", "4", "--for", "5m")
     home.clock.at_ms += HOUR_MS
-    home.follow("holds-that-leak", "Nobody lets", values)
+    home.follow("holds-that-leak", "Expired rows stay", values)
     assert rows(
         home.url, "SELECT balance_micro, held_micro FROM ledger_accounts WHERE account_id = 'wallet:alice'"
     ) == [(15_000_000, 0)]
@@ -383,7 +383,7 @@ def test_a_supplier_disputes(home: Home) -> None:
     home.clock.at_ms += 40 * DAY_MS
     home.run("settlement", "batch", "pixel", "--dry-run", status=1)
     home.follow("suppliers-dispute", "The customer is", values)
-    home.follow("suppliers-dispute", "Let the", values)
+    home.follow("suppliers-dispute", "Release the rest", values)
     assert number(home.url, "SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:alice'") == 10_000_000
     home.run("supplier", "set", "pixel", "--threshold", "1")
     listed = home.run("settlement", "list", "--supplier", "pixel").out
@@ -404,7 +404,7 @@ def test_usage_was_doubled(home: Home) -> None:
         "UNTIL": show_time(T0 + WINDOW_MS), "DAY": day, "NEXT_DAY": show_time(T0 + DAY_MS)[:10],
     }  # fmt: skip
     assert wrong in home.follow("doubled-usage", "Look", values)
-    home.follow("doubled-usage", "Give back", values)
+    home.follow("doubled-usage", "Refund the excess", values)
     assert home.at_autumn() == 60
     home.clean()
 
@@ -425,7 +425,7 @@ def test_cells_count_something_else(home: Home) -> None:
     days = {"DAY": show_time(T0)[:10], "NEXT_DAY": show_time(T0 + DAY_MS)[:10]}
     values = {"ORG": "bob", "FILE": str(lost), **days}
     home.follow("cells-differ", "Look", values)
-    home.follow("cells-differ", "Mend", values)
+    home.follow("cells-differ", "Fix", values)
     home.used["bob"] = 60
     home.clean()
 
@@ -445,10 +445,10 @@ def test_items_were_refused(home: Home) -> None:
         "KEY_NAME": "site", "ORG": "dave", "FROM": show_time(T0), "UNTIL": show_time(T0 + DAY_MS), "FILE": str(lost),
         "BACKFILL": "refused", "EVENTS": event_file(home, {"e-1": 3, "e-2": 4, "e-3": 5}),
     }  # fmt: skip
-    assert "e-1" in home.follow("items-refused", "See who", values)
-    home.follow("items-refused", "What was lost is recent", values)
-    shown = home.follow("items-refused", "What was lost is of", values)
-    home.follow("items-refused", "It is what", {**values, "HASH": hash_in(shown)})
+    assert "e-1" in home.follow("items-refused", "Find the sender and the missing items", values)
+    home.follow("items-refused", "The items are recent", values)
+    shown = home.follow("items-refused", "The items are old", values)
+    home.follow("items-refused", "Close the backfill", {**values, "HASH": hash_in(shown)})
     found = rows(home.url, BILLED)
     assert found == [(FEATURE, 60), ("page_view", 12)]
     home.used["dave"] = 72
@@ -471,7 +471,7 @@ def test_backfills_are_left_open(home: Home) -> None:
     home.follow("backfill-left-open", "It is right", {**values, "HASH": hash_in(shown)})
     assert number(home.url, "SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'usage'") == 30
     home.used["dave"] = 3
-    home.follow("backfill-left-open", "It is not", values)
+    home.follow("backfill-left-open", "It is wrong, or unknown", values)
     home.clean()
 
 
@@ -488,13 +488,13 @@ def test_the_guard_says_something_odd(home: Home) -> None:
     home.run("override", "ask", "idea", "50", "--per", "day", "--org", "dave", "--expires", "+7d")
     values = {"METRIC": "idea", "ORG": "dave", "AMOUNT": "9", "NUMBER": "1", "UNKNOWN": "alice"}
     home.tick()
-    said = home.follow("guard", "See what", values)
+    said = home.follow("guard", "See the uses", values)
     assert "idea-2" in said and "1 of 4 blocked" in said
     execute(home, "UPDATE guard_counters SET used = 7 WHERE org_id = 'dave' AND period = 'month'")
     home.follow("guard", "A counter", values)
     home.follow("guard", "Much is", values)
     home.run("guard", "set", "idea", "--phase", "3")
-    home.follow("guard", "Let through", values)
+    home.follow("guard", "Uses are allowed without credit", values)
     home.follow("guard", "An override", values)
     found = rows(home.url, "SELECT number, state FROM guard_overrides ORDER BY 1")
     assert found == [(1, "in_force"), (2, "in_force")]
@@ -527,7 +527,7 @@ def test_a_vendor_bills_something_else(home: Home) -> None:
     home.follow("vendor-drift", "Their price", values)
     home.run("vendor", "import", bill(4, 4, 6, 6, 9, 9))
     home.run("vendor", "drift", "--keep", status=1)
-    home.follow("vendor-drift", "A bill was", {**values, "FILE": bill(4, 4, 6, 6, 6, 7)})
+    home.follow("vendor-drift", "A bill was wrong, or is now complete", {**values, "FILE": bill(4, 4, 6, 6, 6, 7)})
     assert rows(home.url, "SELECT check_name, off, alerts FROM checks") == [("vendors", 1, 0)]
     home.clean()
 
@@ -540,7 +540,7 @@ def test_the_guard_let_things_through(home: Home) -> None:
     home.run("guard", "consume", "l-1", "login", "2", "--org", "alice", "--let-through")
     values = {"METRIC": "login", "ORG": "alice", "KEY": "l-2"}
     home.follow("guard-in-the-dark", "Look", values)
-    home.follow("guard-in-the-dark", "Mend", values)
+    home.follow("guard-in-the-dark", "Fix", values)
     home.run("guard", "consume", "l-3", "login", "--org", "alice", "--let-through", status=1)
 
 
@@ -620,7 +620,7 @@ def test_a_database_was_restored(home: Home) -> None:
     }  # fmt: skip
     home.follow("database-restored", "Before", values)
     home.follow("database-restored", "Recover", values, wait_ms=2 * HOUR_MS)
-    home.follow("database-restored", "What the ledger", values)
+    home.follow("database-restored", "Repeat the lost work of the ledger", values)
     assert rows(home.url, "SELECT payout, total_micro FROM payouts") == [(f"payout:pixel:{values['MONTH']}", 7_000_000)]
     home.clock.at_ms += DAY_MS
     home.follow("database-restored", "When", values)
