@@ -370,8 +370,8 @@ def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.En
 def test_difference_beside_charges_of_both_costs_is_reported(
     engine: sa.Engine, is_known: bool, given_back: str, apart: int, unsure: int
 ) -> None:
-    """Each answer tells the cost of its charge. Without it, the amount nearest to zero is reported, and by how much it is
-    uncertain: a loss can look like a smaller gain."""
+    """Each answer tells the cost of its charge. Without it, the amount nearest to zero is reported, and by how much it
+    is uncertain: a loss can look like a smaller gain."""
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.bill()
