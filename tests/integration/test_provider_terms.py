@@ -40,7 +40,9 @@ def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> N
     assert fleet.tick_windows(1).accepted == 1
     assert fleet.tick(fleet.clock.at_ms, dormant={"fake": "FAKE_KEY is not set"}).exit_status == 0
     fleet.sample("acme", fleet.clock.at_ms, 100)
-    assert fleet.tick(fleet.clock.at_ms + 2 * WINDOW_MS, dormant={"fake": "FAKE_KEY is not set"}).left.due == 1, "its terms are known by now"
+    assert fleet.tick(fleet.clock.at_ms + 2 * WINDOW_MS, dormant={"fake": "FAKE_KEY is not set"}).left.due == 1, (
+        "its terms are known by now"
+    )
     clean(fleet)
 
 
