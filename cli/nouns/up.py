@@ -59,9 +59,9 @@ def up_(
     from drawdown.server.http import listen
 
     app: App = context.obj
-    if isinstance(app.clock, FixedClock):
-        raise UsageError("--at stands still: ticks, watch and server go by the clock")
     appearing = new_orgs(app, new_org_provider, new_org_from)
+    if isinstance(app.clock, FixedClock):
+        raise UsageError("--at is refused: `drawdown up` goes by the clock")
     night = None if nightly_at == "off" else parse_nightly(nightly_at)
     app.ready()
     options = scheduler.Options(Shard(), appearing, accept_clock, every, ROUND_MS // SECOND_MS, nightly_at=night)

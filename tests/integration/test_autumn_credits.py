@@ -363,11 +363,15 @@ def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.En
     assert told(house.compare(correct=True)) == []
 
 
-@pytest.mark.parametrize(("is_known", "apart", "unsure"), [(True, -50_000, 0), (False, -14_000, 396_000)])
-def test_difference_beside_charges_of_both_costs_is_told(
-    engine: sa.Engine, is_known: bool, apart: int, unsure: int
+@pytest.mark.parametrize(
+    ("is_known", "given_back", "apart", "unsure"),
+    [(True, "0.05", -50_000, 0), (False, "0.05", -14_000, 396_000), (False, "0.02", 16_000, 396_000)],
+)
+def test_difference_beside_charges_of_both_costs_is_reported(
+    engine: sa.Engine, is_known: bool, given_back: str, apart: int, unsure: int
 ) -> None:
-    """Each answer tells the cost of its charge. Without it, the least amount is told, and how much more it may be."""
+    """Each answer tells the cost of its charge. Without it, the amount nearest to zero is reported, and by how much it
+    is uncertain: a loss can look like a smaller gain."""
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.bill()
@@ -378,13 +382,13 @@ def test_difference_beside_charges_of_both_costs_is_told(
     house.use("acme", 10, size=64)
     house.bill()
     assert house.drawn("acme") == Decimal("3.94")
-    house.autumn.account.add_to_balance("acme", "credits", Decimal("0.05"))
+    house.autumn.account.add_to_balance("acme", "credits", Decimal(given_back))
     if not is_known:
         write(engine, lambda c: c.execute(sa.text("UPDATE pushes SET credit_cost = NULL")))
     found = house.compare(correct=True)
-    assert told(found) == [("acme", "credits", "short", apart, 0, 10**6)]
+    assert told(found) == [("acme", "credits", "short" if apart < 0 else "over", apart, 0, 10**6)]
     assert [line.unsure for line in found.differing] == [unsure]
-    assert ("up to 0.396 more" in str(found.differing[0].note)) is not is_known
+    assert ("uncertain by up to 0.396" in str(found.differing[0].note)) is not is_known
     assert house.fleet.rows("SELECT told_qty, unsure_qty FROM balance_marks") == [(apart, unsure)]
 
 

@@ -97,7 +97,7 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("arguments", "status", "text"),
     [
         (["org", "show", "nobody"], 2, "no organisation nobody"),
-        (["org", "assign", "acme", "--provider", "acme-pay"], 2, "embedded, legacy, none"),
+        (["org", "assign", "acme", "--provider", "acme-pay"], 2, "embedded, lago, legacy, none"),
         (["org", "assign"], 2, "name the organisations"),
         (["org", "assign", "acme", "--from", "2026-01-01T00:07"], 2, "no window boundary"),
         (["org", "override", "acme"], 2, "--max-concurrent"),

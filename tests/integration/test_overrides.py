@@ -47,7 +47,7 @@ def history(fleet: Fleet) -> list[tuple[object, ...]]:
 
 def later(fleet: Fleet) -> None:
     """A tick, while nobody can ask the provider."""
-    fleet.tick(fleet.clock.at_ms + WINDOW_MS, new_orgs=None, dormant={"fake"})
+    fleet.tick(fleet.clock.at_ms + WINDOW_MS, new_orgs=None, dormant={"fake": "FAKE_KEY is not set"})
 
 
 def test_a_word_holds_at_once_though_the_provider_cannot_be_asked_and_ends_by_itself(

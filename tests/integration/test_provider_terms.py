@@ -34,13 +34,15 @@ def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) 
 def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> None:
     """Without a key other settings may be missing too: whatever was sealed by then could be in the wrong unit."""
     fleet, provider = fleet_of(engine, unit=60)
-    report = fleet.tick(T0 + 3 * WINDOW_MS, dormant=("fake",))
+    report = fleet.tick(T0 + 3 * WINDOW_MS, dormant={"fake": "FAKE_KEY is not set"})
     assert (report.sealed, report.left.pending_s, provider.seen) == (0, {"no_provider": 60}, [])
     clean(fleet)
     assert fleet.tick_windows(1).accepted == 1
-    assert fleet.tick(fleet.clock.at_ms, dormant=("fake",)).exit_status == 0
+    assert fleet.tick(fleet.clock.at_ms, dormant={"fake": "FAKE_KEY is not set"}).exit_status == 0
     fleet.sample("acme", fleet.clock.at_ms, 100)
-    assert fleet.tick(fleet.clock.at_ms + 2 * WINDOW_MS, dormant=("fake",)).left.due == 1, "its terms are known by now"
+    assert fleet.tick(fleet.clock.at_ms + 2 * WINDOW_MS, dormant={"fake": "FAKE_KEY is not set"}).left.due == 1, (
+        "its terms are known by now"
+    )
     clean(fleet)
 
 

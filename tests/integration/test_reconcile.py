@@ -425,7 +425,7 @@ def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
     assert compare(fleet).skipped == {"fake": "it has no totals"}
     provider.capabilities = capabilities(**TOTALS)
     world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
-    context = fleet.context(dormant=("fake",))
+    context = fleet.context(dormant={"fake": "FAKE_KEY is not set"})
     assert runner.run(reconcile(context, ReconcileScope(), fleet.by), world).skipped["fake"] == "it has no key"
 
 

@@ -397,8 +397,8 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a balance is from what was pushed; `told`: how much of it a person is told now. `unsure`: how much more
-    that may be."""
+    """How far a balance is from what was pushed; `told`: how much of it a person is told now. `unsure`: by how much
+    it is uncertain."""
 
     pair: CustomerPool
     since_ms: int

@@ -85,7 +85,7 @@ MOST_CHARGES: Final = 5_000
 """Pushes since the last comparison of which a part granted once may have been used up; of more a person is asked."""
 CHANCE: Final = 20
 """One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
-UNSURE: Final = "; it may be up to {} more: the amounts of some charges are not known"
+UNSURE: Final = "; it is uncertain by up to {}: the amounts of some charges are not known"
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
 
 
@@ -210,7 +210,7 @@ def _of_pair(
     customer, pool = pair
     org, day = ours.org_id, since - since % DAY_MS
     verdict, theirs = "over" if apart > 0 else "short", ours.ours + apart
-    unsure = most - apart if apart > 0 else apart - least
+    unsure = max(most - apart, apart - least)  # it may be on the other side of zero, too
     line = Line(day, org, asked.provider, customer, pool, ours.ours, theirs, verdict, balance=True, scale=scale)
     line = replace(line, unsure=unsure)
     if not above(line, asked.scope.threshold):

@@ -57,7 +57,7 @@ class ComparedAt:
 @dataclass(frozen=True)
 class Told:
     """By how much a balance was drawn on beyond what was pushed; nobody has acknowledged it. `feature`: the balance, of
-    which `scale` quantities make one unit. `unsure_qty`: how much more it may be."""
+    which `scale` quantities make one unit. `unsure_qty`: by how much it is uncertain."""
 
     provider: str
     customer_id: str
