@@ -25,7 +25,7 @@ from tests.server.filled import Filled
 from tests.server.program import key_of
 
 pytestmark = pytest.mark.xdist_group("filled")
-MOST_STATEMENTS: Final = 13
+MOST_STATEMENTS: Final = 16
 FEW, MANY = 10, orgs.PAGE_ROWS + 10
 _asked: Final = set[str]()
 """By this process: whatever it asks only once was asked."""

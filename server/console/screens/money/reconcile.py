@@ -95,7 +95,7 @@ def row(one: Compared, *, correct: bool = False) -> tuple[Cell, ...]:
     """`correct`: with what leads to its correction, of its organisation, provider and day."""
     day, next_day = figures.day(one.day_ms), figures.day(one.day_ms + DAY_MS)
     whose = {"org": one.org_id, "provider": one.provider, "from": day, "to": next_day}
-    links = (act("Correct", "reconcile-correct", **whose),) if correct else ()
+    links = (act("Correct", "reconcile-correct", "admin", **whose),) if correct else ()
     return (
         cells.day(one.day_ms),
         cells.org(one.org_id),

@@ -182,7 +182,7 @@ def _quarantine(samples: list[SampleRow], next_after: str | None, query: Mapping
 
 
 def _sample_acts(one: SampleRow) -> tuple[Link, ...]:
-    aside = act("Set aside", "sample-dismiss", id=one.sample_id)
+    aside = act("Set aside", "sample-dismiss", "admin", id=one.sample_id)
     return (aside,) if one.meant_ms is None else (act("Mend", "sample-mend", id=one.sample_id), aside)
 
 
