@@ -119,7 +119,7 @@ def overdue(
     context: typer.Context,
     open_for: Annotated[str, typer.Option("--open-for", help="How long one may stay open: 36h, 7d")] = "7d",
 ) -> None:
-    """List backfills that are open for too long, or lie below a floor by now. Nothing is closed or reverted by it.
+    """List backfills that are open for too long, or below a floor. It closes and reverts nothing.
 
     Exit status 1: there is one, and a person has to close or revert it.
     """

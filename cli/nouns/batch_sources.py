@@ -34,7 +34,7 @@ def add(
         typer.Argument(metavar="[FOLDER]", help="On each machine that ticks, or s3://BUCKET/PREFIX; nothing below it"),
     ] = None,
     query: Annotated[Path | None, typer.Option(help="A file with a query, which is asked instead")] = None,
-    database: Annotated[str, typer.Option(help="What it is asked of: NAME of DRAWDOWN_QUERY_NAME_URL")] = "",
+    database: Annotated[str, typer.Option(help="The database: NAME of DRAWDOWN_QUERY_NAME_URL")] = "",
     every: Annotated[Every, typer.Option(help="For which periods it is asked, in UTC")] = "hour",
     closed_after: Annotated[str, typer.Option(help="How long after its end a period changes no more")] = "1h",
     from_: Annotated[

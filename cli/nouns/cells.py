@@ -55,7 +55,7 @@ def set_(
 
 @commands.command()
 def secret(context: typer.Context, cell: CellArgument, new: New = False) -> None:
-    """Print a cell's own secret, for whoever installs the cell. Nothing else that it is given signs its halts."""
+    """Print a cell's own secret, for the person who installs the cell. It signs the halts of this cell alone."""
     app: App = context.obj
     if not is_clean_id(cell):
         raise UsageError("a cell's id has 1 to 200 characters, none of them control characters")

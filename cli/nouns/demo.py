@@ -94,7 +94,9 @@ def demo(
     context: typer.Context,
     file: Annotated[
         Path | None,
-        typer.Option(help="The database it makes, anew each time", show_default=f"{FILE}; with --serve, one that goes"),
+        typer.Option(
+            help="The database that it creates each time", show_default=f"{FILE}; with --serve, one that goes"
+        ),
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="A month of life, in a console, until Ctrl-C")] = False,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="With --serve", show_default="a free one")] = None,

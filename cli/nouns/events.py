@@ -23,7 +23,7 @@ commands = typer.Typer()
 
 Of = Annotated[
     str | None,
-    typer.Option("--org", help="Whose event it is, where several used the id", show_default="whose there is"),
+    typer.Option("--org", help="The source of the event, if several used the id", show_default="whose there is"),
 ]
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as the events say it")]
 

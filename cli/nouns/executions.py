@@ -68,7 +68,7 @@ Sandboxes = Annotated[
 ]
 Payer = Annotated[
     str | None,
-    typer.Option(help="Whose wallet pays, where `payer allow` lets it", show_default="the organisation's own"),
+    typer.Option(help="The wallet that pays, if `payer allow` lets it", show_default="the organisation's own"),
 ]
 Overage = Annotated[OverageName, typer.Option(help="What becomes of a cost above the hold")]
 For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="How long the hold stands: 45m, 6h")]
@@ -151,7 +151,7 @@ def draw(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Charge a part of a run that goes on."""
+    """Charge a part of an execution that continues."""
     app: App = context.obj
     by, cost = app.by(actor, reason), _cost(credits, use)
     show_settled(app, app.write(lambda c: executions.draw(c, key, number, cost, by)), f"{key}: draw {number}")
@@ -221,7 +221,7 @@ def block(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Accept no more runs of a project, or none that do an action; what runs goes on."""
+    """Accept no more runs of a project, or none that do an action; executions that run continue."""
     app: App = context.obj
     if (project is None) == (action is None):
         raise UsageError("give --project or --action")

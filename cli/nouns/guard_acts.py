@@ -19,7 +19,7 @@ from drawdown.worker.commands.guard_ways import WaysTold
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The use's key, which is yours to choose")]
 Amount = Annotated[int, typer.Argument(metavar="AMOUNT", help="Base units")]
 Org = Annotated[str, typer.Option(help="The organisation that uses it")]
-Payer = Annotated[str | None, typer.Option(help="Whose wallet pays, where it allowed that", show_default="as set")]
+Payer = Annotated[str | None, typer.Option(help="The wallet that pays, if its owner allowed it", show_default="as set")]
 Project = Annotated[str | None, typer.Option(help="A label")]
 Subject = Annotated[str | None, typer.Option(help="A label: who acts, or on what")]
 HoldFor = Annotated[

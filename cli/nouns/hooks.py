@@ -105,7 +105,7 @@ def list_(context: typer.Context) -> None:
 
 @commands.command()
 def secret(context: typer.Context, name: Name) -> None:
-    """Print an endpoint's secret, for whoever sets up your product. Nothing else signs what it is sent."""
+    """Print an endpoint's secret, for the person who sets up your product. Nothing else signs what it is sent."""
     app: App = context.obj
     found = app.read(lambda c: find_endpoint(c, name))
     if found.ended_ms is not None:
@@ -221,7 +221,7 @@ def replay(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Send a message again, whatever became of it; or all that an endpoint failed to take. The bytes and the id are the
+    """Send a message again, delivered or not; or all that an endpoint failed to take. The bytes and the id are the
     same as before."""
     app: App = context.obj
     by = app.by(actor, reason)

@@ -38,7 +38,7 @@ def set_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Have a plan allow so much of a metric. It counts from now on, also in the period that goes on."""
+    """Have a plan allow so much of a metric. It counts from now on, also in the current period."""
     app: App = context.obj
     by, terms = app.by(actor, reason), PlanLimit(metric, plan, period_of(per), units_of(amount), phase)
     changed = app.write(lambda c: guard_terms.set_limit(c, terms, by))
@@ -87,10 +87,10 @@ def list_(
 @commands.command("show")
 def show_(
     context: typer.Context,
-    org: Annotated[str, typer.Argument(metavar="ORG", help="Whose limits")],
+    org: Annotated[str, typer.Argument(metavar="ORG", help="The organisation with the limits")],
     after: Annotated[str, typer.Option(help="Go on after this metric: the last one of a page")] = "",
 ) -> None:
-    """Show what an organisation may use of each metric now, what it has used, and when that begins anew."""
+    """Show what an organisation may use of each metric now, what it has used, and when it is reset."""
     app: App = context.obj
     found = app.read(lambda c: standing_of(c, org, app.clock.now_ms(), after=after))
     rows = [

@@ -41,12 +41,12 @@ def list_(
     context: typer.Context,
     provider: OfProvider = "",
     plan: OfPlan = "",
-    search: Annotated[str, typer.Option(help="Only those whose id holds this text")] = "",
+    search: Annotated[str, typer.Option(help="Only those with this text in their id")] = "",
     state: Annotated[str, typer.Option(help=f"Only those that are {', '.join(STATES)}")] = "",
     overridden: Annotated[bool, typer.Option("--overridden", help="Only those with an override of yours")] = False,
     scheduled: Annotated[bool, typer.Option("--scheduled", help="Assignments that begin later, instead")] = False,
     runs_out_within: Annotated[
-        str | None, typer.Option(help="Only those whose credit ends by then, as the watch last estimated: 6h, 7d")
+        str | None, typer.Option(help="Only those with credit that ends by then, as the watch last estimated: 6h, 7d")
     ] = None,
     sort: Annotated[str, typer.Option(help=f"By {', '.join(SORTS)}")] = "name",
     after: Annotated[str, typer.Option(help="Go on after this organisation: the last one of a page")] = "",
@@ -203,7 +203,7 @@ def halt(
     file: Annotated[Path | None, typer.Option(help="A CSV file with the column org_id")] = None,
     provider: OfProvider = "",
     plan: OfPlan = "",
-    search: Annotated[str, typer.Option(help="All whose id holds this text")] = "",
+    search: Annotated[str, typer.Option(help="All with this text in their id")] = "",
     undo: Undo = False,
     lift: Annotated[bool, typer.Option("--lift", hidden=True)] = False,
     expect: Expect = None,
@@ -258,7 +258,7 @@ def read_orgs(file: Path) -> list[str]:
 
 @commands.command()
 def release(context: typer.Context, org: Org, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Let a stopped organisation be sealed and pushed again, once its fault is mended."""
+    """Let a stopped organisation be sealed and pushed again, once its fault is fixed."""
     app: App = context.obj
     by = app.by(actor, reason)
     was = app.write(

@@ -36,7 +36,7 @@ def check(
     cells: Annotated[bool, typer.Option("--cells", help="Ask each registered cell instead")] = False,
     from_: Annotated[str, typer.Option("--from", help="With --cells: from this day on (UTC)")] = "yesterday",
     to: Annotated[str, typer.Option("--to", help="With --cells: up to the begin of this day (UTC)")] = "today",
-    tolerance: Annotated[str, typer.Option(help="Per cent that may differ without a word")] = TOLERANCE,
+    tolerance: Annotated[str, typer.Option(help="Per cent that may differ without a report")] = TOLERANCE,
 ) -> None:
     """Compare what cells count themselves with the samples that came in from them, by organisation and day.
 

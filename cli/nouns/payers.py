@@ -15,8 +15,8 @@ from drawdown.worker.views.pools import list_payers
 
 commands = typer.Typer()
 
-Payer = Annotated[str, typer.Argument(metavar="PAYER", help="The customer, or pool, whose wallet pays")]
-Org = Annotated[str, typer.Argument(metavar="ORG", help="The organisation whose runs it pays for")]
+Payer = Annotated[str, typer.Argument(metavar="PAYER", help="The customer, or pool, that pays")]
+Org = Annotated[str, typer.Argument(metavar="ORG", help="The organisation with the executions that it pays for")]
 
 
 @commands.command()
@@ -32,7 +32,7 @@ def allow(
     reason: Reason = "not given",
 ) -> None:
     """Let runs of an organisation that name this payer (`execution accept --payer`) be paid from its wallet. A run
-    keeps its payer. Another limit begins to count anew."""
+    keeps its payer. Another limit begins to count from zero."""
     app: App = context.obj
     by, limit_micro = app.by(actor, reason), None if limit is None else parse_credits(limit)
     found, was = app.write(lambda c: pools.allow(c, payer, org, by, limit_micro=limit_micro))

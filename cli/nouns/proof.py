@@ -19,7 +19,7 @@ def proof(
     before: Annotated[int, typer.Option(min=0, help="Go on before this run: the last one of a page")] = 0,
     most: Most = 20,
 ) -> None:
-    """Show when each invariant last held, by which run of `verify`, and what runs found. `verify` proves them anew."""
+    """Show when each invariant last held, by which run of `verify`, and what runs found. `verify` proves them again."""
     app: App = context.obj
     held = app.read(proofs.standing)
     page = app.read(lambda c: proofs.list_runs(c, before=before, most=most))

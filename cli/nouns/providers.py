@@ -122,7 +122,7 @@ def _checked(
 def pause(
     context: typer.Context, name: ProviderName, undo: Undo = False, actor: Actor = None, reason: Reason = "not given"
 ) -> None:
-    """Send nothing to a provider until --undo. Usage goes on being sealed, and waits."""
+    """Send nothing to a provider until --undo. Usage is still sealed, and waits."""
     if undo:
         return resume(context, name, actor, reason)
     app: App = context.obj
@@ -159,7 +159,7 @@ def accept(
 
     Its settings are those of this shell: set what ticks have, also where it is in their environment alone.
 
-    What was sealed on the old ones and never sent is sealed anew; what was billed stays where it is.
+    What was sealed on the old ones and never sent is sealed again; what was billed stays where it is.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:

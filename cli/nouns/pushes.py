@@ -129,7 +129,7 @@ def _looked_up(push: PushColumns) -> list[str]:
 OfState = Annotated[list[str] | None, typer.Option("--state", help="All in this state")]
 OfOrg = Annotated[str, typer.Option("--org", help="All of this organisation")]
 OfProvider = Annotated[str, typer.Option("--provider", help="All at this provider")]
-Saying = Annotated[str, typer.Option("--error", help="All whose last error holds this text")]
+Saying = Annotated[str, typer.Option("--error", help="All with this text in their last error")]
 AllInDoubt = Annotated[
     bool, typer.Option("--all-in-doubt", help="All in doubt that match the filter; what a rule protects stays")
 ]
@@ -153,7 +153,7 @@ def retry(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Send again with the next tick. A rejected push is voided and sealed anew, under its next revision."""
+    """Send again with the next tick. A rejected push is voided and sealed again, under its next revision."""
     app: App = context.obj
     app.require_any_provider(provider)
     by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
@@ -236,7 +236,7 @@ def void(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent anew."""
+    """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent again."""
     app: App = context.obj
     app.require_any_provider(provider)
     by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)

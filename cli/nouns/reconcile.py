@@ -35,7 +35,7 @@ Correct = Annotated[
     bool, typer.Option("--correct", help="Void what is proven absent, give back what was charged twice")
 ]
 Acknowledge = Annotated[
-    bool, typer.Option("--acknowledge", help="What was told of balances is seen to; nothing is compared")
+    bool, typer.Option("--acknowledge", help="Acknowledge what was reported of balances; compare nothing")
 ]
 
 Kept = Annotated[
@@ -54,7 +54,7 @@ def reconcile_(
     provider: Annotated[str, typer.Option(help="Only this provider", show_default="all that have totals")] = "",
     from_: FromDay = None,
     to: Annotated[str | None, typer.Option("--to", help="Up to the begin of this day (UTC)")] = None,
-    threshold: Annotated[float, typer.Option(min=0, max=100, help="Per cent that may differ without a word")] = 0.0,
+    threshold: Annotated[float, typer.Option(min=0, max=100, help="Per cent that may differ without a report")] = 0.0,
     shadow_threshold: ShadowThreshold = 15.0,
     correct: Correct = False,
     acknowledge: Acknowledge = False,

@@ -55,7 +55,7 @@ def replay_(
 ) -> None:
     """Seal a past range again, and push what it still owes. What is billed already is not billed again.
 
-    A replay that was stopped goes on where it was when the same command is given again. --dry-run shows what it would
+    A replay that was stopped continues where it was when the same command is given again. --dry-run shows what it would
     seal and send, with prices, and why the rest is not there; with --json, every push.
     """
     app: App = context.obj

@@ -208,7 +208,7 @@ def prune_(
 ) -> None:
     """Close old windows for good and delete their samples. What is pending or unsettled keeps its organisation back.
 
-    Quarantined samples stay until they are mended or dismissed: their time may be the very thing that is wrong.
+    Quarantined samples stay until they are corrected or dismissed: their time may be the very thing that is wrong.
     """
     app: App = context.obj
     by, moment = app.by(actor, reason), app.moment(before, "--before")

@@ -137,13 +137,11 @@ def batch(
     supplier: Annotated[str, typer.Argument(metavar="SUPPLIER", help="The supplier's id")],
     period: Annotated[str | None, typer.Option(metavar="MONTH", help="2026-01", show_default="this month")] = None,
     dry_run: DryRun = False,
-    expect: Annotated[
-        str | None, typer.Option(metavar="CREDITS", help="What it comes to: the dry run showed it")
-    ] = None,
+    expect: Annotated[str | None, typer.Option(metavar="CREDITS", help="Its amount, as the dry run showed it")] = None,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Release what a supplier is owed and is eligible by now: one batch a month, after a dry run. Pays nothing."""
+    """Release what a supplier is owed and is eligible: one batch a month, after a dry run. Pays nothing."""
     app: App = context.obj
     by, expected = app.by(actor, reason), None if expect is None else parse_credits(expect)
     month = period or period_of(by.now_ms)

@@ -103,7 +103,7 @@ def tick_(
     new_org_from: NewOrgFrom = None,
     accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
     metrics_file: Annotated[
-        Path | None, typer.Option(help="Write Prometheus metrics here afterwards, whatever became of the tick")
+        Path | None, typer.Option(help="Write Prometheus metrics here afterwards, also after a failure")
     ] = None,
     heartbeat_url: Annotated[str | None, typer.Option(help="Get this URL after a tick that ended with 0 or 75")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing where all is settled: for cron's mail")] = False,

@@ -38,8 +38,8 @@ from drawdown.worker.views.topups import (
 
 commands = typer.Typer()
 StateName = Enum("StateName", {name: name for name in STATES}, type=str)  # type: ignore[misc]
-Wallet = Annotated[str, typer.Argument(help="The customer whose wallet it is")]
-SomeWallet = Annotated[str | None, typer.Argument(help="The customer whose wallet it is")]
+Wallet = Annotated[str, typer.Argument(help="The customer who owns the wallet")]
+SomeWallet = Annotated[str | None, typer.Argument(help="The customer who owns the wallet")]
 All = Annotated[bool, typer.Option("--all", help="The kill switch: of everybody")]
 Shadow = Annotated[bool, typer.Option("--shadow", help="Write down what would be charged, and charge nothing")]
 ReturnTo = Annotated[str, typer.Option(help="Where the customer comes back to")]
@@ -221,7 +221,7 @@ def resolve(
 
 @commands.command()
 def card(context: typer.Context, wallet: Wallet, return_to: ReturnTo) -> None:
-    """Print the page where the customer puts in a card. Whoever has it is taken for them: send it to nobody else."""
+    """Print the page where the customer puts in a card. Send it to the customer alone: it needs no sign-in."""
     _link(context.obj, wallet, return_to, portal=False)
 
 

@@ -33,7 +33,7 @@ def usage(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", help="Up to this window boundary; without it, the window that goes on is included"),
+        typer.Option("--to", help="Up to this window boundary; without it, the current window is included"),
     ] = None,
     by: Annotated[str, typer.Option(help=", ".join(BY))] = "feature",
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, safe to open in a spreadsheet")] = False,

@@ -33,7 +33,7 @@ FeatureName = Annotated[str, typer.Argument(metavar="FEATURE", help="The feature
 def set_(
     context: typer.Context,
     feature: FeatureName,
-    vendor: Annotated[str, typer.Option(help="Whose bill it is on, as the bill writes it")],
+    vendor: Annotated[str, typer.Option(help="The vendor, as its bill names it")],
     service: Annotated[str, typer.Option(help="...and for which service, as the bill writes it")],
     unit: Annotated[str, typer.Option(help="The vendor's own unit: vcpu-hour")],
     units: Annotated[int, typer.Option(min=0, help="So many of these")],

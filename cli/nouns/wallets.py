@@ -24,7 +24,7 @@ def wallets_(
     context: typer.Context,
     which: Annotated[str, typer.Option(help="owed: below nothing; low: at its threshold or below")] = "",
     plan: Annotated[str, typer.Option(help="Of customers on this plan alone")] = "",
-    search: Annotated[str, typer.Option(help="Whose id contains this")] = "",
+    search: Annotated[str, typer.Option(help="With this text in their id")] = "",
     after: Annotated[str, typer.Option(help="Go on after this customer: the last one of a page")] = "",
     most: PageSize = wallets.MOST_ON_PAGE,
 ) -> None:

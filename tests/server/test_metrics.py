@@ -97,7 +97,7 @@ def test_each_problem_of_a_sample_is_told_before_there_is_one(lone: House) -> No
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
 def test_the_problems_are_those_of_the_table(dialect: str) -> None:
-    script = Path(migrate.MIGRATIONS / "versions" / f"0001.{dialect}.sql").read_text(encoding="utf-8")
+    script = Path(migrate.__file__).with_name(f"by_hand.{dialect}.sql").read_text(encoding="utf-8")
     (table,) = re.findall(r"CREATE TABLE usage_samples \(.*?\n\)", script, re.DOTALL)
     assert set(re.findall(r"THEN '(\w+)'", table)) <= set(PROBLEMS)
 
