@@ -17,12 +17,11 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from drawdown.server.api import admin, health, models, webhooks
+from drawdown.server.api import admin, gate, health, models, webhooks
 from drawdown.server.api.accounts import Accounts
 from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
-from drawdown.server.api.gate import Gate
 from drawdown.server.api.guard import models as guard_models
 from drawdown.server.api.guard import overrides
 from drawdown.server.api.guard.dark import Dark
@@ -68,7 +67,8 @@ class Server:
         """What was turned away since the process began, by what it was: see the metric."""
         self.threads = Threads(services.engine, services.restores)
         self.step_threads = StepThreads(services)
-        self._gate = Gate(services, self.threads, self.step_threads)
+        reading = Threads(services.engine, services.restores, gate.READS_AT_ONCE, "gate")
+        self._gate = gate.Gate(services, self.threads, reading, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
         self._dark = Dark(services, self._programs.threads, self._programs.reading, self._programs.find)

@@ -43,10 +43,11 @@ ASKS_PER_S: Final = 20
 class Gate:
     """Of one process; what must hold across processes is in the database."""
 
-    def __init__(self, services: Services, threads: Threads, step_threads: StepThreads) -> None:
+    def __init__(self, services: Services, threads: Threads, reading: Threads, step_threads: StepThreads) -> None:
+        """`reading`: threads of the gate's own, READS_AT_ONCE of them."""
         self._services = services
         self._threads = threads
-        self._reading = Threads(services.engine, services.restores, READS_AT_ONCE, "gate")
+        self._reading = reading
         self._step_threads = step_threads
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked: OrderedDict[str, int] = OrderedDict()

@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
 
     # What a request says, by ASGI's state.
 
-    def begin(self) -> None:
+    def enter(self) -> None:
         """A request is under way: its head was read."""
         self._under_way += 1
         self._since = None

@@ -47,7 +47,7 @@ class Connected(Protocol):
 
     @property
     def for_health(self) -> bool: ...
-    def begin(self) -> None: ...
+    def enter(self) -> None: ...
     def rest(self) -> None: ...
     def end(self) -> None: ...
 
@@ -78,7 +78,7 @@ class Limits:
             if connection is None:
                 await self._http(scope, receive, send, None)
                 return
-            connection.begin()
+            connection.enter()
             try:
                 await self._http(scope, receive, send, connection)
             finally:

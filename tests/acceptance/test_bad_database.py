@@ -190,7 +190,7 @@ def test_full(
         _each_connection(patch, f"PRAGMA max_page_count = {pages}")
         rows = "".join(f"n{n},acme,{'x' * 200},cell-1,1024,5,2026-01-01T00:00:09Z\n" for n in range(2000))
         Path("many.csv").write_text(CSV.splitlines()[0] + "\n" + rows)
-        _refused(database_url, (("import", "many.csv"),), capfd, 75, "cannot be written")
+        _refused(database_url, (("import", "many.csv"),), capfd, 1, "disk is full")
     assert number(database_url, "SELECT COUNT(*) FROM usage_samples") == 2
     _settles(database_url)
 

@@ -157,7 +157,7 @@ class Serving(Task):
         self.services = server.services()
         self.threads = Lines(self)
         self.crew = SteppedCrew(self.services, self.queue)
-        self.gate = Gate(self.services, self.threads, self.crew)
+        self.gate = Gate(self.services, self.threads, self.threads, self.crew)
 
     def begin(self, request: Request, work: Coroutine[Any, Any, Any]) -> None:
         """A request comes in."""

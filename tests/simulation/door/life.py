@@ -53,6 +53,7 @@ class Life:
         self.door = door
         self.used: Counter[tuple[str, int]] = Counter()
         self.keys: dict[str, dict[str, Any]] = {}
+        self.owned = set[str]()
         self.told: dict[str, dict[str, int]] = {}
 
     async def live(self) -> None:
@@ -103,7 +104,9 @@ class Life:
         token = list(key.tokens)[-1]
         org = key.org or door.rng.choice(BILLED)
         names = [f"{org}-{door.name()}" for _ in range(door.rng.randint(1, 6))]
-        old = [name for name in self.keys if name.startswith(f"{org}-")]
+        # What a bound key began is no use to a key that is bound to none.
+        mine = [name for name in self.keys if key.org is not None or name not in self.owned]
+        old = [name for name in mine if name.startswith(f"{org}-")]
         names += [door.rng.choice(names), *door.rng.sample(old, min(len(old), 1))]
         head = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         orders = [json.dumps({"key": name, "org": org, "metric": "look"}).encode() for name in names]
@@ -112,6 +115,7 @@ class Life:
             for answer in answers:
                 door._compare(answer, 401, "unauthorized")
             return
+        self.owned |= set() if key.org is None else set(names) - self.keys.keys()
         self._asked(org, names, [one.json() for one in answers])
 
     def _asked(self, org: str, names: list[str], answers: list[dict[str, Any]]) -> None:

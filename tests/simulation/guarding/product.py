@@ -12,6 +12,7 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import guard, guard_check
 from drawdown.worker.commands.guard import Wish
+from drawdown.worker.verdict.unbilled import unbilled_micro
 from tests.simulation.callers import AGAIN
 from tests.simulation.guarding.books import Said, Used, Who
 from tests.simulation.guarding.calling import Call, Product
@@ -137,6 +138,13 @@ def free(product: Product, payer: str, at_ms: int | None = None) -> int:
     return whole - books.spent(payer) - books.holds(payer, product.now if at_ms is None else at_ms)
 
 
+def available(product: Product, payer: str, at_ms: int | None = None) -> int:
+    """What the guard may take of it: less what was used and is not charged yet, which has a test of its own."""
+    now_ms = product.now if at_ms is None else at_ms
+    waits = product.world.write(lambda c: unbilled_micro(c, payer, now_ms))
+    return free(product, payer, at_ms) - int(waits)
+
+
 def _payer(product: Product, wish: Wish) -> tuple[str, str]:
     """Who runs, and whose wallet pays."""
     named = product.books.metrics[wish.metric].payer
@@ -156,7 +164,7 @@ def _credit(product: Product, wish: Wish, price: int) -> str | None:
     rows = product.world.rows("SELECT is_halted OR stopped_at_ms IS NOT NULL FROM orgs WHERE org_id = :o", o=runs)
     if rows and rows[0][0]:
         return "halted"
-    return "no_credit" if price > free(product, payer) else None
+    return "no_credit" if price > available(product, payer) else None
 
 
 def _decided(product: Product, wish: Wish, state: str = "used") -> tuple[Said, str | None, bool, int]:
@@ -193,7 +201,7 @@ def _has(product: Product, wish: Wish, at_ms: int) -> None:
     """It is told what whoever pays has, at a moment that may be to come."""
     payer = _payer(product, wish)[1]
     found = product.world.read(lambda c: guard.check(c, wish, at_ms)).balance_micro
-    if payer == wish.org_id and found not in (None, left := free(product, payer, at_ms)):
+    if payer == wish.org_id and found not in (None, left := available(product, payer, at_ms)):
         product.breach(f"{payer} was told of {found} at {at_ms}, and has {left}")
 
 
@@ -221,7 +229,7 @@ def _take(product: Product, one: Call) -> str:
     charged = price if runs and state == "used" else 0
     want = {**_words(said), "price_micro": asked, "charged_micro": charged, "repeated": False, "degraded": dark}
     payer = _payer(product, wish)[1]
-    left = free(product, payer) - price if runs else 0
+    left = available(product, payer) - price if runs else 0
     answer = product.call(one)
     product.compare(one, answer, {**want, "state": None if said.decision == "block" else state})
     if runs and payer == wish.org_id and getattr(answer, "balance_micro", None) not in (None, left):
@@ -267,7 +275,7 @@ def _extend(product: Product, one: Call) -> str:
     if more:
         said = books.decide(who, use.metric, more, use.at_ms, now)
         if said.decision != "block" and use.run:
-            if price - held > free(product, use.payer):
+            if price - held > available(product, use.payer):
                 if said.would != "block":
                     said = books.decide(who, use.metric, more, use.at_ms, now, "no_credit")
             else:
@@ -301,7 +309,7 @@ def _paid(product: Product, use: Used, price: int, more: int) -> int:
     said = product.books.decide(who, use.metric, more, use.at_ms, product.now)
     barred = more > 0 and (said.decision, said.reason) == ("block", "limit")
     kept = 0 if over else use.held_micro
-    has = free(product, use.payer) + kept
+    has = available(product, use.payer) + kept
     for cost in (price, min(price, use.held_micro)):
         if (cost <= use.held_micro or not barred) and (cost <= kept or cost <= has):
             if cost < price:
