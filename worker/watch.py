@@ -35,7 +35,7 @@ from drawdown.worker.verdict.effective_balance import CLOCKS_APART_MS, read_used
 from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.project import Projected, project
 from drawdown.worker.verdict.rules import LAST_LOOK_MS, end_ms, next_look_ms
-from drawdown.worker.verdict.watch_state import note_round
+from drawdown.worker.verdict.watch_state import note_round, was_watched
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -178,7 +178,8 @@ def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witn
         halted = SQL.run(connection, "halted", values).scalars().all()
         mark_for_projection(connection, [*wanted, *halted], now)
         done.asked += len(wanted) + len(halted)
-    if not watcher.once:
+    # One round alone makes no watch. Where there is one, a round by hand counts while it is restarted.
+    if not watcher.once or was_watched(connection, now):
         note_round(connection, now)  # last: one row, for which other shards' watches wait
     return done
 

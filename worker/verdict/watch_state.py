@@ -82,6 +82,12 @@ def is_watched(connection: sa.Connection, now_ms: int) -> bool:
     return at is not None and abs(now_ms - at) < WATCHED_FOR_MS
 
 
+def was_watched(connection: sa.Connection, now_ms: int) -> bool:
+    """Whether a watch went round within a day: it may have stopped, and is not given up."""
+    at = last_round_ms(connection)
+    return at is not None and abs(now_ms - at) < DAY_MS
+
+
 def note_round(connection: sa.Connection, now_ms: int) -> None:
     """To be the last thing that a transaction does, too."""
     SQL.run(connection, "note_round", {"now_ms": now_ms})
