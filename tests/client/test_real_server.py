@@ -54,7 +54,7 @@ def test_what_is_sent_is_answered_kept_and_read_back(tmp_path: Path) -> None:
         assert ("compute_1gb", 60) in [(row["feature"], row["used"]) for row in rows], rows
         by_project = client.usage("acme", AT_MS, TO_MS, by="project")["rows"]
         assert ("site", 8) in [(row["what"], row["used"]) for row in by_project], by_project
-        assert client.balance("acme")["available"] == 100
+        assert client.balance("acme")["available"] == 99.994
         with pytest.raises(Refused) as found:
             client.usage("nobody", AT_MS, TO_MS)
         assert (found.value.status, found.value.code) == (404, "unknown_org")
@@ -86,7 +86,7 @@ def test_the_same_for_event_loops(tmp_path: Path) -> None:
             await client.flush(60)
             rows = (await client.usage("acme", AT_MS, TO_MS))["rows"]
             assert ("render", 400) in [(row["feature"], row["used"]) for row in rows], rows
-            assert (await client.balance("acme"))["available"] == 100
+            assert (await client.balance("acme"))["available"] == 99.994
 
     with open_shop(database(tmp_path), tmp_path) as (url, key):
         asyncio.run(work(url, key))
