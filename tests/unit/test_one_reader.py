@@ -99,7 +99,7 @@ HEADER: Final = "org_id,ts,memory_mb,interval_s\nacme,1767268800000,1024,60\n"
          "commas"),
         ("a.csv", HEADER.encode("utf-16"), "a.csv: it is UTF-16: save it as UTF-8"),
         ("a.csv", HEADER.encode("utf-16-le"), "a.csv: it is UTF-16: save it as UTF-8"),
-        ("a.csv.gz", gzip.compress(HEADER.encode("utf-16-be")), "a.csv.gz: it is UTF-16: save it as UTF-8"),
+        ("a.csv.gz", gzip.compress(HEADER.encode("utf-16-be"), mtime=0), "a.csv.gz: it is UTF-16: save it as UTF-8"),
         ("a.jsonl", '{"org_id": "acme"}\n'.encode("utf-16"), "a.jsonl: it is UTF-16: save it as UTF-8"),
     ],
 )  # fmt: skip
