@@ -29,14 +29,13 @@ def create_schema(connection: sa.Connection) -> None:
     by_hand = (Path(__file__).parent / f"by_hand.{dialect}.sql").read_text(encoding="utf-8")
     metadata.create_all(connection, [table for table in metadata.sorted_tables if table is not usage_samples])
     for statement in (*_blocks(by_hand), *_guards(dialect)):
-        run(connection, statement)
+        _run(connection, statement)
     if dialect == "postgresql":
-        comment = sa.schema.SetTableComment(usage_samples)
-        connection.execute(comment)
+        connection.execute(sa.schema.SetTableComment(usage_samples))
     _first_rows(connection)
 
 
-def run(connection: sa.Connection, statement: str) -> None:
+def _run(connection: sa.Connection, statement: str) -> None:
     """Run a statement without values: each colon is its own."""
     connection.execute(sa.text(statement.replace(":", "\\:")))
 

@@ -147,6 +147,14 @@ def test_many_samples_are_added_up_once_in_five_seconds_and_again_after_a_seal(
     assert available(guarded) == (-2 * MICRO, 4 * MICRO, 2 * MICRO)
 
 
+def test_sums_of_many_customers_are_kept_within_a_bound(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unbilled, "MOST_SAMPLES", 0)
+    monkeypatch.setattr(unbilled, "MOST_KEPT", 2)
+    for number in range(5):
+        guarded.write(lambda c: unbilled.unbilled_micro(c, f"c-{number}", guarded.now))  # noqa: B023
+    assert list(unbilled._FOUND[guarded.fleet.engine]) == ["c-3", "c-4"]
+
+
 def test_many_uses_of_one_transaction_ask_for_it_once(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     render(guarded, 2)
     times: list[str] = []

@@ -8,7 +8,7 @@ unless a seal or a charge changed it: no decision adds up more samples than MOST
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -25,6 +25,8 @@ SQL = queries(__file__)
 MOST_SAMPLES: Final = 1_000
 """Samples of a customer from which on what they came to is kept a while."""
 KEPT_MS: Final = 5 * SECOND_MS
+MOST_KEPT: Final = 10_000
+"""Customers with many samples that are kept. Beyond, the one that was kept first is forgotten."""
 _KEPT: Final = "unbilled_micro"
 
 
@@ -46,7 +48,7 @@ class _Found(NamedTuple):
     micro: int
 
 
-_FOUND: Final[WeakKeyDictionary[sa.Engine, dict[str, _Found]]] = WeakKeyDictionary()
+_FOUND: Final[WeakKeyDictionary[sa.Engine, OrderedDict[str, _Found]]] = WeakKeyDictionary()
 """Of customers with many samples, by database."""
 
 
@@ -75,7 +77,7 @@ def _read(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
         rows = SQL.run(connection, "used_by", values).all()
     if sum(row.samples for row in rows) < MOST_SAMPLES:
         return _added_up(connection, rows, now_ms)
-    known = _FOUND.setdefault(connection.engine, {})
+    known = _FOUND.setdefault(connection.engine, OrderedDict())
     mark, found = [(row.provider, row.org_id, row.sealed_to, row.has_open) for row in rows], known.get(customer_id)
     if found is not None and found.mark == mark and found.at_ms <= now_ms < found.at_ms + KEPT_MS:
         return found.micro
@@ -83,6 +85,8 @@ def _read(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
         known[customer_id] = found._replace(at_ms=now_ms)  # others go by it while this one adds up
     micro = _added_up(connection, rows, now_ms)
     known[customer_id] = _Found(now_ms, mark, micro)
+    if len(known) > MOST_KEPT:
+        known.popitem(last=False)
     return micro
 
 
