@@ -73,6 +73,8 @@ class Run:
     drawn: int = 0
     draws: int = 0
     state: str = "held"
+    off: int = 0
+    """Written off: an extension charges nothing of it."""
 
     @property
     def left(self) -> int:

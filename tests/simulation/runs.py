@@ -127,7 +127,8 @@ def _draw(world: World, *, key: str, amount: int) -> str:
     _judge(world, f"draw {number} of {key}", answer, charged)
     if charged is not None:
         world.faults.note("run_drawn")
-        world.oracle.runs[key] = replace(run, drawn=run.drawn + charged, draws=number + 1)
+        off = run.off + (amount - charged if run.overage == "cap" else 0)
+        world.oracle.runs[key] = replace(run, drawn=run.drawn + charged, draws=number + 1, off=off)
     return f"draws {amount} for {key}: {_said(answer)}"
 
 
@@ -155,7 +156,7 @@ def _end(world: World, *, key: str, amount: int, state: str) -> str:
     if run is None:
         return f"{key} is not known any more"
     open_ = run.state == "held" or (run.state == "expired" and state == "settled")
-    charged = run.costs(amount) if open_ else None
+    charged = run.costs(max(amount - run.off, 0)) if open_ else None
     act = executions.settle if state == "settled" else executions.release
     answer = _call(world, lambda c: act(c, key, Cost(run.drawn + amount), _by(world)))
     _judge(world, f"{key} is to be {state}", answer, charged)
