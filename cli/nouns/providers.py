@@ -202,7 +202,7 @@ def _effect(name: str, effect: CutOver) -> list[str]:
     return [
         *lines,
         f"since {since} stay unbilled here, in base units: {', '.join(parts)}",
-        f"bill them here, if nobody else did: drawdown provider bill-shadow {name} --from {since}",
+        f"if no other system billed them, bill them here: drawdown provider bill-shadow {name} --from {since}",
     ]
 
 
@@ -217,7 +217,7 @@ def bill_shadow(
 ) -> None:
     """Bill usage that was sealed in shadow before a provider went live.
 
-    The next tick seals and sends it. Nobody else may have billed it: Drawdown cannot know what another system did.
+    The next tick seals and sends it. No other system may have billed it: Drawdown cannot know that.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
@@ -225,7 +225,7 @@ def bill_shadow(
     by, start = app.by(actor, reason), app.past(from_, "--from")
     done = app.write(lambda c: providers.bill_shadow(c, name, start, by), rollback=dry_run)
     would = "would be" if dry_run else "are"
-    text = f"{name}: {done:,} pushes in shadow since {show_time(start)} {would} sealed anew and sent by the next tick"
+    text = f"{name}: {done:,} pushes in shadow since {show_time(start)} {would} sealed again and sent by the next tick"
     show(app, {"provider": name, "from_ms": start, "pushes": done, "dry_run": dry_run}, [text])
 
 

@@ -344,7 +344,7 @@ def test_quarantine_alone_is_not_settled(fleet: Fleet) -> None:
     found = look(fleet)
     assert (found["verdict"], found["reason"]) == (
         "behind",
-        "1 samples or events are quarantined (ts_not_milliseconds) and billed to nobody",
+        "1 samples or events are quarantined (ts_not_milliseconds) and not billed",
     )
     assert "sample list --quarantined" in found["next"]
 

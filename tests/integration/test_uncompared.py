@@ -115,6 +115,6 @@ def test_customer_that_was_deleted_is_told_to_a_person_and_nothing_is_sent_again
     assert len(provider.seen) == sent
     assert headline(fleet) == (
         "person_needed",
-        "1 day of usage of 1 customer at fake are billed to nobody: acme: this customer was deleted over there",
+        "no provider bills 1 day of usage of 1 customer at fake: acme: this customer was deleted over there",
         "drawdown provider check fake, then drawdown org assign",
     )

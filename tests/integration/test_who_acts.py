@@ -65,7 +65,7 @@ def test_halt_that_no_retry_delivers_needs_a_person_at_once(fleet: Fleet, error:
     assert (
         found.reason.startswith("1 halt (of acme) not delivered to cell cell-1 since 2026-") and error in found.reason
     )
-    assert found.next.startswith("drawdown cell list, then mend cell cell-1")
+    assert found.next.startswith("drawdown cell list, then fix cell cell-1")
     report = fleet.tick()
     assert report.exit_status == 1 or report.halts_acknowledged, "the tick asks for a person, too"
 

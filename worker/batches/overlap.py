@@ -69,7 +69,7 @@ def overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | 
     names = {str(row.batch): str(row.name) for row in near}
     for row in near:
         if row.is_unknown:
-            said = f"it comes to exactly what {row.name} came to, of whose rows no record was kept"
+            said = f"it has the total of {row.name}, and no record of the rows of {row.name} was kept"
             return Overlap(sums.rows, said)
     found = sums.shared([(str(row.batch), str(row.row_labels), str(row.rows_kept)) for row in near])
     is_exact = sums.is_whole and all(row.row_count <= MAX_ROWS_KEPT for row in near)

@@ -70,7 +70,7 @@ def calls(found: Standing) -> Iterator[Call]:
         yield Call("clock", f"ticks refuse to run: {found.clock}", "drawdown doctor", command="drawdown doctor")
     for stuck in found.undelivered:
         if stuck.needs_person:
-            show = f"drawdown cell list, then mend cell {stuck.cell_id}: ops/runbooks/cell-gone.md"
+            show = f"drawdown cell list, then fix cell {stuck.cell_id}: ops/runbooks/cell-gone.md"
             yield Call("undelivered", stuck.said, show, command="drawdown cell list", about=stuck.org_id)
     for halt in found.unheeded:
         then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
@@ -90,7 +90,7 @@ def calls(found: Standing) -> Iterator[Call]:
         if one.for_person:
             customers = counted(one.for_person, "customer", "customers")
             days = counted(one.open_days, "day", "days")
-            reason = f"{days} of usage of {customers} at {one.provider} are billed to nobody: {one.said_to_person}"
+            reason = f"no provider bills {days} of usage of {customers} at {one.provider}: {one.said_to_person}"
             check = typed("drawdown", "provider", "check", one.provider)
             yield Call("gone", reason, f"{check}, then drawdown org assign", command=check, about=one.provider)
     for balance in found.balances:
@@ -169,7 +169,7 @@ def _halts_due(found: Standing) -> Headline | None:
     """Halts first: while they are due, sandboxes run that have no credit."""
     for one in found.undelivered:
         late = found.at_ms - one.since_ms > HALTS_LATE_MS
-        mend = "drawdown cell list: stop them on its hosts, or mend the cell (ops/runbooks/cell-gone.md)"
+        mend = "drawdown cell list: stop them on its hosts, or fix the cell (ops/runbooks/cell-gone.md)"
         until = f"nothing until {utc(one.since_ms + HALTS_LATE_MS)}: watch and ticks try again; then drawdown cell list"
         return Headline("behind", one.said, mend if late else until)
     return None
@@ -190,9 +190,8 @@ def _waits_at_provider(found: Standing) -> Headline | None:
 
 
 def _waits_for_tick(found: Standing) -> Headline | None:
-    for count, words in ((found.left.dirty_windows, "windows are to be sealed again"),):
-        if count:
-            return Headline("behind", f"{count:,} {words}", NEXT_TICK)
+    if count := found.left.dirty_windows:
+        return Headline("behind", f"{count:,} windows are to be sealed again", NEXT_TICK)
     if found.unread:
         return _unread(found.unread[0])
     if count := found.left.projections_due:
@@ -225,7 +224,7 @@ def _unsettled(found: Standing) -> Headline | None:
         reason = f"{how_much(most)} of usage are billed by nobody yet ({most.reason})"
         return Headline("behind", reason, PENDING.get(most.reason, "drawdown org list"))
     for why, samples in found.left.quarantined.items():
-        reason = f"{samples:,} samples or events are quarantined ({why}) and billed to nobody"
+        reason = f"{samples:,} samples or events are quarantined ({why}) and not billed"
         return Headline("behind", reason, f"drawdown sample list --quarantined --why {why}")
     if found.left.dated_ahead:
         reason = f"{found.left.dated_ahead:,} samples or events are dated later than now, and billed only then"
