@@ -261,7 +261,7 @@ def new_key() -> str:
 
 def new_api_key() -> str:
     """256 random bits, behind the prefix that keys are known by."""
-    from drawdown.worker.commands import api_keys
+    from drawdown.worker.access import keys as api_keys
 
     return api_keys.PREFIX + secrets.token_urlsafe(32)
 

@@ -25,8 +25,8 @@ from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.views.tick_report import Report
 
 log = structlog.get_logger()
 

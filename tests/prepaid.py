@@ -19,8 +19,8 @@ from drawdown.providers.protocol import (
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
-from drawdown.worker.commands.rates import set_rate
 from drawdown.worker.engine import runner
+from drawdown.worker.provider.rates import set_rate
 from drawdown.worker.watch import Watched, Watcher, watch
 from tests.fake_provider import FakeProvider
 from tests.world import Fleet

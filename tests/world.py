@@ -15,14 +15,14 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.credit import set_rate
-from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.views.tick_report import Report
+from drawdown.worker.wallets.actions import set_rate
 
 T0 = 1_767_225_600_000
 """2026-01-01T00:00:00Z, a window's start."""

@@ -37,14 +37,14 @@ from drawdown.worker.seal.isolate import find_bad
 from drawdown.worker.seal.newcomers import register_unknown_orgs_by_arrival
 from drawdown.worker.seal.statements import Sealed, SealRequest
 from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.status.backlog import read_backlog
+from drawdown.worker.status.tick_report import Report, add_lanes, collect
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verdict.asks import mark_halted
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from drawdown.worker.verdict.overrides import end_overrides, release_exempt
 from drawdown.worker.verdict.project import project
-from drawdown.worker.views.backlog import read_backlog
-from drawdown.worker.views.tick_report import Report, add_lanes, collect
 
 log = structlog.get_logger()
 SQL = queries(__file__)

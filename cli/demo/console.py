@@ -17,7 +17,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MICRO
 from drawdown.server.tokens import jwts
-from drawdown.worker.commands import console_users
+from drawdown.worker.access import people as console_users
 
 PERSON: Final = "you"
 GRANT_LIMIT: Final = 100

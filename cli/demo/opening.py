@@ -13,21 +13,17 @@ from drawdown.cli.demo.stage import Stage
 from drawdown.guard.decide import BLOCK_ALL, WARN
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.commands import (
-    assignments,
-    cells,
-    credit,
-    features,
-    guard_terms,
-    pools,
-    rates,
-    run_blocks,
-    settlements,
-    tiers,
-    topups,
-    vendors,
-)
-from drawdown.worker.commands.guard_terms import ANY_PLAN, PlanLimit
+from drawdown.worker.executions import blocks as run_blocks
+from drawdown.worker.features import actions as features
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import ANY_PLAN, PlanLimit
+from drawdown.worker.halts import cells
+from drawdown.worker.orgs import assignments
+from drawdown.worker.provider import rates, vendors
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools, tiers
 
 PLANS: Final[Mapping[str, tuple[int, Mapping[str, int]]]] = {
     "hobby": (5, {"included_micro": 5 * MICRO}),

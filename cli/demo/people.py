@@ -23,25 +23,21 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, window_of
+from drawdown.worker.access import keys as api_keys
 from drawdown.worker.checks import spenders, vendor_drift
-from drawdown.worker.commands import (
-    api_keys,
-    backfills,
-    credit,
-    executions,
-    guard_overrides,
-    orgs,
-    pools,
-    pushes,
-    settlements,
-    tiers,
-    vendors,
-    withdrawals,
-)
-from drawdown.worker.commands.chosen_pushes import Chosen
-from drawdown.worker.commands.guard_overrides import Word
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.vendor_bills import BillFile, BillLine
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.overrides import Word
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.provider import vendors
+from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.push.chosen import Chosen
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.usage import backfills, withdrawals
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools, tiers
 
 MARA, JUN, LENA, PRODUCT = "mara (finance)", "jun (on call)", "lena (support)", "the product"
 BACKFILLS: Final = (

@@ -22,9 +22,10 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import By
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands import executions, guard
-from drawdown.worker.commands.guard_facts import Wish
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.facts import Wish
 from drawdown.worker.sources.events.store import take
 
 RUN_HOURS: Final = (9, 14, 19)

@@ -11,7 +11,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import PageSize
 from drawdown.cli.rendering import show, table
 from drawdown.schema.typed.parsing import require_range, show_time
-from drawdown.worker.views.audit import VIAS, AuditFilter, list_deeds
+from drawdown.worker.access.audit import VIAS, AuditFilter, list_deeds
 
 commands = typer.Typer()
 

@@ -20,13 +20,13 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import clean, typed
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
-from drawdown.worker.commands import backfills
-from drawdown.worker.commands.backfills import TAKEN_AT_ONCE, Diff
-from drawdown.worker.commands.withdrawals import judge_backfill
 from drawdown.worker.sources.events.files import read_events
 from drawdown.worker.sources.samples.lines import open_lines
-from drawdown.worker.views import backfills as views
-from drawdown.worker.views.backfills import BackfillRow, Left, list_backfills, show_backfill
+from drawdown.worker.usage import backfill_lists as views
+from drawdown.worker.usage import backfills
+from drawdown.worker.usage.backfill_lists import BackfillRow, Left, list_backfills, show_backfill
+from drawdown.worker.usage.backfills import TAKEN_AT_ONCE, Diff
+from drawdown.worker.usage.withdrawals import judge_backfill
 
 commands = typer.Typer()
 

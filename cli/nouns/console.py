@@ -14,8 +14,8 @@ from drawdown.cli.tree import Group
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
-from drawdown.worker.commands import console_users
-from drawdown.worker.views.console_users import list_users
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access.people_lists import list_users
 
 commands = typer.Typer()
 users = typer.Typer()

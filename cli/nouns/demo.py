@@ -28,15 +28,17 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import GRACE_MS, MICRO, MINUTE_MS, WINDOW_MS, window_of
-from drawdown.worker.commands import assignments, cells, credit
-from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.engine import runner
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.halts import cells
+from drawdown.worker.orgs import assignments
 from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.sources.demo_host import Sandbox, SandboxSample, start_sandboxes, stop_sandboxes, write_samples
+from drawdown.worker.status.demo import fleet, revised_pushes, totals
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.demo import fleet, revised_pushes, totals
-from drawdown.worker.views.tick_report import Report
+from drawdown.worker.wallets import actions as credit
 
 FILE: Final = "drawdown-demo.db"
 WINDOWS: Final = 6

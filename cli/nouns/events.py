@@ -13,11 +13,11 @@ from drawdown.cli.rendering import show, table
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import require_org
 from drawdown.schema.typed.parsing import require_range, show_time
-from drawdown.worker.commands.events import withdraw_events
-from drawdown.worker.views import event_intake
-from drawdown.worker.views.event_intake import EventFilter
-from drawdown.worker.views.events import EventRow, list_events, show_event
-from drawdown.worker.views.invalid_items import invalid_items
+from drawdown.worker.usage import intake as event_intake
+from drawdown.worker.usage.event_withdrawals import withdraw_events
+from drawdown.worker.usage.events import EventRow, list_events, show_event
+from drawdown.worker.usage.intake import EventFilter
+from drawdown.worker.usage.invalid_lists import invalid_items
 
 commands = typer.Typer()
 

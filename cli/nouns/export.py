@@ -10,8 +10,8 @@ from drawdown.cli.app import App
 from drawdown.cli.streams import print_file
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import require_range
-from drawdown.worker.views import export
-from drawdown.worker.views.export import ByTime, Format, Kind, Span
+from drawdown.worker.wallets import export
+from drawdown.worker.wallets.export import ByTime, Format, Kind, Span
 
 commands = typer.Typer()
 

@@ -14,8 +14,8 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.catalog.mapping import FOREVER_MS
-from drawdown.worker.commands import features
-from drawdown.worker.views.features import list_features
+from drawdown.worker.features import actions as features
+from drawdown.worker.features.lists import list_features
 
 commands = typer.Typer()
 EARLIER = "what was used before that has no feature by it: give --from, an earlier window, to bill that, too"

@@ -20,10 +20,10 @@ from drawdown.schema.typed.parsing import (
     show_time,
 )
 from drawdown.worker.checks import counters
-from drawdown.worker.commands import guard_terms
-from drawdown.worker.commands.guard_terms import Change
-from drawdown.worker.views import guard as views
-from drawdown.worker.views.guard import Drift
+from drawdown.worker.guard import lists as views
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.lists import Drift
+from drawdown.worker.guard.terms import Change
 
 commands = typer.Typer()
 PUT_RIGHT = "give it again, and `drawdown audit list --action guard_correct` shows each that was put right"

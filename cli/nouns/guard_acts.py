@@ -12,9 +12,11 @@ from drawdown.cli.options import Actor, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
-from drawdown.worker.commands import guard, guard_holds, guard_ways
-from drawdown.worker.commands.guard import Answer, Wish
-from drawdown.worker.commands.guard_ways import WaysTold
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard import ways as guard_ways
+from drawdown.worker.guard.use import Answer, Wish
+from drawdown.worker.guard.ways import WaysTold
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The use's key, which is yours to choose")]
 Amount = Annotated[int, typer.Argument(metavar="AMOUNT", help="Base units")]

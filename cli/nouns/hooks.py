@@ -15,12 +15,12 @@ from drawdown.schema.errors import AnswerLost, Exit, Refused, UsageError
 from drawdown.schema.messages import EVENTS
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
-from drawdown.worker.commands import hooks
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.cell_urls import origin
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.hooks.hook_settings import HookSettings
-from drawdown.worker.views.hooks import (
+from drawdown.worker.hooks.lists import (
     DeliveryRow,
     EndpointRow,
     MessageFilter,

@@ -15,8 +15,8 @@ from drawdown.cli.streams import require_shown
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_length, show_time
-from drawdown.worker.commands import api_keys
-from drawdown.worker.views.api_keys import list_keys
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access.key_lists import list_keys
 
 commands = typer.Typer()
 

@@ -13,10 +13,10 @@ from drawdown.cli.rendering import show, table
 from drawdown.guard.periods import PERIODS, Period
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import is_quantity, show_time
-from drawdown.worker.commands import guard_terms
-from drawdown.worker.commands.guard_terms import ANY_PLAN, PlanLimit
-from drawdown.worker.views.guard import limit_periods, list_limits
-from drawdown.worker.views.guard_standing import standing_of
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.lists import limit_periods, list_limits
+from drawdown.worker.guard.standing import standing_of
+from drawdown.worker.guard.terms import ANY_PLAN, PlanLimit
 
 commands = typer.Typer()
 

@@ -24,11 +24,11 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import why_unread
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
-from drawdown.worker.commands import assignments, flip_rules, flips
 from drawdown.worker.engine.runner import run
 from drawdown.worker.orders.asked import AskedAssign
 from drawdown.worker.orders.orders import place
-from drawdown.worker.views.shadows import in_shadow
+from drawdown.worker.orgs import assignments, flip_rules, flips
+from drawdown.worker.provider.shadows import in_shadow
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
 ProviderOption = Annotated[

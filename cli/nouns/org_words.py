@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
-from drawdown.worker.commands import orgs
-from drawdown.worker.views.orgs import OrgRow
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs.lists import OrgRow
 
 
 def word(said: orgs.Override) -> str:

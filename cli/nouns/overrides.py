@@ -14,11 +14,11 @@ from drawdown.cli.rendering import show, table
 from drawdown.guard.decide import Reach
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.typed.parsing import parse_ahead, show_time
-from drawdown.worker.commands import guard_overrides
-from drawdown.worker.commands.guard_overrides import OverrideRow, Terms, Word
-from drawdown.worker.commands.guard_terms import ANY_PLAN
-from drawdown.worker.views.guard import fits_nobody, limit_periods
-from drawdown.worker.views.guard_standing import plans_of
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.lists import fits_nobody, limit_periods
+from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
+from drawdown.worker.guard.standing import plans_of
+from drawdown.worker.guard.terms import ANY_PLAN
 
 commands = typer.Typer()
 

@@ -12,7 +12,7 @@ from drawdown.cli.options import Actor, AtOnce, New, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.ledger.plans import ONE_PPM
 from drawdown.schema.typed.parsing import parse_credits, show_credits
-from drawdown.worker.commands import credit
+from drawdown.worker.wallets import actions as credit
 
 commands = typer.Typer()
 

@@ -14,7 +14,7 @@ from drawdown.events.privacy.documents import MAX_REPORT_BYTES
 from drawdown.events.privacy.gitleaks import MAX_RULES_FILE_BYTES, ForeignRule, rules_of
 from drawdown.events.privacy.rules import meanings
 from drawdown.schema.errors import DatabaseNotReady, Exit, UsageError
-from drawdown.worker.views.privacy import Beside, ScannedFile, scan_file
+from drawdown.worker.usage.privacy import Beside, ScannedFile, scan_file
 
 commands = typer.Typer()
 

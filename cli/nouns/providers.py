@@ -18,15 +18,15 @@ from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands import providers
-from drawdown.worker.commands.providers import CutOver
 from drawdown.worker.engine.runner import ask
+from drawdown.worker.features.lists import mapped_features
 from drawdown.worker.orders.asked import AskedAccept
 from drawdown.worker.orders.orders import place
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.provider.actions import CutOver
+from drawdown.worker.provider.lists import ProviderLine, customers_at, features_used, provider_lines
+from drawdown.worker.provider.shadows import FOR_GOOD_MS, in_shadow
 from drawdown.worker.push.notices import apply_notices
-from drawdown.worker.views.features import mapped_features
-from drawdown.worker.views.providers import ProviderLine, customers_at, features_used, provider_lines
-from drawdown.worker.views.shadows import FOR_GOOD_MS, in_shadow
 
 commands = typer.Typer()
 provider_estimates.register(commands)

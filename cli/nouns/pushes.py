@@ -19,16 +19,17 @@ from drawdown.cli.options import Actor, DryRun, Expect, Keys, PageSize, Reason, 
 from drawdown.cli.rendering import facts, show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import require_range, show_time
-from drawdown.worker.commands import fold, pushes
-from drawdown.worker.commands.chosen_pushes import Chosen
-from drawdown.worker.commands.doubted_pushes import DoubtFilter, Outcome
-from drawdown.worker.commands.lost_pushes import require_lost
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.push.chosen import Chosen
+from drawdown.worker.push.doubted import DoubtFilter, Outcome
+from drawdown.worker.push.lists import NO_ERROR, STATES, PushFilter, PushPage, list_pushes
+from drawdown.worker.push.lost import require_lost
 from drawdown.worker.push.rows import find_pushes
-from drawdown.worker.views.push import PushColumns, explain_push
-from drawdown.worker.views.push_sums import PushSum, sum_pushes
-from drawdown.worker.views.pushes import NO_ERROR, STATES, PushFilter, PushPage, list_pushes
+from drawdown.worker.push.shown import PushColumns, explain_push
+from drawdown.worker.push.sums import PushSum, sum_pushes
+from drawdown.worker.usage import fold
 
 commands = typer.Typer()
 push_cancel.register(commands)

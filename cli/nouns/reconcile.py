@@ -16,14 +16,14 @@ from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import DAY_MS, show_quantity
-from drawdown.worker.commands import balances
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.orders.asked import AskedCorrect
 from drawdown.worker.orders.orders import place
+from drawdown.worker.push import acknowledged as balances
+from drawdown.worker.reconcile import lists as reconciliations
+from drawdown.worker.reconcile.lists import ComparedFilter
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
-from drawdown.worker.views import reconciliations
-from drawdown.worker.views.reconciliations import ComparedFilter
 
 FromDay = Annotated[
     str | None, typer.Option("--from", help="From this day on (UTC)", show_default="what was settled lately")

@@ -13,9 +13,10 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.schema.typed.parsing import require_range, show_time
-from drawdown.worker.commands import prune, samples, withdrawals
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
-from drawdown.worker.views.samples import list_samples
+from drawdown.worker.usage import prune, withdrawals
+from drawdown.worker.usage import quarantined as samples
+from drawdown.worker.usage.samples import list_samples
 
 commands = typer.Typer()
 

@@ -18,9 +18,9 @@ from drawdown.ledger.settlements import Settlement
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_percent, show_time
-from drawdown.worker.commands import settlements
-from drawdown.worker.views import payout_file
-from drawdown.worker.views.settlements import SettlementFilter, list_batches, page, show_settlement, unpaid
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements import payout_file
+from drawdown.worker.settlements.lists import SettlementFilter, list_batches, page, show_settlement, unpaid
 
 commands = typer.Typer()
 

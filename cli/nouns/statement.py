@@ -15,9 +15,9 @@ from drawdown.cli.streams import print_file
 from drawdown.schema.currencies import show_money
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import show_credits, show_time
-from drawdown.worker.commands import credit
-from drawdown.worker.views.statement import LINES, CreditLine, Statement, of_customer, span_of
-from drawdown.worker.views.statement_file import as_object, csv_lines
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets.statement import LINES, CreditLine, Statement, of_customer, span_of
+from drawdown.worker.wallets.statement_file import as_object, csv_lines
 
 WORDS: Final = {
     "given": "given", "began": "began", "topped_up": "topped up", "expired": "expired", "taken_back": "taken back",

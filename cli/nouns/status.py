@@ -20,16 +20,16 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import lasting, show_time
+from drawdown.worker.batches.lists import FilesLeft
+from drawdown.worker.cluster.lists import worker_lines
 from drawdown.worker.history.witness import WitnessFile
-from drawdown.worker.views.backlog import OrdersLeft
-from drawdown.worker.views.batches import FilesLeft
-from drawdown.worker.views.cluster import worker_lines
-from drawdown.worker.views.headline import missed_minutes, uncompared, unwatched_minutes
-from drawdown.worker.views.standing import OpenReplay, Standing, Status, how_much
-from drawdown.worker.views.status import org_status, status
+from drawdown.worker.status.backlog import OrdersLeft
+from drawdown.worker.status.headline import missed_minutes, uncompared, unwatched_minutes
+from drawdown.worker.status.standing import OpenReplay, Standing, Status, how_much
+from drawdown.worker.status.status import org_status, status
 
 if TYPE_CHECKING:
-    from drawdown.worker.views.org_standing import OrgStatus
+    from drawdown.worker.verdict.standing import OrgStatus
 
 MOST_CELLS: Final = 5
 """Cells and reasons of halts that are due, that are shown."""

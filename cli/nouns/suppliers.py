@@ -17,8 +17,8 @@ from drawdown.schema.typed.parsing import (
     show_credits,
     show_percent,
 )
-from drawdown.worker.commands import settlements
-from drawdown.worker.views.settlements import list_suppliers
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.lists import list_suppliers
 
 commands = typer.Typer()
 

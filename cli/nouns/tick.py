@@ -27,9 +27,9 @@ from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.status.backlog import read_backlog
+from drawdown.worker.status.tick_report import Report, summed
 from drawdown.worker.tick import tick
-from drawdown.worker.views.backlog import read_backlog
-from drawdown.worker.views.tick_report import Report, summed
 
 if TYPE_CHECKING:
     from drawdown.cli import scheduler

@@ -18,14 +18,13 @@ from drawdown.schema.currencies import show_money
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_time
-from drawdown.worker.commands import topups
-from drawdown.worker.commands.topups import Mode, Said, Terms
 from drawdown.worker.engine import runner
 from drawdown.worker.orders.asked import AskedTopup
 from drawdown.worker.orders.orders import place
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.topup.actions import Mode, Said, Terms
 from drawdown.worker.topup.fill import Filled, fill
-from drawdown.worker.topup.only_one import require_only_one
-from drawdown.worker.views.topups import (
+from drawdown.worker.topup.lists import (
     STATES,
     TopupRow,
     WalletTerms,
@@ -35,6 +34,7 @@ from drawdown.worker.views.topups import (
     show_wallet,
     switched,
 )
+from drawdown.worker.topup.only_one import require_only_one
 
 commands = typer.Typer()
 StateName = Enum("StateName", {name: name for name in STATES}, type=str)  # type: ignore[misc]

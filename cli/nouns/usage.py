@@ -16,7 +16,7 @@ from drawdown.ledger.monthly.calendar import start_of
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import no_formula
 from drawdown.schema.typed.parsing import show_time
-from drawdown.worker.views.usage import BY, OF_SAMPLES, UsageReport, read_usage, until_now
+from drawdown.worker.usage.lists import BY, OF_SAMPLES, UsageReport, read_usage, until_now
 
 
 def register(commands: typer.Typer) -> None:

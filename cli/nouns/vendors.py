@@ -17,10 +17,10 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import parse_percent, plain_decimal, show_credits, show_percent, show_time
 from drawdown.schema.units import DAY_MS, micro_of
 from drawdown.worker.checks import vendor_drift
-from drawdown.worker.commands.vendor_bills import read_bills
-from drawdown.worker.commands.vendors import Units, import_bills, set_units
-from drawdown.worker.views import vendors as views
-from drawdown.worker.views.vendors import Cost, Drifted, DriftLine, tell
+from drawdown.worker.provider import vendor_lists as views
+from drawdown.worker.provider.vendor_bills import read_bills
+from drawdown.worker.provider.vendor_lists import Cost, Drifted, DriftLine, tell
+from drawdown.worker.provider.vendors import Units, import_bills, set_units
 
 commands = typer.Typer()
 

@@ -12,10 +12,12 @@ from drawdown.cli.options import PageSize
 from drawdown.cli.rendering import show, table
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.checks import spenders
-from drawdown.worker.commands import credit
-from drawdown.worker.views import billing, wallet_entries, wallets
-from drawdown.worker.views.accounts import payer_of
-from drawdown.worker.views.wallets import After, Chosen
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import billing
+from drawdown.worker.wallets import entries as wallet_entries
+from drawdown.worker.wallets import lists as wallets
+from drawdown.worker.wallets.accounts import payer_of
+from drawdown.worker.wallets.lists import After, Chosen
 
 Customer = Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")]
 

@@ -23,7 +23,7 @@ MAX_FINDINGS: Final = 1_000
 _SHOWN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 KnownIds: TypeAlias = Callable[[frozenset[str]], Collection[str]]
-"""Of the words of a report, those that are ids: `worker.views.privacy` asks the database."""
+"""Of the words of a report, those that are ids: `worker.usage.privacy` asks the database."""
 
 
 @dataclass(frozen=True)

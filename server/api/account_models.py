@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from drawdown.server.api.models import EpochMs
 from drawdown.server.api.run_models import MOST_ROWS
-from drawdown.worker.views.statement import LINES
+from drawdown.worker.wallets.statement import LINES
 
 Section = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
 

@@ -30,10 +30,11 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services, ThreadKit
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.commands import assignments, flip_rules, flips, orgs
-from drawdown.worker.commands.signatures import use_once
+from drawdown.worker.access.signatures import use_once
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs import assignments, flip_rules, flips
 
 MAX_BYTES: Final = 64 * 1024
 M = TypeVar("M", bound=BaseModel)

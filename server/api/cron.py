@@ -34,10 +34,11 @@ from drawdown.worker.checks.counters import Reconciled
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, check_cells
+from drawdown.worker.provider import vendor_lists as vendors
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.views import backfills, vendors
-from drawdown.worker.views.backfills import Overdue
-from drawdown.worker.views.tick_report import Report
+from drawdown.worker.usage import backfill_lists as backfills
+from drawdown.worker.usage.backfill_lists import Overdue
 
 T = TypeVar("T")
 

@@ -29,9 +29,10 @@ from drawdown.server.api.makers import require_maker
 from drawdown.server.api.programs import Programs, Said, clean_id
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
-from drawdown.worker.commands import executions, run_request
-from drawdown.worker.commands.executions import Accepted, Asked
-from drawdown.worker.views.runs import RunFilter, list_runs, org_of_run, show_run
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions import request as run_request
+from drawdown.worker.executions.actions import Accepted, Asked
+from drawdown.worker.executions.lists import RunFilter, list_runs, org_of_run, show_run
 
 ROOT: Final = "/v1/executions"
 _HEADER: Final = re.compile(r"[!-~]{1,200}")

@@ -24,7 +24,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.http.token_buckets import TokenBuckets
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.commands.guard_answers import options_of
+from drawdown.worker.guard.answers import options_of
 from drawdown.worker.verdict.gate_asks import ASK_EVERY_MS, Gated, asked, in_doubt, may_ask, read_gated
 
 log = structlog.get_logger()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from drawdown.server.http.errors import ApiError
-from drawdown.worker.commands.api_keys import ApiKey
+from drawdown.worker.access.keys import ApiKey
 
 CODE: Final = "foreign_key"
 

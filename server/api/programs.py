@@ -37,8 +37,8 @@ from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
 from drawdown.server.http.token_buckets import TokenBuckets
 from drawdown.server.services import Services
-from drawdown.worker.commands import api_keys
-from drawdown.worker.commands.api_keys import ApiKey
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access.keys import ApiKey
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_ID_CHARS, micro_of
-from drawdown.worker.commands.run_request import LEAST_LIFE_MS, MOST_FEATURES, MOST_LIFE_MS, MOST_SANDBOXES
+from drawdown.worker.executions.request import LEAST_LIFE_MS, MOST_FEATURES, MOST_LIFE_MS, MOST_SANDBOXES
 
 MOST_ROWS: Final = 1_000
 """Of one answer."""

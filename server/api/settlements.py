@@ -20,8 +20,8 @@ from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said, both_units, clean_id
 from drawdown.server.api.run_models import MOST_ROWS, Id, MostQuery
 from drawdown.server.http.errors import ApiError
-from drawdown.worker.views.runs import org_of_run
-from drawdown.worker.views.settlements import (
+from drawdown.worker.executions.lists import org_of_run
+from drawdown.worker.settlements.lists import (
     SettlementFilter,
     list_batches,
     list_settlements,

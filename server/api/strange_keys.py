@@ -17,8 +17,8 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.api.together import Way
 from drawdown.server.http.token_buckets import TokenBuckets
-from drawdown.worker.commands import api_keys
-from drawdown.worker.commands.api_keys import ApiKey
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access.keys import ApiKey
 
 STRANGERS_AT_ONCE: Final = 1
 """Readings of keys that were never found here."""

@@ -24,7 +24,7 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.commands.webhooks import WebhookEvent, is_taken, store_failed, take_event
+from drawdown.worker.push.webhooks import WebhookEvent, is_taken, store_failed, take_event
 from drawdown.worker.verdict.asks import SECOND_READ_MS
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean, is_clean_id
 from drawdown.schema.text import clean
 from drawdown.schema.typed.parsing import LATEST_MS, parse_time
-from drawdown.worker.commands.console_users import Person
+from drawdown.worker.access.people import Person
 
 MAX_KEY_CHARS: Final = 700
 """Three ids of any length, and what stands between them."""

@@ -41,8 +41,8 @@ from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.tokens.elsewhere import Elsewhere
-from drawdown.worker.commands import console_sessions
-from drawdown.worker.commands.console_users import Person
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.access.people import Person
 from drawdown.worker.engine.context import Context
 
 log = structlog.get_logger()

@@ -20,9 +20,9 @@ from starlette.responses import Response
 
 from drawdown.schema.errors import UsageError
 from drawdown.server.settings import ServerSettings
-from drawdown.worker.commands import console_sessions
-from drawdown.worker.commands.console_sessions import LIFE_MS
-from drawdown.worker.commands.console_users import NAME, Person
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.access.people import NAME, Person
+from drawdown.worker.access.sessions import LIFE_MS
 
 COOKIE: Final = "__Host-drawdown-console"
 SECRET_HEADER: Final = "x-drawdown-proxy-secret"  # noqa: S105, the header's name

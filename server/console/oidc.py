@@ -37,8 +37,8 @@ from drawdown.server.settings import OidcSettings
 from drawdown.server.tokens import jwts
 from drawdown.server.tokens.elsewhere import Elsewhere, Trouble, is_safe
 from drawdown.server.tokens.jwts import Unproven
-from drawdown.worker.commands import console_sessions
-from drawdown.worker.commands.console_users import NAME, Person
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.access.people import NAME, Person
 
 log = structlog.get_logger()
 

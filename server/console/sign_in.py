@@ -29,9 +29,10 @@ from drawdown.server.http.bodies import Budget
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
-from drawdown.worker.commands import console_sessions, console_users
-from drawdown.worker.commands.console_sessions import TooManyFailures
-from drawdown.worker.commands.console_users import Person
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.access.people import Person
+from drawdown.worker.access.sessions import TooManyFailures
 
 HASHES_AT_ONCE: Final = 2
 """Passwords that are looked at together: 19 MiB each, 32 of an older hash."""

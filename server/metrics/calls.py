@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.views.metrics import UNANSWERED, attempts_since, provider_reads
+from drawdown.worker.status.metrics import UNANSWERED, attempts_since, provider_reads
 
 LIMITS_MS: Final = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
 LABELS: Final = ("provider", "outcome")

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.worker.cluster.install import is_there
-from drawdown.worker.views.cluster import Cluster, read_cluster
+from drawdown.worker.cluster.lists import Cluster, read_cluster
 
 STATES: Final = ("lives", "gone")
 KINDS: Final = ("tick", "watch", "reconcile", "take_over")

@@ -11,8 +11,8 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.commands.guard_overrides import SOON_MS
-from drawdown.worker.views.guard_figures import guard_figures
+from drawdown.worker.guard.figures import guard_figures
+from drawdown.worker.guard.overrides import SOON_MS
 
 RECENT_MS: Final = 60 * MINUTE_MS
 

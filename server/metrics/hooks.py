@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from prometheus_client.metrics_core import Metric
 
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.views.hooks import list_endpoints
+from drawdown.worker.hooks.lists import list_endpoints
 
 
 def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import DAY_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.views.parity import parity_figures
+from drawdown.worker.parity.lists import parity_figures
 
 RECENT_MS: Final = 8 * DAY_MS
 """Days that began in the last week: what is older is no news."""

@@ -14,10 +14,10 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import BUCKETS, DAY_MS, MINUTE_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.views.backlog import orders_left
-from drawdown.worker.views.batches import files_left
-from drawdown.worker.views.metrics import EndedTick, calls_cut, ended_ticks
-from drawdown.worker.views.uncompared import read_uncompared
+from drawdown.worker.batches.lists import files_left
+from drawdown.worker.reconcile.uncompared import read_uncompared
+from drawdown.worker.status.backlog import orders_left
+from drawdown.worker.status.metrics import EndedTick, calls_cut, ended_ticks
 
 SHARD: Final = ("shard",)
 CUT_LATELY_MS: Final = 15 * MINUTE_MS

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import DAY_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.views.topups import figures
+from drawdown.worker.topup.lists import figures
 
 OPEN: Final = ("due", "sending", "in_doubt")
 ENDED: Final = ("credited", "declined", "needs_customer", "given_up")

@@ -10,9 +10,9 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from drawdown.server.metrics.metric_kinds import gauge, seconds
+from drawdown.worker.status.metrics import halted_orgs
 from drawdown.worker.verdict.rules import CREDIT_REASONS
 from drawdown.worker.verdict.watch_state import rounds_of, unread_orgs, wrong_estimates
-from drawdown.worker.views.metrics import halted_orgs
 
 REASONS: Final = (*CREDIT_REASONS, "operator")
 

@@ -37,7 +37,7 @@ from drawdown.server.services import Services
 from drawdown.server.usage.invalid import Invalid
 from drawdown.server.usage.quotas import Quotas
 from drawdown.server.usage.turns import Turns
-from drawdown.worker.commands.api_keys import ApiKey
+from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.sources.events import charged
 from drawdown.worker.sources.events.store import Status, Taken
 

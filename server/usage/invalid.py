@@ -20,8 +20,8 @@ from drawdown.events.example import example_of
 from drawdown.schema.clock import Clock
 from drawdown.server.http import limits
 from drawdown.server.http.threads import Threads
-from drawdown.worker.commands import invalid_items
-from drawdown.worker.commands.invalid_items import InvalidItems
+from drawdown.worker.usage import invalid_items
+from drawdown.worker.usage.invalid_items import InvalidItems
 
 log = structlog.get_logger()
 

@@ -16,7 +16,7 @@ from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import bad_value
 from drawdown.server.usage import usage_models as models
 from drawdown.worker.catalog.mapping import MB_SECONDS, SECONDS, UNITS
-from drawdown.worker.views.usage import Place, UsageRow, until_now, usage_page
+from drawdown.worker.usage.lists import Place, UsageRow, until_now, usage_page
 
 UNITS_THERE_ARE: Final = (SECONDS, MB_SECONDS, UNITS)
 SCOPE: Final = "usage:read"

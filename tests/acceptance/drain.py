@@ -31,8 +31,8 @@ from drawdown.cli.settings import settings
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
-from drawdown.worker.commands import pushes
 from drawdown.worker.engine import runner
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.tick import tick

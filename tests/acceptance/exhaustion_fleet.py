@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerRead, CustomerState, Outcome, PushRequest
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.worker.commands import credit
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.rates import set_rate
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.provider.rates import set_rate
+from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import tell_cost
 from tests.world import T0, Fleet

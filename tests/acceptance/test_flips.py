@@ -28,13 +28,15 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
-from drawdown.worker.commands import assignments, credit, flips, withdrawals
-from drawdown.worker.commands.flip_rules import Flip, FlipOptions, Wish
-from drawdown.worker.commands.flips import flip
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.orgs import assignments, flips
+from drawdown.worker.orgs.flip_rules import Flip, FlipOptions, Wish
+from drawdown.worker.orgs.flips import flip
+from drawdown.worker.usage import withdrawals
 from drawdown.worker.verdict.project import ORGS_A_ROUND
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.acceptance.commands import drawdown, must, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.stripe import StripeEmulator

@@ -22,9 +22,9 @@ from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.orgs.assignments import assign
 from tests.acceptance import gentd26
 from tests.acceptance.commands import must
 from tests.acceptance.drain import Process, SharedClock, Siege, insert_samples

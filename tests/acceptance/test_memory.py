@@ -28,7 +28,7 @@ from drawdown.providers.protocol import Setup
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands.assignments import assign
+from drawdown.worker.orgs.assignments import assign
 from tests.acceptance.commands import PROJECT, SCRIPT, environment
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Seen

@@ -21,10 +21,10 @@ from drawdown.providers.http import Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import HOUR_MS, Provider, Setup
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import pushes
-from drawdown.worker.commands.assignments import assign
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.tick_report import Report
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
 from tests.whole import share

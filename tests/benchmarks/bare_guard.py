@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import uvicorn
 
 from drawdown.schema import database
-from drawdown.worker.commands import api_keys
+from drawdown.worker.access import keys as api_keys
 
 COUNTED: Final = "SELECT used FROM guard_counters WHERE org_id = :org AND metric = :metric"
 SAID: Final = {"decision": "allow", "rule": "none", "used": 0}

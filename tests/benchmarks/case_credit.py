@@ -14,8 +14,8 @@ from drawdown.ledger.runs import draws, reservations
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Ask
 from drawdown.schema.database import read, write
-from drawdown.worker.commands import executions
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
 from tests.benchmarks.databases import Databases, indexes_of, tidy
 from tests.benchmarks.measure import Figure, Result, compared
 from tests.benchmarks.wallets import BY, CREDIT_MICRO, NOW, each_s, give_wallets, one

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
-from drawdown.worker.commands import api_keys, guard_terms
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
 from tests.benchmarks.case_tick import run_tick
 from tests.benchmarks.databases import Databases, tidy, url_of
 from tests.benchmarks.fleet import Fleet, give_credit, settle_in, use

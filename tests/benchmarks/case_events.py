@@ -21,7 +21,8 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import write
-from drawdown.worker.commands import api_keys, features
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.features import actions as features
 from drawdown.worker.sources.events.store import CELL, names_of, sandbox_of, take
 from drawdown_client import Client, Event, Settings
 from tests.benchmarks.databases import Databases, indexes_of, tidy, url_of

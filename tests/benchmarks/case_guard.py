@@ -26,8 +26,9 @@ from drawdown.schema.units import MICRO
 from drawdown.server.api.guard import models, routes
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.app import Server
-from drawdown.worker.commands import api_keys, guard_terms
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
 from tests.benchmarks.bare_guard import COUNTED, SAID, bare, serving_bare
 from tests.benchmarks.case_gate import drained, listening, services
 from tests.benchmarks.case_tick import run_tick

@@ -16,10 +16,10 @@ from drawdown.server.api.programs import AT_ONCE
 from drawdown.server.api.together import Together
 from drawdown.server.http.restores import Restores
 from drawdown.server.http.threads import Threads
-from drawdown.worker.commands import executions
-from drawdown.worker.commands.executions import Asked
-from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine.runner import NoWitness
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.request import Request
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.measure import Figure, Result, alternate, stopwatch
 from tests.benchmarks.wallets import NOW, at_once, give_wallets, one

@@ -14,8 +14,8 @@ from drawdown.schema.clock import Clock
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.push import push
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.views.tick_report import Report
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.fleet import Fleet, clock, give_credit, place_sandboxes, settle_in, use
 from tests.benchmarks.measure import Figure, Result

@@ -13,8 +13,10 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import console_sessions, console_users, credit
-from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.wallets import actions as credit
 from tests.benchmarks.fleet import START_MS
 from tests.benchmarks.wallets import BY, insert
 

@@ -21,7 +21,7 @@ from drawdown.server.console.page import Page
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.customers import usage
 from drawdown.server.console.screens.customers.orgs import WITHIN
-from drawdown.worker.views.orgs import STATES
+from drawdown.worker.orgs.lists import STATES
 from tests.benchmarks.console_fleet import secret
 
 PEOPLE: Final = 5

@@ -15,7 +15,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.units import GRACE_MS, WINDOW_MS
-from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.features.actions import install_defaults
 
 START_MS = 1_767_225_600_000
 """2026-01-01T00:00:00Z: the first window that is sealed."""

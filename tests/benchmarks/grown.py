@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import assignments, credit
-from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.orgs import assignments
+from drawdown.worker.wallets import actions as credit
 from tests.benchmarks.fleet import CREDIT_MICRO, START_MS, window
 
 DAYS: Final = 36

@@ -29,12 +29,12 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands.fold import fold
-from drawdown.worker.commands.prune import prune
 from drawdown.worker.engine import runner
+from drawdown.worker.status.status import status
 from drawdown.worker.tick import tick
+from drawdown.worker.usage.fold import fold
+from drawdown.worker.usage.prune import prune
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.status import status
 from tests.benchmarks.case_tick import world_of
 from tests.benchmarks.databases import tidy
 from tests.benchmarks.fleet import START_MS, clock, sealable_at

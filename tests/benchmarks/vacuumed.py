@@ -1,4 +1,4 @@
-"""Autovacuum by its own settings, and by ours beside it (worker/views/upkeep): room, and what dead rows cost.
+"""Autovacuum by its own settings, and by ours beside it (worker/status/upkeep): room, and what dead rows cost.
 
 python -m tests.benchmarks.vacuumed [SAMPLES_A_DAY] [DAYS]: tables that grow, each twice in one server, without
 triggers. Each has 36 days; then each day adds one to both, and prunes one of the samples. Between two of them
@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import connect
-from drawdown.worker.views.upkeep import SETTINGS, SHARE
+from drawdown.worker.status.upkeep import SETTINGS, SHARE
 from tests.benchmarks.databases import databases
 from tests.benchmarks.grown import SAMPLES_A_PUSH, execute
 

@@ -10,11 +10,15 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.checks import spenders
-from drawdown.worker.commands import credit, executions, pools, settlements, tiers, topups
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.settlements import Change
-from drawdown.worker.commands.vendor_bills import BillFile, BillLine
-from drawdown.worker.commands.vendors import Units, import_bills, set_units
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.provider.vendors import Units, import_bills, set_units
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools, tiers
 from tests.fake_payments import CAN
 from tests.world import T0, Fleet
 

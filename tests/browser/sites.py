@@ -29,25 +29,23 @@ from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.app import Server
 from drawdown.server.services import NobodyThere, Services
 from drawdown.server.settings import MySettings, OidcSettings, ServerSettings
-from drawdown.worker.commands import (
-    backfills,
-    cells,
-    console_sessions,
-    console_users,
-    credit,
-    executions,
-    guard,
-    guard_terms,
-    my_sessions,
-    orgs,
-    providers,
-)
-from drawdown.worker.commands.guard_facts import Wish
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.access import my_sessions
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.facts import Wish
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.halts import cells
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.provider import actions as providers
 from drawdown.worker.replay.plan import ReplayScope
+from drawdown.worker.usage import backfills
+from drawdown.worker.wallets import actions as credit
 from tests.browser import money
 from tests.fresh import named_anew
 from tests.server.ruled import rule

@@ -11,7 +11,8 @@ from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
 from drawdown.server.console.acting.action import Action
 from drawdown.server.console.pages import ACTIONS
-from drawdown.worker.commands import console_sessions, credit
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.wallets import actions as credit
 from tests.browser.conftest import Visitor
 from tests.browser.sites import NOW, STORED, Site, secret
 from tests.browser.test_matrix import axe, axe_by_theme, goes_sideways

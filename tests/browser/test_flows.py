@@ -22,7 +22,8 @@ from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
 from drawdown.server.console.door import COOKIE
 from drawdown.server.settings import OidcSettings
-from drawdown.worker.commands import console_sessions, console_users
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access import sessions as console_sessions
 from tests.browser.conftest import Visitor, made
 from tests.browser.sites import BIDI, FORMULA, HOSTILE, MY, NOW, Site, secret
 

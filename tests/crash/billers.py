@@ -21,8 +21,8 @@ from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.orgs.assignments import assign
 from tests.acceptance.commands import must
 from tests.acceptance.drain import LEASE_MS, Process, SharedClock, insert_samples
 from tests.acceptance.gentd26 import AT_MS, Sums

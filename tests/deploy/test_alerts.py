@@ -16,7 +16,7 @@ from drawdown.schema.migrate import upgrade
 from drawdown.server.metrics.cluster import of_workers
 from drawdown.server.metrics.metrics import measure
 from drawdown.server.metrics.process import REFUSED, GuardCalls, denials, guard_calls, in_the_dark, intake, refusals
-from drawdown.worker.views.cluster import Cluster
+from drawdown.worker.cluster.lists import Cluster
 from tests.acceptance.commands import PROJECT
 from tests.world import Fleet
 

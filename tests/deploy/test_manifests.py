@@ -25,7 +25,7 @@ from drawdown.cli.nouns.tick import parse_shard
 from drawdown.cli.settings.settings import Settings
 from drawdown.schema.units import BUCKETS
 from drawdown.server.metrics.cluster import of_workers
-from drawdown.worker.views.cluster import Cluster, JobsOfKind
+from drawdown.worker.cluster.lists import Cluster, JobsOfKind
 from tests.acceptance.commands import PROJECT
 from tests.unit.test_named_commands import fault
 

@@ -25,9 +25,10 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views.statement import LINES, Span, Statement, of_customer
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets.statement import LINES, Span, Statement, of_customer
 from tests.world import T0, Fleet
 
 T = TypeVar("T")

@@ -30,10 +30,13 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MICRO, MINUTE_MS
-from drawdown.worker.commands import credit, guard, guard_holds, guard_terms
-from drawdown.worker.commands.guard import Answer, Wish
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.use import Answer, Wish
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.integration import guard_over_http
 from tests.world import T0
 

@@ -11,10 +11,14 @@ from drawdown.guard.periods import Period
 from drawdown.ledger.lots import Terms as LotTerms
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.commands import credit, guard, guard_holds, guard_overrides, guard_terms
-from drawdown.worker.commands.guard import Answer, Wish
-from drawdown.worker.commands.guard_overrides import OverrideRow, Terms
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.overrides import OverrideRow, Terms
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.use import Answer, Wish
+from drawdown.worker.wallets import actions as credit
 from tests.integration.verifying import verified
 from tests.world import Fleet
 

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
-from drawdown.worker.commands import credit, hooks, orgs
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks.deliver import Told, deliver
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.views.tick_report import Report
+from drawdown.worker.wallets import actions as credit
 from tests.fake_product import FakeProduct
 from tests.integration.topping import flat
 from tests.world import Fleet

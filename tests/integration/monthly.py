@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from drawdown.ledger.maturing import mature_due
 from drawdown.ledger.monthly.terms import Gives
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands import credit, tiers
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import tiers
 from tests.integration.test_lots import Purse
 from tests.integration.verifying import verified
 

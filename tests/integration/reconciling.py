@@ -9,10 +9,11 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Drawn, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import pushes, withdrawals
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
+from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet

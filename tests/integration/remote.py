@@ -13,9 +13,11 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
-from drawdown.worker.commands import credit, executions, rates
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.provider import rates
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

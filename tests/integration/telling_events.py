@@ -7,11 +7,11 @@ from typing import Any
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
-from drawdown.worker.commands.credit import grant
-from drawdown.worker.commands.events import withdraw_events
-from drawdown.worker.commands.features import Mapped, map_event
+from drawdown.worker.features.actions import Mapped, map_event
 from drawdown.worker.sources.events.store import Taken, take
+from drawdown.worker.usage.event_withdrawals import withdraw_events
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets.actions import grant
 from tests.world import T0, Fleet
 
 RENDER = "page.render"

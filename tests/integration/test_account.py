@@ -14,11 +14,13 @@ from drawdown.ledger.monthly.terms import Gives
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import credit, executions, settlements
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.settlements import Change
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.accounts import Account, account_of
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets.accounts import Account, account_of
 from tests.world import T0, Fleet
 
 FIRST: Final = (

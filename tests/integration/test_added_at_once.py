@@ -15,7 +15,9 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.batches.asking import Question
 from drawdown.worker.batches.sources import add_query, add_source, due_periods, remove_source
-from drawdown.worker.commands import credit, hooks, topups
+from drawdown.worker.hooks import actions as hooks
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.wallets import actions as credit
 from tests.fake_payments import CAN
 from tests.integration.beside import Work, beside
 from tests.integration.topping import TERMS
@@ -123,7 +125,7 @@ def test_the_second_to_say_where_a_new_endpoint_listens_hears_of_the_first(fleet
 
 
 def test_no_more_endpoints_come_at_once_than_there_may_be(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drawdown.worker.commands.hooks.MAX_ENDPOINTS", 1)
+    monkeypatch.setattr("drawdown.worker.hooks.actions.MAX_ENDPOINTS", 1)
     _, said = beside(fleet.engine, listens("app", ONE), listens("other", OTHER))
     assert isinstance(said, Refused) and "1 endpoints go on" in str(said), said
     assert fleet.rows("SELECT name FROM hook_endpoints") == [("app",)]

@@ -14,8 +14,8 @@ from drawdown.events.envelope import Unfit
 from drawdown.schema import ids
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import samples
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
+from drawdown.worker.usage import quarantined as samples
 from tests.integration.telling_events import billed_by_units, clean, event, mapped, told
 from tests.world import T0, Fleet
 

@@ -12,8 +12,8 @@ from drawdown.schema import database
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Exit, Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import assignments
-from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.orgs import assignments
+from drawdown.worker.usage.withdrawals import withdraw
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.beside import beside
 from tests.integration.losing import lost

@@ -22,14 +22,14 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import withdrawals
-from drawdown.worker.commands.flip_rules import FlipOptions, Wish
-from drawdown.worker.commands.flips import flip
-from drawdown.worker.commands.pushes import void
 from drawdown.worker.engine import runner
+from drawdown.worker.orgs.flip_rules import FlipOptions, Wish
+from drawdown.worker.orgs.flips import flip
+from drawdown.worker.push.actions import void
+from drawdown.worker.push.waiting import read_providers
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
+from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.waiting import read_providers
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.world import T0, Fleet

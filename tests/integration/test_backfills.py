@@ -17,14 +17,14 @@ from drawdown.schema import database
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import backfills
-from drawdown.worker.commands.backfills import Backfill, Diff
-from drawdown.worker.commands.features import map_event
-from drawdown.worker.commands.prune import raise_floors
+from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.store import Taken
+from drawdown.worker.usage import backfill_lists as views
+from drawdown.worker.usage import backfills
+from drawdown.worker.usage.backfill_lists import list_backfills
+from drawdown.worker.usage.backfills import Backfill, Diff
+from drawdown.worker.usage.prune import raise_floors
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views import backfills as views
-from drawdown.worker.views.backfills import list_backfills
 from tests.integration.losing import lost
 from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
 from tests.world import T0, Fleet

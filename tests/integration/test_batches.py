@@ -30,15 +30,15 @@ from drawdown.worker.batches import duck, files, folders, reading, readings, sou
 from drawdown.worker.batches import take as taking
 from drawdown.worker.batches import withdraw as withdrawing
 from drawdown.worker.batches.files import found_file
+from drawdown.worker.batches.lists import files_left
 from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, take
 from drawdown.worker.batches.withdraw import WITHDRAWN_AT_ONCE, WithdrawnBatch, withdraw_some
-from drawdown.worker.commands.features import map_event
-from drawdown.worker.commands.prune import raise_floors
+from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.types import meters
+from drawdown.worker.status.status import status
+from drawdown.worker.usage.prune import raise_floors
 from drawdown.worker.verify.deep import verify_files
 from drawdown.worker.verify.verify import Verification, verify
-from drawdown.worker.views.batches import files_left
-from drawdown.worker.views.status import status
 from tests.whole import share
 from tests.world import T0, Fleet
 

@@ -11,13 +11,14 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.schema.database import read, write
-from drawdown.worker.commands import settlements
-from drawdown.worker.commands.orgs import halt
+from drawdown.worker.halts import lists as halt_list
+from drawdown.worker.orgs.actions import halt
+from drawdown.worker.push.shown import explain_push
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.lists import list_suppliers
+from drawdown.worker.status import ticks
+from drawdown.worker.status.status import org_status, status
 from drawdown.worker.verdict.gate_asks import read_gated
-from drawdown.worker.views import halt_list, ticks
-from drawdown.worker.views.push import explain_push
-from drawdown.worker.views.settlements import list_suppliers
-from drawdown.worker.views.status import org_status, status
 from tests.world import T0, Fleet
 
 KEY = f"usage:acme:{T0}:compute_1gb"

@@ -14,12 +14,12 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import pushes
-from drawdown.worker.commands.credit import grant
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.push import lists as views
 from drawdown.worker.push import void
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views import pushes as views
+from drawdown.worker.wallets.actions import grant
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from drawdown.cli.main import run
 from drawdown.schema.database import read
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.views.usage import Carried, read_usage
+from drawdown.worker.usage.lists import Carried, read_usage
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

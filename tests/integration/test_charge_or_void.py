@@ -16,9 +16,11 @@ from drawdown.providers.protocol import Accepted, Outcome, PushRequest, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit, features, pushes
+from drawdown.worker.features import actions as features
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.rows import find_push, request_of
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.world import T0, Fleet
 
 KEY = f"usage:acme:{T0}:unpriced"

@@ -16,12 +16,13 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy, DrawdownError, Refused
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.worker.batches.take import TakenFile
-from drawdown.worker.commands import backfills, billed_once
-from drawdown.worker.commands.features import end_feature, map_event
-from drawdown.worker.commands.guard_terms import Change, set_metric
+from drawdown.worker.features.actions import end_feature, map_event
+from drawdown.worker.features.lists import unmapped_events
+from drawdown.worker.guard.terms import Change, set_metric
+from drawdown.worker.orgs import billed_once
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.sources.events import store
-from drawdown.worker.views.features import unmapped_events
+from drawdown.worker.usage import backfills
 from tests.integration.beside import beside
 from tests.integration.guarding import Guarded
 from tests.integration.telling_events import RENDER, event, statuses, told, withdrawn
@@ -179,7 +180,7 @@ def test_what_waited_before_there_was_such_a_rule_is_listed_with_the_metric(guar
 
 def price_of_old(guarded: Guarded) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("drawdown.worker.commands.billed_once.require_nothing_waits", lambda *_args: None)
+        patch.setattr("drawdown.worker.orgs.billed_once.require_nothing_waits", lambda *_args: None)
         price(guarded)
 
 

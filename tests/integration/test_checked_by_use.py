@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from drawdown.cli.nouns import providers, reconcile
 from drawdown.schema.database import read
+from drawdown.worker.provider.lists import features_used
 from drawdown.worker.reconcile.report import Reconciled
-from drawdown.worker.views.providers import features_used
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

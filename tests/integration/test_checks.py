@@ -16,9 +16,9 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.checks import counters, vendor_drift
 from drawdown.worker.checks.kept import keep
-from drawdown.worker.commands.vendor_bills import BillFile, BillLine
-from drawdown.worker.commands.vendors import Units, import_bills, set_units
-from drawdown.worker.views.checks import LastCheck, last_checks
+from drawdown.worker.checks.lists import LastCheck, last_checks
+from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.provider.vendors import Units, import_bills, set_units
 from tests.integration.guarding import Guarded
 from tests.integration.losing import lost
 from tests.integration.verifying import verified

@@ -21,24 +21,21 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import (
-    api_keys,
-    console_users,
-    credit,
-    executions,
-    guard_holds,
-    guard_terms,
-    hooks,
-    pools,
-    settlements,
-    tiers,
-    topups,
-)
-from drawdown.worker.commands.backfills import open_backfill
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access import people as console_users
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.use import Wish
+from drawdown.worker.hooks import actions as hooks
+from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.sources.events.store import take
+from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.topups import begin
+from drawdown.worker.usage.backfills import open_backfill
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools, tiers
 from tests.fake_payments import CAN
 from tests.fresh import fresh
 from tests.world import T0, Fleet

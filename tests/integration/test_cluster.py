@@ -37,11 +37,11 @@ from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, Refuse
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.screens.customers import overview
 from drawdown.server.metrics.metrics import render
+from drawdown.worker.access.people import Person
 from drawdown.worker.cluster import install
 from drawdown.worker.cluster.install import SCHEMA
+from drawdown.worker.cluster.lists import read_cluster, worker_lines
 from drawdown.worker.cluster.membership import LIVES_S, Book, Member, Terms, Wanted, decide, take_part
-from drawdown.worker.commands.console_users import Person
-from drawdown.worker.views.cluster import read_cluster, worker_lines
 from tests.conftest import _new_database
 from tests.integration.verifying import verified
 from tests.simulation.mutants_remote import Patches

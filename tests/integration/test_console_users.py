@@ -16,10 +16,11 @@ from sqlalchemy.exc import DBAPIError
 from drawdown.cli.main import run
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
-from drawdown.worker.commands import console_sessions, console_users
-from drawdown.worker.commands.console_sessions import TooManyFailures
-from drawdown.worker.commands.console_users import Person
-from drawdown.worker.views.console_users import is_demo, list_users
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.access.people import Person
+from drawdown.worker.access.people_lists import is_demo, list_users
+from drawdown.worker.access.sessions import TooManyFailures
 from tests.world import T0, Fleet
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from drawdown.schema.database import connect
 from drawdown.worker.engine import runner
 from drawdown.worker.history.recover import recover
 from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.views.tick_report import Report
 from tests.world import T0, Copied, Fleet
 
 Put = Callable[[Fleet, str], Fleet]

@@ -14,15 +14,16 @@ from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import prune as pruning
-from drawdown.worker.commands import pushes, withdrawals
-from drawdown.worker.commands.features import end_feature, map_size
-from drawdown.worker.commands.prune import prune, raise_floors
 from drawdown.worker.engine import runner
+from drawdown.worker.features.actions import end_feature, map_size
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.push.shown import explain_push
 from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import Replayed, replay
+from drawdown.worker.usage import prune as pruning
+from drawdown.worker.usage import withdrawals
+from drawdown.worker.usage.prune import prune, raise_floors
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.push import explain_push
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerState, PushRefused, ReadFailed, Rejected, Unknown
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.credit import grant
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.push import credit_wait
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.push.outcome import CREDIT_WAIT_MS
 from drawdown.worker.push.void import MAY_ARRIVE_MS
 from drawdown.worker.seal import stops
+from drawdown.worker.wallets.actions import grant
 from tests.fake_provider import FakeProvider
 from tests.integration.providing import KEY, clean, fleet_of
 from tests.world import T0, Fleet

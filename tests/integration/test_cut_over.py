@@ -12,12 +12,12 @@ from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import providers
-from drawdown.worker.commands.lost_pushes import require_lost
-from drawdown.worker.commands.providers import Shadow, accept, bill_shadow, cut_over
 from drawdown.worker.engine import runner
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.provider.actions import Shadow, accept, bill_shadow, cut_over
+from drawdown.worker.push.lost import require_lost
 from drawdown.worker.push.rows import find_pushes
-from drawdown.worker.views.status import status
+from drawdown.worker.status.status import status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import FEATURE, KEY, billed, charged, clean, settle
 from tests.world import T0, Fleet

@@ -22,7 +22,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import HaltRequest, Steps
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.views.tick_report import Report
+from drawdown.worker.status.tick_report import Report
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Cells, Fleet
 

@@ -12,7 +12,6 @@ from structlog.testing import CapturingLogger
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.orgs import halt as halt_org
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HaltRequest, SendHalts, Steps
@@ -20,8 +19,9 @@ from drawdown.worker.halts import dispatch as dispatching
 from drawdown.worker.halts.dispatch import EMPTY_FOR_MS, Dispatched, dispatch
 from drawdown.worker.halts.reasons import ANSWERED
 from drawdown.worker.halts.unheeded import ESCALATE_AFTER
+from drawdown.worker.orgs.actions import halt as halt_org
+from drawdown.worker.status.status import status
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.status import status
 from tests.interleave.walk import Walk
 from tests.world import T0, Fleet
 

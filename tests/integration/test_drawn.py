@@ -11,15 +11,16 @@ from drawdown.ledger import entries
 from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, Found, PushRefused, Queued, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import credit, pushes
-from drawdown.worker.commands.assignments import assign
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Push, Transaction
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import lookup_drawn
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.push.push import push
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider
 from tests.integration.providing import ASKED, KEY, LAG, clean, fleet_of, settle, states
 from tests.world import T0, Fleet

@@ -17,17 +17,18 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, MICRO, WINDOW_MS
-from drawdown.worker.commands import executions, rates
-from drawdown.worker.commands.events import withdraw_events
-from drawdown.worker.commands.features import end_feature, map_event, map_size
-from drawdown.worker.commands.prune import prune, raise_floors
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.features.actions import end_feature, map_event, map_size
+from drawdown.worker.provider import rates
 from drawdown.worker.sources.events import types
 from drawdown.worker.sources.events.keys import sample_id_of
 from drawdown.worker.sources.events.store import Taken, sandbox_of, take
 from drawdown.worker.sources.events.types import Bringer, meters
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
+from drawdown.worker.usage.event_withdrawals import withdraw_events
+from drawdown.worker.usage.prune import prune, raise_floors
+from drawdown.worker.usage.withdrawals import withdraw
 from tests.integration.plans import explained, plan_of, sequential
 from tests.integration.remote import Far
 from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn

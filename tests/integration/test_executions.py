@@ -21,12 +21,14 @@ from drawdown.providers.protocol import Accepted, PushRequest, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import credit, executions, run_blocks
-from drawdown.worker.commands.credit import grant, set_rate
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions import blocks as run_blocks
+from drawdown.worker.executions.lists import RunFilter, list_runs, show_run
+from drawdown.worker.executions.request import Request
+from drawdown.worker.status.status import org_status
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.runs import RunFilter, list_runs, show_run
-from drawdown.worker.views.status import org_status
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets.actions import grant, set_rate
 from tests.world import T0, Fleet
 
 T = TypeVar("T")

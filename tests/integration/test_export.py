@@ -18,10 +18,11 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views import export
-from drawdown.worker.views.export import COLUMNS, Format, Kind, Span
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import export
+from drawdown.worker.wallets.export import COLUMNS, Format, Kind, Span
 from tests.world import T0, Fleet
 
 ALL = Span("", 0, T0 + 400 * DAY_MS)

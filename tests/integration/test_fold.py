@@ -14,20 +14,21 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import fold as folding
-from drawdown.worker.commands import prune as pruning
-from drawdown.worker.commands import pushes, vendors
-from drawdown.worker.commands.features import map_size
-from drawdown.worker.commands.fold import fold
-from drawdown.worker.commands.prune import prune
 from drawdown.worker.engine import runner
+from drawdown.worker.features.actions import map_size
+from drawdown.worker.provider import vendors
+from drawdown.worker.provider.vendor_lists import drift
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.push.shown import explain_push
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
+from drawdown.worker.status.status import org_status
+from drawdown.worker.usage import fold as folding
+from drawdown.worker.usage import prune as pruning
+from drawdown.worker.usage.fold import fold
+from drawdown.worker.usage.lists import read_usage
+from drawdown.worker.usage.prune import prune
 from drawdown.worker.verify.verify import Verification, verify
-from drawdown.worker.views import export
-from drawdown.worker.views.push import explain_push
-from drawdown.worker.views.status import org_status
-from drawdown.worker.views.usage import read_usage
-from drawdown.worker.views.vendors import drift
+from drawdown.worker.wallets import export
 from tests.integration.test_since_last import proven, since
 from tests.integration.verifying import tamper
 from tests.world import Fleet

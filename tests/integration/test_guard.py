@@ -11,10 +11,13 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import executions, guard, guard_counts, pools
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.commands.run_request import MOST_LIFE_MS as MOST_HOLD_MS
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import MOST_LIFE_MS as MOST_HOLD_MS
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.use import Wish
+from drawdown.worker.wallets import pools
 from tests.integration.guard_rush import rush
 from tests.integration.guarding import Guarded
 from tests.integration.verifying import verified

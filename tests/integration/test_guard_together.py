@@ -14,9 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError
-from drawdown.worker.commands import guard, guard_counts, guard_keys
-from drawdown.worker.commands.guard import Answer, Ask, Wish
-from drawdown.worker.commands.guard_counts import Denials
+from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import keys as guard_keys
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.counters import Denials
+from drawdown.worker.guard.use import Answer, Ask, Wish
 from tests.integration.guarding import Guarded
 
 KEPT = (

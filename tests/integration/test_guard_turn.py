@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
-from drawdown.worker.commands import guard
-from drawdown.worker.commands.guard import Ask
-from drawdown.worker.commands.guard_answers import Answer
-from drawdown.worker.commands.guard_facts import Wish
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.answers import Answer
+from drawdown.worker.guard.facts import Wish
+from drawdown.worker.guard.use import Ask
 from tests.integration.guarding import Guarded
 
 TURN_MS = int(datetime(2026, 2, 1, tzinfo=UTC).timestamp() * 1000)

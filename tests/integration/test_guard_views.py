@@ -12,10 +12,11 @@ from drawdown.cli.main import run as drawdown
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import guard_overrides, guard_reconcile
-from drawdown.worker.commands.guard_reconcile import Correction, Counter
-from drawdown.worker.views import guard as views
-from drawdown.worker.views import guard_blocks
+from drawdown.worker.guard import blocks as guard_blocks
+from drawdown.worker.guard import lists as views
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import recount as guard_reconcile
+from drawdown.worker.guard.recount import Correction, Counter
 from tests.integration.guarding import Guarded
 from tests.integration.verifying import verified
 from tests.world import T0

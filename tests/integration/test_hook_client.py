@@ -19,9 +19,9 @@ from standardwebhooks import Webhook
 from drawdown.providers.http.dialing import NOT_TRUSTED
 from drawdown.providers.http.names import system_lookup
 from drawdown.schema.clock import FixedClock
-from drawdown.worker.commands import hooks
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HookAnswer, HookRequest
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import client as calling
 from drawdown.worker.hooks.client import AT_ONCE, MAX_ANSWER_BYTES, HookClient
 from drawdown.worker.hooks.deliver import Told, deliver

@@ -14,15 +14,16 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.messages import EVENTS, Message, tell
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS
-from drawdown.worker.commands import executions, hooks
-from drawdown.worker.commands import topups as said
-from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import HookAnswer
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import deliver as delivering
 from drawdown.worker.hooks.deliver import BATCH, ENDPOINT_BUDGET_MS, Told, deliver
 from drawdown.worker.hooks.schedule import CALL_MS, WAITS
+from drawdown.worker.topup import actions as said
 from drawdown.worker.watch import Watcher, watch
 from tests.integration.hooking import Shop
 from tests.integration.topping import HOUR_MS, Purses

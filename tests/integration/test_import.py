@@ -16,10 +16,10 @@ from drawdown.cli.nouns.imports import _lines
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.tables.samples import usage_samples
-from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.sources.samples import importer
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions
+from drawdown.worker.usage.withdrawals import withdraw
 from tests.integration.importing import NOW, counts, line, options, quarantine, samples, usage
 
 GENTD26 = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "gentd26_requests.csv"

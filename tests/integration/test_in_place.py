@@ -12,11 +12,12 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
 from drawdown.ledger.rates import Rate
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit, features
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.features import actions as features
 from drawdown.worker.push import in_place
 from drawdown.worker.push import push as pushing
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.fresh import fresh
 from tests.sent import nothing_in_place
 from tests.world import T0, Fleet

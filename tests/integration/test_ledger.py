@@ -15,8 +15,8 @@ from drawdown.ledger.entries import Usage
 from drawdown.ledger.wallet import Charge, Granted
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId
-from drawdown.worker.commands import credit
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.fresh import fresh
 from tests.world import T0, Fleet
 

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands.prune import prune
+from drawdown.worker.status.status import org_status, status
+from drawdown.worker.usage.prune import prune
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.status import org_status, status
 from tests.world import T0, Fleet
 
 

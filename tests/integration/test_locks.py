@@ -17,9 +17,9 @@ from drawdown.schema.database import LOCK_TIMEOUT_S, connect, read, write
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.catalog.terms import take_new_terms
-from drawdown.worker.commands.orgs import halt
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import dispatch
+from drawdown.worker.orgs.actions import halt
 from drawdown.worker.seal.statements import Statements
 from drawdown.worker.seal.stops import release_org, stop_org
 from drawdown.worker.verify.verify import verify
@@ -31,24 +31,24 @@ WRITERS = {
     # Who takes the lock of all buckets, or of the one organisation's.
     "schema.words.insert_dirty_windows": {"dirty_windows"},
     "batches.withdraw.withdraw": {"withdrawals"},
-    "commands.assignments.delete_assignment": {"assignments"},
-    "commands.assignments.go_on": {"assignments"},
-    "commands.features.insert_mapping": {"mappings"},
-    "commands.queries.forget_nothing": {"pending_usage"},
-    "commands.queries.move_floors": {"orgs"},
+    "orgs.assignments.delete_assignment": {"assignments"},
+    "orgs.assignments.go_on": {"assignments"},
+    "features.actions.insert_mapping": {"mappings"},
+    "usage.queries.forget_nothing": {"pending_usage"},
+    "usage.queries.move_floors": {"orgs"},
     "seal.queries.release_org": {"orgs"},
     "seal.queries.stop_org": {"orgs"},
     # Called by those, or by another that does: assign, flip, withdraw, void, retry, accept, take_new_terms,
     # look up, reconcile.
     "push.adopt._insert": {"pushes"},
     "push.adopt._insert_absent": {"pushes", "voids"},
-    "commands.assignments.fill_customer": {"assignments"},
-    "commands.assignments.end_the_one_before": {"assignments"},
-    "commands.assignments.insert_assignment": {"assignments"},
+    "orgs.assignments.fill_customer": {"assignments"},
+    "orgs.assignments.end_the_one_before": {"assignments"},
+    "orgs.assignments.insert_assignment": {"assignments"},
     "push.queries.add_to_carries": {"carries"},
-    "commands.queries.insert_withdrawal": {"withdrawals"},
+    "usage.queries.insert_withdrawal": {"withdrawals"},
     "push.queries.void": {"voids"},
-    "commands.orgs.register": {"pending_usage"},
+    "orgs.actions.register": {"pending_usage"},
     "catalog.queries.keep_terms": {"provider_states"},
     # The seal.
     "seal.queries.assign": {"assignments"},

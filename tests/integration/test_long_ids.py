@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
-from drawdown.worker.commands import samples
 from drawdown.worker.sources.samples.quarantine import MAX_ROWS, QuarantineFilter, SamplePage, list_quarantined
-from drawdown.worker.views.backlog import quarantined
+from drawdown.worker.status.backlog import quarantined
+from drawdown.worker.usage import quarantined as samples
 from tests.acceptance.commands import environment
 from tests.whole import share
 from tests.world import T0, Fleet

@@ -9,9 +9,9 @@ from drawdown.cli.nouns.doctor import _open_for_long
 from drawdown.cli.nouns.status import other_lines
 from drawdown.schema.database import read
 from drawdown.server.metrics.metrics import measure
-from drawdown.worker.views import long_open
-from drawdown.worker.views.long_open import oldest_open
-from drawdown.worker.views.status import status
+from drawdown.worker.status import long_open
+from drawdown.worker.status.long_open import oldest_open
+from drawdown.worker.status.status import status
 from tests.integration.test_interleavings import held_elsewhere
 from tests.world import Fleet
 

@@ -15,15 +15,16 @@ from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, PushReques
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
-from drawdown.worker.commands import providers, pushes, withdrawals
-from drawdown.worker.commands.features import end_feature, map_size
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
+from drawdown.worker.features.actions import end_feature, map_size
 from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import claim, lookup_drawn
 from drawdown.worker.push.claim import MOST_LOST
 from drawdown.worker.push.outcome import OTHERS
@@ -31,6 +32,7 @@ from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
+from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import compare

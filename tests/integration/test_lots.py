@@ -21,15 +21,16 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
 from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import replay
-from drawdown.worker.views import wallets
-from drawdown.worker.views.accounts import account_of
-from drawdown.worker.views.ledger import LotRow, LotsView, list_lots
-from drawdown.worker.views.statement import Span, of_customer
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import lists as wallets
+from drawdown.worker.wallets.accounts import account_of
+from drawdown.worker.wallets.ledger import LotRow, LotsView, list_lots
+from drawdown.worker.wallets.statement import Span, of_customer
 from tests.acceptance.commands import drawdown
 from tests.fresh import migrated
 from tests.integration.verifying import verified

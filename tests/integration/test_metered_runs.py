@@ -20,19 +20,22 @@ from drawdown.ledger.runs.reservations import Denied, Reservation
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker.commands import credit, executions, pools, run_permission
-from drawdown.worker.commands.run_request import MOST_SANDBOXES, Request
-from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions import permission as run_permission
+from drawdown.worker.executions.lists import RunFilter, list_runs, show_run
+from drawdown.worker.executions.request import MOST_SANDBOXES, Request
 from drawdown.worker.push.push import push
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verdict import metered
 from drawdown.worker.verdict.holds import read_held, shrink_holds
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.runs import RunFilter, list_runs, show_run
-from drawdown.worker.views.statement import Span, of_customer
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools
+from drawdown.worker.wallets.statement import Span, of_customer
 from drawdown.worker.watch import Watcher, watch
 from tests.world import T0, Fleet
 

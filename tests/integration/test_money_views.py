@@ -14,10 +14,16 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.checks import spenders
-from drawdown.worker.commands import credit, hooks, orgs, pools, tiers
-from drawdown.worker.views import billing, parity, reconciliations, wallet_entries, wallets
-from drawdown.worker.views.reconciliations import ComparedFilter
-from drawdown.worker.views.wallets import Chosen
+from drawdown.worker.hooks import actions as hooks
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.parity import lists as parity
+from drawdown.worker.reconcile import lists as reconciliations
+from drawdown.worker.reconcile.lists import ComparedFilter
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import billing, pools, tiers
+from drawdown.worker.wallets import entries as wallet_entries
+from drawdown.worker.wallets import lists as wallets
+from drawdown.worker.wallets.lists import Chosen
 from tests.world import T0, Fleet
 
 T = TypeVar("T")

@@ -22,8 +22,10 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import credit, executions, tiers
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import tiers
 from tests.integration.monthly import HOUR_MS, Account, month, proven
 from tests.world import T0
 

@@ -16,11 +16,11 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.screens.customers.needs import MOST_CALLS, Around, Need, needs, read_around
 from drawdown.worker.halts.reasons import NOT_ALLOWED
 from drawdown.worker.halts.unheeded import ESCALATE_AFTER
-from drawdown.worker.views.headline import Call, Why, calls, judge
-from drawdown.worker.views.push_sums import WaitSum
-from drawdown.worker.views.standing import Status, StoppedOrg
-from drawdown.worker.views.status import status
-from drawdown.worker.views.waiting import Waiting
+from drawdown.worker.push.sums import WaitSum
+from drawdown.worker.push.waiting import Waiting
+from drawdown.worker.status.headline import Call, Why, calls, judge
+from drawdown.worker.status.standing import Status, StoppedOrg
+from drawdown.worker.status.status import status
 from tests.world import T0, Fleet
 
 HISTORY: Final = "UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'another timeline', doubted_after_tick = 0"

@@ -11,14 +11,20 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import assignments, credit, executions, guard, guard_check, guard_terms, pools
-from drawdown.worker.commands.flip_rules import Flip, FlipOptions, Wish
-from drawdown.worker.commands.flips import flip
-from drawdown.worker.commands.guard import Wish as UseWish
-from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import NewOrgs
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import check as guard_check
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.use import Wish as UseWish
+from drawdown.worker.orgs import assignments
+from drawdown.worker.orgs.flip_rules import Flip, FlipOptions, Wish
+from drawdown.worker.orgs.flips import flip
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.verifying import tamper
 from tests.world import T0, Fleet

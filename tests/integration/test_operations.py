@@ -12,9 +12,11 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import ClockDoubted, Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import tick
-from drawdown.worker.commands import assignments, credit, orgs
 from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs import assignments
 from drawdown.worker.seal import stops
+from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

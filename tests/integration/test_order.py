@@ -12,9 +12,9 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands.pushes import void
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Push, Steps, Transaction
+from drawdown.worker.push.actions import void
 from drawdown.worker.push.push import Pushed, push
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.verifying import verified

@@ -11,10 +11,10 @@ from drawdown.providers.protocol import NoCustomer, ReadFailed
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import providers
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedAccept, AskedAssign
 from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.provider import actions as providers
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_orders import later, listed, order, up_to
 from tests.world import T0, Fleet

@@ -13,9 +13,9 @@ from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Setup
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import providers
-from drawdown.worker.commands.flip_rules import Wish
 from drawdown.worker.orders.asked import AskedAccept, AskedAssign
+from drawdown.worker.orgs.flip_rules import Wish
+from drawdown.worker.provider import actions as providers
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.test_flips import FEATURE, Billers, customer_of
 from tests.integration.test_orders import listed, order

@@ -16,7 +16,7 @@ from drawdown.server.metrics.metrics import render
 from drawdown.worker.orders.asked import AskedReplay
 from drawdown.worker.orders.doing import do_orders
 from drawdown.worker.replay.plan import ReplayScope
-from drawdown.worker.views.status import status
+from drawdown.worker.status.status import status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_orders import later, order, up_to
 from tests.integration.test_replay import missed

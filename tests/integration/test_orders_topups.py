@@ -12,13 +12,13 @@ from drawdown.providers.payments.protocol import InDoubt, NotSent
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import MICRO, WINDOW_MS
-from drawdown.worker.commands import topups as said
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.orders import lists, orders
 from drawdown.worker.orders.asked import AskedTopup
 from drawdown.worker.orders.doing import OrdersDone, do_orders
 from drawdown.worker.orders.lists import OrderRow
+from drawdown.worker.topup import actions as said
 from tests.integration.test_orders import alone
 from tests.integration.topping import Purses, judged
 

@@ -12,10 +12,11 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.accounts import Account, account_of
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets.accounts import Account, account_of
 from tests.prepaid import look
 from tests.world import T0, Fleet
 

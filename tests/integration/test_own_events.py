@@ -12,12 +12,12 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import backfills
-from drawdown.worker.commands.events import withdraw_events
-from drawdown.worker.commands.prune import prune
 from drawdown.worker.sources.events.store import Taken, take
 from drawdown.worker.sources.events.types import Bringer
-from drawdown.worker.views.events import show_event
+from drawdown.worker.usage import backfills
+from drawdown.worker.usage.event_withdrawals import withdraw_events
+from drawdown.worker.usage.events import show_event
+from drawdown.worker.usage.prune import prune
 from tests.integration.telling_events import billed_by_units, clean, event, statuses, told
 from tests.integration.test_events import at_once
 from tests.world import T0, Fleet

@@ -16,13 +16,13 @@ import sqlalchemy as sa
 from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, SECOND_MS
-from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ReadCells, Transaction, UsageAnswer, UsageRequest
 from drawdown.worker.parity import parity
+from drawdown.worker.parity.lists import parity_figures
 from drawdown.worker.parity.parity import CELLS_AT_ONCE, MAX_LINES, SETTLING_MS, Checked, check_cells, check_totals
 from drawdown.worker.parity.totals import Days, day_text, read_file
-from drawdown.worker.views.parity import parity_figures
+from drawdown.worker.usage.withdrawals import withdraw
 from tests.acceptance import gentd26, openb
 from tests.acceptance.commands import must
 from tests.fresh import migrated

@@ -19,17 +19,23 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.text import no_formula
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import cells, credit, flip_rules, flips, orgs, providers, samples, withdrawals
-from drawdown.worker.commands.assignments import assign
+from drawdown.worker.access.audit import AuditFilter, list_deeds
 from drawdown.worker.engine import runner
+from drawdown.worker.halts import cell_lists as views_cells
+from drawdown.worker.halts import cells
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs import flip_rules, flips
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.orgs.lists import START, STATES, OrgFilter, OrgPage, OrgRow, Place, every_org, list_orgs
+from drawdown.worker.provider import actions as providers
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
+from drawdown.worker.status.backlog import quarantined
+from drawdown.worker.status.status import org_status, status
+from drawdown.worker.usage import quarantined as samples
+from drawdown.worker.usage import withdrawals
+from drawdown.worker.usage.lists import BY, OF_SAMPLES, read_usage
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views import cells as views_cells
-from drawdown.worker.views.audit import AuditFilter, list_deeds
-from drawdown.worker.views.backlog import quarantined
-from drawdown.worker.views.orgs import START, STATES, OrgFilter, OrgPage, OrgRow, Place, every_org, list_orgs
-from drawdown.worker.views.status import org_status, status
-from drawdown.worker.views.usage import BY, OF_SAMPLES, read_usage
+from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

@@ -20,11 +20,11 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.metrics.metrics import measure
-from drawdown.worker.commands import assignments
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.dispatch import dispatch
+from drawdown.worker.orgs import assignments
+from drawdown.worker.status.status import status
 from drawdown.worker.verdict import effective_balance, metered, project
-from drawdown.worker.views.status import status
 from drawdown.worker.watch import Watcher, watch
 from tests.benchmarks.case_tick import world_of
 from tests.benchmarks.databases import tidy

@@ -17,11 +17,13 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, executions, pools
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.pools import list_payers, list_pools
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools
+from drawdown.worker.wallets.pool_lists import list_payers, list_pools
 from tests.integration.pooling import BACK, END, Course
 from tests.world import T0, Fleet
 

@@ -18,8 +18,8 @@ from drawdown.events.privacy import documents
 from drawdown.schema.database import read, write
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.views import event_summary
-from drawdown.worker.views import privacy as views
+from drawdown.worker.usage import event_summary
+from drawdown.worker.usage import privacy as views
 from tests.integration.telling_events import event, told, withdrawn
 from tests.world import T0, Fleet
 

@@ -26,8 +26,8 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.views.tick_report import Report
 from tests.world import T0, Fleet
 
 ORGS = [f"org-{number}" for number in range(12)]

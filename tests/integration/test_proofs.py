@@ -10,12 +10,12 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import read, write
+from drawdown.worker.checks import proof_lists as proofs
+from drawdown.worker.checks.proof_lists import Held
 from drawdown.worker.checks.proofs import keep, to_continue
 from drawdown.worker.verify.invariants import INVARIANTS
 from drawdown.worker.verify.since import Before, Mark
 from drawdown.worker.verify.verify import Breach, Verification
-from drawdown.worker.views import proofs
-from drawdown.worker.views.proofs import Held
 from tests.integration.verifying import tamper
 from tests.world import T0, Fleet
 

@@ -13,8 +13,9 @@ from drawdown.providers.protocol import RetryAt, Unknown
 from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import providers, withdrawals
-from drawdown.worker.commands.assignments import assign
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.usage import withdrawals
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.providing import ASKED, KEY, clean, fleet_of, states
 from tests.world import T0, Fleet

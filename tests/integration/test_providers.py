@@ -30,10 +30,13 @@ from drawdown.providers.protocol import (
 from drawdown.schema.database import write
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import credit, providers, pushes, withdrawals
 from drawdown.worker.engine.effects import Push, Transaction
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.push.push import push
+from drawdown.worker.usage import withdrawals
+from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.providing import ASKED, KEY, LAG, clean, fleet_of, settle, states
 from tests.integration.test_drawn import is_asked_again

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import samples
-from drawdown.worker.commands.prune import Pruned, prune
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
+from drawdown.worker.usage import quarantined as samples
+from drawdown.worker.usage.prune import Pruned, prune
 from tests.integration.plans import explained, plan_of, sequential
 from tests.world import T0, Fleet
 

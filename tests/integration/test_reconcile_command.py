@@ -11,7 +11,7 @@ import pytest
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
-from drawdown.worker.commands.assignments import assign
+from drawdown.worker.orgs.assignments import assign
 from tests.acceptance.commands import drawdown, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread

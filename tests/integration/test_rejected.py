@@ -12,11 +12,12 @@ from drawdown.providers.protocol import HOUR_MS, CustomerState, Rejected, Unknow
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import MICRO, WINDOW_MS
-from drawdown.worker.commands import executions, pushes
-from drawdown.worker.commands.credit import grant
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verdict.judge_read import HOLD_MS
+from drawdown.worker.wallets.actions import grant
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.telling_events import clean, event, mapped, told, withdrawn
 from tests.integration.test_batches import ROWS, taken, written

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MICRO, WINDOW_MS
-from drawdown.worker.commands import executions
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.orgs.assignments import assign
 from tests.integration.beside import Work, beside
 from tests.integration.remote import SECONDS, Far
 

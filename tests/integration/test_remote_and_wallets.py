@@ -13,15 +13,20 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import credit, executions, hooks, orgs, pools, settlements, tiers
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.executions import Asked
-from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.request import Request
+from drawdown.worker.hooks import actions as hooks
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.verdict.holds import expire_holds, read_held
-from drawdown.worker.views.accounts import account_of
-from drawdown.worker.views.org_credit import credit_status
-from drawdown.worker.views.statement import Span, of_customer
+from drawdown.worker.verdict.org_credit import credit_status
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools, tiers
+from drawdown.worker.wallets.accounts import account_of
+from drawdown.worker.wallets.statement import Span, of_customer
 from tests.integration.remote import SECONDS, Far
 from tests.world import T0
 

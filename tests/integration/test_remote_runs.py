@@ -17,12 +17,14 @@ from drawdown.schema.database import connect, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import credit, executions, rates
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.provider import rates
 from drawdown.worker.verdict import holds
 from drawdown.worker.verdict.holds import expire_holds
+from drawdown.worker.wallets import actions as credit
 from drawdown.worker.watch import Watcher, watch
 from tests.integration.remote import SECONDS, Far
 from tests.world import T0

@@ -16,17 +16,18 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import executions, withdrawals
-from drawdown.worker.commands import prune as pruning
-from drawdown.worker.commands.credit import grant
-from drawdown.worker.commands.fold import fold
-from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
 from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.sources.events.store import take
+from drawdown.worker.usage import prune as pruning
+from drawdown.worker.usage import withdrawals
+from drawdown.worker.usage.fold import fold
 from drawdown.worker.verify.questions import METERING
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets.actions import grant
 from tests.integration.verifying import ONE, copy, lived, tamper
 from tests.whole import share
 from tests.world import T0

@@ -14,12 +14,13 @@ from drawdown.ledger.accounts import read_wallets
 from drawdown.ledger.entries import Usage
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import credit, pools
-from drawdown.worker.commands.events import withdraw_events
-from drawdown.worker.commands.features import map_event
-from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.features.actions import map_event
 from drawdown.worker.push import push
+from drawdown.worker.usage.event_withdrawals import withdraw_events
+from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools
 from tests.integration.telling_events import event, told
 from tests.integration.verifying import tamper
 from tests.sent import nothing_in_place

@@ -14,15 +14,23 @@ from drawdown.schema.errors import UnknownId
 from drawdown.schema.roles import UNREAD
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import guard, guard_facts, guard_holds, guard_overrides
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.commands.guard_overrides import Terms
+from drawdown.worker.access import audit
+from drawdown.worker.access import key_lists as api_keys
+from drawdown.worker.access.audit import AuditFilter, list_deeds
+from drawdown.worker.access.people_lists import list_users
+from drawdown.worker.guard import blocks as guard_blocks
+from drawdown.worker.guard import facts as guard_facts
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import standing as guard_standing
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.lists import list_metrics, report
+from drawdown.worker.guard.overrides import Terms
+from drawdown.worker.guard.use import Wish
 from drawdown.worker.sources.events.store import take
-from drawdown.worker.views import api_keys, audit, event_intake, guard_blocks, guard_standing, raw
-from drawdown.worker.views.audit import AuditFilter, list_deeds
-from drawdown.worker.views.console_users import list_users
-from drawdown.worker.views.event_intake import EventFilter
-from drawdown.worker.views.guard import list_metrics, report
+from drawdown.worker.status import raw
+from drawdown.worker.usage import intake as event_intake
+from drawdown.worker.usage.intake import EventFilter
 from tests.integration.guarding import Guarded
 from tests.integration.verifying import tamper
 from tests.server.ruled import events, keys

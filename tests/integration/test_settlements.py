@@ -23,13 +23,12 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import executions, settlements
-from drawdown.worker.commands.credit import grant
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.settlements import MAX_HOLD_MS, Change
-from drawdown.worker.verify.verify import verify
-from drawdown.worker.views import payout_file
-from drawdown.worker.views.settlements import (
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements import payout_file
+from drawdown.worker.settlements.actions import MAX_HOLD_MS, Change
+from drawdown.worker.settlements.lists import (
     SettlementFilter,
     Sums,
     list_batches,
@@ -37,6 +36,8 @@ from drawdown.worker.views.settlements import (
     list_suppliers,
     show_settlement,
 )
+from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets.actions import grant
 from tests.world import T0, Fleet
 
 T = TypeVar("T")

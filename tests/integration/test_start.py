@@ -18,7 +18,7 @@ OTHERS = ("aiohappyeyeballs", "alembic", "apscheduler", "fastapi", "httptools", 
 """What serves or calls over HTTP, describes tables, repeats or draws: none of it is for a tick with nothing to do."""
 OF_A_TICK = ("drawdown.ledger.wallet", "drawdown.providers.protocol", "drawdown.providers.registry",
              "drawdown.worker.engine.effects", "drawdown.worker.engine.runner", "drawdown.worker.verdict.org_row",
-             "drawdown.worker.views.org_credit")  # fmt: skip
+             "drawdown.worker.verdict.org_credit")  # fmt: skip
 """What bills, its words, and what runs a tick: not for a look at everything."""
 POSTGRESQL = ("psycopg", "sqlalchemy.dialects.postgresql")
 LOOK = """

@@ -17,9 +17,10 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.views.statement import FINAL_AFTER_MS, Span, Statement, of_customer, span_of
-from drawdown.worker.views.statement_file import as_object, csv_lines
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets.statement import FINAL_AFTER_MS, Span, Statement, of_customer, span_of
+from drawdown.worker.wallets.statement_file import as_object, csv_lines
 from tests.integration.books import FEBRUARY, HOUR_MS, JANUARY, MARCH, MIDDLE, Books, by_hand, priced, shown
 from tests.integration.topping import Purses
 from tests.integration.verifying import tamper, verified

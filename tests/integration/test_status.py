@@ -16,11 +16,13 @@ from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.server.console.screens.customers.needs import needs
-from drawdown.worker.commands import providers, pushes
-from drawdown.worker.views import backlog, waiting
-from drawdown.worker.views import status as views_status
-from drawdown.worker.views.standing import Status
-from drawdown.worker.views.status import org_status, status
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.push import waiting
+from drawdown.worker.status import backlog
+from drawdown.worker.status import status as views_status
+from drawdown.worker.status.standing import Status
+from drawdown.worker.status.status import org_status, status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

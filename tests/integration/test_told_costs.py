@@ -14,11 +14,11 @@ from drawdown.providers.protocol import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands.rates import set_rate
 from drawdown.worker.engine import runner
+from drawdown.worker.features.lists import unestimated_features
+from drawdown.worker.provider.rates import set_rate
 from drawdown.worker.verdict.costs import AT_ONCE, MOST_CHANGES, learn_costs
 from drawdown.worker.verdict.rates import rate_card_of, rate_rows
-from drawdown.worker.views.features import unestimated_features
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_first_rate import told
 from tests.world import T0, Fleet

@@ -17,9 +17,9 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import topups as said
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
+from drawdown.worker.topup import actions as said
 from drawdown.worker.topup.fill import fill
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_payments import ATTACH_FAULTS, Books

@@ -11,15 +11,16 @@ from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import executions, guard
-from drawdown.worker.commands.executions import Asked
-from drawdown.worker.commands.guard import Ask, Wish
-from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.use import Ask, Wish
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.verdict import unbilled
-from drawdown.worker.views.accounts import account_of
+from drawdown.worker.wallets.accounts import account_of
 from tests.integration.guarding import Guarded
 from tests.integration.telling_events import event, mapped, told, withdrawn
 from tests.world import T0, Fleet

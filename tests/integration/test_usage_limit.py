@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.worker.commands import assignments, hooks, orgs
+from drawdown.worker.hooks import actions as hooks
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs import assignments
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, look

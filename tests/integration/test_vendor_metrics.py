@@ -10,10 +10,10 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.features import end_feature, map_event, map_size
-from drawdown.worker.commands.vendors import Units, set_units
+from drawdown.worker.features.actions import end_feature, map_event, map_size
+from drawdown.worker.provider.vendor_lists import LEAST_MICRO, TOLERANCE_PPM, drift
+from drawdown.worker.provider.vendors import Units, set_units
 from drawdown.worker.sources.events.store import take
-from drawdown.worker.views.vendors import LEAST_MICRO, TOLERANCE_PPM, drift
 from tests.integration.guarding import Guarded
 from tests.integration.test_vendors import bill
 from tests.world import T0

@@ -18,13 +18,15 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
 from drawdown.schema.typed.parsing import parse_percent
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
-from drawdown.worker.commands import executions, guard_terms, vendor_bills, vendors
-from drawdown.worker.commands.guard_terms import Change
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.vendor_bills import BillFile, BillLine, read_bills
-from drawdown.worker.commands.vendors import Units, import_bills, set_units
-from drawdown.worker.views import vendors as views
-from drawdown.worker.views.vendors import LEAST_MICRO, TOLERANCE_PPM, DriftLine, costs, drift
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change
+from drawdown.worker.provider import vendor_bills, vendors
+from drawdown.worker.provider import vendor_lists as views
+from drawdown.worker.provider.vendor_bills import BillFile, BillLine, read_bills
+from drawdown.worker.provider.vendor_lists import LEAST_MICRO, TOLERANCE_PPM, DriftLine, costs, drift
+from drawdown.worker.provider.vendors import Units, import_bills, set_units
 from tests.integration.guarding import Guarded
 from tests.world import T0, Fleet
 

@@ -14,9 +14,9 @@ from drawdown.ledger.monthly import terms
 from drawdown.ledger.monthly.terms import Gives
 from drawdown.schema.audit import record
 from drawdown.schema.database import connect, write
-from drawdown.worker.commands.stop_breached import stop_breached
-from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.checks.stop_breached import stop_breached
 from drawdown.worker.seal import stops
+from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verify.verify import Verification, verify
 from tests import leftovers
 from tests.conftest import _for_a_test, _new_database, opened

@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import PushRefused
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import credit, pushes
-from drawdown.worker.commands.features import map_size
+from drawdown.worker.features.actions import map_size
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.breaking_books import moved
 from tests.integration.verifying import tamper

@@ -12,12 +12,13 @@ from drawdown.providers.protocol import CustomerRead
 from drawdown.providers.stripe import _wallets
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.features import DEFAULT_MICRO_CREDITS_PER_GB_S as SECOND
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.features.actions import DEFAULT_MICRO_CREDITS_PER_GB_S as SECOND
+from drawdown.worker.orgs.lists import OrgFilter, list_orgs
+from drawdown.worker.status.status import org_status
 from drawdown.worker.verdict.asks import mark_for_projection
-from drawdown.worker.views.orgs import OrgFilter, list_orgs
-from drawdown.worker.views.status import org_status
+from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import Moving, look
 from tests.world import T0, Fleet

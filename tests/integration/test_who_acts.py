@@ -14,9 +14,9 @@ from drawdown.schema.database import read
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.halts.reasons import NOT_ALLOWED, UNSIGNED
+from drawdown.worker.status.headline import HALTS_LATE_MS
+from drawdown.worker.status.status import status
 from drawdown.worker.verdict.watch_state import rounds_of
-from drawdown.worker.views.headline import HALTS_LATE_MS
-from drawdown.worker.views.status import status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

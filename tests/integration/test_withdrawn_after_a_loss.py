@@ -15,10 +15,10 @@ from drawdown.cli.nouns import batches
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.batches import withdraw as withdrawing
-from drawdown.worker.commands import backfills
-from drawdown.worker.commands.prune import raise_floors
 from drawdown.worker.engine import runner
 from drawdown.worker.history.recover import recover
+from drawdown.worker.usage import backfills
+from drawdown.worker.usage.prune import raise_floors
 from drawdown.worker.verify.verify import verify
 from tests.integration.telling_events import billed_by_units, event
 from tests.world import T0, Fleet

@@ -17,14 +17,14 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MICRO, MINUTE_MS
-from drawdown.worker.commands import topups as said
-from drawdown.worker.commands.credit import grant, set_rate
-from drawdown.worker.commands.topups import Terms
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ChargeMoney, Effect, LookUpMoney, Remember, Steps, Together, Transaction
+from drawdown.worker.topup import actions as said
+from drawdown.worker.topup.actions import Terms
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.topup.settle import MOST_DECLINES
+from drawdown.worker.wallets.actions import grant, set_rate
 from tests.fake_payments import CAN, FakePayments
 from tests.world import T0, Cells
 

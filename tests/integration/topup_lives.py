@@ -13,8 +13,8 @@ from functools import partial
 from drawdown.schema.database import read
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import topups as said
-from drawdown.worker.commands.topups import Mode
+from drawdown.worker.topup import actions as said
+from drawdown.worker.topup.actions import Mode
 from drawdown.worker.verify.verify import verify
 from tests.fake_payments import CHARGE_FAULTS
 from tests.fresh import fresh

@@ -22,37 +22,34 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.messages import ORG_HALTED
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import (
-    executions,
-    guard,
-    guard_holds,
-    guard_overrides,
-    guard_terms,
-    hooks,
-    orgs,
-    pools,
-    settlements,
-    tiers,
-    topups,
-    vendors,
-)
-from drawdown.worker.commands.credit import grant, set_plan_limit, take_back
-from drawdown.worker.commands.features import map_event, map_size
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.commands.pushes import void
-from drawdown.worker.commands.rates import set_rate
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.vendor_bills import BillFile, BillLine
-from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import UsageAnswer, UsageRequest
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.features.actions import map_event, map_size
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.use import Wish
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks.deliver import deliver
+from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.parity.parity import check_cells, check_totals
 from drawdown.worker.parity.totals import Days
+from drawdown.worker.provider import vendors
+from drawdown.worker.provider.rates import set_rate
+from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.push.actions import void
 from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.sources.events.store import take
+from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.fill import fill
+from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verify.verify import Verification, verify
+from drawdown.worker.wallets import pools, tiers
+from drawdown.worker.wallets.actions import grant, set_plan_limit, take_back
 from tests import compiled, leftovers
 from tests.fake_payments import CAN, FakePayments
 from tests.fake_product import FakeProduct

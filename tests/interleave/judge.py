@@ -15,15 +15,17 @@ from typing import Any, Final
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit, providers, pushes
 from drawdown.worker.engine.context import Context
 from drawdown.worker.history.recover import recover
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.outcome import OTHERS
 from drawdown.worker.seal import stops
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.interleave.stage import LOST, OTHER_CAN, RAW, SEEN, Stage
 from tests.simulation.oracle import Assignment, Oracle, Rule, Sample
 

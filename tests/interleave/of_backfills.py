@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
-from drawdown.worker.commands import backfills
 from drawdown.worker.sources.events.store import take
+from drawdown.worker.usage import backfills
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import NOW, OLD, T0, Stage
 

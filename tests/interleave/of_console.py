@@ -17,9 +17,13 @@ from drawdown.server.console.acting import dry_run
 from drawdown.server.console.acting.action import Doing
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.screens.money.acts import GRANT
-from drawdown.worker.commands import console_acts, console_sessions, console_users, guard_overrides, my_sessions
-from drawdown.worker.commands.console_users import Person
-from drawdown.worker.commands.guard_overrides import Terms
+from drawdown.worker.access import my_sessions
+from drawdown.worker.access import once as console_acts
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.access.people import Person
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.overrides import Terms
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import NOW, Stage
 

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerState, Part
 from drawdown.schema.database import read, write
 from drawdown.worker.catalog.costs import read_pools
-from drawdown.worker.commands import pushes
 from drawdown.worker.engine.effects import Steps
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.balances import Balances, drawn_of, read_accounted, read_balances
 from drawdown.worker.push.credit_wait import bill_again
 from drawdown.worker.push.push import push

@@ -15,16 +15,20 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.checks import counters
-from drawdown.worker.commands import credit, guard, guard_holds, guard_overrides, guard_terms
-from drawdown.worker.commands.features import map_event
-from drawdown.worker.commands.guard import Answer, Ask, Wish
-from drawdown.worker.commands.guard_counts import State
-from drawdown.worker.commands.guard_keys import own_name
-from drawdown.worker.commands.guard_overrides import Terms
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.features.actions import map_event
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.counters import State
+from drawdown.worker.guard.keys import own_name
+from drawdown.worker.guard.lists import Drift
+from drawdown.worker.guard.overrides import Terms
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.use import Answer, Ask, Wish
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.sources.events.types import meters
-from drawdown.worker.views.guard import Drift
+from drawdown.worker.wallets import actions as credit
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import NOW, Stage
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.worker.commands import hooks
 from drawdown.worker.engine.effects import Steps
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.verdict.holds import expire_holds
 from tests.interleave.judge import ORIGINS

@@ -12,9 +12,9 @@ from drawdown.events.cloudevents import Given
 from drawdown.events.envelope import UsageEvent
 from drawdown.server.usage.events import EVENTS as EVENTS_IN
 from drawdown.server.usage.intake import Sent
-from drawdown.worker.commands.api_keys import ApiKey
-from drawdown.worker.commands.host_samples import take_samples
+from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.usage.host_samples import take_samples
 from tests.interleave.party import plain
 from tests.interleave.stage import FLIP, NOW, OLD, Stage
 

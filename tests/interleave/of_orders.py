@@ -10,14 +10,14 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import topups
-from drawdown.worker.commands.providers import terms_of
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedCorrect, AskedReplay, AskedTopup
 from drawdown.worker.orders.doing import OrdersDone, do_orders
+from drawdown.worker.provider.actions import terms_of
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.tick import tick
+from drawdown.worker.topup import actions as topups
 from tests.interleave.of_steps import TOPPED_UP
 from tests.interleave.party import Act, Party, step
 from tests.interleave.stage import NOW, OTHER_CAN, T0, Stage

@@ -13,9 +13,11 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import CustomerChanged, PushRefused
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import assignments, orgs, webhooks
-from drawdown.worker.commands.signatures import use_once
+from drawdown.worker.access.signatures import use_once
 from drawdown.worker.engine.effects import Push
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs import assignments
+from drawdown.worker.push import webhooks
 from drawdown.worker.push.push import push
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import ImportOptions

@@ -17,33 +17,29 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.checks import proofs, spenders, vendor_drift
-from drawdown.worker.commands import (
-    assignments,
-    cancellations,
-    cells,
-    credit,
-    doubted_pushes,
-    features,
-    fold,
-    orgs,
-    providers,
-    prune,
-    pushes,
-    samples,
-    topups,
-    vendors,
-    withdrawals,
-)
-from drawdown.worker.commands import balances as told_balances
-from drawdown.worker.commands import rates as commands_rates
-from drawdown.worker.commands.stop_breached import stop_breached
-from drawdown.worker.commands.vendor_bills import BillFile, BillLine
+from drawdown.worker.checks.stop_breached import stop_breached
+from drawdown.worker.features import actions as features
+from drawdown.worker.halts import cells
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs import assignments
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.provider import rates as commands_rates
+from drawdown.worker.provider import vendors
+from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.push import acknowledged as told_balances
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import balances
+from drawdown.worker.push import cancel as cancellations
+from drawdown.worker.push import doubted as doubted_pushes
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.seal import stops
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from drawdown.worker.tick import tick
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.usage import fold, prune, withdrawals
+from drawdown.worker.usage import quarantined as samples
 from drawdown.worker.verify.verify import Breach, Verification
+from drawdown.worker.wallets import actions as credit
 from tests.interleave.of_steps import TOPPED_UP, charged_in_vain
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, SEEN, T0, Stage, key
@@ -302,21 +298,21 @@ PEOPLE: Final = (
         lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.by),
         _set_aside_or_entered,
     ),
-    plain("worker.commands.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, by=s.by)),
-    Party("worker.commands.prune:in_portions", _floored),
-    plain("worker.commands.fold:fold", lambda s, c: fold._say(c, before=OLD + DAY_MS, by=s.by)),
-    Party("worker.commands.prune:in_portions folding", _foldable, _folded),
+    plain("worker.usage.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, by=s.by)),
+    Party("worker.usage.prune:in_portions", _floored),
+    plain("worker.usage.fold:fold", lambda s, c: fold._say(c, before=OLD + DAY_MS, by=s.by)),
+    Party("worker.usage.prune:in_portions folding", _foldable, _folded),
     plain("cli.nouns.providers:pause", lambda s, c: providers.pause(c, "other", s.by)),
     Party("cli.nouns.providers:resume", _paused),
     plain("cli.nouns.providers:bill_shadow", _bills_shadow),
-    Party("worker.commands.providers:accept", _changed),
+    Party("worker.provider.actions:accept", _changed),
     plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
     plain("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.by)),
     Party("cli.nouns.pushes:resolve", _resolved),
     Party("cli.nouns.push_cancel:cancel", _intended, _cancelled),
     Party("cli.nouns.push_cancel:cancel concluding", _concluded, _cancelled),
-    Party("worker.commands.doubted_pushes:resolve_all", _resolved_all),
-    Party("worker.commands.doubted_pushes:resolve_all absent", _none_arrived),
+    Party("worker.push.doubted:resolve_all", _resolved_all),
+    Party("worker.push.doubted:resolve_all absent", _none_arrived),
     plain("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [key(7)], s.by, "their console")),
     plain("cli.nouns.orgs:override", _overridden),
     plain(

@@ -13,8 +13,10 @@ from drawdown.ledger.monthly.terms import Gives
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import credit, executions, tiers
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import tiers
 from tests.interleave.party import Check, plain
 from tests.interleave.stage import OLD, Stage
 

@@ -12,8 +12,10 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, executions, pools
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools
 from tests.interleave.party import plain
 from tests.interleave.stage import NOW, Stage
 

@@ -12,13 +12,15 @@ from drawdown.schema.database import write
 from drawdown.server.api import executions
 from drawdown.server.api import run_models as models
 from drawdown.server.api.programs import Said
-from drawdown.worker.commands import api_keys, guard, invalid_items
-from drawdown.worker.commands import executions as runs
-from drawdown.worker.commands.api_keys import ApiKey
-from drawdown.worker.commands.executions import Asked
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.commands.invalid_items import InvalidItems
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.executions import actions as runs
+from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.use import Wish
+from drawdown.worker.usage import invalid_items
+from drawdown.worker.usage.invalid_items import InvalidItems
 from tests.interleave.of_guard import BEE, _never_beyond
 from tests.interleave.of_runs import LAB, _within_its_means
 from tests.interleave.party import Act, Check, Party, plain

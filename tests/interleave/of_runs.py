@@ -14,10 +14,13 @@ from drawdown.providers.protocol import CustomerState
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import credit, executions, rates, run_blocks
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions import blocks as run_blocks
+from drawdown.worker.executions.request import Request
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.provider import rates
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
+from drawdown.worker.wallets import actions as credit
 from tests.interleave.party import Party, plain, step
 from tests.interleave.stage import FLIP, NOW, Stage
 

@@ -10,15 +10,13 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import orgs, withdrawals
-from drawdown.worker.commands import topups as said
-from drawdown.worker.commands.flip_rules import FlipOptions, Wish
-from drawdown.worker.commands.flips import flip
-from drawdown.worker.commands.topups import Terms
 from drawdown.worker.engine.effects import Recall, Steps
 from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.history.recover import recover
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs.flip_rules import FlipOptions, Wish
+from drawdown.worker.orgs.flips import flip
 from drawdown.worker.parity.parity import check_cells, check_totals
 from drawdown.worker.push.lookup import confirm
 from drawdown.worker.push.push import push
@@ -26,7 +24,10 @@ from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.replay import plan as planning
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.tick import tick
+from drawdown.worker.topup import actions as said
+from drawdown.worker.topup.actions import Terms
 from drawdown.worker.topup.fill import fill
+from drawdown.worker.usage import withdrawals
 from drawdown.worker.verdict import asks as verdict_asks
 from drawdown.worker.verdict import project as projecting
 from drawdown.worker.verdict.asks import DueProjection

@@ -11,9 +11,11 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import credit, executions, settlements
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.settlements import Change
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
+from drawdown.worker.wallets import actions as credit
 from tests.interleave.party import plain
 from tests.interleave.stage import NOW, Stage
 

@@ -10,14 +10,20 @@ from drawdown.ledger import accounts
 from drawdown.ledger.monthly import tiers
 from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
+from drawdown.worker.access import once as console_acts
 from drawdown.worker.batches import take as take_batches
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands import balances, console_acts, credit, guard_counts, guard_terms, samples, withdrawals
+from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.halts import dispatch
+from drawdown.worker.push import acknowledged as balances
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal import statements, stops
 from drawdown.worker.sources.events import charged, floors, store
 from drawdown.worker.sources.events.types import meters
+from drawdown.worker.usage import quarantined as samples
+from drawdown.worker.usage import withdrawals
+from drawdown.worker.wallets import actions as credit
 from tests.interleave.explore import Explorer
 from tests.whole import share
 
@@ -198,18 +204,18 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "a backfill is closed without the lock": (
         _closed_without_the_lock,
-        "worker.commands.prune:prune",
+        "worker.usage.prune:prune",
         "cli.nouns.backfills:close what is old",
     ),
     "samples are taken without their floor": (
         _taken_without_the_floor,
         "server.usage.intake:_done ancient samples",
-        "worker.commands.prune:prune",
+        "worker.usage.prune:prune",
     ),
     "events are taken without their floor": (
         _taken_without_the_floor,
         "server.usage.intake:_done ancient events",
-        "worker.commands.prune:prune",
+        "worker.usage.prune:prune",
     ),
     "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
     "a deed of the console takes no turn": (

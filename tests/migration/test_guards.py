@@ -10,8 +10,11 @@ from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import guard, guard_overrides, guard_terms, topups
 from drawdown.worker.engine import runner
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.fill import fill
 from tests.fake_payments import CAN, FakePayments
 from tests.world import T0, Fleet

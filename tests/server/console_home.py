@@ -18,9 +18,11 @@ from drawdown.server.app import Server
 from drawdown.server.console.door import COOKIE
 from drawdown.server.services import NobodyThere, Services
 from drawdown.server.settings import ServerSettings
-from drawdown.worker.commands import console_sessions, console_users, credit
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.engine.runner import NoWitness
 from drawdown.worker.engine.witness import WitnessStore
+from drawdown.worker.wallets import actions as credit
 from tests.world import T0, Copied, Fleet
 
 T = TypeVar("T")

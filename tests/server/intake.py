@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from drawdown.schema.database import connect, read, write
-from drawdown.worker.commands.prune import raise_floors
 from drawdown.worker.sources.events import floors
+from drawdown.worker.usage.prune import raise_floors
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House
 from tests.server.program import key_of, make_key

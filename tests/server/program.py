@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
-from drawdown.worker.commands import api_keys
-from drawdown.worker.commands.credit import grant
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.wallets.actions import grant
 from tests.server.house import Caller, House
 
 RUNS: Final = ("executions:read", "executions:write", "ledger:read")

@@ -8,24 +8,22 @@ from typing import Final
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access import people as console_users
 from drawdown.worker.checks import proofs
-from drawdown.worker.commands import (
-    api_keys,
-    console_users,
-    credit,
-    features,
-    guard,
-    guard_overrides,
-    guard_terms,
-    invalid_items,
-)
-from drawdown.worker.commands.events import withdraw_events
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.commands.guard_overrides import Terms
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
-from drawdown.worker.commands.invalid_items import InvalidItems
+from drawdown.worker.features import actions as features
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.overrides import Terms
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.use import Wish
 from drawdown.worker.sources.events.store import take
+from drawdown.worker.usage import invalid_items
+from drawdown.worker.usage.event_withdrawals import withdraw_events
+from drawdown.worker.usage.invalid_items import InvalidItems
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.world import Fleet
 
 SOURCE: Final = "shop"

@@ -11,10 +11,10 @@ import pytest
 from drawdown.cli.main import global_options_first, run
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.commands import settlements
-from drawdown.worker.commands.settlements import Change
-from drawdown.worker.views.accounts import account_of
-from drawdown.worker.views.credit_figures import owed_figures
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
+from drawdown.worker.wallets.accounts import account_of
+from drawdown.worker.wallets.figures import owed_figures
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 

@@ -17,9 +17,9 @@ from drawdown.cli.main import run
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import api_keys
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access.key_lists import list_keys
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.api_keys import list_keys
 from tests.acceptance.commands import drawdown
 from tests.fresh import migrated
 from tests.server.house import Caller, House, served

@@ -28,7 +28,8 @@ from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.customers import orgs
 from drawdown.server.http import restores
 from drawdown.server.settings import ServerSettings
-from drawdown.worker.commands import console_sessions, console_users
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access import sessions as console_sessions
 from tests.server.console_home import OURS, PASSWORD, URL, Home, says, secret
 from tests.world import T0, Fleet
 

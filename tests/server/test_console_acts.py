@@ -32,17 +32,15 @@ from drawdown.server.console.acting.action import MAX_NUMBER, MAX_REASON_CHARS, 
 from drawdown.server.console.pages import ACTIONS
 from drawdown.server.console.screens.money.acts import GRANT
 from drawdown.server.http import restores
-from drawdown.worker.commands import (
-    backfills,
-    console_acts,
-    console_sessions,
-    console_users,
-    credit,
-    features,
-    guard_overrides,
-    guard_terms,
-)
-from drawdown.worker.commands.guard_overrides import Terms
+from drawdown.worker.access import once as console_acts
+from drawdown.worker.access import people as console_users
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.features import actions as features
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.overrides import Terms
+from drawdown.worker.usage import backfills
+from drawdown.worker.wallets import actions as credit
 from tests.acceptance.commands import drawdown
 from tests.server.acts import EXAMPLES, money, oncall
 from tests.server.acts.example import Example

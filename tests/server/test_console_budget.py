@@ -16,10 +16,12 @@ from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.server.console.door import COOKIE
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.customers import orgs
-from drawdown.worker.commands import api_keys, credit, executions
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.orgs.lists import OrgFilter, list_orgs
 from drawdown.worker.sources.events.store import take
-from drawdown.worker.views.orgs import OrgFilter, list_orgs
+from drawdown.worker.wallets import actions as credit
 from tests.server.console_home import KIM, Home, secret
 from tests.server.filled import Filled
 from tests.server.program import key_of

@@ -29,9 +29,9 @@ from drawdown.server.console.screens.csv_lines import as_json, csv_line
 from drawdown.server.console.screens.customers import orgs
 from drawdown.server.http.errors import ApiError
 from drawdown.server.settings import MySettings
-from drawdown.worker.commands.console_users import Person
+from drawdown.worker.access.people import Person
+from drawdown.worker.orgs.lists import OrgFilter, list_orgs
 from drawdown.worker.verdict.watch_state import note_round
-from drawdown.worker.views.orgs import OrgFilter, list_orgs
 from tests.server.console_home import ANN, Home, secret
 
 HOSTILE = "=1+1;<b>\u202e\"'"

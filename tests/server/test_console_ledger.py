@@ -23,10 +23,13 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.my.my import COOKIE as MY_COOKIE
 from drawdown.server.settings import MySettings
-from drawdown.worker.commands import console_sessions, credit, executions, my_sessions
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views import wallet_entries
-from drawdown.worker.views.wallet_entries import Chosen, EntryLine
+from drawdown.worker.access import my_sessions
+from drawdown.worker.access import sessions as console_sessions
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import entries as wallet_entries
+from drawdown.worker.wallets.entries import Chosen, EntryLine
 from tests.server.console_home import STORED, Home, says, secret
 from tests.server.lived import lived
 from tests.world import T0

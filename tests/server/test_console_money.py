@@ -19,13 +19,18 @@ from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.screens.money import drift
 from drawdown.server.console.screens.money.acts.wallet import MEANING
+from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.checks import spenders
-from drawdown.worker.commands import console_sessions, credit, pools, tiers
-from drawdown.worker.commands.vendor_bills import BillFile, BillLine
-from drawdown.worker.commands.vendors import Units, import_bills, set_units
-from drawdown.worker.views import reconciliations, settlements, wallet_entries, wallets
-from drawdown.worker.views.accounts import account_of
-from drawdown.worker.views.vendors import DriftLine
+from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.provider.vendor_lists import DriftLine
+from drawdown.worker.provider.vendors import Units, import_bills, set_units
+from drawdown.worker.reconcile import lists as reconciliations
+from drawdown.worker.settlements import lists as settlements
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import entries as wallet_entries
+from drawdown.worker.wallets import lists as wallets
+from drawdown.worker.wallets import pools, tiers
+from drawdown.worker.wallets.accounts import account_of
 from tests.server.acts import money
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, says, secret
 from tests.server.lived import lived

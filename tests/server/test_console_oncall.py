@@ -21,12 +21,17 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import command
-from drawdown.worker.commands import cells, executions, orgs, providers
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views import halt_list, pending, pushes
-from drawdown.worker.views.pushes import PushFilter, list_pushes
-from drawdown.worker.views.runs import RunFilter, list_runs
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.lists import RunFilter, list_runs
+from drawdown.worker.executions.request import Request
+from drawdown.worker.halts import cells
+from drawdown.worker.halts import lists as halt_list
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.push import lists as pushes
+from drawdown.worker.push.lists import PushFilter, list_pushes
+from drawdown.worker.status import pending
 from tests.server.console_home import Home, says
 from tests.server.lived import lived
 from tests.server.test_console_budget import MOST_STATEMENTS, statements

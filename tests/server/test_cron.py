@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import vendors
-from drawdown.worker.commands.backfills import open_backfill
-from drawdown.worker.commands.vendor_bills import BillFile, BillLine
+from drawdown.worker.provider import vendors
+from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.usage.backfills import open_backfill
 from tests.integration.guarding import Guarded
 from tests.server.house import CRON, Caller, House, served
 from tests.world import T0

@@ -28,8 +28,8 @@ from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, window_of
+from drawdown.worker.orgs.lists import OrgFilter, list_orgs
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.orgs import OrgFilter, list_orgs
 from tests.acceptance.commands import PROJECT, SCRIPT, environment
 from tests.demo_life import YEARS_MS, Month
 from tests.whole import share

@@ -13,8 +13,11 @@ import httpx
 from drawdown.ledger import payers
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
-from drawdown.worker.commands import credit, features, guard_terms, settlements
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.features import actions as features
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.wallets import actions as credit
 from tests.server.house import CRON, Caller, House, served
 from tests.server.intake import EVENTS, Sender, event
 from tests.server.program import RUNS, Program, give, key_of, make_key

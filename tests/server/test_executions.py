@@ -17,10 +17,12 @@ from drawdown.server.api import gate as gates
 from drawdown.server.api import programs
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.run_models import MOST_ROWS
-from drawdown.worker.commands import executions, orgs, pools
-from drawdown.worker.commands.credit import set_rate
-from drawdown.worker.commands.features import map_size
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.features.actions import map_size
+from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import pools
+from drawdown.worker.wallets.actions import set_rate
 from tests.server.house import Caller, House, served
 from tests.server.program import RUNS, Program, give, key_of, make_key, refused, wrong_at
 

@@ -12,7 +12,7 @@ from drawdown.schema.database import connect
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.api import gate, health
 from drawdown.server.settings import ServerSettings, UnknownOrg
-from drawdown.worker.commands.orgs import halt, override
+from drawdown.worker.orgs.actions import halt, override
 from tests.server.house import Caller, House, served
 from tests.world import T0
 

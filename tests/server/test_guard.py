@@ -11,9 +11,10 @@ import pytest
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.commands import guard_holds, guard_terms
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.use import Wish
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused

@@ -17,10 +17,13 @@ import sqlalchemy as sa
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
 from drawdown.server.api import programs, together
-from drawdown.worker.commands import api_keys, executions, guard, guard_terms
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.use import Wish
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 

@@ -10,8 +10,8 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.metrics.metrics import MOST_TYPES, render
 from drawdown.server.metrics.process import GuardCalls, guard_calls
 from drawdown.worker.checks.kept import keep
-from drawdown.worker.commands.backfills import open_backfill
-from drawdown.worker.views.guard_figures import MOST_NAMES, guard_figures
+from drawdown.worker.guard.figures import MOST_NAMES, guard_figures
+from drawdown.worker.usage.backfills import open_backfill
 from tests.integration.guarding import Guarded
 from tests.integration.telling_events import event, told
 from tests.server.house import Caller, House, served

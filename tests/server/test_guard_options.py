@@ -12,8 +12,12 @@ from drawdown.ledger import payers
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
 from drawdown.server.settings import MySettings
-from drawdown.worker.commands import credit, guard_options, guard_overrides, guard_terms, orgs
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.guard import options as guard_options
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.wallets import actions as credit
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 

@@ -16,8 +16,9 @@ from drawdown.schema.errors import AnswerLost
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MICRO
 from drawdown.server.api import together
-from drawdown.worker.commands import guard, guard_terms
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
 from tests.integration.guard_rush import rush_over_http
 from tests.server.house import Caller, House, served

@@ -15,8 +15,9 @@ from drawdown.ledger.runs.own_keys import own_name
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MICRO
-from drawdown.worker.commands import api_keys, guard_terms
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, Sender, event

@@ -13,10 +13,11 @@ from drawdown.schema import migrate
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.server.metrics.metrics import PROBLEMS, render
-from drawdown.worker.commands import executions, settlements
-from drawdown.worker.commands.credit import grant
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.settlements import Change
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
+from drawdown.worker.wallets.actions import grant
 from tests.server.house import House
 from tests.world import T0
 

@@ -35,11 +35,15 @@ from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.services import Services
 from drawdown.server.settings import MySettings, ServerSettings
 from drawdown.server.tokens import jwts
-from drawdown.worker.commands import credit, guard, guard_overrides, guard_terms, my_sessions
-from drawdown.worker.commands.guard_facts import Wish
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
-from drawdown.worker.views import own_wallet
-from drawdown.worker.views.forecast import Forecast
+from drawdown.worker.access import my_sessions
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.facts import Wish
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import own as own_wallet
+from drawdown.worker.wallets.forecast import Forecast
 from tests.server.issuer import EC, FOREIGN, RSA, confused, unsigned
 from tests.world import T0, Fleet
 

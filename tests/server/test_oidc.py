@@ -30,7 +30,7 @@ from drawdown.server.console.oidc import Trip, trip_of
 from drawdown.server.services import Services
 from drawdown.server.settings import OidcSettings, ServerSettings
 from drawdown.server.tokens import elsewhere
-from drawdown.worker.commands import console_users
+from drawdown.worker.access import people as console_users
 from tests.fresh import fresh
 from tests.server import issuer as issuers
 from tests.server.console_home import as_read

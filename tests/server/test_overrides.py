@@ -12,8 +12,10 @@ import pytest
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import guard_overrides, guard_terms, hooks
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused

@@ -11,9 +11,11 @@ import pytest
 from drawdown.ledger.runs import own_keys
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
-from drawdown.worker.commands import guard, guard_keys, guard_terms
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.guard import keys as guard_keys
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.use import Wish
 from drawdown.worker.sources.events import types
 from drawdown.worker.sources.events.keys import sample_id_of
 from drawdown.worker.sources.samples import made

@@ -21,9 +21,11 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.server.console.door import COOKIE
-from drawdown.worker.commands import api_keys, credit, executions
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views import runs
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions import lists as runs
+from drawdown.worker.executions.request import Request
+from drawdown.worker.wallets import actions as credit
 from tests.server.console_home import ANN, Home, secret
 from tests.server.program import key_of
 

@@ -11,8 +11,9 @@ from drawdown.events.cloudevents import EVENT, LINES
 from drawdown.schema.database import write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, WINDOW_MS
-from drawdown.worker.commands import api_keys, host_samples
+from drawdown.worker.access import keys as api_keys
 from drawdown.worker.sources.samples.store import store_each
+from drawdown.worker.usage import host_samples
 from tests.server.house import Caller, House, served
 from tests.server.intake import (
     SAMPLES,

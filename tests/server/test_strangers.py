@@ -20,8 +20,9 @@ from drawdown.server.api import health, strange_keys
 from drawdown.server.http import limits, strangers
 from drawdown.server.http.limits import Limits
 from drawdown.server.http.strangers import ALL_FAILED_PER_S, FAILED_PER_S, OPEN_PER_S, TURNS_PER_S, Strangers
-from drawdown.worker.commands import api_keys, guard_terms
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 from tests.world import T0

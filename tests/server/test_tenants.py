@@ -12,9 +12,10 @@ from drawdown.schema import ids
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, MINUTE_MS
 from drawdown.server.api.programs import MOST_PARAMETERS
-from drawdown.worker.commands import pools, settlements
-from drawdown.worker.commands.settlements import Change
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import pools
 from tests.server.house import Caller, House, served
 from tests.server.program import RUNS, Program, give, key_of, make_key, refused
 

@@ -15,12 +15,13 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import MICRO, MINUTE_MS
 from drawdown.server.api import together
-from drawdown.worker.commands import executions, orgs
-from drawdown.worker.commands.credit import grant, set_plan_limit, set_rate
-from drawdown.worker.commands.executions import Asked
-from drawdown.worker.commands.rates import set_rate as set_price
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.request import Request
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.provider.rates import set_rate as set_price
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets.actions import grant, set_plan_limit, set_rate
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 from tests.world import T0

@@ -22,8 +22,8 @@ from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server import docs_page
 from drawdown.server.api import described
-from drawdown.worker.views import usage
-from drawdown.worker.views.usage import BY
+from drawdown.worker.usage import lists as usage
+from drawdown.worker.usage.lists import BY
 from tests.integration.telling_events import billed_by_units
 from tests.server.exact import closed
 from tests.server.house import Caller, House, served

@@ -223,7 +223,7 @@ def test_what_fails_here_says_nothing_of_itself(lone: House, monkeypatch: pytest
             raise RuntimeError("a secret of somebody's")
 
         monkeypatch.setattr("drawdown.server.api.health.require_ready", broken)
-        monkeypatch.setattr("drawdown.worker.commands.webhooks.apply_notices", broken)
+        monkeypatch.setattr("drawdown.worker.push.webhooks.apply_notices", broken)
         assert (await caller.get("/readyz")).status_code == 503
         answer = await caller.hook("autumn", *lone.autumn_hook("acme"))
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")

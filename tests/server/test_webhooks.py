@@ -14,7 +14,7 @@ from drawdown.providers.http import NotSent
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.api import webhooks
-from drawdown.worker.commands.webhooks import KEPT_MS, WebhookEvent, is_taken, store_failed, take_event
+from drawdown.worker.push.webhooks import KEPT_MS, WebhookEvent, is_taken, store_failed, take_event
 from drawdown.worker.verdict.asks import SECOND_READ_MS
 from tests.fresh import fresh
 from tests.server.house import FOREIGN, SVIX, Caller, House, served

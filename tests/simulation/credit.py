@@ -16,7 +16,7 @@ from typing import Any, Final
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.payments.protocol import Paid
 from drawdown.schema.errors import Refused
-from drawdown.worker.commands import topups
+from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.fill import fill
 from tests.fake_payments import CAN
 from tests.integration.topping import TERMS

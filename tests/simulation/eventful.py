@@ -16,9 +16,9 @@ from typing import Any, Final
 from drawdown.events.envelope import UsageEvent
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands.credit import set_rate
-from drawdown.worker.commands.features import map_event, map_size
+from drawdown.worker.features.actions import map_event, map_size
 from drawdown.worker.sources.events.store import take
+from drawdown.worker.wallets.actions import set_rate
 from tests.simulation import actions, scheduler
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.making import new_world

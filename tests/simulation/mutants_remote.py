@@ -14,8 +14,8 @@ from drawdown.providers.autumn import events, wire
 from drawdown.providers.protocol import Absent, Accepted, Duplicate, Found, PushRequest, Queued, Rejected, Unknown
 from drawdown.providers.stripe import stream as stripe_stream
 from drawdown.providers.stripe import wire as stripe_wire
-from drawdown.worker.commands import assignments
 from drawdown.worker.engine import asking
+from drawdown.worker.orgs import assignments
 from drawdown.worker.push import adopt, balances, claim, lookup, lookup_drawn, notices, push
 from drawdown.worker.push import outcome as decide
 from drawdown.worker.push.outcome import Settlement, Void, settle

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerState, ReadFailed
 from drawdown.server.api import gate, webhooks
 from drawdown.worker import watch
-from drawdown.worker.commands import webhooks as stored_webhooks
 from drawdown.worker.halts import dispatch
+from drawdown.worker.push import webhooks as stored_webhooks
 from drawdown.worker.verdict import gate_asks, judge_read, project
 from tests.simulation.mutants_remote import Patches
 

@@ -14,16 +14,16 @@ import sqlalchemy as sa
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.assignments import assign, cancel
-from drawdown.worker.commands.credit import set_rate
-from drawdown.worker.commands.features import map_size
-from drawdown.worker.commands.orgs import end_override, halt, override
-from drawdown.worker.commands.pushes import retry, void
-from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.features.actions import map_size
 from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.history.losses import read_losses
+from drawdown.worker.orgs.actions import end_override, halt, override
+from drawdown.worker.orgs.assignments import assign, cancel
+from drawdown.worker.push.actions import retry, void
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
 from drawdown.worker.seal.stops import release_org, stop_org
+from drawdown.worker.usage.withdrawals import withdraw
+from drawdown.worker.wallets.actions import set_rate
 from tests.simulation.actions import ORGS, STRANGERS, Action
 from tests.simulation.invariants import is_closed
 from tests.simulation.oracle import EXEMPT, Assignment, Rule

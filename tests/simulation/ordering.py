@@ -16,11 +16,11 @@ from typing import Final
 
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
-from drawdown.worker.commands import topups
 from drawdown.worker.engine.effects import Effect, Transaction
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import Asked, AskedCorrect, AskedReplay, AskedTopup
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope
+from drawdown.worker.topup import actions as topups
 from tests.simulation.actions import ORGS
 from tests.simulation.operators import attempt
 from tests.simulation.server import Reading

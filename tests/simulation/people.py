@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from drawdown.schema.units import DAY_MS, MINUTE_MS, OWN_MINUTES
 from drawdown.worker.catalog.terms import paused
-from drawdown.worker.commands.balances import acknowledge, told
-from drawdown.worker.commands.providers import pause, resume
-from drawdown.worker.commands.pushes import resolve_accepted, void
+from drawdown.worker.provider.actions import pause, resume
+from drawdown.worker.push.acknowledged import acknowledge, told
+from drawdown.worker.push.actions import resolve_accepted, void
 from drawdown.worker.push.rows import Row, dated
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.reconcile import Line

@@ -19,9 +19,9 @@ from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.history.recover import Recovered
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.replay.replay import Replayed, replay
+from drawdown.worker.status.tick_report import Report
 from drawdown.worker.tick import tick
 from drawdown.worker.verdict.asks import mark_for_projection
-from drawdown.worker.views.tick_report import Report
 from drawdown.worker.watch import Watched, watch
 from tests.simulation.accepted import note_compared
 from tests.simulation.actions import ACTIONS as DONE_BY_HOSTS

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from drawdown.schema.messages import ORG_HALTED, ORG_RESUMED
-from drawdown.worker.commands import hooks
 from drawdown.worker.engine.effects import HookAnswer
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import deliver as delivering
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.verdict import told

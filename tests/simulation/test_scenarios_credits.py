@@ -12,9 +12,9 @@ import pytest
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.engine.context import Context
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.push.push import push
 from drawdown.worker.tick import tick
 from tests.emulators.autumn import TRACK_FAULTS

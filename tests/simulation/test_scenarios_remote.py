@@ -14,13 +14,12 @@ from drawdown.providers.protocol import Absent
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
-from drawdown.worker.commands.assignments import assign, cancel
-from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.pushes import resolve_accepted
-from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.orgs.assignments import assign, cancel
+from drawdown.worker.push.actions import resolve_accepted
 from drawdown.worker.push.lookup import confirm
 from drawdown.worker.push.lookup_drawn import DRAWN
 from drawdown.worker.push.push import push
@@ -28,6 +27,7 @@ from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
+from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verify.verify import verify
 from tests.emulators.autumn_losses import Charge
 from tests.simulation.actions import insert

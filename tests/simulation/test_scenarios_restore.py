@@ -7,15 +7,15 @@ import pytest
 from drawdown.providers.protocol import Outcome, PushRefused, PushRequest, RetryAt, Unknown
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.pushes import resolve_accepted, void
-from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Push, Steps
 from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.history.recover import Recovered, recover
+from drawdown.worker.push.actions import resolve_accepted, void
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.push.rows import wire_key
 from drawdown.worker.tick import tick
+from drawdown.worker.usage.withdrawals import withdraw
 from tests.simulation.actions import insert
 from tests.simulation.operators import said
 from tests.simulation.oracle import Sample

@@ -8,13 +8,13 @@ import pytest
 
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.server.settings import ServerSettings
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.credit import grant
-from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.orgs import override
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Transaction
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.orgs.actions import override
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.tick import tick
+from drawdown.worker.wallets.actions import grant
 from tests.simulation.faults import Faults
 from tests.simulation.gate import Question, ask
 from tests.simulation.judges import heard, judged

@@ -19,8 +19,8 @@ from drawdown.ledger.wallet import Charge
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit
 from drawdown.worker.push import wallet_mirror
+from drawdown.worker.wallets import actions as credit
 from tests.fresh import fresh
 from tests.world import T0, Fleet
 

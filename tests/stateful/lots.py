@@ -22,9 +22,11 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, executions, tiers
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views.ledger import list_lots
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import tiers
+from drawdown.worker.wallets.ledger import list_lots
 from tests.fresh import fresh
 from tests.stateful import lots_model
 from tests.stateful.lots_model import EVER, TAKEN, TIER, WAIT_MS, Given, Model, Run, month_of

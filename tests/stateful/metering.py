@@ -25,12 +25,13 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_request import MOST_LIFE_MS, Request
 from drawdown.worker.engine import runner
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import MOST_LIFE_MS, Request
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds, read_held
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.fresh import fresh
 from tests.world import T0, Fleet
 

@@ -20,11 +20,13 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, executions, pools
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views.ledger import list_lots
-from drawdown.worker.views.pools import show_pool
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools
+from drawdown.worker.wallets.ledger import list_lots
+from drawdown.worker.wallets.pool_lists import show_pool
 from tests.fresh import fresh
 from tests.world import Fleet
 

@@ -21,9 +21,10 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets import actions as credit
 from tests.fresh import fresh
 from tests.world import Fleet
 

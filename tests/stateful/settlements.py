@@ -20,10 +20,12 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, executions, settlements
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.settlements import Change
-from drawdown.worker.views.settlements import SettlementFilter, list_settlements, list_suppliers
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
+from drawdown.worker.settlements.lists import SettlementFilter, list_settlements, list_suppliers
+from drawdown.worker.wallets import actions as credit
 from tests.fresh import fresh
 from tests.world import Fleet
 

@@ -17,8 +17,8 @@ from drawdown.ledger.entries import Usage
 from drawdown.ledger.rates import Rate, RateCard
 from drawdown.ledger.wallet import Charge
 from drawdown.schema.database import read, write
-from drawdown.worker.commands import credit
 from drawdown.worker.push import wallet_mirror
+from drawdown.worker.wallets import actions as credit
 from tests.stateful.ledger import Ledger
 from tests.stateful.scale import scale, until_red
 from tests.whole import share

@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from drawdown.ledger.runs import draws, reservations
 from drawdown.ledger.runs.reservations import Denied, Reservation, Room
-from drawdown.worker.commands import executions
+from drawdown.worker.executions import actions as executions
 from tests.stateful.runs import Runs
 from tests.stateful.scale import scale, until_red
 from tests.whole import share

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from hypothesis import seed
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.worker.commands import prune
 from drawdown.worker.seal import owed, statements
+from drawdown.worker.usage import prune
 from tests.simulation.mutants_remote import Patches
 from tests.stateful.scale import asked_for_more, scale, until_red
 from tests.stateful.sealing import Sealing

@@ -15,10 +15,10 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import Exit
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.checks.kept import keep
-from drawdown.worker.commands import guard_reconcile
-from drawdown.worker.commands.guard_reconcile import CORRECTED_AT_ONCE, Counter
-from drawdown.worker.views import guard as views
-from drawdown.worker.views.guard import Drift
+from drawdown.worker.guard import lists as views
+from drawdown.worker.guard import recount as guard_reconcile
+from drawdown.worker.guard.lists import Drift
+from drawdown.worker.guard.recount import CORRECTED_AT_ONCE, Counter
 
 SPAN_MS: Final = 35 * DAY_MS
 """Without a moment: periods that began since then, a whole month among them."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
-from drawdown.worker.views.wallets import Spender, spenders_now
+from drawdown.worker.wallets.lists import Spender, spenders_now
 
 SQL = queries(__file__)
 

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.checks.kept import keep
-from drawdown.worker.views import vendors
-from drawdown.worker.views.vendors import LEAST_MICRO, TOLERANCE_PPM, Drifted
+from drawdown.worker.provider import vendor_lists as vendors
+from drawdown.worker.provider.vendor_lists import LEAST_MICRO, TOLERANCE_PPM, Drifted
 
 
 def check(

@@ -17,12 +17,13 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.typed.parsing import show_time
-from drawdown.worker.commands import flips, providers
-from drawdown.worker.commands.flip_rules import Flip, FlipOptions, Wish
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.orders.asked import AskedAccept, AskedAssign
 from drawdown.worker.orders.orders import State
+from drawdown.worker.orgs import flips
+from drawdown.worker.orgs.flip_rules import Flip, FlipOptions, Wish
+from drawdown.worker.provider import actions as providers
 from drawdown.worker.replay.replay import Replayed
 
 

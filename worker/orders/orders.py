@@ -17,7 +17,6 @@ from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands.providers import UNCHANGED, terms_in_force
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.orders import wallets
@@ -31,6 +30,7 @@ from drawdown.worker.orders.asked import (
     Biller,
     read_asked,
 )
+from drawdown.worker.provider.actions import UNCHANGED, terms_in_force
 from drawdown.worker.replay.plan import ReplayPlan, plan
 
 SQL = queries(__file__)

@@ -14,13 +14,13 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
-from drawdown.worker.commands import topups
-from drawdown.worker.commands.topups import Said, Terms
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.orders import wallets
 from drawdown.worker.orders.asked import AskedTopup
 from drawdown.worker.orders.asking import Turn
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.topup.actions import Said, Terms
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.topup.only_one import require_only_one
 

@@ -15,8 +15,8 @@ from drawdown.schema import ids
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
-from drawdown.worker.commands.topups import STOPPED, terms_of
 from drawdown.worker.orders.asked import AskedTopup, Stood
+from drawdown.worker.topup.actions import STOPPED, terms_of
 
 SQL = queries(__file__)
 

@@ -32,8 +32,8 @@ from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.isolate import Bad, find_bad
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.status.backlog import Backlog, read_backlog
 from drawdown.worker.verdict.project import project
-from drawdown.worker.views.backlog import Backlog, read_backlog
 
 log = structlog.get_logger()
 SQL = queries(__file__)

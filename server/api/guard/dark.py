@@ -31,14 +31,16 @@ from drawdown.server.http.errors import SOON, ApiError, unauthorized
 from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
-from drawdown.worker.commands import api_keys, guard, guard_terms
-from drawdown.worker.commands.api_keys import ApiKey
-from drawdown.worker.commands.executions import LIFE_MS
-from drawdown.worker.commands.guard import Answer, Ask
-from drawdown.worker.commands.guard_answers import Costs, answer
-from drawdown.worker.commands.guard_counts import LimitReached
-from drawdown.worker.commands.guard_keys import require_key
-from drawdown.worker.commands.guard_terms import Metric
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.executions.actions import LIFE_MS
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.answers import Costs, answer
+from drawdown.worker.guard.counters import LimitReached
+from drawdown.worker.guard.keys import require_key
+from drawdown.worker.guard.terms import Metric
+from drawdown.worker.guard.use import Answer, Ask
 from drawdown.worker.verdict.gate_asks import in_doubt
 
 log = structlog.get_logger()

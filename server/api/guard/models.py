@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from drawdown.server.api.models import EpochMs
 from drawdown.server.api.run_models import MOST_ROWS, Id, LifeMs, Why
-from drawdown.worker.commands.guard_terms import MAX_UNITS
+from drawdown.worker.guard.terms import MAX_UNITS
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
 NUMBER_DIGITS: Final = 18

@@ -1,6 +1,6 @@
 """/v1/guard/{org}/options: the ways out of a block, which of them is open, and the call, link or command that takes it.
 
-Guarantee: reads only. It is the same as `drawdown guard options` shows (`worker/commands/guard_ways`).
+Guarantee: reads only. It is the same as `drawdown guard options` shows (`worker/guard/ways`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from drawdown.server.api.gate import iso
 from drawdown.server.api.guard import models
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.services import Services
-from drawdown.worker.commands.guard_facts import Wish
-from drawdown.worker.commands.guard_ways import told
+from drawdown.worker.guard.facts import Wish
+from drawdown.worker.guard.ways import told
 
 PATH = "/v1/guard/{org:id}/options"
 SCOPE = "guard"

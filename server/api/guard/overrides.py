@@ -22,8 +22,8 @@ from drawdown.server.api.models import DecideOrder
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
-from drawdown.worker.commands import guard_overrides
-from drawdown.worker.commands.guard_overrides import OverrideRow, Terms, Word
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
 
 PATH = "/v1/guard/overrides"
 SCOPE = "guard"

@@ -31,10 +31,12 @@ from drawdown.server.api.programs import Programs, Said
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError, unauthorized
 from drawdown.server.metrics.process import GuardCalls
-from drawdown.worker.commands import guard, guard_holds, guard_keys
-from drawdown.worker.commands.api_keys import ApiKey
-from drawdown.worker.commands.guard import Answer, Ask, Wish
-from drawdown.worker.commands.guard_counts import State
+from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import keys as guard_keys
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.counters import State
+from drawdown.worker.guard.use import Answer, Ask, Wish
 
 ROOT: Final = "/v1/guard"
 SCOPE: Final = "guard"

@@ -34,12 +34,12 @@ from drawdown.server.http.bodies import Budget
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.settings import ServerSettings
-from drawdown.worker.commands import console_acts
-from drawdown.worker.commands.console_acts import Acted
-from drawdown.worker.commands.console_users import Person
+from drawdown.worker.access import once as console_acts
+from drawdown.worker.access.once import Acted
+from drawdown.worker.access.people import Person
+from drawdown.worker.access.people_lists import is_demo
 from drawdown.worker.engine.context import Context
 from drawdown.worker.history.incarnation import HistoryDoubted
-from drawdown.worker.views.console_users import is_demo
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """What an action is: declared once, in the list of its area.
 
-Guarantee: an action is a function of `worker/commands/`, which the command line calls, too. It says what it asks for,
+Guarantee: an action is a function of a room of `worker/`, which the command line calls, too. It says what it asks for,
 what it does, how things stand that it changes, and the command line that does the same: the form, the dry run and the
 deed are made of that alone.
 """
@@ -21,7 +21,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import clean
 from drawdown.schema.typed.parsing import parse_credits, parse_time
 from drawdown.server.console.frame.parts import Table
-from drawdown.worker.commands.console_users import Person
+from drawdown.worker.access.people import Person
 from drawdown.worker.engine.context import Context
 from drawdown.worker.verdict.rates import CREDITS, Worth
 

@@ -19,8 +19,8 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.units import MICRO, as_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Size
 from drawdown.server.http.errors import ApiError
-from drawdown.worker.commands import console_acts
-from drawdown.worker.commands.console_users import Person
+from drawdown.worker.access import once as console_acts
+from drawdown.worker.access.people import Person
 
 MOST_FACTS: Final = 40
 """Of those that a dry run shows, what changes first; by all of them the deed knows whether it is still the same."""

@@ -13,8 +13,8 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.my import screens
-from drawdown.worker.commands import guard_overrides
-from drawdown.worker.commands.guard_overrides import Terms
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.overrides import Terms
 
 MAX_REASON_CHARS: Final = 500
 _DIGITS: Final = 15

@@ -17,7 +17,7 @@ from drawdown.server.services import Services
 from drawdown.server.tokens import jwts
 from drawdown.server.tokens.elsewhere import Elsewhere
 from drawdown.server.tokens.jwts import Unproven
-from drawdown.worker.commands.my_sessions import LINK_MS, STAFF, Visitor, visitor
+from drawdown.worker.access.my_sessions import LINK_MS, STAFF, Visitor, visitor
 
 
 @dataclass(frozen=True)

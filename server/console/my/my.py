@@ -41,12 +41,13 @@ from drawdown.server.settings import MySettings
 from drawdown.server.tokens import jwts
 from drawdown.server.tokens.elsewhere import Elsewhere, Trouble, is_safe
 from drawdown.server.tokens.jwts import Unproven
-from drawdown.worker.commands import guard_overrides, my_sessions
-from drawdown.worker.commands.console_users import Person
-from drawdown.worker.commands.my_sessions import LIFE_MS, UsedLink, Visitor
-from drawdown.worker.views import own_wallet
-from drawdown.worker.views.console_users import is_demo
-from drawdown.worker.views.own_wallet import Card
+from drawdown.worker.access import my_sessions
+from drawdown.worker.access.my_sessions import LIFE_MS, UsedLink, Visitor
+from drawdown.worker.access.people import Person
+from drawdown.worker.access.people_lists import is_demo
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.wallets import own as own_wallet
+from drawdown.worker.wallets.own import Card
 
 T = TypeVar("T")
 Act = Callable[[Request, Mapping[str, str]], Awaitable[Response]]

@@ -20,12 +20,14 @@ from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.frame.templates import HALTED_FOR
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.customers import usage as full
-from drawdown.worker.commands.guard_facts import Wish
-from drawdown.worker.commands.guard_options import ways_out
+from drawdown.worker.guard.facts import Wish
+from drawdown.worker.guard.options import ways_out
+from drawdown.worker.usage.lists import last_days, read_usage
 from drawdown.worker.verdict.rules import CREDIT_REASONS, USAGE_LIMIT
-from drawdown.worker.views import own_wallet, wallet_days, wallet_entries
-from drawdown.worker.views.forecast import forecast_of
-from drawdown.worker.views.usage import last_days, read_usage
+from drawdown.worker.wallets import days as wallet_days
+from drawdown.worker.wallets import entries as wallet_entries
+from drawdown.worker.wallets import own as own_wallet
+from drawdown.worker.wallets.forecast import forecast_of
 
 COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
 DAY_CHOICES: Final = (7, 30, 89)

@@ -16,7 +16,7 @@ from typing import Final
 
 from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.providers.kit.emulator import FaultPlan
-from drawdown.worker.commands.features import DEFAULT_SIZES_GB
+from drawdown.worker.features.actions import DEFAULT_SIZES_GB
 from tests.crash.autumn.books import Books, Watched
 from tests.emulators.autumn import LOSS_FAULTS, READ_FAULTS, SLOW_FAULTS, STALE_FAULTS, TRACK_FAULTS, AutumnEmulator
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND

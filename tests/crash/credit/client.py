@@ -22,7 +22,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands import executions
+from drawdown.worker.executions import actions as executions
 from tests.crash.credit.requests import AHEAD_MS, Planned
 from tests.crash.credit.shared import Board
 from tests.crash.observer import Observer

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.ledger.runs import draws
-from drawdown.worker.commands import executions
+from drawdown.worker.executions import actions as executions
 
 
 def _committed_in_two_parts() -> None:

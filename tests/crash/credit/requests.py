@@ -16,7 +16,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Overage
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions.request import Request
 from tests.acceptance import gentd26
 from tests.crash.data import Row, rows_of
 

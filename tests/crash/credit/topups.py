@@ -25,10 +25,11 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MICRO
-from drawdown.worker.commands import executions, topups
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.features.actions import install_defaults
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.topup import actions as topups
 from tests.acceptance.commands import must
 from tests.acceptance.drain import LEASE_MS, Process, SharedClock
 from tests.acceptance.tables import number, rows

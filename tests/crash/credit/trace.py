@@ -22,8 +22,9 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import connect, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.commands import credit, settlements
-from drawdown.worker.commands.assignments import assign
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.wallets import actions as credit
 from tests.acceptance.commands import must
 from tests.acceptance.gentd26 import Sums
 from tests.acceptance.tables import billed_exactly, number

@@ -21,9 +21,11 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
+from drawdown.worker.access import keys as api_keys
 from drawdown.worker.catalog.mapping import SECONDS
-from drawdown.worker.commands import api_keys, credit, features
-from drawdown.worker.commands.assignments import assign
+from drawdown.worker.features import actions as features
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.wallets import actions as credit
 from tests.acceptance.commands import must
 from tests.crash.credit.shared import Board
 from tests.crash.credit.trace import killed, patiently

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.server.usage import events as way_in
-from drawdown.worker.commands import backfills, guard, guard_counts
+from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import use as guard
+from drawdown.worker.usage import backfills
 
 
 def _commit(connection: sa.Connection) -> None:

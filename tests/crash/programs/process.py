@@ -24,10 +24,12 @@ from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import DAY_MS
 from drawdown.server.usage.events import EVENTS
 from drawdown.server.usage.intake import Sent
-from drawdown.worker.commands import backfills, guard, guard_holds
-from drawdown.worker.commands.api_keys import ApiKey
-from drawdown.worker.commands.guard import Wish
-from drawdown.worker.views.backfills import show_backfill
+from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.use import Wish
+from drawdown.worker.usage import backfills
+from drawdown.worker.usage.backfill_lists import show_backfill
 from tests.crash.credit.shared import Board
 from tests.crash.observer import Observer
 from tests.crash.process import TRY_AGAIN

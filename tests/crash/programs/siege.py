@@ -25,15 +25,16 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import credit, guard_terms
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.features import install_defaults, map_event
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
+from drawdown.worker.features.actions import install_defaults, map_event
+from drawdown.worker.guard import lists as views
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views import guard as views
+from drawdown.worker.wallets import actions as credit
 from tests.acceptance.gentd26 import Sums
 from tests.acceptance.tables import billed_exactly, rows
 from tests.crash.credit.shared import Board

@@ -10,10 +10,14 @@ import sqlalchemy as sa
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.commands import credit, executions, settlements, tiers, topups
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.settlements import Change
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
+from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.topups import begin
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import tiers
 from tests.fake_payments import CAN
 from tests.server.acts.example import Example
 from tests.server.console_home import Home

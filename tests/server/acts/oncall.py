@@ -8,12 +8,18 @@ from typing import Final
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
-from drawdown.worker.commands import backfills, cells, executions, features, orgs, providers, pushes
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.features import actions as features
+from drawdown.worker.halts import cells
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.replay.plan import ReplayScope
+from drawdown.worker.usage import backfills
 from tests.server.acts.example import Example
 from tests.server.console_home import Home
 from tests.world import T0

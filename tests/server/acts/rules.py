@@ -9,10 +9,16 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.guard.periods import Period
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.commands import api_keys, console_users, credit, events, features, guard_overrides, guard_terms
-from drawdown.worker.commands.guard_overrides import Terms
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access import people as console_users
+from drawdown.worker.features import actions as features
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.overrides import Terms
+from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.sources.events.store import take
+from drawdown.worker.usage import event_withdrawals as events
+from drawdown.worker.wallets import actions as credit
 from tests.server.acts.example import Example
 from tests.server.console_home import Home, secret
 

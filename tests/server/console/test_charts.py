@@ -13,9 +13,10 @@ from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.console.frame import charts
 from drawdown.server.console.screens.customers import usage
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.views.wallet_days import Use
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets.days import Use
 from tests.server.console.test_elsewhere import shown
 from tests.server.console_home import Home
 

@@ -15,11 +15,11 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.screens.customers import usage
-from drawdown.worker.commands import credit
-from drawdown.worker.commands.assignments import assign
+from drawdown.worker.orgs import lists as orgs
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.verdict.watch_state import note_round
-from drawdown.worker.views import orgs
-from drawdown.worker.views.wallet_days import Use
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets.days import Use
 from tests.server.console_home import Home, as_read
 
 CUSTOMER: Final = "cus_Stark01"

@@ -19,7 +19,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.my import my
 from drawdown.server.console.my.pages import PAGES as MY_PAGES
 from drawdown.server.console.pages import ACTIONS, PAGES
-from drawdown.worker.commands import my_sessions
+from drawdown.worker.access import my_sessions
 from tests.browser.sites import FORMULA, HOSTILE
 from tests.server.console.test_links import SHOWN
 from tests.server.console_home import KIM, Home, secret

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.server.console.door import COOKIE
 from drawdown.server.settings import MySettings
-from drawdown.worker.commands import console_users
+from drawdown.worker.access import people as console_users
 from tests.server.console_home import OURS, VIC, Home, secret
 
 OWN: Final = "/console/own"

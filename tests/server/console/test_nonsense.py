@@ -25,8 +25,8 @@ from drawdown.server.console.my.pages import PAGES as MY_PAGES
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import ACTIONS, PAGES
 from drawdown.server.console.screens.csv_lines import Form
-from drawdown.worker.commands import my_sessions
-from drawdown.worker.commands.console_users import Person
+from drawdown.worker.access import my_sessions
+from drawdown.worker.access.people import Person
 from tests.browser.sites import BIDI, HOSTILE
 from tests.server.console_home import KIM, Home, secret
 from tests.server.filled import Filled

@@ -18,11 +18,12 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.screens.rules import audit as audit_page
 from drawdown.server.console.screens.rules import events as events_page
 from drawdown.server.console.screens.rules import limits as limits_page
-from drawdown.worker.commands import guard_overrides, guard_terms
-from drawdown.worker.commands.guard_overrides import Terms
-from drawdown.worker.commands.guard_terms import Change
-from drawdown.worker.views import proofs
-from drawdown.worker.views.audit import AuditFilter, Deed, list_deeds
+from drawdown.worker.access.audit import AuditFilter, Deed, list_deeds
+from drawdown.worker.checks import proof_lists as proofs
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.overrides import Terms
+from drawdown.worker.guard.terms import Change
 from tests.integration.verifying import tamper
 from tests.server.console_home import ANN, KIM, VIC, Home, says
 from tests.server.lived import lived

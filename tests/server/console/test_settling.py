@@ -13,9 +13,12 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.commands import credit, executions, pools, settlements
-from drawdown.worker.commands.run_request import Request
-from drawdown.worker.commands.settlements import Change
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools
 from tests.server.console.test_elsewhere import shown
 from tests.server.console_home import Home
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import backfills
-from drawdown.worker.commands.features import map_event
+from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.store import Taken, take
-from drawdown.worker.views.backfills import show_backfill
+from drawdown.worker.usage import backfills
+from drawdown.worker.usage.backfill_lists import show_backfill
 from tests.simulation.actions import ORGS
 from tests.simulation.backfilling.books import Books, Coming, Held, Name, name_of
 from tests.simulation.callers import AGAIN, Caller

@@ -14,10 +14,10 @@ from typing import Final
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import backfills
-from drawdown.worker.commands.credit import set_rate
-from drawdown.worker.commands.features import map_event
+from drawdown.worker.features.actions import map_event
+from drawdown.worker.usage import backfills
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets.actions import set_rate
 from tests.simulation import actions, operators
 from tests.simulation.backfilling import acts
 from tests.simulation.backfilling.acts import Clerk

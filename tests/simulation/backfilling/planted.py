@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.audit import By
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import backfills
-from drawdown.worker.commands.backfills import Backfill, Diff
 from drawdown.worker.sources.events.store import Taken
+from drawdown.worker.usage import backfills
+from drawdown.worker.usage.backfills import Backfill, Diff
 from tests.simulation.backfilling.life import lived
 from tests.simulation.mutants_remote import Patches
 from tests.simulation.planting import Kind

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands.settlements import Change
-from drawdown.worker.views.payout_file import Line
+from drawdown.worker.settlements.actions import Change
+from drawdown.worker.settlements.payout_file import Line
 from tests.simulation.oracle import Run
 from tests.stateful.pools import Member
 from tests.stateful.settlements import Owed

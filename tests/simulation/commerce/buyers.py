@@ -10,9 +10,10 @@ from drawdown.ledger.lots import Terms
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, pools, tiers
-from drawdown.worker.commands.assignments import assign
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools, tiers
 from tests.simulation.commerce.books import (
     CLUBS,
     FAR,

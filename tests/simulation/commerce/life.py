@@ -13,9 +13,11 @@ from typing import Final
 from drawdown.ledger.lots import Terms
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, pools, settlements, tiers
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.rates import set_rate
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.provider.rates import set_rate
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools, tiers
 from tests.simulation import actions
 from tests.simulation.commerce import buyers, payees, products
 from tests.simulation.commerce.books import (

@@ -14,9 +14,9 @@ from drawdown.ledger.payouts import Payout
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import settlements
-from drawdown.worker.commands.settlements import Change
-from drawdown.worker.views.payout_file import Line, lines_of
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.actions import Change
+from drawdown.worker.settlements.payout_file import Line, lines_of
 from tests.simulation.commerce.books import month_of
 from tests.simulation.commerce.calling import Shop
 from tests.simulation.commerce.products import SUPPLIERS

@@ -17,7 +17,7 @@ from drawdown.ledger.runs.draws import Line
 from drawdown.ledger.runs.reservations import Reservation
 from drawdown.ledger.settlements import owe
 from drawdown.schema.audit import By
-from drawdown.worker.commands import remote_runs
+from drawdown.worker.executions import remote as remote_runs
 from tests.simulation.mutants_remote import Patches
 
 

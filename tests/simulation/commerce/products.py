@@ -12,8 +12,8 @@ from typing import Any, Final
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied, Overage
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import executions
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
 from tests.simulation.actions import insert
 from tests.simulation.commerce.books import BEYOND, CLUBS, FAR, FEATURE, MEMBERS, POOL, RUNNERS, SHOPPERS, SIZE, Ran
 from tests.simulation.commerce.buyers import asked_of

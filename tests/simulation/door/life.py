@@ -18,11 +18,11 @@ from typing import Any, Final
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.server.usage import intake, quotas
-from drawdown.worker.commands import guard_terms
-from drawdown.worker.commands.credit import grant
-from drawdown.worker.commands.features import map_event
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.features.actions import map_event
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets.actions import grant
 from tests import leftovers
 from tests.fresh import fresh
 from tests.server.house import Caller, House

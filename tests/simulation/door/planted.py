@@ -15,9 +15,11 @@ from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.schema.errors import DrawdownError
 from drawdown.server.usage import events, intake, quotas
 from drawdown.server.usage.intake import Result, Sent
-from drawdown.worker.commands import api_keys, guard, guard_counts
-from drawdown.worker.commands.guard import Ask
-from drawdown.worker.commands.guard_answers import Answer
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.answers import Answer
+from drawdown.worker.guard.use import Ask
 from drawdown.worker.sources.events import store as events_store
 from drawdown.worker.sources.events.store import Taken
 from drawdown.worker.sources.samples import store as samples_store

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from drawdown.schema import database
 from drawdown.schema.errors import AnswerLost, DatabaseBusy
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands import api_keys
+from drawdown.worker.access import keys as api_keys
 from tests.server.house import Caller, House
 from tests.simulation.database import in_conflict
 from tests.simulation.door.books import Books, Item

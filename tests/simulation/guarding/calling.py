@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
-from drawdown.worker.commands import guard, guard_holds
-from drawdown.worker.commands.guard import Answer, Wish
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.use import Answer, Wish
 from tests.simulation.callers import Caller
 from tests.simulation.guarding.books import Books, BooksOracle
 

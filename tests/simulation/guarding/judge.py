@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands import guard_overrides
+from drawdown.worker.guard import lists as views
+from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.verify.verify import verify
-from drawdown.worker.views import guard as views
 from tests.simulation.credit import judged as tills
 from tests.simulation.guarding.books import PERIODS, begin_of
 from tests.simulation.guarding.calling import Product

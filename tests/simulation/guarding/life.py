@@ -16,9 +16,12 @@ from typing import Final
 from drawdown.ledger.lots import Terms as LotTerms
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import credit, guard_terms, pools, topups
-from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools
 from tests.fake_payments import CAN
 from tests.integration.topping import TERMS
 from tests.simulation.credit import settle as settle_top_ups

@@ -12,9 +12,12 @@ from drawdown.guard.periods import Period
 from drawdown.ledger.lots import Terms as LotTerms
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import credit, guard_overrides, guard_terms, orgs
-from drawdown.worker.commands.guard_overrides import Terms, Word
-from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.overrides import Terms, Word
+from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.wallets import actions as credit
 from tests.simulation.actions import insert
 from tests.simulation.callers import AGAIN
 from tests.simulation.guarding.books import Over

@@ -12,10 +12,15 @@ import sqlalchemy as sa
 
 from drawdown.guard import decide, periods
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands import executions, guard, guard_check, guard_counts, guard_facts, guard_holds
-from drawdown.worker.commands.guard import Charged, Wish
-from drawdown.worker.commands.guard_terms import Metric
-from drawdown.worker.commands.run_request import Request
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import check as guard_check
+from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import facts as guard_facts
+from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.terms import Metric
+from drawdown.worker.guard.use import Charged, Wish
 from tests.simulation.guarding.life import lived
 from tests.simulation.mutants_remote import Patches
 from tests.simulation.planting import Kind

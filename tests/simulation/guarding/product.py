@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import guard, guard_check
-from drawdown.worker.commands.guard import Wish
+from drawdown.worker.guard import check as guard_check
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.use import Wish
 from drawdown.worker.verdict.unbilled import unbilled_micro
 from tests.simulation.callers import AGAIN
 from tests.simulation.guarding.books import Said, Used, Who

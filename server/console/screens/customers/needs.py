@@ -15,15 +15,15 @@ import sqlalchemy as sa
 from drawdown.schema.text import typed
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.views.guard_figures import open_overrides
-from drawdown.worker.views.headline import PENDING, Call, Why
-from drawdown.worker.views.headline import calls as calls_of
-from drawdown.worker.views.orgs import RunningOut, running_out
-from drawdown.worker.views.pending import WHAT
-from drawdown.worker.views.push_sums import WaitSum, wait_sums
-from drawdown.worker.views.standing import Standing, Status, how_much
-from drawdown.worker.views.unresolved import AWAITING_CREDIT, UNTIL_CREDIT
-from drawdown.worker.views.waiting import Waiting
+from drawdown.worker.guard.figures import open_overrides
+from drawdown.worker.orgs.lists import RunningOut, running_out
+from drawdown.worker.push.sums import WaitSum, wait_sums
+from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT
+from drawdown.worker.push.waiting import Waiting
+from drawdown.worker.status.headline import PENDING, Call, Why
+from drawdown.worker.status.headline import calls as calls_of
+from drawdown.worker.status.pending import WHAT
+from drawdown.worker.status.standing import Standing, Status, how_much
 
 PUSHES: Final = "/console/pushes"
 PROVIDERS: Final = "/console/providers"

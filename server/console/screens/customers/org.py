@@ -14,7 +14,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.customers import org_tabs, usage
 from drawdown.server.console.screens.money import org_ledger
 from drawdown.server.console.screens.rules import org_limits, org_raw
-from drawdown.worker.views.accounts import PaidFrom, paid_from
+from drawdown.worker.wallets.accounts import PaidFrom, paid_from
 
 OTHERS: Final = {"ledger": org_ledger.read, **org_tabs.TABS, "limits": org_limits.tab, "raw": org_raw.tab}
 TABS: Final = ("usage", *OTHERS)

@@ -16,12 +16,12 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.screens.customers.needs import ENDING, ORDERS, PUSHES, needs, read_around
 from drawdown.server.console.screens.oncall.ticks import ENDS
+from drawdown.worker.cluster.lists import worker_lines
+from drawdown.worker.status.backlog import OrdersLeft
+from drawdown.worker.status.standing import Standing
+from drawdown.worker.status.status import status
+from drawdown.worker.status.ticks import TickRow, ticks_since
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
-from drawdown.worker.views.backlog import OrdersLeft
-from drawdown.worker.views.cluster import worker_lines
-from drawdown.worker.views.standing import Standing
-from drawdown.worker.views.status import status
-from drawdown.worker.views.ticks import TickRow, ticks_since
 
 CELL_MS: Final = 30 * MINUTE_MS
 """What one box of the strip stands for."""

@@ -20,13 +20,13 @@ from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.screens.money import wallet
 from drawdown.server.console.screens.money.cells import of_entry
+from drawdown.worker.usage.lists import Share, last_days, read_shares
 from drawdown.worker.verdict.watch_state import is_watched
-from drawdown.worker.views import wallet_days
-from drawdown.worker.views.accounts import Account, PaidFrom, account_of, payer_of
-from drawdown.worker.views.forecast import Forecast, forecast_by
-from drawdown.worker.views.usage import Share, last_days, read_shares
-from drawdown.worker.views.wallet_days import LedgerDay, RunSteps, Use
-from drawdown.worker.views.wallet_entries import Chosen
+from drawdown.worker.wallets import days as wallet_days
+from drawdown.worker.wallets.accounts import Account, PaidFrom, account_of, payer_of
+from drawdown.worker.wallets.days import LedgerDay, RunSteps, Use
+from drawdown.worker.wallets.entries import Chosen
+from drawdown.worker.wallets.forecast import Forecast, forecast_by
 
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30

@@ -15,9 +15,9 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, act, s
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import billing_all, cells, wallet, wallets
 from drawdown.server.console.screens.money.billing_terms import pause, thresholds, top_up
-from drawdown.worker.views import billing
-from drawdown.worker.views.accounts import PaidFrom, account_of, paid_from
-from drawdown.worker.views.billing import Happened, Offer, Relation
+from drawdown.worker.wallets import billing
+from drawdown.worker.wallets.accounts import PaidFrom, account_of, paid_from
+from drawdown.worker.wallets.billing import Happened, Offer, Relation
 
 PATH: Final = "/console/billing"
 OPEN: Final = ("due", "sending", "in_doubt")

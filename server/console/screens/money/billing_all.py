@@ -15,10 +15,11 @@ from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.money.wallets import topped_up
-from drawdown.worker.views import topups, wallets
-from drawdown.worker.views.pools import PoolRow, list_pools
-from drawdown.worker.views.topups import Switched
-from drawdown.worker.views.wallets import Chosen, Spender, WalletLines
+from drawdown.worker.topup import lists as topups
+from drawdown.worker.topup.lists import Switched
+from drawdown.worker.wallets import lists as wallets
+from drawdown.worker.wallets.lists import Chosen, Spender, WalletLines
+from drawdown.worker.wallets.pool_lists import PoolRow, list_pools
 
 PATH: Final = "/console/billing"
 MOST_WALLETS: Final = 10

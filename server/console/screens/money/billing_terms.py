@@ -5,8 +5,8 @@ from __future__ import annotations
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Table, act
 from drawdown.server.console.screens.money import cells
-from drawdown.worker.views.accounts import Account
-from drawdown.worker.views.billing import BillingTerms
+from drawdown.worker.wallets.accounts import Account
+from drawdown.worker.wallets.billing import BillingTerms
 
 
 def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here: bool) -> Table:

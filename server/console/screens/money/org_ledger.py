@@ -10,9 +10,9 @@ from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame.parts import Filter, Table
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import wallet
-from drawdown.worker.views import wallet_entries
-from drawdown.worker.views.accounts import paid_from
-from drawdown.worker.views.ledger import list_lots
+from drawdown.worker.wallets import entries as wallet_entries
+from drawdown.worker.wallets.accounts import paid_from
+from drawdown.worker.wallets.ledger import list_lots
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

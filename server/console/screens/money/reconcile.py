@@ -15,8 +15,8 @@ from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, act,
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
-from drawdown.worker.views import reconciliations
-from drawdown.worker.views.reconciliations import MOST_COUNTED, After, Compared, ComparedAt, ComparedFilter, Told
+from drawdown.worker.reconcile import lists as reconciliations
+from drawdown.worker.reconcile.lists import MOST_COUNTED, After, Compared, ComparedAt, ComparedFilter, Told
 
 PATH: Final = "/console/reconcile"
 TONES: Final = {"short": "bad", "over": "bad"}

@@ -13,7 +13,7 @@ from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, act, shown
 from drawdown.server.console.screens.money import cells
-from drawdown.worker.views.settlements import show_settlement
+from drawdown.worker.settlements.lists import show_settlement
 
 PATH: Final = "/console/settlement"
 MOST_ACTS: Final = 100

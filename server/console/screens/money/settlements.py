@@ -16,8 +16,8 @@ from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
-from drawdown.worker.views import settlements
-from drawdown.worker.views.settlements import Account, NextBatch, SettlementFilter, Sums
+from drawdown.worker.settlements import lists as settlements
+from drawdown.worker.settlements.lists import Account, NextBatch, SettlementFilter, Sums
 
 PATH: Final = "/console/settlements"
 STATES: Final[tuple[str, ...]] = get_args(Standing)

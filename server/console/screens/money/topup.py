@@ -13,8 +13,8 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.money.billing_terms import pause
-from drawdown.worker.views.billing import terms_of
-from drawdown.worker.views.topups import Call, TopupRow, show_topup
+from drawdown.worker.topup.lists import Call, TopupRow, show_topup
+from drawdown.worker.wallets.billing import terms_of
 
 PATH: Final = "/console/topup"
 MOST_CALLS: Final = 100

@@ -16,9 +16,10 @@ from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, act,
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
-from drawdown.worker.views import billing, wallets
-from drawdown.worker.views.ledger import list_rates
-from drawdown.worker.views.wallets import After, Chosen, WalletLine
+from drawdown.worker.wallets import billing
+from drawdown.worker.wallets import lists as wallets
+from drawdown.worker.wallets.ledger import list_rates
+from drawdown.worker.wallets.lists import After, Chosen, WalletLine
 
 PATH: Final = "/console/ledger"
 COLUMNS: Final = ("customer_id", "plan", "top_up", "top_up_stopped", "balance", "reserved", "available", "top_up_below")

@@ -15,9 +15,9 @@ from drawdown.server.console.frame.parts import Table
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing import asked, backfills, fleet, providers, pushes, replay, usage
-from drawdown.worker.commands import orgs
 from drawdown.worker.engine.context import Context
-from drawdown.worker.views import cells
+from drawdown.worker.halts import cell_lists as cells
+from drawdown.worker.orgs import actions as orgs
 
 ORGS: Final = Field("id", "Organisations", hint="One a line.", many=True)
 

@@ -12,7 +12,7 @@ from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.views.halt_list import CellLine, cell_lines
+from drawdown.worker.halts.lists import CellLine, cell_lines
 
 PATH: Final = "/console/cells"
 SET: Final = act("Say where a cell listens", "cell-set", "admin")

@@ -15,9 +15,9 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.halts import lists as halt_list
+from drawdown.worker.halts.lists import STATES, Chosen, HaltLine
 from drawdown.worker.halts.unheeded import Unheeded, unheeded
-from drawdown.worker.views import halt_list
-from drawdown.worker.views.halt_list import STATES, Chosen, HaltLine
 
 PATH: Final = "/console/halts"
 MOST_UNHEEDED: Final = 100

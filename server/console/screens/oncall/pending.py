@@ -15,13 +15,13 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
+from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
-from drawdown.worker.views import pending
-from drawdown.worker.views.backlog import quarantined
-from drawdown.worker.views.features import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
-from drawdown.worker.views.headline import PENDING
-from drawdown.worker.views.pending import WHAT, Beside, PendingOrg, PendingPage
-from drawdown.worker.views.standing import PendingUsage, how_much
+from drawdown.worker.status import pending
+from drawdown.worker.status.backlog import quarantined
+from drawdown.worker.status.headline import PENDING
+from drawdown.worker.status.pending import WHAT, Beside, PendingOrg, PendingPage
+from drawdown.worker.status.standing import PendingUsage, how_much
 
 PATH: Final = "/console/pending"
 MOST_QUARANTINED: Final = 50

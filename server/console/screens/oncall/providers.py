@@ -17,8 +17,8 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, 
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
-from drawdown.worker.views.providers import MOST_SENDS, ProviderLine, Unanswered, provider_lines
-from drawdown.worker.views.push_sums import WaitSums, wait_sums
+from drawdown.worker.provider.lists import MOST_SENDS, ProviderLine, Unanswered, provider_lines
+from drawdown.worker.push.sums import WaitSums, wait_sums
 
 PATH: Final = "/console/providers"
 

@@ -15,8 +15,7 @@ from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing.pushes import PROVEN, RETRIED
-from drawdown.worker.views.push_sums import OpenSum, WaitSums, open_sums, wait_sums
-from drawdown.worker.views.pushes import (
+from drawdown.worker.push.lists import (
     FOR_PEOPLE,
     MOST_LOOKED_AT,
     STATES,
@@ -25,6 +24,7 @@ from drawdown.worker.views.pushes import (
     every_push,
     list_pushes,
 )
+from drawdown.worker.push.sums import OpenSum, WaitSums, open_sums, wait_sums
 
 PATH: Final = "/console/pushes"
 HEADS: Final = (

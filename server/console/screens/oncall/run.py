@@ -14,7 +14,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.views.runs import RunEntry, show_run
+from drawdown.worker.executions.lists import RunEntry, show_run
 
 PATH: Final = "/console/run"
 MOST_ENTRIES: Final = 200

@@ -16,8 +16,8 @@ from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table
 from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.views import runs
-from drawdown.worker.views.runs import EVER, MOST_LOOKED_AT, HeldFigures, Holder, RunFilter
+from drawdown.worker.executions import lists as runs
+from drawdown.worker.executions.lists import EVER, MOST_LOOKED_AT, HeldFigures, Holder, RunFilter
 
 PATH: Final = "/console/runs"
 HEADS: Final = (

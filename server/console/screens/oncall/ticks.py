@@ -15,7 +15,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.views.ticks import LAST_TICK, PAGE_ROWS, TickDone, latest_ticks, one_tick
+from drawdown.worker.status.ticks import LAST_TICK, PAGE_ROWS, TickDone, latest_ticks, one_tick
 
 PATH: Final = "/console/ticks"
 ENDS: Final = {0: ("all settled", ""), 75: ("left something", "warn"), 1: ("needs a person", "bad")}

@@ -14,11 +14,12 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.commands import guard_overrides, guard_terms
-from drawdown.worker.commands.guard_overrides import OverrideRow, Terms, Word
-from drawdown.worker.commands.guard_terms import ANY_PLAN, Change, PlanLimit
-from drawdown.worker.views import guard_blocks
-from drawdown.worker.views.guard import list_limits
+from drawdown.worker.guard import blocks as guard_blocks
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.lists import list_limits
+from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
+from drawdown.worker.guard.terms import ANY_PLAN, Change, PlanLimit
 
 MOST_LIMITS: Final = 200
 MOST_OVERRIDES: Final = 200

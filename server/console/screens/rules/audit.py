@@ -20,9 +20,9 @@ from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile
 from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.rules.cells import said, short, time
-from drawdown.worker.views import audit as views
-from drawdown.worker.views import proofs
-from drawdown.worker.views.audit import VIAS, AuditFilter, Deed, list_deeds
+from drawdown.worker.access import audit as views
+from drawdown.worker.access.audit import VIAS, AuditFilter, Deed, list_deeds
+from drawdown.worker.checks import proof_lists as proofs
 
 PATH: Final = "/console/audit"
 PAGE_DEEDS: Final = 100

@@ -15,7 +15,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Table
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import number, said, time
-from drawdown.worker.views.guard_standing import Standing, StandingRow, standing_of
+from drawdown.worker.guard.standing import Standing, StandingRow, standing_of
 
 RULES: Final = {"operator": "an operator's word", "no_entitlement": "its plan says nothing of it: none"}
 

@@ -11,8 +11,8 @@ from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame.parts import Cell, Table
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import said
-from drawdown.worker.views import raw
-from drawdown.worker.views.accounts import payer_of
+from drawdown.worker.status import raw
+from drawdown.worker.wallets.accounts import payer_of
 
 FIRST = "orgs"
 

@@ -16,8 +16,8 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import number, rows_of, said, short, time
-from drawdown.worker.views import proofs
-from drawdown.worker.views.proofs import Held, Last, Run
+from drawdown.worker.checks import proof_lists as proofs
+from drawdown.worker.checks.proof_lists import Held, Last, Run
 
 PATH: Final = "/console/proof"
 PAGE_RUNS: Final = 20

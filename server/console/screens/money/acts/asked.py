@@ -21,9 +21,9 @@ from drawdown.server.console.screens.money.reconcile import HEADS, row
 from drawdown.worker.engine.context import Context
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import Asked, AskedCorrect, AskedTopup
-from drawdown.worker.views import reconciliations
-from drawdown.worker.views.reconciliations import Compared, ComparedFilter
-from drawdown.worker.views.topups import show_wallet, switched
+from drawdown.worker.reconcile import lists as reconciliations
+from drawdown.worker.reconcile.lists import Compared, ComparedFilter
+from drawdown.worker.topup.lists import show_wallet, switched
 
 PLACE: Final = "/console/orders"
 ORDERED: Final = "ordered: the next tick does it"

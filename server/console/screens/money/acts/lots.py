@@ -15,9 +15,10 @@ from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Fie
 from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.commands import credit, tiers
-from drawdown.worker.views.ledger import list_lots
-from drawdown.worker.views.tiers import tiers_of
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import tiers
+from drawdown.worker.wallets.ledger import list_lots
+from drawdown.worker.wallets.tier_lists import tiers_of
 
 CUSTOMER: Final = Field("id", "Customer", hint="By default the organisation's id.")
 MAX_RATE: Final = 10**12

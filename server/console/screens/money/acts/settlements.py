@@ -15,8 +15,9 @@ from drawdown.schema.units import show_quantity
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.commands import balances, settlements
-from drawdown.worker.views.settlements import account_of_supplier, show_settlement, unpaid
+from drawdown.worker.push import acknowledged as balances
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.settlements.lists import account_of_supplier, show_settlement, unpaid
 
 SUPPLIER: Final = Field("supplier", "Supplier")
 RUN: Final = Field("run", "Run", hint="The key of the run that the settlement is for.")

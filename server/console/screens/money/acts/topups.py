@@ -17,8 +17,8 @@ from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Fie
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money.acts.lots import key_of
-from drawdown.worker.commands import topups
-from drawdown.worker.views.topups import show_topup, switched
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.topup.lists import show_topup, switched
 
 BECAME: Final = (("", "choose one"), ("paid", "paid"), ("absent", "not charged, and will not be"))
 WALLET: Final = Field("id", "Wallet", hint="The customer whose wallet it is.")

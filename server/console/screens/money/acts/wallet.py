@@ -16,9 +16,9 @@ from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Fie
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.catalog.wallets import billed_as, billed_elsewhere, keeper_of
-from drawdown.worker.commands import credit
-from drawdown.worker.views.accounts import account_of, paid_from
-from drawdown.worker.views.ledger import list_lots
+from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets.accounts import account_of, paid_from
+from drawdown.worker.wallets.ledger import list_lots
 
 MEANING: Final[Mapping[str, str]] = {
     "purchased": "purchased: somebody paid for it",

@@ -18,10 +18,11 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Table
 from drawdown.server.console.screens.oncall.doing.providers import PROVIDER
 from drawdown.server.console.screens.oncall.doing.usage import EMBEDDED, FROM, YES, start_of_window
-from drawdown.worker.commands import assignments, providers
 from drawdown.worker.engine.context import Context
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign
+from drawdown.worker.orgs import assignments
+from drawdown.worker.provider import actions as providers
 
 PLACE: Final = "/console/orders"
 AT_ONCE: Final = "the tab Assignment of the organisation leads to the form that does it at once"

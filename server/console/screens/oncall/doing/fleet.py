@@ -14,9 +14,11 @@ from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.commands import cells, executions, orgs
-from drawdown.worker.views.halt_list import url_of_cell
-from drawdown.worker.views.runs import show_run
+from drawdown.worker.executions import actions as executions
+from drawdown.worker.executions.lists import show_run
+from drawdown.worker.halts import cells
+from drawdown.worker.halts.lists import url_of_cell
+from drawdown.worker.orgs import actions as orgs
 
 ORG: Final = Field("id", "Organisation")
 MAX_CONCURRENT: Final = 2**31 - 1

@@ -13,7 +13,7 @@ from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field
 from drawdown.server.console.frame import figures
 from drawdown.worker.catalog.terms import paused
-from drawdown.worker.commands import providers
+from drawdown.worker.provider import actions as providers
 
 PROVIDER: Final = Field("provider", "Provider", hint="Its name, as organisations are assigned to it.")
 PLACE: Final = "/console/providers"

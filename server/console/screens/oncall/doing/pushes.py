@@ -21,10 +21,10 @@ from drawdown.server.console.acting.action import (
     size_of,
 )
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.commands import pushes
-from drawdown.worker.commands.chosen_pushes import Chosen
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.push.chosen import Chosen
 from drawdown.worker.push.rows import find_pushes
-from drawdown.worker.views.worth import worth_of_pushes
+from drawdown.worker.usage.worth import worth_of_pushes
 
 RETRIED: Final = ("due", "rejected")
 PROVEN: Final = ("in_doubt", "rejected")

@@ -16,9 +16,11 @@ from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Fie
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.catalog.mapping import FOREVER_MS
-from drawdown.worker.commands import assignments, features, samples
+from drawdown.worker.features import actions as features
+from drawdown.worker.features.lists import list_features, unmapped_events, unmapped_sizes
+from drawdown.worker.orgs import assignments
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
-from drawdown.worker.views.features import list_features, unmapped_events, unmapped_sizes
+from drawdown.worker.usage import quarantined as samples
 
 EMBEDDED: Final = "embedded"
 BILLERS: Final = ((EMBEDDED, "the ledger here"), ("none", "nobody"), ("legacy", "another system"))

@@ -1,0 +1,78 @@
+"""Forms of the console, each carried out once.
+
+Guarantee: a form has a key of its own. Sent twice, by a double click, a reload or somebody who lost the answer, it is
+done once, and both are told the same. The key is kept in the transaction that does it, for as long as it counts:
+LIFE_MS after the form was made, which its session does not outlive. The turn of what a deed was decided by is a row
+beside them, and is forgotten as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.errors import Refused
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.access.people import Person
+from drawdown.worker.access.sessions import LIFE_MS
+
+SQL = queries(__file__)
+KEY: Final = re.compile(r"([0-9]{13})-[A-Za-z0-9_-]{43}")
+"""When the form was made, and 256 random bits."""
+SKEW_MS: Final = MINUTE_MS
+"""How far ahead the clock of another server, which made the form, may be."""
+OLD: Final = "this form is too old, or was not made here: open it again"
+
+
+@dataclass(frozen=True)
+class Acted:
+    """What a form did, and where its person goes on."""
+
+    action: str
+    at_ms: int
+    said: str
+    place: str
+
+
+def new_key(now_ms: int, secret: str) -> str:
+    """`secret`: 43 characters of base 64, new for each form."""
+    return f"{now_ms:013}-{secret}"
+
+
+def claim(connection: sa.Connection, key: str, person: Person, action: str, now_ms: int) -> Acted | None:
+    """Take a form's key for this transaction; what it did, where it was carried out before.
+
+    Errors: Refused for a key that counts no longer, or is of another form.
+    """
+    found = KEY.fullmatch(key)
+    if found is None or not now_ms - LIFE_MS < int(found[1]) <= now_ms + SKEW_MS:
+        raise Refused(OLD)
+    SQL.run(connection, "forget", {"since_ms": now_ms - 2 * LIFE_MS})
+    values = {"key": key, "name": person.name, "action": action, "now_ms": now_ms}
+    if SQL.run(connection, "claim", values).first() is not None:
+        return None
+    done = read(connection, key, person)
+    if done is None or done.action != action:
+        raise Refused(OLD)
+    return done
+
+
+def take_turn(connection: sa.Connection, picture: str, person: Person, now_ms: int) -> None:
+    """Deeds that were decided by the same picture, by whomever and for whatever reason, are done one after the other:
+    whoever looks again then sees what the one before did. `picture`: the hash of how things stand."""
+    SQL.run(connection, "in_turn", {"picture": picture, "name": person.name, "now_ms": now_ms})
+
+
+def keep(connection: sa.Connection, key: str, said: str, place: str) -> None:
+    """What it did, beside the key that was claimed."""
+    SQL.run(connection, "keep", {"key": key, "said": said, "place": place})
+
+
+def read(connection: sa.Connection, key: str, person: Person) -> Acted | None:
+    """What a person's form did; None where there is none such."""
+    row = SQL.run(connection, "read", {"key": key}).one_or_none()
+    return None if row is None or row.name != person.name else Acted(row.action, row.at_ms, row.answer, row.place)

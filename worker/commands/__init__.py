@@ -1,1 +1,0 @@
-"""The commands: every change that a person makes."""

@@ -1,0 +1,324 @@
+"""Runs: previewed, accepted with a hold on credit, drawn on, extended, settled or released.
+
+Guarantee: permission is asked in one order (`run_permission`); the first step that refuses is named. Each act is one
+transaction, under the caller's key: whoever lost the answer gives it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import accounts, maturing, payers, plans
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.rates import read_rate_card
+from drawdown.ledger.runs import draws, grouped, own_keys, reservations, sandboxes
+from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.grouped import NotTogether
+from drawdown.ledger.runs.reservations import NO_SANDBOXES, Ask, Denied, Reservation, Room, State
+from drawdown.schema import ids
+from drawdown.schema.audit import By
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS, MINUTE_MS, in_credits
+from drawdown.worker.catalog.wallets import orgs_of
+from drawdown.worker.executions import remote as remote_runs
+from drawdown.worker.executions import request as run_request
+from drawdown.worker.executions.payer import Asker
+from drawdown.worker.executions.permission import (
+    Permit,
+    above_cap,
+    look_ahead,
+    make_room,
+    permit,
+    permit_together,
+    require_room,
+    with_unbilled,
+)
+from drawdown.worker.executions.request import USE, Request, fingerprint, require_life, require_sane
+from drawdown.worker.executions.results import Accepted, Asked, Preview, Settled
+from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.unbilled import unbilled_micro
+
+SQL = queries(__file__)
+
+__all__ = ["Accepted", "Asked", "Preview", "Settled"]
+
+LIFE_MS: Final = 60 * MINUTE_MS
+QUEUED_LIFE_MS: Final = DAY_MS
+
+
+def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:
+    """What `accept` would answer now. Nothing is written. `asker`: who asks, where that was read at this moment."""
+    found: Permit | None = None
+    wallet: accounts.Wallet | None = None
+    denied: Denied | None = None
+    try:
+        require_sane(request)
+        found = permit(connection, request, now_ms, asker)
+        if found.hold == "wallet":
+            wallet = look_ahead(connection, found.customer_id, now_ms)
+            require_room(connection, found, wallet, now_ms)
+        else:
+            elsewhere = remote_runs.standing(connection, request.org_id, now_ms)
+            remote_runs.require_room(elsewhere, request.org_id, found.amount_micro)
+    except Denied as error:
+        denied = error
+    available, read_ms = _ahead(connection, request.org_id, found, wallet, now_ms)
+    return Preview(
+        denied is None,
+        None if denied is None else denied.step,
+        None if denied is None else denied.code,
+        None if denied is None else str(denied),
+        None if found is None else found.customer_id,
+        None if found is None else found.amount_micro,
+        available,
+        None if found is None else found.hold,
+        read_ms,
+    )
+
+
+def _ahead(
+    connection: sa.Connection, org_id: str, found: Permit | None, own: accounts.Wallet | None, now_ms: int
+) -> tuple[int | None, int | None]:
+    """What is available to whom a permit is of, in its `own` wallet or by a provider's read, and when that was. What
+    another payer has is not said."""
+    if found is None or found.payer is not None:
+        return None, None
+    if found.hold == "wallet":
+        return None if own is None else own.available_micro, None
+    elsewhere = remote_runs.standing(connection, org_id, now_ms)
+    wallet = elsewhere.wallet if found.hold == "local" else None
+    return None if wallet is None else wallet.available_micro, elsewhere.read_ms
+
+
+def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_use: bool = False) -> Accepted:
+    """Hold what a run may cost. `of_use`, here and below: the guard asks, whose runs nobody else makes or ends.
+
+    Errors: Denied with the step that refuses, or `other_content` for a key of another run; UsageError; DatabaseBusy
+    where another one bills the organisation by the time that the run would be held.
+    """
+    run_request.require_key(key)
+    if not of_use:
+        _require_no_use(key)
+    require_sane(request)
+    before = reservations.read(connection, key)
+    if before is not None:  # the first answer, whatever has become of the account since
+        if before.fingerprint != fingerprint(request):
+            raise reservations.other_content(key, run_request.differing(before, request))
+        return Accepted(before, True, *_left(connection, before, by.now_ms, moved=False))
+    found = permit(connection, request, by.now_ms)
+    ask = _ask_of(key, request, found, by.now_ms)
+    if found.hold != "wallet":
+        made, repeated = remote_runs.reserve(connection, ask, found.provider, by)
+        return Accepted(made, repeated, *_left(connection, made, by.now_ms))
+    most = found.terms.most_held_micro
+    room = partial(make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
+    freed = sandboxes.payers_over(connection, request.org_id, request.named, by.now_ms)
+    made, repeated = reservations.reserve(connection, ask, by, most, room)
+    if not repeated:
+        payers.require_within(connection, made, by.now_ms)
+        if freed:
+            mark_for_projection(connection, orgs_of(connection, freed), by.now_ms)
+    return Accepted(made, repeated, *_left(connection, made, by.now_ms))
+
+
+def _require_no_use(key: str) -> None:
+    if key.startswith(USE):
+        raise UsageError(f"a key that begins with {USE} is that of a use: choose another one")
+
+
+def accept_asked(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
+    """The same for a program, by its organisation's own key or one among all. By its own it finds a run among all under
+    the same key for its organisation, and not the other way: whoever began a run may end it. Errors: as `accept`."""
+    run_request.require_key(asked.key)
+    _require_no_use(asked.key)
+    if not asked.own:
+        own_keys.require_open(asked.key)
+    name, other = asked.names
+    if asked.own and reservations.read(connection, name) is None:
+        before = reservations.read(connection, other)
+        name = other if before is not None and before.org_id == asked.request.org_id else name
+    return accept(connection, name, asked.request, asked.by(now_ms))
+
+
+def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> list[Accepted]:
+    """The same for several runs of one organisation, all of them new: all are held, or none is. It must be alone in its
+    transaction.
+
+    Errors: NotTogether, Denied, UsageError, UnknownId, where one of them at least is to be asked for alone.
+    """
+    for one in asked:
+        run_request.require_key(one.key)
+        require_sane(one.request)
+        if one.key.startswith(USE):
+            raise NotTogether(f"{one.key} is refused alone")
+        if one.request.sandboxes:
+            raise NotTogether(f"{one.key} names sandboxes: it is asked for alone")
+        if one.request.payer is not None:
+            raise NotTogether("a payer's limit is asked for by each run alone")
+        if not one.own:
+            own_keys.require_open(one.key)
+    if reservations.SQL.run(connection, "among", {"names": [one.names[1] for one in asked]}).first() is not None:
+        raise NotTogether("a key was used before, by another kind of API key")
+    permits = permit_together(connection, [one.request for one in asked], now_ms)
+    asks = [
+        (_ask_of(one.names[0], one.request, found, now_ms), one.by(now_ms))
+        for one, found in zip(asked, permits, strict=True)
+    ]
+    customer, most = permits[0].customer_id, permits[0].terms.most_held_micro
+    made = grouped.reserve_all(connection, asks, now_ms, Room(most, unbilled_micro(connection, customer, now_ms)))
+    wallet = _moved(connection, customer, now_ms)
+    return [Accepted(one, False, wallet) for one in made]
+
+
+def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
+    life_ms = request.for_ms or (QUEUED_LIFE_MS if request.queued else LIFE_MS)
+    return Ask(
+        reservation=key,
+        org_id=request.org_id,
+        customer_id=found.customer_id,
+        amount_micro=found.amount_micro,
+        expires_ms=now_ms + life_ms,
+        overage=request.overage,
+        fingerprint=fingerprint(request),
+        estimate=None if request.quantities is None else json.dumps(request.quantities, sort_keys=True),
+        project=request.project,
+        subject=request.subject,
+        action=request.action,
+        supplier=request.supplier,
+        settled_by=request.settled_by or "receipt",
+        sandboxes=json.dumps(request.named) if request.sandboxes else NO_SANDBOXES,
+        payer_number=None if found.payer is None else found.payer.number,
+        hold=found.hold,
+    )
+
+
+def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:
+    """Charge a part of a run that goes on, under a number of the caller's. Errors: those of `draws.draw`; UnknownId."""
+    if not 0 <= number < 2**31:
+        raise UsageError("the number of a draw lies between 0 and 2,147,483,647")
+    found, cost = _held(connection, key, by.now_ms, of_use=False), run_request.sane_cost(cost)
+    if found.hold != "wallet":
+        drawn = remote_runs.draw(connection, found, number, cost, by)
+    else:
+        drawn = draws.draw(connection, found, number, cost, read_rate_card(connection, found.accepted_ms), by)
+    return Settled(drawn, *_left(connection, found, by.now_ms))
+
+
+def extend(
+    connection: sa.Connection, key: str, to_micro: int | None, for_ms: int | None, by: By, *, of_use: bool = False
+) -> Accepted:
+    """Have a run hold `to_micro` in all, and go on for `for_ms` from now; neither shrinks. It tells that the run lives.
+
+    Errors: Denied `ended`, `balance_unknown`, `no_credit`; UnknownId; UsageError.
+    """
+    require_life(for_ms)
+    if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
+        raise UsageError("a run holds more than nothing, and at most a thousand million credits")
+    unbilled = 0
+    before = None if to_micro is None else reservations.read(connection, key)
+    if before is not None and to_micro is not None and before.hold == "wallet":
+        most = _terms(connection, before).most_held_micro
+        unbilled = make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
+    found = _held(connection, key, by.now_ms, of_use=of_use)
+    if found.state != "held":
+        raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")
+    until_ms, to_micro = by.now_ms + (for_ms or LIFE_MS), to_micro or found.amount_micro
+    if found.hold != "wallet":
+        grown = remote_runs.grow(connection, found, to_micro, until_ms, by.now_ms)
+        return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
+    terms = _terms(connection, found)
+    if terms.most_hold_micro is not None and to_micro > max(terms.most_hold_micro, found.amount_micro):
+        raise above_cap(to_micro, terms.most_hold_micro)
+    room = Room(terms.most_held_micro, unbilled)
+    grown = reservations.grow(connection, found, to_micro, until_ms, by.now_ms, room)
+    if grown.amount_micro > found.amount_micro:
+        payers.require_within(connection, grown, by.now_ms)
+    return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
+
+
+def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of_use: bool = False) -> Settled:
+    """End a run with what it cost in all, or without a cost where metering charges for it; what is left of its hold is
+    free. Errors: as `ledger.runs.draws.finish`; UnknownId; UsageError."""
+    found = _held(connection, key, by.now_ms, of_use=of_use)
+    if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
+        raise UsageError(
+            f"{key} is settled already: the same again has its cost, {in_credits(found.drawn_micro)} credits"
+        )
+    said = None if cost is None and found.settled_by == "metering" else run_request.sane_cost(cost or Cost())
+    return _finish(connection, found, "settled", said, by)
+
+
+def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By, *, of_use: bool = False) -> Settled:
+    """Give a run up: what it incurred in all is charged (without it: what was drawn stays), the rest is free. Errors:
+    as `ledger.runs.draws.finish`; UnknownId."""
+    found = _held(connection, key, by.now_ms, of_use=of_use)
+    return _finish(connection, found, "released", None if incurred is None else run_request.sane_cost(incurred), by)
+
+
+def _finish(connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, by: By) -> Settled:
+    if found.hold != "wallet":
+        drawn = remote_runs.finish(connection, found, state, cost, by)
+    else:
+        drawn = draws.finish(connection, found, state, cost, read_rate_card(connection, found.accepted_ms), by)
+    return Settled(drawn, *_left(connection, found, by.now_ms, freed_micro=found.left_micro))
+
+
+def _held(connection: sa.Connection, key: str, now_ms: int, *, of_use: bool) -> Reservation:
+    """A run, which nobody else ends meanwhile; expired if it is due. Errors: Denied `of_a_use` where it is the guard's,
+    which would count on what is over."""
+    run_request.require_key(key)
+    if key.startswith(USE) and not of_use and SQL.run(connection, "use_of", {"key": key}).first() is not None:
+        text = f"{key} is the run of a use: `drawdown guard settle` or `release` of {key.removeprefix(USE)} ends it"
+        raise Denied("of_a_use", text)
+    found = reservations.hold(connection, key)
+    if found is None:
+        ids.require(connection, ids.RUN, key)
+        raise UsageError(f"{key} appeared this moment: try again")
+    if found.state == "held" and found.expires_ms <= now_ms:
+        over = reservations.expire_one(connection, found, now_ms)
+        _left(connection, found, now_ms, freed_micro=found.left_micro)
+        return over
+    return found
+
+
+def _terms(connection: sa.Connection, run: Reservation) -> plans.HoldTerms:
+    """By what its wallet goes now."""
+    return plans.hold_terms(connection, run.customer_id) or plans.PLAIN
+
+
+def _wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
+    found = accounts.read_wallets(connection, [customer_id])[customer_id]
+    return with_unbilled(connection, customer_id, found, now_ms)
+
+
+def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro: int = 0) -> accounts.Wallet:
+    """The wallet after it moved, once all that is due in it is true, and so much of it is held no longer. Whom that may
+    halt, let go on, or leave with little is asked about again: also who had nothing before, for a halt may be under way
+    that nobody sees yet."""
+    found = with_unbilled(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
+    values = {"customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
+    if found.available_micro <= freed_micro or SQL.run(connection, "verdict_may_change", values).first() is not None:
+        mark_for_projection(connection, orgs_of(connection, [customer_id]), now_ms)
+    return found
+
+
+def _left(
+    connection: sa.Connection, found: Reservation, now_ms: int, *, moved: bool = True, freed_micro: int = 0
+) -> tuple[accounts.Wallet | None, int | None]:
+    """What the run's wallet has; or what the balance leaves that a provider keeps, and when that was read. After it
+    `moved`, whoever that may concern is asked about again."""
+    if found.hold == "wallet":
+        customer = found.customer_id
+        wallet = _moved(connection, customer, now_ms, freed_micro) if moved else _wallet(connection, customer, now_ms)
+        return wallet, None
+    if moved:
+        elsewhere = remote_runs.moved(connection, found.org_id, now_ms, freed_micro)
+    else:
+        elsewhere = remote_runs.standing(connection, found.org_id, now_ms)
+    return elsewhere.wallet if found.hold == "local" else None, elsewhere.read_ms

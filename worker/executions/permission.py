@@ -1,0 +1,240 @@
+"""The permission to run what is asked for: account, its state, plan, project, action, credits.
+
+Guarantee: the order is one, and the first step that refuses is named (`Denied.step`). Nothing is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from shlex import quote
+
+import sqlalchemy as sa
+
+from drawdown.ledger import accounts, maturing, payers
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.plans import HoldTerms
+from drawdown.ledger.rates import RateCard, read_rate_card
+from drawdown.ledger.runs import reservations, sandboxes
+from drawdown.ledger.runs.grouped import NotTogether
+from drawdown.ledger.runs.reservations import Denied, Hold, Reservation
+from drawdown.schema import ids
+from drawdown.schema.errors import UnknownId
+from drawdown.schema.sql import queries
+from drawdown.schema.units import as_credits
+from drawdown.worker.executions import remote as remote_runs
+from drawdown.worker.executions.payer import Asker, Paying, own_wallet, read_asker, sponsor
+from drawdown.worker.executions.request import Request, bad_estimate
+from drawdown.worker.verdict.metered import freed_by_now, shrink_of
+from drawdown.worker.verdict.rates import rate_card_of
+from drawdown.worker.verdict.unbilled import unbilled_micro
+
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class Permit:
+    """Who pays, what is held in micro-credits, and the terms it goes by. `payer`: what another one than the
+    organisation itself allows. `hold`: where the hold lies; another one's wallet pays wherever the own balance is.
+    `provider`: who bills, where it lies in no wallet."""
+
+    customer_id: str
+    amount_micro: int
+    terms: HoldTerms
+    payer: payers.Payer | None = None
+    hold: Hold = "wallet"
+    provider: str = ""
+
+
+def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Permit:
+    """Every step but the last, credits: those are asked for where they are held. `asker`: who asks, where that was read
+    already. Errors: Denied, with its step."""
+    if asker is None or asker.org_id != request.org_id:
+        asker = read_asker(connection, request.org_id, now_ms)
+    paying = sponsor(connection, request, asker, now_ms) or own_wallet(connection, asker, now_ms)
+    here = paying.hold == "wallet"
+    if not here:
+        _require_elsewhere(request, paying.provider)
+    asker.require_running()
+    priced = _to_hold if here else _elsewhere
+    amount = priced(connection, request, paying, now_ms)
+    _require_unblocked(connection, request)
+    if request.supplier is not None:
+        ids.require(connection, ids.SUPPLIER, request.supplier)
+    if request.sandboxes:
+        _require_own_sandboxes(connection, request, now_ms)
+    if request.settled_by == "metering":
+        sandboxes.require_few(connection, paying.customer_id, now_ms, with_new=False)
+    return Permit(paying.customer_id, amount, paying.terms, paying.payer, paying.hold, paying.provider)
+
+
+def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
+    """The same for several requests of one organisation: what is the same for all is asked for once. Errors: Denied, or
+    UnknownId, of any of them; NotTogether where they draw on no wallet."""
+    (org_id,) = {request.org_id for request in requests}
+    asker = read_asker(connection, org_id, now_ms)
+    paying = own_wallet(connection, asker, now_ms)
+    if paying.hold != "wallet":
+        raise NotTogether("each is decided by the balance that a provider keeps")
+    asker.require_running()
+    card = read_rate_card(connection, now_ms) if any(request.quantities for request in requests) else None
+    amounts = [_to_hold(connection, request, paying, now_ms, card) for request in requests]
+    for request in {(one.project, one.action): one for one in requests}.values():
+        _require_unblocked(connection, request)
+    for supplier in sorted({one.supplier for one in requests if one.supplier is not None}):
+        ids.require(connection, ids.SUPPLIER, supplier)
+    return [Permit(paying.customer_id, amount, paying.terms) for amount in amounts]
+
+
+def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wallet, now_ms: int) -> None:
+    """The last step, for a look ahead at the wallet that pays: holding decides it. Of a hold that lies in no wallet
+    it is asked elsewhere. Errors: Denied."""
+    most = found.terms.most_held_micro
+    capped = most is not None and wallet.held_micro + found.amount_micro > most
+    if found.payer is not None:
+        if capped or found.amount_micro > wallet.available_micro:
+            raise reservations.no_room_of_payer(found.customer_id, found.amount_micro, capped=capped)
+        payers.require_room(connection, found.payer, found.amount_micro, now_ms)
+    if most is not None and capped:
+        raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
+    if found.amount_micro > wallet.available_micro:
+        unbilled = wallet.unbilled_micro
+        raise reservations.no_credit(connection, found.customer_id, found.amount_micro, unbilled_micro=unbilled)
+
+
+def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
+    """A wallet as it is once all is true that is due in it, holds are no larger than metering has left them, and what
+    was used is charged."""
+    found = without_freed(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
+    return with_unbilled(connection, customer_id, found, now_ms)
+
+
+def with_unbilled(connection: sa.Connection, customer_id: str, found: accounts.Wallet, now_ms: int) -> accounts.Wallet:
+    """A wallet with what it is still to be charged for."""
+    return replace(found, unbilled_micro=unbilled_micro(connection, customer_id, now_ms))
+
+
+def without_freed(connection: sa.Connection, customer_id: str, found: accounts.Wallet, now_ms: int) -> accounts.Wallet:
+    """A wallet whose holds are no larger than metering has left them."""
+    if not found.held_micro:
+        return found
+    return replace(found, held_micro=found.held_micro - freed_by_now(connection, customer_id, now_ms))
+
+
+def make_room(
+    connection: sa.Connection,
+    customer_id: str,
+    wanted_micro: int,
+    most_held_micro: int | None,
+    now_ms: int,
+    growing: Reservation | None = None,
+) -> int:
+    """Where there seems to be no room, what metering has drawn of holds since they were looked at is no longer held.
+    Nobody looks where there would be none without any hold. `growing`: the run that is to hold so much in all. Returns
+    what the wallet is to pay for first."""
+    found = with_unbilled(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
+    least = wanted_micro
+    if growing is not None:  # what of it metering has drawn by now is not known yet
+        kept = max(growing.amount_micro, growing.drawn_micro)
+        least = 0 if growing.settled_by == "metering" else wanted_micro - kept
+    most = reservations.NO_END_MICRO if most_held_micro is None else most_held_micro
+    may = least <= min(most, found.available_micro + found.held_micro)
+    above = found.held_micro + wanted_micro > most
+    if found.held_micro and may and (above or found.available_micro < wanted_micro):
+        shrink_of(connection, [customer_id], now_ms, growing.reservation if growing else "")
+    return found.unbilled_micro
+
+
+def above_cap(wanted_micro: int, most_micro: int) -> Denied:
+    """More than one run may hold by the plan."""
+    text = f"{as_credits(wanted_micro)} credits are more than one run may hold by the plan: {as_credits(most_micro)}"
+    return Denied("above_cap", f"{text}; ask for less, or change the plan", "plan")
+
+
+def _require_unblocked(connection: sa.Connection, request: Request) -> None:
+    values = {"org_id": request.org_id, "project": request.project or "", "action": request.action or ""}
+    row = SQL.run(connection, "blocks", values).first()
+    if row is not None:
+        undo = f"`drawdown execution block --org {quote(request.org_id)} --{row.kind} {quote(row.name)} --undo`"
+        raise Denied("blocked", f"the {row.kind} {row.name} is blocked ({row.reason}); {undo} lets it run", row.kind)
+
+
+def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: int) -> None:
+    """A sandbox that no host has told of yet may be named: it starts later. To whom no names are told, another
+    organisation's is such a one; its samples are that organisation's all the same."""
+    values = {"org_id": request.org_id, "names": request.named}
+    other = SQL.run(connection, "of_others", values).scalar() if ids.tells_names(connection) else None
+    if other is not None:
+        raise Denied("other_org", f"{other} is no sandbox of {request.org_id}: name its own ones")
+    sandboxes.require_free(connection, request.org_id, request.named, now_ms)
+
+
+def _to_hold(
+    connection: sa.Connection, request: Request, paying: Paying, now_ms: int, card: RateCard | None = None
+) -> int:
+    """A request's estimate times the plan's factor; without one, what the plan says."""
+    terms = paying.terms
+    if request.quantities is None and request.amount_micro is None:
+        if terms.unknown_hold_micro is None:
+            raise Denied("no_estimate", "a run needs an estimate: give credits, or quantities of features", "plan")
+        return terms.unknown_hold_micro
+    estimate = _priced(connection, request, now_ms, card)
+    if terms.most_hold_micro is not None and estimate > terms.most_hold_micro:
+        raise above_cap(estimate, terms.most_hold_micro)
+    return terms.held_for(estimate)
+
+
+def _require_elsewhere(request: Request, provider: str) -> None:
+    """What a run asks for that a provider bills it can give. Errors: Denied `needs_quantities`, `needs_wallet`."""
+    said = f"{request.org_id} is billed by features at {provider}"
+    if request.quantities is None:
+        raise Denied("needs_quantities", f"{said}: estimate in quantities, --use FEATURE=N", "account")
+    for asked, what in (
+        (request.supplier is not None, "a supplier is owed a share of"),
+        (request.overage == "cap", "a cost is written off of"),
+        (bool(request.sandboxes), "a run names the sandboxes that it pays for with"),
+    ):
+        if asked:
+            text = f"{said}: {what} credit in a wallet here alone; leave it out, or name a payer who has one"
+            raise Denied("needs_wallet", text, "account")
+
+
+def _elsewhere(connection: sa.Connection, request: Request, paying: Paying, now_ms: int) -> int:
+    """The estimate of a run that a provider bills, by that provider's rates. No plan of ours has a say in it.
+
+    Errors: Denied `no_rate`; UsageError.
+    """
+    card, amount = rate_card_of(connection, paying.provider), 0
+    for line in (request.quantities or {}).items():
+        amount += remote_runs.price_of(connection, card, paying.provider, line, now_ms)
+    return _sane_amount(amount)
+
+
+def _priced(connection: sa.Connection, request: Request, now_ms: int, card: RateCard | None) -> int:
+    """A request's estimate, by the rate card of now (None: it is read)."""
+    if request.quantities is None:
+        assert request.amount_micro is not None
+        return request.amount_micro
+    card, amount = card or read_rate_card(connection, now_ms), 0
+    for feature, quantity in request.quantities.items():
+        price = card.price(feature, now_ms, quantity)
+        if price is None:
+            _require_feature(connection, feature)
+            raise Denied("no_rate", f"{feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`")
+        amount += price
+    return _sane_amount(amount)
+
+
+def _sane_amount(amount: int) -> int:
+    if not 0 < amount <= MAX_ENTRY_MICRO:
+        raise bad_estimate()
+    return amount
+
+
+def _require_feature(connection: sa.Connection, feature: str) -> None:
+    """Errors: UnknownId, which says how a feature of runs is made: by its price."""
+    try:
+        ids.require(connection, ids.FEATURE, feature)
+    except UnknownId as error:
+        text = f"{error}; a price makes a new one: `drawdown ledger rate {feature} --micro-credits 2 --new`"
+        raise UnknownId(text, error.noun, error.near) from error

@@ -1,0 +1,1 @@
+"""Features, and the mapping that makes them of samples and events."""

@@ -1,0 +1,296 @@
+"""Changes of the mapping: which memory sizes, and which event types, make which feature (rule S5).
+
+Guarantee: a feature has one unit. A change starts after every watermark it touches. A change that reaches back may only
+fill a hole, after a dry run and a confirmation. The usage that a new mapping covers becomes dirty, and the next tick
+seals it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import By, record
+from drawdown.schema.clock import utc
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.ids import FEATURE_NAME
+from drawdown.schema.locks import lock_buckets, make_windows_dirty
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MAX_EVENT_TYPES, MAX_MEMORY_MB, WINDOW_MS, next_window
+from drawdown.worker.catalog.mapping import (
+    FOREVER_MS,
+    MB_SECONDS,
+    SECONDS,
+    UNITS,
+    MappingRow,
+    akin,
+    is_meter,
+    making,
+    mapping_rows,
+    other_unit,
+    resolve,
+    rewrites,
+)
+from drawdown.worker.history.losses import read_losses
+from drawdown.worker.orgs import billed_once
+from drawdown.worker.sources.events.types import is_known, meters
+from drawdown.worker.wallets import actions as credit
+
+DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
+DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """One mapping that was added, and what it brings in of usage that had been pending."""
+
+    start_ms: int
+    mended_s: int
+    """Seconds; of an event type, units."""
+    mended_windows: int
+    mended_sizes: int
+    was: str | None = None
+    """The feature that the same selector (this size, or this tier) made until then."""
+    again: bool = False
+    """It was so already, from `start_ms` on: nothing was changed."""
+    unbegun: bool = False
+    """It was to make a feature later, and makes none in any window."""
+
+
+def map_size(
+    connection: sa.Connection,
+    feature: str,
+    by: By,
+    *,
+    kind: str,
+    memory_mb: int | None,
+    unit: str,
+    from_ms: int | None = None,
+    confirmed: bool = False,
+    new: bool = True,
+) -> Mapped:
+    """Give a size (`exact`), or all sizes up to one (`up_to`; None: the open top), a feature from a window on.
+
+    Errors: UsageError for values no mapping can have; Refused where it would change what sealed windows meant, or
+    where it reaches back (only holes can be filled so), or into history that was lost, and was not confirmed, or would
+    give the feature a second unit, or bill what the guard charges for (`billed_once`);
+    UnknownId, unless `new`, for a feature that there is not.
+    """
+    _require_name(feature)
+    ids.require(connection, ids.FEATURE, feature, new=new)
+    row = MappingRow(kind, memory_mb, feature, unit, 0)
+    _check_size(row)
+    return _add(connection, row, by, from_ms, confirmed=confirmed)
+
+
+def map_event(
+    connection: sa.Connection,
+    event_type: str,
+    feature: str,
+    by: By,
+    *,
+    unit: str = UNITS,
+    from_ms: int | None = None,
+    confirmed: bool = False,
+    new: bool = True,
+) -> Mapped:
+    """Give an event type a feature from a window on: what its events count is billed as that. The type may be mapped
+    before its first event; then, where no window is said, whenever it is used. (From the next window on, as any, where
+    history was lost, whose events they may have been, or where a metric charged for it before.)
+
+    Errors: as `map_size`; UnknownId, unless `new`, for a feature or a type that there is not and that is like one there
+    is; Refused where there are too many types.
+    """
+    _require_name(feature)
+    if not ids.is_clean_id(event_type):
+        raise UsageError("an event type has 1 to 200 characters, none of them control characters")
+    if unit != UNITS:
+        raise UsageError(f"--unit is {UNITS}: a unit is one of what the event type counts")
+    ids.require_unlike(connection, ids.FEATURE, feature, new=new)
+    ids.require_unlike(connection, ids.EVENT_TYPE, event_type, new=new)
+    is_new = from_ms is None and not is_known(connection, event_type) and not read_losses(connection)
+    if is_new and not billed_once.was_charged(connection, {event_type, feature}):
+        from_ms, confirmed = 0, True
+    meter = meters(connection, [event_type], by.now_ms).get(event_type)
+    if meter is None:
+        raise Refused(f"there are {MAX_EVENT_TYPES:,} event types already: `drawdown feature list` shows them")
+    return _add(connection, MappingRow("exact", meter, feature, unit, 0), by, from_ms, confirmed=confirmed)
+
+
+def _require_name(feature: str) -> None:
+    if not FEATURE_NAME.fullmatch(feature):
+        raise UsageError(
+            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+        )
+
+
+def end_feature(
+    connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None, confirmed: bool = False
+) -> list[Mapped]:
+    """End every selector that makes this feature, from a window on: those that make it then, and those that are to make
+    it later, each from its own begin on. No other feature ends. By their begins; given again, as it ended (`again`).
+
+    Errors: UnknownId; Refused where nothing makes it from then on, and it did not end so, where windows from then on
+    are sealed already, or where it reaches into history that was lost and was not confirmed.
+    """
+    start = next_window(by.now_ms) if from_ms is None else from_ms
+    lock_buckets(connection)  # what is mapped meanwhile would be overlooked
+    rows = mapping_rows(connection)
+    mine = making(rows, feature, start)
+    if not mine:
+        ids.require(connection, ids.FEATURE, feature)
+        before = _ended(rows, feature)
+        if before and from_ms in (None, before[0].start_ms):
+            return [Mapped(row.start_ms, 0, 0, 0, feature, again=True) for row in before]
+        raise Refused(
+            f"nothing makes the feature {feature} from {utc(start)} on; `drawdown feature list` shows what there is"
+        )
+    ended: list[Mapped] = []
+    for row in mine:
+        at = max(start, row.start_ms)
+        end = MappingRow(row.kind, row.memory_mb, None, row.unit, at)
+        unbegun = by.now_ms < at == row.start_ms
+        ended.append(replace(_add(connection, end, by, at, confirmed=confirmed), unbegun=unbegun))
+    return sorted(ended, key=lambda one: one.start_ms)
+
+
+def _ended(rows: list[MappingRow], feature: str) -> list[MappingRow]:
+    """Where selectors end that made a feature last; of several times the latest."""
+    latest = {row.selector: row for row in rows}
+    made = {row.selector: row.feature for row in rows if row.feature is not None}
+    ends = [row for row in latest.values() if row.feature is None and made.get(row.selector) == feature]
+    last = max((row.start_ms for row in ends), default=0)
+    return [row for row in ends if row.start_ms == last]
+
+
+def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | None, *, confirmed: bool) -> Mapped:
+    start = next_window(by.now_ms) if from_ms is None else from_ms
+    row = MappingRow(wanted.kind, wanted.memory_mb, wanted.feature, wanted.unit, start)
+    if row.start_ms % WINDOW_MS:
+        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
+    lock_buckets(connection)
+    mapping = mapping_rows(connection)
+    sealed_to = int(SQL.run(connection, "sealed_to").scalar_one())
+    if [before for before in mapping if (before.selector, before.start_ms) == (row.selector, start)][-1:] == [row]:
+        # It is given again, perhaps for an answer that was lost.
+        return Mapped(start, 0, 0, 0, again=True)
+    if from_ms is None and (since := _so_already(mapping, row)) is not None:
+        return Mapped(since, 0, 0, 0, row.feature, again=True)
+    _require_one_unit(connection, mapping, row)
+    changed = rewrites(mapping, row, sealed_to)
+    if changed is not None:
+        size, window, meant = changed
+        what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
+        raise Refused(
+            f"{what} is {meant} in windows from {utc(window)} on, which are sealed; a mapping may only be changed from "
+            f"{utc(sealed_to)} on"
+        )
+    if row.feature and start < sealed_to and not confirmed:
+        raise Refused("this reaches back into sealed windows to fill a hole: see it with --dry-run, then add --yes")
+    lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)
+    if start < min(lost_to, by.now_ms) and not confirmed:
+        raise Refused(
+            f"history up to {utc(lost_to)} was lost, and windows before that may have been billed by a mapping that "
+            "was lost with it: give again what was in force then, with --yes; begin anything else later"
+        )
+    event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
+    billed_once.require_uncharged(connection, mapping, row, event_type)
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    SQL.run(connection, "insert_mapping", {**asdict(row), **person})
+    details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}
+    if row.is_of_events:
+        details = {"event_type": event_type, "unit": row.unit, "start_ms": start}
+    action = "feature_map" if row.feature else "feature_end"
+    record(connection, action, row.feature or "", details, by)
+    until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
+    was = sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None  # of two, the last added
+    return replace(_mend(connection, start, mapping, row), was=was)
+
+
+def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
+    """Since when a selector makes what it is to make, where nothing else is to come."""
+    mine = [before for before in mapping if before.selector == row.selector]
+    newest = max(mine, key=lambda before: before.start_ms, default=None)
+    if newest is None or newest.start_ms > row.start_ms or (newest.feature, newest.unit) != (row.feature, row.unit):
+        return None
+    return newest.start_ms
+
+
+def _type_of(connection: sa.Connection, meter: int | None) -> str:
+    return str(SQL.run(connection, "event_type", {"meter": meter}).scalar())
+
+
+def _said(connection: sa.Connection, kind: str, memory_mb: int | None) -> str:
+    """What a selector says, in words."""
+    if is_meter(memory_mb):
+        return f"the event type {_type_of(connection, memory_mb)}"
+    return "the open top" if memory_mb is None else f"{kind.replace('_', ' ')} {memory_mb} MB"
+
+
+def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row: MappingRow) -> None:
+    """A feature has one rate and one carry, so seconds and MB-seconds of it would be added up."""
+    other = other_unit(mapping, row)
+    if other is not None:
+        instead = "these" if UNITS in (other.unit, row.unit) else f"--unit {other.unit}, or these sizes"
+        raise Refused(
+            f"{row.feature} is counted in {other.unit} ({_said(connection, other.kind, other.memory_mb)}, in windows "
+            f"from {utc(other.start_ms)} on), and a feature has one unit for good: give "
+            f"{instead} a feature of another name"
+        )
+
+
+def _check_size(row: MappingRow) -> None:
+    if row.memory_mb is not None and not 0 <= row.memory_mb <= MAX_MEMORY_MB:
+        raise UsageError(f"a memory size lies between 0 and {MAX_MEMORY_MB} MB")
+    if row.unit not in (SECONDS, MB_SECONDS):
+        raise UsageError("--unit is s (seconds) or mb_s (MB-seconds); event types count units (`feature map-event`)")
+    if row.kind not in ("exact", "up_to") or (row.kind == "exact" and row.memory_mb is None):
+        raise UsageError("give --memory-mb N, --up-to N or --rest")
+
+
+def _mend(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
+    """Mark the windows in which pending usage has a feature by this row, and had none before it."""
+    seconds = windows = sizes = 0
+    mapping = akin(mapping, row)
+    for size in SQL.run(connection, "pending_sizes", {"start_ms": start}).scalars().all():
+        if is_meter(size) != row.is_of_events or (row.is_of_events and size != row.memory_mb):
+            continue
+        ranges = _filled(mapping, row, size, start)
+        sizes += bool(ranges)
+        for from_ms, to_ms in ranges:
+            values = {"memory_mb": size, "from_ms": from_ms, "to_ms": to_ms}
+            filled = SQL.run(connection, "count_filled", values).one()
+            seconds, windows = seconds + int(filled.seconds), windows + int(filled.windows)
+            make_windows_dirty(connection, SQL, "filled", values)
+    return Mapped(start, seconds, windows, sizes)
+
+
+def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -> list[tuple[int, int]]:
+    """The ranges of windows, from `start` on, in which the new row gives a size its first feature."""
+    times = sorted({start, *(before.start_ms for before in mapping if before.start_ms > start)})
+
+    def has(rows: list[MappingRow], window: int) -> bool:
+        found = resolve(rows, size, window)
+        return found is not None and found.feature is not None
+
+    spans = zip(times, [*times[1:], FOREVER_MS], strict=True)
+    return [(lo, hi) for lo, hi in spans if has([*mapping, row], lo) and not has(mapping, lo)]
+
+
+def install_defaults(connection: sa.Connection, by: By) -> None:
+    """The mapping and rate card of a new database: compute_1gb to compute_64gb by exact size, in seconds.
+    One that has a mapping keeps what it has, also where another creates it at once."""
+    lock_buckets(connection)
+    if mapping_rows(connection):
+        return
+    for size in DEFAULT_SIZES_GB:
+        feature = f"compute_{size}gb"
+        map_size(connection, feature, by, kind="exact", memory_mb=size * 1024, unit=SECONDS, from_ms=0, confirmed=True)
+        rate = {"start_ms": 0, "micro_credits": size * DEFAULT_MICRO_CREDITS_PER_GB_S, "per_quantity": 1}
+        person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+        if credit.SQL.run(connection, "insert_rate", {"feature": feature, **rate, **person}).first() is not None:
+            record(connection, "ledger_rate", feature, rate, by)

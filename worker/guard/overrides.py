@@ -1,0 +1,206 @@
+"""Overrides: what stands in place of a plan's limit for a while, asked for and decided, or made by hand.
+
+Guarantee: each has an end, unless it is said to be for good; whether it is over is asked as it is read, and no job ends
+it. What it allows never changes. Each act is on record with actor and reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias, get_args
+
+import sqlalchemy as sa
+
+from drawdown.guard.decide import Reach
+from drawdown.guard.periods import Period
+from drawdown.ledger.runs.reservations import Denied
+from drawdown.schema import ids
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import UnknownId, UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.messages import (
+    OVERRIDE_APPROVED,
+    OVERRIDE_ENDED,
+    OVERRIDE_REFUSED,
+    OVERRIDE_REQUESTED,
+    Message,
+    tell,
+)  # fmt: skip
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.terms import MAX_UNITS
+
+SQL = queries(__file__)
+
+OverrideState: TypeAlias = Literal["asked", "in_force", "refused", "ended"]
+Word: TypeAlias = Literal["approve", "refuse", "end"]
+
+MOST_LIFE_MS: Final = 90 * DAY_MS
+"""Of an override that is not said to be for good."""
+MOST_ASKED: Final = 20
+"""Of one metric for one organisation, pattern or plan, that wait for a word: who asks in a loop fills no disk."""
+SOON_MS: Final = 7 * DAY_MS
+"""Before its end an override is listed as one that ends soon."""
+_AFTER: Final[dict[Word, OverrideState]] = {"approve": "in_force", "refuse": "refused", "end": "ended"}
+_TOLD: Final[dict[Word, str]] = {"approve": OVERRIDE_APPROVED, "refuse": OVERRIDE_REFUSED, "end": OVERRIDE_ENDED}
+_MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "asked", "end": "in_force"}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an override allows: of a metric, to whom (`target` by `reach`: an organisation, `acme-*`, or a plan), how
+    much in which period (None: without an end), until when (milliseconds; None: for good)."""
+
+    metric: str
+    reach: Reach
+    target: str
+    period: Period
+    amount: int | None
+    ends_ms: int | None
+
+
+@dataclass(frozen=True)
+class OverrideRow:
+    """An override: what it allows, who asked for it and why, and who decided."""
+
+    number: int
+    metric: str
+    reach: Reach
+    target: str
+    period: Period
+    amount: int | None
+    ends_ms: int | None
+    state: OverrideState
+    at_ms: int
+    actor: str
+    reason: str
+    decided_ms: int | None
+    decided_by: str | None
+    decided_reason: str | None
+
+    def is_over(self, now_ms: int) -> bool:
+        return self.state == "in_force" and self.ends_ms is not None and self.ends_ms <= now_ms
+
+    def ends_soon(self, now_ms: int) -> bool:
+        return self.state == "in_force" and self.ends_ms is not None and now_ms < self.ends_ms <= now_ms + SOON_MS
+
+
+def add(
+    connection: sa.Connection, terms: Terms, by: By, *, asked: bool, permanent: bool = False
+) -> tuple[OverrideRow, bool]:
+    """Make an override that counts from now on, or have one `asked` for, which counts once it is approved; as it is
+    now, and whether that changed anything. The same again by the same actor, to the same millisecond of its end, is the
+    first one: while that counts, or waits and is asked for.
+
+    Errors: UnknownId; UsageError for an end or an amount that makes no sense; Denied `too_many_asked`.
+    """
+    guard_terms.find(connection, terms.metric)
+    _require_target(connection, terms)
+    if terms.amount is not None and not 0 <= terms.amount <= MAX_UNITS:
+        raise UsageError(
+            f"an override allows a whole number from 0 to {MAX_UNITS:,}, or none: without an end", at="amount"
+        )
+    _require_end(terms, by.now_ms, permanent)
+    before = _before(connection, terms, by, asked)
+    if before is not None:
+        return before, False
+    decided = (None, None, None) if asked else (by.now_ms, by.actor, by.reason)
+    values = {**vars(terms), "state": "asked" if asked else "in_force", "at_ms": by.now_ms, "actor": by.actor}
+    values |= dict(zip(("decided_ms", "decided_by", "decided_reason"), decided, strict=True))
+    number = int(SQL.run(connection, "add", {**values, "reason": by.reason}).scalar_one())
+    record(connection, "override_ask" if asked else "override_make", str(number), vars(terms), by)
+    made = OverrideRow(number, reason=by.reason, **values)
+    if asked:
+        _tell(connection, OVERRIDE_REQUESTED, made, by)
+    return made, True
+
+
+def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[OverrideRow, bool]:
+    """Approve, refuse or end an override; as it is now, and whether that changed anything.
+
+    Errors: UnknownId; Denied `ended` for one of which something else was said, or whose end has come.
+    """
+    found = show(connection, number)
+    state = _AFTER[word]
+    if found.state == state:
+        return found, False
+    if found.state != _MAY_FOLLOW[word]:
+        instead = {"asked": f"`drawdown override refuse {number}`", "in_force": f"`drawdown override end {number}`"}
+        next_ = instead.get(found.state, "make another one, `drawdown override make`")
+        raise Denied("ended", f"the override {number} is {found.state.replace('_', ' ')}: {next_}")
+    if word == "approve" and found.ends_ms is not None and found.ends_ms <= by.now_ms:
+        raise Denied("ended", f"the end of the override {number} has come: make one that ends later")
+    after = replace(found, state=state, decided_ms=by.now_ms, decided_by=by.actor, decided_reason=by.reason)
+    SQL.run(connection, "decide", vars(after))
+    record(connection, f"override_{word}", str(number), {"was": found.state}, by)
+    _tell(connection, _TOLD[word], after, by)
+    return after, True
+
+
+def show(connection: sa.Connection, number: int) -> OverrideRow:
+    """An override, which nobody else decides until this transaction is over. Errors: UnknownId."""
+    row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
+    if row is None:
+        text = f"there is no override {number}; `drawdown override list --all` shows those there are"
+        raise UnknownId(text, "override")
+    return OverrideRow(**row)
+
+
+def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> OverrideRow | None:
+    """The same, where it is there. Of those who make or ask at once, one comes after the other."""
+    guard_terms.hold(connection, terms.metric)
+    said = {"asked": int(asked), "actor": by.actor, "now_ms": by.now_ms}
+    row = SQL.run(connection, "same", {**vars(terms), **said}).mappings().one_or_none()
+    if row is not None:
+        return OverrideRow(**row)
+    if asked and SQL.run(connection, "asked_for", vars(terms)).scalar_one() >= MOST_ASKED:
+        text = f"{MOST_ASKED} overrides of {terms.metric} wait for a word about {terms.target} already"
+        raise Denied("too_many_asked", f"{text}: `drawdown override list` shows them")
+    return None
+
+
+def _tell(connection: sa.Connection, event: str, row: OverrideRow, by: By) -> None:
+    """The operator's product."""
+    said = {name: getattr(row, name) for name in ("metric", "reach", "target", "period", "amount", "ends_ms")}
+    data = {"override": row.number, **said, "actor": by.actor, "reason": by.reason}
+    org = row.target if row.reach == "org" else None
+    tell(connection, [Message(event, f"{event}:{row.number}", by.now_ms, data, org)])
+
+
+def list_overrides(
+    connection: sa.Connection, metric: str, now_ms: int, most: int, *, everything: bool = False, soon: bool = False,
+    org_id: str = "", state: OverrideState | Literal[""] = "", after: int = 0, known: bool = False,
+) -> list[OverrideRow]:  # fmt: skip
+    """Those that are asked for first, then those in force, by their ends; all there ever were, where `everything` is
+    asked for; those alone that end within a week, where `soon` is; of one organisation itself. `after`: of one `state`,
+    what comes behind the override of that number. Errors: UnknownId, but for a metric that is `known`."""
+    if metric and not known:
+        ids.require(connection, ids.METRIC, metric)
+    if org_id:
+        ids.require(connection, ids.CUSTOMER, org_id)
+    if after and SQL.run(connection, "is_there", {"number": after}).first() is None:
+        raise UnknownId(f"there is no override {after} to go on behind: begin at the first page", "override")
+    values = {"metric": metric, "org_id": org_id, "now_ms": now_ms, "at_most": most, "everything": int(everything)}
+    before_ms = now_ms + SOON_MS if soon else None
+    more = {"before_ms": before_ms, "state": state, "after": after}
+    rows = SQL.run(connection, "list", {**values, **more}).mappings()
+    return [OverrideRow(**row) for row in rows]
+
+
+def _require_target(connection: sa.Connection, terms: Terms) -> None:
+    if terms.reach not in get_args(Reach):
+        raise UsageError("an override is for an organisation, for those whose ids begin alike, or for a plan")
+    if terms.reach == "org":
+        ids.require(connection, ids.CUSTOMER, terms.target)
+    elif terms.reach == "plan":
+        ids.require(connection, ids.ANY_PLAN, terms.target)
+    elif not is_clean_id(terms.target) or not terms.target.endswith("*") or len(terms.target) < 2:
+        raise UsageError("those whose ids begin alike are given as 'acme-*': the beginning, and a star at the end")
+
+
+def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
+    if permanent != (terms.ends_ms is None):
+        raise UsageError("an override ends 90 days from now at the latest (--expires), or is for good (--permanent)")
+    if terms.ends_ms is not None and not now_ms < terms.ends_ms <= now_ms + MOST_LIFE_MS:
+        raise UsageError("an override ends later than now, and 90 days from now at the latest", at="ends_ms")

@@ -1,0 +1,1 @@
+"""Organisations: registered, assigned to a provider, moved to another, halted and listed."""

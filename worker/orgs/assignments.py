@@ -1,0 +1,272 @@
+"""Assignments: which provider bills an organisation, from which window on.
+
+Guarantee: an assignment starts at or after the watermark, or fills a hole where nothing was ever assigned (P4). The
+windows that it mends become dirty, so that the next tick seals them (S6).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By, record, require_org
+from drawdown.schema.clock import utc
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.locks import lock_buckets, make_windows_dirty
+from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
+from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
+from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.catalog.owners import Claim, other_owner
+from drawdown.worker.catalog.wallets import one_wallet_at
+from drawdown.worker.orgs.actions import register
+from drawdown.worker.seal.arrivals import seen_by_seals
+from drawdown.worker.verdict.overrides import apply_now
+
+SQL = queries(__file__)
+
+Unseen: TypeAlias = Mapping[str, Sequence[int]]
+"""By organisation, windows for which something came in that no seal has looked at yet."""
+
+
+@dataclass(frozen=True)
+class Waited:
+    """Usage that waited for an assignment, from its start on and before: seconds of sandboxes, and units of event
+    types, which are never added up."""
+
+    mended_s: int = 0
+    mended_units: int = 0
+    before_start_s: int = 0
+    before_start_units: int = 0
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """One assignment that was made, and what it brings in that had been pending: seconds, and units of event types; and
+    what still waits, from before its start."""
+
+    org_id: str
+    provider: str
+    customer_id: str
+    start_ms: int
+    waited: Waited
+
+
+@dataclass(frozen=True)
+class _Biller:
+    """A customer at a provider. `one_wallet` are the providers at which it would have the same wallet."""
+
+    provider: str
+    customer_id: str
+    one_wallet: Sequence[str]
+
+
+def assign(
+    connection: sa.Connection,
+    org_ids: Sequence[str],
+    provider: str,
+    by: By,
+    *,
+    customer_id: str | None = None,
+    from_ms: int | None = None,
+) -> list[Assigned]:
+    """Assign organisations to a provider, from the next window boundary on unless a time is given.
+
+    Errors: Refused where that would rewrite sealed windows, or take another organisation's customer or wallet.
+    """
+    if customer_id is not None and len(org_ids) != 1:
+        raise UsageError("--customer names one customer, so give exactly one organisation")
+    start = start_of(from_ms, by)
+    lock_buckets(connection)
+    customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
+    late = unseen_windows(connection, org_ids)
+    return [assign_one(connection, org, provider, customer, start, by, unseen=late) for org, customer in customers]
+
+
+def unassigned(connection: sa.Connection) -> list[str]:
+    """Organisations with no assignment at all, those first seen in samples included."""
+    return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
+
+
+def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:
+    """Of organisations, the sealed windows for which something came in that no seal has looked at yet. Once for all of
+    them: what has arrived is gone through by each reading. Under S1's lock."""
+    found: dict[str, list[int]] = defaultdict(list)
+    seen = seen_by_seals(connection)
+    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], **seen.values}
+    for row in SQL.run(connection, "unseen", values, later=seen.piece):
+        found[row.org_id].append(int(row.window_ms))
+    return found
+
+
+def start_of(from_ms: int | None, by: By) -> int:
+    """When an assignment begins: at the next window boundary, unless a time is given.
+
+    Errors: UsageError for a time that is no boundary.
+    """
+    start = next_window(by.now_ms) if from_ms is None else from_ms
+    if start % WINDOW_MS:
+        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
+    return start
+
+
+def assign_one(
+    connection: sa.Connection,
+    org_id: str,
+    provider: str,
+    customer_id: str,
+    start: int,
+    by: By,
+    *,
+    unseen: Unseen,
+    in_ledger: Collection[str] = (),
+) -> Assigned:
+    """Assign one organisation, under S1's lock. `unseen`: its `unseen_windows`, among others'. `in_ledger`: providers
+    that declare that their customers' balances lie in the ledger, met by a tick or not. Errors: as `assign`."""
+    register(connection, org_id)
+    biller = _Biller(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
+    if customer_id and (filled := _fill_customer(connection, org_id, biller, by, unseen)) is not None:
+        return filled
+    later = _require_free(connection, org_id, start)
+    _check_customer(connection, org_id, biller, start, later)
+    _insert(connection, org_id, biller, start, later, by)
+    _take_effect(connection, org_id, start, by.now_ms)
+    if provider in EXEMPT_PROVIDERS and start <= by.now_ms:
+        apply_now(connection, [org_id], by.now_ms)  # nobody will ask about it again
+    details = {"provider": provider, "customer": customer_id, "start_ms": start}
+    record(connection, "org_assign", org_id, details, by)
+    return Assigned(org_id, provider, customer_id, start, _mend(connection, org_id, start, unseen))
+
+
+def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
+    """When the only assignment there is begins, where it begins later. Errors: Refused where one may not begin then."""
+    floor = require_org(connection, org_id).floor_ms
+    if start < floor:
+        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {utc(floor)}")
+    there = SQL.run(connection, "first_and_later", {"org_id": org_id, "start_ms": start}).one()
+    first, later = there.first_start_ms, there.later_start_ms
+    if later == start:
+        raise Refused(
+            f"{org_id} has an assignment that starts then already: `drawdown org show {typed(org_id)}`, and "
+            f"`drawdown org assign {typed(org_id, '--undo')}` before it begins"
+        )
+    if later is not None and first != later:
+        raise Refused(
+            f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {typed(org_id)}`"
+        )
+    if first is not None and first < start:
+        _require_unsealed(connection, org_id, start)
+    return None if later is None else int(later)
+
+
+def _insert(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None, by: By) -> None:
+    """The one before it ends where it begins."""
+    values = {"org_id": org_id, "start_ms": start}
+    SQL.run(connection, "end_the_one_before", values)
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    billed = {"end_ms": end, "provider": biller.provider, "customer_id": biller.customer_id}
+    SQL.run(connection, "insert_assignment", {**values, **billed, **person})
+
+
+def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: By, unseen: Unseen) -> Assigned | None:
+    """Give an assignment its customer where it had none: nothing was sealed for it yet. None where that is not so."""
+    provider, customer_id = biller.provider, biller.customer_id
+    found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).one_or_none()
+    if found is None:
+        return None
+    _check_customer(connection, org_id, biller, found.start_ms, found.end_ms)
+    values = {"customer_id": customer_id, "org_id": org_id, "start_ms": found.start_ms}
+    SQL.run(connection, "fill_customer", values)
+    _take_effect(connection, org_id, found.start_ms, by.now_ms)
+    details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
+    record(connection, "org_customer", org_id, details, by)
+    waited = _mend(connection, org_id, found.start_ms, unseen)
+    return Assigned(org_id, provider, customer_id, found.start_ms, waited)
+
+
+def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | None:
+    """When the latest assignment of an organisation begins, where it has not begun."""
+    found = SQL.run(connection, "latest_two", {"org_id": org_id}).first()
+    return int(found.start_ms) if found is not None and found.start_ms > now_ms else None
+
+
+def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None = None) -> Assigned:
+    """Take back an assignment that has not begun; whoever billed before goes on. `start_ms`: when the one begins that
+    is meant: the same said again takes back no other.
+
+    Errors: Refused where the latest one is in force already, or is not the one that is meant.
+    """
+    lock_buckets(connection)
+    require_org(connection, org_id)
+    found = SQL.run(connection, "latest_two", {"org_id": org_id}).all()
+    if not found or found[0].start_ms <= by.now_ms:
+        raise Refused(f"{org_id} has no assignment that begins later; `drawdown org list --scheduled` shows such")
+    latest = found[0]
+    if start_ms not in (None, latest.start_ms):
+        raise Refused(
+            f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, and none that is after all others at "
+            f"{utc(start_ms)}; `drawdown org list --scheduled` shows them"
+        )
+    _require_unsealed(connection, org_id, latest.start_ms)  # by a machine whose clock is ahead of this one's
+    SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
+    if len(found) == 2:
+        before = found[1]
+        biller = _Biller(before.provider, before.customer_id, one_wallet_at(connection, before.provider))
+        _check_customer(connection, org_id, biller, latest.start_ms, None)
+        SQL.run(connection, "go_on", {"org_id": org_id, "start_ms": before.start_ms})
+    details = {"provider": latest.provider, "customer": latest.customer_id, "start_ms": latest.start_ms}
+    record(connection, "org_assign_cancel", org_id, details, by)
+    return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, Waited())
+
+
+def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:
+    """A customer is one organisation's at a time; and so is a wallet, whichever provider it is drawn on for. No
+    organisation is billed as a pool."""
+    provider, customer_id = biller.provider, biller.customer_id
+    if provider in EXEMPT_PROVIDERS or not customer_id:
+        return
+    other = other_owner(connection, Claim(org_id, customer_id, start, end), biller.one_wallet)
+    if other is None:
+        return
+    if other.org_id is None:
+        raise Refused(
+            f"{customer_id} is a pool, and no organisation is billed as a pool: give {org_id} another customer "
+            f"(--customer), and allot to it with `drawdown pool allot {typed(customer_id)}`"
+        )
+    if other.provider == provider:
+        raise Refused(
+            f"the customer {customer_id} at {provider} belongs to the organisation {other.org_id} in that time"
+        )
+    raise Refused(
+        f"{org_id} at {provider} and {other.org_id} at {other.provider} would draw on one wallet, that of the customer "
+        f"{customer_id}: give {org_id} another customer (--customer), or assign {other.org_id} elsewhere before"
+    )
+
+
+def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> None:
+    watermark = SQL.run(connection, "watermark", {"org_id": org_id}).scalar_one()
+    if start < watermark:
+        raise Refused(
+            f"{org_id}: windows up to {utc(watermark)} are sealed for its present provider; start at or after that"
+        )
+
+
+def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int) -> None:
+    values = {"org_id": org_id, "now_ms": now_ms, "projection_due_ms": min(now_ms, start)}
+    SQL.run(connection, "take_effect", values)
+    if start <= now_ms:
+        SQL.run(connection, "forget_balance", {"org_id": org_id})
+
+
+def _mend(connection: sa.Connection, org_id: str, start: int, unseen: Unseen) -> Waited:
+    """Mark the windows that had waited for an assignment. They are counted before: what is marked is counted anew."""
+    values = {"org_id": org_id, "start_ms": start}
+    mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
+    late = [{"window_ms": window_ms} for window_ms in unseen.get(org_id, ())]
+    waiting = SQL.run(connection, "waiting", {**values, "segments": mapped, "unseen": late}).mappings().one()
+    make_windows_dirty(connection, SQL, "waiting_windows", values)
+    return Waited(**{name: int(amount) for name, amount in waiting.items()})

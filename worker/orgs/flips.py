@@ -1,0 +1,259 @@
+"""Flip: move organisations to another provider, or give them their first one, after a preflight at that provider.
+
+Guarantee: nothing is assigned that the preflight shows to be wrong (no such customer, a balance that would halt at
+once), unless a person says so. With one problem among organisations named by hand, nothing changes. From a file each
+line stands for itself, so that the same file can be given again until all of it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
+from drawdown.schema import ids
+from drawdown.schema.audit import By
+from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
+from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
+from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.catalog.balance_parts import note_parts
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
+from drawdown.worker.orgs.assignments import Unseen, assign_one, start_of, unseen_windows
+from drawdown.worker.orgs.flip_rules import Flip, FlipCandidate, FlipOptions, Wish, judge
+
+SQL = queries(__file__)
+CHUNK: Final = 200
+"""Organisations a transaction: whoever seals waits for it meanwhile."""
+
+
+def _nothing(_connection: sa.Connection) -> None:
+    return
+
+
+def flip(
+    context: Context,
+    wishes: Sequence[Wish],
+    options: FlipOptions,
+    by: By,
+    first: Callable[[sa.Connection], None] = _nothing,
+) -> Steps[list[Flip]]:
+    """Assign organisations, a chunk at a time; each chunk is one transaction, of which `first` comes first.
+
+    Errors: Refused, and nothing changed, for a problem with an organisation that was named by hand; UnknownId where it,
+    its customer in the embedded ledger or the provider is mistyped.
+    """
+    done: list[Flip] = []
+    ids.require_among(ids.PROVIDER, options.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
+    if len(wishes) > CHUNK and not options.each_alone:
+        raise UsageError(
+            f"at most {CHUNK} organisations can be named at once, all or none of them: give a --file of them"
+        )
+    for at in range(0, len(wishes), CHUNK):
+        done += yield from _chunk(context, wishes[at : at + CHUNK], options, by, first)
+    return done
+
+
+def _chunk(
+    context: Context,
+    wishes: Sequence[Wish],
+    options: FlipOptions,
+    by: By,
+    first: Callable[[sa.Connection], None],
+) -> Steps[list[Flip]]:
+    own_ids = options.provider in context.capabilities and context.capabilities[options.provider].own_customer_ids
+    candidates: list[FlipCandidate] = yield Transaction(
+        "flip_candidates", partial(_candidates, wishes=wishes, options=options, own_ids=own_ids), rollback=True
+    )
+    moving = [candidate.customer_id for candidate in candidates if not candidate.already]
+    there = yield from _read(context, {options.provider: moving})
+    behind: Mapping[tuple[str, str], CustomerRead] = {}
+    if options.dry_run:
+        behind = yield from _read(context, _old_customers(candidates))
+    planned = [judge(candidate, options, there, behind, context) for candidate in candidates]
+    if own_ids and not options.unchecked:
+        planned = yield from _checked(context, options.provider, planned)
+    problems = [flip for flip in planned if flip.problem is not None]
+    if problems and not options.each_alone and not options.dry_run:
+        raise Refused("; ".join(f"{flip.org_id}: {flip.problem}" for flip in problems[:5]) + "; nothing was changed")
+    in_ledger = [name for name, declared in context.capabilities.items() if declared.balance_in_ledger]
+    made: list[Flip] = yield Transaction(
+        "assign",
+        partial(
+            _assign,
+            in_ledger=in_ledger,
+            planned=planned,
+            options=options,
+            by=by,
+            first=first,
+            shown=_shown(context, options.provider, there),
+        ),
+        rollback=options.dry_run,
+    )
+    return made
+
+
+def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[list[Flip]]:
+    """Where customers have ids of the provider's own, whether it knows them is asked one by one: their state does not
+    tell, as it may come from a wallet here."""
+    asked = [flip.customer_id for flip in planned if flip.customer_id and not flip.already and flip.problem is None]
+    if provider not in context.ready() or not asked:
+        return list(planned)
+    found: Sequence[Sequence[str] | ReadFailed] = yield CheckCustomers(provider, asked)
+    wrong = {name: said for name, said in zip(asked, found, strict=True) if isinstance(said, ReadFailed) or said}
+    return [_judged(flip, wrong[flip.customer_id]) if flip.customer_id in wrong else flip for flip in planned]
+
+
+def _judged(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
+    if isinstance(wrong, ReadFailed):
+        return replace(flip, problem=f"could not be checked: {wrong.reason}", away=True)
+    return replace(flip, problem="; ".join(wrong), away=False)
+
+
+def _candidates(
+    connection: sa.Connection, *, wishes: Sequence[Wish], options: FlipOptions, own_ids: bool
+) -> list[FlipCandidate]:
+    found = []
+    for wish in wishes:
+        unknown = _unknown(connection, wish, options)
+        latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
+        customer = "" if own_ids else wish.org_id
+        if wish.customer_id is not None:
+            customer = wish.customer_id
+        elif latest is not None and latest.provider == options.provider:
+            customer = latest.customer_id  # whom nobody names stays the same
+        same = latest is not None and (latest.provider, latest.customer_id) == (options.provider, customer)
+        if same and options.from_ms is not None:
+            same = latest is not None and latest.start_ms == options.from_ms
+        found.append(
+            FlipCandidate(
+                wish,
+                customer,
+                None if latest is None else latest.provider,
+                None if latest is None else latest.customer_id,
+                latest is not None and bool(latest.is_halted),
+                same,
+                {} if latest is None or same else _open(connection, wish.org_id),
+                unknown,
+            )
+        )
+    return found
+
+
+def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
+    """What is mistyped, where each organisation stands for itself. Errors: UnknownId, where all stand together."""
+    try:
+        ids.require_sampled_org(connection, wish.org_id, new=options.new)
+        if options.provider == EMBEDDED and wish.customer_id not in (None, wish.org_id):
+            ids.require(connection, ids.CUSTOMER, str(wish.customer_id), new=options.new)
+    except UnknownId as error:
+        if not options.each_alone:
+            raise
+        return str(error)
+    return None
+
+
+def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: bool) -> str | None:
+    """Who bills these organisations by their latest assignments; None where nobody was ever assigned. Unless `new`,
+    unknown ones are left out: the flip refuses them.
+
+    Errors: UsageError where they do not have one biller.
+    """
+    found: dict[str | None, str] = {}
+    for org_id in org_ids:
+        if not (new or ids.is_known(connection, ids.ORG, org_id) or ids.has_samples(connection, org_id)):
+            continue
+        latest = SQL.run(connection, "latest_provider", {"org_id": org_id}).scalar()
+        found.setdefault(latest, org_id)
+    if len(found) > 1:
+        who = " and ".join(f"{org} by {name or 'nobody yet'}" for name, org in list(found.items())[:2])
+        raise UsageError(f"--provider: give it, since these are not billed alike: {who}")
+    return next(iter(found), None)
+
+
+def _open(connection: sa.Connection, org_id: str) -> dict[str, int]:
+    return {row.state: int(row.pushes) for row in SQL.run(connection, "open_pushes", {"org_id": org_id})}
+
+
+def _old_customers(candidates: Sequence[FlipCandidate]) -> dict[str, list[str]]:
+    old: dict[str, list[str]] = {}
+    for candidate in candidates:
+        if candidate.provider is not None and candidate.customer_before and not candidate.already:
+            old.setdefault(candidate.provider, []).append(candidate.customer_before)
+    return old
+
+
+def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mapping[tuple[str, str], CustomerRead]]:
+    """The state of customers at each provider that can be asked; those it cannot ask are left out."""
+    found: dict[tuple[str, str], CustomerRead] = {}
+    for provider, customers in wanted.items():
+        named = [customer for customer in dict.fromkeys(customers) if customer]
+        if provider not in context.ready() or not named:
+            continue
+        try:
+            states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, named)
+        except Exception as error:
+            states = {customer: ReadFailed(type(error).__name__) for customer in named}
+        found.update({(provider, customer): states.get(customer, ReadFailed("no answer")) for customer in named})
+    return found
+
+
+def _shown(
+    context: Context, provider: str, there: Mapping[tuple[str, str], CustomerRead]
+) -> Mapping[str, CustomerState]:
+    """What the preflight showed, by customer: the first pushes may use up parts granted once before any tick reads the
+    customer."""
+    if provider not in context.capabilities or not context.capabilities[provider].costs:
+        return {}
+    return {customer: state for (_, customer), state in there.items() if isinstance(state, CustomerState)}
+
+
+def _assign(
+    connection: sa.Connection,
+    *,
+    in_ledger: Sequence[str],
+    planned: Sequence[Flip],
+    options: FlipOptions,
+    by: By,
+    first: Callable[[sa.Connection], None] = _nothing,
+    shown: Mapping[str, CustomerState],
+) -> list[Flip]:
+    first(connection)
+    start = start_of(options.from_ms, by)
+    lock_buckets(connection)
+    late = unseen_windows(connection, [flip.org_id for flip in planned])
+    assigner = partial(_assign_one, connection, options=options, start=start, by=by, in_ledger=in_ledger, unseen=late)
+    done = [flip if flip.already or flip.problem else assigner(flip) for flip in planned]
+    moved = {flip.customer_id for flip in done if flip.start_ms is not None}
+    read = {customer: state for customer, state in shown.items() if customer in moved}
+    note_parts(connection, options.provider, read, by.now_ms)
+    return done
+
+
+def _assign_one(
+    connection: sa.Connection,
+    flip: Flip,
+    *,
+    options: FlipOptions,
+    start: int,
+    by: By,
+    in_ledger: Sequence[str],
+    unseen: Unseen,
+) -> Flip:
+    try:
+        with connection.begin_nested():
+            org, customer = flip.org_id, flip.customer_id
+            made = assign_one(
+                connection, org, options.provider, customer, start, by, in_ledger=in_ledger, unseen=unseen
+            )
+    except DrawdownError as error:
+        if not (options.each_alone or options.dry_run):
+            raise
+        return replace(flip, problem=str(error))
+    return replace(flip, start_ms=made.start_ms, **vars(made.waited))

@@ -1,0 +1,300 @@
+"""Lists of organisations: what runs, what is left, when it ends, who bills. Reads only.
+
+Guarantee: a page has at most MAX_ROWS rows, and goes on after the last row of the page before it, so that rows which
+come or change meanwhile are neither shown twice nor shift the others. By name, a page costs the same however many
+organisations there are; what is left is estimated for those on it alone, as the watch does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries, together
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.orgs.left_now import Left, left_of
+
+SQL = queries(__file__)
+
+MAX_ROWS: Final = 10_000
+MOST_AT_ONCE: Final = 4_000
+"""Rows of a file that are read, and held, together."""
+MOST_LOOKED_AT: Final = 10_000
+"""Organisations among which plans of other providers are looked for."""
+State: TypeAlias = Literal["active", "halted", "stopped", "scheduled", "unassigned"]
+"""Stopped: a broken invariant keeps it from being billed; scheduled: its first assignment begins later; unassigned: it
+has none; active: none of these. One may be several: it is listed under each, and its `state` is the gravest."""
+STATES: Final[tuple[State, ...]] = get_args(State)
+SORTS: Final = {
+    "name": "ascending",
+    "balance": "ascending",
+    "halted": "descending",
+    "plan": "ascending",
+    "end": "ascending",
+}
+"""By what a list may be sorted, and which way."""
+
+
+@dataclass(frozen=True)
+class OrgFilter:
+    """Which organisations: `search` is a part of the id, `state` one of STATES; `runs_out_by_ms`: the watch last
+    estimated that their credit ends by then. Empty: any."""
+
+    provider: str = ""
+    plan: str = ""
+    search: str = ""
+    state: str = ""
+    runs_out_by_ms: int | None = None
+    overridden: bool = False
+    """An operator's word stands in place of the provider's: no halt, or another number at once."""
+
+
+class Found(NamedTuple):
+    """A row of `list`. The driver's own take ten times as long to say what a column holds, and each is asked often: a
+    file has a hundred thousand of them."""
+
+    org_id: str
+    billing_provider: str | None
+    plan: str | None
+    is_halted: bool
+    halted_at: int | None
+    halt_reason: str | None
+    max_concurrent_sandboxes: int | None
+    balance_micro: int | None
+    balance_read_ms: int | None
+    unseen_micro: int | None
+    stopped_at_ms: int | None
+    stopped_reason: str | None
+    runs_out_ms: int | None
+    override_halted: bool | None
+    override_max_concurrent: int | None
+    override_until_ms: int | None
+    running: int
+    is_scheduled: bool | None
+
+
+class OrgRow(NamedTuple):
+    """An organisation in a list. Money in millionths of its provider's credits: `balance_micro` as last read;
+    `left_now_micro` to `runs_out_ms`: as `left_now.Left`; `since_ms`: of a state that is not `active`; `running`:
+    sandboxes. None: unknown, or without an end."""
+
+    org_id: str
+    billing_provider: str | None
+    plan: str | None
+    state: State
+    since_ms: int | None
+    is_halted: bool
+    halt_reason: str | None
+    stopped_reason: str | None
+    running: int
+    max_concurrent_sandboxes: int | None
+    balance_micro: int | None
+    override_halted: bool | None
+    override_max_concurrent: int | None
+    override_until_ms: int | None
+    left_now_micro: int | None
+    used_a_minute_micro: int | None
+    runs_out_ms: int | None
+
+    @property
+    def why(self) -> str | None:
+        """Of its state."""
+        return self.stopped_reason if self.state == "stopped" else self.halt_reason if self.state == "halted" else None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Behind which organisation a list goes on; by `end`, when that one's credit ended as the page was read. None: it
+    goes on by what is so by now."""
+
+    org_id: str = ""
+    ends_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class OrgPage:
+    """`following`: where the next page begins; None where there is no more."""
+
+    orgs: list[OrgRow]
+    following: Place | None
+
+
+@dataclass(frozen=True)
+class ScheduledFlip:
+    """An assignment that begins later."""
+
+    org_id: str
+    billing_provider: str | None
+    provider: str
+    customer_id: str
+    start_ms: int
+    actor: str
+    reason: str
+
+
+START: Final = Place()
+
+
+def list_orgs(
+    connection: sa.Connection,
+    chosen: OrgFilter,
+    now_ms: int,
+    *,
+    sort: str = "name",
+    after: Place = START,
+    most: int = 100,
+) -> OrgPage:
+    """One page, behind `after`. Errors: UsageError for a state or an order there is not, or more rows than MAX_ROWS;
+    UnknownId for a plan. A provider that bills nobody is no error: it may be known to the machine alone."""
+    if sort not in SORTS:
+        raise UsageError(f"--sort {sort!r}: there is {', '.join(SORTS)}")
+    if not 0 < most <= MAX_ROWS:
+        raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--after` goes on")
+    _require(connection, chosen)
+    rows = _found(connection, chosen, now_ms, sort, after, most + 1)
+    return OrgPage(_rows(connection, rows[:most], now_ms), _place(rows[most - 1]) if len(rows) > most else None)
+
+
+def every_org(connection: sa.Connection, chosen: OrgFilter, now_ms: int, sort: str) -> Iterator[OrgRow]:
+    """All of them, in the order of pages, with the same figures. Errors: as `list_orgs`."""
+    _require(connection, chosen)
+    after = START
+    while rows := _found(connection, chosen, now_ms, sort, after, MOST_AT_ONCE):
+        yield from _rows(connection, rows, now_ms)
+        after = _place(rows[-1])
+
+
+def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms: int) -> list[str]:
+    """The ids of all that a filter finds, in their order.
+
+    Errors: UsageError where they are more than `most`.
+    """
+    found = SQL.run(connection, "ids", {**_values(chosen, now_ms), "at_most": most + 1}, **_slots(chosen)).scalars()
+    names = [str(org) for org in found]
+    if len(names) > most:
+        raise UsageError(f"these are more than {most:,} organisations: choose fewer")
+    return names
+
+
+@dataclass(frozen=True)
+class NeverHalted:
+    """How many an operator's word keeps from being halted, and the first of them, each with when that ends."""
+
+    orgs: int
+    first: list[tuple[str, int | None]]
+
+
+def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalted:
+    """Whom no empty balance halts, since somebody said so."""
+    rows = SQL.run(connection, "never_halted", {"now_ms": now_ms, "at_most": most}).all()
+    return NeverHalted(int(rows[0].orgs) if rows else 0, [(row.org_id, row.until_ms) for row in rows])
+
+
+@dataclass(frozen=True)
+class RunningOut:
+    """How many run out within a day, as the watch last estimated; the first of them, each with when it does."""
+
+    orgs: int = 0
+    first: Sequence[tuple[str, int]] = ()
+
+
+def running_out(connection: sa.Connection, now_ms: int, most: int) -> RunningOut:
+    """What a list of them holds: how many, and `most` of them at most, which is one or more."""
+    rows = SQL.run(connection, "running_out", {"runs_out_by_ms": now_ms + DAY_MS, "at_most": most}).all()
+    first = [(str(row.org_id), int(row.runs_out_ms)) for row in rows]
+    return RunningOut(int(rows[0].orgs) if rows else 0, first)
+
+
+def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most: int) -> list[ScheduledFlip]:
+    """The flips that are still to come, the next one first."""
+    values = {"now_ms": now_ms, "provider": provider, "at_most": min(most, MAX_ROWS)}
+    return [ScheduledFlip(**row._mapping) for row in SQL.run(connection, "scheduled_flips", values)]
+
+
+def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:
+    """What may be chosen: providers that somebody was assigned to, plans that are here or were met."""
+    plans = SQL.part("plans", {"looked_at": MOST_LOOKED_AT})
+    found = together(connection, providers=SQL.part("providers"), plans=plans)
+    return [str(row.provider) for row in found["providers"]], [str(row.plan) for row in found["plans"]]
+
+
+def _require(connection: sa.Connection, chosen: OrgFilter) -> None:
+    """Errors: UsageError, UnknownId."""
+    if chosen.state and chosen.state not in STATES:
+        raise UsageError(f"state {chosen.state!r}: there is {', '.join(STATES)}")
+    if chosen.plan:
+        ids.require(connection, ids.ANY_PLAN, chosen.plan)
+
+
+def _found(
+    connection: sa.Connection, chosen: OrgFilter, now_ms: int, sort: str, after: Place, most: int
+) -> list[Found]:
+    values = {**_values(chosen, now_ms), "after_org_id": after.org_id, "after_ms": after.ends_ms, "at_most": most}
+    slots = {**_slots(chosen), **_order(sort, after, known_end=chosen.runs_out_by_ms is not None)}
+    return list(map(Found._make, SQL.run(connection, "list", values, **slots)))
+
+
+def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
+    """Which pieces put a list in order; `known_end`: of whom each has one, which an index holds."""
+    if sort == "name":
+        return {"order": "by_name", "later": "after_name"}
+    way, known_end = SORTS[sort], known_end and sort == "end"
+    slots = {"value": "by_known_end" if known_end else f"by_{sort}", "order": way}
+    if not after.org_id:
+        return {**slots, "later": "any"}
+    as_read = known_end and after.ends_ms is not None
+    return {**slots, "later": f"after_{way}", "last": "as_read" if as_read else "by_now"}
+
+
+def _place(row: Found) -> Place:
+    """Where a list goes on behind a row."""
+    return Place(row.org_id, row.runs_out_ms)
+
+
+def _slots(chosen: OrgFilter) -> dict[str, str]:
+    """Which pieces narrow a list."""
+    return {
+        "of_state": f"is_{chosen.state}" if chosen.state else "any",
+        "ending": "any" if chosen.runs_out_by_ms is None else "ends_by",
+    }
+
+
+def _values(chosen: OrgFilter, now_ms: int) -> dict[str, object]:
+    part = chosen.search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    return {
+        "provider": chosen.provider,
+        "plan": chosen.plan,
+        "search": chosen.search,
+        "like": f"%{part}%",
+        "runs_out_by_ms": chosen.runs_out_by_ms,
+        "overridden": int(chosen.overridden),
+        "now_ms": now_ms,
+    }
+
+
+def _rows(connection: sa.Connection, found: Sequence[Found], now_ms: int) -> list[OrgRow]:
+    return [_row(*pair, now_ms) for pair in zip(found, left_of(connection, found, now_ms), strict=True)]
+
+
+def _row(row: Found, left: Left, now_ms: int) -> OrgRow:
+    state: State = "active" if row.billing_provider is not None else "scheduled" if row.is_scheduled else "unassigned"
+    since_ms = None
+    if row.stopped_at_ms is not None:
+        state, since_ms = "stopped", row.stopped_at_ms
+    elif row.is_halted:
+        state, since_ms = "halted", row.halted_at
+    word: tuple[bool | None, int | None, int | None] = (None, None, None)
+    if row.override_until_ms is None or row.override_until_ms > now_ms:  # else no tick has forgotten it yet
+        halted = None if row.override_halted is None else bool(row.override_halted)
+        word = halted, row.override_max_concurrent, row.override_until_ms
+    return OrgRow(
+        row.org_id, row.billing_provider, row.plan,
+        state, since_ms, bool(row.is_halted), row.halt_reason, row.stopped_reason,
+        row.running, row.max_concurrent_sandboxes, row.balance_micro,
+        *word, *left,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Providers as people set them: terms, pauses, rates, vendors' bills and shadows."""

@@ -1,0 +1,253 @@
+"""Lists of pushes, a page at a time. Reads only.
+
+Guarantee: a page costs the same however many pushes there are: each kind of question goes by an index that holds it in
+its order, and looks at MOST_LOOKED_AT rows at most. Where none of those is like what was asked for, the page says where
+it goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import require_org
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS, WINDOW_MS, parse_push_key, push_key
+from drawdown.worker.push.rows import find_push
+from drawdown.worker.push.unresolved import AWAITING_CREDIT
+
+SQL = queries(__file__)
+
+PAGE_ROWS: Final = 50
+MOST_AT_ONCE: Final = 1_000
+"""Rows of a file that are read, and held, together."""
+MOST_LOOKED_AT: Final = 5_000
+"""Pushes that one page goes through."""
+MOST_ORG_MS: Final = 31 * DAY_MS
+"""How much time of one organisation is looked through, a look for each window."""
+OPEN: Final = ("due", "queued", "in_doubt", "rejected", AWAITING_CREDIT)
+FOR_PEOPLE: Final = ("in_doubt", "rejected")
+UNSENT: Final = (*FOR_PEOPLE, AWAITING_CREDIT)
+"""States that no tick sends: by the index on what a person is needed for."""
+RANKS: Final = {"in_doubt": -3, "rejected": -2}
+"""What stands for the time in the place of a push that no tick tries again: they come before those that one does."""
+NO_ERROR: Final = "no error on record"
+STATES: Final = ("open", *OPEN, "accepted", "voided", "carried", "shadow", "any")
+"""By what a list may be narrowed: `open` is what is not decided."""
+FIRST: Final = -1
+LAST: Final = 2**62
+"""Windows before and behind each that there is."""
+
+
+@dataclass(frozen=True)
+class PushFilter:
+    """Which pushes: in one of STATES; of windows in [from_ms, to_ms); `why`: whose last error this is, by its first
+    160 characters, or NO_ERROR. Empty: any."""
+
+    state: str = "open"
+    provider: str = ""
+    org: str = ""
+    feature: str = ""
+    from_ms: int | None = None
+    to_ms: int | None = None
+    why: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether these are some of what is not decided."""
+        return self.state in ("open", *OPEN)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether some that lie in the order of their index may be left out: of what is open, those for people are."""
+        return self.state != "any" or bool(
+            self.provider or self.feature or self.why or self.from_ms is not None or self.to_ms is not None
+        )
+
+    @property
+    def values(self) -> dict[str, object]:
+        """What the pieces `narrowed`, `of_org` and `customer_sums` are bound to."""
+        return {
+            "state": "" if self.state == "any" else self.state,
+            "provider": self.provider,
+            "org": self.org,
+            "feature": self.feature,
+            "from_ms": self.from_ms or 0,
+            "to_ms": LAST if self.to_ms is None else self.to_ms,
+            "why": self.why,
+            "no_error": NO_ERROR,
+        }
+
+
+@dataclass(frozen=True)
+class PushLine:
+    """A push: base units of its feature that were sealed, and what is sent of them in its provider's terms."""
+
+    key: str
+    window_ms: int
+    org_id: str
+    feature: str
+    revision: int
+    provider: str
+    customer_id: str
+    sealed_qty: int
+    sent_qty: int
+    state: str
+    attempts: int
+    due_at_ms: int | None
+    sealed_at_ms: int
+    last_error: str | None
+
+    @property
+    def place(self) -> str:
+        """Where the next page begins behind it."""
+        return _said(RANKS.get(self.state, self.due_at_ms or 0), vars(self))
+
+
+@dataclass(frozen=True)
+class PushPage:
+    """`next_after`: where the next page begins; None where there is no more. `is_cut`: it ended
+    there for having gone through as much as one page may."""
+
+    lines: list[PushLine]
+    next_after: str | None
+    is_cut: bool = False
+
+
+def list_pushes(
+    connection: sa.Connection, chosen: PushFilter, now_ms: int, after: str = "", most: int = PAGE_ROWS
+) -> PushPage:
+    """Those behind `after`. Open ones: first those that need a person, in doubt before rejected, the oldest window
+    first; then those that ticks try, by provider, the next to be tried first. All others, and those of one
+    organisation: the latest window first. Errors: UsageError for a state there is not, no such place, or a first page
+    of open ones of which none waits for `why`; UnknownId. A provider that billed nobody is no error: it may be known
+    to the machine alone."""
+    if chosen.state not in STATES:
+        raise UsageError(f"state {chosen.state!r}: there is {', '.join(STATES)}")
+    if chosen.from_ms is not None and chosen.to_ms is not None and chosen.from_ms >= chosen.to_ms:
+        raise UsageError("the range is empty: it ends before it begins")
+    if chosen.feature:
+        ids.require(connection, ids.FEATURE, chosen.feature)
+    if chosen.org:
+        require_org(connection, chosen.org)
+    values = {**chosen.values, "at_most": most + 1, "looked_at": MOST_LOOKED_AT}
+    if chosen.why and chosen.is_open and not after and SQL.run(connection, "one_that_waits", values).first() is None:
+        raise UsageError("why: there is no open push that waits for this reason")
+    if chosen.org:
+        return _of_org(connection, chosen, {**values, **_place(after, LAST)}, now_ms, most)
+    if chosen.state in UNSENT:
+        return _for_people(connection, chosen, values, after, most)
+    if chosen.is_open:
+        return _open(connection, chosen, values, after, most)
+    return _looked(connection, chosen, {**values, **_place(after, LAST)}, most, "latest", "down_to")
+
+
+def every_push(connection: sa.Connection, chosen: PushFilter, now_ms: int) -> Iterator[PushLine]:
+    """All of them, in the order of pages."""
+    after: str | None = ""
+    while after is not None:
+        found = list_pushes(connection, chosen, now_ms, after, MOST_AT_ONCE)
+        yield from found.lines
+        after = found.next_after
+
+
+def _open(
+    connection: sa.Connection, chosen: PushFilter, values: Mapping[str, object], after: str, most: int
+) -> PushPage:
+    """Those that need a person, and behind the last of them those that ticks try."""
+    people = PushPage([], None)
+    if chosen.state == "open" and not _is_tried(after):
+        people, after = _for_people(connection, chosen, values, after, most), ""
+    room = most - len(people.lines)
+    if people.next_after is not None:
+        return people
+    values = {**values, **_due_place(connection, after), "at_most": max(room, 1) + 1}
+    rest = _looked(connection, chosen, values, max(room, 1), "open", "due_to")
+    if not room:
+        return PushPage(people.lines, people.lines[-1].place if rest.lines or rest.is_cut else None)
+    return PushPage(people.lines + rest.lines, rest.next_after, rest.is_cut)
+
+
+def _for_people(
+    connection: sa.Connection, chosen: PushFilter, values: Mapping[str, object], after: str, most: int
+) -> PushPage:
+    """What needs a person: in doubt before rejected, the oldest window first."""
+    stored = "rejected" if chosen.state == AWAITING_CREDIT else chosen.state
+    first, last = (stored,) * 2 if stored in FOR_PEOPLE else FOR_PEOPLE
+    place = _place(after, FIRST)
+    begin = next((state for state, rank in RANKS.items() if rank == place["due_at_ms"]), first)
+    return _paged(
+        connection, "needing_person", {**values, **place, "state_after": max(begin, first), "last_state": last}, most
+    )
+
+
+def _is_tried(after: str) -> bool:
+    """Whether a page of what is open begins behind one that ticks try: behind all that needs a person."""
+    return int(_place(after, FIRST)["due_at_ms"]) >= 0
+
+
+def _looked(
+    connection: sa.Connection, chosen: PushFilter, values: Mapping[str, object], most: int, name: str, bound: str
+) -> PushPage:
+    """In the order of an index, of which some may be passed over: no further than MOST_LOOKED_AT rows."""
+    if not chosen.narrows:
+        return _paged(connection, name, values, most, **{bound: ""})
+    last = SQL.run(connection, f"{name}_last", values).mappings().one_or_none()
+    if last is None:
+        return PushPage([], None)
+    bounds = {f"last_{part}": value for part, value in last.items()}
+    found = _paged(connection, name, {**values, **bounds}, most, **{bound: bound})
+    if found.next_after is not None or int(last["looked"]) < MOST_LOOKED_AT:
+        return found
+    return PushPage(found.lines, _said(int(last.get("due_at_ms", 0)), dict(last)), is_cut=True)
+
+
+def _of_org(
+    connection: sa.Connection, chosen: PushFilter, values: Mapping[str, Any], now_ms: int, most: int
+) -> PushPage:
+    """One organisation's, the latest first: a look for each window, those of MOST_ORG_MS at most."""
+    first = SQL.run(connection, "first_window").scalar()
+    to_ms = min(values["to_ms"], now_ms + WINDOW_MS, values["window_ms"] + WINDOW_MS)
+    asked_ms = -(-max(values["from_ms"], first or 0) // WINDOW_MS) * WINDOW_MS
+    from_ms = max(asked_ms, to_ms - MOST_ORG_MS) // WINDOW_MS * WINDOW_MS
+    if first is None or from_ms >= to_ms:
+        return PushPage([], None)
+    found = _paged(connection, "of_org", {**values, "from_ms": from_ms, "to_ms": to_ms}, most)
+    if found.next_after is not None or from_ms <= asked_ms:
+        return found
+    begin = {"org_id": chosen.org, "window_ms": from_ms, "feature": "", "revision": 0}
+    return PushPage(found.lines, _said(0, begin), is_cut=True)
+
+
+def _paged(connection: sa.Connection, name: str, values: Mapping[str, object], most: int, **slots: str) -> PushPage:
+    rows = [PushLine(**row._mapping) for row in SQL.run(connection, name, values, **slots)]
+    return PushPage(rows[:most], rows[most - 1].place if len(rows) > most else None)
+
+
+def _said(due_at_ms: int, row: Mapping[str, Any]) -> str:
+    """A place, as PushLine.place says it."""
+    return f"{due_at_ms}:{push_key(row['org_id'], row['window_ms'], row['feature'], row['revision'])}"
+
+
+def _place(after: str, begin: int) -> dict[str, Any]:
+    """Behind which push a page begins. Errors: UsageError."""
+    if not after:
+        return {"due_at_ms": -1, "window_ms": begin, "org_id": "", "feature_after": "", "revision": -1}
+    due, _, key = after.partition(":")
+    push_id = parse_push_key(key)
+    if push_id is None or not re.fullmatch("-?[0-9]{1,18}", due):
+        raise UsageError("after: no page begins there: begin at the first one")
+    return {"due_at_ms": int(due), "feature_after": push_id.pop("feature"), **push_id}
+
+
+def _due_place(connection: sa.Connection, after: str) -> dict[str, object]:
+    """The same for what goes by provider. Errors: UsageError, UnknownId."""
+    found = _place(after, FIRST)
+    provider = str(find_push(connection, after.partition(":")[2]).provider) if after else ""
+    return {**found, "provider_after": provider}

@@ -1,0 +1,1 @@
+"""What suppliers are owed and paid: settlements, freezes, reversals and payout files."""

@@ -1,0 +1,227 @@
+"""The status of everything, or of one organisation. Reads only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import require_org
+from drawdown.schema.errors import ClockDoubted, Exit
+from drawdown.schema.sql import queries, together
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.batches.lists import FilesLeft, files_part
+from drawdown.worker.catalog import terms
+from drawdown.worker.cluster.install import there_part
+from drawdown.worker.cluster.lists import read_cluster
+from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.halts.unheeded import Undelivered, Unheeded, undelivered_part, unheeded_part
+from drawdown.worker.history.incarnation import difference, read_incarnation
+from drawdown.worker.provider.shadows import InShadow, shadow_part
+from drawdown.worker.push.unresolved import unresolved_of, unresolved_parts
+from drawdown.worker.push.waiting import read_providers
+from drawdown.worker.reconcile.uncompared import uncompared_of, uncompared_part
+from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
+from drawdown.worker.status import standing as parts
+from drawdown.worker.status.backlog import OrdersLeft, orders_part, read_backlog
+from drawdown.worker.status.headline import judge
+from drawdown.worker.status.long_open import LongOpen, oldest_open
+from drawdown.worker.usage.type_room import ShortOfTypes, short_of_types_part
+from drawdown.worker.verdict import watch_state
+from drawdown.worker.verdict.watch_state import UnreadOrgs
+
+if TYPE_CHECKING:
+    from drawdown.worker.engine.witness import Witness
+    from drawdown.worker.verdict.standing import OrgStatus
+
+SQL = queries(__file__)
+WHOLE: Final = (
+    "counts",
+    "pending",
+    "halts",
+    "differing",
+    "stopped",
+    "halted_orgs",
+    "doubted",
+    "balances",
+    "last_of_first_shard",
+)
+"""What is read of everything, and asks for no value."""
+MOST_TICKS: Final = 1_000
+"""Among which the last one is looked for."""
+FILES_WAIT: Final = "files of watched folders wait to be taken"
+NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
+"""Of an organisation's row: what only the seal uses, for how far it is sealed says both; and what lists alone go by."""
+
+
+def status(
+    connection: sa.Connection, now_ms: int, witness: Witness | None = None, *, is_trusted: bool = True
+) -> parts.Status:
+    """What is behind, why, since when, how much it is worth, and when it will be drained; the headline sums it up.
+
+    `witness`: what this machine remembers of the database, so that a loss shows before the next tick writes it down.
+    `is_trusted`: `now_ms` was given by a person; this machine's clock is compared, as ticks compare it."""
+    read = together(
+        connection,
+        **{name: SQL.part(name) for name in WHOLE},
+        **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
+        last_tick=SQL.part("last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}),
+        orders=orders_part(now_ms),
+        files=files_part(),
+        uncompared=uncompared_part(now_ms),
+        shadow=shadow_part(now_ms),
+        short_of_types=short_of_types_part(),
+        paused=terms.SQL.part("paused"),
+        watch=watch_state.SQL.part("rounds"),
+        unread=watch_state.SQL.part("unread_orgs"),
+        unheeded=unheeded_part(Shard()),
+        undelivered=undelivered_part(Shard()),
+        there=there_part(),
+        buckets=buckets_part(),
+        **unresolved_parts(),
+    )
+    found = parts.Standing(
+        **vars(read["counts"][0]),
+        at_ms=now_ms,
+        unread_samples=_unread_samples(connection, read["buckets"]),
+        left=(backlog := read_backlog(connection, Shard(), now_ms)),
+        providers=read_providers(connection, now_ms),
+        unresolved=unresolved_of(connection, read["unresolved"], read["unresolved_orgs"]),
+        paused={row.provider: parts.Pause(int(row.paused_ms), str(row.paused_reason)) for row in read["paused"]},
+        pending=[_pending(row) for row in read["pending"]],
+        halts=parts.HaltsDue(**vars(read["halts"][0])),
+        watch_ms=read["watch"][0].round_ms,
+        unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
+        undelivered=[_undelivered(Undelivered(**vars(row))) for row in read["undelivered"]],
+        unheeded=[_unheeded(Unheeded(**vars(row))) for row in read["unheeded"]],
+        differing=[parts.Differing(**vars(row)) for row in read["differing"]],
+        uncompared=uncompared_of(read["uncompared"]),
+        shadow=[InShadow(**vars(row)) for row in read["shadow"]],
+        short_of_types=[ShortOfTypes(**vars(row)) for row in read["short_of_types"]],
+        balances=[parts.ToldBalance(**vars(row)) for row in read["balances"]],
+        stopped=[parts.StoppedOrg(**vars(row)) for row in read["stopped"]],
+        halted_orgs=[parts.HaltedOrg(**vars(row)) for row in read["halted_orgs"]],
+        doubted=_doubt(connection, read["doubted"], now_ms, witness),
+        clock=None if is_trusted else _clock_doubt(connection, now_ms),
+        replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
+        orders=OrdersLeft(**vars(read["orders"][0])),
+        files=FilesLeft(**vars(read["files"][0])),
+        open_transaction=_open_for_long(connection),
+        last_tick=_last_tick(read["last_tick"], read["running_tick"], read["last_of_first_shard"]),
+        needs_person=backlog.needs_person,
+        cluster=read_cluster(connection) if read["there"] else None,
+    )
+    return parts.Status(found, judge(found))
+
+
+def _unread_samples(connection: sa.Connection, buckets: Sequence[Any]) -> int:
+    """How many came in that no seal has looked at yet, of whichever time (S2)."""
+    seen = seen_by_all(buckets)
+    return int(SQL.run(connection, "unread_samples", seen.values, later=seen.piece).scalar_one())
+
+
+def last_tick_ms(connection: sa.Connection, now_ms: int) -> int | None:
+    """When the tick ended that ended last by this clock; None: none ever did."""
+    rows = SQL.run(connection, "last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}).all()
+    return int(rows[0].finished_ms) if rows else None
+
+
+def newest_tick_ms(connection: sa.Connection) -> int | None:
+    """When the tick ended that was the last to begin, by the clock that it had."""
+    return SQL.run(connection, "newest_tick").scalar_one_or_none()
+
+
+def sealed_to_ms(connection: sa.Connection) -> int:
+    """How far the bucket furthest ahead is sealed; 0: none is."""
+    return int(SQL.run(connection, "sealed_to").scalar_one())
+
+
+def _pending(row: Any) -> parts.PendingUsage:
+    return parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
+
+
+def _undelivered(found: Undelivered) -> parts.UndeliveredHalts:
+    return parts.UndeliveredHalts(**vars(found), needs_person=found.needs_person, said=str(found))
+
+
+def _unheeded(halt: Unheeded) -> parts.UnheededHalt:
+    return parts.UnheededHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
+
+
+def _doubt(
+    connection: sa.Connection, doubted: Sequence[Any], now_ms: int, witness: Witness | None
+) -> parts.Doubt | None:
+    for row in doubted:
+        return parts.Doubt(**vars(row))
+    why = difference(connection, read_incarnation(connection), witness)
+    return None if why is None else parts.Doubt(now_ms, why)
+
+
+def _clock_doubt(connection: sa.Connection, now_ms: int) -> str | None:
+    try:
+        doubt_the_clock(now_ms, database_now(connection, now_ms), last_doubted_clock(connection))
+    except ClockDoubted as error:
+        return str(error)
+    return None
+
+
+def _open_for_long(connection: sa.Connection) -> LongOpen | None:
+    oldest = oldest_open(connection)
+    return oldest if oldest is not None and oldest.told else None
+
+
+def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[Any]) -> parts.LastTick | None:
+    if not found:
+        return None
+    last, report = found[0], json.loads(found[0].report or "{}")
+    left = next((text for tick in (last, *firsts) if (text := _left(tick))), "")
+    return parts.LastTick(
+        tick_id=last.tick_id,
+        worker=last.worker,
+        bucket_lo=last.bucket_lo,
+        bucket_hi=last.bucket_hi,
+        started_ms=last.started_ms,
+        finished_ms=last.finished_ms,
+        exit_status=last.exit_status,
+        clock_trusted=bool(last.clock_trusted),
+        took_ms=last.finished_ms - last.started_ms,
+        another_began_ms=running[0].began_ms,
+        problems=report.get("problems", []),
+        left=left,
+    )
+
+
+def _left(tick: Any) -> str:
+    """The first of what a tick could not do, and the next one tries again."""
+    report = json.loads(tick.report or "{}") if tick.exit_status == Exit.LEFT else {}
+    return str(next(iter(report.get("failures", [])), FILES_WAIT if report.get("batches_wait") else ""))
+
+
+def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus:
+    """How one organisation stands. Errors: Refused where there is none."""
+    # here, as the status of everything, which is asked for most, needs neither
+    from drawdown.worker.verdict.org_credit import credit_status, verdict_history
+    from drawdown.worker.verdict.standing import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
+
+    org = require_org(connection, org_id)
+    of_org = {"org_id": org_id}
+    row = {str(name): value for name, value in org._mapping.items() if name not in NOT_SHOWN}
+    return OrgStatus(
+        **{**row, "read_by_ms": org.read_by_ms or None},  # READ_TWICE is no time
+        watermark_ms=SQL.run(connection, "org_watermark", of_org).scalar_one_or_none(),
+        assignments=[AssignmentRow(**row._mapping) for row in SQL.run(connection, "org_assignments", of_org)],
+        pending=[
+            PendingSize(row.reason, row.memory_mb, int(row.seconds), int(row.samples), row.since_ms, row.event_type)
+            for row in SQL.run(connection, "org_pending", of_org)
+        ],
+        pushes=[
+            PushState(row.state, row.provider, row.feature, row.pushes, int(row.quantity))
+            for row in SQL.run(connection, "org_pushes", of_org)
+        ],
+        halts=[HaltRow(**row._mapping) for row in SQL.run(connection, "org_halts", of_org)],
+        credit=credit_status(connection, org, now_ms),
+        verdicts=verdict_history(connection, org_id),
+    )

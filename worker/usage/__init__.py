@@ -1,0 +1,1 @@
+"""Usage after it arrived: lists, withdrawals, backfills, quarantine, pruning and folding."""

@@ -1,1 +1,0 @@
-"""The views: everything that a person or a program reads. Nothing here writes."""

@@ -1,0 +1,1 @@
+"""The wallets of the embedded ledger, as people and programs use them: grants, lots, pools, tiers, statements."""

@@ -1,0 +1,120 @@
+"""The ledger and sealed usage as other programs take them: CSV, or JSON lines, row by row. Reads only.
+
+Guarantee: what is read is read at one moment, however long it takes, and never held as a whole. Each row has an id that
+never changes, so that a second export of the same time can be laid over the first. Amounts are exact: whole
+micro-credits, and credits as a decimal text; times are milliseconds since 1970 (UTC). In CSV nothing is taken for a
+formula, nor turns the direction of reading.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import chain, islice
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+
+from drawdown.ledger.accounts import wallet_account
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.text import no_formula
+from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.worker.wallets.accounts import payer_of
+
+SQL = queries(__file__)
+
+ROWS_AT_ONCE: Final = 1_000
+"""Rows that are fetched, and held, together."""
+Kind = Literal["ledger", "usage"]
+Format = Literal["csv", "jsonl"]
+ByTime = Literal["booked", "used"]
+COLUMNS: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "ledger": (
+        "key", "at_ms", "ts_ms", "kind", "from_account", "to_account", "amount_micro", "amount", "moved_micro", "moved",
+        "feature", "quantity", "run", "lot", "actor", "reason",
+    ),
+    "usage": (
+        "key", "window_ms", "org_id", "feature", "revision", "quantity", "provider", "customer_id", "sent_quantity",
+        "state",
+    ),
+}  # fmt: skip
+TEXTS: Final = frozenset((
+    "key", "kind", "from_account", "to_account", "feature", "run", "lot", "actor", "reason", "org_id", "provider",
+    "customer_id", "state",
+))  # fmt: skip
+"""Columns of texts, some of which others wrote."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Of whom ('': of all), from when until before when: for the ledger by its booking, or by its use; for usage by
+    window."""
+
+    org_id: str
+    from_ms: int
+    to_ms: int
+    by: ByTime = "booked"
+
+
+def lines(connection: sa.Connection, kind: Kind, span: Span, form: Format, now_ms: int) -> Iterator[str]:
+    """The export, line by line; CSV begins with the columns' names. Errors: UnknownId for an organisation that has
+    neither usage nor a wallet."""
+    rows = _ledger(connection, span, now_ms) if kind == "ledger" else _usage(connection, span, now_ms)
+    columns, first = COLUMNS[kind], list(islice(rows, 1))  # before anything is printed: it may be refused
+    if form == "csv":
+        yield _csv_line({name: name for name in columns}, columns)
+    for row in chain(first, rows):
+        yield _csv_line(row, columns) if form == "csv" else _json_line(row, columns)
+
+
+def _ledger(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict[str, object]]:
+    account = wallet_account(payer_of(connection, span.org_id, now_ms)) if span.org_id else ""
+    values = {"from_ms": span.from_ms, "to_ms": span.to_ms, "account_id": account}
+    of_whom = "of_wallet" if account else "of_all"
+    for row in _streamed(connection, "entries", values, of_whom=of_whom, time=span.by):
+        moved = row.amount_micro if row.to_account == account else -row.amount_micro
+        made: dict[str, object] = {**row._mapping, "amount": _credits(row.amount_micro)}
+        yield {**made, "moved_micro": moved, "moved": _credits(moved)} if account else made
+
+
+def _usage(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict[str, object]]:
+    if span.org_id:
+        payer_of(connection, span.org_id, now_ms)  # an id that names nobody is refused
+    values = {"from_ms": span.from_ms, "to_ms": span.to_ms, "org_id": span.org_id}
+    of_whom = "of_org" if span.org_id else "of_all"
+    folded = SQL.run(connection, "folded", values, of_whom=of_whom).scalar()
+    if folded is not None:
+        raise UsageError(
+            f"pushes of before {show_time(int(folded) + DAY_MS)} were folded into sums of a day: export usage from "
+            "then on; the ledger's export has each charge, and `drawdown usage` the sums"
+        )
+    for row in _streamed(connection, "pushes", values, of_whom=of_whom):
+        yield dict(row._mapping)
+
+
+def _streamed(connection: sa.Connection, name: str, values: Mapping[str, object], **slots: str) -> Iterator[Any]:
+    """By a cursor on the server where there is one."""
+    connection.execution_options(stream_results=True, max_row_buffer=ROWS_AT_ONCE)
+    with SQL.run(connection, name, values, **slots) as answer:
+        yield from answer
+
+
+def _credits(micro: int) -> str:
+    return f"{Decimal(micro) / MICRO:.6f}"
+
+
+def _csv_line(row: Mapping[str, object], columns: tuple[str, ...]) -> str:
+    texts = [(name, "" if row.get(name) is None else str(row[name])) for name in columns]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow([no_formula(text) if name in TEXTS else text for name, text in texts])
+    return out.getvalue()
+
+
+def _json_line(row: Mapping[str, object], columns: tuple[str, ...]) -> str:
+    return json.dumps({name: row.get(name) for name in columns}) + "\n"
