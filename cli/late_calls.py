@@ -70,7 +70,7 @@ class LateCells:
 
     @cached_property
     def _reader(self) -> CellReader:
-        from drawdown.worker.halts.cell_usage import CellUsageClient
+        from drawdown.worker.halts.cell_client import CellUsageClient
 
         return CellUsageClient(self._settings, self._clock)
 

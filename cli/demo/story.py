@@ -25,7 +25,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.facts import Wish
+from drawdown.worker.guard.terms import Wish
 from drawdown.worker.sources.events.store import take
 
 RUN_HOURS: Final = (9, 14, 19)

@@ -16,7 +16,7 @@ from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_credits, parse_length, parse_quantities, show_credits, show_time
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions import blocks as run_blocks
+from drawdown.worker.executions import permission as run_blocks
 from drawdown.worker.executions.lists import EVER, MOST_LOOKED_AT, RunFilter, list_runs, show_run
 from drawdown.worker.executions.request import Request
 

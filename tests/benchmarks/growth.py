@@ -32,8 +32,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.status.status import status
 from drawdown.worker.tick import tick
-from drawdown.worker.usage.fold import fold
-from drawdown.worker.usage.prune import prune
+from drawdown.worker.usage.prune import fold, prune
 from drawdown.worker.verify.verify import verify
 from tests.benchmarks.case_tick import world_of
 from tests.benchmarks.databases import tidy

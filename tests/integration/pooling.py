@@ -18,7 +18,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools
-from drawdown.worker.wallets.pool_lists import AllotmentRow, PoolView, show_pool
+from drawdown.worker.wallets.pools import AllotmentRow, PoolView, show_pool
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet
 

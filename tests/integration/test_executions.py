@@ -22,7 +22,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions import blocks as run_blocks
+from drawdown.worker.executions import permission as run_blocks
 from drawdown.worker.executions.lists import RunFilter, list_runs, show_run
 from drawdown.worker.executions.request import Request
 from drawdown.worker.status.status import org_status

@@ -25,8 +25,7 @@ from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import client as calling
 from drawdown.worker.hooks.client import AT_ONCE, MAX_ANSWER_BYTES, HookClient
 from drawdown.worker.hooks.deliver import Told, deliver
-from drawdown.worker.hooks.hook_settings import HookSettings
-from drawdown.worker.hooks.signing import endpoint_secret
+from drawdown.worker.hooks.hook_settings import HookSettings, endpoint_secret
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Peer, Seen
 from tests.emulators.product import ProductEmulator

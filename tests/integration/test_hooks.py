@@ -21,8 +21,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import deliver as delivering
-from drawdown.worker.hooks.deliver import BATCH, ENDPOINT_BUDGET_MS, Told, deliver
-from drawdown.worker.hooks.schedule import CALL_MS, WAITS
+from drawdown.worker.hooks.deliver import BATCH, CALL_MS, ENDPOINT_BUDGET_MS, WAITS, Told, deliver
 from drawdown.worker.topup import actions as said
 from drawdown.worker.watch import Watcher, watch
 from tests.integration.hooking import Shop

@@ -20,7 +20,7 @@ from drawdown.worker.catalog.terms import take_new_terms
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import dispatch
 from drawdown.worker.orgs.actions import halt
-from drawdown.worker.seal.statements import Statements
+from drawdown.worker.seal.seal import Statements
 from drawdown.worker.seal.stops import release_org, stop_org
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities

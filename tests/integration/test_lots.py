@@ -28,8 +28,7 @@ from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import lists as wallets
-from drawdown.worker.wallets.accounts import account_of
-from drawdown.worker.wallets.ledger import LotRow, LotsView, list_lots
+from drawdown.worker.wallets.accounts import LotRow, LotsView, account_of, list_lots
 from drawdown.worker.wallets.statement import Span, of_customer
 from tests.acceptance.commands import drawdown
 from tests.fresh import migrated

@@ -23,7 +23,7 @@ from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools
-from drawdown.worker.wallets.pool_lists import list_payers, list_pools
+from drawdown.worker.wallets.pools import list_payers, list_pools
 from tests.integration.pooling import BACK, END, Course
 from tests.world import T0, Fleet
 

@@ -18,7 +18,6 @@ from drawdown.events.privacy import documents
 from drawdown.schema.database import read, write
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.usage import event_summary
 from drawdown.worker.usage import privacy as views
 from tests.integration.telling_events import event, told, withdrawn
 from tests.world import T0, Fleet
@@ -252,7 +251,7 @@ def test_what_the_summary_is_of_has_bounds(fleet: Fleet, monkeypatch: pytest.Mon
         assert summary(*words) == 2
         said = capsys.readouterr().err
         assert says in said and ("empty" in said) == ("empty" in says)
-    monkeypatch.setattr(event_summary, "MAX_USES", 5)
+    monkeypatch.setattr(views, "MAX_USES", 5)
     assert summary() == 2
     assert "choose a shorter range" in capsys.readouterr().err
 

@@ -24,7 +24,7 @@ from drawdown.worker.replay.replay import replay
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.usage import prune as pruning
 from drawdown.worker.usage import withdrawals
-from drawdown.worker.usage.fold import fold
+from drawdown.worker.usage.prune import fold
 from drawdown.worker.verify.questions import METERING
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets.actions import grant

@@ -19,8 +19,15 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.statement import FINAL_AFTER_MS, Span, Statement, of_customer, span_of
-from drawdown.worker.wallets.statement_file import as_object, csv_lines
+from drawdown.worker.wallets.statement import (
+    FINAL_AFTER_MS,
+    Span,
+    Statement,
+    as_object,
+    csv_lines,
+    of_customer,
+    span_of,
+)
 from tests.integration.books import FEBRUARY, HOUR_MS, JANUARY, MARCH, MIDDLE, Books, by_hand, priced, shown
 from tests.integration.topping import Purses
 from tests.integration.verifying import tamper, verified

@@ -14,7 +14,7 @@ from drawdown.ledger.monthly import terms
 from drawdown.ledger.monthly.terms import Gives
 from drawdown.schema.audit import record
 from drawdown.schema.database import connect, write
-from drawdown.worker.checks.stop_breached import stop_breached
+from drawdown.worker.checks.proofs import stop_breached
 from drawdown.worker.seal import stops
 from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verify.verify import Verification, verify

@@ -39,11 +39,10 @@ from drawdown.worker.access import my_sessions
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.facts import Wish
-from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.terms import Change, PlanLimit, Wish
+from drawdown.worker.wallets import accounts as own_wallet
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets import own as own_wallet
-from drawdown.worker.wallets.forecast import Forecast
+from drawdown.worker.wallets.entries import Forecast
 from tests.server.issuer import EC, FOREIGN, RSA, confused, unsigned
 from tests.world import T0, Fleet
 

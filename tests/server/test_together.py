@@ -19,7 +19,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.actions import Asked
 from drawdown.worker.executions.request import Request
 from drawdown.worker.orgs import actions as orgs
-from drawdown.worker.provider.rates import set_rate as set_price
+from drawdown.worker.provider.actions import set_rate as set_price
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets.actions import grant, set_plan_limit, set_rate
 from tests.server.house import Caller, House, served

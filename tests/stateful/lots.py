@@ -26,7 +26,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import tiers
-from drawdown.worker.wallets.ledger import list_lots
+from drawdown.worker.wallets.accounts import list_lots
 from tests.fresh import fresh
 from tests.stateful import lots_model
 from tests.stateful.lots_model import EVER, TAKEN, TIER, WAIT_MS, Given, Model, Run, month_of

@@ -25,8 +25,8 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools
-from drawdown.worker.wallets.ledger import list_lots
-from drawdown.worker.wallets.pool_lists import show_pool
+from drawdown.worker.wallets.accounts import list_lots
+from drawdown.worker.wallets.pools import show_pool
 from tests.fresh import fresh
 from tests.world import Fleet
 

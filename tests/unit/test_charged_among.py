@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from drawdown.worker.push.balances import charged_among, is_only_choice
+from drawdown.worker.push.evidence import charged_among, is_only_choice
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from drawdown.schema.errors import DrawdownError
-from drawdown.worker.sources.samples.lines import MAX_BLANK_BYTES, MAX_PASSED_OVER_BYTES, Lines
+from drawdown.worker.sources.samples.importer import MAX_BLANK_BYTES, MAX_PASSED_OVER_BYTES, Lines
 from tests.whole import share
 
 BLANK = {"lf": b"\n", "cr": b"\r" * 60_000 + b"\n", "crlf": b"\r\n"}

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from drawdown.server.api.gate import decided
-from drawdown.worker.verdict.gate_asks import Gated, in_doubt
+from drawdown.worker.verdict.asks import Gated, in_doubt
 
 ROWS = [
     Gated(biller, reason is not None, reason, most, None if unknown else 7, plan, unknown, overridden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drawdown.worker.sources.samples.values import BadRow
+from drawdown.worker.sources.samples.rows import BadRow
 from tests.unit.reading import changed, outcomes, records
 
 

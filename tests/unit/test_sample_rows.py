@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_MEMORY_MB
-from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions, RowReader, Sample, content, meaning
-from drawdown.worker.sources.samples.values import BadRow, plain
+from drawdown.worker.sources.samples.rows import (
+    FIELDS,
+    BadRow,
+    ImportOptions,
+    RowReader,
+    Sample,
+    content,
+    meaning,
+    plain,
+)
 
 NOW = 1_733_700_000_000  # 2024-12-08T23:20:00Z
 GOOD = ["s1", "acme", "sb1", "c1", "1024", "2", "60", "2024-11-15 16:57:50"]

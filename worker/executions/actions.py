@@ -28,8 +28,8 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, in_credits
 from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.executions import remote as remote_runs
 from drawdown.worker.executions import request as run_request
-from drawdown.worker.executions.payer import Asker
 from drawdown.worker.executions.permission import (
+    Asker,
     Permit,
     above_cap,
     look_ahead,
@@ -39,10 +39,19 @@ from drawdown.worker.executions.permission import (
     require_room,
     with_unbilled,
 )
-from drawdown.worker.executions.request import USE, Request, fingerprint, require_life, require_sane
-from drawdown.worker.executions.results import Accepted, Asked, Preview, Settled
+from drawdown.worker.executions.request import (
+    USE,
+    Accepted,
+    Asked,
+    Preview,
+    Request,
+    Settled,
+    fingerprint,
+    require_life,
+    require_sane,
+)
 from drawdown.worker.verdict.asks import mark_for_projection
-from drawdown.worker.verdict.unbilled import unbilled_micro
+from drawdown.worker.verdict.effective_balance import unbilled_micro
 
 SQL = queries(__file__)
 

@@ -31,8 +31,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, window_of
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
-from drawdown.worker.sources.samples.made import CELL, NotMade, id_of, sizes_of
-from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.rows import CELL, NotMade, Sample, id_of, sizes_of
 from drawdown.worker.sources.samples.store import store
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read

@@ -15,7 +15,7 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
 from drawdown.worker.topup import actions as topups
-from drawdown.worker.topup.topups import begin
+from drawdown.worker.topup.fill import begin
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import tiers
 from tests.fake_payments import CAN

@@ -16,7 +16,7 @@ from drawdown.server.console.screens.customers import usage
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.days import Use
+from drawdown.worker.wallets.entries import Use
 from tests.server.console.test_elsewhere import shown
 from tests.server.console_home import Home
 

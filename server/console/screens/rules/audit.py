@@ -22,7 +22,7 @@ from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.rules.cells import said, short, time
 from drawdown.worker.access import audit as views
 from drawdown.worker.access.audit import VIAS, AuditFilter, Deed, list_deeds
-from drawdown.worker.checks import proof_lists as proofs
+from drawdown.worker.checks import proofs
 
 PATH: Final = "/console/audit"
 PAGE_DEEDS: Final = 100
