@@ -339,7 +339,7 @@ class Stored:
 
     sample_id: str
     content: tuple[Any, ...]
-    withdrawn_among: bool
+    withdrawn: bool
 
 
 def sample_id_of(source: str, event_id: str, org_id: str | None = None) -> str:
