@@ -8,7 +8,7 @@ came to, each at the cost of its charge. Anything else is silent (nothing was to
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
@@ -34,6 +34,7 @@ JOIN dirty_windows d ON d.org_id = p.org_id AND d.window_ms = p.window_ms
 WHERE p.state <> 'voided' GROUP BY p.customer_id, p.feature, p.window_ms HAVING MAX(p.state) = 'rejected'
 """
 """A window is given back nothing while a push of it waits: its windows are counted as dirty."""
+VOIDED = "SELECT COALESCE(wire_key, key) FROM pushes WHERE state = 'voided'"
 Amounts = Mapping[str, Fraction]
 """Credits by customer."""
 MOST_SUMS: Final = 50_000
@@ -103,6 +104,7 @@ def judge(
     doubted, waiting, others = _open(url, autumn)
     found.other_states = [one for one in others if one[0] not in undecided]
     found.back_later = _back_later(url, setting)
+    voided = {str(key) for (key,) in rows(url, VOIDED)}
     used = setting.used()
     for customer in setting.customers:
         name = customer.name
@@ -114,7 +116,7 @@ def judge(
         missing -= found.back_later.get(name, Fraction(0))
         beyond = _beyond(autumn, name, units) - apart + missing
         claimed = apart + made_up.get(name, Fraction(0))
-        weighing = Weighing(_mishaps(autumn, name) if claimed or (beyond and CHANGED in units) else ())
+        weighing = Weighing(_mishaps(autumn, name, voided) if claimed or (beyond and CHANGED in units) else ())
         found.unweighed += weighing.sums is None
         is_weighed = weighing.explains(claimed, beyond)
         may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
@@ -159,8 +161,9 @@ def _books(autumn: Struck) -> Books:
     return books
 
 
-def _mishaps(autumn: Struck, name: str) -> list[Mishap]:
-    """What the service lost, doubled or clamped inside a unit, and what a person changed and told nothing of."""
+def _mishaps(autumn: Struck, name: str, voided: Set[str]) -> list[Mishap]:
+    """What the service lost, doubled or clamped inside a unit, and what a person changed without a record. `voided`:
+    keys of pushes that were voided."""
     account = autumn.account
     undone = account.store.undone_charges
     ids = {id(one) for one in undone}
@@ -177,8 +180,8 @@ def _mishaps(autumn: Struck, name: str) -> list[Mishap]:
     for one, asked in account.limited:  # a person who decides about a push sees no part of it
         if one.customer == name and id(one) in eventless:
             found.append(((Fraction(one.value) - Fraction(asked)) * cost_of(one.feature), Fraction(0)))
-    for one in account.eventless:  # drawn without an event, so that a person found it not charged
-        if one.customer == name and one.key in autumn.not_charged:
+    for one in account.eventless:  # drawn without an event: the push was found absent, voided, and sent again
+        if one.customer == name and one.key in voided:
             found.append(_mishap(one, 1))
     if autumn.by_hand.get(name):
         found.append((-autumn.by_hand[name] * Fraction(BY_HAND), Fraction(0)))

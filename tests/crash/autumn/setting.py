@@ -149,8 +149,6 @@ class Struck(AutumnEmulator):
     orders: deque[Callable[[int], object]] = field(default_factory=deque)
     by_hand: Counter[str] = field(default_factory=Counter)
     """How often a person added BY_HAND to a customer's credits."""
-    not_charged: set[str] = field(default_factory=set)
-    """Keys of pushes that a person resolved as not charged: the console shows no event."""
 
     @property
     def came_about(self) -> Counter[str]:

@@ -342,8 +342,6 @@ class Healing:
         for key, _customer, wire_key, *_ in rows(self.url, DOUBTED):
             charged = self.autumn.charged_under(str(wire_key)) is not None
             done = self.operator.do("decide", key, charged)
-            if not charged:
-                self.autumn.not_charged.add(str(wire_key))
             self.said[f"resolved, {'charged' if charged else 'not charged'}"] += not done["waits"]
             decided += not done["waits"]
         return decided
