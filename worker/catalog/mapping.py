@@ -1,5 +1,5 @@
 """The mapping: which memory size, or which event type by its meter, makes which feature, in which window (rule S5).
-Pure, but for `mapping_rows` and `features_in_use`, which read.
+Pure, but for `mapping_rows` and `read_in_use`, which read.
 
 Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window whose feature
 a new row would change, so that a change which reaches back can only fill holes.
