@@ -18,8 +18,8 @@ from drawdown.cli.demo.opening import BILLED_MB, SUPPLIER, VM_HOUR_MICRO
 from drawdown.cli.demo.stage import Stage
 from drawdown.events.envelope import UsageEvent
 from drawdown.guard.decide import Reach
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.payouts import period_of
-from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, window_of

@@ -18,7 +18,7 @@ from drawdown.cli.demo.opening import SUPPLIER
 from drawdown.cli.demo.people import PRODUCT, at, run_of, whole_story
 from drawdown.cli.demo.stage import Stage
 from drawdown.events.envelope import UsageEvent
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import By
 from drawdown.schema.units import MINUTE_MS

@@ -11,7 +11,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason, Undo
 from drawdown.cli.rendering import facts, show, table
 from drawdown.cli.run_answers import credits_of, preview_of, said_of, show_settled, show_with_wallet, told_of
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_credits, parse_length, parse_quantities, show_credits, show_time

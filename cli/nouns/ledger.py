@@ -16,8 +16,8 @@ from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger.allocation import KINDS, Kind
 from drawdown.ledger.lots import DEFAULT_PRIORITY, Terms
-from drawdown.ledger.monthly.tiers import NO_CREDIT
 from drawdown.ledger.rates import Rate
+from drawdown.ledger.tiers import NO_CREDIT
 from drawdown.schema import ids
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.typed.parsing import parse_ahead, parse_credits, parse_time, show_credits, show_time

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.ledger.payers import MOST_PAYERS
+from drawdown.ledger.pools import MOST_PAYERS
 from drawdown.schema.units import in_credits
 from drawdown.server.api import account_models
 from drawdown.server.api import run_models as models

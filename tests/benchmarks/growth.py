@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
-from drawdown.ledger.monthly.calendar import next_start
+from drawdown.ledger.calendar import next_start
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade

@@ -8,8 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from drawdown.providers.autumn.customers import cycle_start_ms
-from drawdown.providers.autumn.spendable import MAX_MICRO
+from drawdown.providers.autumn.customers import MAX_MICRO, cycle_start_ms
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import CustomerState, Drawn, Lasting, NoCustomer, ReadFailed
 from drawdown.schema.units import DAY_MS

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.providers.autumn import events, wire
-from drawdown.providers.autumn.deductions import Units
+from drawdown.providers.autumn.credits import Units
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write

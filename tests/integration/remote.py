@@ -8,8 +8,8 @@ from typing import TypeVar
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from drawdown.cli.nouns.demo_cell import DemoCell
-from drawdown.providers.http.dialing import NOT_TRUSTED
+from drawdown.providers.http.client import NOT_TRUSTED
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts import cell_client

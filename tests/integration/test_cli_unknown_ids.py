@@ -16,7 +16,7 @@ from typer.main import get_command
 from drawdown.cli.main import app, run
 from drawdown.cli.tree import walk
 from drawdown.events.envelope import UsageEvent
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message

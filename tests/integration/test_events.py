@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.events.envelope import MAX_QUANTITY, UsageEvent
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, MICRO, WINDOW_MS

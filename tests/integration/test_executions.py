@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import entries
+from drawdown.ledger.accounts import HoldTerms
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, BeyondBalance
-from drawdown.ledger.plans import HoldTerms
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Accepted, PushRequest, Rejected
 from drawdown.schema.database import read, write

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.ledger.runs.grouped import NotTogether
+from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError
 from drawdown.worker.guard import counters as guard_counts

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.guard import counters as guard_reconcile

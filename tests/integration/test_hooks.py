@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.messages import EVENTS, Message, tell
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS

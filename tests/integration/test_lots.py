@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.ledger.allocation import ORDER, Kind
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import EXPIRY_WAIT_MS, Terms
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS

@@ -10,13 +10,11 @@ from typing import Any, TypeVar
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger import plans
-from drawdown.ledger.accounts import read_wallets
+from drawdown.ledger import accounts, reservations
+from drawdown.ledger.accounts import HoldTerms, read_wallets
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import PLAIN
-from drawdown.ledger.plans import HoldTerms
-from drawdown.ledger.runs import sandboxes
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied, Reservation
+from drawdown.ledger.reservations import Denied, Reservation
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
@@ -429,7 +427,7 @@ def test_ids_of_sandboxes_are_an_organisations_own(lab: Lab) -> None:
 
 def test_of_runs_accepted_at_once_none_is_above_the_bound(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waited for the wallet counts again: what was looked at before may have changed meanwhile."""
-    monkeypatch.setattr(sandboxes, "MOST_METERED", 2)
+    monkeypatch.setattr(reservations, "MOST_METERED", 2)
     lab.accept("one", 10, sandboxes=("a",))
     with monkeypatch.context() as patched:
         patched.setattr(executions, "permit", _permit_unlooked)
@@ -441,7 +439,7 @@ def test_of_runs_accepted_at_once_none_is_above_the_bound(lab: Lab, monkeypatch:
 
 
 def _permit_unlooked(connection: sa.Connection, request: Request, now_ms: int) -> run_permission.Permit:
-    found = plans.hold_terms(connection, request.org_id) or plans.HoldTerms()
+    found = accounts.hold_terms(connection, request.org_id) or accounts.HoldTerms()
     return run_permission.Permit(request.org_id, request.amount_micro or 0, found)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS

@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import lots
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.maturing import look_ahead
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import global_options_first, run
 from drawdown.cli.settings import settings
-from drawdown.events.privacy import documents
+from drawdown.events.privacy import leaves
 from drawdown.schema.database import read, write
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS
@@ -112,7 +112,7 @@ def test_standard_input(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Sa
 
 def test_what_is_too_large_is_read_no_further(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     monkeypatch.setattr("drawdown.cli.nouns.privacy.MAX_REPORT_BYTES", 100)
-    monkeypatch.setattr(documents, "MAX_REPORT_BYTES", 100)
+    monkeypatch.setattr(leaves, "MAX_REPORT_BYTES", 100)
     assert scanned(written("large.json", "[" + "1," * 100 + "1]")) == 2
     assert "at most" in capsys.readouterr().err
 

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import read_wallets
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.grouped import NotTogether
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.engine import runner

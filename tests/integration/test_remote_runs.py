@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.cli.main import run
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import connect, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import upgrade

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
-from drawdown.ledger.monthly.calendar import start_of
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.calendar import start_of
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, MINUTE_MS, WINDOW_MS

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.cli.main import run
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.payouts import Payout
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.ledger.settlements import Settlement, net_of
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import global_options_first, run
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO

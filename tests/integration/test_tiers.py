@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger.lots import EXPIRY_WAIT_MS
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied, NotTogether
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.context import Shard

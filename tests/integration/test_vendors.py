@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawdown.cli.main import run as drawdown
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
 from drawdown.schema.typed.parsing import parse_percent

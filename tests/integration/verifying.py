@@ -12,10 +12,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.grants import Gives
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.maturing import mature, mature_due
-from drawdown.ledger.monthly.terms import Gives
-from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock

@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.audit import By
 from drawdown.schema.database import write

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from drawdown.ledger import accounts
-from drawdown.ledger.monthly import tiers
+from drawdown.ledger import accounts, tiers
 from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
 from drawdown.worker.access import once as console_acts

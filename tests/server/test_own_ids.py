@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from drawdown.ledger.runs import own_keys
+from drawdown.ledger import own_keys
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
 from drawdown.worker.guard import terms as guard_terms

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from drawdown.providers.autumn import events, wire
-from drawdown.providers.autumn.deductions import Units, charged
+from drawdown.providers.autumn.credits import Units, charged
 from drawdown.worker.catalog import costs
 from drawdown.worker.push import evidence
 from drawdown.worker.reconcile import balances as reconcile_drawn

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied, Overage
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied, Overage
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS

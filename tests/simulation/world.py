@@ -36,8 +36,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.database import read, write
-from drawdown.schema.driver_errors import CONFLICT_TRIES
+from drawdown.schema.database import CONFLICT_TRIES, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.effects import (

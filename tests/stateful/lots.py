@@ -12,14 +12,13 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from drawdown.ledger import accounts, wallet
+from drawdown.ledger import accounts, reservations, wallet
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
+from drawdown.ledger.grants import Gives
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.monthly.terms import Gives
-from drawdown.ledger.runs import reservations
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.executions import actions as executions

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from drawdown.ledger import wallet
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.executions import actions as executions

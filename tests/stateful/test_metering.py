@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger.runs import draws, reservations
+from drawdown.ledger import draws, reservations
 from drawdown.worker.verdict import effective_balance, holds
 from tests.stateful.metering import SCRIPTS, Metering, Shrunk, act_out
 from tests.stateful.scale import scale, until_red

@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit_chain import HASHED, Head, hash_after
+from drawdown.schema.audit import HASHED, Head, hash_after
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 

@@ -13,13 +13,11 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, maturing, payers, plans
+from drawdown.ledger import accounts, maturing, pools, reservations
+from drawdown.ledger.accounts import PLAIN, HoldTerms
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.plans import PLAIN, HoldTerms
 from drawdown.ledger.rates import RateCard, read_rate_card
-from drawdown.ledger.runs import reservations, sandboxes
-from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.reservations import Denied, Hold, Reservation
+from drawdown.ledger.reservations import Denied, Hold, NotTogether, Reservation
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UnknownId, UsageError
@@ -46,7 +44,7 @@ class Permit:
     customer_id: str
     amount_micro: int
     terms: HoldTerms
-    payer: payers.Payer | None = None
+    payer: pools.Payer | None = None
     hold: Hold = "wallet"
     provider: str = ""
 
@@ -69,7 +67,7 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
     if request.sandboxes:
         _require_own_sandboxes(connection, request, now_ms)
     if request.settled_by == "metering":
-        sandboxes.require_few(connection, paying.customer_id, now_ms, with_new=False)
+        reservations.require_few(connection, paying.customer_id, now_ms, with_new=False)
     return Permit(paying.customer_id, amount, paying.terms, paying.payer, paying.hold, paying.provider)
 
 
@@ -99,7 +97,7 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
     if found.payer is not None:
         if capped or found.amount_micro > wallet.available_micro:
             raise reservations.no_room_of_payer(found.customer_id, found.amount_micro, capped=capped)
-        payers.require_room(connection, found.payer, found.amount_micro, now_ms)
+        pools.require_room(connection, found.payer, found.amount_micro, now_ms)
     if most is not None and capped:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:
@@ -171,7 +169,7 @@ def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: 
     other = SQL.run(connection, "of_others", values).scalar() if ids.tells_names(connection) else None
     if other is not None:
         raise Denied("other_org", f"{other} is no sandbox of {request.org_id}: name its own ones")
-    sandboxes.require_free(connection, request.org_id, request.named, now_ms)
+    reservations.require_free(connection, request.org_id, request.named, now_ms)
 
 
 def _to_hold(
@@ -277,7 +275,7 @@ class Paying:
     terms: HoldTerms = PLAIN
     hold: Hold = "wallet"
     provider: str = ""
-    payer: payers.Payer | None = None
+    payer: pools.Payer | None = None
 
 
 def read_asker(connection: sa.Connection, org_id: str, now_ms: int) -> Asker:
@@ -295,11 +293,11 @@ def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: i
         return None
     ids.require(connection, ids.CUSTOMER, org_id)
     if ids.tells_names(connection) and not ids.is_known(connection, ids.CUSTOMER, payer):
-        raise ids.unknown(ids.PAYER, payer, payers.of_org(connection, org_id))
+        raise ids.unknown(ids.PAYER, payer, pools.of_org(connection, org_id))
     if payer == (asker.customer_id or org_id):
         return None
-    found = payers.require(connection, payer, org_id, now_ms)
-    terms = plans.hold_terms(connection, payer)
+    found = pools.require(connection, payer, org_id, now_ms)
+    terms = accounts.hold_terms(connection, payer)
     if terms is None:
         raise _no_wallet(payer)
     return Paying(payer, terms, payer=found)
@@ -319,7 +317,7 @@ def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
     other = other_owner(connection, Claim(org_id, customer, now_ms, now_ms + 1), here)
     if other is not None:
         raise _other_wallet(connection, org_id, customer, other)
-    terms = plans.hold_terms(connection, customer)
+    terms = accounts.hold_terms(connection, customer)
     if terms is not None:
         return Paying(customer, terms)
     if provider is None:

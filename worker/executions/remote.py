@@ -17,12 +17,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts
+from drawdown.ledger import accounts, draws, reservations
+from drawdown.ledger.draws import Cost, Drawn
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.rates import RateCard
-from drawdown.ledger.runs import draws, reservations
-from drawdown.ledger.runs.draws import Cost, Drawn
-from drawdown.ledger.runs.reservations import Ask, Denied, Hold, Reservation, State
+from drawdown.ledger.reservations import Ask, Denied, Hold, Reservation, State
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from drawdown.ledger import accounts
+from drawdown.ledger.draws import Cost, Drawn
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.runs.draws import Cost, Drawn
-from drawdown.ledger.runs.own_keys import own_name
-from drawdown.ledger.runs.reservations import Denied, Hold, Overage, Reservation, SettledBy
+from drawdown.ledger.own_keys import own_name
+from drawdown.ledger.reservations import Denied, Hold, Overage, Reservation, SettledBy
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id

@@ -29,14 +29,12 @@ import sqlalchemy as sa
 
 from drawdown.guard.decide import IN_DOUBT, Counted, Decision, Limit, Override, Verdict, beyond, decide, in_force
 from drawdown.guard.periods import PERIODS, Span, end_of, start_of, starts
-from drawdown.ledger.accounts import Wallet
+from drawdown.ledger import own_keys, reservations
+from drawdown.ledger.accounts import PLAIN, HoldTerms, Wallet
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.plans import PLAIN, HoldTerms
-from drawdown.ledger.runs import own_keys, reservations
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.own_keys import require_open, shown
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.own_keys import require_open, shown
+from drawdown.ledger.reservations import Denied, NotTogether
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.audit import By

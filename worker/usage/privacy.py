@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.events.privacy.documents import read_reports
-from drawdown.events.privacy.gitleaks import ForeignRule
+from drawdown.events.privacy.leaves import read_reports
+from drawdown.events.privacy.rules import ForeignRule
 from drawdown.events.privacy.scan import MAX_FINDINGS, Finding, require_public, scan
 from drawdown.events.privacy.shapes import Shape
 from drawdown.events.summary import LEAST, NAME, SHAPE, OrgUse, grouped

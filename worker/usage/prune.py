@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 import sqlalchemy as sa
 
-from drawdown.ledger.monthly.calendar import start_of
+from drawdown.ledger.calendar import start_of
 from drawdown.schema.audit import By, record
 from drawdown.schema.database import Transact
 from drawdown.schema.errors import UsageError

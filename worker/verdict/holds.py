@@ -22,10 +22,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.ledger import accounts, maturing
+from drawdown.ledger import accounts, maturing, reservations
 from drawdown.ledger.maturing import MATURE_AT_ONCE, Matured, expire, mature_due
 from drawdown.ledger.rates import RateCard, read_rate_card
-from drawdown.ledger.runs import reservations
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog.mapping import MB_SECONDS, mapping_rows, resolve

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
-from drawdown.schema.driver_errors import UNSTORABLE
+from drawdown.schema.database import UNSTORABLE
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS

@@ -11,12 +11,12 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import lots, payers, pools
+from drawdown.ledger import lots, pools
 from drawdown.ledger.accounts import Wallet, has_wallet, open_accounts, read_wallets, wallet_account
 from drawdown.ledger.allocation import Lot
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.payers import Payer
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.pools import Payer
+from drawdown.ledger.reservations import Denied
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
@@ -103,7 +103,7 @@ def allow(
         text = f"{payer} has no credit here to pay with: `drawdown ledger grant {typed(payer, 'CREDITS')}` first"
         raise Denied("no_wallet", text, "account")
     open_accounts(connection, [wallet_account(payer)])
-    found, was = payers.say(connection, payer, org_id, by, allowed=True, limit_micro=limit_micro)
+    found, was = pools.say(connection, payer, org_id, by, allowed=True, limit_micro=limit_micro)
     assert found is not None
     if found != was:
         details = {"org_id": org_id, "limit_micro": limit_micro, "since_ms": found.since_ms}
@@ -116,7 +116,7 @@ def end(connection: sa.Connection, payer: str, org_id: str, by: By) -> bool:
     are paid for all the same. Errors: UnknownId."""
     ids.require(connection, ids.PAYER, payer)
     ids.require(connection, ids.CUSTOMER, org_id)
-    found, was = payers.say(connection, payer, org_id, by, allowed=False)
+    found, was = pools.say(connection, payer, org_id, by, allowed=False)
     if found is None or found == was:
         return False
     record(connection, "payer_end", payer, {"org_id": org_id, "since_ms": found.since_ms}, by)

@@ -13,13 +13,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import wallet
+from drawdown.ledger import tiers, wallet
 from drawdown.ledger.accounts import Wallet, read_wallets
+from drawdown.ledger.calendar import period_of
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.monthly import tiers
-from drawdown.ledger.monthly.calendar import period_of
-from drawdown.ledger.monthly.tiers import Holder, Tier
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
+from drawdown.ledger.tiers import Holder, Tier
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.events.cloudevents import Given
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read
 from drawdown.schema.errors import DatabaseBusy, Refused

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.executions import actions as executions

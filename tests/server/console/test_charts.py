@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
-from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.units import DAY_MS, MICRO

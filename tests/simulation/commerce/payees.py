@@ -11,7 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger.payouts import Payout
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.settlements import actions as settlements

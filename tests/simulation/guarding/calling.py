@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Answer, Wish

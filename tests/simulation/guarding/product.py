@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Wish

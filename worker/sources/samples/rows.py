@@ -25,8 +25,7 @@ from typing import Final, Generic, TypeVar
 from zoneinfo import ZoneInfo
 
 from drawdown.events.envelope import Unfit
-from drawdown.events.fields import moment_of
-from drawdown.events.moments import from_iso
+from drawdown.events.fields import from_iso, moment_of
 from drawdown.events.reading import Item
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id

@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.plans import ONE_PPM
+from drawdown.ledger.accounts import ONE_PPM
 from drawdown.ledger.rates import Rate
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures

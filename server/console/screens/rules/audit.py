@@ -13,7 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit_chain import head
+from drawdown.schema.audit import head
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from drawdown.ledger import lots
 from drawdown.ledger.accounts import read_wallets, wallet_account
+from drawdown.ledger.calendar import next_start, period_of, start_of
 from drawdown.ledger.entries import post
-from drawdown.ledger.monthly.calendar import next_start, period_of, start_of
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
 

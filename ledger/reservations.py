@@ -1,9 +1,14 @@
 """Reservations: what a run may cost is held in its wallet before it starts, what it cost is charged once, the rest is
 free again.
 
-Guarantee: held, drawn and left are moved in one transaction with the entries that say so. Locks are taken in one order
-everywhere: reservations by their keys, then wallets by their ids. The same call again gets the first answer; the same
-key with other content is refused. What is due by time is made true before a balance is believed.
+Guarantee: held, drawn and left are moved in one transaction with the entries that say so. The same call again gets the
+first answer; the same key with other content is refused. What is due by time is made true before a balance is believed.
+Locks are taken in one order everywhere: a run's own key, then its sandboxes by their ids, then wallets by their ids.
+The end of a run waits for none who names its sandboxes.
+
+Reservations of one wallet may be decided together: each is held as `reserve` would hold it, or none is (`NotTogether`),
+and each is asked for alone. The table's own index lets no two runs of an organisation that go on name one sandbox. Ids
+are the organisation's own: what another one names takes nothing away.
 """
 
 from __future__ import annotations
@@ -11,18 +16,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import read_wallets, wallet_account
-from drawdown.ledger.maturing import expire, mature
-from drawdown.ledger.runs import sandboxes
-from drawdown.ledger.runs.denied import Denied as Denied
-from drawdown.ledger.runs.own_keys import shown
+from drawdown.ledger.maturing import MATURE_AT_ONCE, expire, mature, touched
+from drawdown.ledger.own_keys import shown
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
-from drawdown.schema.errors import DatabaseBusy
+from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
@@ -202,12 +206,12 @@ def reserve(
     if not is_new:
         return found, True
     if ask.sandboxes != NO_SANDBOXES:
-        sandboxes.take(connection, ask.reservation, ask.org_id, ask.customer_id, json.loads(ask.sandboxes), by.now_ms)
+        take(connection, ask.reservation, ask.org_id, ask.customer_id, json.loads(ask.sandboxes), by.now_ms)
     room = Room(most_held_micro, make_room())
     if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, room):
         raise _no_room(connection, found, ask.amount_micro, room)
     if ask.settled_by == "metering":
-        sandboxes.require_few(connection, ask.customer_id, by.now_ms, with_new=True)
+        require_few(connection, ask.customer_id, by.now_ms, with_new=True)
     return found, False
 
 
@@ -317,3 +321,117 @@ def free(connection: sa.Connection, before: Reservation, after: Reservation) -> 
     if freed_micro and before.hold == "wallet":
         values = {"account_id": wallet_account(before.customer_id), "freed_micro": freed_micro}
         SQL.run(connection, "free", values)
+
+
+class NotTogether(Refused):
+    """One statement cannot hold them all: a key was used before, there is no room for all, or something is due in the
+    wallet. Nothing may be kept of the transaction."""
+
+
+def reserve_all(
+    connection: sa.Connection, asked: Sequence[tuple[Ask, By]], now_ms: int, room: Room
+) -> list[Reservation]:
+    """Hold what several runs of one wallet may cost, where there is so much `room`; the new reservations, in the order
+    of the asks.
+
+    Errors: NotTogether.
+    """
+    (customer_id,) = {ask.customer_id for ask, _ in asked}
+    made = [noted(ask, by) for ask, by in asked]
+    if _insert(connection, made) < len(made):
+        raise NotTogether("a key was used before, or stands there twice")
+    values = {
+        "account_id": wallet_account(customer_id),
+        "amount_micro": sum(ask.amount_micro for ask, _ in asked),
+        "expires_ms": min(ask.expires_ms for ask, _ in asked),
+        "now_ms": now_ms,
+        **room.values(),
+    }
+    if SQL.run(connection, "hold", values).first() is None:
+        raise NotTogether(f"{customer_id} has no room for all of them, or something is due in its wallet")
+    return made
+
+
+_SAID: Final = attrgetter(
+    "reservation", "org_id", "customer_id", "project", "subject", "action", "estimate", "amount_micro", "overage",
+    "accepted_ms", "expires_ms", "fingerprint", "actor", "reason", "supplier",
+)  # fmt: skip
+
+
+def _insert(connection: sa.Connection, made: Sequence[Reservation]) -> int:
+    """How many of them are new."""
+    if connection.dialect.name == "postgresql":
+        return SQL.run(connection, "insert_together", {"asks": [vars(one) for one in made]}).rowcount
+    # Straight to the driver: a mapping for each row would take as long as all the rest.
+    return connection.exec_driver_sql(SQL.text("insert_together", "sqlite"), list(map(_SAID, made))).rowcount
+
+
+MOST_METERED: Final = 1_000
+"""Runs that metering settles and that go on, of one wallet: all of them are looked at where it has no room."""
+
+
+def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, with_new: bool) -> None:
+    """A wallet has room for one more run that metering settles; or, `with_new`, was not too full for one that is
+    written, and whose hold this transaction has taken: whoever waited for the wallet has seen all others.
+
+    Errors: Denied `too_many_runs`, of the step `account`.
+    """
+    most = MOST_METERED if with_new else MOST_METERED - 1
+    values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
+    if int(SQL.run(connection, "metered", values).scalar_one()) > most:
+        text = f"metering settles {MOST_METERED:,} runs of {customer_id} that go on, and no more at once"
+        raise Denied("too_many_runs", f"{text}: settle some, or name more sandboxes in one run", "account")
+
+
+def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
+    """None of them is named by a run that goes on: a look ahead, which `take` decides. Errors: Denied."""
+    values = {"org_id": org_id, "names": list(names), "now_ms": now_ms}
+    row = SQL.run(connection, "takers", values).first() if names else None
+    if row is not None:
+        until = utc(row.expires_ms)
+        raise Denied(
+            "sandbox_taken",
+            f"{row.sandbox_id} is named by the run {row.reservation}, which goes on until {until}: end it first",
+        )
+
+
+def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> list[str]:
+    """Who pays for runs that are over, were not expired yet and name these sandboxes: `take` makes their wallets
+    true."""
+    if not names:
+        return []
+    return list(SQL.run(connection, "over", {"org_id": org_id, "names": list(names), "now_ms": now_ms}).scalars())
+
+
+def take(
+    connection: sa.Connection, reservation: str, org_id: str, customer_id: str, names: Sequence[str], now_ms: int
+) -> None:
+    """Have a new run name its sandboxes. Runs that are over are expired first where they stand in the way.
+
+    Errors: Denied `sandbox_taken`.
+    """
+    named = [{"reservation": reservation, "sandbox_id": name, "org_id": org_id} for name in sorted(names)]
+    new = set(SQL.run(connection, "take", {"named": named}).scalars())
+    if len(new) == len(named):
+        return
+    over = payers_over(connection, org_id, names, now_ms)
+    if over:
+        whose = sorted({customer_id, *over})
+        due_of, _ = touched(connection, whose, now_ms)
+        values = {"customers": whose, "due_of": due_of, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
+        SQL.run(connection, "hold_runs", values).all()  # all that is held before a wallet is
+        mature(connection, whose, now_ms)
+        new |= set(SQL.run(connection, "take", {"named": named}).scalars())
+    if len(new) < len(named):
+        missing = [name for name in names if name not in new]
+        require_free(connection, org_id, missing, now_ms)
+        raise Denied("sandbox_taken", f"another run took {missing[0]} this moment: settle or release it first")
+
+
+class Denied(Refused):
+    """A run, or a step of it, that is refused. `code` is for programs; `step` is the part of the permission order that
+    said no, where one did."""
+
+    def __init__(self, code: str, text: str, step: str | None = None) -> None:
+        super().__init__(text)
+        self.code, self.step = code, step

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, post
-from drawdown.ledger.payers import require_limit
+from drawdown.ledger.pools import require_limit
 from drawdown.ledger.rates import RateCard
-from drawdown.ledger.runs.reservations import NO_SANDBOXES, Denied, Reservation, State, free
+from drawdown.ledger.reservations import NO_SANDBOXES, Denied, Reservation, State, free
 from drawdown.ledger.settlements import owe
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
