@@ -50,8 +50,8 @@ def commands() -> str:
         f"**{title}**: " + ", ".join(f"[`{name}`](#{_anchor((name,))})" for name in sorted(entries))
         for title, entries in SECTIONS.items()
     ]
-    parts = [_command(path, tree[path], verbs[path]) for path in sorted(tree)]
-    return "\n\n".join([f"# Commands\n\n{MADE}", "`drawdown COMMAND --help` prints the same.", *contents, *parts]) + "\n"
+    head = [f"# Commands\n\n{MADE}", "`drawdown COMMAND --help` prints the same."]
+    return "\n\n".join(head + contents + [_command(path, tree[path], verbs[path]) for path in sorted(tree)]) + "\n"
 
 
 def _command(path: Sequence[str], command: Command, verbs: Sequence[Sequence[str]]) -> str:
@@ -93,8 +93,9 @@ def metrics() -> str:
     ]  # fmt: skip
     parts = [
         f"# Metrics\n\n{MADE}",
-        "The [alerts](../../ops/deploy/prometheus/alerts.yaml) and the"
-        " [dashboard](../../ops/deploy/grafana/drawdown.json) read these metrics. Some have no value before the first tick, watch or worker.",
+        "The [alerts](../../ops/deploy/prometheus/alerts.yaml) read these metrics, and so does the"
+        " [dashboard](../../ops/deploy/grafana/drawdown.json).",
+        "Some metrics have no value before the first tick, watch or worker.",
         "## From the database",
         "`drawdown tick --metrics-file FILE` writes these metrics, and `/metrics` of `drawdown serve` returns them.",
         _metrics([*stored, *workers]),

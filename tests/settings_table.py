@@ -45,4 +45,3 @@ def _default(value: object) -> str:
 def written(text: str) -> str:
     """The document with the table as it is now."""
     return re.sub(re.escape(HEAD) + r"(?:\|.*\n)*", lambda _: table(), text)
-
