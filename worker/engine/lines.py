@@ -30,7 +30,6 @@ TURNED_AWAY: Final = 10
 calls are allowed. Fewer than the calls in a row after which the rest is not sent at all."""
 STEPS: Final = 32
 """Rounds without that from none to all that is declared."""
-READS_AT_ONCE: Final = 64
 READ_TRIES: Final = 8
 """In all, of one that is turned away: from all at once to one takes six halvings, and one is asked for again before."""
 
@@ -245,7 +244,7 @@ class Reads:
     told what an answer says of the reads after it."""
 
     def __init__(self, capabilities: Capabilities, processes: int, heed: Heed) -> None:
-        self.slots = Slots(min(READS_AT_ONCE, capabilities.in_flight))
+        self.slots = Slots(max(capabilities.in_flight // processes, 1))
         self._heed = heed
         self._all = pace(capabilities.reads_per_s, processes)
         self._allowed_one = capabilities.lookups_per_s
