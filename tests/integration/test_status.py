@@ -284,7 +284,7 @@ def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvid
     fleet.tick_windows(2)
     postgres = fleet.engine.dialect.name == "postgresql"
     for sql, name, index in (
-        (lists.SQL, "open", "pushes_open"),
+        (lists.SQL, "waiting", "pushes_open"),
         (lists.SQL, "errors", "pushes_open"),
         (views_status.SQL, "differing", "reconciliations_differing"),
         (backlog.SQL, "orders", "orders_failed"),
