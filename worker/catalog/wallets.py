@@ -115,7 +115,7 @@ class Owner:
 
 def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: Collection[str]) -> dict[Claim, Owner]:
     """Those of the claims to credit that belongs to somebody else, with the first owner. `providers`: those at which
-    such a customer has the same balance (`wallets.one_wallet_at`)."""
+    such a customer has the same balance (`one_wallet_at`)."""
     asked = [{"n": n, **vars(claim)} for n, claim in enumerate(claims)]
     values = {"claims": asked, "providers": sorted(providers), "in_ledger": int(EMBEDDED in providers)}
     found: dict[Claim, Owner] = {}

@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
 class OrgRow(NamedTuple):
     """An organisation in a list. Money in millionths of its provider's credits: `balance_micro` as last read;
-    `left_now_micro` to `runs_out_ms`: as `left_now.Left`; `since_ms`: of a state that is not `active`; `running`:
+    `left_now_micro` to `runs_out_ms`: as `Left`; `since_ms`: of a state that is not `active`; `running`:
     sandboxes. None: unknown, or without an end."""
 
     org_id: str

@@ -49,7 +49,7 @@ SETTLING_MS: Final = 15 * MINUTE_MS
 """A window and the grace after it, and what a tick takes: what is older has been settled as a rule."""
 RECENT_MS: Final = 2 * DAY_MS
 """Without a range, those days are compared of which something was settled so recently, and all since the customer's
-mark (`marks`)."""
+mark (`keep_marks`)."""
 
 
 def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconciled]:

@@ -237,7 +237,7 @@ WHAT: Final = {
     "no_provider": "assigned to a provider that no tick has met",
     "no_mapping": "unmapped: it makes no feature",
 }
-"""Reasons for which usage waits, in words; `headline.PENDING` says what mends each."""
+"""Reasons for which usage waits, in words; `standing.PENDING` says what mends each."""
 assert set(WHAT) == set(PENDING)
 
 

@@ -117,7 +117,7 @@ def take(
 
     Below an organisation's floor an event is `invalid`, `too_late`, and not kept: above it keys hold for good. Where it
     is raised before the commit, the event is quarantined, as what hosts insert (S4), unless `keep_above_floor` or
-    `floors.hold` follows.
+    `hold` follows.
     Errors: DatabaseBusy where a sample took an event's id at this moment.
     """
     with prepared(connection) if len(events) <= FEW else nullcontext():

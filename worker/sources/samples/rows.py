@@ -438,7 +438,7 @@ _READ_GIVEN: Final = {"id": read_sample_id, **{name: id_reader(name) for name in
 
 def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) -> Sample:
     """Errors: Unfit `unknown_field`, `…_missing` of an id, `reserved_id`, `foreign_org`, `foreign_cell`, or a reason of
-    `values.REASONS`."""
+    `REASONS`."""
     for name in item:
         if name not in FIELDS:
             raise Unfit("unknown_field", f"a sample has no {name}: its names are {', '.join(FIELDS)}", name)
