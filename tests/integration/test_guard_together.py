@@ -158,7 +158,7 @@ def test_a_planted_mistake_shows(
 @pytest.mark.both_databases
 def test_a_key_that_is_taken_meanwhile_has_each_asked_alone(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [Ask(f"n{number}", Wish("acme", "look", 1), guarded.fleet.by) for number in (1, 2)]
-    monkeypatch.setattr(guard, "read", lambda connection, keys: {})
+    monkeypatch.setattr(guard, "read_by_keys", lambda connection, keys: {})
     guarded.consume("hint", key="n2")
     before = guarded.used("look")
     with pytest.raises(NotTogether):
