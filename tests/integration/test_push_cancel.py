@@ -261,7 +261,6 @@ def test_a_provider_that_cannot_cancel_is_not_asked(engine: sa.Engine) -> None:
         write(engine, lambda c: intend(c, [KEY], by, can))
 
 
-@pytest.mark.both_databases
 def test_the_command_cancels_says_so_and_is_refused(engine: sa.Engine, database_url: str) -> None:
     """As a person runs it, over a real socket."""
     clock = FixedClock(T0)

@@ -104,7 +104,6 @@ class Deleting(FakeProvider):
         return ReadFailed(f"{NEEDS_YOU}this customer was deleted over there")
 
 
-@pytest.mark.both_databases
 def test_customer_that_was_deleted_is_told_to_a_person_and_nothing_is_sent_again(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, provider=Deleting(capabilities(**TOTALS)))
     sent = len(provider.seen)
