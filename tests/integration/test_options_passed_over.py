@@ -43,9 +43,9 @@ def shop(engine: sa.Engine) -> str:
 
 @on_sqlite
 def test_an_option_that_would_be_passed_over_is_refused(
-    shop: str, engine: sa.Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shop: str, engine: sa.Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(Path(str(engine.url.database)).parent)
+    monkeypatch.chdir(tmp_path)
     Path("samples.csv").write_text("id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n")
     before = _deeds(engine)
     for command, why in PASSED_OVER.items():

@@ -155,6 +155,7 @@ def test_of_two_ticks_at_once_one_tells_of_it(fleet: Fleet) -> None:
     assert ended.value.value.ended == 0 and listed(fleet) == told
 
 
+@pytest.mark.both_databases
 def test_whoever_comes_second_finds_it_taken(fleet: Fleet) -> None:
     order(fleet)
     order(fleet, AskedReplay(ReplayScope(("acme",)), T0, T0 + DAY_MS))
@@ -266,7 +267,6 @@ def test_the_database_keeps_what_was_ordered(fleet: Fleet) -> None:
         fleet.write("UPDATE orders SET said = 'other'")
 
 
-@pytest.mark.both_databases
 def test_a_tick_does_orders_after_all_else_and_says_what_it_left(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (fleet.tick_windows(1).orders_ended, fleet.tick_windows(1).orders_wait) == (0, False)
     order(fleet)

@@ -94,6 +94,7 @@ def busy(engine: sa.Engine) -> Fleet:
     return fleet
 
 
+@pytest.mark.both_databases
 def test_what_is_the_same_is_compared_and_kept(busy: Fleet) -> None:
     register(busy, "cell-1")
     usage = [of("acme", 120, 1024), of("acme", 60, 4096), of("globex", 10_000)]
@@ -334,7 +335,6 @@ def totals_file(folder: Path, text: str) -> Path:
     return made
 
 
-@pytest.mark.both_databases
 def test_the_command_compares_a_file(database_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     must(migrated(database_url), "init", at=DAY)
     samples = tmp_path / "samples.csv"

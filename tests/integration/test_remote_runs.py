@@ -43,7 +43,6 @@ def far(engine: sa.Engine) -> Far:
     return Far(engine)
 
 
-@pytest.mark.both_databases
 def test_a_run_is_held_here_and_billed_there_once(far: Far) -> None:
     accepted = far.accept("e-1")
     assert (accepted.reservation.hold, accepted.reservation.customer_id) == ("local", "acme")
@@ -113,6 +112,7 @@ def test_another_content_is_refused_and_changes_nothing(far: Far) -> None:
     )
 
 
+@pytest.mark.both_databases
 def test_what_is_used_and_held_is_not_promised_again(far: Far) -> None:
     """Available: the balance by its last read, less what is sealed and not in it, not sealed yet, and held."""
     far.fleet.sample("acme", far.fleet.clock.at_ms, 20, 4096)

@@ -180,7 +180,7 @@ def test_a_replay_and_ticks_at_the_same_time_bill_once(postgres: sa.Engine, monk
     monkeypatch.setattr(replaying, "FIRST_CHUNK", WINDOW_MS)
     monkeypatch.setattr(replaying, "CHUNK_LOAD", 1)
     fleet.write("UPDATE buckets SET cursor = 0, epoch = epoch + 1")
-    made = planned(fleet, ReplayScope(), T0, T0 + DAY_MS // 12)
+    made = planned(fleet, ReplayScope(), T0, T0 + 8 * WINDOW_MS)
     start = threading.Barrier(3)
     failures: list[Exception] = []
 
