@@ -78,8 +78,8 @@ def test_what_is_claimed_and_absent_waits_until_it_cannot_be_applied_any_more(
         fleet.tick(fleet.clock.at_ms + 5 * HOUR_MS)
     assert states(fleet) == [(0, 60, 60, "queued")]
     assert len(provider.seen) == 2, "a claim is not knocked at again"
-    for _ in range(4):
-        fleet.tick(fleet.clock.at_ms + 5 * HOUR_MS)
+    for _ in range(8):
+        fleet.tick(fleet.clock.at_ms + 3 * HOUR_MS)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
     assert fleet.one("SELECT evidence_kind FROM voids") == "absent"
     clean(fleet)
