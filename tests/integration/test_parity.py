@@ -371,8 +371,8 @@ class TestRealDay:
         url = database_url
         must(migrated(url), "init", at=gentd26.FROM)
         some = tmp_path / "requests.csv"
-        with gentd26.FILE.open() as file:
-            some.write_text("".join(islice(file, 1 + self.REQUESTS)))
+        with gentd26.FILE.open() as trace:
+            some.write_text("".join(islice(trace, 1 + self.REQUESTS)))
         must(url, "import", str(some), "--id-from-line", *gentd26.MAPPED, at=gentd26.AT)
         sums: dict[tuple[int, str], int] = defaultdict(int)
         for _line, org, ts, seconds in islice(gentd26.moments(), self.REQUESTS):
