@@ -28,7 +28,7 @@ from drawdown.worker.engine.runner import run
 from drawdown.worker.orders.asked import AskedAssign
 from drawdown.worker.orders.orders import place
 from drawdown.worker.orgs import assignments, flips
-from drawdown.worker.provider.lists import in_shadow
+from drawdown.worker.provider.shadows import in_shadow
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
 ProviderOption = Annotated[

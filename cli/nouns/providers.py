@@ -24,14 +24,8 @@ from drawdown.worker.orders.asked import AskedAccept
 from drawdown.worker.orders.orders import place
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.provider.actions import CutOver
-from drawdown.worker.provider.lists import (
-    FOR_GOOD_MS,
-    ProviderLine,
-    customers_at,
-    features_used,
-    in_shadow,
-    provider_lines,
-)
+from drawdown.worker.provider.lists import ProviderLine, customers_at, features_used, provider_lines
+from drawdown.worker.provider.shadows import FOR_GOOD_MS, in_shadow
 from drawdown.worker.push.webhooks import apply_notices
 
 commands = typer.Typer()
