@@ -32,6 +32,7 @@ from drawdown.providers.protocol import (
     Setup,
 )
 from drawdown.schema.clock import FixedClock
+from tests.cases import cases
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.whole import share
@@ -161,7 +162,7 @@ SURVIVED = (
 """What a push has to survive by itself. A 200 that is lost later, or a key store that fails open, is reconcile's."""
 
 
-@pytest.mark.parametrize("seed", share(range(6), whole=range(40)))
+@cases("seed", share(range(6), whole=range(40)))
 def test_the_law_holds_with_faults_of_autumns_own(seed: int) -> None:
     suite = TestAutumn()
     suite.setup_method()
@@ -221,7 +222,7 @@ WRONG_IN_CREDITS: Mapping[str, tuple[str, Callable[[Any], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG_IN_CREDITS)
+@cases("wrong", WRONG_IN_CREDITS)
 def test_the_suite_finds_what_is_wrong_in_credits(wrong: str) -> None:
     method, change, test = WRONG_IN_CREDITS[wrong]
     suite = TestAutumnInCredits()

@@ -34,6 +34,7 @@ from drawdown.worker.orgs.lists import OrgFilter, list_orgs
 from drawdown.worker.verify.verify import verify
 from tests import forked
 from tests.acceptance.commands import PROJECT, environment
+from tests.cases import cases
 from tests.demo_life import YEARS_MS, Month
 from tests.whole import share
 
@@ -209,7 +210,7 @@ def test_of_any_moment_the_ticks_and_acts_of_a_month_are_bounded(tmp_path: Path)
     assert acts == sorted(acts, key=lambda act: act.at_ms)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("options", "said"),
     [
         (["--port", "8080"], "--port is for --serve"),

@@ -19,6 +19,7 @@ from drawdown.worker.usage import invalid_items
 from drawdown.worker.usage.invalid_items import InvalidItems
 from drawdown.worker.usage.invalid_lists import invalid_items as listed
 from drawdown.worker.usage.prune import prune
+from tests.cases import cases
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, clean, event, sample, sender
 
@@ -131,7 +132,7 @@ def test_the_latest_example_is_shown_and_old_hours_go_with_pruned_samples(shop: 
     assert (found.items, found.first_ms) == (4, now)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("named", "told"),
     [
         (("/web", "e-1"), ("/web", "e-1")),

@@ -44,6 +44,7 @@ from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import own as own_wallet
 from drawdown.worker.wallets.forecast import Forecast
+from tests.cases import cases
 from tests.server.issuer import EC, FOREIGN, RSA, confused, unsigned
 from tests.world import T0, Fleet
 
@@ -311,7 +312,7 @@ def test_keys_of_the_product_sign_where_they_are_published(engine: sa.Engine) ->
     assert answer.status_code == 502 and "has no key" in answer.text
 
 
-@pytest.mark.parametrize(
+@cases(
     ("own", "words"),
     [
         (replace(OWN, url="http://usage.example"), "MY_URL"),

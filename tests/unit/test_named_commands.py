@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 from typer.main import get_command
 
 from drawdown.cli.main import VALUED, app, global_options_first
@@ -18,6 +17,7 @@ from drawdown.cli.tree import walk
 from drawdown.schema import ids
 from drawdown.schema.ids import Kind
 from drawdown.schema.text import typed
+from tests.cases import cases
 from tests.sources import tree_of
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def test_each_option_that_a_text_names_is_one_of_some_command() -> None:
     assert options_named("the format given (--time)") == {"--time"} and "--time" not in OPTIONS
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "expected"),
     [
         ("`drawdown events list`", "there is no command events"),
@@ -128,7 +128,7 @@ def test_what_is_wrong_is_told(text: str, expected: str | None) -> None:
     assert [fault(words) for words in named(text)] == [expected]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@cases("name", KINDS)
 def test_what_shows_those_there_are_can_be_given_as_it_is_said(name: str) -> None:
     """But for words in capitals, which stand for what a person knows."""
     program, *words = shlex.split(KINDS[name].shown_by.replace("TIME", "2h"))
@@ -139,7 +139,7 @@ def test_what_shows_those_there_are_can_be_given_as_it_is_said(name: str) -> Non
         TREE[path].make_context(path[-1], rest, parent=COMMAND.make_context("drawdown", [], resilient_parsing=True))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("words", "line"),
     [
         (("key", "end", "k"), "key end k"),

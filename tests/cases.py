@@ -20,22 +20,22 @@ OUTPUTS: Final = ("capsys", "capfd", "caplog")
 _Test = Callable[..., None]
 
 
-def table(names: str | Sequence[str], cases: Iterable[Any]) -> Callable[[_Test], _Test]:
+def cases(names: str | Sequence[str], given: Iterable[Any]) -> Callable[[_Test], _Test]:
     """Call the test with each case, as `pytest.mark.parametrize` would, in one test.
 
     Use it if the cases need no fixture, or only those of output, patches and a folder.
     """
     words = [word.strip() for word in names.split(",")] if isinstance(names, str) else list(names)
-    rows = list(cases)
+    rows = list(given)
 
     def made(test: _Test) -> _Test:
         @wraps(test)
-        def walk(**given: Any) -> None:
+        def walk(**fixtures: Any) -> None:
             failed: list[Exception] = []
             for number, case in enumerate(rows):
                 values = (case,) if len(words) == 1 else tuple(case)
                 try:
-                    _call(test, number, given, dict(zip(words, values, strict=True)))
+                    _call(test, number, fixtures, dict(zip(words, values, strict=True)))
                 except Exception as error:
                     error.add_note(f"case {number}: {case!r}")
                     failed.append(error)
