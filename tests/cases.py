@@ -17,6 +17,8 @@ import pytest
 PATCHES: Final = "monkeypatch"
 FOLDER: Final = "tmp_path"
 OUTPUTS: Final = ("capsys", "capfd", "caplog")
+SHOWN_CHARS: Final = 300
+"""Of a case that failed: some are megabytes."""
 _Test = Callable[..., None]
 
 
@@ -37,7 +39,7 @@ def cases(names: str | Sequence[str], given: Iterable[Any]) -> Callable[[_Test],
                 try:
                     _call(test, number, fixtures, dict(zip(words, values, strict=True)))
                 except Exception as error:
-                    error.add_note(f"case {number}: {case!r}")
+                    error.add_note(f"case {number}: {case!r:.{SHOWN_CHARS}}")
                     failed.append(error)
             if failed:
                 raise ExceptionGroup(f"{len(failed)} of {len(rows)} cases failed", failed)

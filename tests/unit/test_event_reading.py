@@ -26,7 +26,7 @@ def codes(found: Any) -> list[object]:
     return [item.code if isinstance(item, Unfit) else item for item in found]
 
 
-@settings(max_examples=share(80, whole=200))
+@settings(max_examples=share(30, whole=200))
 @given(st.lists(OBJECTS, max_size=6), st.booleans(), st.sampled_from(["", " ", "\n\t "]))
 def test_an_array_reads_as_any_reader_of_json_reads_it(items: list[object], plain: bool, blank: str) -> None:
     body = f"{blank}{json.dumps(items, ensure_ascii=plain, indent=blank or None)}{blank}"
@@ -44,7 +44,7 @@ def _is_broken(item: object, plain: bool) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-@settings(max_examples=300)
+@settings(max_examples=share(100, whole=300))
 @given(st.binary(max_size=60) | st.text('[]{},:"\\ a1e.-\n', max_size=60).map(str.encode))
 def test_no_bytes_escape_and_none_is_read_that_json_has_not(body: bytes) -> None:
     for read in (array, lines, lambda b: iter([one(b)])):

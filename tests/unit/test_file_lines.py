@@ -13,7 +13,7 @@ from tests.cases import cases
 from tests.whole import share
 
 BLANK = {"lf": b"\n", "cr": b"\r" * 60_000 + b"\n", "crlf": b"\r\n"}
-TIMES, MORE_BYTES = share((2, 2_000_000), whole=(3, 20_000_000))
+TIMES, MORE_BYTES = share((2, 200_000), whole=(3, 20_000_000))
 """As many blank lines as may follow one another, so often, and more of them: a million lines each time."""
 
 
