@@ -36,7 +36,8 @@ from tests import forked
 from tests.acceptance.commands import PROJECT, environment
 from tests.cases import cases
 from tests.demo_life import YEARS_MS, Month
-from tests.whole import share
+from tests.patience import PATIENT_S
+from tests.whole import WHOLE, share
 
 MOMENT = 1_772_442_900_000
 """2026-03-02T09:15Z: most of its month lies in February. As a window's begin it is the month's last moment, too: the
@@ -64,12 +65,13 @@ MOST_STATEMENTS_A_TICK = 400
 """Of a tick of the demo, with what happened before it."""
 
 
-SPARSER = f"""
+SHORTER = f"""
+from functools import partial
 from drawdown.cli.demo import moments, serve
 moments.HALF_HOUR_MS = {4 * HOUR_MS}
-moments.TICKED_EVERY_MS = {DAY_MS}
+serve.live = partial(serve.live, days={SHORT})
 """
-"""A tick a day, and few on its last one: all that is told of it is told all the same."""
+"""The month's last day, with few ticks. `make test-whole` serves the month; `python -m tests.demo_life` judges some."""
 
 
 def started(folder: Path, **env: str) -> forked.Started:
@@ -78,7 +80,7 @@ def started(folder: Path, **env: str) -> forked.Started:
     other = {**environment(f"sqlite:///{folder}/not-the-demo.db"), "TMPDIR": str(folder / "tmp"), **env}
     words = ["--at", str(MOMENT), "demo", "--serve", "--no-open"]
     with (folder / "complaints").open("w") as err:
-        return forked.Started(words, env=other, cwd=PROJECT, err=err, before=share(SPARSER, whole=""))
+        return forked.Started(words, env=other, cwd=PROJECT, err=err, before=share(SHORTER, whole=""))
 
 
 def left(folder: Path) -> list[str]:
@@ -93,23 +95,25 @@ def test_a_month_is_served_whole_by_one_url_and_what_was_made_is_gone_when_told(
         line = process.stdout.readline()
         url = httpx.URL(line.strip())
         assert (url.scheme, url.host) == ("http", "127.0.0.1"), (tmp_path / "complaints").read_text()
-        assert httpx.get(url.join("/readyz")).status_code == 200
-        let_in = httpx.get(url)
+        client = httpx.Client(timeout=PATIENT_S)
+        assert client.get(url.join("/readyz")).status_code == 200
+        let_in = client.get(url)
         assert (let_in.status_code, let_in.headers["location"]) == (303, "/console/")
         session = let_in.headers["set-cookie"].partition(";")[0]
         for place, shown in PLACES:
-            page = httpx.get(url.join(place), headers={"Cookie": session})
+            page = client.get(url.join(place), headers={"Cookie": session})
             assert page.status_code == 200, place
             assert all(text in page.text for text in shown), place
         ours = {"Cookie": session, "sec-fetch-site": "same-origin"}
-        own = httpx.post(url.join("/console/own"), data={"org": "acme"}, headers=ours)
+        own = client.post(url.join("/console/own"), data={"org": "acme"}, headers=ours)
         assert (own.status_code, own.headers["location"]) == (303, "/my/usage")
-        theirs = httpx.get(url.join("/my/usage"), headers={"Cookie": own.headers["set-cookie"].partition(";")[0]})
+        theirs = client.get(url.join("/my/usage"), headers={"Cookie": own.headers["set-cookie"].partition(";")[0]})
         assert theirs.status_code == 200 and "<bdi>acme</bdi>" in theirs.text
-        gate: dict[str, Any] = httpx.get(url.join("/v1/gate/hooli")).json()
-        assert (gate["allowed"], gate["reason"]) == (False, "credits_exhausted")
+        gate: dict[str, Any] = client.get(url.join("/v1/gate/hooli")).json()
+        assert not WHOLE or (gate["allowed"], gate["reason"]) == (False, "credits_exhausted")
         (made,) = (tmp_path / "tmp").glob("drawdown-demo-*/demo.db")
-        assert Month(f"sqlite:///{made}", Calendar(window_of(MOMENT))).wrong() == []
+        month = Month(f"sqlite:///{made}", Calendar(window_of(MOMENT), share(SHORT, whole=DAYS)))
+        assert month.wrong(is_whole=WHOLE) == []
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     finally:
@@ -157,8 +161,7 @@ def rows_of(engine: sa.Engine) -> list[list[tuple[Any, ...]]]:
 
 def test_the_same_moment_gives_the_same_month_in_bounded_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, statements = [], 0
-    for name, often in (("HALF_HOUR_MS", 4 * HOUR_MS), ("TICKED_EVERY_MS", DAY_MS)):
-        monkeypatch.setattr(moments, name, often)  # what is the same with fewer ticks is with more
+    monkeypatch.setattr(moments, "HALF_HOUR_MS", 4 * HOUR_MS)  # what is the same with fewer ticks is with more
 
     def counted(*_: object) -> None:
         nonlocal statements

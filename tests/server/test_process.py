@@ -26,6 +26,7 @@ from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.emulators.stripe import StripeEmulator
 from tests.fresh import migrated
+from tests.patience import PATIENT_S
 from tests.whole import share
 
 FRESH = (str(SCRIPT),)
@@ -103,7 +104,7 @@ def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) ->
     with serving_in_thread(autumn) as autumn_url, serving_in_thread(stripe) as stripe_url:
         env = {**SECRETS, "DRAWDOWN_AUTUMN_URL": autumn_url, "DRAWDOWN_STRIPE_URL": stripe_url}
         with serving(database, env, tmp_path / "log") as (url, process):
-            client = httpx.Client(base_url=url)
+            client = httpx.Client(base_url=url, timeout=PATIENT_S)
 
             def ask(method: str, path: str, body: bytes = b"", **headers: str) -> int:
                 answer = client.request(method, path, content=body, headers=headers)
@@ -142,7 +143,7 @@ def test_a_head_without_end_and_no_http_are_cut_off_and_others_are_answered(data
             slow.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
             odd.sendall(b"\x16\x03\x01 no http\r\n\r\n")
             assert b"400" in odd.recv(1000)
-            assert httpx.get(f"{url}/healthz").status_code == 200
+            assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
             slow.settimeout(30)
             assert slow.recv(1000) == b"", "it is given up"
 

@@ -23,6 +23,7 @@ from drawdown.schema.units import WINDOW_MS
 from tests import forked
 from tests.acceptance.commands import PROJECT, drawdown, environment
 from tests.fresh import migrated
+from tests.patience import PATIENT_S
 from tests.world import Fleet
 
 NIGHTS = """
@@ -86,7 +87,7 @@ def test_one_command_ticks_watches_serves_and_does_the_nightly(database: str, tm
         return lambda: fleet.one(statement) or None  # type: ignore[return-value]
 
     with up(database, log, "--every", "1") as (url, process):
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
         other = drawdown(database, "up", "--port", url.rpartition(":")[2])
         assert other.status == 2 and "cannot listen on 127.0.0.1" in other.err, "before anything is begun"
         waited(count("SELECT COUNT(*) FROM pushes WHERE state = 'accepted'"), "a tick")
@@ -105,7 +106,7 @@ def test_one_command_ticks_watches_serves_and_does_the_nightly(database: str, tm
 def test_where_one_part_is_gone_the_command_ends_with_the_other(which: int, database: str, tmp_path: Path) -> None:
     """What keeps it running then starts both: none of them is missing for hours while the other one looks well."""
     with up(database, tmp_path / "log") as (url, process):
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
         os.kill(parts(process)[which], signal.SIGKILL)
         assert process.wait(60) == 75
     with pytest.raises(httpx.ConnectError):
@@ -114,7 +115,7 @@ def test_where_one_part_is_gone_the_command_ends_with_the_other(which: int, data
 
 def test_no_part_outlives_the_command(database: str, tmp_path: Path) -> None:
     with up(database, tmp_path / "log") as (url, process):
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
         made = parts(process)
         process.kill()
         process.wait(60)
