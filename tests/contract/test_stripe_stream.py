@@ -148,7 +148,7 @@ def test_without_a_session_nothing_is_sent(session: HttpResult, wait_ms: int) ->
 # What an answer means.
 
 
-@cases(
+@pytest.mark.parametrize(
     ("answer", "kind"),
     [
         (said(200, {}, request_id="req_1"), Accepted),

@@ -74,13 +74,13 @@ serve.live = partial(serve.live, days={SHORT})
 """The month's last day, with few ticks. `make test-whole` serves the month; `python -m tests.demo_life` judges some."""
 
 
-def started(folder: Path, **env: str) -> forked.Started:
+def started(folder: Path, *, before: str = share(SHORTER, whole=""), **env: str) -> forked.Started:
     """The process, with its own folder for what is temporary."""
     (folder / "tmp").mkdir()
     other = {**environment(f"sqlite:///{folder}/not-the-demo.db"), "TMPDIR": str(folder / "tmp"), **env}
     words = ["--at", str(MOMENT), "demo", "--serve", "--no-open"]
     with (folder / "complaints").open("w") as err:
-        return forked.Started(words, env=other, cwd=PROJECT, err=err, before=share(SHORTER, whole=""))
+        return forked.Started(words, env=other, cwd=PROJECT, err=err, before=before)
 
 
 def left(folder: Path) -> list[str]:
