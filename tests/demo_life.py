@@ -65,7 +65,7 @@ class Month:
 
     def wrong(self, *, is_whole: bool = True) -> list[str]:
         """All that is not as it should be; of its last days alone, what holds of any."""
-        looks = (_proof, _money, _usage, *((_credit, _halts, _incidents, _rules) if is_whole else ()))
+        looks = (_proof, _money, *((_usage, _credit, _halts, _incidents, _rules) if is_whole else ()))
         return [text for look in looks for text in look(self)]
 
 
