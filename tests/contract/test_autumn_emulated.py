@@ -21,6 +21,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.push.outcome import Asked, Settlement, after_lookup, settle
 from tests.cases import cases
 from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, World, done, push
+from tests.whole import share
 
 HOUR_MS = 60 * MINUTE_MS
 
@@ -179,7 +180,7 @@ SOUND = (
 """Faults after which the worker's rules alone end in exactly one charge."""
 
 
-@cases("seed", range(12))
+@cases("seed", share(range(4), whole=range(12)))
 def test_the_workers_rules_end_in_one_charge_under_every_fault(seed: int) -> None:
     rates = dict.fromkeys(SOUND, 0.04)
     world = World(rates, seed)

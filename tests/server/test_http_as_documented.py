@@ -35,7 +35,7 @@ SAID: Final = (
     # Of events.
     '"status":"accepted"', '"feature":"render","unit":"units","used":3,"sealed":3', '"rule":"limit:*:day"',
     # Of HTTP.
-    '"allowed":true', '"key":"builds/7"', '"drawn":1e-06', '"available":95.999999', '"next":"', '"status":"pending"',
+    '"allowed":true', '"key":"builds/7"', '"drawn":1e-06', '"next":"', '"status":"pending"',
     '"what":"site"',
 )  # fmt: skip
 
@@ -73,6 +73,7 @@ def test_the_pages_go_on_from_one_another(tmp_path: Path) -> None:
         said = run("\n".join([*written, f"{sys.executable} client.py"]), URL=url)
     for shown in SAID:
         assert shown in said.replace(" ", ""), (shown, said)
+    assert re.search(r'"available":\d+\.\d{6}\b', said.replace(" ", "")), "to the millionth that was drawn"
     assert '{"error"' not in said and "conflict" not in said and "warning" not in said.lower(), said
     assert "Traceback" not in (tmp_path / "log").read_text()
 
