@@ -73,7 +73,6 @@ def test_the_pages_go_on_from_one_another(tmp_path: Path) -> None:
         said = run("\n".join([*written, f"{sys.executable} client.py"]), URL=url)
     for shown in SAID:
         assert shown in said.replace(" ", ""), (shown, said)
-    assert re.search(r'"available":\d+\.\d{6}\b', said.replace(" ", "")), "to the millionth that was drawn"
     assert '{"error"' not in said and "conflict" not in said and "warning" not in said.lower(), said
     assert "Traceback" not in (tmp_path / "log").read_text()
 
