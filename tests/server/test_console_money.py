@@ -29,7 +29,6 @@ from drawdown.worker.wallets import entries as wallet_entries
 from drawdown.worker.wallets import lists as wallets
 from drawdown.worker.wallets import pools, tiers
 from drawdown.worker.wallets.accounts import account_of
-from tests.cases import cases
 from tests.server.acts import money
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, says, secret
 from tests.server.lived import lived
@@ -236,7 +235,7 @@ def test_where_nothing_was_compared_it_is_said_once(home: Home) -> None:
     assert "autumn compute_1gb +5" in said, "what is still to be acknowledged"
 
 
-@cases(
+@pytest.mark.parametrize(
     ("estimated", "billed", "said"),
     [
         (1_000_000, 1_309_999, "+31.0"),

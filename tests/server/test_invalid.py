@@ -19,7 +19,6 @@ from drawdown.worker.usage import invalid as invalid_items
 from drawdown.worker.usage.invalid import InvalidItems
 from drawdown.worker.usage.invalid import invalid_items as listed
 from drawdown.worker.usage.prune import prune
-from tests.cases import cases
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, clean, event, sample, sender
 
@@ -132,7 +131,7 @@ def test_the_latest_example_is_shown_and_old_hours_go_with_pruned_samples(shop: 
     assert (found.items, found.first_ms) == (4, now)
 
 
-@cases(
+@pytest.mark.parametrize(
     ("named", "told"),
     [
         (("/web", "e-1"), ("/web", "e-1")),

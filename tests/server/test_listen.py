@@ -18,7 +18,6 @@ from drawdown.server.http import connection, listen
 from drawdown.server.http.callers import proxies
 from drawdown.server.http.connection import MAX_HEAD_BYTES, PIECE_BYTES, ConnectionSlots, protocol
 from drawdown.server.http.limits import MOST_HEADERS, Limits
-from tests.cases import cases
 from tests.world import T0
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
@@ -64,7 +63,7 @@ async def ended(connection: Connection, drips: bool) -> None:
         assert await end == b""
 
 
-@cases("drips", [False, True])
+@pytest.mark.parametrize("drips", [False, True])
 def test_who_was_answered_and_never_ends_its_body_is_cut_off(drips: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "PATIENCE_S", 0.2)
     monkeypatch.setattr(connection, "SWEEP_S", 0.05)
@@ -113,7 +112,7 @@ HEADS = [
 """Each that is too large, alone and in one piece; one with a head and one with trailers, in pieces, behind others."""
 
 
-@cases(("name", "first", "pieces"), HEADS)
+@pytest.mark.parametrize(("name", "first", "pieces"), HEADS, ids=lambda one: str(one)[:9])
 def test_a_head_has_a_size_however_it_comes(name: str, first: bytes, pieces: int) -> None:
     large = LARGE[name]
 

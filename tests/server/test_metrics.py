@@ -18,7 +18,6 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
 from drawdown.worker.wallets.actions import grant
-from tests.cases import cases
 from tests.server.house import House
 from tests.world import T0
 
@@ -97,7 +96,7 @@ def test_each_problem_of_a_sample_is_told_before_there_is_one(lone: House) -> No
     assert {name for name in after if after[name] != before[name]} == {'problem="interval_negative"'}
 
 
-@cases("dialect", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
 def test_the_problems_are_those_of_the_table(dialect: str) -> None:
     script = Path(migrate.__file__).with_name(f"by_hand.{dialect}.sql").read_text(encoding="utf-8")
     (table,) = re.findall(r"CREATE TABLE usage_samples \(.*?\n\)", script, re.DOTALL)

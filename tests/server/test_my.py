@@ -43,7 +43,6 @@ from drawdown.worker.guard.terms import Change, PlanLimit, Wish
 from drawdown.worker.wallets import accounts as own_wallet
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets.entries import Forecast
-from tests.cases import cases
 from tests.server.issuer import EC, FOREIGN, RSA, confused, unsigned
 from tests.world import T0, Fleet
 
@@ -311,7 +310,7 @@ def test_keys_of_the_product_sign_where_they_are_published(engine: sa.Engine) ->
     assert answer.status_code == 502 and "has no key" in answer.text
 
 
-@cases(
+@pytest.mark.parametrize(
     ("own", "words"),
     [
         (replace(OWN, url="http://usage.example"), "MY_URL"),

@@ -22,7 +22,6 @@ from drawdown.server.http.limits import ALL_FAILED_PER_S, FAILED_PER_S, OPEN_PER
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
-from tests.cases import cases
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 from tests.world import T0
@@ -75,7 +74,7 @@ class Gates:
         return tasks
 
 
-@cases("path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/nothing"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/nothing"])
 def test_flood_of_open_paths_delays_nobody_else(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """500 connections of health had the gate answer after 11.9 s."""
     monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
@@ -16,7 +17,6 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets.entries import Use
-from tests.cases import cases
 from tests.server.console.test_elsewhere import shown
 from tests.server.console_home import Home
 
@@ -59,7 +59,7 @@ def test_what_was_written_off_is_drawn_as_used_by_nobody(home_engine: sa.Engine)
     assert "gpu_s 41.00" not in page
 
 
-@cases(
+@pytest.mark.parametrize(
     ("days", "series", "high"),
     [
         ([{"a": 40, "": -30}], {"a": 10}, "100.000%"),
