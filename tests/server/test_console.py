@@ -30,6 +30,7 @@ from drawdown.server.http import threads
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
+from tests.cases import cases
 from tests.server.console_home import OURS, PASSWORD, URL, Home, says, secret
 from tests.world import T0, Fleet
 
@@ -67,7 +68,7 @@ def test_a_link_sets_a_password_once_also_where_the_answer_is_lost(home: Home, m
     assert home.post("/console/link", form).status_code == 404, "to whoever comes after it, the link was used"
 
 
-@pytest.mark.parametrize(
+@cases(
     "url", ["drawdown.internal", "http://drawdown.internal", "https://x/console", "https://", "ftp://x", "https://x:y"]
 )
 def test_where_it_is_reached_has_to_be_an_origin_that_is_safe(url: str) -> None:
@@ -115,7 +116,7 @@ def test_after_five_failures_not_even_the_right_password_is_looked_at(home: Home
     assert home.post("/console/sign-in", {"name": "ann", "password": PASSWORD}).status_code == 303
 
 
-@pytest.mark.parametrize(
+@cases(
     "place", [
         "//evil.example", "https://evil.example", "/console/\\evil", "/docs", "/console/\n", "", "/console",
         "/console/../my/sign-out", "/console/./orgs", "/console/..", "/console/orgs/../../my", "/console/..?a=b",
@@ -127,7 +128,7 @@ def test_whoever_signs_in_goes_on_in_the_console_alone(place: str | None) -> Non
     assert sign_in.inside(place) == "/console/"
 
 
-@pytest.mark.parametrize(
+@cases(
     "place",
     [
         "/console/",
@@ -358,7 +359,7 @@ def test_a_large_file_comes_in_pieces(home: Home) -> None:
     assert files.MOST_PIECES * files.PIECE_BYTES < 1_000_000
 
 
-@pytest.mark.parametrize(
+@cases(
     ("micro", "text"),
     [
         (0, "0.00"), (None, figures.UNKNOWN), (4_000, "<0.01"), (-4_000, f">{figures.MINUS}0.01"), (5_000, "0.01"),

@@ -30,6 +30,7 @@ from drawdown.server.console.oidc import Trip, trip_of
 from drawdown.server.services import Services
 from drawdown.server.settings import OidcSettings, ServerSettings
 from drawdown.worker.access import people as console_users
+from tests.cases import cases
 from tests.fresh import fresh
 from tests.server import issuer as issuers
 from tests.server.console_home import as_read
@@ -223,7 +224,7 @@ def test_without_it_there_is_no_button_and_no_way(tmp_path: Path) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("own", "words"),
     [
         (OidcSettings("http://login.example.com", CLIENT), "no issuer such as"),
