@@ -20,9 +20,9 @@ from tests.acceptance.exhaustion_hooks import halted_after_webhooks
 from tests.fresh import migrated
 from tests.whole import share
 
-ORGS, CELLS, MINUTES = share((36, 4, 20), whole=(2000, 50, 45))
-SUDDEN = share((12, 4, 6), whole=(400, 50, 20))
-HOOKED = share(12, whole=300)
+ORGS, CELLS, MINUTES = share((12, 2, 8), whole=(2000, 50, 45))
+SUDDEN = share((4, 2, 3), whole=(400, 50, 20))
+HOOKED = share(4, whole=300)
 SEED = int(os.environ.get("DRAWDOWN_TEST_EXHAUSTION_SEED", "1"))
 
 

@@ -198,14 +198,19 @@ def key(org: str, window_ms: int, revision: int = 0) -> str:
     return f"usage:{org}:{window_ms}:{FEATURE}" + (f":r{revision}" if revision else "")
 
 
-A_DAY = [("autumn", "23 h 59 min"), ("stripe", "24 h 1 min")]
-ALL = [(name, length) for name in ("autumn", "stripe") for length in LENGTHS if length != "36 days"]
-FOR_A_DAY = pytest.mark.parametrize(("name", "length"), share(A_DAY, whole=ALL))
+ALL = [(name, length) for name in ("autumn", "stripe") for length in LENGTHS]
+NONE_TOO_OLD = [one for one in ALL if one != ("stripe", "36 days")]
+"""Stripe parks what grows too old and was not applied: tests of their own."""
 
 
-@FOR_A_DAY
+def one_of(day: tuple[str, str], every: list[tuple[str, str]] = NONE_TOO_OLD) -> pytest.MarkDecorator:
+    """One outage every day, and each of them in the whole."""
+    return pytest.mark.parametrize(("name", "length"), share([day], whole=every))
+
+
+@one_of(("autumn", "23 h 59 min"))
 @SQLITE
-def test_nobody_can_connect_for_a_day(engine: sa.Engine, name: str, length: str) -> None:
+def test_nobody_can_connect(engine: sa.Engine, name: str, length: str) -> None:
     """Proven unsent: no key ages, nothing is in doubt, and all of it is sent when the service is back."""
     outage = Outage(engine, name, "refused", LENGTHS[length])
     said = outage.away()
@@ -227,9 +232,9 @@ def test_nobody_can_connect_for_a_day(engine: sa.Engine, name: str, length: str)
     outage.settled_exactly()
 
 
-@FOR_A_DAY
+@one_of(("stripe", "24 h 1 min"), ALL)
 @SQLITE
-def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name: str, length: str) -> None:
+def test_answers_are_lost_and_all_was_applied(engine: sa.Engine, name: str, length: str) -> None:
     outage = Outage(engine, name, "applied", LENGTHS[length])
     said = outage.away()
     assert (said.exit_status, said.accepted, said.left.in_doubt, said.left.rejected) == (75, 0, 0, 0)
@@ -259,9 +264,9 @@ def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name:
     outage.settled_exactly()
 
 
-@FOR_A_DAY
+@one_of(("autumn", "23 h 59 min"))
 @SQLITE
-def test_calls_are_lost_for_a_day_and_nothing_was_applied(engine: sa.Engine, name: str, length: str) -> None:
+def test_calls_are_lost_and_nothing_was_applied(engine: sa.Engine, name: str, length: str) -> None:
     outage = Outage(engine, name, "lost", LENGTHS[length])
     said = outage.away()
     assert (said.exit_status, said.accepted, said.left.in_doubt, said.left.rejected) == (75, 0, 0, 0)
@@ -273,7 +278,7 @@ def test_calls_are_lost_for_a_day_and_nothing_was_applied(engine: sa.Engine, nam
     report = outage.back()
     outage.after(3)
     aged = {one for one, at in first.items() if outage.end_ms - at >= SAFE_MS}
-    assert aged == {key(org, T0) for org in ORGS}
+    assert aged >= {key(org, T0) for org in ORGS}
     for one, times in outage.line.tried.items():
         if one in aged:
             assert times[-1] - times[0] < SAFE_MS and times[-1] < outage.end_ms, "never sent again blind"
@@ -288,9 +293,8 @@ def test_calls_are_lost_for_a_day_and_nothing_was_applied(engine: sa.Engine, nam
     assert states.keys() - first.keys() == {f"{one}:r1" for one in aged}
     evidence = [str(text) for (text,) in outage.fleet.rows("SELECT evidence FROM voids")]
     assert len(evidence) == len(aged) and all("looked up and absent" in text for text in evidence)
-    voided_ms = outage.fleet.rows("SELECT v.at_ms FROM voids v")
-    for (at,) in voided_ms:
-        last = max(outage.line.tried[one][-1] for one in aged)
+    for org, window, at in outage.fleet.rows("SELECT org_id, window_ms, at_ms FROM voids"):
+        last = outage.line.tried[key(str(org), int(str(window)))][-1]
         assert int(str(at)) - last >= RETENTION_MS, "not before it can no longer be applied"
     outage.settled_exactly()
 
@@ -316,18 +320,6 @@ def _billed_by_hand(outage: Outage, parked: set[str]) -> None:
 
 
 @SQLITE
-def test_nobody_can_connect_to_autumn_for_36_days(engine: sa.Engine) -> None:
-    """It takes events of any age."""
-    outage = _after_36_days(engine, "autumn", "refused")
-    said = outage.reports[-1]
-    assert (said.left.due, said.left.queued, said.left.rejected, said.exit_status) == (len(outage.used), 0, 0, 75)
-    outage.back()
-    outage.after()
-    assert outage.pushes() == {key(org, window): "accepted" for org, window in outage.used}
-    outage.settled_exactly()
-
-
-@SQLITE
 def test_nobody_can_connect_to_stripe_for_36_days(engine: sa.Engine) -> None:
     """What grew too old was never sent: it is parked with its reason, and asks for a person while the outage lasts."""
     outage = _after_36_days(engine, "stripe", "refused")
@@ -350,37 +342,15 @@ def test_nobody_can_connect_to_stripe_for_36_days(engine: sa.Engine) -> None:
     assert read(engine, verify).breaches == []
 
 
-@pytest.mark.parametrize("state", ["lost", "applied"])
-@SQLITE
-def test_autumn_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> None:
-    outage = _after_36_days(engine, "autumn", state)
-    said = outage.reports[-1]
-    assert (said.left.queued, said.left.due, said.left.in_doubt, said.exit_status) == (len(outage.used), 0, 0, 75)
-    assert {len(times) for times in outage.line.tried.values()} == {1}, "sent once, then asked for"
-    outage.back()
-    outage.two_days_later()
-    aged = {one for one, at in outage.first_tried().items() if outage.end_ms - at >= SAFE_MS}
-    voided = {one for one, now in outage.pushes().items() if now == "voided"}
-    assert voided == (aged if state == "lost" else set())
-    outage.settled_exactly()
-
-
-@pytest.mark.parametrize(
-    ("state", "database_url"),
-    [("lost", share("sqlite", whole="postgresql")), ("applied", "sqlite")],
-    indirect=["database_url"],
-)
-def test_stripe_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> None:
-    outage = _after_36_days(engine, "stripe", state)
+@pytest.mark.parametrize("database_url", [share("sqlite", whole="postgresql")], indirect=True)
+def test_stripe_does_not_answer_for_36_days(engine: sa.Engine) -> None:
+    outage = _after_36_days(engine, "stripe", "lost")
     said = outage.reports[-1]
     assert (said.left.in_doubt, said.left.rejected, said.exit_status) == (0, 0, 75)
     assert said.left.queued + said.left.due == len(outage.used)
     assert all(times[-1] - times[0] < SAFE_MS for times in outage.line.tried.values())
     outage.back()
     report = outage.two_days_later()
-    if state == "applied":
-        assert outage.pushes() == {key(org, window): "accepted" for org, window in outage.used}
-        return outage.settled_exactly()
     old = {place for place in outage.used if key(*place, 1) not in outage.line.tried and key(*place) in _voided(outage)}
     assert old and old >= _old(outage)
     assert (report.left.rejected, report.left.queued, report.exit_status) == (len(old), 0, 1)
@@ -388,7 +358,6 @@ def test_stripe_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> No
     assert outage.line.emulator.doubles == []
     _billed_by_hand(outage, {key(org, window, 1) for org, window in old})
     assert read(engine, verify).breaches == []
-    return None
 
 
 def _voided(outage: Outage) -> set[str]:

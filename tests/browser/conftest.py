@@ -17,6 +17,7 @@ from tests import leftovers
 from tests.browser import chromium
 from tests.browser.sites import MY, Site
 from tests.patience import patience
+from tests.whole import WHOLE
 
 WATCH: Final = (
     "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP: ' + e.violatedDirective))"
@@ -73,7 +74,7 @@ def empty(folder: Path, migrated_sqlite: Path) -> Iterator[Site]:
 
 @pytest.fixture(scope="package")
 def demo(folder: Path, migrated_sqlite: Path) -> Iterator[Site]:
-    yield from made(folder / "demo.db", migrated_sqlite, demo=True)
+    yield from made(folder / "demo.db", migrated_sqlite, demo=True, filled=WHOLE)
 
 
 class Visitor:
