@@ -35,8 +35,10 @@ ORGS = ("acme", "bolt")
 SAFE_MS, RETENTION_MS = 23 * HOUR_MS, 24 * HOUR_MS
 OLDEST_MS = 35 * DAY_MS - HOUR_MS
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-STEP_MS = share(24, whole=12) * HOUR_MS
-"""Between two ticks, once an outage has lasted a day; something is used in between."""
+EVERY_MS = share((24 * HOUR_MS, 5 * DAY_MS), whole=(12 * HOUR_MS, 12 * HOUR_MS))
+"""Between two ticks of a day's and of a month's outage, once it has lasted a day; something is used in between."""
+QUICK_MS, SLOW_MS = share((15 * MINUTE_MS, 6 * HOUR_MS), whole=(HOUR_MS, HOUR_MS))
+"""For so long ticks of a month's outage come every five minutes, and on its first day this far apart."""
 LENGTHS = {
     "23 h 59 min": 24 * HOUR_MS - MINUTE_MS,
     "24 h": 24 * HOUR_MS,
@@ -109,6 +111,9 @@ class Outage:
         self.reports: list[Report] = []
         self.began_ms = T0 + WINDOW_MS + GRACE_MS
         self.end_ms = self.began_ms + length_ms
+        is_long = length_ms > 2 * DAY_MS
+        self.step_ms = EVERY_MS[is_long]
+        self.first_ms, self.hour_ms = (QUICK_MS, SLOW_MS) if is_long else (HOUR_MS, HOUR_MS)
 
     @staticmethod
     def _customers(emulator: AutumnEmulator | StripeEmulator) -> None:
@@ -136,7 +141,7 @@ class Outage:
         """Ticks until right before the end: every five minutes, then sparser; new usage now and then."""
         self.use(T0)
         for at in self._moments():
-            if (at - self.began_ms) % STEP_MS == 0 and at > self.began_ms:
+            if (at - self.began_ms) % self.step_ms == 0 and at > self.began_ms:
                 self.use(at - GRACE_MS - WINDOW_MS)
             self.tick(at)
         return self.reports[-1]
@@ -146,7 +151,7 @@ class Outage:
         while at < self.end_ms:
             yield at
             past = at - self.began_ms
-            at += 5 * MINUTE_MS if past < HOUR_MS else HOUR_MS if past < 24 * HOUR_MS else STEP_MS
+            at += 5 * MINUTE_MS if past < self.first_ms else self.hour_ms if past < 24 * HOUR_MS else self.step_ms
 
     def back(self) -> Report:
         """The service is back; a tick at that moment."""

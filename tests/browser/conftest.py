@@ -22,6 +22,8 @@ from tests.whole import WHOLE
 WATCH: Final = (
     "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP: ' + e.violatedDirective))"
 )
+SMALL: Final[Any] = {"width": 800, "height": 600}
+"""Who says nothing else has a small window: each pixel is drawn by the processor."""
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -136,7 +138,7 @@ def look(browser: Browser, kept: dict[tuple[str, str | None], Visitor]) -> Itera
     def begin(site: Site, role: str | None = "viewer") -> Visitor:
         visitor = kept.get((site.url, role))
         if visitor is None:
-            visitor = kept[site.url, role] = Visitor(browser.new_context(), site, role)
+            visitor = kept[site.url, role] = Visitor(browser.new_context(viewport=SMALL), site, role)
         elif role is not None:  # others of that role came in since, and a person has so many sessions
             visitor.enter(role)
         visitor.wrong.clear()
@@ -153,7 +155,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
     made: list[Visitor] = []
 
     def begin(site: Site, role: str | None = "viewer", **options: Any) -> Visitor:
-        visitor = Visitor(browser.new_context(**options), site, role)
+        visitor = Visitor(browser.new_context(**{"viewport": SMALL, **options}), site, role)
         made.append(visitor)
         return visitor
 
