@@ -43,7 +43,7 @@ def run(
             chdir(cwd),
             patch.object(sys, "stdin", io.TextIOWrapper(given, encoding="utf-8")),
             patch.object(sys, "argv", [forked.PROGRAM, *arguments]),
-            patch.object(app, "connect", partial(_quick, app.connect)),
+            patch.object(app, "connect", partial(_quick, vars(app)["connect"])),
             _as_before(),
         ):
             stack.enter_context(entered)

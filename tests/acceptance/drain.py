@@ -40,6 +40,8 @@ from tests import forked
 from tests.acceptance.commands import PROJECT, environment
 
 LEASE_MS = 120_000
+IDLE_S = 0.1
+"""Between two ticks of a worker."""
 STUCK_S, END_S = 5.0, 240.0
 """How long a siege waits for calls, and for its end."""
 
@@ -94,7 +96,7 @@ class Worker:
         while not self.stop.exists():
             self.tick()
             ticks += 1
-            time.sleep(0.02)
+            time.sleep(IDLE_S)
         return {"ticks": ticks}
 
     def tick(self) -> dict[str, Any]:

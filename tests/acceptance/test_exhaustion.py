@@ -19,7 +19,7 @@ from tests.acceptance.exhaustion_hooks import halted_after_webhooks
 from tests.fresh import fresh
 from tests.whole import share
 
-ORGS, CELLS, MINUTES = share((16, 2, 14), whole=(2000, 50, 45))
+ORGS, CELLS, MINUTES = share((16, 2, 11), whole=(2000, 50, 45))
 SUDDEN = share((4, 2, 3), whole=(400, 50, 20))
 HOOKED = share(4, whole=300)
 SEED = int(os.environ.get("DRAWDOWN_TEST_EXHAUSTION_SEED", "1"))

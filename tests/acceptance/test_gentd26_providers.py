@@ -38,7 +38,7 @@ from tests.whole import WHOLE, share
 
 pytestmark = gentd26.needed()
 
-SHARE, KILLS = share((216, 3), whole=(1, 12))
+SHARE, KILLS = share((216, 2), whole=(1, 12))
 FEATURE = "compute_1gb"
 FROM_MS = 1_731_628_800_000
 WINDOW_MS, MINUTE_MS, HOUR_MS = 300_000, 60_000, 3_600_000

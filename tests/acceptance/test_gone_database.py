@@ -71,7 +71,7 @@ MARKS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("mark", share(MARKS[1::4], whole=MARKS))
+@pytest.mark.parametrize("mark", share(MARKS[1:2], whole=MARKS))
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_connections_lost_in_the_middle(fleet: Fleet, database_url: str, tmp_path: Path, mark: str) -> None:
     with _in_the_middle(database_url, tmp_path, mark) as ended:

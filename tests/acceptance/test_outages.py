@@ -147,11 +147,11 @@ class Outage:
         return self.reports[-1]
 
     def _moments(self) -> Iterator[int]:
-        at = self.began_ms
-        while at < self.end_ms:
-            yield at
-            past = at - self.began_ms
-            at += 5 * MINUTE_MS if past < self.first_ms else self.hour_ms if past < 24 * HOUR_MS else self.step_ms
+        past = 0
+        while past < self.length_ms:
+            yield self.began_ms + past
+            step = 5 * MINUTE_MS if past < self.first_ms else self.hour_ms if past < 24 * HOUR_MS else self.step_ms
+            past = (past // step + 1) * step
 
     def back(self) -> Report:
         """The service is back; a tick at that moment."""

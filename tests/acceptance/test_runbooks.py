@@ -81,8 +81,9 @@ def _initialised() -> bytes:
 @pytest.fixture
 def home(street: Street, tmp_path: Path) -> Home:
     stripe, autumn, cell = home_stripe(), home_autumn(T0), CellEmulator()
+    services: tuple[Emulator, ...] = (stripe, autumn, cell)
     street.clock.at_ms = T0
-    for door, behind in zip(street.doors, (stripe, autumn, cell), strict=True):
+    for door, behind in zip(street.doors, services, strict=True):
         door.behind = behind
     (tmp_path / "home.db").write_bytes(named_anew(_initialised()))
     env = {**street.env, "DRAWDOWN_STATE_DIR": str(tmp_path / "state")}
