@@ -98,7 +98,7 @@ PLANTED = (
 @pytest.mark.parametrize(("planted", "at"), share(PLANTED[:1], whole=PLANTED))
 def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], tmp_path: Path) -> None:
     """What a retry charges again, and what is never sent."""
-    url, plan = f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=4, at=at)
+    url, plan = f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=share(2, whole=4), at=at)
     with pytest.raises(AssertionError, match=r"windows with \(charged, expected\)"):
         siege(tmp_path, url, plan, seed=3, most=MOST, planted=planted)
 
