@@ -27,7 +27,7 @@ from drawdown.worker.status.tick_report import Report
 from drawdown.worker.verify.verify import verify
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
-from tests.whole import share
+from tests.whole import at_length, share
 from tests.world import T0, Fleet
 
 FEATURE = "compute_1gb"
@@ -203,19 +203,17 @@ def key(org: str, window_ms: int, revision: int = 0) -> str:
     return f"usage:{org}:{window_ms}:{FEATURE}" + (f":r{revision}" if revision else "")
 
 
-ALL = [(name, length) for name in ("autumn", "stripe") for length in LENGTHS]
-NONE_TOO_OLD = [one for one in ALL if one != ("stripe", "36 days")]
-"""Stripe parks what grows too old and was not applied: tests of their own."""
+ALL = [(name, length) for name in ("autumn", "stripe") for length in LENGTHS if length != "36 days"]
 
 
-def one_of(day: tuple[str, str], every: list[tuple[str, str]] = NONE_TOO_OLD) -> pytest.MarkDecorator:
-    """One outage every day, and each of them in the whole."""
-    return pytest.mark.parametrize(("name", "length"), share([day], whole=every))
+def one_of(day: tuple[str, str]) -> pytest.MarkDecorator:
+    """One outage of about a day every day, and each of them in the whole."""
+    return pytest.mark.parametrize(("name", "length"), share([day], whole=ALL))
 
 
 @one_of(("autumn", "23 h 59 min"))
 @SQLITE
-def test_nobody_can_connect(engine: sa.Engine, name: str, length: str) -> None:
+def test_nobody_can_connect_for_a_day(engine: sa.Engine, name: str, length: str) -> None:
     """Proven unsent: no key ages, nothing is in doubt, and all of it is sent when the service is back."""
     outage = Outage(engine, name, "refused", LENGTHS[length])
     said = outage.away()
@@ -237,9 +235,9 @@ def test_nobody_can_connect(engine: sa.Engine, name: str, length: str) -> None:
     outage.settled_exactly()
 
 
-@one_of(("stripe", "24 h 1 min"), ALL)
+@one_of(("stripe", "24 h 1 min"))
 @SQLITE
-def test_answers_are_lost_and_all_was_applied(engine: sa.Engine, name: str, length: str) -> None:
+def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name: str, length: str) -> None:
     outage = Outage(engine, name, "applied", LENGTHS[length])
     said = outage.away()
     assert (said.exit_status, said.accepted, said.left.in_doubt, said.left.rejected) == (75, 0, 0, 0)
@@ -271,7 +269,7 @@ def test_answers_are_lost_and_all_was_applied(engine: sa.Engine, name: str, leng
 
 @one_of(("autumn", "23 h 59 min"))
 @SQLITE
-def test_calls_are_lost_and_nothing_was_applied(engine: sa.Engine, name: str, length: str) -> None:
+def test_calls_are_lost_for_a_day_and_nothing_was_applied(engine: sa.Engine, name: str, length: str) -> None:
     outage = Outage(engine, name, "lost", LENGTHS[length])
     said = outage.away()
     assert (said.exit_status, said.accepted, said.left.in_doubt, said.left.rejected) == (75, 0, 0, 0)
@@ -283,7 +281,7 @@ def test_calls_are_lost_and_nothing_was_applied(engine: sa.Engine, name: str, le
     report = outage.back()
     outage.after(3)
     aged = {one for one, at in first.items() if outage.end_ms - at >= SAFE_MS}
-    assert aged >= {key(org, T0) for org in ORGS}
+    assert aged == {key(org, T0) for org in ORGS}
     for one, times in outage.line.tried.items():
         if one in aged:
             assert times[-1] - times[0] < SAFE_MS and times[-1] < outage.end_ms, "never sent again blind"
@@ -324,6 +322,19 @@ def _billed_by_hand(outage: Outage, parked: set[str]) -> None:
     assert outage.after().exit_status == 0
 
 
+@at_length("make test-whole")
+@SQLITE
+def test_nobody_can_connect_to_autumn_for_36_days(engine: sa.Engine) -> None:
+    """It takes events of any age."""
+    outage = _after_36_days(engine, "autumn", "refused")
+    said = outage.reports[-1]
+    assert (said.left.due, said.left.queued, said.left.rejected, said.exit_status) == (len(outage.used), 0, 0, 75)
+    outage.back()
+    outage.after()
+    assert outage.pushes() == {key(org, window): "accepted" for org, window in outage.used}
+    outage.settled_exactly()
+
+
 @SQLITE
 def test_nobody_can_connect_to_stripe_for_36_days(engine: sa.Engine) -> None:
     """What grew too old was never sent: it is parked with its reason, and asks for a person while the outage lasts."""
@@ -347,15 +358,38 @@ def test_nobody_can_connect_to_stripe_for_36_days(engine: sa.Engine) -> None:
     assert read(engine, verify).breaches == []
 
 
-@pytest.mark.parametrize("database_url", [share("sqlite", whole="postgresql")], indirect=True)
-def test_stripe_does_not_answer_for_36_days(engine: sa.Engine) -> None:
-    outage = _after_36_days(engine, "stripe", "lost")
+@at_length("make test-whole")
+@pytest.mark.parametrize("state", ["lost", "applied"])
+@SQLITE
+def test_autumn_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> None:
+    outage = _after_36_days(engine, "autumn", state)
+    said = outage.reports[-1]
+    assert (said.left.queued, said.left.due, said.left.in_doubt, said.exit_status) == (len(outage.used), 0, 0, 75)
+    assert {len(times) for times in outage.line.tried.values()} == {1}, "sent once, then asked for"
+    outage.back()
+    outage.two_days_later()
+    aged = {one for one, at in outage.first_tried().items() if outage.end_ms - at >= SAFE_MS}
+    voided = {one for one, now in outage.pushes().items() if now == "voided"}
+    assert voided == (aged if state == "lost" else set())
+    outage.settled_exactly()
+
+
+@pytest.mark.parametrize(
+    ("state", "database_url"),
+    share([("lost", "sqlite")], whole=[("lost", "postgresql"), ("applied", "sqlite")]),
+    indirect=["database_url"],
+)
+def test_stripe_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> None:
+    outage = _after_36_days(engine, "stripe", state)
     said = outage.reports[-1]
     assert (said.left.in_doubt, said.left.rejected, said.exit_status) == (0, 0, 75)
     assert said.left.queued + said.left.due == len(outage.used)
     assert all(times[-1] - times[0] < SAFE_MS for times in outage.line.tried.values())
     outage.back()
     report = outage.two_days_later()
+    if state == "applied":
+        assert outage.pushes() == {key(org, window): "accepted" for org, window in outage.used}
+        return outage.settled_exactly()
     old = {place for place in outage.used if key(*place, 1) not in outage.line.tried and key(*place) in _voided(outage)}
     assert old and old >= _old(outage)
     assert (report.left.rejected, report.left.queued, report.exit_status) == (len(old), 0, 1)
@@ -363,6 +397,7 @@ def test_stripe_does_not_answer_for_36_days(engine: sa.Engine) -> None:
     assert outage.line.emulator.doubles == []
     _billed_by_hand(outage, {key(org, window, 1) for org, window in old})
     assert read(engine, verify).breaches == []
+    return None
 
 
 def _voided(outage: Outage) -> set[str]:
