@@ -325,7 +325,7 @@ def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
     assert drain.siege.kills >= KILLS and drain.never_answered() > 0
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("database_url", share(["sqlite"], whole=["postgresql"]), indirect=True)
 def test_while_autumns_key_store_is_down_each_double_is_found_and_given_back(database_url: str, tmp_path: Path) -> None:
     """It fails open: what a killed worker had sent is charged again, and leaves one event. Balances tell."""
     requests = _requests(SHARE)
