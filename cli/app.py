@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # what bills and what runs a tick is imported by what uses it
     from drawdown.providers.payments.registry import PaymentServices
     from drawdown.providers.registry import Registry
     from drawdown.worker.engine.context import Context
+    from drawdown.worker.engine.effects import Witness
     from drawdown.worker.engine.runner import World
-    from drawdown.worker.engine.witness import Witness
 
 log = structlog.get_logger()
 

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 def client_of(outgoing: Outgoing | None) -> HttpClient:
     """What calls, and how its calls leave."""
-    from drawdown.providers.http.client import HttpClient
-    from drawdown.providers.http.dialing import Dialer
+    from drawdown.providers.http.client import Dialer, HttpClient
 
     return HttpClient(dialer=Dialer(outgoing=outgoing))
 
@@ -70,7 +69,7 @@ class LateCells:
 
     @cached_property
     def _reader(self) -> CellReader:
-        from drawdown.worker.halts.cell_usage import CellUsageClient
+        from drawdown.worker.halts.cell_client import CellUsageClient
 
         return CellUsageClient(self._settings, self._clock)
 

@@ -24,7 +24,7 @@ from drawdown.cli.stopping import Stopping
 from drawdown.cli.streams import Fault
 from drawdown.schema.errors import Exit
 from drawdown.schema.units import BUCKETS
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 
 P = TypeVar("P")
 T = TypeVar("T")

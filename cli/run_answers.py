@@ -6,9 +6,9 @@ import json
 
 from drawdown.cli.app import App
 from drawdown.cli.rendering import show
-from drawdown.ledger.runs.reservations import Reservation
+from drawdown.ledger.reservations import Reservation
 from drawdown.schema.typed.parsing import in_credits, show_credits, show_time
-from drawdown.worker.executions.results import Accepted, Preview, Settled
+from drawdown.worker.executions.request import Accepted, Preview, Settled
 
 
 def said_of(run: Reservation) -> dict[str, object]:

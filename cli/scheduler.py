@@ -24,8 +24,8 @@ from drawdown.cli.watch_loop import WatchLoop
 from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.shard import NewOrgs, Shard
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.engine.context import NewOrgs, Shard
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
 
 log = structlog.get_logger()

@@ -13,8 +13,7 @@ from drawdown.cli.app import App
 from drawdown.cli.stopping import Stopping
 from drawdown.schema.errors import DrawdownError
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.breaker import Breaker
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Breaker, Shard
 from drawdown.worker.watch import Watched, Watcher, watch
 
 log = structlog.get_logger()

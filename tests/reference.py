@@ -23,8 +23,7 @@ from drawdown.server.metrics.cluster import of_workers
 from drawdown.server.metrics.metrics import measure
 from drawdown.worker.cluster.lists import Cluster
 from drawdown.worker.verdict.watch_state import note_round
-from drawdown.worker.verify.findings import FINDINGS
-from drawdown.worker.verify.invariants import INVARIANTS
+from drawdown.worker.verify.findings import FINDINGS, INVARIANTS
 from tests import settings_table, template
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"

@@ -13,13 +13,13 @@ from drawdown.cli.demo.stage import Stage
 from drawdown.guard.decide import BLOCK_ALL, WARN
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.executions import blocks as run_blocks
+from drawdown.worker.executions import permission as run_blocks
 from drawdown.worker.features import actions as features
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import ANY_PLAN, PlanLimit
 from drawdown.worker.halts import cells
 from drawdown.worker.orgs import assignments
-from drawdown.worker.provider import rates, vendors
+from drawdown.worker.provider import actions, vendors
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.topup import actions as topups
 from drawdown.worker.wallets import actions as credit
@@ -79,7 +79,7 @@ def _what_things_cost(connection: sa.Connection, by: By) -> None:
     credit.set_rate(connection, TOKENS, 2, 1, by, from_ms=None)
     credit.set_rate(connection, RENDERS, 40_000, 1, by, from_ms=None)
     for size, price in PRICES_MICRO.items():
-        rates.set_rate(connection, "autumn", feature_of(size), (price, 1), by, from_ms=None)
+        actions.set_rate(connection, "autumn", feature_of(size), (price, 1), by, from_ms=None)
     cost = vendors.Units("cloudhost", "vm", "vm-hour", 1, VM_HOUR_MICRO, 3_600, "USD")
     vendors.set_units(connection, feature_of(BILLED_MB), cost, by.now_ms - by.now_ms % DAY_MS, by, new=True)
     tiers.set_tier(connection, "plus", tiers.Change(at_once=60, price_micro=10 * MICRO), by)

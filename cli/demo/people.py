@@ -18,22 +18,22 @@ from drawdown.cli.demo.opening import BILLED_MB, SUPPLIER, VM_HOUR_MICRO
 from drawdown.cli.demo.stage import Stage
 from drawdown.events.envelope import UsageEvent
 from drawdown.guard.decide import Reach
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.payouts import period_of
-from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, window_of
 from drawdown.worker.access import keys as api_keys
-from drawdown.worker.checks import spenders, vendor_drift
+from drawdown.worker.checks import checks
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard.overrides import Word
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.provider import vendors
-from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.provider.vendors import BillFile, BillLine
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.chosen import Chosen
+from drawdown.worker.push.actions import Chosen
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.usage import backfills, withdrawals
 from drawdown.worker.wallets import actions as credit
@@ -194,8 +194,8 @@ def _bills(calendar: Calendar, connection: sa.Connection, by: By) -> None:
 
 def _nightly(connection: sa.Connection, by: By) -> None:
     """Who spent most, and whether bills drift, are kept as they are found."""
-    spenders.check(connection, by.now_ms)
-    vendor_drift.check(connection, by.now_ms)
+    checks.check_spenders(connection, by.now_ms)
+    checks.check_vendors(connection, by.now_ms)
 
 
 def _present(now_ms: int) -> Iterator[Act]:

@@ -32,7 +32,7 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.app import Server
 from drawdown.server.http import listen
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.watch import ROUND_MS
 
 log = structlog.get_logger()

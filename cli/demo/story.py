@@ -18,14 +18,14 @@ from drawdown.cli.demo.opening import SUPPLIER
 from drawdown.cli.demo.people import PRODUCT, at, run_of, whole_story
 from drawdown.cli.demo.stage import Stage
 from drawdown.events.envelope import UsageEvent
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import By
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.facts import Wish
+from drawdown.worker.guard.terms import Wish
 from drawdown.worker.sources.events.store import take
 
 RUN_HOURS: Final = (9, 14, 19)

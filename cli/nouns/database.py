@@ -23,7 +23,7 @@ from drawdown.schema.roles import apply as apply_roles
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.checks import proofs
-from drawdown.worker.checks.stop_breached import stop_breached
+from drawdown.worker.checks.proofs import stop_breached
 from drawdown.worker.cluster import install
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.verify.verify import Verification, verify

@@ -36,7 +36,7 @@ from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.sources.demo_host import Sandbox, SandboxSample, start_sandboxes, stop_sandboxes, write_samples
 from drawdown.worker.status.demo import fleet, revised_pushes, totals
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 

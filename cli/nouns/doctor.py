@@ -18,25 +18,21 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.access.key_lists import list_keys
-from drawdown.worker.access.keys import EVENTS
-from drawdown.worker.batches.lists import files_left
+from drawdown.worker.access.keys import EVENTS, list_keys
 from drawdown.worker.batches.objects import is_prefix, require_listed
-from drawdown.worker.batches.sources import BatchSource, list_sources
-from drawdown.worker.checks.proof_lists import WHOLE_LATE_MS, last_held
+from drawdown.worker.batches.sources import BatchSource, files_left, list_sources
+from drawdown.worker.checks.proofs import WHOLE_LATE_MS, last_held
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
+from drawdown.worker.engine.context import Databases
 from drawdown.worker.engine.runner import ask
-from drawdown.worker.engine.stores import Databases
 from drawdown.worker.features.lists import mapped_features, unestimated_features, unrated_features
-from drawdown.worker.history.kept_volume import MOUNTS, is_on_unnamed_volume
-from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.history.witness import MOUNTS, WitnessFile, is_on_unnamed_volume
 from drawdown.worker.orgs.lists import never_halted
-from drawdown.worker.provider.lists import providers_in_use
-from drawdown.worker.provider.shadows import in_shadow
-from drawdown.worker.status.long_open import oldest_open
+from drawdown.worker.provider.lists import in_shadow, providers_in_use
+from drawdown.worker.status.backlog import oldest_open
 from drawdown.worker.status.status import last_tick_ms, newest_tick_ms, sealed_to_ms
-from drawdown.worker.status.upkeep import upkeep
-from drawdown.worker.usage.type_room import NAME_ONE, short_of_types
+from drawdown.worker.status.tables import upkeep
+from drawdown.worker.usage.intake import NAME_ONE, short_of_types
 from drawdown.worker.verdict.rates import tells_costs
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms, touch
 

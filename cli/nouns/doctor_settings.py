@@ -13,9 +13,9 @@ from drawdown.cli.settings.settings import PREFIX, Settings
 from drawdown.providers.http.outgoing import CERT_FILE, NO_PROXY, PROXY
 from drawdown.schema.text import nearest, typed
 from drawdown.server.http.callers import EVERYBODY
-from drawdown.worker.engine.stores import Databases
-from drawdown.worker.halts.cell_lists import cells_without_url, knows_sandboxes, list_cells
+from drawdown.worker.engine.context import Databases
 from drawdown.worker.halts.cell_settings import SHARED, CellSettings
+from drawdown.worker.halts.lists import cells_without_url, knows_sandboxes, list_cells
 from drawdown.worker.hooks.lists import list_endpoints
 
 MIN_SECRET_CHARS: Final = 16

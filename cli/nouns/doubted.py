@@ -13,7 +13,7 @@ from drawdown.cli.rendering import show
 from drawdown.schema.errors import Exit, UsageError, worst
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
-from drawdown.worker.push.doubted import DoubtFilter, Outcome, ResolvedAll, resolve_all
+from drawdown.worker.push.actions import DoubtFilter, Outcome, ResolvedAll, resolve_all
 from drawdown.worker.verdict.rates import named_quantities
 
 OUTCOMES: Final[tuple[Outcome, ...]] = ("accepted", "absent")

@@ -8,7 +8,7 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.rendering import show, table
-from drawdown.worker.usage.event_summary import summarise
+from drawdown.worker.usage.privacy import summarise
 
 
 def summary(

@@ -14,10 +14,9 @@ from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.audit import require_org
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.usage import intake as event_intake
-from drawdown.worker.usage.event_withdrawals import withdraw_events
-from drawdown.worker.usage.events import EventRow, list_events, show_event
-from drawdown.worker.usage.intake import EventFilter
-from drawdown.worker.usage.invalid_lists import invalid_items
+from drawdown.worker.usage.intake import EventFilter, EventRow, list_events, show_event
+from drawdown.worker.usage.invalid import invalid_items
+from drawdown.worker.usage.withdrawals import withdraw_events
 
 commands = typer.Typer()
 

@@ -11,12 +11,12 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason, Undo
 from drawdown.cli.rendering import facts, show, table
 from drawdown.cli.run_answers import credits_of, preview_of, said_of, show_settled, show_with_wallet, told_of
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_credits, parse_length, parse_quantities, show_credits, show_time
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions import blocks as run_blocks
+from drawdown.worker.executions import permission as run_blocks
 from drawdown.worker.executions.lists import EVER, MOST_LOOKED_AT, RunFilter, list_runs, show_run
 from drawdown.worker.executions.request import Request
 

@@ -19,7 +19,7 @@ from drawdown.schema.typed.parsing import (
     show_percent,
     show_time,
 )
-from drawdown.worker.checks import counters
+from drawdown.worker.checks import checks
 from drawdown.worker.guard import lists as views
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.lists import Drift
@@ -145,9 +145,9 @@ def reconcile(
     app: App = context.obj
     by, ppm = app.by(actor, reason), parse_percent(tolerance)
     since_ms = app.past(since, "--since")
-    drifts = app.read(lambda c: counters.look(c, since_ms))
+    drifts = app.read(lambda c: checks.look(c, since_ms))
     try:
-        done = counters.judged(drifts, ppm) if dry_run else app.write(lambda c: counters.put_right(c, drifts, ppm, by))
+        done = checks.judged(drifts, ppm) if dry_run else app.write(lambda c: checks.put_right(c, drifts, ppm, by))
     except AnswerLost as error:
         raise AnswerLost(error.why, f"{len(drifts):,} counters were off: {PUT_RIGHT}") from error
     rows = [

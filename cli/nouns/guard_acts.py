@@ -12,7 +12,6 @@ from drawdown.cli.options import Actor, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
-from drawdown.worker.guard import holds as guard_holds
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard import ways as guard_ways
 from drawdown.worker.guard.use import Answer, Wish
@@ -108,14 +107,14 @@ def reserve(
     app: App = context.obj
     for_ms = None if for_ is None else parse_length(for_, "--for")
     by, wish = app.by(actor, reason), Wish(org, metric, amount, for_ms, project, subject, payer)
-    return _tell(app, app.write(lambda c: guard_holds.reserve(c, key, wish, by)), wish=wish)
+    return _tell(app, app.write(lambda c: guard.reserve(c, key, wish, by)), wish=wish)
 
 
 def settle(context: typer.Context, key: Key, amount: Amount, actor: Actor = None, reason: Reason = "not given") -> int:
     """End what is held with what was used in all, also after its hold was over."""
     app: App = context.obj
     by = app.by(actor, reason)
-    return _tell(app, app.write(lambda c: guard_holds.settle(c, key, amount, by)))
+    return _tell(app, app.write(lambda c: guard.settle(c, key, amount, by)))
 
 
 def release(
@@ -124,7 +123,7 @@ def release(
     """Give up what is held; what was used all the same counts, and is charged."""
     app: App = context.obj
     by = app.by(actor, reason)
-    return _tell(app, app.write(lambda c: guard_holds.release(c, key, amount, by)))
+    return _tell(app, app.write(lambda c: guard.release(c, key, amount, by)))
 
 
 def extend(
@@ -138,7 +137,7 @@ def extend(
     """Say that what is held goes on: for another hour, or as long as is said; it may grow."""
     app: App = context.obj
     by, for_ms = app.by(actor, reason), None if for_ is None else parse_length(for_, "--for")
-    found = app.write(lambda c: guard_holds.extend(c, key, to, for_ms, by))
+    found = app.write(lambda c: guard.extend(c, key, to, for_ms, by))
     less = to is not None and to < found.amount
     sooner = for_ms is not None and by.now_ms + for_ms < (found.expires_ms or 0)
     return _tell(app, found, *(["what is held neither shrinks nor ends sooner"] if less or sooner else []))

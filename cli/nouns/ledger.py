@@ -16,16 +16,24 @@ from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger.allocation import KINDS, Kind
 from drawdown.ledger.lots import DEFAULT_PRIORITY, Terms
-from drawdown.ledger.monthly.tiers import NO_CREDIT
 from drawdown.ledger.rates import Rate
+from drawdown.ledger.tiers import NO_CREDIT
 from drawdown.schema import ids
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.typed.parsing import parse_ahead, parse_credits, parse_time, show_credits, show_time
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.accounts import Account, account_of
-from drawdown.worker.wallets.forecast import MIN_DAYS, Forecast, forecast_of
-from drawdown.worker.wallets.ledger import EntryRow, LotRow, list_entries, list_lots, list_rates, list_wallets
-from drawdown.worker.wallets.tier_lists import HeldTier, tiers_of
+from drawdown.worker.wallets.accounts import (
+    Account,
+    EntryRow,
+    LotRow,
+    account_of,
+    list_entries,
+    list_lots,
+    list_rates,
+    list_wallets,
+)
+from drawdown.worker.wallets.entries import MIN_DAYS, Forecast, forecast_of
+from drawdown.worker.wallets.tiers import HeldTier, tiers_of
 
 commands = typer.Typer()
 

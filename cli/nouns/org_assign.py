@@ -27,8 +27,8 @@ from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.engine.runner import run
 from drawdown.worker.orders.asked import AskedAssign
 from drawdown.worker.orders.orders import place
-from drawdown.worker.orgs import assignments, flip_rules, flips
-from drawdown.worker.provider.shadows import in_shadow
+from drawdown.worker.orgs import assignments, flips
+from drawdown.worker.provider.lists import in_shadow
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
 ProviderOption = Annotated[
@@ -92,7 +92,7 @@ def assign(
     if later:
         return _order(app, wishes, AskedAssign("", provider or "", customer, start, allow_halt), by, dry_run=dry_run)
     where, note = _biller(app, provider, wishes, new=new)
-    options = flip_rules.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
+    options = flips.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
     app.require_clock()
     done = run(flips.flip(app.context(), wishes, options, by), app.world())
     note += [str(one) for one in app.read(lambda c: in_shadow(c, by.now_ms)) if one.provider == where]
@@ -102,7 +102,7 @@ def assign(
     return None
 
 
-def _order(app: App, wishes: list[flip_rules.Wish], asked: AskedAssign, by: By, *, dry_run: bool) -> None:
+def _order(app: App, wishes: list[flips.Wish], asked: AskedAssign, by: By, *, dry_run: bool) -> None:
     """Have a tick ask the provider. Errors: UsageError unless one organisation and its provider are named."""
     if dry_run:
         raise UsageError("--dry-run shows it now, --later orders it: give one of them")
@@ -128,14 +128,14 @@ def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None
         raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
 
 
-def _wishes(app: App, names: list[str] | None, customer: str | None, file: Path | None) -> list[flip_rules.Wish]:
+def _wishes(app: App, names: list[str] | None, customer: str | None, file: Path | None) -> list[flips.Wish]:
     if file is not None:
         return read_flips(file)
     chosen = list(dict.fromkeys(names)) if names else app.read(assignments.unassigned)
-    return [flip_rules.Wish(org, customer) for org in chosen]
+    return [flips.Wish(org, customer) for org in chosen]
 
 
-def _biller(app: App, given: str | None, wishes: list[flip_rules.Wish], *, new: bool) -> tuple[str, list[str]]:
+def _biller(app: App, given: str | None, wishes: list[flips.Wish], *, new: bool) -> tuple[str, list[str]]:
     """The provider that is meant, and a word where nobody named it."""
     if given is not None:
         return given, []
@@ -145,7 +145,7 @@ def _biller(app: App, given: str | None, wishes: list[flip_rules.Wish], *, new: 
     return app.require_provider(kept), [f"billed by {kept} as before; --provider names another"]
 
 
-def read_flips(file: Path) -> list[flip_rules.Wish]:
+def read_flips(file: Path) -> list[flips.Wish]:
     """Organisations and customers from a CSV file.
 
     Errors: UsageError naming the line, and nothing is assigned.
@@ -167,15 +167,15 @@ def read_flips(file: Path) -> list[flip_rules.Wish]:
     return found
 
 
-def _wish(file: Path, line: int, row: dict[str, str | None]) -> flip_rules.Wish:
+def _wish(file: Path, line: int, row: dict[str, str | None]) -> flips.Wish:
     org, customer = (row.get("org_id") or "").strip(), (row.get("customer_id") or "").strip()
     for name, text in (("org_id", org), ("customer_id", customer or "-")):
         if not is_clean_id(text):
             raise UsageError(f"{file}, line {line}: {name} {text!r} is no id")
-    return flip_rules.Wish(org, customer or None, line)
+    return flips.Wish(org, customer or None, line)
 
 
-def _flip_lines(done: list[flip_rules.Flip], options: flip_rules.FlipOptions) -> list[str | Table]:
+def _flip_lines(done: list[flips.Flip], options: flips.FlipOptions) -> list[str | Table]:
     moved = [flip for flip in done if flip.start_ms is not None]
     already = sum(flip.already for flip in done)
     title = f"{'Would assign' if options.dry_run else 'Assigned'} {len(moved):,} to {options.provider}"
@@ -205,12 +205,12 @@ def _amount(seconds: int, units: int) -> str:
     return f"{seconds:,} s, {units:,} units" if units else f"{seconds:,} s"
 
 
-def _problem_line(flip: flip_rules.Flip) -> str:
+def _problem_line(flip: flips.Flip) -> str:
     where = "" if flip.line is None else f"line {flip.line}: "
     return f"{where}{flip.org_id}: {(flip.problem or '').removeprefix(f'{flip.org_id}: ')}"
 
 
-def _notes(flip: flip_rules.Flip) -> str | None:
+def _notes(flip: flips.Flip) -> str | None:
     parts = [flip.note] if flip.note else []
     if flip.open_pushes:
         held = ", ".join(f"{count:,} {state}" for state, count in flip.open_pushes.items())

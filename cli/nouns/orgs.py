@@ -21,12 +21,12 @@ from drawdown.schema import ids
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import typed, why_unread
 from drawdown.schema.typed.parsing import parse_ahead, parse_length, show_credits, show_time
-from drawdown.worker.halts import cell_lists as cells
+from drawdown.worker.halts import lists as cells
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs.lists import SORTS, STATES, OrgFilter, OrgRow, Place, chosen_orgs, list_orgs, scheduled_flips
 from drawdown.worker.seal import stops
 from drawdown.worker.status.status import org_status
-from drawdown.worker.verdict.org_credit import VerdictChange
+from drawdown.worker.verdict.effective_balance import VerdictChange
 from drawdown.worker.verdict.standing import OrgStatus
 from drawdown.worker.verdict.watch_state import is_watched
 

@@ -11,7 +11,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Most
 from drawdown.cli.rendering import show, table
 from drawdown.schema.typed.parsing import show_time
-from drawdown.worker.checks import proof_lists as proofs
+from drawdown.worker.checks import proofs
 
 
 def proof(

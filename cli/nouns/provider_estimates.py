@@ -13,7 +13,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
-from drawdown.worker.provider.rates import end_when_down, set_rate, set_when_down
+from drawdown.worker.provider.actions import end_when_down, set_rate, set_when_down
 from drawdown.worker.verdict import rates
 from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 

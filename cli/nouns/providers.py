@@ -24,9 +24,15 @@ from drawdown.worker.orders.asked import AskedAccept
 from drawdown.worker.orders.orders import place
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.provider.actions import CutOver
-from drawdown.worker.provider.lists import ProviderLine, customers_at, features_used, provider_lines
-from drawdown.worker.provider.shadows import FOR_GOOD_MS, in_shadow
-from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.provider.lists import (
+    FOR_GOOD_MS,
+    ProviderLine,
+    customers_at,
+    features_used,
+    in_shadow,
+    provider_lines,
+)
+from drawdown.worker.push.webhooks import apply_notices
 
 commands = typer.Typer()
 provider_estimates.register(commands)

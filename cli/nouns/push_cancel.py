@@ -13,7 +13,7 @@ from drawdown.cli.rendering import show
 from drawdown.providers.protocol import Cancelled, Cancels, Capabilities, ReadFailed
 from drawdown.schema.errors import Exit
 from drawdown.worker.engine.runner import ask
-from drawdown.worker.push.cancel import CancelReport, Intent, conclude, intend
+from drawdown.worker.push.actions import CancelReport, Intent, conclude, intend
 
 Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]")]
 

@@ -22,14 +22,11 @@ from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.chosen import Chosen
-from drawdown.worker.push.doubted import DoubtFilter, Outcome
-from drawdown.worker.push.lists import NO_ERROR, STATES, PushFilter, PushPage, list_pushes
-from drawdown.worker.push.lost import require_lost
+from drawdown.worker.push.actions import Chosen, DoubtFilter, Outcome, require_lost
+from drawdown.worker.push.lists import NO_ERROR, STATES, PushFilter, PushPage, PushSum, list_pushes, sum_pushes
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.shown import PushColumns, explain_push
-from drawdown.worker.push.sums import PushSum, sum_pushes
-from drawdown.worker.usage import fold
+from drawdown.worker.usage import prune
 
 commands = typer.Typer()
 push_cancel.register(commands)
@@ -283,7 +280,7 @@ def fold_(
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", before):
         raise UsageError(f"--before: {before!r} is no month; write 2025-01")
     by, moment = app.by(actor, reason), app.moment(f"{before}-01", "--before")
-    done = fold.fold(app.write, moment, by, dry_run=dry_run)
+    done = prune.fold(app.write, moment, by, dry_run=dry_run)
     did = "would fold" if dry_run else "folded"
     text = f"{did} {done.pushes:,} pushes of windows before {show_time(done.before_ms)} into sums of a day"
     kept = (

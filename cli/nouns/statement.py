@@ -16,8 +16,7 @@ from drawdown.schema.currencies import show_money
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.statement import LINES, CreditLine, Statement, of_customer, span_of
-from drawdown.worker.wallets.statement_file import as_object, csv_lines
+from drawdown.worker.wallets.statement import LINES, CreditLine, Statement, as_object, csv_lines, of_customer, span_of
 
 WORDS: Final = {
     "given": "given", "began": "began", "topped_up": "topped up", "expired": "expired", "taken_back": "taken back",

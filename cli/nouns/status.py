@@ -20,12 +20,19 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import lasting, show_time
-from drawdown.worker.batches.lists import FilesLeft
+from drawdown.worker.batches.sources import FilesLeft
 from drawdown.worker.cluster.lists import worker_lines
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.status.backlog import OrdersLeft
-from drawdown.worker.status.headline import missed_minutes, uncompared, unwatched_minutes
-from drawdown.worker.status.standing import OpenReplay, Standing, Status, how_much
+from drawdown.worker.status.standing import (
+    OpenReplay,
+    Standing,
+    Status,
+    how_much,
+    missed_minutes,
+    uncompared,
+    unwatched_minutes,
+)
 from drawdown.worker.status.status import org_status, status
 
 if TYPE_CHECKING:

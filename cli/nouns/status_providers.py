@@ -11,8 +11,7 @@ from typing import Final
 
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT, Unresolved
-from drawdown.worker.push.waiting import Waiting
+from drawdown.worker.push.lists import AWAITING_CREDIT, UNTIL_CREDIT, Unresolved, Waiting
 
 WIDTH: Final = 79
 LABEL: Final = 10

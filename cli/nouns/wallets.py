@@ -11,9 +11,8 @@ from drawdown.cli.app import App
 from drawdown.cli.options import PageSize
 from drawdown.cli.rendering import show, table
 from drawdown.schema.typed.parsing import show_credits, show_time
-from drawdown.worker.checks import spenders
+from drawdown.worker.checks import checks
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets import billing
 from drawdown.worker.wallets import entries as wallet_entries
 from drawdown.worker.wallets import lists as wallets
 from drawdown.worker.wallets.accounts import payer_of
@@ -83,12 +82,12 @@ def billing_(context: typer.Context, customer: Customer) -> None:
     app: App = context.obj
     now_ms = app.clock.now_ms()
     payer = app.read(lambda c: payer_of(c, customer, now_ms))
-    terms = app.read(lambda c: billing.terms_of(c, payer, customer))
-    relations = app.read(lambda c: billing.related(c, payer, customer, now_ms))
-    plans, tiers = app.read(lambda c: billing.offers(c, payer))
-    recent, topups = app.read(lambda c: billing.happened(c, payer, now_ms))
+    terms = app.read(lambda c: wallets.terms_of(c, payer, customer))
+    relations = app.read(lambda c: wallets.related(c, payer, customer, now_ms))
+    plans, tiers = app.read(lambda c: wallets.offers(c, payer))
+    recent, topups = app.read(lambda c: wallets.happened(c, payer, now_ms))
     related = [
-        ("upstream" if one.part in billing.UPSTREAM else "downstream", one.who, one.part.replace("_", " "), one.other,
+        ("upstream" if one.part in wallets.UPSTREAM else "downstream", one.who, one.part.replace("_", " "), one.other,
          _credits(one.limit_micro), _credits(one.spent_micro), show_time(one.since_ms), one.said)
         for one in relations
     ]  # fmt: skip
@@ -119,7 +118,7 @@ def spenders_(
     app: App = context.obj
     now_ms = app.clock.now_ms()
     if keep:
-        found = app.write(lambda c: spenders.check(c, now_ms))
+        found = app.write(lambda c: checks.check_spenders(c, now_ms))
     else:
         found = app.read(lambda c: wallets.spenders_now(c, now_ms))
     rows = [(one.place, one.customer_id, show_credits(one.used_micro)) for one in found]

@@ -8,8 +8,7 @@ from ipaddress import ip_network
 from typing import Final
 
 from drawdown.schema.errors import UsageError
-from drawdown.worker.halts.addresses import Network
-from drawdown.worker.halts.cell_urls import parse
+from drawdown.worker.halts.addresses import Network, parse
 
 MAX_SECRETS: Final = 2
 

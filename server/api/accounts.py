@@ -12,18 +12,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.ledger.payers import MOST_PAYERS
+from drawdown.ledger.pools import MOST_PAYERS
 from drawdown.schema.units import in_credits
 from drawdown.server.api import account_models
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said, both_units
-from drawdown.worker.wallets.accounts import account_of, payer_of
-from drawdown.worker.wallets.forecast import forecast_of
-from drawdown.worker.wallets.ledger import EntryRow, list_entries, list_lots
-from drawdown.worker.wallets.pool_lists import PayerRow, list_payers
-from drawdown.worker.wallets.statement import of_org, span_of
-from drawdown.worker.wallets.statement_file import as_object
+from drawdown.worker.wallets.accounts import EntryRow, account_of, list_entries, list_lots, payer_of
+from drawdown.worker.wallets.entries import forecast_of
+from drawdown.worker.wallets.pools import PayerRow, list_payers
+from drawdown.worker.wallets.statement import as_object, of_org, span_of
 
 SCOPE: Final = "ledger:read"
 

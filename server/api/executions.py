@@ -18,10 +18,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.ledger.runs import reservations
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.own_keys import own_name, shown
-from drawdown.ledger.runs.reservations import Reservation
+from drawdown.ledger import reservations
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.own_keys import own_name, shown
+from drawdown.ledger.reservations import Reservation
 from drawdown.schema.units import in_credits
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from prometheus_client.metrics_core import Metric
 
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.checks.lists import LastCheck, last_checks
-from drawdown.worker.checks.proof_lists import last_held
-from drawdown.worker.usage.backfill_lists import open_backfills
+from drawdown.worker.checks.checks import LastCheck, last_checks
+from drawdown.worker.checks.proofs import last_held
+from drawdown.worker.usage.backfills import open_backfills
 
 CHECKS: Final = ("guard", "vendors")
 NEVER: Final = LastCheck(0, 0, 0)

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.wallets.figures import owed_figures, run_figures
+from drawdown.worker.wallets.lists import owed_figures, run_figures
 
 
 def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

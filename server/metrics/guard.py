@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.guard.figures import guard_figures
+from drawdown.worker.guard.lists import guard_figures
 from drawdown.worker.guard.overrides import SOON_MS
 
 RECENT_MS: Final = 60 * MINUTE_MS

@@ -28,12 +28,11 @@ from drawdown.server.metrics.parity import comparing
 from drawdown.server.metrics.ticks import filing, ordering, ticking, uncompared
 from drawdown.server.metrics.topups import topping_up
 from drawdown.server.metrics.watch import watching
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.features.lists import unmapped_events
-from drawdown.worker.halts.unheeded import unheeded
+from drawdown.worker.halts.dispatch import unheeded
 from drawdown.worker.status import metrics as figures
-from drawdown.worker.status.backlog import quarantined
-from drawdown.worker.status.long_open import oldest_open
+from drawdown.worker.status.backlog import oldest_open, quarantined
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected", "awaiting_credit")

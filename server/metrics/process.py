@@ -11,7 +11,7 @@ from typing import Final
 
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from drawdown.worker.guard.figures import MOST_NAMES, OTHER
+from drawdown.worker.guard.lists import MOST_NAMES, OTHER
 
 REFUSED: Final = ("batches", "bodies", "connections", "items", "keys", "requests", "strangers")
 CALLS: Final = ("check", "consume", "reserve", "settle", "release", "extend")

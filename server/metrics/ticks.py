@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import BUCKETS, DAY_MS, MINUTE_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
-from drawdown.worker.batches.lists import files_left
-from drawdown.worker.reconcile.uncompared import read_uncompared
+from drawdown.worker.batches.sources import files_left
+from drawdown.worker.reconcile.lists import read_uncompared
 from drawdown.worker.status.backlog import orders_left
 from drawdown.worker.status.metrics import EndedTick, calls_cut, ended_ticks
 

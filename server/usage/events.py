@@ -22,7 +22,7 @@ from drawdown.server.api.described import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage import intake_models as models
 from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of
-from drawdown.worker.sources.events import floors
+from drawdown.worker.sources.events import store
 from drawdown.worker.sources.events.store import Taken, names_of, take, times
 from drawdown.worker.sources.events.types import Bringer
 
@@ -54,7 +54,7 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
         turn = connection.begin_nested()
         dated = [_dated(one, known.get(key)) for one, key in asked] if timeless else [one.event for one in found]
         taken = take(connection, dated, sent.now_ms, own=own, types_by=types_by)
-        if not floors.hold(connection, [(one.org_id, one.occurred_ms) for one in dated], taken, sent.now_ms):
+        if not store.hold(connection, [(one.org_id, one.occurred_ms) for one in dated], taken, sent.now_ms):
             turn.rollback()  # what the floor was raised past is told so
             continue
         doubtful = _in_doubt(asked, taken) - known.keys() if timeless else set()

@@ -38,7 +38,7 @@ from drawdown.server.usage.invalid import Invalid
 from drawdown.server.usage.quotas import Quotas
 from drawdown.server.usage.turns import Turns
 from drawdown.worker.access.keys import ApiKey
-from drawdown.worker.sources.events import charged
+from drawdown.worker.sources.events import types as charged
 from drawdown.worker.sources.events.store import Status, Taken
 
 MAX_BYTES: Final = 4 * 1024 * 1024

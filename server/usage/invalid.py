@@ -20,8 +20,8 @@ from drawdown.events.example import example_of
 from drawdown.schema.clock import Clock
 from drawdown.server.http import limits
 from drawdown.server.http.threads import Threads
-from drawdown.worker.usage import invalid_items
-from drawdown.worker.usage.invalid_items import InvalidItems
+from drawdown.worker.usage import invalid
+from drawdown.worker.usage.invalid import InvalidItems
 
 log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ class Invalid:
                 await asyncio.sleep(EVERY_S)
                 found, self._noted = list(self._noted.values()), {}
                 now_ms = self._clock.now_ms()
-                await self._threads.write(partial(invalid_items.keep, found=found, now_ms=now_ms))
+                await self._threads.write(partial(invalid.keep, found=found, now_ms=now_ms))
         except Exception as error:  # what comes next is written again
             log.warning("invalid_not_kept", **limits.told(error))
         finally:

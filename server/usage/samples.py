@@ -20,8 +20,7 @@ from drawdown.events.reading import told
 from drawdown.server.api.described import operation
 from drawdown.server.usage import intake_models as models
 from drawdown.server.usage.intake import Intake, Result, Sent, Taker, answer, result_of
-from drawdown.worker.sources.samples.given import sample_of
-from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.rows import Sample, sample_of
 from drawdown.worker.usage.host_samples import take_samples
 
 SCOPE: Final = "samples:write"

@@ -31,8 +31,7 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.orgs import assignments, flips
-from drawdown.worker.orgs.flip_rules import Flip, FlipOptions, Wish
-from drawdown.worker.orgs.flips import flip
+from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish, flip
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.verdict.project import ORGS_A_ROUND
 from drawdown.worker.verify.verify import verify

@@ -21,7 +21,7 @@ from pathlib import Path
 from drawdown.cli.main import global_options_first, run
 from drawdown.cli.nouns import imports
 from drawdown.schema.errors import DatabaseBusy
-from drawdown.worker.push import in_place
+from drawdown.worker.push import push
 from drawdown.worker.sources.samples.rows import ImportOptions
 from tests.acceptance import drain
 from tests.crash.observer import Observer
@@ -140,10 +140,10 @@ def main() -> int:
     parser.add_argument("role", choices=("once",))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--slow", action="append", default=[])
-    parser.add_argument("--at-once", type=int, default=in_place.AT_ONCE)
+    parser.add_argument("--at-once", type=int, default=push.AT_ONCE)
     parser.add_argument("command", nargs="*")
     given = parser.parse_args()
     slow = {mark: float(seconds) for mark, _, seconds in (one.partition("=") for one in given.slow)}
-    vars(in_place)["AT_ONCE"] = given.at_once
+    vars(push)["AT_ONCE"] = given.at_once
     Observer(given.folder / f"once.{os.getpid()}.log", slow=slow).install()
     return run(global_options_first(given.command))

@@ -19,10 +19,9 @@ from drawdown.cli.settings import cells
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.worker.engine.effects import HaltRequest
-from drawdown.worker.halts.addresses import refusal
+from drawdown.worker.halts.addresses import origin, parse, refusal
 from drawdown.worker.halts.cell_client import CellClient
 from drawdown.worker.halts.cell_settings import CellSettings
-from drawdown.worker.halts.cell_urls import origin, parse
 from tests.world import T0
 
 SECRET = "canary-secret-of-the-cells"

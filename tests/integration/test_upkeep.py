@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from drawdown.cli.nouns.doctor import _upkeep
 from drawdown.cli.nouns.doctor_settings import Finding
 from drawdown.schema.database import read, write
-from drawdown.worker.status.upkeep import upkeep
+from drawdown.worker.status.tables import upkeep
 from tests.integration.test_long_open import _State
 
 

@@ -27,10 +27,9 @@ from drawdown.cli.settings import settings as all_settings
 from drawdown.cli.settings.settings import Settings
 from drawdown.providers.autumn import build
 from drawdown.providers.http import Answer, Call, NotSent
-from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.dialing import MAX_PROXY_HEAD_BYTES, NO_ADDRESS, NOT_TRUSTED, Dialer
+from drawdown.providers.http.client import MAX_PROXY_HEAD_BYTES, NO_ADDRESS, NOT_TRUSTED, Dialer, HttpClient
 from drawdown.providers.http.outgoing import Outgoing, exceptions, proxy_url
-from drawdown.providers.setup import Setup
+from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.schema.errors import UsageError
 from drawdown.server.services import Services

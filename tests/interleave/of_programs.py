@@ -19,8 +19,8 @@ from drawdown.worker.executions.actions import Asked
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Wish
-from drawdown.worker.usage import invalid_items
-from drawdown.worker.usage.invalid_items import InvalidItems
+from drawdown.worker.usage import invalid
+from drawdown.worker.usage.invalid import InvalidItems
 from tests.interleave.of_guard import BEE, _never_beyond
 from tests.interleave.of_runs import LAB, _within_its_means
 from tests.interleave.party import Act, Check, Party, plain
@@ -106,7 +106,7 @@ def _used_by_a_recalled_key() -> Party:
 
 def _invalid(items: int) -> Callable[[Stage, sa.Connection], object]:
     found = [InvalidItems("app", "events", code, items, NOW, NOW) for code in ("missing", "bad_id")]
-    return lambda _stage, c: invalid_items.keep(c, found, NOW)
+    return lambda _stage, c: invalid.keep(c, found, NOW)
 
 
 PROGRAMS: Final = (

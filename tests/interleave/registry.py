@@ -82,7 +82,7 @@ APART: Final[dict[str, str]] = {
     "orgs_of_bucket": "the first statements of `seal newcomers`, after a seal that failed",
     "replay_open": "reads once, after a replay or its dry run",
     "orgs_to_replay": "reads once, after a replay that failed",
-    "worker.replay.rehearse:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
+    "worker.replay.replay:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
     "server.console.acting.acting:undone": "rolled back, whatever it is asked for",
     "server.console.screens.oncall.acts:_told": "rolled back: it reads which cells a halt reaches",
     "server.console.screens.oncall.doing.replay:_told": "rolled back: it reads a plan",

@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.server.console.frame import figures

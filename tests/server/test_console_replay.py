@@ -20,8 +20,7 @@ from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedReplay
 from drawdown.worker.orders.doing import do_orders
 from drawdown.worker.replay.plan import ReplayScope
-from drawdown.worker.replay.rehearse import rehearse
-from drawdown.worker.replay.replay import Replayed
+from drawdown.worker.replay.replay import Replayed, rehearse
 from tests.integration.test_replay import END, missed, planned, run
 from tests.server.console_home import ANN, KIM, VIC, Home
 from tests.server.lived import lived

@@ -18,9 +18,9 @@ from drawdown.server.api.guard import dark
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.answers import Answer
 from drawdown.worker.guard.counters import LimitReached
 from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.use import Answer
 from drawdown.worker.verify.verify import verify
 from tests.server.away import away
 from tests.server.house import Caller, House, served

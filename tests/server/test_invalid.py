@@ -15,9 +15,9 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS
 from drawdown.server.usage import invalid
-from drawdown.worker.usage import invalid_items
-from drawdown.worker.usage.invalid_items import InvalidItems
-from drawdown.worker.usage.invalid_lists import invalid_items as listed
+from drawdown.worker.usage import invalid as invalid_items
+from drawdown.worker.usage.invalid import InvalidItems
+from drawdown.worker.usage.invalid import invalid_items as listed
 from drawdown.worker.usage.prune import prune
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, clean, event, sample, sender

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drawdown.ledger import maturing
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema import migrate
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS

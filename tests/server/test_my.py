@@ -22,7 +22,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from drawdown.cli.settings.settings import Settings
-from drawdown.ledger import payers
+from drawdown.ledger import pools
 from drawdown.providers.http import Answer, Call, HttpResult, NotSent
 from drawdown.providers.payments.protocol import Link, NoLink
 from drawdown.schema.database import write
@@ -39,11 +39,10 @@ from drawdown.worker.access import my_sessions
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.facts import Wish
-from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.terms import Change, PlanLimit, Wish
+from drawdown.worker.wallets import accounts as own_wallet
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets import own as own_wallet
-from drawdown.worker.wallets.forecast import Forecast
+from drawdown.worker.wallets.entries import Forecast
 from tests.server.issuer import EC, FOREIGN, RSA, confused, unsigned
 from tests.world import T0, Fleet
 
@@ -626,7 +625,7 @@ def test_a_page_asks_as_much_of_much_as_of_little(home: Home) -> None:
     by = home.fleet.by
     write(home.engine, lambda c: guard_terms.set_metric(c, "paid", Change(price_micro=99 * MICRO, phase=3), by))
     write(home.engine, lambda c: guard_terms.set_limit(c, PlanLimit("paid", "*", "month", None), by))
-    write(home.engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=True))
+    write(home.engine, lambda c: pools.say(c, "wayne", "acme", by, allowed=True))
     sa.event.listen(home.engine, "before_cursor_execute", note)
     few = home.inside(work)
     for number in range(30):

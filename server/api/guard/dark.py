@@ -36,12 +36,10 @@ from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions.actions import LIFE_MS
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.answers import Costs, answer
 from drawdown.worker.guard.counters import LimitReached
-from drawdown.worker.guard.keys import require_key
 from drawdown.worker.guard.terms import Metric
-from drawdown.worker.guard.use import Answer, Ask
-from drawdown.worker.verdict.gate_asks import in_doubt
+from drawdown.worker.guard.use import Answer, Ask, Costs, answer, require_key
+from drawdown.worker.verdict.asks import in_doubt
 
 log = structlog.get_logger()
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from drawdown.server.api.gate import iso
 from drawdown.server.api.guard import models
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.services import Services
-from drawdown.worker.guard.facts import Wish
+from drawdown.worker.guard.terms import Wish
 from drawdown.worker.guard.ways import told
 
 PATH = "/v1/guard/{org:id}/options"

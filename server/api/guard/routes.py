@@ -32,8 +32,6 @@ from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError, unauthorized
 from drawdown.server.metrics.process import GuardCalls
 from drawdown.worker.access.keys import ApiKey
-from drawdown.worker.guard import holds as guard_holds
-from drawdown.worker.guard import keys as guard_keys
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import State
 from drawdown.worker.guard.use import Answer, Ask, Wish
@@ -213,17 +211,17 @@ class Guard:
 
 
 def _settle(connection: sa.Connection, order: models.SettleUseOrder, said: Said) -> Mapping[str, object]:
-    settle = partial(guard_holds.settle, connection, _own(connection, order.key, said))
+    settle = partial(guard.settle, connection, _own(connection, order.key, said))
     return shown(settle(order.actual, said.by(order.reason)))
 
 
 def _release(connection: sa.Connection, order: models.ReleaseUseOrder, said: Said) -> Mapping[str, object]:
-    release = partial(guard_holds.release, connection, _own(connection, order.key, said))
+    release = partial(guard.release, connection, _own(connection, order.key, said))
     return shown(release(order.incurred, said.by(order.reason)))
 
 
 def _extend(connection: sa.Connection, order: models.ExtendUseOrder, said: Said) -> Mapping[str, object]:
-    extend = partial(guard_holds.extend, connection, _own(connection, order.key, said))
+    extend = partial(guard.extend, connection, _own(connection, order.key, said))
     return shown(extend(order.to, order.for_ms, said.by(order.reason)))
 
 
@@ -240,7 +238,7 @@ def _own(connection: sa.Connection, key: str, said: Said) -> str:
     ApiError 404, 403."""
     if said.key.org_id is None:
         return key
-    use = guard_keys.use_of(connection, said.key.org_id, key)
+    use = guard.use_of(connection, said.key.org_id, key)
     if use is None:
         raise ApiError(404, "unknown_use", f"{said.key.org_id} has no use of this key")
     makers.require_maker(said.key, use.actor, "this use")

@@ -36,8 +36,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import once as console_acts
 from drawdown.worker.access.once import Acted
-from drawdown.worker.access.people import Person
-from drawdown.worker.access.people_lists import is_demo
+from drawdown.worker.access.people import Person, is_demo
 from drawdown.worker.engine.context import Context
 from drawdown.worker.history.incarnation import HistoryDoubted
 

@@ -43,11 +43,10 @@ from drawdown.server.tokens.elsewhere import Elsewhere, Trouble, is_safe
 from drawdown.server.tokens.jwts import Unproven
 from drawdown.worker.access import my_sessions
 from drawdown.worker.access.my_sessions import LIFE_MS, UsedLink, Visitor
-from drawdown.worker.access.people import Person
-from drawdown.worker.access.people_lists import is_demo
+from drawdown.worker.access.people import Person, is_demo
 from drawdown.worker.guard import overrides as guard_overrides
-from drawdown.worker.wallets import own as own_wallet
-from drawdown.worker.wallets.own import Card
+from drawdown.worker.wallets import accounts as own_wallet
+from drawdown.worker.wallets.accounts import Card
 
 T = TypeVar("T")
 Act = Callable[[Request, Mapping[str, str]], Awaitable[Response]]

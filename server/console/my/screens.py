@@ -20,14 +20,13 @@ from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.frame.templates import HALTED_FOR
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.customers import usage as full
-from drawdown.worker.guard.facts import Wish
-from drawdown.worker.guard.options import ways_out
+from drawdown.worker.guard.terms import Wish
+from drawdown.worker.guard.ways import ways_out
 from drawdown.worker.usage.lists import last_days, read_usage
 from drawdown.worker.verdict.rules import CREDIT_REASONS, USAGE_LIMIT
-from drawdown.worker.wallets import days as wallet_days
+from drawdown.worker.wallets import accounts as own_wallet
 from drawdown.worker.wallets import entries as wallet_entries
-from drawdown.worker.wallets import own as own_wallet
-from drawdown.worker.wallets.forecast import forecast_of
+from drawdown.worker.wallets.entries import forecast_of
 
 COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
 DAY_CHOICES: Final = (7, 30, 89)
@@ -63,21 +62,21 @@ def usage(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _wallet(connection: sa.Connection, customer: str, days: int, ask: Ask) -> Mapping[str, object]:
     account = own_wallet.standing(connection, customer, ask.now_ms)
     tomorrow = _tomorrow(ask.now_ms)
-    use = wallet_days.use_by(connection, customer, tomorrow - max(days, full.TILE_DAYS) * DAY_MS, tomorrow)
+    use = wallet_entries.use_by(connection, customer, tomorrow - max(days, full.TILE_DAYS) * DAY_MS, tomorrow)
     begin = tomorrow - days * DAY_MS
     bars = [one for one in use if one.at_ms >= begin]
     opened = full.opened_day(ask)
     forecast = forecast_of(connection, customer, account.available_micro, ask.now_ms)
-    closing = wallet_days.closing_micro(connection, customer, tomorrow)
+    closing = wallet_entries.closing_micro(connection, customer, tomorrow)
     return {
         "tiles": [*_tiles(account, full.outlook(forecast, ask.now_ms)), full.used(use, tomorrow), _balance(account)],
         "ends": forecast if forecast.state == "ends" else None,
         "chart": full.chart(bars, ask.now_ms, begin),
         "table": full.by_day(bars),
-        "ledger": full.ledger_days(wallet_days.ledger_by_day(connection, customer, begin, tomorrow), closing),
+        "ledger": full.ledger_days(wallet_entries.ledger_by_day(connection, customer, begin, tomorrow), closing),
         "opened": opened,
-        "entries": [] if opened is None else wallet_days.entries_of_day(connection, customer, opened),
-        "most": wallet_days.MOST_DAY_ENTRIES,
+        "entries": [] if opened is None else wallet_entries.entries_of_day(connection, customer, opened),
+        "most": wallet_entries.MOST_DAY_ENTRIES,
     }
 
 

@@ -18,8 +18,7 @@ from drawdown.server.usage.intake import Result, Sent
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.answers import Answer
-from drawdown.worker.guard.use import Ask
+from drawdown.worker.guard.use import Answer, Ask
 from drawdown.worker.sources.events import store as events_store
 from drawdown.worker.sources.events.store import Taken
 from drawdown.worker.sources.samples import store as samples_store

@@ -15,15 +15,12 @@ import sqlalchemy as sa
 from drawdown.schema.text import typed
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.guard.figures import open_overrides
+from drawdown.worker.guard.lists import open_overrides
 from drawdown.worker.orgs.lists import RunningOut, running_out
-from drawdown.worker.push.sums import WaitSum, wait_sums
-from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT
-from drawdown.worker.push.waiting import Waiting
-from drawdown.worker.status.headline import PENDING, Call, Why
-from drawdown.worker.status.headline import calls as calls_of
-from drawdown.worker.status.pending import WHAT
-from drawdown.worker.status.standing import Standing, Status, how_much
+from drawdown.worker.push.lists import AWAITING_CREDIT, UNTIL_CREDIT, Waiting, WaitSum, wait_sums
+from drawdown.worker.status.standing import PENDING, Call, Standing, Status, Why, how_much
+from drawdown.worker.status.standing import calls as calls_of
+from drawdown.worker.status.status import WHAT
 
 PUSHES: Final = "/console/pushes"
 PROVIDERS: Final = "/console/providers"

@@ -17,8 +17,8 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.access.audit import AuditFilter, list_deeds
-from drawdown.worker.orgs import history as org_history
-from drawdown.worker.verdict.org_credit import verdict_history
+from drawdown.worker.orgs import lists as org_history
+from drawdown.worker.verdict.effective_balance import verdict_history
 
 Tab = Callable[[sa.Connection, Ask], Mapping[str, object]]
 PUSH_TONES: Final = {"in_doubt": "bad", "rejected": "bad", "due": "warn", "queued": "warn"}

@@ -22,11 +22,9 @@ from drawdown.server.console.screens.money import wallet
 from drawdown.server.console.screens.money.cells import of_entry
 from drawdown.worker.usage.lists import Share, last_days, read_shares
 from drawdown.worker.verdict.watch_state import is_watched
-from drawdown.worker.wallets import days as wallet_days
+from drawdown.worker.wallets import entries as wallet_days
 from drawdown.worker.wallets.accounts import Account, PaidFrom, account_of, payer_of
-from drawdown.worker.wallets.days import LedgerDay, RunSteps, Use
-from drawdown.worker.wallets.entries import Chosen
-from drawdown.worker.wallets.forecast import Forecast, forecast_by
+from drawdown.worker.wallets.entries import Chosen, Forecast, LedgerDay, RunSteps, Use, forecast_by
 
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30

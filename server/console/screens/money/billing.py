@@ -15,9 +15,9 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, act, s
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import billing_all, cells, wallet, wallets
 from drawdown.server.console.screens.money.billing_terms import pause, thresholds, top_up
-from drawdown.worker.wallets import billing
+from drawdown.worker.wallets import lists
 from drawdown.worker.wallets.accounts import PaidFrom, account_of, paid_from
-from drawdown.worker.wallets.billing import Happened, Offer, Relation
+from drawdown.worker.wallets.lists import Happened, Offer, Relation
 
 PATH: Final = "/console/billing"
 OPEN: Final = ("due", "sending", "in_doubt")
@@ -36,10 +36,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     paid = paid_from(connection, given, ask.now_ms)
     customer = paid.customer_id
     account = account_of(connection, customer, ask.now_ms)
-    terms = billing.terms_of(connection, customer, given)
-    relations = billing.related(connection, customer, given, ask.now_ms)
-    plans, tiers = billing.offers(connection, customer)
-    recent, topups = billing.happened(connection, customer, ask.now_ms)
+    terms = lists.terms_of(connection, customer, given)
+    relations = lists.related(connection, customer, given, ask.now_ms)
+    plans, tiers = lists.offers(connection, customer)
+    recent, topups = lists.happened(connection, customer, ask.now_ms)
     tables = [
         thresholds(terms, account, customer, is_here=paid.is_here),
         _related(relations, given),
@@ -81,7 +81,7 @@ def _relation(one: Relation) -> tuple[Cell, ...]:
     how = RELATIONS[one.part] + (f" as {one.other}" if one.part == "biller" and one.other else "")
     limit = "no limit" if one.limit_micro is None and one.part in ("pays_for_it", "it_pays_for") else None
     return (
-        Cell("upstream" if one.part in billing.UPSTREAM else "downstream"),
+        Cell("upstream" if one.part in lists.UPSTREAM else "downstream"),
         _who(one),
         Cell(how, "id"),
         Cell(limit or figures.credits(one.limit_micro), "number"),
@@ -101,13 +101,13 @@ def _who(one: Relation) -> Cell:
 
 def _happened(found: list[Happened], customer: str, paid: PaidFrom) -> Table:
     heads = ("At, UTC", "What", "#Amount", "State", "Who", "Why, or key")
-    none = f"Nothing was given or charged in the last {billing.HAPPENED_DAYS} days."
+    none = f"Nothing was given or charged in the last {lists.HAPPENED_DAYS} days."
     rows = [_event(one, customer) for one in found]
     command: tuple[str, ...] = ("ledger", "billing", customer)
     if not rows and paid.takes_credit:
         command = ("ledger", "grant", customer, "10")
-    title = f"Billing events of the last {billing.HAPPENED_DAYS} days"
-    note = f"What was charged is told by days, for the last {billing.CHARGED_DAYS}; the wallet has each entry."
+    title = f"Billing events of the last {lists.HAPPENED_DAYS} days"
+    note = f"What was charged is told by days, for the last {lists.CHARGED_DAYS}; the wallet has each entry."
     return Table(title, heads, rows, none, cells.command(*command), note=note if rows else "")
 
 

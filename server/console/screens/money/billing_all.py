@@ -19,7 +19,7 @@ from drawdown.worker.topup import lists as topups
 from drawdown.worker.topup.lists import Switched
 from drawdown.worker.wallets import lists as wallets
 from drawdown.worker.wallets.lists import Chosen, Spender, WalletLines
-from drawdown.worker.wallets.pool_lists import PoolRow, list_pools
+from drawdown.worker.wallets.pools import PoolRow, list_pools
 
 PATH: Final = "/console/billing"
 MOST_WALLETS: Final = 10

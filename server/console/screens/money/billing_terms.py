@@ -6,7 +6,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Table, act
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.wallets.accounts import Account
-from drawdown.worker.wallets.billing import BillingTerms
+from drawdown.worker.wallets.lists import BillingTerms
 
 
 def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here: bool) -> Table:

@@ -11,8 +11,7 @@ from drawdown.server.console.frame.parts import Filter, Table
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import wallet
 from drawdown.worker.wallets import entries as wallet_entries
-from drawdown.worker.wallets.accounts import paid_from
-from drawdown.worker.wallets.ledger import list_lots
+from drawdown.worker.wallets.accounts import list_lots, paid_from
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

@@ -14,7 +14,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.money.billing_terms import pause
 from drawdown.worker.topup.lists import Call, TopupRow, show_topup
-from drawdown.worker.wallets.billing import terms_of
+from drawdown.worker.wallets.lists import terms_of
 
 PATH: Final = "/console/topup"
 MOST_CALLS: Final = 100

@@ -17,9 +17,8 @@ from drawdown.server.console.frame.templates import running, url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.wallets import entries as wallet_entries
-from drawdown.worker.wallets.accounts import Account, PaidFrom, account_of, paid_from
+from drawdown.worker.wallets.accounts import Account, LotRow, LotsView, PaidFrom, account_of, list_lots, paid_from
 from drawdown.worker.wallets.entries import ALL, MOST_LOOKED_AT, NEVER, Chosen, Entries, EntryLine, sizes_of
-from drawdown.worker.wallets.ledger import LotRow, LotsView, list_lots
 
 PATH: Final = "/console/wallet"
 MOST_LOTS: Final = 100

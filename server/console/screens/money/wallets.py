@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.plans import ONE_PPM
+from drawdown.ledger.accounts import ONE_PPM
 from drawdown.ledger.rates import Rate
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
@@ -16,9 +16,8 @@ from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, act,
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
-from drawdown.worker.wallets import billing
 from drawdown.worker.wallets import lists as wallets
-from drawdown.worker.wallets.ledger import list_rates
+from drawdown.worker.wallets.accounts import list_rates
 from drawdown.worker.wallets.lists import After, Chosen, WalletLine
 
 PATH: Final = "/console/ledger"
@@ -30,7 +29,7 @@ MOST_RATES: Final = 100
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     chosen, after = _chosen(ask), _after(ask)
     found = wallets.page(connection, chosen, after)
-    plans, _ = billing.offers(connection, "")
+    plans, _ = wallets.offers(connection, "")
     rates = list_rates(connection)
     query = {name: value for name, value in vars(chosen).items() if value}
     names = [("", "any"), *((one.name, one.name) for one in plans)]
@@ -125,7 +124,7 @@ def _rates(rates: list[Rate], now_ms: int) -> Table:
     return Table("Rate card", heads, rows[:MOST_RATES], none, command, note=note)
 
 
-def _plans(plans: list[billing.Offer]) -> Table:
+def _plans(plans: list[wallets.Offer]) -> Table:
     rows = [plan_cells(one, False) for one in plans]
     none = "There is no plan yet."
     command = "drawdown plan list" if rows else "drawdown plan set team --max-concurrent 20 --new"
@@ -138,7 +137,7 @@ PLAN_HEADS: Final = (
 )  # fmt: skip
 
 
-def plan_cells(one: billing.Offer, is_own: bool) -> tuple[Cell, ...]:
+def plan_cells(one: wallets.Offer, is_own: bool) -> tuple[Cell, ...]:
     """A plan in a comparison; the customer's own says so."""
     factor = figures.UNKNOWN if one.hold_factor_ppm is None else f"{Decimal(one.hold_factor_ppm) / ONE_PPM:f}"
     name = Cell(f"{one.name}, its own" if is_own else one.name, "id")

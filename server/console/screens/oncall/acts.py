@@ -16,7 +16,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing import asked, backfills, fleet, providers, pushes, replay, usage
 from drawdown.worker.engine.context import Context
-from drawdown.worker.halts import cell_lists as cells
+from drawdown.worker.halts import lists as cells
 from drawdown.worker.orgs import actions as orgs
 
 ORGS: Final = Field("id", "Organisations", hint="One a line.", many=True)

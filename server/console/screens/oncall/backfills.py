@@ -14,8 +14,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.usage.backfill_lists import BackfillRow, list_backfills, open_backfills, show_backfill
-from drawdown.worker.usage.backfills import Diff, diff
+from drawdown.worker.usage.backfills import BackfillRow, Diff, diff, list_backfills, open_backfills, show_backfill
 
 PATH: Final = "/console/backfills"
 MOST_COMPARED: Final = 10_000

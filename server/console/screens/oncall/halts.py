@@ -14,10 +14,10 @@ from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.halts import lists as halt_list
+from drawdown.worker.halts.dispatch import Unheeded, unheeded
 from drawdown.worker.halts.lists import STATES, Chosen, HaltLine
-from drawdown.worker.halts.unheeded import Unheeded, unheeded
 
 PATH: Final = "/console/halts"
 MOST_UNHEEDED: Final = 100

@@ -17,11 +17,10 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
-from drawdown.worker.status import pending
+from drawdown.worker.status import status
 from drawdown.worker.status.backlog import quarantined
-from drawdown.worker.status.headline import PENDING
-from drawdown.worker.status.pending import WHAT, Beside, PendingOrg, PendingPage
-from drawdown.worker.status.standing import PendingUsage, how_much
+from drawdown.worker.status.standing import PENDING, PendingUsage, how_much
+from drawdown.worker.status.status import WHAT, Beside, PendingOrg, PendingPage
 
 PATH: Final = "/console/pending"
 MOST_QUARANTINED: Final = 50
@@ -32,12 +31,12 @@ LATE: Final = "below_floor"
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     reason, why = ask.choice("reason", ("", *WHAT)), ask.text("why")
     after_sample = ask.place_text("after_sample")
-    reasons = pending.reasons(connection)
-    beside = pending.beside(connection, ask.now_ms)
+    reasons = status.reasons(connection)
+    beside = status.beside(connection, ask.now_ms)
     held = quarantined(connection)
     if why and why not in held:
         require_reason(connection, why)
-    orgs = pending.page(connection, reason, ask.text("after"))
+    orgs = status.page(connection, reason, ask.text("after"))
     samples = list_quarantined(
         connection,
         QuarantineFilter(reason=why),

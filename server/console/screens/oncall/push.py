@@ -19,8 +19,15 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, 
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.doing.pushes import PROVEN, RETRIED
-from drawdown.worker.push.chain import PushChain, chain_of
-from drawdown.worker.push.shown import SAMPLES_SHOWN, ExplainedPush, PushColumns, ShownAttempt, explain_push
+from drawdown.worker.push.shown import (
+    SAMPLES_SHOWN,
+    ExplainedPush,
+    PushChain,
+    PushColumns,
+    ShownAttempt,
+    chain_of,
+    explain_push,
+)
 
 PATH: Final = "/console/push"
 SAMPLES_OPEN: Final = 12

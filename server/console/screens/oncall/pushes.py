@@ -19,12 +19,15 @@ from drawdown.worker.push.lists import (
     FOR_PEOPLE,
     MOST_LOOKED_AT,
     STATES,
+    OpenSum,
     PushFilter,
     PushLine,
+    WaitSums,
     every_push,
     list_pushes,
+    open_sums,
+    wait_sums,
 )
-from drawdown.worker.push.sums import OpenSum, WaitSums, open_sums, wait_sums
 
 PATH: Final = "/console/pushes"
 HEADS: Final = (

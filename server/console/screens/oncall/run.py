@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.reservations import Reservation
+from drawdown.ledger.reservations import Reservation
 from drawdown.schema.text import typed
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures

@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.reservations import Reservation
+from drawdown.ledger.reservations import Reservation
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask

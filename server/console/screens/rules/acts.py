@@ -10,9 +10,8 @@ import sqlalchemy as sa
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField, size_of
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules import acts_keys, acts_limits, acts_people
-from drawdown.worker.usage.event_withdrawals import withdraw_events
-from drawdown.worker.usage.events import show_event
-from drawdown.worker.usage.worth import worth_of_events
+from drawdown.worker.usage.intake import show_event
+from drawdown.worker.usage.withdrawals import withdraw_events, worth_of_events
 
 MOST_FACTS: Final = 20
 """Events that a dry run names, of those it would withdraw."""

@@ -14,7 +14,7 @@ from drawdown.schema.typed.parsing import parse_length
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, WrongField
 from drawdown.server.console.frame import figures
 from drawdown.worker.access import keys as api_keys
-from drawdown.worker.access.key_lists import keys_named
+from drawdown.worker.access.keys import keys_named
 
 NAME: Final = Field("name", "Name", hint="It stands as the actor on what is done by the key.")
 PLACE: Final = "/console/keys"

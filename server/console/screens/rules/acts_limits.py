@@ -14,7 +14,7 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.guard import blocks as guard_blocks
+from drawdown.worker.guard import lists as guard_blocks
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.lists import list_limits

@@ -12,7 +12,7 @@ from drawdown.schema.typed.parsing import type_credits
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field
 from drawdown.server.console.frame import figures
 from drawdown.worker.access import people as console_users
-from drawdown.worker.access.people_lists import user_named
+from drawdown.worker.access.people import user_named
 
 NAME: Final = Field("name", "Name", hint="It stands as the actor on what the person does.")
 ROLE: Final = Field("role", "Role", "choice", choices=[(one, one) for one in console_users.ROLES])

@@ -15,8 +15,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import number, org, said, time
-from drawdown.worker.usage.events import EventRow, show_event
-from drawdown.worker.usage.intake import Became, became
+from drawdown.worker.usage.intake import Became, EventRow, became, show_event
 
 PATH: Final = "/console/event"
 PUSH_TONES: Final = {"in_doubt": "bad", "rejected": "bad", "due": "warn", "queued": "warn"}

@@ -23,7 +23,7 @@ from drawdown.server.console.screens.rules.cells import number, org, said, time
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined, require_reason
 from drawdown.worker.usage import intake as event_intake
 from drawdown.worker.usage.intake import MOST_SEEN, EventFilter, EventLine, Place, Sources
-from drawdown.worker.usage.invalid_lists import invalid_items
+from drawdown.worker.usage.invalid import invalid_items
 
 PATH: Final = "/console/events"
 PAGE_EVENTS: Final = 50

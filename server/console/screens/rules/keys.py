@@ -14,7 +14,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import org, said, time
-from drawdown.worker.access.key_lists import KeyRow, page_of_keys
+from drawdown.worker.access.keys import KeyRow, page_of_keys
 
 PATH: Final = "/console/keys"
 PAGE_KEYS: Final = 100

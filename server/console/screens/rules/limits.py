@@ -19,10 +19,8 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import amount, org, part, said, time
-from drawdown.worker.guard import blocks as guard_blocks
-from drawdown.worker.guard.blocks import BlockRate, BlocksPage, MetricBlocks
-from drawdown.worker.guard.figures import open_overrides
-from drawdown.worker.guard.lists import SPANS, list_limits
+from drawdown.worker.guard import lists as guard_blocks
+from drawdown.worker.guard.lists import SPANS, BlockRate, BlocksPage, MetricBlocks, list_limits, open_overrides
 from drawdown.worker.guard.overrides import SOON_MS, OverrideRow, list_overrides
 
 PATH: Final = "/console/limits"

@@ -12,7 +12,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import number, said, time
-from drawdown.worker.access.people_lists import UserRow, list_users
+from drawdown.worker.access.people import UserRow, list_users
 
 PATH: Final = "/console/people"
 PAGE_PEOPLE: Final = 100

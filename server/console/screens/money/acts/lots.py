@@ -17,8 +17,8 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import tiers
-from drawdown.worker.wallets.ledger import list_lots
-from drawdown.worker.wallets.tier_lists import tiers_of
+from drawdown.worker.wallets.accounts import list_lots
+from drawdown.worker.wallets.tiers import tiers_of
 
 CUSTOMER: Final = Field("id", "Customer", hint="By default the organisation's id.")
 MAX_RATE: Final = 10**12

@@ -15,7 +15,7 @@ from drawdown.schema.units import show_quantity
 from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Field, Size
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
-from drawdown.worker.push import acknowledged as balances
+from drawdown.worker.push import actions as balances
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.lists import account_of_supplier, show_settlement, unpaid
 

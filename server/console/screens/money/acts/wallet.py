@@ -17,8 +17,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.catalog.wallets import billed_as, billed_elsewhere, keeper_of
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.accounts import account_of, paid_from
-from drawdown.worker.wallets.ledger import list_lots
+from drawdown.worker.wallets.accounts import account_of, list_lots, paid_from
 
 MEANING: Final[Mapping[str, str]] = {
     "purchased": "purchased: somebody paid for it",

@@ -12,9 +12,8 @@ from drawdown.server.console.acting.action import Action, Doing, Done, Fact, Fie
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.usage import backfills
-from drawdown.worker.usage.backfill_lists import show_backfill
-from drawdown.worker.usage.withdrawals import judge_backfill
-from drawdown.worker.usage.worth import worth_of_backfill
+from drawdown.worker.usage.backfills import show_backfill
+from drawdown.worker.usage.withdrawals import judge_backfill, worth_of_backfill
 
 MOST_REVERTED: Final = 5_000
 """Events that one form takes back, in one transaction; more by the command line, which goes portion by portion."""

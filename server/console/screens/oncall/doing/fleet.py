@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits

@@ -22,9 +22,9 @@ from drawdown.server.console.acting.action import (
 )
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.chosen import Chosen
+from drawdown.worker.push.actions import Chosen
 from drawdown.worker.push.rows import find_pushes
-from drawdown.worker.usage.worth import worth_of_pushes
+from drawdown.worker.usage.withdrawals import worth_of_pushes
 
 RETRIED: Final = ("due", "rejected")
 PROVEN: Final = ("in_doubt", "rejected")

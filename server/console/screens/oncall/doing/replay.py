@@ -19,8 +19,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.orders import lists, orders
 from drawdown.worker.orders.asked import AskedReplay
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
-from drawdown.worker.replay.rehearse import rehearse
-from drawdown.worker.replay.replay import Replayed
+from drawdown.worker.replay.replay import Replayed, rehearse
 
 PLACE: Final = "/console/orders"
 TRIED_MS: Final = 4 * SECOND_MS
