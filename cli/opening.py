@@ -12,8 +12,8 @@ from typing import TextIO, cast
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.cli import settings
 from drawdown.cli.app import App
-from drawdown.cli.settings import settings
 from drawdown.cli.streams import Fault, Stderr
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
 from drawdown.schema.database import explain

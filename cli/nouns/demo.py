@@ -21,7 +21,7 @@ from drawdown.cli.app import App
 from drawdown.cli.nouns.demo_cell import DemoCell
 from drawdown.cli.nouns.tick import report_lines, run_tick
 from drawdown.cli.rendering import table
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError

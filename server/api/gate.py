@@ -18,10 +18,10 @@ import structlog
 
 from drawdown.guard.decide import Facts, decide
 from drawdown.schema.ids import is_clean_id
+from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
-from drawdown.server.http.token_buckets import TokenBuckets
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.guard.use import options_of

@@ -24,9 +24,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.cli import settings
 from drawdown.cli.app import App
 from drawdown.cli.opening import set_up_logs
-from drawdown.cli.settings import settings
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused

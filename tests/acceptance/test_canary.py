@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.providers.kit.emulator import Emulator
 from drawdown.schema.clock import SystemClock

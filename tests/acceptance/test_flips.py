@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.nouns.org_assign import read_flips
+from drawdown.cli.nouns.orgs import read_flips
 from drawdown.providers import autumn, stripe
 from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import CustomerRead, CustomerState, Provider, ReadFailed, Setup

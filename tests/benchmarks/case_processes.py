@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from drawdown.cli.processes import in_processes, shards
-from drawdown.cli.stopping import Stopping
+from drawdown.cli.processes import Stopping, in_processes, shards
 from drawdown.providers.http.client import HttpClient
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from drawdown.server.console.my.pages import PAGES as MY_PAGES
+from drawdown.server.console.my import PAGES as MY_PAGES
 from drawdown.server.console.page import STATES
 from drawdown.server.console.page import Page as ConsolePage
 from drawdown.server.console.pages import ACTIONS, PAGES

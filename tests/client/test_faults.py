@@ -36,6 +36,7 @@ from drawdown_client import (
 )
 from drawdown_client.calls import Backoff
 from drawdown_client.settings import LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S
+from tests.cases import cases
 from tests.client.book import KEY, URL, Book, hasty
 
 
@@ -307,7 +308,7 @@ def test_retry_after_is_waited_for_before_the_next_try(router: respx.MockRouter)
     assert times[1] - times[0] >= 1 and book.numbers == [1]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("said", "waits"),
     [("7", 7.0), ("0", 0.0), ("99999", LONGEST_RETRY_AFTER_S), ("soon", None), ("-1", None), ("", None), ("٣", None)],
 )

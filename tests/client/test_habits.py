@@ -10,10 +10,9 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 import drawdown_client
 from drawdown_client import calls
+from tests.cases import cases
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FILES: Final = sorted((ROOT / "client" / "drawdown_client").rglob("*.py"))
@@ -48,7 +47,7 @@ def test_what_it_offers_is_there_and_it_is_typed() -> None:
     assert (ROOT / "client" / "drawdown_client" / "py.typed").exists()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@cases("path", FILES)
 def test_files_and_functions_stay_readable(path: Path) -> None:
     tree = trees()[path]
     assert ast.get_docstring(tree) and path.read_text(encoding="utf-8").count("\n") <= 300 and len(FILES) <= 16

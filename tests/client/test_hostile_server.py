@@ -29,6 +29,7 @@ from drawdown_client import (
     Wish,
     calls,
 )
+from tests.cases import cases
 from tests.client.book import KEY, URL, hasty
 
 ONCE: Final = Settings(call_tries=1, batch_ms=0)
@@ -81,7 +82,7 @@ NONSENSE: Final[dict[str, tuple[Callable[[Client], Any], httpx.Response, type[Cl
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("call", "answer", "error"), NONSENSE.values(), ids=NONSENSE)
+@cases(("call", "answer", "error"), NONSENSE.values())
 def test_nonsense_is_an_error_of_the_clients(call: Any, answer: httpx.Response, error: type[ClientError]) -> None:
     with pytest.raises(error):
         ask(answer, call)
@@ -96,9 +97,7 @@ def test_an_answer_of_too_many_values_is_not_parsed(value: bytes, status: int, m
         calls.read(httpx.Response(status), body, hasty())
 
 
-@pytest.mark.parametrize(
-    "body", [b'"' * 4_000_000, b'"' + b'\\"' * 2_000_000, b"x" * 4_000_000], ids=["quotes", "escaped", "words"]
-)
+@cases("body", [b'"' * 4_000_000, b'"' + b'\\"' * 2_000_000, b"x" * 4_000_000])
 def test_counting_the_values_of_an_answer_costs_its_length_and_no_more(body: bytes) -> None:
     began = time.process_time()
     assert calls._object(body) is None and time.process_time() - began < 5
@@ -109,9 +108,7 @@ def test_what_a_text_has_in_it_is_not_counted() -> None:
     assert ask(httpx.Response(200, json={"rows": rows, "next": None}), used)["rows"] == rows
 
 
-@pytest.mark.parametrize(
-    "said", ["\x1b[31mno\nERROR all is lost" + "x" * 60_000, "\u202e" * 60_000], ids=["letters", "marks"]
-)
+@cases("said", ["\x1b[31mno\nERROR all is lost" + "x" * 60_000, "\u202e" * 60_000])
 def test_an_answer_that_is_none_is_told_in_a_line(said: str) -> None:
     told = str(calls.failed(httpx.RemoteProtocolError(f"illegal status line: {said}")))
     assert "illegal status line" in told and told.isprintable() and len(told) < 2_500
@@ -130,7 +127,7 @@ def test_what_a_decision_says_beside_is_read_where_it_can_be() -> None:
     assert found.is_allowed and found.reason == "?" and found.said == odd
 
 
-@pytest.mark.parametrize("status", [[], {}, 3, None])
+@cases("status", [[], {}, 3, None])
 def test_an_item_of_which_nothing_is_said_is_sent_again(status: object) -> None:
     with respx.mock(base_url=URL, using="httpx") as router:
         route = router.post("/v1/events")
@@ -257,8 +254,8 @@ def asked_by_a_loop(url: str) -> None:
 BOTH: Final = [asked, asked_by_a_loop]
 
 
-@pytest.mark.parametrize("ask", BOTH)
-@pytest.mark.parametrize(("parts", "why"), [(endless, "more than 8,388,608 bytes"), (packed, "packed")])
+@cases("ask", BOTH)
+@cases(("parts", "why"), [(endless, "more than 8,388,608 bytes"), (packed, "packed")])
 def test_an_answer_has_an_end(ask: Callable[[str], None], parts: Callable[[], Iterator[bytes]], why: str) -> None:
     with answering(parts) as url, pytest.raises(Unreachable, match=why):
         ask(url)

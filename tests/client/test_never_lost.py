@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from drawdown_client import Client, Item, Result, Settings, Unsent
 from tests.client.book import KEY, Book, hasty
+from tests.whole import share
 
 URL: Final = "http://never-lost.test"
 """Its own: a client that another test of this process left behind goes on sending to that one's."""
@@ -55,7 +56,7 @@ class Struck:
         return found
 
 
-@settings(max_examples=120)
+@settings(max_examples=share(30, whole=120))
 @given(faults=STEPS, counts=st.lists(st.integers(1, 9), min_size=1, max_size=5), most=st.integers(1, 7))
 def test_each_event_is_kept_once_and_told_once(faults: list[str], counts: list[int], most: int) -> None:
     struck, told = Struck(faults), Counter[str]()
@@ -76,7 +77,7 @@ def test_each_event_is_kept_once_and_told_once(faults: list[str], counts: list[i
     assert told == Counter(ids)
 
 
-@settings(max_examples=50)
+@settings(max_examples=share(12, whole=50))
 @given(lives=st.lists(st.tuples(st.integers(0, 6), STEPS), min_size=1, max_size=4), most=st.integers(1, 4))
 def test_with_a_spool_also_over_several_lives(lives: list[tuple[int, list[str]]], most: int) -> None:
     """Each life ends before all is sent, where faults go on; the last one has none."""

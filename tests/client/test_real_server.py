@@ -104,9 +104,9 @@ def test_a_batch_of_the_largest_items_is_taken(tmp_path: Path) -> None:
         open_shop(database(tmp_path), tmp_path) as (url, key),
         Client(url, key, Settings(on_result=on_result)) as client,
     ):
-        client.events.send(*(Event("page.render", 1, "acme", AT_MS, properties=large) for _ in range(1_500)))
+        client.events.send(*(Event("page.render", 1, "acme", AT_MS, properties=large) for _ in range(1_050)))
         client.flush(120)
-    assert told == {"accepted": 1_500}
+    assert told == {"accepted": 1_050}
 
 
 def test_a_key_that_may_not_and_one_that_is_over(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_server_that_is_killed_again_and_again_keeps_each_event_once(
 
     settings = Settings(on_result=on_result, batch_items=20, batch_ms=5, spool=tmp_path / "app.spool", block_s=300)
     client = Client(url, key, settings, world=World(jitter=cast(random.Random, jitter)))
-    wanted = threading.Semaphore(400)
+    wanted = threading.Semaphore(150)
 
     def record() -> None:
         while wanted.acquire(blocking=False):
@@ -154,7 +154,7 @@ def test_a_server_that_is_killed_again_and_again_keeps_each_event_once(
         with serving(database_url, {}, tmp_path / "log", "--port", str(port)) as (_, process):
             assert all(kept.acquire(timeout=120) for _ in range(60))
             process.kill()
-        for _ in range(200):
+        for _ in range(80):
             wanted.release()
     for thread in threads:
         thread.join()
@@ -163,7 +163,7 @@ def test_a_server_that_is_killed_again_and_again_keeps_each_event_once(
         client.flush(120)
         used = client.usage("acme", AT_MS, TO_MS)["rows"]
     client.close()
-    assert told == Counter(ids) and len(ids) == 400 + 200 * KILLS
+    assert told == Counter(ids) and len(ids) == 150 + 80 * KILLS
     assert [(row["feature"], row["used"]) for row in used] == [("render", len(ids))]
     assert read(engine, lambda c: c.execute(sa.text("SELECT COUNT(*) FROM usage_events")).scalar()) == len(ids)
     drawdown(database_url, "tick")  # what is sealed is not charged: nobody set a price

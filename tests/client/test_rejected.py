@@ -13,6 +13,7 @@ import respx
 from drawdown_client import Client, Item, Result, Settings, Unsent
 from drawdown_client.items import Kind
 from drawdown_client.outbox import Outbox
+from tests.cases import cases
 from tests.client.book import KEY, URL, hasty
 
 
@@ -78,7 +79,7 @@ def test_a_dead_letter_file_without_room_leaves_items_in_the_spool(tmp_path: Pat
     assert spool.stat().st_size == 0 and "i1" in (tmp_path / "app.spool.dead").read_text()
 
 
-@pytest.mark.parametrize("status", [200, 207, 422])
+@cases("status", [200, 207, 422])
 def test_results_are_read_whatever_the_status(status: int, tmp_path: Path) -> None:
     results = [{"status": "invalid", "code": "in_the_future", "message": "…"}]
     body = {"error": {"code": "bad_items", "message": ""}, "results": results}

@@ -25,7 +25,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MINUTE_MS, WINDOW_MS
-from drawdown.server.metrics.ticks import filing
+from drawdown.server.metrics import filing
 from drawdown.worker.batches import duck, files, folders, reading, sources
 from drawdown.worker.batches import take as taking
 from drawdown.worker.batches.files import found_file

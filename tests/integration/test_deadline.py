@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from drawdown.cli import scheduler
 from drawdown.cli.app import App
-from drawdown.cli.settings.settings import Settings
-from drawdown.cli.stopping import Stopping
+from drawdown.cli.processes import Stopping
+from drawdown.cli.settings import Settings
 from drawdown.providers.protocol import CustomerRead, Drawn, LookupResult, Outcome, PushRequest, ReadFailed, Unknown
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Refused

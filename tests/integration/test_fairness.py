@@ -17,7 +17,7 @@ from drawdown.providers.protocol import Accepted, CustomerRead, CustomerState, O
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
-from drawdown.server.metrics.metrics import render
+from drawdown.server.metrics import render
 from drawdown.worker.catalog.balance_parts import note_shown_parts
 from drawdown.worker.engine.context import LEASE_MS, Context, Shard
 from drawdown.worker.engine.effects import HaltRequest, Push, Transaction

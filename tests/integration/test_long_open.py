@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from drawdown.cli.nouns.doctor import _open_for_long
 from drawdown.cli.nouns.status import other_lines
 from drawdown.schema.database import read
-from drawdown.server.metrics.metrics import measure
+from drawdown.server.metrics import measure
 from drawdown.worker.status import backlog
 from drawdown.worker.status.backlog import oldest_open
 from drawdown.worker.status.status import status

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import read
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.server.console.screens.customers.needs import MOST_CALLS, Around, Need, needs, read_around
+from drawdown.server.console.screens.customers.overview import MOST_CALLS, Around, Need, needs, read_around
 from drawdown.worker.halts.addresses import NOT_ALLOWED
 from drawdown.worker.halts.dispatch import ESCALATE_AFTER
 from drawdown.worker.push.lists import Waiting, WaitSum

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.server.metrics.metrics import measure
+from drawdown.server.metrics import measure
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.orgs import assignments

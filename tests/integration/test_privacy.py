@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli import settings
 from drawdown.cli.main import global_options_first, run
-from drawdown.cli.settings import settings
 from drawdown.events.privacy import leaves
 from drawdown.schema.database import read, write
 from drawdown.schema.tables.whole import metadata

@@ -17,8 +17,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.cli.nouns import tick as commands
-from drawdown.cli.processes import MAX_PROCESSES, in_processes, shards
-from drawdown.cli.stopping import Stopping
+from drawdown.cli.processes import MAX_PROCESSES, Stopping, in_processes, shards
 from drawdown.cli.streams import Fault
 from drawdown.schema.errors import Exit
 from drawdown.worker.engine import runner

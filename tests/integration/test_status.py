@@ -9,13 +9,12 @@ import sqlalchemy as sa
 from structlog.testing import CapturingLogger
 
 from drawdown.cli.main import run
-from drawdown.cli.nouns.status import as_object, status_lines
-from drawdown.cli.nouns.status_providers import WIDTH
+from drawdown.cli.nouns.status import WIDTH, as_object, status_lines
 from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.server.console.screens.customers.needs import needs
+from drawdown.server.console.screens.customers.overview import needs
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import lists

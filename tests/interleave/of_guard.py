@@ -175,7 +175,7 @@ def _sends_again(engine: sa.Engine) -> None:
         write(engine, lambda c: take(c, [GLOW], NOW))
 
 
-ACTS: Final = "cli.nouns.guard_acts"
+ACTS: Final = "cli.nouns.guard"
 GUARD: Final = (
     plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
     plain(f"{ACTS}:consume another", _use(guard.consume, "bee-2", 5), _never_beyond),
@@ -230,10 +230,10 @@ GUARD: Final = (
             c, Terms("spark", "pattern", "be*", "hour", 9, NOW + DAY_MS), s.by, asked=False
         ),
     ),
-    plain("server.api.guard.dark:_written", _let_through, _counted_once),
-    plain("server.api.guard.dark:_record_now the same", _let_through, _counted_once),
-    plain("server.api.guard.overrides:decide", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
-    plain("server.api.guard.routes:_on", lambda s, c: guard.settle(c, "bee-going", 2, s.by), _never_beyond),
+    plain("server.api.dark:_written", _let_through, _counted_once),
+    plain("server.api.dark:_record_now the same", _let_through, _counted_once),
+    plain("server.api.guard:decide_override", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
+    plain("server.api.guard:_on", lambda s, c: guard.settle(c, "bee-going", 2, s.by), _never_beyond),
     plain("cli.nouns.overrides:_decide", lambda s, c: guard_overrides.decide(c, 1, "approve", s.by)),
     plain("cli.nouns.overrides:_decide against it", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
 )

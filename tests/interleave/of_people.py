@@ -275,7 +275,7 @@ PEOPLE: Final = (
             c, "compute_1gb", vendors.Units("cloud", "vm", "hour", 1, 5, 3600, "USD"), DAY, s.by, new=False
         ),
     ),
-    plain("cli.nouns.wallets:spenders_", lambda s, c: checks.check_spenders(c, s.by.now_ms)),
+    plain("cli.nouns.ledger:spenders_", lambda s, c: checks.check_spenders(c, s.by.now_ms)),
     plain("cli.nouns.vendors:drift", lambda s, c: checks.check_vendors(c, s.by.now_ms)),
     plain("server.api.cron:_vendors", lambda s, c: checks.check_vendors(c, s.by.now_ms)),
     plain("cli.nouns.vendors:import_", lambda s, c: vendors.import_bills(c, BILLS, s.by)),
@@ -305,8 +305,8 @@ PEOPLE: Final = (
     plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
     plain("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.by)),
     Party("cli.nouns.pushes:resolve", _resolved),
-    Party("cli.nouns.push_cancel:cancel", _intended, _cancelled),
-    Party("cli.nouns.push_cancel:cancel concluding", _concluded, _cancelled),
+    Party("cli.nouns.pushes:cancel", _intended, _cancelled),
+    Party("cli.nouns.pushes:cancel concluding", _concluded, _cancelled),
     Party("worker.push.actions:resolve_all", _resolved_all),
     Party("worker.push.actions:resolve_all absent", _none_arrived),
     plain("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [key(7)], s.by, "their console")),
@@ -327,7 +327,7 @@ PEOPLE: Final = (
     ),
     plain("cli.nouns.cells:set_", lambda s, c: cells.set_cell(c, "cell-1", "http://cell-1/", s.by, new=False)),
     plain("cli.nouns.cells:remove", lambda s, c: cells.remove_cell(c, "cell-1", s.by)),
-    plain("cli.nouns.org_assign:_undo", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
+    plain("cli.nouns.orgs:_undo", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
     plain(
         "cli.nouns.features:map_",
         lambda s, c: features.map_size(
@@ -336,11 +336,11 @@ PEOPLE: Final = (
     ),
     plain("cli.nouns.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.by)),
     plain(
-        "cli.nouns.provider_estimates:rate",
+        "cli.nouns.providers:rate",
         lambda s, c: providers.set_rate(c, "fake", "compute_1gb", (5, 1), s.by, from_ms=None),
     ),
     plain(
-        "cli.nouns.provider_estimates:when_down",
+        "cli.nouns.providers:when_down",
         lambda s, c: providers.set_when_down(c, "embedded", "free", "stop", s.by),
     ),
     plain(

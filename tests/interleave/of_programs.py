@@ -9,8 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.server.api import executions
-from drawdown.server.api import run_models as models
+from drawdown.server.api import executions, models
 from drawdown.server.api.programs import Said
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
@@ -101,7 +100,7 @@ def _used_by_a_recalled_key() -> Party:
 
         return Act(lambda engine: write(engine, one))
 
-    return Party("server.api.guard.routes:_use", ready, _never_beyond)
+    return Party("server.api.guard:_use", ready, _never_beyond)
 
 
 def _invalid(items: int) -> Callable[[Stage, sa.Connection], object]:
@@ -110,8 +109,8 @@ def _invalid(items: int) -> Callable[[Stage, sa.Connection], object]:
 
 
 PROGRAMS: Final = (
-    plain("server.usage.invalid:_keep", _invalid(2)),
-    plain("server.usage.invalid:_keep of another server", _invalid(3)),
+    plain("server.usage.intake:_keep", _invalid(2)),
+    plain("server.usage.intake:_keep of another server", _invalid(3)),
     plain("server.api.together:_alone", _accepted_alone, _within_its_means),
     plain("server.api.together:_decide", _accepted_together),
     _act("draw", "_draw", models.DrawOrder.model_construct(number=1, credits=2), key="going"),

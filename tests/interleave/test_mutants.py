@@ -198,7 +198,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "a key is used at the turn of a month without the lock": (
         _turned_without_the_lock,
-        "cli.nouns.guard_acts:consume as a month ends",
+        "cli.nouns.guard:consume as a month ends",
         "server.api.together:_alone the same as the next begins",
     ),
     "a backfill is closed without the lock": (
@@ -219,8 +219,8 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
     "a deed of the console takes no turn": (
         _acted_without_a_turn,
-        "server.console.acting.acting:_done",
-        "server.console.acting.acting:_done by another",
+        "server.console.acting:_done",
+        "server.console.acting:_done by another",
     ),
     "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),

@@ -69,7 +69,7 @@ def test_who_has_no_key_is_nobody(house: House) -> None:
     served(house, work)
 
 
-def test_thousands_of_wrong_keys_open_nothing(lone: House) -> None:
+def test_hundreds_of_wrong_keys_open_nothing(lone: House) -> None:
     give(lone, "acme")
     make_key(lone, "app")
 
@@ -78,7 +78,7 @@ def test_thousands_of_wrong_keys_open_nothing(lone: House) -> None:
             answer = await caller.get("/v1/accounts/acme", authorization=f"Bearer {key_of(f'guess {number}')}")
             return answer.status_code
 
-        for start in range(0, 2_000, 50):
+        for start in range(0, 300, 50):
             found = await asyncio.gather(*(one(number) for number in range(start, start + 50)))
             assert set(found) == {401}
         assert len(caller.server._programs._rates) == 0, "a key that is none is remembered by nobody"
@@ -305,7 +305,7 @@ def test_an_answer_that_was_lost_says_how_to_come_by_a_key(
 
 
 CLIENTS: Final = 16
-RUNS_EACH: Final = 12
+RUNS_EACH: Final = 4
 
 
 def test_of_sixteen_clients_at_once_none_holds_more_than_there_is(
@@ -313,7 +313,7 @@ def test_of_sixteen_clients_at_once_none_holds_more_than_there_is(
 ) -> None:
     """Over real sockets: each key is sent by two of them, and the wallet has room for some of the runs."""
     house = House(engine)
-    give(house, "acme", 40)
+    give(house, "acme", 20)
     keys = [make_key(house, f"client {number}") for number in range(CLIENTS)]
     env = {"DRAWDOWN_REQUESTS_PER_S": "100000", "DRAWDOWN_LOG_LEVEL": "DEBUG"}
     answers: list[tuple[str, httpx.Response]] = []
@@ -335,12 +335,12 @@ def test_of_sixteen_clients_at_once_none_holds_more_than_there_is(
         asyncio.run(all_of(url))
     assert {answer.status_code for _, answer in answers} <= {200, 402}
     taken = [key for key, answer in answers if answer.status_code == 200 and not answer.json()["repeated"]]
-    assert len(taken) == len(set(taken)) and len(taken) >= 40, "each key once"
+    assert len(taken) == len(set(taken)) and len(taken) >= 20, "each key once"
     assert all(answer.json().get("available_micro", 0) >= 0 for _, answer in answers)
     assert house.fleet.one("SELECT COUNT(*) FROM reservations") == len(taken)
     balance, held = house.fleet.rows("SELECT balance_micro, held_micro FROM ledger_accounts")[0]
     drawn = house.fleet.one("SELECT SUM(drawn_micro) FROM reservations")
-    assert int(str(balance)) == 40 * MICRO - int(str(drawn)) and 0 <= int(str(held)) <= int(str(balance))
+    assert int(str(balance)) == 20 * MICRO - int(str(drawn)) and 0 <= int(str(held)) <= int(str(balance))
     assert read(engine, verify).breaches == []
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log and not any(key in log for key in keys)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, DatabaseBusy, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.server.console import asking, door, files, forms, sign_in
+from drawdown.server.console import asking, door, files, sign_in
 from drawdown.server.console import console as consoles
 from drawdown.server.console.console import WITHIN_S
 from drawdown.server.console.door import COOKIE
@@ -26,10 +26,11 @@ from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.looking import TooSlow, look
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.customers import orgs
-from drawdown.server.http import restores
+from drawdown.server.http import threads
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
+from tests.cases import cases
 from tests.server.console_home import OURS, PASSWORD, URL, Home, says, secret
 from tests.world import T0, Fleet
 
@@ -58,7 +59,7 @@ def test_a_link_sets_a_password_once_also_where_the_answer_is_lost(home: Home, m
                 raise AnswerLost("cut")
             return done
 
-        patch.setattr(restores, "write", cut)
+        patch.setattr(threads, "write", cut)
         answer = home.post("/console/link", form)
     assert answer.status_code == 303 and answer.headers["location"] == "/console/"
     session = answer.headers["set-cookie"].partition("=")[2].partition(";")[0]
@@ -67,7 +68,7 @@ def test_a_link_sets_a_password_once_also_where_the_answer_is_lost(home: Home, m
     assert home.post("/console/link", form).status_code == 404, "to whoever comes after it, the link was used"
 
 
-@pytest.mark.parametrize(
+@cases(
     "url", ["drawdown.internal", "http://drawdown.internal", "https://x/console", "https://", "ftp://x", "https://x:y"]
 )
 def test_where_it_is_reached_has_to_be_an_origin_that_is_safe(url: str) -> None:
@@ -115,7 +116,7 @@ def test_after_five_failures_not_even_the_right_password_is_looked_at(home: Home
     assert home.post("/console/sign-in", {"name": "ann", "password": PASSWORD}).status_code == 303
 
 
-@pytest.mark.parametrize(
+@cases(
     "place", [
         "//evil.example", "https://evil.example", "/console/\\evil", "/docs", "/console/\n", "", "/console",
         "/console/../my/sign-out", "/console/./orgs", "/console/..", "/console/orgs/../../my", "/console/..?a=b",
@@ -127,7 +128,7 @@ def test_whoever_signs_in_goes_on_in_the_console_alone(place: str | None) -> Non
     assert sign_in.inside(place) == "/console/"
 
 
-@pytest.mark.parametrize(
+@cases(
     "place",
     [
         "/console/",
@@ -173,8 +174,8 @@ def test_a_form_is_taken_from_our_own_pages_alone(home: Home) -> None:
 FORMS: Final = [
     (b"name=a&name=b", 400),
     (b"name=%ff", 400),
-    ("&".join(f"f{n}=1" for n in range(forms.MOST_FIELDS + 1)).encode(), 400),
-    (b"x" * (forms.MAX_FORM_BYTES + 1), 413),
+    ("&".join(f"f{n}=1" for n in range(door.MOST_FIELDS + 1)).encode(), 400),
+    (b"x" * (door.MAX_FORM_BYTES + 1), 413),
     (b"", 401),
 ]
 
@@ -358,7 +359,7 @@ def test_a_large_file_comes_in_pieces(home: Home) -> None:
     assert files.MOST_PIECES * files.PIECE_BYTES < 1_000_000
 
 
-@pytest.mark.parametrize(
+@cases(
     ("micro", "text"),
     [
         (0, "0.00"), (None, figures.UNKNOWN), (4_000, "<0.01"), (-4_000, f">{figures.MINUS}0.01"), (5_000, "0.01"),

@@ -18,7 +18,7 @@ from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.screens.money import drift
-from drawdown.server.console.screens.money.acts.wallet import MEANING
+from drawdown.server.console.screens.money.wallet_acts import MEANING
 from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.checks import checks
 from drawdown.worker.provider.vendors import BillFile, BillLine, DriftLine, Units, import_bills, set_units

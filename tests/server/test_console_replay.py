@@ -13,8 +13,8 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.console.acting import acting
-from drawdown.server.console.screens.oncall.doing import replay as doing
+from drawdown.server.console import acting
+from drawdown.server.console.screens.oncall import orders as doing
 from drawdown.worker.engine import runner
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedReplay

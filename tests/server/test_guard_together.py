@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.database import connect, read, write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost
-from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MICRO
 from drawdown.server.api import together
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
+from tests.fresh import fresh
 from tests.integration.guard_rush import rush_over_http
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
@@ -143,11 +143,8 @@ def test_a_lost_answer_is_told_to_each_and_again_is_safe(
 
 def test_a_limit_holds_while_the_server_is_killed(tmp_path: Path) -> None:
     """The smallest share of `python -m tests.integration.guard_rush --http`."""
-    url = f"sqlite:///{tmp_path}/rush.db"
-    engine = connect(url)
-    upgrade(engine)
-    engine.dispose()
-    wrong, said, _ = rush_over_http(url, tmp_path / "log", 4, 80, 1, 40, 2, 1)
+    fresh(tmp_path / "rush.db").dispose()
+    wrong, said, _ = rush_over_http(f"sqlite:///{tmp_path}/rush.db", tmp_path / "log", 4, 40, 1, 20, 2, 1)
     assert wrong == [] and said["kills"] == 1 and said["no answer"] > 0
-    assert said["allow"] + said["warn"] + said["block"] == 80 and said["block"] > 10
+    assert said["allow"] + said["warn"] + said["block"] == 40 and said["block"] > 5
     assert "Traceback" not in (tmp_path / "log").read_text()

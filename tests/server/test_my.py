@@ -21,20 +21,20 @@ import sqlalchemy as sa
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from drawdown.ledger import pools
 from drawdown.providers.http import Answer, Call, HttpResult, NotSent
 from drawdown.providers.payments.protocol import Link, NoLink
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.server import jwts
 from drawdown.server.app import Server
-from drawdown.server.console.my import my, screens
-from drawdown.server.console.my.pages import PAGES
-from drawdown.server.console.screens.csv_lines import csv_line
+from drawdown.server.console import my
+from drawdown.server.console.csv_lines import csv_line
+from drawdown.server.console.my import PAGES
 from drawdown.server.services import Services
 from drawdown.server.settings import MySettings, ServerSettings
-from drawdown.server.tokens import jwts
 from drawdown.worker.access import my_sessions
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
@@ -386,7 +386,7 @@ def test_whoever_is_halted_is_told_since_when_and_why_in_words_of_ours(home: Hom
     assert "Halted" not in home.get("/my/usage").text
     forecast = Forecast("ends", home.now + DAY_MS, 7, T0, MICRO)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(screens, "forecast_of", lambda *_: forecast)
+        patch.setattr(my, "forecast_of", lambda *_: forecast)
         page = re.sub(r"<[^>]+>", "", home.get("/my/usage").text)
     assert "Runs out 2026-01-02 00:15 UTC" in page and "In 1 d, at the pace of the last 7 days" in page
 
@@ -484,7 +484,7 @@ def test_of_one_customer_one_file_is_under_way_and_another_has_theirs(
         assert free.wait(60)
         return csv_line(*values)
 
-    monkeypatch.setattr(screens, "csv_line", slow)
+    monkeypatch.setattr(my, "csv_line", slow)
 
     async def work(client: httpx.AsyncClient, server: Server) -> list[int]:
         files: Any = vars(server._console)["_my"]._files

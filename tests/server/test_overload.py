@@ -74,7 +74,7 @@ def test_asks_at_a_provider_that_hangs_keep_no_tick_and_no_order_waiting(lone: H
 
 
 def test_a_provider_that_does_not_answer_is_left_alone_for_a_while(lone: House) -> None:
-    names = halted(lone, 40)
+    names = halted(lone, 2 * (OPEN_AFTER + step_threads.THREADS))
     lone.autumn_line.cut = NoAnswer("hung up")
 
     async def ask(caller: Caller) -> None:
@@ -95,7 +95,7 @@ def test_a_provider_that_does_not_answer_is_left_alone_for_a_while(lone: House) 
 
 
 def test_all_who_ask_together_make_so_many_calls_and_no_more(lone: House) -> None:
-    names = halted(lone, 100)
+    names = halted(lone, 3 * gate.ASKS_PER_S + 5)
 
     async def work(caller: Caller) -> None:
         for later_ms, calls in ((0, 2 * gate.ASKS_PER_S), (SECOND_MS, 3 * gate.ASKS_PER_S)):

@@ -17,7 +17,7 @@ from tests.whole import share
 
 
 def test_any_order_of_giving_using_and_waiting_keeps_each_lot() -> None:
-    run_state_machine_as_test(Lots, settings=scale(share(5, whole=100), 30))
+    run_state_machine_as_test(Lots, settings=scale(share(3, whole=100), 30))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -15,7 +15,7 @@ from tests.whole import share
 
 
 def test_any_order_of_allotting_and_using_keeps_each_credit() -> None:
-    run_state_machine_as_test(Pools, settings=scale(share(4, whole=100), 25))
+    run_state_machine_as_test(Pools, settings=scale(share(3, whole=100), 25))
 
 
 right = lots._expiry

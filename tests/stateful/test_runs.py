@@ -17,7 +17,7 @@ from tests.whole import share
 
 
 def test_any_order_of_acts_keeps_wallets_and_runs() -> None:
-    run_state_machine_as_test(Runs, settings=scale(share(5, whole=400), 30))
+    run_state_machine_as_test(Runs, settings=scale(share(3, whole=400), 30))
 
 
 def _matures_nothing(connection: Any, customers: Any, now_ms: int) -> bool:

@@ -23,7 +23,7 @@ from tests.whole import share
 
 
 def test_any_order_of_runs_freezes_reversals_and_batches_adds_up() -> None:
-    run_state_machine_as_test(Settling, settings=scale(share(5, whole=100), 30))
+    run_state_machine_as_test(Settling, settings=scale(share(3, whole=100), 30))
 
 
 def _owing(change: Callable[[Reservation], Reservation]) -> Callable[[sa.Connection, Reservation, int], None]:

@@ -22,8 +22,8 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import DAY_MS
-from drawdown.server.usage.events import EVENTS
 from drawdown.server.usage.intake import Sent
+from drawdown.server.usage.items import EVENTS
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Wish
