@@ -18,7 +18,7 @@ import structlog
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from tests import compiled, leftovers, rewritten, template
+from tests import compiled, installed, leftovers, rewritten, template
 from tests.fresh import name_anew, named_anew
 from tests.integration.locked import require_lock
 from tests.postgres_server import Server
@@ -35,6 +35,8 @@ os.environ["XDG_STATE_HOME"] = str(leftovers.folder("dd-state-"))
 
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(leftovers.folder("dd-tmp-")))
 """Where `tmp_path` lies, in memory where there is room: a commit on SQLite waits for no disk. `--basetemp` keeps it."""
+
+installed.share()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
