@@ -133,9 +133,9 @@ exhaustion: install
 	@said=$$(DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 -rP -q tests/acceptance/test_exhaustion.py); status=$$?; \
 		echo "$$said" | grep -E "watched:|^E  | passed| failed"; exit $$status
 
-# The parts of docs/ that are made from the code.
+# The pages of docs/ that are generated from the code: settings, commands, metrics, findings.
 docs: install
-	$(BIN)/python -m tests.settings_table
+	$(BIN)/python -m tests.reference
 
 # The documentation as a site in build/site; a dead link is an error.
 docs-site: install

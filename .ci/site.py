@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-PAGES: Final = ("*.md", "docs/*.md", "ops/*.md", "ops/*/*.md", "client/*.md")
+PAGES: Final = ("*.md", "docs/*.md", "docs/reference/*.md", "ops/*.md", "ops/*/*.md", "client/*.md")
 PICTURES: Final = ("docs/screenshots/*",)
 LEFT_OUT: Final = ("CHANGELOG-*", "docs/history/*")
 LINK: Final = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")

@@ -1,4 +1,4 @@
-"""The table of `docs/settings.md`, made from the settings themselves: `make docs` writes it, a test holds it."""
+"""The table of `docs/settings.md`, made from the settings themselves."""
 
 from __future__ import annotations
 
@@ -45,7 +45,3 @@ def _default(value: object) -> str:
 def written(text: str) -> str:
     """The document with the table as it is now."""
     return re.sub(re.escape(HEAD) + r"(?:\|.*\n)*", lambda _: table(), text)
-
-
-if __name__ == "__main__":
-    FILE.write_text(written(FILE.read_text(encoding="utf-8")), encoding="utf-8")

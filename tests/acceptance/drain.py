@@ -150,7 +150,8 @@ def main() -> None:
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         command, *given = json.loads(line)
-        print(json.dumps(getattr(worker, command)(*given), default=str), flush=True)
+        sys.stdout.write(json.dumps(getattr(worker, command)(*given), default=str) + "\n")  # one write: a long line
+        sys.stdout.flush()
 
 
 # In the process that judges

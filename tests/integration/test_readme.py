@@ -15,7 +15,7 @@ from typer.main import get_command
 from drawdown.cli.main import app
 from drawdown.cli.tree import walk
 from drawdown.schema.errors import MEANINGS
-from tests import forked, settings_table
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -91,10 +91,6 @@ def test_each_link_leads_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert dead == []
-
-
-def test_the_table_of_settings_is_the_one_of_the_code() -> None:
-    assert settings_table.written(DOCS["settings"]) == DOCS["settings"], "`make docs` writes it"
 
 
 def test_the_demo_ends_in_a_proof(tmp_path: Path) -> None:

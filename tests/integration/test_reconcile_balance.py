@@ -13,6 +13,7 @@ from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push import actions as pushes
+from drawdown.worker.push.balances import MOST_UNSURE
 from drawdown.worker.reconcile.balances import FAR
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.short import UNTOLD
@@ -556,3 +557,29 @@ def test_what_was_adopted_was_sent_as_the_push_that_it_stands_for(engine: sa.Eng
     first_ms = int(str(fleet.one("SELECT MIN(first_attempt_ms) FROM pushes")))
     drawn(provider, 60 - 50, since_ms=first_ms - CLOCKS_APART_MS)
     assert told(compare(fleet, correct=True)) == [("short", 60, 10, 0)]
+
+
+def test_what_many_decided_pushes_could_explain_is_told_all_the_same(engine: sa.Engine) -> None:
+    """More pushes than can be tried one by one, each charged as the person found it: some of them come to any loss."""
+    fleet, provider = billed(engine, drawn=True)
+    drawn(provider, 60)
+    fleet.clock.at_ms += SHOWN
+    assert compare(fleet, correct=True).exit_status == 0
+    keys = []
+    for number in range(MOST_UNSURE + 2):
+        window = T0 + (20 + number) * WINDOW_MS
+        keys.append(KEY.replace(str(T0), str(window)))
+        fleet.sample("acme", window + 1, 1 + number)
+        provider.answers[keys[-1]] = Rejected("no")
+    fleet.tick(T0 + (30 + len(keys)) * WINDOW_MS)
+    write(engine, lambda c: pushes.resolve_accepted(c, keys, fleet.by, "the console shows it"))
+    used = sum(1 + number for number in range(len(keys)))
+    for number in range(len(keys)):
+        provider.over["acme", FEATURE, T0 + (20 + number) * WINDOW_MS + 5] = 1 + number
+    fleet.clock.at_ms += SHOWN
+    drawn(provider, 60 + used)
+    assert compare(fleet).differing == []
+    drawn(provider, 60 + used - 17)
+    found = compare(fleet, correct=True)
+    assert [(one.verdict, one.theirs - one.ours, one.unsure) for one in found.differing] == [("short", -17, used)]
+    clean(fleet)

@@ -196,8 +196,10 @@ def _reconciled(run: Run) -> bool:
     before = {one for earlier in run.compared[-2:-1] for one in earlier.differing}
     again = before & {one for one in found.differing if one.balance and not one.corrected and not one.standing}
     world.breaches += [f"told again, of what was told and remembered: {one}" for one in again]
-    if found.waiting or found.unread:
+    if found.unread:
         world.breaches.append(f"not healed: reconcile could not compare: {found}")
+    if found.waiting:
+        return False  # a push may wait for the others of its customer for MOST_WAITS look-ups, until a person decides
     if any(one.corrected for one in found.differing):
         return False
     settle_told(world)

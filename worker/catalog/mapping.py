@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -28,6 +29,10 @@ SECONDS: Final = "s"
 MB_SECONDS: Final = "mb_s"
 UNITS: Final = "units"
 """What an event type counts, and nothing else is counted in."""
+
+
+MOST_MAPPINGS: Final = 8
+"""Mappings whose segments a process keeps: each tick and each guard asks for them, and people seldom change them."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +128,12 @@ def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
 
 def segments(rows: Sequence[MappingRow]) -> list[Segment]:
     """The mapping as rectangles of sizes and windows that do not overlap: what the seal joins; meters' come last."""
-    of_sizes = _segments([row for row in rows if not row.is_of_events])
+    of_sizes = _segments(tuple(row for row in rows if not row.is_of_events))
     by_meter: dict[int, list[MappingRow]] = {}
     for row in rows:  # each apart: there may be thousands, and no row of one says anything of another
         if row.memory_mb is not None and row.is_of_events:
             by_meter.setdefault(row.memory_mb, []).append(row)
-    return of_sizes + [found for _, mine in sorted(by_meter.items()) for found in _of_meter(mine)]
+    return [*of_sizes, *(found for _, mine in sorted(by_meter.items()) for found in _of_meter(mine))]
 
 
 def _of_meter(rows: list[MappingRow]) -> list[Segment]:
@@ -147,7 +152,8 @@ def _of_meter(rows: list[MappingRow]) -> list[Segment]:
     return found
 
 
-def _segments(rows: Sequence[MappingRow]) -> list[Segment]:
+@lru_cache(maxsize=MOST_MAPPINGS)
+def _segments(rows: tuple[MappingRow, ...]) -> Sequence[Segment]:
     times = sorted({row.start_ms for row in rows})
     sizes = _size_edges(rows) if rows else []
     found: list[Segment] = []

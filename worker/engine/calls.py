@@ -45,8 +45,8 @@ from drawdown.worker.engine.lines import (
     Slots,
     Turns,
     by_customer,
-    limiter,
 )
+from drawdown.worker.engine.pace import pace
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class Calls:
         self._clock = clock
         capabilities = provider.capabilities
         self._slots = Slots(max(capabilities.in_flight // processes, 1))
-        self._pushes = limiter(capabilities.calls_per_s, processes)
+        self._pushes = pace(capabilities.calls_per_s, processes)
         self._reads = Reads(capabilities, processes, self._heed)
         self._lines = CustomerLines(capabilities)
         self._flights: dict[Push | LookUp, Flight[Outcome] | Flight[LookupResult]] = {}
@@ -151,7 +151,7 @@ class Calls:
                 await flight.room()
                 async with self._slots as number:
                     if self._pushes is not None:
-                        await self._pushes.acquire()
+                        await self._pushes.turn()
                     if flight.over():
                         return 0
                     flight.begin(places)

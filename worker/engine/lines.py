@@ -14,16 +14,11 @@ from heapq import heappop, heappush
 from itertools import zip_longest
 from typing import Final, TypeVar
 
-from aiolimiter import AsyncLimiter
-
 from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, ReadFailed, RetryAt
 from drawdown.schema.units import SECOND_MS
+from drawdown.worker.engine.pace import Pace, pace
 
 Answer = TypeVar("Answer")
-SLICE_S: Final = 0.02
-"""A limiter starts with a full bucket: it holds no more than a slice of a second's worth."""
-USED_SHARE: Final = 0.94
-"""Of the allowed rate. The rest is for calls that arrive closer together than they were sent: no second goes above."""
 AT_ONCE: Final = 4
 """Pushes of one customer on their way: where a provider dies, each key that it had claimed may stay in doubt for a day;
 and one that limits customers refuses a burst."""
@@ -35,7 +30,6 @@ TURNED_AWAY: Final = 10
 calls are allowed. Fewer than the calls in a row after which the rest is not sent at all."""
 STEPS: Final = 32
 """Rounds without that from none to all that is declared."""
-READS_AT_ONCE: Final = 64
 READ_TRIES: Final = 8
 """In all, of one that is turned away: from all at once to one takes six halvings, and one is asked for again before."""
 
@@ -245,25 +239,16 @@ def turned_away(answer: object) -> bool:
     return any(isinstance(found, ReadFailed) and found.too_many for found in said)
 
 
-def limiter(allowed: float | None, processes: int = 1) -> AsyncLimiter | None:
-    """Of so many calls a second, which so many processes share; None where any number is allowed."""
-    if allowed is None:
-        return None
-    a_second = allowed / processes
-    at_once = max(a_second * SLICE_S, 1.0)
-    return AsyncLimiter(at_once, at_once / (a_second * USED_SHARE))
-
-
 class Reads:
     """All reads of one provider: so many at once, so many a second, and of one customer so many a second. `heed` is
     told what an answer says of the reads after it."""
 
     def __init__(self, capabilities: Capabilities, processes: int, heed: Heed) -> None:
-        self.slots = Slots(min(READS_AT_ONCE, capabilities.in_flight))
+        self.slots = Slots(max(capabilities.in_flight // processes, 1))
         self._heed = heed
-        self._all = limiter(capabilities.reads_per_s, processes)
+        self._all = pace(capabilities.reads_per_s, processes)
         self._allowed_one = capabilities.lookups_per_s
-        self._of_customer: dict[str, AsyncLimiter | None] = {}
+        self._of_customer: dict[str, Pace | None] = {}
 
     async def answer(
         self, ask: Callable[[], Awaitable[Answer]], customer_id: str, begin: Callable[[], bool], *, paced: bool
@@ -289,9 +274,9 @@ class Reads:
         """Wait until a read may be made; None: no customer's bound holds for it."""
         if customer_id is not None and self._allowed_one is not None:
             if customer_id not in self._of_customer:
-                self._of_customer[customer_id] = limiter(self._allowed_one)
+                self._of_customer[customer_id] = pace(self._allowed_one)
             of_customer = self._of_customer[customer_id]
             assert of_customer is not None
-            await of_customer.acquire()
+            await of_customer.turn()
         if self._all is not None:
-            await self._all.acquire()
+            await self._all.turn()

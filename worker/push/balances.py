@@ -252,11 +252,18 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
     )
 
 
-def read_unsure(
-    connection: sa.Connection, provider: str, pair: CustomerPool, since_ms: int, now: Accounted
-) -> list[int]:
-    """The quantities of what is in a balance or beside it: what people billed and credited, what was sent as its cycle
-    began, and what a change of its cost may have made less. At most MOST_UNSURE and one."""
+@dataclass(frozen=True)
+class Unsure:
+    """What is in a balance or beside it, MOST_UNSURE and one at most."""
+
+    quantities: Sequence[int]
+    is_decided: bool
+    """Whether people decided about all of them, and they are more than MOST_UNSURE."""
+
+
+def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, since_ms: int, now: Accounted) -> Unsure:
+    """What people billed and credited, what was sent as the balance's cycle began, and what a change of its cost may
+    have made less."""
     pools = read_pools(connection, provider)
     features = list(pools.features(pair[1]))
     values = {
@@ -269,11 +276,12 @@ def read_unsure(
         "apart_ms": CLOCKS_APART_MS,
         "at_most": MOST_UNSURE + 1,
     }
-    found = []
+    found, decided = [], 0
     for row in SQL.run(connection, "unsure", values):
         least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
         found.append(int(row.sent_qty) * (most if row.is_unsure else most - least))
-    return [quantity for quantity in found if quantity]
+        decided += int(row.decided)
+    return Unsure([quantity for quantity in found if quantity], decided > MOST_UNSURE)
 
 
 def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:

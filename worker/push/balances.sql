@@ -63,16 +63,18 @@ COALESCE(p.first_attempt_ms, (SELECT MIN(s.first_attempt_ms) FROM pushes s WHERE
 
 -- name: unsure
 -- What is in a balance or beside it, push by push: as `accounted` has it in sums, from a mark on, or (0) from none; and
--- what was charged while its cost changed.
+-- what was charged while its cost changed. Those that a person decided come last of what is uncertain.
 {with_changes}
-SELECT p.feature, p.sent_qty, p.first, p.last, p.credit_cost, p.is_unsure FROM (
+SELECT p.feature, p.sent_qty, p.first, p.last, p.credit_cost, p.is_unsure, p.is_unsure * p.decided AS decided FROM (
     SELECT p.feature, p.sent_qty, p.credit_cost, {costs_seen}, CASE WHEN {is_unsure} THEN 1 ELSE 0 END AS is_unsure,
+        CASE WHEN p.by_hand THEN 1 ELSE 0 END AS decided,
         COALESCE(p.settled_ms, p.sealed_at_ms) AS at_ms
     FROM pushes p
     WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
         AND p.sent_qty <> 0
 ) p WHERE p.is_unsure = 1 OR p.first < p.last AND p.at_ms >= :mark_ms - :apart_ms AND p.at_ms >= :since_ms - :apart_ms
-ORDER BY CASE WHEN p.is_unsure = 1 OR p.credit_cost IS NULL THEN 0 ELSE 1 END LIMIT :at_most
+ORDER BY CASE WHEN p.is_unsure = 1 AND p.decided = 1 THEN 1 WHEN p.is_unsure = 1 OR p.credit_cost IS NULL THEN 0 ELSE 2 END
+LIMIT :at_most
 
 -- name: is_unsure
 (:mark_ms > 0 AND p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :mark_ms - :apart_ms

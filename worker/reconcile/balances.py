@@ -44,6 +44,7 @@ from drawdown.worker.push.balances import (
     CustomerPool,
     Level,
     Mark,
+    Unsure,
     drawn_of,
     read_accounted,
     read_balances,
@@ -242,13 +243,16 @@ def _noted(note: str, line: Line) -> str:
     return note + (UNSURE.format(show_quantity(line.unsure, line.scale)) if line.unsure else "")
 
 
-def _nearest(least: int, unsure: Sequence[int]) -> int:
+def _nearest(least: int, unsure: Unsure) -> int:
     """What a balance shows beyond our pushes, where each of some is in it or beside it: the least that it can be, from
-    `least` on, which counts as given back or billed all that could be."""
-    if len(unsure) > MOST_UNSURE:
+    `least` on, which counts as given back or billed all that could be. Of many that people decided, some explain any
+    amount: there the people are believed, or a loss would never be told."""
+    if unsure.is_decided:
+        return least
+    if len(unsure.quantities) > MOST_UNSURE:
         return 0
     sums = {least}
-    for quantity in unsure:
+    for quantity in unsure.quantities:
         sums |= {one + abs(quantity) for one in sums}
     return min(sums, key=lambda one: (abs(one), one))
 

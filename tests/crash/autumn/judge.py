@@ -7,13 +7,14 @@ came to, each at the cost of its charge. Anything else is silent (nothing was to
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 from typing import Final
 
+from drawdown.schema.units import WINDOW_MS
 from tests.acceptance.tables import rows
 from tests.crash.autumn.books import Books, Watched, drawn_of
 from tests.crash.autumn.setting import BY_HAND, CHANGED, NEW_COST, Setting, Struck
@@ -27,6 +28,13 @@ OPEN = """
 SELECT state, customer_id, feature, COALESCE(wire_key, key), sent_qty FROM pushes
 WHERE state NOT IN ('accepted', 'voided')
 """
+BACK_LATER = """
+SELECT p.customer_id, p.feature, p.window_ms, SUM(p.sent_qty) FROM pushes p
+JOIN dirty_windows d ON d.org_id = p.org_id AND d.window_ms = p.window_ms
+WHERE p.state <> 'voided' GROUP BY p.customer_id, p.feature, p.window_ms HAVING MAX(p.state) = 'rejected'
+"""
+"""A window is given back nothing while a push of it waits: its windows are counted as dirty."""
+VOIDED = "SELECT COALESCE(wire_key, key) FROM pushes WHERE state = 'voided'"
 Amounts = Mapping[str, Fraction]
 """Credits by customer."""
 MOST_SUMS: Final = 50_000
@@ -51,6 +59,8 @@ class Verdict:
     """Pushes in doubt that were not charged."""
     waiting: dict[str, Fraction] = field(default_factory=dict)
     """Rejected pushes: they wait for credit."""
+    back_later: dict[str, Fraction] = field(default_factory=dict)
+    """Known to be charged too much, in windows with a rejected push: given back once that is settled."""
     ranged: int = 0
     """Customers of whom a person was told an amount, and by how much more it may be."""
     unweighed: int = 0
@@ -93,6 +103,8 @@ def judge(
     told, ranges = _told(url)
     doubted, waiting, others = _open(url, autumn)
     found.other_states = [one for one in others if one[0] not in undecided]
+    found.back_later = _back_later(url, setting)
+    voided = {str(key) for (key,) in rows(url, VOIDED)}
     used = setting.used()
     for customer in setting.customers:
         name = customer.name
@@ -101,17 +113,16 @@ def judge(
         units = {feature: used[name, feature] for feature in customer.features}
         apart = told.get(name, Fraction(0)) + beside.get(name, Fraction(0))
         missing = doubted.get(name, Fraction(0)) + waiting.get(name, Fraction(0))
+        missing -= found.back_later.get(name, Fraction(0))
         beyond = _beyond(autumn, name, units) - apart + missing
         claimed = apart + made_up.get(name, Fraction(0))
-        weighing = Weighing(_mishaps(autumn, name) if claimed or (beyond and CHANGED in units) else ())
+        weighing = Weighing(_mishaps(autumn, name, voided) if claimed or (beyond and CHANGED in units) else ())
         found.unweighed += weighing.sums is None
         is_weighed = weighing.explains(claimed, beyond)
         may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
-        if not is_weighed and may_be and CHANGED in units:
-            found.ranged += 1
-            most = int(may_be / NEWER)
-            some = [number * NEWER for number in range(-most, most + 1)]
-            is_weighed = any(weighing.explains(claimed - one, beyond + one) for one in some)
+        if (beyond or not is_weighed) and may_be and abs(beyond) <= may_be:
+            found.ranged += 1  # the difference lies in the range that a person was told
+            continue
         if beyond and not (CHANGED in units and is_weighed):
             if apart or missing:
                 found.unexplained[name] = f"{shown(beyond)} beside told {shown(apart)} and open {shown(missing)}"
@@ -148,27 +159,38 @@ def _books(autumn: Struck) -> Books:
     return books
 
 
-def _mishaps(autumn: Struck, name: str) -> list[Mishap]:
-    """What the service lost, doubled or clamped inside a unit, and what a person changed and told nothing of."""
+def _mishaps(autumn: Struck, name: str, voided: Set[str]) -> list[Mishap]:
+    """What the service lost, doubled or clamped inside a unit, and what a person changed without a record. `voided`:
+    keys of pushes that were voided."""
     account = autumn.account
     undone = account.store.undone_charges
     ids = {id(one) for one in undone}
     lost = [*undone, *(one for one in account.undrawn if id(one) not in ids), *account.lost]
     found = [_mishap(one, -1) for one in lost if one.customer == name]
+    known = {id(one) for one in _books(autumn).broken}
+    found += [_rounding(one) for one in lost if one.customer == name and id(one) not in known]
     found += [_mishap(one, 1) for one in account.doubles if one.customer == name]
     for one in _books(autumn).broken:
         if one.customer == name:
-            value = Fraction(one.value)
-            whole = ceil(value) if value > 0 else -ceil(-value)
-            found.append(((value - whole) * cost_of(one.feature), Fraction(0)))
+            found.append(_rounding(one))
     eventless = {id(one) for one in account.eventless}
     assert isinstance(account, Watched)
     for one, asked in account.limited:  # a person who decides about a push sees no part of it
         if one.customer == name and id(one) in eventless:
             found.append(((Fraction(one.value) - Fraction(asked)) * cost_of(one.feature), Fraction(0)))
+    for one in account.eventless:  # drawn without an event: the push was found absent, voided, and sent again
+        if one.customer == name and one.key in voided:
+            found.append(_mishap(one, 1))
     if autumn.by_hand.get(name):
         found.append((-autumn.by_hand[name] * Fraction(BY_HAND), Fraction(0)))
     return found
+
+
+def _rounding(made: Charge) -> Mishap:
+    """A limit ended the charge inside a unit: we count the unit whole."""
+    value = Fraction(made.value)
+    whole = ceil(value) if value > 0 else -ceil(-value)
+    return (value - whole) * cost_of(made.feature), Fraction(0)
 
 
 def _mishap(made: Charge, sign: int) -> Mishap:
@@ -233,3 +255,17 @@ def _open(url: str, autumn: Struck) -> tuple[dict[str, Fraction], dict[str, Frac
         else:
             others.append((str(customer), state, key))
     return dict(doubted), dict(waiting), others
+
+
+def _back_later(url: str, setting: Setting) -> dict[str, Fraction]:
+    """What is charged beyond the samples of a window that waits for a rejected push."""
+    used: Counter[tuple[str, str, int]] = Counter()
+    for part in setting.parts:
+        for one in part:
+            used[one.org, one.feature, one.ts - one.ts % WINDOW_MS] += one.seconds
+    found: dict[str, Fraction] = defaultdict(Fraction)
+    for customer, feature, window, quantity in rows(url, BACK_LATER):
+        units = int(str(quantity)) - used[str(customer), str(feature), int(str(window))]
+        if units > 0:
+            found[str(customer)] += units * cost_of(str(feature))
+    return dict(found)

@@ -1,0 +1,156 @@
+"""The pages that are made from the code: `make docs` writes them, `tests/unit/test_reference.py` holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import cleandoc
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import sqlalchemy as sa
+import typer
+from prometheus_client.metrics_core import Metric
+from typer.main import get_command
+
+from drawdown.cli.main import app
+from drawdown.cli.tree import SECTIONS, Command, walk
+from drawdown.schema.database import connect, read
+from drawdown.schema.tables.fleet import ticks
+from drawdown.schema.units import BUCKETS
+from drawdown.server.metrics import process
+from drawdown.server.metrics.cluster import of_workers
+from drawdown.server.metrics.metrics import measure
+from drawdown.worker.cluster.lists import Cluster
+from drawdown.worker.verdict.watch_state import note_round
+from drawdown.worker.verify.findings import FINDINGS
+from drawdown.worker.verify.invariants import INVARIANTS
+from tests import settings_table, template
+
+DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
+MADE: Final = "This page is generated from the code by `make docs`. Do not edit it."
+NOW_MS: Final = 1_767_225_600_000
+SUFFIXES: Final = {"counter": "_total"}
+ENDED_TICK: Final = sa.insert(ticks).values(
+    worker="w", bucket_lo=0, bucket_hi=BUCKETS - 1, started_ms=NOW_MS, finished_ms=NOW_MS, exit_status=0
+)
+"""Metrics of ticks and of the watch begin with the first of each."""
+
+
+def settings() -> str:
+    """Return `docs/settings.md` with its table as it is now."""
+    return settings_table.written(settings_table.FILE.read_text(encoding="utf-8"))
+
+
+def commands() -> str:
+    """Return a part for each command: its help, arguments, options and examples."""
+    tree = dict(walk(get_command(app)))
+    verbs = {path: [below for below in tree if path and below[:-1] == path] for path in tree}
+    contents = [
+        f"**{title}**: " + ", ".join(f"[`{name}`](#{_anchor((name,))})" for name in sorted(entries))
+        for title, entries in SECTIONS.items()
+    ]
+    head = [f"# Commands\n\n{MADE}", "`drawdown COMMAND --help` prints the same."]
+    return "\n\n".join(head + contents + [_command(path, tree[path], verbs[path]) for path in sorted(tree)]) + "\n"
+
+
+def _command(path: Sequence[str], command: Command, verbs: Sequence[Sequence[str]]) -> str:
+    context = typer.Context(command, info_name=" ".join(("drawdown", *path)))
+    lines = [f"{'###' if len(path) > 1 else '##'} drawdown {' '.join(path)}".rstrip()]
+    lines.append(cleandoc(command.help or "").replace("<", "\\<"))
+    lines.append("```text\n" + " ".join((context.command_path, *command.collect_usage_pieces(context))) + "\n```")
+    if verbs:
+        lines.append("Commands: " + ", ".join(f"[`{verb[-1]}`](#{_anchor(verb)})" for verb in verbs))
+    records = [one.get_help_record(context) for one in command.get_params(context) if one.name != "help"]
+    rows = [[f"`{name}`", _cell(meaning)] for name, meaning in filter(None, records)]
+    if rows:
+        lines.append(_table(("argument or option", "meaning"), rows))
+    if path and not verbs:
+        examples = [line.strip() for line in (command.epilog or "").splitlines() if line.startswith("  ")]
+        lines.append("```text\n" + "\n".join(examples) + "\n```" if examples else "")
+    return "\n\n".join(filter(None, lines))
+
+
+def _anchor(path: Iterable[str]) -> str:
+    return "-".join(("drawdown", *path))
+
+
+def metrics() -> str:
+    """Return a row for each metric: of the database, and of a server's own process."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "drawdown.db"
+        file.write_bytes(template.content())
+        engine = connect(f"sqlite:///{file}")
+        with engine.begin() as connection:
+            note_round(connection, NOW_MS)
+            connection.execute(ENDED_TICK)
+        stored = read(engine, lambda connection: list(measure(connection, NOW_MS)))
+        engine.dispose()
+    workers = of_workers(Cluster(shards=1, every_s=300, workers=[], jobs=[]))
+    own = [
+        process.refusals({}), process.denials({}), process.intake({}), *process.guard_calls(process.GuardCalls()),
+        process.in_the_dark({}),
+    ]  # fmt: skip
+    parts = [
+        f"# Metrics\n\n{MADE}",
+        "The [alerts](../../ops/deploy/prometheus/alerts.yaml) read these metrics, and so does the"
+        " [dashboard](../../ops/deploy/grafana/drawdown.json).",
+        "Some metrics have no value before the first tick, watch or worker.",
+        "## From the database",
+        "`drawdown tick --metrics-file FILE` writes these metrics, and `/metrics` of `drawdown serve` returns them.",
+        _metrics([*stored, *workers]),
+        "## Of a server's process",
+        "`/metrics` returns these for its own process. They begin at zero with it.",
+        _metrics(own),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metrics(found: Iterable[Metric]) -> str:
+    rows = [
+        [
+            f"`{one.name}{SUFFIXES.get(one.type, '')}`",
+            one.type,
+            ", ".join(f"`{label}`" for label in one._labelnames) or "none",  # type: ignore[attr-defined]
+            _cell(one.documentation),
+        ]
+        for one in sorted(found, key=lambda metric: metric.name)
+    ]
+    return _table(("metric", "type", "labels", "meaning"), rows)
+
+
+def findings() -> str:
+    """Return a table for each invariant: the findings of `drawdown verify` that break it."""
+    parts = [
+        f"# Findings of `drawdown verify`\n\n{MADE}",
+        "`drawdown verify` prints a finding for each breach of an [invariant](../invariants.md). A name in braces"
+        " stands for a value of the breach. Unless you pass `--no-stop`, Drawdown stops the pushes of an organisation"
+        " with a finding. To resume them, run `drawdown org release`.",
+    ]
+    for number, (name, meaning) in INVARIANTS.items():
+        rows = [[f"`{code}`", f"`{message}`"] for code, (of, message) in sorted(FINDINGS.items()) if of == number]
+        parts.append(f"## {number}. {name}\n\n{meaning}\n\n" + _table(("finding", "message"), rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "\\<").replace("*", "\\*")
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "settings.md": settings,
+    "reference/cli.md": commands,
+    "reference/metrics.md": metrics,
+    "reference/findings.md": findings,
+}
+
+
+if __name__ == "__main__":
+    for page, text in PAGES.items():
+        (DOCS / page).parent.mkdir(exist_ok=True)
+        (DOCS / page).write_text(text(), encoding="utf-8")
