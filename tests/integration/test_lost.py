@@ -167,9 +167,7 @@ def test_what_is_sealed_after_a_loss_is_not_sent_before_the_balance_tells(engine
     pass_by(fleet, *[5] * 6)
     fleet.sample("acme", T0 + 1, 60)
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
-    pass_by(
-        fleet, *[360] * 3, 325, *[1] * 10, *[11] * 5, 30
-    )  # to the moment at which nothing lost can be applied any more
+    pass_by(fleet, *[360] * 3, 325, *[1] * 10, *[11] * 5, 30)  # until nothing lost can be applied any more
     assert (fleet.rows("SELECT state FROM pushes"), provider.seen) == ([("accepted",)], [])
 
 
