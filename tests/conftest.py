@@ -18,7 +18,7 @@ import structlog
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from tests import compiled, leftovers, one_thread, reused, template
+from tests import compiled, leftovers, one_thread, reused, rewritten, template
 from tests.fresh import name_anew, named_anew
 from tests.integration.locked import require_lock
 from tests.postgres_server import Server
@@ -49,6 +49,8 @@ hypothesis.settings.load_profile("fixed")
 
 QUICK = "tests/unit/"
 """Thousands of tests of milliseconds: to hand out each by itself costs more than to run it. A module is a group."""
+OF_SOURCES = ("test_bounds", "test_layers", "test_named_commands", "test_registry", "test_rooms")
+"""Modules that look at all of the product's source: one process parses it for all of them."""
 FIRST = (
     "unit", "integration", "contract", "stateful", "server", "migration", "simulation", "interleave", "deploy",
     "acceptance", "client", "benchmarks", "crash", "browser",
@@ -63,11 +65,20 @@ reused.install()
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything is read."""
+    rewritten.compile_share(config)
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In which groups, and what last."""
     for item in items:
-        if item.nodeid.startswith(QUICK) and item.get_closest_marker("xdist_group") is None:
+        if item.get_closest_marker("xdist_group") is not None:
+            continue
+        if item.path.stem in OF_SOURCES:
+            item.add_marker(pytest.mark.xdist_group("sources"))
+        elif item.nodeid.startswith(QUICK):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: FIRST.index(item.nodeid.split("/")[1]))
 

@@ -63,9 +63,10 @@ class Month:
     def said(self, *command: str) -> Any:
         return json.loads(self.text(*command, options=["--json"]))
 
-    def wrong(self) -> list[str]:
-        """All that is not as it should be."""
-        return [text for look in (_proof, _money, _usage, _credit, _halts, _incidents, _rules) for text in look(self)]
+    def wrong(self, *, is_whole: bool = True) -> list[str]:
+        """All that is not as it should be; of its last days alone, what holds of any."""
+        looks = (_proof, _money, *((_usage, _credit, _halts, _incidents, _rules) if is_whole else ()))
+        return [text for look in looks for text in look(self)]
 
 
 def _proof(month: Month) -> Iterator[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +25,8 @@ MOST_FREE: Final = 4
 """Files that wait for a test. A test rarely has two databases."""
 MOST_IDLE: Final = 4
 """Connections that a file keeps. Each holds up to a thousand statements."""
-SHARED: Final = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0x40000002, 510, 0)
-"""The lock that SQLite holds on a file with a write-ahead log while it is open."""
+SHARED: Final = 510, 0x40000002
+"""How many bytes, and from which, SQLite locks of a file with a write-ahead log while it is open."""
 FOREIGN_KEYS: Final = "PRAGMA foreign_keys = ON"
 """As `schema.database` says it."""
 OF_SQLALCHEMY: Final = frozenset({"regexp", "floor"})
@@ -113,7 +112,9 @@ def lend(content: bytes) -> Path:
     while _free:
         kept = _free.pop()
         if kept.is_whole() and kept.cookie == content[COOKIE] and kept.empty_log():
-            fcntl.fcntl(kept.descriptor, fcntl.F_SETLK, SHARED)  # lost if a test opened and closed the file itself
+            fcntl.lockf(
+                kept.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, *SHARED
+            )  # lost if a test opened and closed the file itself
             os.ftruncate(kept.descriptor, len(content))
             os.pwrite(kept.descriptor, content, 0)
             assert kept.empty_log()  # which tells every other connection that the file has changed

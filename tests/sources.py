@@ -17,3 +17,9 @@ def text_of(path: Path) -> str:
 def tree_of(path: Path) -> ast.Module:
     """Return the syntax tree of a Python file. Treat it as read-only."""
     return ast.parse(text_of(path))
+
+
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Return all nodes of the syntax tree, as `ast.walk` gives them."""
+    return list(ast.walk(tree_of(path)))

@@ -7,6 +7,7 @@ test compares them.
 from __future__ import annotations
 
 import argparse
+import signal
 import tempfile
 from pathlib import Path
 from typing import Final, Literal
@@ -59,13 +60,12 @@ def main() -> int:
         return 1
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home, chromium.running(executable) as browser:
-        process = started(Path(home))
+        process = started(Path(home), before="")
         try:
-            assert process.stdout is not None
             small = take(browser, process.stdout.readline().strip(), folder)
         finally:
-            process.terminate()
-            process.communicate(timeout=60)
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
     if not small:
         print(f"a picture has more than {MOST_BYTES:,} bytes: a smaller WIDTH or HEIGHT mends it")
     return 0 if small else 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import sqlalchemy as sa
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from drawdown.providers.protocol import Accepted, Duplicate, Outcome, PushReques
 from drawdown.providers.registry import load
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import MINUTE_MS
+from tests.cases import cases
 from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, Stub, made, no, one, push, said, stubbed
 from tests.emulators.autumn import SECRET_KEY
 
@@ -60,7 +60,7 @@ def test_quantities_are_whole_numbers_on_the_wire() -> None:
     assert b'"value":9007199254740991,' in http.sent[0].body
 
 
-@pytest.mark.parametrize(
+@cases(
     ("request_", "word"),
     [
         (push(customer_id="org 1"), "customer id like 'org 1'"),
@@ -140,7 +140,7 @@ ANSWERS: list[tuple[str, HttpResult, type[Outcome], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "kind", "word"), [row[1:] for row in ANSWERS], ids=[row[0] for row in ANSWERS])
+@cases(("answer", "kind", "word"), [row[1:] for row in ANSWERS])
 def test_every_answer_is_taken_for_what_it_proves(answer: HttpResult, kind: type[Outcome], word: str) -> None:
     outcome = one(stubbed(answer))
     assert type(outcome) is kind
@@ -148,7 +148,7 @@ def test_every_answer_is_taken_for_what_it_proves(answer: HttpResult, kind: type
     assert "am_sk" not in repr(outcome)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("answer", "kind", "word"),
     [
         (charged(-7, value=-7), Accepted, ""),
@@ -172,7 +172,7 @@ def test_a_queued_charge_is_confirmed_when_the_queue_has_been_worked_off() -> No
     assert one(stubbed(said(202, {}))) == Queued(NOW_MS + 45_000)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("given", "wait_ms"),
     [
         ("1", 1_000), ("7", 7_000), ("2.5", 2_500), ("0", 1_000), ("0.001", 1_000), ("99999999999999", 900_000),

@@ -36,6 +36,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.clock import FixedClock
+from tests.cases import cases
 from tests.contract.autumn_credits import CALLS, COSTS, FEATURES, Recorded, account, calls, needs_recording, provider
 from tests.contract.autumn_setup import NOW_MS, WINDOW, Stub, done, made, no, one, push, said
 
@@ -74,7 +75,7 @@ def test_the_recorded_schema_has_these_costs(call: Recorded) -> None:
     assert done(made(Stub(call.answer)).costs(())) == COSTS
 
 
-@pytest.mark.parametrize("cost", [0, -1, 1.23e-11, "0.1", None])
+@cases("cost", [0, -1, 1.23e-11, "0.1", None])
 def test_a_cost_that_cannot_be_used_is_not_told(cost: object) -> None:
     found = done(made(Stub(account(said(500, ""), schema(compute=cost, other=0.5)))).costs(()))
     assert found == [Cost("other", "credits", Decimal("0.5"))]
@@ -105,14 +106,14 @@ def judged(name: str) -> Outcome:
     return one(provider(call.answer), call.push)
 
 
-@pytest.mark.parametrize("name", WHOLE.split())
+@cases("name", WHOLE.split())
 @pytest.mark.data
 @needs_recording[1]
 def test_a_charge_that_was_taken_wholly_is_accepted(name: str) -> None:
     assert judged(name) == Accepted()
 
 
-@pytest.mark.parametrize("name", CLAMPED)
+@cases("name", CLAMPED)
 @pytest.mark.data
 @needs_recording[1]
 def test_a_clamped_charge_is_looked_up_and_found_at_what_was_taken(name: str) -> None:
@@ -120,7 +121,7 @@ def test_a_clamped_charge_is_looked_up_and_found_at_what_was_taken(name: str) ->
     assert looked_up(CALLS[name]) == Found(CLAMPED[name])
 
 
-@pytest.mark.parametrize("name", NOTHING.split())
+@cases("name", NOTHING.split())
 @pytest.mark.data
 @needs_recording[1]
 def test_a_charge_that_took_nothing_waits_for_credit(name: str) -> None:
@@ -158,14 +159,14 @@ def looked_up(call: Recorded) -> LookupResult:
     return done(provider(said(200, {"list": [event], "next_cursor": None})).lookup(call.push))
 
 
-@pytest.mark.parametrize("name", WHOLE.split())
+@cases("name", WHOLE.split())
 @pytest.mark.data
 @needs_recording[1]
 def test_a_charge_that_was_taken_wholly_is_found_at_what_was_asked(name: str) -> None:
     assert looked_up(CALLS[name]) == Found(CALLS[name].asked["value"])
 
 
-@pytest.mark.parametrize("name", ["E7", "H1", "H2", "H3", "H4", "H5", "H8", "H9"])
+@cases("name", ["E7", "H1", "H2", "H3", "H4", "H5", "H8", "H9"])
 @pytest.mark.data
 @needs_recording[1]
 def test_recorded_events_total_what_was_deducted(name: str) -> None:
@@ -395,7 +396,7 @@ class KeyStore:
         return took(7, of="compute")
 
 
-@pytest.mark.parametrize(("body", "header"), [(True, False), (False, True), (True, True)])
+@cases(("body", "header"), [(True, False), (False, True), (True, True)])
 def test_a_repeat_is_recognised_whichever_key_the_server_honours(body: bool, header: bool) -> None:
     store = KeyStore(body=body, header=header)
     autumn = made(Stub(store))
@@ -425,7 +426,7 @@ def test_a_key_that_no_header_could_carry_is_sent_as_its_hash() -> None:
 # Answers that nobody means
 
 
-@pytest.mark.parametrize("amount", ["1e-999999", "1e-999999999999"])
+@cases("amount", ["1e-999999", "1e-999999999999"])
 def test_an_amount_of_a_million_digits_is_not_read(amount: str) -> None:
     """Written out, it would take the memory; divided by, it is beyond all numbers."""
     body = took(7).body.replace(b'"value": 7}', f'"value": {amount}}}'.encode())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
@@ -21,7 +19,9 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.push.outcome import Asked, Settlement, after_lookup, settle
+from tests.cases import cases
 from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, World, done, push
+from tests.whole import share
 
 HOUR_MS = 60 * MINUTE_MS
 
@@ -88,7 +88,7 @@ def test_a_credit_system_is_charged_and_found_in_the_features_own_unit() -> None
     assert done(world.provider.totals("cus_2", WINDOW, WINDOW + 1)) == {"compute": 7}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("fault", "kind", "charged_then", "found"),
     [
         ("request_lost", Unknown, 0, Absent()),
@@ -180,7 +180,7 @@ SOUND = (
 """Faults after which the worker's rules alone end in exactly one charge."""
 
 
-@pytest.mark.parametrize("seed", range(12))
+@cases("seed", share(range(4), whole=range(12)))
 def test_the_workers_rules_end_in_one_charge_under_every_fault(seed: int) -> None:
     rates = dict.fromkeys(SOUND, 0.04)
     world = World(rates, seed)

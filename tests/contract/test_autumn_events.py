@@ -10,6 +10,7 @@ import pytest
 from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.providers.protocol import Absent, Accepted, CannotTell, CustomerState, Found, ReadFailed
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from tests.cases import cases
 from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
 
 Body = dict[str, object]
@@ -49,7 +50,7 @@ def taken(value: object, feature: str = "compute") -> list[Body]:
     return [{"balance_id": "b", "feature_id": feature, "value": value}]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("events", "result"),
     [
         ([event()], Found(7)),
@@ -84,12 +85,12 @@ def test_a_push_is_found_by_its_key_at_what_was_deducted(events: list[object], r
     assert type(found) is result if isinstance(result, type) else found == result
 
 
-@pytest.mark.parametrize("answer", [no(400, "invalid_inputs"), no(404, "feature_not_found")])
+@cases("answer", [no(400, "invalid_inputs"), no(404, "feature_not_found")])
 def test_a_list_that_autumn_will_never_give_is_told_a_person(answer: Answer) -> None:
     assert isinstance(done(stubbed(answer).lookup(push())), CannotTell)
 
 
-@pytest.mark.parametrize("body", [{}, {"list": None}, {"list": []}, {"list": [], "has_more": True}, [], "x"])
+@cases("body", [{}, {"list": None}, {"list": []}, {"list": [], "has_more": True}, [], "x"])
 def test_a_list_that_is_none_is_not_read_as_empty(body: object) -> None:
     assert isinstance(done(stubbed(said(200, body)).lookup(push())), ReadFailed)
 
@@ -120,7 +121,7 @@ def test_a_push_that_its_key_finds_takes_one_call_and_several_take_one_list() ->
     assert len(http.sent) == 1 and "filter_by" not in http.bodies[0]
 
 
-@pytest.mark.parametrize(
+@cases(
     "filtered",
     [
         said(200, {"list": [], "next_cursor": None}),
@@ -144,13 +145,12 @@ def test_a_filter_that_fails_is_asked_again_later() -> None:
     assert isinstance(found, ReadFailed) and found.too_many and len(http.sent) == 1
 
 
-@pytest.mark.parametrize(
+@cases(
     ("pages", "second"),
     [
         ([{"next_cursor": "c1"}, {"next_cursor": None}], ("start_cursor", "c1")),
         ([{"has_more": True}, {"has_more": False}], ("offset", 1)),
     ],
-    ids=["2.3", "2.1"],
 )
 def test_all_pages_are_read_in_both_shapes(pages: list[Body], second: tuple[str, object]) -> None:
     http = Stub(lambda _call: said(200, {"list": [event(f"evt_{len(http.sent)}")], **pages[len(http.sent) - 1]}))

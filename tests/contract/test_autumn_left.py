@@ -8,6 +8,7 @@ import pytest
 
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.protocol import Accepted, Left
+from tests.cases import cases
 from tests.contract.autumn_credits import CALLS, needs_recording, provider
 from tests.contract.autumn_setup import Stub, built, made, no, one, push, said
 from tests.emulators.autumn import SECRET_KEY
@@ -39,7 +40,7 @@ def left(
     return outcome.left, len(http.sent)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("balance", "settings", "found"),
     [
         (BALANCE, {"balance_feature": "compute"}, Left(93 * MICRO, 7 * MICRO)),
@@ -71,7 +72,7 @@ CREDITS = {
 }
 
 
-@pytest.mark.parametrize("settings", [{}, {"balance_feature": "credits"}])
+@cases("settings", [{}, {"balance_feature": "credits"}])
 def test_of_a_credit_system_an_answer_tells_a_part_and_never_the_whole(settings: dict[str, str]) -> None:
     """It shows no limit, and not the balances that other features have of their own."""
     shown = {**BALANCE, "feature_id": "credits"}
@@ -87,7 +88,7 @@ RECORDED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@cases("name", RECORDED)
 @pytest.mark.data
 @needs_recording[1]
 def test_what_recorded_charges_left_of_the_credits(name: str) -> None:

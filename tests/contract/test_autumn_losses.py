@@ -8,10 +8,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-import pytest
-
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.kit.emulator import FaultPlan
+from tests.cases import cases
 from tests.emulators.autumn import SECRET_KEY, STALE_MS, AutumnEmulator
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.emulators.serve import home_autumn
@@ -91,7 +90,7 @@ def test_a_lost_balance_store_gives_back_what_was_not_synced_and_keeps_events_an
     assert {one.key for one in account.undrawn} == {"b", "c", "d"}
 
 
-@pytest.mark.parametrize(("kind", "lost"), [("event_lost", ["a"]), ("queued_charged_no_event", []), ("", [])])
+@cases(("kind", "lost"), [("event_lost", ["a"]), ("queued_charged_no_event", []), ("", [])])
 def test_charge_without_event_that_the_store_loses_was_lost_if_answered(kind: str, lost: list[str]) -> None:
     """A person makes up for it: its answer was a success, and neither an event nor the balance shows it."""
     world = World()
@@ -170,15 +169,15 @@ def test_a_key_store_that_fails_open_doubles_credits_exactly() -> None:
     assert world.autumn.account.drawn["acme", "credits"] == Decimal("0.00008")
 
 
-def test_twenty_thousand_charges_add_up_to_the_last_digit() -> None:
+def test_a_thousand_charges_add_up_to_the_last_digit() -> None:
     world = World()
     world.autumn.account.grant("acme", "credits", 10**6, NOW_MS)
-    for n in range(20_000):
+    for n in range(1_000):
         world.now_ms += 1
         world.track(f"k{n}", 0.3)
-    assert world.autumn.account.drawn["acme", "credits"] == Decimal("2.4")
-    assert sum(world.autumn.charged_by().values()) == 6000
-    assert world.usage() == 2.4
+    assert world.autumn.account.drawn["acme", "credits"] == Decimal("0.12")
+    assert sum(world.autumn.charged_by().values()) == 300
+    assert world.usage() == 0.12
 
 
 def test_the_account_to_try_at_home_is_charged_in_credits() -> None:

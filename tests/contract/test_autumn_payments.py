@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.autumn.payments import (
@@ -40,6 +39,7 @@ from drawdown.providers.payments.protocol import (
 )
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock
+from tests.cases import cases
 from tests.contract.autumn_setup import NOW_MS, Stub, done, no, said
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.autumn_payments import ATTACH_FAULTS, Books
@@ -97,7 +97,7 @@ def test_it_is_a_payment_service_that_promises_no_look_up() -> None:
     assert (can.key_retention_ms, can.lookup_lag_ms, can.applied_within_ms) == (0, NEVER_MS, NEVER_MS)
 
 
-@pytest.mark.parametrize("missing", ["secret_key", "topup_plan", "topup_feature"])
+@cases("missing", ["secret_key", "topup_plan", "topup_feature"])
 def test_a_dormant_one_asks_nothing(missing: str) -> None:
     stub = Stub(said(200, {}))
     made = service(stub, settings={**SETTINGS, missing: ""})
@@ -150,7 +150,7 @@ def test_what_autumn_says_is_cut() -> None:
 # What stands against it before anything is taken.
 
 
-@pytest.mark.parametrize(("each", "currency"), [(2, "usd"), (1, "eur")])
+@cases(("each", "currency"), [(2, "usd"), (1, "eur")])
 def test_another_price_over_there_is_never_taken(each: int, currency: str) -> None:
     world = World()
     world.books.each, world.books.currency = each, currency
@@ -178,9 +178,7 @@ def test_whether_it_fills_itself_may_be_unknown() -> None:
     assert done(World().service.fills_itself("cus_1")) is None
 
 
-@pytest.mark.parametrize(
-    ("customer", "retry"), [("nobody", False), ("not an id", False), ("cus_1", True)], ids=["unknown", "odd", "down"]
-)
+@cases(("customer", "retry"), [("nobody", False), ("not an id", False), ("cus_1", True)])
 def test_what_cannot_be_asked_about_is_not_attached(customer: str, retry: bool) -> None:
     world = World({"reads_fail": 1.0} if retry else None)
     result = world.charge(customer_id=customer)
@@ -232,7 +230,7 @@ ANSWERS: dict[str, tuple[HttpResult, type, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@cases("name", ANSWERS)
 def test_an_answer_proves_no_more_than_it_says(name: str) -> None:
     answer, kind, text = ANSWERS[name]
     result = judged(answer)
@@ -247,7 +245,7 @@ def test_a_wait_that_is_asked_for_is_obeyed() -> None:
 # A look-up names what a person has to look at, and proves nothing.
 
 
-@pytest.mark.parametrize("fault", ["answer_lost", "error_500_after", "unnoted", "request_lost", "error_500_before"])
+@cases("fault", ["answer_lost", "error_500_after", "unnoted", "request_lost", "error_500_before"])
 def test_what_is_in_doubt_stays_with_a_person(fault: str) -> None:
     world = World({fault: 1.0})
     assert isinstance(world.charge(), InDoubt)
@@ -283,7 +281,7 @@ def test_a_look_up_that_cannot_read_says_so() -> None:
 # Whatever strikes, nobody is charged twice.
 
 
-@pytest.mark.parametrize("seed", range(8))
+@cases("seed", range(8))
 def test_no_fault_has_anybody_charged_twice_or_credited_for_nothing(seed: int) -> None:
     """A caller as the worker is one: what is proven not to have been sent is charged again; what is in doubt never."""
     rates = dict.fromkeys(ATTACH_FAULTS, 0.05) | {"reads_fail": 0.1}

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import pytest
-
 from drawdown.providers.autumn.customers import cycle_start_ms
 from drawdown.providers.autumn.spendable import MAX_MICRO
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import CustomerState, Drawn, Lasting, NoCustomer, ReadFailed
 from drawdown.schema.units import DAY_MS
+from tests.cases import cases
 from tests.contract.autumn_setup import NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
 
 Body = dict[str, object]
@@ -73,7 +72,7 @@ def test_the_older_shape_is_read_alike() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("balances", "micro"),
     [
         ({"compute": balance(0.000001)}, 1),
@@ -111,7 +110,7 @@ def test_features_are_asked_for_once() -> None:
     assert [one.url.rpartition("/")[2] for one in http.sent].count("features.list") == 1
 
 
-@pytest.mark.parametrize(
+@cases(
     ("subscriptions", "plan", "most"),
     [
         ([subscription("free")], "free", 2),
@@ -140,7 +139,7 @@ def test_concurrency_without_a_limit() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@cases(
     "body",
     [
         {"id": "cus_1", "subscriptions": []},
@@ -171,7 +170,7 @@ FAILURES: list[HttpResult] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("answer", FAILURES)
+@cases("answer", FAILURES)
 def test_a_read_that_fails_says_so_everywhere_and_tells_no_secret(answer: HttpResult) -> None:
     provider = stubbed(answer)
     results = [
@@ -210,7 +209,7 @@ def part(interval: str | None, resets_at: int | None = NOW_MS, **more: object) -
     return {"reset": None if interval is None else {"interval": interval, "resets_at": resets_at, **more}}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("parts", "expected"),
     [
         ([part(None)], Drawn(7, None)),
@@ -239,7 +238,7 @@ def lasting_part(interval: str, usage: float, remaining: float, **more: object) 
     return {**part(interval, None if interval == "one_off" else NOW_MS), "usage": usage, "remaining": remaining, **more}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("parts", "expected"),
     [
         ([lasting_part("day", 7, 3), lasting_part("one_off", 2, 8)], ("2", "8", "3")),
@@ -262,7 +261,7 @@ def test_what_outlasts_a_cycle_is_told_where_the_order_is_known(
     assert found["compute"].lasting == lasting
 
 
-@pytest.mark.parametrize(
+@cases(
     ("interval", "ends", "began"),
     [
         ("month", "2026-12-20", "2026-11-20"), ("month", "2026-01-15", "2025-12-15"),
@@ -343,7 +342,7 @@ def test_a_feature_of_two_credit_systems_or_held_as_seats_is_named() -> None:
     assert "feature a is held as seats at Autumn, and credit system credits charges for it" in lines
 
 
-@pytest.mark.parametrize(
+@cases(
     ("controls", "word"),
     [
         ({"new_kind": [{"feature_id": "credits"}]}, "billing controls of the kind new_kind"),
@@ -362,7 +361,7 @@ def test_controls_of_an_unknown_kind_or_shape_are_named_with_their_customer(cont
     assert "customer cus_1" in lines and word in lines
 
 
-@pytest.mark.parametrize(
+@cases(
     "controls",
     [
         {}, {"usage_alerts": [{"feature_id": "a"}], "auto_topups": [{}]}, {"new_kind": []},
@@ -381,7 +380,7 @@ def test_a_check_asks_for_each_customer_once_and_charges_nothing() -> None:
     assert [call.url.rpartition("/")[2] for call in http.sent] == ["features.list", "customers.get"]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("answer", "word"),
     [
         (no(401, "invalid_secret_key"), "DRAWDOWN_AUTUMN_SECRET_KEY"),

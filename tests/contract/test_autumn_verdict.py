@@ -11,6 +11,7 @@ import pytest
 
 from drawdown.providers.protocol import CustomerState, Drawn, Part, ReadFailed
 from drawdown.schema.units import MICRO
+from tests.cases import cases
 from tests.contract.autumn_credits import CALLS, FEATURES, O, Recorded, account, calls, needs_recording
 from tests.contract.autumn_setup import NOW_MS, Stub, done, made, no, said, stubbed
 
@@ -74,8 +75,8 @@ def at_that_moment(check: Recorded, *, without_source: bool) -> Body:
     return found
 
 
-@pytest.mark.parametrize("without_source", [False, True], ids=["2.3.0", "2.1.0"])
-@pytest.mark.parametrize("name", CHECKS.split())
+@cases("without_source", [False, True])
+@cases("name", CHECKS.split())
 @pytest.mark.data
 @needs_recording[1]
 def test_the_verdict_is_that_of_the_recorded_check(name: str, without_source: bool) -> None:
@@ -114,7 +115,7 @@ READS: dict[str, tuple[int | Decimal | None, set[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", READS)
+@cases("name", READS)
 @pytest.mark.data
 @needs_recording[1]
 def test_a_recorded_customer_can_spend_this(name: str) -> None:
@@ -138,7 +139,7 @@ def usage(limit: object, used: object, feature: str = "credits", **more: object)
     return {"usage_limits": [entry]}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("shown", "controls", "credits"),
     [
         (balance(0, 10, 12), {}, 0),
@@ -175,7 +176,7 @@ def test_overage_without_a_balance_allows_nothing() -> None:
     assert state(customer({}, OVERAGE)).balance_micro == 0
 
 
-@pytest.mark.parametrize(
+@cases(
     "controls",
     [
         7, {"usage_limits": {}}, {"usage_limits": [7]}, usage("5", 1), usage(5, None), usage(5, 1, enabled="yes"),
@@ -313,7 +314,7 @@ def test_a_pool_whose_cost_cannot_be_read_is_left_out_and_without_a_list_the_rea
     assert isinstance(drawn(customer({"credits": balance()}), no(503, "service_unavailable")), ReadFailed)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "credits"),
     [("C5", "1205"), ("C7", "3.2"), ("C10", "0.12"), ("C27", "-3.8"), ("B13", "0"), ("B2-13", "0"), ("D14", "0.1604")],
 )

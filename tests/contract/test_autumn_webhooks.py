@@ -11,6 +11,7 @@ from drawdown.providers.http import NoAnswer
 from drawdown.providers.kit import webhooks
 from drawdown.providers.protocol import HOUR_MS, CustomerChanged, Notice, ReadFailed, RetryAt, WebhookRefused
 from drawdown.schema.errors import UsageError
+from tests.cases import cases
 from tests.contract.autumn_credits import CALLS, needs_recording
 from tests.contract.autumn_setup import NOW_MS, Stub, built, done, one, push, stubbed
 from tests.emulators.autumn import SECRET_KEY
@@ -36,7 +37,7 @@ def noticed(headers: dict[str, str], body: bytes, now_ms: int = NOW_MS) -> list[
 BODY = json.dumps(CHANGED).encode()
 
 
-@pytest.mark.parametrize("secret", SECRETS)
+@cases("secret", SECRETS)
 def test_a_webhook_of_any_secret_in_use_names_its_customer(secret: str) -> None:
     assert noticed(signed(BODY, secret), BODY) == [CustomerChanged("cus_1")]
 
@@ -52,7 +53,7 @@ def test_the_unbranded_header_names_are_taken_too() -> None:
     assert noticed(headers, BODY) == [CustomerChanged("cus_1")]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("told", "customers"),
     [
         *[
@@ -72,9 +73,7 @@ def test_each_kind_of_event(told: object, customers: list[str]) -> None:
     assert noticed(signed(body), body) == [CustomerChanged(one) for one in customers]
 
 
-@pytest.mark.parametrize(
-    "kind", ["included", "usage_limit", "spend_limit", "max_purchase", "filter", "unheard_of", None]
-)
+@cases("kind", ["included", "usage_limit", "spend_limit", "max_purchase", "filter", "unheard_of", None])
 def test_every_type_of_limit_reads_its_customer(kind: str | None) -> None:
     told = {"type": "balances.limit_reached", "data": {"customer_id": "c-1", "feature_id": "f", "limit_type": kind}}
     body = json.dumps(told).encode()
@@ -84,7 +83,7 @@ def test_every_type_of_limit_reads_its_customer(kind: str | None) -> None:
 RECORDED = {"N1": "02", "N2": "02", "N3": "07", "N4": "10", "N5": "11", "N6": "19", "N7": "19", "N8": "06", "N9": "40"}
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@cases("name", RECORDED)
 @pytest.mark.data
 @needs_recording[1]
 def test_recorded_webhooks_read_their_customer(name: str) -> None:
@@ -135,7 +134,7 @@ def test_a_body_is_hashed_once_a_secret_however_many_signatures_are_offered(monk
     assert hashed == [*SECRETS, *SECRETS]
 
 
-@pytest.mark.parametrize("missing", ["svix-id", "svix-timestamp", "svix-signature"])
+@cases("missing", ["svix-id", "svix-timestamp", "svix-signature"])
 def test_a_missing_header_is_named(missing: str) -> None:
     headers = signed(BODY)
     del headers[missing]
@@ -153,7 +152,7 @@ def test_a_webhook_is_fresh_for_300_s_of_the_moment_that_is_given() -> None:
         assert "svix-timestamp" in refused(headers | {"svix-timestamp": nonsense}, BODY)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("body", "word"),
     [
         (b"hello", "JSON"),
@@ -182,7 +181,7 @@ def test_without_a_secret_no_webhook_is_believed() -> None:
 # Settings
 
 
-@pytest.mark.parametrize(
+@cases(
     ("setting", "text"),
     [
         ("secret_key", "am_pk_test_0123456789"),

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import cache
 from typing import Any, cast
 
 import pytest
@@ -32,6 +33,7 @@ from drawdown.providers.protocol import (
     Setup,
 )
 from drawdown.schema.clock import FixedClock
+from tests.cases import cases
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.whole import share
@@ -149,6 +151,9 @@ class TestAutumnInCredits(ProviderConformance):
 
 class TestAutumnOverSockets(ProviderConformance):
     seeds = 3
+    # What stands in an answer is the same over a socket: `TestAutumn` changes each field of it.
+    test_a_read_field_of_another_type_is_no_crash = None  # type: ignore[assignment]
+    test_a_field_of_another_type_is_no_proof_and_no_crash = None  # type: ignore[assignment]
 
     def make_bench(self) -> Bench:
         return SocketBench()
@@ -161,7 +166,7 @@ SURVIVED = (
 """What a push has to survive by itself. A 200 that is lost later, or a key store that fails open, is reconcile's."""
 
 
-@pytest.mark.parametrize("seed", share(range(6), whole=range(40)))
+@cases("seed", share(range(6), whole=range(40)))
 def test_the_law_holds_with_faults_of_autumns_own(seed: int) -> None:
     suite = TestAutumn()
     suite.setup_method()
@@ -221,18 +226,25 @@ WRONG_IN_CREDITS: Mapping[str, tuple[str, Callable[[Any], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG_IN_CREDITS)
+@cache
+def require_passes(test: str) -> None:
+    """Of the provider as it is."""
+    suite = TestAutumnInCredits()
+    suite.setup_method()
+    getattr(suite, test)()
+    suite.teardown_method()
+
+
+@cases("wrong", WRONG_IN_CREDITS)
 def test_the_suite_finds_what_is_wrong_in_credits(wrong: str) -> None:
     method, change, test = WRONG_IN_CREDITS[wrong]
+    require_passes(test)
     suite = TestAutumnInCredits()
     suite.setup_method()
 
     async def changed(*asked: object) -> object:
         return change(await right(*asked))
 
-    getattr(suite, test)()
-    suite.finish()
-    suite.start()
     right = getattr(suite.bench.provider, method)
     setattr(suite.bench.provider, method, changed)
     with pytest.raises(AssertionError):

@@ -19,6 +19,7 @@ from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
+from tests.cases import cases
 from tests.emulators.stripe import StripeEmulator
 from tests.whole import share
 from tests.world import T0
@@ -138,8 +139,8 @@ SURVIVED = (
 """What a push has to survive by itself. What is refused after it was accepted is told by a webhook, or by reconcile."""
 
 
-@pytest.mark.parametrize("seed", share(range(6), whole=range(40)))
-@pytest.mark.parametrize("kind", [TestStripe, TestStream])
+@cases("seed", share(range(6), whole=range(40)))
+@cases("kind", [TestStripe, TestStream])
 def test_the_law_holds_with_faults_of_stripes_own(kind: type[TestStripe | TestStream], seed: int) -> None:
     suite = kind()
     suite.setup_method()
@@ -156,7 +157,7 @@ CANCELS: Mapping[str, tuple[bool, str]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", CANCELS)
+@cases("wrong", CANCELS)
 def test_the_suite_finds_a_cancel_that_is_wrong(wrong: str) -> None:
     asks, test = CANCELS[wrong]
     suite = TestStripe()

@@ -12,6 +12,7 @@ from drawdown.providers.http import Answer, HttpResult, NoAnswer, NotSent
 from drawdown.providers.http import client as sending
 from drawdown.providers.http.client import HttpClient
 from drawdown.providers.http.connection import Connection
+from tests.cases import cases
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Peer, answering, serving
 from tests.contract.test_http_client import call
@@ -125,7 +126,7 @@ def holds(manner: Manner, first_s: float) -> bool:
     return told and requests <= len(results)
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@cases("name", PLANTED)
 def test_each_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, manner, first_s = PLANTED[name]
     assert holds(manner, first_s)

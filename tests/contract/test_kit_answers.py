@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-import pytest
-
 from drawdown.providers.http import Answer, NoAnswer, NotSent
 from drawdown.providers.kit.answers import (
     MAX_QUOTED_CHARS,
@@ -19,6 +17,7 @@ from drawdown.providers.kit.answers import (
     shared_outcome,
 )
 from drawdown.providers.protocol import ReadFailed, RetryAt, Unknown
+from tests.cases import cases
 
 NOW_MS = 1_767_225_600_000
 
@@ -32,7 +31,7 @@ def test_only_what_was_not_sent_and_429_may_be_sent_again() -> None:
         assert isinstance(shared_outcome(Answer(status, {}, b""), 1, NOW_MS), Answer)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "wait_ms"),
     [
         ("7", 7_000),

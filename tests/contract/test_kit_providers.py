@@ -27,6 +27,7 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
+from tests.cases import cases
 from tests.contract.test_conformance_kit import KitBench, LagoBench, OpenMeterBench, PolarBench
 from tests.world import T0
 
@@ -72,7 +73,7 @@ def test_lago_customer_without_a_wallet_is_never_halted() -> None:
     assert state(bench, "c-ended") == NoCustomer()
 
 
-@pytest.mark.parametrize(
+@cases(
     "metric",
     [{"aggregation_type": "count_agg"}, {"field_name": None}, {"expression": "a + b"}, {"rounding_function": "ceil"}],
 )
@@ -119,7 +120,7 @@ def test_polar_repeat_is_a_duplicate() -> None:
     assert pushed(bench) == Duplicate() and looked_up(bench) == Found(300)
 
 
-@pytest.mark.parametrize(
+@cases(
     "meter",
     [
         {"aggregation": {"func": "count"}},
@@ -200,7 +201,7 @@ def test_openmeter_balance_counts_overage_and_access() -> None:
     assert state(bench, "c-other") == NoCustomer(), "usage of this subject is not the customer's"
 
 
-@pytest.mark.parametrize("meter", [{"aggregation": "MAX"}, {"valueProperty": None}, {"valueProperty": "$.a[0].b"}])
+@cases("meter", [{"aggregation": "MAX"}, {"valueProperty": None}, {"valueProperty": "$.a[0].b"}])
 def test_openmeter_meter_that_would_count_otherwise_gets_nothing(meter: dict[str, object]) -> None:
     bench = OpenMeterBench()
     bench.service.add_meter("compute", **meter)
@@ -219,7 +220,7 @@ def test_openmeter_sleeps_until_its_deduplication_is_known() -> None:
 # All.
 
 
-@pytest.mark.parametrize("module", [lago, polar, openmeter], ids=["lago", "polar", "openmeter"])
+@cases("module", [lago, polar, openmeter])
 def test_a_provider_on_the_kit_is_short_and_names_a_wrong_setting(module: object) -> None:
     name = str(module.__name__).rpartition(".")[2]  # type: ignore[attr-defined]
     assert (ROOT / "providers" / f"{name}.py").read_text(encoding="utf-8").count("\n") <= 300

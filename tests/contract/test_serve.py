@@ -22,6 +22,7 @@ from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.cell_client import CellClient
 from drawdown.worker.halts.cell_settings import CellSettings
+from tests.cases import cases
 from tests.emulators.cell import ROOT, CellEmulator
 from tests.emulators.serve import HANGS_S, Switched, home_stripe, serving, serving_in_thread
 from tests.emulators.stripe import StripeEmulator
@@ -53,7 +54,7 @@ def test_a_call_arrives_as_it_was_sent_and_the_answer_as_it_was_given() -> None:
     assert call.headers["x-one"] == "1"
 
 
-@pytest.mark.parametrize("result", [NoAnswer("cut"), NotSent("refused")])
+@cases("result", [NoAnswer("cut"), NotSent("refused")])
 def test_no_answer_cuts_the_connection_after_the_call_was_read(result: HttpResult) -> None:
     echo = Echo(result)
     with serving_in_thread(echo) as url, pytest.raises(httpx.TransportError):
@@ -121,7 +122,7 @@ def test_a_cell_refuses_what_is_no_halt() -> None:
     assert cell.halted == {}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("kind", "acknowledged", "done"),
     [
         ("down", False, False),
@@ -138,7 +139,7 @@ def test_a_cell_fails_as_it_is_planned(kind: str, acknowledged: bool, done: bool
     assert cell.lies == (["org1"] if kind == "lie" else [])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@cases("seed", range(5))
 def test_a_cell_that_talks_nonsense_has_acknowledged_nothing(seed: int) -> None:
     assert halt(CellEmulator(faults=FaultPlan(seed, {"nonsense": 1.0}))) is not None
 

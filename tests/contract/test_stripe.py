@@ -26,6 +26,7 @@ from drawdown.providers.stripe.wire import idempotency_key, key_of
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from tests.cases import cases
 from tests.contract.stripe_setup import (
     KEY,
     NOW_MS,
@@ -89,7 +90,7 @@ def test_the_worker_is_told_what_stripe_allows() -> None:
     assert (can.unit_of("compute"), can.unit_of("compute_4gb")) == (1024, 1)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "text"),
     [
         ("secret_key", "pk_live_ABC"),
@@ -182,7 +183,7 @@ def test_each_attempt_sends_the_same_bytes_under_a_fresh_idempotency_key() -> No
     assert len({call.headers["Idempotency-Key"] for call in stub.calls}) == 3
 
 
-@pytest.mark.parametrize("key", [KEY, f"{KEY}:r4", "usage:a%2Eb:0:c", "usage:a.7:0:c", "usage:ü\r\n:0:c", "0a" * 32])
+@cases("key", [KEY, f"{KEY}:r4", "usage:a%2Eb:0:c", "usage:a.7:0:c", "usage:ü\r\n:0:c", "0a" * 32])
 def test_the_idempotency_key_leads_back_to_the_push(key: str) -> None:
     sent = idempotency_key(push(key=key, attempt=12))
     assert sent.isascii() and sent.isprintable() and " " not in sent and len(sent) <= 255
@@ -195,7 +196,7 @@ def test_a_key_that_no_header_holds_is_hashed() -> None:
     assert len(sent) <= 255 and sent.endswith(".2")
 
 
-@pytest.mark.parametrize(
+@cases(
     "changes",
     [
         {"quantity": 1500},
@@ -241,7 +242,7 @@ def test_a_correction_gives_back() -> None:
     assert world.stripe.charged("cus_1", "gb_seconds") == 3
 
 
-@pytest.mark.parametrize(
+@cases(
     "body",
     [
         {"object": "billing.meter_event", "identifier": "another"},
@@ -277,13 +278,13 @@ def test_an_idempotency_key_that_came_before_with_other_content_is_lost_history(
     assert isinstance(done(world.provider.lookup(push(2048))), CannotTell)
 
 
-@pytest.mark.parametrize("status", [400, 404, 422])
+@cases("status", [400, 404, 422])
 def test_what_stripe_refuses_in_its_own_words_is_rejected(status: int) -> None:
     outcome = answered(said(status, error("No such customer: 'cus_1'", code="resource_missing"), request_id="req_abc"))
     assert outcome == Rejected(f"HTTP {status}: resource_missing: No such customer: 'cus_1' (req_abc)")
 
 
-@pytest.mark.parametrize(
+@cases(
     ("status", "body"),
     [
         (400, b"<h1>Bad request</h1>"),
@@ -311,7 +312,7 @@ def test_a_lost_answer_is_unknown_and_a_refused_connection_is_tried_again() -> N
     assert retry_after(answered(NotSent("refused"))) >= 1000
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@cases("status", [401, 403])
 def test_a_refused_key_holds_pushes_back_and_rejects_none(status: int) -> None:
     outcome = answered(said(status, error(f"Invalid API Key provided: {SECRET}")))
     assert retry_after(outcome) == 5 * MINUTE_MS
@@ -324,8 +325,8 @@ def test_text_from_outside_is_short_and_one_line() -> None:
     assert len(outcome.reason) < 300 and outcome.reason.isprintable()
 
 
-@pytest.mark.parametrize("status", [409, 429])
-@pytest.mark.parametrize(
+@cases("status", [409, 429])
+@cases(
     ("headers", "wait_ms"),
     [
         ({"retry_after": "7"}, 7000),
@@ -362,12 +363,12 @@ def test_waits_grow_to_a_quarter_of_an_hour() -> None:
     assert waits == [2000, 4000, 8000, 15 * MINUTE_MS, 15 * MINUTE_MS]
 
 
-@pytest.mark.parametrize("code", ["rate_limit", "lock_timeout"])
+@cases("code", ["rate_limit", "lock_timeout"])
 def test_not_now_is_known_by_its_code_too(code: str) -> None:
     assert isinstance(answered(said(400, error("later", code=code))), RetryAt)
 
 
-@pytest.mark.parametrize("kind", ["throttled", "throttled_nonsense", "lock_timeout", "connection_refused"])
+@cases("kind", ["throttled", "throttled_nonsense", "lock_timeout", "connection_refused"])
 def test_what_was_not_applied_is_charged_once_later(kind: str) -> None:
     world = World({kind: 1.0})
     assert isinstance(one(world.provider, push()), RetryAt)
@@ -376,7 +377,7 @@ def test_what_was_not_applied_is_charged_once_later(kind: str) -> None:
     assert world.stripe.charged("cus_1", "gb_seconds") == 2
 
 
-@pytest.mark.parametrize("kind", ["request_lost", "answer_lost", "error_500_before", "error_500_after", "cached_500"])
+@cases("kind", ["request_lost", "answer_lost", "error_500_before", "error_500_after", "cached_500"])
 def test_what_is_unknown_is_charged_once_in_the_end(kind: str) -> None:
     world = World({kind: 1.0})
     assert isinstance(one(world.provider, push()), Unknown)
@@ -394,7 +395,7 @@ def test_a_saved_500_is_not_met_twice() -> None:
     assert one(world.provider, push(attempt=2)) == Accepted()
 
 
-@pytest.mark.parametrize("seed", range(20))
+@cases("seed", range(20))
 def test_through_every_fault_each_push_is_charged_exactly_once(seed: int) -> None:
     kinds = [kind for kind in BILLING_FAULTS if kind not in ("late_rejection", "accepted_then_lost", "reads_lag")]
     world = World(dict.fromkeys(kinds, 0.07), seed)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
-import pytest
-
 from drawdown.providers.http import HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import Absent, Cancelled, Found, ReadFailed
 from drawdown.schema.units import DAY_MS, MINUTE_MS
+from tests.cases import cases
 from tests.contract.stripe_setup import KEY, SECRET, World, done, error, one, push, said, stubbed
 from tests.emulators.stripe_events import ADJUSTMENT_FAULTS
 
@@ -48,7 +47,7 @@ def test_an_event_that_was_cancelled_counts_no_more() -> None:
     assert done(world.provider.lookup(push(4096, revision=1))) == Found(4096)
 
 
-@pytest.mark.parametrize("twice_is_refused", [False, True])
+@cases("twice_is_refused", [False, True])
 def test_a_second_cancellation_is_confirmed_as_the_first(twice_is_refused: bool) -> None:
     world = World()
     world.stripe.events.twice_is_refused = twice_is_refused
@@ -58,7 +57,7 @@ def test_a_second_cancellation_is_confirmed_as_the_first(twice_is_refused: bool)
     assert charged(world) == 0
 
 
-@pytest.mark.parametrize(
+@cases(
     "found",
     [
         answer(status="failed"),
@@ -94,7 +93,7 @@ def test_an_unknown_event_and_one_that_is_too_old_are_not_cancelled() -> None:
     assert charged(world) == 2
 
 
-@pytest.mark.parametrize("kind", ADJUSTMENT_FAULTS)
+@cases("kind", ADJUSTMENT_FAULTS)
 def test_through_each_fault_the_event_is_cancelled_in_the_end(kind: str) -> None:
     world = World()
     one(world.provider, push())

@@ -32,6 +32,7 @@ from drawdown.providers.stripe.payments import LOOKUP_LAG_MS, MAX_PAGES, PAGE, b
 from drawdown.providers.stripe.settings import DEFAULT_VERSION
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import DAY_MS, MINUTE_MS
+from tests.cases import cases
 from tests.contract import sockets
 from tests.contract.stripe_payments_setup import (
     CHARGE_ID,
@@ -119,7 +120,7 @@ def test_a_charge_is_the_same_bytes_each_time() -> None:
     assert (first.body, first.headers) == (second.body, second.headers)
 
 
-@pytest.mark.parametrize("charge_id", ["topup:" + "w" * 300 + ":1", "topup:Zürich 1:1", "topup:a%2:1"])
+@cases("charge_id", ["topup:" + "w" * 300 + ":1", "topup:Zürich 1:1", "topup:a%2:1"])
 def test_an_id_of_any_form_is_the_same_key_each_time_and_is_found_by_it(charge_id: str) -> None:
     world = PaymentWorld()
     request = charge(charge_id=charge_id)
@@ -131,7 +132,7 @@ def test_an_id_of_any_form_is_the_same_key_each_time_and_is_found_by_it(charge_i
     assert isinstance(done(world.service.look_up(charge(charge_id=charge_id + "1"))), NotFound)
 
 
-@pytest.mark.parametrize(
+@cases(
     "changes",
     [
         {"charge_id": ""},
@@ -176,7 +177,7 @@ def test_a_good_card_pays_once_however_often_it_is_called() -> None:
     assert world.books.charged(CHARGE_ID) == 2000
 
 
-@pytest.mark.parametrize(
+@cases(
     ("manner", "code", "retry"),
     [
         ("declined", "generic_decline", True),
@@ -206,7 +207,7 @@ def test_another_card_does_not_revive_a_charge_that_was_declined() -> None:
     assert isinstance(done(world.service.charge(charge(charge_id="topup:acme:8"))), Paid)
 
 
-@pytest.mark.parametrize("manner", ["authenticate", "action"])
+@cases("manner", ["authenticate", "action"])
 def test_a_bank_that_wants_the_customer_is_told(manner: str) -> None:
     world = PaymentWorld()
     world.books.put_in("cus_1", manner)
@@ -224,7 +225,7 @@ def test_a_payment_under_way_is_in_doubt_until_the_bank_has_spoken() -> None:
     assert isinstance(done(world.service.look_up(charge())), Paid)
 
 
-@pytest.mark.parametrize(("reason", "retry"), [("requested_by_customer", False), ("abandoned", True), (None, True)])
+@cases(("reason", "retry"), [("requested_by_customer", False), ("abandoned", True), (None, True)])
 def test_a_payment_that_was_cancelled_is_declined(reason: str | None, retry: bool) -> None:
     world = PaymentWorld()
     world.books.put_in("cus_1", "processing")
@@ -272,7 +273,7 @@ def test_the_card_chosen_in_the_portal_goes_before_the_one_of_the_page() -> None
     assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), Paid)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("customer", "mend"),
     [
         ({"id": "cus_1", "object": "customer", "deleted": True}, True),
@@ -289,7 +290,7 @@ def test_a_customer_that_cannot_be_read_is_charged_nothing(customer: object, men
     assert [call.method for call in stub.calls] == ["GET"]
 
 
-@pytest.mark.parametrize("card", ["", "pm 1", "pm/../x", 7, {"id": "p" * 300}, ["pm_1"]])
+@cases("card", ["", "pm 1", "pm/../x", 7, {"id": "p" * 300}, ["pm_1"]])
 def test_a_card_that_is_none_is_not_sent(card: object) -> None:
     customer = {"id": "cus_1", "object": "customer", "invoice_settings": {"default_payment_method": card}}
     service, stub = stubbed_payments(listed(), customer)
@@ -318,7 +319,7 @@ def test_an_unknown_customer_is_for_a_person_to_mend() -> None:
 # Faults.
 
 
-@pytest.mark.parametrize("kind", ["connection_refused", "throttled", "throttled_nonsense"])
+@cases("kind", ["connection_refused", "throttled", "throttled_nonsense"])
 def test_what_was_proven_not_sent_is_charged_once_later(kind: str) -> None:
     world = PaymentWorld()
     world.books.script.append(kind)
@@ -330,7 +331,7 @@ def test_what_was_proven_not_sent_is_charged_once_later(kind: str) -> None:
     assert world.books.charged(CHARGE_ID) == 2000
 
 
-@pytest.mark.parametrize("kind", ["answer_lost", "error_500_after", "late_listing", "slow"])
+@cases("kind", ["answer_lost", "error_500_after", "late_listing", "slow"])
 def test_what_was_charged_without_an_answer_is_found(kind: str) -> None:
     world = PaymentWorld()
     world.books.script.append(kind)
@@ -340,7 +341,7 @@ def test_what_was_charged_without_an_answer_is_found(kind: str) -> None:
     assert world.books.charged(CHARGE_ID) == 2000
 
 
-@pytest.mark.parametrize("kind", ["request_lost", "error_500_before", "cached_500", "lock_timeout"])
+@cases("kind", ["request_lost", "error_500_before", "cached_500", "lock_timeout"])
 def test_what_was_not_charged_and_might_have_been_is_absent_after_the_lag(kind: str) -> None:
     world = PaymentWorld()
     world.books.script.append(kind)
@@ -382,7 +383,7 @@ def test_a_late_listing_is_absent_before_it_is_found() -> None:
     assert isinstance(done(world.service.look_up(charge())), Paid)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@cases("seed", range(12))
 def test_garbage_proves_nothing(seed: int) -> None:
     world = PaymentWorld(seed=seed)
     world.books.script.append("garbage")
@@ -393,7 +394,7 @@ def test_garbage_proves_nothing(seed: int) -> None:
     assert isinstance(done(world.service.look_up(charge())), wanted)
 
 
-@pytest.mark.parametrize("kind", ["connection_refused", "reads_fail"])
+@cases("kind", ["connection_refused", "reads_fail"])
 def test_a_look_up_that_fails_leaves_the_doubt(kind: str) -> None:
     world = PaymentWorld()
     done(world.service.charge(charge()))
@@ -431,7 +432,7 @@ def test_another_amount_is_for_a_person() -> None:
     assert isinstance(done(world.service.look_up(charge())), OtherContent)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("changes", "words"),
     [
         ({"amount": 2001}, "amount 2000"),
@@ -491,7 +492,7 @@ def test_two_payments_under_one_id_are_for_a_person() -> None:
 # Answers of the call that charges, by hand.
 
 
-@pytest.mark.parametrize(
+@cases(
     ("status", "body"),
     [
         (200, b"<html>"),
@@ -558,7 +559,7 @@ def test_a_card_error_without_its_payment_is_a_decline() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("parts", "code", "retry"),
     [
         ({"code": "card_declined", "decline_code": "do_not_honor"}, "do_not_honor", True),
@@ -580,21 +581,19 @@ def test_what_must_not_be_tried_again_is_told(parts: dict[str, Any], code: str, 
     assert found(listed(waiting)) == result
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@cases("status", [401, 403])
 def test_a_refused_key_charges_nothing(status: int) -> None:
     result = answered(said(status, error(f"Invalid API Key provided: {SECRET}")))
     assert isinstance(result, NotSent) and result.retry_at_ms == NOW_MS + 5 * MINUTE_MS
     assert SECRET not in result.reason
 
 
-@pytest.mark.parametrize(
-    ("headers", "wait_ms"), [({"retry_after": "7"}, 7000), ({"retry_after": "9" * 15}, 900_000), ({}, 2000)]
-)
+@cases(("headers", "wait_ms"), [({"retry_after": "7"}, 7000), ({"retry_after": "9" * 15}, 900_000), ({}, 2000)])
 def test_not_now_waits_as_it_is_told(headers: dict[str, str], wait_ms: int) -> None:
     assert answered(said(429, b"Slow down", **headers)) == NotSent("HTTP 429", NOW_MS + wait_ms)
 
 
-@pytest.mark.parametrize("status", [400, 404])
+@cases("status", [400, 404])
 def test_what_stripe_refuses_in_its_own_words_is_for_a_person(status: int) -> None:
     result = answered(said(status, error("No such PaymentMethod: 'pm_1'", code="resource_missing")))
     assert result == NotSent(f"HTTP {status}: resource_missing: No such PaymentMethod: 'pm_1'", None)
@@ -618,7 +617,7 @@ def test_it_asks_for_the_customers_payments_since_the_charge_was_decided_on() ->
     assert dict(parse_qsl(urlsplit(call.url).query)) == {"customer": "cus_1", "created[gte]": since, "limit": "100"}
 
 
-@pytest.mark.parametrize(
+@cases(
     "answer",
     [
         NoAnswer("timed out"),
@@ -707,7 +706,7 @@ def test_a_page_for_a_card_charges_nothing_and_asks_for_a_card_alone() -> None:
     assert (form["success_url"], form["cancel_url"]) == (BACK, BACK)
 
 
-@pytest.mark.parametrize(
+@cases(
     "back",
     ["", "app.test", "javascript:alert(1)", "file:///etc/passwd", "https://", "https://a b", "https://x\n", "http://[",
      "https://user@x.test", "https://x.test/" + "x" * 5000],
@@ -719,7 +718,7 @@ def test_a_page_to_return_to_has_to_be_one(back: str) -> None:
     assert stub.calls == []
 
 
-@pytest.mark.parametrize(
+@cases(
     "answer",
     [
         NoAnswer("timed out"),
@@ -741,7 +740,7 @@ def test_a_link_that_is_none_is_not_given(answer: HttpResult) -> None:
     assert isinstance(done(service.portal_link("cus_1", BACK)), NoLink)
 
 
-@pytest.mark.parametrize("expires", [None, True, -1, 0, 10**30, "5", 1.5])
+@cases("expires", [None, True, -1, 0, 10**30, "5", 1.5])
 def test_an_end_that_is_none_is_not_told(expires: object) -> None:
     service, _ = stubbed_payments(said(200, {"customer": "cus_1", "url": "https://x.test/", "expires_at": expires}))
     assert done(service.card_link("cus_1", BACK)) == Link("https://x.test/", None)
@@ -835,7 +834,7 @@ class Read:
         return b""
 
 
-@pytest.mark.parametrize(
+@cases(
     ("manner", "words"),
     [
         (sockets.endless, "an answer of over 65536 bytes"),

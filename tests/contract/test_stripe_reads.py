@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import accounts, entries, wallet
@@ -14,6 +13,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from tests.cases import cases
 from tests.contract.stripe_setup import (
     NOW_MS,
     SECRET,
@@ -87,8 +87,8 @@ def test_a_wallet_that_was_emptied_is_zero_and_one_that_was_never_granted_anythi
     assert states == {"cus_1": CustomerState(0, None, None), "cus_2": CustomerState(None, "pro", 9)}
 
 
-@pytest.mark.parametrize("revision", [0, 1, 2, 3])
-@pytest.mark.parametrize("zero_summaries", [False, True])
+@cases("revision", [0, 1, 2, 3])
+@cases("zero_summaries", [False, True])
 def test_a_revision_is_looked_up_by_its_own_minute(revision: int, zero_summaries: bool) -> None:
     world = World()
     world.stripe.zero_summaries = zero_summaries
@@ -150,7 +150,7 @@ def test_a_meter_that_does_not_sum_tells_nothing() -> None:
     assert isinstance(done(world.provider.lookup(push(feature="counted"))), CannotTell)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@cases("seed", range(10))
 def test_a_read_that_fails_is_no_answer(seed: int) -> None:
     world = World({"reads_fail": 1.0}, seed)
     assert isinstance(done(world.provider.lookup(push())), ReadFailed)
@@ -167,7 +167,7 @@ def meters_then(answer: HttpResult) -> StripeProvider:
     return stubbed(lambda call: answer if "event_summaries" in call.url else listed)[0]
 
 
-@pytest.mark.parametrize(
+@cases(
     "answer",
     [
         said(200, b'{"data": [{"aggregated_value": NaN}]}'),
@@ -217,9 +217,7 @@ def test_totals_are_base_units_by_feature_of_a_range() -> None:
     assert done(world.provider.totals("cus_1", WINDOW - WINDOW_MS, WINDOW)) == {}
 
 
-@pytest.mark.parametrize(
-    ("customer", "said"), [("cus_1", "was deleted at Stripe"), ("cus_9", "Stripe has no such customer")]
-)
+@cases(("customer", "said"), [("cus_1", "was deleted at Stripe"), ("cus_9", "Stripe has no such customer")])
 def test_totals_of_a_customer_that_is_gone_are_no_zero(customer: str, said: str) -> None:
     """Stripe takes its events, and counts none: a zero would have the whole day sent again, each night."""
     world = World()
@@ -290,7 +288,7 @@ def test_what_is_wrong_with_meters_and_customers_is_named() -> None:
         assert any(line.startswith(start) and words in line for line in lines), (start, lines)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("answer", "words"),
     [
         (said(401, error("Invalid API Key provided: sk_test_emulator")), "DRAWDOWN_STRIPE_SECRET_KEY"),

@@ -19,6 +19,7 @@ from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import Accepted, CustomerChanged, Duplicate, RetryAt, Unknown
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.clock import SystemClock
+from tests.cases import cases
 from tests.contract.stripe_setup import World as ProviderWorld
 from tests.contract.stripe_setup import push, setup
 from tests.emulators.serve import serving, serving_in_thread
@@ -221,7 +222,7 @@ def test_the_provider_and_the_client_mean_the_same_event(world: World) -> None:
     assert charged == {("cus_1", "gb_seconds", world.minute_s + later): 2 for later in (0, 60)}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_over_real_sockets_each_push_is_charged_once_whatever_fails(seed: int) -> None:
     emulator = StripeEmulator(faults=FaultPlan(seed, dict.fromkeys(BILLING_FAULTS[:10], 0.05)))
     emulator.add_customer("cus_1")

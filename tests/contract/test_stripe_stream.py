@@ -19,6 +19,7 @@ from drawdown.providers.stripe.wire import KEY_WAIT_MS
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
+from tests.cases import cases
 from tests.contract.stripe_setup import NOW_MS, WINDOW, World, done, error, one, push, said, setup
 from tests.emulators.serve import serving_in_thread
 from tests.emulators.stripe import StripeEmulator
@@ -123,7 +124,7 @@ def test_a_session_that_is_over_in_the_middle_costs_a_second_and_no_push() -> No
     assert made.stripe.charged("cus_1", "gb_seconds") == 6
 
 
-@pytest.mark.parametrize(
+@cases(
     ("session", "wait_ms"),
     [
         (NotSent("refused"), 2 * SECOND_MS),
@@ -192,7 +193,7 @@ def test_a_batch_of_which_all_is_bad_ends_and_goes_on_later() -> None:
     assert len(told.sizes()) == MAX_CALLS and kinds.keys() == {Rejected, RetryAt} and kinds[Rejected] > 10
 
 
-@pytest.mark.parametrize("written", ["a.token", "\\u0061.token"])
+@cases("written", ["a.token", "\\u0061.token"])
 def test_a_token_is_in_no_message(written: str) -> None:
     body = json.dumps(error("Invalid token XX")).replace("XX", written).encode()
     outcome = one(Told(said(401, body)).provider, push())

@@ -14,6 +14,7 @@ from drawdown.providers.protocol import Accepted, Rejected, RetryAt, Unknown
 from drawdown.providers.stripe import stream
 from drawdown.providers.stripe.stream import Stream
 from drawdown.providers.stripe.wire import common_headers
+from tests.cases import cases
 from tests.contract import test_stripe_stream as sound
 from tests.contract.stripe_setup import error, said
 
@@ -132,7 +133,7 @@ PLANTED: Final[dict[str, tuple[Plant, Callable[[], None]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@cases("name", PLANTED)
 def test_each_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, sees = PLANTED[name]
     sees()

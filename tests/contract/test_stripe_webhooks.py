@@ -21,6 +21,7 @@ from drawdown.providers.protocol import (
     WebhookRefused,
 )
 from drawdown.providers.stripe import StripeProvider
+from tests.cases import cases
 from tests.contract.stripe_setup import KEY, NOW_MS, World, error, push, said, stubbed
 
 SECRET = "whsec_emulator"
@@ -57,7 +58,7 @@ STAMP = NOW_MS // 1000
 RIGHT = signature(BODY)
 
 
-@pytest.mark.parametrize(
+@cases(
     "header",
     [
         "",
@@ -96,7 +97,7 @@ def test_nothing_is_believed_without_a_secret() -> None:
         told(World(webhook_secrets="").provider, *signed(CHANGED))
 
 
-@pytest.mark.parametrize(
+@cases(
     "header",
     [
         f"t={STAMP},v1={RIGHT}",
@@ -112,7 +113,7 @@ def test_any_secret_and_any_signature_will_do(header: str) -> None:
     assert told(provider, {"stripe-signature": header}, BODY) == [CustomerChanged("cus_1")]
 
 
-@pytest.mark.parametrize("name", ["account", "context"])
+@cases("name", ["account", "context"])
 def test_a_webhook_of_another_account_is_refused(name: str) -> None:
     ours, other = {**CHANGED, name: "acct_1"}, {**CHANGED, name: "acct_2"}
     provider = World(account="acct_1").provider
@@ -123,7 +124,7 @@ def test_a_webhook_of_another_account_is_refused(name: str) -> None:
         told(provider, *signed(other))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("kind", "about", "customer"),
     [
         ("customer.deleted", {"object": "customer", "id": "cus_9"}, "cus_9"),
@@ -150,9 +151,7 @@ def test_who_is_concerned(kind: object, about: object, customer: str | None) -> 
     assert told(World().provider, *signed(event)) == ([CustomerChanged(customer)] if customer else [])
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{", b"{}", b"\xff", b'"x"', b"[" * 100_000, b'{"data": 7, "type": "invoice.x"}']
-)
+@cases("body", [b"", b"[]", b"{", b"{}", b"\xff", b'"x"', b"[" * 100_000, b'{"data": 7, "type": "invoice.x"}'])
 def test_signed_nonsense_says_nothing(body: bytes) -> None:
     assert told(World().provider, *signed(body)) == []
 
@@ -201,7 +200,7 @@ def test_the_older_name_of_the_field_is_read_too() -> None:
     assert _report(samples) == [PushRefused(KEY, "no_meter: m")]
 
 
-@pytest.mark.parametrize("samples", [None, 7, [7], [{}], [{"request": 7}], [{"request": {"identifier": 7}}]])
+@cases("samples", [None, 7, [7], [{}], [{"request": 7}], [{"request": {"identifier": 7}}]])
 def test_samples_that_name_nothing_are_passed_over(samples: object) -> None:
     assert _report(samples) == []
 
@@ -229,7 +228,7 @@ def test_a_payload_beside_the_thin_event_is_not_believed() -> None:
     assert isinstance(told(world.provider, *signed(forged)), ReadFailed)
 
 
-@pytest.mark.parametrize(
+@cases(
     "answer",
     [
         said(404, error("No such event")),
@@ -246,7 +245,7 @@ def test_what_could_not_be_fetched_is_to_be_sent_again(answer: HttpResult) -> No
     assert isinstance(told(stubbed(answer)[0], *signed(THIN)), ReadFailed)
 
 
-@pytest.mark.parametrize("event_id", [None, 7, "", "../v1/customers", "evt_1?x", "e" * 300])
+@cases("event_id", [None, 7, "", "../v1/customers", "evt_1?x", "e" * 300])
 def test_an_id_that_is_none_is_not_asked_for(event_id: object) -> None:
     provider, stub = stubbed(Answer(200, {}, b"{}"))
     assert isinstance(told(provider, *signed({**THIN, "id": event_id})), ReadFailed)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from drawdown.providers.http import Call, HttpResult
 from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import Accepted, Outcome, Rejected
@@ -13,6 +11,7 @@ from drawdown.providers.stripe import build
 from drawdown.providers.stripe.meters import REMEMBERED_MS
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import WINDOW_MS
+from tests.cases import cases
 from tests.contract.stripe_setup import NOW_MS, World, done, one, push, setup
 from tests.emulators.stripe import StripeEmulator
 
@@ -26,8 +25,8 @@ def windowed(window: str, stream_url: str = "") -> World:
     return world
 
 
-@pytest.mark.parametrize("stream_url", ["", STREAM])
-@pytest.mark.parametrize("window", ["hour", "day"])
+@cases("stream_url", ["", STREAM])
+@cases("window", ["hour", "day"])
 def test_pushes_to_a_meter_with_a_window_are_rejected_unsent(window: str, stream_url: str) -> None:
     """Twelve pushes an hour: Stripe takes each with a 200, and bills the last."""
     world = windowed(window, stream_url)
@@ -70,7 +69,7 @@ def test_push_is_sent_although_the_meters_cannot_be_read() -> None:
     assert one(world.provider, push()) == Accepted()
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@cases("fails", [False, True])
 def test_pushes_that_begin_together_share_one_read_of_the_meters(fails: bool) -> None:
     clock = FixedClock(NOW_MS)
     stripe = StripeEmulator(faults=FaultPlan(0, {"reads_fail": 1.0 if fails else 0.0}))

@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -40,21 +39,12 @@ def plug_in(folder: Path, name: str, source: str, entry_points: Mapping[str, str
     (about / "entry_points.txt").write_text("\n".join([f"[{registry.GROUP}]", *lines, ""]), encoding="utf-8")
 
 
-def install(folder: Path) -> None:
-    """By pip and without a network. Before 70.1, setuptools needs another package to build: then as pip would."""
-    source = shutil.copytree(PACKAGE, folder.parent / f"{folder.name}-source")  # building leaves traces
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
-    options = ["--no-deps", "--no-build-isolation", "--target", str(folder), str(source)]
-    if subprocess.run([*command, *options], capture_output=True, timeout=120).returncode != 0:
-        project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        plug_in(folder, "tally", PROVIDER, project["entry-points"][registry.GROUP])
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the sample is installed, with that place on the path."""
+    """Where the sample is installed, with that place on the path; `test_the_five_steps…` has pip install it."""
     folder = tmp_path_factory.mktemp("site")
-    install(folder)
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    plug_in(folder, "tally", PROVIDER, project["entry-points"][registry.GROUP])
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         importlib.invalidate_caches()

@@ -248,7 +248,6 @@ def watched(fleet: Fleet, window: int, hours: int, late_ms: int = 0) -> None:
     fleet.write(looked, {"ends": at_ms - 3 * MINUTE_MS + hours * TURN_MS, "due": at_ms - late_ms})
 
 
-@pytest.mark.both_databases
 def test_an_answer_about_another_customer_says_nothing(fleet: Fleet, provider: Prepaid) -> None:
     """A late revision goes to whoever was billed then (P4)."""
     used(fleet, 0)

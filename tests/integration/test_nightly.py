@@ -52,7 +52,6 @@ def test_where_one_needs_a_person_the_others_are_run_all_the_same(
     assert last == [f"{needed} {one} (exit status 1)" for one in ("verify --since-last", "status")], "still stopped"
 
 
-@pytest.mark.both_databases
 def test_usage_that_nobody_bills_is_named(
     asked: Callable[..., int], engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,9 +12,17 @@ from tests.fresh import migrated
 RAW = bytes(range(128, 256))
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
+def test_a_file_that_is_no_text_is_said_to_be_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRAWDOWN_QUERY_X_URL", "sqlite:///x.db")
+    url = f"sqlite:///{tmp_path}/drawdown.db"
+    for name in ("raw.csv", "raw.jsonl"):
+        Path(name).write_bytes(RAW)
+    run(["--database-url", migrated(url), "init"])
+    capsys.readouterr()
+    for words, said in (
         (("import", "raw.csv"), "line 1 is no CSV header (the row is not UTF-8)"),
         (("batch", "take", "raw.csv"), "raw.csv: cannot be read: line 1 is no UTF-8 text"),
         (("batch", "take", "raw.jsonl"), "raw.jsonl: cannot be read: line 1 is no UTF-8 text"),
@@ -29,22 +37,7 @@ RAW = bytes(range(128, 256))
         ),
         (("parity", "check", "raw.csv"), "raw.csv: is not UTF-8 at byte 0"),
         (("vendor", "import", "raw.csv"), "raw.csv, line 1: it is no UTF-8 text"),
-    ],
-)
-def test_a_file_that_is_no_text_is_said_to_be_none(
-    words: tuple[str, ...],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DRAWDOWN_QUERY_X_URL", "sqlite:///x.db")
-    url = f"sqlite:///{tmp_path}/drawdown.db"
-    for name in ("raw.csv", "raw.jsonl"):
-        Path(name).write_bytes(RAW)
-    run(["--database-url", migrated(url), "init"])
-    capsys.readouterr()
-    assert run(["--database-url", url, *words]) in (1, 2)
-    err = capsys.readouterr().err
-    assert said in err and "codec" not in err and "Original Line" not in err, err
+    ):
+        assert run(["--database-url", url, *words]) in (1, 2)
+        err = capsys.readouterr().err
+        assert said in err and "codec" not in err and "Original Line" not in err, err

@@ -102,7 +102,6 @@ def test_a_listing_without_end_and_one_that_drips_are_given_up(what: str, monkey
     assert sent < (200 if what == "drip" else 3 * objects.MAX_ANSWER_BYTES)
 
 
-@pytest.mark.both_databases
 def test_a_prefix_is_listed_before_it_is_watched(bucket: Any, shell: Shell) -> None:
     said = shell.run("source", "add", "wrong", "s3://usagge/exports", status=Exit.PERSON)
     assert "NoSuchBucket" in said and "nothing was added" in said

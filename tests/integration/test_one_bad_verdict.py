@@ -53,7 +53,6 @@ def test_a_plan_of_any_text_stops_nobody_and_its_own_organisation_is_halted(
     assert isinstance(stored, str) and stored.isprintable() and len(stored) <= 200
 
 
-@pytest.mark.both_databases
 def test_parts_that_come_and_go_have_an_end(fleet: Fleet, provider: FakeProvider) -> None:
     provider.capabilities = capabilities(reads_a_call=100, costs=True)
     text = sa.text(

@@ -70,7 +70,6 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-@pytest.mark.both_databases
 def test_a_late_answer_by_a_slow_clock_is_no_second_send_of_what_is_in_doubt(fleet: Fleet) -> None:
     """The claim passes on, the second worker sends, and only then is the first one's answer written."""
     slow = FixedClock(fleet.clock.at_ms)

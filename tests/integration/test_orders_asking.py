@@ -64,7 +64,6 @@ def test_changed_terms_are_accepted_by_a_tick(fleet: Fleet, fake: FakeProvider) 
         order(fleet, asked)
 
 
-@pytest.mark.both_databases
 def test_one_that_died_half_way_goes_on_and_one_that_was_done_is_not_done_again(
     fleet: Fleet, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

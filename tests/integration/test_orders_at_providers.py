@@ -54,7 +54,6 @@ def test_an_organisation_moves_by_orders_and_each_window_is_billed_once(home: Bi
     assert read(fleet.engine, verify).breaches == []
 
 
-@pytest.mark.both_databases
 def test_changed_meters_are_used_once_a_tick_has_accepted_them(home: Billers) -> None:
     """Of Stripe: no setting of Autumn's changes what is sent. What waited unsent goes to the new meter, once."""
     fleet = home.fleet

@@ -141,7 +141,6 @@ def many(engine: sa.Engine) -> tuple[Fleet, FakeProvider]:
     return fleet, provider
 
 
-@pytest.mark.both_databases
 def test_time_that_is_up_leaves_the_rest_and_after_some_turns_the_order_fails_in_words(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,6 @@ def told(fleet: Fleet, later_ms: int = 0) -> tuple[str, str, dict[str, str], lis
     return found.headline.reason, "; ".join(lines), shown, values
 
 
-@pytest.mark.both_databases
 def test_what_waits_and_what_failed_is_told_for_a_day(fleet: Fleet) -> None:
     nothing = told(fleet)
     assert nothing[1:] == ("", {"Orders open": "0", "Orders failed": "0"}, [0, 0, 0])

@@ -120,7 +120,6 @@ def test_an_organisation_is_halted_as_its_last_lot_ends(till: Till) -> None:
     assert read(fleet.engine, verify).breaches == []
 
 
-@pytest.mark.both_databases
 def test_what_was_used_in_time_and_is_not_billed_yet_halts_nobody(till: Till) -> None:
     """It is paid by the lot that is over; the next one has credit for what is new."""
     fleet = till.fleet

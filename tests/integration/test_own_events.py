@@ -45,7 +45,6 @@ IN = ("accepted", None)
 GONE = ("invalid", "withdrawn")
 
 
-@pytest.mark.both_databases
 def test_each_organisation_is_billed_for_its_own_and_none_is_mistaken_for_another(fleet: Fleet) -> None:
     assert [own(fleet, of(org, quantity=number)) for org, number in (("acme", 3), ("globex", 4))] == [[IN], [IN]]
     engine, by = fleet.engine, fleet.by

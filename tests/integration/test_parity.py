@@ -7,6 +7,7 @@ import json
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ReadCells, Transaction, UsageAnswer, UsageRequest
 from drawdown.worker.parity import parity
 from drawdown.worker.parity.lists import parity_figures
-from drawdown.worker.parity.parity import CELLS_AT_ONCE, MAX_LINES, SETTLING_MS, Checked, check_cells, check_totals
+from drawdown.worker.parity.parity import CELLS_AT_ONCE, SETTLING_MS, Checked, check_cells, check_totals
 from drawdown.worker.parity.totals import Days, day_text, read_file
 from drawdown.worker.usage.withdrawals import withdraw
 from tests.acceptance import gentd26, openb
 from tests.acceptance.commands import must
 from tests.fresh import migrated
+from tests.whole import share
 from tests.world import T0, Fleet
 
 DAY = "2026-01-01"
@@ -92,6 +94,7 @@ def busy(engine: sa.Engine) -> Fleet:
     return fleet
 
 
+@pytest.mark.both_databases
 def test_what_is_the_same_is_compared_and_kept(busy: Fleet) -> None:
     register(busy, "cell-1")
     usage = [of("acme", 120, 1024), of("acme", 60, 4096), of("globex", 10_000)]
@@ -254,11 +257,16 @@ def test_an_older_check_that_ends_late_overwrites_no_newer_one(busy: Fleet) -> N
     assert [row[6] for row in kept(busy)] == ["compared", "equal", "equal"]
 
 
-def test_what_is_left_out_is_counted(busy: Fleet) -> None:
+MOST = 10
+"""In place of `MAX_LINES`."""
+
+
+def test_what_is_left_out_is_counted(busy: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "MAX_LINES", MOST)
     register(busy, "cell-1")
-    found = asked(busy, {"cell-1": [of(f"org-{number}", 1) for number in range(MAX_LINES + 5)]})
-    assert (len(found.lines), found.more, found.differing) == (MAX_LINES, 7, MAX_LINES + 7)
-    assert len(kept(busy)) == MAX_LINES + 8, "all are on record"
+    found = asked(busy, {"cell-1": [of(f"org-{number}", 1) for number in range(MOST + 5)]})
+    assert (len(found.lines), found.more, found.differing) == (MOST, 7, MOST + 7)
+    assert len(kept(busy)) == MOST + 8, "all are on record"
 
 
 class Log:
@@ -277,11 +285,12 @@ class Log:
 def test_the_log_tells_no_more_than_the_report(busy: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log()
     monkeypatch.setattr(parity, "log", log)
+    monkeypatch.setattr(parity, "MAX_LINES", MOST)
     register(busy, "cell-1", "cell-2")
-    strangers = [of(f"org-{number}", 1) for number in range(MAX_LINES + 5)]
+    strangers = [of(f"org-{number}", 1) for number in range(MOST + 5)]
     asked(busy, {"cell-1": strangers, "cell-2": strangers})
-    assert log.events == {"parity_differs": MAX_LINES, "parity_more": 1}
-    assert log.last == {"lines": MAX_LINES + 12}
+    assert log.events == {"parity_differs": MOST, "parity_more": 1}
+    assert log.last == {"lines": MOST + 12}
 
 
 def test_cells_are_asked_a_few_at_a_time(engine: sa.Engine) -> None:
@@ -326,7 +335,6 @@ def totals_file(folder: Path, text: str) -> Path:
     return made
 
 
-@pytest.mark.both_databases
 def test_the_command_compares_a_file(database_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     must(migrated(database_url), "init", at=DAY)
     samples = tmp_path / "samples.csv"
@@ -357,13 +365,17 @@ class TestRealDay:
     """The cell's own totals are taken from the trace by the csv module; ours are what the import made of it."""
 
     pytestmark = gentd26.needed()
+    REQUESTS = share(2_000, whole=gentd26.SAMPLES)
 
     def test_real_days_agree_to_the_second(self, database_url: str, tmp_path: Path) -> None:
         url = database_url
         must(migrated(url), "init", at=gentd26.FROM)
-        must(url, "import", str(gentd26.FILE), "--id-from-line", *gentd26.MAPPED, at=gentd26.AT)
+        some = tmp_path / "requests.csv"
+        with gentd26.FILE.open() as trace:
+            some.write_text("".join(islice(trace, 1 + self.REQUESTS)))
+        must(url, "import", str(some), "--id-from-line", *gentd26.MAPPED, at=gentd26.AT)
         sums: dict[tuple[int, str], int] = defaultdict(int)
-        for _line, org, ts, seconds in gentd26.moments():
+        for _line, org, ts, seconds in islice(gentd26.moments(), self.REQUESTS):
             sums[ts - ts % DAY_MS, org] += seconds
         file = tmp_path / "totals.csv"
         with file.open("w", newline="") as out:
@@ -372,8 +384,9 @@ class TestRealDay:
             writer.writerows((day_text(day), "cell-1", org, 1024, seconds) for (day, org), seconds in sums.items())
         found = must(url, "parity", "check", str(file), at="2024-12-10")["parity"]
         assert (found["compared"], found["differing"], found["unknown"]) == (len(sums), 0, 0)
-        assert sum(cell["ours"] for cell in found["cells"]) == gentd26.SECONDS
-        assert sum(cell["theirs"] for cell in found["cells"]) == gentd26.SECONDS
+        used = share(sum(sums.values()), whole=gentd26.SECONDS)
+        assert used > 0 and sum(cell["ours"] for cell in found["cells"]) == used
+        assert sum(cell["theirs"] for cell in found["cells"]) == used
         assert len(read_file(str(file))) == len({day for day, _ in sums})
 
 
@@ -389,13 +402,19 @@ class TestDayOfACluster:
         ran = [pod.within(self.FROM_S, self.FROM_S + DAY_MS // SECOND_MS) for pod in openb.pods(whole=True)]
         ran = [pod for pod in ran if pod.seconds > 0]
         assert (len(ran), sum(pod.seconds for pod in ran)) == (643, 3_536_107)
+        of_orgs = Counter[str]()
+        for pod in ran:
+            of_orgs[pod.org] += pod.seconds
+        few = {org for org, _ in of_orgs.most_common()[-share(2, whole=openb.ORGS) :]}
+        ran = [pod for pod in ran if pod.org in few]
+        all_s = sum(pod.seconds for pod in ran)
         fleet = Fleet(engine)
         fleet.clock.at_ms = self.DAY + 2 * DAY_MS
         sums: dict[str, dict[int | None, int]] = defaultdict(lambda: defaultdict(int))
         for pod in ran:
             sums[pod.org][pod.memory_mb] += pod.seconds
         exact: Days = {(self.DAY, "cell-1"): dict(sums)}
-        assert len(sums) == openb.ORGS
+        assert set(sums) == few
 
         small = min(sums, key=lambda org: sum(sums[org].values()))
         lost = max((pod for pod in ran if pod.org == small), key=lambda pod: pod.seconds)
@@ -407,16 +426,16 @@ class TestDayOfACluster:
         assert told(compared(fleet, exact)) == [line], "a minute of one pod"
         openb.load(engine, [replace(lost, name="found", start_s=at, end_s=at + openb.MINUTE_S)], fleet.clock.at_ms)
         found = compared(fleet, exact)
-        assert (found.compared, found.differing, found.cells[0].off) == (openb.ORGS, 0, 0)
-        assert found.cells[0].ours == found.cells[0].theirs == 3_536_107
+        assert (found.compared, found.differing, found.cells[0].off) == (len(few), 0, 0)
+        assert found.cells[0].ours == found.cells[0].theirs == all_s
 
         found = compared(fleet, self._counted_more(sums, 0))
         assert (found.differing, found.exit_status) == (0, 0), "0.007 % is no difference"
         parts = fleet.rows("SELECT DISTINCT verdict, ppm FROM parity_checks WHERE org_id <> '' ORDER BY ppm")
-        assert parts == [("within", 69), ("within", 70)], "whole seconds, rounded up"
+        assert set(parts) <= {("within", 69), ("within", 70)} and parts, "whole seconds, rounded up"
         found = compared(fleet, self._counted_more(sums, 1))
-        assert found.differing == openb.ORGS, "a second more is one"
-        assert {line.ppm for line in found.lines} == {71, 72}
+        assert found.differing == len(few), "a second more is one"
+        assert {line.ppm for line in found.lines} <= {71, 72}
 
     def _counted_more(self, sums: dict[str, dict[int | None, int]], seconds: int) -> Days:
         """The cell counts the most that may differ without a word, and so many seconds more, of each organisation."""

@@ -22,7 +22,7 @@ from tests.sent import nothing_in_place
 
 HISTORY = 40
 """Windows sealed and settled before the one that is looked at."""
-FLEET = Fleet(orgs=400, samples_a_push=5)
+FLEET = Fleet(orgs=100, samples_a_push=5)
 LATE_WINDOW = 3
 
 

@@ -1,7 +1,7 @@
 """What runs every few seconds, between ticks, on a database with a history: the watch, dispatch and the metrics read
 by indexes, on SQLite and PostgreSQL. Tables that only grow are never read from end to end.
 
-`DRAWDOWN_TEST_PLANS=1` has 100,000 organisations, a million samples and a million pushes; else it is a twentieth.
+`DRAWDOWN_TEST_PLANS=1` has 100,000 organisations, a million samples and a million pushes; else it is a hundredth.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.conftest import _new_database
 from tests.integration.plans import Plans, explained, sequential
 
 WHOLE = os.environ.get("DRAWDOWN_TEST_PLANS") == "1"
-ORGS = 100_000 if WHOLE else 5_000
+ORGS = 100_000 if WHOLE else 1_000
 WINDOWS = 10
 ROWS = ORGS * WINDOWS
 NOW = window(WINDOWS) + 3 * MINUTE_MS

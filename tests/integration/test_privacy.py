@@ -162,22 +162,27 @@ OF_ITS_OWN_MAKING = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("table", "column"), OF_ITS_OWN_MAKING)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_an_id_of_each_kind_is_known(fleet: Fleet, table: str, column: str) -> None:
+def test_an_id_of_each_kind_is_known(fleet: Fleet) -> None:
     """A row with the id alone; what else the table asks for is filled in, and its rules are no matter here."""
-    made = metadata.tables[table]
-    numbers = (sa.Integer, sa.Boolean)
-    values = {one.name: 1 if isinstance(one.type, numbers) else "x" for one in made.columns if not one.nullable}
+    numbers, an_id, its_beginning = (sa.Integer, sa.Boolean), "k-0123-Of-Its-Kind", "k-0123"
 
-    def work(connection: sa.Connection) -> set[str]:
+    def work(connection: sa.Connection) -> list[tuple[str, str]]:
         connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
         for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").all():
             connection.exec_driver_sql(f"DROP TRIGGER {name}")
-        connection.execute(sa.insert(made), {**values, column: "k-0123-Of-Its-Kind"})
-        return set(views.known_ids(connection, frozenset(("k-0123-Of-Its-Kind", "k-0123"))))
+        wrong = []
+        for table, column in OF_ITS_OWN_MAKING:
+            made = metadata.tables[table]
+            values = {one.name: 1 if isinstance(one.type, numbers) else "x" for one in made.columns if not one.nullable}
+            row = connection.begin_nested()
+            connection.execute(sa.insert(made), {**values, column: an_id})
+            if set(views.known_ids(connection, frozenset((an_id, its_beginning)))) != {an_id}:
+                wrong.append((table, column))
+            row.rollback()
+        return wrong
 
-    assert write(fleet.engine, work, rollback=True) == {"k-0123-Of-Its-Kind"}
+    assert write(fleet.engine, work, rollback=True) == []
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

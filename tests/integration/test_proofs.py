@@ -88,7 +88,6 @@ def test_a_run_that_did_not_see_a_breach_holds_nothing_against_it(fleet: Fleet) 
     assert going_on is not None and going_on.run == last
 
 
-@pytest.mark.both_databases
 def test_the_command_keeps_what_it_found_and_tells_it(
     fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,7 +113,6 @@ def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engi
     clean(fleet)
 
 
-@pytest.mark.both_databases
 def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,9 @@ from typer.main import get_command
 from drawdown.cli.main import app
 from drawdown.cli.tree import walk
 from drawdown.schema.errors import MEANINGS
-from tests import forked
+from tests import inside, shell
 
 ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ORDER = ("tutorial", "samples", "providers", "operate", "on-call", "guard")
 DOCS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -32,12 +30,12 @@ def blocks() -> list[str]:
     return re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
 
 
+def without_settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")}
+
+
 def test_the_shell_blocks_work_one_after_the_other(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")}
-    (tmp_path / "bin").mkdir()
-    environment["PATH"] = f"{forked.program(tmp_path / 'bin')}{os.pathsep}{BIN}{os.pathsep}{environment['PATH']}"
-    script = "set -e\n" + "\n".join(blocks())
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = shell.run("set -e\n" + "\n".join(blocks()), cwd=tmp_path, env=without_settings())
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "all invariants hold" in done.stdout
     said = {" ".join(line.split()) for line in done.stdout.splitlines()}
@@ -94,7 +92,7 @@ def test_each_link_leads_somewhere() -> None:
 
 
 def test_the_demo_ends_in_a_proof(tmp_path: Path) -> None:
-    done = subprocess.run([str(BIN / "drawdown"), "demo"], cwd=tmp_path, capture_output=True, text=True)
+    done = inside.run(["demo"], cwd=tmp_path, env=without_settings(), timeout_s=300)
     assert done.returncode == 0, done.stderr
     for said in (
         "initech",
@@ -105,8 +103,8 @@ def test_the_demo_ends_in_a_proof(tmp_path: Path) -> None:
         "drawdown-demo.db",
         "drawdown demo --serve",
     ):
-        assert said in done.stdout
+        assert said in done.stdout.decode()
     copied = shutil.copy(tmp_path / "drawdown-demo.db", tmp_path / "copied.db")
     url = f"sqlite:///{copied}"
-    verified = subprocess.run([str(BIN / "drawdown"), "verify", "--database-url", url], capture_output=True, text=True)
+    verified = inside.run(["verify", "--database-url", url], cwd=tmp_path, env=without_settings(), timeout_s=300)
     assert verified.returncode == 0, verified.stdout

@@ -430,7 +430,6 @@ def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
     assert runner.run(reconcile(context, ReconcileScope(), fleet.by), world).skipped["fake"] == "it has no key"
 
 
-@pytest.mark.both_databases
 def test_of_several_days_and_organisations_each_is_mended_by_itself(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(**TOTALS))
     fleet = Fleet(engine, extra={"fake": provider})

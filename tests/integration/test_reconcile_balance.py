@@ -496,7 +496,6 @@ def test_a_day_that_is_short_beside_what_was_billed_by_hand_is_told_once(engine:
     clean(fleet)
 
 
-@pytest.mark.both_databases
 def test_what_a_person_voided_may_have_been_given_back_in_part(engine: sa.Engine) -> None:
     """Autumn gives back no more than was drawn, here with no event. The balance is not taken for exact after that."""
     fleet, provider = billed(engine, 40, 100, drawn=True, key_retention_ms=DAY_MS, duplicate_proves_delivery=False)

@@ -61,7 +61,6 @@ def test_what_was_mistaken_for_another_is_put_right_in_both_windows(engine: sa.E
     clean(fleet)
 
 
-@pytest.mark.both_databases
 def test_what_is_drawn_in_the_place_of_another_is_voided_only_where_that_can_be_given_back(engine: sa.Engine) -> None:
     """Else both would stand until the next run: the customer would pay twice."""
     fleet, provider = mistaken(engine, DAY_MS, 60)

@@ -152,7 +152,6 @@ def test_who_was_halted_by_what_was_rejected_goes_on_once_a_person_settles_it(en
     clean(fleet)
 
 
-@pytest.mark.both_databases
 def test_what_was_rejected_and_may_still_arrive_stays_as_it_is(engine: sa.Engine) -> None:
     """An earlier attempt had no answer: voided now, and charged after all, it would be billed twice."""
     fleet, provider = refusing(engine)

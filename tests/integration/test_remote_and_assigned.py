@@ -51,7 +51,6 @@ def test_no_run_is_held_at_a_balance_that_is_forgotten_as_it_asks(far: Far, seco
     assert held(far) == 0
 
 
-@pytest.mark.both_databases
 def test_no_run_is_held_at_a_biller_that_becomes_another_as_it_asks(far: Far) -> None:
     """It was permitted by the rates and the balance of the first one."""
     _, said = beside(far.fleet.engine, moves(far, "metered"), asks(far))

@@ -93,7 +93,6 @@ def test_who_names_itself_is_billed_over_there(far: Far) -> None:
     assert (purse(far, "acme"), far.available) == ((5, 0), 40)
 
 
-@pytest.mark.both_databases
 def test_a_payer_whose_balance_lies_elsewhere_pays_from_its_wallet_here(far: Far) -> None:
     far.fleet.assign("here")
     allow = partial(pools.allow, payer="acme", org_id="here", by=far.fleet.by)

@@ -1,4 +1,4 @@
-"""Replay: an organisation that it fails on, how it tells of its progress, hours that a clock shows twice."""
+"""Replay: an organisation that it fails on, and how it tells of its progress."""
 
 from __future__ import annotations
 
@@ -117,40 +117,6 @@ def command(fleet: Fleet, *arguments: str, status: int = 0) -> None:
     assert drawdown(["--database-url", url, "--at", str(fleet.clock.at_ms), *arguments]) == status
 
 
-TWICE = "a daylight change lies there; taken as"
-
-
-@pytest.mark.parametrize(
-    ("zone", "begin", "taken", "utc"),
-    [
-        ("Europe/Berlin", "2025-10-26T02:30", "2025-10-26T02:30:00+02:00", "2025-10-26T00:30:00Z"),  # twice
-        ("Europe/Berlin", "2025-03-30T02:30", "2025-03-30T03:30:00+02:00", "2025-03-30T01:30:00Z"),  # never
-        ("America/New_York", "2025-11-02T01:15", "2025-11-02T01:15:00-04:00", "2025-11-02T05:15:00Z"),  # twice
-        ("Europe/Berlin", "2025-10-26T04:00", None, "2025-10-26T03:00:00Z"),
-        ("Europe/Berlin", "2025-10-26T02:30+01:00", None, "2025-10-26T01:30:00Z"),
-        ("UTC", "2025-10-26T02:30", None, "2025-10-26T02:30:00Z"),
-    ],
-)
-def test_a_local_time_that_is_there_twice_or_never_is_said_with_how_to_choose(
-    engine: sa.Engine,
-    capsys: pytest.CaptureFixture[str],
-    zone: str,
-    begin: str,
-    taken: str | None,
-    utc: str,
-) -> None:
-    fleet = Fleet(engine)
-    fleet.assign("acme", from_ms=T0 - 365 * DAY_MS)
-    fleet.sample("acme", T0 - 364 * DAY_MS)
-    fleet.tick(T0)
-    command(fleet, "replay", "acme", "--from", begin, "--to", "2025-12-01", "--zone", zone, "--dry-run")
-    said = capsys.readouterr().out
-    assert f"range    {utc} to" in said
-    hint = f"{begin}: {TWICE} {taken}, write the offset to choose"
-    assert (hint in said, said.count(TWICE)) == (taken is not None, int(taken is not None)), said
-
-
-@pytest.mark.both_databases
 def test_one_push_is_one_push(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     fleet.write(f"UPDATE orgs SET floor_ms = {T0 + DAY_MS} WHERE org_id = 'globex'")
     given = ("replay", "--all", "--from", str(T0), "--to", str(T0 + WINDOW_MS))

@@ -32,7 +32,7 @@ from tests.integration.verifying import ONE, copy, lived, tamper
 from tests.whole import share
 from tests.world import T0
 
-YEARS_MS = 3 * 366 * DAY_MS
+YEARS_MS = share(2, whole=3) * 366 * DAY_MS
 PORTION_MS = 8 * DAY_MS
 """Of years there is little here: a portion is longer than an hour."""
 SEEDS = share((1,), whole=tuple(range(40)))

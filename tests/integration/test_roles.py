@@ -232,43 +232,43 @@ def test_a_hosts_sandbox_has_its_organisation_halted_there(postgres: sa.Engine, 
     assert [tuple(row) for row in found] == [("acme", "cell-1"), ("acme", "cell-2")]
 
 
-@pytest.mark.parametrize("cell", ["events", "runs"])
-def test_a_host_counts_no_units_of_a_meter(fleet: Fleet, login: As, cell: str) -> None:
+def test_a_host_counts_no_units_of_a_meter(fleet: Fleet, login: As) -> None:
     """Neither of one that there is, whose units would be billed, nor of one that an event type will be given."""
     told = UsageEvent("app", "e", "idea", "acme", 5, T0)
     write(fleet.engine, lambda c: take(c, [told], T0 + 1))
+    forged = [(MAX_MEMORY_MB + 1, 86_000), (MAX_MEMORY_MB + 2, 1), (MAX_METER, 1)]
     values = ", ".join(
-        f"('forged-{number}', 'acme', 'event:x', '{cell}', {size}, {seconds}, {T0})"
-        for number, (size, seconds) in enumerate([(MAX_MEMORY_MB + 1, 86_000), (MAX_MEMORY_MB + 2, 1), (MAX_METER, 1)])
+        f"('forged-{cell}-{number}', 'acme', 'event:x', '{cell}', {size}, {seconds}, {T0})"
+        for cell in ("events", "runs")
+        for number, (size, seconds) in enumerate(forged)
     )
+    host = login("host")
     for _ in range(2):
-        do(login("host"), f"{SAMPLE}) VALUES {values} ON CONFLICT DO NOTHING")
-    kept = "SELECT problem, cell_id FROM usage_samples WHERE memory_mb > 16777216 AND id {} LIKE 'forged-%'"
-    assert fleet.rows(kept.format("")) == [("memory_out_of_bounds", f"a host, of {cell}")] * 3
+        do(host, f"{SAMPLE}) VALUES {values} ON CONFLICT DO NOTHING")
+    kept = "SELECT problem, cell_id FROM usage_samples WHERE memory_mb > 16777216 AND id {} LIKE 'forged-%' ORDER BY id"
+    assert fleet.rows(kept.format("")) == [
+        ("memory_out_of_bounds", f"a host, of {cell}") for cell in ("events", "runs") for _ in forged
+    ]
     assert fleet.rows(kept.format("NOT")) == [(None, "events")], "what the worker told counts"
     assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 0
     assert read(login("reader"), verify).breaches == []
 
 
-@pytest.mark.parametrize("cell", ["cell-1", "events", "runs"])
-@pytest.mark.parametrize("prefix", ["event", "run", "batch"])
-def test_reserved_id_of_host_is_refused(fleet: Fleet, login: As, prefix: str, cell: str) -> None:
+def test_reserved_id_of_host_is_refused(fleet: Fleet, login: As) -> None:
     """Also at the cell that stands for events: an event whose id a host had guessed was in conflict for good."""
-    told = UsageEvent("app", "e", "idea", "acme", 5, T0)
-    name = names_of([told], own=False)[0] if prefix == "event" else f"{prefix}:guessed:1"
+    told, host = UsageEvent("app", "e", "idea", "acme", 5, T0), login("host")
     before = fleet.one("SELECT COUNT(*) FROM usage_samples")
-    values = f"('{name}', 'acme', 'one', '{cell}', 1024, 60, {T0})"
-    with pytest.raises(DBAPIError, match="begins with event:, run: or batch: is reserved"):
-        do(login("host"), f"{SAMPLE}) VALUES {values} ON CONFLICT DO NOTHING")
+    for name in (names_of([told], own=False)[0], "run:guessed:1", "batch:guessed:1"):
+        for cell in ("cell-1", "events", "runs"):
+            values = f"('{name}', 'acme', 'one', '{cell}', 1024, 60, {T0})"
+            with pytest.raises(DBAPIError, match="begins with event:, run: or batch: is reserved"):
+                do(host, f"{SAMPLE}) VALUES {values} ON CONFLICT DO NOTHING")
     assert fleet.one("SELECT COUNT(*) FROM usage_samples") == before
     answers = write(login("worker"), lambda c: take(c, [told], T0 + 1))
     assert [one.status for one in answers] == ["pending"], "nothing stands in an event's place"
-
-
-def test_id_that_is_only_like_a_reserved_one_goes_in(login: As) -> None:
     names = ("events:1", "event", "event;1", "Event:1", "running:1", "batches:1", "a-event:1")
     values = ", ".join(f"('{name}', 'acme', 'one', 'cell-1', 1024, 60, {T0})" for name in names)
-    assert do(login("host"), f"{SAMPLE}) VALUES {values}") == len(names)
+    assert do(host, f"{SAMPLE}) VALUES {values}") == len(names), "ids that are only like a reserved one go in"
 
 
 def test_a_hosts_search_path_changes_no_halt(postgres: sa.Engine, login: As) -> None:
@@ -303,25 +303,25 @@ def test_init_pins_the_functions_of_a_database_that_is_up_to_date(postgres: sa.E
     assert found == ["search_path=pg_catalog, public, pg_temp"]
 
 
-@pytest.mark.parametrize("deleted", ["pushes", "usage_samples"])
-def test_a_workers_temporary_tables_open_no_guard(fleet: Fleet, login: As, deleted: str) -> None:
+def test_a_workers_temporary_tables_open_no_guard(fleet: Fleet, login: As) -> None:
     """Tables that a guard asks are shadowed: floors far ahead, and sums for what is deleted."""
     fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL")
     worker = login("worker")
     fleet.engine = worker
     fleet.tick_windows(3)
     assert fleet.one("SELECT state FROM pushes") == "accepted"
-    with worker.connect() as connection:
-        for table in TABLES:
-            if table != deleted:
-                connection.exec_driver_sql(f"CREATE TEMP TABLE {table} AS SELECT * FROM public.{table}")
-        connection.exec_driver_sql("UPDATE pg_temp.orgs SET floor_ms = 9000000000000000")
-        connection.exec_driver_sql(
-            "INSERT INTO pg_temp.folded_pushes (org_id, day_ms, feature, pushes) "
-            "SELECT org_id, window_ms - MOD(window_ms, 86400000), feature, 1 FROM public.pushes"
-        )
-        with pytest.raises(DBAPIError, match=r"floor|pruned|folded|deleted"):
-            connection.exec_driver_sql(f"DELETE FROM public.{deleted}")
+    for deleted in ("pushes", "usage_samples"):
+        with worker.connect() as connection:
+            for table in TABLES:
+                if table != deleted:
+                    connection.exec_driver_sql(f"CREATE TEMP TABLE {table} AS SELECT * FROM public.{table}")
+            connection.exec_driver_sql("UPDATE pg_temp.orgs SET floor_ms = 9000000000000000")
+            connection.exec_driver_sql(
+                "INSERT INTO pg_temp.folded_pushes (org_id, day_ms, feature, pushes) "
+                "SELECT org_id, window_ms - MOD(window_ms, 86400000), feature, 1 FROM public.pushes"
+            )
+            with pytest.raises(DBAPIError, match=r"floor|pruned|folded|deleted"):
+                connection.exec_driver_sql(f"DELETE FROM public.{deleted}")
 
 
 def test_a_sandbox_moves_between_cells(login: As) -> None:

@@ -109,7 +109,6 @@ def test_a_webhook_of_who_does_not_bill_asks_nobody(fleet: Fleet, provider: Prep
     assert provider.asked == []
 
 
-@pytest.mark.both_databases
 def test_an_older_read_does_not_replace_the_second(fleet: Fleet, provider: Prepaid) -> None:
     """The first read is slow: while its answer is on its way, another one is written."""
     hook(fleet)

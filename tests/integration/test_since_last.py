@@ -200,7 +200,7 @@ def test_from_its_point_on_a_run_finds_what_a_whole_one_does(broken_in_all_ways:
     fleet, now_ms = broken_in_all_ways, broken_in_all_ways.clock.at_ms
     held = read(fleet.engine, lambda c: Held(1, now_ms, mark(c)))
     ways = [item for item in {**TABLES, **BOOKS, **EVENTS}.items() if item[1].invariant in (1, 2, 3, 5, 6, 9)]
-    for name, way in ways[:: share(2, whole=1)]:
+    for name, way in ways[:: share(5, whole=1)]:
         with fleet.engine.connect() as connection:
             for text in (*_unguarded(connection), *way.statements):
                 connection.execute(sa.text(text.replace(":", "\\:")))

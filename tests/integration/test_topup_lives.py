@@ -21,7 +21,7 @@ from tests.fake_payments import CHARGE_FAULTS, LOOK_UP_FAULTS
 from tests.integration.topup_lives import lived
 from tests.whole import share
 
-EPISODES = 500
+EPISODES = share(250, whole=500)
 LIVES = share(1, whole=200)
 FEW = 250
 

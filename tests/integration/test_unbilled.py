@@ -25,8 +25,6 @@ from tests.integration.guarding import Guarded
 from tests.integration.telling_events import event, mapped, told, withdrawn
 from tests.world import T0, Fleet
 
-pytestmark = pytest.mark.both_databases
-
 
 @pytest.fixture
 def guarded(engine: sa.Engine) -> Guarded:
@@ -105,6 +103,7 @@ def test_executions_that_are_accepted_together_go_by_it_too(guarded: Guarded) ->
     guarded.write(lambda c: executions.accept_together(c, asked("a", "b"), guarded.now))
 
 
+@pytest.mark.both_databases
 def test_it_counts_while_its_push_waits_and_until_it_is_charged(guarded: Guarded) -> None:
     render(guarded, 3)
     fleet = guarded.fleet

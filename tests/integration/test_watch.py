@@ -237,7 +237,6 @@ def test_an_estimate_that_was_wrong_is_reported_and_undone_by_a_fresh_read(
     assert [look(fleet).halted for _ in range(3)] == [0, 0, 0]
 
 
-@pytest.mark.both_databases
 def test_a_balance_that_trails_behind_accepted_pushes_neither_resumes_nor_counts_twice(
     engine: sa.Engine, provider: Prepaid
 ) -> None:

@@ -33,7 +33,6 @@ def fleet(engine: sa.Engine, provider: Prepaid) -> Fleet:
     return made
 
 
-@pytest.mark.both_databases
 def test_one_customer_who_cannot_be_read_does_not_stop_the_others_from_being_asked(
     fleet: Fleet, provider: Prepaid
 ) -> None:

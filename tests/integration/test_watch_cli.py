@@ -32,7 +32,6 @@ def credit(shell: Shell, at: str) -> dict[str, Any]:
     return {**found["credit"], "verdicts": [(bool(one["is_halted"]), one["reason"]) for one in found["verdicts"]]}
 
 
-@pytest.mark.both_databases
 def test_a_round_halts_and_org_show_says_why(shell: Shell) -> None:
     first = shell.json("watch", "--once", "--at", "2026-01-01T00:01:05Z")["watch"]
     second = shell.json("watch", "--once", "--at", "2026-01-01T00:01:15Z")["watch"]

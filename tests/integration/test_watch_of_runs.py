@@ -74,7 +74,6 @@ class Mirrored(FakeProvider):
         return read(self.engine, lambda c: _wallets(c, customer_ids=customer_ids, now_ms=T0))
 
 
-@pytest.mark.both_databases
 def test_what_runs_charge_is_no_sign_that_what_was_sent_arrived(engine: sa.Engine) -> None:
     """While the provider answers nothing, what was sent is in no read of the wallet, however much that fell."""
     provider = Mirrored(capabilities(balance_in_ledger=True))

@@ -53,19 +53,18 @@ def halted(fleet: Fleet, error: str | None, org: str = "acme", cell: str = "cell
     )
 
 
-@pytest.mark.both_databases
-@pytest.mark.parametrize(
-    "error", [f"the URL of cell cell-1 {NOT_ALLOWED}", UNSIGNED, "the cell answered 401", "the cell answered 404"]
-)
-def test_halt_that_no_retry_delivers_needs_a_person_at_once(fleet: Fleet, error: str) -> None:
+def test_halt_that_no_retry_delivers_needs_a_person_at_once(fleet: Fleet) -> None:
     fleet.tick_windows(2)
-    halted(fleet, error)
-    found = headline(fleet)
-    assert found.verdict == "person_needed"
-    assert (
-        found.reason.startswith("1 halt (of acme) not delivered to cell cell-1 since 2026-") and error in found.reason
-    )
-    assert found.next.startswith("drawdown cell list, then fix cell cell-1")
+    halted(fleet, None)
+    for error in (
+        f"the URL of cell cell-1 {NOT_ALLOWED}", UNSIGNED, "the cell answered 401", "the cell answered 404",
+    ):  # fmt: skip
+        fleet.write("UPDATE halts SET last_error = :error", {"error": error})
+        found = headline(fleet)
+        assert found.verdict == "person_needed", error
+        assert found.reason.startswith("1 halt (of acme) not delivered to cell cell-1 since 2026-")
+        assert error in found.reason
+        assert found.next.startswith("drawdown cell list, then fix cell cell-1")
     report = fleet.tick()
     assert report.exit_status == 1 or report.halts_acknowledged, "the tick asks for a person, too"
 
@@ -102,7 +101,6 @@ def test_key_that_is_refused_needs_a_person_although_others_settle(fleet: Fleet,
     assert fleet.one("SELECT last_error FROM pushes WHERE state = 'due'") == f"{NEEDS_YOU}the key is refused (HTTP 401)"
 
 
-@pytest.mark.both_databases
 @pytest.mark.parametrize("is_sealed", [True, False])
 def test_provider_without_a_key_needs_a_person_once_usage_waits(
     fleet: Fleet, provider: FakeProvider, is_sealed: bool

@@ -74,7 +74,6 @@ def withdrawn(fleet: Fleet) -> int:
     return int(str(fleet.one("SELECT COUNT(*) FROM withdrawals")))
 
 
-@pytest.mark.both_databases
 def test_a_backfill_is_reverted_by_one_command(fleet: Fleet, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """A portion makes its window due for a seal, which is no reason to refuse the next one."""
     monkeypatch.setattr(backfills, "REVERTED_AT_ONCE", 2)

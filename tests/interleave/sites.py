@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ ROOT: Final = Path(__file__).parents[2]
 ROOMS: Final = ("schema", "ledger", "guard", "providers", "worker", "server", "cli")
 
 
+@cache
 def sites() -> dict[str, str]:
     """Each site and where it is."""
     return {site: where for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")) for site, where in _in(path)}

@@ -12,9 +12,15 @@ JSON: Final = "application/json"
 _made: Final[dict[tuple[int, str, str, str], Draft202012Validator]] = {}
 
 
+_roots: Final[dict[int, Draft202012Validator]] = {}
+"""Of each description: to close its components takes longer than most answers."""
+
+
 def validator(found: Mapping[str, Any], schema: Mapping[str, Any]) -> Draft202012Validator:
     """Of a schema of the description, each object of which is closed."""
-    return Draft202012Validator({**closed(schema), "components": closed(found["components"])})
+    if id(found) not in _roots:
+        _roots[id(found)] = Draft202012Validator({"components": closed(found["components"])})
+    return _roots[id(found)].evolve(schema=closed(schema))
 
 
 def closed(schema: Any) -> Any:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 from rich.console import Console
 
-from drawdown.cli.demo import moments
+from drawdown.cli.demo import moments, serve
 from drawdown.cli.demo.cast import DAYS
 from drawdown.cli.demo.life import live
 from drawdown.cli.demo.moments import MOST_TICKS, Calendar
@@ -28,11 +29,15 @@ from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, window_of
+from drawdown.server.http import listen
 from drawdown.worker.orgs.lists import OrgFilter, list_orgs
 from drawdown.worker.verify.verify import verify
-from tests.acceptance.commands import PROJECT, SCRIPT, environment
+from tests import forked
+from tests.acceptance.commands import PROJECT, environment
+from tests.cases import cases
 from tests.demo_life import YEARS_MS, Month
-from tests.whole import share
+from tests.patience import PATIENT_S
+from tests.whole import WHOLE, share
 
 MOMENT = 1_772_442_900_000
 """2026-03-02T09:15Z: most of its month lies in February. As a window's begin it is the month's last moment, too: the
@@ -60,23 +65,22 @@ MOST_STATEMENTS_A_TICK = 400
 """Of a tick of the demo, with what happened before it."""
 
 
-SPARSER = f"""
-from drawdown.cli.demo import moments
+SHORTER = f"""
+from functools import partial
+from drawdown.cli.demo import moments, serve
 moments.HALF_HOUR_MS = {4 * HOUR_MS}
-from drawdown.cli.main import main
-main()
+serve.live = partial(serve.live, days={SHORT})
 """
-"""Its last day with fewer ticks: all that is told of it is told all the same."""
+"""The month's last day, with few ticks. `make test-whole` serves the month; `python -m tests.demo_life` judges some."""
 
 
-def started(folder: Path, *options: str, **env: str) -> subprocess.Popen[str]:
+def started(folder: Path, *, before: str = share(SHORTER, whole=""), **env: str) -> forked.Started:
     """The process, with its own folder for what is temporary."""
     (folder / "tmp").mkdir()
     other = {**environment(f"sqlite:///{folder}/not-the-demo.db"), "TMPDIR": str(folder / "tmp"), **env}
-    pipe = subprocess.PIPE
-    program = share([sys.executable, "-c", SPARSER], whole=[str(SCRIPT)])
-    command = [*program, "--at", str(MOMENT), *options, "demo", "--serve", "--no-open"]
-    return subprocess.Popen(command, env=other, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True)
+    words = ["--at", str(MOMENT), "demo", "--serve", "--no-open"]
+    with (folder / "complaints").open("w") as err:
+        return forked.Started(words, env=other, cwd=PROJECT, err=err, before=before)
 
 
 def left(folder: Path) -> list[str]:
@@ -88,33 +92,34 @@ def test_a_month_is_served_whole_by_one_url_and_what_was_made_is_gone_when_told(
     foreign = {"DRAWDOWN_STRIPE_SECRET_KEY": "sk_live_1", "DRAWDOWN_STRIPE_URL": "http://127.0.0.1:9"}
     process = started(tmp_path, **foreign)
     try:
-        assert process.stdout is not None
         line = process.stdout.readline()
         url = httpx.URL(line.strip())
-        assert (url.scheme, url.host) == ("http", "127.0.0.1"), process.stderr and process.stderr.read()
-        assert httpx.get(url.join("/readyz")).status_code == 200
-        let_in = httpx.get(url)
+        assert (url.scheme, url.host) == ("http", "127.0.0.1"), (tmp_path / "complaints").read_text()
+        client = httpx.Client(timeout=PATIENT_S)
+        assert client.get(url.join("/readyz")).status_code == 200
+        let_in = client.get(url)
         assert (let_in.status_code, let_in.headers["location"]) == (303, "/console/")
         session = let_in.headers["set-cookie"].partition(";")[0]
         for place, shown in PLACES:
-            page = httpx.get(url.join(place), headers={"Cookie": session})
+            page = client.get(url.join(place), headers={"Cookie": session})
             assert page.status_code == 200, place
             assert all(text in page.text for text in shown), place
         ours = {"Cookie": session, "sec-fetch-site": "same-origin"}
-        own = httpx.post(url.join("/console/own"), data={"org": "acme"}, headers=ours)
+        own = client.post(url.join("/console/own"), data={"org": "acme"}, headers=ours)
         assert (own.status_code, own.headers["location"]) == (303, "/my/usage")
-        theirs = httpx.get(url.join("/my/usage"), headers={"Cookie": own.headers["set-cookie"].partition(";")[0]})
+        theirs = client.get(url.join("/my/usage"), headers={"Cookie": own.headers["set-cookie"].partition(";")[0]})
         assert theirs.status_code == 200 and "<bdi>acme</bdi>" in theirs.text
-        gate: dict[str, Any] = httpx.get(url.join("/v1/gate/hooli")).json()
-        assert (gate["allowed"], gate["reason"]) == (False, "credits_exhausted")
+        gate: dict[str, Any] = client.get(url.join("/v1/gate/hooli")).json()
+        assert not WHOLE or (gate["allowed"], gate["reason"]) == (False, "credits_exhausted")
         (made,) = (tmp_path / "tmp").glob("drawdown-demo-*/demo.db")
-        assert Month(f"sqlite:///{made}", Calendar(window_of(MOMENT))).wrong() == []
+        month = Month(f"sqlite:///{made}", Calendar(window_of(MOMENT), share(SHORT, whole=DAYS)))
+        assert month.wrong(is_whole=WHOLE) == []
         process.send_signal(signal.SIGTERM)
-        said, complaints = process.communicate(timeout=60)
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait(60)
-    assert (process.returncode, said, complaints) == (0, "", "")
+    assert (process.stdout.read(), (tmp_path / "complaints").read_text()) == ("", "")
     assert left(tmp_path) == []
     assert not (tmp_path / "not-the-demo.db").exists()
 
@@ -127,35 +132,27 @@ def test_told_to_end_while_the_month_is_made_it_leaves_nothing(tmp_path: Path) -
             time.sleep(0.05)
         assert left(tmp_path)
         process.send_signal(signal.SIGTERM)
-        said, complaints = process.communicate(timeout=60)
+        assert process.wait(60) == 75
     finally:
         process.kill()
         process.wait(60)
-    assert (process.returncode, said) == (75, "")
-    assert "stopped" in complaints
+    assert process.stdout.read() == "" and "stopped" in (tmp_path / "complaints").read_text()
     assert left(tmp_path) == []
 
 
-AT_ONCE = """
-import os, signal
-from contextlib import nullcontext
-from types import SimpleNamespace as Named
-from drawdown.cli.demo import serve
-stage = Named(app=None, close=lambda: print("cleared away"))
-for name, instead in (
-    ("live", lambda *_, **__: stage), ("let_in", lambda *_: "URL"), ("_going_on", lambda _: nullcontext()),
-    ("services_of", lambda _: None), ("Server", lambda _: None),
-    ("show", lambda *_: os.kill(os.getpid(), signal.SIGTERM)),
-):
-    vars(serve)[name] = instead
-serve.serve(Named(err=None, out=None, clock=None), None, 0, browser=False)
-"""
-"""Somebody who tells it to end the moment its line is there."""
-
-
-def test_told_to_end_as_soon_as_it_said_its_url_it_clears_away() -> None:
-    done = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "cleared away\n"), done.stderr
+def test_told_to_end_as_soon_as_it_said_its_url_it_clears_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody tells it to end the moment its line is there."""
+    cleared: list[str] = []
+    for name, instead in (
+        ("live", lambda *_, **__: SimpleNamespace(app=None, close=lambda: cleared.append("away"))),
+        ("let_in", lambda *_: "URL"), ("_going_on", lambda _: nullcontext()), ("services_of", lambda _: None),
+        ("Server", lambda _: None), ("show", lambda *_: os.kill(os.getpid(), signal.SIGTERM)),
+        ("listen", SimpleNamespace(bind=listen.bind, serve=lambda *_: pytest.fail("it went on"))),
+    ):  # fmt: skip
+        monkeypatch.setattr(serve, name, instead)
+    app: Any = SimpleNamespace(err=None, out=None, clock=None)
+    serve.serve(app, None, 0, browser=False)
+    assert cleared == ["away"]
 
 
 def rows_of(engine: sa.Engine) -> list[list[tuple[Any, ...]]]:
@@ -216,7 +213,7 @@ def test_of_any_moment_the_ticks_and_acts_of_a_month_are_bounded(tmp_path: Path)
     assert acts == sorted(acts, key=lambda act: act.at_ms)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("options", "said"),
     [
         (["--port", "8080"], "--port is for --serve"),

@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,15 +26,11 @@ from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.emulators.stripe import StripeEmulator
 from tests.fresh import migrated
+from tests.patience import PATIENT_S
 from tests.whole import share
 
 FRESH = (str(SCRIPT),)
-HURRIED = """
-from drawdown.server.http import connection
-connection.PATIENCE_S = 3.0
-from drawdown.cli.main import main
-main()
-"""
+HURRIED = "from drawdown.server.http import connection; connection.PATIENCE_S = 0.5"
 """Its patience is 15 s else."""
 CANARY = "canary7f3a9c"
 SECRETS = {
@@ -51,9 +46,10 @@ SECRETS = {
 
 @contextmanager
 def serving(
-    url: str, env: dict[str, str], log: Path, *options: str, program: Sequence[str] = ()
+    url: str, env: dict[str, str], log: Path, *options: str, program: Sequence[str] = (), before: str = ""
 ) -> Iterator[tuple[str, subprocess.Popen[str] | forked.Started]]:
-    """`drawdown serve` on a free port: its URL and process; one of a fresh `program`, where that matters."""
+    """`drawdown serve` on a free port: its URL and process; one of a fresh `program`, where that matters. `before`:
+    Python that a forked one runs first."""
     words, settings = ["--json", "serve", "--port", "0", *options], {"DRAWDOWN_LOG_LEVEL": "DEBUG", **env}
     with log.open("w") as err:
         process: subprocess.Popen[str] | forked.Started
@@ -63,7 +59,7 @@ def serving(
                 env=environment(url, settings), cwd=PROJECT, stdout=subprocess.PIPE, stderr=err, text=True,
             )  # fmt: skip
         else:
-            process = forked.Started(words, env=environment(url, settings), cwd=PROJECT, err=err)
+            process = forked.Started(words, env=environment(url, settings), cwd=PROJECT, err=err, before=before)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -89,21 +85,16 @@ def signed(url: str, path: str, order: dict[str, Any]) -> tuple[bytes, dict[str,
 
 
 BEFORE_IT_LISTENS = """
-import os, signal, sys
-from drawdown.cli.main import run
+import os, signal
 from drawdown.server.http import listen
-from tests.fresh import migrated
 listen._keep_what_is_loaded = lambda: os.kill(os.getpid(), signal.SIGTERM)
-sys.exit(run(["--database-url", sys.argv[1], "serve", "--port", "0"]))
 """
 
 
-def test_told_to_end_before_it_hears_signals_itself_it_ends_all_the_same(tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path}/drawdown.db"
-    assert drawdown(migrated(database), "init").status == 0
-    command = [sys.executable, "-c", BEFORE_IT_LISTENS, database]
-    done = subprocess.run(command, env=environment(database), capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_told_to_end_before_it_hears_signals_itself_it_ends_all_the_same(database: str, tmp_path: Path) -> None:
+    with serving(database, {"DRAWDOWN_LOG_LEVEL": "CRITICAL"}, tmp_path / "log", before=BEFORE_IT_LISTENS) as (_, told):
+        assert told.wait(60) == 0
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) -> None:
@@ -112,8 +103,8 @@ def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) ->
     said: list[str] = []
     with serving_in_thread(autumn) as autumn_url, serving_in_thread(stripe) as stripe_url:
         env = {**SECRETS, "DRAWDOWN_AUTUMN_URL": autumn_url, "DRAWDOWN_STRIPE_URL": stripe_url}
-        with serving(database, env, tmp_path / "log", program=FRESH) as (url, process):
-            client = httpx.Client(base_url=url)
+        with serving(database, env, tmp_path / "log") as (url, process):
+            client = httpx.Client(base_url=url, timeout=PATIENT_S)
 
             def ask(method: str, path: str, body: bytes = b"", **headers: str) -> int:
                 answer = client.request(method, path, content=body, headers=headers)
@@ -146,14 +137,13 @@ def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) ->
 
 
 def test_a_head_without_end_and_no_http_are_cut_off_and_others_are_answered(database: str, tmp_path: Path) -> None:
-    program = share((sys.executable, "-c", HURRIED), whole=FRESH)
-    with serving(database, {}, tmp_path / "log", program=program) as (url, _process):
+    with serving(database, {}, tmp_path / "log", before=share(HURRIED, whole="")) as (url, _process):
         address = ("127.0.0.1", httpx.URL(url).port or 0)
         with socket.create_connection(address) as slow, socket.create_connection(address) as odd:
             slow.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
             odd.sendall(b"\x16\x03\x01 no http\r\n\r\n")
             assert b"400" in odd.recv(1000)
-            assert httpx.get(f"{url}/healthz").status_code == 200
+            assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
             slow.settimeout(30)
             assert slow.recv(1000) == b"", "it is given up"
 

@@ -6,8 +6,6 @@ import datetime as dt
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,16 +20,16 @@ from drawdown.cli.main import run
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.schema.units import WINDOW_MS
+from tests import forked
 from tests.acceptance.commands import PROJECT, drawdown, environment
 from tests.fresh import migrated
+from tests.patience import PATIENT_S
 from tests.world import Fleet
 
 NIGHTS = """
 from apscheduler.triggers.interval import IntervalTrigger
 from drawdown.cli import scheduler
 scheduler.at_night = lambda at: IntervalTrigger(seconds=1)
-from drawdown.cli.main import main
-main()
 """
 """A night is a second long."""
 
@@ -53,22 +51,17 @@ def database(tmp_path: Path) -> str:
 
 
 @contextmanager
-def up(url: str, log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    words = [sys.executable, "-c", NIGHTS, "--json", "up", "--port", "0", *options]
-    with (
-        log.open("w") as err,
-        subprocess.Popen(
-            words, env=environment(url, {"DRAWDOWN_LOG_LEVEL": "INFO"}), cwd=PROJECT, stdout=subprocess.PIPE,
-            stderr=err, text=True,
-        ) as process,
-    ):  # fmt: skip
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, log.read_text()
-            yield json.loads(line)["url"], process
-        finally:
-            process.kill()
+def up(url: str, log: Path, *options: str) -> Iterator[tuple[str, forked.Started]]:
+    words, env = ["--json", "up", "--port", "0", *options], environment(url, {"DRAWDOWN_LOG_LEVEL": "INFO"})
+    with log.open("w") as err:
+        process = forked.Started(words, env=env, cwd=PROJECT, err=err, before=NIGHTS)
+    try:
+        line = process.stdout.readline()
+        assert line, log.read_text()
+        yield json.loads(line)["url"], process
+    finally:
+        process.kill()
+        process.wait(60)
 
 
 def events(log: Path, name: str) -> list[dict[str, Any]]:
@@ -76,7 +69,7 @@ def events(log: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-def parts(process: subprocess.Popen[str]) -> list[int]:
+def parts(process: forked.Started) -> list[int]:
     """The processes that the command was made of."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(one) for one in children.read_text().split()]
@@ -94,7 +87,9 @@ def test_one_command_ticks_watches_serves_and_does_the_nightly(database: str, tm
         return lambda: fleet.one(statement) or None  # type: ignore[return-value]
 
     with up(database, log, "--every", "1") as (url, process):
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
+        other = drawdown(database, "up", "--port", url.rpartition(":")[2])
+        assert other.status == 2 and "cannot listen on 127.0.0.1" in other.err, "before anything is begun"
         waited(count("SELECT COUNT(*) FROM pushes WHERE state = 'accepted'"), "a tick")
         waited(count("SELECT NULLIF(COUNT(*), 1) FROM ticks"), "the tick after it")
         waited(count("SELECT MAX(round_ms) FROM watch_state"), "a round of the watch")
@@ -111,7 +106,7 @@ def test_one_command_ticks_watches_serves_and_does_the_nightly(database: str, tm
 def test_where_one_part_is_gone_the_command_ends_with_the_other(which: int, database: str, tmp_path: Path) -> None:
     """What keeps it running then starts both: none of them is missing for hours while the other one looks well."""
     with up(database, tmp_path / "log") as (url, process):
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
         os.kill(parts(process)[which], signal.SIGKILL)
         assert process.wait(60) == 75
     with pytest.raises(httpx.ConnectError):
@@ -120,7 +115,7 @@ def test_where_one_part_is_gone_the_command_ends_with_the_other(which: int, data
 
 def test_no_part_outlives_the_command(database: str, tmp_path: Path) -> None:
     with up(database, tmp_path / "log") as (url, process):
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
         made = parts(process)
         process.kill()
         process.wait(60)
@@ -137,12 +132,6 @@ def test_a_night_that_is_no_time_is_refused(
     for command in ("up", "run"):
         assert run([command, "--nightly-at", given]) == 2
         assert f"--nightly-at '{given}': expected an hour and minute in UTC" in capsys.readouterr().err
-
-
-def test_a_port_that_is_taken_is_told_before_anything_is_begun(database: str, tmp_path: Path) -> None:
-    with up(database, tmp_path / "log") as (url, _):
-        done = drawdown(database, "up", "--port", url.rpartition(":")[2])
-        assert done.status == 2 and "cannot listen on 127.0.0.1" in done.err
 
 
 def test_a_night_begins_at_its_hour_of_utc() -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
 from drawdown.ledger.allocation import TAKEN, Lot, Uses, allocate, parts
+from tests.cases import cases
 
 
 def lot(name: str, amount: int, begins: int = 0, ends: int | None = None, **more: object) -> Lot:
@@ -34,7 +33,7 @@ IN_TURN = [
 ]
 
 
-@pytest.mark.parametrize("shift", range(len(IN_TURN)))
+@cases("shift", range(len(IN_TURN)))
 def test_the_order_of_use(shift: int) -> None:
     mixed = IN_TURN[shift:] + IN_TURN[:shift]
     assert [one.lot for one in sorted(mixed, key=lambda one: one.turn)] == [one.lot for one in IN_TURN]
@@ -62,7 +61,7 @@ CASES: dict[str, tuple[list[Lot], Uses, dict[str, int], dict[str | None, int], i
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+@cases("name", CASES)
 def test_it_is_allocated(name: str) -> None:
     lots, uses, used, owed, back = CASES[name]
     for order in (lots, lots[::-1]):
@@ -80,7 +79,7 @@ def test_what_lots_paid_of_what_was_taken_back_is_told_apart() -> None:
     assert (found.used, found.owed) == ({"r": 0}, {TAKEN: 4})
 
 
-@pytest.mark.parametrize(("now", "used", "owed"), [(49, 0, 4), (50, 4, 0)])
+@cases(("now", "used", "owed"), [(49, 0, 4), (50, 4, 0)])
 def test_lot_that_has_not_begun_pays_nothing(now: int, used: int, owed: int) -> None:
     lots = [lot("a", 10, 0, 10), B]
     found = allocate(lots, {0: {None: 10}, 2: {"x": 4}}, now)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from drawdown.providers.protocol import Accepted, Left, Outcome, PushRequest, Re
 from drawdown.worker.push.claim import Claimed
 from drawdown.worker.verdict.answers import ClaimAnswers
 from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, Known, Remaining, ask_at_ms, turn_ms
+from tests.cases import cases
 
 NOW = 1_767_225_600_000
 FAR = Remaining(10**9, 10**6, whole=True)
@@ -82,7 +82,7 @@ def test_less_credit_never_has_an_organisation_asked_about_later(
     assert ask_at_ms(known, replace(there, left_micro=left - less), NOW) <= ask_at_ms(known, there, NOW)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("known", "remaining", "at_once"),
     [
         (READ, FAR, False),
@@ -137,7 +137,7 @@ def test_the_last_answer_of_a_claim_judges() -> None:
     assert (acme.all_answered, acme.remaining()) == (True, Remaining(6, 2, whole=True))
 
 
-@pytest.mark.parametrize("left", [Left(10**19, 1), Left(1, 10**19), Left(1.5, 1), Left(1, 1, 7)])  # type: ignore[arg-type]
+@cases("left", [Left(10**19, 1), Left(1, 10**19), Left(1.5, 1), Left(1, 1, 7)])  # type: ignore[arg-type]
 def test_what_is_left_has_to_be_a_figure(left: Left) -> None:
     found = outcome(Accepted(left))
     assert isinstance(found, Accepted) and found.left is None

@@ -10,6 +10,7 @@ import pytest
 from drawdown.worker.batches.columns import Columns
 from drawdown.worker.batches.duck import READING_THREADS, shut_in
 from drawdown.worker.batches.files import found_file
+from tests.cases import cases
 from tests.world import T0
 
 pytest.importorskip("duckdb")
@@ -31,7 +32,7 @@ class Recorded:
         return self.connection.execute(statement, *values)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ROWS)
+@cases("name", ROWS)
 def test_header_is_read_by_one_thread_where_rows_are_read_by_more(name: str, tmp_path: Path) -> None:
     """Without an order, `LIMIT 1` gives the line of whichever thread comes first. At 100 MB that was another line
     in 2 of 40 reads, which no test can wait for. So the test compares how the header is read."""

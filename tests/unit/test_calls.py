@@ -29,6 +29,7 @@ from drawdown.worker.engine.calls import MOST_UNSETTLED, Calls
 from drawdown.worker.engine.effects import LANES, LookUp, Push
 from drawdown.worker.engine.flight import PORTION
 from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, Allowance, CustomerLines, NotBegun, Turns, by_customer
+from tests.cases import cases
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0
 
@@ -97,7 +98,7 @@ def test_answers_are_handed_out_while_one_call_hangs() -> None:
     done(work)
 
 
-@pytest.mark.parametrize("at_once", [8, 512])
+@cases("at_once", [8, 512])
 def test_of_all_that_is_sent_and_not_written_down_there_is_an_end(at_once: int) -> None:
     """Nobody asks for the next answers as long as those fetched are being written down, however long that takes."""
 

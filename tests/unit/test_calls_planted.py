@@ -10,6 +10,7 @@ import pytest
 
 from drawdown.worker.engine import calls, lines
 from drawdown.worker.engine.lines import Allowance, CustomerLine, CustomerLines, Slots, Turns
+from tests.cases import cases
 from tests.simulation.mutants_remote import Patches
 from tests.unit import test_calls as sound
 
@@ -155,7 +156,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Callable[[], None]]]] 
 """How each is planted, and the test that it turns red."""
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@cases("name", PLANTED)
 def test_each_is_seen(name: str) -> None:
     plant, sees = PLANTED[name]
     patches = Patches()

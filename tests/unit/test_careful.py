@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-import pytest
-
 from drawdown.providers import careful
 from drawdown.providers.careful import Careful
 from drawdown.providers.protocol import (
@@ -33,6 +31,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from tests.cases import cases
 from tests.fake_provider import FakeProvider, capabilities
 
 HOSTILE = ("\x00", "\ud800", "\x1b[2J", "\u202e", "a\nb", "x" * 3_000_000, "\x1b" * 100_000)
@@ -48,7 +47,7 @@ def fits(text: str, most: int) -> bool:
     return text.isprintable() and len(text) <= most
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@cases("text", HOSTILE)
 def test_text_of_any_kind_is_clean_and_bounded(text: str) -> None:
     state = careful.sound(CustomerState(5, text, None))
     assert isinstance(state, CustomerState) and state.plan is not None
@@ -65,7 +64,7 @@ def test_text_of_any_kind_is_clean_and_bounded(text: str) -> None:
     assert all(fits(name, careful.MAX_NAME_CHARS) for one in named if isinstance(one, dict) for name in one)
 
 
-@pytest.mark.parametrize("figure", HUGE, ids=range(len(HUGE)))
+@cases("figure", HUGE)
 def test_a_figure_that_is_none_has_told_nothing(figure: Any) -> None:
     assert isinstance(careful.looked_up(Found(figure)), ReadFailed)
     assert isinstance(careful.totals({"compute": 1, "other": figure}), ReadFailed)
@@ -127,7 +126,7 @@ def test_what_is_sound_comes_through_as_it_was() -> None:
     asyncio.run(ask())
 
 
-@pytest.mark.parametrize("credits", ["1e-1999999", "1e-400", "1e18", "100000000.1", "1e400", "NaN", "sNaN", "-1", "0"])
+@cases("credits", ["1e-1999999", "1e-400", "1e18", "100000000.1", "1e400", "NaN", "sNaN", "-1", "0"])
 def test_a_cost_that_no_column_holds_is_left_out(credits: str) -> None:
     good = Cost("good", "credits", Decimal("0.0000000001"))
     assert careful.costs([Cost("bad", "credits", Decimal(credits)), good]) == [good]
@@ -145,20 +144,19 @@ def test_parts_of_one_name_are_one() -> None:
     assert isinstance(state, CustomerState) and len(state.parts) == 1
 
 
-@pytest.mark.parametrize("granted", ["1e-999999", "1e-999999999999", "0e-999999999999"])
+@cases("granted", ["1e-999999", "1e-999999999999", "0e-999999999999"])
 def test_an_amount_of_a_million_digits_is_none(granted: str) -> None:
     state = careful.sound(CustomerState(5, None, None, parts=(Part("credits", "p", Decimal(granted)),)))
     assert isinstance(state, CustomerState) and state.parts == ()
 
 
-@pytest.mark.parametrize(
+@cases(
     "parts",
     [
         [Part("credits", f"part-{number}", Decimal(1)) for number in range(careful.MAX_PARTS + 1)],
         [Part("credits", "part", Decimal(1), 10**18)],
         [Part("credits", "part", Decimal("1e30"))],
     ],
-    ids=["too many", "no moment", "no amount"],
 )
 def test_a_part_that_cannot_be_told_makes_a_balance_unread(parts: list[Part]) -> None:
     """Left out of what a balance shows, it would be taken for used up."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pytest
-
 from drawdown.worker.push.balances import charged_among, is_only_choice
+from tests.cases import cases
 
 
-@pytest.mark.parametrize(
+@cases(
     ("quantities", "least", "most", "charged"),
     [
         ([60], 60, 60, {0}),
@@ -32,7 +31,7 @@ def test_pushes_that_cancel_out_are_absent_as_events_say() -> None:
     assert charged_among([-1, 1], 0, 0) == frozenset()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("quantities", "chosen", "only"),
     [
         ([60, 7], {0}, True),

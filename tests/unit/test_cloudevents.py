@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-import pytest
 from starlette.datastructures import Headers
 
 from drawdown.events import cloudevents
@@ -14,6 +13,7 @@ from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES, Given
 from drawdown.events.envelope import MAX_PROPERTIES_BYTES, MAX_QUANTITY, Unfit, UsageEvent
 from drawdown.events.fields import MOST_VALUES, moment_of, quantity_of
 from drawdown.events.reading import MAX_DEPTH
+from tests.cases import cases
 
 NOW: Final = 1_770_091_506_789
 TIME: Final = "2026-02-03T04:05:06.789Z"
@@ -99,7 +99,7 @@ def test_what_a_tracing_library_adds_makes_no_other_event() -> None:
     assert read(event(traceparent="00-1", tracestate={"a": 1}, dataschema="x")) == read(event(traceparent="00-2"))
 
 
-@pytest.mark.parametrize("quantity", [3, 3.0, "3", "3.00", "0003", b"3e0", b"30E-1", b"3.000000000000000000000"])
+@cases("quantity", [3, 3.0, "3", "3.00", "0003", b"3e0", b"30E-1", b"3.000000000000000000000"])
 def test_a_whole_quantity_is_taken_however_it_is_written(quantity: Any) -> None:
     text = quantity.decode() if isinstance(quantity, bytes) else json.dumps(quantity)
     assert read(json.dumps(event()).replace('"quantity": 3', f'"quantity": {text}').encode()) == read(event())
@@ -116,7 +116,7 @@ NO_QUANTITY: Final[list[tuple[str, str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "code"), NO_QUANTITY)
+@cases(("text", "code"), NO_QUANTITY)
 def test_what_is_no_whole_quantity_is_refused_exactly(text: str, code: str) -> None:
     item = json.dumps(event()).replace('"quantity": 3', f'"quantity": {text}').encode()
     (found,) = cloudevents.given(b"[" + item + b"]", JSON, {}, None, NOW)
@@ -155,7 +155,7 @@ WRONG: Final[list[tuple[dict[str, Any], str, str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "code", "at"), WRONG, ids=lambda value: repr(value)[:40])
+@cases(("changes", "code", "at"), WRONG)
 def test_what_is_wrong_with_an_event_has_a_code_and_a_place(changes: dict[str, Any], code: str, at: str) -> None:
     found = read(event(**changes))
     assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), found
@@ -170,7 +170,7 @@ OWN_WRONG: Final[list[tuple[dict[str, Any], str, str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "code", "at"), OWN_WRONG, ids=lambda value: repr(value)[:40])
+@cases(("changes", "code", "at"), OWN_WRONG)
 def test_what_is_wrong_with_our_envelope_has_a_code_and_a_place(changes: dict[str, Any], code: str, at: str) -> None:
     found = read(own(**changes))
     assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), found
@@ -206,7 +206,7 @@ def test_properties_are_kept_as_json_says_them() -> None:
         assert isinstance(wrong, Unfit) and (wrong.code, wrong.at) == ("bad_number", "data.a")
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "ms"),
     [
         ("2026-02-03T04:05:06Z", 0), ("2026-02-03t04:05:06z", 0), ("2026-02-03 04:05:06Z", 0),

@@ -19,6 +19,7 @@ from drawdown.cli.main import app, global_options_first, main, run
 from drawdown.cli.nouns.recover import AFTER, BEFORE
 from drawdown.cli.tree import MODULES, walk
 from drawdown.schema.errors import MEANINGS
+from tests.cases import cases
 
 ROOT: Any = get_command(app)
 TREE = dict(walk(ROOT))
@@ -90,7 +91,7 @@ def test_the_help_tells_each_exit_status(capsys: pytest.CaptureFixture[str]) -> 
 COMPLETE = {"_DRAWDOWN_COMPLETE": "complete_bash", "COMP_WORDS": "drawdown pu", "COMP_CWORD": "1"}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "environment", "says", "typers_own"),
     [(["--help"], {}, "Usage", set()), (["--version"], {}, "drawdown ", set()), ([], COMPLETE, "push", {"pydantic"})],
 )

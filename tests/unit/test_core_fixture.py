@@ -20,6 +20,7 @@ from drawdown.events.privacy.documents import read_reports
 from drawdown.events.privacy.rules import RULES
 from drawdown.events.privacy.scan import scan
 from drawdown.events.summary import LEAST, SHAPE, OrgUse, grouped
+from tests.cases import cases
 from tests.unit.core_fixture import (
     EXAMPLES,
     FIXTURE,
@@ -92,7 +93,7 @@ def test_the_schema_is_the_envelopes() -> None:
     assert set(SCHEMA["properties"]) == fields
 
 
-@pytest.mark.parametrize("event", ACCEPTS, ids=lambda one: one["event_id"])
+@cases("event", ACCEPTS)
 def test_an_event_that_is_accepted_is_one_of_the_envelope(event: dict[str, Any]) -> None:
     assert Draft202012Validator(SCHEMA).is_valid(event)
     said = {"occurred_ms": 1_769_860_800_000, **{name: v for name, v in event.items() if name != "occurred_at"}}
@@ -100,7 +101,7 @@ def test_an_event_that_is_accepted_is_one_of_the_envelope(event: dict[str, Any])
     assert as_json(made) == {**as_json(made), **{name: v for name, v in event.items() if v not in (None, {})}}
 
 
-@pytest.mark.parametrize("case", REFUSES, ids=lambda one: one["why"])
+@cases("case", REFUSES)
 def test_an_event_that_is_refused_is_refused_for_one_reason(case: dict[str, Any]) -> None:
     assert len(list(Draft202012Validator(SCHEMA).iter_errors(case["event"]))) == 1
     assert any(Draft202012Validator(SCHEMA).is_valid(one) for one in ACCEPTS)
@@ -143,11 +144,11 @@ def ajv(events: list[dict[str, Any]]) -> list[bool]:
 @pytest.mark.xdist_group("ajv")
 def test_ajv_accepts_and_refuses_the_same() -> None:
     adapted = [as_json(made) for name, sent in ADAPTERS.items() for one in sent if (made := mapped_by(name)(one))]
-    assert ajv([*ACCEPTS, *adapted]) == [True] * (len(ACCEPTS) + len(adapted))
-    assert ajv([case["event"] for case in REFUSES]) == [False] * len(REFUSES)
+    fit, unfit = [*ACCEPTS, *adapted], [case["event"] for case in REFUSES]
+    assert ajv([*fit, *unfit]) == [True] * len(fit) + [False] * len(unfit)
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@cases("name", ADAPTERS)
 def test_an_adapter_is_short_and_knows_the_envelope_alone(name: str) -> None:
     text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
     assert text.count("\n") < 100
@@ -194,7 +195,7 @@ def test_lagos_and_stripes_shapes_come_in_exactly() -> None:
 LAGO, STRIPE = LAGO_EVENTS[0], STRIPE_EVENTS[0]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "sent", "code", "at"),
     [
         ("lago_events", {**LAGO, "code": "storag"}, "unknown_metric", "code"),

@@ -6,14 +6,13 @@ import random
 from decimal import Decimal
 from typing import Any
 
-import pytest
-
 from drawdown.providers.protocol import Drawn, Part
 from drawdown.schema.units import show_quantity
 from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate, as_text, own_cost
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.push.balances import Accounted, Level, levels
 from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, MOST_LOST, MOST_LOST_SUMS, lost_among
+from tests.cases import cases
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -26,7 +25,7 @@ def told(feature: str, credits: str, at_ms: int = 0, confirmed_ms: int | None = 
     return ToldCost(feature, "credits", micro, per_quantity, confirmed_ms, at_ms)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("credits", "rate"),
     [
         ("0.0001", (100, 1)),
@@ -126,7 +125,7 @@ def test_fraction_of_plain_balance_tells_nothing() -> None:
     assert levels({"a": Drawn(3, None)}, Pools([]), [], HOUR) == {"a": Level(3, None)}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("drew", "settled", "amount", "lost"),
     [
         ([4, 5, 6], [300, 200, 100], 9, [0, 1]),
@@ -160,7 +159,7 @@ def _day_of_seven_sizes() -> tuple[list[int], list[int]]:
     return drew, [-(place // len(costs)) * 5 * MINUTE for place in range(len(drew))]
 
 
-@pytest.mark.parametrize("credits", [1, 2, 5])
+@cases("credits", [1, 2, 5])
 def test_round_top_up_of_a_busy_customer_is_no_loss(credits: int) -> None:
     drew, settled = _day_of_seven_sizes()
     assert lost_among(drew, settled, credits * 10**6) is None, "among so many sums any figure is found"
@@ -185,7 +184,7 @@ def test_sums_of_one_large_batch_are_tried_only_so_far() -> None:
     assert len(tried) < MOST_LOST_SUMS
 
 
-@pytest.mark.parametrize(
+@cases(
     ("quantity", "scale", "text"),
     [(65_690_000, 10**6, "65.69"), (-1, 10**6, "-0.000001"), (1_234, 1, "1,234"), (10**10, 10**6, "10,000")],
 )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from drawdown.schema.currencies import show_money
+from tests.cases import cases
 
 
-@pytest.mark.parametrize(
+@cases(
     ("minor", "currency", "shown"),
     [
         (1_250, "usd", "12.50 usd"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
-import pytest
-
 from drawdown.providers.protocol import (
     HOUR_MS,
     Absent,
@@ -37,6 +35,7 @@ from drawdown.worker.push.outcome import (
     settle,
 )
 from drawdown.worker.verdict.rules import Overrides, verdict
+from tests.cases import cases
 
 NOW = 1_767_225_600_000
 LEDGER = Capabilities(batch_size=1, key_retention_ms=None, duplicate_proves_delivery=True, lookup_lag_ms=30_000)
@@ -44,7 +43,7 @@ CLAIMS = Capabilities(key_retention_ms=24 * HOUR_MS, duplicate_proves_delivery=F
 BLIND = Capabilities(batch_size=1, key_retention_ms=24 * HOUR_MS, duplicate_proves_delivery=True)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("outcome", "attempt", "capabilities", "state"),
     [
         (Accepted(), 1, LEDGER, "accepted"),
@@ -82,7 +81,7 @@ def test_what_waits_is_due_later_and_never_at_once() -> None:
     assert settle(Unknown("cut"), 3, NOW, LEDGER).due_at_ms == NOW + backoff_ms(3)
 
 
-@pytest.mark.parametrize("outcome", [RetryAt(NOW + 400 * DAY_MS, "later"), Queued(NOW + 400 * DAY_MS)])
+@cases("outcome", [RetryAt(NOW + 400 * DAY_MS, "later"), Queued(NOW + 400 * DAY_MS)])
 def test_no_push_waits_longer_than_a_day_because_its_provider_says_so(outcome: Outcome) -> None:
     assert settle(outcome, 1, NOW, CLAIMS).due_at_ms == NOW + MOST_RETRY_MS == NOW + DAY_MS
 
@@ -116,7 +115,7 @@ def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_call_try() -> No
     assert breaker.allows(NOW + OPEN_FOR_MS)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("balance", "overrides", "halted", "reason"),
     [
         (1, Overrides(), False, None),
@@ -144,7 +143,7 @@ def test_an_override_of_the_limit_wins_while_it_lasts() -> None:
 ASKED = Asked("queued", sent_qty=60, lookups=1, last_sent_ms=NOW, first_sent_ms=NOW, claimed=False)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("found", "asked", "later_ms", "meaning"),
     [
         (Found(60), ASKED, 60_000, "accepted"),

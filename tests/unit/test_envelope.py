@@ -9,6 +9,7 @@ import pytest
 
 from drawdown.events.envelope import MAX_PROPERTIES_BYTES, MAX_QUANTITY, Unfit, UsageEvent
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER
+from tests.cases import cases
 
 GOOD: dict[str, Any] = {
     "source": "app", "event_id": "e-1", "event_type": "page.render", "org_id": "acme", "quantity": 1,
@@ -19,7 +20,7 @@ for _ in range(100_000):
     DEEP = {"a": DEEP}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("field", "value", "code"),
     [
         *((name, text, "bad_id") for name in list(GOOD)[:4] for text in ("", "x" * 201, "a\0b", "\ud800", "\ufffd")),
@@ -35,7 +36,6 @@ for _ in range(100_000):
         ("properties", {"a": {1, 2}}, "bad_properties"),
         ("properties", DEEP, "bad_properties"),
     ],
-    ids=lambda value: "content" if isinstance(value, dict) else ascii(value)[:14],
 )
 def test_what_no_event_can_say_is_refused_with_its_place(field: str, value: object, code: str) -> None:
     UsageEvent(**GOOD)

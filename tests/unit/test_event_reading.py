@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from drawdown.events import cloudevents, reading
 from drawdown.events.envelope import Unfit
 from drawdown.events.reading import MAX_DEPTH, MAX_ITEM_BYTES, MOST_ITEMS, Unreadable, array, is_array, lines, one
+from tests.cases import cases
 from tests.whole import share
 
 SCALARS: Final = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.text(max_size=20)
@@ -25,7 +26,7 @@ def codes(found: Any) -> list[object]:
     return [item.code if isinstance(item, Unfit) else item for item in found]
 
 
-@settings(max_examples=share(80, whole=200))
+@settings(max_examples=share(30, whole=200))
 @given(st.lists(OBJECTS, max_size=6), st.booleans(), st.sampled_from(["", " ", "\n\t "]))
 def test_an_array_reads_as_any_reader_of_json_reads_it(items: list[object], plain: bool, blank: str) -> None:
     body = f"{blank}{json.dumps(items, ensure_ascii=plain, indent=blank or None)}{blank}"
@@ -43,7 +44,7 @@ def _is_broken(item: object, plain: bool) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-@settings(max_examples=300)
+@settings(max_examples=share(100, whole=300))
 @given(st.binary(max_size=60) | st.text('[]{},:"\\ a1e.-\n', max_size=60).map(str.encode))
 def test_no_bytes_escape_and_none_is_read_that_json_has_not(body: bytes) -> None:
     for read in (array, lines, lambda b: iter([one(b)])):
@@ -80,7 +81,7 @@ BAD: Final[dict[str, tuple[bytes, str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD)
+@cases("name", BAD)
 def test_what_is_wrong_with_one_item_is_said_of_it_alone(name: str) -> None:
     item, code = BAD[name]
     if name not in ("cut", "brackets that do not match"):  # in an array, their ends cannot be told
@@ -95,7 +96,7 @@ def test_what_is_wrong_with_one_item_is_said_of_it_alone(name: str) -> None:
         assert codes([one(item)]) == [code]
 
 
-@pytest.mark.parametrize(
+@cases(
     "body",
     [b"", b" ", b"{}", b"[", b"[{}", b"[{},", b"[{}]x", b"[{}]]", b'[{"a": "]', b"[{}}", b'[{"a": "\\', b"[,", b"3"],
 )
@@ -117,10 +118,8 @@ def test_numbers_are_exact() -> None:
     ]
 
 
-@pytest.mark.parametrize("sign", [b"", b"-"])
-@pytest.mark.parametrize(
-    ("field", "code"), [("quantity", "bad_quantity"), ("occurred_at", "bad_time"), ("p", "bad_number")]
-)
+@cases("sign", [b"", b"-"])
+@cases(("field", "code"), [("quantity", "bad_quantity"), ("occurred_at", "bad_time"), ("p", "bad_number")])
 def test_a_number_of_very_many_digits_is_json(sign: bytes, field: str, code: str) -> None:
     said = {"source": "/w", "event_id": "x", "event_type": "t", "quantity": 1, "occurred_at": 1_767_225_600_000}
     fields = {name: json.dumps(value).encode() for name, value in said.items()}
@@ -164,11 +163,10 @@ def test_what_is_passed_over_of_one_body_has_a_bound(monkeypatch: pytest.MonkeyP
     assert found.value.code == "too_large"
 
 
-@pytest.mark.parametrize(
+@cases(
     "bomb",
     [b"[" * 8_000_000, b"[" + b"[]" * 1_000_000, b'[{"a":"' + b'\\"' * 4_000_000, b"[[" + b'"\\' * 4_000_000,
      b'[{"a":"' + b"\\" * 8_000_001, b"[[" + b'" ' * 1_000_000, b"\n" * 8_000_000, b"[" + b"," * 2_000],
-    ids=["open", "pairs", "escapes", "texts", "backslashes", "signs", "lines", "commas"],
 )  # fmt: skip
 def test_a_body_costs_its_length_and_no_more(bomb: bytes) -> None:
     """Each would take hours, were any byte of it looked at again for each of the others."""
@@ -179,7 +177,7 @@ def test_a_body_costs_its_length_and_no_more(bomb: bytes) -> None:
             assert error.code in ("not_json", "too_large")
 
 
-@pytest.mark.parametrize("filler", ["a", "ü", "1"])
+@cases("filler", ["a", "ü", "1"])
 def test_an_item_is_read_alike_wherever_its_first_kilobyte_ends(filler: str) -> None:
     for length in range(500, 1_040):
         value: object = int(filler * length) if filler == "1" else filler * length

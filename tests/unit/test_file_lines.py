@@ -9,14 +9,15 @@ import pytest
 
 from drawdown.schema.errors import DrawdownError
 from drawdown.worker.sources.samples.lines import MAX_BLANK_BYTES, MAX_PASSED_OVER_BYTES, Lines
+from tests.cases import cases
 from tests.whole import share
 
 BLANK = {"lf": b"\n", "cr": b"\r" * 60_000 + b"\n", "crlf": b"\r\n"}
-TIMES, MORE_BYTES = share((2, 2_000_000), whole=(3, 20_000_000))
+TIMES, MORE_BYTES = share((2, 200_000), whole=(3, 20_000_000))
 """As many blank lines as may follow one another, so often, and more of them: a million lines each time."""
 
 
-@pytest.mark.parametrize("name", share(list(BLANK)[:2], whole=list(BLANK)))
+@cases("name", share(list(BLANK)[:2], whole=list(BLANK)))
 def test_blank_lines_without_an_end_end_too(name: str) -> None:
     blank = BLANK[name]
     room = MAX_BLANK_BYTES // len(blank)

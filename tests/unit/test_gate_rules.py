@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from itertools import product
 
-import pytest
-
 from drawdown.server.api.gate import decided
 from drawdown.worker.verdict.gate_asks import Gated, in_doubt
+from tests.cases import cases
 
 ROWS = [
     Gated(biller, reason is not None, reason, most, None if unknown else 7, plan, unknown, overridden)
@@ -43,7 +42,7 @@ def wanted(row: Gated, *, open_in_doubt: bool) -> tuple[bool, str | None, str]:
     return True, None, open_rule
 
 
-@pytest.mark.parametrize("open_in_doubt", [False, True])
+@cases("open_in_doubt", [False, True])
 def test_every_row_is_answered_by_the_first_rule_that_refuses(open_in_doubt: bool) -> None:
     assert len(ROWS) > 200
     for row in ROWS:
@@ -65,7 +64,7 @@ def test_what_else_can_be_done_is_said_where_anything_can() -> None:
     assert options(None, 5) == ()
 
 
-@pytest.mark.parametrize("code", ["unknown_org", "database_unreadable"])
+@cases("code", ["unknown_org", "database_unreadable"])
 def test_of_what_cannot_be_read_the_settings_decide(code: str) -> None:
     for allowed in (False, True):
         found = decided("acme", in_doubt(code, allowed=allowed), None, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from drawdown.guard.decide import (
     warned_after,
 )
 from drawdown.guard.periods import PERIODS, Period, Span, end_of, start_of, starts
+from tests.cases import cases
 
 NOTHING = {period: Counted() for period in PERIODS}
 MONTH = Limit("month", 10, plan="free")
@@ -53,7 +53,7 @@ def test_the_first_rule_that_refuses_is_named_in_one_order() -> None:
     assert decide(facts(MONTH), 1).rule == "limit:free:month"
 
 
-@pytest.mark.parametrize("code", sorted(IN_DOUBT))
+@cases("code", sorted(IN_DOUBT))
 def test_where_credit_is_in_doubt_it_is_said_beforehand_whether_it_is_allowed(code: str) -> None:
     """What is known to be lacking is lacking, and a limit is one, however credit stands."""
     assert decide(facts(MONTH, no_credit=code), 1).rule == "credits"
@@ -70,9 +70,7 @@ def test_what_a_plan_says_nothing_of_is_not_allowed_and_unlimited_is_said() -> N
     assert decide(facts(overrides=(Override(1, "org", "day", None),)), 5).decision == "allow", "it entitles, too"
 
 
-@pytest.mark.parametrize(
-    ("used", "wanted", "decision"), [(0, 10, "warn"), (9, 1, "warn"), (9, 2, "block"), (10, 1, "block")]
-)
+@cases(("used", "wanted", "decision"), [(0, 10, "warn"), (9, 1, "warn"), (9, 2, "block"), (10, 1, "block")])
 def test_a_limit_is_used_up_to_the_last_unit_and_never_beyond(used: int, wanted: int, decision: Decision) -> None:
     found = decide(facts(MONTH, used=used), wanted)
     assert (found.decision, found.used) == (decision, used)
@@ -112,7 +110,7 @@ def test_exact_before_pattern_before_plan_then_the_newest() -> None:
     assert order == [3, 0, 4, 1, 5, 2]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("phase", "pays", "decision", "enforced"),
     [
         (0, False, "allow", False), (0, True, "allow", False), (1, False, "warn", False), (1, True, "warn", False),

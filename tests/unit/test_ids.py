@@ -12,6 +12,7 @@ import pytest
 from drawdown.schema import text as texts
 from drawdown.schema.ids import is_clean, is_clean_id
 from drawdown.schema.text import COMPARED_AT_MOST, MAX_COMPARED_CHARS, nearest
+from tests.cases import cases
 
 MANY = [
     f"{org}-{what}-{number}" for org in ("acme", "globex", "wayne") for what in ("prod", "dev") for number in range(200)
@@ -20,7 +21,7 @@ WORST_S = 0.5
 """Far above what it takes, and far below what comparing each with each took."""
 
 
-@pytest.mark.parametrize(
+@cases(
     ("given", "meant"),
     [
         ("acme-prod-17x", "acme-prod-17"),
@@ -43,7 +44,7 @@ def test_long_ids_that_differ_at_the_end_are_told_apart() -> None:
     assert nearest(f"{arn.replace('cloud', 'clowd')}/217", there) == f"{arn}/217"
 
 
-@pytest.mark.parametrize("there", [["app", "APP"], ["APP", "app"]])
+@cases("there", [["app", "APP"], ["APP", "app"]])
 def test_of_two_that_differ_in_case_alone_it_is_the_one_of_the_same(there: list[str]) -> None:
     assert [nearest(given, there) for given in ("appp", "APPP")] == ["app", "APP"]
 
@@ -67,7 +68,7 @@ def test_few_are_compared_and_no_more_of_each_than_so_much(monkeypatch: pytest.M
     assert (len(compared), max(compared)) == (COMPARED_AT_MOST, MAX_COMPARED_CHARS)
 
 
-@pytest.mark.parametrize("letters", ["ab", "abc", "abcdefgh"])
+@cases("letters", ["ab", "abc", "abcdefgh"])
 def test_ids_made_to_be_alike_cost_little(letters: str) -> None:
     rng = random.Random(5)
     ids_of_a_foe = ["".join(rng.choices(letters, k=199)) for _ in range(1_500)]

@@ -8,6 +8,7 @@ import pytest
 
 from drawdown.cli.nouns import doctor
 from drawdown.worker.history.kept_volume import is_on_unnamed_volume
+from tests.cases import cases
 
 HASH = "0123456789abcdef" * 4
 ROOT = "1 0 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/l"
@@ -18,7 +19,7 @@ WITHIN = "3 2 254:1 /srv/own /var/lib/drawdown/own rw - ext4 /dev/vda1 rw"
 SPACED = f"2 1 254:1 /volumes/{HASH}/_data /var/lib/draw\\040down rw - ext4 /dev/vda1 rw"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("folder", "mounts", "unnamed"),
     [
         ("/var/lib/drawdown", [ROOT, UNNAMED], True),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB, MAX_METER
 from drawdown.worker.sources.samples.made import MAX_UNITS, MOST_SAMPLES, NotMade, id_of, sizes_of
+from tests.cases import cases
 
 
 @given(
@@ -24,7 +25,7 @@ def test_they_come_to_it_within_their_bounds(quantity: int, unit: str, one: int,
     assert all(max(lo, 1) <= size <= max(hi, 1) and 0 < seconds <= MAX_INTERVAL_S for size, seconds in made)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("quantity", "unit", "lo", "hi", "made"),
     [
         (45, "s", 2049, 4096, [(2049, 45)]),
@@ -51,7 +52,7 @@ def test_units_come_to_their_quantity_and_fit_in_64_bits(quantity: int) -> None:
     assert all(0 < units <= MAX_UNITS and units * MAX_METER < 2**63 for _, units in made)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("quantity", "unit", "lo", "hi"),
     [(MAX_INTERVAL_S * MOST_SAMPLES + 1, "s", 1, 1), (7, "mb_s", 4, 4), (3, "mb_s", 4, 8), (9, "mb_s", 4, 8)],
 )

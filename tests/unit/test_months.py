@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from drawdown.ledger.allocation import Uses, merged, parts
 from drawdown.ledger.closing import Room, close, cut_for, rolls
 from drawdown.ledger.monthly.calendar import next_start, period_of, start_of
+from tests.cases import cases
 from tests.unit.test_allocation import lot
 
 T0 = 1_767_225_600_000
@@ -15,7 +14,7 @@ DAY_MS = 86_400_000
 FEBRUARY, MARCH = T0 + 31 * DAY_MS, T0 + 59 * DAY_MS
 
 
-@pytest.mark.parametrize(
+@cases(
     ("moment", "name", "start", "after"),
     [
         (T0, "2026-01", T0, FEBRUARY),
@@ -37,7 +36,7 @@ INCLUDED = lot(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("expired", "rolled"), [(0, 0), (9, 0), (10, 10), (50, 50), (51, 50), (-3, 0)])
+@cases(("expired", "rolled"), [(0, 0), (9, 0), (10, 10), (50, 50), (51, 50), (-3, 0)])
 def test_what_rolls_over_lies_between_two_amounts(expired: int, rolled: int) -> None:
     assert rolls(expired, INCLUDED) == rolled
 

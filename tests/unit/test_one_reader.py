@@ -16,6 +16,7 @@ from drawdown.worker.batches.columns import Columns
 from drawdown.worker.batches.duck import shut_in
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.sources.samples.values import BadRow, read_interval_s, time_reader
+from tests.cases import cases
 
 pytest.importorskip("duckdb")
 
@@ -90,7 +91,7 @@ def test_numbers_are_read_alike_by_events_import_and_files(tmp_path: Path) -> No
 HEADER: Final = "org_id,ts,memory_mb,interval_s\nacme,1767268800000,1024,60\n"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "content", "said"),
     [
         ("a.csv", HEADER.replace(",", ";").encode(), "a.csv: its columns are separated by semicolons: separate them by "

@@ -18,6 +18,7 @@ from drawdown.schema.units import DAY_MS
 from drawdown.worker.parity import totals
 from drawdown.worker.parity.compare import Ours, apart, compare
 from drawdown.worker.parity.totals import BadTotal, Days, day_text, of_answer, read_file
+from tests.cases import cases
 
 DAY = "2026-01-01"
 DAY_AT = 1_767_225_600_000
@@ -45,7 +46,7 @@ def test_csv_and_json_lines_say_the_same() -> None:
     assert read(lines) == read(table) == wanted
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "says"),
     [
         ("", "the columns are"),
@@ -118,7 +119,7 @@ def test_an_answer_is_read_exactly() -> None:
 ROW = {"org_id": "acme", "seconds": 1}
 
 
-@pytest.mark.parametrize(
+@cases(
     "body",
     [
         b"",
@@ -159,7 +160,7 @@ def test_an_answer_has_so_many_totals_at_most(monkeypatch: pytest.MonkeyPatch) -
         of_answer(b"[" * 17, "cell-1", DAY_AT)
 
 
-@pytest.mark.parametrize(
+@cases(
     "body",
     [
         b"{" + b",".join(b'"%d":0' % number for number in range(99)) + b"}",
@@ -168,7 +169,6 @@ def test_an_answer_has_so_many_totals_at_most(monkeypatch: pytest.MonkeyPatch) -
         b'{"usage":[' + b"[]," * 99 + b"0]}",
         b'{"a":' * 99,
     ],
-    ids=["names", "numbers", "texts", "lists", "objects"],
 )
 def test_what_has_more_in_it_than_the_most_totals_is_not_parsed(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(totals, "MAX_ANSWER_TOTALS", 10)
@@ -177,9 +177,7 @@ def test_what_has_more_in_it_than_the_most_totals_is_not_parsed(body: bytes, mon
         of_answer(body, "cell-1", DAY_AT)
 
 
-@pytest.mark.parametrize(
-    "rest", [b'"' * 4_000_000, b'"' + b'\\"' * 2_000_000, b"x" * 4_000_000], ids=["quotes", "escaped", "words"]
-)
+@cases("rest", [b'"' * 4_000_000, b'"' + b'\\"' * 2_000_000, b"x" * 4_000_000])
 def test_counting_costs_its_length_and_no_more(rest: bytes) -> None:
     began = time.process_time()
     with pytest.raises(BadTotal, match="no JSON"):
@@ -187,7 +185,7 @@ def test_counting_costs_its_length_and_no_more(rest: bytes) -> None:
     assert time.process_time() - began < 5
 
 
-@pytest.mark.parametrize("org", ["urn:org:a:b:c:d:e:f,g,h[{i", 'a","b":{"c', '\\"' * 9])
+@cases("org", ["urn:org:a:b:c:d:e:f,g,h[{i", 'a","b":{"c', '\\"' * 9])
 def test_what_an_id_has_in_it_is_not_counted(org: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(totals, "MAX_ANSWER_TOTALS", 10)
     rows = [{"org_id": f"{org}{number}", "memory_mb": 1024, "seconds": 1} for number in range(10)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 
-import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.payments import registry
 from drawdown.providers.payments.registry import GROUP, PaymentServices
 from drawdown.schema.clock import FixedClock
+from tests.cases import cases
 from tests.contract.stripe_setup import Stub, said
 
 STRIPE = EntryPoint("stripe", "drawdown.providers.stripe.payments:build", GROUP)
@@ -34,7 +34,7 @@ def test_charges_may_have_a_key_of_their_own() -> None:
     assert found._settings.secret_key == "rk_test_2"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("entry", "settings"),
     [
         (STRIPE, {"stripe_payments_key": "pk_test_12345678"}),

@@ -11,6 +11,7 @@ from drawdown.events.privacy import gitleaks
 from drawdown.events.privacy.gitleaks import entropy_of, rules_of
 from drawdown.events.privacy.scan import Finding, scan
 from drawdown.schema.errors import UsageError
+from tests.cases import cases
 
 RULES = rb"""
 title = "rules"
@@ -60,7 +61,7 @@ def test_entropy_is_counted_in_bits_a_character() -> None:
     assert entropy_of("abcd") == 2 and entropy_of("aabb") == 1
 
 
-@pytest.mark.parametrize(
+@cases(
     ("content", "says"),
     [
         (b"rules = [", "no TOML"),

@@ -26,6 +26,7 @@ from drawdown.events.privacy.shapes import (
     word,
 )
 from drawdown.schema.errors import UsageError
+from tests.cases import cases
 
 SHAPE: Shape = {
     "report": word("usage"),
@@ -68,7 +69,7 @@ def test_both_values_of_a_key_that_stands_twice_are_looked_at() -> None:
     assert found('{"plan": "free", "pl\\u0061n": "free"}') == [("$.plan", "duplicate_key")]
 
 
-@pytest.mark.parametrize(
+@cases(
     "text",
     [
         r'{"note": "cus\u005f9"}',
@@ -183,7 +184,7 @@ def test_json_lines_are_reports_of_their_own() -> None:
     assert found(content) == [("$.plan", "customer_id")]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("content", "code"),
     [
         (b"", "bad_json"),
@@ -229,14 +230,13 @@ def test_readings_of_one_text_have_a_bound() -> None:
     assert readings.look(runs) == ([runs, "ABCDEFGHIJKLMNO", "\n".join(["customer was cus_9"] * 9)], True)
 
 
-@pytest.mark.parametrize(
+@cases(
     "report",
     [
         {"a " * readings.MAX_TEXT_CHARS + "end": 1},
         ["ﷺ" * 600 + "\uff43\uff55\uff53\uff3f9"],
         ["%" + "25" * readings.MAX_READINGS + "41"],
     ],
-    ids=["a_long_key", "what_grows_as_it_is_read", "what_is_read_in_too_many_ways"],
 )
 def test_what_was_not_looked_through_is_not_public(report: object) -> None:
     assert {one.rule for one in scan.scan(report).findings} & {"long_text", "many_readings"}
@@ -254,7 +254,7 @@ def test_a_small_report_that_is_read_in_ever_more_ways_has_an_end(monkeypatch: p
     assert isinstance(last, leaves.Trouble) and last.rule == "too_large"
 
 
-@pytest.mark.parametrize(
+@cases(
     "text",
     [
         "cus_Nffr\U000e0061FeUfNV2Hib", "cus_Nffr\u034fFeUfNV2Hib", "cus_Nffr\u3164FeUfNV2Hib",
@@ -273,7 +273,7 @@ def test_a_report_of_its_shape_is_public() -> None:
     require_public(read, SHAPE)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("change", "path", "rule"),
     [
         ({"more": 1}, "$.<key 6>", "unknown_field"),

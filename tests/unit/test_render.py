@@ -15,6 +15,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.cli.settings.settings import Settings
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.text import no_formula
+from tests.cases import cases
 
 KEY = "usage:organisation-of-some-length:1767225600000:compute_4gb:r1"
 TIME = "2026-01-01T00:00:00.123Z"
@@ -29,7 +30,7 @@ def printed(width: int, *, terminal: bool, rows: object = ROWS) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("width", [20, 80, 400])
+@cases("width", [20, 80, 400])
 def test_piped_it_is_a_line_a_row_whatever_the_width(width: int) -> None:
     assert printed(width, terminal=False).splitlines() == [
         "Pushes",
@@ -40,7 +41,7 @@ def test_piped_it_is_a_line_a_row_whatever_the_width(width: int) -> None:
     ]
 
 
-@pytest.mark.parametrize("width", [20, 80, 100, 400])
+@cases("width", [20, 80, 100, 400])
 def test_in_a_terminal_only_words_wrap(width: int) -> None:
     said = printed(width, terminal=True)
     assert KEY in said and TIME in said and "12,345,678" in said and "k[bold]2" in said
@@ -68,7 +69,7 @@ def test_a_name_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "org a:smile:b\n"
 
 
-@pytest.mark.parametrize("terminal", [True, False])
+@cases("terminal", [True, False])
 def test_names_that_differ_in_blanks_look_different(terminal: bool) -> None:
     names = ("prod", "prod ", " prod", "a b", "a  b", "a   b")
     said = printed(100, terminal=terminal, rows=[(name, "-", 1, True, "") for name in names])

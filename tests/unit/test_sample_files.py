@@ -17,6 +17,7 @@ from drawdown.worker.sources.samples.files import format_of, prefix_of, read_rec
 from drawdown.worker.sources.samples.lines import MAX_LINE_BYTES, MAX_PASSED_OVER_BYTES, Lines, open_lines
 from drawdown.worker.sources.samples.rows import ImportOptions
 from drawdown.worker.sources.samples.values import BadRow
+from tests.cases import cases
 from tests.unit.reading import HEADER, NOW, changed, outcomes, records, row
 
 
@@ -50,7 +51,7 @@ def test_a_row_that_is_not_utf8_is_refused_alone() -> None:
     assert outcomes(data) == {2: "s2", 3: "not_utf8", 4: "s4"}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("broken", "reason"),
     [
         (row(3, '"ac"me'), "csv_syntax"),
@@ -61,7 +62,7 @@ def test_a_row_that_is_not_utf8_is_refused_alone() -> None:
         (row(3, '""'), "bad_org_id"),
     ],
 )
-@pytest.mark.parametrize("later", ["hi", '"quoted"', '"two\nlines"'])
+@cases("later", ["hi", '"quoted"', '"two\nlines"'])
 def test_a_broken_row_swallows_no_neighbour(broken: str, reason: str, later: str) -> None:
     data = HEADER + row(2) + broken + row(4) + row(5, prompt=later) + row(6)
     found = outcomes(data)
@@ -101,14 +102,14 @@ def test_a_line_without_an_end_takes_no_memory() -> None:
     assert max(len(raw) for _, raw, _ in records(data)) == MAX_LINE_BYTES + 1
 
 
-@pytest.mark.parametrize("extra", [-1, 0, 1])
+@cases("extra", [-1, 0, 1])
 def test_lines_at_the_limit(extra: int) -> None:
     start = row(2, prompt="")[:-1]
     line = start + "p" * (MAX_LINE_BYTES - len(start) - 1 + extra) + "\n"
     assert outcomes(HEADER + line + row(3)) == {2: "line_too_long" if extra > 0 else "s2", 3: "s3"}
 
 
-@pytest.mark.parametrize("packed", [gzip.compress, lambda data: gzip.compress(data[:99]) + gzip.compress(data[99:])])
+@cases("packed", [gzip.compress, lambda data: gzip.compress(data[:99]) + gzip.compress(data[99:])])
 def test_gzip_is_known_by_its_bytes(tmp_path: Path, packed: object) -> None:
     file = tmp_path / "u.csv"  # the name says nothing of it
     file.write_bytes(packed((HEADER + row(2) + row(3)).encode()))  # type: ignore[operator]
@@ -117,7 +118,7 @@ def test_gzip_is_known_by_its_bytes(tmp_path: Path, packed: object) -> None:
         assert lines.bytes_read == file.stat().st_size
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: data[:40] + b"\xff" * 40 + data[80:]])
+@cases("damage", [lambda data: data[:-20], lambda data: data[:40] + b"\xff" * 40 + data[80:]])
 def test_a_damaged_gzip_is_an_error_that_says_where(tmp_path: Path, damage: object) -> None:
     file = tmp_path / "u.csv.gz"
     whole = gzip.compress((HEADER + "".join(row(n, f"org{n * 7919}") for n in range(2, 9000))).encode())
@@ -126,7 +127,7 @@ def test_a_damaged_gzip_is_an_error_that_says_where(tmp_path: Path, damage: obje
         list(read_records(lines, ImportOptions(), NOW))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("data", "said"),
     [
         ("", "is empty"),
@@ -146,13 +147,13 @@ def test_a_file_that_cannot_be_understood_is_a_usage_error(data: bytes | str, sa
     assert str(wrong.value).startswith(("u.csv: ", "-: "))
 
 
-@pytest.mark.parametrize("name", ["nothing.csv", ".", "a\0b.csv"])
+@cases("name", ["nothing.csv", ".", "a\0b.csv"])
 def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="give a file that can be read"), open_lines(f"{tmp_path}/{name}"):
         pass
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "kind", "prefix"),
     [
         ("a/usage.csv", "csv", "usage"),
@@ -179,7 +180,7 @@ def test_what_a_name_does_not_say_must_be_given() -> None:
         prefix_of("-", ImportOptions(id_from_line=True, id_prefix="a\nb"))
 
 
-@pytest.mark.parametrize("name", ["event.csv", "run.csv.gz", "batch.jsonl"])
+@cases("name", ["event.csv", "run.csv.gz", "batch.jsonl"])
 def test_prefix_of_reserved_ids_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="choose another"):
         prefix_of(name, ImportOptions(id_from_line=True))

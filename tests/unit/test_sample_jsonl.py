@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from drawdown.worker.sources.samples.values import BadRow
+from tests.cases import cases
 from tests.unit.reading import changed, outcomes, records
 
 
-@pytest.mark.parametrize(
+@cases(
     ("line", "found"),
     [
         (changed(), "s1"),

@@ -13,6 +13,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_MEMORY_MB
 from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions, RowReader, Sample, content, meaning
 from drawdown.worker.sources.samples.values import BadRow, plain
+from tests.cases import cases
 
 NOW = 1_733_700_000_000  # 2024-12-08T23:20:00Z
 GOOD = ["s1", "acme", "sb1", "c1", "1024", "2", "60", "2024-11-15 16:57:50"]
@@ -33,7 +34,7 @@ def test_a_good_row_is_a_sample() -> None:
     assert reader()(GOOD, 2) == ("s1", "acme", "sb1", "c1", 1024, "2", 60, GOOD_TS, NOW)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "text", "reason"),
     [
         ("interval_s", "-1", "interval_negative"),
@@ -89,7 +90,7 @@ def test_a_bad_field_is_refused_with_its_reason(name: str, text: str, reason: st
     assert time.monotonic() - began < 1, "no number, however large, is ever written out"
 
 
-@pytest.mark.parametrize(("count", "reason"), [(7, "too_few_columns"), (9, "too_many_columns"), (1, "too_few_columns")])
+@cases(("count", "reason"), [(7, "too_few_columns"), (9, "too_many_columns"), (1, "too_few_columns")])
 def test_another_number_of_fields_is_refused(count: int, reason: str) -> None:
     with pytest.raises(BadRow) as refused:
         reader()([*GOOD, "x"][:count], 2)
@@ -102,7 +103,7 @@ def test_of_several_faults_the_one_the_database_would_name_is_named() -> None:
     assert refused.value.reason == "bad_org_id"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "seconds"),
     [
         ("32", 32),
@@ -124,15 +125,13 @@ def test_whole_seconds_may_be_written_in_many_ways(text: str, seconds: int) -> N
     assert reader()(with_field("interval_s", text), 2)[6] == seconds
 
 
-@pytest.mark.parametrize(
-    "text", ["x", "x" * 200, "ü", "名前", "😀" * 200, "a b", "a\u00a0b", "'; DROP TABLE orgs; --", "a,b", 'a"b']
-)
+@cases("text", ["x", "x" * 200, "ü", "名前", "😀" * 200, "a b", "a\u00a0b", "'; DROP TABLE orgs; --", "a,b", 'a"b'])
 def test_ids_may_be_anything_that_can_be_shown(text: str) -> None:
     row = [text, text, text, text, *GOOD[4:]]
     assert reader()(row, 2)[:4] == (text,) * 4
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "kept"),
     [
         ("", None),
@@ -161,7 +160,7 @@ def test_the_bounds_of_time_are_inclusive() -> None:
         assert read(with_field("ts", str(ts)), 2)[7] == ts
 
 
-@pytest.mark.parametrize(
+@cases(
     ("options", "said"),
     [
         ({"columns": {"organisation": "x"}}, "no field 'organisation'"),
@@ -185,7 +184,7 @@ def test_wrong_options_are_said_at_once(options: dict[str, object], said: str) -
     assert said in str(wrong.value)
 
 
-@pytest.mark.parametrize(("name", "text"), [("cell_id", ""), ("memory_mb", "4G"), ("ts", "1999-01-01")])
+@cases(("name", "text"), [("cell_id", ""), ("memory_mb", "4G"), ("ts", "1999-01-01")])
 def test_a_constant_that_is_no_value_is_said_at_once(name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"--set {name}="):
         reader(constants={name: text})
@@ -221,7 +220,7 @@ def test_content_is_canonical_and_leaves_out_id_and_arrival() -> None:
     assert content(sample()) == content(sample(id="t")) == expected
 
 
-@pytest.mark.parametrize("name", FIELDS[1:])
+@cases("name", FIELDS[1:])
 def test_every_field_is_content(name: str) -> None:
     assert content(sample(**{name: "7"})) != content(sample())
 

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 import pytest
 
 from drawdown.worker.sources.samples.values import BadRow, time_reader
+from tests.cases import cases
 
 GOOD_TS = 1_731_689_870_000
 
 
-@pytest.mark.parametrize(
+@cases(
     ("style", "text", "ms"),
     [
         ("iso", "2024-11-15 16:57:50", GOOD_TS),
@@ -35,7 +36,7 @@ def test_times(style: str, text: str, ms: int) -> None:
     assert time_reader(style, "UTC")(text) == ms
 
 
-@pytest.mark.parametrize(
+@cases(
     ("style", "text", "reason"),
     [
         ("s", "", "ts_missing"),
@@ -59,7 +60,7 @@ def at(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1000
 
 
-@pytest.mark.parametrize(
+@cases(
     ("zone", "local", "utc"),
     [
         ("Europe/Berlin", "2024-07-01 12:00:00", "2024-07-01 10:00:00"),
@@ -78,7 +79,7 @@ def test_local_times(zone: str, local: str, utc: str) -> None:
         assert time_reader("%Y-%m-%d %H:%M:%S", zone)(local) == at(utc)
 
 
-@pytest.mark.parametrize("local", ["2024-03-31 02:00:00", "2024-03-31 02:30:00", "2024-03-31 02:59:59.999"])
+@cases("local", ["2024-03-31 02:00:00", "2024-03-31 02:30:00", "2024-03-31 02:59:59.999"])
 def test_a_local_time_that_was_skipped_is_refused(local: str) -> None:
     with pytest.raises(BadRow) as refused:
         time_reader("iso", "Europe/Berlin")(local)

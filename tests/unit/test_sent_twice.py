@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
 from drawdown.worker.reconcile.balances import MOST_SUMS, sent_twice
+from tests.cases import cases
 
 
-@pytest.mark.parametrize(
+@cases(
     ("pushes", "amount", "found"),
     [
         ([], 5, None),

@@ -19,13 +19,12 @@ from drawdown.schema.typed.parsing import (
     show_time,
 )
 from drawdown.schema.units import BUCKETS, GRACE_MS, WINDOW_MS, horizon, next_window, push_key, window_of
+from tests.cases import cases
 
 MOMENT = 1_733_702_400_000
 
 
-@pytest.mark.parametrize(
-    "text", ["2024-12-09", "2024-12-09T00:00", "2024-12-09T01:00:00+01:00", "2024-12-09T00:00:00Z", str(MOMENT)]
-)
+@cases("text", ["2024-12-09", "2024-12-09T00:00", "2024-12-09T01:00:00+01:00", "2024-12-09T00:00:00Z", str(MOMENT)])
 def test_a_time_may_be_written_in_many_ways(text: str) -> None:
     assert parse_time(text, "--at", 0) == MOMENT
 
@@ -34,7 +33,7 @@ def test_a_time_without_offset_lies_in_the_zone_that_is_given() -> None:
     assert parse_time("2024-12-09T01:00", "--from", 0, "Europe/Berlin") == MOMENT
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "moment"),
     [
         ("now", MOMENT + 61_000),
@@ -59,14 +58,12 @@ def test_a_day_is_one_of_the_zone_also_where_it_has_25_hours() -> None:
     assert parse_time("yesterday", "--from", now, zone) == now - 1_800_000 - 25 * 3_600_000
 
 
-@pytest.mark.parametrize("text", ["now", "1m", "4m"])
+@cases("text", ["now", "1m", "4m"])
 def test_a_window_counted_from_now_is_the_one_that_the_moment_lies_in(text: str) -> None:
     assert parse_window(text, "--from", MOMENT + WINDOW_MS + 299_999) == MOMENT + WINDOW_MS
 
 
-@pytest.mark.parametrize(
-    "text", ["", "soon", "2024-13-01", "12", "2024-12-09T25:00", "-2h", "2 h", "1y", "999999w", "٢h"]
-)
+@cases("text", ["", "soon", "2024-13-01", "12", "2024-12-09T25:00", "-2h", "2 h", "1y", "999999w", "٢h"])
 def test_no_time_is_refused_with_the_option_named(text: str) -> None:
     with pytest.raises(UsageError, match="--at"):
         parse_time(text, "--at", MOMENT)
@@ -84,19 +81,19 @@ def test_times_are_shown_as_they_are() -> None:
     assert show_time(None) == "-"
 
 
-@pytest.mark.parametrize(("text", "micro"), [("1", 1_000_000), ("12.50", 12_500_000), ("-0.000001", -1), ("0", 0)])
+@cases(("text", "micro"), [("1", 1_000_000), ("12.50", 12_500_000), ("-0.000001", -1), ("0", 0)])
 def test_credits_are_exact(text: str, micro: int) -> None:
     assert parse_credits(text) == micro
 
 
-@pytest.mark.parametrize("text", ["1e3", "1E3", "1_000", " 5", "5 ", "--5", ".", "1.2.3", "٣", "0x10", "1,5", "1e-2"])
+@cases("text", ["1e3", "1E3", "1_000", " 5", "5 ", "--5", ".", "1.2.3", "٣", "0x10", "1,5", "1e-2"])
 def test_an_amount_is_written_as_people_write_it(text: str) -> None:
     for parse in (parse_credits, parse_percent):
         with pytest.raises(UsageError):
             parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "x", "NaN", "inf", "0.0000001", "1e30"])
+@cases("text", ["", "x", "NaN", "inf", "0.0000001", "1e30"])
 def test_no_amount_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_credits(text)
@@ -133,14 +130,14 @@ def test_keys_tell_revisions_apart_and_hold_no_quantity() -> None:
     assert push_key("a:1", 300_000, "compute", 2) == "usage:a:1:300000:compute:r2"
 
 
-@pytest.mark.parametrize("count", [1, 3, 7, 256])
+@cases("count", [1, 3, 7, 256])
 def test_shards_cover_every_bucket_once(count: int) -> None:
     shards = [parse_shard(f"{index}/{count}") for index in range(count)]
     covered = [bucket for shard in shards for bucket in range(shard.lo, shard.hi + 1)]
     assert covered == list(range(BUCKETS))
 
 
-@pytest.mark.parametrize("text", ["", "1", "1/0", "2/2", "-1/2", "0/257", "a/b"])
+@cases("text", ["", "1", "1/0", "2/2", "-1/2", "0/257", "a/b"])
 def test_no_shard_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_shard(text)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
-
 from drawdown.providers.careful import sound
 from drawdown.providers.protocol import CustomerState, ReadFailed
 from drawdown.worker.verdict.effective_balance import Used, effective_after, since_read, unseen
@@ -22,6 +20,7 @@ from drawdown.worker.verdict.rules import (
     unread_verdict,
     verdict,
 )
+from tests.cases import cases
 
 NOW = 1_767_225_600_000
 RUNS, HALTED = Verdict(False, None, 3), Verdict(True, "estimate", 3)
@@ -37,7 +36,7 @@ class Org:
     is_halted: bool = False
 
 
-@pytest.mark.parametrize(
+@cases(
     ("estimate", "balance", "reason"),
     [
         (Estimate(1), 100, None),
@@ -65,7 +64,7 @@ def test_the_operator_wins_over_an_estimate_until_the_override_ends() -> None:
     assert verdict(100, 3, Overrides(operator_halt=True), NOW, Estimate(9)).reason == "operator"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("policy", "unread_ms", "effective", "reason"),
     [
         ("go_on", 10 * UNREAD_STOP_MS, -5, None),
@@ -146,7 +145,7 @@ def test_who_will_run_out_soon_is_looked_at_often_and_who_uses_nothing_not_at_al
     assert look(10, 0) is None
 
 
-@pytest.mark.parametrize("lasts_ms", [1, 4_999, 5_001, 15_625, 21_000, 59_000, 300_000, 7_200_000])
+@cases("lasts_ms", [1, 4_999, 5_001, 15_625, 21_000, 59_000, 300_000, 7_200_000])
 def test_last_look_before_the_end_is_at_most_five_seconds_before_it(lasts_ms: int) -> None:
     burn, now = 60_000, NOW
     ends = now + lasts_ms
@@ -159,7 +158,7 @@ def test_last_look_before_the_end_is_at_most_five_seconds_before_it(lasts_ms: in
     assert ends - now <= FIRST_LOOK_MS
 
 
-@pytest.mark.parametrize(
+@cases(
     ("refused", "balance", "reason"),
     [
         (Refused(), 100, None),
@@ -177,7 +176,7 @@ def test_refused_features_halt_who_uses_them(refused: Refused, balance: int | No
     assert not verdict(balance, 3, Overrides(halted=False), NOW, refused=refused).is_halted
 
 
-@pytest.mark.parametrize(
+@cases(
     "state",
     [
         CustomerState("12", "free", 3),  # type: ignore[arg-type]
@@ -194,6 +193,6 @@ def test_an_answer_that_is_none_has_told_nothing(state: CustomerState) -> None:
     assert isinstance(sound(state), ReadFailed)
 
 
-@pytest.mark.parametrize("state", [CustomerState(None, None, None), CustomerState(-5, "free", 0)])
+@cases("state", [CustomerState(None, None, None), CustomerState(-5, "free", 0)])
 def test_unlimited_and_negative_balances_are_answers(state: CustomerState) -> None:
     assert sound(state) == state

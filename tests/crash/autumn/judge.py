@@ -34,6 +34,10 @@ JOIN dirty_windows d ON d.org_id = p.org_id AND d.window_ms = p.window_ms
 WHERE p.state <> 'voided' GROUP BY p.customer_id, p.feature, p.window_ms HAVING MAX(p.state) = 'rejected'
 """
 """A window is given back nothing while a push of it waits: its windows are counted as dirty."""
+UNKNOWN_COST = f"""
+SELECT customer_id, SUM(ABS(sent_qty)) FROM pushes
+WHERE feature = '{CHANGED}' AND state = 'accepted' AND credit_cost IS NULL GROUP BY customer_id
+"""
 VOIDED = "SELECT COALESCE(wire_key, key) FROM pushes WHERE state = 'voided'"
 Amounts = Mapping[str, Fraction]
 """Credits by customer."""
@@ -62,7 +66,8 @@ class Verdict:
     back_later: dict[str, Fraction] = field(default_factory=dict)
     """Known to be charged too much, in windows with a rejected push: given back once that is settled."""
     ranged: int = 0
-    """Customers of whom a person was told an amount, and by how much more it may be."""
+    """Customers whose difference lies in a range: that which a person was told, or that of charges whose cost no answer
+    told."""
     unweighed: int = 0
     """Customers of whom something was told, and whose mishaps are too many to weigh it against them."""
     silent: dict[str, Fraction] = field(default_factory=dict)
@@ -105,6 +110,7 @@ def judge(
     found.other_states = [one for one in others if one[0] not in undecided]
     found.back_later = _back_later(url, setting)
     voided = {str(key) for (key,) in rows(url, VOIDED)}
+    unknown = {str(customer): int(str(units)) for customer, units in rows(url, UNKNOWN_COST)}
     used = setting.used()
     for customer in setting.customers:
         name = customer.name
@@ -120,8 +126,15 @@ def judge(
         found.unweighed += weighing.sums is None
         is_weighed = weighing.explains(claimed, beyond)
         may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
-        if (beyond or not is_weighed) and may_be and abs(beyond) <= may_be:
-            found.ranged += 1  # the difference lies in the range that a person was told
+        if not is_weighed and may_be and CHANGED in units:
+            found.ranged += 1
+            most = int(may_be / NEWER)
+            some = [number * NEWER for number in range(-most, most + 1)]
+            is_weighed = any(weighing.explains(claimed - one, beyond + one) for one in some)
+        # Units of the changed feature whose cost no answer told cost one amount or the other.
+        may_be += NEWER * unknown.get(name, 0)
+        if not is_weighed and beyond and abs(beyond) <= may_be:
+            found.ranged += 1
             continue
         if beyond and not (CHANGED in units and is_weighed):
             if apart or missing:
