@@ -112,9 +112,8 @@ def lend(content: bytes) -> Path:
     while _free:
         kept = _free.pop()
         if kept.is_whole() and kept.cookie == content[COOKIE] and kept.empty_log():
-            fcntl.lockf(
-                kept.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, *SHARED
-            )  # lost if a test opened and closed the file itself
+            # SQLite's lock is lost if a test opened and closed the file itself.
+            fcntl.lockf(kept.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, *SHARED)
             os.ftruncate(kept.descriptor, len(content))
             os.pwrite(kept.descriptor, content, 0)
             assert kept.empty_log()  # which tells every other connection that the file has changed
