@@ -191,12 +191,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     """Return the URL of an empty database, migrated if the test takes `engine`; see `pytest_generate_tests`."""
     of = next((name for taken, name in COPIES.items() if taken in request.fixturenames), None)
     if request.param == "sqlite":
-        if of is None:
-            yield f"sqlite:///{tmp_path}/drawdown.db"
-            return
-        path = reused.lend(named_anew(_content(request.getfixturevalue(f"{of}_sqlite"))))
+        path = tmp_path / "drawdown.db"
+        content = None if of is None else named_anew(_content(request.getfixturevalue(f"{of}_sqlite")))
+        if content is not None and of == MIGRATED:
+            path = reused.lend(content)
+        elif content is not None:
+            path.write_bytes(content)
         yield f"sqlite:///{path}"
-        reused.give_back(path)
+        if of == MIGRATED:
+            reused.give_back(path)
         return
     template = "template1" if of is None else request.getfixturevalue(f"{of}_postgres")
     yield from _for_a_test(request.getfixturevalue("postgres_server"), template)
